@@ -1,0 +1,1 @@
+"""The coordinator: the ServerApp, its strategy and `python -m coordinator`."""

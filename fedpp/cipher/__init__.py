@@ -1,0 +1,1 @@
+"""Ciphertext zone: the MORE algebra, the evaluation key and the encrypted dataset on disk."""

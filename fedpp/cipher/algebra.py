@@ -1,0 +1,44 @@
+"""The MORE cipher in NumPy: the paper's Algorithm 1 (rows) and the literature's blocks, and how they are one.
+
+Source: Kolhar & Aldossary, *AI* 2023, 4(3), 706-720, Algorithm 1. It prints decryption as `P = C SK`, which
+does not invert `C = P SK`; the inverse is `P = C R`, and that is what stands here. The scheme is Kipnis &
+Hibshoosh 2012 (ePrint 2012/637). It is not a secure cipher over floating point: see docs/threats.md.
+
+A value m is packed with n - 1 noise values into n *slots* `p = (m, r_2 .. r_n)`. Shapes: slots and rows
+`[..., n]`, blocks `[..., n, n]`, the key matrix R and `SK = R^-1` `[n, n]`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+def encrypt(slots: Matrix, r: Matrix) -> Matrix:
+    """Return rows `c = p SK`. Law: `decrypt(encrypt(p, r), r) == p`."""
+    return slots @ np.linalg.inv(r)
+
+
+def decrypt(rows: Matrix, r: Matrix) -> Matrix:
+    """Return slots `p = c R`; slot 0 is the message. Law: `decrypt(x + y) == decrypt(x) + decrypt(y)`."""
+    return rows @ r
+
+
+def structure_constants(r: Matrix) -> Matrix:
+    """Return `E [n, n, n]`, `E_j = R diag(R[j, :]) SK`: the blocks of the unit rows."""
+    return np.einsum("ik,jk,kl->jil", r, r, np.linalg.inv(r))
+
+
+def to_block(rows: Matrix, r: Matrix) -> Matrix:
+    """Return blocks `A(p) = R diag(p) SK = sum_j c_j E_j`. Law: `from_block(to_block(c, r), r) == c`."""
+    return np.einsum("...j,jil->...il", rows, structure_constants(r))
+
+
+def from_block(blocks: Matrix, r: Matrix) -> Matrix:
+    """Return rows `c = u^T A` with `u = SK^T 1`, since `u^T R` is the row of ones."""
+    return np.linalg.inv(r).sum(axis=0) @ blocks
+
+
+def multiply(x: Matrix, y: Matrix, r: Matrix) -> Matrix:
+    """Return the rows of the product, `c_x (sum_j c_y,j E_j)`. Law: `decrypt(x * y) == decrypt(x) decrypt(y)`."""
+    return np.einsum("...i,...il->...l", x, to_block(y, r))

@@ -1,0 +1,121 @@
+"""The algebra on separate tensors: what the network computes in.
+
+A ciphertext tensor is a tuple of n ordinary tensors of the plaintext's shape, the coordinates in a fixed
+basis B: `x = s B` for slots s. Layout decides the speed: separate tensors keep every kernel ordinary.
+
+* n = 2, *components*: a block is `a I + b N` with N traceless and `N^2 = d I`. With slots s1 and s2,
+  `a = (s1 + s2) / 2` and `b = (s1 - s2) / (2 sqrt d)`. A product takes three real products (Karatsuba).
+* any other n, *rows*: `B = SK`, and a product takes the n^2 products of the structure constants.
+
+Nothing here imports TensorFlow: only `+`, `-` and `*` by Python numbers are used, and the bilinear kernel
+(a convolution, a matrix product) is handed in, so the same code runs on NumPy arrays and on tensors.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+
+from fedpp.cipher.algebra import Matrix
+
+Tensor = Any  # a NumPy array or a TensorFlow tensor
+Ciphertext = tuple[Tensor, ...]  # n tensors of one shape
+Slots = tuple[Tensor, ...]
+
+
+class Algebra:
+    """The commutative algebra of the ciphertexts under one key matrix R `[n, n]`."""
+
+    def __init__(self, r: Matrix) -> None:
+        """Fix the basis; R must be invertible."""
+        self.n = len(r)
+        self._r = r
+        self._basis = _component_basis(r) if self.n == 2 else np.linalg.inv(r)
+        self._inverse = np.linalg.inv(self._basis)
+        self._from_rows = r @ self._basis
+        self._to_rows = np.linalg.inv(self._from_rows)
+        self._correction = self._basis.T @ self._basis
+        self._root_d = float(self._basis[0, 0] / self._basis[0, 1]) if self.n == 2 else 1.0
+        self.d = self._root_d**2  # of the component form; 1 where there is none
+        # structure[j, i] = the coordinates of the product of basis elements i and j
+        self._structure = np.einsum("ik,jk,kl->jil", self._inverse, self._inverse, self._basis)
+
+    @classmethod
+    def plaintext(cls) -> Self:
+        """Return the algebra of plain numbers: n = 1, every map the identity."""
+        return cls(np.ones((1, 1)))
+
+    def from_rows(self, rows: Tensor) -> Ciphertext:
+        """Take rows `[..., n]` apart into n tensors `[...]`. Law: `to_rows(from_rows(c)) == stack(c)`."""
+        return self._map(tuple(rows[..., j] for j in range(self.n)), self._from_rows)
+
+    def to_rows(self, x: Ciphertext) -> tuple[Tensor, ...]:
+        """Return the n columns of the row form, to be stacked on a last axis."""
+        return self._map(x, self._to_rows)
+
+    def to_slots(self, x: Ciphertext) -> Slots:
+        """Return the n slots; the first is the message. Law: `from_slots(to_slots(x)) == x`."""
+        if self.n == 2:
+            difference = x[1] * self._root_d
+            return (x[0] + difference, x[0] - difference)
+        return self._map(x, self._inverse)
+
+    def from_slots(self, slots: Slots) -> Ciphertext:
+        """Return the ciphertext of n slots."""
+        if self.n == 2:
+            return ((slots[0] + slots[1]) * 0.5, (slots[0] - slots[1]) * (0.5 / self._root_d))
+        return self._map(slots, self._basis)
+
+    def add(self, x: Ciphertext, y: Ciphertext) -> Ciphertext:
+        """Return the sum. Law: `to_slots(add(x, y)) == to_slots(x) + to_slots(y)`."""
+        return tuple(a + b for a, b in zip(x, y, strict=True))
+
+    def product(
+        self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor] = operator.mul
+    ) -> Ciphertext:
+        """Return x * w through any bilinear kernel. Law: the slots are `bilinear(x_k, w_k)`, slot by slot."""
+        if self.n == 1:
+            return (bilinear(x[0], w[0]),)
+        if self.n == 2:
+            aa, bb = bilinear(x[0], w[0]), bilinear(x[1], w[1])
+            cross = bilinear(x[0] + x[1], w[0] + w[1])
+            return (aa + self.d * bb, cross - aa - bb)
+        blocks = [
+            [self._combine(w, self._structure[:, i, k]) for i in range(self.n)] for k in range(self.n)
+        ]
+        return tuple(
+            sum((bilinear(x[i], row[i]) for i in range(1, self.n)), bilinear(x[0], row[0])) for row in blocks
+        )
+
+    def apply(self, function: Callable[..., Tensor], *xs: Ciphertext) -> Ciphertext:
+        """Apply a function to the slots. Law: `to_slots(apply(f, x)) == f(to_slots(x))`."""
+        slots = zip(*(self.to_slots(x) for x in xs), strict=True)
+        return self.from_slots(tuple(function(*values) for values in slots))
+
+    def gradient(self, g: Ciphertext) -> Ciphertext:
+        """Turn the derivative of a sum of slots by the coordinates into the gradient's ciphertext.
+
+        For rows that is `g (SK^T SK)`; for any basis `g (B^T B)`, diagonal for components.
+        Law: the slots of the result are the derivatives by the slots.
+        """
+        return self._map(g, self._correction)
+
+    def _map(self, x: tuple[Tensor, ...], matrix: Matrix) -> tuple[Tensor, ...]:
+        return tuple(self._combine(x, matrix[:, k]) for k in range(self.n))
+
+    def _combine(self, x: tuple[Tensor, ...], factors: Matrix) -> Tensor:
+        if self.n == 1:
+            return x[0]
+        return sum((v * float(f) for f, v in zip(factors[1:], x[1:], strict=True)), x[0] * float(factors[0]))
+
+
+def _component_basis(r: Matrix) -> Matrix:
+    """Return B `[2, 2]` for N in the direction of `R diag(1, -1) SK`.
+
+    N is scaled half-way (geometrically) between unit eigenvalues and unit norm, so that d depends on the
+    key and rounding stays small.
+    """
+    n0 = r @ np.diag([1.0, -1.0]) @ np.linalg.inv(r)
+    root_d = float(np.sqrt(np.sqrt(2.0) / np.linalg.norm(n0)))
+    return np.array([[0.5, 0.5 / root_d], [0.5, -0.5 / root_d]])

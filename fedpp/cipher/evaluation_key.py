@@ -1,0 +1,72 @@
+"""The evaluation key: R, which the algebra needs and with which a site's own ciphertexts can be read.
+
+Whoever holds it reads every row of the domain that comes before him (docs/threats.md). It is for the trainer
+of a member site, in a folder of its own, and never for the coordinator.
+"""
+
+import json
+from pathlib import Path
+from typing import NoReturn, Self
+
+import numpy as np
+
+from fedpp.cipher.algebra import Matrix
+from fedpp.cipher.components import Algebra
+from fedpp.errors import KeyFileError
+from fedpp.files import create_exclusively
+
+FORMAT = "fedpp-evaluation-key-1"
+
+
+class EvaluationKey:
+    """R `[n, n]` of the domain with this fingerprint; cannot be printed, copied or pickled by accident."""
+
+    __slots__ = ("_domain", "_r")
+
+    def __init__(self, domain: str, r: Matrix) -> None:
+        """Hold R for the domain of this fingerprint."""
+        self._domain = domain
+        self._r = r
+
+    @property
+    def domain(self) -> str:
+        """Return the domain's fingerprint."""
+        return self._domain
+
+    @property
+    def matrix(self) -> Matrix:
+        """Return R `[n, n]`: this is key material."""
+        return self._r
+
+    def algebra(self) -> Algebra:
+        """Return the algebra of the ciphertexts under this key."""
+        return Algebra(self._r)
+
+    def save(self, path: Path) -> None:
+        """Write the key in clear to a new file of mode 0600."""
+        content = {"format": FORMAT, "domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]}
+        create_exclusively(path, json.dumps(content).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a key file; raise `KeyFileError` if it is missing, damaged or of another format."""
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise KeyFileError(f"{path} is not a {FORMAT} file: make it again with keygen")
+            r = np.array([[float.fromhex(x) for x in row] for row in content["r"]])
+            if r.ndim != 2 or r.shape[0] != r.shape[1] or not np.isfinite(np.linalg.cond(r)):
+                raise KeyFileError(f"{path} holds no invertible matrix: make it again with keygen")
+            return cls(str(content["domain"]), r)
+        except OSError as error:
+            raise KeyFileError(f"cannot read the evaluation key {path}: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError):
+            raise KeyFileError(f"{path} is not an evaluation key: name the trainer/domain.eval file") from None
+
+    def __repr__(self) -> str:
+        """Name the domain and nothing of the key."""
+        return f"EvaluationKey(domain={self._domain[:16]}, r=<hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("an evaluation key is not pickled or copied: save() it to a file of its own")

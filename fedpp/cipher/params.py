@@ -1,0 +1,56 @@
+"""The public card of a key domain: what everybody may know of it."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Self
+
+from fedpp.errors import KeyFileError
+
+SCHEME = "more"
+MAX_CONDITION = 10.0  # of R: bounds how much rounding a trip through the cipher can amplify
+
+
+@dataclass(frozen=True)
+class DomainCard:
+    """Names one epoch of one key domain; holds nothing secret.
+
+    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. The `fingerprint` covers all fields.
+    """
+
+    id: str
+    epoch: int
+    scheme: str
+    n: int
+    certifying_key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 64 hex digits that identify this card."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the card as JSON, with its fingerprint for the reader."""
+        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raise `KeyFileError` where the fingerprint does not fit the fields."""
+        try:
+            values = json.loads(text)
+            fingerprint = values.pop("fingerprint")
+            card = cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise KeyFileError(f"not a domain card ({error}): ask the domain for its card again") from None
+        if card.fingerprint != fingerprint:
+            raise KeyFileError("domain card was altered: its fingerprint does not fit; ask for the card again")
+        return card
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a card file."""
+        try:
+            return cls.from_json(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeyFileError(f"cannot read the domain card {path}: {error}") from None

@@ -1,0 +1,179 @@
+"""The settings of a run, parsed once into typed objects that reject what they do not know.
+
+Nobody else indexes a configuration by string. `RunConfig` has no defaults: every default stands in
+`[tool.flwr.app.config]` of pyproject.toml, since Flower only overrides names that stand there.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from fedpp.errors import ConfigError
+
+Dtype = Literal["float32", "float64"]
+Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias"]
+
+DTYPES: tuple[Dtype, ...] = ("float32", "float64")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One weight of a network: its name, plaintext shape, and how Keras would initialise it."""
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The CNN-Bi-LSTM of one task; both twins, plaintext and encrypted, are built from it.
+
+    A sequence is `[frames, height, width, channels]`. Each entry of `filters` is a block of a convolution
+    (`kernel` x `kernel`, same padding), 2 x 2 max pooling and ReLU; then a dense layer of `dense` units a frame,
+    a bidirectional LSTM of `lstm` units a direction, and a linear layer of `classes` logits.
+    """
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    classes: int
+    filters: tuple[int, ...] = (16, 32, 64)
+    kernel: int = 3
+    dense: int = 64
+    lstm: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse a network that cannot be built."""
+        object.__setattr__(self, "filters", tuple(self.filters))
+        sizes = (self.frames, self.channels, self.kernel, self.dense, self.lstm, *self.filters)
+        if any(not isinstance(size, int) or size < 1 for size in sizes) or self.classes < 2:
+            raise ConfigError(f"a network needs sizes of at least 1 and two classes, got {self}")
+        if min(self.height, self.width) >> len(self.filters) < 1:
+            raise ConfigError(
+                f"images of {self.height} x {self.width} are too small for {len(self.filters)} poolings: "
+                "use larger images or fewer filters"
+            )
+
+    def weights(self) -> tuple[WeightSpec, ...]:
+        """Return the weights in the order in which Keras lists them for the built model."""
+        specs: list[WeightSpec] = []
+        channels = self.channels
+        for block, filters in enumerate(self.filters):
+            shape = (self.kernel, self.kernel, channels, filters)
+            specs.append(WeightSpec(f"conv{block}/kernel", shape, "glorot_uniform"))
+            specs.append(WeightSpec(f"conv{block}/bias", (filters,), "zeros"))
+            channels = filters
+        poolings = len(self.filters)
+        features = (self.height >> poolings) * (self.width >> poolings) * channels
+        specs.append(WeightSpec("dense/kernel", (features, self.dense), "glorot_uniform"))
+        specs.append(WeightSpec("dense/bias", (self.dense,), "zeros"))
+        for direction in ("forward", "backward"):
+            specs.append(WeightSpec(f"{direction}/kernel", (self.dense, 4 * self.lstm), "glorot_uniform"))
+            specs.append(WeightSpec(f"{direction}/recurrent", (self.lstm, 4 * self.lstm), "orthogonal"))
+            specs.append(WeightSpec(f"{direction}/bias", (4 * self.lstm,), "unit_forget_bias"))
+        specs.append(WeightSpec("logits/kernel", (2 * self.lstm, self.classes), "glorot_uniform"))
+        specs.append(WeightSpec("logits/bias", (self.classes,), "zeros"))
+        return tuple(specs)
+
+    def parameters(self) -> int:
+        """Count the plaintext parameters."""
+        return sum(prod(spec.shape) for spec in self.weights())
+
+    def to_json(self) -> str:
+        """Return the one JSON text of this network."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raise `ConfigError` for anything else."""
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"not a network specification: {error}") from error
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What the coordinator is told about one run."""
+
+    domain: str  # fingerprint of the key domain whose sites are admitted
+    out: str  # folder for the federation's results
+    sites: int  # how many sites to wait for
+    rounds: int
+    epochs: int  # local epochs a round
+    batch_size: int
+    learning_rate: float
+    seed: int
+    dtype: Dtype
+    filters: str  # comma-separated, since Flower's run configuration has no lists
+    kernel: int
+    dense: int
+    lstm: int
+    wait_seconds: float  # how long to wait for the sites to connect, and for their replies
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("sites", "rounds", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run setting {name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"run setting learning-rate must be positive, got {self.learning_rate}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"run setting dtype must be float32 or float64, got {self.dtype!r}")
+        self.filter_sizes()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> Self:
+        """Read Flower's run configuration (names with hyphens); reject unknown, missing and mistyped names."""
+        return cls(**_typed(cls, values, "run setting"))
+
+    def filter_sizes(self) -> tuple[int, ...]:
+        """Return `filters` as numbers."""
+        try:
+            return tuple(int(size) for size in self.filters.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"run setting filters must be numbers like '16,32,64', got {self.filters!r}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """What a site's trainer is told: three addresses inside its own hospital."""
+
+    dataset: Path  # folder of the encrypted dataset
+    evaluation_key: Path
+    vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> Self:
+        """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
+        typed = _typed(cls, values, "site setting")
+        return cls(Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
+
+
+# What Flower's run and node configurations may hold, per annotated type.
+_ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), Path: (str,)}
+
+
+def _typed(cls: type, values: Mapping[str, object], what: str) -> dict[str, Any]:
+    known = {field.name.replace("_", "-"): field for field in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(set(known) - set(values))
+    if unknown or missing:
+        wrong = [f"unknown {name}" for name in unknown] + [f"missing {name}" for name in missing]
+        raise ConfigError(f"{what}s do not fit: {', '.join(wrong)}; known are {', '.join(sorted(known))}")
+    typed = {}
+    for name, field in known.items():
+        accepted = _ACCEPTED.get(field.type, (str,))
+        value = values[name]
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise ConfigError(f"{what} {name} must be {accepted[-1].__name__}, got {value!r}")
+        typed[field.name] = value
+    return typed

@@ -1,0 +1,52 @@
+"""The errors that fedpp raises on purpose.
+
+::
+
+    FedppError                  one line for the user: what, the value received, what to do
+    ├── ConfigError             a setting is unknown, of the wrong type or out of range
+    ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
+    ├── DomainMismatchError     two things of different key domains were put together
+    ├── RawDataError            images or tables of the secret zone cannot be read
+    ├── DatasetError            an encrypted dataset is damaged or of another format
+    ├── ModelError              a model file is damaged or does not fit its network
+    ├── VaultError              the vault cannot be reached, or refused
+    └── FederationError         the federation cannot go on: too few sites, a bad reply
+
+A message never holds key material, pixels or a patient's identifier.
+"""
+
+
+class FedppError(Exception):
+    """Root of all errors that fedpp raises on purpose."""
+
+
+class ConfigError(FedppError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class KeyFileError(FedppError):
+    """A key file is missing, damaged, or the passphrase is wrong."""
+
+
+class DomainMismatchError(FedppError):
+    """Two things of different key domains were put together."""
+
+
+class RawDataError(FedppError):
+    """Images or tables of the secret zone cannot be read."""
+
+
+class DatasetError(FedppError):
+    """An encrypted dataset is damaged or of another format."""
+
+
+class ModelError(FedppError):
+    """A model file is damaged or does not fit its network."""
+
+
+class VaultError(FedppError):
+    """The vault cannot be reached, or refused."""
+
+
+class FederationError(FedppError):
+    """The federation cannot go on: too few sites, or a reply that does not fit."""

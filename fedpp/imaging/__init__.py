@@ -1,0 +1,1 @@
+"""Secret zone: readers of raw images, preparation, class maps and splits by patient."""

@@ -1,0 +1,99 @@
+"""The key domain: one 32-byte secret, and everything that is derived from it.
+
+Derivation is HKDF-SHA256 (RFC 5869) with one label a purpose. R is drawn from its bytes directly, not from
+a library's random stream, so that every site gets the same R from the same secret, whatever its NumPy.
+"""
+
+import hmac
+import secrets
+from typing import NoReturn, Self
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedpp.cipher.algebra import Matrix
+from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.cipher.params import MAX_CONDITION, SCHEME, DomainCard
+from fedpp.errors import ConfigError
+
+SECRET_BYTES = 32
+_SALT = b"fedpp key domain 1"
+
+
+class KeyDomain:
+    """The domain secret; cannot be printed, copied or pickled by accident, and never leaves the secret zone."""
+
+    __slots__ = ("_epoch", "_n", "_secret")
+
+    def __init__(self, secret: bytes, *, n: int, epoch: int) -> None:
+        """Hold a 32-byte secret for ciphertexts of n slots."""
+        if len(secret) != SECRET_BYTES:
+            raise ConfigError(f"a domain secret has {SECRET_BYTES} bytes, got {len(secret)}")
+        if not 2 <= n <= 8:
+            raise ConfigError(f"a domain has 2 to 8 slots, got n = {n}")
+        self._secret = secret
+        self._n = n
+        self._epoch = epoch
+
+    @classmethod
+    def generate(cls, *, n: int = 2) -> Self:
+        """Draw a new, independent secret from the operating system."""
+        return cls(secrets.token_bytes(SECRET_BYTES), n=n, epoch=1)
+
+    @property
+    def n(self) -> int:
+        """Return the number of slots."""
+        return self._n
+
+    def derive(self, label: str, length: int = 32) -> bytes:
+        """Return the subkey of a purpose: HKDF-SHA256 of the secret under this label and epoch."""
+        info = f"{label}|epoch={self._epoch}|n={self._n}".encode()
+        return HKDF(algorithm=SHA256(), length=length, salt=_SALT, info=info).derive(self._secret)
+
+    def card(self) -> DomainCard:
+        """Return the public card."""
+        certifying = Ed25519PrivateKey.from_private_bytes(self.derive("certifying key"))
+        public = certifying.public_key().public_bytes_raw().hex()
+        return DomainCard(self.derive("id", 16).hex(), self._epoch, SCHEME, self._n, public)
+
+    def matrix(self) -> Matrix:
+        """Return R `[n, n]`, uniform in [-1, 1) and redrawn until its condition is at most 10."""
+        for attempt in range(1000):
+            words = np.frombuffer(self.derive(f"matrix {attempt}", 8 * self._n**2), dtype="<u8")
+            r: Matrix = ((words >> 11) * 2.0**-52 - 1.0).reshape(self._n, self._n)
+            if np.linalg.cond(r) <= MAX_CONDITION:
+                return r
+        raise ConfigError(f"no matrix of condition {MAX_CONDITION} found for n = {self._n}")
+
+    def evaluation_key(self) -> EvaluationKey:
+        """Return what the trainer of a member site needs."""
+        return EvaluationKey(self.card().fingerprint, self.matrix())
+
+    def pseudonym(self, kind: str, identifier: str) -> str:
+        """Return 32 hex digits for a patient's or sequence's identifier: HMAC-SHA256 under the domain."""
+        key = self.derive(f"pseudonym {kind}")
+        return hmac.digest(key, identifier.encode(), "sha256").hex()[:32]
+
+    def noise(self) -> np.random.Generator:
+        """Return a new decoy stream: Philox under a subkey of a fresh random nonce, so that none repeats."""
+        key = self.derive(f"noise {secrets.token_hex(16)}", 16)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+    def secret_bytes(self) -> bytes:
+        """Return the secret itself: for the sealed file alone."""
+        return self._secret
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch; a rotation draws a new secret and counts it up."""
+        return self._epoch
+
+    def __repr__(self) -> str:
+        """Name the domain and nothing of its secret."""
+        return f"KeyDomain(card={self.card().fingerprint[:16]}, secret=<hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("a key domain is not pickled or copied: seal it with fedpp.keys.store")

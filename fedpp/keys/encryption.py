@@ -1,0 +1,51 @@
+"""Encryption under a key domain: pack values with their decoys, and multiply by SK.
+
+The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform in the data's range,
+labels one-hot, weights from the same initialiser with another seed. Everything is computed in float64 and
+rounded once to the dtype of the rows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher import algebra
+from fedpp.config import Dtype
+from fedpp.keys.domain import KeyDomain
+
+Values = NDArray[np.floating]
+
+
+def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
+    """Encrypt `[...]` to rows `[..., n]` with decoys uniform in the values' range."""
+    low, high = float(values.min()), float(values.max())
+    decoys = domain.noise().uniform(low, high, (*values.shape, domain.n - 1))
+    return _encrypt(domain, values, decoys, dtype)
+
+
+def encrypt_labels(domain: KeyDomain, labels: NDArray[np.integer], classes: int, dtype: Dtype) -> Values:
+    """Encrypt class numbers `[k]` to one-hot rows `[k, classes, n]` with one-hot decoys."""
+    decoys = domain.noise().integers(classes, size=(len(labels), domain.n - 1))
+    one_hot = np.eye(classes)
+    return _encrypt(domain, one_hot[labels], np.moveaxis(one_hot[decoys], 1, 2), dtype)
+
+
+def encrypt_weights(
+    domain: KeyDomain, weights: Mapping[str, Values], decoys: Sequence[Mapping[str, Values]], dtype: Dtype
+) -> dict[str, Values]:
+    """Encrypt each weight `[*shape]` to rows `[*shape, n]` beside its n - 1 decoys of the same shape."""
+    return {
+        name: _encrypt(domain, value, np.stack([decoy[name] for decoy in decoys], axis=-1), dtype)
+        for name, value in weights.items()
+    }
+
+
+def decrypt(domain: KeyDomain, rows: Values) -> NDArray[np.float64]:
+    """Return the messages `[...]` of rows `[..., n]`, in float64."""
+    return algebra.decrypt(rows.astype(np.float64), domain.matrix())[..., 0]
+
+
+def _encrypt(domain: KeyDomain, values: Values, decoys: Values, dtype: Dtype) -> Values:
+    slots = np.concatenate([values[..., None], decoys], axis=-1).astype(np.float64)
+    return algebra.encrypt(slots, domain.matrix()).astype(dtype)

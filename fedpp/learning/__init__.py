@@ -1,0 +1,1 @@
+"""Ciphertext zone: Keras layers, losses, optimizers and models that compute on ciphertext."""

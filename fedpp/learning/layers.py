@@ -1,0 +1,239 @@
+"""Keras layers that compute on ciphertext.
+
+Between `FromRows` and `ToRows` a tensor is a tuple of n ordinary tensors of the plaintext's shape
+(`fedpp.cipher.components`). A linear layer with an encrypted kernel is a few ordinary kernels; a function is
+a stock Keras layer on the slots. Each encrypted weight is n Keras variables in a row, so that the variables of
+a model, n at a time, are its ciphertext weights. They start at zero: set them from a vault's rows.
+"""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import keras
+from keras import ops
+
+from fedpp.cipher.components import Algebra, Ciphertext, Tensor
+
+
+class EncryptedLayer(keras.Layer):  # type: ignore[misc]
+    """A layer under one key; it is rebuilt from its network's specification and never saved with the key."""
+
+    def __init__(self, algebra: Algebra, *, dtype: str | None = None, name: str | None = None) -> None:
+        """Compute in this algebra."""
+        super().__init__(dtype=dtype, name=name)
+        self.algebra = algebra
+
+    def add_ciphertext(self, name: str, shape: tuple[int, ...]) -> Ciphertext:
+        """Add one encrypted weight of this plaintext shape."""
+        return tuple(
+            self.add_weight(name=f"{name}_{k}", shape=shape, initializer="zeros")
+            for k in range(self.algebra.n)
+        )
+
+    def get_config(self) -> NoReturn:
+        """Refuse: a configuration would have to hold the key."""
+        raise TypeError("an encrypted layer is not serialised: build it again from its NetworkSpec and key")
+
+
+class FromRows(EncryptedLayer):
+    """Take rows `[..., n]` to n tensors `[...]`."""
+
+    def call(self, rows: Tensor) -> Ciphertext:
+        """Return the ciphertext of the rows."""
+        return self.algebra.from_rows(rows)
+
+
+class ToRows(EncryptedLayer):
+    """Take n tensors `[...]` to rows `[..., n]`."""
+
+    def call(self, x: Ciphertext) -> Tensor:
+        """Return the row form."""
+        return ops.stack(self.algebra.to_rows(tuple(x)), axis=-1)
+
+
+class Componentwise(EncryptedLayer):
+    """Apply a linear map without weights (reshape, flatten, concatenation) to each tensor of the ciphertext."""
+
+    def __init__(self, algebra: Algebra, function: Callable[[Tensor], Tensor], **keywords: str | None) -> None:
+        """Hold the map; it must be linear."""
+        super().__init__(algebra, **keywords)
+        self.function = function
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return the mapped ciphertext."""
+        return tuple(self.function(part) for part in x)
+
+
+class Flatten(Componentwise):
+    """`keras.layers.Flatten` on ciphertext."""
+
+    def __init__(self, algebra: Algebra, **keywords: str | None) -> None:
+        """Take no settings of its own."""
+        super().__init__(algebra, lambda x: ops.reshape(x, (ops.shape(x)[0], -1)), **keywords)
+
+    def compute_output_shape(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """Keep the number of features static, which a dense layer needs."""
+        flat = keras.layers.Flatten()
+        return tuple(flat.compute_output_shape(shape) for shape in shapes)
+
+
+class Slotwise(EncryptedLayer):
+    """Apply stock Keras layers without weights, one after the other, to every slot.
+
+    Several layers in one `Slotwise` share the two maps between components and slots, which is why the
+    network pools and rectifies in one.
+    """
+
+    def __init__(self, algebra: Algebra, *layers: Callable[[Tensor], Tensor], **keywords: str | None) -> None:
+        """Hold the layers, in the order in which they are applied."""
+        super().__init__(algebra, **keywords)
+        self.functions = layers
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return `f(x)`."""
+        return self.algebra.apply(self._chain, tuple(x))
+
+    def _chain(self, slot: Tensor) -> Tensor:
+        for function in self.functions:
+            slot = function(slot)
+        return slot
+
+
+class ReLU(Slotwise):
+    """`keras.layers.ReLU` on ciphertext."""
+
+    def __init__(self, algebra: Algebra, **keywords: str | None) -> None:
+        """Take no settings of its own."""
+        super().__init__(algebra, ops.relu, **keywords)
+
+
+class MaxPooling2D(Slotwise):
+    """`keras.layers.MaxPooling2D` on ciphertext: the maximum of the slots."""
+
+    def __init__(self, algebra: Algebra, pool_size: int = 2, **keywords: str | None) -> None:
+        """Pool squares of this size without overlap."""
+        super().__init__(algebra, lambda x: ops.max_pool(x, pool_size), **keywords)
+
+
+class Conv2D(EncryptedLayer):
+    """`keras.layers.Conv2D` on ciphertext, with encrypted kernel and bias.
+
+    `n` tensors `[batch, height, width, channels]` to `n` tensors `[batch, height', width', filters]`.
+    """
+
+    def __init__(
+        self,
+        algebra: Algebra,
+        filters: int,
+        kernel_size: int,
+        *,
+        strides: int = 1,
+        padding: str = "same",
+        **keywords: str | None,
+    ) -> None:
+        """Take the settings of the stock layer."""
+        super().__init__(algebra, **keywords)
+        self.filters, self.kernel_size, self.strides, self.padding = filters, kernel_size, strides, padding
+
+    def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Add kernel and bias."""
+        shape = (self.kernel_size, self.kernel_size, shapes[0][-1], self.filters)
+        self.kernel = self.add_ciphertext("kernel", shape)
+        self.bias = self.add_ciphertext("bias", (self.filters,))
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return the convolution plus bias."""
+        return self.algebra.add(self.algebra.product(tuple(x), self.kernel, self._convolve), self.bias)
+
+    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return ops.conv(x, kernel, strides=self.strides, padding=self.padding)
+
+
+class Dense(EncryptedLayer):
+    """`keras.layers.Dense` on ciphertext: n tensors `[batch, features]` to n tensors `[batch, units]`."""
+
+    def __init__(self, algebra: Algebra, units: int, **keywords: str | None) -> None:
+        """Take the number of units; there is no activation: follow it with a `Slotwise`."""
+        super().__init__(algebra, **keywords)
+        self.units = units
+
+    def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Add kernel and bias."""
+        self.kernel = self.add_ciphertext("kernel", (shapes[0][-1], self.units))
+        self.bias = self.add_ciphertext("bias", (self.units,))
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return the matrix product plus bias."""
+        return self.algebra.add(self.algebra.product(tuple(x), self.kernel, ops.matmul), self.bias)
+
+
+class LSTM(EncryptedLayer):
+    """`keras.layers.LSTM` (unrolled) on ciphertext: n tensors `[batch, steps, features]` to the last state.
+
+    The gates are functions of the slots, and so the cell's state stays in slots from step to step.
+    """
+
+    def __init__(
+        self, algebra: Algebra, units: int, *, go_backwards: bool = False, **keywords: str | None
+    ) -> None:
+        """Take the number of units and the direction."""
+        super().__init__(algebra, **keywords)
+        self.units, self.go_backwards = units, go_backwards
+
+    def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Add kernel, recurrent kernel and bias, gates in Keras's order (input, forget, cell, output)."""
+        self.kernel = self.add_ciphertext("kernel", (shapes[0][-1], 4 * self.units))
+        self.recurrent_kernel = self.add_ciphertext("recurrent_kernel", (self.units, 4 * self.units))
+        self.bias = self.add_ciphertext("bias", (4 * self.units,))
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return the last hidden state, n tensors `[batch, units]`."""
+        steps, features = x[0].shape[1:]
+        flat = tuple(ops.reshape(part, (-1, features)) for part in x)
+        projected = self.algebra.add(self.algebra.product(flat, self.kernel, ops.matmul), self.bias)
+        inputs = tuple(ops.reshape(part, (-1, steps, 4 * self.units)) for part in projected)
+        order = reversed(range(steps)) if self.go_backwards else range(steps)
+        hidden: Ciphertext = ()
+        cells: tuple[Tensor, ...] = ()
+        for step in order:
+            gates = tuple(part[:, step] for part in inputs)
+            if hidden:
+                gates = self.algebra.add(
+                    gates, self.algebra.product(hidden, self.recurrent_kernel, ops.matmul)
+                )
+            slots = self.algebra.to_slots(gates)
+            previous = cells or (None,) * self.algebra.n
+            states = [_cell(slot, cell) for slot, cell in zip(slots, previous, strict=True)]
+            cells = tuple(cell for _, cell in states)
+            hidden = self.algebra.from_slots(tuple(output for output, _ in states))
+        return hidden
+
+
+class Bidirectional(EncryptedLayer):
+    """`keras.layers.Bidirectional` of an LSTM on ciphertext: the two last states, concatenated."""
+
+    def __init__(self, algebra: Algebra, units: int, **keywords: str | None) -> None:
+        """Make one LSTM a direction."""
+        super().__init__(algebra, **keywords)
+        dtype = keywords.get("dtype")
+        self.forward = LSTM(algebra, units, dtype=dtype, name="forward")
+        self.backward = LSTM(algebra, units, go_backwards=True, dtype=dtype, name="backward")
+
+    def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Build both directions, forward first, as Keras does."""
+        self.forward.build(shapes)
+        self.backward.build(shapes)
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return n tensors `[batch, 2 units]`."""
+        pairs = zip(self.forward(x), self.backward(x), strict=True)
+        return tuple(ops.concatenate(pair, axis=-1) for pair in pairs)
+
+
+def _cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return output and state `[batch, units]` of one slot's LSTM cell; None is the zero state."""
+    i, f, g, o = ops.split(gates, 4, axis=-1)
+    state = ops.sigmoid(i) * ops.tanh(g)
+    if cell is not None:
+        state = ops.sigmoid(f) * cell + state
+    return ops.sigmoid(o) * ops.tanh(state), state

@@ -1,0 +1,54 @@
+"""A trained encrypted network in one file: its specification, its domain, and its weights as rows.
+
+An uncompressed `.npz` without pickles: one array a weight, and a text `network`, `domain` and `dtype`.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.errors import ModelError
+from fedpp.files import replace
+
+
+@dataclass(frozen=True)
+class EncryptedModel:
+    """The rows `[*shape, n]` of each weight of a network, under the domain of this fingerprint."""
+
+    network: NetworkSpec
+    domain: str
+    rows: dict[str, NDArray[np.floating]]
+
+    @property
+    def dtype(self) -> Dtype:
+        """Return the dtype of the rows."""
+        return "float64" if next(iter(self.rows.values())).dtype == np.float64 else "float32"
+
+    def save(self, path: Path) -> None:
+        """Write the file; an older one is replaced whole."""
+        content = BytesIO()
+        np.savez(content, network=self.network.to_json(), domain=self.domain, **self.rows)
+        replace(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a model file; raise `ModelError` if it is missing, damaged or does not fit its network."""
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+            network = NetworkSpec.from_json(str(arrays.pop("network")))
+            domain = str(arrays.pop("domain"))
+        except OSError as error:
+            raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+        except (ValueError, KeyError, BadZipFile, EOFError):
+            raise ModelError(f"{path} is not a model of fedpp: name the model.npz that training wrote") from None
+        expected = {spec.name: spec.shape for spec in network.weights()}
+        if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected:
+            raise ModelError(f"the weights in {path} do not fit its network: the file is damaged")
+        return cls(network, domain, arrays)

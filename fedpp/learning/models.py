@@ -1,0 +1,78 @@
+"""The CNN-Bi-LSTM from one specification: the encrypted network and its plaintext twin of stock Keras layers.
+
+Both fold the frames into the batch by a reshape (a `TimeDistributed` costs three times the plaintext's time)
+and end in logits. Weights are exchanged by name, in the order of `NetworkSpec.weights`.
+"""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.errors import ModelError
+from fedpp.learning import layers
+
+Weights = Mapping[str, NDArray[np.floating]]
+
+
+def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Model:
+    """Build the network on ciphertext: rows `[batch, frames, height, width, channels, n]` to `[batch, classes, n]`."""
+    frame = (network.height, network.width, network.channels)
+    rows = keras.Input((network.frames, *frame, algebra.n), dtype=dtype)
+    x = layers.FromRows(algebra, dtype=dtype)(rows)
+    x = layers.Componentwise(algebra, lambda part: ops.reshape(part, (-1, *frame)), dtype=dtype)(x)
+    for filters in network.filters:
+        x = layers.Conv2D(algebra, filters, network.kernel, dtype=dtype)(x)
+        x = layers.Slotwise(algebra, lambda part: ops.max_pool(part, 2), ops.relu, dtype=dtype)(x)
+    x = layers.Flatten(algebra, dtype=dtype)(x)
+    x = layers.Dense(algebra, network.dense, dtype=dtype)(x)
+    x = layers.ReLU(algebra, dtype=dtype)(x)
+    sequence = (-1, network.frames, network.dense)
+    x = layers.Componentwise(algebra, lambda part: ops.reshape(part, sequence), dtype=dtype)(x)
+    x = layers.Bidirectional(algebra, network.lstm, dtype=dtype)(x)
+    x = layers.Dense(algebra, network.classes, dtype=dtype)(x)
+    return keras.Model(rows, layers.ToRows(algebra, dtype=dtype)(x), name="encrypted_cnn_bi_lstm")
+
+
+def plaintext(network: NetworkSpec, dtype: Dtype) -> keras.Model:
+    """Build the twin on plaintext: `[batch, frames, height, width, channels]` to logits `[batch, classes]`."""
+    frame = (network.height, network.width, network.channels)
+    sequence = keras.Input((network.frames, *frame), dtype=dtype)
+    x = ops.reshape(sequence, (-1, *frame))
+    for filters in network.filters:
+        x = keras.layers.Conv2D(filters, network.kernel, padding="same", dtype=dtype)(x)
+        x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        x = keras.layers.ReLU(dtype=dtype)(x)
+    x = keras.layers.Flatten(dtype=dtype)(x)
+    x = keras.layers.Dense(network.dense, activation="relu", dtype=dtype)(x)
+    x = ops.reshape(x, (-1, network.frames, network.dense))
+    lstm = keras.layers.LSTM(network.lstm, unroll=True, dtype=dtype)
+    x = keras.layers.Bidirectional(lstm, dtype=dtype)(x)
+    x = keras.layers.Dense(network.classes, dtype=dtype)(x)
+    return keras.Model(sequence, x, name="plaintext_cnn_bi_lstm")
+
+
+def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:
+    """Set the encrypted network's weights from rows `[*shape, n]`; raise `ModelError` if they do not fit."""
+    values: list[NDArray[np.floating]] = []
+    for spec in network.weights():
+        row = rows.get(spec.name)
+        if row is None or row.shape != (*spec.shape, algebra.n):
+            received = "nothing" if row is None else f"shape {row.shape}"
+            raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, algebra.n)}, got {received}")
+        values.extend(algebra.from_rows(row.astype(np.float64)))
+    model.set_weights(values)
+
+
+def get_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra) -> dict[str, NDArray[np.floating]]:
+    """Return the encrypted network's weights as rows `[*shape, n]` of the model's dtype, by name."""
+    values = model.get_weights()
+    rows: dict[str, NDArray[np.floating]] = {}
+    for i, spec in enumerate(network.weights()):
+        parts = tuple(value.astype(np.float64) for value in values[i * algebra.n : (i + 1) * algebra.n])
+        rows[spec.name] = np.stack(algebra.to_rows(parts), axis=-1).astype(values[0].dtype)
+    return rows

@@ -1,0 +1,1 @@
+"""What crosses a boundary: wire names, counts, the vault's protocol and its client."""

@@ -1,0 +1,287 @@
+"""The report of a run: what was trained, how well it does, what it cost, and what it does not protect.
+
+`report.json` is the record and `report.html` its page; the page is made of the record alone.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from fedpp.errors import FederationError
+from fedpp.learning.metrics import Metrics
+from fedpp.protocol.counts import Matrix
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What a run protects, and what it does not: sentences for a reader who was not there."""
+
+    protects: tuple[str, ...]
+    does_not_protect: tuple[str, ...]
+
+
+MORE_PRIVACY = Privacy(
+    protects=(
+        (
+            "Raw images, labels in clear, patient identifiers and the key domain's secret stayed in each "
+            "hospital's secret zone. Training code was given encrypted frames and labels, and pseudonyms."
+        ),
+        "The coordinator holds no key. It was sent encrypted weights, and sums, counts and score histograms.",
+    ),
+    does_not_protect=(
+        (
+            "MORE over floating point is obfuscation of data in use, not a secure cipher: whoever holds the "
+            "evaluation key, or knows two of the values behind it, reads the plaintext exactly."
+        ),
+        (
+            "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
+            "own frames and labels, so the decision that counts is which code a hospital lets run."
+        ),
+        (
+            "These weights travelled without a domain mask. Statistics alone can separate encrypted weights, "
+            "so regard the model and every hospital's update as readable by the coordinator."
+        ),
+        (
+            "A trained model, and counts over few patients, can give away something about single patients. "
+            "No differential privacy was applied."
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round: the sites that took part, the figures on all their validation splits, and its duration."""
+
+    round: int
+    sites: tuple[str, ...]
+    validation: Metrics
+    seconds: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the row of `report.json`; the loss is called `val_loss` there."""
+        figures = self.validation.to_mapping()
+        loss = figures.pop("loss")
+        row = {"round": self.round, "sites": list(self.sites), "val_loss": loss}
+        return {**row, **figures, "seconds": self.seconds}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        figures = dict(values)
+        number, sites, seconds = (figures.pop(name) for name in ("round", "sites", "seconds"))
+        return cls(number, tuple(sites), Metrics(loss=figures.pop("val_loss"), **figures), seconds)
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One admitted site: its data, and the final model's figures on its own test split."""
+
+    name: str
+    patients: int | None  # None where the site does not tell
+    sequences: Mapping[str, int]  # split -> sequences
+    test: Metrics | None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read the entry of `report.json`."""
+        return cls(**{**values, "test": _metrics(values["test"])})
+
+
+@dataclass(frozen=True)
+class RefusedSite:
+    """A site that asked to take part and was not admitted."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Decisions of the final model on all test splits: rows are true classes, columns predicted ones."""
+
+    classes: tuple[str, ...]
+    matrix: Matrix
+
+    def __post_init__(self) -> None:
+        """Refuse names that do not belong to the matrix."""
+        if {len(self.classes)} != {len(self.matrix), *map(len, self.matrix)}:
+            raise FederationError(
+                f"a confusion of {len(self.matrix)} classes cannot have names {self.classes}"
+            )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read the entry of `report.json`."""
+        return cls(tuple(values["classes"]), tuple(map(tuple, values["matrix"])))
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The same task trained otherwise, on the same splits; None where it was not asked for."""
+
+    plaintext_federated: Metrics | None = None
+    plaintext_central: Metrics | None = None
+    local_only: Mapping[str, Metrics] | None = None  # site -> figures of the model trained there alone
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return those that were asked for."""
+        return {name: figures for name, figures in asdict(self).items() if figures is not None}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        alone = values.get("local_only")
+        return cls(
+            _metrics(values.get("plaintext_federated")),
+            _metrics(values.get("plaintext_central")),
+            None if alone is None else {site: Metrics(**figures) for site, figures in alone.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the federation is from its plaintext twin: same initial weights, batches and arithmetic.
+
+    The control is the twin against itself, its initial weights moved by one unit in the last place, one
+    figure a draw: rounding alone does that much, so in float32 no more can be asked of the ciphertext.
+    """
+
+    max_abs_probability_difference: float
+    max_abs_weight_difference: float | None = None
+    control_probability_differences: tuple[float, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read the entry of `report.json`."""
+        control = tuple(_figure(value) for value in values["control_probability_differences"])
+        probability = _figure(values["max_abs_probability_difference"])
+        return cls(probability, values["max_abs_weight_difference"], control)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is told about one run; `to_mapping` gives `report.json`."""
+
+    scenario: str
+    seed: int
+    scheme: str
+    n: int  # slots of a ciphertext row
+    dtype: str
+    mode: Literal["simulation", "deployment"]
+    data: str  # one line: what the images are and where they come from
+    sites: tuple[SiteResult, ...]
+    rounds: tuple[RoundResult, ...]
+    final: Metrics  # on all test splits together
+    confusion: Confusion
+    refused: tuple[RefusedSite, ...] = ()
+    baselines: Baselines = field(default_factory=Baselines)
+    parity: Parity | None = None
+    settings: Mapping[str, str | int | float] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)  # name -> seconds
+    versions: Mapping[str, str] = field(default_factory=dict)
+    privacy: Privacy = MORE_PRIVACY
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the record; a figure that is not finite becomes None, since JSON has no such number."""
+        values = asdict(self)
+        values["rounds"] = [result.to_mapping() for result in self.rounds]
+        values["baselines"] = self.baselines.to_mapping()
+        finite: dict[str, Any] = _finite(values)
+        return finite
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned; raise `FederationError` for anything else."""
+        try:
+            parts: dict[str, Any] = {
+                "sites": tuple(map(SiteResult.from_mapping, values["sites"])),
+                "rounds": tuple(map(RoundResult.from_mapping, values["rounds"])),
+                "final": Metrics(**values["final"]),
+                "confusion": Confusion.from_mapping(values["confusion"]),
+                "refused": tuple(RefusedSite(**site) for site in values["refused"]),
+                "baselines": Baselines.from_mapping(values["baselines"]),
+                "parity": None if values["parity"] is None else Parity.from_mapping(values["parity"]),
+                "privacy": Privacy(**{name: tuple(lines) for name, lines in values["privacy"].items()}),
+            }
+            return cls(**{**values, **parts})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FederationError(
+                f"not a report of this version of fedpp: {error!r}; run it again"
+            ) from error
+
+
+def write_report(out: Path, report: Report) -> None:
+    """Write `report.json` and `report.html` into the folder `out`; a failure leaves earlier ones alone."""
+    from fedpp.report_page import render  # noqa: PLC0415  Jinja and Matplotlib load in a second
+
+    record = report.to_mapping()
+    texts = {
+        "report.json": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": render(record),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    partial = {name: out / f".{name}.partial" for name in texts}
+    try:
+        for name, text in texts.items():
+            partial[name].write_text(text, encoding="utf-8")
+        for name, path in partial.items():
+            path.replace(out / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def load_report(path: Path) -> Report:
+    """Read a `report.json`; raise `FederationError` if it is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FederationError(f"cannot read the report {path}: {error}") from error
+    return Report.from_mapping(values)
+
+
+def summary(report: Report) -> str:
+    """Return the final figures as lines for a terminal, beside the plaintext twin's where there is one."""
+    twin = report.baselines.plaintext_federated
+    tested = sum(map(sum, report.confusion.matrix))
+    lines = [
+        f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"
+    ]
+    for name, label in (
+        ("accuracy", "accuracy"),
+        ("sensitivity", "sensitivity"),
+        ("specificity", "specificity"),
+        ("f1", "F1"),
+        ("auc", "AUC"),
+    ):
+        line = f"  {label:<12}{_three_digits(getattr(report.final, name))}"
+        lines.append(line + (f"   plaintext {_three_digits(getattr(twin, name))}" if twin else ""))
+    if report.parity:
+        difference = report.parity.max_abs_probability_difference
+        lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most")
+    lines += [f"  refused: {site.name}: {site.reason}" for site in report.refused]
+    return "\n".join(lines)
+
+
+def _three_digits(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
+
+
+def _metrics(values: Mapping[str, Any] | None) -> Metrics | None:
+    return None if values is None else Metrics(**values)
+
+
+def _figure(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value

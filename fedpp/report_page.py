@@ -1,0 +1,235 @@
+"""The page of a report: its charts and its HTML, from the record in `report.json` alone.
+
+Jinja and Matplotlib are loaded when a page is made, since every command line imports what leads here.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedpp.report_template import STYLE, TEMPLATE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Matplotlib's colours and the page's variables that replace them, so that charts follow light and dark.
+_COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--soft)",
+    "#030303": "var(--line)",
+    "#040404": "var(--accent)",
+    "#050505": "var(--second)",
+    "#060606": "var(--third)",
+    "#070707": "var(--fourth)",
+}
+_INK, _SOFT, _LINE, *_SERIES = _COLOURS
+_RC: dict[Any, Any] = {
+    "svg.hashsalt": "fedpp",  # the same record gives the same bytes
+    "svg.fonttype": "none",  # text stays text, in the page's own typeface
+    "font.size": 11.0,
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "grid.color": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class _Curve:
+    label: str
+    values: Sequence[float | None]
+    style: str  # a Matplotlib format, so that curves differ without colour too
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Return the page of a report's record; the same record gives the same text."""
+    import jinja2  # noqa: PLC0415  see the module's docstring
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(figure=_figure, duration=_duration, scientific=_scientific, words=_words)
+    rounds, sites, parity = record["rounds"], record["sites"], record["parity"]
+    patients = [site["patients"] for site in sites]
+    control = max((parity or {}).get("control_probability_differences", []), key=_size, default=None)
+    loss, quality = _charts(rounds) if rounds else ("", "")
+    return environment.from_string(TEMPLATE).render(
+        record,
+        style=Markup(STYLE),
+        loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
+        quality_chart=Markup(quality),  # noqa: S704
+        tested=sum(map(sum, record["confusion"]["matrix"])),
+        cards=_cards(record),
+        compared=_compared(record),
+        patients=None if None in patients else sum(patients),
+        totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
+        control=control,
+        within_control=parity is not None
+        and _size(parity["max_abs_probability_difference"]) <= _size(control),
+    )
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    final, matrix = record["final"], record["confusion"]["matrix"]
+    twin = record["baselines"].get("plaintext_federated")
+    negatives, tested = sum(matrix[0]), sum(map(sum, matrix))
+    positives, missed = tested - negatives, sum(row[0] for row in matrix[1:])
+    right = sum(matrix[k][k] for k in range(len(matrix)))
+    details = {
+        "auc": f"plaintext twin {_figure(twin['auc'])}" if twin else "0.5 is chance",
+        "sensitivity": f"{positives - missed} of {positives} positive found",
+        "specificity": f"{matrix[0][0]} of {negatives} negative cleared",
+        "missed_diagnosis_rate": f"{missed} of {positives} positive missed",
+        "f1": f"plaintext twin {_figure(twin['f1'])}" if twin else "precision with sensitivity",
+        "accuracy": f"{right} of {tested} right",
+    }
+    labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
+    return [
+        {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}
+        for name, detail in details.items()
+    ]
+
+
+def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    baselines = record["baselines"]
+    rows = {"Federated on ciphertext (this run)": record["final"]}
+    rows["Federated in plaintext (twin)"] = baselines.get("plaintext_federated")
+    rows["All data in one place, plaintext"] = baselines.get("plaintext_central")
+    rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_only", {}).items()}
+    return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
+
+
+def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    def curve(label: str, name: str, style: str) -> _Curve:
+        return _Curve(label, [row[name] for row in rounds], style)
+
+    numbers = [row["round"] for row in rounds]
+    loss = (curve("Loss", "val_loss", "o-"),)
+    quality = (
+        curve("AUC", "auc", "o-"),
+        curve("Sensitivity", "sensitivity", "s--"),
+        curve("Specificity", "specificity", "^:"),
+        curve("Accuracy", "accuracy", "D-."),
+    )
+    return (
+        _chart("loss", "Validation loss by round", numbers, loss, limits=None),
+        _chart("quality", "Validation quality by round", numbers, quality, limits=(0.0, 1.0)),
+    )
+
+
+def _chart(
+    name: str,
+    title: str,
+    rounds: Sequence[int],
+    curves: Sequence[_Curve],
+    limits: tuple[float, float] | None,
+) -> str:
+    import matplotlib as mpl  # noqa: PLC0415  see the module's docstring
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's own matplotlibrc does not change a report
+        mpl.rcParams.update(_RC)
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for curve, colour in zip(curves, _SERIES, strict=False):
+            values = [math.nan if value is None else value for value in curve.values]
+            axes.plot(rounds, values, curve.style, color=colour, label=curve.label, markersize=5)
+        _dress(axes, title, limits)
+        if len(curves) > 1:
+            axes.legend(frameon=False, ncols=2, loc="lower right", fontsize=10)
+        svg = _svg(figure)
+    return _accessible(svg, name, title, _in_words(rounds, curves))
+
+
+def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("Round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.grid(axis="y", linewidth=0.8)
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    if limits:
+        axes.set_ylim(limits[0] - 0.02, limits[1] + 0.02)
+    else:
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
+
+
+def _svg(figure: "Figure") -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = (
+        re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", svg.split(">", 1)[0])
+        + svg[svg.index(">") :]
+    )
+    for colour, variable in _COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _accessible(svg: str, name: str, title: str, description: str) -> str:
+    # One page holds several charts: their inner ids must differ.
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    label = f'<title id="{name}-title">{title}</title><desc id="{name}-text">{description}</desc>'
+    opening = f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-text"'
+    start, rest = svg.split(">", 1)
+    return f"{start.replace('<svg', opening, 1)}>{label}{rest}"
+
+
+def _in_words(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:
+    return " ".join(
+        f"{curve.label}: {_figure(curve.values[0])} in round {rounds[0]}, "
+        f"{_figure(curve.values[-1])} in round {rounds[-1]}."
+        for curve in curves
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  an en dash, as tables have it
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return _figure(None)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _scientific(value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    if value == 0:
+        return "none: equal in every bit"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def _words(name: str) -> str:
+    words = re.sub(r"[-_]", " ", name).removesuffix(" seconds")
+    return words[:1].upper() + words[1:]
+
+
+def _size(difference: float | None) -> float:
+    return math.inf if difference is None else difference

@@ -1,0 +1,1 @@
+"""The hospital: the ClientApp, the vault and the `fedpp-site` command."""
