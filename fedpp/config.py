@@ -145,8 +145,9 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site's trainer is told: three addresses inside its own hospital."""
+    """What a site's trainer is told: its public name, and three addresses inside its own hospital."""
 
+    name: str
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
@@ -155,7 +156,9 @@ class SiteConfig:
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
         typed = _typed(cls, values, "site setting")
-        return cls(Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
+        return cls(
+            typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"]
+        )
 
 
 # What Flower's run and node configurations may hold, per annotated type.

@@ -4,7 +4,8 @@ A ciphertext tensor is a tuple of n ordinary tensors of the plaintext's shape, t
 basis B: `x = s B` for slots s. Layout decides the speed: separate tensors keep every kernel ordinary.
 
 * n = 2, *components*: a block is `a I + b N` with N traceless and `N^2 = d I`. With slots s1 and s2,
-  `a = (s1 + s2) / 2` and `b = (s1 - s2) / (2 sqrt d)`. A product takes three real products (Karatsuba).
+  `a = (s1 + s2) / 2` and `b = (s1 - s2) / (2 sqrt d)`. A product takes three real products
+  (Karatsuba) instead of four; two would do in the slots only, and that would be decryption of the network.
 * any other n, *rows*: `B = SK`, and a product takes the n^2 products of the structure constants.
 
 Nothing here imports TensorFlow: only `+`, `-` and `*` by Python numbers are used, and the bilinear kernel
@@ -75,18 +76,43 @@ class Algebra:
         self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor] = operator.mul
     ) -> Ciphertext:
         """Return x * w through any bilinear kernel. Law: the slots are `bilinear(x_k, w_k)`, slot by slot."""
+        if self.n == 2:
+            p, q, r = self._three_products(x, w, bilinear)
+            return (p + q * 2.0, (r - q - p * 2.0) * (1.0 / self._root_d))
         if self.n == 1:
             return (bilinear(x[0], w[0]),)
-        if self.n == 2:
-            aa, bb = bilinear(x[0], w[0]), bilinear(x[1], w[1])
-            cross = bilinear(x[0] + x[1], w[0] + w[1])
-            return (aa + self.d * bb, cross - aa - bb)
         blocks = [
             [self._combine(w, self._structure[:, i, k]) for i in range(self.n)] for k in range(self.n)
         ]
         return tuple(
             sum((bilinear(x[i], row[i]) for i in range(1, self.n)), bilinear(x[0], row[0])) for row in blocks
         )
+
+    def product_slots(
+        self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor] = operator.mul
+    ) -> Slots:
+        """Return the slots of x * w, for a function to follow. Law: `product_slots == to_slots(product)`.
+
+        On large tensors the additions cost more than the products do, and this needs the fewest of them.
+        """
+        if self.n == 2:
+            p, q, r = self._three_products(x, w, bilinear)
+            return (r + (q - p), (p + q) * 3.0 - r)
+        return self.to_slots(self.product(x, w, bilinear))
+
+    def _three_products(
+        self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `p = a1 a2`, `q = d b1 b2 / 2` and `r = 2 (a1 + t b1)(a2 + t b2)` at `t = sqrt(d) / 2`.
+
+        Karatsuba with another point than 1: all factors fall on the weights, the smaller tensors, and no sum
+        is a slot (at `t = sqrt d` it would be the message itself).
+        """
+        point = self._root_d / 2
+        p = bilinear(x[0], w[0])
+        q = bilinear(x[1], w[1] * (self.d / 2))
+        r = bilinear(x[0] + x[1] * point, (w[0] + w[1] * point) * 2.0)
+        return p, q, r
 
     def apply(self, function: Callable[..., Tensor], *xs: Ciphertext) -> Ciphertext:
         """Apply a function to the slots. Law: `to_slots(apply(f, x)) == f(to_slots(x))`."""

@@ -38,6 +38,11 @@ class EvaluationKey:
         """Return R `[n, n]`: this is key material."""
         return self._r
 
+    @property
+    def n(self) -> int:
+        """Return the number of slots."""
+        return len(self._r)
+
     def algebra(self) -> Algebra:
         """Return the algebra of the ciphertexts under this key."""
         return Algebra(self._r)
@@ -62,6 +67,18 @@ class EvaluationKey:
             raise KeyFileError(f"cannot read the evaluation key {path}: {error.strerror}") from None
         except (ValueError, TypeError, KeyError):
             raise KeyFileError(f"{path} is not an evaluation key: name the trainer/domain.eval file") from None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by domain and R."""
+        return (
+            isinstance(other, EvaluationKey)
+            and self._domain == other._domain
+            and np.array_equal(self._r, other._r)
+        )
+
+    def __hash__(self) -> int:
+        """Hash the domain alone."""
+        return hash(self._domain)
 
     def __repr__(self) -> str:
         """Name the domain and nothing of the key."""

@@ -18,8 +18,10 @@ Values = NDArray[np.floating]
 
 
 def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
-    """Encrypt `[...]` to rows `[..., n]` with decoys uniform in the values' range."""
+    """Encrypt `[...]` to rows `[..., n]` with decoys uniform in the values' range, of width 2 if they are constant."""
     low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - 1.0, high + 1.0
     decoys = domain.noise().uniform(low, high, (*values.shape, domain.n - 1))
     return _encrypt(domain, values, decoys, dtype)
 

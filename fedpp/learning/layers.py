@@ -115,8 +115,49 @@ class MaxPooling2D(Slotwise):
         super().__init__(algebra, lambda x: ops.max_pool(x, pool_size), **keywords)
 
 
-class Conv2D(EncryptedLayer):
-    """`keras.layers.Conv2D` on ciphertext, with encrypted kernel and bias.
+class _Linear(EncryptedLayer):
+    """A linear map with encrypted kernel and bias, and the functions of the slots that follow it.
+
+    What follows is part of the layer because between product and function the tensors can stay in slots. A
+    pooling comes before the bias: `max(x) + b == max(x + b)` to the last bit, since rounding is monotonic.
+    """
+
+    def __init__(
+        self,
+        algebra: Algebra,
+        *,
+        pool_size: int = 1,
+        activation: str | None = None,
+        **keywords: str | None,
+    ) -> None:
+        super().__init__(algebra, **keywords)
+        self.pool_size = pool_size
+        self.activation = keras.activations.get(activation) if activation else None
+
+    def linear(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Return the bilinear product of one tensor with one kernel."""
+        raise NotImplementedError
+
+    def build_weights(self, kernel: tuple[int, ...]) -> None:
+        """Add kernel and bias."""
+        self.kernel = self.add_ciphertext("kernel", kernel)
+        self.bias = self.add_ciphertext("bias", kernel[-1:])
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return `activation(pool(x * kernel) + bias)`."""
+        if self.activation is None and self.pool_size == 1:
+            return self.algebra.add(self.algebra.product(tuple(x), self.kernel, self.linear), self.bias)
+        products = self.algebra.product_slots(tuple(x), self.kernel, self.linear)
+        biases = self.algebra.to_slots(self.bias)
+        return self.algebra.from_slots(tuple(map(self._follow, products, biases)))
+
+    def _follow(self, slot: Tensor, bias: Tensor) -> Tensor:
+        pooled = ops.max_pool(slot, self.pool_size) if self.pool_size > 1 else slot
+        return self.activation(pooled + bias) if self.activation else pooled + bias
+
+
+class Conv2D(_Linear):
+    """`keras.layers.Conv2D` on ciphertext, with encrypted kernel and bias; max pooling may follow within it.
 
     `n` tensors `[batch, height, width, channels]` to `n` tensors `[batch, height', width', filters]`.
     """
@@ -129,42 +170,40 @@ class Conv2D(EncryptedLayer):
         *,
         strides: int = 1,
         padding: str = "same",
+        pool_size: int = 1,
+        activation: str | None = None,
         **keywords: str | None,
     ) -> None:
-        """Take the settings of the stock layer."""
-        super().__init__(algebra, **keywords)
+        """Take the settings of the stock layer, and the size of the max pooling before the activation."""
+        super().__init__(algebra, pool_size=pool_size, activation=activation, **keywords)
         self.filters, self.kernel_size, self.strides, self.padding = filters, kernel_size, strides, padding
 
     def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Add kernel and bias."""
-        shape = (self.kernel_size, self.kernel_size, shapes[0][-1], self.filters)
-        self.kernel = self.add_ciphertext("kernel", shape)
-        self.bias = self.add_ciphertext("bias", (self.filters,))
+        """Add kernel `[size, size, channels, filters]` and bias."""
+        self.build_weights((self.kernel_size, self.kernel_size, shapes[0][-1], self.filters))
 
-    def call(self, x: Ciphertext) -> Ciphertext:
-        """Return the convolution plus bias."""
-        return self.algebra.add(self.algebra.product(tuple(x), self.kernel, self._convolve), self.bias)
-
-    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+    def linear(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Return the convolution."""
         return ops.conv(x, kernel, strides=self.strides, padding=self.padding)
 
 
-class Dense(EncryptedLayer):
+class Dense(_Linear):
     """`keras.layers.Dense` on ciphertext: n tensors `[batch, features]` to n tensors `[batch, units]`."""
 
-    def __init__(self, algebra: Algebra, units: int, **keywords: str | None) -> None:
-        """Take the number of units; there is no activation: follow it with a `Slotwise`."""
-        super().__init__(algebra, **keywords)
+    def __init__(
+        self, algebra: Algebra, units: int, *, activation: str | None = None, **keywords: str | None
+    ) -> None:
+        """Take the settings of the stock layer."""
+        super().__init__(algebra, activation=activation, **keywords)
         self.units = units
 
     def build(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Add kernel and bias."""
-        self.kernel = self.add_ciphertext("kernel", (shapes[0][-1], self.units))
-        self.bias = self.add_ciphertext("bias", (self.units,))
+        """Add kernel `[features, units]` and bias."""
+        self.build_weights((shapes[0][-1], self.units))
 
-    def call(self, x: Ciphertext) -> Ciphertext:
-        """Return the matrix product plus bias."""
-        return self.algebra.add(self.algebra.product(tuple(x), self.kernel, ops.matmul), self.bias)
+    def linear(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Return the matrix product."""
+        return ops.matmul(x, kernel)
 
 
 class LSTM(EncryptedLayer):
@@ -190,20 +229,20 @@ class LSTM(EncryptedLayer):
         """Return the last hidden state, n tensors `[batch, units]`."""
         steps, features = x[0].shape[1:]
         flat = tuple(ops.reshape(part, (-1, features)) for part in x)
-        projected = self.algebra.add(self.algebra.product(flat, self.kernel, ops.matmul), self.bias)
-        inputs = tuple(ops.reshape(part, (-1, steps, 4 * self.units)) for part in projected)
-        order = reversed(range(steps)) if self.go_backwards else range(steps)
+        slots = self.algebra.product_slots(flat, self.kernel, ops.matmul)
+        biases = self.algebra.to_slots(self.bias)
+        gates = [
+            ops.reshape(slot + bias, (-1, steps, 4 * self.units))
+            for slot, bias in zip(slots, biases, strict=True)
+        ]
         hidden: Ciphertext = ()
-        cells: tuple[Tensor, ...] = ()
-        for step in order:
-            gates = tuple(part[:, step] for part in inputs)
+        cells: tuple[Tensor | None, ...] = (None,) * self.algebra.n
+        for step in reversed(range(steps)) if self.go_backwards else range(steps):
+            now = [slot[:, step] for slot in gates]
             if hidden:
-                gates = self.algebra.add(
-                    gates, self.algebra.product(hidden, self.recurrent_kernel, ops.matmul)
-                )
-            slots = self.algebra.to_slots(gates)
-            previous = cells or (None,) * self.algebra.n
-            states = [_cell(slot, cell) for slot, cell in zip(slots, previous, strict=True)]
+                recurrent = self.algebra.product_slots(hidden, self.recurrent_kernel, ops.matmul)
+                now = [slot + more for slot, more in zip(now, recurrent, strict=True)]
+            states = [_cell(slot, cell) for slot, cell in zip(now, cells, strict=True)]
             cells = tuple(cell for _, cell in states)
             hidden = self.algebra.from_slots(tuple(output for output, _ in states))
         return hidden

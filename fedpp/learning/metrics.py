@@ -57,6 +57,13 @@ def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
     )
 
 
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities `[examples classes]` of logits of the same shape."""
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = e / e.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def metrics(counts: Counts) -> Metrics:
     """Return the figures of these counts; the AUC is that of the scores' bins, ties counting half."""
     matrix = counts.confusion

@@ -26,11 +26,9 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Mod
     x = layers.FromRows(algebra, dtype=dtype)(rows)
     x = layers.Componentwise(algebra, lambda part: ops.reshape(part, (-1, *frame)), dtype=dtype)(x)
     for filters in network.filters:
-        x = layers.Conv2D(algebra, filters, network.kernel, dtype=dtype)(x)
-        x = layers.Slotwise(algebra, lambda part: ops.max_pool(part, 2), ops.relu, dtype=dtype)(x)
+        x = layers.Conv2D(algebra, filters, network.kernel, pool_size=2, activation="relu", dtype=dtype)(x)
     x = layers.Flatten(algebra, dtype=dtype)(x)
-    x = layers.Dense(algebra, network.dense, dtype=dtype)(x)
-    x = layers.ReLU(algebra, dtype=dtype)(x)
+    x = layers.Dense(algebra, network.dense, activation="relu", dtype=dtype)(x)
     sequence = (-1, network.frames, network.dense)
     x = layers.Componentwise(algebra, lambda part: ops.reshape(part, sequence), dtype=dtype)(x)
     x = layers.Bidirectional(algebra, network.lstm, dtype=dtype)(x)

@@ -23,7 +23,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
     def __init__(
         self,
         algebra: Algebra,
-        learning_rate: float,
+        learning_rate: float = 1e-3,
         *,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -49,7 +49,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
             self.build(variables)
         dtype = variables[0].dtype
         step = ops.cast(self.iterations + 1, dtype)
-        one, beta_1, beta_2 = (ops.cast(x, dtype) for x in (1.0, self.beta_1, self.beta_2))
+        one, beta_1, beta_2 = (ops.convert_to_tensor(x, dtype) for x in (1.0, self.beta_1, self.beta_2))
         correction = ops.sqrt(one - ops.power(beta_2, step)) / (one - ops.power(beta_1, step))
         rate = ops.cast(self.learning_rate, dtype) * correction
         n = self.algebra.n
@@ -64,3 +64,9 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
             for k, update in enumerate(self.algebra.from_slots(tuple(updates))):
                 variables[i + k].assign_sub(update)
         self.iterations.assign_add(1)
+
+    def restart(self) -> None:
+        """Forget all state but the learning rate, as if no step had been taken."""
+        for variable in self.variables if self.built else ():
+            if variable is not self._learning_rate:
+                variable.assign(ops.zeros_like(variable))

@@ -12,6 +12,7 @@ from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import DomainMismatchError
 from fedpp.learning import models
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.losses import EncryptedCrossEntropy
 from fedpp.learning.optimizers import Adam
 
@@ -58,13 +59,13 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 class EncryptedTrainer:
     """One encrypted network under one evaluation key, compiled once and used for many rounds."""
 
-    def __init__(self, network: NetworkSpec, key: EvaluationKey, learning_rate: float, dtype: Dtype) -> None:
+    def __init__(self, network: NetworkSpec, key: EvaluationKey, dtype: Dtype) -> None:
         """Build and compile the network; its weights are zero until `load`."""
         self.network, self.dtype, self.domain = network, dtype, key.domain
         self._algebra: Algebra = key.algebra()
         self.model = models.encrypted(network, self._algebra, dtype)
         self.model.compile(
-            optimizer=Adam(self._algebra, learning_rate),
+            optimizer=Adam(self._algebra),
             loss=EncryptedCrossEntropy(self._algebra, dtype),
             jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
         )
@@ -72,10 +73,7 @@ class EncryptedTrainer:
     def load(self, rows: models.Weights) -> None:
         """Set the weights, and forget the optimizer's state."""
         models.set_rows(self.model, self.network, self._algebra, rows)
-        optimizer = self.model.optimizer
-        for variable in optimizer.variables if optimizer.built else ():
-            if variable is not optimizer.learning_rate:
-                variable.assign(np.zeros(variable.shape))
+        self.model.optimizer.restart()
 
     def rows(self) -> dict[str, Rows]:
         """Return the weights as rows."""
@@ -85,6 +83,7 @@ class EncryptedTrainer:
         self,
         dataset: EncryptedDataset,
         *,
+        learning_rate: float,
         epochs: int,
         batch_size: int,
         seed: Sequence[int],
@@ -93,6 +92,7 @@ class EncryptedTrainer:
     ) -> list[float]:
         """Train on the training split; return the trace of the loss for each epoch."""
         self._check(dataset)
+        self.model.optimizer.learning_rate = learning_rate
         data = Batches(self._readers(dataset), dataset.indices("train"), batch_size, seed)
         history = self.model.fit(
             data, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose
@@ -107,6 +107,13 @@ class EncryptedTrainer:
             return np.zeros((0, self.network.classes, self._algebra.n), self.dtype)
         rows: Rows = self.model.predict(data, verbose=0)
         return rows
+
+    def check_model(self, model: EncryptedModel) -> None:
+        """Raise `DomainMismatchError` for a model of another domain."""
+        if model.domain != self.domain:
+            raise DomainMismatchError(
+                f"the model belongs to domain {model.domain[:16]}, the key to {self.domain[:16]}: take the other"
+            )
 
     def _readers(self, dataset: EncryptedDataset) -> tuple[Reader, Reader]:
         def frames(indices: NDArray[np.integer]) -> Rows:

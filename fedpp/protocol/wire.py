@@ -2,21 +2,24 @@
 
 ::
 
-    message      content the coordinator sends        content a site answers
-    query.describe          (nothing)                 "site": its description
-    query.initial_weights   "config"                  "arrays"
-    train                   "arrays", "config"        "arrays", "metrics" (num-examples)
-    evaluate                "arrays", "config"        "metrics" (counts)
+    message                 content of the question             content of the answer
+    query.describe          (nothing)                           "site": SiteDescription
+    query.initial_weights   "config": InitialWeightsRequest     "arrays"
+    train                   "config": TrainRequest, "arrays"    "arrays", "metrics": num-examples
+    evaluate                "config": EvaluateRequest, "arrays" "metrics": Counts
 
 A site that will not or cannot answer sends "refusal" with one line instead.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import FederationError
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
@@ -24,6 +27,53 @@ DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 
 Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every question about a network says."""
+
+    domain: str  # fingerprint; a site of another domain refuses
+    network: NetworkSpec
+    dtype: Dtype
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries this request."""
+        return ConfigRecord({**asdict(self), "network": self.network.to_json()})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_record` returned; raise `FederationError` for anything else."""
+        try:
+            return cls(**{**record, "network": NetworkSpec.from_json(record["network"])})
+        except (TypeError, KeyError) as error:
+            raise FederationError(f"the coordinator's request does not fit: {error}") from None
+
+
+@dataclass(frozen=True)
+class InitialWeightsRequest(Request):
+    """Ask for encrypted initial weights."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainRequest(Request):
+    """Ask for one round of local training."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    seed: int
+    round: int
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Request):
+    """Ask for the counts of one split."""
+
+    batch_size: int
+    split: str
 
 
 def pack_arrays(arrays: Arrays) -> ArrayRecord:

@@ -1,0 +1,101 @@
+"""The coordinator's ServerApp: it averages ciphertext, adds up counts, and holds no key.
+
+It writes `federation.json` (what happened, in public facts and counts) and `model.npz` (encrypted weights)
+into the run's `out` folder.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fedpp.config import NetworkSpec, RunConfig
+from fedpp.errors import FederationError
+from fedpp.files import replace
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.protocol import wire
+from fedpp.protocol.federation import FederationRecord
+
+from .admission import Admission, admit
+from .strategy import EncryptedFedAvg
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation as the run configuration says."""
+    federate(grid, RunConfig.from_mapping(dict(context.run_config)))
+
+
+def federate(grid: Grid, config: RunConfig) -> FederationRecord:
+    """Admit the sites, train for the given rounds, test, and write the results."""
+    started = time.monotonic()
+    admission = admit(grid, config)
+    network = network_of(admission, config)
+    initial = initial_weights(grid, admission, config, network)
+    common = (config.domain, network, config.dtype)
+    strategy = EncryptedFedAvg(
+        admission.sites,
+        wire.TrainRequest(
+            *common,
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            round=0,
+        ),
+        wire.EvaluateRequest(*common, batch_size=config.batch_size, split="validation"),
+    )
+    result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.wait_seconds)
+    questions = strategy.evaluation("test", result.arrays)
+    tested = strategy.counts(grid.send_and_receive(questions, timeout=config.wait_seconds))
+    record = FederationRecord(
+        domain=config.domain,
+        seed=config.seed,
+        dtype=config.dtype,
+        network=network,
+        sites=tuple(admission.sites.values()),
+        refused=dict(admission.refused),
+        rounds=tuple(strategy.rounds),
+        test=tested,
+        seconds=time.monotonic() - started,
+    )
+    out = Path(config.out)
+    EncryptedModel(network, config.domain, wire.unpack_arrays(result.arrays)).save(out / "model.npz")
+    replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
+    return record
+
+
+def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
+    """Return the network that fits the admitted sites' data."""
+    site = next(iter(admission.sites.values()))
+    return NetworkSpec(
+        site.frames,
+        site.height,
+        site.width,
+        site.channels,
+        len(site.classes),
+        filters=config.filter_sizes(),
+        kernel=config.kernel,
+        dense=config.dense,
+        lstm=config.lstm,
+    )
+
+
+def initial_weights(
+    grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec
+) -> ArrayRecord:
+    """Ask the first site's vault for encrypted initial weights."""
+    node, site = next(iter(admission.sites.items()))
+    request = wire.InitialWeightsRequest(config.domain, network, config.dtype, seed=config.seed)
+    question = Message(
+        RecordDict({wire.CONFIG: request.to_record()}),
+        dst_node_id=node,
+        message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}",
+    )
+    for reply in grid.send_and_receive([question], timeout=config.wait_seconds):
+        return wire.content_of(reply).array_records[wire.ARRAYS]
+    raise FederationError(f"site {site.name} did not send initial weights within {config.wait_seconds:.0f} s")

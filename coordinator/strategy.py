@@ -1,0 +1,134 @@
+"""Federated averaging of ciphertext: the average of the rows is the row of the average.
+
+McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round. Flower's own
+FedAvg aggregates whatever arrives; here a reply that does not fit is left out and named (`accept`).
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from fedpp.errors import FederationError
+from fedpp.protocol import wire
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.federation import RoundRecord
+from fedpp.protocol.site import SiteDescription
+
+Rows = dict[str, NDArray[np.generic]]
+
+
+class EncryptedFedAvg(Strategy):
+    """Train and evaluate on all admitted sites in each round; keep each round's counts and seconds."""
+
+    def __init__(
+        self, sites: Mapping[int, SiteDescription], train: wire.TrainRequest, evaluate: wire.EvaluateRequest
+    ) -> None:
+        self.sites = sites
+        self._train, self._evaluate = train, evaluate
+        self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._started = 0.0
+        self._trained: tuple[str, ...] = ()
+        self.rounds: list[RoundRecord] = []
+
+    def summary(self) -> None:
+        """Log who takes part."""
+        log(INFO, "\t└──> Sites: %s", ", ".join(site.name for site in self.sites.values()))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the weights and the round's request to every site."""
+        self._started = time.monotonic()
+        self._shapes = _shapes(wire.unpack_arrays(arrays))
+        request = dataclasses.replace(self._train, round=server_round)
+        return self._messages(MessageType.TRAIN, arrays, request)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the accepted updates; raise `FederationError` if there is none."""
+        updates: dict[str, tuple[int, Rows]] = {}
+        for site, reply in self._by_site(replies):
+            try:
+                updates[site.name] = accept(reply, site, self._shapes)
+            except FederationError as error:
+                log(WARNING, "round %d: update of %s left out: %s", server_round, site.name, error)
+        if not updates:
+            raise FederationError(f"round {server_round}: no site sent an update that fits")
+        self._trained = tuple(updates)
+        return wire.pack_arrays(average(list(updates.values()))), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the new weights for scoring on the validation split."""
+        return self.evaluation("validation", arrays)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Add up the vaults' counts."""
+        counts = self.counts(replies)
+        total = sum(list(counts.values())[1:], next(iter(counts.values())))
+        self.rounds.append(RoundRecord(server_round, self._trained, total, time.monotonic() - self._started))
+        return None
+
+    def evaluation(self, split: str, arrays: ArrayRecord) -> list[Message]:
+        """Return the questions for the counts of a split, one a site."""
+        return self._messages(MessageType.EVALUATE, arrays, dataclasses.replace(self._evaluate, split=split))
+
+    def counts(self, replies: Iterable[Message]) -> dict[str, Counts]:
+        """Return each site's counts; raise `FederationError` if no site sent any."""
+        counts: dict[str, Counts] = {}
+        for site, reply in self._by_site(replies):
+            try:
+                counts[site.name] = Counts.from_mapping(dict(wire.content_of(reply)[wire.METRICS]))
+            except FederationError as error:
+                log(WARNING, "counts of %s left out: %s", site.name, error)
+        if not counts:
+            raise FederationError("no site sent counts that fit")
+        return counts
+
+    def _messages(self, kind: str, arrays: ArrayRecord, request: wire.Request) -> list[Message]:
+        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: request.to_record()})
+        return [Message(content, dst_node_id=node, message_type=kind) for node in self.sites]
+
+    def _by_site(self, replies: Iterable[Message]) -> list[tuple[SiteDescription, Message]]:
+        # In the order of the sites' names: a floating-point sum must not depend on who answers first.
+        answered = {reply.metadata.src_node_id: reply for reply in replies}
+        return [(site, answered[node]) for node, site in self.sites.items() if node in answered]
+
+
+def accept(
+    reply: Message, site: SiteDescription, shapes: Mapping[str, tuple[tuple[int, ...], str]]
+) -> tuple[int, Rows]:
+    """Return a site's number of examples and its rows; raise `FederationError` if they do not fit."""
+    content = wire.content_of(reply)
+    rows = wire.unpack_arrays(content.array_records[wire.ARRAYS])
+    if _shapes(rows) != shapes:
+        raise FederationError("its arrays have other names, shapes or dtypes than the model")
+    if not all(np.isfinite(value).all() for value in rows.values()):
+        raise FederationError("its arrays hold values that are not finite")
+    examples = content.metric_records[wire.METRICS][wire.EXAMPLES]
+    if examples != site.sequences[0]:
+        raise FederationError(f"it counts {examples} examples and announced {site.sequences[0]}")
+    return site.sequences[0], rows
+
+
+def average(updates: Sequence[tuple[int, Rows]]) -> Rows:
+    """Return the mean of the arrays, weighted by the examples. Law: it commutes with decryption."""
+    total = sum(examples for examples, _ in updates)
+    return {
+        name: sum(rows[name] * rows[name].dtype.type(examples / total) for examples, rows in updates)
+        for name in updates[0][1]
+    }
+
+
+def _shapes(rows: Rows) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (value.shape, str(value.dtype)) for name, value in rows.items()}

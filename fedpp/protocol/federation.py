@@ -1,0 +1,88 @@
+"""What a coordinator writes of a finished federation: public facts and counts, no weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.errors import FederationError
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.site import SiteDescription
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round: who trained, the validation counts of all sites together, and its duration."""
+
+    number: int
+    sites: tuple[str, ...]
+    validation: Counts
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FederationRecord:
+    """One finished federation."""
+
+    domain: str  # fingerprint
+    seed: int
+    dtype: Dtype
+    network: NetworkSpec
+    sites: tuple[SiteDescription, ...]
+    refused: Mapping[str, str]  # site -> reason
+    rounds: tuple[RoundRecord, ...]
+    test: Mapping[str, Counts]  # site -> counts of the final model on its test split
+    seconds: float
+
+    def test_counts(self) -> Counts:
+        """Return the test counts of all sites together."""
+        counts = list(self.test.values())
+        return sum(counts[1:], counts[0])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return values fit for JSON."""
+        return {
+            "domain": self.domain,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "network": self.network.to_json(),
+            "sites": [site.to_mapping() for site in self.sites],
+            "refused": dict(self.refused),
+            "rounds": [
+                {
+                    "number": r.number,
+                    "sites": list(r.sites),
+                    "validation": r.validation.to_mapping(),
+                    "seconds": r.seconds,
+                }
+                for r in self.rounds
+            ],
+            "test": {site: counts.to_mapping() for site, counts in self.test.items()},
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a `federation.json`; raise `FederationError` if it is missing or damaged."""
+        try:
+            values = json.loads(path.read_text())
+            return cls(
+                **{
+                    **values,
+                    "network": NetworkSpec.from_json(values["network"]),
+                    "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
+                    "rounds": tuple(
+                        RoundRecord(
+                            r["number"], tuple(r["sites"]), Counts.from_mapping(r["validation"]), r["seconds"]
+                        )
+                        for r in values["rounds"]
+                    ),
+                    "test": {site: Counts.from_mapping(counts) for site, counts in values["test"].items()},
+                }
+            )
+        except OSError as error:
+            raise FederationError(f"cannot read the federation's record {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FederationError(f"{path} is not a federation's record: {error}") from None

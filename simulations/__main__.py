@@ -1,0 +1,93 @@
+"""`python -m simulations`: simulated federations and benchmarks on one machine."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpp.config import DTYPES
+from fedpp.errors import FedppError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except FedppError as error:
+        print(f"simulations {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"simulations {options.command}: interrupted", file=sys.stderr)
+        return 1
+    return status
+
+
+def list_scenarios(options: argparse.Namespace) -> int:
+    """Print the scenarios that come with the project."""
+    from .scenario import Scenario, names
+
+    scenarios = [Scenario.load(name) for name in names()]
+    if options.json:
+        print(json.dumps([{"name": s.name, "description": s.description} for s in scenarios]))
+    else:
+        for scenario in scenarios:
+            print(f"{scenario.name:12} {scenario.description}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a scenario and write its report."""
+    from .scenario import Scenario
+
+    scenario = Scenario.load(options.scenario).with_options(
+        seed=options.seed, dtype=options.dtype, layout=options.layout
+    )
+    from fedpp.report import summary
+
+    from .runner import run as run_scenario
+
+    report = run_scenario(scenario, options.data, options.out or Path("runs") / scenario.name, overwrite=options.overwrite)
+    print(json.dumps(report.to_mapping()) if options.json else summary(report))
+    print(f"report: {(options.out or Path('runs') / scenario.name) / 'report.html'}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure, and print figures."""
+    from .bench import BENCHMARKS
+
+    result = BENCHMARKS[options.name]()
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    for row in result["rows"]:
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help=list_scenarios.__doc__, description=list_scenarios.__doc__)
+    listed.set_defaults(run=list_scenarios)
+    started = commands.add_parser("run", help=run.__doc__, description=run.__doc__)
+    started.set_defaults(run=run)
+    started.add_argument("scenario", help="a name from `list`, or a .yaml file")
+    started.add_argument("--data", type=Path, help="folder of raw data, divided among the sites by patient")
+    started.add_argument("--layout", choices=("auto", "frames", "dicom"))
+    started.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
+    started.add_argument("--seed", type=int)
+    started.add_argument("--dtype", choices=DTYPES)
+    started.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
+    measured.set_defaults(run=bench)
+    measured.add_argument("name", nargs="?", default="step", choices=("step",))
+    for command in (listed, started, measured):
+        command.add_argument("--json", action="store_true", help="print one JSON value")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""A simulated federation's scenario: one YAML file, parsed once, unknown keys rejected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from fedpp.config import Dtype
+from fedpp.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "scenarios"
+
+
+@dataclass(frozen=True)
+class PhantomData:
+    """Phantom hospitals: `patients` a hospital, `visits` a patient, images of `size` x `size` pixels."""
+
+    hospitals: int = 3
+    patients: int = 40
+    visits: int = 4
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is simulated. `phantom` is None where the data are given on the command line."""
+
+    name: str
+    description: str
+    sites: int
+    rounds: int
+    phantom: PhantomData | None = None
+    layout: str = "auto"
+    classes: tuple[str, ...] | None = None
+    negative: str | None = None
+    shuffle_labels: bool = False  # a control: nothing can be learned, so the AUC must be about 0.5
+    frames: int = 4
+    size: int = 64
+    validation: float = 0.15
+    test: float = 0.25
+    n: int = 2
+    dtype: Dtype = "float32"
+    seed: int = 0
+    epochs: int = 2
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    filters: tuple[int, ...] = (16, 32, 64)
+    dense: int = 64
+    lstm: int = 64
+    plaintext_federated: bool = True  # train the plaintext twin too, for comparison and parity
+    control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Read a scenario by its name or its file; raise `ConfigError` for unknown names and keys."""
+        path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+        try:
+            values = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no scenario {name!r}: known are {', '.join(names())}, or name a .yaml file"
+            ) from None
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read scenario {path}: {' '.join(str(error).split())}") from None
+        return cls._checked({"name": path.stem, **values} if isinstance(values, dict) else {}, path)
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], path: Path) -> Self:
+        values = {name.replace("-", "_"): value for name, value in values.items()}
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        missing = sorted({"description", "sites", "rounds"} - set(values))
+        if unknown or missing:
+            raise ConfigError(
+                f"scenario {path}: {', '.join([f'unknown {k}' for k in unknown] + [f'missing {k}' for k in missing])}; "
+                f"known are {', '.join(sorted(known))}"
+            )
+        try:
+            if isinstance(values.get("phantom"), dict):
+                values["phantom"] = PhantomData(**values["phantom"])
+            for name in ("classes", "filters"):
+                if name in values:
+                    values[name] = tuple(values[name])
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"scenario {path}: {error}") from None
+
+    def with_options(self, *, seed: int | None, dtype: Dtype | None, layout: str | None) -> Self:
+        """Return this scenario with what the command line says differently."""
+        given = {"seed": seed, "dtype": dtype, "layout": layout}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def names() -> list[str]:
+    """Return the scenarios that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -1,0 +1,143 @@
+"""The site's ClientApp: it trains on ciphertext and asks the vault for what needs the domain secret.
+
+It is told three addresses (`SiteConfig`): the encrypted dataset, the evaluation key and the vault. It never
+holds the domain secret; what the evaluation key lets its reader see is said in docs/threats.md. In a
+deployment the addresses stand in the SuperNode's node configuration; in a simulation, whose nodes know a
+number only, in files of a folder that `FEDPP_SITES` names.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.config import SPLITS, Dtype, NetworkSpec, SiteConfig
+from fedpp.errors import ConfigError, DomainMismatchError, FedppError
+from fedpp.protocol import wire
+from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.vault_client import VaultClient
+
+if TYPE_CHECKING:
+    from fedpp.learning.training import EncryptedTrainer
+
+SITES_FOLDER = "FEDPP_SITES"
+
+app = ClientApp()
+
+
+def answering(handler: Callable[[RecordDict, SiteConfig], RecordDict]) -> Callable[[Message, Context], Message]:
+    """Turn a handler into a ClientApp function that answers our own errors with their one line."""
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            return Message(handler(message.content, site_config(context)), reply_to=message)
+        except FedppError as error:
+            return wire.refuse(str(error), message)
+
+    return answer
+
+
+def site_config(context: Context) -> SiteConfig:
+    """Return the addresses of this node's site."""
+    node = dict(context.node_config)
+    if "partition-id" not in node:
+        return SiteConfig.from_mapping(node)
+    folder = os.environ.get(SITES_FOLDER)
+    if folder is None:
+        raise ConfigError(f"a simulated node needs the folder of site files in {SITES_FOLDER}")
+    return SiteConfig.from_mapping(json.loads((Path(folder) / f"{node['partition-id']}.json").read_text()))
+
+
+@app.query(wire.DESCRIBE)
+@answering
+def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
+    """Answer the site's description, after checking that key, dataset and vault belong together."""
+    key, dataset = _open(site)
+    with VaultClient(site.vault) as vault:
+        info = vault.info()
+    for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
+        if domain != key.domain:
+            raise DomainMismatchError(
+                f"site {site.name}: its {what} belongs to domain {domain[:16]}, its evaluation key to "
+                f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
+            )
+    description = SiteDescription(
+        name=site.name,
+        domain=info.domain,
+        frames=info.frames,
+        height=info.height,
+        width=info.width,
+        channels=info.channels,
+        classes=info.classes,
+        sequences=tuple(info.examples.get(split, 0) for split in SPLITS),
+        patients=tuple(info.patients.get(split, 0) for split in SPLITS),
+    )
+    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})
+
+
+@app.query(wire.INITIAL_WEIGHTS)
+@answering
+def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Answer the initial weights, encrypted by the vault."""
+    request = wire.InitialWeightsRequest.from_record(content[wire.CONFIG])
+    with VaultClient(site.vault) as vault:
+        rows = vault.initial_weights(request.network, request.seed, request.dtype)
+    return RecordDict({wire.ARRAYS: wire.pack_arrays(rows)})
+
+
+@app.train()
+@answering
+def train(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
+    request = wire.TrainRequest.from_record(content[wire.CONFIG])
+    key, dataset = _open(site, request.domain)
+    trainer = _trainer(request.network, key, request.dtype)
+    trainer.load(wire.unpack_arrays(content[wire.ARRAYS]))
+    trainer.fit(
+        dataset,
+        learning_rate=request.learning_rate,
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        seed=(request.seed, request.round),
+    )
+    examples = MetricRecord({wire.EXAMPLES: len(dataset.indices("train"))})
+    return RecordDict({wire.ARRAYS: wire.pack_arrays(trainer.rows()), wire.METRICS: examples})
+
+
+@app.evaluate()
+@answering
+def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Predict a split on ciphertext, let the vault score it, and answer the counts."""
+    request = wire.EvaluateRequest.from_record(content[wire.CONFIG])
+    key, dataset = _open(site, request.domain)
+    trainer = _trainer(request.network, key, request.dtype)
+    trainer.load(wire.unpack_arrays(content[wire.ARRAYS]))
+    logits = trainer.logits(dataset, request.split, request.batch_size)
+    with VaultClient(site.vault) as vault:
+        counts = vault.score(request.split, logits)
+    return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+
+
+def _open(site: SiteConfig, domain: str | None = None) -> tuple[EvaluationKey, EncryptedDataset]:
+    key = EvaluationKey.load(site.evaluation_key)
+    if domain not in (None, key.domain):
+        raise DomainMismatchError(
+            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {domain[:16]}: "  # type: ignore[index]
+            "ask for a run of this domain, or join with the run's evaluation key"
+        )
+    return key, EncryptedDataset.open(site.dataset)
+
+
+# A simulation's processes live through all rounds and sites; tracing the network again takes seconds.
+@lru_cache(maxsize=1)
+def _trainer(network: NetworkSpec, key: EvaluationKey, dtype: Dtype) -> "EncryptedTrainer":
+    from fedpp.learning.training import EncryptedTrainer  # noqa: PLC0415  (TensorFlow: only when it is needed)
+
+    return EncryptedTrainer(network, key, dtype)
