@@ -70,13 +70,13 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
             )
     description = SiteDescription(
         name=site.name,
-        domain=info.domain,
+        domain=key.domain,
         frames=info.frames,
         height=info.height,
         width=info.width,
         channels=info.channels,
         classes=info.classes,
-        sequences=tuple(info.examples.get(split, 0) for split in SPLITS),
+        sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
     return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})

@@ -1,0 +1,162 @@
+"""DICOM: a folder of files, or one file, as grey sequences.
+
+A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order
+of study date and time, series and instance number. Files without an image (reports, waveforms) are passed over
+in a folder. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files and
+never what their tags hold.
+"""
+
+import csv
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from fedpp.errors import RawDataError
+
+from .dicom_pixels import display_frames
+from .sequence import Frame, ImageSequence
+
+LABELS = "labels.csv"
+_MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+# What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
+_DAMAGE = (
+    InvalidDicomError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+Order = tuple[str, str, int, int, str]
+
+
+def is_dicom(file: Path) -> bool:
+    """Tell whether a file carries the mark of DICOM."""
+    try:
+        with file.open("rb") as content:
+            content.seek(_MARK_OFFSET)
+            return content.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
+def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
+    """Return the sequences of a folder or file, the number of image files, and of files passed over.
+
+    Raises `RawDataError` that names the file which cannot be read, or where there is no image at all.
+    """
+    single = path.is_file()
+    files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
+    labels = {} if single else _labels(path / LABELS)
+    sequences: list[ImageSequence] = []
+    visits: dict[str, list[tuple[Order, Frame]]] = {}
+    passed = 0
+    for file in files:
+        with _quiet():
+            image = _opened(file)
+            if not any(name in image for name in _PIXELS):
+                if single:
+                    raise RawDataError(f"{file} holds no image: name a DICOM file with pixels")
+                passed += 1
+                continue
+            patient, order = _identity(image, file)
+            frames = _frames(image, file)
+        if len(frames) > 1:
+            name = str(image.get("SOPInstanceUID") or file.name)
+            sequences.append(ImageSequence(name, patient, _label(labels, patient, path), frames))
+        else:
+            visits.setdefault(patient, []).append((order, frames[0]))
+    for patient, dated in visits.items():
+        ordered = tuple(frame for _, frame in sorted(dated, key=lambda visit: visit[0]))
+        sequences.append(ImageSequence("visits", patient, _label(labels, patient, path), ordered))
+    if not sequences:
+        raise RawDataError(f"{path} holds no DICOM image")
+    return sequences, len(files) - passed, passed
+
+
+def _opened(file: Path) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(file)
+    except InvalidDicomError:
+        raise RawDataError(f"{file} is no DICOM file: its header lacks the mark DICM") from None
+    except _DAMAGE as error:
+        raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
+
+
+def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, Order]:
+    """Return whose image it is, and where it stands among that patient's."""
+    try:
+        patient = str(image.get("PatientID") or "").strip() or f"file {file}"
+        return patient, (
+            str(image.get("StudyDate") or ""),
+            str(image.get("StudyTime") or ""),
+            int(image.get("SeriesNumber") or 0),
+            int(image.get("InstanceNumber") or 0),
+            str(file),
+        )
+    except _DAMAGE as error:
+        raise RawDataError(f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}") from None
+
+
+def _frames(image: pydicom.Dataset, file: Path) -> tuple[Frame, ...]:
+    try:
+        frames = tuple(display_frames(image))
+    except _DAMAGE as error:
+        raise RawDataError(f"cannot decode the pixels of {file}: {_reason(image, error)}") from None
+    if not all(np.isfinite(frame).all() for frame in frames):
+        raise RawDataError(f"{file} holds pixels that are not finite")
+    return frames
+
+
+def _reason(image: pydicom.Dataset, error: Exception) -> str:
+    """Say what is wrong without quoting the error, which may quote a tag."""
+    if isinstance(error, RuntimeError | NotImplementedError):
+        return f"no decoder for its transfer syntax {image.file_meta.TransferSyntaxUID.name} is installed"
+    if "number of bytes of pixel data" in str(error):
+        return "it holds fewer pixels than its header says; get the whole file again"
+    return f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
+
+
+def _labels(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        return {}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as content:
+            return {row["patient"]: row["label"] for row in csv.DictReader(content)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RawDataError(f"cannot read {file}: {error}") from None
+    except KeyError:
+        raise RawDataError(f"{file} needs the columns patient and label") from None
+
+
+def _label(labels: dict[str, str], patient: str, path: Path) -> str | None:
+    if labels and not labels.get(patient):
+        raise RawDataError(f"{path / LABELS} gives no label to one of the patients in {path}: complete it")
+    return labels.get(patient)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote tags, off the terminal."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

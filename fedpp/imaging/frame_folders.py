@@ -1,0 +1,96 @@
+"""Folders of frames: `index.csv` with columns sequence, patient, label, and one folder of images a sequence.
+
+A frame folder is named by `sequence`; its images are ordered by the numbers in their names. An optional column
+`time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fedpp.errors import RawDataError
+
+from .sequence import Frame, ImageSequence
+
+INDEX = "index.csv"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+COLUMNS = ("sequence", "patient", "label")
+
+
+def read_frame_folders(folder: Path) -> list[ImageSequence]:
+    """Return the sequences of an index; raise `RawDataError` for a file that is missing or cannot be read."""
+    rows = _rows(folder / INDEX)
+    for row in rows:
+        if not _folder(folder, row).is_dir():
+            raise RawDataError(f"{folder / INDEX} names {_folder(folder, row)}, which is missing: restore or remove it")
+    return [
+        ImageSequence(
+            sequence,
+            parts[0]["patient"],
+            parts[0]["label"] or None,
+            tuple(_frame(file) for row in parts for file in _files(_folder(folder, row))),
+        )
+        for sequence, parts in _grouped(rows).items()
+    ]
+
+
+def _rows(index: Path) -> list[dict[str, str]]:
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RawDataError(f"cannot read the index {index}: {error}") from None
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise RawDataError(f"{index} has no column {', '.join(missing)}: it has {', '.join(columns) or 'none'}")
+    if not rows:
+        raise RawDataError(f"{index} names no sequence")
+    for line, row in enumerate(rows, start=2):
+        if not row["sequence"] or not row["patient"]:
+            raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
+    return rows
+
+
+def _grouped(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(row["sequence"], []).append(row)
+    for sequence, parts in groups.items():
+        if len({(row["patient"], row["label"]) for row in parts}) > 1:
+            raise RawDataError(f"the index gives sequence {sequence} more than one patient or label")
+        if len(parts) > 1 and len({row.get("time") for row in parts}) < len(parts):
+            raise RawDataError(f"the index names sequence {sequence} twice: give each part a time of its own")
+        parts.sort(key=lambda row: _natural(row.get("time") or ""))
+    return groups
+
+
+def _folder(root: Path, row: dict[str, str]) -> Path:
+    folder = root / row["sequence"]
+    dated = folder / (row.get("time") or "")
+    return dated if dated.is_dir() else folder
+
+
+def _files(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Order by the numbers in a name: frame 2 before frame 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _frame(file: Path) -> Frame:
+    try:
+        with Image.open(file) as image:
+            grey = image if image.mode in ("I;16", "I", "F") else image.convert("L")
+            return np.asarray(grey, dtype=np.float64)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise RawDataError(f"cannot read the image {file}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,54 @@
+"""Arrays as streams of chunks, so that no message comes near gRPC's limit of 4 MiB."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import DTYPES
+from fedpp.errors import VaultError
+from fedpp.protocol import vault_pb2
+
+CHUNK_BYTES = 2**20
+MOST_BYTES = 2**32  # of one array
+
+
+def to_chunks(name: str, array: NDArray[np.floating]) -> Iterator[vault_pb2.ArrayChunk]:
+    """Yield a header and the data of an array of dtype float32 or float64."""
+    content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    yield vault_pb2.ArrayChunk(name=name, dtype=str(array.dtype), shape=array.shape)
+    data = memoryview(content.reshape(-1).view(np.uint8))
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield vault_pb2.ArrayChunk(data=bytes(data[start : start + CHUNK_BYTES]))
+
+
+def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """Yield name and array for each header with its data; raise `VaultError` where they do not fit."""
+    header: vault_pb2.ArrayChunk | None = None
+    data = bytearray()
+    for chunk in chunks:
+        if chunk.name:
+            if header is not None:
+                yield _array(header, data)
+            header, data = chunk, bytearray()
+            if chunk.dtype not in DTYPES or _bytes(chunk) > MOST_BYTES:
+                raise VaultError(f"array {chunk.name!r} has dtype {chunk.dtype!r} and shape {list(chunk.shape)}")
+        data += chunk.data
+        if header is None or len(data) > _bytes(header):
+            raise VaultError("an array's data do not fit its shape")
+    if header is not None:
+        yield _array(header, data)
+
+
+def _bytes(header: vault_pb2.ArrayChunk) -> int:
+    size = np.dtype(header.dtype).itemsize
+    for length in header.shape:
+        size *= length
+    return size
+
+
+def _array(header: vault_pb2.ArrayChunk, data: bytearray) -> tuple[str, NDArray[np.floating]]:
+    if len(data) != _bytes(header):
+        raise VaultError("an array's data do not fit its shape")
+    dtype = np.dtype(header.dtype)
+    return header.name, np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(header.shape)

@@ -1,0 +1,109 @@
+"""The vault's client: what the trainer may ask of the secret zone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.errors import VaultError
+from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
+from fedpp.protocol.counts import Counts
+
+T = TypeVar("T")
+
+SECONDS = 60.0  # to answer a call
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """Public facts about a vault's domain and dataset; counts are by split."""
+
+    domain: str  # fingerprint of the domain's card
+    dataset: str  # fingerprint of the manifest
+    frames: int
+    height: int
+    width: int
+    channels: int
+    classes: tuple[str, ...]
+    sequences: dict[str, int]
+    patients: dict[str, int]
+    dtype: str
+
+
+class VaultClient:
+    """A connection to one vault; every failure is a `VaultError` of one line."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(address)
+        self._vault = vault_pb2_grpc.VaultStub(self._channel)
+
+    def __enter__(self) -> Self:
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            self._channel.close()
+            raise VaultError(
+                f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def info(self) -> SiteInfo:
+        """Return what is public about the domain and the dataset."""
+        reply = self._call(lambda: self._vault.Info(vault_pb2.InfoRequest(), timeout=SECONDS))
+        return SiteInfo(
+            reply.domain,
+            reply.dataset,
+            reply.frames,
+            reply.height,
+            reply.width,
+            reply.channels,
+            tuple(reply.classes),
+            dict(reply.sequences),
+            dict(reply.patients),
+            reply.dtype,
+        )
+
+    def initial_weights(
+        self, network: NetworkSpec, seed: int, dtype: Dtype
+    ) -> dict[str, NDArray[np.floating]]:
+        """Return encrypted initial weights, rows `[*shape, n]` by name."""
+        request = vault_pb2.InitialWeightsRequest(network=network.to_json(), seed=seed, dtype=dtype)
+        return self._call(
+            lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=SECONDS)))
+        )
+
+    def score(self, split: str, logits: NDArray[np.floating]) -> Counts:
+        """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split."""
+
+        def requests() -> Iterator[vault_pb2.ScoreRequest]:
+            yield vault_pb2.ScoreRequest(split=split)
+            for chunk in chunks.to_chunks("logits", logits):
+                yield vault_pb2.ScoreRequest(logits=chunk)
+
+        reply = self._call(lambda: self._vault.Score(requests(), timeout=SECONDS))
+        classes = round(len(reply.confusion) ** 0.5)
+        return Counts(
+            reply.examples,
+            reply.loss_sum,
+            tuple(tuple(reply.confusion[k * classes : (k + 1) * classes]) for k in range(classes)),
+            tuple(reply.positive_scores),
+            tuple(reply.negative_scores),
+        )
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise VaultError(f"the vault at {self._address} refused: {error.details()}") from None

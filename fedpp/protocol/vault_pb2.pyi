@@ -1,0 +1,93 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class InfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InfoReply(_message.Message):
+    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype")
+    class SequencesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class PatientsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    domain: str
+    dataset: str
+    frames: int
+    height: int
+    width: int
+    channels: int
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    sequences: _containers.ScalarMap[str, int]
+    patients: _containers.ScalarMap[str, int]
+    dtype: str
+    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ...) -> None: ...
+
+class InitialWeightsRequest(_message.Message):
+    __slots__ = ("network", "seed", "dtype")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    seed: int
+    dtype: str
+    def __init__(self, network: _Optional[str] = ..., seed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
+
+class ArrayChunk(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("split", "logits")
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    split: str
+    logits: ArrayChunk
+    def __init__(self, split: _Optional[str] = ..., logits: _Optional[_Union[ArrayChunk, _Mapping]] = ...) -> None: ...
+
+class ScoreReply(_message.Message):
+    __slots__ = ("examples", "loss_sum", "confusion", "positive_scores", "negative_scores")
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
+    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    POSITIVE_SCORES_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_SCORES_FIELD_NUMBER: _ClassVar[int]
+    examples: int
+    loss_sum: float
+    confusion: _containers.RepeatedScalarFieldContainer[int]
+    positive_scores: _containers.RepeatedScalarFieldContainer[int]
+    negative_scores: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., positive_scores: _Optional[_Iterable[int]] = ..., negative_scores: _Optional[_Iterable[int]] = ...) -> None: ...

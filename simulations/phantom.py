@@ -1,0 +1,166 @@
+"""Phantom hospitals: chest-like DICOM images of invented patients whose lesion grows, or stays as it is.
+
+One visit tells little: lesions of both classes are drawn from overlapping sizes at every visit, and differ in
+contrast, place and background. The change over the visits tells all.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+GROWING, STABLE = "growing", "stable"
+
+_BITS = 12
+_DAYS_BETWEEN_VISITS = 90
+_GROWTH = 2.6  # of the radius, from the first visit to the last
+
+Image = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Scanner:
+    """What makes one hospital's images look unlike another's."""
+
+    contrast: float
+    noise: float  # standard deviation, as a share of the full range
+    photometric: str
+    slope: float  # rescale, stored to modality values
+    intercept: float
+
+
+_SCANNERS = (
+    _Scanner(1.0, 0.02, "MONOCHROME2", 1.0, 0.0),
+    _Scanner(0.75, 0.03, "MONOCHROME1", 1.0, 0.0),
+    _Scanner(0.9, 0.025, "MONOCHROME2", 2.0, -1024.0),
+)
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """Anatomy and lesion of one invented patient; lengths as shares of the image's side."""
+
+    identifier: str
+    growing: bool
+    lungs: tuple[float, float]  # half axes
+    ribs: float  # phase
+    lesion: tuple[float, float]  # row, column
+    radii: tuple[float, ...]  # of the lesion, by visit
+    brightness: float  # of the lesion
+
+
+def write_phantom(
+    folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int
+) -> list[Path]:
+    """Write `hospitals` folders of DICOM files and a labels.csv each; return the folders.
+
+    Each has `patients` patients, every second with a growing lesion, of `visits` images of `size` x `size`
+    pixels. The same arguments give the same files.
+    """
+    folders = []
+    for number in range(hospitals):
+        generator = np.random.default_rng((seed, number))
+        hospital = folder / f"hospital-{number + 1}"
+        hospital.mkdir(parents=True)
+        growing = generator.permutation(np.arange(patients) % 2 == 0)
+        people = [
+            _patient(f"PHANTOM-{number + 1}-{i + 1:04d}", bool(grows), visits, generator)
+            for i, grows in enumerate(growing)
+        ]
+        for patient in people:
+            _write_visits(
+                hospital / patient.identifier, patient, _SCANNERS[number % len(_SCANNERS)], size, generator
+            )
+        with (hospital / "labels.csv").open("w", newline="") as content:
+            table = csv.writer(content)
+            table.writerow(("patient", "label"))
+            table.writerows((p.identifier, GROWING if p.growing else STABLE) for p in people)
+        folders.append(hospital)
+    return folders
+
+
+def _patient(identifier: str, growing: bool, visits: int, generator: np.random.Generator) -> _Patient:  # noqa: FBT001
+    # The mean radius over the visits has one distribution for both classes.
+    mean = generator.uniform(0.075, 0.12)
+    steps = np.linspace(-0.5, 0.5, visits) if growing else np.zeros(visits)
+    radii = mean * _GROWTH**steps * generator.uniform(0.97, 1.03, visits)
+    side = generator.choice((-1, 1))
+    return _Patient(
+        identifier,
+        growing,
+        (generator.uniform(0.30, 0.36), generator.uniform(0.15, 0.18)),
+        generator.uniform(0, 2 * np.pi),
+        (0.5 + generator.uniform(-0.12, 0.12), 0.5 + side * generator.uniform(0.21, 0.27)),
+        tuple(radii),
+        generator.uniform(0.35, 0.55),
+    )
+
+
+def _drawn(patient: _Patient, radius: float, size: int, generator: np.random.Generator) -> Image:
+    """Draw one visit, `[size, size]` within 0 .. 1: lungs dark, body, ribs and lesion bright."""
+    jitter = generator.normal(0, 0.01, 2)
+    rows, columns = (np.mgrid[:size, :size] + 0.5) / size - jitter[:, None, None]
+
+    def soft(distance: Image, width: float) -> Image:
+        return 1 / (1 + np.exp(np.clip(distance / width, -50, 50)))
+
+    body = soft(np.hypot((rows - 0.55) / 0.62, (columns - 0.5) / 0.46) - 1, 0.04)
+    lungs = sum(
+        soft(np.hypot((rows - 0.5) / patient.lungs[0], (columns - center) / patient.lungs[1]) - 1, 0.06)
+        for center in (0.26, 0.74)
+    )
+    ribs = np.sin(2 * np.pi * (rows * 7 + (columns - 0.5) ** 2 * 3) + patient.ribs) ** 2
+    distance = np.hypot(rows - patient.lesion[0], columns - patient.lesion[1])
+    lesion = soft(distance - radius, 0.012)
+    return 0.65 * body - 0.4 * lungs + 0.06 * ribs * body + patient.brightness * lesion
+
+
+def _write_visits(
+    folder: Path, patient: _Patient, scanner: _Scanner, size: int, generator: np.random.Generator
+) -> None:
+    folder.mkdir()
+    top = 2**_BITS - 1
+    for visit, radius in enumerate(patient.radii):
+        shown = 0.5 + scanner.contrast * (_drawn(patient, radius, size, generator) - 0.5)
+        shown += generator.normal(0, scanner.noise, shown.shape)
+        stored = np.rint(np.clip(shown, 0, 1) * top)
+        if scanner.photometric == "MONOCHROME1":
+            stored = top - stored
+        _write(
+            folder / f"visit-{visit + 1}.dcm", patient.identifier, visit, stored.astype(np.uint16), scanner
+        )
+
+
+def _write(file: Path, patient: str, visit: int, stored: NDArray[np.uint16], scanner: _Scanner) -> None:
+    day = np.datetime64("2021-01-04") + visit * _DAYS_BETWEEN_VISITS
+    image = Dataset()
+    image.SOPClassUID = DigitalXRayImageStorageForPresentation
+    image.SOPInstanceUID = generate_uid(entropy_srcs=[patient, str(visit), "image"])
+    image.StudyInstanceUID = generate_uid(entropy_srcs=[patient, str(visit), "study"])
+    image.SeriesInstanceUID = generate_uid(entropy_srcs=[patient, str(visit), "series"])
+    image.Modality = "DX"
+    image.PatientID = patient
+    image.PatientName = f"Phantom^{patient}"
+    image.StudyDate = str(day).replace("-", "")
+    image.StudyTime = "093000"
+    image.SeriesNumber, image.InstanceNumber = 1, 1
+    image.Rows, image.Columns = stored.shape
+    image.SamplesPerPixel = 1
+    image.PhotometricInterpretation = scanner.photometric
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, _BITS, _BITS - 1
+    image.PixelRepresentation = 0
+    image.RescaleSlope, image.RescaleIntercept = scanner.slope, scanner.intercept
+    full = scanner.slope * (2**_BITS - 1)
+    image.WindowCenter, image.WindowWidth = scanner.intercept + full / 2, full
+    image.PixelData = stored.astype("<u2").tobytes()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.save_as(file, enforce_file_format=True)
