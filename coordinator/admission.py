@@ -3,16 +3,16 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from logging import INFO, WARNING
 
 from flwr.app import Message, MessageType, RecordDict
-from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
+
+from .strategy import note
 
 POLL_SECONDS = 0.5
 
@@ -26,11 +26,10 @@ class Admission:
 
 
 def admit(grid: Grid, config: RunConfig) -> Admission:
-    """Ask every connected node what it is; raise `FederationError` if fewer than `config.sites` are admitted."""
+    """Ask every connected node what it is; raise `FederationError` if too few sites are admitted."""
     nodes = _wait_for_nodes(grid, config)
     questions = [
-        Message(RecordDict(), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.DESCRIBE}")
-        for node in nodes
+        Message(RecordDict(), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.DESCRIBE}") for node in nodes
     ]
     described: dict[int, SiteDescription] = {}
     refused: dict[str, str] = {}
@@ -42,9 +41,9 @@ def admit(grid: Grid, config: RunConfig) -> Admission:
             refused[f"node {node}"] = str(error)
     admission = choose(described, refused, config)
     for site in admission.sites.values():
-        log(INFO, "admitted %s: %s sequences (train, validation, test)", site.name, site.sequences)
+        note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
     for name, reason in admission.refused.items():
-        log(WARNING, "refused %s: %s", name, reason)
+        note(f"refused {name}: {reason}")
     if len(admission.sites) < config.sites:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in admission.refused.items())
         raise FederationError(
@@ -53,9 +52,7 @@ def admit(grid: Grid, config: RunConfig) -> Admission:
     return admission
 
 
-def choose(
-    described: Mapping[int, SiteDescription], refused: Mapping[str, str], config: RunConfig
-) -> Admission:
+def choose(described: Mapping[int, SiteDescription], refused: Mapping[str, str], config: RunConfig) -> Admission:
     """Admit the sites of the run's domain that share the task of the first of them by name."""
     sites: dict[int, SiteDescription] = {}
     reasons = dict(refused)

@@ -64,7 +64,9 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         seconds=time.monotonic() - started,
     )
     out = Path(config.out)
-    EncryptedModel(network, config.domain, wire.unpack_arrays(result.arrays)).save(out / "model.npz")
+    EncryptedModel(network, config.domain, wire.unpack_arrays(RecordDict({wire.ARRAYS: result.arrays}))).save(
+        out / "model.npz"
+    )
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
 
@@ -85,9 +87,7 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     )
 
 
-def initial_weights(
-    grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec
-) -> ArrayRecord:
+def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:
     """Ask the first site's vault for encrypted initial weights."""
     node, site = next(iter(admission.sites.items()))
     request = wire.InitialWeightsRequest(config.domain, network, config.dtype, seed=config.seed)

@@ -5,9 +5,10 @@ FedAvg aggregates whatever arrives; here a reply that does not fit is left out a
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from logging import INFO, WARNING
+from logging import INFO
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -17,12 +18,13 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedpp.errors import FederationError
+from fedpp.learning.metrics import metrics
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.site import SiteDescription
 
-Rows = dict[str, NDArray[np.generic]]
+Rows = dict[str, NDArray[np.floating]]
 
 
 class EncryptedFedAvg(Strategy):
@@ -47,7 +49,7 @@ class EncryptedFedAvg(Strategy):
     ) -> Iterable[Message]:
         """Send the weights and the round's request to every site."""
         self._started = time.monotonic()
-        self._shapes = _shapes(wire.unpack_arrays(arrays))
+        self._shapes = _shapes(wire.unpack_arrays(RecordDict({wire.ARRAYS: arrays})))
         request = dataclasses.replace(self._train, round=server_round)
         return self._messages(MessageType.TRAIN, arrays, request)
 
@@ -60,7 +62,7 @@ class EncryptedFedAvg(Strategy):
             try:
                 updates[site.name] = accept(reply, site, self._shapes)
             except FederationError as error:
-                log(WARNING, "round %d: update of %s left out: %s", server_round, site.name, error)
+                note(f"round {server_round}: update of {site.name} left out: {error}")
         if not updates:
             raise FederationError(f"round {server_round}: no site sent an update that fits")
         self._trained = tuple(updates)
@@ -76,7 +78,10 @@ class EncryptedFedAvg(Strategy):
         """Add up the vaults' counts."""
         counts = self.counts(replies)
         total = sum(list(counts.values())[1:], next(iter(counts.values())))
-        self.rounds.append(RoundRecord(server_round, self._trained, total, time.monotonic() - self._started))
+        record = RoundRecord(server_round, self._trained, total, time.monotonic() - self._started)
+        self.rounds.append(record)
+        took = f"{len(self._trained)} sites, {record.seconds:.1f} s"
+        note(f"round {server_round}: {_figures(total)} on validation, {took}")
         return None
 
     def evaluation(self, split: str, arrays: ArrayRecord) -> list[Message]:
@@ -90,7 +95,7 @@ class EncryptedFedAvg(Strategy):
             try:
                 counts[site.name] = Counts.from_mapping(dict(wire.content_of(reply)[wire.METRICS]))
             except FederationError as error:
-                log(WARNING, "counts of %s left out: %s", site.name, error)
+                note(f"counts of {site.name} left out: {error}")
         if not counts:
             raise FederationError("no site sent counts that fit")
         return counts
@@ -105,12 +110,23 @@ class EncryptedFedAvg(Strategy):
         return [(site, answered[node]) for node, site in self.sites.items() if node in answered]
 
 
+def note(text: str) -> None:
+    """Tell the user on stderr how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _figures(counts: Counts) -> str:
+    figures = metrics(counts)
+    shown = {"loss": figures.loss, "accuracy": figures.accuracy, "AUC": figures.auc}
+    return ", ".join(f"{name} {'not defined' if v is None else f'{v:.3f}'}" for name, v in shown.items())
+
+
 def accept(
     reply: Message, site: SiteDescription, shapes: Mapping[str, tuple[tuple[int, ...], str]]
 ) -> tuple[int, Rows]:
     """Return a site's number of examples and its rows; raise `FederationError` if they do not fit."""
     content = wire.content_of(reply)
-    rows = wire.unpack_arrays(content.array_records[wire.ARRAYS])
+    rows = wire.unpack_arrays(content)
     if _shapes(rows) != shapes:
         raise FederationError("its arrays have other names, shapes or dtypes than the model")
     if not all(np.isfinite(value).all() for value in rows.values()):
@@ -125,7 +141,7 @@ def average(updates: Sequence[tuple[int, Rows]]) -> Rows:
     """Return the mean of the arrays, weighted by the examples. Law: it commutes with decryption."""
     total = sum(examples for examples, _ in updates)
     return {
-        name: sum(rows[name] * rows[name].dtype.type(examples / total) for examples, rows in updates)
+        name: np.sum([rows[name] * rows[name].dtype.type(k / total) for k, rows in updates], axis=0)
         for name in updates[0][1]
     }
 

@@ -138,9 +138,7 @@ class RunConfig:
         try:
             return tuple(int(size) for size in self.filters.split(","))
         except ValueError:
-            raise ConfigError(
-                f"run setting filters must be numbers like '16,32,64', got {self.filters!r}"
-            ) from None
+            raise ConfigError(f"run setting filters must be numbers like '16,32,64', got {self.filters!r}") from None
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,7 @@ class SiteConfig:
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
         typed = _typed(cls, values, "site setting")
-        return cls(
-            typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"]
-        )
+        return cls(typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
 
 
 # What Flower's run and node configurations may hold, per annotated type.
@@ -166,7 +162,7 @@ _ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), s
 
 
 def _typed(cls: type, values: Mapping[str, object], what: str) -> dict[str, Any]:
-    known = {field.name.replace("_", "-"): field for field in fields(cls)}  # type: ignore[arg-type]
+    known = {field.name.replace("_", "-"): field for field in fields(cls)}
     unknown = sorted(set(values) - set(known))
     missing = sorted(set(known) - set(values))
     if unknown or missing:

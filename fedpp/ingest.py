@@ -88,17 +88,13 @@ def ingest(
     try:
         with writer, bar:
             for position, (name, s) in enumerate(bar):
-                record = SequenceRecord(
-                    name, pseudonym("patient", s.patient), len(s.frames), splits[s.patient]
-                )
+                record = SequenceRecord(name, pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
                 label = None
                 if numbers is not None:
                     label = encrypt_labels(np.array([numbers[position]]), len(class_map.classes))[0]
                 writer.add(record, encrypt_frames(prepare(s, frames, height, width)), label)
     except OSError as error:
-        raise DatasetError(
-            f"cannot write the dataset {out}: {error.strerror or type(error).__name__}"
-        ) from None
+        raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
     used = Counter(numbers or ())
     return IngestSummary(
         str(out),

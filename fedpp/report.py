@@ -109,9 +109,7 @@ class Confusion:
     def __post_init__(self) -> None:
         """Refuse names that do not belong to the matrix."""
         if {len(self.classes)} != {len(self.matrix), *map(len, self.matrix)}:
-            raise FederationError(
-                f"a confusion of {len(self.matrix)} classes cannot have names {self.classes}"
-            )
+            raise FederationError(f"a confusion of {len(self.matrix)} classes cannot have names {self.classes}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -209,14 +207,12 @@ class Report:
             }
             return cls(**{**values, **parts})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FederationError(
-                f"not a report of this version of fedpp: {error!r}; run it again"
-            ) from error
+            raise FederationError(f"not a report of this version of fedpp: {error!r}; run it again") from error
 
 
 def write_report(out: Path, report: Report) -> None:
     """Write `report.json` and `report.html` into the folder `out`; a failure leaves earlier ones alone."""
-    from fedpp.report_page import render  # noqa: PLC0415  Jinja and Matplotlib load in a second
+    from fedpp.report_page import render
 
     record = report.to_mapping()
     texts = {
@@ -248,9 +244,7 @@ def summary(report: Report) -> str:
     """Return the final figures as lines for a terminal, beside the plaintext twin's where there is one."""
     twin = report.baselines.plaintext_federated
     tested = sum(map(sum, report.confusion.matrix))
-    lines = [
-        f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"
-    ]
+    lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
     for name, label in (
         ("accuracy", "accuracy"),
         ("sensitivity", "sensitivity"),
@@ -279,7 +273,7 @@ def _figure(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
+def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

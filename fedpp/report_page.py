@@ -54,8 +54,8 @@ class _Curve:
 
 def render(record: Mapping[str, Any]) -> str:
     """Return the page of a report's record; the same record gives the same text."""
-    import jinja2  # noqa: PLC0415  see the module's docstring
-    from markupsafe import Markup  # noqa: PLC0415
+    import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -67,7 +67,7 @@ def render(record: Mapping[str, Any]) -> str:
     loss, quality = _charts(rounds) if rounds else ("", "")
     return environment.from_string(TEMPLATE).render(
         record,
-        style=Markup(STYLE),
+        style=Markup(STYLE),  # noqa: S704
         loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
         quality_chart=Markup(quality),  # noqa: S704
         tested=sum(map(sum, record["confusion"]["matrix"])),
@@ -76,8 +76,7 @@ def render(record: Mapping[str, Any]) -> str:
         patients=None if None in patients else sum(patients),
         totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
         control=control,
-        within_control=parity is not None
-        and _size(parity["max_abs_probability_difference"]) <= _size(control),
+        within_control=parity is not None and _size(parity["max_abs_probability_difference"]) <= _size(control),
     )
 
 
@@ -139,8 +138,8 @@ def _chart(
     curves: Sequence[_Curve],
     limits: tuple[float, float] | None,
 ) -> str:
-    import matplotlib as mpl  # noqa: PLC0415  see the module's docstring
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's own matplotlibrc does not change a report
@@ -158,7 +157,7 @@ def _chart(
 
 
 def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("Round")
@@ -178,10 +177,7 @@ def _svg(figure: "Figure") -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = (
-        re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", svg.split(">", 1)[0])
-        + svg[svg.index(">") :]
-    )
+    svg = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", svg.split(">", 1)[0]) + svg[svg.index(">") :]
     for colour, variable in _COLOURS.items():
         svg = svg.replace(colour, variable)
     return svg
@@ -223,7 +219,8 @@ def _scientific(value: float | None) -> str:
     if value == 0:
         return "none: equal in every bit"
     digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    power = str(int(exponent)).translate(_SUPERSCRIPTS)
+    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{power}"
 
 
 def _words(name: str) -> str:

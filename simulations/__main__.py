@@ -48,9 +48,14 @@ def run(options: argparse.Namespace) -> int:
 
     from .runner import run as run_scenario
 
-    report = run_scenario(scenario, options.data, options.out or Path("runs") / scenario.name, overwrite=options.overwrite)
+    report = run_scenario(
+        scenario, options.data, options.out or Path("runs") / scenario.name, overwrite=options.overwrite
+    )
     print(json.dumps(report.to_mapping()) if options.json else summary(report))
-    print(f"report: {(options.out or Path('runs') / scenario.name) / 'report.html'}", file=sys.stderr if options.json else sys.stdout)
+    print(
+        f"report: {(options.out or Path('runs') / scenario.name) / 'report.html'}",
+        file=sys.stderr if options.json else sys.stdout,
+    )
     return 0
 
 

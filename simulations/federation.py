@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedpp.config import SiteConfig
 from fedpp.errors import FederationError, VaultError
+from fedpp.processes import QUIET_FLOWER
 from fedpp.protocol.federation import FederationRecord
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,12 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "sites.cli", "vault", "--address", site.vault),
-                *("--domain", str(domain_folder.resolve()), "--passphrase-file", str(passphrase_file.resolve())),
+                *(
+                    "--domain",
+                    str(domain_folder.resolve()),
+                    "--passphrase-file",
+                    str(passphrase_file.resolve()),
+                ),
                 *("--dataset", str(site.dataset.resolve())),
             ],
             cwd=ROOT,
@@ -39,10 +45,9 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
     ]
     try:
         for site, process in zip(sites, processes, strict=True):
-            assert process.stdout is not None
-            assert process.stderr is not None
-            if not process.stdout.readline().startswith("vault ready"):
-                raise VaultError(f"the vault of {site.name} did not start: {process.stderr.read().strip()}")
+            if not (process.stdout and process.stdout.readline().startswith("vault ready")):
+                reason = process.communicate()[1].strip().splitlines()
+                raise VaultError(f"the vault of {site.name} did not start: {''.join(reason[-1:])}")
         yield
     finally:
         for process in processes:
@@ -57,9 +62,7 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     Flower's simulated nodes know their number only, so the sites' addresses go through files, and the run
     configuration, which `run_simulation` cannot take, is put into the ServerApp's context here.
     """
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    os.environ |= QUIET_FLOWER
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
@@ -68,6 +71,7 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     from sites.app import SITES_FOLDER
     from sites.app import app as client_app
 
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # the apps tell the progress themselves
     server_app = ServerApp()
 
     @server_app.main()
@@ -78,7 +82,10 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
         for number, site in enumerate(sites):
             values = {name.replace("_", "-"): str(value) for name, value in asdict(site).items()}
-            values |= {"dataset": str(site.dataset.resolve()), "evaluation-key": str(site.evaluation_key.resolve())}
+            values |= {
+                "dataset": str(site.dataset.resolve()),
+                "evaluation-key": str(site.evaluation_key.resolve()),
+            }
             (Path(folder) / f"{number}.json").write_text(json.dumps(values))
         os.environ[SITES_FOLDER] = folder
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -88,7 +95,11 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
                 client_app,
                 num_supernodes=len(sites),
                 backend_config={
-                    "init_args": {"num_cpus": os.cpu_count(), "include_dashboard": False, "log_to_driver": False},
+                    "init_args": {
+                        "num_cpus": os.cpu_count() or 1,
+                        "include_dashboard": False,
+                        "log_to_driver": False,
+                    },
                     "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
                 },
             )

@@ -66,9 +66,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             dtype=scenario.dtype,
             progress=True,
         )
-        sites.append(
-            SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, f"unix:{sockets / name}.sock")
-        )
+        sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, f"unix:{sockets / name}.sock"))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 

@@ -57,9 +57,7 @@ class _Patient:
     brightness: float  # of the lesion
 
 
-def write_phantom(
-    folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int
-) -> list[Path]:
+def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int) -> list[Path]:
     """Write `hospitals` folders of DICOM files and a labels.csv each; return the folders.
 
     Each has `patients` patients, every second with a growing lesion, of `visits` images of `size` x `size`
@@ -76,9 +74,7 @@ def write_phantom(
             for i, grows in enumerate(growing)
         ]
         for patient in people:
-            _write_visits(
-                hospital / patient.identifier, patient, _SCANNERS[number % len(_SCANNERS)], size, generator
-            )
+            _write_visits(hospital / patient.identifier, patient, _SCANNERS[number % len(_SCANNERS)], size, generator)
         with (hospital / "labels.csv").open("w", newline="") as content:
             table = csv.writer(content)
             table.writerow(("patient", "label"))
@@ -120,7 +116,8 @@ def _drawn(patient: _Patient, radius: float, size: int, generator: np.random.Gen
     ribs = np.sin(2 * np.pi * (rows * 7 + (columns - 0.5) ** 2 * 3) + patient.ribs) ** 2
     distance = np.hypot(rows - patient.lesion[0], columns - patient.lesion[1])
     lesion = soft(distance - radius, 0.012)
-    return 0.65 * body - 0.4 * lungs + 0.06 * ribs * body + patient.brightness * lesion
+    image: Image = 0.65 * body - 0.4 * lungs + 0.06 * ribs * body + patient.brightness * lesion
+    return image
 
 
 def _write_visits(
@@ -134,9 +131,7 @@ def _write_visits(
         stored = np.rint(np.clip(shown, 0, 1) * top)
         if scanner.photometric == "MONOCHROME1":
             stored = top - stored
-        _write(
-            folder / f"visit-{visit + 1}.dcm", patient.identifier, visit, stored.astype(np.uint16), scanner
-        )
+        _write(folder / f"visit-{visit + 1}.dcm", patient.identifier, visit, stored.astype(np.uint16), scanner)
 
 
 def _write(file: Path, patient: str, visit: int, stored: NDArray[np.uint16], scanner: _Scanner) -> None:

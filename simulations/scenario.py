@@ -59,9 +59,7 @@ class Scenario:
         try:
             values = yaml.safe_load(path.read_text())
         except FileNotFoundError:
-            raise ConfigError(
-                f"no scenario {name!r}: known are {', '.join(names())}, or name a .yaml file"
-            ) from None
+            raise ConfigError(f"no scenario {name!r}: known are {', '.join(names())}, or name a .yaml file") from None
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read scenario {path}: {' '.join(str(error).split())}") from None
         return cls._checked({"name": path.stem, **values} if isinstance(values, dict) else {}, path)
@@ -89,7 +87,7 @@ class Scenario:
 
     def with_options(self, *, seed: int | None, dtype: Dtype | None, layout: str | None) -> Self:
         """Return this scenario with what the command line says differently."""
-        given = {"seed": seed, "dtype": dtype, "layout": layout}
+        given: dict[str, Any] = {"seed": seed, "dtype": dtype, "layout": layout}
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -20,7 +20,7 @@ from fedpp.learning import models
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import softmax
 from fedpp.learning.optimizers import Adam
-from fedpp.learning.training import Batches
+from fedpp.learning.training import Batches, Reader
 
 from .hospitals import Hospitals
 
@@ -97,12 +97,15 @@ class PlaintextTwin:
         for round_ in range(1, self.training.rounds + 1):
             updates = [self._train(site, weights, round_) for site in sites]
             weights = [
-                sum(w * w.dtype.type(k / sum(examples)) for k, w in zip(examples, parts, strict=True))
+                np.sum(
+                    [w * w.dtype.type(k / sum(examples)) for k, w in zip(examples, parts, strict=True)],
+                    axis=0,
+                )
                 for parts in zip(*updates, strict=True)
             ]
         return list(weights)
 
-    def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> NDArray[np.float64]:
+    def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
         """Return `[k, classes]` for all of a site's sequences."""
         self.model.set_weights(weights)
         data = Batches([self._frames(site)], np.arange(len(site.labels)), self.training.batch_size, None)
@@ -122,7 +125,7 @@ class PlaintextTwin:
         trained: list[Values] = self.model.get_weights()
         return trained
 
-    def _frames(self, site: PlaintextSite):
+    def _frames(self, site: PlaintextSite) -> Reader:
         return lambda i: site.frames[i].astype(self.training.dtype)
 
 

@@ -32,7 +32,9 @@ SITES_FOLDER = "FEDPP_SITES"
 app = ClientApp()
 
 
-def answering(handler: Callable[[RecordDict, SiteConfig], RecordDict]) -> Callable[[Message, Context], Message]:
+def answering(
+    handler: Callable[[RecordDict, SiteConfig], RecordDict],
+) -> Callable[[Message, Context], Message]:
     """Turn a handler into a ClientApp function that answers our own errors with their one line."""
 
     def answer(message: Message, context: Context) -> Message:
@@ -86,7 +88,7 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Answer the initial weights, encrypted by the vault."""
-    request = wire.InitialWeightsRequest.from_record(content[wire.CONFIG])
+    request = wire.InitialWeightsRequest.from_record(content.config_records[wire.CONFIG])
     with VaultClient(site.vault) as vault:
         rows = vault.initial_weights(request.network, request.seed, request.dtype)
     return RecordDict({wire.ARRAYS: wire.pack_arrays(rows)})
@@ -96,10 +98,10 @@ def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def train(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
-    request = wire.TrainRequest.from_record(content[wire.CONFIG])
+    request = wire.TrainRequest.from_record(content.config_records[wire.CONFIG])
     key, dataset = _open(site, request.domain)
     trainer = _trainer(request.network, key, request.dtype)
-    trainer.load(wire.unpack_arrays(content[wire.ARRAYS]))
+    trainer.load(wire.unpack_arrays(content))
     trainer.fit(
         dataset,
         learning_rate=request.learning_rate,
@@ -115,10 +117,10 @@ def train(content: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
-    request = wire.EvaluateRequest.from_record(content[wire.CONFIG])
+    request = wire.EvaluateRequest.from_record(content.config_records[wire.CONFIG])
     key, dataset = _open(site, request.domain)
     trainer = _trainer(request.network, key, request.dtype)
-    trainer.load(wire.unpack_arrays(content[wire.ARRAYS]))
+    trainer.load(wire.unpack_arrays(content))
     logits = trainer.logits(dataset, request.split, request.batch_size)
     with VaultClient(site.vault) as vault:
         counts = vault.score(request.split, logits)
@@ -127,9 +129,9 @@ def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 def _open(site: SiteConfig, domain: str | None = None) -> tuple[EvaluationKey, EncryptedDataset]:
     key = EvaluationKey.load(site.evaluation_key)
-    if domain not in (None, key.domain):
+    if domain is not None and domain != key.domain:
         raise DomainMismatchError(
-            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {domain[:16]}: "  # type: ignore[index]
+            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
     return key, EncryptedDataset.open(site.dataset)
@@ -138,6 +140,6 @@ def _open(site: SiteConfig, domain: str | None = None) -> tuple[EvaluationKey, E
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.
 @lru_cache(maxsize=1)
 def _trainer(network: NetworkSpec, key: EvaluationKey, dtype: Dtype) -> "EncryptedTrainer":
-    from fedpp.learning.training import EncryptedTrainer  # noqa: PLC0415  (TensorFlow: only when it is needed)
+    from fedpp.learning.training import EncryptedTrainer
 
     return EncryptedTrainer(network, key, dtype)

@@ -104,9 +104,7 @@ def inspect(options: argparse.Namespace) -> int:
             "shape": [manifest.frames, manifest.height, manifest.width, manifest.channels],
             "classes": list(manifest.classes),
             "sequences": {split: len(dataset.indices(split)) for split in SPLITS},
-            "patients": {
-                split: len({s.patient for s in manifest.sequences if s.split == split}) for split in SPLITS
-            },
+            "patients": {split: len({s.patient for s in manifest.sequences if s.split == split}) for split in SPLITS},
             "checksums": "intact",
         },
     )
@@ -132,9 +130,7 @@ def train(options: argparse.Namespace) -> int:
     if not manifest.classes:
         raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
     dtype = options.dtype or manifest.dtype
-    network = NetworkSpec(
-        manifest.frames, manifest.height, manifest.width, manifest.channels, len(manifest.classes)
-    )
+    network = NetworkSpec(manifest.frames, manifest.height, manifest.width, manifest.channels, len(manifest.classes))
 
     from fedpp.learning.training import EncryptedTrainer
 
@@ -158,7 +154,14 @@ def evaluate(options: argparse.Namespace) -> int:
     from fedpp.learning.metrics import count, metrics
 
     labels, probabilities, _ = _predictions(options, labelled=True)
-    _print(options, {"split": options.split, "examples": len(labels), **metrics(count(labels, probabilities)).to_mapping()})
+    _print(
+        options,
+        {
+            "split": options.split,
+            "examples": len(labels),
+            **metrics(count(labels, probabilities)).to_mapping(),
+        },
+    )
     return 0
 
 

@@ -49,7 +49,7 @@ def refusing(handler: Callable[..., Any]) -> Callable[..., Any]:
             _log.warning("%s refused: %s", handler.__name__, error)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except (ValueError, TypeError, IndexError, MemoryError) as error:
-            _log.error("%s failed: %s", handler.__name__, type(error).__name__)  # noqa: TRY400  no values in a log
+            _log.error("%s failed: %s", handler.__name__, type(error).__name__)
             context.abort(grpc.StatusCode.INTERNAL, "the vault failed; its own log says where")
 
     return call
@@ -99,7 +99,9 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         task = (m.frames, m.height, m.width, m.channels, len(m.classes))
         asked = (network.frames, network.height, network.width, network.channels, network.classes)
         if asked != task:
-            raise VaultError(f"the network is for {asked} (frames, height, width, channels, classes), the data are {task}")
+            raise VaultError(
+                f"the network is for {asked} (frames, height, width, channels, classes), the data are {task}"
+            )
         if network.parameters() > MOST_PARAMETERS:
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
         if request.dtype not in DTYPES:
@@ -107,7 +109,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         _log.info("InitialWeights: %d parameters", network.parameters())
         decoys = [initial_weights(network, secrets.randbits(63)) for _ in range(self._domain.n - 1)]
         message = initial_weights(network, request.seed)
-        return encryption.encrypt_weights(self._domain, message, decoys, request.dtype)  # type: ignore[arg-type]
+        return encryption.encrypt_weights(self._domain, message, decoys, request.dtype)
 
     @refusing
     def Score(self, requests: Iterable[vault_pb2.ScoreRequest]) -> vault_pb2.ScoreReply:  # noqa: N802
@@ -136,7 +138,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         labels = encryption.decrypt(self._domain, self._dataset.labels(indices))
         if not len(indices):
             return Counts.zero(classes)
-        if np.abs(labels - np.eye(classes)[labels.argmax(axis=1)]).max() > 0.01:  # noqa: PLR2004
+        if np.abs(labels - np.eye(classes)[labels.argmax(axis=1)]).max() > 0.01:
             raise VaultError("the dataset's labels do not decrypt to classes: it is damaged, ingest it again")
         values = encryption.decrypt(self._domain, logits)
         if not np.isfinite(values).all():

@@ -11,34 +11,40 @@ A value m is packed with n - 1 noise values into n *slots* `p = (m, r_2 .. r_n)`
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.floating]
 
 
 def encrypt(slots: Matrix, r: Matrix) -> Matrix:
-    """Return rows `c = p SK`. Law: `decrypt(encrypt(p, r), r) == p`."""
-    return slots @ np.linalg.inv(r)
+    """Pack slots into rows: `c = p SK`. Law: `decrypt(encrypt(p, r), r) == p`."""
+    rows: Matrix = slots @ np.linalg.inv(r)
+    return rows
 
 
 def decrypt(rows: Matrix, r: Matrix) -> Matrix:
     """Return slots `p = c R`; slot 0 is the message. Law: `decrypt(x + y) == decrypt(x) + decrypt(y)`."""
-    return rows @ r
+    slots: Matrix = rows @ r
+    return slots
 
 
 def structure_constants(r: Matrix) -> Matrix:
     """Return `E [n, n, n]`, `E_j = R diag(R[j, :]) SK`: the blocks of the unit rows."""
-    return np.einsum("ik,jk,kl->jil", r, r, np.linalg.inv(r))
+    constants: Matrix = np.einsum("ik,jk,kl->jil", r, r, np.linalg.inv(r))
+    return constants
 
 
 def to_block(rows: Matrix, r: Matrix) -> Matrix:
     """Return blocks `A(p) = R diag(p) SK = sum_j c_j E_j`. Law: `from_block(to_block(c, r), r) == c`."""
-    return np.einsum("...j,jil->...il", rows, structure_constants(r))
+    blocks: Matrix = np.einsum("...j,jil->...il", rows, structure_constants(r))
+    return blocks
 
 
 def from_block(blocks: Matrix, r: Matrix) -> Matrix:
     """Return rows `c = u^T A` with `u = SK^T 1`, since `u^T R` is the row of ones."""
-    return np.linalg.inv(r).sum(axis=0) @ blocks
+    rows: Matrix = np.linalg.inv(r).sum(axis=0) @ blocks
+    return rows
 
 
 def multiply(x: Matrix, y: Matrix, r: Matrix) -> Matrix:
-    """Return the rows of the product, `c_x (sum_j c_y,j E_j)`. Law: `decrypt(x * y) == decrypt(x) decrypt(y)`."""
-    return np.einsum("...i,...il->...l", x, to_block(y, r))
+    """Multiply: `c_x (sum_j c_y,j E_j)`. Law: `decrypt(x * y) == decrypt(x) decrypt(y)`."""
+    rows: Matrix = np.einsum("...i,...il->...l", x, to_block(y, r))
+    return rows

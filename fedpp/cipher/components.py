@@ -81,12 +81,8 @@ class Algebra:
             return (p + q * 2.0, (r - q - p * 2.0) * (1.0 / self._root_d))
         if self.n == 1:
             return (bilinear(x[0], w[0]),)
-        blocks = [
-            [self._combine(w, self._structure[:, i, k]) for i in range(self.n)] for k in range(self.n)
-        ]
-        return tuple(
-            sum((bilinear(x[i], row[i]) for i in range(1, self.n)), bilinear(x[0], row[0])) for row in blocks
-        )
+        blocks = [[self._combine(w, self._structure[:, i, k]) for i in range(self.n)] for k in range(self.n)]
+        return tuple(sum((bilinear(x[i], row[i]) for i in range(1, self.n)), bilinear(x[0], row[0])) for row in blocks)
 
     def product_slots(
         self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor] = operator.mul

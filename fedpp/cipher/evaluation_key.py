@@ -70,11 +70,7 @@ class EvaluationKey:
 
     def __eq__(self, other: object) -> bool:
         """Compare by domain and R."""
-        return (
-            isinstance(other, EvaluationKey)
-            and self._domain == other._domain
-            and np.array_equal(self._r, other._r)
-        )
+        return isinstance(other, EvaluationKey) and self._domain == other._domain and np.array_equal(self._r, other._r)
 
     def __hash__(self) -> int:
         """Hash the domain alone."""

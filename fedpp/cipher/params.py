@@ -16,7 +16,8 @@ MAX_CONDITION = 10.0  # of R: bounds how much rounding a trip through the cipher
 class DomainCard:
     """Names one epoch of one key domain; holds nothing secret.
 
-    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. The `fingerprint` covers all fields.
+    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. The `fingerprint`
+    covers all fields.
     """
 
     id: str

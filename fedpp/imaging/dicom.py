@@ -1,8 +1,8 @@
 """DICOM: a folder of files, or one file, as grey sequences.
 
 A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order
-of study date and time, series and instance number. Files without an image (reports, waveforms) are passed over
-in a folder. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files and
+of study date and time, series and instance number. Files without an image (reports, waveforms) are passed
+over in a folder. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files and
 never what their tags hold.
 """
 
@@ -108,7 +108,9 @@ def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, Order]:
             str(file),
         )
     except _DAMAGE as error:
-        raise RawDataError(f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}") from None
+        raise RawDataError(
+            f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
+        ) from None
 
 
 def _frames(image: pydicom.Dataset, file: Path) -> tuple[Frame, ...]:

@@ -31,9 +31,7 @@ def display_frames(image: Dataset) -> list[Values]:
     if colour:
         return [frame @ _LUMA / (2**bits - 1) for frame in frames]
     low, high = _stored_range(stored, bits)
-    shown = [
-        _display(image, number, frame.astype(np.float64), low, high) for number, frame in enumerate(frames)
-    ]
+    shown = [_display(image, number, frame.astype(np.float64), low, high) for number, frame in enumerate(frames)]
     return [1 - frame for frame in shown] if photometric == "MONOCHROME1" else shown
 
 

@@ -17,9 +17,7 @@ class ClassMap:
     negative: str | None = None
 
     @classmethod
-    def choose(
-        cls, sequences: Iterable[ImageSequence], classes: tuple[str, ...] | None, negative: str | None
-    ) -> Self:
+    def choose(cls, sequences: Iterable[ImageSequence], classes: tuple[str, ...] | None, negative: str | None) -> Self:
         """Return the map that fits the sequences' labels.
 
         `classes` lists the labels in order; `negative` names one against all the rest; with neither, the
@@ -33,26 +31,20 @@ class ClassMap:
             raise ConfigError(f"classes must be at least two different labels, got {', '.join(classes)!r}")
         unlabelled = given.count(None)
         if labels and unlabelled:
-            raise RawDataError(
-                f"{unlabelled} of {len(given)} sequences have no label: label all of them, or none"
-            )
+            raise RawDataError(f"{unlabelled} of {len(given)} sequences have no label: label all of them, or none")
         if not labels:
             if classes is not None or negative is not None:
                 raise RawDataError("classes were chosen, but no sequence has a label: add labels")
             return cls(())
         if negative is not None:
             if negative not in labels:
-                raise RawDataError(
-                    f"no sequence has the negative label {negative!r}: labels are {_named(labels)}"
-                )
+                raise RawDataError(f"no sequence has the negative label {negative!r}: labels are {_named(labels)}")
             return cls((negative, f"not {negative}"), negative)
         unknown = sorted(set(labels) - set(classes or labels))
         if unknown:
             raise RawDataError(f"labels {_named(unknown)} are none of the classes {', '.join(classes or ())}")
         if classes is None and len(labels) < 2:
-            raise RawDataError(
-                f"all sequences have the label {labels[0]!r}: name the classes, negative first"
-            )
+            raise RawDataError(f"all sequences have the label {labels[0]!r}: name the classes, negative first")
         return cls(classes or tuple(labels))
 
     def number(self, label: str | None) -> int:

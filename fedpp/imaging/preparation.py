@@ -20,9 +20,7 @@ def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> ND
     chosen = np.rint(np.linspace(0, len(sequence.frames) - 1, frames)).astype(int)
     # shifted to start at 0, or PIL's float32 rounds a small contrast on a large offset away
     offset = min(float(frame.min()) for frame in sequence.frames)
-    resized = {
-        i: _resized(sequence.frames[i].astype(np.float64) - offset, height, width) for i in set(chosen)
-    }
+    resized = {i: _resized(sequence.frames[i].astype(np.float64) - offset, height, width) for i in set(chosen)}
     values = np.stack([resized[i] for i in chosen])[..., None]
     deviation = values.std()
     # a constant image comes back from resizing with rounding noise, which must not be blown up to 1

@@ -35,9 +35,7 @@ def split_patients(
     return splits
 
 
-def partition_patients(
-    sequences: Sequence[ImageSequence], parts: int, seed: int
-) -> list[list[ImageSequence]]:
+def partition_patients(sequences: Sequence[ImageSequence], parts: int, seed: int) -> list[list[ImageSequence]]:
     """Divide sequences among `parts` simulated sites: whole patients, those of each stratum dealt in turn."""
     patients = [patient for stratum in _strata(sequences, seed) for patient in stratum]
     if not 1 <= parts <= len(patients):

@@ -18,7 +18,10 @@ Values = NDArray[np.floating]
 
 
 def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
-    """Encrypt `[...]` to rows `[..., n]` with decoys uniform in the values' range, of width 2 if they are constant."""
+    """Encrypt `[...]` to rows `[..., n]`.
+
+    Decoys are uniform in the values' range, or in a range of width 2 around a constant.
+    """
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - 1.0, high + 1.0
@@ -43,7 +46,7 @@ def encrypt_weights(
     }
 
 
-def decrypt(domain: KeyDomain, rows: Values) -> NDArray[np.float64]:
+def decrypt(domain: KeyDomain, rows: Values) -> Values:
     """Return the messages `[...]` of rows `[..., n]`, in float64."""
     return algebra.decrypt(rows.astype(np.float64), domain.matrix())[..., 0]
 

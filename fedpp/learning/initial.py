@@ -1,4 +1,4 @@
-"""Initial weights in NumPy, as Keras's initialisers would draw them: the vault needs no TensorFlow for them."""
+"""Initial weights in NumPy, as Keras's initialisers would draw them: the vault needs no TensorFlow."""
 
 import secrets
 
@@ -19,19 +19,14 @@ def initial_weights(network: NetworkSpec, seed: int) -> dict[str, NDArray[np.flo
     return {spec.name: _draw(spec, generator).astype(np.float32).astype(np.float64) for spec in network.weights()}
 
 
-def encrypted_initial_weights(
-    network: NetworkSpec, seed: int, key: EvaluationKey
-) -> dict[str, NDArray[np.float64]]:
+def encrypted_initial_weights(network: NetworkSpec, seed: int, key: EvaluationKey) -> dict[str, algebra.Matrix]:
     """Return initial weights as rows `[*shape, n]`, with decoys of the same initialiser and secret seeds.
 
     Whoever holds the evaluation key can encrypt with it; so a site can start by itself. In a federation the
     vault of one site does the same with the domain's key.
     """
     draws = [initial_weights(network, s) for s in (seed, *(secrets.randbits(63) for _ in range(key.n - 1)))]
-    return {
-        name: algebra.encrypt(np.stack([draw[name] for draw in draws], axis=-1), key.matrix)
-        for name in draws[0]
-    }
+    return {name: algebra.encrypt(np.stack([draw[name] for draw in draws], axis=-1), key.matrix) for name in draws[0]}
 
 
 def _draw(spec: WeightSpec, generator: np.random.Generator) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ a model, n at a time, are its ciphertext weights. They start at zero: set them f
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import keras
 from keras import ops
@@ -26,8 +26,7 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
     def add_ciphertext(self, name: str, shape: tuple[int, ...]) -> Ciphertext:
         """Add one encrypted weight of this plaintext shape."""
         return tuple(
-            self.add_weight(name=f"{name}_{k}", shape=shape, initializer="zeros")
-            for k in range(self.algebra.n)
+            self.add_weight(name=f"{name}_{k}", shape=shape, initializer="zeros") for k in range(self.algebra.n)
         )
 
     def get_config(self) -> NoReturn:
@@ -54,7 +53,7 @@ class ToRows(EncryptedLayer):
 class Componentwise(EncryptedLayer):
     """Apply a linear map without weights (reshape, flatten, concatenation) to each tensor of the ciphertext."""
 
-    def __init__(self, algebra: Algebra, function: Callable[[Tensor], Tensor], **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, function: Callable[[Tensor], Tensor], **keywords: Any) -> None:
         """Hold the map; it must be linear."""
         super().__init__(algebra, **keywords)
         self.function = function
@@ -67,7 +66,7 @@ class Componentwise(EncryptedLayer):
 class Flatten(Componentwise):
     """`keras.layers.Flatten` on ciphertext."""
 
-    def __init__(self, algebra: Algebra, **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, **keywords: Any) -> None:
         """Take no settings of its own."""
         super().__init__(algebra, lambda x: ops.reshape(x, (ops.shape(x)[0], -1)), **keywords)
 
@@ -84,7 +83,7 @@ class Slotwise(EncryptedLayer):
     network pools and rectifies in one.
     """
 
-    def __init__(self, algebra: Algebra, *layers: Callable[[Tensor], Tensor], **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, *layers: Callable[[Tensor], Tensor], **keywords: Any) -> None:
         """Hold the layers, in the order in which they are applied."""
         super().__init__(algebra, **keywords)
         self.functions = layers
@@ -102,7 +101,7 @@ class Slotwise(EncryptedLayer):
 class ReLU(Slotwise):
     """`keras.layers.ReLU` on ciphertext."""
 
-    def __init__(self, algebra: Algebra, **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, **keywords: Any) -> None:
         """Take no settings of its own."""
         super().__init__(algebra, ops.relu, **keywords)
 
@@ -110,7 +109,7 @@ class ReLU(Slotwise):
 class MaxPooling2D(Slotwise):
     """`keras.layers.MaxPooling2D` on ciphertext: the maximum of the slots."""
 
-    def __init__(self, algebra: Algebra, pool_size: int = 2, **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, pool_size: int = 2, **keywords: Any) -> None:
         """Pool squares of this size without overlap."""
         super().__init__(algebra, lambda x: ops.max_pool(x, pool_size), **keywords)
 
@@ -128,7 +127,7 @@ class _Linear(EncryptedLayer):
         *,
         pool_size: int = 1,
         activation: str | None = None,
-        **keywords: str | None,
+        **keywords: Any,
     ) -> None:
         super().__init__(algebra, **keywords)
         self.pool_size = pool_size
@@ -172,7 +171,7 @@ class Conv2D(_Linear):
         padding: str = "same",
         pool_size: int = 1,
         activation: str | None = None,
-        **keywords: str | None,
+        **keywords: Any,
     ) -> None:
         """Take the settings of the stock layer, and the size of the max pooling before the activation."""
         super().__init__(algebra, pool_size=pool_size, activation=activation, **keywords)
@@ -190,9 +189,7 @@ class Conv2D(_Linear):
 class Dense(_Linear):
     """`keras.layers.Dense` on ciphertext: n tensors `[batch, features]` to n tensors `[batch, units]`."""
 
-    def __init__(
-        self, algebra: Algebra, units: int, *, activation: str | None = None, **keywords: str | None
-    ) -> None:
+    def __init__(self, algebra: Algebra, units: int, *, activation: str | None = None, **keywords: Any) -> None:
         """Take the settings of the stock layer."""
         super().__init__(algebra, activation=activation, **keywords)
         self.units = units
@@ -212,9 +209,7 @@ class LSTM(EncryptedLayer):
     The gates are functions of the slots, and so the cell's state stays in slots from step to step.
     """
 
-    def __init__(
-        self, algebra: Algebra, units: int, *, go_backwards: bool = False, **keywords: str | None
-    ) -> None:
+    def __init__(self, algebra: Algebra, units: int, *, go_backwards: bool = False, **keywords: Any) -> None:
         """Take the number of units and the direction."""
         super().__init__(algebra, **keywords)
         self.units, self.go_backwards = units, go_backwards
@@ -232,8 +227,7 @@ class LSTM(EncryptedLayer):
         slots = self.algebra.product_slots(flat, self.kernel, ops.matmul)
         biases = self.algebra.to_slots(self.bias)
         gates = [
-            ops.reshape(slot + bias, (-1, steps, 4 * self.units))
-            for slot, bias in zip(slots, biases, strict=True)
+            ops.reshape(slot + bias, (-1, steps, 4 * self.units)) for slot, bias in zip(slots, biases, strict=True)
         ]
         hidden: Ciphertext = ()
         cells: tuple[Tensor | None, ...] = (None,) * self.algebra.n
@@ -251,7 +245,7 @@ class LSTM(EncryptedLayer):
 class Bidirectional(EncryptedLayer):
     """`keras.layers.Bidirectional` of an LSTM on ciphertext: the two last states, concatenated."""
 
-    def __init__(self, algebra: Algebra, units: int, **keywords: str | None) -> None:
+    def __init__(self, algebra: Algebra, units: int, **keywords: Any) -> None:
         """Make one LSTM a direction."""
         super().__init__(algebra, **keywords)
         dtype = keywords.get("dtype")

@@ -23,7 +23,5 @@ class EncryptedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
         """Return the sum over slots of `-sum_k y_k log softmax(z)_k`, for each sequence."""
         labels = self.algebra.to_slots(self.algebra.from_rows(y_true))
         logits = self.algebra.to_slots(self.algebra.from_rows(y_pred))
-        losses = [
-            -ops.sum(y * ops.log_softmax(z, axis=-1), axis=-1) for y, z in zip(labels, logits, strict=True)
-        ]
+        losses = [-ops.sum(y * ops.log_softmax(z, axis=-1), axis=-1) for y, z in zip(labels, logits, strict=True)]
         return sum(losses[1:], losses[0])

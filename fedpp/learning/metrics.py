@@ -57,10 +57,10 @@ def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
     )
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return probabilities `[examples classes]` of logits of the same shape."""
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = e / e.sum(axis=1, keepdims=True)
+    probabilities: NDArray[np.floating] = e / e.sum(axis=1, keepdims=True)
     return probabilities
 
 

@@ -6,7 +6,7 @@ An uncompressed `.npz` without pickles: one array a weight, and a text `network`
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -33,7 +33,8 @@ class EncryptedModel:
     def save(self, path: Path) -> None:
         """Write the file; an older one is replaced whole."""
         content = BytesIO()
-        np.savez(content, network=self.network.to_json(), domain=self.domain, **self.rows)
+        arrays: dict[str, Any] = {"network": self.network.to_json(), "domain": self.domain, **self.rows}
+        np.savez(content, **arrays)
         replace(path, content.getvalue())
 
     @classmethod

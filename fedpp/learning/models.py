@@ -20,7 +20,10 @@ Weights = Mapping[str, NDArray[np.floating]]
 
 
 def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Model:
-    """Build the network on ciphertext: rows `[batch, frames, height, width, channels, n]` to `[batch, classes, n]`."""
+    """Build the network on ciphertext.
+
+    It takes rows `[batch, frames, height, width, channels, n]` to logits, rows `[batch, classes, n]`.
+    """
     frame = (network.height, network.width, network.channels)
     rows = keras.Input((network.frames, *frame, algebra.n), dtype=dtype)
     x = layers.FromRows(algebra, dtype=dtype)(rows)

@@ -12,8 +12,8 @@ from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import DomainMismatchError
 from fedpp.learning import models
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.losses import EncryptedCrossEntropy
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 
 Rows = NDArray[np.floating]
@@ -27,7 +27,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(
-        self, read: Sequence[Reader], indices: NDArray[np.integer], batch_size: int, seed: Sequence[int] | None
+        self,
+        read: Sequence[Reader],
+        indices: NDArray[np.integer],
+        batch_size: int,
+        seed: Sequence[int] | None,
     ) -> None:
         """Read `indices` with each reader, shuffled anew in each epoch, or in order if there is no seed."""
         super().__init__()
@@ -37,7 +41,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self._indices) // self._batch_size)
+        return (len(self._indices) + self._batch_size - 1) // self._batch_size
 
     def __getitem__(self, batch: int) -> tuple[Rows, ...]:
         """Return one array a reader."""
@@ -94,9 +98,7 @@ class EncryptedTrainer:
         self._check(dataset)
         self.model.optimizer.learning_rate = learning_rate
         data = Batches(self._readers(dataset), dataset.indices("train"), batch_size, seed)
-        history = self.model.fit(
-            data, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose
-        )
+        history = self.model.fit(data, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose)
         return [float(loss) for loss in history.history["loss"]]
 
     def logits(self, dataset: EncryptedDataset, split: str, batch_size: int) -> Rows:

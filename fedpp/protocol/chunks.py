@@ -17,9 +17,9 @@ def to_chunks(name: str, array: NDArray[np.floating]) -> Iterator[vault_pb2.Arra
     """Yield a header and the data of an array of dtype float32 or float64."""
     content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     yield vault_pb2.ArrayChunk(name=name, dtype=str(array.dtype), shape=array.shape)
-    data = memoryview(content.reshape(-1).view(np.uint8))
+    data = content.tobytes()
     for start in range(0, len(data), CHUNK_BYTES):
-        yield vault_pb2.ArrayChunk(data=bytes(data[start : start + CHUNK_BYTES]))
+        yield vault_pb2.ArrayChunk(data=data[start : start + CHUNK_BYTES])
 
 
 def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, NDArray[np.floating]]]:

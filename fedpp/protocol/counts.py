@@ -26,10 +26,7 @@ _MOST_EXAMPLES = 2**32
 
 def _score_edges() -> tuple[float, ...]:
     reach = math.asinh(SCORE_LIMIT / _SCORE_SCALE)
-    half = [
-        _SCORE_SCALE * math.sinh(reach * (2 * edge / SCORE_BINS - 1))
-        for edge in range(1, (SCORE_BINS + 1) // 2)
-    ]
+    half = [_SCORE_SCALE * math.sinh(reach * (2 * edge / SCORE_BINS - 1)) for edge in range(1, (SCORE_BINS + 1) // 2)]
     return (-SCORE_LIMIT, *half, *(-edge for edge in reversed(half)), SCORE_LIMIT)
 
 
@@ -59,8 +56,7 @@ class Counts:
         for name, histogram in (("positive", self.positive_scores), ("negative", self.negative_scores)):
             if len(histogram) != SCORE_BINS:
                 raise FederationError(
-                    f"counts need {SCORE_BINS} bins of {name} scores, got {len(histogram)}: "
-                    "use one fedpp at all sites"
+                    f"counts need {SCORE_BINS} bins of {name} scores, got {len(histogram)}: use one fedpp at all sites"
                 )
         if any(min(row) < 0 for row in (*self.confusion, self.positive_scores, self.negative_scores)):
             raise FederationError("counts must not be negative: a site's reply is damaged")

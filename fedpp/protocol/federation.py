@@ -74,9 +74,7 @@ class FederationRecord:
                     "network": NetworkSpec.from_json(values["network"]),
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
                     "rounds": tuple(
-                        RoundRecord(
-                            r["number"], tuple(r["sites"]), Counts.from_mapping(r["validation"]), r["seconds"]
-                        )
+                        RoundRecord(r["number"], tuple(r["sites"]), Counts.from_mapping(r["validation"]), r["seconds"])
                         for r in values["rounds"]
                     ),
                     "test": {site: Counts.from_mapping(counts) for site, counts in values["test"].items()},

@@ -34,7 +34,8 @@ class SiteDescription:
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned; raise `FederationError` for anything else."""
         try:
-            site = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            site = cls(**fields)
         except TypeError as error:
             raise FederationError(f"a site's description does not fit: {error}") from None
         if len(site.sequences) != len(SPLITS) or len(site.patients) != len(SPLITS):

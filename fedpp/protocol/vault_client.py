@@ -75,14 +75,10 @@ class VaultClient:
             reply.dtype,
         )
 
-    def initial_weights(
-        self, network: NetworkSpec, seed: int, dtype: Dtype
-    ) -> dict[str, NDArray[np.floating]]:
+    def initial_weights(self, network: NetworkSpec, seed: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
         """Return encrypted initial weights, rows `[*shape, n]` by name."""
         request = vault_pb2.InitialWeightsRequest(network=network.to_json(), seed=seed, dtype=dtype)
-        return self._call(
-            lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=SECONDS)))
-        )
+        return self._call(lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=SECONDS))))
 
     def score(self, split: str, logits: NDArray[np.floating]) -> Counts:
         """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split."""

@@ -26,7 +26,7 @@ ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", 
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,11 @@ def pack_arrays(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
 
 
-def unpack_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
-    """Take the arrays out of a record."""
+def unpack_arrays(content: RecordDict) -> dict[str, NDArray[np.floating]]:
+    """Take the arrays out of a message's content; raise `FederationError` if it has none."""
+    record = content.array_records.get(ARRAYS)
+    if record is None:
+        raise FederationError("a message came without arrays: use one fedpp at all sites")
     return {name: array.numpy() for name, array in record.items()}
 
 

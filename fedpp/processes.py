@@ -1,0 +1,80 @@
+"""Servers that run in the foreground together and end together, whatever ends them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from threading import Event
+from time import monotonic, sleep
+from typing import Self
+
+# A hospital's machine makes no call that it did not ask for.
+QUIET_FLOWER = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 10.0
+
+
+class ProcessGroup:
+    """Commands and all that they start, in one process group that `with` ends completely.
+
+    SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.stopped = Event()
+        self._environment = {**os.environ, **QUIET_FLOWER, **environment}
+        self._members: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: self.stopped.set())
+        return self
+
+    def start(self, command: Sequence[str]) -> int:
+        """Start a command in the group; return its process id."""
+        member = subprocess.Popen(
+            command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            process_group=self._members[0].pid if self._members else 0,
+        )
+        self._members.append(member)
+        return member.pid
+
+    def running(self) -> bool:
+        """Tell whether every command still runs."""
+        return all(member.poll() is None for member in self._members)
+
+    def wait(self) -> bool:
+        """Wait for a stop signal or the end of a command; tell whether it was the signal."""
+        while self.running():
+            if self.stopped.wait(0.2):
+                return True
+        return self.stopped.is_set()
+
+    def __exit__(self, *_: object) -> None:
+        self._signal(signal.SIGTERM)
+        deadline = monotonic() + GRACE_SECONDS
+        while self._signal(0) and monotonic() < deadline:
+            self.running()  # reaps the dead, which a group otherwise keeps
+            sleep(0.05)
+        self._signal(signal.SIGKILL)
+        for member in self._members:
+            member.wait()
+
+    def _signal(self, number: int) -> bool:
+        if not self._members:
+            return False
+        try:
+            os.killpg(self._members[0].pid, number)
+        except ProcessLookupError:
+            return False
+        return True
