@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from fedpp.errors import FederationError
+from fedpp.files import replace
 from fedpp.learning.metrics import Metrics
 from fedpp.protocol.counts import Matrix
 
@@ -219,16 +220,8 @@ def write_report(out: Path, report: Report) -> None:
         "report.json": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": render(record),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    partial = {name: out / f".{name}.partial" for name in texts}
-    try:
-        for name, text in texts.items():
-            partial[name].write_text(text, encoding="utf-8")
-        for name, path in partial.items():
-            path.replace(out / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    for name, text in texts.items():
+        replace(out / name, text.encode())
 
 
 def load_report(path: Path) -> Report:

@@ -42,6 +42,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_SPLITS = ("train", "validation", "test")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -63,7 +64,6 @@ def render(record: Mapping[str, Any]) -> str:
     environment.filters.update(figure=_figure, duration=_duration, scientific=_scientific, words=_words)
     rounds, sites, parity = record["rounds"], record["sites"], record["parity"]
     patients = [site["patients"] for site in sites]
-    control = max((parity or {}).get("control_probability_differences", []), key=_size, default=None)
     loss, quality = _charts(rounds) if rounds else ("", "")
     return environment.from_string(TEMPLATE).render(
         record,
@@ -75,12 +75,8 @@ def render(record: Mapping[str, Any]) -> str:
         compared=_compared(record),
         patients=None if None in patients else sum(patients),
         totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
-        control=control,
-        within_control=parity is not None and _size(parity["max_abs_probability_difference"]) <= _size(control),
+        **_judged(parity),
     )
-
-
-_SPLITS = ("train", "validation", "test")
 
 
 def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,6 +107,16 @@ def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows["All data in one place, plaintext"] = baselines.get("plaintext_central")
     rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_only", {}).items()}
     return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
+
+
+def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not parity:
+        return {}
+    difference = parity["max_abs_probability_difference"]
+    draws = parity["control_probability_differences"]
+    control = None if None in draws else max(draws, default=None)
+    within = difference is not None and control is not None and difference <= control
+    return {"control": control, "within_control": within}
 
 
 def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -175,9 +181,9 @@ def _svg(figure: "Figure") -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", svg.split(">", 1)[0]) + svg[svg.index(">") :]
+    start, rest = svg[svg.index("<svg") :].split(">", 1)
+    start = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", start)
+    svg = start + ">" + re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL)
     for colour, variable in _COLOURS.items():
         svg = svg.replace(colour, variable)
     return svg
@@ -217,16 +223,12 @@ def _scientific(value: float | None) -> str:
     if value is None:
         return "not finite"
     if value == 0:
-        return "none: equal in every bit"
+        return "none"
     digits, exponent = f"{value:.1e}".split("e")
     power = str(int(exponent)).translate(_SUPERSCRIPTS)
-    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{power}"
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _words(name: str) -> str:
     words = re.sub(r"[-_]", " ", name).removesuffix(" seconds")
     return words[:1].upper() + words[1:]
-
-
-def _size(difference: float | None) -> float:
-    return math.inf if difference is None else difference

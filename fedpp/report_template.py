@@ -42,7 +42,8 @@ TEMPLATE = """\
 <section aria-labelledby="result">
   <h2 id="result">Result on the test patients</h2>
   <p class="note">The final model on {{ tested }} test sequence{{ "" if tested == 1 else "s" }} of all
-    hospitals together, of patients that it never saw. Positive means: not &ldquo;{{ negative }}&rdquo;.</p>
+    hospitals together, of patients that each hospital held out. Positive means: not
+    &ldquo;{{ negative }}&rdquo;.</p>
   <ul class="cards">
     {% for card in cards %}
     <li{% if loop.first %} class="first"{% endif %}>

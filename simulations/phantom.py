@@ -21,7 +21,7 @@ GROWING, STABLE = "growing", "stable"
 
 _BITS = 12
 _DAYS_BETWEEN_VISITS = 90
-_GROWTH = 2.6  # of the radius, from the first visit to the last
+_GROWTH = 2.0  # of the radius, from the first visit to the last
 
 Image = NDArray[np.float64]
 
@@ -84,8 +84,8 @@ def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, s
 
 
 def _patient(identifier: str, growing: bool, visits: int, generator: np.random.Generator) -> _Patient:  # noqa: FBT001
-    # The mean radius over the visits has one distribution for both classes.
-    mean = generator.uniform(0.075, 0.12)
+    # Both classes share the distribution of the mean radius, which is wide against the growth.
+    mean = np.exp(generator.uniform(np.log(0.045), np.log(0.14)))
     steps = np.linspace(-0.5, 0.5, visits) if growing else np.zeros(visits)
     radii = mean * _GROWTH**steps * generator.uniform(0.97, 1.03, visits)
     side = generator.choice((-1, 1))
@@ -106,7 +106,8 @@ def _drawn(patient: _Patient, radius: float, size: int, generator: np.random.Gen
     rows, columns = (np.mgrid[:size, :size] + 0.5) / size - jitter[:, None, None]
 
     def soft(distance: Image, width: float) -> Image:
-        return 1 / (1 + np.exp(np.clip(distance / width, -50, 50)))
+        edge: Image = 1 / (1 + np.exp(np.clip(distance / width, -50, 50)))
+        return edge
 
     body = soft(np.hypot((rows - 0.55) / 0.62, (columns - 0.5) / 0.46) - 1, 0.04)
     lungs = sum(

@@ -1,8 +1,9 @@
 """The vault: the one process of a hospital that holds the domain secret and answers the trainer.
 
-It answers public facts, encrypted initial weights, and sums and counts of encrypted predictions. It decrypts
-for nobody: no answer holds a label, a prediction or a value of a single sequence. Access is by the Unix
-socket's permissions. No TensorFlow is loaded here.
+It answers public facts, encrypted initial weights, and sums and counts of encrypted predictions. No answer
+holds a label, a prediction or a value of a single sequence; yet whoever chooses the predictions can tell
+labels apart by the bins that they fall into (docs/threats.md). Access is by the Unix socket's permissions.
+No TensorFlow is loaded here.
 """
 
 import logging
@@ -11,18 +12,19 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import DTYPES, SPLITS, NetworkSpec
-from fedpp.errors import ConfigError, DomainMismatchError, FedppError, VaultError
+from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, FedppError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import initial_weights
@@ -33,26 +35,28 @@ from fedpp.protocol.counts import Counts
 SCHEME = "unix:"
 LONGEST_SOCKET_PATH = 107  # of a sockaddr_un
 MOST_PARAMETERS = 50_000_000
+LABEL_TOLERANCE = 0.01  # float32 rows under R of condition 10 stay within 1e-5
 GRACE_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 
 _log = logging.getLogger("fedpp.vault")
 
 
-def refusing(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn our own errors into a status with their one line; other errors give nothing away."""
-
-    @wraps(handler)
-    def call(self: "VaultService", request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return handler(self, request)
-        except FedppError as error:
-            _log.warning("%s refused: %s", handler.__name__, error)
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        except (ValueError, TypeError, IndexError, MemoryError) as error:
-            _log.error("%s failed: %s", handler.__name__, type(error).__name__)
-            context.abort(grpc.StatusCode.INTERNAL, "the vault failed; its own log says where")
-
-    return call
+@contextmanager
+def answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Answer our own errors with their one line; of any other error the caller learns only that it happened."""
+    # gRPC ends a call that raises with the status set here, in place of the exception's text, and logs the rest.
+    context.set_code(grpc.StatusCode.INTERNAL)
+    context.set_details("the vault failed: its own log says where")
+    try:
+        yield
+    except FedppError as error:
+        _log.warning("%s refused: %s", method, error)
+        asked_wrongly = isinstance(error, ConfigError | VaultError)
+        code = grpc.StatusCode.INVALID_ARGUMENT if asked_wrongly else grpc.StatusCode.FAILED_PRECONDITION
+        context.abort(code, str(error))
+    context.set_code(grpc.StatusCode.OK)
+    context.set_details("")
 
 
 class VaultService(vault_pb2_grpc.VaultServicer):
@@ -66,36 +70,64 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             )
         self._domain, self._dataset = domain, dataset
 
-    @refusing
-    def Info(self, request: vault_pb2.InfoRequest) -> vault_pb2.InfoReply:  # noqa: N802  gRPC's name
+    def Info(  # noqa: N802  gRPC's name
+        self, request: vault_pb2.InfoRequest, context: grpc.ServicerContext
+    ) -> vault_pb2.InfoReply:
         """Answer what is public."""
         del request
-        m = self._dataset.manifest
-        records = {split: [s for s in m.sequences if s.split == split] for split in SPLITS}
-        return vault_pb2.InfoReply(
-            domain=m.domain,
-            dataset=m.fingerprint,
-            frames=m.frames,
-            height=m.height,
-            width=m.width,
-            channels=m.channels,
-            classes=m.classes,
-            sequences={split: len(sequences) for split, sequences in records.items()},
-            patients={split: len({s.patient for s in sequences}) for split, sequences in records.items()},
-            dtype=m.dtype,
-        )
+        with answering("Info", context):
+            m = self._dataset.manifest
+            records = {split: [s for s in m.sequences if s.split == split] for split in SPLITS}
+            _log.info("Info: %d sequences", len(m.sequences))
+            return vault_pb2.InfoReply(
+                domain=m.domain,
+                dataset=m.fingerprint,
+                frames=m.frames,
+                height=m.height,
+                width=m.width,
+                channels=m.channels,
+                classes=m.classes,
+                sequences={split: len(sequences) for split, sequences in records.items()},
+                patients={split: len({s.patient for s in sequences}) for split, sequences in records.items()},
+                dtype=m.dtype,
+                card=self._domain.card().to_json(),
+            )
 
     def InitialWeights(  # noqa: N802
         self, request: vault_pb2.InitialWeightsRequest, context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.ArrayChunk]:
         """Stream encrypted initial weights."""
-        rows = self._initial_weights(request, context)
-        for name, array in rows.items():
-            yield from chunks.to_chunks(name, array)
+        with answering("InitialWeights", context):
+            network = self._fitting(NetworkSpec.from_json(request.network))
+            if request.dtype not in DTYPES:
+                raise VaultError(f"rows are float32 or float64, got {request.dtype!r}")
+            _log.info("InitialWeights: %d parameters", network.parameters())
+            other_seeds = [request.seed ^ (1 + secrets.randbelow(2**63)) for _ in range(self._domain.n - 1)]
+            message, *decoys = [initial_weights(network, seed) for seed in (request.seed, *other_seeds)]
+            rows = encryption.encrypt_weights(self._domain, message, decoys, request.dtype)
+            for name, array in rows.items():
+                yield from chunks.to_chunks(name, array)
 
-    @refusing
-    def _initial_weights(self, request: vault_pb2.InitialWeightsRequest) -> dict[str, Any]:
-        network, m = NetworkSpec.from_json(request.network), self._dataset.manifest
+    def Score(  # noqa: N802
+        self, requests: Iterator[vault_pb2.ScoreRequest], context: grpc.ServicerContext
+    ) -> vault_pb2.ScoreReply:
+        """Answer the counts of a split's predictions."""
+        with answering("Score", context):
+            split = next(requests, vault_pb2.ScoreRequest()).split
+            if split not in SPLITS:
+                raise VaultError(f"there is no split {split!r}: ask for one of {', '.join(SPLITS)}")
+            counts = self._count(split, (request.logits for request in requests))
+            _log.info("Score: %d sequences of split %s", counts.examples, split)
+            return vault_pb2.ScoreReply(
+                examples=counts.examples,
+                loss_sum=counts.loss_sum,
+                confusion=[cell for row in counts.confusion for cell in row],
+                positive_scores=counts.positive_scores,
+                negative_scores=counts.negative_scores,
+            )
+
+    def _fitting(self, network: NetworkSpec) -> NetworkSpec:
+        m = self._dataset.manifest
         task = (m.frames, m.height, m.width, m.channels, len(m.classes))
         asked = (network.frames, network.height, network.width, network.channels, network.classes)
         if asked != task:
@@ -104,46 +136,36 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             )
         if network.parameters() > MOST_PARAMETERS:
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
-        if request.dtype not in DTYPES:
-            raise VaultError(f"rows are float32 or float64, got {request.dtype!r}")
-        _log.info("InitialWeights: %d parameters", network.parameters())
-        decoys = [initial_weights(network, secrets.randbits(63)) for _ in range(self._domain.n - 1)]
-        message = initial_weights(network, request.seed)
-        return encryption.encrypt_weights(self._domain, message, decoys, request.dtype)
+        return network
 
-    @refusing
-    def Score(self, requests: Iterable[vault_pb2.ScoreRequest]) -> vault_pb2.ScoreReply:  # noqa: N802
-        """Answer the counts of a split's predictions."""
-        stream = iter(requests)
-        split = next(stream, vault_pb2.ScoreRequest()).split
-        if split not in SPLITS:
-            raise VaultError(f"there is no split {split!r}: ask for one of {', '.join(SPLITS)}")
-        arrays = dict(chunks.from_chunks(request.logits for request in stream))
-        counts = self._count(split, arrays.get("logits", np.zeros(0)))
-        _log.info("Score: %d sequences of split %s", counts.examples, split)
-        return vault_pb2.ScoreReply(
-            examples=counts.examples,
-            loss_sum=counts.loss_sum,
-            confusion=[cell for row in counts.confusion for cell in row],
-            positive_scores=counts.positive_scores,
-            negative_scores=counts.negative_scores,
-        )
-
-    def _count(self, split: str, logits: encryption.Values) -> Counts:
-        indices = self._dataset.indices(split)
+    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> Counts:
+        labels = self._labels(split)
         classes = len(self._dataset.manifest.classes)
-        expected = (len(indices), classes, self._domain.n)
-        if logits.shape != expected:
-            raise VaultError(f"logits of split {split} must be rows of shape {expected}, got {logits.shape}")
-        labels = encryption.decrypt(self._domain, self._dataset.labels(indices))
-        if not len(indices):
+        expected = (len(labels), classes, self._domain.n)
+        header = next(stream, vault_pb2.ArrayChunk())
+        if tuple(header.shape) != expected:  # before any data are taken in
+            raise VaultError(
+                f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape)}: "
+                "predict the dataset that this vault serves"
+            )
+        arrays = chunks.from_chunks(chain([header], stream))
+        _, rows = next(arrays)
+        if next(arrays, None) is not None:
+            raise VaultError("one array of logits is scored at a time, got more")
+        if not len(labels):
             return Counts.zero(classes)
-        if np.abs(labels - np.eye(classes)[labels.argmax(axis=1)]).max() > 0.01:
-            raise VaultError("the dataset's labels do not decrypt to classes: it is damaged, ingest it again")
-        values = encryption.decrypt(self._domain, logits)
-        if not np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = encryption.decrypt(self._domain, rows)
+        if not np.isfinite(logits).all():
             raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
-        return count(labels.argmax(axis=1), softmax(values))
+        return count(labels, softmax(logits))
+
+    def _labels(self, split: str) -> NDArray[np.intp]:
+        one_hot = encryption.decrypt(self._domain, self._dataset.labels(self._dataset.indices(split)))
+        labels: NDArray[np.intp] = one_hot.argmax(axis=1)
+        if not np.allclose(one_hot, np.eye(one_hot.shape[1])[labels], rtol=0.0, atol=LABEL_TOLERANCE):
+            raise DatasetError("the dataset's labels do not decrypt to classes: it is damaged, ingest it again")
+        return labels
 
 
 def serve(
@@ -162,16 +184,24 @@ def serve(
             signal.signal(number, lambda *_: stopping.set())
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     vault_pb2_grpc.add_VaultServicer_to_server(service, server)
-    others_out = os.umask(0o117)  # the socket is 0660 from its first moment
     try:
-        server.add_insecure_port(address)
-        os.umask(others_out)
+        _bind(server, path)
         server.start()
         ready()
         stopping.wait()
     finally:
         server.stop(GRACE_SECONDS).wait()
         path.unlink(missing_ok=True)
+
+
+def _bind(server: grpc.Server, path: Path) -> None:
+    others_out = os.umask(0o117)  # the socket is 0660 from its first moment
+    try:
+        server.add_insecure_port(f"{SCHEME}{path}")
+    except RuntimeError:
+        raise VaultError(f"cannot make a socket at {path}: check that its folder may be written to") from None
+    finally:
+        os.umask(others_out)
 
 
 def _socket_path(address: str) -> Path:
@@ -181,15 +211,27 @@ def _socket_path(address: str) -> Path:
         raise ConfigError(f"the vault's address must be unix:/absolute/path.sock, got {address!r}")
     if len(bytes(path)) > LONGEST_SOCKET_PATH:
         raise ConfigError(f"the socket's path {path} is longer than {LONGEST_SOCKET_PATH} bytes: choose a shorter one")
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if any(character in address for character in "%?#"):  # gRPC reads the address as a URI
+        raise ConfigError(f"the socket's path must have no %, ? or #, got {path}: choose another")
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the socket's folder {path.parent}: {error.strerror}") from None
     if path.is_socket():
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except OSError:
-                path.unlink()  # left by a vault that was killed
-            else:
-                raise VaultError(f"a vault is running at {address} already: stop it, or choose another address")
+        _remove_stale(path)
     elif path.exists():
         raise ConfigError(f"{path} is a file and no socket: choose another address")
     return path
+
+
+def _remove_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:  # left by a vault that was killed
+            path.unlink()
+        except OSError as error:
+            raise VaultError(f"{path} may belong to a running vault ({error}): choose another address") from None
+        else:
+            raise VaultError(f"a vault is running at {SCHEME}{path} already: stop it, or choose another address")

@@ -21,7 +21,8 @@ class ClassMap:
         """Return the map that fits the sequences' labels.
 
         `classes` lists the labels in order; `negative` names one against all the rest; with neither, the
-        labels are sorted. Raises `RawDataError` where labels and classes do not fit, `ConfigError` for bad choices.
+        labels are sorted. Raises `RawDataError` where labels and classes do not fit, `ConfigError` for bad
+        choices.
         """
         given = [sequence.label for sequence in sequences]
         labels = sorted({label for label in given if label is not None})

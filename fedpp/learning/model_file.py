@@ -41,7 +41,7 @@ class EncryptedModel:
     def load(cls, path: Path) -> Self:
         """Read a model file; raise `ModelError` if it is missing, damaged or does not fit its network."""
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
             network = NetworkSpec.from_json(str(arrays.pop("network")))
             domain = str(arrays.pop("domain"))

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.config import Dtype, NetworkSpec
-from fedpp.errors import VaultError
+from fedpp.errors import ConfigError, VaultError
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 
 T = TypeVar("T")
 
 SECONDS = 60.0  # to answer a call
+TRANSFER_SECONDS = 600.0  # for calls that carry arrays
 CONNECT_SECONDS = 5.0
+SEEDS = 2**64
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class SiteInfo:
     sequences: dict[str, int]
     patients: dict[str, int]
     dtype: str
+    card: str  # the domain's card, JSON
 
 
 class VaultClient:
-    """A connection to one vault; every failure is a `VaultError` of one line."""
+    """A connection to one vault; every failure of a call is a `VaultError` of one line."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -73,12 +76,17 @@ class VaultClient:
             dict(reply.sequences),
             dict(reply.patients),
             reply.dtype,
+            reply.card,
         )
 
     def initial_weights(self, network: NetworkSpec, seed: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
-        """Return encrypted initial weights, rows `[*shape, n]` by name."""
+        """Return encrypted initial weights, rows `[*shape, n]` by name; raise `ConfigError` for a seed out of range."""
+        if not 0 <= seed < SEEDS:
+            raise ConfigError(f"a seed is a whole number from 0 to 2**64 - 1, got {seed}")
         request = vault_pb2.InitialWeightsRequest(network=network.to_json(), seed=seed, dtype=dtype)
-        return self._call(lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=SECONDS))))
+        return self._call(
+            lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=TRANSFER_SECONDS)))
+        )
 
     def score(self, split: str, logits: NDArray[np.floating]) -> Counts:
         """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split."""
@@ -88,7 +96,7 @@ class VaultClient:
             for chunk in chunks.to_chunks("logits", logits):
                 yield vault_pb2.ScoreRequest(logits=chunk)
 
-        reply = self._call(lambda: self._vault.Score(requests(), timeout=SECONDS))
+        reply = self._call(lambda: self._vault.Score(requests(), timeout=TRANSFER_SECONDS))
         classes = round(len(reply.confusion) ** 0.5)
         return Counts(
             reply.examples,
@@ -102,4 +110,12 @@ class VaultClient:
         try:
             return call()
         except grpc.RpcError as error:
-            raise VaultError(f"the vault at {self._address} refused: {error.details()}") from None
+            raise VaultError(self._reason(error)) from None
+
+    def _reason(self, error: grpc.RpcError) -> str:
+        code, details = error.code(), " ".join((error.details() or "").split())
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+            return f"the vault at {self._address} went away: start it again with `fedpp-site vault`"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"the vault at {self._address} did not answer in time: see its log"
+        return f"the vault at {self._address} refused: {details or code.name}"

@@ -11,7 +11,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype")
+    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card")
     class SequencesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class InfoReply(_message.Message):
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     PATIENTS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     domain: str
     dataset: str
     frames: int
@@ -46,7 +47,8 @@ class InfoReply(_message.Message):
     sequences: _containers.ScalarMap[str, int]
     patients: _containers.ScalarMap[str, int]
     dtype: str
-    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ...) -> None: ...
+    card: str
+    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ...) -> None: ...
 
 class InitialWeightsRequest(_message.Message):
     __slots__ = ("network", "seed", "dtype")

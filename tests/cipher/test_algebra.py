@@ -1,0 +1,127 @@
+"""The row form, with the block form of the literature as its oracle."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fedpp.cipher import algebra
+from fedpp.cipher.components import Algebra
+from fedpp.keys.domain import KeyDomain
+
+SIZES = pytest.mark.parametrize("n", [2, 3, 4])
+VALUES = st.floats(-10, 10, width=32)
+
+
+def matrix(n: int, number: int = 0) -> np.ndarray:
+    return KeyDomain(bytes([number] * 32), n=n, epoch=1).matrix()
+
+
+def slots(n: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays(np.float64, (5, n), elements=VALUES)
+
+
+def block_oracle(p: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Return R diag(p) R^-1, block by block."""
+    return np.stack([r @ np.diag(row) @ np.linalg.inv(r) for row in p])
+
+
+@SIZES
+@given(st.data())
+def test_decrypt_inverts_encrypt(n: int, data: st.DataObject):
+    """decrypt(encrypt(p)) == p, and the row form is Algorithm 1's P SK."""
+    p, r = data.draw(slots(n)), matrix(n)
+    rows = algebra.encrypt(p, r)
+    np.testing.assert_allclose(rows @ r, p, atol=1e-12)
+    np.testing.assert_allclose(algebra.decrypt(rows, r), p, atol=1e-12)
+
+
+@SIZES
+@given(st.data())
+def test_rows_and_blocks_are_one(n: int, data: st.DataObject):
+    """to_block gives R diag(p) SK, and from_block takes it back to the row."""
+    p, r = data.draw(slots(n)), matrix(n)
+    rows = algebra.encrypt(p, r)
+    blocks = algebra.to_block(rows, r)
+    np.testing.assert_allclose(blocks, block_oracle(p, r), atol=1e-10)
+    np.testing.assert_allclose(algebra.from_block(blocks, r), rows, atol=1e-10)
+
+
+@SIZES
+@given(st.data())
+def test_multiply_is_the_product_of_blocks(n: int, data: st.DataObject):
+    """The row of a product is the row of the matrix product of the blocks, and decrypts to the product."""
+    p, q, r = data.draw(slots(n)), data.draw(slots(n)), matrix(n)
+    product = algebra.multiply(algebra.encrypt(p, r), algebra.encrypt(q, r), r)
+    np.testing.assert_allclose(algebra.to_block(product, r), block_oracle(p, r) @ block_oracle(q, r), atol=1e-8)
+    np.testing.assert_allclose(algebra.decrypt(product, r), p * q, atol=1e-9)
+
+
+@SIZES
+@given(st.data())
+def test_components_follow_the_blocks(n: int, data: st.DataObject):
+    """Sum, product and function on separate tensors are those of the blocks; rows go in and out unchanged."""
+    p, q, r = data.draw(slots(n)), data.draw(slots(n)), matrix(n)
+    a = Algebra(r)
+    rows_p, rows_q = algebra.encrypt(p, r), algebra.encrypt(q, r)
+    x, y = a.from_rows(rows_p), a.from_rows(rows_q)
+
+    def rows(ciphertext: tuple[np.ndarray, ...]) -> np.ndarray:
+        return np.stack(a.to_rows(ciphertext), axis=-1)
+
+    np.testing.assert_allclose(rows(x), rows_p, atol=1e-12)
+    np.testing.assert_allclose(np.stack(a.to_slots(x), -1), p, atol=1e-11)
+    np.testing.assert_allclose(rows(a.from_slots(a.to_slots(x))), rows_p, atol=1e-11)
+    np.testing.assert_allclose(rows(a.add(x, y)), algebra.encrypt(p + q, r), atol=1e-11)
+    product = algebra.from_block(block_oracle(p, r) @ block_oracle(q, r), r)
+    np.testing.assert_allclose(rows(a.product(x, y)), product, atol=1e-8)
+    np.testing.assert_allclose(np.stack(a.product_slots(x, y), -1), p * q, atol=1e-8)
+    np.testing.assert_allclose(rows(a.apply(np.tanh, x)), algebra.encrypt(np.tanh(p), r), atol=1e-10)
+    np.testing.assert_allclose(
+        np.stack(a.to_slots(a.apply(np.maximum, x, y)), -1), np.maximum(p, q), atol=1e-10
+    )
+
+
+@SIZES
+def test_gradient_correction_is_that_of_the_rows(n: int):
+    """The derivative of sum(f(slots)) by the row, times SK^T SK, decrypts to the derivative by the slots."""
+    r, a = matrix(n), Algebra(matrix(n))
+    p = np.random.default_rng(0).normal(size=n)
+    basis = np.stack(a.from_slots(tuple(np.eye(n))), axis=-1)  # slot -> coordinates
+    x = np.stack(a.from_slots(tuple(p)))
+    step = 1e-6
+
+    def loss(coordinates: np.ndarray) -> float:
+        return float(np.sum(np.sin(a.to_slots(tuple(coordinates)))))
+
+    numeric = [(loss(x + step * e) - loss(x - step * e)) / (2 * step) for e in np.eye(n)]
+    np.testing.assert_allclose(a.to_slots(a.gradient(tuple(numeric))), np.cos(p), atol=1e-8)
+    by_rows = np.linalg.inv(r) @ np.diag(np.ones(n))  # the same law in row form, as design and paper write it
+    g = r @ np.cos(p)  # d sum(sin(c R)) / dc
+    np.testing.assert_allclose(g @ by_rows.T @ by_rows @ r, np.cos(p), atol=1e-8)
+    assert basis.shape == (n, n)
+
+
+def test_a_product_takes_three_kernels():
+    """For n = 2 the bilinear kernel is called three times, and none of its inputs is a slot."""
+    r, calls = matrix(2), []
+    a = Algebra(r)
+    x, w = (a.from_slots(tuple(v)) for v in np.random.default_rng(1).normal(size=(2, 2, 6)))
+
+    def kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        calls.append(left)
+        return left * right
+
+    a.product(x, w, kernel)
+    assert len(calls) == 3
+    for used in calls:
+        for slot in a.to_slots(x):
+            assert abs(np.corrcoef(used, slot)[0, 1]) < 1 - 1e-6
+
+
+def test_plaintext_algebra_is_the_identity():
+    """With n = 1 every map leaves a number as it is, to the bit."""
+    a, x = Algebra.plaintext(), (np.array([1.1, -2.2]),)
+    for mapped in (a.to_slots(x), a.from_slots(x), a.gradient(x), a.to_rows(x)):
+        np.testing.assert_array_equal(mapped[0], x[0])

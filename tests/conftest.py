@@ -1,0 +1,52 @@
+"""Small real things that many tests need: a key domain, an encrypted dataset, the real data's folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.config import NetworkSpec
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.processes import QUIET_FLOWER
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("FEDPP_DATA", ROOT.parent / "shared" / "data"))
+os.environ |= QUIET_FLOWER
+
+TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
+SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
+
+
+@pytest.fixture(scope="session")
+def domain() -> KeyDomain:
+    """Return a key domain that is the same in every run."""
+    return KeyDomain(bytes(range(32)), n=2, epoch=1)
+
+
+@pytest.fixture(scope="session")
+def plaintext() -> tuple[np.ndarray, np.ndarray]:
+    """Return frames `[11, 2, 8, 8, 1]` and labels `[11]` of the tiny dataset."""
+    generator = np.random.default_rng(7)
+    return generator.normal(size=(11, 2, 8, 8, 1)), np.arange(11) % 2
+
+
+def write_dataset(path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]) -> EncryptedDataset:
+    """Write the tiny dataset, in float64, under a domain."""
+    frames, labels = plaintext
+    with DatasetWriter(
+        path, domain.card(), dtype="float64", frames=2, height=8, width=8, channels=1, classes=("no", "yes")
+    ) as writer:
+        for i, split in enumerate(SPLIT):
+            record = SequenceRecord(f"{i:032x}", f"{100 + i:032x}", 2, split)
+            label = encryption.encrypt_labels(domain, labels[i : i + 1], 2, "float64")[0]
+            writer.add(record, encryption.encrypt_values(domain, frames[i], "float64"), label)
+    return EncryptedDataset.open(path)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]) -> EncryptedDataset:
+    """Return a tiny encrypted dataset on disk."""
+    return write_dataset(tmp_path / "dataset", domain, plaintext)

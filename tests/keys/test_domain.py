@@ -1,0 +1,117 @@
+"""The key domain: what is derived, and that it does not slip out."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.cipher.params import DomainCard
+from fedpp.errors import ConfigError, KeyFileError
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+
+
+def test_derivation_has_golden_values():
+    """The same secret gives the same card, matrix and pseudonyms in every version and on every machine."""
+    domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+    assert domain.card().fingerprint == GOLDEN_FINGERPRINT
+    assert [x.hex() for x in domain.matrix().reshape(-1)] == GOLDEN_MATRIX
+    assert domain.pseudonym("patient", "A-17") == GOLDEN_PSEUDONYM
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_matrix_is_well_conditioned(n: int):
+    """R has a condition of at most 10, for any secret."""
+    for number in range(20):
+        assert np.linalg.cond(KeyDomain(bytes([number] * 32), n=n, epoch=1).matrix()) <= 10
+
+
+def test_secrets_epochs_and_purposes_separate():
+    """Another secret, epoch, number of slots or kind of pseudonym gives unrelated values."""
+    domains = [
+        KeyDomain(bytes(32), n=2, epoch=1),
+        KeyDomain(bytes(31) + b"\1", n=2, epoch=1),
+        KeyDomain(bytes(32), n=2, epoch=2),
+        KeyDomain(bytes(32), n=3, epoch=1),
+    ]
+    assert len({d.card().fingerprint for d in domains}) == 4
+    assert len({d.pseudonym("patient", "x") for d in domains} | {domains[0].pseudonym("sequence", "x")}) == 5
+    assert domains[0].derive("a") != domains[0].derive("b")
+
+
+def test_noise_never_repeats(domain: KeyDomain):
+    """Two encryptions of one image differ, and decrypt alike."""
+    image = np.linspace(-1, 1, 50)
+    first, second = (encryption.encrypt_values(domain, image, "float64") for _ in range(2))
+    assert np.abs(first - second).min() > 1e-9
+    np.testing.assert_allclose(encryption.decrypt(domain, first), image, atol=1e-12)
+    np.testing.assert_allclose(encryption.decrypt(domain, second), image, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_labels_and_their_decoys_are_one_hot(domain: KeyDomain, dtype: str):
+    """Every slot of an encrypted label is one-hot, so that the decoy's loss stays finite."""
+    rows = encryption.encrypt_labels(domain, np.array([0, 2, 1, 1]), 3, dtype)
+    slots = rows.astype(np.float64) @ domain.matrix()
+    assert rows.dtype == dtype
+    np.testing.assert_allclose(slots[..., 0], np.eye(3)[[0, 2, 1, 1]], atol=1e-5)
+    np.testing.assert_allclose(np.sort(slots, axis=1)[:, :, 1], np.tile([0, 0, 1], (4, 1)), atol=1e-5)
+
+
+def test_keys_do_not_slip_out(domain: KeyDomain):
+    """Neither key can be printed, pickled or copied; its repr holds no key material."""
+    for key in (domain, domain.evaluation_key()):
+        shown = f"{key!r} {key!s}"
+        assert domain.secret_bytes().hex() not in shown
+        for value in domain.matrix().reshape(-1):
+            assert f"{value:.6f}"[:8] not in shown
+        for leak in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="not pickled or copied"):
+                leak(key)
+        with pytest.raises(TypeError):
+            vars(key)
+
+
+def test_evaluation_key_survives_its_file(tmp_path, domain: KeyDomain):
+    """A saved key is read back equal, has mode 0600, is never overwritten, and holds no secret of the domain."""
+    key, path = domain.evaluation_key(), tmp_path / "trainer" / "domain.eval"
+    key.save(path)
+    assert EvaluationKey.load(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert domain.secret_bytes().hex() not in path.read_text()
+    with pytest.raises(FileExistsError):
+        key.save(path)
+    path.write_text(path.read_text().replace("fedpp-evaluation-key-1", "fedpp-evaluation-key-9"))
+    with pytest.raises(KeyFileError, match="keygen"):
+        EvaluationKey.load(path)
+
+
+def test_a_changed_card_is_refused(tmp_path, domain: KeyDomain):
+    """A card round-trips, and any changed field breaks its fingerprint."""
+    card = domain.card()
+    assert DomainCard.from_json(card.to_json()) == card
+    for field, other in (("epoch", 2), ("n", 3), ("id", "0" * 32), ("certifying_key", "0" * 64)):
+        text = card.to_json().replace(f'"{field}": {json_value(getattr(card, field))}', f'"{field}": {json_value(other)}')
+        assert text != card.to_json()
+        with pytest.raises(KeyFileError, match="altered"):
+            DomainCard.from_json(text)
+    with pytest.raises(KeyFileError, match="cannot read"):
+        DomainCard.load(tmp_path / "none")
+
+
+def json_value(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.mark.parametrize(("secret", "n"), [(bytes(31), 2), (bytes(32), 1), (bytes(32), 9)])
+def test_bad_domains_are_refused(secret: bytes, n: int):
+    """A short secret, or a number of slots out of range, is a ConfigError."""
+    with pytest.raises(ConfigError):
+        KeyDomain(secret, n=n, epoch=1)
+
+
+GOLDEN_FINGERPRINT = "242e9ce94d744870a9929121e55efd1b429f24c094a7da347db31b810bdb0a06"
+GOLDEN_MATRIX = ["-0x1.e6921af766596p-1", "-0x1.5e8c1e2917690p-3", "0x1.4951ac3f734a8p-1", "-0x1.e33156a5ad438p-3"]
+GOLDEN_PSEUDONYM = "bb19bffcc5b5cdb6767a4224749d1556"

@@ -1,0 +1,168 @@
+"""Models, Adam and training, against the stock Keras twin on plaintext."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from fedpp.cipher.components import Algebra
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.errors import DomainMismatchError, ModelError
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning import models
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.metrics import softmax
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.learning.optimizers import Adam
+from fedpp.learning.training import Batches, EncryptedTrainer
+from conftest import TINY
+
+
+def twin(dtype: str = "float64") -> keras.Model:
+    model = models.plaintext(TINY, dtype)
+    drawn = initial_weights(TINY, 1)
+    model.set_weights([drawn[spec.name] for spec in TINY.weights()])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, dtype=dtype)
+    model.compile(optimizer=Adam(Algebra.plaintext()), loss=loss, jit_compile=False)
+    return model
+
+
+def trainer(key: EvaluationKey, dtype: str = "float64") -> EncryptedTrainer:
+    ours = EncryptedTrainer(TINY, key, dtype)
+    ours.load(encrypted_initial_weights(TINY, 1, key))
+    return ours
+
+
+def test_specification_lists_the_weights_of_the_stock_model():
+    """Shapes and their order are Keras's own for the plaintext network."""
+    assert [w.shape for w in models.plaintext(TINY, "float32").get_weights()] == [s.shape for s in TINY.weights()]
+
+
+def test_initial_weights_are_what_keras_would_draw():
+    """Kernels have Glorot's range, recurrent kernels are orthogonal, forget gates start at one; seeds differ."""
+    drawn = initial_weights(TINY, 0)
+    kernel = drawn["dense/kernel"]
+    limit = np.sqrt(6 / sum(kernel.shape))
+    assert 0.9 * limit < np.abs(kernel).max() <= limit
+    recurrent = drawn["forward/recurrent"]
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(TINY.lstm), atol=1e-6)
+    np.testing.assert_array_equal(drawn["forward/bias"].reshape(4, -1).mean(axis=1), [0, 1, 0, 0])
+    assert np.abs(initial_weights(TINY, 1)["dense/kernel"] - kernel).max() > 0.1
+    np.testing.assert_array_equal(initial_weights(TINY, 0)["dense/kernel"], kernel)
+
+
+def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domain: KeyDomain, plaintext):
+    """After 50 steps in float64 on the same batches, weights and probabilities agree to 1e-11."""
+    frames, labels = plaintext
+    one_hot = np.eye(2)
+    ours, theirs = trainer(domain.evaluation_key()), twin()
+    ours.fit(dataset, learning_rate=1e-2, epochs=25, batch_size=3, seed=(4, 1))
+    theirs.optimizer.learning_rate = 1e-2
+    data = Batches([lambda i: frames[i], lambda i: one_hot[labels[i]]], dataset.indices("train"), 3, (4, 1))
+    theirs.fit(data, epochs=25, shuffle=False, verbose=0)
+    assert int(theirs.optimizer.iterations) == int(ours.model.optimizer.iterations) == 50
+    for spec, expected in zip(TINY.weights(), theirs.get_weights(), strict=True):
+        decrypted = encryption.decrypt(domain, ours.rows()[spec.name])
+        np.testing.assert_allclose(decrypted, expected, atol=1e-11)
+        drawn = initial_weights(TINY, 1)[spec.name]
+        assert np.abs(expected - drawn).max() > 1e-3, "the step must have moved every weight"
+    logits = encryption.decrypt(domain, ours.logits(dataset, "test", 2))
+    expected = theirs.predict_on_batch(frames[dataset.indices("test")])
+    np.testing.assert_allclose(softmax(logits), softmax(expected), atol=1e-11)
+
+
+def test_plaintext_adam_is_keras_adam():
+    """With the algebra of plain numbers the optimizer takes Keras's own steps, up to its float32 corrections."""
+    generator = np.random.default_rng(0)
+    ours, stock = keras.Variable(np.ones(5, "float64")), keras.Variable(np.ones(5, "float64"))
+    a, b = Adam(Algebra.plaintext(), 0.1), keras.optimizers.Adam(0.1)
+    for _ in range(20):
+        g = keras.ops.convert_to_tensor(generator.normal(size=5))
+        a.apply([g], [ours])
+        b.apply([g], [stock])
+    np.testing.assert_allclose(ours, stock, rtol=1e-5)
+    a.restart()
+    assert int(a.iterations) == 0
+    assert float(a.learning_rate) == pytest.approx(0.1)
+
+
+def test_callbacks_progress_and_history_work(dataset: EncryptedDataset, domain: KeyDomain, capsys):
+    """Training goes through Keras's fit: a callback sees every epoch, progress is shown, the trace falls."""
+    seen: list[int] = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    losses = trainer(domain.evaluation_key()).fit(
+        dataset, learning_rate=1e-2, epochs=8, batch_size=2, seed=(0,), callbacks=[callback], verbose=2
+    )
+    assert seen == list(range(8))
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert "Epoch 8/8" in capsys.readouterr().out
+
+
+def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain):
+    """A trainer that is loaded again trains as a new one does."""
+    settings = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 3, "seed": (0,)}
+    key = domain.evaluation_key()
+    start = encrypted_initial_weights(TINY, 1, key)
+    used, new = EncryptedTrainer(TINY, key, "float64"), EncryptedTrainer(TINY, key, "float64")
+    used.load(start)
+    used.fit(dataset, **settings)
+    for one in (used, new):
+        one.load(start)
+        one.fit(dataset, **settings)
+    for name, rows in new.rows().items():
+        np.testing.assert_allclose(used.rows()[name], rows, atol=1e-12)
+
+
+def test_batches_cover_every_sequence_once_in_the_seeds_order():
+    """Each epoch is a permutation; the same seed gives the same, another epoch or seed another; none gives order."""
+    indices = np.arange(10, 30)
+
+    def epochs(seed: tuple[int, ...] | None) -> list[list[int]]:
+        data = Batches([lambda i: i], indices, 6, seed)
+        order = []
+        for _ in range(2):
+            order.append([int(i) for b in range(len(data)) for i in data[b][0]])
+            data.on_epoch_end()
+        return order
+
+    first, second = epochs((1, 2))
+    assert sorted(first) == sorted(second) == list(indices)
+    assert first != second
+    assert epochs((1, 2)) == [first, second]
+    assert epochs((1, 3))[0] != first
+    assert epochs(None) == [list(indices)] * 2
+
+
+def test_other_domains_and_shapes_are_refused(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain):
+    """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
+    other = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key()
+    with pytest.raises(DomainMismatchError, match="ingest again"):
+        trainer(other).fit(dataset, learning_rate=1e-3, epochs=1, batch_size=2, seed=(0,))
+    ours = trainer(domain.evaluation_key())
+    rows = ours.rows()
+    with pytest.raises(ModelError, match="conv0/kernel must have shape"):
+        ours.load({**rows, "conv0/kernel": rows["conv0/kernel"][..., :1]})
+    with pytest.raises(DomainMismatchError, match="the model belongs"):
+        ours.check_model(EncryptedModel(TINY, other.domain, rows))
+
+
+def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDomain):
+    """A saved model is read back to the bit; a cut file, another file and a missing one are ModelErrors."""
+    path = tmp_path / "model.npz"
+    model = EncryptedModel(TINY, domain.card().fingerprint, encrypted_initial_weights(TINY, 0, domain.evaluation_key()))
+    model.save(path)
+    loaded = EncryptedModel.load(path)
+    assert (loaded.network, loaded.domain, loaded.dtype) == (TINY, model.domain, "float64")
+    for name, rows in model.rows.items():
+        np.testing.assert_array_equal(loaded.rows[name], rows)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"no model"):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError):
+            EncryptedModel.load(path)
+    with pytest.raises(ModelError, match="cannot read"):
+        EncryptedModel.load(tmp_path / "none.npz")

@@ -1,0 +1,446 @@
+"""The vault, asked by its client over a real socket."""
+
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from conftest import ROOT, SPLIT, TINY, write_dataset
+
+from fedpp.cipher import algebra
+from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.config import NetworkSpec
+from fedpp.errors import ConfigError, DomainMismatchError, VaultError
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.initial import initial_weights
+from fedpp.learning.metrics import count, softmax
+from fedpp.protocol import chunks, vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.protocol.vault_client import SiteInfo, VaultClient
+from sites.vault import MOST_PARAMETERS, serve
+
+Plaintext = tuple[np.ndarray, np.ndarray]
+SECONDS = 20.0
+VAULT = """
+import logging, sys
+from pathlib import Path
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys.domain import KeyDomain
+from sites.vault import serve
+
+domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+serve(domain, EncryptedDataset.open(Path(sys.argv[1])), sys.argv[2], ready=lambda: print("ready", flush=True))
+print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Return an address in a folder that is not there yet; pytest's own folders are too deep for a socket."""
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
+        yield f"unix:{folder}/run/vault.sock"
+
+
+def socket_path(address: str) -> Path:
+    return Path(address.removeprefix("unix:"))
+
+
+@contextmanager
+def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
+    ready, stop = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=serve, args=(domain, dataset, address), kwargs={"ready": ready.set, "stop": stop}, daemon=True
+    )
+    thread.start()
+    try:
+        assert ready.wait(SECONDS)
+        yield
+    finally:
+        stop.set()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@contextmanager
+def vault_process(dataset: EncryptedDataset, address: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", VAULT, str(dataset.path), address]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[VaultClient]:
+    """Return a client of a running vault of the tiny dataset."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        yield client
+
+
+def status(error: BaseException) -> grpc.StatusCode:
+    """Return the status under a client's error."""
+    assert isinstance(error.__context__, grpc.RpcError)
+    code: grpc.StatusCode = error.__context__.code()
+    return code
+
+
+def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: EncryptedDataset, vault: VaultClient):
+    """`Info` says what the manifest says, counts patients once, and hands out the card."""
+    assert vault.info() == SiteInfo(
+        domain=domain.card().fingerprint,
+        dataset=dataset.manifest.fingerprint,
+        frames=2,
+        height=8,
+        width=8,
+        channels=1,
+        classes=("no", "yes"),
+        sequences={"train": 6, "validation": 2, "test": 3},
+        patients={"train": 6, "validation": 2, "test": 3},
+        dtype="float64",
+        card=domain.card().to_json(),
+    )
+
+
+def test_info_counts_a_patient_of_two_visits_once(domain: KeyDomain, tmp_path: Path, address: str):
+    """Two sequences of one patient are two sequences and one patient."""
+    rows = encryption.encrypt_values(domain, np.ones((1, 2, 2, 1)), "float32")
+    label = encryption.encrypt_labels(domain, np.array([1]), 2, "float32")[0]
+    with DatasetWriter(
+        tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
+    ) as writer:
+        for visit in ("0", "1"):
+            writer.add(SequenceRecord(visit * 32, "f" * 32, 1, "train"), rows, label)
+    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+        info = client.info()
+    assert (info.sequences["train"], info.patients["train"]) == (2, 1)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_initial_weights_decrypt_to_the_plaintext_ones(
+    n: int, dtype: str, tolerance: float, tmp_path: Path, plaintext: Plaintext, address: str
+):
+    """The message of the rows is `initial_weights(network, seed)`; every decoy is another draw of the same kind."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    with (
+        serving(domain, write_dataset(tmp_path / "d", domain, plaintext), address),
+        VaultClient(address) as client,
+    ):
+        rows = client.initial_weights(TINY, 2**64 - 1, dtype)
+    expected = initial_weights(TINY, 2**64 - 1)
+    assert list(rows) == [spec.name for spec in TINY.weights()]
+    for name, message in expected.items():
+        assert rows[name].dtype == dtype
+        slots = algebra.decrypt(rows[name].astype(np.float64), domain.matrix())
+        np.testing.assert_allclose(slots[..., 0], message, rtol=0, atol=tolerance)
+        for decoy in np.moveaxis(slots, -1, 0)[1:]:
+            if name.endswith("bias"):
+                np.testing.assert_allclose(decoy, message, rtol=0, atol=tolerance)
+                continue
+            assert abs(decoy - message).max() > 0.01
+            if name.endswith("recurrent"):
+                np.testing.assert_allclose(decoy @ decoy.T, np.eye(len(decoy)), rtol=0, atol=1e-5)
+            else:  # Glorot's limit
+                *receptive, fan_in, fan_out = decoy.shape
+                assert abs(decoy).max() <= np.sqrt(6 / (np.prod(receptive) * (fan_in + fan_out))) + tolerance
+
+
+def test_decoys_are_drawn_anew(vault: VaultClient):
+    """Two answers to one request differ in their decoys: nobody can ask for a decoy's seed."""
+    first, second = (vault.initial_weights(TINY, 5, "float64")["dense/kernel"] for _ in range(2))
+    assert abs(first - second).max() > 0.01
+
+
+def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
+    """An array of 4 MiB, gRPC's limit with nothing left for its header, comes in chunks."""
+    rows = vault.initial_weights(replace(TINY, dense=2**14), 1, "float64")
+    assert rows["dense/kernel"].nbytes == 4 * 2**20
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path, plaintext: Plaintext, address: str):
+    """Scoring encrypted logits gives the counts of the same logits and labels in clear."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    dataset = write_dataset(tmp_path / "d", domain, plaintext)
+    labels = plaintext[1][[i for i, s in enumerate(SPLIT) if s == split]]
+    logits = np.random.default_rng(3).normal(scale=3.0, size=(len(labels), 2))
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        counts = client.score(split, encryption.encrypt_values(domain, logits, "float64"))
+    assert counts == count(labels, softmax(logits))
+
+
+def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, address: str):
+    """A site without validation data answers zero counts, which add nothing."""
+    rows = encryption.encrypt_values(domain, np.ones((1, 2, 2, 1)), "float32")
+    label = encryption.encrypt_labels(domain, np.array([1]), 2, "float32")[0]
+    with DatasetWriter(
+        tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
+    ) as writer:
+        writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "train"), rows, label)
+    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+        counts = client.score("validation", np.zeros((0, 2, 2)))
+    assert (counts.examples, counts.loss_sum, counts.confusion) == (0, 0.0, ((0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "reason"),
+    [
+        ("test", np.zeros((2, 2, 2)), r"must be rows of shape \(3, 2, 2\), got \(2, 2, 2\)"),
+        ("test", np.zeros((3, 2, 3)), r"must be rows of shape \(3, 2, 2\), got \(3, 2, 3\)"),
+        ("test", np.zeros((12,)), r"must be rows of shape \(3, 2, 2\), got \(12,\)"),
+        ("test", np.zeros((3, 2, 2), dtype=np.int64), "dtype 'int64'"),
+        ("test", np.full((3, 2, 2), np.nan), "predictions are not finite"),
+        ("test", np.full((3, 2, 2), np.inf, dtype=np.float32), "predictions are not finite"),
+        ("tost", np.zeros((3, 2, 2)), "there is no split 'tost': ask for one of train, validation, test"),
+    ],
+)
+def test_predictions_that_cannot_be_scored_are_refused(vault: VaultClient, split: str, rows: np.ndarray, reason: str):
+    """Shape, dtype, values and split are checked; the vault says what is wrong in one line and goes on."""
+    with pytest.raises(VaultError, match=reason) as refused:
+        vault.score(split, rows)
+    assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
+    assert "\n" not in str(refused.value)
+    assert vault.score("test", np.zeros((3, 2, 2))).examples == 3
+
+
+def test_a_second_array_of_logits_is_refused(vault: VaultClient, address: str):
+    """A stream holds one array: a second one is no silent replacement of the first."""
+    del vault
+    arrays = [chunk for name in "ab" for chunk in chunks.to_chunks(name, np.zeros((3, 2, 2)))]
+    requests = [vault_pb2.ScoreRequest(split="test"), *(vault_pb2.ScoreRequest(logits=chunk) for chunk in arrays)]
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
+        vault_pb2_grpc.VaultStub(channel).Score(iter(requests), timeout=SECONDS)
+    assert refused.value.details() == "one array of logits is scored at a time, got more"
+
+
+def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, address: str):
+    """The header alone gets the answer, so nobody can fill the vault's memory."""
+    del vault
+    more = threading.Event()
+
+    def requests() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        yield vault_pb2.ScoreRequest(logits=vault_pb2.ArrayChunk(name="x", dtype="float64", shape=(2**20, 2, 2)))
+        more.wait(SECONDS)
+
+    with grpc.insecure_channel(address) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            vault_pb2_grpc.VaultStub(channel).Score(requests(), timeout=5)
+        more.set()
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("network", "dtype", "reason"),
+    [
+        (replace(TINY, frames=3), "float32", r"the network is for \(3, 8, 8, 1, 2\).*the data are \(2, 8, 8, 1, 2\)"),
+        (replace(TINY, height=16), "float32", "the network is for"),
+        (replace(TINY, channels=3), "float32", "the network is for"),
+        (replace(TINY, classes=3), "float32", "the network is for"),
+        (replace(TINY, lstm=10_000), "float32", f"parameters is too large: at most {MOST_PARAMETERS}"),
+        (TINY, "float16", "rows are float32 or float64, got 'float16'"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(vault: VaultClient, network: NetworkSpec, dtype: str, reason: str):
+    """The vault draws weights for the task of its own data only, and of bounded size."""
+    with pytest.raises(VaultError, match=reason) as refused:
+        vault.initial_weights(network, 0, dtype)
+    assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_the_protocol_cannot_carry_is_refused(vault: VaultClient, seed: int):
+    """It is named, and not wrapped around."""
+    with pytest.raises(ConfigError, match=str(seed)):
+        vault.initial_weights(TINY, seed, "float32")
+
+
+@pytest.mark.parametrize("label", [np.full((2, 2), np.nan), np.ones((2, 2))])
+def test_labels_that_are_none_are_not_scored_against(
+    label: np.ndarray, domain: KeyDomain, tmp_path: Path, address: str
+):
+    """Labels that decrypt to no class are the dataset's fault, and are never read as some class."""
+    with DatasetWriter(
+        tmp_path / "d", domain.card(), dtype="float64", frames=1, height=1, width=1, channels=1, classes=("a", "b")
+    ) as writer:
+        writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "test"), np.ones((1, 1, 1, 1, 2)), label)
+    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match="labels do not decrypt to classes") as refused:
+            client.score("test", np.zeros((1, 2, 2)))
+        assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """It is served, and `Score` says what is missing."""
+    unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=(), label_shards=()))
+    with serving(domain, unlabelled, address), VaultClient(address) as client:
+        assert client.info().classes == ()
+        with pytest.raises(VaultError, match="has no labels: ingest it with labels") as refused:
+            client.score("test", np.zeros((3, 2, 2)))
+        assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_an_unforeseen_error_says_nothing(dataset: EncryptedDataset, vault: VaultClient, address: str):
+    """What the vault did not expect, here a shard of another shape, reaches its log and not the caller."""
+    shard = dataset.path / dataset.manifest.label_shards[0].file
+    np.save(shard, np.zeros((11, 7)))
+    with pytest.raises(VaultError) as failed:
+        vault.score("test", np.zeros((3, 2, 2)))
+    assert status(failed.value) is grpc.StatusCode.INTERNAL
+    assert str(failed.value) == f"the vault at {address} refused: the vault failed: its own log says where"
+    assert vault.info().frames == 2
+
+
+def test_every_call_is_logged_in_one_line_without_identifiers(
+    dataset: EncryptedDataset, vault: VaultClient, caplog: pytest.LogCaptureFixture
+):
+    """The log names the method and counts; pseudonyms stay out of it."""
+    with caplog.at_level(logging.INFO, "fedpp.vault"):
+        vault.info()
+        vault.initial_weights(TINY, 0, "float32")
+        vault.score("test", np.zeros((3, 2, 2)))
+        with pytest.raises(VaultError):
+            vault.score("test", np.zeros((1, 2, 2)))
+    lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.vault"]
+    assert [line.split()[0].rstrip(":") for line in lines] == ["Info", "InitialWeights", "Score", "Score"]
+    assert not any(s.id in line or s.patient in line for s in dataset.manifest.sequences for line in lines)
+
+
+def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset, address: str):
+    """The vault does not start, and leaves no socket."""
+    with pytest.raises(DomainMismatchError, match="serve the dataset that was ingested under this domain"):
+        serve(KeyDomain(bytes(32), n=2, epoch=1), dataset, address, stop=threading.Event())
+    assert not socket_path(address).parent.exists()
+
+
+def test_the_socket_is_for_a_group_and_gone_after_the_stop(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The folder is 0750 and the socket 0660, however permissive the process; others cannot connect."""
+    path, before = socket_path(address), os.umask(0)
+    try:
+        with serving(domain, dataset, address):
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            assert os.umask(0) == 0
+        assert not path.exists()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
+    number: signal.Signals, dataset: EncryptedDataset, address: str
+):
+    """A vault in its own interpreter answers all three calls without TensorFlow, and ends cleanly on a signal."""
+    with vault_process(dataset, address) as process:
+        with VaultClient(address) as client:
+            assert client.info().frames == 2
+            assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
+            assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=SECONDS)
+        assert (process.returncode, output) == (0, "[] []\n")
+    assert not socket_path(address).exists()
+
+
+def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The second is refused with one line, and the first goes on answering."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match=r"a vault is running at unix:.* already: stop it"):
+            serve(domain, dataset, address, stop=threading.Event())
+        with VaultClient(address) as another:
+            assert another.info() == client.info()
+
+
+def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """What a killed vault left behind does not keep the next one from starting."""
+    with vault_process(dataset, address) as process:
+        process.kill()
+        process.wait(SECONDS)
+    assert socket_path(address).is_socket()
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        assert client.info().frames == 2
+
+
+def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A socket that neither answers nor refuses may be alive: it is left alone."""
+    path = socket_path(address)
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
+        owner.bind(str(path))
+        owner.listen(0)
+        waiting.connect(str(path))  # nobody accepts: the queue is full
+        with pytest.raises(VaultError, match="may belong to a running vault"):
+            serve(domain, dataset, address, stop=threading.Event())
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("localhost:50051", "must be unix:/absolute/path.sock, got 'localhost:50051'"),
+        ("unix:vault.sock", "must be unix:/absolute/path.sock, got 'unix:vault.sock'"),
+        ("unix:{folder}/" + 107 * "x", "is longer than 107 bytes: choose a shorter one"),
+        ("unix:{folder}/a%41.sock", "must have no %"),
+        ("unix:{folder}/file", "is a file and no socket"),
+        ("unix:{folder}/file/vault.sock", "cannot make the socket's folder"),
+    ],
+)
+def test_addresses_that_cannot_be_served_are_refused(
+    wrong: str, reason: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """They are named before anything is made."""
+    folder = socket_path(address).parents[1]
+    (folder / "file").write_text("not a socket")
+    with pytest.raises(ConfigError, match=reason):
+        serve(domain, dataset, wrong.format(folder=folder), stop=threading.Event())
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("file", "not a socket")]
+
+
+def test_a_vault_that_is_not_there_is_named(address: str, monkeypatch: pytest.MonkeyPatch):
+    """The client says where it looked and how to start a vault."""
+    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.3)
+    with pytest.raises(VaultError, match=f"no vault answers at {address}: start it with `fedpp-site vault`"):
+        VaultClient(address).__enter__()
+
+
+def test_a_vault_that_goes_away_is_named(dataset: EncryptedDataset, address: str):
+    """A vault that dies between two calls is one clear line, not gRPC's."""
+    with vault_process(dataset, address) as process, VaultClient(address) as client:
+        client.info()
+        process.kill()
+        process.wait(SECONDS)
+        with pytest.raises(VaultError) as gone:
+            client.info()
+    assert str(gone.value) == f"the vault at {address} went away: start it again with `fedpp-site vault`"
+
+
+def test_a_vault_that_hangs_is_given_up(dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch):
+    """Every call has a deadline: a stopped process does not hold the trainer for ever."""
+    monkeypatch.setattr(vault_client, "SECONDS", 0.5)
+    monkeypatch.setattr(vault_client, "TRANSFER_SECONDS", 0.5)
+    with vault_process(dataset, address) as process, VaultClient(address) as client:
+        client.info()
+        process.send_signal(signal.SIGSTOP)
+        for call in (
+            client.info,
+            lambda: client.initial_weights(TINY, 0, "float32"),
+            lambda: client.score("test", np.zeros((3, 2, 2))),
+        ):
+            with pytest.raises(VaultError, match="did not answer in time"):
+                call()

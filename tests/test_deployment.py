@@ -1,0 +1,267 @@
+"""A coordinator, two hospitals, two rounds on ciphertext: real processes from keygen to metrics.
+
+Every process here has the test's folder in its arguments or its environment, so none can hide when it should
+be gone.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedpp.cipher.params import DomainCard
+from fedpp.protocol.federation import FederationRecord
+from simulations.phantom import write_phantom
+
+ROOT = Path(__file__).parents[1]
+SITE = [sys.executable, "-m", "sites.cli"]
+COORDINATOR = [sys.executable, "-m", "coordinator"]
+SETTINGS = {
+    "rounds": 2,
+    "epochs": 1,
+    "batch-size": 4,
+    "seed": 3,
+    "dtype": "float64",
+    "filters": "4,8",
+    "dense": 8,
+    "lstm": 8,
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where everything of a running deployment lies."""
+
+    folder: Path
+    sockets: Path  # a Unix socket's path must be short
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "coordinator"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "domain" / "domain.card"
+
+    @property
+    def evaluation_key(self) -> Path:
+        return self.folder / "domain" / "trainer" / "domain.eval"
+
+    def dataset(self, site: str) -> Path:
+        return self.folder / f"it's the \"data\" of {site}, x=1"
+
+    def vault(self, site: str) -> str:
+        return f"unix:{self.sockets / site}.sock"
+
+    def run(self, out: Path, *, sites: int, more: Sequence[str] = ()) -> list[str]:
+        """Return the command of a run."""
+        return [
+            *(*COORDINATOR, "run", "--state", str(self.state), "--domain", str(self.card)),
+            *("--sites", str(sites), "--out", str(out), *more),
+        ]
+
+
+def call(command: Sequence[str], status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@contextmanager
+def serving(log: Path, command: Sequence[str], sign: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a server until the block ends, from the moment when its output shows the sign; it must end with 0."""
+    with log.open("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
+        try:
+            wait_for(log, process, sign)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(timeout=30)
+        assert status == 0, log.read_text()
+
+
+def wait_for(log: Path, process: subprocess.Popen[str], sign: str) -> None:
+    deadline = time.monotonic() + 60
+    while sign not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of all live processes that know this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+            zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+        if process.name != str(os.getpid()) and not zombie and str(folder).encode() in arguments + environment:
+            found.append(arguments.replace(b"\0", b" ").decode())
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Keys, two encrypted datasets, two vaults, a coordinator, and two sites that joined; then nothing."""
+    folder = tmp_path_factory.mktemp("deployment")
+    with ExitStack() as stack:
+        d = Deployment(folder, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpp-"))))
+        passphrase = folder / "passphrase"
+        passphrase.touch(mode=0o600)
+        passphrase.write_text("correct horse battery staple\n")
+        secret = ["--domain", str(d.card.parent), "--passphrase-file", str(passphrase)]
+        call([*SITE, "keygen", "--out", str(d.card.parent), "--passphrase-file", str(passphrase)])
+        raw = write_phantom(folder / "raw", hospitals=2, patients=8, visits=2, size=32, seed=5)
+        for site, images in zip("ab", raw, strict=True):
+            shape = ["--frames", "2", "--size", "16", "--classes", "stable,growing", "--dtype", "float64"]
+            call([*SITE, "ingest", str(images), *secret, "--out", str(d.dataset(site)), *shape])
+            command = [*SITE, "vault", *secret, "--dataset", str(d.dataset(site)), "--address", d.vault(site)]
+            stack.enter_context(serving(folder / f"vault-{site}.log", command, "vault ready"))
+        address = f"127.0.0.1:{free_port()}"
+        command = [*COORDINATOR, "up", "--state", str(d.state), "--port", address.rpartition(":")[2]]
+        stack.enter_context(serving(folder / "up.log", command, "coordinator ready at"))
+        for site in "ab":
+            identity = folder / f"identity of {site}"
+            call([*SITE, "identity", "--out", str(identity)])
+            call([*COORDINATOR, "enrol", "--state", str(d.state), str(identity / "node.pub"), site])
+            command = [
+                *(*SITE, "join", "--name", site, "--superlink", address),
+                *("--ca", str(d.state / "tls" / "ca.pem"), "--identity", str(identity)),
+                *("--dataset", str(d.dataset(site)), "--evaluation-key", str(d.evaluation_key)),
+                *("--vault", d.vault(site)),
+            ]
+            stack.enter_context(serving(folder / f"join-{site}.log", command, "SuperNode ID"))
+        yield d
+        running = processes_of(folder)
+        assert any("flower-superlink" in command for command in running)
+        assert sum("flower-supernode" in command for command in running) == 2
+    assert processes_of(folder) == []
+
+
+@pytest.fixture(scope="module")
+def trained(deployment: Deployment) -> tuple[FederationRecord, dict[str, float | None]]:
+    """The deployment's federation, and the metrics that the coordinator printed."""
+    settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
+    out = deployment.folder / "out \"1\" it's"
+    done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
+    return FederationRecord.load(out / "federation.json"), json.loads(done.stdout)
+
+
+def test_two_rounds_equal_the_simulation(
+    deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
+) -> None:
+    """Deployed and simulated federations of the same sites, seed and settings have equal metrics (float64)."""
+    out = deployment.folder / "simulated"
+    run = {
+        "domain": DomainCard.load(deployment.card).fingerprint,
+        "out": str(out),
+        "sites": 2,
+        "learning-rate": 0.001,
+        "kernel": 3,
+        "wait-seconds": 120.0,
+        **SETTINGS,
+    }
+    sites = [
+        {
+            "name": site,
+            "dataset": str(deployment.dataset(site)),
+            "evaluation-key": str(deployment.evaluation_key),
+            "vault": deployment.vault(site),
+        }
+        for site in "ab"
+    ]
+    program = (
+        "import json, sys; from fedpp.config import SiteConfig; from simulations.federation import federate; "
+        "sites, run = json.loads(sys.argv[1]); federate([SiteConfig.from_mapping(s) for s in sites], run)"
+    )
+    call([sys.executable, "-c", program, json.dumps([sites, run])])
+
+    deployed, simulated = trained[0], FederationRecord.load(out / "federation.json")
+    assert [r.number for r in deployed.rounds] == [1, 2]
+    assert [r.sites for r in deployed.rounds] == [("a", "b"), ("a", "b")]
+    for ours, theirs in zip(
+        [*(r.validation for r in deployed.rounds), deployed.test_counts()],
+        [*(r.validation for r in simulated.rounds), simulated.test_counts()],
+        strict=True,
+    ):
+        assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-6)
+        assert ours.confusion == theirs.confusion
+        assert ours.examples == theirs.examples > 0
+
+
+def test_run_prints_the_metrics_of_its_record(
+    trained: tuple[FederationRecord, dict[str, float | None]],
+) -> None:
+    """What `run --json` prints is the metrics of the test counts in federation.json."""
+    from fedpp.learning.metrics import metrics
+
+    record, printed = trained
+    assert printed == metrics(record.test_counts()).to_mapping()
+    assert printed["loss"] is not None
+
+
+def test_failed_run_says_why(deployment: Deployment) -> None:
+    """A run without enough sites ends with status 1 and the ServerApp's reason as the last line."""
+    command = deployment.run(deployment.folder / "failed", sites=3, more=["--set", "wait-seconds=1"])
+    done = call(command, status=1)
+    assert done.stderr.splitlines()[-1] == (
+        "coordinator run: the run ended failed: the run needs 3 sites, 2 connected within 1 s: "
+        "check that every site has joined"
+    )
+    assert done.stdout == ""
+
+
+def test_sigterm_stops_the_run(deployment: Deployment) -> None:
+    """A run that is told to end is stopped at the SuperLink, too, and writes no result."""
+    out, log = deployment.folder / "stopped", deployment.folder / "stopped.log"
+    with log.open("w+") as output:
+        process = subprocess.Popen(deployment.run(out, sites=3), cwd=ROOT, stderr=output, text=True)
+        wait_for(log, process, "started")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 1
+    assert log.read_text().splitlines()[-1].startswith("coordinator run: the run ended stopped")
+    assert not (out / "federation.json").exists()
+
+
+def test_a_key_is_enrolled_once(deployment: Deployment) -> None:
+    """Enrolling a key again fails with one clear line."""
+    key = deployment.folder / "identity of a" / "node.pub"
+    done = call([*COORDINATOR, "enrol", "--state", str(deployment.state), str(key), "again"], status=1)
+    assert done.stderr == f"coordinator enrol: the key {key} is enrolled already\n"
+
+
+def test_nothing_phones_home(deployment: Deployment) -> None:
+    """Every Flower process runs with telemetry, update check and dependency installation off."""
+    wanted = {
+        b"FLWR_TELEMETRY_ENABLED=0",
+        b"FLWR_DISABLE_UPDATE_CHECK=1",
+        b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
+    }
+    seen = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+        if b"bin/flower-" in arguments and str(deployment.folder).encode() in environment:
+            seen += 1
+            assert wanted <= set(environment.split(b"\0"))
+    assert seen == 6

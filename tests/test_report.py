@@ -1,0 +1,355 @@
+"""A report's record has the agreed names, and its page is whole, self-contained, honest and repeatable."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fedpp.errors import FederationError
+from fedpp.learning.metrics import Metrics
+from fedpp.report import (
+    Baselines,
+    Confusion,
+    Parity,
+    RefusedSite,
+    Report,
+    RoundResult,
+    SiteResult,
+    load_report,
+    summary,
+    write_report,
+)
+
+METRICS = {
+    "accuracy",
+    "precision",
+    "sensitivity",
+    "specificity",
+    "f1",
+    "auc",
+    "missed_diagnosis_rate",
+}
+FINAL = Metrics(0.3125, 0.875, 0.871, 0.844, 0.9, 0.857, 0.931, 0.156)
+TWIN = replace(FINAL, auc=0.9294)
+UNDEFINED = Metrics(None, None, None, None, None, None, None, None)
+REPORT = Report(
+    scenario="demo <3>",
+    seed=7,
+    scheme="more",
+    n=2,
+    dtype="float32",
+    mode="simulation",
+    data="Phantom images.",
+    sites=(
+        SiteResult("north", 40, {"train": 70, "validation": 18, "test": 52}, FINAL),
+        SiteResult("river & hill", None, {"train": 51, "validation": 12, "test": 20}, UNDEFINED),
+        SiteResult("lake", 5, {"train": 9}, None),
+    ),
+    rounds=(
+        RoundResult(1, ("north", "river & hill"), replace(UNDEFINED, loss=0.69), 9.5),
+        RoundResult(2, ("north",), FINAL, 75.0),
+    ),
+    final=FINAL,
+    confusion=Confusion(("stable", "growing"), ((36, 4), (5, 27))),
+    refused=(RefusedSite("far", "another key domain"),),
+    baselines=Baselines(plaintext_federated=TWIN, local_only={"north": UNDEFINED}),
+    parity=Parity(3.1e-4, 8.8e-5, (4e-4, 9e-4)),
+    settings={"batch-size": 16},
+    timing={"total_seconds": 190.0},
+    versions={"fedpp": "0.1.0"},
+)
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, its ids, its open elements, and its text."""
+
+    VOID = frozenset({"meta", "br", "path", "use"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def page_of(report: Report, out: Path) -> tuple[str, Page]:
+    """Write a report and read its page."""
+    write_report(out, report)
+    html = (out / "report.html").read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_record_has_the_agreed_names(tmp_path: Path) -> None:
+    """`report.json` holds every name of the contract with other programs, with its figure."""
+    write_report(tmp_path, REPORT)
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    contract = {"scenario", "seed", "scheme", "n", "sites", "rounds", "final", "baselines", "parity"}
+    assert contract | {"timing", "versions", "refused", "privacy", "confusion"} <= set(record)
+    assert [site["name"] for site in record["sites"]] == ["north", "river & hill", "lake"]
+    for row in record["rounds"]:
+        assert set(row) == METRICS | {"round", "sites", "val_loss", "seconds"}
+    assert [row["val_loss"] for row in record["rounds"]] == [0.69, 0.3125]
+    assert record["rounds"][0]["sites"] == ["north", "river & hill"]
+    assert set(record["final"]) == METRICS | {"loss"}
+    assert record["final"]["auc"] == 0.931
+    assert set(record["baselines"]) == {"plaintext_federated", "local_only"}
+    assert record["parity"]["max_abs_probability_difference"] == 3.1e-4
+    assert record["parity"]["max_abs_weight_difference"] == 8.8e-5
+
+
+@pytest.mark.parametrize(
+    "report", [REPORT, replace(REPORT, baselines=Baselines(), parity=None, refused=(), mode="deployment")]
+)
+def test_a_report_returns_from_its_record(report: Report, tmp_path: Path) -> None:
+    """Reading `report.json` gives the report that was written."""
+    write_report(tmp_path, report)
+    assert load_report(tmp_path / "report.json") == report
+
+
+def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
+    """The same report gives the same bytes, in another process and under another user's plot settings too."""
+    write_report(tmp_path / "a", REPORT)
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nsvg.fonttype: path\n", encoding="utf-8")
+    script = (
+        "import sys, pathlib, fedpp.report as r; out = pathlib.Path(sys.argv[1]);"
+        "r.write_report(out / 'b', r.load_report(out / 'a' / 'report.json'))"
+    )
+    environment = {"MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script, tmp_path], env=environment, check=True)
+    for name in ("report.json", "report.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_page_loads_nothing(tmp_path: Path) -> None:
+    """The page is one file: no script, no address, no reference but to itself."""
+    html, page = page_of(REPORT, tmp_path)
+    assert "://" not in html
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    references = [value for _, attributes in page.tags for name, value in attributes.items() if "href" in name]
+    references += re.findall(r"url\(([^)]*)\)", html)
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert len(references) > 10
+    assert {reference for reference in references if (reference or "")[1:] not in ids} == set()
+
+
+def test_page_is_well_formed(tmp_path: Path) -> None:
+    """Every element is closed, no id occurs twice, and each chart is well-formed XML."""
+    html, page = page_of(REPORT, tmp_path)
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    charts = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        ElementTree.fromstring(chart.replace("xlink:href", "href"))  # noqa: S314  our own page
+
+
+def test_page_is_accessible(tmp_path: Path) -> None:
+    """Charts are named and told in words, header cells say their scope, and the page names its language."""
+    html, page = page_of(REPORT, tmp_path)
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    for attributes in (attributes for tag, attributes in page.tags if tag == "svg"):
+        assert attributes["role"] == "img"
+        assert {attributes["aria-labelledby"], attributes["aria-describedby"]} <= ids
+    assert "AUC: – in round 1, 0.931 in round 2." in html  # noqa: RUF001  an en dash
+    headers = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert headers
+    assert all(header.get("scope") in {"row", "col"} for header in headers)
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_charts_follow_the_mode(tmp_path: Path) -> None:
+    """No chart holds a colour of its own, so that light and dark mode colour it."""
+    html, _ = page_of(REPORT, tmp_path)
+    charts = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert "var(--accent)" in charts
+    assert re.findall(r"#[0-9a-f]{6}\b", charts) == []
+
+
+def test_page_tells_the_figures(tmp_path: Path) -> None:
+    """Headline figures come with their numbers, baselines stand beside them, undefined figures are dashes."""
+    _, page = page_of(REPORT, tmp_path)
+    for words in (
+        "Sensitivity 0.844 27 of 32 positive found",
+        "Specificity 0.900 36 of 40 negative cleared",
+        "Missed diagnoses 0.156 5 of 32 positive missed",
+        "AUC 0.931 plaintext twin 0.929",
+        "north 40 70 18 52 0.931 0.844 0.900 0.871 0.857 0.875",
+        "river & hill – 51 12 20 – – – – – –",  # noqa: RUF001  en dashes
+        "lake 5 9 0 0 – – – – – –",  # noqa: RUF001
+        "far Refused: another key domain",
+        "All admitted – 130 30 72 0.931",  # noqa: RUF001
+        "Federated in plaintext (twin) 0.312 0.929",
+        "true growing 5 16 % 27 84 %",
+        "Largest difference of a predicted probability 3.1 × 10⁻⁴",  # noqa: RUF001  a times sign
+        "Batch size 16",
+        "Total 3 min 10 s",
+        "fedpp 0.1.0",
+    ):
+        assert words in page.text
+
+
+def test_page_is_honest(tmp_path: Path) -> None:
+    """The page says what is not protected, and calls nothing secure or private."""
+    _, page = page_of(REPORT, tmp_path)
+    for words in (
+        "obfuscation of data in use, not a secure cipher",
+        "trainer holds the evaluation key",
+        "readable by the coordinator",
+        "No differential privacy was applied",
+        "simulated on one computer",
+    ):
+        assert words in page.text
+    claims = page.text.replace("not a secure cipher", "").replace("No differential privacy", "")
+    assert re.findall(r"(?i)\b(secure|private|privacy|safe|anonym\w*)\b", claims) == []
+    _, deployed = page_of(replace(REPORT, mode="deployment"), tmp_path)
+    assert "on one computer" not in deployed.text
+
+
+def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
+    """A name that looks like markup is shown, not run."""
+    evil = "<script>alert(1)</script>"
+    report = replace(REPORT, scenario=evil, refused=(RefusedSite(evil, evil),), settings={evil: evil})
+    html, page = page_of(report, tmp_path)
+    assert "<script" not in html
+    assert f"{evil} Refused: {evil}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("parity", "words"),
+    [
+        (Parity(3e-4, None, (4e-4, 1e-4)), "Verdict within what rounding alone does"),
+        (Parity(5e-4, None, (4e-4, 1e-4)), "Verdict more than rounding alone does"),
+        (Parity(math.nan, None, (math.nan,)), "Verdict more than rounding alone does"),
+        (Parity(math.nan, None), "predicted probability not finite"),
+        (Parity(0.0, None), "predicted probability none"),
+    ],
+)
+def test_parity_is_judged_by_its_control(parity: Parity, words: str, tmp_path: Path) -> None:
+    """A difference passes if the largest draw of the control is as large; what is not finite never passes."""
+    _, page = page_of(replace(REPORT, parity=parity), tmp_path)
+    assert words in page.text
+    assert ("Verdict" in page.text) == bool(parity.control_probability_differences)
+
+
+def test_a_run_without_anything_still_has_a_page(tmp_path: Path) -> None:
+    """No round, no site, no test sequence: the page says so and nothing fails."""
+    empty = Report(
+        scenario="empty",
+        seed=0,
+        scheme="more",
+        n=2,
+        dtype="float32",
+        mode="deployment",
+        data="",
+        sites=(),
+        rounds=(),
+        final=UNDEFINED,
+        confusion=Confusion(("a", "b"), ((0, 0), (0, 0))),
+    )
+    _, page = page_of(empty, tmp_path)
+    assert "No round was completed." in page.text
+    assert "0 of 0 positive found" in page.text
+    assert load_report(tmp_path / "report.json") == empty
+
+
+def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    """A diverged twin does not cost the report: JSON holds null for its difference, and stays standard JSON."""
+    write_report(tmp_path, replace(REPORT, parity=Parity(math.nan, math.inf)))
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    parity = json.loads(text, parse_constant=pytest.fail)["parity"]
+    assert (parity["max_abs_probability_difference"], parity["max_abs_weight_difference"]) == (None, None)
+    returned = load_report(tmp_path / "report.json").parity
+    assert returned is not None
+    assert math.isnan(returned.max_abs_probability_difference)
+
+
+def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
+    """If a page cannot be made, the earlier report stands whole and nothing is left beside it."""
+    write_report(tmp_path, REPORT)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = replace(REPORT, sites=(SiteResult("x", "many", {}, None),))  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        write_report(tmp_path, broken)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(before) == {"report.json", "report.html"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot read the report"),
+        ("[]", "not a report"),
+        ("{}", "not a report.*scenario|not a report.*sites"),
+        (json.dumps({**REPORT.to_mapping(), "surprise": 1}), "not a report.*surprise"),
+        (json.dumps({**REPORT.to_mapping(), "final": {"auc": 1}}), "not a report"),
+    ],
+)
+def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """A damaged file, and a record with other names, are refused in one line."""
+    path = tmp_path / "report.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FederationError, match=message):
+        load_report(path)
+
+
+def test_a_missing_report_is_refused(tmp_path: Path) -> None:
+    """A path without a file is named."""
+    with pytest.raises(FederationError, match="nowhere.json"):
+        load_report(tmp_path / "nowhere.json")
+
+
+def test_confusion_needs_a_name_for_each_class() -> None:
+    """Names and matrix must belong together."""
+    with pytest.raises(FederationError, match="confusion of 2 classes"):
+        Confusion(("a", "b", "c"), ((1, 0), (0, 1)))
+
+
+def test_summary_tells_final_figures() -> None:
+    """The terminal shows accuracy, sensitivity, specificity, F1 and AUC, beside the plaintext's, and refusals."""
+    lines = summary(REPORT).splitlines()
+    assert lines[0] == "demo <3>: 3 sites, 2 rounds, 72 test sequences"
+    assert "  sensitivity 0.844   plaintext 0.844" in lines
+    assert "  AUC         0.931   plaintext 0.929" in lines
+    assert "  refused: far: another key domain" in lines
+    assert [line.split()[0] for line in lines[1:6]] == [
+        "accuracy",
+        "sensitivity",
+        "specificity",
+        "F1",
+        "AUC",
+    ]
+    assert "AUC         not defined" in summary(replace(REPORT, final=UNDEFINED, baselines=Baselines()))
+
+
+def test_report_loads_quickly() -> None:
+    """Importing the report loads neither Matplotlib nor Jinja: command lines import it for their help."""
+    script = "import sys, fedpp.report; print(sorted({'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
