@@ -6,6 +6,7 @@ to stderr. SuperLink is driven by Flower's own command line, through the connect
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,9 @@ from typing import Any
 
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError, FedppError, KeyFileError
+from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
-from .superlink import CONNECTION, State, stop_signals
+from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
 CHECKOUT = Path(__file__).parents[1]
@@ -112,24 +114,12 @@ def submit(state: State, overrides: Path) -> tuple[str, str]:
 
     SIGINT, SIGTERM or SIGHUP stop the run; its status is `finished:stopped` then.
     """
-    with stop_signals() as asked_to_stop:
+    with ProcessGroup(state.environment()) as group:
         run_id = flower(state, "run", str(CHECKOUT), CONNECTION, "--run-config", str(overrides))["run-id"]
         print(f"run {run_id} started", file=sys.stderr)
-        log = subprocess.Popen(
-            ["flwr", "log", run_id, CONNECTION],
-            env=state.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,  # Ctrl-C is for us alone
-        )
-        try:
-            # The log's stream ends with the run, but also when SuperLink does not answer for a moment.
-            while log.poll() is None and not asked_to_stop.wait(0.1):
-                pass
-            return _wait_for_end(state, run_id, asked_to_stop)
-        finally:
-            log.terminate()
-            log.wait()
+        group.start(["flwr", "log", run_id, CONNECTION])
+        group.wait()  # the log's stream ends with the run, but also when SuperLink does not answer for a moment
+        return _wait_for_end(state, run_id, group.stopped)
 
 
 def _wait_for_end(state: State, run_id: str, asked_to_stop: Event) -> tuple[str, str]:
@@ -153,7 +143,7 @@ def flower(state: State, *arguments: str) -> dict[str, Any]:
         raise FederationError(f"{state.folder} is no coordinator's state: start one with `up --state {state.folder}`")
     done = subprocess.run(
         ["flwr", *arguments, "--format", "json"],
-        env=state.environment(),
+        env={**os.environ, **QUIET_FLOWER, **state.environment()},
         cwd=state.folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,

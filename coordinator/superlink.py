@@ -10,29 +10,24 @@ import ipaddress
 import json
 import os
 import secrets
-import signal
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import Self
 
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import create_exclusively, replace
+from fedpp.processes import ProcessGroup
 
 from .certificates import Certificates, ensure
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_SECONDS = 60.0
-GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 
@@ -58,14 +53,11 @@ class State:
         return self.folder / "flwr" / "config.toml"
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of all Flower processes: they find each other and call nobody else."""
+        """Return what Flower's commands need in their environment to find this state, and each other."""
         return {
-            **os.environ,
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "FLWR_HOME": str(self.connection.parent),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
         }
 
 
@@ -89,7 +81,7 @@ def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Calla
         )
         secret = Path(private) / "superexec.secret"
         create_exclusively(secret, secrets.token_bytes(32))
-        with stop_signals() as stopped, ProcessGroup(state.environment(), stopped) as group:
+        with ProcessGroup(state.environment()) as group:
             superlink = group.start(
                 [
                     *("flower-superlink", "--host", host, "--port", str(port)),
@@ -110,78 +102,6 @@ def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Calla
                 )
                 ready(_joined(host, port), files.ca)
             return 0 if group.wait() else 1
-
-
-@contextmanager
-def stop_signals() -> Iterator[Event]:
-    """Take over SIGINT, SIGTERM and SIGHUP: they set the event."""
-    event = Event()
-    handlers = {number: signal.signal(number, lambda *_: event.set()) for number in STOP_SIGNALS}
-    try:
-        yield event
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class ProcessGroup:
-    """Commands and all that they start, in one process group that `with` ends completely.
-
-    They run until `stopped` is set. They write to our stderr.
-    """
-
-    def __init__(self, environment: Mapping[str, str], stopped: Event) -> None:
-        self.stopped = stopped
-        self._environment = environment
-        self._members: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Self:
-        """Begin with no process."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ask all processes of the group to end, wait, then insist."""
-        self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while self._alive() and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        self._signal(signal.SIGKILL)
-        for member in self._members:
-            member.wait()
-
-    def start(self, command: Sequence[str]) -> int:
-        """Start a command in the group; return its process id."""
-        leader = self._members[0].pid if self._members else 0
-        process = subprocess.Popen(
-            command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            process_group=leader,
-        )
-        self._members.append(process)
-        return process.pid
-
-    def running(self) -> bool:
-        """Tell whether every command still runs."""
-        return all(member.poll() is None for member in self._members)
-
-    def wait(self) -> bool:
-        """Wait until `stopped` is set or a command ends by itself; tell which."""
-        while self.running() and not self.stopped.wait(POLL_SECONDS):
-            pass
-        return self.stopped.is_set()
-
-    def _alive(self) -> bool:
-        self.running()  # reaps: a zombie would keep the group alive
-        return self._signal(0)
-
-    def _signal(self, number: int) -> bool:
-        try:
-            os.killpg(self._members[0].pid, number)
-        except (ProcessLookupError, IndexError):
-            return False
-        return True
 
 
 def _wait_until_it_answers(group: ProcessGroup, host: str, port: int, ca: Path) -> None:

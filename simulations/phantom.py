@@ -21,7 +21,11 @@ GROWING, STABLE = "growing", "stable"
 
 _BITS = 12
 _DAYS_BETWEEN_VISITS = 90
-_GROWTH = 2.0  # of the radius, from the first visit to the last
+_RADII = (0.05, 0.14)  # mean over the visits, as a share of the image's side
+_GROWTH = 2.2  # of the radius, from the first visit to the last
+
+_PLACE = 0.03  # how far the lesion lies from the middle of its lung, at most
+_BRIGHTNESS = (0.45, 0.55)
 
 Image = NDArray[np.float64]
 
@@ -85,18 +89,17 @@ def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, s
 
 def _patient(identifier: str, growing: bool, visits: int, generator: np.random.Generator) -> _Patient:  # noqa: FBT001
     # Both classes share the distribution of the mean radius, which is wide against the growth.
-    mean = np.exp(generator.uniform(np.log(0.045), np.log(0.14)))
+    mean = np.exp(generator.uniform(*np.log(_RADII)))
     steps = np.linspace(-0.5, 0.5, visits) if growing else np.zeros(visits)
     radii = mean * _GROWTH**steps * generator.uniform(0.97, 1.03, visits)
-    side = generator.choice((-1, 1))
     return _Patient(
         identifier,
         growing,
         (generator.uniform(0.30, 0.36), generator.uniform(0.15, 0.18)),
         generator.uniform(0, 2 * np.pi),
-        (0.5 + generator.uniform(-0.12, 0.12), 0.5 + side * generator.uniform(0.21, 0.27)),
+        (0.5 + generator.uniform(-_PLACE, _PLACE), 0.26 + generator.uniform(-_PLACE, _PLACE)),
         tuple(radii),
-        generator.uniform(0.35, 0.55),
+        generator.uniform(*_BRIGHTNESS),
     )
 
 

@@ -7,15 +7,10 @@ is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower 
 import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Event
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,13 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
+from fedpp.processes import ProcessGroup
 
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
 VAULT_SCHEME = "unix:"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 10.0
-POLL_SECONDS = 0.1
 
 
 def create_identity(folder: Path) -> Path:
@@ -63,22 +56,23 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
         create_exclusively(secret, secrets.token_bytes(32))
         create_exclusively(node, node_config(site).encode())
         runtime = f"127.0.0.1:{_free_port()}"
-        stopped = run_group(
-            [
+        with ProcessGroup(_environment(identity)) as group:
+            group.start(
                 [
                     *("flower-supernode", "--superlink", superlink, "--root-certificates", str(ca)),
                     *("--auth-supernode-private-key", str(identity / PRIVATE_KEY)),
                     *("--node-config", str(node)),
                     *("--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]),
                     *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-                ],
+                ]
+            )
+            group.start(
                 [
                     *("flower-superexec", "--insecure", "--runtime-api-address", runtime),
                     *("--superexec-auth-secret-file", str(secret)),
-                ],
-            ],
-            _environment(identity),
-        )
+                ]
+            )
+            stopped = group.wait()
     if not stopped:
         print(
             "the SuperNode ended by itself: its messages above say why; "
@@ -103,55 +97,6 @@ def node_config(site: SiteConfig) -> str:
     )
 
 
-def run_group(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> bool:
-    """Run commands in one process group until a signal comes or one of them ends; then end the whole group.
-
-    They write to our stderr. Tells whether a signal came.
-    """
-    stopped = Event()
-    handlers = {number: signal.signal(number, lambda *_: stopped.set()) for number in STOP_SIGNALS}
-    members: list[subprocess.Popen[bytes]] = []
-    try:
-        for command in commands:
-            members.append(
-                subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.stderr.fileno(),
-                    process_group=members[0].pid if members else 0,
-                )
-            )
-        while all(member.poll() is None for member in members) and not stopped.wait(POLL_SECONDS):
-            pass
-    finally:
-        _end(members)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return stopped.is_set()
-
-
-def _end(members: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask the group of these processes to end, wait, then insist."""
-
-    def send(number: int) -> bool:
-        for member in members:
-            member.poll()  # reaps: a zombie would keep the group alive
-        try:
-            os.killpg(members[0].pid, number)
-        except (ProcessLookupError, IndexError):
-            return False
-        return True
-
-    send(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while send(0) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    send(signal.SIGKILL)
-    for member in members:
-        member.wait()
-
-
 def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
     host, _, port = superlink.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -170,14 +115,11 @@ def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
 
 
 def _environment(identity: Path) -> dict[str, str]:
-    """Return the environment of Flower's processes: they call nobody but the coordinator."""
+    """Return what Flower's commands need in their environment to find their files, and each other."""
     return {
-        **os.environ,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "FLWR_HOME": str(identity.resolve() / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
     }
 
 

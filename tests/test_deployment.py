@@ -47,20 +47,25 @@ class Deployment:
 
     @property
     def state(self) -> Path:
+        """Return the coordinator's state."""
         return self.folder / "coordinator"
 
     @property
     def card(self) -> Path:
+        """Return the domain's card."""
         return self.folder / "domain" / "domain.card"
 
     @property
     def evaluation_key(self) -> Path:
+        """Return the trainers' key."""
         return self.folder / "domain" / "trainer" / "domain.eval"
 
     def dataset(self, site: str) -> Path:
-        return self.folder / f"it's the \"data\" of {site}, x=1"
+        """Return a site's dataset, under a name with spaces and quotes."""
+        return self.folder / f'it\'s the "data" of {site}, x=1'
 
     def vault(self, site: str) -> str:
+        """Return the address of a site's vault."""
         return f"unix:{self.sockets / site}.sock"
 
     def run(self, out: Path, *, sites: int, more: Sequence[str] = ()) -> list[str]:
@@ -78,17 +83,19 @@ def call(command: Sequence[str], status: int = 0) -> subprocess.CompletedProcess
 
 
 @contextmanager
-def serving(log: Path, command: Sequence[str], sign: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a server until the block ends, from the moment when its output shows the sign; it must end with 0."""
+def serving(
+    log: Path, command: Sequence[str], sign: str, number: int = signal.SIGTERM, status: int = 0
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a server from the sign in its output to the end of the block, where the signal must end it."""
     with log.open("w+") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
         try:
             wait_for(log, process, sign)
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
-            status = process.wait(timeout=30)
-        assert status == 0, log.read_text()
+            process.send_signal(number)
+            ended = process.wait(timeout=30)
+        assert ended == status, log.read_text()
 
 
 def wait_for(log: Path, process: subprocess.Popen[str], sign: str) -> None:
@@ -99,17 +106,18 @@ def wait_for(log: Path, process: subprocess.Popen[str], sign: str) -> None:
         time.sleep(0.1)
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of all live processes that know this folder."""
-    found = []
+def processes_of(folder: Path, program: str = "") -> dict[int, str]:
+    """Return the command lines of all live processes that know this folder and run this program."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
             zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-        if process.name != str(os.getpid()) and not zombie and str(folder).encode() in arguments + environment:
-            found.append(arguments.replace(b"\0", b" ").decode())
+        others = not zombie and process.name != str(os.getpid())
+        if others and program.encode() in arguments and str(folder).encode() in arguments + environment:
+            found[int(process.name)] = arguments.replace(b"\0", b" ").decode()
     return found
 
 
@@ -150,17 +158,16 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             ]
             stack.enter_context(serving(folder / f"join-{site}.log", command, "SuperNode ID"))
         yield d
-        running = processes_of(folder)
-        assert any("flower-superlink" in command for command in running)
-        assert sum("flower-supernode" in command for command in running) == 2
-    assert processes_of(folder) == []
+        assert len(processes_of(folder, "bin/flower-superlink")) == 1
+        assert len(processes_of(folder, "bin/flower-supernode")) == 2
+    assert processes_of(folder) == {}
 
 
 @pytest.fixture(scope="module")
 def trained(deployment: Deployment) -> tuple[FederationRecord, dict[str, float | None]]:
-    """The deployment's federation, and the metrics that the coordinator printed."""
+    """Return the deployment's federation, and the metrics that the coordinator printed."""
     settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
-    out = deployment.folder / "out \"1\" it's"
+    out = deployment.folder / 'out "1" it\'s'
     done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
     return FederationRecord.load(out / "federation.json"), json.loads(done.stdout)
 
@@ -255,13 +262,8 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
         b"FLWR_DISABLE_UPDATE_CHECK=1",
         b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
     }
-    seen = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-        if b"bin/flower-" in arguments and str(deployment.folder).encode() in environment:
-            seen += 1
-            assert wanted <= set(environment.split(b"\0"))
-    assert seen == 6
+    processes = processes_of(deployment.folder, "bin/flower-")
+    assert len(processes) == 6
+    for process in processes:
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+        assert wanted <= set(environment.split(b"\0"))

@@ -1,21 +1,23 @@
 """DICOM: a folder of files, or one file, as grey sequences.
 
 A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order
-of study date and time, series and instance number. Files without an image (reports, waveforms) are passed
-over in a folder. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files and
-never what their tags hold.
+of study date and time, series and instance number. In a folder, files without an image (reports, waveforms)
+are passed over. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files
+and never what their tags hold.
 """
 
 import csv
 import logging
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from fedpp.errors import RawDataError
 
@@ -23,12 +25,16 @@ from .dicom_pixels import display_frames
 from .sequence import Frame, ImageSequence
 
 LABELS = "labels.csv"
+_SUFFIXES = {".dcm", ".dicom"}
 _MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
 _DAMAGE = (
+    BytesLengthException,
     InvalidDicomError,
+    struct.error,
+    zlib.error,
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -44,7 +50,11 @@ Order = tuple[str, str, int, int, str]
 
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file carries the mark of DICOM."""
+    """Tell whether a file carries the mark of DICOM, or claims to by its name."""
+    if file.name.startswith("."):  # what desktops leave beside the files of other systems
+        return False
+    if file.suffix.lower() in _SUFFIXES:
+        return True
     try:
         with file.open("rb") as content:
             content.seek(_MARK_OFFSET)
@@ -72,10 +82,9 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
                     raise RawDataError(f"{file} holds no image: name a DICOM file with pixels")
                 passed += 1
                 continue
-            patient, order = _identity(image, file)
+            name, patient, order = _identity(image, file)
             frames = _frames(image, file)
         if len(frames) > 1:
-            name = str(image.get("SOPInstanceUID") or file.name)
             sequences.append(ImageSequence(name, patient, _label(labels, patient, path), frames))
         else:
             visits.setdefault(patient, []).append((order, frames[0]))
@@ -96,16 +105,21 @@ def _opened(file: Path) -> pydicom.Dataset:
         raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
 
 
-def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, Order]:
-    """Return whose image it is, and where it stands among that patient's."""
+def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order]:
+    """Return the image's name, whose it is, and where it stands among that patient's."""
     try:
+        name = str(image.get("SOPInstanceUID") or file.name)
         patient = str(image.get("PatientID") or "").strip() or f"file {file}"
-        return patient, (
-            str(image.get("StudyDate") or ""),
-            str(image.get("StudyTime") or ""),
-            int(image.get("SeriesNumber") or 0),
-            int(image.get("InstanceNumber") or 0),
-            str(file),
+        return (
+            name,
+            patient,
+            (
+                str(image.get("StudyDate") or ""),
+                str(image.get("StudyTime") or ""),
+                int(image.get("SeriesNumber") or 0),
+                int(image.get("InstanceNumber") or 0),
+                str(file),
+            ),
         )
     except _DAMAGE as error:
         raise RawDataError(
@@ -125,8 +139,10 @@ def _frames(image: pydicom.Dataset, file: Path) -> tuple[Frame, ...]:
 
 def _reason(image: pydicom.Dataset, error: Exception) -> str:
     """Say what is wrong without quoting the error, which may quote a tag."""
-    if isinstance(error, RuntimeError | NotImplementedError):
-        return f"no decoder for its transfer syntax {image.file_meta.TransferSyntaxUID.name} is installed"
+    # pydicom raises RuntimeError for a decoder that is missing, and for one that failed
+    if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
+        syntax = " ".join(image.file_meta.TransferSyntaxUID.name.split())
+        return f"no decoder for its transfer syntax {syntax} is installed"
     if "number of bytes of pixel data" in str(error):
         return "it holds fewer pixels than its header says; get the whole file again"
     return f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
@@ -137,11 +153,17 @@ def _labels(file: Path) -> dict[str, str]:
         return {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as content:
-            return {row["patient"]: row["label"] for row in csv.DictReader(content)}
+            rows = [(row["patient"], row["label"]) for row in csv.DictReader(content)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RawDataError(f"cannot read {file}: {error}") from None
     except KeyError:
         raise RawDataError(f"{file} needs the columns patient and label") from None
+    labels = dict(rows)
+    if not labels:
+        raise RawDataError(f"{file} gives no label: complete it, or remove it for unlabelled images")
+    if len(set(rows)) > len(labels):
+        raise RawDataError(f"{file} gives one patient two labels: keep one")
+    return labels
 
 
 def _label(labels: dict[str, str], patient: str, path: Path) -> str | None:

@@ -6,10 +6,12 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 
 import csv
 import re
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fedpp.errors import RawDataError
 
@@ -18,22 +20,24 @@ from .sequence import Frame, ImageSequence
 INDEX = "index.csv"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 COLUMNS = ("sequence", "patient", "label")
+# what Pillow raises on damaged files
+_DAMAGE = (struct.error, ArithmeticError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError)
 
 
 def read_frame_folders(folder: Path) -> list[ImageSequence]:
     """Return the sequences of an index; raise `RawDataError` for a file that is missing or cannot be read."""
-    rows = _rows(folder / INDEX)
-    for row in rows:
-        if not _folder(folder, row).is_dir():
-            raise RawDataError(f"{folder / INDEX} names {_folder(folder, row)}, which is missing: restore or remove it")
+    groups = _grouped(_rows(folder / INDEX))
+    folders = {sequence: [_folder(folder, row, len(parts)) for row in parts] for sequence, parts in groups.items()}
+    for missing in (f for parts in folders.values() for f in parts if not f.is_dir()):
+        raise RawDataError(f"{folder / INDEX} names {missing}, which is missing: restore or remove it")
     return [
         ImageSequence(
             sequence,
             parts[0]["patient"],
             parts[0]["label"] or None,
-            tuple(_frame(file) for row in parts for file in _files(_folder(folder, row))),
+            tuple(_frame(file) for part in folders[sequence] for file in _files(part)),
         )
-        for sequence, parts in _grouped(rows).items()
+        for sequence, parts in groups.items()
     ]
 
 
@@ -69,14 +73,15 @@ def _grouped(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     return groups
 
 
-def _folder(root: Path, row: dict[str, str]) -> Path:
+def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
+    """Return the images' folder: the sequence's, or its part's if there are several or one is there."""
     folder = root / row["sequence"]
     dated = folder / (row.get("time") or "")
-    return dated if dated.is_dir() else folder
+    return dated if parts > 1 or dated.is_dir() else folder
 
 
 def _files(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
     if not files:
         raise RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
     return sorted(files, key=lambda file: _natural(file.name))
@@ -84,13 +89,16 @@ def _files(folder: Path) -> list[Path]:
 
 def _natural(text: str) -> list[tuple[int, str]]:
     """Order by the numbers in a name: frame 2 before frame 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _frame(file: Path) -> Frame:
     try:
-        with Image.open(file) as image:
-            grey = image if image.mode in ("I;16", "I", "F") else image.convert("L")
-            return np.asarray(grey, dtype=np.float64)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            frame = np.asarray(image if deep else image.convert("L"), dtype=np.float64)
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise RawDataError(f"cannot read the image {file}: {' '.join(str(error).split())}") from None
+    if not np.isfinite(frame).all():
+        raise RawDataError(f"{file} holds pixels that are not finite")
+    return frame

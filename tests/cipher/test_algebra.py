@@ -78,9 +78,7 @@ def test_components_follow_the_blocks(n: int, data: st.DataObject):
     np.testing.assert_allclose(rows(a.product(x, y)), product, atol=1e-8)
     np.testing.assert_allclose(np.stack(a.product_slots(x, y), -1), p * q, atol=1e-8)
     np.testing.assert_allclose(rows(a.apply(np.tanh, x)), algebra.encrypt(np.tanh(p), r), atol=1e-10)
-    np.testing.assert_allclose(
-        np.stack(a.to_slots(a.apply(np.maximum, x, y)), -1), np.maximum(p, q), atol=1e-10
-    )
+    np.testing.assert_allclose(np.stack(a.to_slots(a.apply(np.maximum, x, y)), -1), np.maximum(p, q), atol=1e-10)
 
 
 @SIZES

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_dataset
 
 from fedpp.cipher import dataset as format_
 from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
 from fedpp.errors import DatasetError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from conftest import write_dataset
 
 
 def test_what_was_written_comes_back(dataset: EncryptedDataset, domain: KeyDomain, plaintext):

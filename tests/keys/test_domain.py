@@ -93,7 +93,9 @@ def test_a_changed_card_is_refused(tmp_path, domain: KeyDomain):
     card = domain.card()
     assert DomainCard.from_json(card.to_json()) == card
     for field, other in (("epoch", 2), ("n", 3), ("id", "0" * 32), ("certifying_key", "0" * 64)):
-        text = card.to_json().replace(f'"{field}": {json_value(getattr(card, field))}', f'"{field}": {json_value(other)}')
+        text = card.to_json().replace(
+            f'"{field}": {json_value(getattr(card, field))}', f'"{field}": {json_value(other)}'
+        )
         assert text != card.to_json()
         with pytest.raises(KeyFileError, match="altered"):
             DomainCard.from_json(text)

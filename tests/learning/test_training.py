@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import TINY
 
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
@@ -18,7 +19,6 @@ from fedpp.learning.metrics import softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 from fedpp.learning.training import Batches, EncryptedTrainer
-from conftest import TINY
 
 
 def twin(dtype: str = "float64") -> keras.Model:

@@ -1,0 +1,222 @@
+"""The coordinator's commands up, enrol and run, where they must refuse, stop, or keep what they had."""
+
+import os
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
+
+from coordinator.__main__ import run_config, to_toml
+from coordinator.certificates import Certificates, ensure
+from fedpp.errors import ConfigError, KeyFileError
+from fedpp.keys.domain import KeyDomain
+
+GIVEN: dict[str, str | int] = {"domain": "d", "sites": 2, "out": "/o"}
+
+
+def names(files: Certificates) -> set[str]:
+    certificate = x509.load_pem_x509_certificate(files.server.read_bytes())
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return {str(name.value) for name in extension.value}
+
+
+def up(state: Path, port: int, *more: str) -> list[str]:
+    return [*COORDINATOR, "up", "--state", str(state), "--port", str(port), *more]
+
+
+def fails(*arguments: str | Path) -> str:
+    """Run a coordinator's command that must fail; return its one line."""
+    done = call([*COORDINATOR, *map(str, arguments)], status=1)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> Path:
+    path.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    return path
+
+
+def test_certificates_are_kept_and_take_new_names(tmp_path: Path) -> None:
+    """Certificates are made once; a new host name changes the server's certificate alone."""
+    first = ensure(tmp_path / "tls", ["hub.example", "192.0.2.7"])
+    content = {file.name: file.read_bytes() for file in first.folder.iterdir()}
+    assert names(first) == {"localhost", "127.0.0.1", "hub.example", "192.0.2.7"}
+
+    assert ensure(tmp_path / "tls", ["hub.example"]) == first
+    assert {file.name: file.read_bytes() for file in first.folder.iterdir()} == content
+
+    ensure(tmp_path / "tls", ["other.example"])
+    assert names(first) == {"localhost", "127.0.0.1", "hub.example", "192.0.2.7", "other.example"}
+    changed = {name for name in content if (first.folder / name).read_bytes() != content[name]}
+    assert changed == {"server.pem"}
+
+
+def test_private_keys_are_private(tmp_path: Path) -> None:
+    """Both private keys have mode 0600, whatever the umask."""
+    files = ensure(tmp_path / "tls", [])
+    for key in (files.ca_key, files.server_key):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_damaged_certificates_are_refused(tmp_path: Path) -> None:
+    """A damaged authority is never replaced in silence: sites would stop trusting the coordinator."""
+    files = ensure(tmp_path / "tls", [])
+    files.ca.write_text("damaged")
+    with pytest.raises(KeyFileError, match="restore them"):
+        ensure(tmp_path / "tls", ["other.example"])
+    assert files.ca.read_text() == "damaged"
+
+
+def test_a_name_that_no_certificate_holds_is_refused(tmp_path: Path) -> None:
+    """A host name that is not ASCII is refused before anything is written."""
+    with pytest.raises(ConfigError, match="höst"):
+        ensure(tmp_path / "tls", ["höst"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_tls_and_ends_completely(tmp_path: Path, number: signal.Signals) -> None:
+    """SuperLink answers under our authority only, and a signal ends it and all its children, status 0."""
+    port, log = free_port(), tmp_path / "log"
+    with serving(log, up(tmp_path / "state", port, "--name", "hub.example"), "ready", number):
+        (line,) = [line for line in log.read_text().splitlines() if "ready" in line]
+        ca = tmp_path / "state" / "tls" / "ca.pem"
+        assert line == f"coordinator ready at 127.0.0.1:{port}, CA certificate {ca}"
+        for name in ("localhost", "127.0.0.1", "hub.example"):
+            context = ssl.create_default_context(cafile=ca)
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                context.wrap_socket(plain, server_hostname=name).close()
+        with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLCertVerificationError):
+            ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+        line = fails("up", "--state", tmp_path / "state", "--port", str(free_port()))
+        assert line == (
+            f"coordinator up: a coordinator runs with {tmp_path / 'state'} already: stop it, or use another --state"
+        )
+    assert processes_of(tmp_path) == {}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_up_fails_when_superlink_dies(tmp_path: Path) -> None:
+    """If SuperLink is killed, `up` ends with status 1 and leaves nothing behind."""
+    with serving(tmp_path / "log", up(tmp_path / "state", free_port()), "ready", status=1):
+        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
+        os.kill(superlink, signal.SIGKILL)
+    assert processes_of(tmp_path) == {}
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    """A port in use is named in one line, and no state is left half-made."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        line = fails("up", "--state", tmp_path / "state", "--port", str(port))
+    assert line.startswith(f"coordinator up: cannot listen on 127.0.0.1:{port}")
+    assert line.endswith("choose another --port or --host")
+    assert not (tmp_path / "state" / "tls").exists()
+
+
+def test_enrol_needs_a_superlink(tmp_path: Path) -> None:
+    """Enrolling says whether there never was a coordinator, or it does not answer now."""
+    key = write_key(tmp_path / "node.pub", ec.generate_private_key(ec.SECP384R1()))
+    state = tmp_path / "state"
+    assert "is no coordinator's state" in fails("enrol", "--state", state, key, "a")
+    ca = ensure(state / "tls", []).ca
+    (state / "flwr").mkdir()
+    (state / "flwr" / "config.toml").write_text(
+        f'[superlink.fedpp]\naddress = "127.0.0.1:{free_port()}"\nroot-certificates = "{ca}"\n'
+    )
+    line = fails("enrol", "--state", state, key, "a")
+    assert line == (
+        f"coordinator enrol: no SuperLink answers: start one with `python -m coordinator up --state {state}`"
+    )
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "P-256", "text", "missing"])
+def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
+    """Only an ECDSA P-384 public key in SSH format is enrolled."""
+    path = tmp_path / "node.pub"
+    if kind == "ed25519":
+        write_key(path, ed25519.Ed25519PrivateKey.generate())
+    elif kind == "P-256":
+        write_key(path, ec.generate_private_key(ec.SECP256R1()))
+    elif kind == "text":
+        path.write_text("no key")
+    expected = "cannot read the public key" if kind == "missing" else "is no ECDSA P-384 public key"
+    line = fails("enrol", "--state", tmp_path, path, "a")
+    assert expected in line
+    assert str(path) in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("colour=red", "--set takes name=value with a name of batch-size, dtype"),
+        ("rounds", "got 'rounds'"),
+        ("out=/elsewhere", "got 'out=/elsewhere'"),
+        ("rounds=two", "run setting rounds must be int, got 'two'"),
+        ("rounds=0", "run setting rounds must be at least 1, got 0"),
+        ("dtype=float16", "run setting dtype must be float32 or float64, got 'float16'"),
+    ],
+)
+def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> None:
+    """A setting that is unknown, given otherwise, mistyped or out of range is named."""
+    with pytest.raises(ConfigError) as raised:
+        run_config([setting], GIVEN)
+    assert reason in str(raised.value)
+
+
+def test_settings_have_the_type_of_their_default() -> None:
+    """A whole number for a real setting is a real number, and text stays text."""
+    config = run_config(["learning-rate=1", "filters=4,8", "seed=7"], GIVEN)
+    assert config == {**GIVEN, "learning-rate": 1.0, "filters": "4,8", "seed": 7}
+    assert isinstance(config["learning-rate"], float)
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z]+(-[a-z]+)*", fullmatch=True), st.text() | st.integers(-9, 9) | st.floats(0, 9)
+    )
+)
+def test_settings_survive_toml(values: dict[str, str | int | float]) -> None:
+    """Every text comes back from the TOML file, with its spaces, quotes and control characters."""
+    assert tomllib.loads(to_toml(values)) == values
+
+
+def test_run_refuses_to_overwrite(tmp_path: Path) -> None:
+    """A folder that holds a federation is left alone."""
+    (tmp_path / "federation.json").write_text("precious")
+    card = tmp_path / "domain.card"
+    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
+    assert line == (
+        f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten"
+    )
+    assert (tmp_path / "federation.json").read_text() == "precious"
+
+
+def test_run_needs_a_card(tmp_path: Path) -> None:
+    """A missing domain card is one clear line."""
+    card = tmp_path / "domain.card"
+    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / "out")
+    assert line.startswith(f"coordinator run: cannot read the domain card {card}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_loads_neither_flower_nor_tensorflow() -> None:
+    """The command line is there at once: the heavy libraries are loaded by the commands that use them."""
+    program = "import sys, coordinator.__main__; print({'flwr', 'tensorflow', 'keras', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

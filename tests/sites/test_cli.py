@@ -1,0 +1,152 @@
+"""`fedpp-site` as a hospital uses it: real processes, real files, exit statuses and one line of error."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DATA, ROOT
+
+from simulations.phantom import write_phantom
+
+
+def site(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command, and check its exit status."""
+    command = [sys.executable, "-m", "sites.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def error_of(*arguments: object) -> str:
+    """Run a command that must fail, and return its one line."""
+    done = site(*arguments, check=1)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a passphrase, a key domain and one phantom hospital."""
+    folder = tmp_path_factory.mktemp("site")
+    passphrase = folder / "passphrase"
+    passphrase.write_text("correct horse battery\n")
+    passphrase.chmod(0o600)
+    site("keygen", "--out", folder / "domain", "--passphrase-file", passphrase)
+    write_phantom(folder / "raw", hospitals=1, patients=12, visits=3, size=24, seed=0)
+    return folder
+
+
+def keys(folder: Path) -> tuple[object, ...]:
+    return "--domain", folder / "domain", "--passphrase-file", folder / "passphrase"
+
+
+def test_a_site_trains_and_evaluates_by_itself(folder: Path):
+    """keygen, ingest, inspect, train, evaluate and predict work on one another's results."""
+    raw = folder / "raw" / "hospital-1"
+    taken = site("ingest", raw, *keys(folder), "--out", folder / "data", "--size", 16, "--frames", 3, "--json")
+    summary = json.loads(taken.stdout)
+    assert sum(summary["sequences"].values()) == 12
+    shown = json.loads(site("inspect", folder / "data", "--json").stdout)
+    assert shown["shape"] == [3, 16, 16, 1]
+    assert shown["checksums"] == "intact"
+    assert shown["domain"] == json.loads(site("card", folder / "domain").stdout)["fingerprint"]
+    training = ("train", folder / "data", "--domain", folder / "domain", "--epochs", 1, "--seed", 1)
+    trained = site(*training, "--out", folder / "model", "--json")
+    model = json.loads(trained.stdout)["model"]
+    figures = json.loads(site("evaluate", model, folder / "data", *keys(folder), "--json").stdout)
+    assert figures["examples"] == summary["sequences"]["test"]
+    assert 0 <= figures["auc"] <= 1
+    rows = json.loads(site("predict", model, folder / "data", *keys(folder), "--json").stdout)
+    assert len(rows) == figures["examples"]
+    assert all(abs(sum(row["probabilities"]) - 1) < 1e-9 for row in rows)
+    assert "not overwritten" in error_of(*training, "--out", folder / "model")
+
+
+def test_no_identifier_leaves_the_secret_zone(folder: Path):
+    """No patient id, name, date or file name of the raw data stands anywhere in the encrypted dataset."""
+    raw = folder / "raw" / "hospital-1"
+    out = folder / "identifiers"
+    site("ingest", raw, *keys(folder), "--out", out, "--size", 16)
+    content = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    names = {part for path in raw.rglob("*") for part in (path.name, path.stem) if path.stem != "labels"}
+    assert len(names) > 12
+    for identifier in (*names, "PHANTOM", "Phantom", "20210104"):
+        assert identifier.encode() not in content
+
+
+def test_the_real_multi_frame_file_is_ingested(folder: Path):
+    """A 30-frame colour ultrasound, JPEG in YBR, becomes one unlabelled sequence."""
+    out = folder / "ybr"
+    file = DATA / "dicom" / "examples_ybr_color.dcm"
+    summary = json.loads(site("ingest", file, *keys(folder), "--out", out, "--json").stdout)
+    assert summary["sequences"] == {"train": 1, "validation": 0, "test": 0}
+    assert json.loads((out / "manifest.json").read_text())["sequences"][0]["length"] == 30
+
+
+@pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm", "empty", "csv"])
+def test_bad_input_is_one_line_and_writes_nothing(folder: Path, tmp_path: Path, name: str):
+    """Damaged DICOM, an empty folder and a table that names a missing file: exit 1, one line, nothing written."""
+    raw = DATA / "dicom" / name
+    if name == "empty":
+        raw = tmp_path / "empty"
+        raw.mkdir()
+    if name == "csv":
+        raw = tmp_path / "frames"
+        raw.mkdir()
+        (raw / "index.csv").write_text("sequence,patient,label\ns1,p1,a\n")
+    line = error_of("ingest", raw, *keys(folder), "--out", tmp_path / "out")
+    assert str(raw) in line
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
+    """Wrong usage exits 2; a wrong passphrase, an existing domain and an unknown label exit 1 with what to do."""
+    site("ingest", check=2)
+    site("nonsense", check=2)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("a passphrase that is wrong\n")
+    wrong.chmod(0o600)
+    raw = folder / "raw" / "hospital-1"
+    out = ("--out", tmp_path / "out")
+    domain = ("--domain", folder / "domain")
+    assert "wrong passphrase" in error_of("ingest", raw, *domain, "--passphrase-file", wrong, *out)
+    assert "not overwritten" in error_of("keygen", "--out", folder / "domain", "--passphrase-file", wrong)
+    failed = site("ingest", raw, *keys(folder), *out, "--negative", "healthy", check=1)
+    assert "negative label" in failed.stderr.splitlines()[-1]
+    assert "cannot read" in error_of("inspect", tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", [[], ["ingest"], ["train"], ["vault"], ["join"]])
+def test_help_is_quick(command: list[str]):
+    """--help loads neither TensorFlow nor Flower."""
+    code = f"import sys; from sites.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"
+    code += "print(sorted({'tensorflow', 'keras', 'flwr', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
+    """Killed in the middle, an ingest leaves no dataset under its name, and the next one succeeds."""
+    write_phantom(tmp_path / "raw", hospitals=1, patients=40, visits=4, size=64, seed=0)
+    out = tmp_path / "out"
+    ingest = ("ingest", tmp_path / "raw" / "hospital-1", *keys(folder), "--out", out)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sites.cli", *map(str, ingest)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".out.partial").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    site(*ingest)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    shutil.rmtree(out)
+    assert os.access(tmp_path, os.W_OK)

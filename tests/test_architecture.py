@@ -1,0 +1,103 @@
+"""Who can reach what: import contracts, fresh interpreters, the bundle, the wheel."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest", "pydicom")
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return what a fresh interpreter has loaded after importing a module."""
+    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def reaches(modules: set[str], forbidden: tuple[str, ...]) -> set[str]:
+    return {m for m in modules if any(m == f or m.startswith(f"{f}.") for f in forbidden)}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["coordinator.app", "coordinator.strategy", "sites.app", "fedpp.learning.training", "fedpp.protocol.vault_client"],
+)
+def test_federated_code_loads_no_key_code(module: str):
+    """Importing an app, and whatever that drags in, loads nothing of the secret zone."""
+    modules = loaded_by(module)
+    assert module in modules
+    assert reaches(modules, SECRET) == set()
+
+
+def test_the_test_can_see_key_code():
+    """The check above finds key code where it is loaded."""
+    assert "fedpp.keys.domain" in reaches(loaded_by("fedpp.keys.domain"), SECRET)
+
+
+def test_the_coordinator_loads_no_evaluation_key_and_no_tensorflow():
+    """The coordinator can neither read a ciphertext nor needs TensorFlow."""
+    for module in ("coordinator.app", "coordinator.strategy"):
+        assert reaches(loaded_by(module), ("fedpp.cipher.evaluation_key", "tensorflow", "keras")) == set()
+
+
+def test_the_package_imports_nothing():
+    """fedpp/__init__.py loads no other module of fedpp."""
+    assert reaches(loaded_by("fedpp"), ("fedpp",)) == {"fedpp"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Return the names in a Flower bundle of the checkout's tracked files."""
+    copy = tmp_path_factory.mktemp("bundle") / "fedpp"
+    copy.mkdir()
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, names):
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    flwr = Path(sys.executable).parent / "flwr"
+    subprocess.run([str(flwr), "build", "--app", str(copy)], cwd=copy, check=True, capture_output=True)
+    (fab,) = copy.glob("*.fab")
+    return set(zipfile.ZipFile(fab).namelist())
+
+
+def test_the_bundle_holds_the_apps_and_no_key_code(bundle: set[str]):
+    """The bundle carries what the two apps load, and nothing of the secret zone, the tests or the simulations."""
+    for name in loaded_by("coordinator.app") | loaded_by("sites.app") | loaded_by("fedpp.learning.training"):
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if path.is_file() and name.split(".")[0] in {"fedpp", "sites", "coordinator"}:
+            assert path.relative_to(ROOT).as_posix() in bundle
+    unwanted = ("fedpp/keys", "fedpp/imaging", "fedpp/ingest", "sites/vault.py", "sites/cli.py", "simulations", "tests")
+    assert [name for name in bundle if name.startswith(unwanted)] == []
+
+
+def test_the_wheel_holds_the_library_and_the_site(tmp_path: Path):
+    """A built wheel installs fedpp only, with the site's command and without coordinator and simulations."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fedpp"}
+    packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "fedpp").rglob("__init__.py")}
+    assert packages | {"fedpp.sites"} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert "fedpp/sites/vault.py" in names
+    assert "fedpp/keys/domain.py" in names
+    (points,) = [name for name in names if name.endswith("entry_points.txt")]
+    assert "fedpp-site = fedpp.sites.cli:main" in zipfile.ZipFile(wheel).read(points).decode()
+
+
+def test_import_contracts_hold():
+    """The layers and prohibitions in pyproject.toml are kept."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
