@@ -65,7 +65,7 @@ def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Calla
     """Run SuperLink in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
     `ready` is called with HOST:PORT and the authority's certificate once SuperLink answers. Raises
-    `ConfigError` if the port or the folder is in use, `FederationError` if SuperLink does not start.
+    `ConfigError` if the port or the folder is in use, `FederationError` if SuperLink does not start, or ends by itself.
     """
     state = State(folder.resolve())
     local = _local_address(host)
@@ -101,7 +101,9 @@ def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Calla
                     ]
                 )
                 ready(_joined(host, port), files.ca)
-            return 0 if group.wait() else 1
+            if not group.wait():
+                raise FederationError("SuperLink or its SuperExec ended by itself: its messages above say why")
+    return 0
 
 
 def _wait_until_it_answers(group: ProcessGroup, host: str, port: int, ca: Path) -> None:

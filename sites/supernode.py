@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpp.config import SiteConfig
-from fedpp.errors import ConfigError
+from fedpp.errors import ConfigError, FederationError
 from fedpp.files import create_exclusively
 from fedpp.processes import ProcessGroup
 
@@ -48,7 +48,8 @@ def create_identity(folder: Path) -> Path:
 def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
     """Run the SuperNode in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    `superlink` is HOST:PORT, `ca` the coordinator's authority. Raises `ConfigError` for what is missing.
+    `superlink` is HOST:PORT, `ca` the coordinator's authority. Raises `ConfigError` for what is missing,
+    `FederationError` if the SuperNode ends by itself.
     """
     _check(superlink, ca, identity, site)
     with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
@@ -72,14 +73,12 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
                     *("--superexec-auth-secret-file", str(secret)),
                 ]
             )
-            stopped = group.wait()
-    if not stopped:
-        print(
-            "the SuperNode ended by itself: its messages above say why; "
-            "is this site enrolled, and does no other process use its identity?",
-            file=sys.stderr,
-        )
-    return 0 if stopped else 1
+            if not group.wait():
+                raise FederationError(
+                    "the SuperNode ended by itself: its messages above say why. Is this site enrolled, "
+                    "is the certificate the coordinator's, and does no other process use this identity?"
+                )
+    return 0
 
 
 def node_config(site: SiteConfig) -> str:

@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.params import DomainCard
-from fedpp.config import DTYPES, SPLITS, Dtype
+from fedpp.config import SPLITS, Dtype
 from fedpp.errors import DatasetError
 
 FORMAT = 1
@@ -71,11 +70,11 @@ class DatasetManifest:
     @property
     def fingerprint(self) -> str:
         """Return 64 hex digits that identify this dataset, its shards included."""
-        return sha256(self.to_json().encode()).hexdigest()
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the manifest file's text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        """Return the manifest file's text: the fields, and the fingerprint for the reader to check."""
+        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -86,6 +85,7 @@ class DatasetManifest:
                 raise DatasetError(
                     f"the dataset has format {values['format']!r}, this program reads {FORMAT}: ingest again"
                 )
+            fingerprint = values.pop("fingerprint")
             manifest = cls(
                 **{
                     **values,
@@ -97,11 +97,8 @@ class DatasetManifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DatasetError("the dataset's manifest is damaged: restore it, or ingest again") from None
-        for shards in (manifest.frame_shards, manifest.label_shards if manifest.classes else ()):
-            if sum(shard.count for shard in shards) != len(manifest.sequences):
-                raise DatasetError("the dataset's shards do not hold as many sequences as its manifest names")
-        if manifest.dtype not in DTYPES or any(s.split not in SPLITS for s in manifest.sequences):
-            raise DatasetError("the dataset's manifest is damaged: restore it, or ingest again")
+        if manifest.fingerprint != fingerprint:
+            raise DatasetError("the dataset's manifest was changed: restore it, or ingest again")
         return manifest
 
 
@@ -110,6 +107,7 @@ class EncryptedDataset:
 
     def __init__(self, path: Path, manifest: DatasetManifest) -> None:
         self.path, self.manifest = path, manifest
+        self._mapped: dict[str, Rows] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -118,6 +116,8 @@ class EncryptedDataset:
             manifest = DatasetManifest.from_json((path / MANIFEST).read_text())
         except OSError as error:
             raise DatasetError(f"cannot read an encrypted dataset at {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise DatasetError(f"{path / MANIFEST} is no text: restore it, or ingest again") from None
         for shard in (*manifest.frame_shards, *manifest.label_shards):
             file = path / shard.file
             size = file.stat().st_size if file.is_file() else None
@@ -158,8 +158,20 @@ class EncryptedDataset:
         ends = np.cumsum([shard.count for shard in shards])
         for position, index in enumerate(indices):
             shard = shards[int(np.searchsorted(ends, index, side="right"))]
-            rows[position] = _mapped(self.path / shard.file)[int(index) - shard.first]
+            rows[position] = self._map(shard, shape)[int(index) - shard.first]
         return rows
+
+    def _map(self, shard: Shard, shape: tuple[int, ...]) -> Rows:
+        if shard.file not in self._mapped:
+            file = self.path / shard.file
+            try:
+                rows = cast("Rows", np.load(file, mmap_mode="r", allow_pickle=False))
+            except (ValueError, OSError, EOFError):
+                raise DatasetError(f"shard {file} is damaged: it is not an array; restore it") from None
+            if rows.shape != (shard.count, *shape) or rows.dtype != self.manifest.dtype:
+                raise DatasetError(f"shard {file} is damaged: it is {rows.dtype} of shape {rows.shape}; restore it")
+            self._mapped[shard.file] = rows
+        return self._mapped[shard.file]
 
 
 class DatasetWriter:
@@ -196,6 +208,7 @@ class DatasetWriter:
         self._shape = (frames, height, width, channels, card.n)
         self._label_shape = (len(classes), card.n)
         self._limit = max(1, SHARD_BYTES // (int(np.prod(self._shape)) * np.dtype(dtype).itemsize))
+        self._little_endian = np.dtype(dtype).newbyteorder("<")
         self._records: list[SequenceRecord] = []
         self._frames: list[Rows] = []
         self._labels: list[Rows] = []
@@ -209,10 +222,14 @@ class DatasetWriter:
     def add(self, record: SequenceRecord, frames: Rows, labels: Rows | None) -> None:
         """Add one sequence: rows `[frames, height, width, channels, n]`, one-hot rows `[classes, n]` or None."""
         labelled = bool(self._label_shape[0])
-        if frames.shape != self._shape or (labels is not None) != labelled:
+        if frames.shape != self._shape:
             raise DatasetError(f"a sequence of shape {frames.shape} does not fit a dataset of {self._shape}")
+        if (labels is not None) != labelled:
+            raise DatasetError("labels are for all sequences of a dataset with classes, and for none without")
         if labels is not None and labels.shape != self._label_shape:
             raise DatasetError(f"labels of shape {labels.shape} do not fit a dataset of {self._label_shape}")
+        if record.split not in SPLITS:
+            raise DatasetError(f"a split must be one of {', '.join(SPLITS)}, got {record.split!r}")
         self._records.append(record)
         self._frames.append(frames)
         if labels is not None:
@@ -234,7 +251,7 @@ class DatasetWriter:
             if rows:
                 shards = self._shards[kind]
                 file = self._temporary / f"{kind}-{len(shards):05d}.npy"
-                np.save(file, np.stack(rows).astype(self._fields["dtype"], copy=False), allow_pickle=False)
+                np.save(file, np.stack(rows).astype(self._little_endian, copy=False), allow_pickle=False)
                 first = sum(shard.count for shard in shards)
                 with file.open("rb") as content:
                     digest = _digest(content)
@@ -260,11 +277,3 @@ def _digest(file: Any) -> str:
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _mapped(file: Path) -> Rows:
-    try:
-        return cast("Rows", np.load(file, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError):
-        raise DatasetError(f"shard {file} is damaged: it is not an array; restore it") from None

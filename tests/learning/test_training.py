@@ -137,7 +137,7 @@ def test_batches_cover_every_sequence_once_in_the_seeds_order():
     assert epochs(None) == [list(indices)] * 2
 
 
-def test_other_domains_and_shapes_are_refused(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain):
+def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain: KeyDomain):
     """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
     other = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key()
     with pytest.raises(DomainMismatchError, match="ingest again"):

@@ -1,10 +1,8 @@
 """The site's node: its identity, what it refuses to start with, and that it ends completely."""
 
-import shutil
 import signal
 import socket
 import stat
-import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -17,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, ROOT, SITE, call, free_port, processes_of, serving
+from test_deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
 
+from coordinator.certificates import ensure
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
 from sites.supernode import PRIVATE_KEY, create_identity, join, node_config
@@ -36,11 +35,18 @@ def site(tmp_path: Path) -> Iterator[SiteConfig]:
         yield SiteConfig("a", tmp_path / "dataset", tmp_path / "domain.eval", f"unix:{folder}/vault.sock")
 
 
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Run a coordinator; return its address and its state."""
+    folder, port = tmp_path_factory.mktemp("coordinator"), free_port()
+    up = [*COORDINATOR, "up", "--state", str(folder / "state"), "--port", str(port)]
+    with serving(folder / "up.log", up, "ready"):
+        yield f"127.0.0.1:{port}", folder / "state"
+
+
 @pytest.fixture
 def ca(tmp_path: Path) -> Path:
     """Return the certificate of a new authority."""
-    from coordinator.certificates import ensure
-
     return ensure(tmp_path / "tls", []).ca
 
 
@@ -107,44 +113,32 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_two_nodes_wait_side_by_side_and_end(
-    tmp_path: Path, site: SiteConfig, ca: Path, number: signal.Signals
-) -> None:
+def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
     """Two nodes of one machine wait for a coordinator that is not there yet; a signal ends both, status 0."""
     address = f"127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         for name in "ab":
             identity = create_identity(tmp_path / name).parent
             start = command(address, ca, identity, replace(site, name=name))
-            stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", number))
+            stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", signal.SIGINT))
         assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
         assert len(processes_of(tmp_path, "bin/flower-superexec")) == 2
     assert processes_of(tmp_path) == {}
 
 
-def test_a_site_that_is_not_enrolled_is_turned_away(tmp_path: Path, site: SiteConfig) -> None:
-    """SuperLink refuses a key that was not enrolled; `join` ends with status 1 and says what to check."""
-    state, port = tmp_path / "state", free_port()
-    up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port)]
-    with serving(tmp_path / "up.log", up, "ready"):
-        identity = create_identity(tmp_path / "identity").parent
-        start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
-        done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 1
-        assert "is this site enrolled" in done.stderr.splitlines()[-1]
-        assert processes_of(identity) == {}
-
-
-def test_another_authority_is_not_trusted(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
-    """A site never talks to a SuperLink whose certificate its own authority did not sign."""
-    state, port, log = tmp_path / "state", free_port(), tmp_path / "join.log"
-    up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port)]
-    with serving(tmp_path / "up.log", up, "ready"):
-        public = create_identity(tmp_path / "identity")
+@pytest.mark.parametrize(
+    ("enrolled", "reason"), [(False, "Failed to activate SuperNode"), (True, "CERTIFICATE_VERIFY_FAILED")]
+)
+def test_strangers_do_not_meet(
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, enrolled: bool, reason: str
+) -> None:
+    """SuperLink turns a key away that was not enrolled, and a site a SuperLink of another authority."""
+    address, state = coordinator
+    public = create_identity(tmp_path / "identity")
+    if enrolled:
         call([*COORDINATOR, "enrol", "--state", str(state), str(public), "a"])
-        start = command(f"127.0.0.1:{port}", ca, public.parent, site)
-        with serving(log, start, "retrying"):
-            pass
-        assert "SuperNode ID" not in log.read_text()
-        shutil.rmtree(public.parent / "flwr")
+    trusted = ca if enrolled else state / "tls" / "ca.pem"
+    done = call(command(address, trusted, public.parent, site), status=1)
+    assert reason in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("fedpp-site join: the SuperNode ended by itself")
+    assert processes_of(tmp_path) == {}

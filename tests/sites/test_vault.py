@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -177,8 +178,9 @@ def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
 def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path, plaintext: Plaintext, address: str):
     """Scoring encrypted logits gives the counts of the same logits and labels in clear."""
     domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
-    dataset = write_dataset(tmp_path / "d", domain, plaintext)
-    labels = plaintext[1][[i for i, s in enumerate(SPLIT) if s == split]]
+    all_labels = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0])  # no split begins like another
+    dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], all_labels))
+    labels = all_labels[[i for i, s in enumerate(SPLIT) if s == split]]
     logits = np.random.default_rng(3).normal(scale=3.0, size=(len(labels), 2))
     with serving(domain, dataset, address), VaultClient(address) as client:
         counts = client.score(split, encryption.encrypt_values(domain, logits, "float64"))
@@ -253,7 +255,7 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
         (replace(TINY, height=16), "float32", "the network is for"),
         (replace(TINY, channels=3), "float32", "the network is for"),
         (replace(TINY, classes=3), "float32", "the network is for"),
-        (replace(TINY, lstm=10_000), "float32", f"parameters is too large: at most {MOST_PARAMETERS}"),
+        (replace(TINY, dense=1_050_000), "float32", f"parameters is too large: at most {MOST_PARAMETERS}"),
         (TINY, "float16", "rows are float32 or float64, got 'float16'"),
     ],
 )
@@ -296,15 +298,18 @@ def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset:
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_an_unforeseen_error_says_nothing(dataset: EncryptedDataset, vault: VaultClient, address: str):
-    """What the vault did not expect, here a shard of another shape, reaches its log and not the caller."""
-    shard = dataset.path / dataset.manifest.label_shards[0].file
-    np.save(shard, np.zeros((11, 7)))
-    with pytest.raises(VaultError) as failed:
-        vault.score("test", np.zeros((3, 2, 2)))
-    assert status(failed.value) is grpc.StatusCode.INTERNAL
-    assert str(failed.value) == f"the vault at {address} refused: the vault failed: its own log says where"
-    assert vault.info().frames == 2
+def test_an_unforeseen_error_says_nothing(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, caplog: pytest.LogCaptureFixture
+):
+    """What the vault did not expect, here a manifest without its shards, reaches its log and not the caller."""
+    broken = EncryptedDataset(dataset.path, replace(dataset.manifest, label_shards=()))
+    with serving(domain, broken, address), VaultClient(address) as client:
+        with pytest.raises(VaultError) as failed:
+            client.score("test", np.zeros((3, 2, 2)))
+        assert status(failed.value) is grpc.StatusCode.INTERNAL
+        assert str(failed.value) == f"the vault at {address} refused: the vault failed: its own log says where"
+        assert client.info().frames == 2
+    assert "IndexError" in caplog.text
 
 
 def test_every_call_is_logged_in_one_line_without_identifiers(
@@ -365,6 +370,38 @@ def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: 
             serve(domain, dataset, address, stop=threading.Event())
         with VaultClient(address) as another:
             assert another.info() == client.info()
+
+
+def test_a_vault_that_ends_leaves_the_next_one_s_socket(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
+    monkeypatch.setattr("sites.vault.GRACE_SECONDS", 2.0)
+    ready, stop, more = threading.Event(), threading.Event(), threading.Event()
+    arguments = {"ready": ready.set, "stop": stop}
+    first = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=arguments, daemon=True)
+    first.start()
+    assert ready.wait(SECONDS)
+
+    def requests() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        more.wait(SECONDS)
+
+    with grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(SECONDS)
+        running = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
+        time.sleep(0.5)  # until the call is at the vault
+        assert not running.done()
+        stop.set()
+        while socket_path(address).exists():
+            time.sleep(0.01)
+        with serving(domain, dataset, address):
+            assert first.is_alive()
+            first.join(SECONDS)
+            more.set()
+            with VaultClient(address) as client:
+                assert client.info().frames == 2
+    assert not socket_path(address).exists()
 
 
 def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: EncryptedDataset, address: str):

@@ -1,0 +1,66 @@
+"""Class maps: from a hospital's labels to class numbers, class 0 the negative one."""
+
+import pytest
+
+from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.sequence import ImageSequence
+
+
+def labelled(*labels: str | None) -> list[ImageSequence]:
+    return [ImageSequence(str(i), f"secret{i}", label, ()) for i, label in enumerate(labels)]
+
+
+def test_labels_are_sorted_without_a_choice():
+    """With no choice, classes are the labels in the order of the alphabet."""
+    chosen = ClassMap.choose(labelled("b", "a", "b"), None, None)
+    assert chosen.classes == ("a", "b")
+    assert [chosen.number("a"), chosen.number("b")] == [0, 1]
+
+
+def test_a_list_gives_the_order():
+    """With a list, classes are in its order, a label that does not occur included."""
+    chosen = ClassMap.choose(labelled("b", "a"), ("b", "a", "c"), None)
+    assert [chosen.number(label) for label in "bac"] == [0, 1, 2]
+
+
+def test_one_label_stands_against_the_rest():
+    """With a negative, it is class 0 and all the others are class 1."""
+    chosen = ClassMap.choose(labelled("x", "Regular", "y"), None, "Regular")
+    assert chosen.classes == ("Regular", "not Regular")
+    assert [chosen.number(label) for label in ("Regular", "x", "y")] == [0, 1, 1]
+
+
+def test_unlabelled_data_have_no_classes():
+    """Without any label the map is empty."""
+    assert ClassMap.choose(labelled(None, None), None, None).classes == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "negative", "error", "message"),
+    [
+        (("a", None, "b"), None, None, RawDataError, "1 of 3 sequences have no label"),
+        ((None, None), ("a", "b"), None, RawDataError, "no sequence has a label"),
+        ((None, None), None, "a", RawDataError, "no sequence has a label"),
+        (("a", "b"), None, "c", RawDataError, "no sequence has the negative label 'c': labels are 'a', 'b'"),
+        (("a", "b"), ("a", "c"), None, RawDataError, "labels 'b' are none of the classes a, c"),
+        (("a", "a"), None, None, RawDataError, "all sequences have the label 'a'"),
+        (("a", "b"), ("a", "b"), "a", ConfigError, "choose one of them"),
+        (("a", "b"), ("a",), None, ConfigError, "at least two"),
+        (("a", "b"), ("a", "a"), None, ConfigError, "at least two"),
+    ],
+)
+def test_what_does_not_fit_is_refused(labels, classes, negative, error, message):
+    """Partly labelled data, unknown labels and contradicting choices are refused with what was found."""
+    with pytest.raises(error, match=message) as refused:
+        ClassMap.choose(labelled(*labels), classes, negative)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("label", ["z", None])
+def test_a_label_outside_the_map_is_refused(label):
+    """A label that came later, or none, has no class."""
+    with pytest.raises(RawDataError, match="none of the classes"):
+        ClassMap(("a", "b")).number(label)
+    with pytest.raises(RawDataError, match="none of the classes"):
+        ClassMap(("Regular", "not Regular"), "Regular").number(None)
