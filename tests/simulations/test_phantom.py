@@ -1,5 +1,6 @@
 """Phantom hospitals: real DICOM files, the same from the same seed, in which only the change over visits tells."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_files_are_valid_dicom(folders: list[Path]):
     """Files carry what a reader needs, visits follow in time, and no two images share a UID."""
     images = [pydicom.dcmread(file) for folder in folders for file in sorted(folder.rglob("*.dcm"))]
     assert len({image.SOPInstanceUID for image in images}) == len(images) == 168
-    for first, second in zip(images, images[1:], strict=False):
+    for first, second in pairwise(images):
         assert first.PatientID != second.PatientID or first.StudyDate < second.StudyDate
     assert {image.file_meta.MediaStorageSOPClassUID for image in images} == {image.SOPClassUID for image in images}
 

@@ -58,6 +58,13 @@ def socket_path(address: str) -> Path:
     return Path(address.removeprefix("unix:"))
 
 
+def stopped() -> threading.Event:
+    """Return a stop that is set: a vault that should have been refused ends at once, and its test fails."""
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
 @contextmanager
 def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
     ready, stop = threading.Event(), threading.Event()
@@ -330,7 +337,7 @@ def test_every_call_is_logged_in_one_line_without_identifiers(
 def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset, address: str):
     """The vault does not start, and leaves no socket."""
     with pytest.raises(DomainMismatchError, match="serve the dataset that was ingested under this domain"):
-        serve(KeyDomain(bytes(32), n=2, epoch=1), dataset, address, stop=threading.Event())
+        serve(KeyDomain(bytes(32), n=2, epoch=1), dataset, address, stop=stopped())
     assert not socket_path(address).parent.exists()
 
 
@@ -367,7 +374,7 @@ def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: 
     """The second is refused with one line, and the first goes on answering."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"a vault is running at unix:.* already: stop it"):
-            serve(domain, dataset, address, stop=threading.Event())
+            serve(domain, dataset, address, stop=stopped())
         with VaultClient(address) as another:
             assert another.info() == client.info()
 
@@ -423,7 +430,7 @@ def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: 
         owner.listen(0)
         waiting.connect(str(path))  # nobody accepts: the queue is full
         with pytest.raises(VaultError, match="may belong to a running vault"):
-            serve(domain, dataset, address, stop=threading.Event())
+            serve(domain, dataset, address, stop=stopped())
     assert path.is_socket()
 
 
@@ -445,7 +452,7 @@ def test_addresses_that_cannot_be_served_are_refused(
     folder = socket_path(address).parents[1]
     (folder / "file").write_text("not a socket")
     with pytest.raises(ConfigError, match=reason):
-        serve(domain, dataset, wrong.format(folder=folder), stop=threading.Event())
+        serve(domain, dataset, wrong.format(folder=folder), stop=stopped())
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("file", "not a socket")]
 
 

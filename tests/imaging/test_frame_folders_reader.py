@@ -1,0 +1,161 @@
+"""Folders of frames with an index: read in order, refused in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from fedpp.errors import RawDataError
+from fedpp.imaging.frame_folders import read_frame_folders
+from fedpp.imaging.layout import read_sequences
+
+ULTRASOUND = DATA / "ultrasound_sequences"
+
+
+def write_frames(folder: Path, *names: str) -> None:
+    """Write one 4 x 6 image a name, its pixels all of the image's position + 1."""
+    folder.mkdir(parents=True)
+    for position, name in enumerate(names):
+        Image.fromarray(np.full((4, 6), position + 1, np.uint8)).save(folder / name)
+
+
+def write_index(folder: Path, *rows: str, header: str = "sequence,patient,label") -> None:
+    (folder / "index.csv").write_text("\n".join((header, *rows)) + "\n")
+
+
+def values(frames: tuple[np.ndarray, ...]) -> list[float]:
+    return [float(frame[0, 0]) for frame in frames]
+
+
+def test_the_real_ultrasound_is_read():
+    """All 124 sequences of 78 patients are read, 16 frames of 64 x 64 each, with their four labels."""
+    sequences, recognised = read_sequences(ULTRASOUND)
+    assert len(sequences) == 124
+    assert len({s.patient for s in sequences}) == 78
+    assert {len(s.frames) for s in sequences} == {16}
+    assert {frame.shape for s in sequences for frame in s.frames} == {(64, 64)}
+    assert {s.label for s in sequences} == {"Regular", "Bacterial pneumonia", "COVID-19", "Viral pneumonia"}
+    assert recognised == "frame folders, listed by index.csv: 124 sequences of 78 patients, 1984 frames"
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path):
+    """Frame 10 comes after frame 9, with leading zeros or not; what is no image is passed over."""
+    write_frames(tmp_path / "s", "f1.png", "f02.png", "f9.bmp", "f10.png", "f100.tiff")
+    (tmp_path / "s" / "notes.txt").write_text("no image")
+    (tmp_path / "s" / "._f1.png").write_bytes(b"left by a desktop")
+    write_index(tmp_path, "s,p,a")
+    (sequence,) = read_frame_folders(tmp_path)
+    assert values(sequence.frames) == [1, 2, 3, 4, 5]
+
+
+def test_digits_of_other_kinds_are_no_numbers(tmp_path: Path):
+    """A superscript in a file name is text: it does not break the order."""
+    write_frames(tmp_path / "s", "a\N{SUPERSCRIPT TWO}1.png", "1\N{SUPERSCRIPT TWO}2.png", "\N{SUPERSCRIPT TWO}1.png")
+    write_index(tmp_path, "s,p,a")
+    assert sorted(values(read_frame_folders(tmp_path)[0].frames)) == [1, 2, 3]
+
+
+def test_a_sequence_of_several_parts_is_in_the_order_of_time(tmp_path: Path):
+    """Folders `sequence/time` make one sequence, time 2 before time 10, whatever the order of the rows."""
+    write_frames(tmp_path / "s" / "10", "0.png")
+    write_frames(tmp_path / "s" / "2", "0.png", "1.png")
+    write_index(tmp_path, "s,p,a,10", "s,p,a,2", header="sequence,patient,label,time")
+    (sequence,) = read_frame_folders(tmp_path)
+    assert values(sequence.frames) == [1, 2, 1]
+
+
+def test_other_columns_and_an_empty_label(tmp_path: Path):
+    """Columns that are not needed are ignored, and an empty label is none."""
+    write_frames(tmp_path / "s", "0.png")
+    write_index(tmp_path, "3,s,,p", header="severity,sequence,label,patient")
+    (sequence,) = read_frame_folders(tmp_path)
+    assert (sequence.id, sequence.patient, sequence.label) == ("s", "p", None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixel", "grey"),
+    [
+        ("L", 200, 200),
+        ("RGB", (255, 0, 0), 76),
+        ("RGBA", (0, 255, 0, 10), 150),
+        ("1", 1, 255),
+        ("I;16", 40_000, 40_000),
+        ("F", 0.25, 0.25),
+    ],
+)
+def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: float):
+    """Colour becomes its luma, and 16-bit and floating-point pixels keep their values."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    Image.new(mode, (3, 2), pixel).save(folder / ("0.tiff" if mode == "F" else "0.png"))
+    write_index(tmp_path, "s,p,a")
+    (frame,) = read_frame_folders(tmp_path)[0].frames
+    np.testing.assert_array_equal(frame, np.full((2, 3), grey))
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("sequence,patient", ["s,secret"], "has no column label: it has sequence, patient"),
+        ("sequence,patient,label", [], "names no sequence"),
+        ("sequence,patient,label", ["s,secret,a", "gone,secret,a"], "gone, which is missing"),
+        ("sequence,patient,label", ["s,,a"], "line 2: sequence and patient must not be empty"),
+        ("sequence,patient,label", ["s,secret,a", "s,secret,b"], "more than one patient or label"),
+        ("sequence,patient,label", ["s,secret,a", "s,secret,a"], "twice"),
+        ("sequence,patient,label,time", ["s,secret,a,1", "s,secret,a,2"], "s/1, which is missing"),
+        ("sequence,patient,label", ["empty,secret,a"], "empty holds no image"),
+        ("sequence,patient,label", ["broken,secret,a"], "cannot read the image"),
+        ("sequence,patient,label", ["text,secret,a"], "cannot read the image"),
+        ("sequence,patient,label", ["endless,secret,a"], "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, header: str, rows: list[str], message: str):
+    """A missing column, row, folder or image, and a broken image, are named; the patient is not."""
+    write_frames(tmp_path / "s", "0.png")
+    write_frames(tmp_path / "broken", "0.png")
+    (tmp_path / "broken" / "0.png").write_bytes((tmp_path / "broken" / "0.png").read_bytes()[:45])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "0.png").write_text("no image")
+    (tmp_path / "endless").mkdir()
+    Image.new("F", (2, 2), float("nan")).save(tmp_path / "endless" / "0.tiff")
+    write_index(tmp_path, *rows, header=header)
+    with pytest.raises(RawDataError, match=message) as refused:
+        read_frame_folders(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value).replace(str(tmp_path), "")
+
+
+def test_damaged_images_are_refused_quietly(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    """Whatever byte of an image is changed, it is read or refused: no other error, no warning."""
+    generator = np.random.default_rng(0)
+    for suffix in (".png", ".jpg", ".tiff", ".bmp"):
+        folder = tmp_path / suffix[1:]
+        folder.mkdir()
+        Image.fromarray(generator.integers(0, 255, (9, 7), dtype=np.uint8)).save(folder / f"0{suffix}")
+        write_index(tmp_path, f"{folder.name},p,a")
+        intact = (folder / f"0{suffix}").read_bytes()
+        refused = 0
+        for _ in range(150):
+            damaged = bytearray(intact)
+            damaged[generator.integers(len(intact))] = generator.integers(256)
+            (folder / f"0{suffix}").write_bytes(damaged[: generator.integers(1, 2 * len(intact))])
+            try:
+                read_frame_folders(tmp_path)
+            except RawDataError:
+                refused += 1
+        assert refused > 20
+    assert not recwarn.list
+
+
+def test_an_image_too_large_to_be_one_is_refused(tmp_path: Path):
+    """A header that promises 10^10 pixels is refused, not unpacked."""
+    write_frames(tmp_path / "s", "0.bmp")
+    content = bytearray((tmp_path / "s" / "0.bmp").read_bytes())
+    content[18:26] = (100_000).to_bytes(4, "little") * 2
+    (tmp_path / "s" / "0.bmp").write_bytes(content)
+    write_index(tmp_path, "s,p,a")
+    with pytest.raises(RawDataError, match="cannot read the image"):
+        read_frame_folders(tmp_path)
