@@ -63,12 +63,16 @@ class ProcessGroup:
     def __exit__(self, *_: object) -> None:
         self._signal(signal.SIGTERM)
         deadline = monotonic() + GRACE_SECONDS
-        while self._signal(0) and monotonic() < deadline:
-            self.running()  # reaps the dead, which a group otherwise keeps
+        while self._alive() and monotonic() < deadline:
             sleep(0.05)
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.wait()
+
+    def _alive(self) -> bool:
+        for member in self._members:
+            member.poll()  # reaps each one: a zombie would keep the group alive
+        return self._signal(0)
 
     def _signal(self, number: int) -> bool:
         if not self._members:

@@ -1,7 +1,7 @@
 """Phantom hospitals: chest-like DICOM images of invented patients whose lesion grows, or stays as it is.
 
-One visit tells little: lesions of both classes are drawn from overlapping sizes at every visit, and differ in
-contrast, place and background. The change over the visits tells all.
+Lesions of both classes are drawn from overlapping sizes at every visit, and differ in contrast, place and
+background. The last visit alone tells something (its radius has an AUC of about 0.8); the change tells all.
 """
 
 import csv

@@ -51,7 +51,9 @@ def _rows(index: Path) -> list[dict[str, str]]:
         raise RawDataError(f"cannot read the index {index}: {error}") from None
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        raise RawDataError(f"{index} has no column {', '.join(missing)}: it has {', '.join(columns) or 'none'}")
+        # A table without a header line has a patient's row here: it is quoted only if it looks like a header.
+        found = f"it has {', '.join(columns)}" if set(COLUMNS) & set(columns) else "is its first line a header?"
+        raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
     if not rows:
         raise RawDataError(f"{index} names no sequence")
     for line, row in enumerate(rows, start=2):

@@ -127,17 +127,17 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
 
 
 @pytest.mark.parametrize(
-    ("enrolled", "reason"), [(False, "Failed to activate SuperNode"), (True, "CERTIFICATE_VERIFY_FAILED")]
+    ("wrong", "reason"), [("key", "Failed to activate SuperNode"), ("authority", "CERTIFICATE_VERIFY_FAILED")]
 )
 def test_strangers_do_not_meet(
-    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, enrolled: bool, reason: str
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, wrong: str, reason: str
 ) -> None:
     """SuperLink turns a key away that was not enrolled, and a site a SuperLink of another authority."""
     address, state = coordinator
     public = create_identity(tmp_path / "identity")
-    if enrolled:
+    if wrong != "key":
         call([*COORDINATOR, "enrol", "--state", str(state), str(public), "a"])
-    trusted = ca if enrolled else state / "tls" / "ca.pem"
+    trusted = ca if wrong == "authority" else state / "tls" / "ca.pem"
     done = call(command(address, trusted, public.parent, site), status=1)
     assert reason in done.stderr
     assert done.stderr.splitlines()[-1].startswith("fedpp-site join: the SuperNode ended by itself")

@@ -438,6 +438,7 @@ def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: 
     ("wrong", "reason"),
     [
         ("localhost:50051", "must be unix:/absolute/path.sock, got 'localhost:50051'"),
+        ("{folder}/vault.sock", "must be unix:/absolute/path.sock"),
         ("unix:vault.sock", "must be unix:/absolute/path.sock, got 'unix:vault.sock'"),
         ("unix:{folder}/" + 107 * "x", "is longer than 107 bytes: choose a shorter one"),
         ("unix:{folder}/a%41.sock", "must have no %"),
