@@ -24,6 +24,8 @@ VAULT_SECONDS = 30.0
 @contextmanager
 def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Path) -> Iterator[None]:
     """Run one vault process a site, and stop them in the end."""
+    # A pipe that nobody reads would fill and block.
+    logs = [tempfile.TemporaryFile("w+") for _ in sites]  # noqa: SIM115  closed below
     processes = [
         subprocess.Popen(
             [
@@ -38,15 +40,17 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
             ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=log,
             text=True,
         )
-        for site in sites
+        for site, log in zip(sites, logs, strict=True)
     ]
     try:
-        for site, process in zip(sites, processes, strict=True):
+        for site, process, log in zip(sites, processes, logs, strict=True):
             if not (process.stdout and process.stdout.readline().startswith("vault ready")):
-                reason = process.communicate()[1].strip().splitlines()
+                process.wait()
+                log.seek(0)
+                reason = log.read().strip().splitlines()
                 raise VaultError(f"the vault of {site.name} did not start: {''.join(reason[-1:])}")
         yield
     finally:
@@ -54,6 +58,8 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.communicate(timeout=VAULT_SECONDS)
+        for log in logs:
+            log.close()
 
 
 def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) -> FederationRecord:

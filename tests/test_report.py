@@ -251,6 +251,7 @@ def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
         (Parity(3e-4, None, (4e-4, 1e-4)), "Verdict within what rounding alone does"),
         (Parity(5e-4, None, (4e-4, 1e-4)), "Verdict more than rounding alone does"),
         (Parity(math.nan, None, (math.nan,)), "Verdict more than rounding alone does"),
+        (Parity(math.nan, None, (4e-4,)), "Verdict more than rounding alone does"),
         (Parity(math.nan, None), "predicted probability not finite"),
         (Parity(0.0, None), "predicted probability none"),
     ],

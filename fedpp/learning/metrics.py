@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedpp.errors import FederationError
-from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, SCORE_LIMIT, Counts, Histogram
+from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, Counts, Histogram
 
 _TOLERANCE = 1e-5  # of a row's sum: a float32 softmax passes, logits do not
 _TINIEST = np.finfo(np.float64).tiny
@@ -113,7 +113,8 @@ def _losses(true: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _histogram(log_odds: NDArray[np.float64]) -> Histogram:
-    bins = np.searchsorted(SCORE_EDGES[1:-1], np.clip(log_odds, -SCORE_LIMIT, SCORE_LIMIT), side="right")
+    # Only the inner edges separate: what lies beyond the outer ones, infinity included, is in the outer bins.
+    bins = np.searchsorted(SCORE_EDGES[1:-1], log_odds, side="right")
     return tuple(np.bincount(bins, minlength=SCORE_BINS).tolist())
 
 

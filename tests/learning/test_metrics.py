@@ -142,6 +142,7 @@ def test_nothing_is_defined_without_examples() -> None:
         ([0], [[1.0]], r"got \(1,\) and \(1, 1\)"),
         ([2], [[0.5, 0.5]], "0 to 1, got 2 to 2"),
         ([-1], [[0.5, 0.5]], "0 to 1, got -1 to -1"),
+        ([0, 5], [[0.5, 0.5]] * 2, "0 to 1, got 0 to 5"),
         ([0.0], [[0.5, 0.5]], "class numbers, got an array of float64"),
     ],
 )
