@@ -79,8 +79,7 @@ class Flatten(Componentwise):
 class Slotwise(EncryptedLayer):
     """Apply stock Keras layers without weights, one after the other, to every slot.
 
-    Several layers in one `Slotwise` share the two maps between components and slots, which is why the
-    network pools and rectifies in one.
+    Several layers in one `Slotwise` share the two maps between components and slots.
     """
 
     def __init__(self, algebra: Algebra, *layers: Callable[[Tensor], Tensor], **keywords: Any) -> None:
