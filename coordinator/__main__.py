@@ -18,8 +18,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from fedpp.command import run_command
 from fedpp.config import RunConfig
-from fedpp.errors import ConfigError, FederationError, FedppError, KeyFileError
+from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
 from .superlink import CONNECTION, State
@@ -34,16 +35,7 @@ IN_USE = "public key already in use"  # SuperLink's answer, in lower case
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except (FedppError, PermissionError) as error:
-        print(f"coordinator {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"coordinator {options.command}: interrupted", file=sys.stderr)
-        return 1
-    return status
+    return run_command(_parser(), arguments)
 
 
 def up(options: argparse.Namespace) -> int:

@@ -6,22 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedpp.command import run_command
 from fedpp.config import DTYPES
-from fedpp.errors import FedppError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except FedppError as error:
-        print(f"simulations {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"simulations {options.command}: interrupted", file=sys.stderr)
-        return 1
-    return status
+    return run_command(_parser(), arguments)
 
 
 def list_scenarios(options: argparse.Namespace) -> int:

@@ -12,24 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedpp.command import run_command
 from fedpp.config import DTYPES, SPLITS
-from fedpp.errors import FedppError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        status: int = options.run(options)
-    except (FedppError, FileExistsError, PermissionError) as error:
-        print(f"fedpp-site {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"fedpp-site {options.command}: interrupted", file=sys.stderr)
-        return 1
-    return status
+    return run_command(_parser(), arguments)
 
 
 def keygen(options: argparse.Namespace) -> int:

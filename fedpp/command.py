@@ -1,0 +1,30 @@
+"""How each of our programs runs one of its commands: an exit status, and one line on stderr where it failed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fedpp.errors import FedppError
+
+
+def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Parse the arguments and call the command's `run(options)`; return its exit status, 1 where it failed.
+
+    A mistake of the user and what the system refuses (a full disk, no permission) end in one line; a defect of
+    ours ends in its traceback. Wrong usage exits with 2, as argparse does.
+    """
+    options = parser.parse_args(arguments)
+    program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
+    try:
+        status: int = options.run(options)
+    except FedppError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 1
+    return status

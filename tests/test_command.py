@@ -1,0 +1,52 @@
+"""How a command of ours ends."""
+
+import argparse
+
+import pytest
+
+from fedpp.command import run_command
+from fedpp.errors import ConfigError
+
+
+def ending_with(error: BaseException | None) -> argparse.ArgumentParser:
+    """Return a parser whose one command ends with this error."""
+
+    def run(_: argparse.Namespace) -> int:
+        if error:
+            raise error
+        return 0
+
+    parser = argparse.ArgumentParser(prog="python -m coordinator")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up").set_defaults(run=run)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("no sites: name some"), "coordinator up: no sites: name some\n"),
+        (OSError(28, "No space left on device", "out/x"), "coordinator up: No space left on device (out/x)\n"),
+        (FileExistsError("a key is there already"), "coordinator up: a key is there already\n"),
+        (KeyboardInterrupt(), "coordinator up: interrupted\n"),
+    ],
+)
+def test_a_failure_is_one_line_and_status_1(error: BaseException, line: str, capsys: pytest.CaptureFixture[str]):
+    """What the user or the system did wrong is said in one line on stderr, and nothing on stdout."""
+    assert run_command(ending_with(error), ["up"]) == 1
+    assert capsys.readouterr() == ("", line)
+
+
+def test_success_and_wrong_usage(capsys: pytest.CaptureFixture[str]):
+    """Success is silent and 0; wrong usage is 2."""
+    assert run_command(ending_with(None), ["up"]) == 0
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit) as exit_:
+        run_command(ending_with(None), ["down"])
+    assert exit_.value.code == 2
+
+
+def test_a_defect_of_ours_is_not_hidden():
+    """Any other exception goes through, with its traceback."""
+    with pytest.raises(ZeroDivisionError):
+        run_command(ending_with(ZeroDivisionError()), ["up"])
