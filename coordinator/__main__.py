@@ -40,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Run the SuperLink until SIGTERM or Ctrl-C; the first time, make its certificates."""
+    if options.host not in ("127.0.0.1", "::1", "localhost"):
+        print(
+            f"note: on {options.host}, whoever reaches port {options.port} can submit code to the sites and stop runs: "
+            "let a firewall or proxy pass the sites' /v1/fleet/ alone (docs/deployment.md)",
+            file=sys.stderr,
+            flush=True,
+        )
     return run_superlink(
         options.state,
         host=options.host,

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 
@@ -43,7 +44,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file = out / "passphrase"
     passphrase_file.touch(mode=0o600)
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
-    domain = KeyDomain.generate(n=scenario.n)
+    domain = _domain(scenario)
     store.create(out / "domain", domain, store.read_passphrase(passphrase_file))
     sites = []
     for number, sequences in enumerate(raw):
@@ -68,6 +69,14 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         )
         sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, f"unix:{sockets / name}.sock"))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
+
+
+def _domain(scenario: Scenario) -> KeyDomain:
+    """Return the domain of a simulated federation, whose secret anybody can compute from the seed.
+
+    Batches follow the order of the keyed pseudonyms: with a drawn secret, no run could be repeated.
+    """
+    return KeyDomain(sha256(f"simulated domain of seed {scenario.seed}".encode()).digest(), n=scenario.n, epoch=1)
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:

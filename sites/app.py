@@ -99,9 +99,7 @@ def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
 def train(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
     request = wire.TrainRequest.from_record(content.config_records[wire.CONFIG])
-    key, dataset = _open(site, request.domain)
-    trainer = _trainer(request.network, key, request.dtype)
-    trainer.load(wire.unpack_arrays(content))
+    trainer, dataset = _loaded(request, content, site)
     trainer.fit(
         dataset,
         learning_rate=request.learning_rate,
@@ -118,23 +116,30 @@ def train(content: RecordDict, site: SiteConfig) -> RecordDict:
 def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
     request = wire.EvaluateRequest.from_record(content.config_records[wire.CONFIG])
-    key, dataset = _open(site, request.domain)
-    trainer = _trainer(request.network, key, request.dtype)
-    trainer.load(wire.unpack_arrays(content))
+    trainer, dataset = _loaded(request, content, site)
     logits = trainer.logits(dataset, request.split, request.batch_size)
     with VaultClient(site.vault) as vault:
         counts = vault.score(request.split, logits)
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def _open(site: SiteConfig, domain: str | None = None) -> tuple[EvaluationKey, EncryptedDataset]:
-    key = EvaluationKey.load(site.evaluation_key)
-    if domain is not None and domain != key.domain:
+def _open(site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
+    return EvaluationKey.load(site.evaluation_key), EncryptedDataset.open(site.dataset)
+
+
+def _loaded(
+    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig
+) -> tuple["EncryptedTrainer", EncryptedDataset]:
+    """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
+    key, dataset = _open(site)
+    if request.domain != key.domain:
         raise DomainMismatchError(
-            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {domain[:16]}: "
+            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
-    return key, EncryptedDataset.open(site.dataset)
+    trainer = _trainer(request.network, key, request.dtype)
+    trainer.load(wire.unpack_arrays(content))
+    return trainer, dataset
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.

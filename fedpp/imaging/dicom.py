@@ -83,6 +83,10 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
                 passed += 1
                 continue
             name, patient, order = _identity(image, file)
+            if not patient:
+                if not single:
+                    raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
+                patient = f"file {file}"
             frames = _frames(image, file)
         if len(frames) > 1:
             sequences.append(ImageSequence(name, patient, _label(labels, patient, path), frames))
@@ -109,7 +113,7 @@ def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order]:
     """Return the image's name, whose it is, and where it stands among that patient's."""
     try:
         name = str(image.get("SOPInstanceUID") or file.name)
-        patient = str(image.get("PatientID") or "").strip() or f"file {file}"
+        patient = str(image.get("PatientID") or "").strip()
         return (
             name,
             patient,

@@ -20,12 +20,12 @@ Values = NDArray[np.floating]
 def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
     """Encrypt `[...]` to rows `[..., n]`.
 
-    Decoys are uniform in the values' range, or in a range of width 2 around a constant.
+    Decoys are uniform, with the values' mean and standard deviation (1 around a constant): larger ones, as the
+    whole range would give, cost the message's slot bits, since all slots of a ciphertext share its rounding.
     """
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        low, high = low - 1.0, high + 1.0
-    decoys = domain.noise().uniform(low, high, (*values.shape, domain.n - 1))
+    mean, deviation = float(values.mean()), float(values.std()) or 1.0
+    reach = np.sqrt(3.0) * deviation
+    decoys = domain.noise().uniform(mean - reach, mean + reach, (*values.shape, domain.n - 1))
     return _encrypt(domain, values, decoys, dtype)
 
 

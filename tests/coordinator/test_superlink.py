@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
 
-from coordinator.__main__ import run_config, to_toml
+from coordinator.__main__ import main, run_config, to_toml
 from coordinator.certificates import Certificates, ensure
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
@@ -128,6 +128,17 @@ def test_port_in_use(tmp_path: Path) -> None:
     assert line.startswith(f"coordinator up: cannot listen on 127.0.0.1:{port}")
     assert line.endswith("choose another --port or --host")
     assert not (tmp_path / "state" / "tls").exists()
+
+
+@pytest.mark.parametrize(("host", "noted"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104
+def test_listening_beyond_the_machine_is_noted(
+    tmp_path: Path, host: str, noted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who lets others reach the port is told, before anything starts, what they can do there."""
+    with socket.create_server((host, 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["up", "--state", str(tmp_path / "state"), "--host", host, "--port", str(port)]) == 1
+    assert ("whoever reaches port" in capsys.readouterr().err.splitlines()[0]) == noted
 
 
 def test_enrol_needs_a_superlink(tmp_path: Path) -> None:

@@ -101,12 +101,14 @@ def test_a_multi_frame_file_is_a_sequence_of_its_own(tmp_path: Path):
     assert len({s.id for s in sequences}) == 3
 
 
-def test_images_without_a_patient_are_kept_apart(tmp_path: Path):
-    """Two files without a patient's id are two patients: their images are never taken for one person's."""
-    for name in ("a.dcm", "b.dcm"):
-        write(tmp_path / name, 7)
-    sequences, _, _ = read_dicom(tmp_path)
-    assert len({s.patient for s in sequences}) == 2
+def test_a_folder_image_without_a_patient_is_refused(tmp_path: Path):
+    """Whose an image is decides its split: in a folder it must be said, alone it is its own patient."""
+    write(tmp_path / "a.dcm", 7, PatientID="p")
+    write(tmp_path / "b.dcm", 7, PatientID=" ")
+    with pytest.raises(RawDataError, match=r"b\.dcm names no patient \(PatientID\)"):
+        read_dicom(tmp_path)
+    (alone,), _, _ = read_dicom(tmp_path / "b.dcm")
+    assert alone.patient
 
 
 def test_labels_come_from_the_table(tmp_path: Path):

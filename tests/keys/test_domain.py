@@ -50,6 +50,15 @@ def test_noise_never_repeats(domain: KeyDomain):
     np.testing.assert_allclose(encryption.decrypt(domain, second), image, atol=1e-12)
 
 
+def test_decoys_have_the_scale_of_the_data(domain: KeyDomain):
+    """A decoy's mean and deviation are those of the values, and it is not constant where they are."""
+    values = np.random.default_rng(0).gamma(2.0, size=20_000)
+    decoys = (encryption.encrypt_values(domain, values, "float64") @ domain.matrix())[:, 1]
+    np.testing.assert_allclose((decoys.mean(), decoys.std()), (values.mean(), values.std()), rtol=0.03)
+    around = (encryption.encrypt_values(domain, np.full(20_000, 5.0), "float64") @ domain.matrix())[:, 1]
+    np.testing.assert_allclose((around.mean(), around.std()), (5.0, 1.0), rtol=0.03)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_labels_and_their_decoys_are_one_hot(domain: KeyDomain, dtype: str):
     """Every slot of an encrypted label is one-hot, so that the decoy's loss stays finite."""

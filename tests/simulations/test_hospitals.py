@@ -1,0 +1,25 @@
+"""The simulated hospitals."""
+
+from pathlib import Path
+
+from fedpp.cipher.dataset import EncryptedDataset
+from simulations.hospitals import Hospitals, prepare
+from simulations.scenario import PhantomData, Scenario
+
+
+def hospitals(folder: Path, seed: int) -> Hospitals:
+    scenario = Scenario(
+        "tiny", "", 2, 1, seed=seed, size=16, phantom=PhantomData(hospitals=2, patients=8, visits=2, size=24)
+    )
+    folder.mkdir()
+    return prepare(scenario, None, folder, folder)
+
+
+def test_a_seed_fixes_domain_split_and_order(tmp_path: Path):
+    """Two runs of one seed have the same domain, and the same sequences in the same order and splits."""
+    first, again, other = (hospitals(tmp_path / name, seed) for name, seed in (("a", 5), ("b", 5), ("c", 6)))
+    fingerprints = [h.domain.card().fingerprint for h in (first, again, other)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    for one, two in zip(first.sites, again.sites, strict=True):
+        manifests = [EncryptedDataset.open(site.dataset).manifest for site in (one, two)]
+        assert manifests[0].sequences == manifests[1].sequences
