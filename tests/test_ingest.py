@@ -12,6 +12,7 @@ from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import prepare
 from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.splits import split_patients
 from fedpp.ingest import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -51,9 +52,10 @@ def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes:
 
 def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Path, domain: KeyDomain):
     """Every sequence comes back under its pseudonym, with its own frames, label, length, patient and split."""
-    run(sequences, tmp_path / "out", domain)
+    run(sequences, tmp_path / "out", domain, seed=3)
     dataset = EncryptedDataset.open(tmp_path / "out")
     dataset.verify()
+    splits = split_patients(sequences, 3, validation=0.2, test=0.3)
     frames = encryption.decrypt(domain, dataset.frames(np.arange(24)))
     labels = encryption.decrypt(domain, dataset.labels(np.arange(24))).round().argmax(axis=1)
     raw = {sequence_pseudonym(domain.pseudonym, s): s for s in sequences}
@@ -64,6 +66,7 @@ def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Pat
         assert ("well", "ill")[labels[position]] == s.label
         assert record.length == len(s.frames)
         assert record.patient == domain.pseudonym("patient", s.patient)
+        assert record.split == splits[s.patient]
 
 
 def test_a_patient_is_in_one_split(sequences, tmp_path: Path, domain: KeyDomain):

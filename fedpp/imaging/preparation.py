@@ -18,13 +18,12 @@ def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> ND
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
     chosen = np.rint(np.linspace(0, len(sequence.frames) - 1, frames)).astype(int)
-    # shifted to start at 0, or PIL's float32 rounds a small contrast on a large offset away
+    # shifted to start at 0: PIL's float32 would round a small contrast on a large offset away
     offset = min(float(frame.min()) for frame in sequence.frames)
     resized = {i: _resized(sequence.frames[i].astype(np.float64) - offset, height, width) for i in set(chosen)}
     values = np.stack([resized[i] for i in chosen])[..., None]
     deviation = values.std()
-    # a constant image comes back from resizing with rounding noise, which must not be blown up to 1
-    if deviation <= 1e-6 * np.abs(values).max(initial=0.0):
+    if deviation == 0:
         return np.zeros_like(values)
     standardised: NDArray[np.float64] = (values - values.mean()) / deviation
     return standardised

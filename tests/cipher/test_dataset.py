@@ -56,14 +56,14 @@ def test_other_formats_are_refused(dataset: EncryptedDataset):
     """A manifest of another format, without a field, or that is no JSON, is a DatasetError."""
     manifest = dataset.path / "manifest.json"
     values = json.loads(manifest.read_text())
-    for text in (
-        json.dumps({**values, "format": 2}),
-        json.dumps({k: v for k, v in values.items() if k != "n"}),
-        json.dumps({**values, "sequences": values["sequences"][1:]}),
-        "{",
+    for text, message in (
+        (json.dumps({**values, "format": 2}), "has format 2, this program reads 1"),
+        (json.dumps({k: v for k, v in values.items() if k != "n"}), "damaged"),
+        (json.dumps({**values, "sequences": values["sequences"][1:]}), "was changed"),
+        ("{", "damaged"),
     ):
         manifest.write_text(text)
-        with pytest.raises(DatasetError):
+        with pytest.raises(DatasetError, match=message):
             EncryptedDataset.open(dataset.path)
 
 
