@@ -122,6 +122,14 @@ def test_a_palette_is_looked_up():
         np.testing.assert_allclose(shown[index == value], expected, atol=2 / 255)
 
 
+def test_a_table_of_65536_entries_counts_as_0():
+    """DICOM writes 2^16 entries as 0 (PS3.3, C.11.1.1.1): the whole table is used."""
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [0, 0, 16], list(range(2**16))
+    made = image(ModalityLUTSequence=[table])
+    np.testing.assert_allclose(display_frames(made)[0], STORED / 65535)
+
+
 def test_signed_pixels_keep_their_order():
     """Signed values are shown within the signed range."""
     stored = np.array([[-2048, 0, 2047]], dtype=np.int16)

@@ -161,7 +161,7 @@ def test_a_broken_file_in_a_folder_is_not_passed_over(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["MR_small.dcm", "image_dfl.dcm", "MR_small_RLE.dcm", "reportsi.dcm"])
-def test_damaged_files_are_refused_quietly(tmp_path: Path, name: str, recwarn, capfd):
+def test_damaged_files_are_refused_quietly(tmp_path: Path, name: str, recwarn, capfd, caplog):
     """Whatever bytes of a file are changed or cut, it is read or refused in one line: no other error, no warning."""
     generator = np.random.default_rng(0)
     intact = (DICOM / name).read_bytes()
@@ -180,7 +180,17 @@ def test_damaged_files_are_refused_quietly(tmp_path: Path, name: str, recwarn, c
     assert len(refused) > 20
     assert all(str(file) in message and "\n" not in message for file, message in refused)
     assert not recwarn.list
+    assert not caplog.records
     assert capfd.readouterr() == ("", "")
+
+
+def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path):
+    """A float image with one NaN is refused: it would spread over the whole sequence."""
+    image = pydicom.dcmread(DICOM / "parametric_map_float.dcm")
+    image.FloatPixelData = np.float32("nan").tobytes() + image.FloatPixelData[4:]
+    image.save_as(tmp_path / "nan.dcm")
+    with pytest.raises(RawDataError, match="not finite"):
+        read_dicom(tmp_path / "nan.dcm")
 
 
 def test_a_failing_decoder_is_not_called_missing(tmp_path: Path):
