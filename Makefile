@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 .PHONY: demo test check clean
 
 demo: .venv/installed
-	$(BIN)/python -m simulations run demo --out runs/demo
+	$(BIN)/python -m simulations run demo --out runs/demo --overwrite
 
 test: check
 	$(BIN)/python -m pytest

@@ -27,7 +27,7 @@ from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
 CHECKOUT = Path(__file__).parents[1]
-RECORD = "federation.json"
+RECORD, MODEL = "federation.json", "model.npz"
 POLL_SECONDS = 1.0
 REASON = "ServerApp failed with exception: "  # SuperLink's words before the exception's own
 IN_USE = "public key already in use"  # SuperLink's answer, in lower case
@@ -83,12 +83,14 @@ def run(options: argparse.Namespace) -> int:
     from fedpp.cipher.params import DomainCard
 
     state, out = State(options.state.resolve()), options.out.resolve()
-    if (out / RECORD).exists():
+    if any((out / name).exists() for name in (RECORD, MODEL)):
         raise ConfigError(f"{out} holds a federation already: choose another --out, results are not overwritten")
     config = run_config(
         options.set,
         {"domain": DomainCard.load(options.domain).fingerprint, "sites": options.sites, "out": str(out)},
     )
+    out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
     with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
         overrides = Path(folder) / "run.toml"
         overrides.write_text(to_toml(config))
@@ -125,9 +127,9 @@ def _wait_for_end(state: State, run_id: str, asked_to_stop: Event) -> tuple[str,
     stopping = False
     while True:
         if asked_to_stop.is_set() and not stopping:
-            stopping = True
-            with suppress(FederationError):  # it may have ended by itself just now
+            with suppress(FederationError):  # it may have ended by itself just now; if not, it is asked again
                 flower(state, "stop", run_id, CONNECTION)
+                stopping = True
         described = flower(state, "list", CONNECTION, "--run-id", run_id)["runs"][0]
         if described["status"].startswith("finished"):
             break

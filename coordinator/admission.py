@@ -1,10 +1,11 @@
 """Which sites take part: those of the run's key domain that agree on the task."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedpp.config import RunConfig
@@ -26,63 +27,82 @@ class Admission:
 
 
 def admit(grid: Grid, config: RunConfig) -> Admission:
-    """Ask every connected node what it is; raise `FederationError` if too few sites are admitted."""
-    nodes = _wait_for_nodes(grid, config)
-    questions = [
-        Message(RecordDict(), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.DESCRIBE}") for node in nodes
-    ]
+    """Ask every node that connects what it is, until enough sites are admitted; raise `FederationError` if too few are.
+
+    A site that cannot take part does not count: the others have until the deadline to join.
+    """
+    deadline = time.monotonic() + config.wait_seconds
+    asked: set[int] = set()
+    pending: dict[str, int] = {}  # message -> node
     described: dict[int, SiteDescription] = {}
-    refused: dict[str, str] = {}
-    for reply in grid.send_and_receive(questions, timeout=config.wait_seconds):
-        node = reply.metadata.src_node_id
-        try:
-            described[node] = SiteDescription.from_mapping(dict(wire.content_of(reply)[wire.SITE]))
-        except FederationError as error:
-            refused[f"node {node}"] = str(error)
-    admission = choose(described, refused, config)
+    failed: dict[str, str] = {}
+    told: dict[str, str] = {}
+    while True:
+        for node in sorted(set(grid.get_node_ids()) - asked):
+            asked.add(node)
+            pending |= dict.fromkeys(filter(None, grid.push_messages([_question(node)])), node)
+        for reply in grid.pull_messages(list(pending)) if pending else ():
+            node = pending.pop(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            try:
+                answer = wire.record(wire.content_of(reply), wire.SITE, ConfigRecord)
+                described[node] = SiteDescription.from_mapping(answer)
+            except FederationError as error:
+                failed[f"node {node}"] = str(error)
+        admission = choose(described, failed, config)
+        for name, reason in sorted(admission.refused.items() - told.items()):
+            note(f"refused {name}: {reason}")
+            told[name] = reason
+        enough = len(admission.sites) >= config.sites
+        if (enough and not pending) or time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    if not enough:
+        raise FederationError(_too_few(admission, config, connected=len(asked)))
     for site in admission.sites.values():
         note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
-    for name, reason in admission.refused.items():
-        note(f"refused {name}: {reason}")
-    if len(admission.sites) < config.sites:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in admission.refused.items())
-        raise FederationError(
-            f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or 'No other answered'}"
-        )
     return admission
 
 
-def choose(described: Mapping[int, SiteDescription], refused: Mapping[str, str], config: RunConfig) -> Admission:
-    """Admit the sites of the run's domain that share the task of the first of them by name."""
-    sites: dict[int, SiteDescription] = {}
-    reasons = dict(refused)
+def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], config: RunConfig) -> Admission:
+    """Admit the sites of the run's domain that share the task of most of them, of the first by name if in doubt."""
+    candidates: dict[int, SiteDescription] = {}
+    reasons = dict(failed)
     for node, site in sorted(described.items(), key=lambda item: (item[1].name, item[0])):
-        first = next(iter(sites.values()), None)
         if site.domain != config.domain:
             reasons[site.name] = (
                 f"its key domain is {site.domain[:16]}, this run is for {config.domain[:16]}: "
                 "weights under different keys cannot be averaged"
             )
-        elif site.name in {other.name for other in sites.values()}:
+        elif site.name in {other.name for other in candidates.values()}:
             reasons[f"{site.name} (node {node})"] = "another site joined under this name: give it a name of its own"
-        elif first is not None and site.task() != first.task():
-            reasons[site.name] = f"its task {site.task()} differs from {first.task()} of {first.name}: ingest alike"
+        elif len(site.classes) < 2:
+            reasons[site.name] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
         elif site.sequences[0] == 0:
-            reasons[site.name] = "it has no sequence to train on"
+            reasons[site.name] = "it has no sequence to train on: ingest more patients"
         else:
+            candidates[node] = site
+    tasks = Counter(site.task() for site in candidates.values())  # one site alone must not turn the others away
+    task = max(tasks, key=tasks.__getitem__, default=())
+    sites: dict[int, SiteDescription] = {}
+    for node, site in candidates.items():
+        if site.task() == task:
             sites[node] = site
+        else:
+            reasons[site.name] = f"its task {site.task()} differs from the others' {task}: ingest alike"
     return Admission(sites, reasons)
 
 
-def _wait_for_nodes(grid: Grid, config: RunConfig) -> list[int]:
-    deadline = time.monotonic() + config.wait_seconds
-    nodes: list[int] = []
-    while time.monotonic() < deadline:
-        nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= config.sites:
-            return nodes
-        time.sleep(POLL_SECONDS)
-    raise FederationError(
-        f"the run needs {config.sites} sites, {len(nodes)} connected within {config.wait_seconds:.0f} s: "
-        "check that every site has joined"
+def _question(node: int) -> Message:
+    return Message(RecordDict(), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.DESCRIBE}")
+
+
+def _too_few(admission: Admission, config: RunConfig, *, connected: int) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in admission.refused.items())
+    if connected >= config.sites:
+        return (
+            f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or 'No other answered'}"
+        )
+    return (
+        f"the run needs {config.sites} sites, {connected} connected within {config.wait_seconds:.0f} s: "
+        f"check that every site has joined{reasons and '. '}{reasons}"
     )

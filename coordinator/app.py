@@ -19,7 +19,7 @@ from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 
 from .admission import Admission, admit
-from .strategy import EncryptedFedAvg
+from .strategy import EncryptedFedAvg, note
 
 app = ServerApp()
 
@@ -35,7 +35,6 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     started = time.monotonic()
     admission = admit(grid, config)
     network = network_of(admission, config)
-    initial = initial_weights(grid, admission, config, network)
     common = (config.domain, network, config.dtype)
     strategy = EncryptedFedAvg(
         admission.sites,
@@ -45,13 +44,14 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
             epochs=config.epochs,
             batch_size=config.batch_size,
             seed=config.seed,
-            round=0,
+            round=1,
         ),
         wire.EvaluateRequest(*common, batch_size=config.batch_size, split="validation"),
     )
-    result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.wait_seconds)
+    initial = initial_weights(grid, admission, config, network)
+    result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.reply_seconds)
     questions = strategy.evaluation("test", result.arrays)
-    tested = strategy.counts(grid.send_and_receive(questions, timeout=config.wait_seconds))
+    tested = strategy.counts("test", grid.send_and_receive(questions, timeout=config.reply_seconds))
     record = FederationRecord(
         domain=config.domain,
         seed=config.seed,
@@ -64,9 +64,9 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         seconds=time.monotonic() - started,
     )
     out = Path(config.out)
-    EncryptedModel(network, config.domain, wire.unpack_arrays(RecordDict({wire.ARRAYS: result.arrays}))).save(
-        out / "model.npz"
-    )
+    classes = next(iter(admission.sites.values())).classes
+    rows = wire.unpack_arrays(RecordDict({wire.ARRAYS: result.arrays}))
+    EncryptedModel(network, config.domain, classes, rows).save(out / "model.npz")
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
 
@@ -88,14 +88,17 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
 
 
 def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:
-    """Ask the first site's vault for encrypted initial weights."""
-    node, site = next(iter(admission.sites.items()))
+    """Ask one site's vault after the other for encrypted initial weights, until some fit; raise `FederationError`."""
     request = wire.InitialWeightsRequest(config.domain, network, config.dtype, seed=config.seed)
-    question = Message(
-        RecordDict({wire.CONFIG: request.to_record()}),
-        dst_node_id=node,
-        message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}",
-    )
-    for reply in grid.send_and_receive([question], timeout=config.wait_seconds):
-        return wire.content_of(reply).array_records[wire.ARRAYS]
-    raise FederationError(f"site {site.name} did not send initial weights within {config.wait_seconds:.0f} s")
+    for node, site in admission.sites.items():
+        question = Message(
+            RecordDict({wire.CONFIG: request.to_record()}),
+            dst_node_id=node,
+            message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}",
+        )
+        reply = next(iter(grid.send_and_receive([question], timeout=config.reply_seconds)), None)
+        try:
+            return wire.pack_arrays(wire.rows_of(wire.content_of(reply), network, site.n, config.dtype))
+        except FederationError as error:
+            note(f"initial weights of {site.name} left out: {error}")
+    raise FederationError("no site sent initial weights that fit: the messages above say why")

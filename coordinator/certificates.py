@@ -63,8 +63,8 @@ def ensure(folder: Path, names: Iterable[str]) -> Certificates:
     if not folder.exists():
         _create(folder)
     try:
-        held = _server_names(files.server)
-        if not wanted <= held:
+        held, due = _held(files.server)
+        if due or not wanted <= held:
             _issue(files, wanted | held)
     except (OSError, ValueError, TypeError) as error:
         raise KeyFileError(
@@ -111,14 +111,13 @@ def _issue(files: Certificates, names: set[x509.GeneralName]) -> None:
     replace(files.server, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _server_names(path: Path) -> set[x509.GeneralName]:
-    """Return the names of a server certificate, none if there is none or it ends soon."""
+def _held(path: Path) -> tuple[set[x509.GeneralName], bool]:
+    """Return the names of a server certificate, and whether it is not there or ends soon."""
     if not path.exists():
-        return set()
+        return set(), True
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    if certificate.not_valid_after_utc - datetime.now(UTC) < RENEWAL:
-        return set()
-    return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(names), certificate.not_valid_after_utc - datetime.now(UTC) < RENEWAL
 
 
 def _builder(

@@ -1,14 +1,15 @@
 """Federated averaging of ciphertext: the average of the rows is the row of the average.
 
 McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round. Flower's own
-FedAvg aggregates whatever arrives; here a reply that does not fit is left out and named (`accept`).
+FedAvg aggregates whatever arrives; here a reply that does not fit is left out and named (`accept_update`).
 """
 
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import INFO
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedpp.config import SPLITS
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import metrics
 from fedpp.protocol import wire
@@ -25,6 +27,7 @@ from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.site import SiteDescription
 
 Rows = dict[str, NDArray[np.floating]]
+T = TypeVar("T")
 
 
 class EncryptedFedAvg(Strategy):
@@ -35,7 +38,6 @@ class EncryptedFedAvg(Strategy):
     ) -> None:
         self.sites = sites
         self._train, self._evaluate = train, evaluate
-        self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self._started = 0.0
         self._trained: tuple[str, ...] = ()
         self.rounds: list[RoundRecord] = []
@@ -49,7 +51,6 @@ class EncryptedFedAvg(Strategy):
     ) -> Iterable[Message]:
         """Send the weights and the round's request to every site."""
         self._started = time.monotonic()
-        self._shapes = _shapes(wire.unpack_arrays(RecordDict({wire.ARRAYS: arrays})))
         request = dataclasses.replace(self._train, round=server_round)
         return self._messages(MessageType.TRAIN, arrays, request)
 
@@ -57,14 +58,9 @@ class EncryptedFedAvg(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the accepted updates; raise `FederationError` if there is none."""
-        updates: dict[str, tuple[int, Rows]] = {}
-        for site, reply in self._by_site(replies):
-            try:
-                updates[site.name] = accept(reply, site, self._shapes)
-            except FederationError as error:
-                note(f"round {server_round}: update of {site.name} left out: {error}")
-        if not updates:
-            raise FederationError(f"round {server_round}: no site sent an update that fits")
+        updates = self._accepted(
+            f"round {server_round}: update", replies, lambda reply, site: accept_update(reply, site, self._train)
+        )
         self._trained = tuple(updates)
         return wire.pack_arrays(average(list(updates.values()))), None
 
@@ -76,7 +72,7 @@ class EncryptedFedAvg(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the vaults' counts."""
-        counts = self.counts(replies)
+        counts = self.counts("validation", replies)
         total = sum(list(counts.values())[1:], next(iter(counts.values())))
         record = RoundRecord(server_round, self._trained, total, time.monotonic() - self._started)
         self.rounds.append(record)
@@ -88,31 +84,34 @@ class EncryptedFedAvg(Strategy):
         """Return the questions for the counts of a split, one a site."""
         return self._messages(MessageType.EVALUATE, arrays, dataclasses.replace(self._evaluate, split=split))
 
-    def counts(self, replies: Iterable[Message]) -> dict[str, Counts]:
-        """Return each site's counts; raise `FederationError` if no site sent any."""
-        counts: dict[str, Counts] = {}
-        for site, reply in self._by_site(replies):
-            try:
-                counts[site.name] = Counts.from_mapping(dict(wire.content_of(reply)[wire.METRICS]))
-            except FederationError as error:
-                note(f"counts of {site.name} left out: {error}")
-        if not counts:
-            raise FederationError("no site sent counts that fit")
-        return counts
+    def counts(self, split: str, replies: Iterable[Message]) -> dict[str, Counts]:
+        """Return each site's counts of a split; raise `FederationError` if no site sent any that fit."""
+        return self._accepted(f"{split} counts", replies, lambda reply, site: accept_counts(reply, site, split))
 
     def _messages(self, kind: str, arrays: ArrayRecord, request: wire.Request) -> list[Message]:
         content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: request.to_record()})
         return [Message(content, dst_node_id=node, message_type=kind) for node in self.sites]
 
-    def _by_site(self, replies: Iterable[Message]) -> list[tuple[SiteDescription, Message]]:
-        # In the order of the sites' names: a floating-point sum must not depend on who answers first.
+    def _accepted(
+        self, what: str, replies: Iterable[Message], accept: Callable[[Message | None, SiteDescription], T]
+    ) -> dict[str, T]:
+        """Return what fits by site, and note why the others are left out; raise `FederationError` if none fits."""
         answered = {reply.metadata.src_node_id: reply for reply in replies}
-        return [(site, answered[node]) for node, site in self.sites.items() if node in answered]
+        accepted: dict[str, T] = {}
+        # In the order of the sites' names: a floating-point sum must not depend on who answers first.
+        for node, site in self.sites.items():
+            try:
+                accepted[site.name] = accept(answered.get(node), site)
+            except FederationError as error:
+                note(f"{what} of {site.name} left out: {error}")
+        if not accepted:
+            raise FederationError(f"{what}: no site sent one that fits")
+        return accepted
 
 
 def note(text: str) -> None:
-    """Tell the user on stderr how far the run is."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the user on stderr how far the run is, in one line."""
+    print(wire.one_line(text), file=sys.stderr, flush=True)
 
 
 def _figures(counts: Counts) -> str:
@@ -121,20 +120,26 @@ def _figures(counts: Counts) -> str:
     return ", ".join(f"{name} {'not defined' if v is None else f'{v:.3f}'}" for name, v in shown.items())
 
 
-def accept(
-    reply: Message, site: SiteDescription, shapes: Mapping[str, tuple[tuple[int, ...], str]]
-) -> tuple[int, Rows]:
+def accept_update(reply: Message | None, site: SiteDescription, request: wire.TrainRequest) -> tuple[int, Rows]:
     """Return a site's number of examples and its rows; raise `FederationError` if they do not fit."""
     content = wire.content_of(reply)
-    rows = wire.unpack_arrays(content)
-    if _shapes(rows) != shapes:
-        raise FederationError("its arrays have other names, shapes or dtypes than the model")
-    if not all(np.isfinite(value).all() for value in rows.values()):
-        raise FederationError("its arrays hold values that are not finite")
-    examples = content.metric_records[wire.METRICS][wire.EXAMPLES]
+    rows = wire.rows_of(content, request.network, site.n, request.dtype)
+    examples = wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES)
     if examples != site.sequences[0]:
-        raise FederationError(f"it counts {examples} examples and announced {site.sequences[0]}")
+        raise FederationError(f"it counts {examples!r:.40} examples and announced {site.sequences[0]}")
     return site.sequences[0], rows
+
+
+def accept_counts(reply: Message | None, site: SiteDescription, split: str) -> Counts:
+    """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
+    counts = Counts.from_mapping(wire.record(wire.content_of(reply), wire.METRICS, MetricRecord))
+    announced = site.sequences[SPLITS.index(split)]
+    if (counts.examples, len(counts.confusion)) != (announced, len(site.classes)):
+        raise FederationError(
+            f"it counts {counts.examples} examples of {len(counts.confusion)} classes and announced "
+            f"{announced} of {len(site.classes)}"
+        )
+    return counts
 
 
 def average(updates: Sequence[tuple[int, Rows]]) -> Rows:
@@ -144,7 +149,3 @@ def average(updates: Sequence[tuple[int, Rows]]) -> Rows:
         name: np.sum([rows[name] * rows[name].dtype.type(k / total) for k, rows in updates], axis=0)
         for name in updates[0][1]
     }
-
-
-def _shapes(rows: Rows) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: (value.shape, str(value.dtype)) for name, value in rows.items()}

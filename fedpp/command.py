@@ -3,8 +3,34 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from math import inf
 
 from fedpp.errors import FedppError
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for argparse."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """Return a whole number of at least 0, for argparse."""
+    return _whole(text, 0)
+
+
+def rate(text: str) -> float:
+    """Return a positive, finite number, for argparse."""
+    value = float(text)
+    if not 0 < value < inf:
+        raise ValueError
+    return value
+
+
+def _whole(text: str, least: int) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+    return value
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:

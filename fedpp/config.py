@@ -7,7 +7,7 @@ Nobody else indexes a configuration by string. `RunConfig` has no defaults: ever
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +17,7 @@ Dtype = Literal["float32", "float64"]
 Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
+MOST_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
 SPLITS = ("train", "validation", "test")
 
 
@@ -115,18 +116,26 @@ class RunConfig:
     kernel: int
     dense: int
     lstm: int
-    wait_seconds: float  # how long to wait for the sites to connect, and for their replies
+    wait_seconds: float  # how long to wait for enough sites to connect
+    reply_seconds: float  # how long to wait for a site's reply, a round of training included
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name in ("sites", "rounds", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"run setting {name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"run setting learning-rate must be positive, got {self.learning_rate}")
+        least = {"sites": 1, "rounds": 1, "epochs": 1, "batch_size": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(
+                    f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
+                )
+        for name in ("learning_rate", "wait_seconds", "reply_seconds"):
+            if not 0 < getattr(self, name) < inf:
+                raise ConfigError(
+                    f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
+                )
         if self.dtype not in DTYPES:
             raise ConfigError(f"run setting dtype must be float32 or float64, got {self.dtype!r}")
-        self.filter_sizes()
+        if min(self.filter_sizes()) < 1:
+            raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:

@@ -1,27 +1,39 @@
-"""Files that are never half-written, and never readable by others by accident."""
+"""Files that are never half-written, and never readable by others by accident: mode 0600, and whole or not there."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
 def create_exclusively(path: Path, content: bytes) -> None:
-    """Write a new file of mode 0600; raise `FileExistsError` if it is there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Write a new file; raise `FileExistsError` if it is there already."""
+    temporary = _written(path, content)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    except BaseException:
-        path.unlink()
-        raise
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that readers see the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file; who reads it meanwhile sees the old one or the new one."""
+    temporary = _written(path, content)
     try:
-        temporary.write_bytes(content)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def _written(path: Path, content: bytes) -> Path:
+    """Return a new file of this content beside `path`, on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return Path(name)

@@ -69,7 +69,7 @@ def ingest(
     """
     if not sequences:
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
-    splits = split_patients(sequences, seed, validation, test)
+    splits = split_patients(sequences, seed, validation, test, digest=lambda text: pseudonym("split", text))
     named = sorted(((sequence_pseudonym(pseudonym, s), s) for s in sequences), key=lambda pair: pair[0])
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")

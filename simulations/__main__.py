@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import run_command
+from fedpp.command import natural, run_command
 from fedpp.config import DTYPES
 
 
@@ -30,6 +31,7 @@ def list_scenarios(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run a scenario and write its report."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: no vault outlives the run
     from .scenario import Scenario
 
     scenario = Scenario.load(options.scenario).with_options(
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     started.add_argument("--data", type=Path, help="folder of raw data, divided among the sites by patient")
     started.add_argument("--layout", choices=("auto", "frames", "dicom"))
     started.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
-    started.add_argument("--seed", type=int)
+    started.add_argument("--seed", type=natural)
     started.add_argument("--dtype", choices=DTYPES)
     started.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)

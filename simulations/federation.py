@@ -3,12 +3,11 @@
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,42 +23,37 @@ VAULT_SECONDS = 30.0
 @contextmanager
 def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Path) -> Iterator[None]:
     """Run one vault process a site, and stop them in the end."""
-    # A pipe that nobody reads would fill and block.
-    logs = [tempfile.TemporaryFile("w+") for _ in sites]  # noqa: SIM115  closed below
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "sites.cli", "vault", "--address", site.vault),
-                *(
-                    "--domain",
-                    str(domain_folder.resolve()),
-                    "--passphrase-file",
-                    str(passphrase_file.resolve()),
-                ),
-                *("--dataset", str(site.dataset.resolve())),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        for site, log in zip(sites, logs, strict=True)
-    ]
-    try:
-        for site, process, log in zip(sites, processes, logs, strict=True):
+    secret = ("--domain", str(domain_folder.resolve()), "--passphrase-file", str(passphrase_file.resolve()))
+    with ExitStack() as stack:
+        started = []
+        for site in sites:
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
+            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sites.cli", "vault", *address, *secret],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            stack.callback(_stop, process)
+            started.append((site, process, log))
+        for site, process, log in started:
             if not (process.stdout and process.stdout.readline().startswith("vault ready")):
                 process.wait()
                 log.seek(0)
                 reason = log.read().strip().splitlines()
                 raise VaultError(f"the vault of {site.name} did not start: {''.join(reason[-1:])}")
         yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.communicate(timeout=VAULT_SECONDS)
-        for log in logs:
-            log.close()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=VAULT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) -> FederationRecord:

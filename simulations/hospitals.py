@@ -87,14 +87,14 @@ def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[Im
         p = scenario.phantom
         folders = write_phantom(
             out / "raw",
-            hospitals=p.hospitals,
+            hospitals=scenario.sites,
             patients=p.patients,
             visits=p.visits,
             size=p.size,
             seed=scenario.seed,
         )
         raw = [read_sequences(folder, scenario.layout)[0] for folder in folders]
-        recognised = f"phantom DICOM: {p.hospitals} hospitals, {p.patients} patients each, {p.visits} visits"
+        recognised = f"phantom DICOM: {scenario.sites} hospitals, {p.patients} patients each, {p.visits} visits"
     else:
         raise ConfigError(f"scenario {scenario.name} has no data of its own: name a folder with --data")
     return ([_shuffled(site, scenario.seed) for site in raw] if scenario.shuffle_labels else raw), recognised

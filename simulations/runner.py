@@ -31,20 +31,15 @@ from .scenario import Scenario
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
 _OURS = ("domain", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
+_MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
 
 
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
-    present = [name for name in _OURS if (out / name).exists()]
-    if present and not overwrite:
-        raise ConfigError(f"{out} holds a run already ({', '.join(present)}): choose another --out, or --overwrite")
-    for name in present:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    out.mkdir(parents=True, exist_ok=True)
+    _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
-        _note(f"{scenario.name}: reading and encrypting")
+        _note(f"{scenario.name}: reading and encrypting (the keys follow from the seed, and protect nothing)")
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
@@ -66,6 +61,23 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     return report
 
 
+def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
+    """Make the folder of a run; an earlier run in it goes, if that is wanted, and nothing but a run does."""
+    if data is not None and not data.exists():
+        raise ConfigError(f"{data} does not exist: name the folder of raw data")
+    if data is not None and data.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"the data {data} lie inside the run's folder {out}: choose another --out")
+    present = [name for name in _OURS if (out / name).exists()]
+    if present and not (overwrite and (out / _MARK).exists()):
+        advice = "choose another --out, or --overwrite" if (out / _MARK).exists() else "choose another --out"
+        raise ConfigError(f"{out} holds {', '.join(present)} already: {advice}")
+    for name in present:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
+
+
 def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
     """Return the coordinator's run configuration for a scenario."""
     return {
@@ -82,7 +94,8 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "kernel": 3,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
-        "wait-seconds": 600.0,
+        "wait-seconds": 60.0,  # all nodes are there from the start
+        "reply-seconds": 3600.0,
     }
 
 
@@ -108,7 +121,8 @@ def compare(
         scenario.dtype,
     )
     twin = PlaintextTwin(network, training)
-    weights = twin.federate(sites, twin.initial())
+    initial = twin.initial(hospitals.domain)
+    weights = twin.federate(sites, initial)
     probabilities = [twin.probabilities(weights, site) for site in sites]
     counts = [
         count(site.labels[site.split["test"]], p[site.split["test"]])
@@ -127,13 +141,13 @@ def compare(
     controls = []
     for draw in range(scenario.control_draws):
         _note(f"{scenario.name}: control {draw + 1} of {scenario.control_draws}")
-        other = twin.federate(sites, moved(twin.initial(), draw))
+        other = twin.federate(sites, moved(initial, draw))
         pairs = zip(sites, probabilities, strict=True)
-        controls.append(float(max(np.abs(twin.probabilities(other, s) - p).max() for s, p in pairs)))
+        controls.append(float(np.max([np.abs(twin.probabilities(other, s) - p).max() for s, p in pairs])))
     decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in network.weights()]
     parity = Parity(
-        max_abs_probability_difference=float(max(differences)),
-        max_abs_weight_difference=float(max(np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True))),
+        max_abs_probability_difference=float(np.max(differences)),
+        max_abs_weight_difference=float(np.max([np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True)])),
         control_probability_differences=tuple(controls),
     )
     return Baselines(plaintext_federated=metrics(sum(counts[1:], counts[0]))), parity

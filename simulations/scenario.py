@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from fedpp.config import Dtype
+from fedpp.config import DTYPES, Dtype
 from fedpp.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "scenarios"
+_ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
 @dataclass(frozen=True)
 class PhantomData:
     """Phantom hospitals: `patients` a hospital, `visits` a patient, images of `size` x `size` pixels."""
 
-    hospitals: int = 3
     patients: int = 40
     visits: int = 4
     size: int = 64
@@ -60,7 +61,7 @@ class Scenario:
             values = yaml.safe_load(path.read_text())
         except FileNotFoundError:
             raise ConfigError(f"no scenario {name!r}: known are {', '.join(names())}, or name a .yaml file") from None
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read scenario {path}: {' '.join(str(error).split())}") from None
         return cls._checked({"name": path.stem, **values} if isinstance(values, dict) else {}, path)
 
@@ -82,13 +83,33 @@ class Scenario:
                 if name in values:
                     values[name] = tuple(values[name])
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, ConfigError) as error:
             raise ConfigError(f"scenario {path}: {error}") from None
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type or out of range."""
+        for field in fields(self):
+            value, accepted = getattr(self, field.name), _ACCEPTED.get(field.type)
+            if accepted and type(value) not in accepted:
+                raise ConfigError(f"{_hyphens(field.name)} must be {accepted[-1].__name__}, got {value!r}")
+        least = {"seed": 0, "control_draws": 0, "dense": 1, "lstm": 1, "n": 2}
+        least |= dict.fromkeys(("sites", "rounds", "frames", "size", "epochs", "batch_size"), 1)
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{_hyphens(name)} must be at least {lowest}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < inf:
+            raise ConfigError(f"learning-rate must be positive and finite, got {self.learning_rate}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def with_options(self, *, seed: int | None, dtype: Dtype | None, layout: str | None) -> Self:
         """Return this scenario with what the command line says differently."""
         given: dict[str, Any] = {"seed": seed, "dtype": dtype, "layout": layout}
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def _hyphens(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def names() -> list[str]:

@@ -16,6 +16,7 @@ from fedpp.config import SPLITS, Dtype, NetworkSpec
 from fedpp.imaging.preparation import prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest import sequence_pseudonym
+from fedpp.keys.domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import softmax
@@ -86,9 +87,9 @@ class PlaintextTwin:
             jit_compile=False,
         )
 
-    def initial(self) -> list[Values]:
+    def initial(self, domain: KeyDomain) -> list[Values]:
         """Return the federation's initial weights, in plaintext."""
-        drawn = initial_weights(self.network, self.training.seed)
+        drawn = initial_weights(self.network, domain.initial_seed(self.training.seed))
         return [drawn[spec.name].astype(self.training.dtype) for spec in self.network.weights()]
 
     def federate(self, sites: Sequence[PlaintextSite], weights: Sequence[Values]) -> list[Values]:

@@ -7,8 +7,9 @@ number only, in files of a folder that `FEDPP_SITES` names.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +20,33 @@ from flwr.clientapp import ClientApp
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import SPLITS, Dtype, NetworkSpec, SiteConfig
-from fedpp.errors import ConfigError, DomainMismatchError, FedppError
+from fedpp.errors import (
+    ConfigError,
+    DatasetError,
+    DomainMismatchError,
+    FederationError,
+    FedppError,
+    KeyFileError,
+    VaultError,
+)
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
-from fedpp.protocol.vault_client import VaultClient
+from fedpp.protocol.vault_client import SiteInfo, VaultClient
 
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
 SITES_FOLDER = "FEDPP_SITES"
+FAILED = "it failed: its own log says where"
+# What the coordinator is told of errors whose text may hold paths of the hospital.
+REASONS: Mapping[type[FedppError], str] = {
+    ConfigError: "its settings do not fit: its own log says which",
+    DatasetError: "its dataset cannot be read: its own log says why",
+    KeyFileError: "its evaluation key cannot be read: its own log says why",
+    VaultError: "its vault does not answer, or refuses: its own log says why",
+}
+
+_log = logging.getLogger("fedpp.site")
 
 app = ClientApp()
 
@@ -35,13 +54,18 @@ app = ClientApp()
 def answering(
     handler: Callable[[RecordDict, SiteConfig], RecordDict],
 ) -> Callable[[Message, Context], Message]:
-    """Turn a handler into a ClientApp function that answers our own errors with their one line."""
+    """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
 
     def answer(message: Message, context: Context) -> Message:
         try:
             return Message(handler(message.content, site_config(context)), reply_to=message)
         except FedppError as error:
-            return wire.refuse(str(error), message)
+            _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
+            public = isinstance(error, DomainMismatchError | FederationError)
+            return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
+        except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
+            _log.exception("%s failed", handler.__name__)
+            return wire.refuse(FAILED, message)
 
     return answer
 
@@ -64,15 +88,11 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
     key, dataset = _open(site)
     with VaultClient(site.vault) as vault:
         info = vault.info()
-    for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
-        if domain != key.domain:
-            raise DomainMismatchError(
-                f"site {site.name}: its {what} belongs to domain {domain[:16]}, its evaluation key to "
-                f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
-            )
+    _require_one_site(key, dataset, info, site)
     description = SiteDescription(
         name=site.name,
         domain=key.domain,
+        n=key.n,
         frames=info.frames,
         height=info.height,
         width=info.width,
@@ -88,7 +108,8 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Answer the initial weights, encrypted by the vault."""
-    request = wire.InitialWeightsRequest.from_record(content.config_records[wire.CONFIG])
+    request = wire.InitialWeightsRequest.of(content)
+    _open_for(request, site)
     with VaultClient(site.vault) as vault:
         rows = vault.initial_weights(request.network, request.seed, request.dtype)
     return RecordDict({wire.ARRAYS: wire.pack_arrays(rows)})
@@ -98,7 +119,7 @@ def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def train(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
-    request = wire.TrainRequest.from_record(content.config_records[wire.CONFIG])
+    request = wire.TrainRequest.of(content)
     trainer, dataset = _loaded(request, content, site)
     trainer.fit(
         dataset,
@@ -115,7 +136,7 @@ def train(content: RecordDict, site: SiteConfig) -> RecordDict:
 @answering
 def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
-    request = wire.EvaluateRequest.from_record(content.config_records[wire.CONFIG])
+    request = wire.EvaluateRequest.of(content)
     trainer, dataset = _loaded(request, content, site)
     logits = trainer.logits(dataset, request.split, request.batch_size)
     with VaultClient(site.vault) as vault:
@@ -127,18 +148,47 @@ def _open(site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
     return EvaluationKey.load(site.evaluation_key), EncryptedDataset.open(site.dataset)
 
 
-def _loaded(
-    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig
-) -> tuple["EncryptedTrainer", EncryptedDataset]:
-    """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
+def _require_one_site(key: EvaluationKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
+    """Refuse a key, a dataset and a vault that do not belong together."""
+    for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
+        if domain != key.domain:
+            raise DomainMismatchError(
+                f"site {site.name}: its {what} belongs to domain {domain[:16]}, its evaluation key to "
+                f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
+            )
+    if info.dataset != dataset.manifest.fingerprint:  # the vault would score with another dataset's labels
+        raise FederationError(
+            f"site {site.name}: its vault serves dataset {info.dataset[:16]}, its trainer reads "
+            f"{dataset.manifest.fingerprint[:16]}: give both the same"
+        )
+
+
+def _open_for(request: wire.Request, site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
+    """Return the site's key and dataset, after checking that the request's domain and network fit them."""
     key, dataset = _open(site)
     if request.domain != key.domain:
         raise DomainMismatchError(
             f"site {site.name} belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
+    m, network = dataset.manifest, request.network
+    held = (m.frames, m.height, m.width, m.channels, len(m.classes))
+    asked = (network.frames, network.height, network.width, network.channels, network.classes)
+    if asked != held:
+        raise FederationError(
+            f"the network is for {asked} (frames, height, width, channels, classes), the data of {site.name} are {held}"
+        )
+    return key, dataset
+
+
+def _loaded(
+    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig
+) -> tuple["EncryptedTrainer", EncryptedDataset]:
+    """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
+    key, dataset = _open_for(request, site)
+    rows = wire.rows_of(content, request.network, key.n, request.dtype)
     trainer = _trainer(request.network, key, request.dtype)
-    trainer.load(wire.unpack_arrays(content))
+    trainer.load(rows)
     return trainer, dataset
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpp.command import run_command
+from fedpp.command import natural, positive, rate, run_command
 from fedpp.config import DTYPES, SPLITS
 
 
@@ -48,10 +48,12 @@ def card(options: argparse.Namespace) -> int:
 def ingest(options: argparse.Namespace) -> int:
     """Read raw sequences, split them by patient, and write them encrypted."""
     from fedpp import ingest as pipeline
+    from fedpp.cipher.dataset import require_new
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.layout import read_sequences
     from fedpp.keys import encryption
 
+    require_new(options.out)
     domain = _domain(options)
     sequences, recognised = read_sequences(options.raw, options.layout)
     print(recognised, file=sys.stderr)
@@ -114,6 +116,7 @@ def train(options: argparse.Namespace) -> int:
     target = options.out / "model.npz"
     if target.exists():
         raise ModelError(f"{target} is there already: choose another --out, models are not overwritten")
+    options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     key = EvaluationKey.load(options.domain / EVALUATION_KEY)
     dataset = EncryptedDataset.open(options.dataset)
     manifest = dataset.manifest
@@ -134,7 +137,7 @@ def train(options: argparse.Namespace) -> int:
         seed=(options.seed,),
         verbose=1 if sys.stderr.isatty() and not options.json else 0,
     )
-    EncryptedModel(network, key.domain, trainer.rows()).save(target)
+    EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(target)
     _print(options, {"model": str(target), "epochs": options.epochs, "trace_of_loss": losses})
     return 0
 
@@ -227,7 +230,7 @@ def _predictions(options: argparse.Namespace, *, labelled: bool) -> tuple[Any, A
     from fedpp.learning.training import EncryptedTrainer
 
     trainer = EncryptedTrainer(model.network, domain.evaluation_key(), model.dtype)
-    trainer.check_model(model)
+    trainer.check_model(model, dataset)
     trainer.load(model.rows)
     probabilities = softmax(encryption.decrypt(domain, trainer.logits(dataset, options.split, batch_size=8)))
     labels = encryption.decrypt(domain, dataset.labels(indices)).argmax(axis=1) if labelled else None
@@ -273,13 +276,13 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("--layout", choices=("auto", "frames", "dicom"), default="auto")
     domain(taken)
     taken.add_argument("--out", type=Path, required=True, help="new folder for the encrypted dataset")
-    taken.add_argument("--frames", type=int, default=4, help="frames of a sequence, chosen evenly (default 4)")
-    taken.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    taken.add_argument("--frames", type=positive, default=4, help="frames of a sequence, chosen evenly (default 4)")
+    taken.add_argument("--size", type=positive, default=64, help="height and width in pixels (default 64)")
     taken.add_argument("--classes", type=lambda text: tuple(text.split(",")), help="labels in order, first is negative")
     taken.add_argument("--negative", help="this label against all the rest")
     taken.add_argument("--validation", type=float, default=0.15, help="share of the patients (default 0.15)")
     taken.add_argument("--test", type=float, default=0.25, help="share of the patients (default 0.25)")
-    taken.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    taken.add_argument("--seed", type=natural, default=0, help="of the split (default 0)")
     taken.add_argument("--dtype", choices=DTYPES, default="float32")
 
     command(inspect).add_argument("dataset", type=Path)
@@ -287,10 +290,10 @@ def _parser() -> argparse.ArgumentParser:
     trained = command(train)
     trained.add_argument("dataset", type=Path)
     domain(trained, passphrase=False)
-    trained.add_argument("--epochs", type=int, default=10)
-    trained.add_argument("--batch-size", type=int, default=8)
-    trained.add_argument("--learning-rate", type=float, default=1e-3)
-    trained.add_argument("--seed", type=int, default=0, help="of initial weights and batches")
+    trained.add_argument("--epochs", type=positive, default=10)
+    trained.add_argument("--batch-size", type=positive, default=8)
+    trained.add_argument("--learning-rate", type=rate, default=1e-3)
+    trained.add_argument("--seed", type=natural, default=0, help="of initial weights and batches")
     trained.add_argument("--out", type=Path, required=True, help="folder for model.npz")
     trained.add_argument("--dtype", choices=DTYPES, help="default: the dataset's")
 

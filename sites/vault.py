@@ -1,14 +1,13 @@
 """The vault: the one process of a hospital that holds the domain secret and answers the trainer.
 
-It answers public facts, encrypted initial weights, and sums and counts of encrypted predictions. No answer
-holds a label, a prediction or a value of a single sequence; yet whoever chooses the predictions can tell
-labels apart by the bins that they fall into (docs/threats.md). Access is by the Unix socket's permissions.
+It answers public facts, encrypted initial weights, and sums and counts of encrypted predictions. Whoever chooses
+the predictions reads labels, and any row of the domain, from those sums (docs/threats.md): access to the socket
+is read access, and the socket's permissions decide who has it.
 No TensorFlow is loaded here.
 """
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -23,18 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import DTYPES, SPLITS, NetworkSpec
+from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, NetworkSpec
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, FedppError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.metrics import count, softmax
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 
 SCHEME = "unix:"
 LONGEST_SOCKET_PATH = 107  # of a sockaddr_un
-MOST_PARAMETERS = 50_000_000
 LABEL_TOLERANCE = 0.01  # float32 rows under R of condition 10 stay within 1e-5
 GRACE_SECONDS = 5.0
 PROBE_SECONDS = 2.0
@@ -102,11 +100,10 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r}")
             _log.info("InitialWeights: %d parameters", network.parameters())
-            other_seeds = [request.seed ^ (1 + secrets.randbelow(2**63)) for _ in range(self._domain.n - 1)]
-            message, *decoys = [initial_weights(network, seed) for seed in (request.seed, *other_seeds)]
-            rows = encryption.encrypt_weights(self._domain, message, decoys, request.dtype)
+            seed = self._domain.initial_seed(request.seed)
+            rows = encrypted_initial_weights(network, seed, self._domain.evaluation_key())
             for name, array in rows.items():
-                yield from chunks.to_chunks(name, array)
+                yield from chunks.to_chunks(name, array.astype(request.dtype))
 
     def Score(  # noqa: N802
         self, requests: Iterator[vault_pb2.ScoreRequest], context: grpc.ServicerContext

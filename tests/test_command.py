@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from fedpp.command import run_command
+from fedpp.command import natural, positive, rate, run_command
 from fedpp.errors import ConfigError
 
 
@@ -50,3 +50,22 @@ def test_a_defect_of_ours_is_not_hidden():
     """Any other exception goes through, with its traceback."""
     with pytest.raises(ZeroDivisionError):
         run_command(ending_with(ZeroDivisionError()), ["up"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (positive, "1", ("0", "-1", "1.5", "x")),
+        (natural, "0", ("-1", "x")),
+        (rate, "0.1", ("0", "-1", "nan", "inf", "x")),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(kind, good: str, bad: tuple[str, ...]):
+    """A number that makes no sense ends in status 2 before anything runs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--value", type=kind)
+    assert parser.parse_args(["--value", good]).value == float(good)
+    for text in bad:
+        with pytest.raises(SystemExit) as exit_:
+            parser.parse_args([f"--value={text}"])
+        assert exit_.value.code == 2

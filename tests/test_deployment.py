@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from fedpp.cipher.params import DomainCard
+from fedpp.learning.metrics import metrics
 from fedpp.protocol.federation import FederationRecord
 from simulations.phantom import write_phantom
 
@@ -184,6 +185,7 @@ def test_two_rounds_equal_the_simulation(
         "learning-rate": 0.001,
         "kernel": 3,
         "wait-seconds": 120.0,
+        "reply-seconds": 120.0,
         **SETTINGS,
     }
     sites = [
@@ -212,14 +214,13 @@ def test_two_rounds_equal_the_simulation(
         assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-6)
         assert ours.confusion == theirs.confusion
         assert ours.examples == theirs.examples > 0
+        assert metrics(ours).to_mapping() == pytest.approx(metrics(theirs).to_mapping(), abs=1e-6)
 
 
 def test_run_prints_the_metrics_of_its_record(
     trained: tuple[FederationRecord, dict[str, float | None]],
 ) -> None:
     """What `run --json` prints is the metrics of the test counts in federation.json."""
-    from fedpp.learning.metrics import metrics
-
     record, printed = trained
     assert printed == metrics(record.test_counts()).to_mapping()
     assert printed["loss"] is not None

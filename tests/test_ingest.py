@@ -55,7 +55,7 @@ def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Pat
     run(sequences, tmp_path / "out", domain, seed=3)
     dataset = EncryptedDataset.open(tmp_path / "out")
     dataset.verify()
-    splits = split_patients(sequences, 3, validation=0.2, test=0.3)
+    splits = split_patients(sequences, 3, validation=0.2, test=0.3, digest=lambda text: domain.pseudonym("split", text))
     frames = encryption.decrypt(domain, dataset.frames(np.arange(24)))
     labels = encryption.decrypt(domain, dataset.labels(np.arange(24))).round().argmax(axis=1)
     raw = {sequence_pseudonym(domain.pseudonym, s): s for s in sequences}

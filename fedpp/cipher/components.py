@@ -14,7 +14,7 @@ Nothing here imports TensorFlow: only `+`, `-` and `*` by Python numbers are use
 
 import operator
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -31,7 +31,6 @@ class Algebra:
     def __init__(self, r: Matrix) -> None:
         """Fix the basis; R must be invertible."""
         self.n = len(r)
-        self._r = r
         self._basis = _component_basis(r) if self.n == 2 else np.linalg.inv(r)
         self._inverse = np.linalg.inv(self._basis)
         self._from_rows = r @ self._basis
@@ -67,6 +66,10 @@ class Algebra:
         if self.n == 2:
             return ((slots[0] + slots[1]) * 0.5, (slots[0] - slots[1]) * (0.5 / self._root_d))
         return self._map(slots, self._basis)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: the maps are the key."""
+        raise TypeError("an algebra is not pickled or copied: make it again from its evaluation key")
 
     def add(self, x: Ciphertext, y: Ciphertext) -> Ciphertext:
         """Return the sum. Law: `to_slots(add(x, y)) == to_slots(x) + to_slots(y)`."""

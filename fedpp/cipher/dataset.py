@@ -97,6 +97,9 @@ class DatasetManifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DatasetError("the dataset's manifest is damaged: restore it, or ingest again") from None
+        shards = (*manifest.frame_shards, *manifest.label_shards)
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise DatasetError("the dataset's manifest names a file outside its folder: ingest again")
         if manifest.fingerprint != fingerprint:
             raise DatasetError("the dataset's manifest was changed: restore it, or ingest again")
         return manifest
@@ -174,6 +177,12 @@ class EncryptedDataset:
         return self._mapped[shard.file]
 
 
+def require_new(path: Path) -> None:
+    """Raise `DatasetError` if a dataset cannot be written to `path` because something is there."""
+    if path.exists():
+        raise DatasetError(f"{path} is there already: choose another folder, datasets are not overwritten")
+
+
 class DatasetWriter:
     """A new dataset under a temporary name, renamed when it is complete and removed if it cannot be."""
 
@@ -189,8 +198,7 @@ class DatasetWriter:
         channels: int,
         classes: tuple[str, ...],
     ) -> None:
-        if path.exists():
-            raise DatasetError(f"{path} is there already: choose another folder, datasets are not overwritten")
+        require_new(path)
         self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
         self._fields: Mapping[str, Any] = {
             "format": FORMAT,

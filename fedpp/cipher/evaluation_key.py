@@ -65,7 +65,7 @@ class EvaluationKey:
             return cls(str(content["domain"]), r)
         except OSError as error:
             raise KeyFileError(f"cannot read the evaluation key {path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise KeyFileError(f"{path} is not an evaluation key: name the trainer/domain.eval file") from None
 
     def __eq__(self, other: object) -> bool:

@@ -45,7 +45,7 @@ def _rows(index: Path) -> list[dict[str, str]]:
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows = [_stripped(row, line) for line, row in enumerate(reader, start=2)]
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RawDataError(f"cannot read the index {index}: {error}") from None
@@ -56,21 +56,27 @@ def _rows(index: Path) -> list[dict[str, str]]:
         raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
     if not rows:
         raise RawDataError(f"{index} names no sequence")
-    for line, row in enumerate(rows, start=2):
+    for row in rows:
         if not row["sequence"] or not row["patient"]:
-            raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
+            raise RawDataError(f"{index}, line {row['line']}: sequence and patient must not be empty")
     return rows
+
+
+def _stripped(row: dict[str, str | None], line: int) -> dict[str, str]:
+    """Return a row without blanks around its values: "P1 " is the patient "P1"."""
+    return {"line": str(line), **{name: (value or "").strip() for name, value in row.items() if name}}
 
 
 def _grouped(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         groups.setdefault(row["sequence"], []).append(row)
-    for sequence, parts in groups.items():
+    for parts in groups.values():
+        lines = ", ".join(row["line"] for row in parts)  # and no names, which may identify a patient
         if len({(row["patient"], row["label"]) for row in parts}) > 1:
-            raise RawDataError(f"the index gives sequence {sequence} more than one patient or label")
+            raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
         if len(parts) > 1 and len({row.get("time") for row in parts}) < len(parts):
-            raise RawDataError(f"the index names sequence {sequence} twice: give each part a time of its own")
+            raise RawDataError(f"{INDEX} names one sequence twice, lines {lines}: give each part a time of its own")
         parts.sort(key=lambda row: _natural(row.get("time") or ""))
     return groups
 

@@ -8,6 +8,8 @@ from fedpp.errors import ConfigError, RawDataError
 
 from .sequence import ImageSequence
 
+MOST_CLASSES = 32  # class names are public: a column of patients taken for labels must not get that far
+
 
 @dataclass(frozen=True)
 class ClassMap:
@@ -41,12 +43,12 @@ class ClassMap:
             if negative not in labels:
                 raise RawDataError(f"no sequence has the negative label {negative!r}: labels are {_named(labels)}")
             return cls((negative, f"not {negative}"), negative)
-        unknown = sorted(set(labels) - set(classes or labels))
+        if classes is None:
+            return cls(_inferred(labels))
+        unknown = sorted(set(labels) - set(classes))
         if unknown:
-            raise RawDataError(f"labels {_named(unknown)} are none of the classes {', '.join(classes or ())}")
-        if classes is None and len(labels) < 2:
-            raise RawDataError(f"all sequences have the label {labels[0]!r}: name the classes, negative first")
-        return cls(classes or tuple(labels))
+            raise RawDataError(f"labels {_named(unknown)} are none of the classes {', '.join(classes)}")
+        return cls(classes)
 
     def number(self, label: str | None) -> int:
         """Return a label's class; raise `RawDataError` for a label that is not in the map."""
@@ -55,6 +57,14 @@ class ClassMap:
         if label is None or label not in self.classes:
             raise RawDataError(f"label {label!r} is none of the classes {', '.join(self.classes)}")
         return self.classes.index(label)
+
+
+def _inferred(labels: list[str]) -> tuple[str, ...]:
+    if len(labels) < 2:
+        raise RawDataError(f"all sequences have the label {labels[0]!r}: name the classes, negative first")
+    if len(labels) > MOST_CLASSES:
+        raise RawDataError(f"there are {len(labels)} different labels, more than {MOST_CLASSES}: name the classes")
+    return tuple(labels)
 
 
 def _named(labels: list[str]) -> str:

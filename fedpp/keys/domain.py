@@ -74,7 +74,15 @@ class KeyDomain:
     def pseudonym(self, kind: str, identifier: str) -> str:
         """Return 32 hex digits for a patient's or sequence's identifier: HMAC-SHA256 under the domain."""
         key = self.derive(f"pseudonym {kind}")
-        return hmac.digest(key, identifier.encode(), "sha256").hex()[:32]
+        # A file's name, which an identifier may be, need not be UTF-8.
+        return hmac.digest(key, identifier.encode(errors="surrogateescape"), "sha256").hex()[:32]
+
+    def initial_seed(self, seed: int) -> int:
+        """Return the seed of a run's initial weights, which nobody outside the domain can tell.
+
+        A coordinator that could draw the same weights would solve their rows for the key.
+        """
+        return int.from_bytes(self.derive(f"initial weights {seed}", 8), "little")
 
     def noise(self) -> np.random.Generator:
         """Return a new decoy stream: Philox under a subkey of a fresh random nonce, so that none repeats."""

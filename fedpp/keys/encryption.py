@@ -1,6 +1,6 @@
 """Encryption under a key domain: pack values with their decoys, and multiply by SK.
 
-The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform in the data's range,
+The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform at the data's scale,
 labels one-hot, weights from the same initialiser with another seed. Everything is computed in float64 and
 rounded once to the dtype of the rows.
 """

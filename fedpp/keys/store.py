@@ -94,7 +94,7 @@ def unseal(content: bytes, passphrase: bytes, name: str) -> KeyDomain:
         return KeyDomain(secret, n=header["n"], epoch=header["epoch"])
     except InvalidTag:
         raise KeyFileError(f"{name} does not open: wrong passphrase, or the file was altered") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise KeyFileError(f"{name} is damaged: not a {FORMAT} file") from None
 
 

@@ -1,6 +1,7 @@
 """A trained encrypted network in one file: its specification, its domain, and its weights as rows.
 
-An uncompressed `.npz` without pickles: one array a weight, and a text `network`, `domain` and `dtype`.
+An uncompressed `.npz` without pickles: one array a weight, the texts `network` and `domain`, and `classes`, the
+names of the logits in order.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class EncryptedModel:
 
     network: NetworkSpec
     domain: str
+    classes: tuple[str, ...]
     rows: dict[str, NDArray[np.floating]]
 
     @property
@@ -33,7 +35,8 @@ class EncryptedModel:
     def save(self, path: Path) -> None:
         """Write the file; an older one is replaced whole."""
         content = BytesIO()
-        arrays: dict[str, Any] = {"network": self.network.to_json(), "domain": self.domain, **self.rows}
+        facts = {"network": self.network.to_json(), "domain": self.domain, "classes": list(self.classes)}
+        arrays: dict[str, Any] = {**facts, **self.rows}
         np.savez(content, **arrays)
         replace(path, content.getvalue())
 
@@ -45,11 +48,12 @@ class EncryptedModel:
                 arrays = {name: content[name] for name in content.files}
             network = NetworkSpec.from_json(str(arrays.pop("network")))
             domain = str(arrays.pop("domain"))
+            classes = tuple(map(str, arrays.pop("classes")))
         except OSError as error:
             raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, BadZipFile, EOFError):
+        except (ValueError, KeyError, TypeError, BadZipFile, EOFError):
             raise ModelError(f"{path} is not a model of fedpp: name the model.npz that training wrote") from None
         expected = {spec.name: spec.shape for spec in network.weights()}
-        if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected:
+        if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected or len(classes) != network.classes:
             raise ModelError(f"the weights in {path} do not fit its network: the file is damaged")
-        return cls(network, domain, arrays)
+        return cls(network, domain, classes, arrays)

@@ -10,7 +10,7 @@ from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import Dtype, NetworkSpec
-from fedpp.errors import DomainMismatchError
+from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.learning import models
 from fedpp.learning.losses import EncryptedCrossEntropy
 from fedpp.learning.model_file import EncryptedModel
@@ -110,11 +110,17 @@ class EncryptedTrainer:
         rows: Rows = self.model.predict(data, verbose=0)
         return rows
 
-    def check_model(self, model: EncryptedModel) -> None:
-        """Raise `DomainMismatchError` for a model of another domain."""
+    def check_model(self, model: EncryptedModel, dataset: EncryptedDataset) -> None:
+        """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
         if model.domain != self.domain:
             raise DomainMismatchError(
                 f"the model belongs to domain {model.domain[:16]}, the key to {self.domain[:16]}: take the other"
+            )
+        classes = dataset.manifest.classes
+        if classes and classes != model.classes:
+            raise ModelError(
+                f"the model's classes are {', '.join(model.classes)}, the dataset's {', '.join(classes)}: "
+                "ingest again with --classes in the model's order"
             )
 
     def _readers(self, dataset: EncryptedDataset) -> tuple[Reader, Reader]:
@@ -131,4 +137,12 @@ class EncryptedTrainer:
             raise DomainMismatchError(
                 f"the dataset belongs to domain {dataset.manifest.domain[:16]}, the evaluation key to "
                 f"{self.domain[:16]}: ingest again under this domain, or take the other key"
+            )
+        m = dataset.manifest
+        shape, classes = (m.frames, m.height, m.width, m.channels), len(m.classes)
+        n = self.network
+        if shape != (n.frames, n.height, n.width, n.channels) or classes not in (0, n.classes):
+            raise DatasetError(
+                f"the dataset is {shape} (frames, height, width, channels) of {classes} classes, the network is for "
+                f"{(n.frames, n.height, n.width, n.channels)} of {n.classes}: ingest again with the network's sizes"
             )

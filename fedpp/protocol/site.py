@@ -1,11 +1,15 @@
 """What a site says of itself when the coordinator asks: public facts only."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from fedpp.config import SPLITS
 from fedpp.errors import FederationError
+
+LARGEST = 2**31
+LONGEST_NAME = 200
+MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -14,17 +18,37 @@ class SiteDescription:
 
     name: str
     domain: str  # fingerprint
+    n: int  # slots of a row
     frames: int
     height: int
     width: int
     channels: int
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none if the dataset has no labels
     sequences: tuple[int, ...]  # in the order of SPLITS
     patients: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse values of another type, out of range, or that a terminal would not just show."""
+        fits = {
+            "name": _is_name(self.name),
+            "domain": _is_name(self.domain),
+            **{name: _is_count(getattr(self, name)) for name in ("n", "frames", "height", "width", "channels")},
+            "classes": isinstance(self.classes, tuple)
+            and len(self.classes) <= MOST_CLASSES
+            and all(map(_is_name, self.classes))
+            and len(set(self.classes)) == len(self.classes),
+            "sequences": _is_split_counts(self.sequences),
+            "patients": _is_split_counts(self.patients),
+        }
+        for name, fit in fits.items():
+            if not fit:
+                raise FederationError(
+                    f"a site's description does not fit: its {name} cannot be {getattr(self, name)!r:.80}"
+                )
+
     def task(self) -> tuple[object, ...]:
-        """Return what all sites of a federation must share: the shape of a sequence and the classes."""
-        return (self.frames, self.height, self.width, self.channels, self.classes)
+        """Return what all sites of a federation must share: slots, the shape of a sequence, and the classes."""
+        return (self.n, self.frames, self.height, self.width, self.channels, self.classes)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return flat values, fit for JSON and for Flower's ConfigRecord."""
@@ -33,11 +57,20 @@ class SiteDescription:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned; raise `FederationError` for anything else."""
-        try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            site = cls(**fields)
-        except TypeError as error:
-            raise FederationError(f"a site's description does not fit: {error}") from None
-        if len(site.sequences) != len(SPLITS) or len(site.patients) != len(SPLITS):
-            raise FederationError(f"site {site.name} must count the splits {SPLITS}, got {site.sequences}")
-        return site
+        wrong = sorted(set(values) ^ {field.name for field in fields(cls)})
+        if wrong:
+            raise FederationError(f"a site's description does not fit: unknown or missing {', '.join(wrong)!r:.80}")
+        typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**typed)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_split_counts(values: object) -> bool:
+    return isinstance(values, tuple) and len(values) == len(SPLITS) and all(map(_is_count, values))

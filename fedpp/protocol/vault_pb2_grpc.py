@@ -69,7 +69,7 @@ class VaultServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request_iterator, context):
-        """Sums and counts of encrypted predictions. No answer concerns a single sequence.
+        """Sums and counts of encrypted predictions. Chosen predictions are told by them: docs/threats.md.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

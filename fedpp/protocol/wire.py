@@ -11,22 +11,28 @@
 A site that will not or cannot answer sends "refusal" with one line instead.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from io import BytesIO
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype, NetworkSpec
-from fedpp.errors import FederationError
+from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, Dtype, NetworkSpec
+from fedpp.errors import ConfigError, FederationError
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
+MOST_CHARACTERS = 1000  # of a reason
+_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "batch_size": (1, 4096), "round": (1, 2**31)}
+_MOST_AXES = 8
 
 Arrays = Mapping[str, NDArray[np.floating]]
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,25 @@ class Request:
     network: NetworkSpec
     dtype: Dtype
 
+    def __post_init__(self) -> None:
+        """Refuse settings that no site should work on."""
+        values = vars(self)
+        for name, (least, most) in _BOUNDS.items():
+            value = values.get(name, least)
+            if type(value) is not int or not least <= value <= most:
+                raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
+        rate = values.get("learning_rate", 1.0)
+        if type(rate) not in {int, float} or not 0 < rate < math.inf:
+            raise FederationError(f"learning_rate must be positive and finite, got {rate!r:.40}")
+        for name, value, known in (("dtype", self.dtype, DTYPES), ("split", values.get("split", SPLITS[0]), SPLITS)):
+            if value not in known:
+                raise FederationError(f"{name} must be one of {', '.join(known)}, got {value!r:.40}")
+        if self.network.parameters() > MOST_PARAMETERS:
+            raise FederationError(
+                f"a network may have {MOST_PARAMETERS} parameters, got {self.network.parameters():.4g}: "
+                "use smaller images or layers"
+            )
+
     def to_record(self) -> ConfigRecord:
         """Return the record that carries this request."""
         return ConfigRecord({**asdict(self), "network": self.network.to_json()})
@@ -46,8 +71,13 @@ class Request:
         """Read what `to_record` returned; raise `FederationError` for anything else."""
         try:
             return cls(**{**record, "network": NetworkSpec.from_json(record["network"])})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ConfigError, FederationError) as error:
             raise FederationError(f"the coordinator's request does not fit: {error}") from None
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Take the request out of a message's content; raise `FederationError` if it has none that fits."""
+        return cls.from_record(record(content, CONFIG, ConfigRecord))
 
 
 @dataclass(frozen=True)
@@ -76,17 +106,60 @@ class EvaluateRequest(Request):
     split: str
 
 
+def record(content: RecordDict, name: str, kind: type[Record]) -> Record:
+    """Take one record out of a message's content; raise `FederationError` if it has none of this kind."""
+    found = content.get(name)
+    if not isinstance(found, kind):
+        raise FederationError(f"a message came without {name}: use one fedpp at all sites")
+    return found
+
+
 def pack_arrays(arrays: Arrays) -> ArrayRecord:
     """Put arrays into a record, by name."""
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
 
 
 def unpack_arrays(content: RecordDict) -> dict[str, NDArray[np.floating]]:
-    """Take the arrays out of a message's content; raise `FederationError` if it has none."""
-    record = content.array_records.get(ARRAYS)
-    if record is None:
-        raise FederationError("a message came without arrays: use one fedpp at all sites")
-    return {name: array.numpy() for name, array in record.items()}
+    """Take the arrays out of a message's content, read-only; raise `FederationError` if it has none that fit."""
+    return {name: _values(name, array) for name, array in record(content, ARRAYS, ArrayRecord).items()}
+
+
+def rows_of(content: RecordDict, network: NetworkSpec, n: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
+    """Take a network's rows `[*shape, n]` out of a message's content; raise `FederationError` if they do not fit."""
+    rows = unpack_arrays(content)
+    expected = {spec.name: ((*spec.shape, n), dtype) for spec in network.weights()}
+    if {name: (value.shape, str(value.dtype)) for name, value in rows.items()} != expected:
+        raise FederationError("its arrays have other names, shapes or dtypes than the model")
+    if not all(np.isfinite(value).all() for value in rows.values()):
+        raise FederationError("its arrays hold values that are not finite")
+    return rows
+
+
+def _values(name: str, array: Array) -> NDArray[np.floating]:
+    """Return an array's values without copying or parsing: `numpy.load` would allocate whatever a header says."""
+    shape = array.shape
+    if array.dtype not in DTYPES or not 1 <= len(shape) <= _MOST_AXES or min(shape) < 1:
+        raise FederationError(f"array {name!r:.40} has dtype {array.dtype!r:.40} and shape {shape!r:.80}")
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    expected = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        expected, {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    )
+    start = 10 + int.from_bytes(array.data[8:10], "little")  # magic, version and length, then the text
+    same = _words(array.data[:start]) == _words(expected.getvalue())
+    if not same or len(array.data) - start != math.prod(shape) * dtype.itemsize:
+        raise FederationError(f"the data of array {name!r:.40} do not fit its shape {shape!r:.80}")
+    return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
+
+
+def _words(header: bytes) -> tuple[bytes, list[bytes]]:
+    return header[:8], header[10:].split()  # the text is padded with spaces
+
+
+def one_line(text: str) -> str:
+    """Return a text that came from others as one line of printable characters, cut where it is long."""
+    line = " ".join(text[: 2 * MOST_CHARACTERS].split())
+    return "".join(character for character in line if character.isprintable())[:MOST_CHARACTERS]
 
 
 def refuse(reason: str, message: Message) -> Message:
@@ -94,10 +167,13 @@ def refuse(reason: str, message: Message) -> Message:
     return Message(RecordDict({REFUSAL: ConfigRecord({"reason": reason})}), reply_to=message)
 
 
-def content_of(reply: Message) -> RecordDict:
+def content_of(reply: Message | None) -> RecordDict:
     """Return a reply's content; raise `FederationError` with the site's reason if it has none."""
+    if reply is None:
+        raise FederationError("no answer in time")
     if reply.has_error():
-        raise FederationError(f"no answer: {reply.error.reason}")
+        raise FederationError(f"no answer: {one_line(str(reply.error.reason))}")
     if REFUSAL in reply.content:
-        raise FederationError(str(reply.content[REFUSAL]["reason"]))
+        reason = record(reply.content, REFUSAL, ConfigRecord).get("reason")
+        raise FederationError(one_line(str(reason or "it refused and gave no reason")))
     return reply.content

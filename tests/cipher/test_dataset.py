@@ -60,6 +60,7 @@ def test_other_formats_are_refused(dataset: EncryptedDataset):
         (json.dumps({**values, "format": 2}), "has format 2, this program reads 1"),
         (json.dumps({k: v for k, v in values.items() if k != "n"}), "damaged"),
         (json.dumps({**values, "sequences": values["sequences"][1:]}), "was changed"),
+        (json.dumps(values).replace(values["frame_shards"][0]["file"], "/etc/hosts"), "outside its folder"),
         ("{", "damaged"),
     ):
         manifest.write_text(text)

@@ -8,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.admission import choose
 from coordinator.app import network_of
-from coordinator.strategy import EncryptedFedAvg, accept, average
+from coordinator.strategy import EncryptedFedAvg, accept_update, average, note
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.keys import encryption
@@ -38,11 +38,12 @@ RUN = {
     "dense": 5,
     "lstm": 4,
     "wait-seconds": 1.0,
+    "reply-seconds": 1.0,
 }
 
 
 def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescription:
-    fields = {"frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes")}
+    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes")}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
     return SiteDescription(name=name, domain=domain, **{**fields, **counts, **changes})
 
@@ -79,38 +80,41 @@ def test_average_commutes_with_decryption(domain: KeyDomain):
         np.testing.assert_allclose(encryption.decrypt(domain, averaged[name]), expected / 12, atol=1e-13)
 
 
-SHAPES = {"w": ((2, 2), "float64")}
+COMMON = ("d" * 64, TINY, "float64")
+TRAIN = wire.TrainRequest(*COMMON, learning_rate=0.1, epochs=1, batch_size=2, seed=0, round=1)
+ROWS = {spec.name: np.arange(2.0 * np.prod(spec.shape)).reshape(*spec.shape, 2) for spec in TINY.weights()}
 
 
 @pytest.mark.parametrize(
     ("rows", "examples", "reason"),
     [
-        ({"w": np.full((2, 2), np.nan)}, 3, "not finite"),
-        ({"w": np.zeros((1,))}, 3, "other names, shapes"),
-        ({"w": np.zeros((2, 2), "float32")}, 3, "other names, shapes"),
-        ({"v": np.zeros((2, 2))}, 3, "other names, shapes"),
-        ({"w": np.zeros((2, 2))}, 10**12, "announced 3"),
+        ({**ROWS, "dense/bias": np.full((5, 2), np.nan)}, 3, "not finite"),
+        ({**ROWS, "dense/bias": np.zeros((1,))}, 3, "other names, shapes"),
+        ({**ROWS, "dense/bias": np.zeros((5, 3))}, 3, "other names, shapes"),
+        ({**ROWS, "dense/bias": np.zeros((5, 2), "float32")}, 3, "other names, shapes"),
+        ({**ROWS, "v": np.zeros((2, 2))}, 3, "other names, shapes"),
+        (ROWS, 10**12, "announced 3"),
     ],
 )
 def test_an_update_that_does_not_fit_is_refused(rows: dict[str, np.ndarray], examples: int, reason: str):
     """NaN, another shape, dtype or name, and an inflated number of examples are refused with the reason."""
     with pytest.raises(FederationError, match=reason):
-        accept(reply(update(rows, examples)), site("a"), SHAPES)
+        accept_update(reply(update(rows, examples)), site("a"), TRAIN)
 
 
 def test_a_fitting_update_is_accepted_and_a_refusal_carries_its_reason():
     """A good update comes back as it is; a site's refusal becomes the error's text."""
-    rows = {"w": np.arange(4.0).reshape(2, 2)}
-    examples, accepted = accept(reply(update(rows)), site("a"), SHAPES)
+    examples, accepted = accept_update(reply(update(ROWS)), site("a"), TRAIN)
     assert examples == 3
-    np.testing.assert_array_equal(accepted["w"], rows["w"])
+    for name, value in ROWS.items():
+        np.testing.assert_array_equal(accepted[name], value)
     refusal = RecordDict({wire.REFUSAL: ConfigRecord({"reason": "no vault answers"})})
     with pytest.raises(FederationError, match="no vault answers"):
-        accept(reply(refusal), site("a"), SHAPES)
+        accept_update(reply(refusal), site("a"), TRAIN)
 
 
 def test_admission_takes_the_runs_domain_only():
-    """A site of another domain, with another task, without data or under a taken name is refused, and told why."""
+    """A site of another domain or task, without data or labels, or under a taken name is refused, and told why."""
     described = {
         1: site("c"),
         2: site("a"),
@@ -118,30 +122,35 @@ def test_admission_takes_the_runs_domain_only():
         4: site("d", frames=9),
         5: site("f", sequences=(0, 1, 1)),
         6: site("c"),
+        7: site("0", classes=()),
+        8: site("1", height=16),
     }
     admission = choose(described, {"node 9": "asleep"}, RunConfig.from_mapping(RUN))
     assert [s.name for s in admission.sites.values()] == ["a", "c"]
     assert "different keys cannot be averaged" in admission.refused["b"]
-    assert "its task" in admission.refused["d"]
+    for odd in ("1", "d"):  # even if it is the first
+        assert "its task" in admission.refused[odd]
+    assert "ingest it with labels" in admission.refused["0"]
     assert "no sequence" in admission.refused["f"]
     assert "under this name" in admission.refused["c (node 6)"]
     assert admission.refused["node 9"] == "asleep"
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
 
 
+def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
+    """Whatever it quotes, a note neither forges another line nor commands the terminal."""
+    note("refused a:\n\x1b[2Jadmitted b")
+    assert capsys.readouterr().err == "refused a: [2Jadmitted b\n"
+
+
 def test_a_round_without_an_accepted_update_ends_the_run():
     """When no reply fits, the strategy raises instead of going on with the old weights."""
-    common = ("d" * 64, TINY, "float64")
-    strategy = EncryptedFedAvg(
-        {1: site("a")},
-        wire.TrainRequest(*common, learning_rate=0.1, epochs=1, batch_size=2, seed=0, round=0),
-        wire.EvaluateRequest(*common, batch_size=2, split="validation"),
-    )
+    strategy = EncryptedFedAvg({1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, batch_size=2, split="validation"))
     messages = list(strategy.configure_train(3, ArrayRecord([np.zeros((2, 2))]), ConfigRecord(), None))
     assert [m.metadata.dst_node_id for m in messages] == [1]
     request = wire.TrainRequest.from_record(messages[0].content.config_records[wire.CONFIG])
     assert (request.round, request.network) == (3, TINY)
-    with pytest.raises(FederationError, match="no site sent an update"):
+    with pytest.raises(FederationError, match="round 3: update: no site sent one that fits"):
         strategy.aggregate_train(3, [])
 
 

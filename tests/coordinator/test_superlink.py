@@ -8,7 +8,9 @@ import stat
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 
 import pytest
 from cryptography import x509
@@ -18,11 +20,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
 
-from coordinator.__main__ import main, run_config, to_toml
+from coordinator import certificates
+from coordinator.__main__ import _wait_for_end, main, run_config, to_toml
 from coordinator.certificates import Certificates, ensure
+from coordinator.superlink import State
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
 
+FLWR = """#!/bin/sh
+# The run ends a moment after the second `flwr stop`; the first one fails.
+echo $1 >> calls
+case "$1 $(grep -c stop calls) $(grep -c list calls)" in
+  "stop 1 "*) echo '{"success": false, "error-message": "busy"}'; exit 1 ;;
+  "list "*" 3") status=finished:stopped ;;
+  *) status=running ;;
+esac
+echo '{"success": true, "runs": [{"status": "'$status'", "status-details": "by request"}]}'
+"""
 GIVEN: dict[str, str | int] = {"domain": "d", "sites": 2, "out": "/o"}
 
 
@@ -62,6 +76,19 @@ def test_certificates_are_kept_and_take_new_names(tmp_path: Path) -> None:
     assert names(first) == {"localhost", "127.0.0.1", "hub.example", "192.0.2.7", "other.example"}
     changed = {name for name in content if (first.folder / name).read_bytes() != content[name]}
     assert changed == {"server.pem"}
+
+
+def test_renewal_keeps_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that ends soon is issued anew for all its names, asked for again or not."""
+    monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(days=29))
+    files = ensure(tmp_path / "tls", ["hub.example"])
+    monkeypatch.undo()
+    old = files.server.read_bytes()
+    ensure(tmp_path / "tls", [])
+    assert names(files) == {"localhost", "127.0.0.1", "hub.example"}
+    renewed = x509.load_pem_x509_certificate(files.server.read_bytes())
+    assert renewed.not_valid_after_utc - datetime.now(UTC) > certificates.RENEWAL
+    assert files.server.read_bytes() != old
 
 
 def test_private_keys_are_private(tmp_path: Path) -> None:
@@ -205,16 +232,54 @@ def test_settings_survive_toml(out: str, rate: float) -> None:
     assert tomllib.loads(to_toml(values)) == values
 
 
-def test_run_refuses_to_overwrite(tmp_path: Path) -> None:
-    """A folder that holds a federation is left alone."""
-    (tmp_path / "federation.json").write_text("precious")
+@pytest.mark.parametrize("name", ["federation.json", "model.npz"])
+def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
+    """A folder that holds a federation, or its model alone, is left alone."""
+    (tmp_path / name).write_text("precious")
     card = tmp_path / "domain.card"
     card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
     assert line == (
         f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten"
     )
-    assert (tmp_path / "federation.json").read_text() == "precious"
+    assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["file/out", "/proc"])
+def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None:
+    """A folder that cannot be made or written to is one line, before SuperLink is asked for anything."""
+    (tmp_path / "file").touch()
+    card = tmp_path / "domain.card"
+    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / out)
+    assert line.startswith(("coordinator run: Not a directory", "coordinator run: No such file or directory"))
+
+
+def test_run_makes_its_folder(tmp_path: Path) -> None:
+    """A new folder is made, parents too, and a run that did not start leaves it empty, fit for the next one."""
+    card = tmp_path / "domain.card"
+    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    out = tmp_path / "new" / "out"
+    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", out)
+    assert "is no coordinator's state" in line
+    assert list(out.iterdir()) == []
+
+
+def test_a_stop_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is asked to stop until SuperLink has taken it, and not once more."""
+    program = tmp_path / "bin" / "flwr"  # in the place of Flower's, which is looked for beside Python's
+    program.parent.mkdir()
+    program.write_text(FLWR)
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program.with_name("python")))
+    monkeypatch.setattr("coordinator.__main__.POLL_SECONDS", 0.01)
+    state = State(tmp_path)
+    state.connection.parent.mkdir()
+    state.connection.touch()
+    asked = Event()
+    asked.set()
+    assert _wait_for_end(state, "7", asked) == ("finished:stopped", "by request")
+    assert (tmp_path / "calls").read_text().split() == ["stop", "list", "stop", "list", "list"]
 
 
 def test_run_needs_a_card(tmp_path: Path) -> None:

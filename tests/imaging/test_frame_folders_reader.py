@@ -102,8 +102,8 @@ def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: floa
         ("sequence,patient,label", [], "names no sequence"),
         ("sequence,patient,label", ["s,secret,a", "gone,secret,a"], "gone, which is missing"),
         ("sequence,patient,label", ["s,,a"], "line 2: sequence and patient must not be empty"),
-        ("sequence,patient,label", ["s,secret,a", "s,secret,b"], "more than one patient or label"),
-        ("sequence,patient,label", ["s,secret,a", "s,secret,a"], "twice"),
+        ("sequence,patient,label", ["s,secret,a", "s,secret,b"], "more than one patient or label, lines 2, 3"),
+        ("sequence,patient,label", ["secret,p,a", "secret,p,a"], "twice, lines 2, 3"),
         ("sequence,patient,label,time", ["s,secret,a,1", "s,secret,a,2"], "s/1, which is missing"),
         ("sequence,patient,label", ["empty,secret,a"], "empty holds no image"),
         ("sequence,patient,label", ["broken,secret,a"], "cannot read the image"),
@@ -159,3 +159,11 @@ def test_an_image_too_large_to_be_one_is_refused(tmp_path: Path):
     write_index(tmp_path, "s,p,a")
     with pytest.raises(RawDataError, match="cannot read the image"):
         read_frame_folders(tmp_path)
+
+
+def test_blanks_do_not_make_another_patient(tmp_path: Path):
+    """Spaces around a value are no part of it: one patient must not land in two splits."""
+    for name in ("s", "t"):
+        write_frames(tmp_path / name, "0.png")
+    write_index(tmp_path, "s,P1,a", "t , P1 ,a ")
+    assert {(s.patient, s.label) for s in read_frame_folders(tmp_path)} == {("P1", "a")}

@@ -45,6 +45,7 @@ def test_unlabelled_data_have_no_classes():
         (("a", "b"), None, "c", RawDataError, "no sequence has the negative label 'c': labels are 'a', 'b'"),
         (("a", "b"), ("a", "c"), None, RawDataError, "labels 'b' are none of the classes a, c"),
         (("a", "a"), None, None, RawDataError, "all sequences have the label 'a'"),
+        (tuple(map(str, range(33))), None, None, RawDataError, "there are 33 different labels, more than 32"),
         (("a", "b"), ("a", "b"), "a", ConfigError, "choose one of them"),
         (("a", "b"), ("a",), None, ConfigError, "at least two"),
         (("a", "b"), ("a", "a"), None, ConfigError, "at least two"),

@@ -39,6 +39,7 @@ def test_secrets_epochs_and_purposes_separate():
     assert len({d.card().fingerprint for d in domains}) == 4
     assert len({d.pseudonym("patient", "x") for d in domains} | {domains[0].pseudonym("sequence", "x")}) == 5
     assert domains[0].derive("a") != domains[0].derive("b")
+    assert len({d.initial_seed(seed) for d in domains for seed in (0, 1)}) == 8
 
 
 def test_noise_never_repeats(domain: KeyDomain):

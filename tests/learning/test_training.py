@@ -1,5 +1,6 @@
 """Models, Adam and training, against the stock Keras twin on plaintext."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,7 @@ from conftest import TINY
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.errors import DomainMismatchError, ModelError
+from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import models
@@ -147,16 +148,28 @@ def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain:
     with pytest.raises(ModelError, match="conv0/kernel must have shape"):
         ours.load({**rows, "conv0/kernel": rows["conv0/kernel"][..., :1]})
     with pytest.raises(DomainMismatchError, match="the model belongs"):
-        ours.check_model(EncryptedModel(TINY, other.domain, rows))
+        ours.check_model(EncryptedModel(TINY, other.domain, ("no", "yes"), rows), dataset)
+    with pytest.raises(ModelError, match="classes are yes, no, the dataset's no, yes"):
+        ours.check_model(EncryptedModel(TINY, ours.domain, ("yes", "no"), rows), dataset)
+
+
+def test_a_dataset_of_another_shape_is_refused(domain: KeyDomain, dataset: EncryptedDataset):
+    """A network for other images is told both shapes before anything is computed."""
+    trainer = EncryptedTrainer(replace(TINY, height=16, width=16), domain.evaluation_key(), "float64")
+    with pytest.raises(DatasetError, match=r"\(2, 8, 8, 1\).*\(2, 16, 16, 1\)"):
+        trainer.logits(dataset, "test", 4)
 
 
 def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDomain):
     """A saved model is read back to the bit; a cut file, another file and a missing one are ModelErrors."""
     path = tmp_path / "model.npz"
-    model = EncryptedModel(TINY, domain.card().fingerprint, encrypted_initial_weights(TINY, 0, domain.evaluation_key()))
+    rows = encrypted_initial_weights(TINY, 0, domain.evaluation_key())
+    model = EncryptedModel(TINY, domain.card().fingerprint, ("no", "yes"), rows)
     model.save(path)
     loaded = EncryptedModel.load(path)
-    assert (loaded.network, loaded.domain, loaded.dtype) == (TINY, model.domain, "float64")
+    assert (loaded.network, loaded.domain, loaded.classes, loaded.dtype) == (
+        (TINY, model.domain, ("no", "yes"), "float64")
+    )
     for name, rows in model.rows.items():
         np.testing.assert_array_equal(loaded.rows[name], rows)
     content = path.read_bytes()
@@ -164,5 +177,8 @@ def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDoma
         path.write_bytes(damaged)
         with pytest.raises(ModelError):
             EncryptedModel.load(path)
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    with pytest.raises(ModelError, match="not a model"):
+        EncryptedModel.load(path.with_suffix(".npy"))
     with pytest.raises(ModelError, match="cannot read"):
         EncryptedModel.load(tmp_path / "none.npz")

@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from test_deployment import processes_of
+
+from simulations.twin import moved
 
 SCENARIO = """
 description: A small federation for the tests.
 sites: 2
 rounds: 2
-phantom: {hospitals: 2, patients: 12, visits: 3, size: 24}
+phantom: {patients: 12, visits: 3, size: 24}
 classes: [stable, growing]
 frames: 3
 size: 16
@@ -50,6 +55,8 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "hospital-2" in page
+    assert len(report["parity"]["control_probability_differences"]) == 1
+    assert 0 < report["parity"]["control_probability_differences"][0] <= 1e-9
     again = simulations("run", scenario, "--out", out, check=1)
     assert "--overwrite" in again.stderr.strip().splitlines()[-1]
 
@@ -67,6 +74,10 @@ def test_list_names_the_scenarios():
         ("sites: 2\n", "missing description"),
         ("{", "cannot read scenario"),
         ("description: x\nsites: 2\nrounds: 1\n", "no data of its own"),
+        ("description: x\nsites: two\nrounds: 1\n", "sites must be int, got 'two'"),
+        ("description: x\nsites: 2\nrounds: 0\n", "rounds must be at least 1, got 0"),
+        ("description: x\nsites: 2\nrounds: 1\ndtype: float16\n", "dtype must be one of float32, float64"),
+        ("description: x\nsites: 2\nrounds: 1\nlearning-rate: .nan\n", "learning-rate must be positive and finite"),
     ],
 )
 def test_bad_scenarios_are_one_line(tmp_path: Path, text: str, reason: str):
@@ -75,3 +86,44 @@ def test_bad_scenarios_are_one_line(tmp_path: Path, text: str, reason: str):
     scenario.write_text(text)
     done = simulations("run", scenario, "--out", tmp_path / "out", check=1)
     assert reason in done.stderr.strip().splitlines()[-1]
+
+
+def test_only_a_run_is_overwritten(tmp_path: Path):
+    """`--overwrite` never touches a folder that no run made, nor data inside the run's folder."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "scan.dcm").write_bytes(b"precious")
+    for data in ([], ["--data", tmp_path / "raw"]):
+        done = simulations("run", "demo", *data, "--out", tmp_path, "--overwrite", check=1)
+        assert done.stderr.strip().splitlines()[-1].endswith("choose another --out")
+    done = simulations("run", "demo", "--data", tmp_path / "typo", "--out", tmp_path / "out", check=1)
+    assert "typo does not exist" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["raw", "scan.dcm"]
+
+
+def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
+    """SIGTERM ends a run as Ctrl-C does: in one line, and with its vaults, which hold the domain secret."""
+    scenario = tmp_path / "small.yaml"
+    scenario.write_text(SCENARIO.replace("rounds: 2", "rounds: 1000"))
+    command = [sys.executable, "-m", "simulations", "run", str(scenario), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "1000 rounds" in line:
+                break
+        deadline = time.monotonic() + 60
+        while len(processes_of(tmp_path, "sites.cli vault")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)  # while Ray starts
+        process.terminate()
+        last = process.stderr.read().strip().splitlines()[-1]
+        assert process.wait(timeout=60) == 1
+    assert last == "simulations run: interrupted"
+    assert processes_of(tmp_path) == {}
+
+
+def test_moved_weights_are_neighbours():
+    """Each weight is the next number up or down, and both happen."""
+    weights = [np.linspace(-1, 1, 1000, dtype=np.float32)]
+    (near,) = moved(weights, 0)
+    assert near.dtype == np.float32
+    assert set(near.view(np.int32) - weights[0].view(np.int32)) == {-1, 1}

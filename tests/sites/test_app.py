@@ -1,39 +1,86 @@
 """The ClientApp, called with real messages: no vault is needed to train."""
 
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import TINY
-from flwr.app import Context, Message, Metadata, RecordDict
+from conftest import TINY, write_dataset
+from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import initial_weights
 from fedpp.protocol import wire
-from sites.app import app
+from fedpp.protocol.site import SiteDescription
+from sites.app import SITES_FOLDER, app
+from sites.vault import serve
+
+OTHER = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
+Plaintext = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture
-def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain) -> Context:
+def address() -> Iterator[str]:
+    """Return an address whose path is short enough for a socket, and can be told from all else."""
+    with tempfile.TemporaryDirectory(prefix="fedpp-hospital-") as folder:
+        yield f"unix:{folder}/vault.sock"
+
+
+@pytest.fixture
+def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain, address: str) -> Context:
     """Return what a SuperNode tells the app of its site."""
     domain.evaluation_key().save(tmp_path / "domain.eval")
     node = {
         "name": "north",
         "dataset": str(dataset.path),
         "evaluation-key": str(tmp_path / "domain.eval"),
-        "vault": f"unix:{tmp_path / 'vault.sock'}",
+        "vault": address,
     }
     return Context(1, 1, node, RecordDict(), {})
 
 
-def train(context: Context, domain: KeyDomain, fingerprint: str) -> RecordDict:
-    request = wire.TrainRequest(fingerprint, TINY, "float64", 1e-3, 1, 4, 0, 1)
-    weights = [initial_weights(TINY, seed) for seed in (0, 1)]
-    rows = encryption.encrypt_weights(domain, weights[0], weights[1:], "float64")
-    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.CONFIG: request.to_record()})
-    metadata = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "train")
+@contextmanager
+def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
+    ready, stop = threading.Event(), threading.Event()
+    options = {"ready": ready.set, "stop": stop}
+    thread = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=options, daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def ask(context: Context, kind: str, content: RecordDict) -> RecordDict:
+    metadata = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind)
     return app(Message(content=content, metadata=metadata), context).content
+
+
+def rows(domain: KeyDomain) -> dict[str, np.ndarray]:
+    weights = [initial_weights(TINY, seed) for seed in (0, 1)]
+    return encryption.encrypt_weights(domain, weights[0], weights[1:], "float64")
+
+
+def train(context: Context, domain: KeyDomain, fingerprint: str, network: NetworkSpec = TINY) -> RecordDict:
+    request = wire.TrainRequest(fingerprint, network, "float64", 1e-3, 1, 4, 0, 1)
+    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    return ask(context, "train", content)
+
+
+def reason(answer: RecordDict) -> str:
+    """Return the reason of a refusal, which must be all of the answer."""
+    assert list(answer) == [wire.REFUSAL]
+    return str(answer[wire.REFUSAL]["reason"])
 
 
 def test_a_site_trains_for_its_own_domain(context: Context, domain: KeyDomain):
@@ -46,9 +93,118 @@ def test_a_site_trains_for_its_own_domain(context: Context, domain: KeyDomain):
 
 def test_a_site_refuses_another_domains_run(context: Context, domain: KeyDomain):
     """Weights of another domain are not trained on, even if the coordinator sends them."""
-    other = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
-    answer = train(context, domain, other)
-    assert str(answer[wire.REFUSAL]["reason"]).startswith(
-        f"site north belongs to domain {domain.card().fingerprint[:16]}, the run to {other[:16]}"
+    assert reason(train(context, domain, OTHER)).startswith(
+        f"site north belongs to domain {domain.card().fingerprint[:16]}, the run to {OTHER[:16]}"
     )
-    assert wire.ARRAYS not in answer
+
+
+def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str):
+    """The coordinator learns the dataset's shape, classes and counts by split."""
+    with vault(domain, dataset, address):
+        answer = ask(context, "query.describe", RecordDict())
+    fingerprint = domain.card().fingerprint
+    expected = SiteDescription("north", fingerprint, 2, 2, 8, 8, 1, ("no", "yes"), (6, 2, 3), (6, 2, 3))
+    assert SiteDescription.from_mapping(answer.config_records[wire.SITE]) == expected
+
+
+def test_a_site_whose_vault_serves_another_dataset_refuses(
+    context: Context, dataset: EncryptedDataset, domain: KeyDomain, plaintext: Plaintext, address: str, tmp_path: Path
+):
+    """A dataset of the same domain and shape, but with other labels, would be scored wrongly."""
+    other = write_dataset(tmp_path / "other", domain, (plaintext[0], 1 - plaintext[1]))
+    with vault(domain, other, address):
+        answer = ask(context, "query.describe", RecordDict())
+    assert reason(answer) == (
+        f"site north: its vault serves dataset {other.manifest.fingerprint[:16]}, its trainer reads "
+        f"{dataset.manifest.fingerprint[:16]}: give both the same"
+    )
+
+
+def test_initial_weights_are_for_the_sites_own_domain(
+    context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str
+):
+    """A run of another domain gets no weights, even if a vault answers; a run of this domain gets rows that fit."""
+    with vault(domain, dataset, address):
+        for fingerprint in (OTHER, domain.card().fingerprint):
+            request = wire.InitialWeightsRequest(fingerprint, TINY, "float64", seed=3)
+            answer = ask(context, "query.initial_weights", RecordDict({wire.CONFIG: request.to_record()}))
+            if fingerprint == OTHER:
+                assert reason(answer).startswith("site north belongs to domain")
+    assert set(wire.rows_of(answer, TINY, 2, "float64")) == {spec.name for spec in TINY.weights()}
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "query.initial_weights"])
+@pytest.mark.parametrize(
+    "network",
+    [replace(TINY, **{name: 16}) for name in ("frames", "height", "width", "channels", "classes")],
+)
+def test_a_network_for_other_data_is_refused(context: Context, domain: KeyDomain, kind: str, network: NetworkSpec):
+    """What does not fit the dataset is not built, nor asked of the vault."""
+    fingerprint = domain.card().fingerprint
+    request = {
+        "train": wire.TrainRequest(fingerprint, network, "float64", 1e-3, 1, 4, 0, 1),
+        "evaluate": wire.EvaluateRequest(fingerprint, network, "float64", 4, "test"),
+        "query.initial_weights": wire.InitialWeightsRequest(fingerprint, network, "float64", 0),
+    }[kind]
+    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    assert reason(ask(context, kind, content)).startswith("the network is for (")
+
+
+def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain):
+    """A site answers what is wrong with a request, and does not start it."""
+    record = wire.TrainRequest(domain.card().fingerprint, TINY, "float64", 1e-3, 1, 4, 0, 1).to_record()
+    answer = ask(context, "train", RecordDict({wire.CONFIG: ConfigRecord({**record, "epochs": 10**6})}))
+    assert reason(answer) == (
+        "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
+    )
+    assert reason(ask(context, "evaluate", RecordDict())) == "a message came without config: use one fedpp at all sites"
+
+
+def test_weights_that_do_not_fit_are_refused(context: Context, domain: KeyDomain):
+    """A model of three slots is not one of this site's two."""
+    request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", 4, "test").to_record()
+    wide = {spec.name: np.zeros((*spec.shape, 3)) for spec in TINY.weights()}
+    answer = ask(context, "evaluate", RecordDict({wire.ARRAYS: wire.pack_arrays(wide), wire.CONFIG: request}))
+    assert reason(answer) == "its arrays have other names, shapes or dtypes than the model"
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("dataset", "its dataset cannot be read: its own log says why"),
+        ("damage", "its dataset cannot be read: its own log says why"),
+        ("key", "its evaluation key cannot be read: its own log says why"),
+        ("vault", "its vault does not answer, or refuses: its own log says why"),
+        ("settings", "its settings do not fit: its own log says which"),
+        ("defect", "it failed: its own log says where"),
+    ],
+)
+def test_the_coordinator_learns_no_path(
+    what: str,
+    told: str,
+    context: Context,
+    dataset: EncryptedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """What fails inside the hospital is told by its kind; the whole line, paths included, stands in the site's log."""
+    monkeypatch.setattr("fedpp.protocol.vault_client.CONNECT_SECONDS", 0.2)
+    if what == "dataset":
+        (dataset.path / "manifest.json").unlink()
+    elif what == "damage":
+        next(dataset.path.glob("frames-*")).unlink()
+    elif what == "key":
+        (tmp_path / "domain.eval").write_text("{}")
+    elif what == "settings":
+        context.node_config["vaults"] = str(tmp_path)
+    elif what == "defect":
+        context.node_config["partition-id"] = 0
+        monkeypatch.setenv(SITES_FOLDER, str(tmp_path / "nowhere"))
+    with caplog.at_level(logging.WARNING, "fedpp.site"):
+        answer = ask(context, "query.describe", RecordDict())
+    assert reason(answer) == told
+    (entry,) = [entry for entry in caplog.records if entry.name == "fedpp.site"]
+    assert entry.getMessage().startswith("describe failed" if what == "defect" else "describe refused: ")
+    secret = {"vault": "hospital-", "settings": "unknown vaults", "defect": "nowhere/0.json"}.get(what, str(tmp_path))
+    assert secret in caplog.text

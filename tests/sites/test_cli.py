@@ -1,8 +1,6 @@
 """`fedpp-site` as a hospital uses it: real processes, real files, exit statuses and one line of error."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -148,5 +146,3 @@ def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
     assert not out.exists()
     site(*ingest)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
-    shutil.rmtree(out)
-    assert os.access(tmp_path, os.W_OK)

@@ -1,0 +1,297 @@
+"""A whole federation over real Flower messages: no single site's reply ends it, whatever it sends."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from coordinator import admission
+from coordinator.admission import admit
+from coordinator.app import federate, initial_weights
+from fedpp.config import RunConfig
+from fedpp.errors import FederationError
+from fedpp.learning.metrics import count
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.protocol import wire
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.site import SiteDescription
+
+DOMAIN = "d" * 64
+ROWS = {spec.name: np.zeros((*spec.shape, 2)) for spec in TINY.weights()}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_run() -> None:
+    """Tell Flower that messages are made inside a run, as its processes do."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+
+
+def config(out: Path, **changes: object) -> RunConfig:
+    values = {"domain": DOMAIN, "out": str(out), "sites": 2, "rounds": 2, "epochs": 1, "batch-size": 2}
+    network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
+    return RunConfig.from_mapping(
+        {**values, **network, "learning-rate": 0.1, "seed": 0, "wait-seconds": 2.0, "reply-seconds": 2.0, **changes}
+    )
+
+
+def describe(name: str, **changes: object) -> SiteDescription:
+    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes")}
+    counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
+    return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **counts, **changes})
+
+
+@dataclass
+class Site:
+    """A site that answers as it should, but for the kinds of messages to which it answers `instead`, or nothing."""
+
+    description: SiteDescription
+    instead: Mapping[str, RecordDict | None] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, question: Message) -> RecordDict | None:
+        kind = question.metadata.message_type
+        self.asked.append(kind)
+        if kind in self.instead:
+            return self.instead[kind]
+        if kind == "query.describe":
+            return RecordDict({wire.SITE: ConfigRecord(self.description.to_mapping())})
+        if kind == "query.initial_weights":
+            return RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS)})
+        if kind == "train":
+            examples = MetricRecord({wire.EXAMPLES: self.description.sequences[0]})
+            rows = {name: value + 1 for name, value in wire.unpack_arrays(question.content).items()}
+            return RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.METRICS: examples})
+        examples = {"validation": 2, "test": 1}[wire.EvaluateRequest.of(question.content).split]
+        return metrics(count(np.zeros(examples, int), np.full((examples, 2), 0.5)))
+
+
+def metrics(counts: Counts) -> RecordDict:
+    return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+
+
+class LocalGrid(Grid):
+    """The nodes of this process; after how many looks at them a node joins, and answers, is at once by default."""
+
+    def __init__(
+        self, sites: Iterable[Site], joins: Mapping[int, int] | None = None, answers: Mapping[int, int] | None = None
+    ) -> None:
+        self.sites = dict(enumerate(sites, 1))
+        self._joins, self._answers, self._looks = joins or {}, answers or {}, 0
+        self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> list[int]:
+        self._looks += 1
+        return [node for node in self.sites if self._looks > self._joins.get(node, 0)]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids.append(f"message {id(message)} {time.monotonic_ns()}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            content = self.sites[message.metadata.dst_node_id].answer(message)
+            if content is not None:
+                self._replies[ids[-1]] = Message(content, reply_to=message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        there = [i for i in message_ids if i in self._replies]
+        late = {node for node, look in self._answers.items() if self._looks <= look}
+        return [self._replies.pop(i) for i in there if self._replies[i].metadata.src_node_id not in late]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    set_run = run = create_message = get_nodes = None
+
+
+def arrays(change: Callable[[ArrayRecord], object], examples: int = 3) -> RecordDict:
+    """Return an update, or initial weights, whose arrays were changed."""
+    record = wire.pack_arrays(ROWS)
+    change(record)
+    return RecordDict({wire.ARRAYS: record, wire.METRICS: MetricRecord({wire.EXAMPLES: examples})})
+
+
+def with_data(data: bytes, shape: tuple[int, ...] = ROWS["dense/bias"].shape) -> RecordDict:
+    return arrays(lambda r: r.update({"dense/bias": Array("float64", shape, "numpy.ndarray", data)}))
+
+
+def header(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:
+    stream = BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def refusal(**values: str) -> RecordDict:
+    return RecordDict({wire.REFUSAL: ConfigRecord(values)})
+
+
+NO_ROWS = {
+    "nothing": (RecordDict(), "without arrays"),
+    "a refusal without a reason": (refusal(), "gave no reason"),
+    "a refusal that is no record of settings": (RecordDict({wire.REFUSAL: MetricRecord()}), "without refusal"),
+    "a terminal's commands": (refusal(reason="a\x1b[2J\nb\u202e"), "left out: a[2J b"),
+    "no array's bytes": (with_data(b"no npy"), "do not fit its shape"),
+    "80 TB": (with_data(header((10**13,))), "do not fit its shape"),
+    "80 TB, announced": (with_data(header((10**13,)), (10**13,)), "do not fit its shape"),
+    "an empty array": (with_data(header((0,)), (0,)), "has dtype 'float64' and shape (0,)"),
+    "objects": (with_data(header((5, 2), "|O")), "do not fit its shape"),
+    "another array's name": (arrays(lambda r: r.update({"x": r.pop("dense/bias")})), "other names"),
+    "not a number": (with_data(header((5, 2)) + np.full(10, np.nan).tobytes()), "not finite"),
+}
+NO_UPDATE = NO_ROWS | {
+    "no number of examples": (RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS)}), "without metrics"),
+    "other metrics": (
+        RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS), wire.METRICS: MetricRecord({"loss": 1.0})}),
+        "counts None examples and announced 3",
+    ),
+    "many examples": (arrays(lambda r: None, 10**12), "counts 1000000000000 examples and announced 3"),
+    "silence": (None, "no answer in time"),
+}
+THREE = count(np.zeros(2, int), np.full((2, 3), 1 / 3))
+BILLION = replace(
+    count(np.zeros(1, int), np.full((1, 2), 0.5)),
+    examples=10**9,
+    confusion=((10**9, 0), (0, 0)),
+    negative_scores=(10**9,) + (0,) * 600,
+)
+NO_COUNTS = {
+    "nothing": (RecordDict(), "without metrics"),
+    "three classes": (metrics(THREE), "counts 2 examples of 3 classes and announced 2 of 2"),
+    "a billion": (metrics(BILLION), "counts 1000000000 examples of 2 classes and announced 2 of 2"),
+    "arrays as metrics": (RecordDict({wire.METRICS: wire.pack_arrays(ROWS)}), "without metrics"),
+    "silence": (None, "no answer in time"),
+}
+
+
+def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> list[object]:
+    return [pytest.param(kind, *reply, id=f"{kind}-{name}") for name, reply in replies.items()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "reason"),
+    [*cases("train", NO_UPDATE), *cases("evaluate", NO_COUNTS), *cases("query.initial_weights", NO_ROWS)],
+)
+def test_no_single_site_ends_a_run(
+    kind: str, reply: RecordDict | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad reply of the first site is left out with its reason in one line, and the run ends with the others'."""
+    bad, good = Site(describe("a"), {kind: reply}), Site(describe("b"))
+    record = federate(LocalGrid([bad, good]), config(tmp_path))
+    expected = {"train": 2, "evaluate": 3, "query.initial_weights": 1}[kind]  # of two rounds, and the test
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of a left out: " in line]
+    left_out = [line for line in lines if reason in line or kind == "evaluate"]
+    assert (len(lines), len(left_out)) == (expected, expected), lines
+    assert reason in lines[0]
+    assert all(line.isprintable() for line in lines)
+    assert FederationRecord.load(tmp_path / "federation.json") == record
+    assert [r.sites for r in record.rounds] == [("b",) if kind == "train" else ("a", "b")] * 2
+    assert set(record.test) == ({"b"} if kind == "evaluate" else {"a", "b"})
+    np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], np.full((5, 2), 2.0))
+
+
+def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path) -> None:
+    """Every admitted site is asked, in the order of their names, before the run is given up."""
+    bad = {"query.initial_weights": RecordDict()}
+    sites = [Site(describe("b"), bad), Site(describe("a"), bad)]
+    with pytest.raises(FederationError, match="no site sent initial weights that fit"):
+        federate(LocalGrid(sites), config(tmp_path))
+    assert [site.asked for site in sites] == [["query.describe", "query.initial_weights"]] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_initial_weights_have_the_slots_of_the_site(tmp_path: Path) -> None:
+    """Weights of more slots than the sites' rows have are those of no site."""
+    wide = {name: np.zeros((*value.shape[:-1], 3)) for name, value in ROWS.items()}
+    first = Site(describe("a"), {"query.initial_weights": RecordDict({wire.ARRAYS: wire.pack_arrays(wide)})})
+    grid = LocalGrid([first, Site(describe("b"))])
+    record = initial_weights(grid, admit(grid, config(tmp_path)), config(tmp_path), TINY)
+    assert wire.unpack_arrays(RecordDict({wire.ARRAYS: record}))["dense/bias"].shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (RecordDict(), "without site"),
+        (RecordDict({wire.SITE: MetricRecord({"name": 1})}), "without site"),
+        (RecordDict({wire.SITE: ConfigRecord({"name": "x"})}), "unknown or missing 'channels, classes"),
+        (RecordDict({wire.SITE: ConfigRecord({**describe("x").to_mapping(), "name": "x\x1b[2J"})}), r"x\x1b[2J"),
+        (
+            RecordDict({wire.SITE: ConfigRecord({**describe("x").to_mapping(), "sequences": [2**40, 1, 1]})}),
+            "sequences",
+        ),
+        (refusal(reason="no\nvault"), "no vault"),
+    ],
+)
+def test_a_node_without_a_description_is_refused(
+    answer: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad description refuses its node alone, in one printable line."""
+    grid = LocalGrid([Site(describe("a"), {"query.describe": answer}), Site(describe("b")), Site(describe("c"))])
+    admitted = admit(grid, config(tmp_path))
+    assert [site.name for site in admitted.sites.values()] == ["b", "c"]
+    assert reason in admitted.refused["node 1"]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refused node 1: ")]
+    assert line.isprintable()
+
+
+def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
+    """A site of another domain does not count: the run goes on as soon as one more of its own has joined."""
+    sites = [Site(describe("x", domain="e" * 64)), Site(describe("a")), Site(describe("b"))]
+    started = time.monotonic()
+    admitted = admit(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
+    assert time.monotonic() - started < 30
+    assert [site.name for site in admitted.sites.values()] == ["a", "b"]
+    assert "different keys" in admitted.refused["x"]
+    assert [site.asked for site in sites] == [["query.describe"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("sites", "line"),
+    [
+        ([describe("a")], "the run needs 2 sites, 1 connected within 1 s: check that every site has joined"),
+        (
+            [describe("a", classes=())],
+            (
+                "the run needs 2 sites, 1 connected within 1 s: check that every site has joined. "
+                "a: its dataset has 0 classes: ingest it with labels of two or more"
+            ),
+        ),
+        (
+            [describe("a"), describe("b", sequences=(0, 1, 1))],
+            "the run needs 2 sites and admitted 1. b: it has no sequence to train on: ingest more patients",
+        ),
+    ],
+)
+def test_too_few_sites_end_the_run_at_the_deadline(sites: list[SiteDescription], line: str, tmp_path: Path) -> None:
+    """The one line says how many connected, or who was refused and why."""
+    with pytest.raises(FederationError) as raised:
+        admit(LocalGrid(map(Site, sites)), config(tmp_path, **{"wait-seconds": 0.6}))
+    assert str(raised.value) == line
+
+
+def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
+    """Who connected before enough sites were admitted takes part, however quickly the others answer."""
+    grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
+    admitted = admit(grid, config(tmp_path, **{"wait-seconds": 60.0}))
+    assert [site.name for site in admitted.sites.values()] == ["a", "b", "c"]
+
+
+def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
+    """Where enough sites are admitted, a node that never answers is waited for until the deadline only."""
+    grid = LocalGrid([Site(describe("a"), {"query.describe": None}), Site(describe("b")), Site(describe("c"))])
+    admitted = admit(grid, config(tmp_path, **{"wait-seconds": 0.3}))
+    assert [site.name for site in admitted.sites.values()] == ["b", "c"]
