@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from threading import Event
 from time import monotonic, sleep
-from typing import Self
+from typing import Any, Self
 
 # A hospital's machine makes no call that it did not ask for.
 QUIET_FLOWER = {
@@ -24,17 +24,20 @@ GRACE_SECONDS = 10.0
 class ProcessGroup:
     """Commands and all that they start, in one process group that `with` ends completely.
 
-    SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr.
+    Within, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr. In the end they are asked
+    to stop, and killed if they have not after `grace` seconds.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, grace: float = GRACE_SECONDS) -> None:
         self.stopped = Event()
+        self._grace = grace
+        self._handlers: dict[int, Any] = {}
         self._environment = {**os.environ, **QUIET_FLOWER, **environment}
         self._members: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: self.stopped.set())
+            self._handlers[number] = signal.signal(number, lambda *_: self.stopped.set())
         return self
 
     def start(self, command: Sequence[str]) -> int:
@@ -61,13 +64,16 @@ class ProcessGroup:
         return self.stopped.is_set()
 
     def __exit__(self, *_: object) -> None:
-        self._signal(signal.SIGTERM)
-        deadline = monotonic() + GRACE_SECONDS
+        if self._grace:
+            self._signal(signal.SIGTERM)
+        deadline = monotonic() + self._grace
         while self._alive() and monotonic() < deadline:
             sleep(0.05)
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.wait()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _alive(self) -> bool:
         for member in self._members:

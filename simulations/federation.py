@@ -8,16 +8,18 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from fedpp.config import SiteConfig
+from fedpp.config import SITES_FOLDER, SiteConfig
 from fedpp.errors import FederationError, VaultError
-from fedpp.processes import QUIET_FLOWER
+from fedpp.processes import ProcessGroup
 from fedpp.protocol.federation import FederationRecord
 
 ROOT = Path(__file__).parents[1]
 VAULT_SECONDS = 30.0
+RUN = "run.json"
 
 
 @contextmanager
@@ -59,53 +61,58 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) -> FederationRecord:
     """Run a federation of these sites, whose vaults are up, with this run configuration.
 
+    Flower's engine and Ray run in a process group of their own, which ends with us: by themselves they outlive
+    a signal, or end in a page of tracebacks. Raises `KeyboardInterrupt` if a signal stopped it.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
+        folder = Path(name)
+        for number, site in enumerate(sites):
+            resolved = replace(site, dataset=site.dataset.resolve(), evaluation_key=site.evaluation_key.resolve())
+            values = {name.replace("_", "-"): str(value) for name, value in asdict(resolved).items()}
+            (folder / f"{number}.json").write_text(json.dumps(values))
+        (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        with ProcessGroup({SITES_FOLDER: name, "PYTHONPATH": path}, grace=0) as group:
+            group.start([sys.executable, "-m", "simulations.federation", name])
+            stopped = group.wait()
+    if stopped:
+        raise KeyboardInterrupt
+    record = Path(str(run["out"])) / "federation.json"
+    if not record.is_file():
+        raise FederationError("the federation ended without a result: see the messages above")
+    return FederationRecord.load(record)
+
+
+def engine(folder: Path) -> None:
+    """Run the two real apps on Flower's simulation engine, as the files in this folder say.
+
     Flower's simulated nodes know their number only, so the sites' addresses go through files, and the run
     configuration, which `run_simulation` cannot take, is put into the ServerApp's context here.
     """
-    os.environ |= QUIET_FLOWER
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
     from coordinator.app import main
-    from sites.app import SITES_FOLDER
     from sites.app import app as client_app
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # the apps tell the progress themselves
+    given = json.loads((folder / RUN).read_text())
     server_app = ServerApp()
 
     @server_app.main()
     def configured(grid: Grid, context: Context) -> None:
-        context.run_config.update(run)
+        context.run_config.update(given["run"])
         main(grid, context)
 
-    with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
-        for number, site in enumerate(sites):
-            values = {name.replace("_", "-"): str(value) for name, value in asdict(site).items()}
-            values |= {
-                "dataset": str(site.dataset.resolve()),
-                "evaluation-key": str(site.evaluation_key.resolve()),
-            }
-            (Path(folder) / f"{number}.json").write_text(json.dumps(values))
-        os.environ[SITES_FOLDER] = folder
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        try:
-            run_simulation(
-                server_app,
-                client_app,
-                num_supernodes=len(sites),
-                backend_config={
-                    "init_args": {
-                        "num_cpus": os.cpu_count() or 1,
-                        "include_dashboard": False,
-                        "log_to_driver": False,
-                    },
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                },
-            )
-        finally:
-            del os.environ[SITES_FOLDER]
-    record = Path(str(run["out"])) / "federation.json"
-    if not record.is_file():
-        raise FederationError("the federation ended without a result: see the messages above")
-    return FederationRecord.load(record)
+    resources: dict[str, Any] = {"num_cpus": os.cpu_count() or 1, "include_dashboard": False, "log_to_driver": False}
+    run_simulation(
+        server_app,
+        client_app,
+        num_supernodes=given["nodes"],
+        backend_config={"init_args": resources, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+
+
+if __name__ == "__main__":
+    engine(Path(sys.argv[1]))

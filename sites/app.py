@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.config import SPLITS, Dtype, NetworkSpec, SiteConfig
+from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -36,7 +36,6 @@ from fedpp.protocol.vault_client import SiteInfo, VaultClient
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
-SITES_FOLDER = "FEDPP_SITES"
 FAILED = "it failed: its own log says where"
 # What the coordinator is told of errors whose text may hold paths of the hospital.
 REASONS: Mapping[type[FedppError], str] = {

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,15 +14,6 @@ ENDLESS = "import time\nwhile True: time.sleep(60)"
 SHORT = "pass"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n{ENDLESS}"
 PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {ENDLESS!r}])\n{ENDLESS}"
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """Give back the signals that a group takes over."""
-    handlers = [(number, signal.getsignal(number)) for number in processes.STOP_SIGNALS]
-    yield
-    for number, handler in handlers:
-        signal.signal(number, handler)
 
 
 def python(program: str) -> list[str]:
@@ -48,10 +38,9 @@ def test_grandchildren_end_with_the_group() -> None:
     assert alive(leader) == 0
 
 
-def test_who_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_who_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
     """A process that does not end when asked is killed after the grace period."""
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
-    with ProcessGroup({}) as group:
+    with ProcessGroup({}, grace=0.5) as group:
         leader = group.start(python(DEAF))
         deadline = time.monotonic() + 30
         while "deaf" not in capfd.readouterr().err:
@@ -81,3 +70,11 @@ def test_a_signal_ends_the_group_at_once(number: signal.Signals) -> None:
         started = time.monotonic()
     assert time.monotonic() - started < processes.GRACE_SECONDS / 2
     assert alive(leader) == 0
+
+
+def test_signals_are_given_back() -> None:
+    """After the group a signal does what it did before it."""
+    before = [signal.getsignal(number) for number in processes.STOP_SIGNALS]
+    with ProcessGroup({}):
+        assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] != before
+    assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] == before
