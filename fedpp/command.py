@@ -1,11 +1,27 @@
 """How each of our programs runs one of its commands: an exit status, and one line on stderr where it failed."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from math import inf
 
 from fedpp.errors import FedppError
+
+
+def load_tensorflow() -> None:
+    """Load TensorFlow without the page that it prints meanwhile, part of it before it reads its log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        import_module("keras")
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nothing)
 
 
 def positive(text: str) -> int:

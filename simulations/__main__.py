@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import natural, run_command
+from fedpp.command import load_tensorflow, natural, run_command
 from fedpp.config import DTYPES
 
 
@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
+    load_tensorflow()
     from .bench import BENCHMARKS
 
     result = BENCHMARKS[options.name]()

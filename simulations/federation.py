@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from fedpp.command import load_tensorflow
 from fedpp.config import SITES_FOLDER, SiteConfig
 from fedpp.errors import FederationError, VaultError
 from fedpp.processes import ProcessGroup
@@ -89,6 +90,7 @@ def engine(folder: Path) -> None:
     Flower's simulated nodes know their number only, so the sites' addresses go through files, and the run
     configuration, which `run_simulation` cannot take, is put into the ServerApp's context here.
     """
+    load_tensorflow()  # as flwr.simulation does, but quietly
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation

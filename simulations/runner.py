@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpp.command import load_tensorflow
 from fedpp.config import SPLITS
 from fedpp.errors import ConfigError
 from fedpp.learning.metrics import count, metrics
@@ -103,6 +104,7 @@ def compare(
     scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path
 ) -> tuple[Baselines, Parity]:
     """Train the plaintext twin; return its test metrics, and how far the federation is from it."""
+    load_tensorflow()
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.keys import encryption
     from fedpp.learning.metrics import softmax

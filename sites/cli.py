@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpp.command import natural, positive, rate, run_command
+from fedpp.command import load_tensorflow, natural, positive, rate, run_command
 from fedpp.config import DTYPES, SPLITS
 
 
@@ -125,6 +125,7 @@ def train(options: argparse.Namespace) -> int:
     dtype = options.dtype or manifest.dtype
     network = NetworkSpec(manifest.frames, manifest.height, manifest.width, manifest.channels, len(manifest.classes))
 
+    load_tensorflow()
     from fedpp.learning.training import EncryptedTrainer
 
     trainer = EncryptedTrainer(network, key, dtype)
@@ -227,6 +228,7 @@ def _predictions(options: argparse.Namespace, *, labelled: bool) -> tuple[Any, A
     if not len(indices):
         raise DatasetError(f"{options.dataset} has no sequence in split {options.split}: choose another --split")
 
+    load_tensorflow()
     from fedpp.learning.training import EncryptedTrainer
 
     trainer = EncryptedTrainer(model.network, domain.evaluation_key(), model.dtype)

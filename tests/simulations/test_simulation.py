@@ -51,6 +51,7 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
     assert (report["scenario"], report["seed"], report["scheme"], report["n"]) == ("small", 3, "more", 2)
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-9)
     assert "AUC" in done.stdout
+    assert [line for line in done.stderr.splitlines() if not line.startswith(("small: ", "admitted ", "round "))] == []
     assert str(out / "report.html") in done.stdout
     page = (out / "report.html").read_text()
     assert "<svg" in page
