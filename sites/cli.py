@@ -139,7 +139,7 @@ def train(options: argparse.Namespace) -> int:
         verbose=1 if sys.stderr.isatty() and not options.json else 0,
     )
     EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(target)
-    _print(options, {"model": str(target), "epochs": options.epochs, "trace_of_loss": losses})
+    _print(options, {"model": str(target), "epochs": options.epochs, "loss_with_decoys": losses})
     return 0
 
 

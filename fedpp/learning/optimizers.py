@@ -43,7 +43,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._momentums, self._velocities = self.add_optimizer_variables(variables, names)
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[Tensor] | None = None) -> None:
-        """Take one step; `grads` are the derivatives of the loss's trace by the variables."""
+        """Take one step; `grads` are the derivatives of the loss's slots, summed, by the variables."""
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)

@@ -94,7 +94,7 @@ class EncryptedTrainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> list[float]:
-        """Train on the training split; return the trace of the loss for each epoch."""
+        """Train on the training split; return the loss, decoys included, of each epoch."""
         self._check(dataset)
         self.model.optimizer.learning_rate = learning_rate
         data = Batches(self._readers(dataset), dataset.indices("train"), batch_size, seed)
