@@ -31,6 +31,7 @@ def admit(grid: Grid, config: RunConfig) -> Admission:
 
     A site that cannot take part does not count: the others have until the deadline to join.
     """
+    note(f"waiting for {config.sites} sites of domain {config.domain[:16]}, {config.wait_seconds:.0f} s at most")
     deadline = time.monotonic() + config.wait_seconds
     asked: set[int] = set()
     pending: dict[str, int] = {}  # message -> node

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,6 +57,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     ours ends in its traceback. Wrong usage exits with 2, as argparse does.
     """
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
     program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
     try:
         status: int = options.run(options)
@@ -63,7 +65,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename}): name a place that may be written to, or free it" if error.filename else ""
         print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 MOST_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
 SPLITS = ("train", "validation", "test")
+LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 
 

@@ -4,10 +4,15 @@ Keys are not imported here: the pseudonym and the encryption functions are hande
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,9 @@ from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import split_patients
+
+PARALLEL_FROM = 200  # sequences: below, starting processes takes longer than they save
+AHEAD = 8  # sequences a core that are read before they are written
 
 Pseudonym = Callable[[str, str], str]
 Rows = NDArray[np.floating]
@@ -69,7 +77,9 @@ def ingest(
     """
     if not sequences:
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
-    splits = split_patients(sequences, seed, validation, test, digest=lambda text: pseudonym("split", text))
+    splits = {s.patient: s.split for s in sequences if s.split is not None}  # of the data's own
+    if not splits:
+        splits = split_patients(sequences, seed, validation, test, digest=lambda text: pseudonym("split", text))
     named = sorted(((sequence_pseudonym(pseudonym, s), s) for s in sequences), key=lambda pair: pair[0])
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
@@ -87,12 +97,13 @@ def ingest(
     bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with writer, bar:
-            for position, (name, s) in enumerate(bar):
+            images = prepared([s for _, s in named], frames, height, width)
+            for position, ((name, s), values) in enumerate(zip(bar, images, strict=True)):
                 record = SequenceRecord(name, pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
                 label = None
                 if numbers is not None:
                     label = encrypt_labels(np.array([numbers[position]]), len(class_map.classes))[0]
-                writer.add(record, encrypt_frames(prepare(s, frames, height, width)), label)
+                writer.add(record, encrypt_frames(values), label)
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
     used = Counter(numbers or ())
@@ -104,6 +115,42 @@ def ingest(
         {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
         {name: used[number] for number, name in enumerate(class_map.classes)},
     )
+
+
+def prepared(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> Iterator[NDArray[np.float64]]:
+    """Read and prepare sequences in their order, on all cores if there are many, a bounded number ahead.
+
+    The workers get images and no keys; the caller encrypts.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores == 1 or len(sequences) < PARALLEL_FROM:
+        yield from (prepare(sequence, frames, height, width) for sequence in sequences)
+        return
+    pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    waiting: deque[Future[NDArray[np.float64]]] = deque()
+    try:
+        for sequence in sequences:
+            waiting.append(pool.submit(prepare, sequence, frames, height, width))
+            if len(waiting) >= AHEAD * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RawDataError("a process that read the images ended by itself: is there enough memory?") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone, even killed: it would wait for work for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def sequence_pseudonym(pseudonym: Pseudonym, sequence: ImageSequence) -> str:

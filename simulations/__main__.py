@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedpp.command import load_tensorflow, natural, run_command
-from fedpp.config import DTYPES
+from fedpp.config import DTYPES, LAYOUTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +30,6 @@ def list_scenarios(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run a scenario and write its report."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: no vault outlives the run
     from .scenario import Scenario
 
     scenario = Scenario.load(options.scenario).with_options(
@@ -75,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     started.set_defaults(run=run)
     started.add_argument("scenario", help="a name from `list`, or a .yaml file")
     started.add_argument("--data", type=Path, help="folder of raw data, divided among the sites by patient")
-    started.add_argument("--layout", choices=("auto", "frames", "dicom"))
+    started.add_argument("--layout", choices=LAYOUTS)
     started.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
     started.add_argument("--seed", type=natural)
     started.add_argument("--dtype", choices=DTYPES)

@@ -72,9 +72,9 @@ class Scenario:
         unknown = sorted(set(values) - known)
         missing = sorted({"description", "sites", "rounds"} - set(values))
         if unknown or missing:
+            wrong = [f"unknown {_hyphens(name)}" for name in unknown] + [f"missing {name}" for name in missing]
             raise ConfigError(
-                f"scenario {path}: {', '.join([f'unknown {k}' for k in unknown] + [f'missing {k}' for k in missing])}; "
-                f"known are {', '.join(sorted(known))}"
+                f"scenario {path}: {', '.join(wrong)}; known are {', '.join(sorted(map(_hyphens, known)))}"
             )
         try:
             if isinstance(values.get("phantom"), dict):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpp.command import load_tensorflow, natural, positive, rate, run_command
-from fedpp.config import DTYPES, SPLITS
+from fedpp.config import DTYPES, LAYOUTS, SPLITS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,13 +50,21 @@ def ingest(options: argparse.Namespace) -> int:
     from fedpp import ingest as pipeline
     from fedpp.cipher.dataset import require_new
     from fedpp.imaging.labels import ClassMap
-    from fedpp.imaging.layout import read_sequences
+    from fedpp.imaging.layout import Choices, read_sequences
+    from fedpp.imaging.visits import by_visit, of_length
     from fedpp.keys import encryption
 
     require_new(options.out)
     domain = _domain(options)
-    sequences, recognised = read_sequences(options.raw, options.layout)
-    print(recognised, file=sys.stderr)
+    choices = Choices(options.target, options.uncertain, options.views, options.series)
+    sequences, recognised = read_sequences(options.raw, options.layout, choices)
+    if options.predict == "visit":
+        sequences = by_visit(
+            sequences, window=options.window or options.frames, stride=options.stride, least=options.min_length
+        )
+    else:
+        sequences = of_length(sequences, least=options.min_length, most=options.window)
+    classes = ClassMap.choose(sequences, classes=options.classes, negative=options.negative)
     summary = pipeline.ingest(
         sequences,
         options.out,
@@ -64,7 +72,7 @@ def ingest(options: argparse.Namespace) -> int:
         pseudonym=domain.pseudonym,
         encrypt_frames=lambda values: encryption.encrypt_values(domain, values, options.dtype),
         encrypt_labels=lambda labels, k: encryption.encrypt_labels(domain, labels, k, options.dtype),
-        class_map=ClassMap.choose(sequences, classes=options.classes, negative=options.negative),
+        class_map=classes,
         frames=options.frames,
         height=options.size,
         width=options.size,
@@ -74,6 +82,12 @@ def ingest(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         progress=True,
     )
+    print(recognised, file=sys.stderr)
+    if classes.classes and options.classes is None and options.negative is None:
+        print(
+            f"the negative class is {classes.classes[0]!r}, the first by name: --negative or --classes choose another",
+            file=sys.stderr,
+        )
     _print(options, summary.to_mapping())
     return 0
 
@@ -116,12 +130,13 @@ def train(options: argparse.Namespace) -> int:
     target = options.out / "model.npz"
     if target.exists():
         raise ModelError(f"{target} is there already: choose another --out, models are not overwritten")
-    options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     key = EvaluationKey.load(options.domain / EVALUATION_KEY)
     dataset = EncryptedDataset.open(options.dataset)
     manifest = dataset.manifest
     if not manifest.classes:
         raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
+    dataset.require_domain(key.domain)
+    options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     dtype = options.dtype or manifest.dtype
     network = NetworkSpec(manifest.frames, manifest.height, manifest.width, manifest.channels, len(manifest.classes))
 
@@ -224,6 +239,7 @@ def _predictions(options: argparse.Namespace, *, labelled: bool) -> tuple[Any, A
     model, dataset = EncryptedModel.load(options.model), EncryptedDataset.open(options.dataset)
     if labelled and not dataset.manifest.classes:
         raise DatasetError(f"{options.dataset} has no labels to score against: ingest it with labels")
+    dataset.require_domain(domain.card().fingerprint)
     indices = dataset.indices(options.split)
     if not len(indices):
         raise DatasetError(f"{options.dataset} has no sequence in split {options.split}: choose another --split")
@@ -274,8 +290,18 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("domain", type=Path, help="domain folder")
 
     taken = command(ingest)
-    taken.add_argument("raw", type=Path, help="folder of frame folders with index.csv, DICOM folder, or DICOM file")
-    taken.add_argument("--layout", choices=("auto", "frames", "dicom"), default="auto")
+    taken.add_argument("raw", type=Path, help="folder of images in one of the layouts, or a DICOM file")
+    taken.add_argument("--layout", choices=LAYOUTS, default="auto", help="what is recognised is told (default auto)")
+    taken.add_argument("--target", default="Pleural Effusion", help="CheXpert: finding (default Pleural Effusion)")
+    taken.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), default="ignore", help="CheXpert: label -1")
+    taken.add_argument("--views", choices=("frontal", "first", "all"), default="frontal", help="CheXpert: of a study")
+    taken.add_argument("--series", choices=("magnification", "slide"), default="magnification", help="BreakHis")
+    taken.add_argument("--predict", choices=("sequence", "visit"), default="sequence", help="what a label is for")
+    taken.add_argument(
+        "--window", type=positive, help="most visits of a sequence, its newest (visit: default --frames)"
+    )
+    taken.add_argument("--stride", type=positive, default=1, help="visit: every so many labelled visits (default 1)")
+    taken.add_argument("--min-length", type=positive, default=1, help="fewest visits of a sequence (default 1)")
     domain(taken)
     taken.add_argument("--out", type=Path, required=True, help="new folder for the encrypted dataset")
     taken.add_argument("--frames", type=positive, default=4, help="frames of a sequence, chosen evenly (default 4)")

@@ -8,6 +8,7 @@ import pytest
 
 from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
 from fedpp.config import NetworkSpec
+from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.processes import QUIET_FLOWER
@@ -31,6 +32,13 @@ def plaintext() -> tuple[np.ndarray, np.ndarray]:
     """Return frames `[11, 2, 8, 8, 1]` and labels `[11]` of the tiny dataset."""
     generator = np.random.default_rng(7)
     return generator.normal(size=(11, 2, 8, 8, 1)), np.arange(11) % 2
+
+
+def loaded(sequences: list[ImageSequence]) -> list[ImageSequence]:
+    """Read every frame, which a reader leaves for later, and return the sequences."""
+    for sequence in sequences:
+        assert len(list(sequence.frames)) == len(sequence.frames)
+    return sequences
 
 
 def write_dataset(path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]) -> EncryptedDataset:

@@ -26,7 +26,10 @@ def ending_with(error: BaseException | None) -> argparse.ArgumentParser:
     ("error", "line"),
     [
         (ConfigError("no sites: name some"), "coordinator up: no sites: name some\n"),
-        (OSError(28, "No space left on device", "out/x"), "coordinator up: No space left on device (out/x)\n"),
+        (
+            OSError(28, "No space left on device", "out/x"),
+            "coordinator up: No space left on device (out/x): name a place that may be written to, or free it\n",
+        ),
         (FileExistsError("a key is there already"), "coordinator up: a key is there already\n"),
         (KeyboardInterrupt(), "coordinator up: interrupted\n"),
     ],

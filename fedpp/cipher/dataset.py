@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.params import DomainCard
 from fedpp.config import SPLITS, Dtype
-from fedpp.errors import DatasetError
+from fedpp.errors import DatasetError, DomainMismatchError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -131,6 +131,14 @@ class EncryptedDataset:
 
     def __len__(self) -> int:
         return len(self.manifest.sequences)
+
+    def require_domain(self, domain: str) -> None:
+        """Raise `DomainMismatchError` if this is not a dataset of the domain with this fingerprint."""
+        if self.manifest.domain != domain:
+            raise DomainMismatchError(
+                f"the dataset belongs to domain {self.manifest.domain[:16]}, the key to {domain[:16]}: "
+                "ingest again under this domain, or take the other key"
+            )
 
     def verify(self) -> None:
         """Read every shard and compare its checksum; raise `DatasetError` that names a damaged one."""

@@ -6,13 +6,13 @@ are passed over. Labels come from an optional `labels.csv` (patient, label) in t
 and never what their tags hold.
 """
 
-import csv
 import logging
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from fedpp.errors import RawDataError
 
 from .dicom_pixels import display_frames
-from .sequence import Frame, ImageSequence
+from .patient_labels import label_of, read_labels
+from .sequence import Frame, FrameFiles, ImageSequence
 
-LABELS = "labels.csv"
+DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
+MOST_PIXELS = 1_000_000_000  # of a file, all frames together: a header may claim any size
 _SUFFIXES = {".dcm", ".dicom"}
 _MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -70,9 +72,9 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
     """
     single = path.is_file()
     files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
-    labels = {} if single else _labels(path / LABELS)
+    labels = {} if single else read_labels(path)
     sequences: list[ImageSequence] = []
-    visits: dict[str, list[tuple[Order, Frame]]] = {}
+    visits: dict[str, list[tuple[Order, Path]]] = {}
     passed = 0
     for file in files:
         with _quiet():
@@ -82,19 +84,19 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
                     raise RawDataError(f"{file} holds no image: name a DICOM file with pixels")
                 passed += 1
                 continue
-            name, patient, order = _identity(image, file)
+            name, patient, order, count = _identity(image, file)
             if not patient:
                 if not single:
                     raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
                 patient = f"file {file}"
-            frames = _frames(image, file)
-        if len(frames) > 1:
-            sequences.append(ImageSequence(name, patient, _label(labels, patient, path), frames))
+        if count > 1:
+            frames = FrameFiles([(partial(_frames, file, count), count)])
+            sequences.append(ImageSequence(name, patient, label_of(labels, patient, path), frames))
         else:
-            visits.setdefault(patient, []).append((order, frames[0]))
+            visits.setdefault(patient, []).append((order, file))
     for patient, dated in visits.items():
-        ordered = tuple(frame for _, frame in sorted(dated, key=lambda visit: visit[0]))
-        sequences.append(ImageSequence("visits", patient, _label(labels, patient, path), ordered))
+        ordered = FrameFiles([(partial(_frames, file, 1), 1) for _, file in sorted(dated)])
+        sequences.append(ImageSequence("visits", patient, label_of(labels, patient, path), ordered))
     if not sequences:
         raise RawDataError(f"{path} holds no DICOM image")
     return sequences, len(files) - passed, passed
@@ -102,16 +104,19 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
 
 def _opened(file: Path) -> pydicom.Dataset:
     try:
-        return pydicom.dcmread(file)
+        return pydicom.dcmread(file, defer_size=DEFERRED)
     except InvalidDicomError:
         raise RawDataError(f"{file} is no DICOM file: its header lacks the mark DICM") from None
     except _DAMAGE as error:
         raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
 
 
-def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order]:
-    """Return the image's name, whose it is, and where it stands among that patient's."""
+def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order, int]:
+    """Return the image's name, whose it is, where it stands among that patient's, and its number of frames."""
     try:
+        count = max(1, int(image.get("NumberOfFrames") or 1))
+        if max(1, int(image.get("Rows") or 0) * int(image.get("Columns") or 0)) * count > MOST_PIXELS:
+            raise RawDataError(f"{file} claims more than {MOST_PIXELS} pixels: split it, or get the whole file again")
         name = str(image.get("SOPInstanceUID") or file.name)
         patient = str(image.get("PatientID") or "").strip()
         return (
@@ -124,6 +129,7 @@ def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order]:
                 int(image.get("InstanceNumber") or 0),
                 str(file),
             ),
+            count,
         )
     except _DAMAGE as error:
         raise RawDataError(
@@ -131,11 +137,15 @@ def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order]:
         ) from None
 
 
-def _frames(image: pydicom.Dataset, file: Path) -> tuple[Frame, ...]:
-    try:
-        frames = tuple(display_frames(image))
-    except _DAMAGE as error:
-        raise RawDataError(f"cannot decode the pixels of {file}: {_reason(image, error)}") from None
+def _frames(file: Path, count: int) -> tuple[Frame, ...]:
+    with _quiet():
+        image = _opened(file)
+        try:
+            frames = tuple(display_frames(image))
+        except _DAMAGE as error:
+            raise RawDataError(f"cannot decode the pixels of {file}: {_reason(image, error)}") from None
+    if len(frames) != count:
+        raise RawDataError(f"{file} announces {count} frames and holds {len(frames)}: get the whole file again")
     if not all(np.isfinite(frame).all() for frame in frames):
         raise RawDataError(f"{file} holds pixels that are not finite")
     return frames
@@ -150,30 +160,6 @@ def _reason(image: pydicom.Dataset, error: Exception) -> str:
     if "number of bytes of pixel data" in str(error):
         return "it holds fewer pixels than its header says; get the whole file again"
     return f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
-
-
-def _labels(file: Path) -> dict[str, str]:
-    if not file.is_file():
-        return {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as content:
-            rows = [(row["patient"], row["label"]) for row in csv.DictReader(content)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RawDataError(f"cannot read {file}: {error}") from None
-    except KeyError:
-        raise RawDataError(f"{file} needs the columns patient and label") from None
-    labels = dict(rows)
-    if not labels:
-        raise RawDataError(f"{file} gives no label: complete it, or remove it for unlabelled images")
-    if len(set(rows)) > len(labels):
-        raise RawDataError(f"{file} gives one patient two labels: keep one")
-    return labels
-
-
-def _label(labels: dict[str, str], patient: str, path: Path) -> str | None:
-    if labels and not labels.get(patient):
-        raise RawDataError(f"{path / LABELS} gives no label to one of the patients in {path}: complete it")
-    return labels.get(patient)
 
 
 @contextmanager

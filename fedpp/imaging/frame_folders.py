@@ -5,23 +5,16 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 """
 
 import csv
-import re
-import struct
-import warnings
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from fedpp.errors import RawDataError
 
-from .sequence import Frame, ImageSequence
+from .images import SUFFIXES, is_image, natural, read_image
+from .sequence import FrameFiles, ImageSequence
 
 INDEX = "index.csv"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 COLUMNS = ("sequence", "patient", "label")
-# what Pillow raises on damaged files
-_DAMAGE = (struct.error, ArithmeticError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError)
 
 
 def read_frame_folders(folder: Path) -> list[ImageSequence]:
@@ -35,7 +28,7 @@ def read_frame_folders(folder: Path) -> list[ImageSequence]:
             sequence,
             parts[0]["patient"],
             parts[0]["label"] or None,
-            tuple(_frame(file) for part in folders[sequence] for file in _files(part)),
+            FrameFiles([(partial(read_image, file, 1), 1) for part in folders[sequence] for file in _files(part)]),
         )
         for sequence, parts in groups.items()
     ]
@@ -77,7 +70,7 @@ def _grouped(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
             raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
         if len(parts) > 1 and len({row.get("time") for row in parts}) < len(parts):
             raise RawDataError(f"{INDEX} names one sequence twice, lines {lines}: give each part a time of its own")
-        parts.sort(key=lambda row: _natural(row.get("time") or ""))
+        parts.sort(key=lambda row: natural(row.get("time") or ""))
     return groups
 
 
@@ -89,24 +82,7 @@ def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+    files = [file for file in folder.iterdir() if is_image(file)]
     if not files:
         raise RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return sorted(files, key=lambda file: _natural(file.name))
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Order by the numbers in a name: frame 2 before frame 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _frame(file: Path) -> Frame:
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-            frame = np.asarray(image if deep else image.convert("L"), dtype=np.float64)
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise RawDataError(f"cannot read the image {file}: {' '.join(str(error).split())}") from None
-    if not np.isfinite(frame).all():
-        raise RawDataError(f"{file} holds pixels that are not finite")
-    return frame
+    return sorted(files, key=lambda file: natural(file.name))

@@ -1,46 +1,128 @@
 """Recognises how raw images are laid out, reads them, and says in one line what it saw."""
 
 import csv
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedpp.config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
 
-from .dicom import LABELS, is_dicom, read_dicom
+from .breakhis import Series, is_breakhis, read_breakhis
+from .chexpert import Uncertain, Views, is_chexpert, read_chexpert
+from .dicom import is_dicom, read_dicom
 from .frame_folders import COLUMNS, INDEX, read_frame_folders
+from .image_folders import read_image_folders
+from .images import is_image
+from .manifest import MANIFEST, read_manifest
+from .patient_labels import LABELS
 from .sequence import ImageSequence
 
-LAYOUTS = ("auto", "frames", "dicom")
+Read = tuple[list[ImageSequence], str]  # the sequences, and why they were read so
 
 
-def read_sequences(raw: Path, layout: str = "auto") -> tuple[list[ImageSequence], str]:
+@dataclass(frozen=True)
+class Choices:
+    """What some layouts leave open: CheXpert's finding, uncertain labels and views; BreakHis's series."""
+
+    target: str = "Pleural Effusion"
+    uncertain: Uncertain = "ignore"
+    views: Views = "frontal"
+    series: Series = "magnification"
+
+
+def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()) -> Read:
     """Return the sequences below `raw`, and one line that says what was recognised and why.
 
-    `layout` is "frames", "dicom" or "auto": frame folders where there is an index.csv with a column
-    "sequence", else DICOM where a file carries its mark. Raises `RawDataError` for what cannot be read.
+    `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. Raises `RawDataError` for what
+    cannot be read.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if not raw.exists():
-        raise RawDataError(f"{raw} does not exist: name a folder of frame folders, or DICOM")
-    if layout == "frames" or (layout == "auto" and _has_frames(raw)):
-        if not raw.is_dir():
-            raise RawDataError(f"{raw} is not a folder: frame folders stand beside an {INDEX}")
-        sequences = read_frame_folders(raw)
-        listed = {sequence.id for sequence in sequences}
-        others = sum(f.is_dir() and f.name not in listed for f in raw.iterdir())
-        ignored = f"; {others} folders that it does not list were ignored" if others else ""
-        return sequences, f"frame folders, listed by {INDEX}: {_counts(sequences)}{ignored}"
-    if layout == "auto" and raw.is_dir() and not any(is_dicom(file) for file in _files(raw)):
-        if (raw / INDEX).exists():
-            return read_frame_folders(raw), ""  # raises: it lacks the column
-        found = "has neither" if any(raw.iterdir()) else "is empty: it has neither"
-        raise RawDataError(f"{raw} {found} an {INDEX} with frame folders nor DICOM files")
+        raise RawDataError(f"{raw} does not exist: name a folder of images, or a DICOM file")
+    if layout == "auto":
+        layout = "dicom" if raw.is_file() else _recognised(raw)
+    if layout != "dicom" and not raw.is_dir():
+        raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
+    sequences, recognised = _READERS[layout](raw, choices)
+    labels = Counter(s.label for s in sequences if s.label is not None)
+    counts = f": {', '.join(f'{label} {count}' for label, count in sorted(labels.items())[:8])}" if labels else ""
+    patients = len({sequence.patient for sequence in sequences})
+    frames = sum(len(sequence.frames) for sequence in sequences)
+    kind, _, rest = recognised.partition("; ")
+    read = f"{kind}: {len(sequences)} sequences of {patients} patients, {frames} frames, "
+    return sequences, f"{read}{f'labels{counts}' if labels else 'without labels'}{rest and '; '}{rest}"
+
+
+def _recognised(raw: Path) -> str:
+    recognisers: dict[str, Callable[[Path], bool]] = {
+        "frames": _has_frames,
+        "manifest": lambda folder: (folder / MANIFEST).is_file(),
+        "chexpert": is_chexpert,
+        "dicom": lambda folder: any(map(is_dicom, _files(folder))),
+        "breakhis": is_breakhis,
+        "frames: its reader says what the table lacks": lambda folder: (folder / INDEX).exists(),
+        "images": lambda folder: any(map(is_image, _files(folder))),
+    }
+    for layout, recognises in recognisers.items():
+        if recognises(raw):
+            return layout.partition(":")[0]
+    found = "has no" if any(raw.iterdir()) else "is empty: it has no"
+    raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
+
+
+def _frames(raw: Path, _: Choices) -> Read:
+    sequences = read_frame_folders(raw)
+    listed = {sequence.id for sequence in sequences}
+    others = sum(f.is_dir() and f.name not in listed for f in raw.iterdir())
+    ignored = f"; {others} folders that it does not list were ignored" if others else ""
+    return sequences, f"frame folders, listed by {INDEX}{ignored}"
+
+
+def _manifest(raw: Path, _: Choices) -> Read:
+    sequences, splits = read_manifest(raw)
+    if splits is None:
+        return sequences, f"files listed by {MANIFEST}"
+    assigned = [replace(sequence, split=splits[sequence.patient]) for sequence in sequences]
+    return assigned, f"files listed by {MANIFEST}, with its splits"
+
+
+def _chexpert(raw: Path, choices: Choices) -> Read:
+    sequences = read_chexpert(raw, target=choices.target, uncertain=choices.uncertain, views=choices.views)
+    counts = Counter(label for s in sequences for label in s.labels or () if label is not None)
+    findings = ", ".join(f"{label} in {count}" for label, count in sorted(counts.items()))
+    return sequences, f"CheXpert, by the header of its table; {choices.target} by image: {findings or 'no label'}"
+
+
+def _dicom(raw: Path, _: Choices) -> Read:
     sequences, images, passed = read_dicom(raw)
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
+    labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
     skipped = f"; {passed} DICOM files that are no images were passed over" if passed else ""
-    labels = f", labels from {LABELS}" if sequences[0].label is not None else ", without labels"
-    return sequences, f"{kind}: {images} image files, {_counts(sequences)}{labels}{skipped}"
+    return sequences, f"{kind}, {images} image files{labels}{skipped}"
+
+
+def _breakhis(raw: Path, choices: Choices) -> Read:
+    order = "a slide at one magnification" if choices.series == "magnification" else "a whole slide"
+    return read_breakhis(raw, series=choices.series), (
+        f"BreakHis, by the names of its files; a sequence is {order}, in an order that is not time"
+    )
+
+
+def _images(raw: Path, _: Choices) -> Read:
+    return read_image_folders(raw), "folders of images, one a patient"
+
+
+_READERS: dict[str, Callable[[Path, Choices], Read]] = {
+    "frames": _frames,
+    "manifest": _manifest,
+    "chexpert": _chexpert,
+    "dicom": _dicom,
+    "breakhis": _breakhis,
+    "images": _images,
+}
 
 
 def _has_frames(raw: Path) -> bool:
@@ -54,9 +136,3 @@ def _has_frames(raw: Path) -> bool:
 
 def _files(raw: Path) -> Iterator[Path]:
     return (file for file in raw.rglob("*") if file.is_file())
-
-
-def _counts(sequences: list[ImageSequence]) -> str:
-    patients = len({sequence.patient for sequence in sequences})
-    frames = sum(len(sequence.frames) for sequence in sequences)
-    return f"{len(sequences)} sequences of {patients} patients, {frames} frames"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fedpp.errors import ConfigError
 
-from .sequence import ImageSequence
+from .sequence import FrameFiles, ImageSequence
 
 
 def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> NDArray[np.float64]:
@@ -18,9 +18,13 @@ def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> ND
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
     chosen = np.rint(np.linspace(0, len(sequence.frames) - 1, frames)).astype(int)
+    wanted = sorted(set(chosen.tolist()))  # the others are not even read
+    source = sequence.frames
+    read = source.take(wanted) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
+    used = dict(zip(wanted, read, strict=True))
     # shifted to start at 0: PIL's float32 would round a small contrast on a large offset away
-    offset = min(float(frame.min()) for frame in sequence.frames)
-    resized = {i: _resized(sequence.frames[i].astype(np.float64) - offset, height, width) for i in set(chosen)}
+    offset = min(float(frame.min()) for frame in used.values())
+    resized = {i: _resized(frame.astype(np.float64) - offset, height, width) for i, frame in used.items()}
     values = np.stack([resized[i] for i in chosen])[..., None]
     deviation = values.std()
     if deviation == 0:

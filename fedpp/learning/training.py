@@ -94,11 +94,20 @@ class EncryptedTrainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> list[float]:
-        """Train on the training split; return the loss, decoys included, of each epoch."""
+        """Train on the training split; return the loss, decoys included, of each epoch.
+
+        Raises `ModelError` if the weights are not finite any more.
+        """
         self._check(dataset)
+        if not len(dataset.indices("train")):
+            raise DatasetError("the dataset has no sequence in split train: ingest more patients")
         self.model.optimizer.learning_rate = learning_rate
         data = Batches(self._readers(dataset), dataset.indices("train"), batch_size, seed)
         history = self.model.fit(data, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose)
+        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+            raise ModelError(
+                f"the training diverged at learning rate {learning_rate}: weights are not finite; lower it"
+            )
         return [float(loss) for loss in history.history["loss"]]
 
     def logits(self, dataset: EncryptedDataset, split: str, batch_size: int) -> Rows:
@@ -133,11 +142,7 @@ class EncryptedTrainer:
         return frames, labels
 
     def _check(self, dataset: EncryptedDataset) -> None:
-        if dataset.manifest.domain != self.domain:
-            raise DomainMismatchError(
-                f"the dataset belongs to domain {dataset.manifest.domain[:16]}, the evaluation key to "
-                f"{self.domain[:16]}: ingest again under this domain, or take the other key"
-            )
+        dataset.require_domain(self.domain)
         m = dataset.manifest
         shape, classes = (m.frames, m.height, m.width, m.channels), len(m.classes)
         n = self.network

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import DATA
+from conftest import DATA, loaded
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -63,7 +63,7 @@ def test_every_real_file_is_read_or_refused(row: dict[str, str], recwarn, capfd)
     file = DICOM / row["file"]
     if file.name in NOT_READ:
         with pytest.raises(RawDataError, match=NOT_READ[file.name]) as refused:
-            read_sequences(file)
+            loaded(read_sequences(file)[0])
         assert str(file) in str(refused.value)
         assert "\n" not in str(refused.value)
         assert not row["patient_id"] or row["patient_id"] not in str(refused.value)
@@ -157,7 +157,7 @@ def test_a_broken_file_in_a_folder_is_not_passed_over(tmp_path: Path, name: str)
     write(tmp_path / "a.dcm", 7, PatientID="p")
     (tmp_path / name).write_bytes((DICOM / name).read_bytes())
     with pytest.raises(RawDataError, match=name):
-        read_sequences(tmp_path)
+        loaded(read_sequences(tmp_path)[0])
 
 
 @pytest.mark.parametrize("name", ["MR_small.dcm", "image_dfl.dcm", "MR_small_RLE.dcm", "reportsi.dcm"])
@@ -173,7 +173,7 @@ def test_damaged_files_are_refused_quietly(tmp_path: Path, name: str, recwarn, c
         file = tmp_path / f"{attempt}.dcm"
         file.write_bytes(damaged[: generator.integers(132, 2 * len(intact))])
         try:
-            read_dicom(file)
+            loaded(read_dicom(file)[0])
         except RawDataError as error:
             refused.append((file, str(error)))
         file.unlink()
@@ -190,7 +190,7 @@ def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path):
     image.FloatPixelData = np.float32("nan").tobytes() + image.FloatPixelData[4:]
     image.save_as(tmp_path / "nan.dcm")
     with pytest.raises(RawDataError, match="not finite"):
-        read_dicom(tmp_path / "nan.dcm")
+        loaded(read_dicom(tmp_path / "nan.dcm")[0])
 
 
 def test_a_failing_decoder_is_not_called_missing(tmp_path: Path):
@@ -199,7 +199,7 @@ def test_a_failing_decoder_is_not_called_missing(tmp_path: Path):
     image.PixelData = image.PixelData[:60] + bytes(len(image.PixelData) - 60)
     image.save_as(tmp_path / "damaged.dcm")
     with pytest.raises(RawDataError, match="are damaged"):
-        read_dicom(tmp_path / "damaged.dcm")
+        loaded(read_dicom(tmp_path / "damaged.dcm")[0])
 
 
 def test_the_loggers_level_is_put_back():
@@ -207,7 +207,15 @@ def test_the_loggers_level_is_put_back():
     logger = logging.getLogger("pydicom")
     logger.setLevel(logging.INFO)
     try:
-        read_dicom(DICOM / "CT_small.dcm")
+        loaded(read_dicom(DICOM / "CT_small.dcm")[0])
         assert logger.level == logging.INFO
     finally:
         logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("tags", [{"Rows": 60_000, "Columns": 60_000}, {"NumberOfFrames": 2_000_000_000}])
+def test_a_hostile_header_is_refused_before_memory_is_taken(tmp_path: Path, tags: dict[str, int]):
+    """A file that claims more pixels than any image has is refused by its header."""
+    file = write(tmp_path / "huge.dcm", 7, PatientID="p", **tags)
+    with pytest.raises(RawDataError, match=r"huge\.dcm claims more than 1000000000 pixels"):
+        loaded(read_dicom(file)[0])

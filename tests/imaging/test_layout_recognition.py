@@ -8,7 +8,7 @@ from conftest import DATA
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.layout import Choices, read_sequences
 
 
 def write_frames(folder: Path, header: str = "sequence,patient,label") -> None:
@@ -29,7 +29,7 @@ def test_frame_folders_are_recognised(tmp_path: Path):
     sequences, recognised = read_sequences(tmp_path)
     assert [s.id for s in sequences] == ["s"]
     assert recognised == (
-        "frame folders, listed by index.csv: 1 sequences of 1 patients, 1 frames; "
+        "frame folders, listed by index.csv: 1 sequences of 1 patients, 1 frames, labels: a 1; "
         "1 folders that it does not list were ignored"
     )
 
@@ -41,7 +41,7 @@ def test_dicom_is_recognised_beside_another_index(tmp_path: Path):
     sequences, recognised = read_sequences(tmp_path)
     assert len(sequences) == 1
     assert recognised == (
-        "DICOM folder, by the mark in its files: 1 image files, 1 sequences of 1 patients, 1 frames, without labels"
+        "DICOM folder, by the mark in its files, 1 image files: 1 sequences of 1 patients, 1 frames, without labels"
     )
 
 
@@ -49,7 +49,7 @@ def test_one_dicom_file_is_recognised():
     """The path of a file is read as DICOM."""
     sequences, recognised = read_sequences(DATA / "dicom" / "examples_ybr_color.dcm")
     assert len(sequences[0].frames) == 30
-    assert recognised.startswith("DICOM file: 1 image files, 1 sequences of 1 patients, 30 frames")
+    assert recognised.startswith("DICOM file, 1 image files: 1 sequences of 1 patients, 30 frames")
 
 
 def test_a_layout_that_is_named_is_not_guessed(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_a_layout_that_is_named_is_not_guessed(tmp_path: Path):
     copy_dicom(tmp_path, "CT_small.dcm")
     assert read_sequences(tmp_path, "frames")[0][0].frames[0].shape == (2, 2)
     assert read_sequences(tmp_path, "dicom")[0][0].frames[0].shape == (128, 128)
-    with pytest.raises(ConfigError, match="layout must be one of auto, frames, dicom, got 'nifti'"):
+    with pytest.raises(ConfigError, match="layout must be one of auto, frames, .*, images, got 'nifti'"):
         read_sequences(tmp_path, "nifti")
 
 
@@ -91,3 +91,68 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
         read_sequences(file)
     with pytest.raises(RawDataError, match="is not a folder"):
         read_sequences(file, "frames")
+
+
+@pytest.mark.parametrize(
+    ("folder", "recognised"),
+    [
+        (
+            "chexpert_layout/site_a",
+            (
+                "CheXpert, by the header of its table: 264 sequences of 264 patients, 993 frames, labels: 0 238, 1 26; "
+                "Pleural Effusion by image: 0 in 826, 1 in 167"
+            ),
+        ),
+        (
+            "breakhis_layout",
+            (
+                "BreakHis, by the names of its files: 73 sequences of 45 patients, 493 frames, labels: benign 35, "
+                "malignant 38; a sequence is a slide at one magnification, in an order that is not time"
+            ),
+        ),
+    ],
+)
+def test_real_layouts_are_recognised(folder: str, recognised: str):
+    """The real sets are recognised by what they are, and counted."""
+    assert read_sequences(DATA / folder)[1] == recognised
+
+
+def test_choices_reach_the_reader():
+    """Another finding gives other labels, and whole slides fewer sequences."""
+    edema = read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(target="Edema"))[1]
+    assert edema.endswith("Edema by image: 0 in 964, 1 in 29")
+    assert len(read_sequences(DATA / "breakhis_layout", "auto", Choices(series="slide"))[0]) == 46
+
+
+def test_a_manifest_assigns_splits(tmp_path: Path):
+    """The splits of a manifest come with its sequences."""
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "1.png")
+    rows = "path,patient,time,label,split\n0.png,p,2020-01-01,a,test\n1.png,q,2020-01-01,b,train\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    sequences, recognised = read_sequences(tmp_path)
+    assert {s.patient: s.split for s in sequences} == {"p": "test", "q": "train"}
+    assert recognised.startswith("files listed by manifest.csv, with its splits: 2 sequences of 2 patients")
+
+
+def test_folders_of_images_are_patients(tmp_path: Path):
+    """Without any table a folder is a patient, a folder below a sequence, the pages of a GIF frames in order."""
+    pages = [Image.fromarray(np.full((2, 2), value, np.uint8)) for value in (10, 20, 30)]
+    for name in ("p/b", "p/a", "q"):
+        (tmp_path / name).mkdir(parents=True)
+        pages[0].save(tmp_path / name / "10.png")
+        pages[1].save(tmp_path / name / "9.png")
+    pages[0].save(tmp_path / "q" / "11.gif", save_all=True, append_images=pages[1:])
+    sequences, recognised = read_sequences(tmp_path)
+    assert [(s.patient, s.id, s.label) for s in sequences] == [
+        ("p", "a", None),
+        ("p", "b", None),
+        ("q", "images", None),
+    ]
+    assert [int(frame[0, 0]) for frame in sequences[2].frames] == [20, 10, 10, 20, 30]
+    assert recognised == "folders of images, one a patient: 3 sequences of 2 patients, 9 frames, without labels"
+    (tmp_path / "labels.csv").write_text("patient,label\np,ill\nq,well\n")
+    assert {s.patient: s.label for s in read_sequences(tmp_path)[0]} == {"p": "ill", "q": "well"}
+    pages[0].save(tmp_path / "loose.png")
+    with pytest.raises(RawDataError, match="holds loose images"):
+        read_sequences(tmp_path)

@@ -51,7 +51,9 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
     assert (report["scenario"], report["seed"], report["scheme"], report["n"]) == ("small", 3, "more", 2)
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-9)
     assert "AUC" in done.stdout
-    assert [line for line in done.stderr.splitlines() if not line.startswith(("small: ", "admitted ", "round "))] == []
+    assert [
+        line for line in done.stderr.splitlines() if not line.startswith(("small: ", "waiting ", "admitted ", "round "))
+    ] == []
     assert str(out / "report.html") in done.stdout
     page = (out / "report.html").read_text()
     assert "<svg" in page
@@ -71,7 +73,7 @@ def test_list_names_the_scenarios():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("description: x\nsites: 2\nrounds: 1\nlearnin-rate: 3\n", "unknown learnin_rate"),
+        ("description: x\nsites: 2\nrounds: 1\nlearnin-rate: 3\n", "unknown learnin-rate"),
         ("sites: 2\n", "missing description"),
         ("{", "cannot read scenario"),
         ("description: x\nsites: 2\nrounds: 1\n", "no data of its own"),

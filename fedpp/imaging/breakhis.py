@@ -1,0 +1,90 @@
+"""Breast histology in BreakHis' layout: everything stands in file names like `SOB_B_TA-14-4659-40-001.png`.
+
+Source: Spanhol et al., IEEE Transactions on Biomedical Engineering 63(7), 2016. The order of a slide's images
+is that of their numbers. It is not time: the images were taken at one time from one piece of tissue.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, get_args
+
+from fedpp.errors import ConfigError, RawDataError
+
+from .images import read_image
+from .sequence import FrameFiles, ImageSequence
+
+Series = Literal["magnification", "slide"]
+
+TYPES = {
+    "B_A": "adenosis",
+    "B_F": "fibroadenoma",
+    "B_PT": "phyllodes_tumor",
+    "B_TA": "tubular_adenoma",
+    "M_DC": "ductal_carcinoma",
+    "M_LC": "lobular_carcinoma",
+    "M_MC": "mucinous_carcinoma",
+    "M_PC": "papillary_carcinoma",
+}
+_LABELS = {"B": "benign", "M": "malignant"}
+_NAME = re.compile(r"SOB_([BM]_[A-Z]+)-([0-9]+-[0-9]+[A-Z]*)-([0-9]{1,9})-([0-9]{1,9})\.(?i:png)")
+
+
+@dataclass(frozen=True, order=True)
+class _Image:
+    """What a file's name says, in the order of a sequence's images."""
+
+    slide: str  # "14-4659"
+    type: str  # a key of TYPES
+    magnification: int
+    number: int
+    file: Path
+
+
+def read_breakhis(root: Path, *, series: Series = "magnification") -> list[ImageSequence]:
+    """Return the slides' images below `root` by their numbers, which is not an order of time.
+
+    A sequence is a slide at one magnification, or a whole slide, its magnifications one after the other. The
+    patient is the slide: a slide filed under two diagnoses is two sequences of one patient. Slides that are
+    lettered sections of one case (14-21998AB, 14-21998CD) are patients of their own, as the source counts them.
+    Raises `ConfigError` for an unknown series, `RawDataError` where names do not fit.
+    """
+    if series not in get_args(Series):
+        raise ConfigError(f"series must be one of {', '.join(get_args(Series))}, got {series!r}")
+    by_slide = series == "slide"
+    images = sorted(_images(root))
+    groups = groupby(images, key=lambda image: (image.slide, image.type, 0 if by_slide else image.magnification))
+    return [
+        ImageSequence(
+            TYPES[kind] if by_slide else f"{TYPES[kind]} {magnification}X",
+            slide,
+            _LABELS[kind[0]],
+            FrameFiles([(partial(read_image, image.file, 1), 1) for image in group]),
+        )
+        for (slide, kind, magnification), group in groups
+    ]
+
+
+def is_breakhis(root: Path) -> bool:
+    """Tell by the name of a first file whether images below a folder are named as BreakHis names them."""
+    return any(_NAME.fullmatch(file.name) for file in root.rglob("SOB_*"))
+
+
+def _images(root: Path) -> list[_Image]:
+    """Return the images below `root`; other files are passed over."""
+    images: dict[tuple[str, ...], _Image] = {}
+    for file in sorted(root.rglob("*")):
+        name = _NAME.fullmatch(file.name)
+        if name is None or not file.is_file():
+            continue
+        kind, slide, magnification, number = key = name.groups()
+        if kind not in TYPES:
+            raise RawDataError(f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}")
+        if key in images:
+            raise RawDataError(f"{file} and {images[key].file} are the same image: remove one of them")
+        images[key] = _Image(slide, kind, int(magnification), int(number), file)
+    if not images:
+        raise RawDataError(f"{root} holds no image named like SOB_B_TA-14-4659-40-001.png: choose BreakHis' folder")
+    return list(images.values())

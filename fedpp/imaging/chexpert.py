@@ -1,0 +1,160 @@
+"""Chest X-rays in CheXpert's layout: tables of findings beside `patient00001/study1/view1_frontal.jpg`.
+
+Source: Irvin et al., CheXpert (AAAI 2019). Studies are numbered in the order of time, but carry no dates.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, get_args
+
+from fedpp.errors import ConfigError, RawDataError
+
+from .images import read_image
+from .manifest import file_inside, is_file, table_rows
+from .sequence import FrameFiles, ImageSequence
+
+Uncertain = Literal["ones", "zeros", "ignore"]
+Views = Literal["frontal", "first", "all"]
+
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+COLUMNS = ("Path", "Frontal/Lateral", *FINDINGS)
+_UNCERTAIN = {"ones": "1", "zeros": "0", "ignore": None}
+_PATH = re.compile(r"(?:.*/)?(patient[0-9]+)/study([0-9]{1,9})/view([0-9]{1,9})[^/]*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A row: one image of a study."""
+
+    study: int
+    number: int
+    file: Path
+    frontal: bool
+    label: str | None
+
+
+def read_chexpert(
+    root: Path,
+    *,
+    target: str = "Pleural Effusion",
+    uncertain: Uncertain = "ignore",
+    views: Views = "frontal",
+) -> list[ImageSequence]:
+    """Return one sequence a patient: the studies in the order of their numbers, labelled by the finding `target`.
+
+    A frame's label is "1", "0", or None where the finding is blank; `uncertain` says what -1 becomes. A
+    sequence's label is the last one known. `views` chooses a study's frames: its first frontal one (a study
+    without is left out), its first one, or all. Raises `ConfigError` for an unknown choice, `RawDataError` for
+    tables that do not fit.
+    """
+    for option, value, known in (
+        ("target", target, FINDINGS),
+        ("uncertain", uncertain, get_args(Uncertain)),
+        ("views", views, get_args(Views)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+    tables = _tables(root)
+    if not tables:
+        raise RawDataError(f"{root} holds no table with CheXpert's columns: choose the folder that holds train.csv")
+    patients: dict[str, list[_View]] = {}
+    named: dict[Path, str] = {}
+    for table in tables:
+        for line, row in table_rows(table, COLUMNS):
+            where = f"{table}, line {line}"
+            patient, view = _view(root, where, row, target, _UNCERTAIN[uncertain])
+            if view.file in named:
+                raise RawDataError(f"{where} and {named[view.file]} name the same file: remove one line or table")
+            named[view.file] = where
+            patients.setdefault(patient, []).append(view)
+    chosen = {patient: _chosen(images, views) for patient, images in patients.items()}
+    sequences = [_sequence(patient, images) for patient, images in chosen.items() if images]
+    if not sequences:
+        raise RawDataError(f"{root} holds no frontal view: choose the views first or all")
+    return sequences
+
+
+def is_chexpert(root: Path) -> bool:
+    """Tell by the headers of its tables whether a folder is laid out as CheXpert."""
+    return bool(_tables(root))
+
+
+def _tables(root: Path) -> list[Path]:
+    return [table for table in sorted(root.glob("*.csv")) if set(COLUMNS) <= _header(table)]
+
+
+def _header(table: Path) -> set[str]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return {name.strip() for name in next(csv.reader(file), [])}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
+
+
+def _view(root: Path, where: str, row: dict[str, str], target: str, uncertain: str | None) -> tuple[str, _View]:
+    parts = _PATH.fullmatch(row["Path"])
+    if parts is None:
+        raise RawDataError(f"{where}: Path must end like patient00001/study1/view1_frontal.jpg")
+    patient, study, number = parts.groups()
+    if row["Frontal/Lateral"] not in {"Frontal", "Lateral"}:
+        raise RawDataError(f"{where}: Frontal/Lateral must be Frontal or Lateral")
+    frontal = row["Frontal/Lateral"] == "Frontal"
+    label = _label(where, target, row[target], uncertain)
+    return patient, _View(int(study), int(number), _file(root, where, row["Path"]), frontal, label)
+
+
+def _file(root: Path, where: str, name: str) -> Path:
+    """Return the file of a `Path`, which may begin with the name of the folder that `root` is a copy of."""
+    whole, rest = file_inside(root, name), file_inside(root, name.partition("/")[2])
+    if whole is None:
+        raise RawDataError(f"{where}: Path leads out of {root}: move the image there")
+    for path in (whole, rest):
+        if path is not None and is_file(path):
+            return path
+    raise RawDataError(f"{where}: Path names no file below {root}: restore it or remove the line")
+
+
+def _label(where: str, target: str, text: str, uncertain: str | None) -> str | None:
+    labels = {1.0: "1", 0.0: "0", -1.0: uncertain}
+    try:
+        return labels[float(text)] if text else None
+    except (ValueError, KeyError):
+        raise RawDataError(f"{where}: {target} must be 1, 0, -1 or empty") from None
+
+
+def _chosen(images: list[_View], views: Views) -> list[_View]:
+    ordered = sorted(images, key=lambda view: (view.study, view.number, view.file))
+    if views == "all":
+        return ordered
+    seen = [view for view in ordered if view.frontal or views == "first"]
+    return [next(study) for _, study in groupby(seen, key=lambda view: view.study)]
+
+
+def _sequence(patient: str, images: list[_View]) -> ImageSequence:
+    labels = tuple(view.label for view in images)
+    return ImageSequence(
+        "studies",
+        patient,
+        next((label for label in reversed(labels) if label is not None), None),
+        FrameFiles([(partial(read_image, view.file, 1), 1) for view in images]),
+        labels,
+    )

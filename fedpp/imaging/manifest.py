@@ -1,0 +1,198 @@
+"""A table of images: `manifest.csv` with columns path, patient, time, label and, if wanted, sequence and split.
+
+The rows of a patient, or of a patient's `sequence` where there is that column, are one sequence in the order of
+time. It reads image files; DICOM has a reader of its own. `table_rows` and `file_inside` serve other tables, too.
+
+No message quotes a cell: where a table's columns have slipped, any cell may be a patient's.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from fedpp.config import SPLITS
+from fedpp.errors import RawDataError
+
+from .images import SUFFIXES, is_image, page_count, read_pages
+from .sequence import FrameFiles, ImageSequence
+
+MANIFEST = "manifest.csv"
+COLUMNS = ("path", "patient", "time", "label")
+MOST_DAYS = 1_000_000  # a greater number is no count of days, but a date without its dashes, or seconds
+_DAY = timedelta(days=1) // timedelta(microseconds=1)
+
+Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells by column
+
+
+@dataclass(frozen=True)
+class _Time:
+    """A row's time; differences have a meaning among those of one kind."""
+
+    kind: str
+    value: float  # of `unit` a day, since some day; an exact int for dates
+    unit: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A row: one image file, of one page or more."""
+
+    line: int
+    file: Path
+    pages: int
+    time: _Time
+    label: str | None
+
+
+def read_manifest(root: Path) -> tuple[list[ImageSequence], dict[str, str] | None]:
+    """Return the sequences of a manifest, and the split of each patient if there is a column `split`.
+
+    `path` is relative to `root`; a file of several pages gives as many frames. `time` is an ISO date or
+    date-time, or a number of days, the same kind all through a sequence; rows of one time keep their order.
+    `label` may be empty; a sequence's label is the last one known. Raises `RawDataError` for what does not fit.
+    """
+    table = root / MANIFEST
+    rows = table_rows(table, COLUMNS)
+    groups: dict[tuple[str, str], list[_Image]] = {}
+    named: dict[Path, int] = {}
+    for line, row in rows:
+        name = row.get("sequence", "images")
+        if not row["patient"] or not name:
+            raise RawDataError(f"{table}, line {line}: patient and sequence must not be empty")
+        image = _image(root, line, row)
+        if image.file in named:
+            raise RawDataError(f"{table}, lines {named[image.file]}, {line} name the same file: remove one of them")
+        named[image.file] = line
+        groups.setdefault((row["patient"], name), []).append(image)
+    splits = _splits(table, rows) if "split" in rows[0][1] else None
+    return [_sequence(table, name, patient, images) for (patient, name), images in groups.items()], splits
+
+
+def table_rows(table: Path, columns: Sequence[str]) -> list[Line]:
+    """Return a table's rows without blanks around their cells, and without empty rows.
+
+    Raises `RawDataError` for a table that cannot be read, lacks one of `columns`, or names nothing.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
+            _check_header(table, names, columns)
+            rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RawDataError(f"cannot read the table {table}: {error}") from None
+    rows = [(line, row) for line, row in rows if any(row.values())]
+    if not rows:
+        raise RawDataError(f"{table} names no image: add a line for each")
+    return rows
+
+
+def file_inside(root: Path, name: str) -> Path | None:
+    """Return the path below `root` that a table names, or None for one outside.
+
+    Links are followed later: they are set by the folder's owner, not by the table.
+    """
+    relative = Path(os.path.relpath(root / name, root))
+    return None if relative.parts[:1] == (os.pardir,) else root / relative
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in names]
+    if missing:
+        # A table without a header line has a patient's row here: only what is expected is quoted.
+        found = ", ".join(name for name in columns if name in names) or "none of those expected"
+        hint = "is its first line a header, with commas?"
+        raise RawDataError(f"{table} has no column {', '.join(missing)}, it has {found}: {hint}")
+    if any(names.count(name) > 1 for name in names if name):
+        raise RawDataError(f"{table} has two columns of one name: rename or remove one of them")
+
+
+def _stripped(table: Path, line: int, row: dict[str, str | None]) -> dict[str, str]:
+    """Return a row without blanks around its values: "P1 " is the patient "P1"."""
+    beyond: Sequence[str] = row.pop(None, None) or ()  # type: ignore[call-overload]
+    if any(cell.strip() for cell in beyond):
+        raise RawDataError(f"{table}, line {line} has more cells than the header: quote a cell that holds a comma")
+    return {name: (value or "").strip() for name, value in row.items()}
+
+
+def _image(root: Path, line: int, row: dict[str, str]) -> _Image:
+    where = f"{root / MANIFEST}, line {line}"
+    file = file_inside(root, row["path"])
+    if file is None:
+        raise RawDataError(f"{where}: path leads out of {root}: move the image there")
+    if not is_file(file):
+        raise RawDataError(f"{where}: path names no file below {root}: restore it or remove the line")
+    if not is_image(file):
+        raise RawDataError(f"{where}: path names no image ({', '.join(sorted(SUFFIXES))}): convert it")
+    when = _time(row["time"])
+    if when is None:
+        raise RawDataError(f"{where}: time must be like 2026-01-31, 2026-01-31T09:30, or a number of days")
+    return _Image(line, file, page_count(file), when, row["label"] or None)
+
+
+def _time(text: str) -> _Time | None:
+    try:
+        return _moment("date", datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)))
+    except ValueError:
+        pass
+    try:
+        # Without its "T" or blank a row of digits is no date-time: Python would take any one of them for it.
+        moment = datetime.fromisoformat(text if "T" in text or " " in text else "")
+        kind = "date-time" if moment.tzinfo is None else "date-time with a zone"
+        return _moment(kind, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return _Time("number", number, 1) if abs(number) <= MOST_DAYS else None
+
+
+def _moment(kind: str, moment: datetime) -> _Time:
+    return _Time(kind, (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1), _DAY)
+
+
+def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> ImageSequence:
+    for before, after in pairwise(images):
+        if before.time.kind != after.time.kind:
+            kinds = f"a {before.time.kind} and a {after.time.kind}"
+            lines = f"lines {before.line}, {after.line}"
+            raise RawDataError(f"{table} mixes {kinds} in one sequence, {lines}: give all its times in one form")
+    images = sorted(images, key=lambda image: image.time.value)
+    frames = [image for image in images for _ in range(image.pages)]
+    first = images[0].time
+    return ImageSequence(
+        name,
+        patient,
+        next((image.label for image in reversed(images) if image.label is not None), None),
+        FrameFiles([(partial(read_pages, image.file, image.pages), image.pages) for image in images]),
+        tuple(frame.label for frame in frames),
+        tuple((frame.time.value - first.value) / first.unit for frame in frames),
+    )
+
+
+def _splits(table: Path, rows: list[Line]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        patient, split = row["patient"], row["split"]
+        if split not in SPLITS:
+            raise RawDataError(f"{table}, line {line}: split must be one of {', '.join(SPLITS)}")
+        if splits.setdefault(patient, split) != split:
+            raise RawDataError(f"{table}, lines {lines[patient]}, {line} put one patient into two splits: choose one")
+        lines.setdefault(patient, line)
+    return splits

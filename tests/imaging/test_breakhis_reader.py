@@ -1,0 +1,137 @@
+"""BreakHis' tree of histology: all that is known of an image stands in its file's name."""
+
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.breakhis import is_breakhis, read_breakhis
+from fedpp.imaging.splits import split_patients
+
+BREAKHIS = DATA / "breakhis_layout"
+
+
+def write_images(folder: Path, *names: str) -> None:
+    """Write one 2 x 3 image a name, its pixels all of the image's position + 1."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for position, name in enumerate(names):
+        Image.fromarray(np.full((2, 3), position + 1, np.uint8)).save(folder / name)
+
+
+def values(frames) -> list[float]:
+    return [float(frame[0, 0]) for frame in frames]
+
+
+def test_the_real_slides_are_read():
+    """All 493 images are read with their label, in 73 series of one slide, diagnosis and magnification."""
+    sequences = read_breakhis(BREAKHIS)
+    images: Counter[str | None] = Counter()
+    magnifications: Counter[str] = Counter()
+    for sequence in sequences:
+        images[sequence.label] += len(sequence.frames)
+        magnifications[sequence.id.split()[1]] += len(sequence.frames)
+    assert images == {"benign": 242, "malignant": 251}
+    assert magnifications == {"100X": 456, "40X": 17, "400X": 12, "200X": 8}
+    assert len(sequences) == 73
+    assert sequences[0].frames[0].shape == (92, 140)
+    assert is_breakhis(BREAKHIS)
+
+
+def test_the_real_patients_are_the_slides():
+    """45 different <year>-<slide>: one less than the folders of slides, since 13412 has two, one a diagnosis."""
+    folders = {file.parents[1] for file in BREAKHIS.rglob("*.png")}
+    sequences = read_breakhis(BREAKHIS)
+    assert len(folders) == 46
+    assert len({sequence.patient for sequence in sequences}) == 45
+    assert {s.id for s in sequences if s.patient == "14-13412"} == {
+        "ductal_carcinoma 100X",
+        "lobular_carcinoma 100X",
+        "lobular_carcinoma 200X",
+    }
+
+
+def test_a_whole_slide_is_one_sequence_of_each_diagnosis():
+    """With series="slide" there are 46 sequences, one a folder, and still all 493 images."""
+    sequences = read_breakhis(BREAKHIS, series="slide")
+    assert len(sequences) == 46
+    assert sum(len(sequence.frames) for sequence in sequences) == 493
+    assert {s.id for s in sequences if s.patient == "14-13412"} == {"ductal_carcinoma", "lobular_carcinoma"}
+
+
+def test_a_slide_of_two_diagnoses_stays_in_one_split(tmp_path: Path):
+    """Two sequences of different labels and one slide are one patient: no seed puts them into two splits."""
+    write_images(tmp_path, "SOB_B_F-14-7-100-001.png", "SOB_M_DC-14-7-100-002.png")
+    write_images(tmp_path, *(f"SOB_B_A-14-{slide}-100-001.png" for slide in range(10, 20)))
+    sequences = read_breakhis(tmp_path)
+    assert {(s.id, s.label) for s in sequences if s.patient == "14-7"} == {
+        ("fibroadenoma 100X", "benign"),
+        ("ductal_carcinoma 100X", "malignant"),
+    }
+    assert len(split_patients(sequences, 0)) == 11
+
+
+def test_images_are_in_the_order_of_magnification_and_number(tmp_path: Path):
+    """40X comes before 100X and image 9 before image 010, wherever the files lie."""
+    slide = "SOB_M_PC-15-190EF"
+    write_images(tmp_path, f"{slide}-40-9.png", f"{slide}-40-010.png", f"{slide}-100-001.png", f"{slide}-100-002.PNG")
+    (tmp_path / "a").mkdir()
+    shutil.move(tmp_path / f"{slide}-100-002.PNG", tmp_path / "a")
+    (sequence,) = read_breakhis(tmp_path, series="slide")
+    assert values(sequence.frames) == [1, 2, 3, 4]
+    near, far = read_breakhis(tmp_path)
+    assert (near.id, values(near.frames)) == ("papillary_carcinoma 40X", [1, 2])
+    assert (far.id, values(far.frames)) == ("papillary_carcinoma 100X", [3, 4])
+    assert near.patient == far.patient == "15-190EF"
+
+
+def test_other_files_are_passed_over(tmp_path: Path):
+    """Notes, what a desktop leaves, and folders named like images are no images."""
+    (tmp_path / "SOB_notes.txt").write_text("no image")
+    assert not is_breakhis(tmp_path)
+    write_images(tmp_path, "SOB_M_LC-14-1-40-001.png", "other.png", "SOB_M_LC-14-1-40-002.png.png")
+    (tmp_path / "._SOB_M_LC-14-1-40-001.png").write_bytes(b"left by a desktop")
+    (tmp_path / "SOB_M_LC-14-1-40-003.png").mkdir()
+    (sequence,) = read_breakhis(tmp_path)
+    assert len(sequence.frames) == 1
+    assert is_breakhis(tmp_path)
+
+
+def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
+    """A damaged image does not stop the reading, only its use; frames can go to another process."""
+    write_images(tmp_path, "SOB_M_LC-14-1-40-001.png")
+    (tmp_path / "SOB_M_LC-14-1-40-002.png").write_text("no image")
+    (sequence,) = read_breakhis(tmp_path)
+    frames = pickle.loads(pickle.dumps(sequence.frames))  # noqa: S301  # our own bytes
+    assert values(frames[:1]) == [1]
+    with pytest.raises(RawDataError, match="cannot read the image"):
+        frames[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "holds no image named like SOB_B_TA-14-4659-40-001.png"),
+        (["SOB_B_DC-14-1-40-001.png"], "is of an unknown type: it must be one of B_A, B_F"),
+        (["SOB_B_A-14-1-40-001.png", "SOB_B_A-14-1-40-001.PNG"], "are the same image"),
+        (["a/SOB_B_A-14-1-40-001.png", "b/SOB_B_A-14-1-40-001.png"], "are the same image"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, names: list[str], message: str):
+    """No image, a type that is none of its class, and an image that lies there twice are refused."""
+    for name in names:
+        write_images((tmp_path / name).parent, Path(name).name)
+    with pytest.raises(RawDataError, match=message) as refused:
+        read_breakhis(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_series_is_refused(tmp_path: Path):
+    """The series that there are are named."""
+    with pytest.raises(ConfigError, match="series must be one of magnification, slide, got 'time'"):
+        read_breakhis(tmp_path, series="time")

@@ -1,0 +1,54 @@
+"""Frames that are read when they are asked for."""
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpp.imaging.sequence import Frame, FrameFiles
+
+READ: list[int] = []
+
+
+def read(first: int, count: int) -> list[Frame]:
+    """Pretend to read a file of `count` frames, numbered from `first`."""
+    READ.append(first)
+    return [np.full((1, 1), first + i) for i in range(count)]
+
+
+def files(counts: list[int]) -> FrameFiles:
+    firsts = np.cumsum([0, *counts[:-1]]).tolist()
+    return FrameFiles([(partial(read, first, count), count) for first, count in zip(firsts, counts, strict=True)])
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
+def test_they_are_a_sequence_of_their_files_frames(counts: list[int], data: st.DataObject):
+    """Length, index, slice, iteration and pickling are those of the list of all frames."""
+    frames, expected = files(counts), list(range(sum(counts)))
+    assert len(frames) == len(expected)
+    assert [int(f[0, 0]) for f in frames] == expected
+    index = data.draw(st.sampled_from(expected))
+    assert int(frames[index][0, 0]) == expected[index]
+    assert int(frames[-1 - index][0, 0]) == expected[-1 - index]
+    part = data.draw(st.slices(len(expected)))
+    assert [int(f[0, 0]) for f in frames[part]] == expected[part]
+    assert [int(f[0, 0]) for f in pickle.loads(pickle.dumps(frames))] == expected  # noqa: S301  our own
+    wanted = sorted(data.draw(st.sets(st.sampled_from(expected))))
+    assert [int(f[0, 0]) for f in frames.take(wanted)] == wanted
+
+
+def test_a_file_is_read_once_and_only_if_it_is_wanted():
+    """Three frames of one file cost one reading, and the files of no wanted frame none."""
+    frames = files([2, 5, 3])
+    READ.clear()
+    frames.take([2, 4, 6])
+    assert READ == [2]
+
+
+def test_an_index_too_large_is_an_index_error():
+    """Iteration by index ends."""
+    with pytest.raises(IndexError):
+        files([1, 2])[3]
