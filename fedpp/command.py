@@ -65,7 +65,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        where = f" ({error.filename}): name a place that may be written to, or free it" if error.filename else ""
+        where = f" ({error.filename}): check the path and its permissions" if error.filename else ""
         print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from fedpp.errors import (
     FederationError,
     FedppError,
     KeyFileError,
+    ModelError,
     VaultError,
 )
 from fedpp.protocol import wire
@@ -60,7 +61,7 @@ def answering(
             return Message(handler(message.content, site_config(context)), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            public = isinstance(error, DomainMismatchError | FederationError)
+            public = isinstance(error, DomainMismatchError | FederationError | ModelError)  # these hold no path
             return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)

@@ -1,6 +1,8 @@
 """Small real things that many tests need: a key domain, an encrypted dataset, the real data's folder."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,10 @@ def write_dataset(path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np
 def dataset(tmp_path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]) -> EncryptedDataset:
     """Return a tiny encrypted dataset on disk."""
     return write_dataset(tmp_path / "dataset", domain, plaintext)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Return a vault's address in a folder that is not there yet; pytest's own folders are too deep for a socket."""
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
+        yield f"unix:{folder}/run/vault.sock"

@@ -28,7 +28,7 @@ def ending_with(error: BaseException | None) -> argparse.ArgumentParser:
         (ConfigError("no sites: name some"), "coordinator up: no sites: name some\n"),
         (
             OSError(28, "No space left on device", "out/x"),
-            "coordinator up: No space left on device (out/x): name a place that may be written to, or free it\n",
+            "coordinator up: No space left on device (out/x): check the path and its permissions\n",
         ),
         (FileExistsError("a key is there already"), "coordinator up: a key is there already\n"),
         (KeyboardInterrupt(), "coordinator up: interrupted\n"),

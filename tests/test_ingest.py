@@ -1,17 +1,29 @@
 """From raw sequences to an encrypted dataset: what is written, what is not, and that it is all or nothing."""
 
 import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from PIL import Image
 
+from fedpp import ingest as pipeline
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import SPLITS
 from fedpp.errors import DatasetError, RawDataError
+from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import prepare
-from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
 from fedpp.imaging.splits import split_patients
 from fedpp.ingest import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
@@ -171,3 +183,73 @@ def test_no_bar_without_a_terminal(sequences, tmp_path: Path, domain: KeyDomain,
     """With progress wanted, but no terminal, nothing is printed."""
     run(sequences, tmp_path / "out", domain, progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def file_sequences(folder: Path) -> list[ImageSequence]:
+    """Return six sequences of image files, each of its own grey."""
+    sequences = []
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (9, 9), dtype=np.uint8)).save(folder / f"{i}.png")
+        frames = FrameFiles([(partial(read_image, folder / f"{i}.png"), 1)])
+        sequences.append(ImageSequence(str(i), str(i), None, frames))
+    return sequences
+
+
+def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Worker processes give the same images in the same order, and say which file they cannot read."""
+    sequences = file_sequences(tmp_path)
+    serial = list(pipeline.prepared(sequences, 1, 5, 5))
+    monkeypatch.setattr(pipeline, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(pipeline, "AHEAD", 1)
+    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
+    np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5)), serial)
+    assert multiprocessing.active_children() == []
+    (tmp_path / "3.png").write_bytes(b"no image")
+    with pytest.raises(RawDataError, match=r"cannot read the image .*3\.png"):
+        list(pipeline.prepared(sequences, 1, 5, 5))
+    assert multiprocessing.active_children() == []
+
+
+PARALLEL = """
+import multiprocessing, sys, time
+from functools import partial
+from pathlib import Path
+from fedpp import ingest
+from fedpp.imaging.images import read_image
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
+
+if __name__ == "__main__":
+    ingest.PARALLEL_FROM, ingest.os.sched_getaffinity = 1, lambda _: {0, 1}
+    one = ImageSequence("s", "p", None, FrameFiles([(partial(read_image, Path(sys.argv[1])), 1)]))
+    for _ in ingest.prepared([one] * 100, 1, 5, 5):
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_ingest(tmp_path: Path):
+    """SIGKILL of the process that ingests leaves no worker waiting for ever."""
+    file_sequences(tmp_path)
+    program = tmp_path / "program.py"
+    program.write_text(PARALLEL)
+    command = [sys.executable, str(program), str(tmp_path / "0.png")]
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    ) as main:
+        assert main.stdout is not None
+        workers = [int(pid) for pid in main.stdout.readline().split()]
+        assert workers
+        main.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_splits_of_the_data_are_kept(sequences, tmp_path: Path, domain: KeyDomain):
+    """Where the data assign a split, nothing is drawn."""
+    given = {s.patient: SPLITS[i % 3] for i, s in enumerate(sequences)}
+    run([replace(s, split=given[s.patient]) for s in sequences], tmp_path / "out", domain)
+    records = EncryptedDataset.open(tmp_path / "out").manifest.sequences
+    pseudonyms = {domain.pseudonym("patient", patient): split for patient, split in given.items()}
+    assert {record.patient: record.split for record in records} == pseudonyms

@@ -3,7 +3,6 @@
 Source: Irvin et al., CheXpert (AAAI 2019). Studies are numbered in the order of time, but carry no dates.
 """
 
-import csv
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,8 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .manifest import file_inside, is_file, table_rows
 from .sequence import FrameFiles, ImageSequence
+from .tables import file_inside, header, is_file, table_rows
 
 Uncertain = Literal["ones", "zeros", "ignore"]
 Views = Literal["frontal", "first", "all"]
@@ -99,15 +98,7 @@ def is_chexpert(root: Path) -> bool:
 
 
 def _tables(root: Path) -> list[Path]:
-    return [table for table in sorted(root.glob("*.csv")) if set(COLUMNS) <= _header(table)]
-
-
-def _header(table: Path) -> set[str]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return {name.strip() for name in next(csv.reader(file), [])}
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return set()
+    return [table for table in sorted(root.glob("*.csv")) if set(COLUMNS) <= header(table)]
 
 
 def _view(root: Path, where: str, row: dict[str, str], target: str, uncertain: str | None) -> tuple[str, _View]:

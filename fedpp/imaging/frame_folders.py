@@ -4,7 +4,6 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
-import csv
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, natural, read_image
 from .sequence import FrameFiles, ImageSequence
+from .tables import Line, read_table
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")
@@ -34,44 +34,38 @@ def read_frame_folders(folder: Path) -> list[ImageSequence]:
     ]
 
 
-def _rows(index: Path) -> list[dict[str, str]]:
-    try:
-        with index.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [_stripped(row, line) for line, row in enumerate(reader, start=2)]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RawDataError(f"cannot read the index {index}: {error}") from None
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        # A table without a header line has a patient's row here: it is quoted only if it looks like a header.
-        found = f"it has {', '.join(columns)}" if set(COLUMNS) & set(columns) else "is its first line a header?"
-        raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
+def _rows(index: Path) -> list[Line]:
+    rows = read_table(index, lambda names: _check_header(index, names), "index")
     if not rows:
         raise RawDataError(f"{index} names no sequence")
-    for row in rows:
+    for line, row in rows:
         if not row["sequence"] or not row["patient"]:
-            raise RawDataError(f"{index}, line {row['line']}: sequence and patient must not be empty")
+            raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
     return rows
 
 
-def _stripped(row: dict[str, str | None], line: int) -> dict[str, str]:
-    """Return a row without blanks around its values: "P1 " is the patient "P1"."""
-    return {"line": str(line), **{name: (value or "").strip() for name, value in row.items() if name}}
+def _check_header(index: Path, names: list[str]) -> None:
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        # A table without a header line has a patient's row here: it is quoted only if it looks like a header.
+        found = f"it has {', '.join(names)}" if set(COLUMNS) & set(names) else "is its first line a header?"
+        raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
 
 
-def _grouped(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(row["sequence"], []).append(row)
+def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:
+    groups: dict[str, list[Line]] = {}
+    for line, row in rows:
+        groups.setdefault(row["sequence"], []).append((line, row))
     for parts in groups.values():
-        lines = ", ".join(row["line"] for row in parts)  # and no names, which may identify a patient
-        if len({(row["patient"], row["label"]) for row in parts}) > 1:
+        lines = ", ".join(str(line) for line, _ in parts)  # and no names, which may identify a patient
+        if len({(row["patient"], row["label"]) for _, row in parts}) > 1:
             raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
-        if len(parts) > 1 and len({row.get("time") for row in parts}) < len(parts):
+        if len(parts) > 1 and len({row.get("time") for _, row in parts}) < len(parts):
             raise RawDataError(f"{INDEX} names one sequence twice, lines {lines}: give each part a time of its own")
-        parts.sort(key=lambda row: natural(row.get("time") or ""))
-    return groups
+    return {
+        sequence: sorted((row for _, row in parts), key=lambda row: natural(row.get("time") or ""))
+        for sequence, parts in groups.items()
+    }
 
 
 def _folder(root: Path, row: dict[str, str], parts: int) -> Path:

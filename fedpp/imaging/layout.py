@@ -1,6 +1,5 @@
 """Recognises how raw images are laid out, reads them, and says in one line what it saw."""
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from .images import is_image
 from .manifest import MANIFEST, read_manifest
 from .patient_labels import LABELS
 from .sequence import ImageSequence
+from .tables import header
 
-Read = tuple[list[ImageSequence], str]  # the sequences, and why they were read so
+Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Choices:
     series: Series = "magnification"
 
 
-def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()) -> Read:
+def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()) -> tuple[list[ImageSequence], str]:
     """Return the sequences below `raw`, and one line that says what was recognised and why.
 
     `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. Raises `RawDataError` for what
@@ -46,29 +46,28 @@ def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()
         layout = "dicom" if raw.is_file() else _recognised(raw)
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
-    sequences, recognised = _READERS[layout](raw, choices)
-    labels = Counter(s.label for s in sequences if s.label is not None)
-    counts = f": {', '.join(f'{label} {count}' for label, count in sorted(labels.items())[:8])}" if labels else ""
+    sequences, why, remark = _READERS[layout](raw, choices)
+    counts = Counter(s.label for s in sequences if s.label is not None)
+    labels = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
-    kind, _, rest = recognised.partition("; ")
-    read = f"{kind}: {len(sequences)} sequences of {patients} patients, {frames} frames, "
-    return sequences, f"{read}{f'labels{counts}' if labels else 'without labels'}{rest and '; '}{rest}"
+    read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
+    return sequences, f"{read}, {f'labels: {labels}' if labels else 'without labels'}{remark and f'; {remark}'}"
 
 
 def _recognised(raw: Path) -> str:
-    recognisers: dict[str, Callable[[Path], bool]] = {
-        "frames": _has_frames,
-        "manifest": lambda folder: (folder / MANIFEST).is_file(),
-        "chexpert": is_chexpert,
-        "dicom": lambda folder: any(map(is_dicom, _files(folder))),
-        "breakhis": is_breakhis,
-        "frames: its reader says what the table lacks": lambda folder: (folder / INDEX).exists(),
-        "images": lambda folder: any(map(is_image, _files(folder))),
-    }
-    for layout, recognises in recognisers.items():
+    recognisers: list[tuple[str, Callable[[Path], bool]]] = [
+        ("frames", lambda folder: COLUMNS[0] in header(folder / INDEX)),  # other tables may bear that name
+        ("manifest", lambda folder: (folder / MANIFEST).is_file()),
+        ("chexpert", is_chexpert),
+        ("dicom", lambda folder: any(map(is_dicom, _files(folder)))),
+        ("breakhis", is_breakhis),
+        ("frames", lambda folder: (folder / INDEX).exists()),  # its reader says what the table lacks
+        ("images", lambda folder: any(map(is_image, _files(folder)))),
+    ]
+    for layout, recognises in recognisers:
         if recognises(raw):
-            return layout.partition(":")[0]
+            return layout
     found = "has no" if any(raw.iterdir()) else "is empty: it has no"
     raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
 
@@ -77,42 +76,41 @@ def _frames(raw: Path, _: Choices) -> Read:
     sequences = read_frame_folders(raw)
     listed = {sequence.id for sequence in sequences}
     others = sum(f.is_dir() and f.name not in listed for f in raw.iterdir())
-    ignored = f"; {others} folders that it does not list were ignored" if others else ""
-    return sequences, f"frame folders, listed by {INDEX}{ignored}"
+    ignored = f"{others} folders that it does not list were ignored" if others else ""
+    return sequences, f"frame folders, listed by {INDEX}", ignored
 
 
 def _manifest(raw: Path, _: Choices) -> Read:
     sequences, splits = read_manifest(raw)
     if splits is None:
-        return sequences, f"files listed by {MANIFEST}"
+        return sequences, f"files listed by {MANIFEST}", ""
     assigned = [replace(sequence, split=splits[sequence.patient]) for sequence in sequences]
-    return assigned, f"files listed by {MANIFEST}, with its splits"
+    return assigned, f"files listed by {MANIFEST}, with its splits", ""
 
 
 def _chexpert(raw: Path, choices: Choices) -> Read:
     sequences = read_chexpert(raw, target=choices.target, uncertain=choices.uncertain, views=choices.views)
     counts = Counter(label for s in sequences for label in s.labels or () if label is not None)
     findings = ", ".join(f"{label} in {count}" for label, count in sorted(counts.items()))
-    return sequences, f"CheXpert, by the header of its table; {choices.target} by image: {findings or 'no label'}"
+    return sequences, "CheXpert, by the header of its table", f"{choices.target} by image: {findings or 'no label'}"
 
 
 def _dicom(raw: Path, _: Choices) -> Read:
     sequences, images, passed = read_dicom(raw)
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
-    skipped = f"; {passed} DICOM files that are no images were passed over" if passed else ""
-    return sequences, f"{kind}, {images} image files{labels}{skipped}"
+    skipped = f"{passed} DICOM files that are no images were passed over" if passed else ""
+    return sequences, f"{kind}, {images} image files{labels}", skipped
 
 
 def _breakhis(raw: Path, choices: Choices) -> Read:
     order = "a slide at one magnification" if choices.series == "magnification" else "a whole slide"
-    return read_breakhis(raw, series=choices.series), (
-        f"BreakHis, by the names of its files; a sequence is {order}, in an order that is not time"
-    )
+    remark = f"a sequence is {order}, in an order that is not time"
+    return read_breakhis(raw, series=choices.series), "BreakHis, by the names of its files", remark
 
 
 def _images(raw: Path, _: Choices) -> Read:
-    return read_image_folders(raw), "folders of images, one a patient"
+    return read_image_folders(raw), "folders of images, one a patient", ""
 
 
 _READERS: dict[str, Callable[[Path, Choices], Read]] = {
@@ -123,15 +121,6 @@ _READERS: dict[str, Callable[[Path, Choices], Read]] = {
     "breakhis": _breakhis,
     "images": _images,
 }
-
-
-def _has_frames(raw: Path) -> bool:
-    """Tell whether there is an index.csv of frame folders; other tables may bear that name beside DICOM."""
-    try:
-        with (raw / INDEX).open(newline="", encoding="utf-8-sig") as content:
-            return COLUMNS[0] in next(csv.reader(content), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False
 
 
 def _files(raw: Path) -> Iterator[Path]:

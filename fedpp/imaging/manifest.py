@@ -1,14 +1,11 @@
 """A table of images: `manifest.csv` with columns path, patient, time, label and, if wanted, sequence and split.
 
 The rows of a patient, or of a patient's `sequence` where there is that column, are one sequence in the order of
-time. It reads image files; DICOM has a reader of its own. `table_rows` and `file_inside` serve other tables, too.
+time. It reads image files; DICOM has a reader of its own.
 
 No message quotes a cell: where a table's columns have slipped, any cell may be a patient's.
 """
 
-import csv
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
@@ -20,13 +17,12 @@ from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, page_count, read_pages
 from .sequence import FrameFiles, ImageSequence
+from .tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "time", "label")
 MOST_DAYS = 1_000_000  # a greater number is no count of days, but a date without its dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
-
-Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells by column
 
 
 @dataclass(frozen=True)
@@ -71,61 +67,6 @@ def read_manifest(root: Path) -> tuple[list[ImageSequence], dict[str, str] | Non
         groups.setdefault((row["patient"], name), []).append(image)
     splits = _splits(table, rows) if "split" in rows[0][1] else None
     return [_sequence(table, name, patient, images) for (patient, name), images in groups.items()], splits
-
-
-def table_rows(table: Path, columns: Sequence[str]) -> list[Line]:
-    """Return a table's rows without blanks around their cells, and without empty rows.
-
-    Raises `RawDataError` for a table that cannot be read, lacks one of `columns`, or names nothing.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
-            _check_header(table, names, columns)
-            rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RawDataError(f"cannot read the table {table}: {error}") from None
-    rows = [(line, row) for line, row in rows if any(row.values())]
-    if not rows:
-        raise RawDataError(f"{table} names no image: add a line for each")
-    return rows
-
-
-def file_inside(root: Path, name: str) -> Path | None:
-    """Return the path below `root` that a table names, or None for one outside.
-
-    Links are followed later: they are set by the folder's owner, not by the table.
-    """
-    relative = Path(os.path.relpath(root / name, root))
-    return None if relative.parts[:1] == (os.pardir,) else root / relative
-
-
-def is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that no file can have is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in names]
-    if missing:
-        # A table without a header line has a patient's row here: only what is expected is quoted.
-        found = ", ".join(name for name in columns if name in names) or "none of those expected"
-        hint = "is its first line a header, with commas?"
-        raise RawDataError(f"{table} has no column {', '.join(missing)}, it has {found}: {hint}")
-    if any(names.count(name) > 1 for name in names if name):
-        raise RawDataError(f"{table} has two columns of one name: rename or remove one of them")
-
-
-def _stripped(table: Path, line: int, row: dict[str, str | None]) -> dict[str, str]:
-    """Return a row without blanks around its values: "P1 " is the patient "P1"."""
-    beyond: Sequence[str] = row.pop(None, None) or ()  # type: ignore[call-overload]
-    if any(cell.strip() for cell in beyond):
-        raise RawDataError(f"{table}, line {line} has more cells than the header: quote a cell that holds a comma")
-    return {name: (value or "").strip() for name, value in row.items()}
 
 
 def _image(root: Path, line: int, row: dict[str, str]) -> _Image:

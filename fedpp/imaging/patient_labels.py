@@ -1,9 +1,10 @@
 """Labels of patients, for layouts that have no place for them: an optional `labels.csv` (patient, label) beside."""
 
-import csv
 from pathlib import Path
 
 from fedpp.errors import RawDataError
+
+from .tables import read_table
 
 LABELS = "labels.csv"
 
@@ -13,13 +14,7 @@ def read_labels(folder: Path) -> dict[str, str]:
     file = folder / LABELS
     if not file.is_file():
         return {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as content:
-            rows = [(row["patient"], row["label"]) for row in csv.DictReader(content)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RawDataError(f"cannot read {file}: {error}") from None
-    except KeyError:
-        raise RawDataError(f"{file} needs the columns patient and label") from None
+    rows = [(row["patient"], row["label"]) for _, row in read_table(file, lambda names: _check_header(file, names))]
     labels = dict(rows)
     if not labels:
         raise RawDataError(f"{file} gives no label: complete it, or remove it for unlabelled images")
@@ -33,3 +28,8 @@ def label_of(labels: dict[str, str], patient: str, path: Path) -> str | None:
     if labels and not labels.get(patient):
         raise RawDataError(f"{path / LABELS} gives no label to one of the patients in {path}: complete it")
     return labels.get(patient)
+
+
+def _check_header(file: Path, names: list[str]) -> None:
+    if not {"patient", "label"} <= set(names):
+        raise RawDataError(f"{file} needs the columns patient and label")

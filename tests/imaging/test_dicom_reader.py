@@ -120,6 +120,13 @@ def test_labels_come_from_the_table(tmp_path: Path):
     assert {s.patient: s.label for s in read_dicom(tmp_path)[0]} == {"p": "a", "q": "b"}
 
 
+def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
+    """A patient is found in the table whatever blanks stand around its cells, as around the tag."""
+    write(tmp_path / "p.dcm", 7, PatientID="P1 ")
+    (tmp_path / "labels.csv").write_text(" patient , label\n P1 , a \n")
+    assert {s.patient: s.label for s in read_dicom(tmp_path)[0]} == {"P1": "a"}
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -2,9 +2,7 @@
 
 import logging
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
+from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import NetworkSpec
@@ -21,7 +20,6 @@ from fedpp.learning.initial import initial_weights
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from sites.app import SITES_FOLDER, app
-from sites.vault import serve
 
 OTHER = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
 Plaintext = tuple[np.ndarray, np.ndarray]
@@ -45,20 +43,6 @@ def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain, addres
         "vault": address,
     }
     return Context(1, 1, node, RecordDict(), {})
-
-
-@contextmanager
-def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
-    ready, stop = threading.Event(), threading.Event()
-    options = {"ready": ready.set, "stop": stop}
-    thread = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=options, daemon=True)
-    thread.start()
-    try:
-        assert ready.wait(20)
-        yield
-    finally:
-        stop.set()
-        thread.join(20)
 
 
 def ask(context: Context, kind: str, content: RecordDict) -> RecordDict:
@@ -100,7 +84,7 @@ def test_a_site_refuses_another_domains_run(context: Context, domain: KeyDomain)
 
 def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str):
     """The coordinator learns the dataset's shape, classes and counts by split."""
-    with vault(domain, dataset, address):
+    with serving(domain, dataset, address):
         answer = ask(context, "query.describe", RecordDict())
     fingerprint = domain.card().fingerprint
     expected = SiteDescription("north", fingerprint, 2, 2, 8, 8, 1, ("no", "yes"), (6, 2, 3), (6, 2, 3))
@@ -112,7 +96,7 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 ):
     """A dataset of the same domain and shape, but with other labels, would be scored wrongly."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0], 1 - plaintext[1]))
-    with vault(domain, other, address):
+    with serving(domain, other, address):
         answer = ask(context, "query.describe", RecordDict())
     assert reason(answer) == (
         f"site north: its vault serves dataset {other.manifest.fingerprint[:16]}, its trainer reads "
@@ -124,7 +108,7 @@ def test_initial_weights_are_for_the_sites_own_domain(
     context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str
 ):
     """A run of another domain gets no weights, even if a vault answers; a run of this domain gets rows that fit."""
-    with vault(domain, dataset, address):
+    with serving(domain, dataset, address):
         for fingerprint in (OTHER, domain.card().fingerprint):
             request = wire.InitialWeightsRequest(fingerprint, TINY, "float64", seed=3)
             answer = ask(context, "query.initial_weights", RecordDict({wire.CONFIG: request.to_record()}))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import DATA, ROOT
 
+from fedpp.imaging.layout import read_sequences
 from simulations.phantom import write_phantom
 
 
@@ -65,6 +66,32 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     assert len(rows) == figures["examples"]
     assert all(abs(sum(row["probabilities"]) - 1) < 1e-9 for row in rows)
     assert "not overwritten" in error_of(*training, "--out", folder / "model")
+
+
+def test_visits_of_x_rays_are_predicted(folder: Path):
+    """Windows of visits are ingested with the label of their newest; what was recognised and the choice are told."""
+    raw = DATA / "chexpert_layout" / "site_a"
+    size = ("--size", 8, "--frames", 2, "--window", 3, "--stride", 2, "--min-length", 2)
+    done = site("ingest", raw, *keys(folder), "--out", folder / "visits", "--predict", "visit", *size, "--json")
+    summary = json.loads(done.stdout)
+    histories = [s.labels for s in read_sequences(raw)[0]]
+    expected = [labels[last] for labels in histories for last in range(len(labels) - 1, 0, -2)]
+    assert sum(summary["sequences"].values()) == len(expected)
+    assert summary["classes"] == {"0": expected.count("0"), "1": expected.count("1")}
+    recognised, note = done.stderr.splitlines()
+    assert recognised.startswith("CheXpert, by the header of its table")
+    assert note == "the negative class is '0', the first by name: --negative or --classes choose another"
+    whole = site("ingest", raw, *keys(folder), "--out", folder / "edema", "--size", 8, "--target", "Edema", "--json")
+    assert sum(json.loads(whole.stdout)["sequences"].values()) == 264
+
+
+def test_a_diverged_training_writes_no_model(folder: Path):
+    """Weights that are not finite any more are an error, and no model."""
+    raw = folder / "raw" / "hospital-1"
+    site("ingest", raw, *keys(folder), "--out", folder / "diverging", "--size", 16, "--frames", 2)
+    training = ("train", folder / "diverging", "--domain", folder / "domain", "--epochs", 2, "--learning-rate", 1e38)
+    assert "the training diverged at learning rate 1e+38" in error_of(*training, "--out", folder / "diverged")
+    assert not (folder / "diverged" / "model.npz").exists()
 
 
 def test_no_identifier_leaves_the_secret_zone(folder: Path):

@@ -1,0 +1,85 @@
+"""Tables that a hospital writes beside its images: CSV files, UTF-8, with a header.
+
+No message quotes a cell: where a table's columns have slipped, any cell may be a patient's.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedpp.errors import RawDataError
+
+Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells by column
+
+
+def read_table(table: Path, check: Callable[[list[str]], None], name: str = "table") -> list[Line]:
+    """Return a table's rows without blanks around their cells, and without empty rows: "P1 " is the patient "P1".
+
+    `check` gets the header first, and raises if it does not fit; `name` is what messages call the table.
+    Raises `RawDataError` for a table that cannot be read.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = names = [column.strip() for column in reader.fieldnames or ()]
+            check(names)
+            rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RawDataError(f"cannot read the {name} {table}: {error}") from None
+    return [(line, row) for line, row in rows if any(row.values())]
+
+
+def header(table: Path) -> set[str]:
+    """Return a table's columns, none if it cannot be read: for telling what a table is."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return {column.strip() for column in next(csv.reader(file), [])}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
+
+
+def table_rows(table: Path, columns: Sequence[str]) -> list[Line]:
+    """Return the rows of a table of images.
+
+    Raises `RawDataError` for a table that cannot be read, lacks one of `columns`, or names nothing.
+    """
+    rows = read_table(table, lambda names: _check_header(table, names, columns))
+    if not rows:
+        raise RawDataError(f"{table} names no image: add a line for each")
+    return rows
+
+
+def file_inside(root: Path, name: str) -> Path | None:
+    """Return the path below `root` that a table names, or None for one outside.
+
+    Links are followed later: they are set by the folder's owner, not by the table.
+    """
+    relative = Path(os.path.relpath(root / name, root))
+    return None if relative.parts[:1] == (os.pardir,) else root / relative
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in names]
+    if missing:
+        # A table without a header line has a patient's row here: only what is expected is quoted.
+        found = ", ".join(name for name in columns if name in names) or "none of those expected"
+        hint = "is its first line a header, with commas?"
+        raise RawDataError(f"{table} has no column {', '.join(missing)}, it has {found}: {hint}")
+    if any(names.count(name) > 1 for name in names if name):
+        raise RawDataError(f"{table} has two columns of one name: rename or remove one of them")
+
+
+def _stripped(table: Path, line: int, row: dict[str, str | None]) -> dict[str, str]:
+    beyond: Sequence[str] = row.pop(None, None) or ()  # type: ignore[call-overload]
+    if any(cell.strip() for cell in beyond):
+        raise RawDataError(f"{table}, line {line} has more cells than the header: quote a cell that holds a comma")
+    return {name: (value or "").strip() for name, value in row.items()}

@@ -1,0 +1,174 @@
+"""The vault as a process: its socket, its end, and what its client says when it is not there."""
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+from conftest import TINY
+from vaults import SECONDS, serving, socket_path, stopped, vault_process
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import ConfigError, VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.protocol.vault_client import VaultClient
+from sites.vault import serve
+
+
+def test_the_socket_is_for_a_group_and_gone_after_the_stop(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The folder is 0750 and the socket 0660, however permissive the process; others cannot connect."""
+    path, before = socket_path(address), os.umask(0)
+    try:
+        with serving(domain, dataset, address):
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            assert os.umask(0) == 0
+        assert not path.exists()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
+    number: signal.Signals, dataset: EncryptedDataset, address: str
+):
+    """A vault in its own interpreter answers all three calls without TensorFlow, and ends cleanly on a signal."""
+    with vault_process(dataset, address) as process:
+        with VaultClient(address) as client:
+            assert client.info().frames == 2
+            assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
+            assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=SECONDS)
+        assert (process.returncode, output) == (0, "[] []\n")
+    assert not socket_path(address).exists()
+
+
+def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The second is refused with one line, and the first goes on answering."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match=r"a vault is running at unix:.* already: stop it"):
+            serve(domain, dataset, address, stop=stopped())
+        with VaultClient(address) as another:
+            assert another.info() == client.info()
+
+
+def test_a_vault_that_ends_leaves_the_next_one_s_socket(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
+    monkeypatch.setattr("sites.vault.GRACE_SECONDS", 2.0)
+    ready, stop, more = threading.Event(), threading.Event(), threading.Event()
+    arguments = {"ready": ready.set, "stop": stop}
+    first = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=arguments, daemon=True)
+    first.start()
+    assert ready.wait(SECONDS)
+
+    def requests() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        more.wait(SECONDS)
+
+    with grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(SECONDS)
+        running = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
+        time.sleep(0.5)  # until the call is at the vault
+        assert not running.done()
+        stop.set()
+        while socket_path(address).exists():
+            time.sleep(0.01)
+        with serving(domain, dataset, address):
+            assert first.is_alive()
+            first.join(SECONDS)
+            more.set()
+            with VaultClient(address) as client:
+                assert client.info().frames == 2
+    assert not socket_path(address).exists()
+
+
+def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """What a killed vault left behind does not keep the next one from starting."""
+    with vault_process(dataset, address) as process:
+        process.kill()
+        process.wait(SECONDS)
+    assert socket_path(address).is_socket()
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        assert client.info().frames == 2
+
+
+def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A socket that neither answers nor refuses may be alive: it is left alone."""
+    path = socket_path(address)
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
+        owner.bind(str(path))
+        owner.listen(0)
+        waiting.connect(str(path))  # nobody accepts: the queue is full
+        with pytest.raises(VaultError, match="may belong to a running vault"):
+            serve(domain, dataset, address, stop=stopped())
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("localhost:50051", "must be unix:/absolute/path.sock, got 'localhost:50051'"),
+        ("{folder}/vault.sock", "must be unix:/absolute/path.sock"),
+        ("unix:vault.sock", "must be unix:/absolute/path.sock, got 'unix:vault.sock'"),
+        ("unix:{folder}/" + 107 * "x", "is longer than 107 bytes: choose a shorter one"),
+        ("unix:{folder}/a%41.sock", "must have no %"),
+        ("unix:{folder}/file", "is a file and no socket"),
+        ("unix:{folder}/file/vault.sock", "cannot make the socket's folder"),
+    ],
+)
+def test_addresses_that_cannot_be_served_are_refused(
+    wrong: str, reason: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """They are named before anything is made."""
+    folder = socket_path(address).parents[1]
+    (folder / "file").write_text("not a socket")
+    with pytest.raises(ConfigError, match=reason):
+        serve(domain, dataset, wrong.format(folder=folder), stop=stopped())
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("file", "not a socket")]
+
+
+def test_a_vault_that_is_not_there_is_named(address: str, monkeypatch: pytest.MonkeyPatch):
+    """The client says where it looked and how to start a vault."""
+    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.3)
+    with pytest.raises(VaultError, match=f"no vault answers at {address}: start it with `fedpp-site vault`"):
+        VaultClient(address).__enter__()
+
+
+def test_a_vault_that_goes_away_is_named(dataset: EncryptedDataset, address: str):
+    """A vault that dies between two calls is one clear line, not gRPC's."""
+    with vault_process(dataset, address) as process, VaultClient(address) as client:
+        client.info()
+        process.kill()
+        process.wait(SECONDS)
+        with pytest.raises(VaultError) as gone:
+            client.info()
+    assert str(gone.value) == f"the vault at {address} went away: start it again with `fedpp-site vault`"
+
+
+def test_a_vault_that_hangs_is_given_up(dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch):
+    """Every call has a deadline: a stopped process does not hold the trainer for ever."""
+    monkeypatch.setattr(vault_client, "SECONDS", 0.5)
+    monkeypatch.setattr(vault_client, "TRANSFER_SECONDS", 0.5)
+    with vault_process(dataset, address) as process, VaultClient(address) as client:
+        client.info()
+        process.send_signal(signal.SIGSTOP)
+        for call in (
+            client.info,
+            lambda: client.initial_weights(TINY, 0, "float32"),
+            lambda: client.score("test", np.zeros((3, 2, 2))),
+        ):
+            started = time.monotonic()
+            with pytest.raises(VaultError, match="did not answer in time"):
+                call()
+            assert time.monotonic() - started < SECONDS / 2

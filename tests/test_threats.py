@@ -1,0 +1,85 @@
+"""What docs/threats.md says is *not* protected, carried out: if one of these fails, the page is out of date."""
+
+import numpy as np
+import pytest
+from conftest import TINY
+from sklearn.decomposition import FastICA
+from vaults import serving
+
+from fedpp.cipher import algebra
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import NetworkSpec
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.protocol.vault_client import VaultClient
+
+NETWORK = NetworkSpec(4, 32, 32, 1, 2)
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def test_rows_of_weights_fall_to_source_separation(domain: KeyDomain):
+    """FastICA, without any key, reads the weights from their rows: r above 0.999."""
+    seed = domain.initial_seed(0)
+    rows = encrypted_initial_weights(NETWORK, seed, domain.evaluation_key())["dense/kernel"].reshape(-1, 2)
+    message = initial_weights(NETWORK, seed)["dense/kernel"].reshape(-1)
+    separated = FastICA(random_state=0, whiten="unit-variance").fit_transform(rows)
+    assert max(abs(correlation(source, message)) for source in separated.T) > 0.999
+
+
+def test_two_known_values_give_the_key(domain: KeyDomain):
+    """Whoever knows two values behind rows solves for the column of R that reads every row of the domain."""
+    values = np.random.default_rng(0).normal(size=50)
+    rows = encryption.encrypt_values(domain, values, "float64")
+    column = np.linalg.solve(rows[:2], values[:2])
+    np.testing.assert_allclose(rows @ column, values, atol=1e-9)
+
+
+def test_labels_show_in_their_rows(domain: KeyDomain):
+    """Without a key, the rows of encrypted labels take four values, and each value belongs to one label."""
+    labels = np.random.default_rng(0).integers(2, size=200)
+    rows = encryption.encrypt_labels(domain, labels, 2, "float64").reshape(len(labels), -1).round(9)
+    kinds, kind = np.unique(rows, axis=0, return_inverse=True)
+    assert len(kinds) == 4
+    for number in range(4):
+        assert len(set(labels[kind.reshape(-1) == number])) == 1
+
+
+def test_score_tells_any_row_of_the_domain(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Who reaches the vault's socket reads a pixel with two calls, and no key: the loss gives the value away."""
+    pixel = dataset.frames(np.array([0]))[0, 0, 3, 3, 0]
+    value = float(encryption.decrypt(domain, pixel))
+    losses = []
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        for column in (0, 1):
+            logits = np.zeros((3, 2, 2))
+            logits[0, column] = pixel  # of the first test sequence: a row put in for a prediction
+            losses.append(client.score("test", logits).loss_sum)
+    # log(1 + e^m) and log(1 + e^-m), or the other way round, beside the same constant: they differ by m
+    assert abs(abs(losses[0] - losses[1]) - abs(value)) < 1e-6
+
+
+def test_the_runs_seed_does_not_give_the_key(domain: KeyDomain):
+    """Rows of initial weights are no known plaintext for who knows the run's seed: least squares reads nothing."""
+    rows = encrypted_initial_weights(NETWORK, domain.initial_seed(7), domain.evaluation_key())
+    guessed = initial_weights(NETWORK, 7)["dense/kernel"].reshape(-1)
+    flat = rows["dense/kernel"].reshape(-1, 2)
+    column = np.linalg.lstsq(flat, guessed, rcond=None)[0]
+    true = algebra.decrypt(flat, domain.matrix())[:, 0]
+    assert abs(correlation(flat @ column, guessed)) < 0.05
+    assert abs(correlation(true, guessed)) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_vault_does_not_draw_by_the_runs_seed(
+    seed: int, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """What the vault hands out is not what the run's seed alone would draw."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        rows = client.initial_weights(TINY, seed, "float64")["dense/kernel"]
+    message = encryption.decrypt(domain, rows)
+    np.testing.assert_allclose(message, initial_weights(TINY, domain.initial_seed(seed))["dense/kernel"], atol=1e-12)
+    assert np.abs(message - initial_weights(TINY, seed)["dense/kernel"]).max() > 0.1
