@@ -44,6 +44,7 @@ _DAMAGE = (
     NotImplementedError,
     OSError,
     RuntimeError,
+    StopIteration,
     TypeError,
     ValueError,
 )

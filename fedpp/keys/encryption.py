@@ -1,11 +1,9 @@
 """Encryption under a key domain: pack values with their decoys, and multiply by SK.
 
 The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform at the data's scale,
-labels one-hot, weights from the same initialiser with another seed. Everything is computed in float64 and
-rounded once to the dtype of the rows.
+labels one-hot. (Weights get theirs in `fedpp.learning.initial`.) Everything is computed in float64 and rounded
+once to the dtype of the rows.
 """
-
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +32,6 @@ def encrypt_labels(domain: KeyDomain, labels: NDArray[np.integer], classes: int,
     decoys = domain.noise().integers(classes, size=(len(labels), domain.n - 1))
     one_hot = np.eye(classes)
     return _encrypt(domain, one_hot[labels], np.moveaxis(one_hot[decoys], 1, 2), dtype)
-
-
-def encrypt_weights(
-    domain: KeyDomain, weights: Mapping[str, Values], decoys: Sequence[Mapping[str, Values]], dtype: Dtype
-) -> dict[str, Values]:
-    """Encrypt each weight `[*shape]` to rows `[*shape, n]` beside its n - 1 decoys of the same shape."""
-    return {
-        name: _encrypt(domain, value, np.stack([decoy[name] for decoy in decoys], axis=-1), dtype)
-        for name, value in weights.items()
-    }
 
 
 def decrypt(domain: KeyDomain, rows: Values) -> Values:

@@ -66,9 +66,7 @@ def test_average_commutes_with_decryption(domain: KeyDomain):
     updates = [
         (
             k,
-            encryption.encrypt_weights(
-                domain, p, [{n: generator.normal(size=v.shape) for n, v in p.items()}], "float64"
-            ),
+            {n: encryption.encrypt_values(domain, v, "float64") for n, v in p.items()},
         )
         for k, p in zip(examples, plain, strict=True)
     ]

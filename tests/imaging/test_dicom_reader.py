@@ -226,3 +226,22 @@ def test_a_hostile_header_is_refused_before_memory_is_taken(tmp_path: Path, tags
     file = write(tmp_path / "huge.dcm", 7, PatientID="p", **tags)
     with pytest.raises(RawDataError, match=r"huge\.dcm claims more than 1000000000 pixels"):
         loaded(read_dicom(file)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "message"),
+    [
+        ("MR_small_RLE.dcm", 2, "damaged"),
+        ("examples_jpeg2k.dcm", 2, "damaged"),
+        ("emri_small_jpeg_2k_lossless.dcm", 12, "damaged"),
+        ("emri_small_jpeg_2k_lossless.dcm", 9, "announces 9 frames and holds 10"),
+        ("emri_small.dcm", 11, "holds fewer pixels than its header says"),
+    ],
+)
+def test_another_number_of_frames_than_announced_is_refused(tmp_path: Path, name: str, frames: int, message: str):
+    """A header that announces more frames than there are, or fewer, is told: no frame is lost or made up."""
+    image = pydicom.dcmread(DICOM / name)
+    image.NumberOfFrames = frames
+    image.save_as(tmp_path / "frames.dcm")
+    with pytest.raises(RawDataError, match=rf"frames\.dcm.*{message}"):
+        loaded(read_dicom(tmp_path / "frames.dcm")[0])

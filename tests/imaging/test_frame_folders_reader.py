@@ -171,3 +171,12 @@ def test_blanks_do_not_make_another_patient(tmp_path: Path):
         write_frames(tmp_path / name, "0.png")
     write_index(tmp_path, "s,P1,a", "t , P1 ,a ")
     assert {(s.patient, s.label) for s in read_frame_folders(tmp_path)} == {("P1", "a")}
+
+
+def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path):
+    """A file of another format under an image's name is refused: Pillow's rarer decoders never see it."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "0.png").write_bytes(b"P5 2 2 255 1234")
+    write_index(tmp_path, "s,p,a")
+    with pytest.raises(RawDataError, match="cannot identify image file"):
+        loaded(read_frame_folders(tmp_path))

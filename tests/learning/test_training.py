@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import TINY
 
+from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
@@ -103,7 +104,8 @@ def test_a_faded_gradient_keeps_its_bits_in_float32(
     gradients = {}
     for dtype in ("float32", "float64"):
         ours = EncryptedTrainer(TINY, key, dtype)
-        ours.load(encryption.encrypt_weights(domain, message, [decoy], dtype))
+        slots = {name: np.stack([message[name], decoy[name]], axis=-1) for name in decoy}
+        ours.load({name: algebra.encrypt(value, key.matrix).astype(dtype) for name, value in slots.items()})
         gradients[dtype] = message_gradient(ours, key.algebra(), dataset)
     off = np.linalg.norm(gradients["float32"] - gradients["float64"]) / np.linalg.norm(gradients["float64"])
     assert off < 2e-4  # 8e-5; with the decoys' loss at full weight 4e-4 and more

@@ -14,9 +14,8 @@ from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import NetworkSpec
-from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from sites.app import SITES_FOLDER, app
@@ -51,12 +50,17 @@ def ask(context: Context, kind: str, content: RecordDict) -> RecordDict:
 
 
 def rows(domain: KeyDomain) -> dict[str, np.ndarray]:
-    weights = [initial_weights(TINY, seed) for seed in (0, 1)]
-    return encryption.encrypt_weights(domain, weights[0], weights[1:], "float64")
+    return encrypted_initial_weights(TINY, 0, domain.evaluation_key())
 
 
-def train(context: Context, domain: KeyDomain, fingerprint: str, network: NetworkSpec = TINY) -> RecordDict:
-    request = wire.TrainRequest(fingerprint, network, "float64", 1e-3, 1, 4, 0, 1)
+def train(
+    context: Context,
+    domain: KeyDomain,
+    fingerprint: str,
+    network: NetworkSpec = TINY,
+    learning_rate: float = 1e-3,
+) -> RecordDict:
+    request = wire.TrainRequest(fingerprint, network, "float64", learning_rate, 1, 4, 0, 1)
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
     return ask(context, "train", content)
 
@@ -80,6 +84,12 @@ def test_a_site_refuses_another_domains_run(context: Context, domain: KeyDomain)
     assert reason(train(context, domain, OTHER)).startswith(
         f"site north belongs to domain {domain.card().fingerprint[:16]}, the run to {OTHER[:16]}"
     )
+
+
+def test_a_diverged_training_is_said_to_be_one(context: Context, domain: KeyDomain):
+    """The coordinator learns why a site sends no weights: it is its learning rate that has to change."""
+    answer = train(context, domain, domain.card().fingerprint, learning_rate=1e300)
+    assert reason(answer).startswith("the training diverged at learning rate 1e+300")
 
 
 def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str):

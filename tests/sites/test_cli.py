@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import DATA, ROOT
 
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.layout import Choices, read_sequences
 from simulations.phantom import write_phantom
 
 
@@ -82,7 +82,9 @@ def test_visits_of_x_rays_are_predicted(folder: Path):
     assert recognised.startswith("CheXpert, by the header of its table")
     assert note == "the negative class is '0', the first by name: --negative or --classes choose another"
     whole = site("ingest", raw, *keys(folder), "--out", folder / "edema", "--size", 8, "--target", "Edema", "--json")
-    assert sum(json.loads(whole.stdout)["sequences"].values()) == 264
+    edema = [s.label for s in read_sequences(raw, "chexpert", Choices(target="Edema"))[0]]
+    assert json.loads(whole.stdout)["classes"] == {"0": edema.count("0"), "1": edema.count("1")}
+    assert edema != [s.label for s in read_sequences(raw)[0]]
 
 
 def test_a_diverged_training_writes_no_model(folder: Path):
