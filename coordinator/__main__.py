@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any
 
 from fedpp.command import run_command
-from fedpp.config import RunConfig
+from fedpp.config import RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
@@ -184,12 +184,6 @@ def run_config(settings: Sequence[str], given: Mapping[str, str | int]) -> dict[
     overrides |= given
     RunConfig.from_mapping({**defaults, **overrides})
     return overrides
-
-
-def to_toml(values: Mapping[str, str | int | float]) -> str:
-    """Return settings as TOML, which keeps spaces and quotes that Flower's `key=value` would lose."""
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
-    return "".join(lines).replace("\x7f", "\\u007f")
 
 
 def _require_node_key(path: Path) -> None:

@@ -8,11 +8,9 @@ SuperExec into another session, out of reach, and serve it without a secret.
 import fcntl
 import ipaddress
 import json
-import os
 import secrets
 import socket
 import ssl
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ from pathlib import Path
 
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import create_exclusively, replace
-from fedpp.processes import ProcessGroup
+from fedpp.processes import ProcessGroup, flower_environment
 
 from .certificates import Certificates, ensure
 
@@ -54,11 +52,7 @@ class State:
 
     def environment(self) -> dict[str, str]:
         """Return what Flower's commands need in their environment to find this state, and each other."""
-        return {
-            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
-            "FLWR_HOME": str(self.connection.parent),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
-        }
+        return flower_environment(self.connection.parent)
 
 
 def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Callable[[str, Path], None]) -> int:

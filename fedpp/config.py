@@ -167,6 +167,17 @@ class SiteConfig:
         typed = _typed(cls, values, "site setting")
         return cls(typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
 
+    def to_mapping(self) -> dict[str, str]:
+        """Return what `from_mapping` reads."""
+        return {name.replace("_", "-"): str(value) for name, value in asdict(self).items()}
+
+
+def to_toml(values: Mapping[str, str | int | float]) -> str:
+    """Return settings as TOML, which keeps spaces and quotes that Flower's `key=value` would lose."""
+    # A JSON string without escaped surrogates is a TOML string, but for DEL, which TOML wants escaped.
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+    return "".join(lines).replace("\x7f", "\\u007f")
+
 
 # What Flower's run and node configurations may hold, per annotated type.
 _ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), Path: (str,)}

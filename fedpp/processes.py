@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
 from typing import Any, Self
@@ -20,6 +21,15 @@ QUIET_FLOWER = {
 }
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 10.0
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return what Flower's commands need in their environment to find their files, in `home`, and each other."""
+    return {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+        "FLWR_HOME": str(home),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
+    }
 
 
 class ProcessGroup:

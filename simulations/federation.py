@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,8 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)
         for number, site in enumerate(sites):
-            resolved = replace(site, dataset=site.dataset.resolve(), evaluation_key=site.evaluation_key.resolve())
-            values = {name.replace("_", "-"): str(value) for name, value in asdict(resolved).items()}
-            (folder / f"{number}.json").write_text(json.dumps(values))
+            absolute = replace(site, dataset=site.dataset.resolve(), evaluation_key=site.evaluation_key.resolve())
+            (folder / f"{number}.json").write_text(json.dumps(absolute.to_mapping()))
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with ProcessGroup({SITES_FOLDER: name, "PYTHONPATH": path}, grace=0) as group:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -80,23 +80,15 @@ def _domain(scenario: Scenario) -> KeyDomain:
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
-    if data is not None:
-        sequences, recognised = read_sequences(data, scenario.layout)
+    source = scenario.source(data)
+    if isinstance(source, Path):
+        sequences, recognised = read_sequences(source, scenario.layout)
         raw = partition_patients(sequences, scenario.sites, scenario.seed)
-    elif scenario.phantom is not None:
-        p = scenario.phantom
-        folders = write_phantom(
-            out / "raw",
-            hospitals=scenario.sites,
-            patients=p.patients,
-            visits=p.visits,
-            size=p.size,
-            seed=scenario.seed,
-        )
-        raw = [read_sequences(folder, scenario.layout)[0] for folder in folders]
-        recognised = f"phantom DICOM: {scenario.sites} hospitals, {p.patients} patients each, {p.visits} visits"
     else:
-        raise ConfigError(f"scenario {scenario.name} has no data of its own: name a folder with --data")
+        folders = write_phantom(out / "raw", hospitals=scenario.sites, **asdict(source), seed=scenario.seed)
+        raw = [read_sequences(folder, scenario.layout)[0] for folder in folders]
+        described = f"{source.patients} patients each, {source.visits} visits"
+        recognised = f"phantom DICOM: {scenario.sites} hospitals, {described}"
     return ([_shuffled(site, scenario.seed) for site in raw] if scenario.shuffle_labels else raw), recognised
 
 

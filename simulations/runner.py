@@ -37,7 +37,8 @@ _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may 
 
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
-    _clear(out, data, phantom=scenario.phantom is not None, overwrite=overwrite)
+    scenario.source(data)
+    _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         _note(f"{scenario.name}: reading and encrypting (the keys follow from the seed, and protect nothing)")
@@ -62,12 +63,8 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     return report
 
 
-def _clear(out: Path, data: Path | None, *, phantom: bool, overwrite: bool) -> None:
+def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
     """Make the folder of a run; an earlier run in it goes, if that is wanted, and nothing but a run does."""
-    if data is None and not phantom:
-        raise ConfigError("the scenario has no data of its own: name a folder with --data")
-    if data is not None and not data.exists():
-        raise ConfigError(f"{data} does not exist: name the folder of raw data")
     if data is not None and data.resolve().is_relative_to(out.resolve()):
         raise ConfigError(f"the data {data} lie inside the run's folder {out}: choose another --out")
     present = [name for name in _OURS if (out / name).exists()]

@@ -102,6 +102,16 @@ class Scenario:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
+    def source(self, data: Path | None) -> Path | PhantomData:
+        """Return what the hospitals' data come from; raise `ConfigError` if there is nothing."""
+        if data is None:
+            if self.phantom is None:
+                raise ConfigError(f"scenario {self.name} has no data of its own: name a folder with --data")
+            return self.phantom
+        if not data.exists():
+            raise ConfigError(f"{data} does not exist: name the folder of raw data")
+        return data
+
     def with_options(self, *, seed: int | None, dtype: Dtype | None, layout: str | None) -> Self:
         """Return this scenario with what the command line says differently."""
         given: dict[str, Any] = {"seed": seed, "dtype": dtype, "layout": layout}

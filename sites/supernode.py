@@ -4,21 +4,18 @@ Nothing here listens but one loopback port between SuperNode and the SuperExec t
 is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower would serve any local user.
 """
 
-import json
-import os
 import secrets
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedpp.config import SiteConfig
+from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import create_exclusively
-from fedpp.processes import ProcessGroup
+from fedpp.processes import ProcessGroup, flower_environment
 
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
@@ -55,9 +52,9 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
     with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
         secret, node = Path(private) / "superexec.secret", Path(private) / "node.toml"
         create_exclusively(secret, secrets.token_bytes(32))
-        create_exclusively(node, node_config(site).encode())
+        create_exclusively(node, to_toml(site.to_mapping()).encode())
         runtime = f"127.0.0.1:{_free_port()}"
-        with ProcessGroup(_environment(identity)) as group:
+        with ProcessGroup(flower_environment(identity.resolve() / "flwr")) as group:
             group.start(
                 [
                     *("flower-supernode", "--superlink", superlink, "--root-certificates", str(ca)),
@@ -81,21 +78,6 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
     return 0
 
 
-def node_config(site: SiteConfig) -> str:
-    """Return the site's addresses as TOML: Flower's `key=value` would lose spaces and quotes."""
-    values = {
-        "name": site.name,
-        "dataset": str(site.dataset),
-        "evaluation-key": str(site.evaluation_key),
-        "vault": site.vault,
-    }
-    # A JSON string without escaped surrogates is a TOML string, but for DEL, which TOML wants escaped.
-    return "".join(
-        f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
-        for name, value in values.items()
-    )
-
-
 def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
     host, _, port = superlink.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -111,15 +93,6 @@ def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
     socket_path = Path(site.vault.removeprefix(VAULT_SCHEME))
     if site.vault.startswith(VAULT_SCHEME) and not socket_path.is_socket():
         raise ConfigError(f"there is no vault at {site.vault}: start it with `fedpp-site vault`")
-
-
-def _environment(identity: Path) -> dict[str, str]:
-    """Return what Flower's commands need in their environment to find their files, and each other."""
-    return {
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
-        "FLWR_HOME": str(identity.resolve() / "flwr"),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
-    }
 
 
 def _free_port() -> int:

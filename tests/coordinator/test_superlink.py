@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
 
 from coordinator import certificates
-from coordinator.__main__ import _wait_for_end, main, run_config, to_toml
+from coordinator.__main__ import _wait_for_end, main, run_config
 from coordinator.certificates import Certificates, ensure
 from coordinator.superlink import State
+from fedpp.config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from test_deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
 
 from coordinator.certificates import ensure
-from fedpp.config import SiteConfig
+from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError
-from sites.supernode import PRIVATE_KEY, create_identity, join, node_config
+from sites.supernode import PRIVATE_KEY, create_identity, join
 
 TEXT = st.text(min_size=1)
 
@@ -86,7 +86,7 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
 def test_node_config_keeps_every_character(name: str, dataset: str, key: str, vault: str) -> None:
     """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
     site = SiteConfig(name, Path(dataset), Path(key), vault)
-    assert SiteConfig.from_mapping(tomllib.loads(node_config(site))) == site
+    assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
 @pytest.mark.parametrize("missing", ["superlink", "ca", "identity", "dataset", "key", "vault"])
