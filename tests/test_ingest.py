@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import prepare
-from fedpp.imaging.sequence import FrameFiles, ImageSequence
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import split_patients
 from fedpp.ingest import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
@@ -190,7 +189,7 @@ def file_sequences(folder: Path) -> list[ImageSequence]:
     sequences = []
     for i in range(6):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (9, 9), dtype=np.uint8)).save(folder / f"{i}.png")
-        frames = FrameFiles([(partial(read_image, folder / f"{i}.png"), 1)])
+        frames = FrameFiles([FrameFile(folder / f"{i}.png", 1, read_image)])
         sequences.append(ImageSequence(str(i), str(i), None, frames))
     return sequences
 
@@ -212,15 +211,14 @@ def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
 
 PARALLEL = """
 import multiprocessing, sys, time
-from functools import partial
 from pathlib import Path
 from fedpp import ingest
 from fedpp.imaging.images import read_image
-from fedpp.imaging.sequence import FrameFiles, ImageSequence
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 
 if __name__ == "__main__":
     ingest.PARALLEL_FROM, ingest.os.sched_getaffinity = 1, lambda _: {0, 1}
-    one = ImageSequence("s", "p", None, FrameFiles([(partial(read_image, Path(sys.argv[1])), 1)]))
+    one = ImageSequence("s", "p", None, FrameFiles([FrameFile(Path(sys.argv[1]), 1, read_image)]))
     for _ in ingest.prepared([one] * 100, 1, 5, 5):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         time.sleep(60)

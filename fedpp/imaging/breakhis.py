@@ -6,7 +6,6 @@ is that of their numbers. It is not time: the images were taken at one time from
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +13,7 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .sequence import FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence
 
 Series = Literal["magnification", "slide"]
 
@@ -61,7 +60,7 @@ def read_breakhis(root: Path, *, series: Series = "magnification") -> list[Image
             TYPES[kind] if by_slide else f"{TYPES[kind]} {magnification}X",
             slide,
             _LABELS[kind[0]],
-            FrameFiles([(partial(read_image, image.file, 1), 1) for image in group]),
+            FrameFiles([FrameFile(image.file, 1, read_image) for image in group]),
         )
         for (slide, kind, magnification), group in groups
     ]

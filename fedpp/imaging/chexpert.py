@@ -5,7 +5,6 @@ Source: Irvin et al., CheXpert (AAAI 2019). Studies are numbered in the order of
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .sequence import FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence
 from .tables import file_inside, header, is_file, table_rows
 
 Uncertain = Literal["ones", "zeros", "ignore"]
@@ -146,6 +145,6 @@ def _sequence(patient: str, images: list[_View]) -> ImageSequence:
         "studies",
         patient,
         next((label for label in reversed(labels) if label is not None), None),
-        FrameFiles([(partial(read_image, view.file, 1), 1) for view in images]),
+        FrameFiles([FrameFile(view.file, 1, read_image) for view in images]),
         labels,
     )

@@ -12,7 +12,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from fedpp.errors import RawDataError
 
 from .dicom_pixels import display_frames
 from .patient_labels import label_of, read_labels
-from .sequence import Frame, FrameFiles, ImageSequence
+from .sequence import Frame, FrameFile, FrameFiles, ImageSequence
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
 MOST_PIXELS = 1_000_000_000  # of a file, all frames together: a header may claim any size
@@ -91,12 +90,12 @@ def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
                     raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
                 patient = f"file {file}"
         if count > 1:
-            frames = FrameFiles([(partial(_frames, file, count), count)])
+            frames = FrameFiles([FrameFile(file, count, _frames)])
             sequences.append(ImageSequence(name, patient, label_of(labels, patient, path), frames))
         else:
             visits.setdefault(patient, []).append((order, file))
     for patient, dated in visits.items():
-        ordered = FrameFiles([(partial(_frames, file, 1), 1) for _, file in sorted(dated)])
+        ordered = FrameFiles([FrameFile(file, 1, _frames) for _, file in sorted(dated)])
         sequences.append(ImageSequence("visits", patient, label_of(labels, patient, path), ordered))
     if not sequences:
         raise RawDataError(f"{path} holds no DICOM image")

@@ -4,13 +4,12 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
-from functools import partial
 from pathlib import Path
 
 from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, natural, read_image
-from .sequence import FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence
 from .tables import Line, read_table
 
 INDEX = "index.csv"
@@ -28,7 +27,7 @@ def read_frame_folders(folder: Path) -> list[ImageSequence]:
             sequence,
             parts[0]["patient"],
             parts[0]["label"] or None,
-            FrameFiles([(partial(read_image, file, 1), 1) for part in folders[sequence] for file in _files(part)]),
+            FrameFiles([FrameFile(file, 1, read_image) for part in folders[sequence] for file in _files(part)]),
         )
         for sequence, parts in groups.items()
     ]

@@ -4,14 +4,13 @@ Images are ordered by the numbers in their names; the pages of a TIFF or GIF are
 optional `labels.csv` (patient, label), patients being folders.
 """
 
-from functools import partial
 from pathlib import Path
 
 from fedpp.errors import RawDataError
 
 from .images import is_image, natural, page_count, read_pages
 from .patient_labels import label_of, read_labels
-from .sequence import FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence
 
 
 def read_image_folders(root: Path) -> list[ImageSequence]:
@@ -31,10 +30,5 @@ def read_image_folders(root: Path) -> list[ImageSequence]:
 def _sequence(root: Path, folder: Path, files: list[Path], labels: dict[str, str]) -> ImageSequence:
     patient, *below = folder.relative_to(root).parts
     ordered = sorted(files, key=lambda file: natural(file.name))
-    frames = FrameFiles(
-        [
-            (partial(read_pages, file, count), count)
-            for file, count in zip(ordered, map(page_count, ordered), strict=True)
-        ]
-    )
+    frames = FrameFiles([FrameFile(file, page_count(file), read_pages) for file in ordered])
     return ImageSequence("/".join(below) or "images", patient, label_of(labels, patient, root), frames)

@@ -8,7 +8,6 @@ No message quotes a cell: where a table's columns have slipped, any cell may be 
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fedpp.config import SPLITS
 from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, page_count, read_pages
-from .sequence import FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence
 from .tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
@@ -120,7 +119,7 @@ def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> Ima
         name,
         patient,
         next((image.label for image in reversed(images) if image.label is not None), None),
-        FrameFiles([(partial(read_pages, image.file, image.pages), image.pages) for image in images]),
+        FrameFiles([FrameFile(image.file, image.pages, read_pages) for image in images]),
         tuple(frame.label for frame in frames),
         tuple((frame.time.value - first.value) / first.unit for frame in frames),
     )

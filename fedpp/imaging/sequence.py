@@ -3,15 +3,24 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate, groupby
+from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.errors import RawDataError
+
 Frame = NDArray[np.float64]  # [height, width], grey
-Reader = Callable[[], Sequence[Frame]]  # reads one file; picklable, so that another process can call it
+Reader = Callable[[Path, int], Sequence[Frame]]  # reads a file that has so many frames; a picklable function
+Refuse = Callable[[Path, RawDataError], None]  # what to do about a file that cannot be used
+
+
+def refuse(file: Path, error: RawDataError) -> None:
+    """Raise the error: the first file that cannot be used ends the reading."""
+    del file
+    raise error
 
 
 @dataclass(frozen=True)
@@ -31,20 +40,42 @@ class ImageSequence:
     split: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FrameFile:
+    """One file of `count` frames, and the function that reads it, which another process can call too."""
+
+    path: Path
+    count: int
+    reader: Reader
+
+    def read(self) -> Sequence[Frame]:
+        """Return the frames; raise `RawDataError` if the file cannot be read, or holds another number."""
+        return self.reader(self.path, self.count)
+
+
 class FrameFiles(Sequence[Frame]):
     """Frames that are read from their files when they are asked for, and not kept."""
 
-    def __init__(self, files: Sequence[tuple[Reader, int]]) -> None:
-        """Take each file's reader and its number of frames."""
-        self._files = list(files)
-        self._ends = list(accumulate(count for _, count in files))
+    def __init__(self, files: Sequence[FrameFile], chosen: Sequence[int] | None = None) -> None:
+        """Take files, and which of all their frames are meant (ascending), or all of them."""
+        self._files = tuple(files)
+        self._ends = list(accumulate(file.count for file in files))
+        self._chosen = range(self._ends[-1] if files else 0) if chosen is None else chosen
+
+    @property
+    def files(self) -> tuple[FrameFile, ...]:
+        """Return the files that hold the frames."""
+        if len(self._chosen) == (self._ends[-1] if self._files else 0):
+            return self._files
+        return tuple(self._files[i] for i in sorted({bisect_right(self._ends, index) for index in self._chosen}))
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return len(self._chosen)
 
     def __iter__(self) -> Iterator[Frame]:
-        for reader, _ in self._files:
-            yield from reader()
+        for number, indices in groupby(self._chosen, key=lambda index: bisect_right(self._ends, index)):
+            read = self._files[number].read()
+            yield from (read[index - self._start(number)] for index in indices)
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...
@@ -52,14 +83,12 @@ class FrameFiles(Sequence[Frame]):
     def __getitem__(self, index: slice) -> "FrameFiles": ...
     def __getitem__(self, index: int | slice) -> "Frame | FrameFiles":
         if isinstance(index, slice):
-            return FrameFiles([(partial(self.take, [i]), 1) for i in range(*index.indices(len(self)))])
+            return FrameFiles(self._files, self._chosen[index])
         return self.take([range(len(self))[index]])[0]
 
     def take(self, indices: Sequence[int]) -> list[Frame]:
         """Return the frames of these indices, ascending; each file is read once."""
-        frames: list[Frame] = []
-        for file, wanted in groupby(indices, key=lambda index: bisect_right(self._ends, index)):
-            reader, count = self._files[file]
-            read = reader()
-            frames += [read[index - self._ends[file] + count] for index in wanted]
-        return frames
+        return list(FrameFiles(self._files, [self._chosen[index] for index in indices]))
+
+    def _start(self, number: int) -> int:
+        return self._ends[number] - self._files[number].count

@@ -1,27 +1,28 @@
 """Frames that are read when they are asked for."""
 
 import pickle
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.imaging.sequence import Frame, FrameFiles
+from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles
 
 READ: list[int] = []
 
 
-def read(first: int, count: int) -> list[Frame]:
-    """Pretend to read a file of `count` frames, numbered from `first`."""
+def read(path: Path, count: int) -> list[Frame]:
+    """Pretend to read a file of `count` frames, numbered from its name."""
+    first = int(path.name)
     READ.append(first)
     return [np.full((1, 1), first + i) for i in range(count)]
 
 
 def files(counts: list[int]) -> FrameFiles:
     firsts = np.cumsum([0, *counts[:-1]]).tolist()
-    return FrameFiles([(partial(read, first, count), count) for first, count in zip(firsts, counts, strict=True)])
+    return FrameFiles([FrameFile(Path(str(first)), count, read) for first, count in zip(firsts, counts, strict=True)])
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
