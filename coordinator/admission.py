@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import RunConfig
+from fedpp.config import RunConfig, Task
 from fedpp.errors import FederationError
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
@@ -82,14 +82,17 @@ def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], 
             reasons[site.name] = "it has no sequence to train on: ingest more patients"
         else:
             candidates[node] = site
-    tasks = Counter(site.task() for site in candidates.values())  # one site alone must not turn the others away
-    task = max(tasks, key=tasks.__getitem__, default=())
+    # One site alone must not turn the others away: the task of most of them counts.
+    tasks = Counter((site.n, Task.of(site)) for site in candidates.values())
+    slots, task = max(tasks, key=tasks.__getitem__, default=(0, None))
     sites: dict[int, SiteDescription] = {}
     for node, site in candidates.items():
-        if site.task() == task:
+        if (site.n, Task.of(site)) == (slots, task):
             sites[node] = site
         else:
-            reasons[site.name] = f"its task {site.task()} differs from the others' {task}: ingest alike"
+            reasons[site.name] = (
+                f"its data are {Task.of(site)}, of {site.n} slots; the others' are {task}, of {slots}: ingest alike"
+            )
     return Admission(sites, reasons)
 
 

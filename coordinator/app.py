@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedpp.config import NetworkSpec, RunConfig
+from fedpp.config import NetworkSpec, RunConfig, Task
 from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.model_file import EncryptedModel
@@ -74,17 +74,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
 def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     """Return the network that fits the admitted sites' data."""
     site = next(iter(admission.sites.values()))
-    return NetworkSpec(
-        site.frames,
-        site.height,
-        site.width,
-        site.channels,
-        len(site.classes),
-        filters=config.filter_sizes(),
-        kernel=config.kernel,
-        dense=config.dense,
-        lstm=config.lstm,
-    )
+    return NetworkSpec.of(Task.of(site), config.filter_sizes(), config.kernel, config.dense, config.lstm)
 
 
 def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf, prod
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, get_args
 
 from fedpp.errors import ConfigError
 
 Dtype = Literal["float32", "float64"]
+Gaps = Literal["none", "public", "encrypted"]  # whether a dataset keeps the time between frames, and how
 Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
+GAPS: tuple[Gaps, ...] = get_args(Gaps)
 MOST_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
@@ -32,13 +34,53 @@ class WeightSpec:
     initializer: Initializer
 
 
+class Described(Protocol):
+    """What says of itself what its sequences are: a dataset's manifest, a vault's answer, a site's description."""
+
+    @property
+    def frames(self) -> int: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def gaps(self) -> Gaps: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all sites of a federation share and a network must fit: the sequences, and what is asked of them."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    classes: tuple[str, ...]  # none for data without labels
+    gaps: bool  # whether the time between frames is an input; public or encrypted, the network is the same
+
+    @classmethod
+    def of(cls, data: Described) -> Self:
+        """Return the task that these data are for."""
+        gaps = data.gaps != "none"
+        return cls(data.frames, data.height, data.width, data.channels, tuple(data.classes), gaps)
+
+    def __str__(self) -> str:
+        classes = f"{len(self.classes)} classes" + (f" ({', '.join(self.classes)})" if self.classes else "")
+        return f"{_shape(self)}, {classes}"
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """The CNN-Bi-LSTM of one task; both twins, plaintext and encrypted, are built from it.
 
     A sequence is `[frames, height, width, channels]`. Each entry of `filters` is a block of a convolution
     (`kernel` x `kernel`, same padding), 2 x 2 max pooling and ReLU; then a dense layer of `dense` units a frame,
-    a bidirectional LSTM of `lstm` units a direction, and a linear layer of `classes` logits.
+    a bidirectional LSTM of `lstm` units a direction, and a linear layer of `classes` logits. With `gaps` the time
+    since the frame before is one more feature of each frame, the last one that the LSTM sees.
     """
 
     frames: int
@@ -50,6 +92,30 @@ class NetworkSpec:
     kernel: int = 3
     dense: int = 64
     lstm: int = 64
+    gaps: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        filters: tuple[int, ...] = filters,
+        kernel: int = kernel,
+        dense: int = dense,
+        lstm: int = lstm,
+    ) -> Self:
+        """Return the network for a task."""
+        sizes = (task.frames, task.height, task.width, task.channels, len(task.classes))
+        return cls(*sizes, filters, kernel, dense, lstm, task.gaps)
+
+    def misfit(self, task: Task) -> str | None:
+        """Return in one line why this network is not for data of a task, or None if it is.
+
+        Data without labels can be predicted by a network of any classes.
+        """
+        same = all(getattr(self, name) == getattr(task, name) for name in _SHAPE)
+        if same and len(task.classes) in {0, self.classes}:
+            return None
+        return f"the network is for {_shape(self)}, {self.classes} classes; the data are {task}"
 
     def __post_init__(self) -> None:
         """Refuse a network that cannot be built."""
@@ -57,6 +123,8 @@ class NetworkSpec:
         sizes = (self.frames, self.channels, self.kernel, self.dense, self.lstm, *self.filters)
         if any(not isinstance(size, int) or size < 1 for size in sizes) or self.classes < 2:
             raise ConfigError(f"a network needs sizes of at least 1 and two classes, got {self}")
+        if type(self.gaps) is not bool:  # a network comes as JSON from another machine
+            raise ConfigError(f"a network has gaps or not, true or false, got {self.gaps!r:.40}")
         if min(self.height, self.width) >> len(self.filters) < 1:
             raise ConfigError(
                 f"images of {self.height} x {self.width} are too small for {len(self.filters)} poolings: "
@@ -76,8 +144,9 @@ class NetworkSpec:
         features = (self.height >> poolings) * (self.width >> poolings) * channels
         specs.append(WeightSpec("dense/kernel", (features, self.dense), "glorot_uniform"))
         specs.append(WeightSpec("dense/bias", (self.dense,), "zeros"))
+        inputs = self.dense + self.gaps
         for direction in ("forward", "backward"):
-            specs.append(WeightSpec(f"{direction}/kernel", (self.dense, 4 * self.lstm), "glorot_uniform"))
+            specs.append(WeightSpec(f"{direction}/kernel", (inputs, 4 * self.lstm), "glorot_uniform"))
             specs.append(WeightSpec(f"{direction}/recurrent", (self.lstm, 4 * self.lstm), "orthogonal"))
             specs.append(WeightSpec(f"{direction}/bias", (4 * self.lstm,), "unit_forget_bias"))
         specs.append(WeightSpec("logits/kernel", (2 * self.lstm, self.classes), "glorot_uniform"))
@@ -99,6 +168,14 @@ class NetworkSpec:
             return cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"not a network specification: {error}") from error
+
+
+_SHAPE = ("frames", "height", "width", "channels", "gaps")
+
+
+def _shape(of: Task | NetworkSpec) -> str:
+    times = "with" if of.gaps else "without"
+    return f"{of.frames} frames of {of.height} x {of.width} x {of.channels}, {times} time gaps"
 
 
 @dataclass(frozen=True)

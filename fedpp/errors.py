@@ -7,6 +7,7 @@
     ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
     ├── DomainMismatchError     two things of different key domains were put together
     ├── RawDataError            images or tables of the secret zone cannot be read
+    │   └── NoImageError        a file is whole, and no picture of a patient: a report, a dose, a segmentation
     ├── DatasetError            an encrypted dataset is damaged or of another format
     ├── ModelError              a model file is damaged or does not fit its network
     ├── VaultError              the vault cannot be reached, or refused
@@ -34,6 +35,10 @@ class DomainMismatchError(FedppError):
 
 class RawDataError(FedppError):
     """Images or tables of the secret zone cannot be read."""
+
+
+class NoImageError(RawDataError):
+    """A file is whole, and no picture of a patient: a report, a dose, a segmentation."""
 
 
 class DatasetError(FedppError):

@@ -1,12 +1,10 @@
-"""From raw sequences to an encrypted dataset: split by patient, prepare, encrypt, write.
-
-Keys are not imported here: the pseudonym and the encryption functions are handed in.
-"""
+"""From raw sequences to an encrypted dataset: split by patient, prepare, encrypt, write."""
 
 import json
 import os
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -20,19 +18,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fedpp.cipher.dataset import DatasetWriter, SequenceRecord
-from fedpp.cipher.params import DomainCard
-from fedpp.config import SPLITS, Dtype
+from fedpp.config import SPLITS, Dtype, Gaps
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.preparation import prepare
+from fedpp.imaging.preparation import Values, gaps, prepare
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.imaging.splits import split_patients
+from fedpp.imaging.splits import SplitPlan
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
 
-PARALLEL_FROM = 200  # sequences: below, starting processes takes longer than they save
-AHEAD = 8  # sequences a core that are read before they are written
-
-Pseudonym = Callable[[str, str], str]
-Rows = NDArray[np.floating]
+SAMPLE = 8  # sequences that are read to estimate how long all will take
+POOL_PAYS = 6.0  # seconds of reading: below, starting processes takes longer than they save
+TOGETHER = 8  # sequences that a process reads at a time
+AHEAD = 3  # such parts a core that are read before they are written
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class IngestSummary:
     sequences: dict[str, int]  # of each split
     patients: dict[str, int]  # of each split
     classes: dict[str, int]  # sequences of each class, empty for unlabelled data
+    absent: dict[str, list[str]]  # of each split that lacks some: the classes that it has no sequence of
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the summary as values that JSON takes."""
@@ -55,90 +54,120 @@ def ingest(
     sequences: Sequence[ImageSequence],
     out: Path,
     *,
-    card: DomainCard,
-    pseudonym: Pseudonym,
-    encrypt_frames: Callable[[NDArray[np.float64]], Rows],
-    encrypt_labels: Callable[[NDArray[np.int64], int], Rows],
+    domain: KeyDomain,
     class_map: ClassMap,
     frames: int,
     height: int,
     width: int,
-    seed: int,
-    validation: float,
-    test: float,
+    plan: SplitPlan,
     dtype: Dtype,
-    progress: bool,
+    time_gaps: Gaps = "none",
+    at_rest: bool = False,
+    progress: bool = False,
 ) -> IngestSummary:
     """Write the encrypted dataset `out`, sequences in the order of their pseudonyms; all of it, or nothing.
 
-    `encrypt_frames` takes `[frames, height, width, 1]` to rows `[frames, height, width, 1, n]`,
-    `encrypt_labels` class numbers `[k]` and a number of classes to one-hot rows `[k, classes, n]`. The bar is
-    shown on a terminal only. Raises `DatasetError` if `out` exists, `RawDataError` where nothing is to write.
+    The same sequences and settings give the same dataset, byte for byte, unless it is sealed at rest. `plan` says
+    who goes into which split, if the data do not. The bar is shown on a terminal only. Raises `DatasetError` if
+    `out` exists, `RawDataError` where nothing is to write or an image cannot be read.
     """
     if not sequences:
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
+    if time_gaps != "none" and any(s.times is None for s in sequences):
+        raise RawDataError("some sequences have no times, so there are no gaps to keep: ingest without --gaps")
     splits = {s.patient: s.split for s in sequences if s.split is not None}  # of the data's own
     if not splits:
-        splits = split_patients(sequences, seed, validation, test, digest=lambda text: pseudonym("split", text))
-    named = sorted(((sequence_pseudonym(pseudonym, s), s) for s in sequences), key=lambda pair: pair[0])
+        splits = plan.assign(sequences, lambda text: domain.pseudonym("split", text))
+    named = sorted(((sequence_pseudonym(domain, s), s) for s in sequences), key=lambda pair: pair[0])
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
     numbers = [class_map.number(s.label) for _, s in named] if class_map.classes else None
+    cipher = SequenceCipher(domain, dtype)
     writer = DatasetWriter(
         out,
-        card,
+        domain.card(),
         dtype=dtype,
         frames=frames,
         height=height,
         width=width,
         channels=1,
         classes=class_map.classes,
+        gaps=time_gaps,
+        at_rest=domain.at_rest_key() if at_rest else None,
     )
     bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with writer, bar:
             images = prepared([s for _, s in named], frames, height, width)
             for position, ((name, s), values) in enumerate(zip(bar, images, strict=True)):
-                record = SequenceRecord(name, pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
-                label = None
-                if numbers is not None:
-                    label = encrypt_labels(np.array([numbers[position]]), len(class_map.classes))[0]
-                writer.add(record, encrypt_frames(values), label)
+                record = SequenceRecord(name, domain.pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
+                label = None if numbers is None else cipher.label(name, numbers[position], len(class_map.classes))
+                writer.add(record, cipher.frames(name, values), label, _gaps(s, name, frames, time_gaps, cipher))
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
-    used = Counter(numbers or ())
+    used = Counter((class_map.number(s.label), splits[s.patient]) for s in sequences if class_map.classes)
+    classes = dict(enumerate(class_map.classes))
+    absent = {
+        split: [name for number, name in classes.items() if not used[number, split]] for split in SPLITS if classes
+    }
     return IngestSummary(
         str(out),
-        card.fingerprint,
+        domain.card().fingerprint,
         (frames, height, width, 1),
         {split: sum(splits[s.patient] == split for s in sequences) for split in SPLITS},
         {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
-        {name: used[number] for number, name in enumerate(class_map.classes)},
+        {name: sum(used[number, split] for split in SPLITS) for number, name in classes.items()},
+        {split: names for split, names in absent.items() if names},
     )
 
 
-def prepared(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> Iterator[NDArray[np.float64]]:
-    """Read and prepare sequences in their order, on all cores if there are many, a bounded number ahead.
+def _gaps(
+    sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: SequenceCipher
+) -> NDArray[np.floating] | None:
+    if time_gaps == "none":
+        return None
+    values = gaps(sequence, frames)
+    return cipher.gaps(name, values) if time_gaps == "encrypted" else values
+
+
+def prepared(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> Iterator[Values]:
+    """Read and prepare sequences in their order, on all cores if it takes long, a bounded number ahead.
 
     The workers get images and no keys; the caller encrypts.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores == 1 or len(sequences) < PARALLEL_FROM:
-        yield from (prepare(sequence, frames, height, width) for sequence in sequences)
-        return
+    spent = 0.0
+    for number, sequence in enumerate(sequences):
+        if cores > 1 and number == SAMPLE and spent / SAMPLE * (len(sequences) - SAMPLE) >= POOL_PAYS:
+            yield from _on_all_cores(sequences[number:], cores, frames, height, width)
+            return
+        started = time.perf_counter()
+        values = prepare(sequence, frames, height, width)
+        spent += time.perf_counter() - started
+        yield values
+
+
+def _on_all_cores(
+    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int
+) -> Iterator[Values]:
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    waiting: deque[Future[NDArray[np.float64]]] = deque()
+    waiting: deque[Future[list[Values]]] = deque()
     try:
-        for sequence in sequences:
-            waiting.append(pool.submit(prepare, sequence, frames, height, width))
+        for first in range(0, len(sequences), TOGETHER):
+            part = sequences[first : first + TOGETHER]
+            waiting.append(pool.submit(_prepare_part, part, frames, height, width))
             if len(waiting) >= AHEAD * cores:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
     except BrokenProcessPool:
         raise RawDataError("a process that read the images ended by itself: is there enough memory?") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _prepare_part(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> list[Values]:
+    return [prepare(sequence, frames, height, width) for sequence in sequences]
 
 
 def _end_with_parent() -> None:
@@ -153,6 +182,6 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def sequence_pseudonym(pseudonym: Pseudonym, sequence: ImageSequence) -> str:
+def sequence_pseudonym(domain: KeyDomain, sequence: ImageSequence) -> str:
     """Return the pseudonym of a sequence, from patient and id in a form that no other pair has."""
-    return pseudonym("sequence", json.dumps([sequence.patient, sequence.id]))
+    return domain.pseudonym("sequence", json.dumps([sequence.patient, sequence.id]))

@@ -119,16 +119,45 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class LocalResult:
+    """The figures of a model that was trained at one site alone."""
+
+    together: Metrics  # on all sites' test splits together, as every other baseline
+    own: Metrics  # on the site's own test split
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the entry of `report.json`: the figures on all test splits, and `own_test`."""
+        return {**self.together.to_mapping(), "own_test": self.own.to_mapping()}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        figures = dict(values)
+        own = Metrics(**figures.pop("own_test"))
+        return cls(Metrics(**figures), own)
+
+
+@dataclass(frozen=True)
 class Baselines:
-    """The same task trained otherwise, on the same splits; None where it was not asked for."""
+    """The same task trained otherwise, on the same splits; None where it was not asked for.
+
+    All start from the federation's initial weights and train for its rounds and local epochs; the number of steps
+    follows from how many sequences are in one place.
+    """
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_only: Mapping[str, Metrics] | None = None  # site -> figures of the model trained there alone
+    local_only: Mapping[str, LocalResult] | None = None  # by site
 
     def to_mapping(self) -> dict[str, Any]:
         """Return those that were asked for."""
-        return {name: figures for name, figures in asdict(self).items() if figures is not None}
+        federated, central, alone = self.plaintext_federated, self.plaintext_central, self.local_only
+        entries: dict[str, Any] = {
+            "plaintext_federated": federated and federated.to_mapping(),
+            "plaintext_central": central and central.to_mapping(),
+            "local_only": None if alone is None else {site: entry.to_mapping() for site, entry in alone.items()},
+        }
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -137,8 +166,17 @@ class Baselines:
         return cls(
             _metrics(values.get("plaintext_federated")),
             _metrics(values.get("plaintext_central")),
-            None if alone is None else {site: Metrics(**figures) for site, figures in alone.items()},
+            None if alone is None else {site: LocalResult.from_mapping(entry) for site, entry in alone.items()},
         )
+
+
+@dataclass(frozen=True)
+class SharedPatients:
+    """Patients of more than one site, found by their pseudonyms; each counts once at each of its sites."""
+
+    patients: int
+    trained_and_tested: int  # of them: in training at one site and in test at another, so that a test is no test
+    central_left_out: int | None = None  # training sequences kept from the pooled baseline for that reason
 
 
 @dataclass(frozen=True)
@@ -177,6 +215,7 @@ class Report:
     final: Metrics  # on all test splits together
     confusion: Confusion
     refused: tuple[RefusedSite, ...] = ()
+    shared_patients: SharedPatients | None = None  # None where nobody may compare the sites' pseudonyms
     baselines: Baselines = field(default_factory=Baselines)
     parity: Parity | None = None
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -202,6 +241,7 @@ class Report:
                 "final": Metrics(**values["final"]),
                 "confusion": Confusion.from_mapping(values["confusion"]),
                 "refused": tuple(RefusedSite(**site) for site in values["refused"]),
+                "shared_patients": values["shared_patients"] and SharedPatients(**values["shared_patients"]),
                 "baselines": Baselines.from_mapping(values["baselines"]),
                 "parity": None if values["parity"] is None else Parity.from_mapping(values["parity"]),
                 "privacy": Privacy(**{name: tuple(lines) for name, lines in values["privacy"].items()}),
@@ -250,8 +290,27 @@ def summary(report: Report) -> str:
     if report.parity:
         difference = report.parity.max_abs_probability_difference
         lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most")
+    lines += _beside(report)
     lines += [f"  refused: {site.name}: {site.reason}" for site in report.refused]
     return "\n".join(lines)
+
+
+def _beside(report: Report) -> list[str]:
+    """Return lines on the pooled and the local baselines, and on patients of several sites."""
+    lines = []
+    if report.baselines.plaintext_central:
+        lines.append(f"  all data in one place, plaintext: AUC {_three_digits(report.baselines.plaintext_central.auc)}")
+    joined = {site.name: site.test.auc if site.test else None for site in report.sites}
+    for site, alone in (report.baselines.local_only or {}).items():
+        own = f"{_three_digits(alone.own.auc)} on its own tests (federated {_three_digits(joined.get(site))})"
+        lines.append(f"  {site} alone, plaintext: AUC {_three_digits(alone.together.auc)}, {own}")
+    shared = report.shared_patients
+    if shared and shared.patients:
+        lines.append(
+            f"  patients at several sites: {shared.patients}, "
+            f"of whom {shared.trained_and_tested} in training at one and in test at another"
+        )
+    return lines
 
 
 def _three_digits(value: float | None) -> str:

@@ -73,6 +73,7 @@ def render(record: Mapping[str, Any]) -> str:
         tested=sum(map(sum, record["confusion"]["matrix"])),
         cards=_cards(record),
         compared=_compared(record),
+        joined=_joined(record),
         patients=None if None in patients else sum(patients),
         totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
         **_judged(parity),
@@ -107,6 +108,16 @@ def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows["All data in one place, plaintext"] = baselines.get("plaintext_central")
     rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_only", {}).items()}
     return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
+
+
+def _joined(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each site its own test split's AUC, of the model trained there alone and of the federation's."""
+    alone = record["baselines"].get("local_only", {})
+    return [
+        {"label": site["name"], "alone": alone[site["name"]]["own_test"]["auc"], "federated": site["test"]["auc"]}
+        for site in record["sites"]
+        if site["name"] in alone and site["test"]
+    ]
 
 
 def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -158,7 +158,18 @@ TEMPLATE = """\
 <section aria-labelledby="hospitals">
   <h2 id="hospitals">Hospitals</h2>
   <p class="note">Sequences in each split, and the final model on each hospital's own test patients. A dash
-    means that a figure is not defined there, for instance an AUC without positive sequences.</p>
+    means that a figure is not defined there, for instance an AUC without positive sequences.
+    {% if shared_patients and shared_patients.patients %}
+    {{ shared_patients.patients }} patient{{ " is" if shared_patients.patients == 1 else "s are" }} known to more
+    than one hospital, as equal pseudonyms tell, and count{{ "s" if shared_patients.patients == 1 }} once at each.
+    {% if shared_patients.trained_and_tested %}
+    {{ shared_patients.trained_and_tested }} of them {{ "is" if shared_patients.trained_and_tested == 1 else "are" }}
+    in training at one hospital and in test at another: on them the test of a model that saw both hospitals is no
+    fair one.
+    {% else %}
+    None of them is in training at one hospital and in test at another.
+    {% endif %}
+    {% endif %}</p>
   <div class="scroll" role="region" aria-label="Hospitals" tabindex="0">
   <table>
     <thead><tr><th scope="col">Hospital</th><th scope="col" class="number">Patients</th>
@@ -190,7 +201,14 @@ TEMPLATE = """\
 {% if baselines %}
 <section aria-labelledby="baselines">
   <h2 id="baselines">Beside other ways to train</h2>
-  <p class="note">The same task on the same test patients. Plaintext means without any encryption.</p>
+  <p class="note">The same task on all hospitals' test patients. Plaintext means without any encryption. Every
+    training starts from the same weights and takes the same rounds, local epochs, batch size and learning rate; so
+    a model of all data in one place takes as many steps a round as all hospitals together.
+    {% if shared_patients and shared_patients.central_left_out %}
+    {{ shared_patients.central_left_out }} training
+    sequence{{ "" if shared_patients.central_left_out == 1 else "s" }} of patients whom another hospital tests
+    {{ "was" if shared_patients.central_left_out == 1 else "were" }} left out of it.
+    {% endif %}</p>
   <div class="scroll" role="region" aria-label="Baselines" tabindex="0">
   <table>
     <thead><tr><th scope="col">Training</th><th scope="col" class="number">Loss</th>
@@ -203,6 +221,21 @@ TEMPLATE = """\
     </tbody>
   </table>
   </div>
+  {% if joined %}
+  <h3 id="joined">What a hospital gains by joining: AUC on its own test patients</h3>
+  <div class="scroll" role="region" aria-labelledby="joined" tabindex="0">
+  <table class="narrow">
+    <thead><tr><th scope="col">Hospital</th><th scope="col" class="number">Alone, plaintext</th>
+      <th scope="col" class="number">Federated on ciphertext</th></tr></thead>
+    <tbody>
+    {% for row in joined %}
+    <tr><th scope="row">{{ row.label }}</th><td class="number">{{ row.alone | figure }}</td>
+      <td class="number">{{ row.federated | figure }}</td></tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+  {% endif %}
 </section>
 {% endif %}
 
@@ -289,6 +322,8 @@ tbody th.number { min-width: 0; }
 tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .refused td, .refused th { color: var(--warn); }
+.narrow { width: auto; }
+#joined { margin-top: 1.75rem; }
 .confusion { width: auto; }
 .confusion thead th { text-align: center; }
 .confusion th, .confusion td { min-width: 0; border: 0; }

@@ -24,7 +24,7 @@ def list_scenarios(options: argparse.Namespace) -> int:
         print(json.dumps([{"name": s.name, "description": s.description} for s in scenarios]))
     else:
         for scenario in scenarios:
-            print(f"{scenario.name:12} {scenario.description}")
+            print(f"{scenario.name:14} {scenario.description}")
     return 0
 
 
@@ -72,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     started = commands.add_parser("run", help=run.__doc__, description=run.__doc__)
     started.set_defaults(run=run)
     started.add_argument("scenario", help="a name from `list`, or a .yaml file")
-    started.add_argument("--data", type=Path, help="folder of raw data, divided among the sites by patient")
+    started.add_argument(
+        "--data",
+        type=Path,
+        help="folder of raw data: of each hospital in a folder of its own, or divided among the sites by patient",
+    )
     started.add_argument("--layout", choices=LAYOUTS)
     started.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
     started.add_argument("--seed", type=natural)
@@ -80,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     started.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
-    measured.add_argument("name", nargs="?", default="step", choices=("step",))
+    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest"))
     for command in (listed, started, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

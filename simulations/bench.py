@@ -33,8 +33,8 @@ def _step(side: int, batch: int) -> dict[str, Any]:
 
     from fedpp.cipher.components import Algebra
     from fedpp.config import NetworkSpec
-    from fedpp.keys import encryption
     from fedpp.keys.domain import KeyDomain
+    from fedpp.keys.encryption import SequenceCipher
     from fedpp.learning import models
     from fedpp.learning.initial import encrypted_initial_weights, initial_weights
     from fedpp.learning.losses import EncryptedCrossEntropy
@@ -48,8 +48,10 @@ def _step(side: int, batch: int) -> dict[str, Any]:
     frames = generator.normal(size=(batch, FRAMES, side, side, 1)).astype(np.float32)
     labels = generator.integers(2, size=batch)
     one_hot = np.eye(2, dtype=np.float32)[labels]
-    encrypted_frames = tf.constant(encryption.encrypt_values(domain, frames, "float32"))
-    encrypted_labels = tf.constant(encryption.encrypt_labels(domain, labels, 2, "float32"))
+    cipher = SequenceCipher(domain, "float32")
+    encrypted_frames = tf.constant(cipher.frames("batch", frames))
+    encrypted_labels = tf.constant(np.stack([cipher.label(str(i), int(k), 2) for i, k in enumerate(labels)]))
+    valid = tf.ones((batch, FRAMES), tf.bool)
 
     encrypted = models.encrypted(network, algebra, "float32")
     models.set_rows(encrypted, network, algebra, encrypted_initial_weights(network, 0, key))
@@ -64,11 +66,11 @@ def _step(side: int, batch: int) -> dict[str, Any]:
     twins[1].compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
     plain, target = tf.constant(frames), tf.constant(one_hot)
     steps: dict[str, Callable[[], object]] = {
-        "ciphertext": lambda: encrypted.train_on_batch(encrypted_frames, encrypted_labels),
-        "plaintext": lambda: twins[0].train_on_batch(plain, target),
+        "ciphertext": lambda: encrypted.train_on_batch((encrypted_frames, valid), encrypted_labels),
+        "plaintext": lambda: twins[0].train_on_batch((plain, valid), target),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*steps, "keras_fit")}
-    data = tf.data.Dataset.from_tensors((plain, target)).repeat(REPETITIONS)
+    data = tf.data.Dataset.from_tensors(((plain, valid), target)).repeat(REPETITIONS)
     for repetition in range(-WARM_UP, REPETITIONS):
         for name, action in steps.items():
             started = time.perf_counter()
@@ -97,4 +99,11 @@ def _progress(text: str) -> None:
         print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"step": step}
+def ingest() -> dict[str, Any]:
+    """Time the encryption of frames and whole ingests."""
+    from .bench_ingest import ingest as measure
+
+    return measure()
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"step": step, "ingest": ingest}

@@ -10,11 +10,12 @@ from random import Random
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import partition_patients
+from fedpp.imaging.visits import by_visit, of_length
 from fedpp.ingest import ingest
-from fedpp.keys import encryption, store
+from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
 
 from .phantom import write_phantom
@@ -47,27 +48,24 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     domain = _domain(scenario)
     store.create(out / "domain", domain, store.read_passphrase(passphrase_file))
     sites = []
-    for number, sequences in enumerate(raw):
-        name = f"hospital-{number + 1}"
+    names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
+    for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
         dataset = out / "sites" / name
         ingest(
             sequences,
             dataset,
-            card=domain.card(),
-            pseudonym=domain.pseudonym,
-            encrypt_frames=lambda values: encryption.encrypt_values(domain, values, scenario.dtype),
-            encrypt_labels=lambda labels, k: encryption.encrypt_labels(domain, labels, k, scenario.dtype),
+            domain=domain,
             class_map=classes,
             frames=scenario.frames,
             height=scenario.size,
             width=scenario.size,
-            seed=scenario.seed,
-            validation=scenario.validation,
-            test=scenario.test,
+            plan=scenario.plan(),
             dtype=scenario.dtype,
+            time_gaps=scenario.gaps,
             progress=True,
         )
-        sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, f"unix:{sockets / name}.sock"))
+        address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
+        sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, address))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 
@@ -80,16 +78,31 @@ def _domain(scenario: Scenario) -> KeyDomain:
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
+    """Return each site's sequences, as they are asked about, and one line that says what they are."""
     source = scenario.source(data)
-    if isinstance(source, Path):
-        sequences, recognised = read_sequences(source, scenario.layout)
-        raw = partition_patients(sequences, scenario.sites, scenario.seed)
+    choices = Choices(scenario.target, scenario.uncertain, scenario.views, scenario.series)
+    if isinstance(source, Path) and scenario.hospitals:
+        read = [read_sequences(source / name, scenario.layout, choices) for name in scenario.hospitals]
+        raw = [_asked(scenario, sequences) for sequences, _ in read]
+        lines = zip(scenario.hospitals, read, strict=True)
+        recognised = ". ".join(f"{name}: {described}" for name, (_, described) in lines)
+    elif isinstance(source, Path):
+        sequences, recognised = read_sequences(source, scenario.layout, choices)
+        raw = partition_patients(_asked(scenario, sequences), scenario.sites, scenario.seed)
     else:
         folders = write_phantom(out / "raw", hospitals=scenario.sites, **asdict(source), seed=scenario.seed)
-        raw = [read_sequences(folder, scenario.layout)[0] for folder in folders]
+        raw = [_asked(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
         described = f"{source.patients} patients each, {source.visits} visits"
         recognised = f"phantom DICOM: {scenario.sites} hospitals, {described}"
     return ([_shuffled(site, scenario.seed) for site in raw] if scenario.shuffle_labels else raw), recognised
+
+
+def _asked(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
+    """Return the sequences that the network is asked about: whole ones, or a window of visits each."""
+    if scenario.predict == "sequence":
+        return of_length(sequences, least=scenario.min_length, most=scenario.max_length)
+    window = scenario.window or scenario.frames
+    return by_visit(sequences, window=window, stride=scenario.stride, least=scenario.min_length)
 
 
 def _shuffled(sequences: Sequence[ImageSequence], seed: int) -> list[ImageSequence]:

@@ -7,13 +7,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
+from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.command import load_tensorflow
 from fedpp.config import SPLITS
 from fedpp.errors import ConfigError
-from fedpp.learning.metrics import count, metrics
-from fedpp.learning.model_file import EncryptedModel
+from fedpp.learning.metrics import metrics
 from fedpp.protocol.federation import FederationRecord
 from fedpp.report import (
     Baselines,
@@ -22,6 +20,7 @@ from fedpp.report import (
     RefusedSite,
     Report,
     RoundResult,
+    SharedPatients,
     SiteResult,
     write_report,
 )
@@ -29,6 +28,7 @@ from fedpp.report import (
 from .federation import federate, vaults
 from .hospitals import Hospitals, prepare
 from .scenario import Scenario
+from .shared_patients import shared, trained_and_tested
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
 _OURS = ("domain", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
@@ -48,17 +48,14 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         with vaults(hospitals.sites, hospitals.domain_folder, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
     federated = time.monotonic()
-    baselines, parity = Baselines(), None
-    if scenario.plaintext_federated:
-        _note(f"{scenario.name}: the plaintext twin")
-        baselines, parity = compare(scenario, hospitals, record, out / "federation" / "model.npz")
+    baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
     timing = {
         "prepare": prepared - started,
         "federate": federated - prepared,
         "compare": time.monotonic() - federated,
         "total": time.monotonic() - started,
     }
-    report = _report(scenario, hospitals, record, baselines, parity, timing)
+    report = _report(scenario, hospitals, record, baselines, parity, patients, timing)
     write_report(out, report)
     return report
 
@@ -99,59 +96,16 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
     }
 
 
-def compare(
+def _compared(
     scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path
-) -> tuple[Baselines, Parity]:
-    """Train the plaintext twin; return its test metrics, and how far the federation is from it."""
-    load_tensorflow()
-    from fedpp.cipher.dataset import EncryptedDataset
-    from fedpp.keys import encryption
-    from fedpp.learning.metrics import softmax
-    from fedpp.learning.training import EncryptedTrainer
+) -> tuple[Baselines, Parity | None, SharedPatients]:
+    if scenario.plaintext_federated or scenario.plaintext_central or scenario.local_only:
+        load_tensorflow()
+        from .baselines import compare
 
-    from .twin import PlaintextTwin, Training, moved, plaintext_sites
-
-    network = record.network
-    sites = plaintext_sites(hospitals, network)
-    training = Training(
-        scenario.rounds,
-        scenario.epochs,
-        scenario.batch_size,
-        scenario.learning_rate,
-        scenario.seed,
-        scenario.dtype,
-    )
-    twin = PlaintextTwin(network, training)
-    initial = twin.initial(hospitals.domain)
-    weights = twin.federate(sites, initial)
-    probabilities = [twin.probabilities(weights, site) for site in sites]
-    counts = [
-        count(site.labels[site.split["test"]], p[site.split["test"]])
-        for site, p in zip(sites, probabilities, strict=True)
-    ]
-
-    model = EncryptedModel.load(model_file)
-    trainer = EncryptedTrainer(network, hospitals.domain.evaluation_key(), scenario.dtype)
-    trainer.load(model.rows)
-    differences = []
-    for site, p in zip(hospitals.sites, probabilities, strict=True):
-        dataset = EncryptedDataset.open(site.dataset)
-        for split in SPLITS:
-            logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, split, scenario.batch_size))
-            differences.append(np.abs(softmax(logits) - p[dataset.indices(split)]).max(initial=0.0))
-    controls = []
-    for draw in range(scenario.control_draws):
-        _note(f"{scenario.name}: control {draw + 1} of {scenario.control_draws}")
-        other = twin.federate(sites, moved(initial, draw))
-        pairs = zip(sites, probabilities, strict=True)
-        controls.append(float(np.max([np.abs(twin.probabilities(other, s) - p).max() for s, p in pairs])))
-    decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in network.weights()]
-    parity = Parity(
-        max_abs_probability_difference=float(np.max(differences)),
-        max_abs_weight_difference=float(np.max([np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True)])),
-        control_probability_differences=tuple(controls),
-    )
-    return Baselines(plaintext_federated=metrics(sum(counts[1:], counts[0]))), parity
+        return compare(scenario, hospitals, record, model_file, lambda text: _note(f"{scenario.name}: {text}"))
+    datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
+    return Baselines(), None, SharedPatients(len(shared(datasets)), trained_and_tested(datasets))
 
 
 def _report(
@@ -160,6 +114,7 @@ def _report(
     record: FederationRecord,
     baselines: Baselines,
     parity: Parity | None,
+    patients: SharedPatients,
     timing: dict[str, float],
 ) -> Report:
     total = record.test_counts()
@@ -184,6 +139,7 @@ def _report(
         final=metrics(total),
         confusion=Confusion(hospitals.classes.classes, total.confusion),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
+        shared_patients=patients,
         baselines=baselines,
         parity=parity,
         settings={
@@ -193,6 +149,9 @@ def _report(
             "learning rate": scenario.learning_rate,
             "filters": ", ".join(map(str, scenario.filters)),
             "parameters": record.network.parameters(),
+            "predicted": f"each {scenario.predict}",
+            "split": scenario.split,
+            "time gaps": scenario.gaps,
         },
         timing=timing,
         versions={name: version(name) for name in _VERSIONS},

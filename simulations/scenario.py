@@ -4,15 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 
-from fedpp.config import DTYPES, Dtype
+from fedpp.config import LAYOUTS, Dtype, Gaps
 from fedpp.errors import ConfigError
+from fedpp.imaging.breakhis import Series
+from fedpp.imaging.chexpert import FINDINGS, Uncertain, Views
+from fedpp.imaging.splits import Method, SplitPlan
 
 FOLDER = Path(__file__).parent / "scenarios"
-_ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+_ACCEPTED: dict[object, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    bool: (bool,),
+    int | None: (type(None), int),
+    str | None: (type(None), str),
+}
 
 
 @dataclass(frozen=True)
@@ -26,19 +36,34 @@ class PhantomData:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is simulated. `phantom` is None where the data are given on the command line."""
+    """What is simulated. `phantom` is None where the data are given on the command line.
+
+    `hospitals` names folders of the data, one a site; without it the data are divided among the sites by patient.
+    """
 
     name: str
     description: str
     sites: int
     rounds: int
     phantom: PhantomData | None = None
+    hospitals: tuple[str, ...] | None = None
     layout: str = "auto"
+    target: str = "Pleural Effusion"  # CheXpert: the finding, what uncertain ones become, which views count
+    uncertain: Uncertain = "ignore"
+    views: Views = "frontal"
+    series: Series = "magnification"  # BreakHis: what a sequence is
     classes: tuple[str, ...] | None = None
     negative: str | None = None
     shuffle_labels: bool = False  # a control: nothing can be learned, so the AUC must be about 0.5
+    predict: Literal["sequence", "visit"] = "sequence"
+    window: int | None = None  # of visits up to the one that is asked about, or as many as frames
+    stride: int = 1  # every so many labelled visits
+    min_length: int = 1
+    max_length: int | None = None  # of a sequence: its last frames
     frames: int = 4
     size: int = 64
+    gaps: Gaps = "none"  # the time between frames, as a feature
+    split: Method = "stratified"
     validation: float = 0.15
     test: float = 0.25
     n: int = 2
@@ -51,6 +76,8 @@ class Scenario:
     dense: int = 64
     lstm: int = 64
     plaintext_federated: bool = True  # train the plaintext twin too, for comparison and parity
+    plaintext_central: bool = False  # and one on all sites' data in one place
+    local_only: bool = False  # and one at each site alone
     control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
 
     @classmethod
@@ -67,7 +94,7 @@ class Scenario:
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any], path: Path) -> Self:
-        values = {name.replace("-", "_"): value for name, value in values.items()}
+        values = {str(name).replace("-", "_"): value for name, value in values.items()}
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         missing = sorted({"description", "sites", "rounds"} - set(values))
@@ -79,28 +106,73 @@ class Scenario:
         try:
             if isinstance(values.get("phantom"), dict):
                 values["phantom"] = PhantomData(**values["phantom"])
-            for name in ("classes", "filters"):
-                if name in values:
+            for name in ("classes", "filters", "hospitals"):
+                if isinstance(values.get(name), list):
                     values[name] = tuple(values[name])
             return cls(**values)
         except (TypeError, ConfigError) as error:
             raise ConfigError(f"scenario {path}: {error}") from None
 
     def __post_init__(self) -> None:
-        """Refuse values of another type or out of range."""
+        """Refuse values of another type or out of range, and those that would do nothing."""
         for field in fields(self):
-            value, accepted = getattr(self, field.name), _ACCEPTED.get(field.type)
-            if accepted and type(value) not in accepted:
-                raise ConfigError(f"{_hyphens(field.name)} must be {accepted[-1].__name__}, got {value!r}")
+            self._check_type(field.name, field.type)
         least = {"seed": 0, "control_draws": 0, "dense": 1, "lstm": 1, "n": 2}
-        least |= dict.fromkeys(("sites", "rounds", "frames", "size", "epochs", "batch_size"), 1)
+        positive = ("sites", "rounds", "frames", "size", "epochs", "batch_size", "stride", "min_length")
+        least |= dict.fromkeys((*positive, "window", "max_length"), 1)
         for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{_hyphens(name)} must be at least {lowest}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ConfigError(f"{_hyphens(name)} must be at least {lowest}, got {value}")
         if not 0 < self.learning_rate < inf:
             raise ConfigError(f"learning-rate must be positive and finite, got {self.learning_rate}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        if self.target not in FINDINGS:
+            raise ConfigError(f"target must be one of {', '.join(FINDINGS)}, got {self.target!r}")
+        self.plan()
+        self._check_hospitals()
+        self._check_lengths()
+
+    def _check_type(self, name: str, kind: object) -> None:
+        value = getattr(self, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ConfigError(f"{_hyphens(name)} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        accepted = _ACCEPTED.get(kind)
+        if accepted and type(value) not in accepted:
+            raise ConfigError(f"{_hyphens(name)} must be {accepted[-1].__name__}, got {value!r}")
+        item = {"classes": str, "hospitals": str, "filters": int}.get(name)
+        if item and value is not None and not (isinstance(value, tuple) and all(type(v) is item for v in value)):
+            raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
+
+    def _check_hospitals(self) -> None:
+        if self.hospitals is None:
+            return
+        if self.phantom is not None:
+            raise ConfigError("phantom hospitals have no folders of their own: give hospitals or phantom, not both")
+        if len(self.hospitals) != self.sites or len(set(self.hospitals)) != self.sites:
+            raise ConfigError(f"hospitals must be {self.sites} different folders, one a site, got {self.hospitals}")
+        for name in self.hospitals:
+            if name in {"", ".", ".."} or Path(name).name != name or not name.isprintable():
+                raise ConfigError(f"hospitals must be names of folders in the data, got {name!r}")
+
+    def _check_lengths(self) -> None:
+        if self.predict == "visit":
+            if self.max_length is not None:
+                raise ConfigError("max-length is for predict: sequence; predict: visit has window")
+            if self.shuffle_labels:
+                raise ConfigError("shuffle-labels deals one label a patient, and visits have labels of their own")
+            if self.min_length > (self.window or self.frames):
+                raise ConfigError(f"min-length must be at most the window, got {self.min_length}")
+            return
+        if self.window is not None or self.stride != 1:
+            raise ConfigError("window and stride are for predict: visit; predict: sequence has max-length")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise ConfigError(f"max-length must be at least min-length, got {self.max_length}")
+
+    def plan(self) -> SplitPlan:
+        """Return how each site's patients are split."""
+        return SplitPlan(self.split, self.seed, self.validation, self.test)
 
     def source(self, data: Path | None) -> Path | PhantomData:
         """Return what the hospitals' data come from; raise `ConfigError` if there is nothing."""
@@ -108,8 +180,9 @@ class Scenario:
             if self.phantom is None:
                 raise ConfigError(f"scenario {self.name} has no data of its own: name a folder with --data")
             return self.phantom
-        if not data.exists():
-            raise ConfigError(f"{data} does not exist: name the folder of raw data")
+        for path in (data, *(data / name for name in self.hospitals or ())):
+            if not path.exists():
+                raise ConfigError(f"{path} does not exist: name the folder of raw data")
         return data
 
     def with_options(self, *, seed: int | None, dtype: Dtype | None, layout: str | None) -> Self:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SPLITS, Dtype, NetworkSpec
-from fedpp.imaging.preparation import prepare
+from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest import sequence_pseudonym
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import models
+from fedpp.learning.batches import Batches, Reader
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import softmax
 from fedpp.learning.optimizers import Adam
-from fedpp.learning.training import Batches, Reader
 
 from .hospitals import Hospitals
 
@@ -30,10 +30,15 @@ Values = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class PlaintextSite:
-    """One site's prepared sequences `[k, frames, height, width, channels]` in its dataset's order, and labels."""
+    """One site's prepared sequences `[k, frames, height, width, channels]` in its dataset's order, and labels.
+
+    `valid` and `gaps` are `[k, frames]`, as the encrypted dataset's.
+    """
 
     name: str
     frames: Values
+    valid: NDArray[np.bool_]
+    gaps: Values | None
     labels: NDArray[np.int64]
     split: Mapping[str, NDArray[np.int64]]
 
@@ -65,11 +70,14 @@ def _plaintext_site(
     dataset: EncryptedDataset,
     raw: Sequence[ImageSequence],
 ) -> PlaintextSite:
-    by_pseudonym = {sequence_pseudonym(hospitals.domain.pseudonym, sequence): sequence for sequence in raw}
-    ordered = [by_pseudonym[record.id] for record in dataset.manifest.sequences]
+    by_pseudonym = {sequence_pseudonym(hospitals.domain, sequence): sequence for sequence in raw}
+    ordered = [by_pseudonym[name] for name in dataset.ids(np.arange(len(dataset)))]
+    prepared = [prepare(s, network.frames, network.height, network.width) for s in ordered]
     return PlaintextSite(
         name,
-        np.stack([prepare(s, network.frames, network.height, network.width) for s in ordered]),
+        np.stack([pad(values, network.frames) for values in prepared]),
+        np.stack([np.arange(network.frames) < len(values) for values in prepared]),
+        np.stack([pad(gaps(s, network.frames), network.frames) for s in ordered]) if network.gaps else None,
         np.array([hospitals.classes.number(s.label) for s in ordered]),
         {split: dataset.indices(split) for split in SPLITS},
     )
@@ -109,25 +117,30 @@ class PlaintextTwin:
     def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
         """Return `[k, classes]` for all of a site's sequences."""
         self.model.set_weights(weights)
-        data = Batches([self._frames(site)], np.arange(len(site.labels)), self.training.batch_size, None)
-        return softmax(self.model.predict(data, verbose=0).astype(np.float64))
+        data = Batches(self._inputs(site), None, np.arange(len(site.labels)), self.training.batch_size)
+        return softmax(data.predict(self.model).astype(np.float64))
 
     def _train(self, site: PlaintextSite, weights: Sequence[Values], round_: int) -> list[Values]:
         self.model.set_weights(weights)
         self.model.optimizer.restart()
         one_hot = np.eye(self.network.classes, dtype=self.training.dtype)
         data = Batches(
-            [self._frames(site), lambda i: one_hot[site.labels[i]]],
+            self._inputs(site),
+            lambda i: one_hot[site.labels[i]],
             site.split["train"],
             self.training.batch_size,
             (self.training.seed, round_),
         )
-        self.model.fit(data, epochs=self.training.epochs, shuffle=False, verbose=0)
+        data.fit(self.model, self.training.epochs)
         trained: list[Values] = self.model.get_weights()
         return trained
 
-    def _frames(self, site: PlaintextSite) -> Reader:
-        return lambda i: site.frames[i].astype(self.training.dtype)
+    def _inputs(self, site: PlaintextSite) -> list[Reader]:
+        """Return the readers of the network's inputs."""
+        dtype = self.training.dtype
+        inputs: list[Reader] = [lambda i: site.frames[i].astype(dtype), lambda i: site.valid[i]]
+        times = site.gaps
+        return inputs if times is None else [*inputs, lambda i: times[i].astype(dtype)]
 
 
 def moved(weights: Sequence[Values], seed: int) -> list[Values]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig
+from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig, Task
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -37,12 +38,13 @@ from fedpp.protocol.vault_client import SiteInfo, VaultClient
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
+AT_REST_KEY = "domain.rest"
 FAILED = "it failed: its own log says where"
 # What the coordinator is told of errors whose text may hold paths of the hospital.
 REASONS: Mapping[type[FedppError], str] = {
     ConfigError: "its settings do not fit: its own log says which",
     DatasetError: "its dataset cannot be read: its own log says why",
-    KeyFileError: "its evaluation key cannot be read: its own log says why",
+    KeyFileError: "its keys cannot be read: its own log says why",
     VaultError: "its vault does not answer, or refuses: its own log says why",
 }
 
@@ -84,11 +86,15 @@ def site_config(context: Context) -> SiteConfig:
 @app.query(wire.DESCRIBE)
 @answering
 def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
-    """Answer the site's description, after checking that key, dataset and vault belong together."""
+    """Answer the site's description, after checking that key, dataset and vault belong together.
+
+    Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
+    """
     key, dataset = _open(site)
     with VaultClient(site.vault) as vault:
         info = vault.info()
     _require_one_site(key, dataset, info, site)
+    dataset.verify()
     description = SiteDescription(
         name=site.name,
         domain=key.domain,
@@ -98,6 +104,7 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
         width=info.width,
         channels=info.channels,
         classes=info.classes,
+        gaps=info.gaps,
         sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
@@ -145,7 +152,10 @@ def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 
 def _open(site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
-    return EvaluationKey.load(site.evaluation_key), EncryptedDataset.open(site.dataset)
+    dataset = EncryptedDataset.open(site.dataset)
+    if dataset.manifest.at_rest:  # its key lies beside the evaluation key
+        dataset = EncryptedDataset.open(site.dataset, AtRestKey.load(site.evaluation_key.with_name(AT_REST_KEY)))
+    return EvaluationKey.load(site.evaluation_key), dataset
 
 
 def _require_one_site(key: EvaluationKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
@@ -171,13 +181,8 @@ def _open_for(request: wire.Request, site: SiteConfig) -> tuple[EvaluationKey, E
             f"site {site.name} belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
-    m, network = dataset.manifest, request.network
-    held = (m.frames, m.height, m.width, m.channels, len(m.classes))
-    asked = (network.frames, network.height, network.width, network.channels, network.classes)
-    if asked != held:
-        raise FederationError(
-            f"the network is for {asked} (frames, height, width, channels, classes), the data of {site.name} are {held}"
-        )
+    if misfit := request.network.misfit(Task.of(dataset.manifest)):
+        raise FederationError(f"site {site.name}: {misfit}")
     return key, dataset
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, NetworkSpec
+from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, NetworkSpec, Task
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, FedppError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -75,8 +75,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         del request
         with answering("Info", context):
             m = self._dataset.manifest
-            records = {split: [s for s in m.sequences if s.split == split] for split in SPLITS}
-            _log.info("Info: %d sequences", len(m.sequences))
+            _log.info("Info: %d sequences", len(self._dataset))
             return vault_pb2.InfoReply(
                 domain=m.domain,
                 dataset=m.fingerprint,
@@ -85,8 +84,9 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 width=m.width,
                 channels=m.channels,
                 classes=m.classes,
-                sequences={split: len(sequences) for split, sequences in records.items()},
-                patients={split: len({s.patient for s in sequences}) for split, sequences in records.items()},
+                gaps=m.gaps,
+                sequences=self._dataset.counts(),
+                patients=self._dataset.patients(),
                 dtype=m.dtype,
                 card=self._domain.card().to_json(),
             )
@@ -124,13 +124,8 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             )
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
-        m = self._dataset.manifest
-        task = (m.frames, m.height, m.width, m.channels, len(m.classes))
-        asked = (network.frames, network.height, network.width, network.channels, network.classes)
-        if asked != task:
-            raise VaultError(
-                f"the network is for {asked} (frames, height, width, channels, classes), the data are {task}"
-            )
+        if misfit := network.misfit(Task.of(self._dataset.manifest)):
+            raise VaultError(misfit)
         if network.parameters() > MOST_PARAMETERS:
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
         return network
@@ -171,8 +166,13 @@ def serve(
     ready: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve at `unix:PATH` until `stop` is set, or SIGTERM or SIGINT comes; the socket is removed then."""
-    service, path = VaultService(domain, dataset), _socket_path(address)
+    """Serve at `unix:PATH` until `stop` is set, or SIGTERM or SIGINT comes; the socket is removed then.
+
+    Every byte of the dataset is read before: raises `DatasetError` that names a damaged shard.
+    """
+    service = VaultService(domain, dataset)
+    dataset.verify()
+    path = _socket_path(address)
     stopping = stop or threading.Event()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,14 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
-from fedpp.config import NetworkSpec
+from fedpp.config import Gaps, NetworkSpec
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -43,17 +43,31 @@ def loaded(sequences: list[ImageSequence]) -> list[ImageSequence]:
     return sequences
 
 
-def write_dataset(path: Path, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]) -> EncryptedDataset:
-    """Write the tiny dataset, in float64, under a domain."""
+def write_dataset(
+    path: Path,
+    domain: KeyDomain,
+    plaintext: tuple[np.ndarray, np.ndarray],
+    *,
+    lengths: Sequence[int] = (2,) * len(SPLIT),
+    gaps: Gaps = "none",
+    times: np.ndarray | None = None,
+    sealed: bool = False,
+) -> EncryptedDataset:
+    """Write the tiny dataset, in float64, under a domain: the first `lengths` of the frames and `times` `[11, 2]`."""
     frames, labels = plaintext
+    classes, at_rest = ("no", "yes"), domain.at_rest_key() if sealed else None
+    cipher = encryption.SequenceCipher(domain, "float64")
+    shape = {"frames": 2, "height": 8, "width": 8, "channels": 1}
     with DatasetWriter(
-        path, domain.card(), dtype="float64", frames=2, height=8, width=8, channels=1, classes=("no", "yes")
+        path, domain.card(), dtype="float64", **shape, classes=classes, gaps=gaps, at_rest=at_rest
     ) as writer:
-        for i, split in enumerate(SPLIT):
-            record = SequenceRecord(f"{i:032x}", f"{100 + i:032x}", 2, split)
-            label = encryption.encrypt_labels(domain, labels[i : i + 1], 2, "float64")[0]
-            writer.add(record, encryption.encrypt_values(domain, frames[i], "float64"), label)
-    return EncryptedDataset.open(path)
+        for i, (split, length) in enumerate(zip(SPLIT, lengths, strict=True)):
+            name = f"{i:032x}"
+            record = SequenceRecord(name, f"{100 + i:032x}", length, split)
+            kept = None if times is None else times[i, :length]
+            rows = cipher.gaps(name, kept) if kept is not None and gaps == "encrypted" else kept
+            writer.add(record, cipher.frames(name, frames[i, :length]), cipher.label(name, labels[i], 2), rows)
+    return EncryptedDataset.open(path, at_rest)
 
 
 @pytest.fixture

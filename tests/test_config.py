@@ -1,11 +1,13 @@
 """The settings of a run."""
 
+import json
 import tomllib
+from dataclasses import dataclass, replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
-from fedpp.config import NetworkSpec, RunConfig
+from fedpp.config import NetworkSpec, RunConfig, Task
 from fedpp.errors import ConfigError
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -39,3 +41,74 @@ def test_values_out_of_range_are_refused(name: str, value: object):
     """What cannot be run is refused, with its name and the value."""
     with pytest.raises(ConfigError, match=f"run setting {name} .*{value}"):
         RunConfig.from_mapping({**DEFAULTS, name: value})
+
+
+TASK = Task(2, 8, 8, 1, ("no", "yes"), gaps=False)
+
+
+@pytest.mark.parametrize("network", [TINY, replace(TINY, gaps=True)])
+def test_a_network_survives_its_json(network: NetworkSpec):
+    """It is read as it was."""
+    assert NetworkSpec.from_json(network.to_json()) == network
+
+
+def test_a_network_from_before_gaps_has_none():
+    """Models and records of that time are read."""
+    values = json.loads(TINY.to_json())
+    del values["gaps"]
+    assert NetworkSpec.from_json(json.dumps(values)) == replace(TINY, gaps=False)
+
+
+@pytest.mark.parametrize("gaps", [1, "true", None, []])
+def test_gaps_are_true_or_false(gaps: object):
+    """A network's JSON comes from another machine: what only passes for true is refused."""
+    with pytest.raises(ConfigError, match="gaps or not, true or false"):
+        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), "gaps": gaps}))
+
+
+def test_gaps_are_one_more_input_of_the_lstm():
+    """Both directions' kernels have one more row, and all else is the same."""
+    without, with_ = ({w.name: w.shape for w in n.weights()} for n in (TINY, replace(TINY, gaps=True)))
+    assert with_ == {**without, "forward/kernel": (6, 16), "backward/kernel": (6, 16)}
+
+
+def test_a_task_is_what_data_say_of_themselves():
+    """Public and encrypted gaps are one task, none another; the network for a task fits it."""
+
+    @dataclass(frozen=True)
+    class Data:
+        frames: int = 2
+        height: int = 8
+        width: int = 8
+        channels: int = 1
+        classes: tuple[str, ...] = ("no", "yes")
+        gaps: str = "none"
+
+    assert Task.of(Data()) == TASK
+    assert Task.of(Data(gaps="public")) == Task.of(Data(gaps="encrypted")) == replace(TASK, gaps=True)
+    for task in (TASK, replace(TASK, gaps=True)):
+        network = NetworkSpec.of(task, TINY.filters, TINY.kernel, TINY.dense, TINY.lstm)
+        assert network == replace(TINY, gaps=task.gaps)
+        assert network.misfit(task) is None
+    assert NetworkSpec.of(Task(4, 64, 64, 1, ("a", "b"), gaps=False)) == NetworkSpec(4, 64, 64, 1, 2)
+
+
+def test_unlabelled_data_fit_a_network_of_any_classes():
+    """They can be predicted; their shape must fit all the same."""
+    unlabelled = replace(TASK, classes=())
+    assert replace(TINY, classes=5).misfit(unlabelled) is None
+    assert "0 classes" in str(replace(TINY, frames=3).misfit(unlabelled))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*({name: 16} for name in ("frames", "height", "width", "channels", "classes")), {"gaps": True}],
+)
+def test_a_misfit_names_both_sides(change: dict[str, int]):
+    """The line says what the network is for, and what the data are."""
+    network = replace(TINY, **change)
+    shape = f"{network.frames} frames of {network.height} x {network.width} x {network.channels}"
+    assert network.misfit(TASK) == (
+        f"the network is for {shape}, {'with' if network.gaps else 'without'} time gaps, {network.classes} classes; "
+        "the data are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes)"
+    )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from fedpp.config import SPLITS
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.preparation import prepare
+from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
-from fedpp.imaging.splits import split_patients
+from fedpp.imaging.splits import SplitPlan
 from fedpp.ingest import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 
+PLAN = SplitPlan("stratified", 0, validation=0.2, test=0.3)
 COHORT = {f"patient-{i}": "ill" if i % 2 else "well" for i in range(12)}
 
 
@@ -44,70 +45,65 @@ def sequences() -> list[ImageSequence]:
 def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes: object) -> IngestSummary:
     """Ingest with settings of a small dataset, changed as the test wants."""
     settings = {
-        "card": domain.card(),
-        "pseudonym": domain.pseudonym,
-        "encrypt_frames": lambda values: encryption.encrypt_values(domain, values, "float64"),
-        "encrypt_labels": lambda labels, k: encryption.encrypt_labels(domain, labels, k, "float64"),
+        "domain": domain,
         "class_map": ClassMap.choose(sequences, ("well", "ill"), None) if sequences else ClassMap(()),
         "frames": 3,
         "height": 6,
         "width": 8,
-        "seed": 0,
-        "validation": 0.2,
-        "test": 0.3,
+        "plan": PLAN,
         "dtype": "float64",
-        "progress": False,
     }
     return ingest(sequences, out, **{**settings, **changes})
 
 
 def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Path, domain: KeyDomain):
     """Every sequence comes back under its pseudonym, with its own frames, label, length, patient and split."""
-    run(sequences, tmp_path / "out", domain, seed=3)
+    plan = replace(PLAN, seed=3)
+    run(sequences, tmp_path / "out", domain, plan=plan)
     dataset = EncryptedDataset.open(tmp_path / "out")
     dataset.verify()
-    splits = split_patients(sequences, 3, validation=0.2, test=0.3, digest=lambda text: domain.pseudonym("split", text))
+    splits = plan.assign(sequences, lambda text: domain.pseudonym("split", text))
     frames = encryption.decrypt(domain, dataset.frames(np.arange(24)))
     labels = encryption.decrypt(domain, dataset.labels(np.arange(24))).round().argmax(axis=1)
-    raw = {sequence_pseudonym(domain.pseudonym, s): s for s in sequences}
-    assert {record.id for record in dataset.manifest.sequences} == set(raw)
-    for position, record in enumerate(dataset.manifest.sequences):
-        s = raw[record.id]
+    raw = {sequence_pseudonym(domain, s): s for s in sequences}
+    names = dataset.ids(np.arange(24))
+    assert set(names) == set(raw)
+    for position, (name, record) in enumerate(zip(names, dataset.sequences, strict=True)):
+        s = raw[name]
         np.testing.assert_allclose(frames[position], prepare(s, 3, 6, 8), atol=1e-10)
         assert ("well", "ill")[labels[position]] == s.label
-        assert record.length == len(s.frames)
-        assert record.patient == domain.pseudonym("patient", s.patient)
-        assert record.split == splits[s.patient]
+        assert record["length"] == len(s.frames)
+        assert record["patient"].decode() == domain.pseudonym("patient", s.patient)
+        assert SPLITS[record["split"]] == splits[s.patient]
 
 
 def test_a_patient_is_in_one_split(sequences, tmp_path: Path, domain: KeyDomain):
     """Both sequences of each patient are in the same split, and no split is empty."""
     run(sequences, tmp_path / "out", domain)
-    splits: dict[str, set[str]] = {}
-    for record in EncryptedDataset.open(tmp_path / "out").manifest.sequences:
-        splits.setdefault(record.patient, set()).add(record.split)
-    assert len(splits) == 12
-    assert all(len(found) == 1 for found in splits.values())
-    assert set.union(*splits.values()) == {"train", "validation", "test"}
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    patients = [set(dataset.sequences["patient"][dataset.indices(split)]) for split in SPLITS]
+    assert all(patients)
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 12
 
 
 def test_the_order_on_disk_is_that_of_pseudonyms(sequences, tmp_path: Path, domain: KeyDomain):
     """Neither the order of the files nor that of the patients can be read off the dataset."""
     run(sequences, tmp_path / "out", domain)
-    names = [record.id for record in EncryptedDataset.open(tmp_path / "out").manifest.sequences]
+    names = EncryptedDataset.open(tmp_path / "out").ids(np.arange(24))
     assert names == sorted(names)
-    assert names != [sequence_pseudonym(domain.pseudonym, s) for s in sequences]
+    assert names != [sequence_pseudonym(domain, s) for s in sequences]
 
 
 def test_the_summary_counts(sequences, tmp_path: Path, domain: KeyDomain):
     """The summary agrees with the manifest, survives JSON, and holds no identifier."""
     summary = run(sequences, tmp_path / "out", domain)
-    manifest = EncryptedDataset.open(tmp_path / "out").manifest
-    assert summary.sequences == Counter(record.split for record in manifest.sequences)
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    assert summary.sequences == dataset.counts()
+    assert summary.patients == dataset.patients()
     assert summary.patients == {split: count // 2 for split, count in summary.sequences.items()}
     assert summary.classes == {"well": 12, "ill": 12}
     assert summary.shape == (3, 6, 8, 1)
-    assert summary.domain == manifest.domain == domain.card().fingerprint
+    assert summary.domain == dataset.manifest.domain == domain.card().fingerprint
     mapping = summary.to_mapping()
     assert json.loads(json.dumps(mapping)) == mapping
     assert "patient-" not in json.dumps(mapping)
@@ -123,21 +119,29 @@ def test_unlabelled_data_are_ingested(sequences, tmp_path: Path, domain: KeyDoma
 def test_pseudonyms_of_different_pairs_differ(domain: KeyDomain):
     """Patient "a" with sequence "b/c", and patient "a/b" with sequence "c", have different pseudonyms."""
     pairs = [("a", "bc"), ("ab", "c"), ("a,", "b"), ("a", ",b"), ('a", "b', "c"), ("a", 'b", "c')]
-    names = {sequence_pseudonym(domain.pseudonym, ImageSequence(name, who, None, ())) for who, name in pairs}
+    names = {sequence_pseudonym(domain, ImageSequence(name, who, None, ())) for who, name in pairs}
     assert len(names) == len(pairs)
 
 
+class Failing(Sequence[np.ndarray]):
+    """Three frames that cannot be read."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: object) -> np.ndarray:
+        raise self.error
+
+
 def test_a_failure_leaves_nothing(sequences, tmp_path: Path, domain: KeyDomain):
-    """When encryption fails at the last sequence, neither the dataset nor a part of it is left."""
-    left = iter(range(23))
-
-    def failing(values: np.ndarray) -> np.ndarray:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return encryption.encrypt_values(domain, values, "float64")
-
+    """When the last sequence cannot be read, neither the dataset nor a part of it is left."""
+    last = max(range(24), key=lambda i: sequence_pseudonym(domain, sequences[i]))
+    sequences[last] = replace(sequences[last], frames=Failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        run(sequences, tmp_path / "out", domain, encrypt_frames=failing)
+        run(sequences, tmp_path / "out", domain)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,13 +155,10 @@ def test_a_failure_leaves_nothing(sequences, tmp_path: Path, domain: KeyDomain):
 )
 def test_bad_sequences_are_refused_before_work_starts(sequences, tmp_path, domain, change, error, message):
     """No sequence, the same one twice, or a label outside the classes: refused, and nothing is encrypted."""
-
-    def untouched(values: np.ndarray) -> np.ndarray:
-        raise AssertionError(values.shape)
-
+    untouched = [replace(s, frames=Failing(AssertionError())) for s in sequences]
     class_map = ClassMap(("well", "ill"))
     with pytest.raises(error, match=message) as refused:
-        run(change(sequences), tmp_path / "out", domain, class_map=class_map, encrypt_frames=untouched)
+        run(change(untouched), tmp_path / "out", domain, class_map=class_map)
     assert "patient-" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -198,8 +199,8 @@ def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     """Worker processes give the same images in the same order, and say which file they cannot read."""
     sequences = file_sequences(tmp_path)
     serial = list(pipeline.prepared(sequences, 1, 5, 5))
-    monkeypatch.setattr(pipeline, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(pipeline, "AHEAD", 1)
+    for name, value in (("SAMPLE", 1), ("POOL_PAYS", 0.0), ("TOGETHER", 2), ("AHEAD", 1)):
+        monkeypatch.setattr(pipeline, name, value)
     monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
     np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5)), serial)
     assert multiprocessing.active_children() == []
@@ -217,11 +218,12 @@ from fedpp.imaging.images import read_image
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 
 if __name__ == "__main__":
-    ingest.PARALLEL_FROM, ingest.os.sched_getaffinity = 1, lambda _: {0, 1}
+    ingest.SAMPLE, ingest.POOL_PAYS, ingest.os.sched_getaffinity = 1, 0.0, lambda _: {0, 1}
     one = ImageSequence("s", "p", None, FrameFiles([FrameFile(Path(sys.argv[1]), 1, read_image)]))
     for _ in ingest.prepared([one] * 100, 1, 5, 5):
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        time.sleep(60)
+        if workers := [child.pid for child in multiprocessing.active_children()]:
+            print(*workers, flush=True)
+            time.sleep(60)
 """
 
 
@@ -248,6 +250,76 @@ def test_splits_of_the_data_are_kept(sequences, tmp_path: Path, domain: KeyDomai
     """Where the data assign a split, nothing is drawn."""
     given = {s.patient: SPLITS[i % 3] for i, s in enumerate(sequences)}
     run([replace(s, split=given[s.patient]) for s in sequences], tmp_path / "out", domain)
-    records = EncryptedDataset.open(tmp_path / "out").manifest.sequences
-    pseudonyms = {domain.pseudonym("patient", patient): split for patient, split in given.items()}
-    assert {record.patient: record.split for record in records} == pseudonyms
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    for split in SPLITS:
+        expected = {domain.pseudonym("patient", patient).encode() for patient, s in given.items() if s == split}
+        assert set(dataset.sequences["patient"][dataset.indices(split)]) == expected
+
+
+def test_a_new_patient_moves_nobody(sequences, tmp_path: Path, domain: KeyDomain):
+    """With hashed splits every patient of a first ingest is where he was after ten more have come."""
+    plan = SplitPlan("hashed")
+    more = [replace(sequences[i], patient=f"new-{i}") for i in range(10)]
+    for name, all_of_them in (("old", sequences), ("new", [*more, *sequences])):
+        run(all_of_them, tmp_path / name, domain, plan=plan)
+    old, new = (EncryptedDataset.open(tmp_path / name).sequences for name in ("old", "new"))
+    after = dict(zip(new["id"], new["split"], strict=True))
+    assert len(after) == 34
+    assert all(after[row["id"]] == row["split"] for row in old)
+
+
+def test_the_same_images_give_the_same_dataset(sequences, tmp_path: Path, domain: KeyDomain):
+    """A second ingest, in another order of the input, writes the same bytes."""
+    for name, all_of_them in (("first", sequences), ("second", sequences[::-1])):
+        run(all_of_them, tmp_path / name, domain)
+    files = {name: {f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("first", "second")}
+    assert files["first"] == files["second"]
+
+
+def test_short_sequences_are_padded(sequences, tmp_path: Path, domain: KeyDomain):
+    """With more frames asked for than there are, all are there, unrepeated, and the rest is zero and not valid."""
+    run(sequences, tmp_path / "out", domain, frames=7)
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    raw = {sequence_pseudonym(domain, s): s for s in sequences}
+    everything = np.arange(24)
+    rows, valid = dataset.frames(everything), dataset.valid(everything)
+    for position, name in enumerate(dataset.ids(everything)):
+        length = len(raw[name].frames)
+        assert valid[position].tolist() == [True] * length + [False] * (7 - length)
+        prepared = prepare(raw[name], 7, 6, 8)
+        np.testing.assert_allclose(encryption.decrypt(domain, rows[position, :length]), prepared, atol=1e-10)
+        np.testing.assert_array_equal(rows[position, length:], 0)
+
+
+@pytest.mark.parametrize("kind", ["public", "encrypted"])
+def test_time_gaps_are_kept(sequences, tmp_path: Path, domain: KeyDomain, kind: str):
+    """The time between the chosen frames is kept, in clear or as ciphertext, of every sequence or of none."""
+    with pytest.raises(RawDataError, match="have no times"):
+        run(sequences, tmp_path / "out", domain, time_gaps=kind)
+    timed = [replace(s, times=tuple(float(i * i) for i in range(len(s.frames)))) for s in sequences]
+    run(timed, tmp_path / "out", domain, time_gaps=kind)
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    values = dataset.gaps(np.arange(24))
+    found = encryption.decrypt(domain, values) if kind == "encrypted" else values
+    raw = {sequence_pseudonym(domain, s): s for s in timed}
+    for position, name in enumerate(dataset.ids(np.arange(24))):
+        np.testing.assert_allclose(found[position], gaps(raw[name], 3), atol=1e-12)
+    assert np.ptp(found[:, 2]) > 0
+
+
+def test_a_sealed_dataset_holds_the_same(sequences, tmp_path: Path, domain: KeyDomain):
+    """Sealed at rest, frames and labels are those of the open dataset."""
+    run(sequences, tmp_path / "open", domain)
+    run(sequences, tmp_path / "sealed", domain, at_rest=True)
+    plain = EncryptedDataset.open(tmp_path / "open")
+    sealed = EncryptedDataset.open(tmp_path / "sealed", domain.at_rest_key())
+    np.testing.assert_array_equal(sealed.frames(np.arange(24)), plain.frames(np.arange(24)))
+    np.testing.assert_array_equal(sealed.labels(np.arange(24)), plain.labels(np.arange(24)))
+
+
+def test_absent_classes_are_told(sequences, tmp_path: Path, domain: KeyDomain):
+    """A split without a sequence of some class is named in the summary."""
+    assert run(sequences, tmp_path / "a", domain).absent == {}
+    given = {patient: "train" if label == "ill" else "test" for patient, label in COHORT.items()}
+    summary = run([replace(s, split=given[s.patient]) for s in sequences], tmp_path / "b", domain)
+    assert summary.absent == {"train": ["well"], "validation": ["well", "ill"], "test": ["ill"]}

@@ -17,10 +17,12 @@ from fedpp.learning.metrics import Metrics
 from fedpp.report import (
     Baselines,
     Confusion,
+    LocalResult,
     Parity,
     RefusedSite,
     Report,
     RoundResult,
+    SharedPatients,
     SiteResult,
     load_report,
     summary,
@@ -59,7 +61,10 @@ REPORT = Report(
     final=FINAL,
     confusion=Confusion(("stable", "growing"), ((36, 4), (5, 27))),
     refused=(RefusedSite("far", "another key domain"),),
-    baselines=Baselines(plaintext_federated=TWIN, local_only={"north": UNDEFINED}),
+    shared_patients=SharedPatients(6, 2),
+    baselines=Baselines(
+        TWIN, local_only={"north": LocalResult(replace(FINAL, auc=0.8111), replace(FINAL, auc=0.8222))}
+    ),
     parity=Parity(3.1e-4, 8.8e-5, (4e-4, 9e-4)),
     settings={"batch-size": 16},
     timing={"total_seconds": 190.0},
@@ -123,12 +128,21 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
     assert set(record["final"]) == METRICS | {"loss"}
     assert record["final"]["auc"] == 0.931
     assert set(record["baselines"]) == {"plaintext_federated", "local_only"}
+    assert set(record["baselines"]["plaintext_federated"]) == METRICS | {"loss"}
+    assert set(record["baselines"]["local_only"]["north"]) == METRICS | {"loss", "own_test"}
+    assert set(record["baselines"]["local_only"]["north"]["own_test"]) == METRICS | {"loss"}
+    assert record["shared_patients"] == {"patients": 6, "trained_and_tested": 2, "central_left_out": None}
     assert record["parity"]["max_abs_probability_difference"] == 3.1e-4
     assert record["parity"]["max_abs_weight_difference"] == 8.8e-5
 
 
 @pytest.mark.parametrize(
-    "report", [REPORT, replace(REPORT, baselines=Baselines(), parity=None, refused=(), mode="deployment")]
+    "report",
+    [
+        REPORT,
+        replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(1, 1, 3)),
+        replace(REPORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
+    ],
 )
 def test_a_report_returns_from_its_record(report: Report, tmp_path: Path) -> None:
     """Reading `report.json` gives the report that was written."""
@@ -210,6 +224,10 @@ def test_page_tells_the_figures(tmp_path: Path) -> None:
         "far Refused: another key domain",
         "All admitted – 130 30 72 0.931",  # noqa: RUF001
         "Federated in plaintext (twin) 0.312 0.929",
+        "north alone, plaintext 0.312 0.811",
+        "Hospital Alone, plaintext Federated on ciphertext north 0.822 0.931 Time",
+        "6 patients are known to more than one hospital, as equal pseudonyms tell, and count once at each.",
+        "2 of them are in training at one hospital and in test at another",
         "true growing 5 16 % 27 84 %",
         "Largest difference of a predicted probability 3.1 × 10⁻⁴",  # noqa: RUF001  a times sign
         "Batch size 16",
@@ -243,6 +261,30 @@ def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
     html, page = page_of(report, tmp_path)
     assert "<script" not in html
     assert f"{evil} Refused: {evil}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [
+        (SharedPatients(1, 0), ["1 patient is known to", "counts once at each. None of them is in training"]),
+        (SharedPatients(3, 1, 1), ["1 of them is in training", "1 training sequence of patients whom", "was left out"]),
+        (SharedPatients(3, 2, 7), ["2 of them are in training", "7 training sequences of", "were left out of it"]),
+        (SharedPatients(0, 0, 0), []),
+        (None, []),
+    ],
+)
+def test_page_tells_of_patients_at_several_hospitals(shared: SharedPatients | None, words: list[str], tmp_path: Path):
+    """Their number, and what it means for the tests, stand there if there are any, and nothing otherwise."""
+    _, page = page_of(replace(REPORT, shared_patients=shared), tmp_path)
+    assert all(part in page.text for part in words)
+    assert ("more than one hospital" in page.text) == bool(words)
+
+
+def test_page_compares_all_data_in_one_place(tmp_path: Path) -> None:
+    """The pooled baseline has a row; without local models there is no table of what a hospital gains."""
+    _, page = page_of(replace(REPORT, baselines=Baselines(plaintext_central=TWIN)), tmp_path)
+    assert "All data in one place, plaintext 0.312 0.929" in page.text
+    assert "What a hospital gains" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -350,7 +392,12 @@ def test_summary_tells_final_figures() -> None:
         "F1",
         "AUC",
     ]
+    assert "  north alone, plaintext: AUC 0.811, 0.822 on its own tests (federated 0.931)" in lines
+    assert "  patients at several sites: 6, of whom 2 in training at one and in test at another" in lines
     assert "AUC         not defined" in summary(replace(REPORT, final=UNDEFINED, baselines=Baselines()))
+    pooled = summary(replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(0, 0)))
+    assert "  all data in one place, plaintext: AUC 0.929" in pooled.splitlines()
+    assert "several sites" not in pooled
 
 
 def test_report_loads_quickly() -> None:

@@ -67,6 +67,10 @@ class Algebra:
             return ((slots[0] + slots[1]) * 0.5, (slots[0] - slots[1]) * (0.5 / self._root_d))
         return self._map(slots, self._basis)
 
+    def public(self, values: Tensor) -> Ciphertext:
+        """Return the ciphertext of public numbers, whose row is `m (1, .., 1) SK`. Law: every slot is the number."""
+        return self.from_slots((values,) * self.n)
+
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: the maps are the key."""
         raise TypeError("an algebra is not pickled or copied: make it again from its evaluation key")

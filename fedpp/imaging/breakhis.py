@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 Series = Literal["magnification", "slide"]
 
@@ -42,18 +42,19 @@ class _Image:
     file: Path
 
 
-def read_breakhis(root: Path, *, series: Series = "magnification") -> list[ImageSequence]:
+def read_breakhis(root: Path, *, series: Series = "magnification", refuse: Refuse = refuse) -> list[ImageSequence]:
     """Return the slides' images below `root` by their numbers, which is not an order of time.
 
     A sequence is a slide at one magnification, or a whole slide, its magnifications one after the other. The
     patient is the slide: a slide filed under two diagnoses is two sequences of one patient. Slides that are
     lettered sections of one case (14-21998AB, 14-21998CD) are patients of their own, as the source counts them.
-    Raises `ConfigError` for an unknown series, `RawDataError` where names do not fit.
+    A file of an unknown type, or with the name of another, goes to `refuse`, and is left out if that returns.
+    Raises `ConfigError` for an unknown series, `RawDataError` where there is no image.
     """
     if series not in get_args(Series):
         raise ConfigError(f"series must be one of {', '.join(get_args(Series))}, got {series!r}")
     by_slide = series == "slide"
-    images = sorted(_images(root))
+    images = sorted(_images(root, refuse))
     groups = groupby(images, key=lambda image: (image.slide, image.type, 0 if by_slide else image.magnification))
     return [
         ImageSequence(
@@ -71,7 +72,7 @@ def is_breakhis(root: Path) -> bool:
     return any(_NAME.fullmatch(file.name) for file in root.rglob("SOB_*"))
 
 
-def _images(root: Path) -> list[_Image]:
+def _images(root: Path, refuse: Refuse) -> list[_Image]:
     """Return the images below `root`; other files are passed over."""
     images: dict[tuple[str, ...], _Image] = {}
     for file in sorted(root.rglob("*")):
@@ -80,10 +81,11 @@ def _images(root: Path) -> list[_Image]:
             continue
         kind, slide, magnification, number = key = name.groups()
         if kind not in TYPES:
-            raise RawDataError(f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}")
-        if key in images:
-            raise RawDataError(f"{file} and {images[key].file} are the same image: remove one of them")
-        images[key] = _Image(slide, kind, int(magnification), int(number), file)
+            refuse(file, RawDataError(f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}"))
+        elif key in images:
+            refuse(file, RawDataError(f"{file} and {images[key].file} are the same image: remove one of them"))
+        else:
+            images[key] = _Image(slide, kind, int(magnification), int(number), file)
     if not images:
         raise RawDataError(f"{root} holds no image named like SOB_B_TA-14-4659-40-001.png: choose BreakHis' folder")
     return list(images.values())

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 from .tables import file_inside, header, is_file, table_rows
 
 Uncertain = Literal["ones", "zeros", "ignore"]
@@ -56,13 +56,14 @@ def read_chexpert(
     target: str = "Pleural Effusion",
     uncertain: Uncertain = "ignore",
     views: Views = "frontal",
+    refuse: Refuse = refuse,
 ) -> list[ImageSequence]:
     """Return one sequence a patient: the studies in the order of their numbers, labelled by the finding `target`.
 
     A frame's label is "1", "0", or None where the finding is blank; `uncertain` says what -1 becomes. A
     sequence's label is the last one known. `views` chooses a study's frames: its first frontal one (a study
-    without is left out), its first one, or all. Raises `ConfigError` for an unknown choice, `RawDataError` for
-    tables that do not fit.
+    without is left out), its first one, or all. A file that is missing goes to `refuse`, and is left out if that
+    returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
     """
     for option, value, known in (
         ("target", target, FINDINGS),
@@ -83,7 +84,13 @@ def read_chexpert(
             if view.file in named:
                 raise RawDataError(f"{where} and {named[view.file]} name the same file: remove one line or table")
             named[view.file] = where
-            patients.setdefault(patient, []).append(view)
+            if is_file(view.file):
+                patients.setdefault(patient, []).append(view)
+            else:
+                missing = f"{where}: Path names no file below {root}: restore it or remove the line"
+                refuse(view.file, RawDataError(missing))
+    if not patients:
+        raise RawDataError(f"{root} holds no image that its tables name")
     chosen = {patient: _chosen(images, views) for patient, images in patients.items()}
     sequences = [_sequence(patient, images) for patient, images in chosen.items() if images]
     if not sequences:
@@ -117,10 +124,7 @@ def _file(root: Path, where: str, name: str) -> Path:
     whole, rest = file_inside(root, name), file_inside(root, name.partition("/")[2])
     if whole is None:
         raise RawDataError(f"{where}: Path leads out of {root}: move the image there")
-    for path in (whole, rest):
-        if path is not None and is_file(path):
-            return path
-    raise RawDataError(f"{where}: Path names no file below {root}: restore it or remove the line")
+    return whole if rest is None or is_file(whole) or not is_file(rest) else rest
 
 
 def _label(where: str, target: str, text: str, uncertain: str | None) -> str | None:

@@ -1,176 +1,223 @@
 """DICOM: a folder of files, or one file, as grey sequences.
 
-A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order
-of study date and time, series and instance number. In a folder, files without an image (reports, waveforms)
-are passed over. Labels come from an optional `labels.csv` (patient, label) in the folder. Errors name files
-and never what their tags hold.
+A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order of
+study, series, acquisition and instance. In a folder, files that are no picture of a patient (reports, waveforms,
+doses, segmentations) are passed over. Labels come from an optional `labels.csv` (patient, label) in the folder.
+Errors name files and never what their tags hold.
 """
 
-import logging
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID, EnhancedUSVolumeStorage
 
-from fedpp.errors import RawDataError
+from fedpp.errors import NoImageError, RawDataError
 
-from .dicom_pixels import display_frames
+from .dicom_codecs import frame_count
+from .dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
+from .dicom_pixels import display_frame
 from .patient_labels import label_of, read_labels
-from .sequence import Frame, FrameFile, FrameFiles, ImageSequence
+from .sequence import Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
-DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
-MOST_PIXELS = 1_000_000_000  # of a file, all frames together: a header may claim any size
 _SUFFIXES = {".dcm", ".dicom"}
-_MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)  # DICOM PS3.5, 6.2: DA, and as it was before 1993
+_CLOCK = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)  # TM
 
-# What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
-_DAMAGE = (
-    BytesLengthException,
-    InvalidDicomError,
-    struct.error,
-    zlib.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
+# Modalities of what is no picture of a patient, for files whose SOP class says nothing: DICOM PS3.3, C.7.3.1.1.1.
+# fmt: off
+NO_PICTURE = frozenset((
+    "ANN", "ASMT", "AU", "DOC", "ECG", "EEG", "EMG", "EOG", "EPS", "FID", "HD", "IOL", "KER", "KO", "LEN", "M3D",
+    "OAM", "OPM", "OPV", "PLAN", "POS", "PR", "REG", "RESP", "RTDOSE", "RTINTENT", "RTPLAN", "RTRAD",
+    "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "VA",
+))
+# fmt: on
 
-Order = tuple[str, str, int, int, str]
+Order = tuple[str, str, str, int, str, int, int, str]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What a file's tags say of its image."""
+
+    file: Path
+    name: str
+    patient: str
+    moment: datetime | None
+    order: Order
+    frames: int
 
 
 def is_dicom(file: Path) -> bool:
     """Tell whether a file carries the mark of DICOM, or claims to by its name."""
     if file.name.startswith("."):  # what desktops leave beside the files of other systems
         return False
-    if file.suffix.lower() in _SUFFIXES:
-        return True
-    try:
-        with file.open("rb") as content:
-            content.seek(_MARK_OFFSET)
-            return content.read(len(_MARK)) == _MARK
-    except OSError:
-        return False
+    return file.suffix.lower() in _SUFFIXES or has_mark(file)
 
 
-def read_dicom(path: Path) -> tuple[list[ImageSequence], int, int]:
-    """Return the sequences of a folder or file, the number of image files, and of files passed over.
+def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], int, int]:
+    """Return the sequences of a folder or file, the number of image files, and of files that are no picture.
 
-    Raises `RawDataError` that names the file which cannot be read, or where there is no image at all.
+    In a folder, a file that cannot be used goes to `refuse`, and is left out if that returns; one that is no picture
+    goes there with a `NoImageError`. Raises `RawDataError` for one file alone, or where there is no image at all.
     """
     single = path.is_file()
     files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
     labels = {} if single else read_labels(path)
-    sequences: list[ImageSequence] = []
-    visits: dict[str, list[tuple[Order, Path]]] = {}
-    passed = 0
+    images, passed = [], 0
     for file in files:
-        with _quiet():
-            image = _opened(file)
-            if not any(name in image for name in _PIXELS):
-                if single:
-                    raise RawDataError(f"{file} holds no image: name a DICOM file with pixels")
-                passed += 1
-                continue
-            name, patient, order, count = _identity(image, file)
-            if not patient:
-                if not single:
-                    raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
-                patient = f"file {file}"
-        if count > 1:
-            frames = FrameFiles([FrameFile(file, count, _frames)])
-            sequences.append(ImageSequence(name, patient, label_of(labels, patient, path), frames))
+        try:
+            with quiet():
+                images.append(_image(file, single=single))
+        except RawDataError as error:
+            if single:
+                raise
+            refuse(file, error)
+            passed += isinstance(error, NoImageError)
+    sequences = []
+    visits: dict[str, list[_Image]] = {}
+    for image in images:
+        if image.frames > 1:
+            frames = FrameFiles([FrameFile(image.file, image.frames, _frames)])
+            sequences.append(ImageSequence(image.name, image.patient, label_of(labels, image.patient, path), frames))
         else:
-            visits.setdefault(patient, []).append((order, file))
-    for patient, dated in visits.items():
-        ordered = FrameFiles([FrameFile(file, 1, _frames) for _, file in sorted(dated)])
-        sequences.append(ImageSequence("visits", patient, label_of(labels, patient, path), ordered))
+            visits.setdefault(image.patient, []).append(image)
+    sequences += [_visits(patient, seen, label_of(labels, patient, path)) for patient, seen in visits.items()]
     if not sequences:
         raise RawDataError(f"{path} holds no DICOM image")
-    return sequences, len(files) - passed, passed
+    return sequences, len(images), passed
 
 
-def _opened(file: Path) -> pydicom.Dataset:
+def _image(file: Path, *, single: bool) -> _Image:
+    image = opened(file)
     try:
-        return pydicom.dcmread(file, defer_size=DEFERRED)
-    except InvalidDicomError:
-        raise RawDataError(f"{file} is no DICOM file: its header lacks the mark DICM") from None
-    except _DAMAGE as error:
-        raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
-
-
-def _identity(image: pydicom.Dataset, file: Path) -> tuple[str, str, Order, int]:
-    """Return the image's name, whose it is, where it stands among that patient's, and its number of frames."""
-    try:
-        count = max(1, int(image.get("NumberOfFrames") or 1))
-        if max(1, int(image.get("Rows") or 0) * int(image.get("Columns") or 0)) * count > MOST_PIXELS:
-            raise RawDataError(f"{file} claims more than {MOST_PIXELS} pixels: split it, or get the whole file again")
-        name = str(image.get("SOPInstanceUID") or file.name)
+        _check_picture(image, file)
         patient = str(image.get("PatientID") or "").strip()
-        return (
-            name,
-            patient,
-            (
-                str(image.get("StudyDate") or ""),
-                str(image.get("StudyTime") or ""),
-                int(image.get("SeriesNumber") or 0),
-                int(image.get("InstanceNumber") or 0),
-                str(file),
-            ),
-            count,
+        if not patient and not single:
+            raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
+        moment = _moment(image)
+        return _Image(
+            file,
+            str(image.get("SOPInstanceUID") or file.name),
+            patient or f"file {file}",
+            moment,
+            _order(image, moment, file),
+            frames_announced(image, file),
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RawDataError(
             f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
         ) from None
 
 
-def _frames(file: Path, count: int) -> tuple[Frame, ...]:
-    with _quiet():
-        image = _opened(file)
+def _check_picture(image: pydicom.Dataset, file: Path) -> None:
+    """Raise `NoImageError` for what is no picture of a patient: by its SOP class, or else by its modality."""
+    kind = UID(str(image.get("SOPClassUID") or ""))
+    if kind.type == "SOP Class" and "Storage" in kind.name:
+        picture, named = "Image Storage" in kind.name or kind == EnhancedUSVolumeStorage, kind.name
+    else:
+        modality = str(image.get("Modality") or "")
+        picture, named = modality not in NO_PICTURE, f"modality {modality}"
+    if not picture:
+        raise NoImageError(f"{file} holds no image of a patient, but {named}: name a DICOM file with a picture")
+    if "PixelData" not in image:
+        raise NoImageError(f"{file} holds no image: name a DICOM file with pixels")
+
+
+def _moment(image: pydicom.Dataset) -> datetime | None:
+    """Return when an image's study was, or else when it was acquired or made; a missing time of day is midnight."""
+    for event in ("Study", "Acquisition", "Content"):
+        day = _DATE.fullmatch(str(image.get(f"{event}Date") or "").strip())
+        clock = _CLOCK.fullmatch(str(image.get(f"{event}Time") or "").strip() or "00")
+        if day and clock:
+            year, month, date, hour, minute, second = map(int, (*day.groups(), *clock.groups(default="0")[:3]))
+            fraction = int((clock[4] or "").ljust(6, "0"))
+            try:
+                return datetime(year, month, date, hour, minute, min(second, 59), fraction)  # noqa: DTZ001  DICOM has none
+            except ValueError:
+                continue
+    return None
+
+
+def _order(image: pydicom.Dataset, moment: datetime | None, file: Path) -> Order:
+    """Return where an image stands among its patient's: those of a series, and of a study, stay together."""
+    if moment is None:
+        day, clock = str(image.get("StudyDate") or ""), str(image.get("StudyTime") or "")
+    else:
+        day, clock = f"{moment:%Y%m%d}".zfill(8), f"{moment:%H%M%S.%f}"
+    return (
+        day,
+        clock,
+        str(image.get("StudyInstanceUID") or ""),
+        int(image.get("SeriesNumber") or 0),
+        str(image.get("SeriesInstanceUID") or ""),
+        int(image.get("AcquisitionNumber") or 0),
+        int(image.get("InstanceNumber") or 0),
+        str(file),
+    )
+
+
+def _visits(patient: str, images: list[_Image], label: str | None) -> ImageSequence:
+    ordered = sorted(images, key=lambda image: image.order)
+    moments = [image.moment for image in ordered if image.moment is not None]
+    times = None
+    if len(moments) == len(ordered):
+        times = tuple((moment - moments[0]).total_seconds() / 86_400 for moment in moments)
+    frames = FrameFiles([FrameFile(image.file, 1, _frames) for image in ordered])
+    return ImageSequence("visits", patient, label, frames, times=times)
+
+
+class _Frames(Sequence[Frame]):
+    """The frames of a file, each decoded when it is asked for."""
+
+    def __init__(self, file: Path, image: pydicom.Dataset, count: int) -> None:
+        self._file, self._image, self._count = file, image, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._count)[index]]
+        number = range(self._count)[index]
+        with quiet():
+            try:
+                frame = display_frame(self._image, number)
+            except DAMAGE as error:
+                raise _undecoded(self._file, self._image, error) from None
+        if not np.isfinite(frame).all():
+            raise RawDataError(f"{self._file} holds pixels that are not finite")
+        return frame
+
+
+def _frames(file: Path, count: int) -> _Frames:
+    with quiet():
+        image = opened(file)
         try:
-            frames = tuple(display_frames(image))
-        except _DAMAGE as error:
-            raise RawDataError(f"cannot decode the pixels of {file}: {_reason(image, error)}") from None
-    if len(frames) != count:
-        raise RawDataError(f"{file} announces {count} frames and holds {len(frames)}: get the whole file again")
-    if not all(np.isfinite(frame).all() for frame in frames):
-        raise RawDataError(f"{file} holds pixels that are not finite")
-    return frames
+            held = frame_count(image)
+        except DAMAGE as error:
+            raise _undecoded(file, image, error) from None
+    if held != count:
+        raise RawDataError(f"{file} announces {count} frames and holds {held}: get the whole file again")
+    return _Frames(file, image, count)
 
 
-def _reason(image: pydicom.Dataset, error: Exception) -> str:
+def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> RawDataError:
     """Say what is wrong without quoting the error, which may quote a tag."""
+    reason = f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
     # pydicom raises RuntimeError for a decoder that is missing, and for one that failed
     if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
         syntax = " ".join(image.file_meta.TransferSyntaxUID.name.split())
-        return f"no decoder for its transfer syntax {syntax} is installed"
-    if "number of bytes of pixel data" in str(error):
-        return "it holds fewer pixels than its header says; get the whole file again"
-    return f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote tags, off the terminal."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+        reason = f"no decoder for its transfer syntax {syntax} is installed"
+    elif "number of bytes of pixel data" in str(error):
+        reason = "it holds fewer pixels than its header says; get the whole file again"
+    return RawDataError(f"cannot decode the pixels of {file}: {reason}")

@@ -10,36 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import pixel_array
+
+from .dicom_codecs import stored_frame
 
 Values = NDArray[np.float64]
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in DICOM's YBR_FULL
+_LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in DICOM's YBR_FULL
 
 
-def display_frames(image: Dataset) -> list[Values]:
-    """Return the frames `[height, width]` within 0 .. 1; pydicom's errors pass through."""
-    stored = pixel_array(image)  # YBR arrives as RGB
+def display_frame(image: Dataset, number: int) -> Values:
+    """Return a frame `[height, width]` within 0 .. 1; pydicom's errors pass through."""
+    stored = stored_frame(image, number)  # YBR arrives as RGB
     photometric = str(image.PhotometricInterpretation)
+    bits = int(image.get("BitsStored") or 8 * stored.dtype.itemsize)
     if photometric == "PALETTE COLOR":
-        stored = apply_color_lut(stored, image)[..., :3]
+        stored = apply_color_lut(stored, image)
         bits = 8 * stored.dtype.itemsize
-    else:
-        bits = int(image.get("BitsStored") or 8 * stored.dtype.itemsize)
-    colour = photometric == "PALETTE COLOR" or int(image.SamplesPerPixel) == 3
-    frames = stored if stored.ndim == (4 if colour else 3) else stored[None]
-    if colour:
-        return [frame @ _LUMA / (2**bits - 1) for frame in frames]
-    low, high = _stored_range(stored, bits)
-    shown = [_display(image, number, frame.astype(np.float64), low, high) for number, frame in enumerate(frames)]
-    return [1 - frame for frame in shown] if photometric == "MONOCHROME1" else shown
-
-
-def _stored_range(stored: NDArray[Any], bits: int) -> tuple[float, float]:
-    if stored.dtype.kind == "f":
-        return float(stored.min()), float(stored.max())
+    if stored.ndim == 3:
+        luma: Values = sum(stored[..., i] * (share / (2**bits - 1)) for i, share in enumerate(_LUMA))
+        return luma
     low = -(2 ** (bits - 1)) if stored.dtype.kind == "i" else 0
-    return float(low), float(low + 2**bits - 1)
+    shown = _display(image, number, stored.astype(np.float64), float(low), float(low + 2**bits - 1))
+    return 1 - shown if photometric == "MONOCHROME1" else shown
 
 
 def _display(image: Dataset, number: int, frame: Values, low: float, high: float) -> Values:

@@ -9,28 +9,33 @@ from pathlib import Path
 from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, natural, read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence
-from .tables import Line, read_table
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from .tables import Line, file_inside, is_folder, read_table
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")
 
 
-def read_frame_folders(folder: Path) -> list[ImageSequence]:
-    """Return the sequences of an index; raise `RawDataError` for a file that is missing or cannot be read."""
-    groups = _grouped(_rows(folder / INDEX))
-    folders = {sequence: [_folder(folder, row, len(parts)) for row in parts] for sequence, parts in groups.items()}
-    for missing in (f for parts in folders.values() for f in parts if not f.is_dir()):
-        raise RawDataError(f"{folder / INDEX} names {missing}, which is missing: restore or remove it")
-    return [
-        ImageSequence(
-            sequence,
-            parts[0]["patient"],
-            parts[0]["label"] or None,
-            FrameFiles([FrameFile(file, 1, read_image) for part in folders[sequence] for file in _files(part)]),
-        )
-        for sequence, parts in groups.items()
-    ]
+def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
+    """Return the sequences of an index; raise `RawDataError` for a table that does not fit.
+
+    What it names and is not there, or holds no image, goes to `refuse`, and is left out if that returns.
+    """
+    sequences = []
+    for sequence, parts in _grouped(_rows(folder / INDEX)).items():
+        files = [file for row in parts for file in _files(folder, _folder(folder, row, len(parts)), refuse)]
+        frames = FrameFiles([FrameFile(file, 1, read_image) for file in files])
+        if files:
+            sequences.append(ImageSequence(sequence, parts[0]["patient"], parts[0]["label"] or None, frames))
+    if not sequences:
+        raise RawDataError(f"{folder / INDEX} names no sequence that is there")
+    return sequences
+
+
+def unlisted(folder: Path) -> int:
+    """Return the number of folders that an index, which can be read, does not list."""
+    listed = {Path(row["sequence"]).parts[:1] for _, row in _rows(folder / INDEX)}
+    return sum(below.is_dir() and (below.name,) not in listed for below in folder.iterdir())
 
 
 def _rows(index: Path) -> list[Line]:
@@ -40,6 +45,8 @@ def _rows(index: Path) -> list[Line]:
     for line, row in rows:
         if not row["sequence"] or not row["patient"]:
             raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
+        if file_inside(index.parent, f"{row['sequence']}/{row.get('time') or ''}") is None:
+            raise RawDataError(f"{index}, line {line}: sequence leads out of {index.parent}: move its folder there")
     return rows
 
 
@@ -70,12 +77,16 @@ def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:
 def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
     """Return the images' folder: the sequence's, or its part's if there are several or one is there."""
     folder = root / row["sequence"]
-    dated = folder / (row.get("time") or "")
-    return dated if parts > 1 or dated.is_dir() else folder
+    dated = root / f"{row['sequence']}/{row.get('time') or ''}"
+    return dated if parts > 1 or is_folder(dated) else folder
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
+    if not is_folder(folder):
+        name = "".join(letter if letter.isprintable() else "?" for letter in str(folder))
+        refuse(folder, RawDataError(f"{root / INDEX} names {name}, which is missing: restore or remove it"))
+        return []
     files = [file for file in folder.iterdir() if is_image(file)]
     if not files:
-        raise RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+        refuse(folder, RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"))
     return sorted(files, key=lambda file: natural(file.name))

@@ -10,11 +10,14 @@ from fedpp.errors import RawDataError
 
 from .images import is_image, natural, page_count, read_pages
 from .patient_labels import label_of, read_labels
-from .sequence import FrameFile, FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 
-def read_image_folders(root: Path) -> list[ImageSequence]:
-    """Return one sequence for each folder of images below `root`; raise `RawDataError` if images lie loose."""
+def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
+    """Return one sequence for each folder of images below `root`; raise `RawDataError` if images lie loose.
+
+    A file whose header cannot be read goes to `refuse`, and is left out if that returns.
+    """
     folders: dict[Path, list[Path]] = {}
     for file in root.rglob("*"):
         if is_image(file) and file.is_file():
@@ -24,11 +27,23 @@ def read_image_folders(root: Path) -> list[ImageSequence]:
     if not folders:
         raise RawDataError(f"{root} holds no image")
     labels = read_labels(root)
-    return [_sequence(root, folder, files, labels) for folder, files in sorted(folders.items())]
+    sequences = []
+    for folder, images in sorted(folders.items()):
+        patient, *below = folder.relative_to(root).parts
+        files = _readable(sorted(images, key=lambda file: natural(file.name)), refuse)
+        label = label_of(labels, patient, root)
+        if files:
+            sequences.append(ImageSequence("/".join(below) or "images", patient, label, FrameFiles(files)))
+    if not sequences:
+        raise RawDataError(f"{root} holds no image that can be read")
+    return sequences
 
 
-def _sequence(root: Path, folder: Path, files: list[Path], labels: dict[str, str]) -> ImageSequence:
-    patient, *below = folder.relative_to(root).parts
-    ordered = sorted(files, key=lambda file: natural(file.name))
-    frames = FrameFiles([FrameFile(file, page_count(file), read_pages) for file in ordered])
-    return ImageSequence("/".join(below) or "images", patient, label_of(labels, patient, root), frames)
+def _readable(images: list[Path], refuse: Refuse) -> list[FrameFile]:
+    files = []
+    for image in images:
+        try:
+            files.append(FrameFile(image, page_count(image), read_pages))
+        except RawDataError as error:
+            refuse(image, error)
+    return files

@@ -2,12 +2,17 @@
 
 import re
 import struct
+import sys
 import warnings
-from itertools import islice
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import overload
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from fedpp.errors import RawDataError
 
@@ -15,44 +20,86 @@ from .sequence import Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
+MOST_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
 MOST_PAGES = 100_000  # of a file: a header may claim any number
 MOST_PIXELS = 64_000_000  # of a frame: a header may claim any size
 # what Pillow raises on damaged files
-_DAMAGE = (struct.error, ArithmeticError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError)
+_DAMAGE = (
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
-def read_image(file: Path, pages: int | None = None) -> tuple[Frame, ...]:
-    """Return an image's frames, the first pages of a TIFF or GIF or all; raise `RawDataError` if it cannot be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
-            frames = tuple(map(_grey, islice(ImageSequence.Iterator(image), pages)))
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise RawDataError(f"cannot read the image {file}: {' '.join(str(error).split())}") from None
-    if not all(np.isfinite(frame).all() for frame in frames):
-        raise RawDataError(f"{file} holds pixels that are not finite")
-    return frames
+def read_image(file: Path, _: int = 1) -> tuple[Frame]:
+    """Return an image's first page, and that alone; raise `RawDataError` if it cannot be read."""
+    with _named(file), Image.open(file, formats=FORMATS) as image:
+        return (_grey(file, image),)
 
 
 def page_count(file: Path) -> int:
     """Return the number of an image's pages, from its headers alone."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
-            count = int(getattr(image, "n_frames", 1))
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise RawDataError(f"cannot read the image {file}: {' '.join(str(error).split())}") from None
+    with _named(file), Image.open(file, formats=FORMATS) as image:
+        _check_size(file, image)
+        count = int(getattr(image, "n_frames", 1))
     if not 1 <= count <= MOST_PAGES:
         raise RawDataError(f"{file} claims {count} pages, more than {MOST_PAGES}: is it damaged?")
     return count
 
 
-def read_pages(file: Path, count: int) -> tuple[Frame, ...]:
-    """Return an image's pages; raise `RawDataError` if there are fewer than its headers said."""
-    frames = read_image(file, count)
-    if len(frames) != count:
-        raise RawDataError(f"{file} holds {len(frames)} pages, not the {count} of its header: is it damaged?")
-    return frames
+def read_pages(file: Path, count: int) -> Sequence[Frame]:
+    """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many."""
+    return read_image(file) if count == page_count(file) == 1 else _Pages(file, count)
+
+
+class _Pages(Sequence[Frame]):
+    """The pages of a file that is kept in memory; they are asked for in their order, or it takes long."""
+
+    def __init__(self, file: Path, count: int) -> None:
+        self._file, self._count = file, count
+        with _named(file):
+            if file.stat().st_size > MOST_BYTES:
+                raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
+            self._image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
+            held = int(getattr(self._image, "n_frames", 1))
+        if held != count:
+            raise RawDataError(f"{file} holds {held} pages, not the {count} of its header: is it damaged?")
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._count)[index]]
+        page = range(self._count)[index]
+        with _named(self._file):
+            self._image.seek(page)
+            return _grey(self._file, self._image)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in what Pillow raises, and keep its warnings off the terminal."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RawDataError(f"cannot read the image {file}: {reason}") from None
 
 
 def is_image(file: Path) -> bool:
@@ -60,11 +107,24 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
-def natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[float, str]]:
     """Order by the numbers in a name: frame 2 before frame 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [(_number(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def _grey(image: Image.Image) -> Frame:
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) < sys.int_info.default_max_str_digits else float("inf")
+
+
+def _check_size(file: Path, image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
+
+
+def _grey(file: Path, image: Image.Image) -> Frame:
+    _check_size(file, image)  # of each page: those of a TIFF have sizes of their own
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return np.asarray(image if deep else image.convert("L"), dtype=np.float64)
+    grey = np.asarray(image if deep else image.convert("L"), dtype=np.float64)
+    if not np.isfinite(grey).all():
+        raise RawDataError(f"{file} holds pixels that are not finite")
+    return grey

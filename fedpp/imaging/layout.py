@@ -11,12 +11,12 @@ from fedpp.errors import ConfigError, RawDataError
 from .breakhis import Series, is_breakhis, read_breakhis
 from .chexpert import Uncertain, Views, is_chexpert, read_chexpert
 from .dicom import is_dicom, read_dicom
-from .frame_folders import COLUMNS, INDEX, read_frame_folders
+from .frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
 from .image_folders import read_image_folders
 from .images import is_image
 from .manifest import MANIFEST, read_manifest
 from .patient_labels import LABELS
-from .sequence import ImageSequence
+from .sequence import ImageSequence, Refuse, refuse
 from .tables import header
 
 Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
@@ -32,11 +32,14 @@ class Choices:
     series: Series = "magnification"
 
 
-def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()) -> tuple[list[ImageSequence], str]:
+def read_sequences(
+    raw: Path, layout: str = "auto", choices: Choices = Choices(), refuse: Refuse = refuse
+) -> tuple[list[ImageSequence], str]:
     """Return the sequences below `raw`, and one line that says what was recognised and why.
 
-    `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. Raises `RawDataError` for what
-    cannot be read.
+    `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. A file that cannot be used goes
+    to `refuse`, and is left out if that returns; pixels are not looked at. Raises `RawDataError` for a table or
+    folder that cannot be read, and where no file is left.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -46,7 +49,7 @@ def read_sequences(raw: Path, layout: str = "auto", choices: Choices = Choices()
         layout = "dicom" if raw.is_file() else _recognised(raw)
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
-    sequences, why, remark = _READERS[layout](raw, choices)
+    sequences, why, remark = _READERS[layout](raw, choices, refuse)
     counts = Counter(s.label for s in sequences if s.label is not None)
     labels = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
@@ -72,48 +75,49 @@ def _recognised(raw: Path) -> str:
     raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
 
 
-def _frames(raw: Path, _: Choices) -> Read:
-    sequences = read_frame_folders(raw)
-    listed = {sequence.id for sequence in sequences}
-    others = sum(f.is_dir() and f.name not in listed for f in raw.iterdir())
+def _frames(raw: Path, _: Choices, refuse: Refuse) -> Read:
+    sequences = read_frame_folders(raw, refuse)
+    others = unlisted(raw)
     ignored = f"{others} folders that it does not list were ignored" if others else ""
     return sequences, f"frame folders, listed by {INDEX}", ignored
 
 
-def _manifest(raw: Path, _: Choices) -> Read:
-    sequences, splits = read_manifest(raw)
+def _manifest(raw: Path, _: Choices, refuse: Refuse) -> Read:
+    sequences, splits = read_manifest(raw, refuse)
     if splits is None:
         return sequences, f"files listed by {MANIFEST}", ""
     assigned = [replace(sequence, split=splits[sequence.patient]) for sequence in sequences]
     return assigned, f"files listed by {MANIFEST}, with its splits", ""
 
 
-def _chexpert(raw: Path, choices: Choices) -> Read:
-    sequences = read_chexpert(raw, target=choices.target, uncertain=choices.uncertain, views=choices.views)
+def _chexpert(raw: Path, choices: Choices, refuse: Refuse) -> Read:
+    sequences = read_chexpert(
+        raw, target=choices.target, uncertain=choices.uncertain, views=choices.views, refuse=refuse
+    )
     counts = Counter(label for s in sequences for label in s.labels or () if label is not None)
     findings = ", ".join(f"{label} in {count}" for label, count in sorted(counts.items()))
     return sequences, "CheXpert, by the header of its table", f"{choices.target} by image: {findings or 'no label'}"
 
 
-def _dicom(raw: Path, _: Choices) -> Read:
-    sequences, images, passed = read_dicom(raw)
+def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
+    sequences, images, passed = read_dicom(raw, refuse)
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
-    skipped = f"{passed} DICOM files that are no images were passed over" if passed else ""
+    skipped = f"{passed} DICOM files that are no pictures were passed over" if passed else ""
     return sequences, f"{kind}, {images} image files{labels}", skipped
 
 
-def _breakhis(raw: Path, choices: Choices) -> Read:
+def _breakhis(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     order = "a slide at one magnification" if choices.series == "magnification" else "a whole slide"
     remark = f"a sequence is {order}, in an order that is not time"
-    return read_breakhis(raw, series=choices.series), "BreakHis, by the names of its files", remark
+    return read_breakhis(raw, series=choices.series, refuse=refuse), "BreakHis, by the names of its files", remark
 
 
-def _images(raw: Path, _: Choices) -> Read:
-    return read_image_folders(raw), "folders of images, one a patient", ""
+def _images(raw: Path, _: Choices, refuse: Refuse) -> Read:
+    return read_image_folders(raw, refuse), "folders of images, one a patient", ""
 
 
-_READERS: dict[str, Callable[[Path, Choices], Read]] = {
+_READERS: dict[str, Callable[[Path, Choices, Refuse], Read]] = {
     "frames": _frames,
     "manifest": _manifest,
     "chexpert": _chexpert,

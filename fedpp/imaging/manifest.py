@@ -15,7 +15,7 @@ from fedpp.config import SPLITS
 from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, page_count, read_pages
-from .sequence import FrameFile, FrameFiles, ImageSequence
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 from .tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
@@ -44,12 +44,13 @@ class _Image:
     label: str | None
 
 
-def read_manifest(root: Path) -> tuple[list[ImageSequence], dict[str, str] | None]:
+def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], dict[str, str] | None]:
     """Return the sequences of a manifest, and the split of each patient if there is a column `split`.
 
     `path` is relative to `root`; a file of several pages gives as many frames. `time` is an ISO date or
     date-time, or a number of days, the same kind all through a sequence; rows of one time keep their order.
-    `label` may be empty; a sequence's label is the last one known. Raises `RawDataError` for what does not fit.
+    `label` may be empty; a sequence's label is the last one known. A file that is missing, or no image that can be
+    read, goes to `refuse`, and is left out if that returns. Raises `RawDataError` for a table that does not fit.
     """
     table = root / MANIFEST
     rows = table_rows(table, COLUMNS)
@@ -59,28 +60,41 @@ def read_manifest(root: Path) -> tuple[list[ImageSequence], dict[str, str] | Non
         name = row.get("sequence", "images")
         if not row["patient"] or not name:
             raise RawDataError(f"{table}, line {line}: patient and sequence must not be empty")
-        image = _image(root, line, row)
-        if image.file in named:
-            raise RawDataError(f"{table}, lines {named[image.file]}, {line} name the same file: remove one of them")
-        named[image.file] = line
+        file, when = _file(root, line, row), _time(row["time"])
+        if when is None:
+            known = "like 2026-01-31, 2026-01-31T09:30, or a number of days"
+            raise RawDataError(f"{table}, line {line}: time must be {known}")
+        if file in named:
+            raise RawDataError(f"{table}, lines {named[file]}, {line} name the same file: remove one of them")
+        named[file] = line
+        try:
+            pages = _pages(table, line, file)
+        except RawDataError as error:
+            refuse(file, error)
+            continue
+        image = _Image(line, file, pages, when, row["label"] or None)
         groups.setdefault((row["patient"], name), []).append(image)
+    if not groups:
+        raise RawDataError(f"{table} names no image that can be read")
     splits = _splits(table, rows) if "split" in rows[0][1] else None
     return [_sequence(table, name, patient, images) for (patient, name), images in groups.items()], splits
 
 
-def _image(root: Path, line: int, row: dict[str, str]) -> _Image:
-    where = f"{root / MANIFEST}, line {line}"
+def _file(root: Path, line: int, row: dict[str, str]) -> Path:
     file = file_inside(root, row["path"])
     if file is None:
-        raise RawDataError(f"{where}: path leads out of {root}: move the image there")
+        raise RawDataError(f"{root / MANIFEST}, line {line}: path leads out of {root}: move the image there")
+    return file
+
+
+def _pages(table: Path, line: int, file: Path) -> int:
     if not is_file(file):
-        raise RawDataError(f"{where}: path names no file below {root}: restore it or remove the line")
+        missing = f"path names no file below {table.parent}: restore it or remove the line"
+        raise RawDataError(f"{table}, line {line}: {missing}")
     if not is_image(file):
-        raise RawDataError(f"{where}: path names no image ({', '.join(sorted(SUFFIXES))}): convert it")
-    when = _time(row["time"])
-    if when is None:
-        raise RawDataError(f"{where}: time must be like 2026-01-31, 2026-01-31T09:30, or a number of days")
-    return _Image(line, file, page_count(file), when, row["label"] or None)
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise RawDataError(f"{table}, line {line}: path names no image ({suffixes}): convert it")
+    return page_count(file)
 
 
 def _time(text: str) -> _Time | None:

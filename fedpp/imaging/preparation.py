@@ -1,38 +1,65 @@
-"""From a raw sequence to what the network sees: frames chosen, resized and standardised."""
+"""From a raw sequence to what the network sees: frames chosen, resized and standardised, and the time between them."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpp.errors import ConfigError
+from fedpp.errors import ConfigError, RawDataError
 
 from .sequence import FrameFiles, ImageSequence
 
+DAYS_A_YEAR = 365.0
+Values = NDArray[np.float64]
 
-def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> NDArray[np.float64]:
-    """Return `[frames, height, width, 1]` of mean 0 and standard deviation 1, or zeros if it is constant.
 
-    Frames are chosen evenly, first and last included; a short sequence repeats some. Images are resized with
-    antialiasing, the aspect ratio is not kept.
+def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> Values:
+    """Return `[k, height, width, 1]` of mean 0 and standard deviation 1, or zeros if it is constant.
+
+    k is `frames`, chosen evenly, first and last included, or the length of a shorter sequence. Images are resized
+    with antialiasing, the aspect ratio is not kept.
     """
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
-    chosen = np.rint(np.linspace(0, len(sequence.frames) - 1, frames)).astype(int)
-    wanted = sorted(set(chosen.tolist()))  # the others are not even read
+    wanted = _chosen(len(sequence.frames), frames)  # the others are not even read
     source = sequence.frames
     read = source.take(wanted) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
-    used = dict(zip(wanted, read, strict=True))
     # shifted to start at 0: PIL's float32 would round a small contrast on a large offset away
-    offset = min(float(frame.min()) for frame in used.values())
-    resized = {i: _resized(frame.astype(np.float64) - offset, height, width) for i, frame in used.items()}
-    values = np.stack([resized[i] for i in chosen])[..., None]
+    offset = min(float(frame.min()) for frame in read)
+    values = np.stack([_resized(frame.astype(np.float64) - offset, height, width) for frame in read])[..., None]
     deviation = values.std()
     if deviation == 0:
         return np.zeros_like(values)
-    standardised: NDArray[np.float64] = (values - values.mean()) / deviation
+    standardised: Values = (values - values.mean()) / deviation
     return standardised
 
 
-def _resized(frame: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+def gaps(sequence: ImageSequence, frames: int) -> Values:
+    """Return `[k]`, `log(1 + days) / log(1 + 365)` since the frame before of those that `prepare` chooses, first 0.
+
+    So a day is 0.12, a month 0.58 and a year 1. Raises `RawDataError` where times are not known.
+    """
+    if sequence.times is None:
+        raise RawDataError("a sequence has no times, so there are no gaps between its frames: ingest without --gaps")
+    times = np.array(sequence.times)[_chosen(len(sequence.frames), frames)]
+    days = np.diff(times, prepend=times[:1])
+    logarithms: Values = np.log1p(np.maximum(days, 0.0)) / np.log1p(DAYS_A_YEAR)
+    return logarithms
+
+
+def pad(values: Values, frames: int) -> Values:
+    """Return `[frames, ...]`: `values [k, ...]`, and zeros after them."""
+    padded = np.zeros((frames, *values.shape[1:]))
+    padded[: len(values)] = values
+    return padded
+
+
+def _chosen(length: int, frames: int) -> list[int]:
+    if length <= frames:
+        return list(range(length))
+    chosen: list[int] = np.rint(np.linspace(0, length - 1, frames)).astype(int).tolist()
+    return chosen
+
+
+def _resized(frame: Values, height: int, width: int) -> Values:
     image = Image.fromarray(frame.astype(np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float64)

@@ -10,17 +10,20 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.errors import RawDataError
+from fedpp.errors import NoImageError, RawDataError
 
 Frame = NDArray[np.float64]  # [height, width], grey
 Reader = Callable[[Path, int], Sequence[Frame]]  # reads a file that has so many frames; a picklable function
-Refuse = Callable[[Path, RawDataError], None]  # what to do about a file that cannot be used
+
+# What a reader does about a file that it cannot use, which is left out if this returns: no header or a damaged one,
+# none where a table names one, no patient, too many pixels. A `NoImageError` is the file's that is no picture at all.
+Refuse = Callable[[Path, RawDataError], None]
 
 
-def refuse(file: Path, error: RawDataError) -> None:
-    """Raise the error: the first file that cannot be used ends the reading."""
-    del file
-    raise error
+def refuse(_: Path, error: RawDataError) -> None:
+    """Raise the error: the first file that cannot be used ends the reading; one that is no picture does not."""
+    if not isinstance(error, NoImageError):
+        raise error
 
 
 @dataclass(frozen=True)

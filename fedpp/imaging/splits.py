@@ -1,4 +1,4 @@
-"""Who goes where: splits and partitions by patient, from a seed.
+"""Who goes where: splits, folds and partitions by patient, from a seed.
 
 The order of patients comes from a hash, so it depends neither on the order of the input nor on a library's
 random numbers.
@@ -6,17 +6,82 @@ random numbers.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
 
 from .sequence import ImageSequence
 
-Digest = Callable[[str], str]
+Digest = Callable[[str], str]  # of a text, in hex: splits are public, so it must be keyed where patients are real
+Method = Literal["hashed", "stratified"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
-def _sha256(text: str) -> str:
-    return sha256(text.encode(errors="surrogateescape")).hexdigest()
+@dataclass(frozen=True)
+class SplitPlan:
+    """How patients are assigned to "train", "validation" and "test": each is in one split, with all sequences.
+
+    hashed: by thresholds on the digest of seed and patient alone, so that no other patient and no label ever moves
+    one; shares are met in expectation. stratified: exact shares of each set of labels, for data that do not grow;
+    a stratum of three patients or more has one in each split whose share is not zero.
+
+    With `folds`, test is part `fold` of so many, instead of the share `test`, and validation a share of the rest;
+    over all values of `fold` each patient is in test once.
+    """
+
+    method: Method = "hashed"
+    seed: int = 0
+    validation: float = 0.15
+    test: float = 0.25
+    folds: int | None = None
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.method not in METHODS:
+            raise ConfigError(f"split method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.seed < 0:
+            raise ConfigError(f"split seed must be at least 0, got {self.seed}")
+        if self.folds is None:
+            if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+                raise ConfigError(
+                    f"shares must be at least 0 and below 1 together, got {self.validation} and {self.test}"
+                )
+            if self.fold:
+                raise ConfigError(f"fold {self.fold} needs a number of folds: give both, or neither")
+        elif self.folds < 2 or not 0 <= self.fold < self.folds:
+            raise ConfigError(f"folds must be at least 2 and fold one of 0 .. folds - 1, got {self.folds, self.fold}")
+        elif not 0 <= self.validation < 1:
+            raise ConfigError(f"the share of validation must be at least 0 and below 1, got {self.validation}")
+
+    def assign(self, sequences: Sequence[ImageSequence], digest: Digest) -> dict[str, str]:
+        """Return the split of each patient; raise `RawDataError` where there are fewer patients than folds."""
+        patients = {sequence.patient for sequence in sequences}
+        if self.folds is not None and len(patients) < self.folds:
+            raise RawDataError(f"{len(patients)} patients are too few for {self.folds} folds: use fewer folds")
+        if self.method == "hashed":
+            return {patient: self._hashed(patient, digest) for patient in patients}
+        strata = _strata(sequences, self.seed, digest)
+        return _stratified(strata, self.validation, self.test) if self.folds is None else self._dealt(strata)
+
+    def _hashed(self, patient: str, digest: Digest) -> str:
+        place = _uniform(digest(f"split|{self.seed}|{patient}"))
+        if self.folds is None:
+            if place < self.test:
+                return "test"
+            return "validation" if place < self.test + self.validation else "train"
+        if int(place * self.folds) == self.fold:
+            return "test"
+        return "validation" if _uniform(digest(f"validation|{self.seed}|{patient}")) < self.validation else "train"
+
+    def _dealt(self, strata: list[list[str]]) -> dict[str, str]:
+        dealt = [patient for stratum in strata for patient in stratum]
+        tested = {patient for position, patient in enumerate(dealt) if position % (self.folds or 1) == self.fold}
+        rest = [[patient for patient in stratum if patient not in tested] for stratum in strata]
+        return _stratified(rest, self.validation, 0) | dict.fromkeys(tested, "test")
 
 
 def split_patients(
@@ -25,26 +90,10 @@ def split_patients(
     validation: float = 0.15,
     test: float = 0.25,
     *,
-    digest: Digest = _sha256,
+    digest: Digest | None = None,
 ) -> dict[str, str]:
-    """Assign each patient to "train", "validation" or "test", stratified by the patient's labels.
-
-    `validation` and `test` are shares of the patients of each stratum, rounded. A stratum of three patients
-    or more has one in each split whose share is not zero; a patient alone is for training. Splits are public:
-    give a keyed `digest`, or they tell which of some guessed patients are there.
-    """
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ConfigError(f"shares must be at least 0 and below 1 together, got {validation} and {test}")
-    splits: dict[str, str] = {}
-    for patients in _strata(sequences, seed, digest):
-        count = len(patients)
-        tested, validated = _share(count, test), _share(count, validation)
-        while tested + validated >= count:
-            tested, validated = (tested - 1, validated) if tested >= validated else (tested, validated - 1)
-        for position, patient in enumerate(patients):
-            held_out = "test" if position < tested else "validation"
-            splits[patient] = held_out if position < tested + validated else "train"
-    return splits
+    """Assign patients as a stratified plan does."""
+    return SplitPlan("stratified", seed, validation, test).assign(sequences, digest or _sha256)
 
 
 def partition_patients(sequences: Sequence[ImageSequence], parts: int, seed: int) -> list[list[ImageSequence]]:
@@ -54,6 +103,20 @@ def partition_patients(sequences: Sequence[ImageSequence], parts: int, seed: int
         raise RawDataError(f"{len(patients)} patients cannot be divided among {parts} sites: use fewer sites")
     part = {patient: position % parts for position, patient in enumerate(patients)}
     return [[s for s in sequences if part[s.patient] == number] for number in range(parts)]
+
+
+def _stratified(strata: list[list[str]], validation: float, test: float) -> dict[str, str]:
+    """Return rounded shares of each stratum's patients; a patient alone is for training."""
+    splits: dict[str, str] = {}
+    for patients in strata:
+        count = len(patients)
+        tested, validated = _share(count, test), _share(count, validation)
+        while tested + validated >= count:
+            tested, validated = (tested - 1, validated) if tested >= validated else (tested, validated - 1)
+        for position, patient in enumerate(patients):
+            held_out = "test" if position < tested else "validation"
+            splits[patient] = held_out if position < tested + validated else "train"
+    return splits
 
 
 def _share(count: int, share: float) -> int:
@@ -70,3 +133,12 @@ def _strata(sequences: Iterable[ImageSequence], seed: int, digest: Digest) -> li
     for patient in sorted(labels, key=lambda p: (digest(f"{seed}|{p}"), p)):
         strata[tuple(sorted(labels[patient]))].append(patient)
     return [strata[key] for key in sorted(strata)]
+
+
+def _uniform(digest: str) -> float:
+    """Return a number in [0, 1) of a digest's first 52 bits."""
+    return int(digest[:13], 16) / 16**13
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -67,6 +67,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; a name that no folder can have is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in names]
     if missing:

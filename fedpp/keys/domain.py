@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher.algebra import Matrix
+from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.cipher.params import MAX_CONDITION, SCHEME, DomainCard
 from fedpp.errors import ConfigError
@@ -25,7 +26,7 @@ _SALT = b"fedpp key domain 1"
 class KeyDomain:
     """The domain secret; cannot be printed, copied or pickled by accident, and never leaves the secret zone."""
 
-    __slots__ = ("_epoch", "_n", "_secret")
+    __slots__ = ("_derived", "_epoch", "_n", "_secret")
 
     def __init__(self, secret: bytes, *, n: int, epoch: int) -> None:
         """Hold a 32-byte secret for ciphertexts of n slots."""
@@ -36,6 +37,7 @@ class KeyDomain:
         self._secret = secret
         self._n = n
         self._epoch = epoch
+        self._derived: dict[tuple[str, int], bytes] = {}
 
     @classmethod
     def generate(cls, *, n: int = 2) -> Self:
@@ -49,8 +51,11 @@ class KeyDomain:
 
     def derive(self, label: str, length: int = 32) -> bytes:
         """Return the subkey of a purpose: HKDF-SHA256 of the secret under this label and epoch."""
-        info = f"{label}|epoch={self._epoch}|n={self._n}".encode()
-        return HKDF(algorithm=SHA256(), length=length, salt=_SALT, info=info).derive(self._secret)
+        if (label, length) not in self._derived:  # pseudonyms ask for the same one again and again
+            info = f"{label}|epoch={self._epoch}|n={self._n}".encode()
+            key = HKDF(algorithm=SHA256(), length=length, salt=_SALT, info=info).derive(self._secret)
+            self._derived[label, length] = key
+        return self._derived[label, length]
 
     def card(self) -> DomainCard:
         """Return the public card."""
@@ -84,10 +89,9 @@ class KeyDomain:
         """
         return int.from_bytes(self.derive(f"initial weights {seed}", 8), "little")
 
-    def noise(self) -> np.random.Generator:
-        """Return a new decoy stream: Philox under a subkey of a fresh random nonce, so that none repeats."""
-        key = self.derive(f"noise {secrets.token_hex(16)}", 16)
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    def at_rest_key(self) -> AtRestKey:
+        """Return what seals and opens the domain's datasets at rest."""
+        return AtRestKey(self.card().fingerprint, self.derive("at rest"))
 
     def secret_bytes(self) -> bytes:
         """Return the secret itself: for the sealed file alone."""

@@ -1,12 +1,20 @@
-"""Encryption under a key domain: pack values with their decoys, and multiply by SK.
+"""Encryption under a key domain: pack values with their decoys, and multiply by SK (Algorithm 1).
 
 The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform at the data's scale,
-labels one-hot. (Weights get theirs in `fedpp.learning.initial`.) Everything is computed in float64 and rounded
-once to the dtype of the rows.
+labels one-hot. (Weights get theirs in `fedpp.learning.initial`.)
+
+Decoys are a deterministic function of the domain, the sequence's name and its values, by the construction of
+AES-GCM-SIV (RFC 8452): a keyed hash of name and values (here AES-GMAC) starts a keystream (AES-CTR). So the same raw
+data give the same dataset, byte for byte, and different values never share decoys.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
+from scipy.linalg.blas import dgemm, sgemm
 
 from fedpp.cipher import algebra
 from fedpp.config import Dtype
@@ -14,31 +22,105 @@ from fedpp.keys.domain import KeyDomain
 
 Values = NDArray[np.floating]
 
+BLOCK = 8  # values that one row of the matrix products holds
+CHUNK = 2**15  # values that are encrypted at a time: they and their decoys stay in the processor's cache
+_WORD = np.dtype("<i2")  # a decoy's resolution: finer than the pixels'
+_NONCE = bytes(12)  # the digest is a keyed hash that nobody sees
+_WORDS = 2.0**15  # a word / 2^15 is uniform in [-1, 1)
+_UNIFORM = np.sqrt(3.0)  # uniform in +- sqrt 3 has mean 0 and deviation 1
+LONGEST_GAP = 1.5  # in the measure of `fedpp.imaging.preparation.gaps`, where a year is 1: decoys reach so far
+
+
+class SequenceCipher:
+    """Encrypts the sequences of one domain, in rows of one dtype.
+
+    Products are computed in the rows' dtype, so float32 rows hold their message to some units of its last place.
+    """
+
+    def __init__(self, domain: KeyDomain, dtype: Dtype) -> None:
+        """Derive what every sequence needs."""
+        self._n, self._dtype = domain.n, np.dtype(dtype)
+        self._r = domain.matrix()
+        sk = np.linalg.inv(self._r)
+        # Block-diagonal: BLOCK values side by side times this are their BLOCK rows, side by side.
+        scales = (1.0, *(_UNIFORM / _WORDS,) * (domain.n - 1))
+        self._factors = [
+            np.asfortranarray(np.kron(np.eye(BLOCK), row * scale).T, self._dtype)
+            for row, scale in zip(sk, scales, strict=True)
+        ]
+        self._gemm: Callable[..., Values] = sgemm if dtype == "float32" else dgemm
+        self._digest = AESGCM(domain.derive("decoy digest", 16))
+        self._keystream = Cipher(algorithms.AES(domain.derive("decoy keystream", 16)), modes.CTR(bytes(16))).encryptor()
+        self._zeros = memoryview(bytes(CHUNK * _WORD.itemsize))
+        self._words = np.empty(CHUNK, _WORD)
+        self._buffer = self._words.view(np.uint8).data
+        self._noise = np.empty((CHUNK // BLOCK, BLOCK), self._dtype).T
+
+    def frames(self, name: str, values: Values, out: Values | None = None) -> Values:
+        """Encrypt standardised pixels `[...]` of the sequence of this name to rows `[..., n]`, into `out` if given.
+
+        Decoys are uniform with the pixels' mean and deviation, 0 and 1: larger ones would cost the message's slot
+        bits, since all slots of a ciphertext share its rounding.
+        """
+        message = np.ascontiguousarray(values, self._dtype).reshape(-1)
+        self._start("frames", name, message)
+        rest = -message.size % BLOCK
+        result = np.empty((*values.shape, self._n), self._dtype) if out is None else out
+        if rest:
+            whole = np.empty((message.size + rest, self._n), self._dtype)
+            self._multiply(np.append(message, np.zeros(rest, self._dtype)), whole)
+            result.reshape(-1, self._n)[:] = whole[: message.size]
+        else:
+            self._multiply(message, result)
+        return result
+
+    def label(self, name: str, number: int, classes: int) -> Values:
+        """Encrypt a class number to one-hot rows `[classes, n]` with one-hot decoys."""
+        self._start("label", name, np.array([number, classes], np.int64))
+        decoys = (self._draw(self._n - 1).astype(np.int64) + int(_WORDS)) % classes
+        slots = np.eye(classes)[:, [number, *decoys]]
+        return algebra.encrypt(slots, self._r).astype(self._dtype)
+
+    def gaps(self, name: str, values: Values) -> Values:
+        """Encrypt time gaps `[frames]` to rows `[frames, n]` with decoys uniform in 0 .. `LONGEST_GAP`."""
+        self._start("gaps", name, np.ascontiguousarray(values, np.float64))
+        decoys = (self._draw(values.size * (self._n - 1)) / _WORDS + 1.0) * (LONGEST_GAP / 2)
+        slots = np.column_stack([values.reshape(-1, 1), decoys.reshape(values.size, -1)])
+        return algebra.encrypt(slots, self._r).astype(self._dtype)
+
+    def _multiply(self, message: Values, rows: Values) -> None:
+        """Write the rows `[k, n]` of messages `[k]`, k whole blocks, with noise from the keystream."""
+        messages, targets = message.reshape(-1, BLOCK).T, rows.reshape(-1, BLOCK * self._n).T
+        for start in range(0, messages.shape[1], CHUNK // BLOCK):
+            part = messages[:, start : start + CHUNK // BLOCK]
+            target = targets[:, start : start + CHUNK // BLOCK]
+            self._gemm(1.0, self._factors[0], part, c=target, overwrite_c=1)
+            noise = self._noise[:, : part.shape[1]]
+            for factors in self._factors[1:]:
+                np.copyto(noise, self._draw(part.size).reshape(-1, BLOCK).T, casting="unsafe")
+                self._gemm(1.0, factors, noise, beta=1.0, c=target, overwrite_c=1)
+
+    def _start(self, kind: str, name: str, values: NDArray[np.generic]) -> None:
+        """Start the keystream that belongs to these values under this name."""
+        tag = self._digest.encrypt(_NONCE, f"{kind}|{name}".encode(), values.view(np.uint8).data)[-16:]
+        self._keystream.reset_nonce(tag)
+
+    def _draw(self, count: int) -> NDArray[np.int16]:
+        """Return the next words of the keystream, at most a chunk; the next call overwrites them."""
+        size = count * _WORD.itemsize
+        self._keystream.update_into(self._zeros[:size], self._buffer[:size])
+        return self._words[:count]
+
 
 def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
-    """Encrypt `[...]` to rows `[..., n]`.
-
-    Decoys are uniform, with the values' mean and standard deviation (1 around a constant): larger ones, as the
-    whole range would give, cost the message's slot bits, since all slots of a ciphertext share its rounding.
-    """
-    mean, deviation = float(values.mean()), float(values.std()) or 1.0
-    reach = np.sqrt(3.0) * deviation
-    decoys = domain.noise().uniform(mean - reach, mean + reach, (*values.shape, domain.n - 1))
-    return _encrypt(domain, values, decoys, dtype)
+    return SequenceCipher(domain, dtype).frames("", values)
 
 
 def encrypt_labels(domain: KeyDomain, labels: NDArray[np.integer], classes: int, dtype: Dtype) -> Values:
-    """Encrypt class numbers `[k]` to one-hot rows `[k, classes, n]` with one-hot decoys."""
-    decoys = domain.noise().integers(classes, size=(len(labels), domain.n - 1))
-    one_hot = np.eye(classes)
-    return _encrypt(domain, one_hot[labels], np.moveaxis(one_hot[decoys], 1, 2), dtype)
+    cipher = SequenceCipher(domain, dtype)
+    return np.stack([cipher.label(str(i), int(k), classes) for i, k in enumerate(labels)])
 
 
 def decrypt(domain: KeyDomain, rows: Values) -> Values:
     """Return the messages `[...]` of rows `[..., n]`, in float64."""
     return algebra.decrypt(rows.astype(np.float64), domain.matrix())[..., 0]
-
-
-def _encrypt(domain: KeyDomain, values: Values, decoys: Values, dtype: Dtype) -> Values:
-    slots = np.concatenate([values[..., None], decoys], axis=-1).astype(np.float64)
-    return algebra.encrypt(slots, domain.matrix()).astype(dtype)

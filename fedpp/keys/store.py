@@ -2,12 +2,14 @@
 
 A key file is one line of JSON. All fields but `sealed` are authenticated as associated data, so a changed
 header is refused like a changed secret. A domain folder holds `secret/domain.key` (for the secret zone),
-`trainer/domain.eval` (the evaluation key, in clear, for the trainer) and `domain.card` (for everybody).
+`trainer/domain.eval` and `trainer/domain.rest` (evaluation and at-rest key, in clear, for the trainer) and
+`domain.card` (for everybody).
 """
 
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -25,30 +27,36 @@ MIN_PASSPHRASE = 12
 
 SECRET_KEY = Path("secret/domain.key")
 EVALUATION_KEY = Path("trainer/domain.eval")
+AT_REST_KEY = Path("trainer/domain.rest")
 CARD = Path("domain.card")
 
 
 def create(folder: Path, domain: KeyDomain, passphrase: bytes) -> None:
     """Write a new domain folder; raise `KeyFileError` if anything of it is there, and then leave all as it was."""
-    if any((folder / name).exists() for name in (SECRET_KEY, EVALUATION_KEY, CARD)):
+    if any((folder / name).exists() for name in (SECRET_KEY, EVALUATION_KEY, AT_REST_KEY, CARD)):
         raise KeyFileError(f"{folder} holds a key domain already: choose another folder, keys are not overwritten")
+    writers: dict[Path, Callable[[Path], None]] = {
+        SECRET_KEY: lambda path: create_exclusively(path, seal(domain, passphrase)),
+        EVALUATION_KEY: domain.evaluation_key().save,
+        AT_REST_KEY: domain.at_rest_key().save,
+        CARD: lambda path: _write_card(path, domain),
+    }
     written: list[Path] = []
     try:
-        for name, private in ((SECRET_KEY, True), (EVALUATION_KEY, True), (CARD, False)):
+        for name, write in writers.items():
             path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
-            if name == SECRET_KEY:
-                create_exclusively(path, seal(domain, passphrase))
-            elif name == EVALUATION_KEY:
-                domain.evaluation_key().save(path)
-            else:
-                create_exclusively(path, domain.card().to_json().encode())
-                path.chmod(0o644)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if name == CARD else 0o700)
+            write(path)
             written.append(path)
     except BaseException:
         for path in written:
             path.unlink()
         raise
+
+
+def _write_card(path: Path, domain: KeyDomain) -> None:
+    create_exclusively(path, domain.card().to_json().encode())
+    path.chmod(0o644)
 
 
 def open_domain(folder: Path, passphrase: bytes) -> KeyDomain:

@@ -97,6 +97,15 @@ class Slotwise(EncryptedLayer):
         return slot
 
 
+class Append(EncryptedLayer):
+    """Append one more feature: n tensors `[..., features]` and n tensors `[...]` to n of `[..., features + 1]`."""
+
+    def call(self, x: Ciphertext, feature: Ciphertext) -> Ciphertext:
+        """Return x with the feature as its last."""
+        pairs = zip(x, feature, strict=True)
+        return tuple(ops.concatenate([part, ops.expand_dims(more, -1)], axis=-1) for part, more in pairs)
+
+
 class ReLU(Slotwise):
     """`keras.layers.ReLU` on ciphertext."""
 
@@ -205,7 +214,8 @@ class Dense(_Linear):
 class LSTM(EncryptedLayer):
     """`keras.layers.LSTM` (unrolled) on ciphertext: n tensors `[batch, steps, features]` to the last state.
 
-    The gates are functions of the slots, and so the cell's state stays in slots from step to step.
+    The gates are functions of the slots, and so the cell's state stays in slots from step to step. At a step that is
+    not valid the state stays as it is, to the bit, as Keras has it of a masked one.
     """
 
     def __init__(self, algebra: Algebra, units: int, *, go_backwards: bool = False, **keywords: Any) -> None:
@@ -219,8 +229,8 @@ class LSTM(EncryptedLayer):
         self.recurrent_kernel = self.add_ciphertext("recurrent_kernel", (self.units, 4 * self.units))
         self.bias = self.add_ciphertext("bias", (4 * self.units,))
 
-    def call(self, x: Ciphertext) -> Ciphertext:
-        """Return the last hidden state, n tensors `[batch, units]`."""
+    def call(self, x: Ciphertext, valid: Tensor | None = None) -> Ciphertext:
+        """Return the last hidden state, n tensors `[batch, units]`; `valid [batch, steps]` says which steps count."""
         steps, features = x[0].shape[1:]
         flat = tuple(ops.reshape(part, (-1, features)) for part in x)
         slots = self.algebra.product_slots(flat, self.kernel, ops.matmul)
@@ -229,14 +239,17 @@ class LSTM(EncryptedLayer):
             ops.reshape(slot + bias, (-1, steps, 4 * self.units)) for slot, bias in zip(slots, biases, strict=True)
         ]
         hidden: Ciphertext = ()
-        cells: tuple[Tensor | None, ...] = (None,) * self.algebra.n
+        states: list[_State] = []  # of each slot
         for step in reversed(range(steps)) if self.go_backwards else range(steps):
             now = [slot[:, step] for slot in gates]
             if hidden:
                 recurrent = self.algebra.product_slots(hidden, self.recurrent_kernel, ops.matmul)
                 now = [slot + more for slot, more in zip(now, recurrent, strict=True)]
-            states = [_cell(slot, cell) for slot, cell in zip(now, cells, strict=True)]
-            cells = tuple(cell for _, cell in states)
+            before: list[_State | None] = [*states] or [None] * self.algebra.n
+            states = [_cell(slot, state) for slot, state in zip(now, before, strict=True)]
+            if valid is not None:
+                keep = valid[:, step, None]
+                states = [_held(keep, state, last) for state, last in zip(states, before, strict=True)]
             hidden = self.algebra.from_slots(tuple(output for output, _ in states))
         return hidden
 
@@ -256,16 +269,26 @@ class Bidirectional(EncryptedLayer):
         self.forward.build(shapes)
         self.backward.build(shapes)
 
-    def call(self, x: Ciphertext) -> Ciphertext:
-        """Return n tensors `[batch, 2 units]`."""
-        pairs = zip(self.forward(x), self.backward(x), strict=True)
+    def call(self, x: Ciphertext, valid: Tensor | None = None) -> Ciphertext:
+        """Return n tensors `[batch, 2 units]`; `valid [batch, steps]` says which steps count."""
+        pairs = zip(self.forward(x, valid), self.backward(x, valid), strict=True)
         return tuple(ops.concatenate(pair, axis=-1) for pair in pairs)
 
 
-def _cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return output and state `[batch, units]` of one slot's LSTM cell; None is the zero state."""
+_State = tuple[Tensor, Tensor]  # output and cell `[batch, units]` of one slot
+
+
+def _cell(gates: Tensor, last: _State | None) -> _State:
+    """Return the state after one slot's step; None is the zero state."""
     i, f, g, o = ops.split(gates, 4, axis=-1)
-    state = ops.sigmoid(i) * ops.tanh(g)
-    if cell is not None:
-        state = ops.sigmoid(f) * cell + state
-    return ops.sigmoid(o) * ops.tanh(state), state
+    cell = ops.sigmoid(i) * ops.tanh(g)
+    if last is not None:
+        cell = ops.sigmoid(f) * last[1] + cell
+    return ops.sigmoid(o) * ops.tanh(cell), cell
+
+
+def _held(valid: Tensor, state: _State, last: _State | None) -> _State:
+    """Return the state where `valid [batch, 1]`, and elsewhere the last one."""
+    pairs = zip(state, last or map(ops.zeros_like, state), strict=True)
+    output, cell = (ops.where(valid, now, then) for now, then in pairs)
+    return output, cell

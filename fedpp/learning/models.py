@@ -22,10 +22,13 @@ Weights = Mapping[str, NDArray[np.floating]]
 def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Model:
     """Build the network on ciphertext.
 
-    It takes rows `[batch, frames, height, width, channels, n]` to logits, rows `[batch, classes, n]`.
+    It takes rows `[batch, frames, height, width, channels, n]`, which frames are valid (bool `[batch, frames]`) and,
+    if the network has gaps, their rows `[batch, frames, n]` to logits, rows `[batch, classes, n]`.
     """
     frame = (network.height, network.width, network.channels)
     rows = keras.Input((network.frames, *frame, algebra.n), dtype=dtype)
+    valid = keras.Input((network.frames,), dtype="bool")
+    inputs = [rows, valid]
     x = layers.FromRows(algebra, dtype=dtype)(rows)
     x = layers.Componentwise(algebra, lambda part: ops.reshape(part, (-1, *frame)), dtype=dtype)(x)
     for filters in network.filters:
@@ -34,15 +37,21 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Mod
     x = layers.Dense(algebra, network.dense, activation="relu", dtype=dtype)(x)
     sequence = (-1, network.frames, network.dense)
     x = layers.Componentwise(algebra, lambda part: ops.reshape(part, sequence), dtype=dtype)(x)
-    x = layers.Bidirectional(algebra, network.lstm, dtype=dtype)(x)
+    if network.gaps:
+        gaps = keras.Input((network.frames, algebra.n), dtype=dtype)
+        inputs.append(gaps)
+        x = layers.Append(algebra, dtype=dtype)(x, layers.FromRows(algebra, dtype=dtype)(gaps))
+    x = layers.Bidirectional(algebra, network.lstm, dtype=dtype)(x, valid)
     x = layers.Dense(algebra, network.classes, dtype=dtype)(x)
-    return keras.Model(rows, layers.ToRows(algebra, dtype=dtype)(x), name="encrypted_cnn_bi_lstm")
+    return keras.Model(inputs, layers.ToRows(algebra, dtype=dtype)(x), name="encrypted_cnn_bi_lstm")
 
 
 def plaintext(network: NetworkSpec, dtype: Dtype) -> keras.Model:
-    """Build the twin on plaintext: `[batch, frames, height, width, channels]` to logits `[batch, classes]`."""
+    """Build the twin on plaintext: the same inputs without the slots to logits `[batch, classes]`."""
     frame = (network.height, network.width, network.channels)
     sequence = keras.Input((network.frames, *frame), dtype=dtype)
+    valid = keras.Input((network.frames,), dtype="bool")
+    inputs = [sequence, valid]
     x = ops.reshape(sequence, (-1, *frame))
     for filters in network.filters:
         x = keras.layers.Conv2D(filters, network.kernel, padding="same", dtype=dtype)(x)
@@ -51,10 +60,14 @@ def plaintext(network: NetworkSpec, dtype: Dtype) -> keras.Model:
     x = keras.layers.Flatten(dtype=dtype)(x)
     x = keras.layers.Dense(network.dense, activation="relu", dtype=dtype)(x)
     x = ops.reshape(x, (-1, network.frames, network.dense))
+    if network.gaps:
+        gaps = keras.Input((network.frames,), dtype=dtype)
+        inputs.append(gaps)
+        x = ops.concatenate([x, ops.expand_dims(gaps, -1)], axis=-1)
     lstm = keras.layers.LSTM(network.lstm, unroll=True, dtype=dtype)
-    x = keras.layers.Bidirectional(lstm, dtype=dtype)(x)
+    x = keras.layers.Bidirectional(lstm, dtype=dtype)(x, mask=valid)
     x = keras.layers.Dense(network.classes, dtype=dtype)(x)
-    return keras.Model(sequence, x, name="plaintext_cnn_bi_lstm")
+    return keras.Model(inputs, x, name="plaintext_cnn_bi_lstm")
 
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:

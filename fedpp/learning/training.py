@@ -1,6 +1,6 @@
 """Training and prediction on an encrypted dataset, through Keras's own `fit` and `predict`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,55 +9,15 @@ from numpy.typing import NDArray
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype, NetworkSpec, Task
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.learning import models
+from fedpp.learning.batches import Batches, Reader
 from fedpp.learning.losses import EncryptedCrossEntropy
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 
 Rows = NDArray[np.floating]
-Reader = Callable[[NDArray[np.integer]], Rows]
-
-
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of sequences, read when they are needed, in an order that a seed fixes.
-
-    Keras casts float64 arrays that it is given whole to float32; it leaves a PyDataset's batches alone.
-    """
-
-    def __init__(
-        self,
-        read: Sequence[Reader],
-        indices: NDArray[np.integer],
-        batch_size: int,
-        seed: Sequence[int] | None,
-    ) -> None:
-        """Read `indices` with each reader, shuffled anew in each epoch, or in order if there is no seed."""
-        super().__init__()
-        self._read, self._indices, self._batch_size, self._seed = read, indices, batch_size, seed
-        self._epoch = 0
-        self._order = self._draw()
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return (len(self._indices) + self._batch_size - 1) // self._batch_size
-
-    def __getitem__(self, batch: int) -> tuple[Rows, ...]:
-        """Return one array a reader."""
-        chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        return tuple(read(chosen) for read in self._read)
-
-    def on_epoch_end(self) -> None:
-        """Shuffle for the next epoch."""
-        self._epoch += 1
-        self._order = self._draw()
-
-    def _draw(self) -> NDArray[np.integer]:
-        if self._seed is None:
-            return self._indices
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([*self._seed, self._epoch])))
-        return generator.permutation(self._indices)
 
 
 class EncryptedTrainer:
@@ -102,22 +62,22 @@ class EncryptedTrainer:
         if not len(dataset.indices("train")):
             raise DatasetError("the dataset has no sequence in split train: ingest more patients")
         self.model.optimizer.learning_rate = learning_rate
-        data = Batches(self._readers(dataset), dataset.indices("train"), batch_size, seed)
-        history = self.model.fit(data, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose)
+        labels = self._cast(dataset.labels)
+        data = Batches(self.inputs(dataset), labels, dataset.indices("train"), batch_size, seed)
+        losses = data.fit(self.model, epochs, callbacks, verbose)
         if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
             raise ModelError(
                 f"the training diverged at learning rate {learning_rate}: weights are not finite; lower it"
             )
-        return [float(loss) for loss in history.history["loss"]]
+        return losses
 
     def logits(self, dataset: EncryptedDataset, split: str, batch_size: int) -> Rows:
         """Return encrypted logits, rows `[k, classes, n]`, of a split in the dataset's order."""
         self._check(dataset)
-        data = Batches(self._readers(dataset)[:1], dataset.indices(split), batch_size, None)
+        data = Batches(self.inputs(dataset), None, dataset.indices(split), batch_size)
         if not len(data):
             return np.zeros((0, self.network.classes, self._algebra.n), self.dtype)
-        rows: Rows = self.model.predict(data, verbose=0)
-        return rows
+        return data.predict(self.model)
 
     def check_model(self, model: EncryptedModel, dataset: EncryptedDataset) -> None:
         """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
@@ -132,22 +92,22 @@ class EncryptedTrainer:
                 "ingest again with --classes in the model's order"
             )
 
-    def _readers(self, dataset: EncryptedDataset) -> tuple[Reader, Reader]:
-        def frames(indices: NDArray[np.integer]) -> Rows:
-            return dataset.frames(indices).astype(self.dtype, copy=False)
+    def inputs(self, dataset: EncryptedDataset) -> list[Reader]:
+        """Return the readers of the network's inputs."""
 
-        def labels(indices: NDArray[np.integer]) -> Rows:
-            return dataset.labels(indices).astype(self.dtype, copy=False)
+        def gaps(indices: NDArray[np.integer]) -> Rows:
+            values = dataset.gaps(indices)
+            if dataset.manifest.gaps == "encrypted":
+                return values
+            return np.stack(self._algebra.to_rows(self._algebra.public(values.astype(np.float64))), axis=-1)
 
-        return frames, labels
+        inputs: list[Reader] = [self._cast(dataset.frames), dataset.valid]
+        return [*inputs, self._cast(gaps)] if self.network.gaps else inputs
+
+    def _cast(self, read: Reader) -> Reader:
+        return lambda indices: read(indices).astype(self.dtype, copy=False)
 
     def _check(self, dataset: EncryptedDataset) -> None:
         dataset.require_domain(self.domain)
-        m = dataset.manifest
-        shape, classes = (m.frames, m.height, m.width, m.channels), len(m.classes)
-        n = self.network
-        if shape != (n.frames, n.height, n.width, n.channels) or classes not in (0, n.classes):
-            raise DatasetError(
-                f"the dataset is {shape} (frames, height, width, channels) of {classes} classes, the network is for "
-                f"{(n.frames, n.height, n.width, n.channels)} of {n.classes}: ingest again with the network's sizes"
-            )
+        if misfit := self.network.misfit(Task.of(dataset.manifest)):
+            raise DatasetError(f"{misfit}: ingest again with the network's sizes")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedpp.config import SPLITS
+from fedpp.config import GAPS, SPLITS, Gaps
 from fedpp.errors import FederationError
 
 LARGEST = 2**31
@@ -24,6 +24,7 @@ class SiteDescription:
     width: int
     channels: int
     classes: tuple[str, ...]  # none if the dataset has no labels
+    gaps: Gaps
     sequences: tuple[int, ...]  # in the order of SPLITS
     patients: tuple[int, ...]
 
@@ -37,6 +38,7 @@ class SiteDescription:
             and len(self.classes) <= MOST_CLASSES
             and all(map(_is_name, self.classes))
             and len(set(self.classes)) == len(self.classes),
+            "gaps": self.gaps in GAPS,
             "sequences": _is_split_counts(self.sequences),
             "patients": _is_split_counts(self.patients),
         }
@@ -45,10 +47,6 @@ class SiteDescription:
                 raise FederationError(
                     f"a site's description does not fit: its {name} cannot be {getattr(self, name)!r:.80}"
                 )
-
-    def task(self) -> tuple[object, ...]:
-        """Return what all sites of a federation must share: slots, the shape of a sequence, and the classes."""
-        return (self.n, self.frames, self.height, self.width, self.channels, self.classes)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return flat values, fit for JSON and for Flower's ConfigRecord."""

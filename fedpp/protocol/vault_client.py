@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype, Gaps, NetworkSpec
 from fedpp.errors import ConfigError, VaultError
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
@@ -33,6 +33,7 @@ class SiteInfo:
     width: int
     channels: int
     classes: tuple[str, ...]
+    gaps: Gaps
     sequences: dict[str, int]
     patients: dict[str, int]
     dtype: str
@@ -73,6 +74,7 @@ class VaultClient:
             reply.width,
             reply.channels,
             tuple(reply.classes),
+            cast("Gaps", reply.gaps),
             dict(reply.sequences),
             dict(reply.patients),
             reply.dtype,

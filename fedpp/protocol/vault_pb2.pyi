@@ -11,7 +11,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card")
+    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card", "gaps")
     class SequencesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class InfoReply(_message.Message):
     PATIENTS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    GAPS_FIELD_NUMBER: _ClassVar[int]
     domain: str
     dataset: str
     frames: int
@@ -48,7 +49,8 @@ class InfoReply(_message.Message):
     patients: _containers.ScalarMap[str, int]
     dtype: str
     card: str
-    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ...) -> None: ...
+    gaps: str
+    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ..., gaps: _Optional[str] = ...) -> None: ...
 
 class InitialWeightsRequest(_message.Message):
     __slots__ = ("network", "seed", "dtype")

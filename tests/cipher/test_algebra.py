@@ -82,6 +82,20 @@ def test_components_follow_the_blocks(n: int, data: st.DataObject):
 
 
 @SIZES
+@given(st.data())
+def test_a_public_number_is_every_slot(n: int, data: st.DataObject):
+    """Every slot of public(m) is m, its row is m (1, .., 1) SK, and multiplying by it scales every slot."""
+    values, p, r = data.draw(slots(n))[:, 0], data.draw(slots(n)), matrix(n)
+    a = Algebra(r)
+    public = a.public(values)
+    np.testing.assert_allclose(np.stack(a.to_slots(public), -1), np.stack([values] * n, -1), atol=1e-12)
+    row = np.ones(n) @ np.linalg.inv(r)
+    np.testing.assert_allclose(np.stack(a.to_rows(public), -1), np.outer(values, row), atol=1e-11)
+    scaled = a.product_slots(public, a.from_slots(tuple(p.T)))
+    np.testing.assert_allclose(np.stack(scaled, -1), values[:, None] * p, atol=1e-8)
+
+
+@SIZES
 def test_gradient_correction_is_that_of_the_rows(n: int):
     """The derivative of sum(f(slots)) by the row, times SK^T SK, decrypts to the derivative by the slots."""
     r, a = matrix(n), Algebra(matrix(n))

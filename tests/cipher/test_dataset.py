@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from conftest import ROOT, write_dataset
 
 from fedpp.cipher import dataset as format_
-from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.cipher.dataset import DatasetManifest, DatasetWriter, EncryptedDataset, SequenceRecord
 from fedpp.errors import DatasetError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -30,20 +32,24 @@ def test_many_shards_are_one_dataset(tmp_path, domain, plaintext, monkeypatch):
     """With a limit of two sequences a shard, the same content comes back from six shards."""
     monkeypatch.setattr(format_, "SHARD_BYTES", 2 * 2 * 8 * 8 * 2 * 8)
     dataset = write_dataset(tmp_path / "sharded", domain, plaintext)
-    assert [shard.count for shard in dataset.manifest.frame_shards] == [2, 2, 2, 2, 2, 1]
+    for kind in ("frames", "labels"):
+        shards = [shard for shard in dataset.manifest.shards if shard.kind == kind]
+        assert [shard.count for shard in shards] == [2, 2, 2, 2, 2, 1]
     everything = encryption.decrypt(domain, dataset.frames(np.arange(11)))
     np.testing.assert_allclose(everything, plaintext[0], atol=1e-12)
 
 
-@pytest.mark.parametrize("file", ["frames-00000.npy", "labels-00000.npy"])
+@pytest.mark.parametrize("file", ["frames-00000.npy", "labels-00000.npy", "sequences.npy"])
 def test_damage_is_named(dataset: EncryptedDataset, file: str):
-    """A flipped bit fails verify, a truncated or missing shard fails open, each with the file's name."""
+    """A flipped bit fails verify, a truncated or missing file fails open, each with the file's name."""
     path = dataset.path / file
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DatasetError, match=f"{file} is damaged"):
-        EncryptedDataset.open(dataset.path).verify()
+    for position in (3, len(content) // 2, -1):
+        content[position] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=f"{file} is damaged"):
+            EncryptedDataset.open(dataset.path).verify()
+        content[position] ^= 1
     path.write_bytes(content[:-1])
     with pytest.raises(DatasetError, match=f"{file} has"):
         EncryptedDataset.open(dataset.path)
@@ -57,10 +63,10 @@ def test_other_formats_are_refused(dataset: EncryptedDataset):
     manifest = dataset.path / "manifest.json"
     values = json.loads(manifest.read_text())
     for text, message in (
-        (json.dumps({**values, "format": 2}), "has format 2, this program reads 1"),
+        (json.dumps({**values, "format": 1}), "has format 1, this program reads 2: ingest again"),
         (json.dumps({k: v for k, v in values.items() if k != "n"}), "damaged"),
-        (json.dumps({**values, "sequences": values["sequences"][1:]}), "was changed"),
-        (json.dumps(values).replace(values["frame_shards"][0]["file"], "/etc/hosts"), "outside its folder"),
+        (json.dumps({**values, "shards": values["shards"][1:]}), "was changed"),
+        (json.dumps(values).replace(values["shards"][0]["file"], "/etc/hosts"), "outside its folder"),
         ("{", "damaged"),
     ):
         manifest.write_text(text)
@@ -90,6 +96,8 @@ def test_an_unlabelled_dataset_says_so(tmp_path: Path, domain: KeyDomain):
         writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 8, 8, 1, 2)), None)
     with pytest.raises(DatasetError, match="no labels"):
         EncryptedDataset.open(tmp_path / "new").labels(np.array([0]))
+    with pytest.raises(DatasetError, match="no time gaps"):
+        EncryptedDataset.open(tmp_path / "new").gaps(np.array([0]))
 
 
 def test_swapped_shards_are_named(tmp_path: Path, domain: KeyDomain, plaintext, monkeypatch):
@@ -140,15 +148,24 @@ def test_a_dataset_in_place_of_another_is_read_anew(tmp_path: Path, domain: KeyD
 
 
 def test_the_fingerprint_is_the_contents(tmp_path: Path, domain: KeyDomain, plaintext):
-    """Opening again gives the same fingerprint, writing again with fresh noise another."""
+    """The same content gives the same files and fingerprint, another label or pixel another one."""
+    frames, labels = plaintext
     dataset = write_dataset(tmp_path / "a", domain, plaintext)
-    assert EncryptedDataset.open(dataset.path).manifest.fingerprint == dataset.manifest.fingerprint
-    assert write_dataset(tmp_path / "b", domain, plaintext).manifest.fingerprint != dataset.manifest.fingerprint
+    again = write_dataset(tmp_path / "b", domain, plaintext)
+    assert again.manifest.fingerprint == dataset.manifest.fingerprint
+    for file in dataset.path.iterdir():
+        assert (again.path / file.name).read_bytes() == file.read_bytes()
+    moved = frames.copy()
+    moved[5, 1, 2, 3] += 1e-6
+    others = [(frames, 1 - labels), (moved, labels)]
+    prints = {write_dataset(tmp_path / f"c{i}", domain, other).manifest.fingerprint for i, other in enumerate(others)}
+    assert len(prints | {dataset.manifest.fingerprint}) == 3
 
 
 def test_the_files_are_what_the_format_says(dataset: EncryptedDataset):
     """docs/format.md: the keys of the manifest, names of the shards, little-endian C order, and nothing else."""
-    assert {f.name for f in dataset.path.iterdir()} == {"manifest.json", "frames-00000.npy", "labels-00000.npy"}
+    names = {"manifest.json", "sequences.npy", "frames-00000.npy", "labels-00000.npy"}
+    assert {f.name for f in dataset.path.iterdir()} == names
     text = (ROOT / "docs" / "format.md").read_text()
     for key in json.loads((dataset.path / "manifest.json").read_text()):
         assert f"`{key}`" in text
@@ -177,3 +194,176 @@ def test_labels_are_for_all_or_none(tmp_path: Path, domain: KeyDomain):
             DatasetWriter(tmp_path / "new", domain.card(), **settings, classes=classes) as writer,
         ):
             writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 8, 8, 1, 2)), label)
+
+
+SMALL = {"dtype": "float32", "frames": 3, "height": 2, "width": 2, "channels": 1, "classes": ()}
+GENERATOR = np.random.default_rng(0)
+
+
+def test_short_sequences_are_padded(tmp_path: Path, domain: KeyDomain):
+    """A sequence of 2 of 3 frames has zero rows after its end, and only those are not valid; longer ones have none."""
+    rows = GENERATOR.normal(size=(3, 2, 2, 1, 2)).astype(np.float32)
+    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+        writer.add(SequenceRecord("a", "p", 2, "train"), rows[:2])
+        writer.add(SequenceRecord("b", "p", 66, "train"), rows)
+        with pytest.raises(DatasetError, match="does not fit"):
+            writer.add(SequenceRecord("c", "p", 2, "train"), rows)
+    dataset = EncryptedDataset.open(tmp_path / "new")
+    frames, both = dataset.frames(np.array([1, 0])), np.array([1, 0])
+    np.testing.assert_array_equal(frames[0], rows)
+    np.testing.assert_array_equal(frames[1, :2], rows[:2])
+    np.testing.assert_array_equal(frames[1, 2], 0)
+    np.testing.assert_array_equal(dataset.valid(both), [[True, True, True], [True, True, False]])
+
+
+@pytest.mark.parametrize("kind", ["public", "encrypted"])
+def test_time_gaps_come_back(tmp_path: Path, domain: KeyDomain, kind: str):
+    """Public gaps come back as numbers, encrypted ones as rows; those of padding are zero; all or none have them."""
+    frames = np.zeros((2, 2, 2, 1, 2))
+    shape = (2,) if kind == "public" else (2, 2)
+    gaps = GENERATOR.uniform(size=shape).astype(np.float32)
+    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL, gaps=kind) as writer:
+        writer.add(SequenceRecord("a", "p", 2, "train"), frames, gaps=gaps)
+        for wrong in (None, gaps[:1], gaps[..., None]):
+            with pytest.raises(DatasetError, match=f"of all sequences of a dataset that has them, {kind} here"):
+                writer.add(SequenceRecord("b", "p", 2, "train"), frames, gaps=wrong)
+    found = EncryptedDataset.open(tmp_path / "new").gaps(np.array([0]))[0]
+    np.testing.assert_array_equal(found[:2], gaps)
+    np.testing.assert_array_equal(found[2], 0)
+
+
+def test_counts_are_those_of_the_records(dataset: EncryptedDataset):
+    """Sequences and patients of each split, and the pseudonyms in their order."""
+    assert dataset.counts() == dataset.patients() == {"train": 6, "validation": 2, "test": 3}
+    assert dataset.ids(np.array([10, 0])) == [f"{10:032x}", f"{0:032x}"]
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, domain: KeyDomain) -> Path:
+    """Return a sealed dataset of five sequences, two a shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(format_, "SHARD_BYTES", 2 * 3 * 2 * 2 * 2 * 4)
+        settings = {**SMALL, "classes": ("no", "yes")}
+        with DatasetWriter(tmp_path / "sealed", domain.card(), **settings, at_rest=domain.at_rest_key()) as writer:
+            for i in range(5):
+                record = SequenceRecord(str(i), "p", 3, "train")
+                writer.add(record, np.full((3, 2, 2, 1, 2), i + 0.5), np.full((2, 2), i + 0.25))
+    return tmp_path / "sealed"
+
+
+def test_a_sealed_dataset_opens_with_its_key(sealed: Path, domain: KeyDomain):
+    """With the domain's key all comes back; without it, what is public; no record stands there in clear."""
+    dataset = EncryptedDataset.open(sealed, domain.at_rest_key())
+    dataset.verify()
+    order = np.array([4, 0, 3])
+    np.testing.assert_array_equal(dataset.frames(order)[:, 0, 0, 0, 0, 0], order + 0.5)
+    np.testing.assert_array_equal(dataset.labels(order)[:, 0, 0], order + 0.25)
+    closed = EncryptedDataset.open(sealed)
+    assert closed.counts()["train"] == 5
+    closed.verify()
+    with pytest.raises(DatasetError, match="sealed at rest: give the domain's at-rest key"):
+        closed.frames(order)
+    for file in sealed.glob("*.sealed"):
+        assert np.float32(1.5).tobytes() not in file.read_bytes()
+
+
+def test_a_sealed_dataset_finds_malice(sealed: Path, domain: KeyDomain):
+    """Records and manifest with checksums made anew by somebody without the key are refused; so is another's key."""
+    shards = sorted(sealed.glob("frames-*.sealed"))
+    first, second = (shard.read_bytes() for shard in shards[:2])
+    shards[0].write_bytes(second)
+    shards[1].write_bytes(first)
+    dataset = EncryptedDataset.open(sealed, domain.at_rest_key())
+    with pytest.raises(DatasetError, match=r"frames-00000\.sealed is damaged: a record cannot be read"):
+        dataset.frames(np.array([0]))
+    manifest = DatasetManifest.from_json((sealed / "manifest.json").read_text())
+    forged = replace(manifest, classes=("yes", "no"))
+    tag = json.loads((sealed / "manifest.json").read_text())["tag"]
+    (sealed / "manifest.json").write_text(forged.to_json(None).replace('"tag": null', f'"tag": "{tag}"'))
+    assert EncryptedDataset.open(sealed).manifest.classes == ("yes", "no")
+    with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
+        EncryptedDataset.open(sealed, domain.at_rest_key())
+    with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
+        EncryptedDataset.open(sealed, KeyDomain(bytes(32), n=2, epoch=1).at_rest_key())
+
+
+def test_two_writers_of_one_dataset_do_not_meet(tmp_path: Path, domain: KeyDomain):
+    """While one writes, another is refused and harms nothing; what a killed one left is no obstacle."""
+    left = tmp_path / ".new.partial"
+    left.mkdir()
+    (left / "frames-00000.npy").write_bytes(b"half")
+    record, rows = SequenceRecord("a", "b", 3, "train"), np.zeros((3, 2, 2, 1, 2))
+    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+        writer.add(record, rows)
+        other = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
+        with pytest.raises(DatasetError, match="another process is writing"), other:
+            pass
+    EncryptedDataset.open(tmp_path / "new").verify()
+    assert [f.name for f in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_shard_that_is_lost_while_reading_is_named(dataset: EncryptedDataset):
+    """A file that is gone, or shorter, after opening is a DatasetError, not a traceback or zeros."""
+    file = dataset.path / "frames-00000.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(DatasetError, match=r"frames-00000\.npy is damaged: a record cannot be read"):
+        dataset.frames(np.array([10]))
+    file.unlink()
+    with pytest.raises(DatasetError, match=r"cannot read shard .*frames-00000\.npy: No such file"):
+        dataset.frames(np.array([0]))
+
+
+GOLDEN = ROOT / "tests" / "vectors" / "dataset-2"
+
+
+def golden_rows() -> tuple[np.ndarray, np.ndarray]:
+    """Return frames `[3, 2, 2, 2, 1, 2]` and labels `[3, 2, 2]` that float32 holds exactly."""
+    return np.arange(48).reshape(3, 2, 2, 2, 1, 2) / 8, np.arange(12).reshape(3, 2, 2) / 4
+
+
+def write_golden(path: Path) -> None:
+    """Write the dataset of the golden files."""
+    frames, labels = golden_rows()
+    card = KeyDomain(bytes(range(32)), n=2, epoch=1).card()
+    settings = {"dtype": "float32", "frames": 2, "height": 2, "width": 2, "channels": 1, "classes": ("no", "yes")}
+    with DatasetWriter(path, card, **settings, gaps="public") as writer:
+        for i, (length, split) in enumerate(((2, "train"), (1, "validation"), (7, "test"))):
+            valid = min(length, 2)
+            record = SequenceRecord(f"{i:032x}", f"{i // 2:032x}", length, split)
+            writer.add(record, frames[i, :valid], labels[i], np.array([0, 0.5])[:valid])
+
+
+def test_golden_files_are_read_and_written(tmp_path: Path):
+    """Files of format 2 are read by every later version, and written byte for byte as they stand there."""
+    write_golden(tmp_path / "new")
+    assert {f.name for f in (tmp_path / "new").iterdir()} == {f.name for f in GOLDEN.iterdir()}
+    for file in GOLDEN.iterdir():
+        assert (tmp_path / "new" / file.name).read_bytes() == file.read_bytes(), file.name
+    frames, labels = golden_rows()
+    frames[1, 1] = 0
+    dataset = EncryptedDataset.open(GOLDEN)
+    np.testing.assert_array_equal(dataset.frames(np.arange(3)), frames)
+    np.testing.assert_array_equal(dataset.labels(np.arange(3)), labels)
+    np.testing.assert_array_equal(dataset.gaps(np.arange(3)), [[0, 0.5], [0, 0], [0, 0.5]])
+    np.testing.assert_array_equal(dataset.valid(np.arange(3)), [[1, 1], [1, 0], [1, 1]])
+    assert dataset.patients() == {"train": 1, "validation": 1, "test": 1}
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, domain: KeyDomain, monkeypatch):
+    """Writing and reading 24 MB in shards of 1 MB never holds more than 8 MB."""
+    monkeypatch.setattr(format_, "SHARD_BYTES", 2**20)
+    settings = {"dtype": "float32", "frames": 1, "height": 64, "width": 48, "channels": 1, "classes": ()}
+    rows = np.ones((1, 64, 48, 1, 2), np.float32)
+    tracemalloc.start()
+    try:
+        with DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+            for i in range(1000):
+                writer.add(SequenceRecord(f"{i:032x}", f"{i:032x}", 1, "train"), rows)
+        dataset = EncryptedDataset.open(tmp_path / "new")
+        dataset.verify()
+        for i in range(0, 1000, 8):
+            dataset.frames(np.arange(i, i + 8))
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -49,7 +49,7 @@ def config(out: Path, **changes: object) -> RunConfig:
 
 
 def describe(name: str, **changes: object) -> SiteDescription:
-    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes")}
+    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
     return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **counts, **changes})
 

@@ -1,5 +1,7 @@
 """Federated averaging over real Flower records, admission, and replies that do not fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import TINY
@@ -43,7 +45,7 @@ RUN = {
 
 
 def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescription:
-    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes")}
+    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
     return SiteDescription(name=name, domain=domain, **{**fields, **counts, **changes})
 
@@ -122,17 +124,31 @@ def test_admission_takes_the_runs_domain_only():
         6: site("c"),
         7: site("0", classes=()),
         8: site("1", height=16),
+        9: site("2", gaps="public"),
     }
     admission = choose(described, {"node 9": "asleep"}, RunConfig.from_mapping(RUN))
     assert [s.name for s in admission.sites.values()] == ["a", "c"]
     assert "different keys cannot be averaged" in admission.refused["b"]
-    for odd in ("1", "d"):  # even if it is the first
-        assert "its task" in admission.refused[odd]
+    for odd in ("1", "2", "d"):  # even if it is the first
+        assert "ingest alike" in admission.refused[odd]
+    assert admission.refused["2"] == (
+        "its data are 2 frames of 8 x 8 x 1, with time gaps, 2 classes (no, yes), of 2 slots; "
+        "the others' are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes), of 2: ingest alike"
+    )
     assert "ingest it with labels" in admission.refused["0"]
     assert "no sequence" in admission.refused["f"]
     assert "under this name" in admission.refused["c (node 6)"]
     assert admission.refused["node 9"] == "asleep"
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
+
+
+def test_public_and_encrypted_gaps_train_together():
+    """The network is the same for both, and takes the gaps; a site without them is refused."""
+    described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
+    admission = choose(described, {}, RunConfig.from_mapping(RUN))
+    assert [s.name for s in admission.sites.values()] == ["a", "b"]
+    assert "without time gaps" in admission.refused["c"]
+    assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, gaps=True)
 
 
 def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):

@@ -9,7 +9,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
-from fedpp.imaging.dicom_pixels import display_frames
+from fedpp.imaging.dicom_pixels import display_frame
 
 DICOM = DATA / "dicom"
 STORED = np.array([[0, 1, 100], [1000, 2047, 4095]], dtype=np.uint16)
@@ -27,6 +27,10 @@ def image(**tags: object) -> Dataset:
     for name, tag in tags.items():
         setattr(made, name, tag)
     return made
+
+
+def display_frames(made: Dataset) -> list[np.ndarray]:
+    return [display_frame(made, number) for number in range(int(made.get("NumberOfFrames") or 1))]
 
 
 def test_without_a_window_the_full_range_is_shown():
@@ -138,7 +142,12 @@ def test_signed_pixels_keep_their_order():
 
 
 def test_compression_changes_nothing():
-    """The same enhanced MR, plain, big-endian, RLE and lossless JPEG 2000, gives the same frames."""
-    plain = display_frames(pydicom.dcmread(DICOM / "emri_small.dcm"))
-    for name in ("emri_small_big_endian.dcm", "emri_small_RLE.dcm", "emri_small_jpeg_2k_lossless.dcm"):
-        np.testing.assert_array_equal(display_frames(pydicom.dcmread(DICOM / name)), plain)
+    """The same enhanced MR, plain, big-endian, RLE, JPEG-LS and JPEG 2000, and the same slide, give the same frames."""
+    for plain, *others in (
+        ("emri_small", "emri_small_big_endian", "emri_small_RLE", "emri_small_jpeg_2k_lossless"),
+        ("emri_small", "emri_small_jpeg_ls_lossless"),
+        ("sm_image", "sm_image_jpegls"),
+    ):
+        expected = display_frames(pydicom.dcmread(DICOM / f"{plain}.dcm"))
+        for name in others:
+            np.testing.assert_array_equal(display_frames(pydicom.dcmread(DICOM / f"{name}.dcm")), expected)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpp.errors import ConfigError
-from fedpp.imaging.preparation import prepare
+from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
 
 GENERATOR = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def order(prepared: np.ndarray) -> list[int]:
 @settings(max_examples=40, deadline=None)
 def test_a_sequence_is_standardised(frames: int, height: int, width: int, offset: float, contrast: float):
     """Whatever brightness and contrast, the mean over the whole sequence is 0, the deviation 1, the shape as asked."""
-    raw = sequence(*(offset + contrast * GENERATOR.normal(size=(20, 30)) for _ in range(4)))
+    raw = sequence(*(offset + contrast * GENERATOR.normal(size=(20, 30)) for _ in range(5)))
     prepared = prepare(raw, frames, height, width)
     assert prepared.shape == (frames, height, width, 1)
     assert prepared.dtype == np.float64
@@ -51,7 +51,7 @@ def test_brightness_and_contrast_of_a_scanner_vanish_and_growth_stays():
 @pytest.mark.parametrize("value", [0.0, 0.1, 7.3, -1e6, 1e-12])
 def test_a_constant_sequence_is_zero(value: float):
     """Black or evenly grey frames become zeros, not blown-up rounding noise."""
-    np.testing.assert_array_equal(prepare(sequence(np.full((30, 50), value)), 2, 7, 9), 0)
+    np.testing.assert_array_equal(prepare(sequence(*[np.full((30, 50), value)] * 2), 2, 7, 9), 0)
 
 
 def test_a_small_contrast_on_a_large_offset_survives():
@@ -64,11 +64,11 @@ def test_a_small_contrast_on_a_large_offset_survives():
 
 
 def test_frames_are_chosen_evenly():
-    """First and last are among them, and a short sequence repeats its frames in order."""
+    """First and last are among them, and a short sequence has its own frames and no others."""
     assert order(prepare(steps(16), 4, 3, 3)) == [0, 1, 2, 3]
     chosen = prepare(steps(16), 4, 3, 3)[:, 0, 0, 0]
     np.testing.assert_allclose((chosen - chosen[0]) / (chosen[-1] - chosen[0]) * 15, [0, 5, 10, 15])
-    assert order(prepare(steps(3), 6, 3, 3)) == [0, 0, 1, 1, 2, 2]
+    assert order(prepare(steps(3), 6, 3, 3)) == [0, 1, 2]
 
 
 def test_frames_of_different_sizes_fit():
@@ -98,3 +98,20 @@ def test_a_sequence_does_not_show_who_it_is():
     shown = repr(ImageSequence("secret-id", "secret-patient", "a", (np.full((2, 2), 0.123),)))
     assert "secret" not in shown
     assert "0.123" not in shown
+
+
+def test_gaps_are_between_the_chosen_frames():
+    """Days between chosen frames, in logarithms of which a year is 1; the first is 0, and frames of one time too."""
+    times = (0.0, 0.0, 30.0, 40.0, 365.0)
+    timed = replace(steps(5), times=times)
+    expected = np.log1p([0, 0, 30, 10, 325]) / np.log(366)
+    np.testing.assert_allclose(gaps(timed, 9), expected)
+    np.testing.assert_allclose(gaps(timed, 3), np.log1p([0, 30, 335]) / np.log(366))
+    with pytest.raises(RawDataError, match="no times"):
+        gaps(steps(5), 3)
+
+
+def test_padding_follows_the_values():
+    """Values stay as they are, and zeros come after them."""
+    np.testing.assert_array_equal(pad(np.array([[1.0], [2.0]]), 4), [[1], [2], [0], [0]])
+    np.testing.assert_array_equal(pad(np.array([1.0, 2.0]), 2), [1, 2])

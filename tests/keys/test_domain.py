@@ -9,7 +9,6 @@ import pytest
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 
 
@@ -42,39 +41,12 @@ def test_secrets_epochs_and_purposes_separate():
     assert len({d.initial_seed(seed) for d in domains for seed in (0, 1)}) == 8
 
 
-def test_noise_never_repeats(domain: KeyDomain):
-    """Two encryptions of one image differ, and decrypt alike."""
-    image = np.linspace(-1, 1, 50)
-    first, second = (encryption.encrypt_values(domain, image, "float64") for _ in range(2))
-    assert np.abs(first - second).min() > 1e-9
-    np.testing.assert_allclose(encryption.decrypt(domain, first), image, atol=1e-12)
-    np.testing.assert_allclose(encryption.decrypt(domain, second), image, atol=1e-12)
-
-
-def test_decoys_have_the_scale_of_the_data(domain: KeyDomain):
-    """A decoy's mean and deviation are those of the values, and it is not constant where they are."""
-    values = np.random.default_rng(0).gamma(2.0, size=20_000)
-    decoys = (encryption.encrypt_values(domain, values, "float64") @ domain.matrix())[:, 1]
-    np.testing.assert_allclose((decoys.mean(), decoys.std()), (values.mean(), values.std()), rtol=0.03)
-    around = (encryption.encrypt_values(domain, np.full(20_000, 5.0), "float64") @ domain.matrix())[:, 1]
-    np.testing.assert_allclose((around.mean(), around.std()), (5.0, 1.0), rtol=0.03)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_labels_and_their_decoys_are_one_hot(domain: KeyDomain, dtype: str):
-    """Every slot of an encrypted label is one-hot, so that the decoy's loss stays finite."""
-    rows = encryption.encrypt_labels(domain, np.array([0, 2, 1, 1]), 3, dtype)
-    slots = rows.astype(np.float64) @ domain.matrix()
-    assert rows.dtype == dtype
-    np.testing.assert_allclose(slots[..., 0], np.eye(3)[[0, 2, 1, 1]], atol=1e-5)
-    np.testing.assert_allclose(np.sort(slots, axis=1)[:, :, 1], np.tile([0, 0, 1], (4, 1)), atol=1e-5)
-
-
 def test_keys_do_not_slip_out(domain: KeyDomain):
     """Neither key can be printed, pickled or copied; its repr holds no key material."""
-    for key in (domain, domain.evaluation_key()):
+    for key in (domain, domain.evaluation_key(), domain.at_rest_key()):
         shown = f"{key!r} {key!s}"
         assert domain.secret_bytes().hex() not in shown
+        assert domain.derive("at rest").hex() not in shown
         for value in domain.matrix().reshape(-1):
             assert f"{value:.6f}"[:8] not in shown
         for leak in (pickle.dumps, copy.copy, copy.deepcopy):

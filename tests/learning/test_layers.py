@@ -94,22 +94,21 @@ CASES: dict[str, Case] = {
 }
 
 
-@SIZES
-@pytest.mark.parametrize("case", CASES)
-def test_layer_is_the_stock_layer_on_every_slot(case: str, n: int):
-    """Outputs, and gradients by inputs and weights, decrypt to the stock layer's, for message and decoys."""
+def check(case: str, n: int, valid: np.ndarray | None = None) -> None:
+    """Compare a layer with the stock one, slot by slot; `valid` says which steps of an LSTM count."""
     make, stock, shape = CASES[case]
     a, generator = algebra(n), np.random.default_rng(3)
     inputs = [generator.normal(size=shape) for _ in range(n)]
     oracle, ours = stock(), make(a)
+    which, mask = ((), {}) if valid is None else ((tf.constant(valid),), {"mask": tf.constant(valid)})
     oracle.build(shape)
     ciphertext = [tf.Variable(x) for x in a.from_slots(tuple(inputs))]
-    ours(tuple(ciphertext))
+    ours(tuple(ciphertext), *which)
     weights = [[generator.normal(size=w.shape) for _ in range(n)] for w in oracle.weights]
     ours.set_weights([part for slots in weights for part in a.from_slots(tuple(slots))])
 
     with tf.GradientTape() as tape:
-        outputs = a.to_slots(tuple(ours(tuple(ciphertext))))
+        outputs = a.to_slots(tuple(ours(tuple(ciphertext), *which)))
         loss = sum(tf.reduce_sum(tf.sin(3 * y)) for y in outputs)
     variables = [v.value for v in ours.trainable_variables]
     raw = tape.gradient(loss, [*ciphertext, *variables])
@@ -119,13 +118,66 @@ def test_layer_is_the_stock_layer_on_every_slot(case: str, n: int):
         oracle.set_weights([slots[k] for slots in weights])
         x = tf.Variable(inputs[k])
         with tf.GradientTape() as tape:
-            y = oracle(x)
+            y = oracle(x, **mask)
             loss = tf.reduce_sum(tf.sin(3 * y))
         np.testing.assert_allclose(outputs[k], y, atol=1e-10)
         expected = tape.gradient(loss, [x, *(v.value for v in oracle.trainable_variables)])
         assert len(expected) == len(gradients)
         for ours_k, theirs in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(ours_k[k], theirs, atol=1e-9)
+
+
+@SIZES
+@pytest.mark.parametrize("case", CASES)
+def test_layer_is_the_stock_layer_on_every_slot(case: str, n: int):
+    """Outputs, and gradients by inputs and weights, decrypt to the stock layer's, for message and decoys."""
+    check(case, n)
+
+
+RECURRENT = pytest.mark.parametrize("case", ["lstm", "lstm backwards", "bidirectional"])
+MASKS = [[True, True, True, True], [True, True, False, False], [False, False, True, True], [False, True, False, True]]
+
+
+@SIZES
+@RECURRENT
+@pytest.mark.parametrize("first", MASKS)
+@pytest.mark.parametrize("second", [*MASKS, [False] * 4])
+def test_a_masked_step_is_keras_s_on_every_slot(case: str, n: int, first: list[bool], second: list[bool]):
+    """Outputs and all gradients are the stock layer's under its mask, one a sequence, wherever the gaps in it are."""
+    check(case, n, np.array([first, second]))
+
+
+@RECURRENT
+def test_a_full_mask_changes_nothing(case: str):
+    """Where all steps are valid, the output is to the bit that without a mask."""
+    make, _, shape = CASES[case]
+    a, generator = algebra(2), np.random.default_rng(0)
+    layer, x = make(a), tuple(tf.constant(generator.normal(size=shape)) for _ in range(2))
+    layer(x)
+    layer.set_weights([generator.normal(size=w.shape) for w in layer.weights])
+    for masked, bare in zip(layer(x, tf.ones(shape[:2], bool)), layer(x), strict=True):
+        np.testing.assert_array_equal(masked, bare)
+
+
+def test_a_step_that_is_not_valid_is_not_even_seen():
+    """The output does not depend, by a single bit, on what stands at masked steps, before, between or after."""
+    a, generator = algebra(2), np.random.default_rng(0)
+    layer = CASES["bidirectional"][0](a)
+    valid = np.array([[True, True, False, False], [False, True, False, True]])
+    x, other = generator.normal(size=(2, 2, 2, 4, 5))
+    other = np.where(valid[:, :, None], x, 1e3 * other)
+    layer(tuple(x))
+    layer.set_weights([generator.normal(size=w.shape) for w in layer.weights])
+    for one, two in zip(layer(tuple(x), valid), layer(tuple(other), valid), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_append_adds_the_last_feature():
+    """Each component gets the other's as its last feature."""
+    generator = np.random.default_rng(0)
+    x, feature = generator.normal(size=(2, 2, 3, 4)), generator.normal(size=(2, 2, 3))
+    appended = layers.Append(algebra(2), dtype=DTYPE)(tuple(x), tuple(feature))
+    np.testing.assert_array_equal(np.stack(appended), np.concatenate([x, feature[..., None]], axis=-1))
 
 
 @SIZES

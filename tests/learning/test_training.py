@@ -7,41 +7,37 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from conftest import TINY, write_dataset
 
 from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.config import Gaps, NetworkSpec
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import models
+from fedpp.learning.batches import Batches, Reader
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.metrics import softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
-from fedpp.learning.training import Batches, EncryptedTrainer
+from fedpp.learning.training import EncryptedTrainer
 
 
-def twin(dtype: str = "float64") -> keras.Model:
-    model = models.plaintext(TINY, dtype)
-    drawn = initial_weights(TINY, 1)
-    model.set_weights([drawn[spec.name] for spec in TINY.weights()])
+def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:
+    model = models.plaintext(network, dtype)
+    model.set_weights(list(initial_weights(network, 1).values()))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, dtype=dtype)
     model.compile(optimizer=Adam(Algebra.plaintext()), loss=loss, jit_compile=False)
     return model
 
 
-def trainer(key: EvaluationKey, dtype: str = "float64") -> EncryptedTrainer:
-    ours = EncryptedTrainer(TINY, key, dtype)
-    ours.load(encrypted_initial_weights(TINY, 1, key))
+def trainer(key: EvaluationKey, dtype: str = "float64", network: NetworkSpec = TINY) -> EncryptedTrainer:
+    ours = EncryptedTrainer(network, key, dtype)
+    ours.load(encrypted_initial_weights(network, 1, key))
     return ours
-
-
-def test_specification_lists_the_weights_of_the_stock_model():
-    """Shapes and their order are Keras's own for the plaintext network."""
-    assert [w.shape for w in models.plaintext(TINY, "float32").get_weights()] == [s.shape for s in TINY.weights()]
 
 
 def test_initial_weights_are_what_keras_would_draw():
@@ -64,8 +60,9 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
     ours, theirs = trainer(domain.evaluation_key()), twin()
     ours.fit(dataset, learning_rate=1e-2, epochs=25, batch_size=3, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
-    data = Batches([lambda i: frames[i], lambda i: one_hot[labels[i]]], dataset.indices("train"), 3, (4, 1))
-    theirs.fit(data, epochs=25, shuffle=False, verbose=0)
+    inputs = [lambda i: frames[i], dataset.valid]
+    data = Batches(inputs, lambda i: one_hot[labels[i]], dataset.indices("train"), 3, (4, 1))
+    data.fit(theirs, 25)
     assert int(theirs.optimizer.iterations) == int(ours.model.optimizer.iterations) == 50
     for spec, expected in zip(TINY.weights(), theirs.get_weights(), strict=True):
         decrypted = encryption.decrypt(domain, ours.rows()[spec.name])
@@ -73,8 +70,45 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
         drawn = initial_weights(TINY, 1)[spec.name]
         assert np.abs(expected - drawn).max() > 1e-3, "the step must have moved every weight"
     logits = encryption.decrypt(domain, ours.logits(dataset, "test", 2))
-    expected = theirs.predict_on_batch(frames[dataset.indices("test")])
+    test = dataset.indices("test")
+    expected = theirs.predict_on_batch([frames[test], dataset.valid(test)])
     np.testing.assert_allclose(softmax(logits), softmax(expected), atol=1e-11)
+
+
+@pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])
+def test_padded_sequences_train_as_on_plaintext(
+    gaps: Gaps, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path
+):
+    """With sequences of one frame and of two, and their gaps, 50 steps agree with the stock twin's to 1e-11."""
+    frames, labels = plaintext
+    lengths = np.array([1, 2] * 5 + [2])
+    present = np.arange(2) < lengths[:, None]
+    times = np.random.default_rng(2).random((11, 2)) * present
+    settings = {} if gaps == "none" else {"gaps": gaps, "times": times}
+    padded = write_dataset(tmp_path / "padded", domain, plaintext, lengths=lengths, **settings)
+    network = replace(TINY, gaps=gaps != "none")
+    ours, theirs = trainer(domain.evaluation_key(), network=network), twin(network=network)
+    ours.fit(padded, learning_rate=1e-2, epochs=25, batch_size=3, seed=(4, 1))
+    theirs.optimizer.learning_rate = 1e-2
+    given = [frames * present[..., None, None, None], present, times][: 3 if network.gaps else 2]
+    inputs: list[Reader] = [lambda i, values=values: values[i] for values in given]
+    Batches(inputs, lambda i: np.eye(2)[labels[i]], padded.indices("train"), 3, (4, 1)).fit(theirs, 25)
+    for spec, expected in zip(network.weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(encryption.decrypt(domain, ours.rows()[spec.name]), expected, atol=1e-11)
+    test = padded.indices("test")
+    expected = theirs.predict_on_batch([values[test] for values in given])
+    np.testing.assert_allclose(encryption.decrypt(domain, ours.logits(padded, "test", 2)), expected, atol=1e-11)
+
+
+def test_public_gaps_have_no_decoys(domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path):
+    """What the network is given of a public gap is one number in every slot; of an encrypted one, its own row."""
+    times, everything = np.linspace(0, 1, 22).reshape(11, 2), np.arange(11)
+    ours = trainer(domain.evaluation_key(), network=replace(TINY, gaps=True))
+    for gaps in ("public", "encrypted"):
+        dataset = write_dataset(tmp_path / gaps, domain, plaintext, gaps=gaps, times=times)
+        slots = algebra.decrypt(ours.inputs(dataset)[2](everything), domain.matrix())
+        np.testing.assert_allclose(slots[..., 0], times, atol=1e-12)
+        assert (abs(slots[..., 1] - times).max() < 1e-12) == (gaps == "public")
 
 
 def message_gradient(ours: EncryptedTrainer, algebra: Algebra, dataset: EncryptedDataset) -> np.ndarray:
@@ -83,7 +117,7 @@ def message_gradient(ours: EncryptedTrainer, algebra: Algebra, dataset: Encrypte
     frames, labels = (read(everything).astype(ours.dtype) for read in (dataset.frames, dataset.labels))
     variables = [v.value for v in ours.model.trainable_variables]
     with tf.GradientTape() as tape:
-        loss = ours.model.loss(labels, ours.model(frames))
+        loss = ours.model.loss(labels, ours.model([frames, dataset.valid(everything)]))
     parts = [g.numpy().astype(np.float64) for g in tape.gradient(loss, variables)]
     pairs = (algebra.gradient(tuple(parts[i : i + 2])) for i in range(0, len(parts), 2))
     return np.concatenate([algebra.to_slots(pair)[0].reshape(-1) for pair in pairs])
@@ -97,7 +131,7 @@ def test_a_faded_gradient_keeps_its_bits_in_float32(
     fitted = twin()
     fitted.optimizer.learning_rate = 3e-2
     for _ in range(60):
-        fitted.train_on_batch(frames, np.eye(2)[labels])
+        fitted.train_on_batch([frames, np.ones((len(frames), 2), bool)], np.eye(2)[labels])
     decoy = initial_weights(TINY, 9)
     message = dict(zip(decoy, fitted.get_weights(), strict=True))
     key = domain.evaluation_key()
@@ -154,26 +188,6 @@ def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain
         np.testing.assert_allclose(used.rows()[name], rows, atol=1e-12)
 
 
-def test_batches_cover_every_sequence_once_in_the_seeds_order():
-    """Each epoch is a permutation; the same seed gives the same, another epoch or seed another; none gives order."""
-    indices = np.arange(10, 30)
-
-    def epochs(seed: tuple[int, ...] | None) -> list[list[int]]:
-        data = Batches([lambda i: i], indices, 6, seed)
-        order = []
-        for _ in range(2):
-            order.append([int(i) for b in range(len(data)) for i in data[b][0]])
-            data.on_epoch_end()
-        return order
-
-    first, second = epochs((1, 2))
-    assert sorted(first) == sorted(second) == list(indices)
-    assert first != second
-    assert epochs((1, 2)) == [first, second]
-    assert epochs((1, 3))[0] != first
-    assert epochs(None) == [list(indices)] * 2
-
-
 def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain: KeyDomain):
     """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
     other = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key()
@@ -189,11 +203,30 @@ def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain:
         ours.check_model(EncryptedModel(TINY, ours.domain, ("yes", "no"), rows), dataset)
 
 
+def test_a_damaged_shard_ends_training_with_its_own_error(
+    domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path
+):
+    """A record whose seal is broken is a DatasetError that names the shard, out of `fit` and of `logits`."""
+    sealed = write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
+    (shard,) = sealed.path.glob("frames-*")
+    content = bytearray(shard.read_bytes())
+    content[5] ^= 1
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    ours = trainer(domain.evaluation_key())
+    with pytest.raises(DatasetError, match="frames-00000.sealed is damaged"):
+        ours.fit(sealed, learning_rate=1e-3, epochs=2, batch_size=3, seed=(0,))
+    with pytest.raises(DatasetError, match="frames-00000.sealed is damaged"):
+        ours.logits(sealed, "test", 2)
+    assert len(ours.logits(sealed, "validation", 2)) == 2
+
+
 def test_a_dataset_of_another_shape_is_refused(domain: KeyDomain, dataset: EncryptedDataset):
     """A network for other images is told both shapes before anything is computed."""
-    trainer = EncryptedTrainer(replace(TINY, height=16, width=16), domain.evaluation_key(), "float64")
-    with pytest.raises(DatasetError, match=r"\(2, 8, 8, 1\).*\(2, 16, 16, 1\)"):
-        trainer.logits(dataset, "test", 4)
+    with pytest.raises(DatasetError, match="is for .* with time gaps.*without.*: ingest again"):
+        trainer(domain.evaluation_key(), network=replace(TINY, gaps=True)).logits(dataset, "test", 4)
+    with pytest.raises(DatasetError, match="is for 2 frames of 16 x 16 x 1.* data are 2 frames of 8 x 8 x 1"):
+        trainer(domain.evaluation_key(), network=replace(TINY, height=16, width=16)).logits(dataset, "test", 4)
 
 
 def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDomain):

@@ -17,6 +17,7 @@ GOOD = {
     "width": 16,
     "channels": 1,
     "classes": ["no", "yes"],
+    "gaps": "encrypted",
     "sequences": [3, 2, 1],
     "patients": [3, 2, 1],
 }
@@ -49,6 +50,9 @@ def test_a_description_survives_the_wire(classes: list[str]) -> None:
         ("classes", ["no", "no"]),
         ("classes", ["no", "y\x00"]),
         ("classes", [0, 1]),
+        ("gaps", "some"),
+        ("gaps", ["none"]),
+        ("gaps", True),
         ("sequences", [3, 2]),
         ("sequences", 3),
         ("sequences", [3, 2, -1]),

@@ -1,10 +1,18 @@
 """The simulated hospitals."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pytest
+from chexpert_folder import HOSPITALS, SILENT, SPOILT, VISITS
+
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import FedppError, RawDataError
+from fedpp.imaging.splits import METHODS
 from simulations.hospitals import Hospitals, prepare
 from simulations.scenario import PhantomData, Scenario
+from simulations.shared_patients import shared, trained_and_tested
 
 
 def hospitals(folder: Path, seed: int, **settings: object) -> Hospitals:
@@ -19,8 +27,8 @@ def test_a_seed_fixes_domain_split_and_order(tmp_path: Path):
     fingerprints = [h.domain.card().fingerprint for h in (first, again, other)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     for one, two in zip(first.sites, again.sites, strict=True):
-        manifests = [EncryptedDataset.open(site.dataset).manifest for site in (one, two)]
-        assert manifests[0].sequences == manifests[1].sequences
+        tables = [EncryptedDataset.open(site.dataset).sequences for site in (one, two)]
+        np.testing.assert_array_equal(*tables)
 
 
 def test_shuffled_labels_are_dealt_among_the_patients(tmp_path: Path):
@@ -32,3 +40,82 @@ def test_shuffled_labels_are_dealt_among_the_patients(tmp_path: Path):
         assert sorted(str(s.label) for s in one) == sorted(str(s.label) for s in two)
         moved += sum(a.label != b.label for a, b in zip(one, two, strict=True))
     assert moved > 0
+
+
+def of_folders(data: Path, out: Path, **settings: object) -> Hospitals:
+    out.mkdir()
+    scenario = Scenario("tiny", "", 2, 1, hospitals=("north", "south"), frames=3, size=8, **settings)
+    return prepare(scenario, data, out, out)
+
+
+def test_each_folder_is_a_hospital(chexpert: Path, tmp_path: Path):
+    """Sites have the folders' names and patients, each labelled visit is asked about once, and gaps are none."""
+    made = of_folders(chexpert, tmp_path / "out", predict="visit", split="hashed")
+    assert [site.name for site in made.sites] == ["north", "south"]
+    assert made.data.startswith("north: CheXpert, by the header of its table: 14 sequences of 14 patients")
+    assert ". south: CheXpert" in made.data
+    for site, raw, patients in zip(made.sites, made.raw, HOSPITALS.values(), strict=True):
+        dataset = EncryptedDataset.open(site.dataset)
+        visits = sum(VISITS[patient % 3] for patient in patients) - (SILENT[0] in patients)
+        assert len(raw) == len(dataset) == sum(dataset.counts().values()) == visits
+        assert sum(dataset.patients().values()) == len(patients)
+        assert (dataset.manifest.classes, dataset.manifest.gaps) == (("0", "1"), "none")
+
+
+def test_a_patient_has_one_hashed_split_at_all_hospitals(chexpert: Path, tmp_path: Path):
+    """Hashed, whoever is known to two hospitals of a domain is in the same split at both, so no test is spoilt."""
+    for seed in range(6):
+        spoilt = {}
+        for split in METHODS:
+            made = of_folders(chexpert, tmp_path / f"{split} {seed}", predict="visit", split=split, seed=seed)
+            datasets = [EncryptedDataset.open(site.dataset) for site in made.sites]
+            assert len(shared(datasets)) == len(set.intersection(*map(set, HOSPITALS.values())))
+            spoilt[split] = trained_and_tested(datasets)
+        assert spoilt == {"hashed": 0, "stratified": int(seed in SPOILT)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "lengths"),
+    [
+        ({"predict": "visit"}, {1, 2, 3}),
+        ({"predict": "visit", "window": 2}, {1, 2}),
+        ({"predict": "visit", "window": 2, "min_length": 2}, {2}),
+        ({"predict": "visit", "stride": 2, "min_length": 2}, {2, 3}),
+        ({"predict": "sequence"}, {1, 2, 3}),
+        ({"predict": "sequence", "max_length": 2}, {1, 2}),
+        ({"predict": "sequence", "min_length": 2}, {2, 3}),
+    ],
+)
+def test_what_is_asked_about_has_the_chosen_lengths(chexpert: Path, tmp_path: Path, settings: dict, lengths: set):
+    """Windows, strides and lengths are those of the scenario."""
+    made = of_folders(chexpert, tmp_path / "out", **settings)
+    assert {len(s.frames) for site in made.raw for s in site} == lengths
+
+
+def test_a_stride_passes_visits_over(chexpert: Path, tmp_path: Path):
+    """Of every second labelled visit, from the last one back, as many are asked about."""
+    made = of_folders(chexpert, tmp_path / "out", predict="visit", stride=2)
+    for raw, patients in zip(made.raw, HOSPITALS.values(), strict=True):
+        labelled = [VISITS[patient % 3] - (patient == SILENT[0]) for patient in patients]
+        assert len(raw) == sum((count + 1) // 2 for count in labelled)
+
+
+def test_the_finding_is_chosen(chexpert: Path, tmp_path: Path):
+    """Another target, of which the folder says nothing, leaves nothing to learn: one line."""
+    with pytest.raises(FedppError, match="no labels to train on|no sequence"):
+        of_folders(chexpert, tmp_path / "out", target="Edema")
+
+
+@pytest.mark.parametrize("gaps", ["public", "encrypted"])
+def test_gaps_are_kept_where_times_are_known(chexpert: Path, tmp_path: Path, gaps: str):
+    """Visits with dates give a dataset with their gaps, as it was asked for; CheXpert's have none: one line."""
+    with pytest.raises(RawDataError, match="no times"):
+        of_folders(chexpert, tmp_path / "undated", gaps=gaps)
+    dated = tmp_path / "dated"
+    for hospital in ("north", "south"):
+        shutil.copytree(chexpert / hospital, dated / hospital)
+        images = sorted((dated / hospital).rglob("*.png"))
+        rows = [f"{i.relative_to(dated / hospital)},{i.parts[-3]},{i.parts[-2][-1]},{i.parts[-2][-1]}" for i in images]
+        (dated / hospital / "manifest.csv").write_text("\n".join(["path,patient,time,label", *rows]) + "\n")
+    made = of_folders(dated, tmp_path / "out", gaps=gaps, predict="visit")
+    assert {EncryptedDataset.open(site.dataset).manifest.gaps for site in made.sites} == {gaps}

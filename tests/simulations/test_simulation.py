@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chexpert_folder import SPOILT
 from conftest import ROOT
 from test_deployment import processes_of
 
@@ -27,6 +28,25 @@ filters: [4, 8]
 dense: 8
 lstm: 8
 control-draws: 1
+"""
+
+VISITS = """
+description: Two small hospitals in CheXpert's layout.
+sites: 2
+rounds: 1
+hospitals: [north, south]
+classes: ["0", "1"]
+predict: visit
+frames: 3
+size: 8
+epochs: 1
+batch-size: 8
+filters: [3, 4]
+dense: 5
+lstm: 4
+dtype: float64
+plaintext-central: true
+local-only: true
 """
 
 
@@ -62,6 +82,32 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
     assert 0 < report["parity"]["control_probability_differences"][0] <= 1e-9
     again = simulations("run", scenario, "--out", out, check=1)
     assert "--overwrite" in again.stderr.strip().splitlines()[-1]
+
+
+def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path):
+    """Hospitals keep their folders' names; their visits are learned, with every baseline, and the report tells all."""
+    scenario = tmp_path / "visits.yaml"
+    scenario.write_text(VISITS)
+    out = tmp_path / "run"
+    done = simulations("run", scenario, "--data", chexpert, "--seed", 2, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert [(site["name"], site["patients"]) for site in report["sites"]] == [("north", 14), ("south", 23)]
+    assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_left_out": SPOILT[2]}
+    assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_only"}
+    assert set(report["baselines"]["local_only"]) == {"north", "south"}
+    assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-6)
+    assert report["parity"]["max_abs_probability_difference"] <= 1e-9
+    assert (report["settings"]["predicted"], report["settings"]["split"]) == ("each visit", "stratified")
+    for line in (
+        "  all data in one place, plaintext: AUC",
+        "  south alone, plaintext: AUC",
+        "  patients at several sites: 5",
+    ):
+        assert any(printed.startswith(line) for printed in done.stdout.splitlines())
+    page = (out / "report.html").read_text()
+    assert "What a hospital gains by joining" in page
+    for patient in ("patient00012", "train.csv", "view1"):  # nothing of the raw folder
+        assert patient not in page
 
 
 def test_list_names_the_scenarios():

@@ -13,7 +13,8 @@ from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import NetworkSpec
+from fedpp.config import Gaps, NetworkSpec
+from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.protocol import wire
@@ -49,8 +50,8 @@ def ask(context: Context, kind: str, content: RecordDict) -> RecordDict:
     return app(Message(content=content, metadata=metadata), context).content
 
 
-def rows(domain: KeyDomain) -> dict[str, np.ndarray]:
-    return encrypted_initial_weights(TINY, 0, domain.evaluation_key())
+def rows(domain: KeyDomain, network: NetworkSpec = TINY) -> dict[str, np.ndarray]:
+    return encrypted_initial_weights(network, 0, domain.evaluation_key())
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
     learning_rate: float = 1e-3,
 ) -> RecordDict:
     request = wire.TrainRequest(fingerprint, network, "float64", learning_rate, 1, 4, 0, 1)
-    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain, network)), wire.CONFIG: request.to_record()})
     return ask(context, "train", content)
 
 
@@ -97,7 +98,7 @@ def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, do
     with serving(domain, dataset, address):
         answer = ask(context, "query.describe", RecordDict())
     fingerprint = domain.card().fingerprint
-    expected = SiteDescription("north", fingerprint, 2, 2, 8, 8, 1, ("no", "yes"), (6, 2, 3), (6, 2, 3))
+    expected = SiteDescription("north", fingerprint, 2, 2, 8, 8, 1, ("no", "yes"), "none", (6, 2, 3), (6, 2, 3))
     assert SiteDescription.from_mapping(answer.config_records[wire.SITE]) == expected
 
 
@@ -130,7 +131,10 @@ def test_initial_weights_are_for_the_sites_own_domain(
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query.initial_weights"])
 @pytest.mark.parametrize(
     "network",
-    [replace(TINY, **{name: 16}) for name in ("frames", "height", "width", "channels", "classes")],
+    [
+        replace(TINY, gaps=True),
+        *(replace(TINY, **{name: 16}) for name in ("frames", "height", "width", "channels", "classes")),
+    ],
 )
 def test_a_network_for_other_data_is_refused(context: Context, domain: KeyDomain, kind: str, network: NetworkSpec):
     """What does not fit the dataset is not built, nor asked of the vault."""
@@ -141,7 +145,52 @@ def test_a_network_for_other_data_is_refused(context: Context, domain: KeyDomain
         "query.initial_weights": wire.InitialWeightsRequest(fingerprint, network, "float64", 0),
     }[kind]
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
-    assert reason(ask(context, kind, content)).startswith("the network is for (")
+    assert reason(ask(context, kind, content)).startswith("site north: the network is for ")
+
+
+@pytest.mark.parametrize("gaps", ["public", "encrypted"])
+def test_a_site_trains_with_gaps(
+    gaps: Gaps, context: Context, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str
+):
+    """Whichever way the time between frames is kept, the site says so and trains the same network."""
+    times = np.linspace(0, 1, 22).reshape(11, 2)
+    dataset = write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times)
+    context.node_config["dataset"] = str(dataset.path)
+    with serving(domain, dataset, address):
+        described = ask(context, "query.describe", RecordDict())
+    assert SiteDescription.from_mapping(described.config_records[wire.SITE]).gaps == gaps
+    network = replace(TINY, gaps=True)
+    answer = train(context, domain, domain.card().fingerprint, network)
+    assert set(wire.rows_of(answer, network, 2, "float64")) == {spec.name for spec in network.weights()}
+
+
+def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
+    context: Context, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str
+):
+    """A site whose dataset is sealed at rest describes itself, and trains to the same weights as without a seal."""
+    unsealed = train(context, domain, domain.card().fingerprint)
+    sealed = write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
+    context.node_config["dataset"] = str(sealed.path)
+    domain.at_rest_key().save(tmp_path / "domain.rest")
+    with serving(domain, sealed, address):
+        assert wire.SITE in ask(context, "query.describe", RecordDict())
+    answer = train(context, domain, domain.card().fingerprint)
+    weights = [wire.unpack_arrays(content)["dense/kernel"] for content in (answer, unsealed)]
+    np.testing.assert_allclose(*(encryption.decrypt(domain, rows) for rows in weights), atol=1e-11)
+
+
+def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
+    context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str
+):
+    """A flipped bit in a test sequence refuses the site at its description; a round reads what it trains on."""
+    shard = dataset.path / "frames-00000.npy"
+    with serving(domain, dataset, address):
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        described = ask(context, "query.describe", RecordDict())
+    assert reason(described) == "its dataset cannot be read: its own log says why"
+    assert wire.REFUSAL not in train(context, domain, domain.card().fingerprint)
 
 
 def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain):
@@ -167,7 +216,8 @@ def test_weights_that_do_not_fit_are_refused(context: Context, domain: KeyDomain
     [
         ("dataset", "its dataset cannot be read: its own log says why"),
         ("damage", "its dataset cannot be read: its own log says why"),
-        ("key", "its evaluation key cannot be read: its own log says why"),
+        ("key", "its keys cannot be read: its own log says why"),
+        ("at-rest key", "its keys cannot be read: its own log says why"),
         ("vault", "its vault does not answer, or refuses: its own log says why"),
         ("settings", "its settings do not fit: its own log says which"),
         ("defect", "it failed: its own log says where"),
@@ -178,6 +228,8 @@ def test_the_coordinator_learns_no_path(
     told: str,
     context: Context,
     dataset: EncryptedDataset,
+    domain: KeyDomain,
+    plaintext: Plaintext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -190,6 +242,9 @@ def test_the_coordinator_learns_no_path(
         next(dataset.path.glob("frames-*")).unlink()
     elif what == "key":
         (tmp_path / "domain.eval").write_text("{}")
+    elif what == "at-rest key":
+        write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
+        context.node_config["dataset"] = str(tmp_path / "sealed")
     elif what == "settings":
         context.node_config["vaults"] = str(tmp_path)
     elif what == "defect":

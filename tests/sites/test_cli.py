@@ -8,42 +8,17 @@ from pathlib import Path
 
 import pytest
 from conftest import DATA, ROOT
+from hospital import error_of, found, keys, site
 
+from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.imaging.layout import Choices, read_sequences
 from simulations.phantom import write_phantom
 
 
-def site(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command, and check its exit status."""
-    command = [sys.executable, "-m", "sites.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == check, done.stdout + done.stderr
-    return done
-
-
-def error_of(*arguments: object) -> str:
-    """Run a command that must fail, and return its one line."""
-    done = site(*arguments, check=1)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert done.stdout == ""
-    return lines[0]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a passphrase, a key domain and one phantom hospital."""
-    folder = tmp_path_factory.mktemp("site")
-    passphrase = folder / "passphrase"
-    passphrase.write_text("correct horse battery\n")
-    passphrase.chmod(0o600)
-    site("keygen", "--out", folder / "domain", "--passphrase-file", passphrase)
-    write_phantom(folder / "raw", hospitals=1, patients=12, visits=3, size=24, seed=0)
-    return folder
-
-
-def keys(folder: Path) -> tuple[object, ...]:
-    return "--domain", folder / "domain", "--passphrase-file", folder / "passphrase"
+    """Return the folder of a hospital."""
+    return found(tmp_path_factory.mktemp("site"), patients=12)
 
 
 def test_a_site_trains_and_evaluates_by_itself(folder: Path):
@@ -114,7 +89,7 @@ def test_the_real_multi_frame_file_is_ingested(folder: Path):
     file = DATA / "dicom" / "examples_ybr_color.dcm"
     summary = json.loads(site("ingest", file, *keys(folder), "--out", out, "--json").stdout)
     assert summary["sequences"] == {"train": 1, "validation": 0, "test": 0}
-    assert json.loads((out / "manifest.json").read_text())["sequences"][0]["length"] == 30
+    assert EncryptedDataset.open(out).sequences["length"].tolist() == [30]
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm", "empty", "csv"])

@@ -14,8 +14,8 @@ from vaults import SECONDS, serving, socket_path, stopped
 
 from fedpp.cipher import algebra
 from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
-from fedpp.config import NetworkSpec
-from fedpp.errors import ConfigError, DomainMismatchError, VaultError
+from fedpp.config import Gaps, NetworkSpec
+from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import initial_weights
@@ -51,6 +51,7 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
         width=8,
         channels=1,
         classes=("no", "yes"),
+        gaps="none",
         sequences={"train": 6, "validation": 2, "test": 3},
         patients={"train": 6, "validation": 2, "test": 3},
         dtype="float64",
@@ -192,7 +193,8 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
 @pytest.mark.parametrize(
     ("network", "dtype", "reason"),
     [
-        (replace(TINY, frames=3), "float32", r"the network is for \(3, 8, 8, 1, 2\).*the data are \(2, 8, 8, 1, 2\)"),
+        (replace(TINY, frames=3), "float32", "the network is for 3 frames of 8 x 8 x 1, without time gaps, 2 classes"),
+        (replace(TINY, gaps=True), "float32", r"is for .*, with time gaps, .* are .*, without time gaps, 2 classes"),
         (replace(TINY, height=16), "float32", "the network is for"),
         (replace(TINY, channels=3), "float32", "the network is for"),
         (replace(TINY, classes=3), "float32", "the network is for"),
@@ -231,7 +233,7 @@ def test_labels_that_are_none_are_not_scored_against(
 
 def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """It is served, and `Score` says what is missing."""
-    unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=(), label_shards=()))
+    unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=()), dataset.sequences, None)
     with serving(domain, unlabelled, address), VaultClient(address) as client:
         assert client.info().classes == ()
         with pytest.raises(VaultError, match="has no labels: ingest it with labels") as refused:
@@ -243,7 +245,8 @@ def test_an_unforeseen_error_says_nothing(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, caplog: pytest.LogCaptureFixture
 ):
     """What the vault did not expect, here a manifest without its shards, reaches its log and not the caller."""
-    broken = EncryptedDataset(dataset.path, replace(dataset.manifest, label_shards=()))
+    frames_alone = replace(dataset.manifest, shards=dataset.manifest.shards[:1])
+    broken = EncryptedDataset(dataset.path, frames_alone, dataset.sequences, None)
     with serving(domain, broken, address), VaultClient(address) as client:
         with pytest.raises(VaultError) as failed:
             client.score("test", np.zeros((3, 2, 2)))
@@ -265,7 +268,43 @@ def test_every_call_is_logged_in_one_line_without_identifiers(
             vault.score("test", np.zeros((1, 2, 2)))
     lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.vault"]
     assert [line.split()[0].rstrip(":") for line in lines] == ["Info", "InitialWeights", "Score", "Score"]
-    assert not any(s.id in line or s.patient in line for s in dataset.manifest.sequences for line in lines)
+    pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
+    assert not any(pseudonym in line for pseudonym in pseudonyms for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["frames", "labels"])
+def test_a_damaged_dataset_is_not_served(kind: str, domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """One flipped bit in any shard is found before the vault answers, and the shard named; there is no socket."""
+    (shard,) = dataset.path.glob(f"{kind}-*")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"{shard.name} is damaged"):
+        serve(domain, EncryptedDataset.open(dataset.path), address, stop=stopped())
+    assert not socket_path(address).parent.exists()
+
+
+def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str):
+    """The vault opens the seal of the labels with the domain's own key, and scores as it does without a seal."""
+    counts = []
+    for sealed in (False, True):
+        dataset = write_dataset(tmp_path / str(sealed), domain, plaintext, sealed=sealed)
+        with serving(domain, dataset, address), VaultClient(address) as client:
+            counts.append(client.score("test", encryption.encrypt_values(domain, np.eye(3, 2), "float64")))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("gaps", ["public", "encrypted"])
+def test_gaps_are_told_and_get_weights(
+    gaps: Gaps, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str
+):
+    """`Info` says how the time between frames is kept; a network that takes it gets one more input of the LSTM."""
+    dataset = write_dataset(tmp_path / "d", domain, plaintext, gaps=gaps, times=np.zeros((11, 2)))
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        assert client.info().gaps == gaps
+        assert client.initial_weights(replace(TINY, gaps=True), 0, "float64")["backward/kernel"].shape == (6, 16, 2)
+        with pytest.raises(VaultError, match="with time gaps"):
+            client.initial_weights(TINY, 0, "float64")
 
 
 def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset, address: str):

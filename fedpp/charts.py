@@ -1,0 +1,68 @@
+"""How charts look on our pages: SVG in the page's own colours and typeface, with a title and a text for readers."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Matplotlib's colours and the page's variables that replace them, so that charts follow light and dark.
+COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--soft)",
+    "#030303": "var(--line)",
+    "#040404": "var(--accent)",
+    "#050505": "var(--second)",
+    "#060606": "var(--third)",
+    "#070707": "var(--fourth)",
+}
+INK, SOFT, LINE, *SERIES = COLOURS
+_RC: dict[Any, Any] = {
+    "svg.hashsalt": "fedpp",  # the same record gives the same bytes
+    "svg.fonttype": "none",  # text stays text, in the page's own typeface
+    "font.size": 11.0,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "grid.color": LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a label with dollars is no formula
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Give charts the page's look, whatever a user's own matplotlibrc says."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
+    """Return a figure as an element for a page, on which `name` is its own."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    start, rest = text[text.index("<svg") :].split(">", 1)
+    start = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", start)
+    rest = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL)
+    for colour, variable in COLOURS.items():
+        rest = rest.replace(colour, variable)
+    # One page holds several charts: their inner ids must differ.
+    rest = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", rest)
+    start = start.replace("<svg", f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-text"', 1)
+    label = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
+    return Markup(f"{start}>{label}{rest}")  # noqa: S704  Matplotlib escapes its texts, we ours

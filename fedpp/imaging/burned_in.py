@@ -1,0 +1,63 @@
+"""Tells by its tags whether a DICOM image may have text burnt into its pixels, such as a patient's name.
+
+Tags are hints: the pixels are not looked at. Attributes: DICOM PS3.3 C.7.6.1 (General Image), C.8.6.1 (SC Equipment).
+"""
+
+from pathlib import Path
+
+import pydicom
+from pydicom import uid
+
+from fedpp.errors import RawDataError
+
+from .dicom_file import DAMAGE, opened, quiet
+
+MODALITIES = {  # whose devices write on their images
+    "ES": "endoscopy",
+    "SC": "secondary capture",
+    "US": "ultrasound",
+    "XC": "external camera",
+}
+CAPTURES = {
+    uid.SecondaryCaptureImageStorage,
+    uid.MultiFrameSingleBitSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+}
+CONVERSIONS = {
+    "DF": "digitized film",
+    "DI": "digital interface",
+    "DV": "digitized video",
+    "SD": "scanned document",
+    "SI": "scanned image",
+    "WSD": "workstation",
+}
+_TAGS = ("BurnedInAnnotation", "RecognizableVisualFeatures", "Modality", "SOPClassUID", "ConversionType")
+
+
+def suspicion(file: Path) -> str | None:
+    """Return why text in a DICOM image is to be suspected, None where the tags give no reason.
+
+    BurnedInAnnotation NO clears an image of what its kind alone would suggest. Raises `RawDataError` for a file
+    that cannot be read.
+    """
+    with quiet():
+        image = opened(file)
+        try:
+            burned, features, modality, kind, conversion = (_text(image, tag) for tag in _TAGS)
+        except DAMAGE as error:
+            raise RawDataError(f"{file} has a damaged tag on its kind of image: {type(error).__name__}") from None
+    if "YES" in {burned, features}:
+        return f"{'BurnedInAnnotation' if burned == 'YES' else 'RecognizableVisualFeatures'} is YES"
+    kinds = (
+        f"Modality is {modality} ({MODALITIES[modality]})" if modality in MODALITIES else None,
+        "it is a secondary capture" if kind in CAPTURES else None,
+        f"ConversionType is {conversion} ({CONVERSIONS[conversion]})" if conversion in CONVERSIONS else None,
+    )
+    reason = next(filter(None, kinds), None)
+    return f"{reason}, and BurnedInAnnotation does not say NO" if reason and burned != "NO" else None
+
+
+def _text(image: pydicom.Dataset, tag: str) -> str:
+    return str(image.get(tag) or "").strip().upper()

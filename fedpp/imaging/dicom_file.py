@@ -1,0 +1,140 @@
+"""Opens a DICOM file: by its header, within bounds, and without a word on the terminal.
+
+A header may claim any size: nothing is inflated or allocated on its word alone.
+"""
+
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from fedpp.errors import RawDataError
+
+from .images import MOST_PIXELS
+
+DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
+MOST_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
+_MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
+_CHUNK = 2**16
+_UNDEFINED = 2**32 - 1  # a length: the value ends at a delimiter
+_LEAST_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
+
+# What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
+DAMAGE = (
+    BytesLengthException,
+    InvalidDicomError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+
+
+def has_mark(file: Path) -> bool:
+    """Tell whether a file carries the mark of DICOM."""
+    try:
+        with file.open("rb") as content:
+            content.seek(_MARK_OFFSET)
+            return content.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
+def opened(file: Path) -> pydicom.Dataset:
+    """Return a file's dataset, its large values left in the file; raise `RawDataError` if it cannot be read."""
+    try:
+        with file.open("rb") as content:
+            size = _inflated(file, content) or os.fstat(content.fileno()).st_size
+        image = pydicom.dcmread(file, defer_size=DEFERRED)
+    except InvalidDicomError:
+        raise RawDataError(f"{file} is no DICOM file: its header lacks the mark DICM") from None
+    except DAMAGE as error:
+        raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
+    if any(_end(element) > size for element in image.values()):
+        raise RawDataError(f"{file} holds fewer bytes than its tags say: get the whole file again")
+    return image
+
+
+def frames_announced(image: pydicom.Dataset, file: Path) -> int:
+    """Return an image's number of frames, after a look at whether that and their size can be true.
+
+    Raises `RawDataError` where they cannot, and pydicom's errors for damaged tags.
+    """
+    count = max(1, int(image.get("NumberOfFrames") or 1))
+    height, width = int(image.get("Rows") or 0), int(image.get("Columns") or 0)
+    if height * width > MOST_PIXELS:
+        raise RawDataError(f"{file} claims {width} x {height} pixels a frame, more than {MOST_PIXELS}")
+    least = _LEAST_STREAM
+    if not image.file_meta.TransferSyntaxUID.is_encapsulated:
+        least = height * width * int(image.get("BitsAllocated") or 0) // 8
+    pixels = image.get_item("PixelData", keep_deferred=True)
+    held = pixels.length if isinstance(pixels, RawDataElement) else _UNDEFINED
+    if count > 1 and count * least > (file.stat().st_size if held == _UNDEFINED else held):
+        raise RawDataError(f"{file} announces {count} frames and holds fewer pixels: get the whole file again")
+    return count
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote tags, off the terminal."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _inflated(file: Path, content: BinaryIO) -> int:
+    """Return how large a deflated file becomes, 0 for another; raise `RawDataError` if that is too much."""
+    content.seek(_MARK_OFFSET)
+    if content.read(len(_MARK)) != _MARK:
+        return 0
+    meta = read_dataset(
+        content, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta, defer_size=DEFERRED
+    )
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return 0
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), content.tell()
+    while not inflater.eof and (chunk := content.read(_CHUNK)):
+        while chunk and not inflater.eof:
+            size += len(inflater.decompress(chunk, _CHUNK))
+            chunk = inflater.unconsumed_tail
+            if size > MOST_INFLATED:
+                raise RawDataError(f"{file} becomes more than {MOST_INFLATED} bytes when it is inflated: split it")
+    return size
+
+
+def _after_meta(tag: BaseTag, *_: object) -> bool:
+    return tag.group != 2
+
+
+def _end(element: object) -> int:
+    """Return where a value that is still in its file ends there, 0 if it has been read."""
+    if not isinstance(element, RawDataElement) or element.value is not None or element.length == _UNDEFINED:
+        return 0
+    return element.value_tell + element.length

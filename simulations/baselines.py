@@ -1,0 +1,128 @@
+"""The same task trained otherwise: the plaintext twin, all data in one place, each hospital alone.
+
+All are trained by the twin's loop: from the federation's initial weights, for its rounds and local epochs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import SPLITS
+from fedpp.keys import encryption
+from fedpp.learning.metrics import count, metrics, softmax
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.learning.training import EncryptedTrainer
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.federation import FederationRecord
+from fedpp.report import Baselines, LocalResult, Parity, SharedPatients
+
+from .hospitals import Hospitals
+from .scenario import Scenario
+from .shared_patients import also_tested_elsewhere, shared, trained_and_tested
+from .twin import PlaintextSite, PlaintextTwin, Training, Values, moved, plaintext_sites
+
+Note = Callable[[str], None]
+
+
+def compare(
+    scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, note: Note
+) -> tuple[Baselines, Parity | None, SharedPatients]:
+    """Train the baselines that the scenario asks for; return their test figures, and how far the twin is."""
+    datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
+    sites = plaintext_sites(hospitals, record.network)
+    twin = PlaintextTwin(record.network, _training(scenario))
+    initial = twin.initial(hospitals.domain)
+    baselines, parity, left_out = Baselines(), None, None
+    if scenario.plaintext_federated:
+        note("the plaintext twin")
+        weights = twin.federate(sites, initial)
+        baselines = replace(baselines, plaintext_federated=metrics(_sum(_tests(twin, weights, sites))))
+        parity = _parity(scenario, hospitals, model_file, twin, sites, weights, note)
+    if scenario.plaintext_central:
+        note("all data in one place, plaintext")
+        unfair = also_tested_elsewhere(datasets)
+        left_out = sum(map(len, unfair))
+        weights = twin.federate([pooled(sites, unfair)], initial)
+        baselines = replace(baselines, plaintext_central=metrics(_sum(_tests(twin, weights, sites))))
+    if scenario.local_only:
+        alone = {}
+        for number, site in enumerate(sites):
+            note(f"{site.name} alone, plaintext")
+            tests = _tests(twin, twin.federate([site], initial), sites)
+            alone[site.name] = LocalResult(metrics(_sum(tests)), metrics(tests[number]))
+        baselines = replace(baselines, local_only=alone)
+    return baselines, parity, SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
+
+
+def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]) -> PlaintextSite:
+    """Put all sites' sequences into one, but for those training sequences of each that are to be left out."""
+    arrays = [f.name for f in fields(PlaintextSite) if isinstance(getattr(sites[0], f.name), np.ndarray)]
+    joined = {name: np.concatenate([getattr(site, name) for site in sites]) for name in arrays}
+    starts = np.cumsum([0, *(len(site.labels) for site in sites)])
+    kept = {split: [site.split[split] for site in sites] for split in SPLITS}
+    kept["train"] = [np.setdiff1d(own, left) for own, left in zip(kept["train"], left_out, strict=True)]
+    split = {
+        name: np.concatenate([own + start for own, start in zip(positions, starts, strict=False)])
+        for name, positions in kept.items()
+    }
+    return replace(sites[0], name="all", split=split, **joined)
+
+
+def _training(scenario: Scenario) -> Training:
+    return Training(
+        scenario.rounds,
+        scenario.epochs,
+        scenario.batch_size,
+        scenario.learning_rate,
+        scenario.seed,
+        scenario.dtype,
+    )
+
+
+def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> list[Counts]:
+    """Return what these weights do on each site's test split."""
+    tested = [(site, site.split["test"]) for site in sites]
+    return [count(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested]
+
+
+def _sum(counts: Sequence[Counts]) -> Counts:
+    return sum(counts[1:], counts[0])
+
+
+def _parity(
+    scenario: Scenario,
+    hospitals: Hospitals,
+    model_file: Path,
+    twin: PlaintextTwin,
+    sites: Sequence[PlaintextSite],
+    weights: Sequence[Values],
+    note: Note,
+) -> Parity:
+    """Compare the federation's model with the twin's weights."""
+    probabilities = [twin.probabilities(weights, site) for site in sites]
+    model = EncryptedModel.load(model_file)
+    trainer = EncryptedTrainer(twin.network, hospitals.domain.evaluation_key(), scenario.dtype)
+    trainer.load(model.rows)
+    differences = []
+    for site, p in zip(hospitals.sites, probabilities, strict=True):
+        dataset = EncryptedDataset.open(site.dataset)
+        for split in SPLITS:
+            logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, split, scenario.batch_size))
+            differences.append(np.abs(softmax(logits) - p[dataset.indices(split)]).max(initial=0.0))
+    initial = twin.initial(hospitals.domain)
+    controls = []
+    for draw in range(scenario.control_draws):
+        note(f"control {draw + 1} of {scenario.control_draws}")
+        other = twin.federate(sites, moved(initial, draw))
+        pairs = zip(sites, probabilities, strict=True)
+        controls.append(float(np.max([np.abs(twin.probabilities(other, s) - p).max() for s, p in pairs])))
+    decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in twin.network.weights()]
+    return Parity(
+        max_abs_probability_difference=float(np.max(differences)),
+        max_abs_weight_difference=float(np.max([np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True)])),
+        control_probability_differences=tuple(controls),
+    )

@@ -1,0 +1,134 @@
+"""What ingest costs: encryption against memcpy and AES-256-GCM, and the memory of whole ingests of two sizes."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from PIL import Image
+
+from fedpp.imaging.images import read_image
+from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
+from fedpp.imaging.splits import SplitPlan
+from fedpp.ingest import ingest as write_dataset
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
+
+SIDE, REPETITIONS = 64, 15
+LENGTHS = (4, 16)  # frames of a sequence
+ROWS_BYTES = 2**28  # of one repetition's ciphertext: more than any cache
+INGESTS = (10_000, 100_000)  # frames
+IMAGES = 200  # different files: read again and again
+
+_DOMAIN = KeyDomain(bytes(range(32)), n=2, epoch=1)
+
+
+def ingest() -> dict[str, Any]:
+    """Time the encryption alone, in one thread, and run two ingests, each in a process of its own."""
+    rows = [_encryption(frames) for frames in LENGTHS]
+    with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as folder:
+        images = _images(Path(folder))
+        rows += [_measured(images, frames) for frames in INGESTS]
+    return {
+        "name": "ingest",
+        "rows": rows,
+        "versions": {name: version(name) for name in ("fedpp", "numpy", "scipy", "cryptography")},
+    }
+
+
+def _encryption(frames: int) -> dict[str, Any]:
+    shape = (frames, SIDE, SIDE, 1)
+    count = ROWS_BYTES // (int(np.prod(shape)) * 8)
+    pixels = np.random.default_rng(0).standard_normal((count, *shape), np.float32)
+    rows, copy = np.ones((2, count, *shape, 2), np.float32)
+    cipher, aes = SequenceCipher(_DOMAIN, "float32"), AESGCM(bytes(32))
+
+    def encrypt() -> None:
+        for number in range(count):
+            cipher.frames("sequence", pixels[number], rows[number])
+
+    def aes_gcm() -> None:
+        for number in range(count):
+            aes.encrypt(number.to_bytes(12, "little"), memoryview(pixels[number]).cast("B"), None)
+
+    seconds = _alternating({"encrypt": encrypt, "memcpy": lambda: np.copyto(copy, rows), "aes_gcm": aes_gcm})
+    return {
+        "case": f"encryption alone, sequences of {frames} frames of {SIDE}x{SIDE}, float32",
+        "frames_per_second": count * frames / seconds["encrypt"],
+        "gb_per_second": rows.nbytes / seconds["encrypt"] / 1e9,
+        "memcpy_gb_per_second": rows.nbytes / seconds["memcpy"] / 1e9,
+        "time_to_memcpy": seconds["encrypt"] / seconds["memcpy"],
+        "aes_gcm_frames_per_second": count * frames / seconds["aes_gcm"],
+        "time_to_aes_gcm": seconds["encrypt"] / seconds["aes_gcm"],
+    }
+
+
+def _alternating(tasks: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Return the median seconds of tasks that take turns; the first turn is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for repetition in range(-1, REPETITIONS):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if repetition >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _images(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        Image.fromarray(generator.integers(0, 256, (SIDE, SIDE), np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def _measured(images: Path, frames: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "simulations.bench_ingest", str(images), str(frames)]
+    figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return {"case": f"ingest of {frames:,} PNG frames of {SIDE}x{SIDE}", **figures}
+
+
+def _ingest(images: Path, frames: int) -> dict[str, float]:
+    """Ingest as many frames, 4 a sequence, and remove the dataset; return seconds and the peak memory."""
+    length = LENGTHS[0]
+    files = [FrameFile(file, 1, read_image) for file in sorted(images.glob("*.png"))]
+    sequences = [
+        ImageSequence(
+            str(first), str(first), None, FrameFiles([files[(first + i) % len(files)] for i in range(length)])
+        )
+        for first in range(0, frames, length)
+    ]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=images) as folder:
+        write_dataset(
+            sequences,
+            Path(folder) / "dataset",
+            domain=_DOMAIN,
+            class_map=ClassMap(()),
+            frames=length,
+            height=SIDE,
+            width=SIDE,
+            plan=SplitPlan(),
+            dtype="float32",
+            progress=True,
+        )
+        seconds = time.perf_counter() - started
+    return {
+        "frames_per_second": frames / seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb_of_a_reader": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_ingest(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,139 @@
+"""`fedpp-site`: what a hospital does with its data, from raw images to a checked encrypted dataset."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedpp.errors import RawDataError
+
+from .opening import domain_of, show, trainers_dataset
+
+
+def ingest(options: argparse.Namespace) -> int:
+    """Read raw sequences, split them by patient, and write them encrypted."""
+    from fedpp import ingest as pipeline
+    from fedpp.cipher.dataset import require_new
+    from fedpp.imaging.labels import ClassMap
+    from fedpp.imaging.layout import read_sequences
+    from fedpp.imaging.readable import readable
+    from fedpp.imaging.splits import SplitPlan
+    from fedpp.imaging.visits import by_visit, of_length
+
+    require_new(options.out)
+    plan = SplitPlan(options.split, options.seed, options.validation, options.test, options.folds, options.fold)
+    domain = domain_of(options)
+    if options.skip_unreadable:
+        refused = _Refused()
+        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options), refused)
+        sequences = readable(sequences, refused)
+        print(f"{refused.count} files that cannot be used were left out", file=sys.stderr)
+    else:
+        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options))
+    if options.predict == "visit":
+        sequences = by_visit(
+            sequences, window=options.window or options.frames, stride=options.stride, least=options.min_length
+        )
+    else:
+        sequences = of_length(sequences, least=options.min_length, most=options.window)
+    if options.drop_unlabelled:
+        labelled = [sequence for sequence in sequences if sequence.label is not None]
+        print(f"{len(sequences) - len(labelled)} sequences without a label were left out", file=sys.stderr)
+        sequences = labelled
+    classes = ClassMap.choose(sequences, classes=options.classes, negative=options.negative)
+    summary = pipeline.ingest(
+        sequences,
+        options.out,
+        domain=domain,
+        class_map=classes,
+        frames=options.frames,
+        height=options.size,
+        width=options.size,
+        plan=plan,
+        dtype=options.dtype,
+        time_gaps=options.gaps,
+        at_rest=options.at_rest,
+        progress=True,
+    )
+    print(recognised, file=sys.stderr)
+    if classes.classes and options.classes is None and options.negative is None:
+        print(
+            f"the negative class is {classes.classes[0]!r}, the first by name: --negative or --classes choose another",
+            file=sys.stderr,
+        )
+    for split, names in summary.absent.items():
+        print(
+            f"split {split} has no sequence of {', '.join(names)}: --split stratified divides few patients evenly",
+            file=sys.stderr,
+        )
+    show(options, summary.to_mapping())
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Read every byte of an encrypted dataset and compare checksums; with the domain's folder open its seal too."""
+    import numpy as np
+
+    from fedpp.cipher.dataset import EncryptedDataset
+
+    dataset = EncryptedDataset.open(options.dataset)
+    if options.domain is not None:
+        dataset = trainers_dataset(options)
+    dataset.verify()
+    seal = "none"
+    if dataset.manifest.at_rest:
+        seal = "not opened: that needs --domain"
+        if options.domain is not None:
+            for index in range(len(dataset)):
+                dataset.frames(np.array([index]))
+                if dataset.manifest.classes:
+                    dataset.labels(np.array([index]))
+            seal = "intact"
+    files = (dataset.manifest.sequences, *dataset.manifest.shards)
+    figures = {"sequences": len(dataset), "files": len(files), "bytes": sum(file.bytes for file in files)}
+    show(options, {**figures, "checksums": "intact", "seal": seal})
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Print what is public about an encrypted dataset, and check every byte of it."""
+    from fedpp.cipher.dataset import EncryptedDataset
+
+    dataset = EncryptedDataset.open(options.dataset)
+    dataset.verify()
+    manifest = dataset.manifest
+    show(
+        options,
+        {
+            "domain": manifest.domain,
+            "epoch": manifest.epoch,
+            "scheme": manifest.scheme,
+            "n": manifest.n,
+            "dtype": manifest.dtype,
+            "shape": [manifest.frames, manifest.height, manifest.width, manifest.channels],
+            "classes": list(manifest.classes),
+            "gaps": manifest.gaps,
+            "sealed": manifest.at_rest is not None,
+            "sequences": dataset.counts(),
+            "patients": dataset.patients(),
+            "checksums": "intact",
+        },
+    )
+    return 0
+
+
+def _choices(options: argparse.Namespace) -> Any:
+    from fedpp.imaging.layout import Choices
+
+    return Choices(options.target, options.uncertain, options.views, options.series)
+
+
+class _Refused:
+    """Names each file that cannot be used, and goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, file: Path, error: RawDataError) -> None:
+        self.count += 1
+        print(f"left out: {error}", file=sys.stderr)

@@ -1,0 +1,34 @@
+"""Two tiny hospitals in CheXpert's layout, some of whose patients both know."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedpp.imaging.chexpert import FINDINGS
+
+HOSPITALS = {"north": range(1, 15), "south": range(10, 33)}  # patients: 10 to 14 are known to both
+VISITS = (1, 3, 2)  # of patients 0, 1, 2 modulo 3
+SPOILT = {2: 3, 5: 2}  # seed of a stratified split: training sequences of a patient whom the other hospital tests
+SILENT = (4, 2)  # patient, study: without a finding, so that nothing is asked about it
+
+
+def write_hospitals(root: Path) -> None:
+    """Write the folders: images of 8 x 8 pixels, effusion in all visits of every third patient and in some more."""
+    for hospital, patients in HOSPITALS.items():
+        (root / hospital).mkdir()
+        with (root / hospital / "train.csv").open("w", newline="") as table:
+            rows = csv.writer(table)
+            rows.writerow(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS])
+            for patient in patients:
+                for study in range(1, VISITS[patient % 3] + 1):
+                    name = f"patient{patient:05d}/study{study}/view1_frontal.png"
+                    image = root / hospital / name
+                    image.parent.mkdir(parents=True)
+                    pixels = np.random.default_rng([patient, study]).integers(0, 255, (8, 8), dtype=np.uint8)
+                    Image.fromarray(pixels).save(image)
+                    ill = "1.0" if patient % 3 == 0 or study == 3 else "0.0"
+                    finding = "" if (patient, study) == SILENT else ill
+                    findings = [finding if found == "Pleural Effusion" else "" for found in FINDINGS]
+                    rows.writerow([f"CheXpert/{name}", "Male", 50, "Frontal", "PA", *findings])

@@ -1,0 +1,41 @@
+"""One hospital of a test: a passphrase, a key domain, raw phantom images, and its commands as real processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+from simulations.phantom import write_phantom
+
+
+def site(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command, and check its exit status."""
+    command = [sys.executable, "-m", "sites.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def error_of(*arguments: object) -> str:
+    """Run a command that must fail, and return its one line."""
+    done = site(*arguments, check=1)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+def found(folder: Path, patients: int) -> Path:
+    """Make a hospital in a folder, of patients with three visits each."""
+    passphrase = folder / "passphrase"
+    passphrase.write_text("correct horse battery\n")
+    passphrase.chmod(0o600)
+    site("keygen", "--out", folder / "domain", "--passphrase-file", passphrase)
+    write_phantom(folder / "raw", hospitals=1, patients=patients, visits=3, size=24, seed=0)
+    return folder
+
+
+def keys(folder: Path) -> tuple[object, ...]:
+    """Return the arguments that open a hospital's key domain."""
+    return "--domain", folder / "domain", "--passphrase-file", folder / "passphrase"

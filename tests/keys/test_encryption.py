@@ -1,0 +1,104 @@
+"""Encryption of sequences: what decrypts, what the decoys are, and when they repeat."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedpp.cipher import algebra
+from fedpp.imaging.preparation import gaps
+from fedpp.imaging.sequence import ImageSequence
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import BLOCK, CHUNK, SequenceCipher
+
+PIXELS = np.random.default_rng(0).normal(size=(3, 20, 17, 1))
+
+
+def slots(domain: KeyDomain, rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float64) @ domain.matrix()
+
+
+@given(st.integers(2, 5), st.sampled_from(["float32", "float64"]), st.integers(1, 3 * BLOCK))
+@settings(max_examples=30, deadline=None)
+def test_rows_decrypt_to_the_pixels(n: int, dtype: str, size: int):
+    """decrypt(frames(m)) == m for any number of slots and of pixels, to the dtype's precision."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    rows = SequenceCipher(domain, dtype).frames("s", PIXELS.reshape(-1)[:size])
+    assert rows.shape == (size, n)
+    assert rows.dtype == dtype
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(encryption.decrypt(domain, rows), PIXELS.reshape(-1)[:size], atol=tolerance)
+
+
+def test_rows_are_algorithm_1(domain: KeyDomain):
+    """The fast products over several chunks give what `algebra.encrypt` gives of the same slots."""
+    pixels = np.resize(PIXELS, 2 * CHUNK + BLOCK + 3)
+    rows = SequenceCipher(domain, "float64").frames("s", pixels)
+    np.testing.assert_allclose(rows, algebra.encrypt(slots(domain, rows), domain.matrix()), atol=1e-13)
+    assert np.unique(slots(domain, rows)[:, 1].round(6)).size > 0.6 * 2**16  # no chunk repeats the one before
+
+
+def test_the_same_pixels_give_the_same_rows(domain: KeyDomain):
+    """A second cipher, or the same one later, encrypts a sequence to the same bytes, also into a given buffer."""
+    first, second = SequenceCipher(domain, "float32"), SequenceCipher(domain, "float32")
+    rows = first.frames("a", PIXELS)
+    first.frames("b", PIXELS + 1)
+    first.label("b", 1, 2)
+    buffer = np.zeros((*PIXELS.shape, 2), np.float32)
+    assert second.frames("a", PIXELS, buffer) is buffer
+    np.testing.assert_array_equal(first.frames("a", PIXELS), rows)
+    np.testing.assert_array_equal(buffer, rows)
+
+
+def test_other_pixels_names_or_domains_have_other_decoys(domain: KeyDomain):
+    """One pixel's last bit, the name, the secret or the epoch: a change of any gives independent decoys.
+
+    Rows of two images with the same decoys would give away a row of the key.
+    """
+    cipher = SequenceCipher(domain, "float64")
+    moved = PIXELS.copy()
+    moved[2, 3, 4] = np.nextafter(moved[2, 3, 4], np.inf)
+    others = [
+        cipher.frames("b", PIXELS),
+        cipher.frames("a", moved),
+        SequenceCipher(KeyDomain(bytes(32), n=2, epoch=1), "float64").frames("a", PIXELS),
+    ]
+    domains = [domain, domain, KeyDomain(bytes(32), n=2, epoch=1)]
+    decoys = slots(domain, cipher.frames("a", PIXELS))[..., 1].reshape(-1)
+    for other, rows in zip(domains, others, strict=True):
+        assert abs(np.corrcoef(decoys, slots(other, rows)[..., 1].reshape(-1))[0, 1]) < 0.1
+
+
+def test_decoys_have_the_scale_of_the_pixels(domain: KeyDomain):
+    """Decoys are uniform with mean 0 and deviation 1, as prepared pixels are, and know nothing of these."""
+    pixels = np.random.default_rng(0).normal(size=50_000)
+    decoys = slots(domain, SequenceCipher(domain, "float64").frames("s", pixels))[:, 1]
+    np.testing.assert_allclose((decoys.mean(), decoys.std()), (0.0, 1.0), atol=0.02)
+    np.testing.assert_allclose((decoys.min(), decoys.max()), (-(3**0.5), 3**0.5), atol=0.01)
+    assert abs(np.corrcoef(decoys, pixels)[0, 1]) < 0.02
+    assert abs(np.corrcoef(decoys[1:], decoys[:-1])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_labels_and_their_decoys_are_one_hot(n: int, dtype: str):
+    """Every slot of an encrypted label is one-hot, so that the decoy's loss stays finite; decoys take every class."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    cipher = SequenceCipher(domain, dtype)
+    for number in range(3):
+        found = np.stack([slots(domain, cipher.label(f"s{i}", number, 3)) for i in range(30)])
+        np.testing.assert_allclose(found[..., 0], np.tile(np.eye(3)[number], (30, 1)), atol=1e-5)
+        np.testing.assert_allclose(np.sort(found, axis=1), np.tile([[0], [0], [1]], (30, 1, n)), atol=1e-5)
+        assert set(found[..., 1].argmax(axis=1)) == {0, 1, 2}
+
+
+def test_gaps_decrypt_and_their_decoys_are_no_constant(domain: KeyDomain):
+    """Encrypted time gaps decrypt to the measure of the days between frames; decoys are within its range."""
+    values = gaps(ImageSequence("s", "p", None, (np.zeros((2, 2)),) * 3, times=(0.0, 1.0, 366.0)), 3)
+    np.testing.assert_allclose(values, [0, np.log(2) / np.log(366), 1])
+    found = slots(domain, SequenceCipher(domain, "float64").gaps("s", values))
+    np.testing.assert_allclose(found[:, 0], values, atol=1e-12)
+    many = slots(domain, SequenceCipher(domain, "float64").gaps("s", np.zeros(500)))[:, 1]
+    assert 0 <= many.min() < 0.1
+    assert 1.4 < many.max() <= encryption.LONGEST_GAP

@@ -1,0 +1,163 @@
+"""Batches: their order, what they are, and that they are read ahead of the step."""
+
+from threading import Condition
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedpp.errors import DatasetError
+from fedpp.learning.batches import AHEAD, Batches, Reader
+
+SECONDS = 20.0  # within which a batch that is read ahead must come
+
+
+class Shelf:
+    """A reader of one number a sequence, that counts its batches and can fail at one of them."""
+
+    def __init__(self, failing: int | None = None) -> None:
+        self.batches = 0
+        self.changed = Condition()
+        self._failing = failing
+
+    def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.float64]:
+        if len(indices):
+            with self.changed:
+                self.batches += 1
+                self.changed.notify_all()
+            if self.batches == self._failing:
+                raise DatasetError("shard frames-00001.npy is damaged: restore it")
+        return indices.astype(np.float64)[:, None]
+
+    def reach(self, batches: int, seconds: float = SECONDS) -> bool:
+        """Wait until so many batches were read; False if they were not."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.batches >= batches, seconds)
+
+
+def zeros(indices: NDArray[np.integer]) -> NDArray[np.float64]:
+    return np.zeros((len(indices), 1))
+
+
+def model(seen: list[object] | None = None) -> keras.Model:
+    """Return a compiled linear model of one input, whose input's dtype and static shape may be looked at."""
+
+    def look(x: object) -> object:
+        if seen is not None:
+            seen.append((x.dtype.name, tuple(x.shape)))  # type: ignore[attr-defined]
+        return x
+
+    x = keras.Input((1,), dtype="float64")
+    y = keras.layers.Dense(1, dtype="float64")(keras.layers.Lambda(look, dtype="float64")(x))
+    linear = keras.Model([x], y)
+    linear.compile("sgd", keras.losses.MeanSquaredError(dtype="float64"), jit_compile=False)
+    linear.optimizer.learning_rate = 1e-6
+    return linear
+
+
+def epochs(seed: tuple[int, ...] | None, indices: NDArray[np.integer]) -> list[list[int]]:
+    """Return the order of two epochs."""
+    order = [int(i) for batch in Batches([Shelf()], None, indices, 6, seed).order(2) for i in batch]
+    return [order[: len(indices)], order[len(indices) :]]
+
+
+def test_batches_cover_every_sequence_once_in_the_seeds_order():
+    """Each epoch is a permutation; the same seed gives the same, another epoch or seed another; none gives order."""
+    indices = np.arange(10, 30)
+    first, second = epochs((1, 2), indices)
+    assert sorted(first) == sorted(second) == list(indices)
+    assert first != second
+    assert epochs((1, 2), indices) == [first, second]
+    assert epochs((1, 3), indices)[0] != first
+    assert epochs(None, indices) == [list(indices)] * 2
+
+
+def test_the_order_of_a_seed_is_fixed():
+    """Runs can be repeated by a later version: these are the permutations of the first two epochs."""
+    assert epochs((4, 1), np.arange(6)) == [[3, 2, 4, 1, 5, 0], [5, 4, 2, 0, 1, 3]]
+
+
+def test_fit_trains_on_the_batches_in_their_order():
+    """What `fit` reads is the order, every epoch and once, with a smaller last batch; it gives a loss an epoch."""
+    read: list[list[int]] = []
+
+    def reader(indices: NDArray[np.integer]) -> NDArray[np.float64]:
+        read.append(indices.tolist())
+        return zeros(indices)
+
+    data = Batches([reader], zeros, np.arange(7), 3, (5,))
+    assert len(data) == 3
+    losses = data.fit(model(), 2)
+    assert read == [[], *(batch.tolist() for batch in data.order(2))]
+    assert [len(batch) for batch in read[1:]] == [3, 3, 1] * 2
+    assert len(losses) == 2
+
+
+def test_float64_arrives_as_float64_and_with_its_shape():
+    """Neither Keras nor TensorFlow casts what a reader gave; all axes but the batch's are known."""
+    seen: list[object] = []
+    shelf = Shelf()
+    data = Batches([shelf], lambda i: np.full((len(i), 1), 1 / 3), np.arange(6), 2, (0,))
+    linear = model(seen)
+    seen.clear()
+    losses = data.fit(linear, 1)
+    assert set(seen) == {("float64", (None, 1))}
+    linear.set_weights([np.ones((1, 1)), np.zeros(1)])
+    outputs = Batches([lambda i: shelf(i) + 2.0**-40], None, np.arange(6), 4).predict(linear)
+    np.testing.assert_array_equal(outputs[:, 0], np.arange(6) + 2.0**-40)
+    assert np.isfinite(losses[0])
+
+
+def test_the_next_batches_are_read_during_the_step():
+    """While a step runs, the next batches come, the next epoch's too; but no more than may be in memory."""
+    shelf, missing, most = Shelf(), [], []
+    steps = 10
+
+    class Step(keras.callbacks.Callback):
+        done = 0
+
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            self.done += 1
+            if not shelf.reach(min(self.done + AHEAD, 2 * steps)):
+                missing.append(self.done)
+            shelf.reach(self.done + AHEAD + 2, 0.05)  # more than that is not read
+            most.append(shelf.batches - self.done)
+
+    Batches([shelf], zeros, np.arange(2 * steps), 2, (0,)).fit(model(), 2, [Step()])
+    assert missing == []
+    assert len(most) == 2 * steps
+    assert max(most) <= AHEAD + 1
+    assert shelf.batches == 2 * steps, "nothing is read twice"
+
+
+@pytest.mark.parametrize("failing", [1, 4, 10])
+def test_a_readers_error_comes_out_as_it_is(failing: int, capsys: pytest.CaptureFixture[str]):
+    """`fit` and `predict` raise the reader's own error, and TensorFlow's page about it is not its context."""
+
+    def fit(shelf: Reader) -> object:
+        return Batches([shelf], zeros, np.arange(20), 4, (0,)).fit(model(), 2)
+
+    def predict(shelf: Reader) -> object:
+        return Batches([shelf], None, np.arange(20), 2).predict(model())
+
+    for use in (fit, predict):
+        with pytest.raises(DatasetError, match="shard frames-00001.npy is damaged: restore it") as raised:
+            use(Shelf(failing))
+        assert raised.value.__suppress_context__
+        assert raised.value.__cause__ is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_another_error_of_tensorflow_is_its_own():
+    """What is wrong with the step and not with a reader is raised as TensorFlow tells it."""
+
+    class Refusing(keras.Model):  # type: ignore[misc]
+        def call(self, inputs: tuple[tf.Tensor]) -> tf.Tensor:
+            (x,) = inputs
+            with tf.control_dependencies([tf.debugging.assert_less(x, tf.cast(2, x.dtype), "too large")]):
+                return tf.identity(x)
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
+        Batches([Shelf()], None, np.arange(3), 3).predict(Refusing(dtype="float64"))

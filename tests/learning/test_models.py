@@ -1,0 +1,97 @@
+"""Both twins on padded sequences and with gaps: one prediction, whatever the padding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import TINY
+from numpy.typing import NDArray
+
+from fedpp.cipher import algebra
+from fedpp.config import NetworkSpec
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning import models
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.optimizers import Adam
+
+Values = NDArray[np.floating]
+GAPS = pytest.mark.parametrize("gaps", [False, True])
+GENERATOR = np.random.default_rng(11)
+FRAMES, TIMES = GENERATOR.normal(size=(5, 4, 8, 8, 1)), GENERATOR.random((5, 4))
+VALID = GENERATOR.random((5, 4)) < 0.6
+
+
+def plaintext_logits(network: NetworkSpec, frames: Values, valid: NDArray[np.bool_], times: Values) -> Values:
+    """Return the logits `[batch, classes]` of the stock model with the weights of seed 3, all of them moved."""
+    model = models.plaintext(network, "float64")
+    model.set_weights([weight + 0.1 for weight in initial_weights(network, 3).values()])
+    logits: Values = model.predict_on_batch([frames, valid, times][: 3 if network.gaps else 2])
+    return logits
+
+
+def encrypted_logits(
+    network: NetworkSpec, domain: KeyDomain, frames: Values, valid: NDArray[np.bool_], times: Values
+) -> Values:
+    """Return the same of the encrypted model, decrypted."""
+    key = domain.evaluation_key()
+    model = models.encrypted(network, key.algebra(), "float64")
+    moved = algebra.encrypt(np.full(key.n, 0.1), key.matrix)
+    rows = {name: row + moved for name, row in encrypted_initial_weights(network, 3, key).items()}
+    models.set_rows(model, network, key.algebra(), rows)
+    inputs = [encryption.encrypt_values(domain, frames, "float64"), valid]
+    inputs += [encryption.encrypt_values(domain, times, "float64")] if network.gaps else []
+    return encryption.decrypt(domain, model.predict_on_batch(inputs))
+
+
+def spec(frames: int, *, gaps: bool) -> NetworkSpec:
+    return replace(TINY, frames=frames, gaps=gaps)
+
+
+@GAPS
+def test_the_twins_agree_on_any_mask(gaps: bool, domain: KeyDomain):
+    """Logits on ciphertext decrypt to those on plaintext, with gaps and frames missing anywhere."""
+    expected = plaintext_logits(spec(4, gaps=gaps), FRAMES, VALID, TIMES)
+    found = encrypted_logits(spec(4, gaps=gaps), domain, FRAMES, VALID, TIMES)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.ptp(expected, axis=0).min() > 1e-3, "the logits must differ from sequence to sequence"
+
+
+@GAPS
+@pytest.mark.parametrize("padding", [0.0, 7.0])
+def test_a_padded_sequence_has_the_prediction_of_the_unpadded_one(gaps: bool, padding: float, domain: KeyDomain):
+    """Two frames padded to four are predicted as by the network for two frames, whatever the padding holds."""
+    all_valid = np.ones((5, 2), bool)
+    short = (FRAMES[:, :2], all_valid, TIMES[:, :2])
+    padded = FRAMES.copy(), np.pad(all_valid, ((0, 0), (0, 2))), TIMES.copy()
+    for values in (padded[0], padded[2]):
+        values[:, 2:] = padding
+    small, large = spec(2, gaps=gaps), spec(4, gaps=gaps)
+    np.testing.assert_allclose(plaintext_logits(large, *padded), plaintext_logits(small, *short), atol=1e-12)
+    on_ciphertext = encrypted_logits(large, domain, *padded)
+    np.testing.assert_allclose(on_ciphertext, encrypted_logits(small, domain, *short), atol=1e-12)
+    all_four = encrypted_logits(large, domain, padded[0], np.ones((5, 4), bool), padded[2])
+    assert abs(all_four - on_ciphertext).min() > 1e-4, "a frame that counts must change the prediction"
+
+
+def test_gaps_change_the_prediction(domain: KeyDomain):
+    """The same frames at other times are predicted otherwise, and as on plaintext."""
+    network, valid = spec(4, gaps=True), np.ones((5, 4), bool)
+    near, far = (encrypted_logits(network, domain, FRAMES, valid, times) for times in (TIMES, TIMES + 1))
+    assert abs(near - far).min() > 1e-4
+    np.testing.assert_allclose(far, plaintext_logits(network, FRAMES, valid, TIMES + 1), atol=1e-12)
+
+
+@GAPS
+def test_the_specification_lists_the_weights_of_the_stock_model(gaps: bool):
+    """Shapes and their order are Keras's own for the plaintext network."""
+    network = spec(4, gaps=gaps)
+    assert [w.shape for w in models.plaintext(network, "float32").get_weights()] == [s.shape for s in network.weights()]
+
+
+def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
+    """Gaps or none, the encrypted model's variables are those of its specification, n at a time."""
+    network = spec(4, gaps=True)
+    model = models.encrypted(network, domain.evaluation_key().algebra(), "float64")
+    model.compile(Adam(domain.evaluation_key().algebra()))
+    assert [v.shape for v in model.trainable_variables[::2]] == [s.shape for s in network.weights()]

@@ -1,0 +1,104 @@
+"""A scenario is parsed once: what it does not know, cannot be, or would do nothing is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from fedpp.errors import ConfigError
+from fedpp.imaging.splits import SplitPlan
+from simulations.scenario import PhantomData, Scenario, names
+
+LEAST = "description: x\nsites: 2\nrounds: 1\n"
+
+
+def load(folder: Path, text: str) -> Scenario:
+    (folder / "one.yaml").write_text(LEAST + text)
+    return Scenario.load(str(folder / "one.yaml"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_project_s_scenarios_load(name: str):
+    """Every scenario that comes with the project is a good one, and is called as its file."""
+    assert Scenario.load(name).name == name
+
+
+def test_the_first_scenarios_keep_their_splits():
+    """Scenarios that say nothing of splits and windows ask about whole sequences, in exact shares of each label."""
+    for name in ("demo", "demo-shuffled", "ultrasound"):
+        scenario = Scenario.load(name)
+        assert (scenario.predict, scenario.gaps, scenario.hospitals) == ("sequence", "none", None)
+        assert scenario.plan() == SplitPlan("stratified", 0, scenario.validation, scenario.test)
+
+
+def test_every_key_is_read(tmp_path: Path):
+    """Hospitals, what a network is asked about, splits, gaps and baselines come out as they stand in the file."""
+    text = (
+        "hospitals: [a, b]\ntarget: Edema\nuncertain: ones\nviews: all\nseries: slide\npredict: visit\nwindow: 3\n"
+        "stride: 2\nmin-length: 2\nsplit: hashed\ngaps: public\nplaintext-central: true\nlocal-only: true\nseed: 4\n"
+    )
+    scenario = load(tmp_path, text)
+    assert scenario.hospitals == ("a", "b")
+    assert (scenario.target, scenario.uncertain, scenario.views, scenario.series) == ("Edema", "ones", "all", "slide")
+    assert (scenario.predict, scenario.window, scenario.stride, scenario.min_length) == ("visit", 3, 2, 2)
+    assert (scenario.gaps, scenario.plaintext_central, scenario.local_only) == ("public", True, True)
+    assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
+    assert load(tmp_path, "max-length: 9\n").max_length == 9
+    assert load(tmp_path, "phantom: {patients: 3}\n").phantom == PhantomData(3, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hospitals: [a]", "hospitals must be 2 different folders, one a site"),
+        ("hospitals: [a, a]", "hospitals must be 2 different folders, one a site"),
+        ("hospitals: [a, ../b]", "names of folders in the data, got '../b'"),
+        ("hospitals: [a, ..]", "names of folders in the data, got '..'"),
+        ("hospitals: [a, '']", "names of folders in the data, got ''"),
+        ('hospitals: [a, "b\\n"]', r"names of folders in the data, got 'b\\n'"),
+        ("hospitals: ab", "hospitals must be a list of str, got 'ab'"),
+        ("hospitals: [1, 2]", "hospitals must be a list of str"),
+        ("hospitals: [a, b]\nphantom: {patients: 3}", "hospitals or phantom, not both"),
+        ("classes: [0, 1]", r"classes must be a list of str, got \(0, 1\)"),
+        ("filters: [4, x]", r"filters must be a list of int, got \(4, 'x'\)"),
+        ("target: Effusion", "target must be one of No Finding, .*, got 'Effusion'"),
+        ("uncertain: maybe", "uncertain must be one of ones, zeros, ignore, got 'maybe'"),
+        ("views: lateral", "views must be one of frontal, first, all, got 'lateral'"),
+        ("series: time", "series must be one of magnification, slide, got 'time'"),
+        ("layout: chexpart", "layout must be one of auto, .*, got 'chexpart'"),
+        ("predict: patient", "predict must be one of sequence, visit, got 'patient'"),
+        ("gaps: yes", "gaps must be one of none, public, encrypted, got True"),
+        ("split: random", "split must be one of hashed, stratified, got 'random'"),
+        ("predict: visit\nwindow: 0", "window must be at least 1, got 0"),
+        ("predict: visit\nwindow: two", "window must be int, got 'two'"),
+        ("predict: visit\nstride: 0", "stride must be at least 1, got 0"),
+        ("predict: visit\nwindow: 3\nmin-length: 4", "min-length must be at most the window, got 4"),
+        ("predict: visit\nmax-length: 3", "max-length is for predict: sequence"),
+        ("predict: visit\nshuffle-labels: true", "visits have labels of their own"),
+        ("window: 3", "window and stride are for predict: visit"),
+        ("stride: 3", "window and stride are for predict: visit"),
+        ("min-length: 3\nmax-length: 2", "max-length must be at least min-length, got 2"),
+        ("local-only: 1", "local-only must be bool, got 1"),
+        ("plaintext-central: [a]", "plaintext-central must be bool"),
+        ("validation: 0.8", "shares must be at least 0 and below 1 together"),
+        ("negative: 0", "negative must be str, got 0"),
+        ("1: 2", "unknown 1"),
+    ],
+)
+def test_bad_scenarios_are_refused(tmp_path: Path, text: str, reason: str):
+    """Unknown choices, wrong types, values out of range, and keys that would do nothing: one line, with the file."""
+    with pytest.raises(ConfigError, match=reason) as refused:
+        load(tmp_path, text + "\n")
+    assert str(tmp_path / "one.yaml") in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_each_hospital_s_folder_must_be_there(tmp_path: Path):
+    """A missing folder is named before anything runs."""
+    scenario = load(tmp_path, "hospitals: [a, b]\n")
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="data/b does not exist"):
+        scenario.source(tmp_path / "data")
+    (tmp_path / "data" / "b").mkdir()
+    assert scenario.source(tmp_path / "data") == tmp_path / "data"
+    with pytest.raises(ConfigError, match="one has no data of its own"):
+        scenario.source(None)

@@ -1,0 +1,211 @@
+"""`fedpp-site` on data: real sets, killed processes, sealed datasets, and what must not leave the secret zone."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from conftest import DATA, ROOT
+from hospital import error_of, found, keys, site
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.imaging.dicom import is_dicom
+from fedpp.keys import store
+
+SMALL = ("--size", 8, "--frames", 2)
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a hospital."""
+    return found(tmp_path_factory.mktemp("site"), patients=24)
+
+
+def ingested(folder: Path, raw: Path, out: Path, *options: object) -> dict[str, object]:
+    summary: dict[str, object] = json.loads(site("ingest", raw, *keys(folder), "--out", out, *options, "--json").stdout)
+    return summary
+
+
+def content(dataset: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in dataset.iterdir()}
+
+
+def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
+    """Killed at ten random moments, ingest leaves no dataset, and the next run writes the bytes of an unbroken one."""
+    raw = folder / "raw" / "hospital-1"
+    arguments = ("ingest", raw, *keys(folder), *SMALL, "--out")
+    started = time.monotonic()
+    site(*arguments, tmp_path / "unbroken")
+    duration = time.monotonic() - started
+    unbroken, moments, out = content(tmp_path / "unbroken"), random.Random(0), tmp_path / "killed" / "out"
+    killed = 0
+    for _ in range(KILLS):
+        command = [sys.executable, "-m", "sites.cli", *map(str, (*arguments, out))]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0.3, 1) * duration)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        if out.exists():  # it was done before the signal came
+            assert content(out) == unbroken
+            for file in out.iterdir():
+                file.unlink()
+            out.rmdir()
+    assert killed > KILLS / 2
+    site(*arguments, out)
+    assert content(out) == unbroken
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_no_identifier_of_the_real_sets_leaves_the_secret_zone(folder: Path, tmp_path: Path):
+    """No patient, path, file name or text of a table or DICOM tag stands in any byte of an encrypted dataset."""
+    for number, (raw, options) in enumerate(
+        (
+            (DATA / "ultrasound_sequences", ("--negative", "Regular")),
+            (DATA / "chexpert_layout" / "site_b", ()),
+            (DATA / "breakhis_layout", ()),
+            (DATA / "dicom", ("--skip-unreadable",)),
+            (folder / "raw" / "hospital-1", ()),
+        )
+    ):
+        out = tmp_path / str(number)
+        summary = ingested(folder, raw, out, *SMALL, "--at-rest" if number == 4 else "--gaps=none", *options)
+        everything = b"".join(content(out).values())
+        wanted = identifiers(raw) - {*summary["classes"], "train", "validation", "test"}
+        assert len(wanted) > 20
+        assert {text for text in wanted if text.encode() in everything} == set()
+
+
+def identifiers(raw: Path) -> set[str]:
+    """Return what names somebody or something in a folder of raw data: five characters or more, and no bare number.
+
+    Shorter ones and numbers occur by chance among millions of bytes.
+    """
+    texts: set[str] = set()
+    for file in raw.rglob("*"):
+        texts |= {file.name, *file.relative_to(raw).parts, file.stem}
+        if file.suffix == ".csv" and file.is_file():
+            texts |= {cell.strip() for line in file.read_text().splitlines()[1:] for cell in line.split(",")}
+        elif file.is_file() and is_dicom(file):
+            with suppress(Exception):  # of files that are broken on purpose
+                image = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+                texts |= {element.value.strip() for element in image.iterall() if isinstance(element.value, str)}
+    return {text for text in texts if len(text) >= 5 and not text.replace(".", "").isdecimal()}
+
+
+def test_splits_and_folds(folder: Path, tmp_path: Path):
+    """Stratified splits have exact shares, every patient is in test in one fold of three, and a bad fold is told."""
+    raw = folder / "raw" / "hospital-1"
+    even = ingested(folder, raw, tmp_path / "even", *SMALL, "--split", "stratified", "--test", 0.5, "--validation", 0)
+    assert even["patients"] == {"train": 12, "validation": 0, "test": 12}
+    tested: list[bytes] = []
+    for fold in range(3):
+        out = tmp_path / f"fold-{fold}"
+        ingested(folder, raw, out, *SMALL, "--split", "stratified", "--folds", 3, "--fold", fold)
+        dataset = EncryptedDataset.open(out)
+        tested += dataset.sequences["patient"][dataset.indices("test")].tolist()
+    assert len(tested) == len(set(tested)) == 24
+    wrong = ("--folds", 3, "--fold", 3, "--out", tmp_path / "no")
+    assert "fold" in error_of("ingest", raw, *keys(folder), *wrong)
+
+
+def test_time_gaps_of_dicom_visits(folder: Path, tmp_path: Path):
+    """The dates of a patient's visits become gaps of which one is positive, public or as ciphertext, as chosen."""
+    raw = folder / "raw" / "hospital-1"
+    for kind in ("public", "encrypted"):
+        ingested(folder, raw, tmp_path / kind, *SMALL, "--gaps", kind)
+    public, encrypted = (EncryptedDataset.open(tmp_path / kind) for kind in ("public", "encrypted"))
+    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    numbers = public.gaps(np.arange(24))
+    assert (numbers[:, 0] == 0).all()
+    assert (numbers[:, 1] > 0.5).all()
+    decrypted = encrypted.gaps(np.arange(24)).astype(np.float64) @ domain.matrix()
+    np.testing.assert_allclose(decrypted[..., 0], numbers, atol=1e-6)
+    assert json.loads(site("inspect", tmp_path / "public", "--json").stdout)["gaps"] == "public"
+
+
+def test_a_sealed_dataset_is_trained_on_and_verified(folder: Path, tmp_path: Path):
+    """Sealed at rest: train and evaluate work with the domain's folder, and verify opens the seal with it only."""
+    raw, out = folder / "raw" / "hospital-1", tmp_path / "sealed"
+    ingested(folder, raw, out, *SMALL, "--at-rest", "--split", "stratified")
+    domain = ("--domain", folder / "domain")
+    assert json.loads(site("verify", out, *domain, "--json").stdout)["seal"] == "intact"
+    assert json.loads(site("verify", out, "--json").stdout)["seal"] == "not opened: that needs --domain"
+    training = ("train", out, *domain, "--epochs", 1, "--out", tmp_path / "model", "--json")
+    model = json.loads(site(*training).stdout)["model"]
+    figures = json.loads(site("evaluate", model, out, *keys(folder), "--json").stdout)
+    assert figures["examples"] == len(EncryptedDataset.open(out).indices("test"))
+    site("keygen", "--out", tmp_path / "other", "--passphrase-file", folder / "passphrase")
+    assert "not sealed under this at-rest key" in error_of("verify", out, "--domain", tmp_path / "other")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "swapped"])
+def test_damage_is_named_before_training(folder: Path, tmp_path: Path, damage: str):
+    """A flipped, truncated or swapped shard: verify and train end in one line that names it, and no model is there."""
+    raw, out = folder / "raw" / "hospital-1", tmp_path / "data"
+    ingested(folder, raw, out, *SMALL)
+    shard = out / "frames-00000.npy"
+    whole = bytearray(shard.read_bytes())
+    if damage == "flipped":
+        whole[len(whole) // 2] ^= 1
+    elif damage == "truncated":
+        del whole[-7:]
+    else:
+        ingested(folder, raw, tmp_path / "other", *SMALL, "--seed", 1, "--size", 8, "--window", 2)
+        whole = bytearray((tmp_path / "other" / shard.name).read_bytes())
+    assert bytes(whole) != shard.read_bytes()
+    shard.write_bytes(whole)
+    assert str(shard) in error_of("verify", out)
+    training = ("train", out, "--domain", folder / "domain", "--epochs", 1, "--out", tmp_path / "model")
+    assert str(shard) in error_of(*training)
+    assert not (tmp_path / "model").exists()
+
+
+def test_unreadable_and_unlabelled_are_left_out_if_wanted(folder: Path, tmp_path: Path):
+    """Without a word, one bad file or missing label ends ingest; with it, they are left out and counted on stderr."""
+    raw = DATA / "dicom"
+    refused = error_of("ingest", raw, *keys(folder), *SMALL, "--out", tmp_path / "none")
+    assert str(raw) in refused
+    out = ("--out", tmp_path / "dicom")
+    done = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", "--json")
+    assert json.loads(done.stdout)["sequences"]["train"] > 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
+    assert f"{len(told)} files that cannot be used were left out" in done.stderr
+    assert any("MR_truncated.dcm" in line for line in told)
+    table = tmp_path / "half" / "index.csv"
+    frames = DATA / "ultrasound_sequences"
+    names = sorted(path.name for path in frames.iterdir() if path.is_dir())[:6]
+    table.parent.mkdir()
+    for name in names:
+        (table.parent / name).symlink_to(frames / name)
+    rows = [f"{name},{name},{label}" for name, label in zip(names, ["a", "b", "", "a", "b", ""], strict=True)]
+    table.write_text("\n".join(["sequence,patient,label", *rows]))
+    assert "2 of 6 sequences have no label" in error_of(
+        "ingest", table.parent, *keys(folder), *SMALL, "--out", tmp_path / "none"
+    )
+    half = site("ingest", table.parent, *keys(folder), *SMALL, "--out", tmp_path / "labelled", "--drop-unlabelled")
+    assert "2 sequences without a label were left out" in half.stderr
+
+
+def test_the_same_patient_at_two_sites_of_a_domain(folder: Path, tmp_path: Path):
+    """The six patients of both X-ray sites have one pseudonym in a domain, and another in another domain."""
+    sites = [DATA / "chexpert_layout" / name for name in ("site_a", "site_b")]
+    both = set.intersection(*({path.name for path in site_.glob("**/patient*")} for site_ in sites))
+    found = []
+    for number, raw in enumerate(sites):
+        ingested(folder, raw, tmp_path / str(number), *SMALL)
+        found.append(set(EncryptedDataset.open(tmp_path / str(number)).sequences["patient"]))
+    assert len(both) == len(found[0] & found[1]) == 6
+    site("keygen", "--out", tmp_path / "other", "--passphrase-file", folder / "passphrase")
+    other = ("--domain", tmp_path / "other", "--passphrase-file", folder / "passphrase")
+    site("ingest", sites[0], *other, *SMALL, "--out", tmp_path / "foreign")
+    foreign = set(EncryptedDataset.open(tmp_path / "foreign").sequences["patient"])
+    assert len(foreign) == len(found[0])
+    assert foreign & found[0] == set()

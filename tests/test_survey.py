@@ -1,0 +1,612 @@
+"""A survey finds each defect and names it, is silent about clean data, keeps patients' names, and shows what it saw."""
+
+import csv
+import io
+import json
+import os
+import re
+import stat
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from fedpp import survey, survey_page
+from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging import duplicates
+from fedpp.imaging.layout import read_sequences
+from fedpp.survey_facts import GapFact, Kind, Survey
+from fedpp.survey_findings import findings
+
+Rows = list[dict[str, str]]
+HOSTILE = "<script>alert(1)</script>\"'&amp; $x$ ]]> {{ 7 * 6 }}"
+
+
+def picture(seed: int, size: int = 64) -> np.ndarray:
+    """Return an image `[size, size]` of 8 bits with structure, of which no other seed's is like."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def save(file: Path, pixels: np.ndarray) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return file
+
+
+def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def hospital(root: Path, change: Callable[[Path, Rows], object] = lambda root, rows: None) -> Path:
+    """Write six patients of two visits each, two splits, two labels; `change` spoils files and rows."""
+    rows: Rows = []
+    for patient in range(6):
+        for visit in range(2):
+            name = f"image{patient}{visit}.png"
+            save(root / name, picture(10 * patient + visit))
+            rows.append(
+                {
+                    "path": name,
+                    "patient": f"MRN-{patient}",
+                    "sequence": "chest",
+                    "time": f"2026-0{visit + 1}-0{patient + 1}",
+                    "label": "ill" if patient % 2 else "well",
+                    "split": "test" if patient >= 4 else "train",
+                }
+            )
+    change(root, rows)
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return root
+
+
+def dicom(file: Path, **tags: object) -> Path:
+    """Write a CT image of 64 x 64 pixels with these tags."""
+    image = Dataset()
+    image.SOPClassUID, image.Modality, image.PatientID = CTImageStorage, "CT", file.stem
+    image.SOPInstanceUID = generate_uid(entropy_srcs=[file.name])
+    image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = 64, 64, 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+    image.PixelData = picture(len(list(file.parent.iterdir()))).tobytes()
+    for name, value in tags.items():
+        setattr(image, name, value)
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.save_as(file, enforce_file_format=True)
+    return file
+
+
+def found(seen: Survey) -> dict[str, int]:
+    return {finding.kind: finding.count for finding in seen.findings}
+
+
+class Page(HTMLParser):
+    """Collects a page's elements and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_clean_data_give_no_finding(tmp_path: Path):
+    """Where nothing is wrong nothing is found, and the counts are those that were written."""
+    seen = survey.look(hospital(tmp_path))
+    assert seen.findings == ()
+    assert (seen.sequences, seen.patients, seen.frames) == (6, 6, 12)
+    assert [(label.label, label.sequences, label.patients, label.visits) for label in seen.labels] == [
+        ("ill", 3, 3, 6),
+        ("well", 3, 3, 6),
+    ]
+    assert (seen.unlabelled, seen.unlabelled_visits) == (0, 0)
+    assert (seen.sizes, seen.lengths) == ({"64 x 64": 12}, {2: 6})
+    assert seen.gaps == GapFact.of([31.0] * 6)
+    assert seen.recognised.startswith("files listed by manifest.csv, with its splits")
+    assert {file.path: file.outcome for file in seen.files if file.outcome != "read"} == {"manifest.csv": "passed over"}
+    assert survey.summary(seen).endswith("nothing was found that must be mended")
+
+
+def broken(root: Path, _: Rows) -> None:
+    (root / "image00.png").write_bytes(b"no image")
+    (root / "image10.png").write_bytes((root / "image10.png").read_bytes()[:900])  # its header is whole
+
+
+def unlabelled(_: Path, rows: Rows) -> None:
+    rows[0]["label"] = rows[1]["label"] = ""
+
+
+def labelled_by_patient(root: Path, rows: Rows) -> None:
+    for number in range(100, 133):
+        save(root / f"image{number}.png", picture(number))
+        rows.append(rows[0] | {"path": f"image{number}.png", "patient": str(number), "label": str(number)})
+
+
+def rare(root: Path, rows: Rows) -> None:
+    save(root / "rare.png", picture(99))
+    rows.append(rows[0] | {"path": "rare.png", "patient": "MRN-9", "label": "rare"})
+
+
+def contradicting(root: Path, rows: Rows) -> None:
+    save(root / "other.png", picture(99))
+    rows.append(rows[0] | {"path": "other.png", "sequence": "other", "label": "ill"})
+
+
+def copied(root: Path, _: Rows) -> None:
+    save(root / "image20.png", picture(0))
+
+
+def copied_to_the_test(root: Path, _: Rows) -> None:
+    save(root / "image40.png", picture(0))
+
+
+def copied_nearly(root: Path, _: Rows) -> None:
+    save(root / "image20.png", as_jpeg(picture(0), 75))
+
+
+def blank(root: Path, _: Rows) -> None:
+    save(root / "image00.png", np.zeros((64, 64)))
+    save(root / "image10.png", np.full((64, 64), 7))
+
+
+def in_two_splits(_: Path, rows: Rows) -> None:
+    rows[0]["split"] = rows[3]["split"] = "test"
+
+
+SPOILT: list[tuple[Callable[[Path, Rows], object], dict[str, int]]] = [
+    (broken, {"unreadable": 2}),
+    (in_two_splits, {"two-splits": 2}),
+    (copied, {"same-image": 1}),
+    (copied_to_the_test, {"same-image": 1, "same-image-in-two-splits": 1}),
+    (copied_nearly, {"near-duplicate": 1}),
+    (blank, {"blank-image": 2}),
+    (unlabelled, {"missing-label": 1, "rare-label": 1}),
+    (labelled_by_patient, {"too-many-labels": 35}),
+    (rare, {"rare-label": 1}),
+    (contradicting, {"two-labels": 1}),
+]
+ELSEWHERE = {"burned-in-text", "backward-time"}  # their tests follow
+
+
+@pytest.mark.parametrize(("spoil", "expected"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
+def test_each_defect_is_found_and_no_other(
+    spoil: Callable[[Path, Rows], object], expected: dict[str, int], tmp_path: Path
+):
+    """A defect gives its finding with its count, named in the text, the page and the JSON value, and no other one."""
+    seen = survey.look(hospital(tmp_path, spoil))
+    assert found(seen) == expected
+    text, page = survey.summary(seen), Page(survey_page.render(seen))
+    record = seen.to_mapping()
+    for finding, entry in zip(seen.findings, record["findings"], strict=True):
+        assert f"finding {finding.kind}: {finding.what}; {finding.advice}" in text
+        assert finding.what in page.text
+        assert (entry["kind"], entry["count"], entry["what"]) == (finding.kind, finding.count, finding.what)
+        assert "\n" not in finding.what + finding.advice
+
+
+def test_every_kind_of_finding_is_tested():
+    """No kind is added without a defect that gives it."""
+    assert {kind for _, kinds in SPOILT for kind in kinds} | ELSEWHERE == set(get_args(Kind))
+
+
+def test_times_before_their_order_are_a_finding():
+    """Gaps below zero are counted as such, gaps of zero apart from them."""
+    gaps = GapFact.of([-2.0, 0.0, 0.5, 1.0, 40.0, 1000.0])
+    assert (gaps.backward, gaps.count) == (1, 6)
+    assert gaps.quartiles == (-2.0, 0.125, 0.75, 30.25, 1000.0)
+    assert gaps.classes["none"] == 2
+    assert gaps.classes["to a day"] == 2
+    assert gaps.classes["to 3 months"] == 1
+    assert gaps.classes["longer"] == 1
+    (finding,) = findings([], [], [], [], [], gaps, 0)
+    assert (finding.kind, finding.count) == ("backward-time", 1)
+
+
+def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
+    """A file whose second page is damaged counts for nothing, and its visit's label goes with it."""
+
+    def spoil(root: Path, rows: Rows) -> None:
+        pages = [Image.fromarray(picture(90 + page)) for page in range(2)]
+        pages[0].save(root / "image01.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
+        content = bytearray((root / "image01.tif").read_bytes())
+        content[-900:-700] = b"\xff" * 200
+        (root / "image01.tif").write_bytes(content)
+        rows[1] |= {"path": "image01.tif", "label": "ill"}
+        save(root / "image20.png", picture(90))
+
+    raw = hospital(tmp_path, spoil)
+    (sequence, *_), _ = read_sequences(raw)
+    with pytest.raises(RawDataError):
+        list(sequence.frames)
+    seen = survey.look(raw)
+    assert found(seen) == {"unreadable": 1}
+    assert (seen.frames, seen.lengths) == (11, {1: 1, 2: 5})
+    assert {label.label: (label.sequences, label.visits) for label in seen.labels} == {"ill": (3, 6), "well": (3, 5)}
+
+
+def test_a_folder_of_which_nothing_can_be_used_is_still_told_about(tmp_path: Path):
+    """Each file is named with its reason, where a reader finds no image at all; a folder without files is refused."""
+    (tmp_path / "a.dcm").write_bytes(b"no image")
+    seen = survey.look(tmp_path)
+    assert found(seen) == {"unreadable": 1}
+    assert seen.recognised.startswith("nothing was read: ")
+    assert "a.dcm is no DICOM file" in survey.summary(seen)
+    assert "a.dcm" in Page(survey_page.render(seen)).text
+    (tmp_path / "a.dcm").unlink()
+    with pytest.raises(RawDataError, match="is empty"):
+        survey.look(tmp_path)
+
+
+def test_a_patient_in_two_splits_is_told_with_the_lines(tmp_path: Path):
+    """What the reader of manifests refuses is a finding with its count, and the reader's lines are passed on."""
+    seen = survey.look(hospital(tmp_path, in_two_splits))
+    assert "lines 2, 3 put one patient into two splits" in survey.summary(seen)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda pixels: as_jpeg(pixels, 90),
+        lambda pixels: as_jpeg(pixels, 50),
+        lambda pixels: np.clip(pixels * 1.05 + 5, 0, 255),
+        lambda pixels: 255 * (pixels / 255) ** 0.8,
+        lambda pixels: np.asarray(Image.fromarray(pixels).resize((96, 96))),
+    ],
+    ids=["JPEG 90", "JPEG 50", "brighter", "gamma", "larger"],
+)
+def test_a_near_duplicate_of_another_patient_is_found(copy: Callable[[np.ndarray], np.ndarray], tmp_path: Path):
+    """A copy under another patient is found however it was treated, named with its original; the patient's own is not.
+
+    All other images of the data differ, and are not named.
+    """
+
+    def spoil(root: Path, _: Rows) -> None:
+        save(root / "image20.png", copy(picture(0)))
+        save(root / "image11.png", copy(picture(10)))  # of the same patient
+
+    (pair,) = survey.look(hospital(tmp_path, spoil)).duplicates
+    assert (pair.first, pair.second) == ("image00.png", "image20.png")
+    assert not pair.same
+    assert not pair.one_patient
+    assert pair.correlation >= duplicates.LEAST_CORRELATION
+
+
+def test_equal_images_of_one_patient_are_a_note(tmp_path: Path):
+    """A repeated image of the same patient is told, but is no failure."""
+    seen = survey.look(hospital(tmp_path, lambda root, _: save(root / "image01.png", picture(0))))
+    assert not seen.findings
+    assert "1 image repeated in another file of the same patient" in seen.notes
+
+
+def test_copies_of_real_images_are_found_and_real_patients_are_told_apart(tmp_path: Path):
+    """Of 20 chest X-rays recompressed under other patients' names all are found, and none is mixed up."""
+    real = sorted((DATA / "chexpert_layout" / "site_a").rglob("*.png"))[::50][:20]
+    for number, file in enumerate(real):
+        pixels = np.asarray(Image.open(file).convert("L"))
+        save(tmp_path / f"p{number}" / "a.png", pixels)
+        save(tmp_path / f"q{number}" / "b.png", as_jpeg(pixels, 80))
+    pairs = [(pair.first, pair.second) for pair in survey.look(tmp_path).duplicates]
+    assert pairs == sorted((f"p{number}/a.png", f"q{number}/b.png") for number in range(len(real)))
+
+
+def test_candidates_are_those_of_a_plain_search():
+    """Hashes in few bits of each other are found as by comparing all pairs, closest first, of different owners only."""
+    generator = np.random.default_rng(3)
+    hashes = generator.integers(0, 2**64, (300, 4), dtype=np.uint64)
+    for row in range(100):
+        flips = generator.choice(256, size=row % 21, replace=False)
+        hashes[200 + row] = hashes[row]
+        for bit in flips:
+            hashes[200 + row, bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
+    owners = np.arange(300)
+    owners[205] = owners[5]
+    plain = {
+        (left, right): int(np.bitwise_count(hashes[left] ^ hashes[right]).sum())
+        for left in range(300)
+        for right in range(left + 1, 300)
+        if owners[left] != owners[right]
+    }
+    expected = {pair: bits for pair, bits in plain.items() if bits <= duplicates.MOST_DIFFERENT}
+    pairs, more = duplicates.candidates(hashes, owners)
+    assert set(pairs) == set(expected)
+    assert [expected[pair] for pair in pairs] == sorted(expected.values())
+    assert not more
+    assert len(pairs) > 75
+
+
+def test_crowded_candidates_are_bounded():
+    """Of hashes that look alike the closest pairs are kept, and that there are more is said."""
+    generator = np.random.default_rng(4)
+    bits = generator.random((700, 256)) < 0.04
+    for row in range(50):
+        bits[600 + row] = bits[row]
+        bits[600 + row, generator.choice(256, size=row % 6, replace=False)] ^= True
+    hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64)
+    pairs, more = duplicates.candidates(hashes, np.arange(700))
+    assert more
+    assert len(pairs) == duplicates.MOST_CANDIDATES
+    assert {(row, 600 + row) for row in range(50)} <= set(pairs)
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({}, ""),
+        ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation is YES"),
+        ({"RecognizableVisualFeatures": "YES"}, "RecognizableVisualFeatures is YES"),
+        ({"RecognizableVisualFeatures": "YES", "BurnedInAnnotation": "NO"}, "RecognizableVisualFeatures is YES"),
+        ({"Modality": "US"}, "Modality is US"),
+        ({"Modality": "ES"}, "Modality is ES"),
+        ({"Modality": "XC"}, "Modality is XC"),
+        ({"Modality": "SC"}, "Modality is SC"),
+        ({"Modality": "US", "BurnedInAnnotation": "NO"}, ""),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "secondary capture"),
+        ({"SOPClassUID": MultiFrameTrueColorSecondaryCaptureImageStorage}, "secondary capture"),
+        ({"ConversionType": "WSD"}, "ConversionType is WSD"),
+        ({"ConversionType": "SD"}, "ConversionType is SD"),
+        ({"ConversionType": "SYN"}, ""),
+        ({"ConversionType": "WSD", "BurnedInAnnotation": "NO"}, ""),
+    ],
+    ids=str,
+)
+def test_burnt_in_text_is_suspected_by_tags(tags: dict[str, object], reason: str, tmp_path: Path):
+    """Tags that tell of text burnt into an image give a finding and a reason; BurnedInAnnotation NO clears a kind."""
+    dicom(tmp_path / "a.dcm")
+    dicom(tmp_path / "b.dcm", **tags)
+    seen = survey.look(tmp_path)
+    assert found(seen) == ({"burned-in-text": 1} if reason else {})
+    clear, suspected = seen.files
+    assert (clear.path, clear.suspicion) == ("a.dcm", "")
+    assert (suspected.path, suspected.outcome) == ("b.dcm", "read")
+    assert reason in suspected.suspicion
+    assert bool(reason) == bool(suspected.suspicion)
+
+
+def test_hostile_text_stays_text(tmp_path: Path):
+    """A label and a file name made of markup are shown as they are, in tables, captions and charts, and do nothing."""
+    name = "<img src=x onerror=alert(1)>.png"
+
+    def spoil(root: Path, rows: Rows) -> None:
+        for row in rows:
+            row["label"] = HOSTILE if row["label"] == "ill" else row["label"]
+        (root / "image00.png").rename(root / name)
+        rows[0]["path"] = name
+
+    seen = survey.look(hospital(tmp_path, spoil))
+    html = survey_page.render(seen)
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    assert {(attributes["src"] or "")[:22] for tag, attributes in page.tags if tag == "img"} == {
+        "data:image/png;base64,"
+    }
+    assert page.text.count(HOSTILE) >= 3
+    assert name in page.text
+    assert f"{HOSTILE[:27]}…" in page.text  # in the chart
+    assert "<![CDATA[" not in html
+
+
+def test_text_for_terminals_has_no_controls(tmp_path: Path):
+    """Names with line ends, escape sequences and bytes that are no text are escaped, in every output."""
+    folder = os.fsencode(tmp_path) + b"/p\xff"
+    os.makedirs(folder)  # noqa: PTH103
+    bad = Path(os.fsdecode(folder)) / "a\n\x1b[31mred.png"
+    bad.write_bytes(b"no image")
+    save(tmp_path / "q" / "a.png", picture(1))
+    seen = survey.look(tmp_path)
+    shown = "p\\udcff/a\\n\\x1b[31mred.png"
+    text = survey.summary(seen)
+    assert shown in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert shown in Page(survey_page.render(seen)).text
+    survey_page.write(tmp_path / "page.html", seen)
+    assert shown in json.dumps(seen.to_mapping(), ensure_ascii=False).encode().decode().replace("\\\\", "\\")
+
+
+def test_patients_are_counted_and_never_named(tmp_path: Path):
+    """No patient's identifier is in the text, the page or the JSON value."""
+    seen = survey.look(hospital(tmp_path, contradicting))
+    assert "6 patients" in survey.summary(seen)
+    for output in (survey.summary(seen), survey_page.render(seen), json.dumps(seen.to_mapping()), repr(seen)):
+        assert "MRN" not in output
+
+
+def test_a_column_of_patients_taken_for_labels_is_not_listed(tmp_path: Path):
+    """Where there are too many labels none is listed in the lines of the survey's own."""
+    text = survey.summary(survey.look(hospital(tmp_path, labelled_by_patient)))
+    assert "  35 different labels" in text
+    assert "label 1" not in text
+
+
+def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
+    """The page has mode 0600 whatever the umask, and another survey replaces it only if told to."""
+    seen = survey.look(hospital(tmp_path / "raw"))
+    page = tmp_path / "out" / "survey.html"
+    before = os.umask(0)
+    try:
+        survey_page.write(page, seen)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    content = page.read_text()
+    other = replace(seen, raw="elsewhere")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        survey_page.write(page, other)
+    assert page.read_text() == content
+    survey_page.write(page, other, overwrite=True)
+    assert page.read_text() == survey_page.render(other) != content
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert list(page.parent.iterdir()) == [page]
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path: Path):
+    """The page says where it belongs, has its four charts with a text each, and names no address of another file."""
+    seen = survey.look(hospital(tmp_path, lambda root, _: save(root / "image00.png", picture(0, 80))))
+    raw = replace(seen, lengths={1: 4, 2: 2})
+    html = survey_page.render(raw)
+    page = Page(html)
+    assert page.text.index("This page stays in the secret zone") < page.text.index("Nothing was found")
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert [chart["aria-labelledby"] for chart in charts] == [
+        f"{name}-title" for name in ("labels", "lengths", "sizes", "gaps")
+    ]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {chart["role"] for chart in charts} == {"img"}
+    assert "default-src 'none'" in html
+    assert not re.search(r"https?://|@import|<link|<script|url\((?!#)", html)
+    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+    assert html == survey_page.render(raw)
+
+
+def test_the_json_value_is_whole(tmp_path: Path):
+    """What `--json` prints comes back as it went, has every fact but the thumbnails, and every file."""
+    seen = survey.look(hospital(tmp_path, copied))
+    record = seen.to_mapping()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert set(record) == set(Survey.__dataclass_fields__) - {"thumbnails"}
+    assert [file["path"] for file in record["files"]] == sorted(file.name for file in tmp_path.iterdir())
+    assert record["lengths"] == {"2": 6}
+    assert record["duplicates"][0]["second"] == "image20.png"
+
+
+def test_thumbnails_are_few_small_and_of_every_label(tmp_path: Path):
+    """Of many sequences 24 are shown, evenly, and the only one of a label among them; at most 96 pixels a side."""
+    for number in range(60):
+        save(tmp_path / f"{number:02}" / "0.png", picture(number, 120 if number else 40)[:100])
+    labels = "".join(f"{number:02},{'rare' if number == 31 else 'usual'}\n" for number in range(60))
+    (tmp_path / "labels.csv").write_text(f"patient,label\n{labels}")
+    shown = survey.look(tmp_path).thumbnails
+    assert len(shown) == survey.SHOWN
+    assert [thumbnails.path for thumbnails in shown if thumbnails.label == "rare"] == ["31/0.png"]
+    numbers = [int(thumbnails.path[:2]) for thumbnails in shown if thumbnails.label == "usual"]
+    assert numbers[0] == 0
+    assert numbers[-1] == 59
+    assert max(np.diff(numbers)) <= 4
+    sizes = [Image.open(io.BytesIO(thumbnails.images[0])).size for thumbnails in shown]
+    assert sizes[0] == (40, 40)
+    assert set(sizes[1:]) == {(96, 80)}
+
+
+def test_first_middle_and_last_frame_are_shown(tmp_path: Path):
+    """The thumbnails of a sequence are its ends and its middle, over the borders of files."""
+    shades = [np.full((8, 8), 0), np.full((8, 8), 255)]
+    for number in range(5):
+        pixels = shades[0].copy()
+        pixels[number] = 255
+        save(tmp_path / "p" / f"{number}.png", pixels)
+    (shown,) = survey.look(tmp_path).thumbnails
+    rows = [int(np.asarray(Image.open(io.BytesIO(image)))[:, 0].argmax()) for image in shown.images]
+    assert rows == [0, 2, 4]
+
+
+def test_one_frame_at_a_time_is_in_memory(tmp_path: Path):
+    """A file of many pages is looked at without all of them in memory."""
+    pages = [Image.fromarray(picture(number, 256)) for number in range(40)]
+    (tmp_path / "p").mkdir()
+    pages[0].save(tmp_path / "p" / "a.tif", save_all=True, append_images=pages[1:])
+    decoded = 40 * 256 * 256 * 8
+    tracemalloc.start()
+    seen = survey.look(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen.frames == 40
+    assert peak < decoded / 2
+
+
+def test_a_bar_is_for_terminals_only(tmp_path: Path, capfd):
+    """Without a terminal nothing is printed while it looks."""
+    survey.look(hospital(tmp_path), progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+REAL = {
+    "ultrasound_sequences": (124, 78, 1984, {"two-labels": 1}),
+    "chexpert_layout/site_a": (264, 264, 993, {}),
+    "breakhis_layout": (73, 45, 493, {"two-labels": 1}),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_sets_are_counted_and_judged(name: str, tmp_path: Path):
+    """Sequences, patients and images are those of the sets; no two real patients are taken for one another."""
+    sequences, patients, frames, expected = REAL[name]
+    seen = survey.look(DATA / name)
+    assert (seen.sequences, seen.patients, seen.frames) == (sequences, patients, frames)
+    assert seen.count("read") == frames
+    assert not seen.count("refused")
+    assert found(seen) == expected
+    survey_page.write(tmp_path / "survey.html", seen)
+    assert (tmp_path / "survey.html").stat().st_size < 1_500_000
+
+
+def test_the_slide_of_two_diagnoses_is_named():
+    """Slide 13412, which BreakHis files as ductal and as lobular carcinoma, both malignant, is what is found."""
+    (finding,) = survey.look(DATA / "breakhis_layout").findings
+    assert (finding.kind, finding.count) == ("two-labels", 1)
+    assert {re.findall(r"SOB_M_([DL]C)_14-(\d+)", file)[0] for file in finding.where} == {
+        ("DC", "13412"),
+        ("LC", "13412"),
+    }
+
+
+def test_labels_of_the_real_sequences():
+    """The balance of the real ultrasound set is that of its description."""
+    seen = survey.look(DATA / "ultrasound_sequences")
+    assert {label.label: label.sequences for label in seen.labels} == {
+        "Regular": 59,
+        "Bacterial pneumonia": 37,
+        "COVID-19": 22,
+        "Viral pneumonia": 6,
+    }
+    assert seen.lengths == {16: 124}
+
+
+def test_every_real_dicom_file_is_in_the_table():
+    """All 43 files are told of: read with their frames and size, or left out with a reason."""
+    seen = survey.look(DATA / "dicom")
+    files = {file.path: file for file in seen.files}
+    table = list(csv.DictReader((DATA / "dicom" / "index.csv").read_text().splitlines()))
+    assert {row["file"] for row in table} == {path for path in files if path.endswith(".dcm")}
+    assert len(table) == 43
+    page = Page(survey_page.render(seen)).text
+    for row in table:
+        file = files[row["file"]]
+        assert file.path in page
+        if file.outcome == "read":
+            size = (int(float(row[column])) for column in ("frames", "rows", "cols"))
+            assert (file.frames, file.height, file.width) == tuple(size)
+        else:
+            assert file.reason
+            assert file.reason in page
+    assert files["examples_ybr_color.dcm"].frames == 30
+    assert "Modality is US" in files["examples_ybr_color.dcm"].suspicion
+    assert files["no_meta.dcm"].outcome == "refused"
