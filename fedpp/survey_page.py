@@ -1,5 +1,6 @@
 """The page of a survey: its charts and thumbnails in one HTML file, for the secret zone."""
 
+import os
 import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,12 @@ _LETTERS = 28  # of a label under a bar
 
 def require_new(path: Path, *, overwrite: bool) -> None:
     """Raise `ConfigError` if a page is there already and must not be replaced: before work starts."""
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise ConfigError(f"{path} exists: choose another name, or replace it with --overwrite")
 
 
 def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
     """Write the page, mode 0600; raise `ConfigError` if it is there already and must not be replaced."""
-    require_new(path, overwrite=overwrite)
     content = render(survey).encode()
     if overwrite:
         replace(path, content)
@@ -42,7 +42,7 @@ def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
     try:
         create_exclusively(path, content)
     except FileExistsError:
-        require_new(path, overwrite=False)
+        require_new(path, overwrite=overwrite)
         raise
 
 

@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--views", choices=("frontal", "first", "all"), default="frontal", help="CheXpert: of a study")
         to.add_argument("--series", choices=("magnification", "slide"), default="magnification", help="BreakHis")
 
+    looked = command(data.survey)
+    raw(looked)
+    looked.add_argument("--out", type=Path, help="page to write (HTML with thumbnails, mode 0600)")
+    looked.add_argument("--overwrite", action="store_true", help="replace an earlier page")
+    looked.add_argument("--strict", action="store_true", help="fail if there is any finding")
+
     taken = command(data.ingest)
     raw(taken)
     domain(taken)

@@ -1,6 +1,7 @@
 """`fedpp-site`: what a hospital does with its data, from raw images to a checked encrypted dataset."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,24 @@ from typing import Any
 from fedpp.errors import RawDataError
 
 from .opening import domain_of, show, trainers_dataset
+
+
+def survey(options: argparse.Namespace) -> int:
+    """Look at raw data before anything is encrypted; write a page of it for the secret zone."""
+    from fedpp import survey as looking
+    from fedpp.survey_page import require_new, write
+
+    if options.out is not None:
+        require_new(options.out, overwrite=options.overwrite)
+    seen = looking.look(options.raw, options.layout, _choices(options), progress=True)
+    if options.out is not None:
+        write(options.out, seen, overwrite=options.overwrite)
+        print(f"{options.out} shows images and file names: keep it in the secret zone", file=sys.stderr)
+    print(json.dumps(seen.to_mapping()) if options.json else looking.summary(seen))
+    if options.strict and seen.findings:
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in seen.findings))
+        raise RawDataError(f"{len(seen.findings)} findings ({kinds}): mend the data, or leave out --strict")
+    return 0
 
 
 def ingest(options: argparse.Namespace) -> int:

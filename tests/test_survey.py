@@ -34,7 +34,7 @@ from fedpp.survey_facts import GapFact, Kind, Survey
 from fedpp.survey_findings import findings
 
 Rows = list[dict[str, str]]
-HOSTILE = "<script>alert(1)</script>\"'&amp; $x$ ]]> {{ 7 * 6 }}"
+HOSTILE = "$x^2$<script>alert(1)</script>\"'&amp; ]]> {{ 7 * 6 }}"
 
 
 def picture(seed: int, size: int = 64) -> np.ndarray:
@@ -231,25 +231,25 @@ def test_times_before_their_order_are_a_finding():
 
 
 def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
-    """A file whose second page is damaged counts for nothing, and its visit's label goes with it."""
+    """A file whose second page is damaged counts for nothing, and the label of its visit goes with it."""
 
     def spoil(root: Path, rows: Rows) -> None:
         pages = [Image.fromarray(picture(90 + page)) for page in range(2)]
-        pages[0].save(root / "image01.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
-        content = bytearray((root / "image01.tif").read_bytes())
+        pages[0].save(root / "image10.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
+        content = bytearray((root / "image10.tif").read_bytes())
         content[-900:-700] = b"\xff" * 200
-        (root / "image01.tif").write_bytes(content)
-        rows[1] |= {"path": "image01.tif", "label": "ill"}
+        (root / "image10.tif").write_bytes(content)
+        rows[2] |= {"path": "image10.tif", "label": "well"}
         save(root / "image20.png", picture(90))
 
     raw = hospital(tmp_path, spoil)
-    (sequence, *_), _ = read_sequences(raw)
+    (_, sequence, *_), _ = read_sequences(raw)
     with pytest.raises(RawDataError):
         list(sequence.frames)
     seen = survey.look(raw)
     assert found(seen) == {"unreadable": 1}
     assert (seen.frames, seen.lengths) == (11, {1: 1, 2: 5})
-    assert {label.label: (label.sequences, label.visits) for label in seen.labels} == {"ill": (3, 6), "well": (3, 5)}
+    assert {label.label: (label.sequences, label.visits) for label in seen.labels} == {"ill": (3, 5), "well": (3, 6)}
 
 
 def test_a_folder_of_which_nothing_can_be_used_is_still_told_about(tmp_path: Path):
@@ -345,15 +345,30 @@ def test_candidates_are_those_of_a_plain_search():
 def test_crowded_candidates_are_bounded():
     """Of hashes that look alike the closest pairs are kept, and that there are more is said."""
     generator = np.random.default_rng(4)
-    bits = generator.random((700, 256)) < 0.04
+    bits = generator.random((1000, 256)) < 0.04
     for row in range(50):
-        bits[600 + row] = bits[row]
-        bits[600 + row, generator.choice(256, size=row % 6, replace=False)] ^= True
+        bits[900 + row] = bits[row]
+        bits[900 + row, generator.choice(256, size=row % 6, replace=False)] ^= True
     hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64)
-    pairs, more = duplicates.candidates(hashes, np.arange(700))
+    pairs, more = duplicates.candidates(hashes, np.arange(1000))
     assert more
     assert len(pairs) == duplicates.MOST_CANDIDATES
-    assert {(row, 600 + row) for row in range(50)} <= set(pairs)
+    assert {(row, 900 + row) for row in range(50)} <= set(pairs)
+
+
+def test_crowded_buckets_are_divided_by_the_next_band():
+    """A pair that agrees in two bands only, each of them shared by hundreds of hashes, is found by both together."""
+    generator = np.random.default_rng(5)
+    bits = generator.random((900, 256)) < 0.5
+    for band in range(2):
+        bits[:, band :: duplicates.BANDS] = np.eye(3, 16, dtype=bool)[np.arange(900) // 3**band % 3]
+    bits[891:] = bits[:9]
+    for band in range(2, duplicates.BANDS):
+        bits[891:, band] ^= True
+    hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64)
+    pairs, more = duplicates.candidates(hashes, np.arange(900))
+    assert sorted(pairs) == [(row, 891 + row) for row in range(9)]
+    assert not more
 
 
 @pytest.mark.parametrize(

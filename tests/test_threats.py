@@ -11,6 +11,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.protocol.vault_client import VaultClient
 
@@ -33,7 +34,7 @@ def test_rows_of_weights_fall_to_source_separation(domain: KeyDomain):
 def test_two_known_values_give_the_key(domain: KeyDomain):
     """Whoever knows two values behind rows solves for the column of R that reads every row of the domain."""
     values = np.random.default_rng(0).normal(size=50)
-    rows = encryption.encrypt_values(domain, values, "float64")
+    rows = SequenceCipher(domain, "float64").frames("s", values)
     column = np.linalg.solve(rows[:2], values[:2])
     np.testing.assert_allclose(rows @ column, values, atol=1e-9)
 
@@ -41,7 +42,10 @@ def test_two_known_values_give_the_key(domain: KeyDomain):
 def test_labels_show_in_their_rows(domain: KeyDomain):
     """Without a key, the rows of encrypted labels take four values, and each value belongs to one label."""
     labels = np.random.default_rng(0).integers(2, size=200)
-    rows = encryption.encrypt_labels(domain, labels, 2, "float64").reshape(len(labels), -1).round(9)
+    cipher = SequenceCipher(domain, "float64")
+    rows = (
+        np.stack([cipher.label(str(i), label, 2) for i, label in enumerate(labels)]).reshape(len(labels), -1).round(9)
+    )
     kinds, kind = np.unique(rows, axis=0, return_inverse=True)
     assert len(kinds) == 4
     for number in range(4):

@@ -112,15 +112,6 @@ class SequenceCipher:
         return self._words[:count]
 
 
-def encrypt_values(domain: KeyDomain, values: Values, dtype: Dtype) -> Values:
-    return SequenceCipher(domain, dtype).frames("", values)
-
-
-def encrypt_labels(domain: KeyDomain, labels: NDArray[np.integer], classes: int, dtype: Dtype) -> Values:
-    cipher = SequenceCipher(domain, dtype)
-    return np.stack([cipher.label(str(i), int(k), classes) for i, k in enumerate(labels)])
-
-
 def decrypt(domain: KeyDomain, rows: Values) -> Values:
     """Return the messages `[...]` of rows `[..., n]`, in float64."""
     return algebra.decrypt(rows.astype(np.float64), domain.matrix())[..., 0]

@@ -15,6 +15,7 @@ from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 
@@ -68,7 +69,7 @@ def test_average_commutes_with_decryption(domain: KeyDomain):
     updates = [
         (
             k,
-            {n: encryption.encrypt_values(domain, v, "float64") for n, v in p.items()},
+            {n: SequenceCipher(domain, "float64").frames("s", v) for n, v in p.items()},
         )
         for k, p in zip(examples, plain, strict=True)
     ]

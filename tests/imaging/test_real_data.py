@@ -129,9 +129,7 @@ def test_the_ultrasound_is_counted():
     assert readable(sequences, refuse) == sequences
 
 
-@pytest.mark.parametrize(
-    ("site", "patients", "images", "size"), [("site_a", 264, 993, 64), ("site_b", 682, 1000, 128)]
-)
+@pytest.mark.parametrize(("site", "patients", "images", "size"), [("site_a", 264, 993, 64), ("site_b", 682, 1000, 128)])
 def test_the_xrays_are_counted(site: str, patients: int, images: int, size: int):
     """993 images of 264 patients at 64 x 64, 1000 of 682 at 128 x 128, each of which can be read."""
     sequences, recognised = read_sequences(DATA / "chexpert_layout" / site)

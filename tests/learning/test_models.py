@@ -11,6 +11,7 @@ from fedpp.cipher import algebra
 from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning import models
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.optimizers import Adam
@@ -39,8 +40,8 @@ def encrypted_logits(
     moved = algebra.encrypt(np.full(key.n, 0.1), key.matrix)
     rows = {name: row + moved for name, row in encrypted_initial_weights(network, 3, key).items()}
     models.set_rows(model, network, key.algebra(), rows)
-    inputs = [encryption.encrypt_values(domain, frames, "float64"), valid]
-    inputs += [encryption.encrypt_values(domain, times, "float64")] if network.gaps else []
+    inputs = [SequenceCipher(domain, "float64").frames("s", frames), valid]
+    inputs += [SequenceCipher(domain, "float64").frames("s", times)] if network.gaps else []
     return encryption.decrypt(domain, model.predict_on_batch(inputs))
 
 

@@ -16,8 +16,8 @@ from fedpp.cipher import algebra
 from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
 from fedpp.config import Gaps, NetworkSpec
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
-from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import count, softmax
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
@@ -61,8 +61,8 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
 
 def test_info_counts_a_patient_of_two_visits_once(domain: KeyDomain, tmp_path: Path, address: str):
     """Two sequences of one patient are two sequences and one patient."""
-    rows = encryption.encrypt_values(domain, np.ones((1, 2, 2, 1)), "float32")
-    label = encryption.encrypt_labels(domain, np.array([1]), 2, "float32")[0]
+    rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
+    label = SequenceCipher(domain, "float32").label("s", 1, 2)
     with DatasetWriter(
         tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
     ) as writer:
@@ -125,14 +125,14 @@ def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path,
     labels = all_labels[[i for i, s in enumerate(SPLIT) if s == split]]
     logits = np.random.default_rng(3).normal(scale=3.0, size=(len(labels), 2))
     with serving(domain, dataset, address), VaultClient(address) as client:
-        counts = client.score(split, encryption.encrypt_values(domain, logits, "float64"))
+        counts = client.score(split, SequenceCipher(domain, "float64").frames("s", logits))
     assert counts == count(labels, softmax(logits))
 
 
 def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, address: str):
     """A site without validation data answers zero counts, which add nothing."""
-    rows = encryption.encrypt_values(domain, np.ones((1, 2, 2, 1)), "float32")
-    label = encryption.encrypt_labels(domain, np.array([1]), 2, "float32")[0]
+    rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
+    label = SequenceCipher(domain, "float32").label("s", 1, 2)
     with DatasetWriter(
         tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
     ) as writer:
@@ -290,7 +290,7 @@ def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp
     for sealed in (False, True):
         dataset = write_dataset(tmp_path / str(sealed), domain, plaintext, sealed=sealed)
         with serving(domain, dataset, address), VaultClient(address) as client:
-            counts.append(client.score("test", encryption.encrypt_values(domain, np.eye(3, 2), "float64")))
+            counts.append(client.score("test", SequenceCipher(domain, "float64").frames("s", np.eye(3, 2))))
     assert counts[0] == counts[1]
 
 
