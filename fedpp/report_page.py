@@ -3,45 +3,18 @@
 Jinja and Matplotlib are loaded when a page is made, since every command line imports what leads here.
 """
 
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedpp import charts
 from fedpp.report_template import STYLE, TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Matplotlib's colours and the page's variables that replace them, so that charts follow light and dark.
-_COLOURS = {
-    "#010101": "var(--ink)",
-    "#020202": "var(--soft)",
-    "#030303": "var(--line)",
-    "#040404": "var(--accent)",
-    "#050505": "var(--second)",
-    "#060606": "var(--third)",
-    "#070707": "var(--fourth)",
-}
-_INK, _SOFT, _LINE, *_SERIES = _COLOURS
-_RC: dict[Any, Any] = {
-    "svg.hashsalt": "fedpp",  # the same record gives the same bytes
-    "svg.fonttype": "none",  # text stays text, in the page's own typeface
-    "font.size": 11.0,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _SOFT,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _SOFT,
-    "ytick.labelcolor": _SOFT,
-    "grid.color": _LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 _SPLITS = ("train", "validation", "test")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -155,22 +128,18 @@ def _chart(
     curves: Sequence[_Curve],
     limits: tuple[float, float] | None,
 ) -> str:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's own matplotlibrc does not change a report
-        mpl.rcParams.update(_RC)
+    with charts.style():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        for curve, colour in zip(curves, _SERIES, strict=False):
+        for curve, colour in zip(curves, charts.SERIES, strict=False):
             values = [math.nan if value is None else value for value in curve.values]
             axes.plot(rounds, values, curve.style, color=colour, label=curve.label, markersize=5)
         _dress(axes, title, limits)
         if len(curves) > 1:
             axes.legend(frameon=False, ncols=2, loc="lower right", fontsize=10)
-        svg = _svg(figure)
-    return _accessible(svg, name, title, _in_words(rounds, curves))
+        return charts.svg(figure, name, title, _in_words(rounds, curves))
 
 
 def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
@@ -186,27 +155,6 @@ def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None
         axes.set_ylim(limits[0] - 0.02, limits[1] + 0.02)
     else:
         axes.set_ylim(0, 1.08 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
-
-
-def _svg(figure: "Figure") -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    start, rest = svg[svg.index("<svg") :].split(">", 1)
-    start = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", start)
-    svg = start + ">" + re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL)
-    for colour, variable in _COLOURS.items():
-        svg = svg.replace(colour, variable)
-    return svg
-
-
-def _accessible(svg: str, name: str, title: str, description: str) -> str:
-    # One page holds several charts: their inner ids must differ.
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    label = f'<title id="{name}-title">{title}</title><desc id="{name}-text">{description}</desc>'
-    opening = f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-text"'
-    start, rest = svg.split(">", 1)
-    return f"{start.replace('<svg', opening, 1)}>{label}{rest}"
 
 
 def _in_words(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:

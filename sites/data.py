@@ -13,19 +13,21 @@ from .opening import domain_of, show, trainers_dataset
 
 def survey(options: argparse.Namespace) -> int:
     """Look at raw data before anything is encrypted; write a page of it for the secret zone."""
-    from fedpp import survey as looking
-    from fedpp.survey_page import require_new, write
+    from fedpp.survey.look import look, summary
+    from fedpp.survey.page import require_new, write
 
     if options.out is not None:
         require_new(options.out, overwrite=options.overwrite)
-    seen = looking.look(options.raw, options.layout, _choices(options), progress=True)
+    seen = look(options.raw, options.layout, _choices(options), progress=True)
     if options.out is not None:
         write(options.out, seen, overwrite=options.overwrite)
         print(f"{options.out} shows images and file names: keep it in the secret zone", file=sys.stderr)
-    print(json.dumps(seen.to_mapping()) if options.json else looking.summary(seen))
+    print(json.dumps(seen.to_mapping()) if options.json else summary(seen))
     if options.strict and seen.findings:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in seen.findings))
-        raise RawDataError(f"{len(seen.findings)} findings ({kinds}): mend the data, or leave out --strict")
+        count = len(seen.findings)
+        plural = "" if count == 1 else "s"
+        raise RawDataError(f"{count} finding{plural} ({kinds}): mend the data, or leave out --strict")
     return 0
 
 

@@ -28,6 +28,8 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
+from .images import JPEG_SCAN, MOST_SCANS
+
 Size = tuple[int, int, int]  # height, width, samples
 
 # What pydicom asks of a module of decoders: this, `is_available` and the function that it is told.
@@ -68,9 +70,10 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
     syntax = image.file_meta.TransferSyntaxUID
     if syntax in JPEG2000TransferSyntaxes or syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
         stream = get_frame(image.PixelData, number, **_framing(image))
-        size = image.Rows, image.Columns, image.SamplesPerPixel
-        if stream_size(stream) != size:
+        if stream_size(stream) != (image.Rows, image.Columns, image.SamplesPerPixel):
             raise ValueError("a stream has another size than the image")
+        if syntax not in JPEG2000TransferSyntaxes and stream.count(JPEG_SCAN) > MOST_SCANS:
+            raise ValueError("a stream has too many scans")
     if not is_available(syntax) or (syntax == JPEGExtended12Bit and image.BitsStored <= 8):
         return pixel_array(image, index=number)
     return _decoder(syntax).as_array(image, index=number)[0]
@@ -84,8 +87,9 @@ def frame_count(image: Dataset) -> int:
     get_decoder(image.file_meta.TransferSyntaxUID)
     if image.file_meta.TransferSyntaxUID.is_encapsulated:
         return sum(1 for _ in generate_frames(image.PixelData, **_framing(image)))
-    announced = get_expected_length(image)  # bytes, of all frames
-    return (len(image.PixelData) - announced % 2) * max(1, int(image.get("NumberOfFrames") or 1)) // announced
+    count = max(1, int(image.get("NumberOfFrames") or 1))
+    held, announced = len(image.PixelData), get_expected_length(image)  # bytes
+    return count if held - announced in {0, 1} else held * count // announced  # one may be there to make them even
 
 
 def stream_size(stream: bytes) -> Size:

@@ -15,23 +15,34 @@ from .dicom_codecs import stored_frame
 
 Values = NDArray[np.float64]
 
+_BAND = 2**20  # pixels
 _LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in DICOM's YBR_FULL
 
 
 def display_frame(image: Dataset, number: int) -> Values:
     """Return a frame `[height, width]` within 0 .. 1; pydicom's errors pass through."""
     stored = stored_frame(image, number)  # YBR arrives as RGB
-    photometric = str(image.PhotometricInterpretation)
     bits = int(image.get("BitsStored") or 8 * stored.dtype.itemsize)
-    if photometric == "PALETTE COLOR":
+    if image.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, image)
         bits = 8 * stored.dtype.itemsize
-    if stored.ndim == 3:
-        luma: Values = sum(stored[..., i] * (share / (2**bits - 1)) for i, share in enumerate(_LUMA))
-        return luma
-    low = -(2 ** (bits - 1)) if stored.dtype.kind == "i" else 0
-    shown = _display(image, number, stored.astype(np.float64), float(low), float(low + 2**bits - 1))
-    return 1 - shown if photometric == "MONOCHROME1" else shown
+    shown = np.empty(stored.shape[:2])
+    rows = max(1, _BAND // stored.shape[1])  # a band at a time, so that a large frame does not take many times itself
+    for top in range(0, len(stored), rows):
+        band = stored[top : top + rows]
+        shown[top : top + rows] = _luma(band, bits) if stored.ndim == 3 else _grey(image, number, band, bits)
+    return shown
+
+
+def _luma(band: NDArray[Any], bits: int) -> Values:
+    luma: Values = sum(band[..., i] * (share / (2**bits - 1)) for i, share in enumerate(_LUMA))
+    return luma
+
+
+def _grey(image: Dataset, number: int, band: NDArray[Any], bits: int) -> Values:
+    low = -(2 ** (bits - 1)) if band.dtype.kind == "i" else 0
+    shown = _display(image, number, band.astype(np.float64), float(low), float(low + 2**bits - 1))
+    return 1 - shown if str(image.PhotometricInterpretation) == "MONOCHROME1" else shown
 
 
 def _display(image: Dataset, number: int, frame: Values, low: float, high: float) -> Values:

@@ -92,12 +92,12 @@ class Gallery:
         Reads those files again, and raises `RawDataError` if one has gone bad meanwhile.
         """
         hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, _WORDS)
-        structured = np.flatnonzero(hashes.any(axis=1))
+        _, first = np.unique(np.frombuffer(self._digests, np.uint64), return_index=True)  # equal ones are told of
+        structured = np.sort(first[hashes[first].any(axis=1)])
         files = self._image_files()
         patients = np.array([patient for _, patient in self._files], dtype=np.int64)[files[structured]]
         proposed, more = candidates(hashes[structured], patients)
         pairs = [(int(structured[left]), int(structured[right])) for left, right in proposed]
-        pairs = [(left, right) for left, right in pairs if self._digests[left] != self._digests[right]]
         vectors = self._likenesses({image for pair in pairs for image in pair})
         found: dict[tuple[int, int], list[float]] = {}
         for left, right in pairs:

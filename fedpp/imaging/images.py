@@ -21,8 +21,10 @@ from .sequence import Frame
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
 MOST_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
-MOST_PAGES = 100_000  # of a file: a header may claim any number
+MOST_PAGES = 10_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
 MOST_PIXELS = 64_000_000  # of a frame: a header may claim any size
+MOST_SCANS = 50  # of a JPEG, which goes over all of its pixels in each; there are usually 10 at most
+JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
 # what Pillow raises on damaged files
 _DAMAGE = (
     Image.DecompressionBombError,
@@ -44,6 +46,7 @@ _DAMAGE = (
 def read_image(file: Path, _: int = 1) -> tuple[Frame]:
     """Return an image's first page, and that alone; raise `RawDataError` if it cannot be read."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
+        _check_scans(file, image)
         return (_grey(file, image),)
 
 
@@ -51,7 +54,7 @@ def page_count(file: Path) -> int:
     """Return the number of an image's pages, from its headers alone."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_size(file, image)
-        count = int(getattr(image, "n_frames", 1))
+        count = _page_count(image)
     if not 1 <= count <= MOST_PAGES:
         raise RawDataError(f"{file} claims {count} pages, more than {MOST_PAGES}: is it damaged?")
     return count
@@ -59,7 +62,7 @@ def page_count(file: Path) -> int:
 
 def read_pages(file: Path, count: int) -> Sequence[Frame]:
     """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many."""
-    return read_image(file) if count == page_count(file) == 1 else _Pages(file, count)
+    return read_image(file) if count == 1 and page_count(file) == 1 else _Pages(file, count)
 
 
 class _Pages(Sequence[Frame]):
@@ -71,7 +74,7 @@ class _Pages(Sequence[Frame]):
             if file.stat().st_size > MOST_BYTES:
                 raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
             self._image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
-            held = int(getattr(self._image, "n_frames", 1))
+            held = _page_count(self._image)
         if held != count:
             raise RawDataError(f"{file} holds {held} pages, not the {count} of its header: is it damaged?")
 
@@ -119,6 +122,22 @@ def _number(digits: str) -> float:
 def _check_size(file: Path, image: Image.Image) -> None:
     if image.width * image.height > MOST_PIXELS:
         raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
+
+
+def _check_scans(file: Path, image: Image.Image) -> None:
+    if image.format == "JPEG" and file.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
+        raise RawDataError(f"{file} is a JPEG of more than {MOST_SCANS} scans: is it damaged?")
+
+
+def _page_count(image: Image.Image) -> int:
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    try:
+        for page in range(MOST_PAGES + 1):  # and no further, which could take hours
+            image.seek(page)
+    except EOFError:
+        return page
+    return MOST_PAGES + 1
 
 
 def _grey(file: Path, image: Image.Image) -> Frame:

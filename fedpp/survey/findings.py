@@ -7,7 +7,7 @@ from fedpp.imaging.breakhis import TYPES
 from fedpp.imaging.labels import MOST_CLASSES
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.survey_facts import UNLISTED, DuplicateFact, FileFact, Finding, GapFact, LabelFact
+from fedpp.survey.facts import UNLISTED, DuplicateFact, FileFact, Finding, GapFact, LabelFact
 
 FEWEST_PATIENTS = 3  # of a label: one for each split
 NAMED = 8  # labels in one sentence

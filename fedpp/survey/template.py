@@ -9,7 +9,8 @@ TEMPLATE = """\
     <td>{{ file.outcome }}</td>
     <td class="number">{% if file.frames %}{{ file.frames }} &times; {{ file.width }} &times; {{ file.height }}
       {%- else %}&ndash;{% endif %}</td>
-    <td>{{ file.reason or file.suspicion }}{% if file.blank %}{{ "; " if file.suspicion }}{{ file.blank }} blank
+    <td class="remark">{{ file.reason or file.suspicion }}
+      {%- if file.blank %}{{ "; " if file.suspicion }}{{ file.blank }} blank
       {%- endif %}</td></tr>
   {% endfor %}
 {%- endmacro %}
@@ -208,6 +209,7 @@ STYLE = """\
 .strip img { width: 96px; height: 96px; object-fit: contain; background: #000; }
 .samples figcaption { margin-top: .3rem; overflow-wrap: anywhere; font-size: .85rem; }
 .samples b { color: var(--ink); }
+.remark { min-width: 16rem; }
 td.path, th.path { min-width: 12rem; max-width: 28rem; font-size: .9rem; }
 @media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } }
 """

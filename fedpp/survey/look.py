@@ -23,7 +23,7 @@ from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.tables import table_rows
-from fedpp.survey_facts import (
+from fedpp.survey.facts import (
     UNLISTED,
     DuplicateFact,
     FileFact,
@@ -35,7 +35,7 @@ from fedpp.survey_facts import (
     lengths,
     printable,
 )
-from fedpp.survey_findings import findings, listed, notes, number
+from fedpp.survey.findings import findings, listed, notes, number
 
 CHOICES = Choices()
 SHOWN = 24  # sequences with thumbnails

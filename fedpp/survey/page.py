@@ -14,8 +14,8 @@ from fedpp import charts
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
 from fedpp.report_template import STYLE as PAGE_STYLE
-from fedpp.survey_facts import Survey, Thumbnails
-from fedpp.survey_template import STYLE, TEMPLATE
+from fedpp.survey.facts import Survey, Thumbnails
+from fedpp.survey.template import STYLE, TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""Secret zone: a look at raw images before anything is encrypted."""
