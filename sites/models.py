@@ -13,7 +13,7 @@ from .opening import domain_of, show, trainers_dataset
 def train(options: argparse.Namespace) -> int:
     """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
     from fedpp.cipher.evaluation_key import EvaluationKey
-    from fedpp.config import NetworkSpec
+    from fedpp.config import NetworkSpec, Task
     from fedpp.errors import DatasetError, ModelError
     from fedpp.keys.store import EVALUATION_KEY
     from fedpp.learning.initial import encrypted_initial_weights
@@ -31,14 +31,7 @@ def train(options: argparse.Namespace) -> int:
     dataset.verify()
     options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     dtype = options.dtype or manifest.dtype
-    network = NetworkSpec(
-        manifest.frames,
-        manifest.height,
-        manifest.width,
-        manifest.channels,
-        len(manifest.classes),
-        gaps=manifest.gaps != "none",
-    )
+    network = NetworkSpec.of(Task.of(manifest))
 
     load_tensorflow()
     from fedpp.learning.training import EncryptedTrainer

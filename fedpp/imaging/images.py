@@ -21,7 +21,7 @@ from .sequence import Frame
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
 MOST_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
-MOST_PAGES = 10_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
+MOST_PAGES = 5_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
 MOST_PIXELS = 64_000_000  # of a frame: a header may claim any size
 MOST_SCANS = 50  # of a JPEG, which goes over all of its pixels in each; there are usually 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
