@@ -7,7 +7,7 @@
     ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
     ├── DomainMismatchError     two things of different key domains were put together
     ├── RawDataError            images or tables of the secret zone cannot be read
-    │   └── NoImageError        a file is whole, and no picture of a patient: a report, a dose, a segmentation
+    │   └── NoImageError        a file is whole, and no picture: a report, a dose, or another file once more
     ├── DatasetError            an encrypted dataset is damaged or of another format
     ├── ModelError              a model file is damaged or does not fit its network
     ├── VaultError              the vault cannot be reached, or refused
@@ -38,7 +38,7 @@ class RawDataError(FedppError):
 
 
 class NoImageError(RawDataError):
-    """A file is whole, and no picture of a patient: a report, a dose, a segmentation."""
+    """A file is whole, and adds no picture of a patient: a report, a dose, a segmentation, another file once more."""
 
 
 class DatasetError(FedppError):

@@ -2,8 +2,8 @@
 
 A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order of
 study, series, acquisition and instance. In a folder, files that are no picture of a patient (reports, waveforms,
-doses, segmentations) are passed over. Labels come from an optional `labels.csv` (patient, label) in the folder.
-Errors name files and never what their tags hold.
+doses, segmentations) are passed over, and so are copies of one image. Labels come from an optional `labels.csv`
+(patient, label) in the folder. Errors name files and never what their tags hold.
 """
 
 import re
@@ -63,17 +63,23 @@ def is_dicom(file: Path) -> bool:
 def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], int, int]:
     """Return the sequences of a folder or file, the number of image files, and of files that are no picture.
 
-    In a folder, a file that cannot be used goes to `refuse`, and is left out if that returns; one that is no picture
-    goes there with a `NoImageError`. Raises `RawDataError` for one file alone, or where there is no image at all.
+    In a folder, a file that cannot be used goes to `refuse`, and is left out if that returns; one that is no picture,
+    or the picture of another file once more, goes there with a `NoImageError`. Raises `RawDataError` for one file
+    alone, or where there is no image at all.
     """
     single = path.is_file()
     files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
     labels = {} if single else read_labels(path)
-    images, passed = [], 0
+    images: dict[str, _Image] = {}
+    passed = 0
     for file in files:
         try:
             with quiet():
-                images.append(_image(file, single=single))
+                image = _image(file, single=single)
+            if image.name in images:
+                first = images[image.name].file
+                raise NoImageError(f"{file} is {first} once more (SOPInstanceUID): remove one of them")
+            images[image.name] = image
         except RawDataError as error:
             if single:
                 raise
@@ -81,7 +87,7 @@ def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence]
             passed += isinstance(error, NoImageError)
     sequences = []
     visits: dict[str, list[_Image]] = {}
-    for image in images:
+    for image in images.values():
         if image.frames > 1:
             frames = FrameFiles([FrameFile(image.file, image.frames, _frames)])
             sequences.append(ImageSequence(image.name, image.patient, label_of(labels, image.patient, path), frames))
@@ -103,7 +109,7 @@ def _image(file: Path, *, single: bool) -> _Image:
         moment = _moment(image)
         return _Image(
             file,
-            str(image.get("SOPInstanceUID") or file.name),
+            str(image.get("SOPInstanceUID") or file),
             patient or f"file {file}",
             moment,
             _order(image, moment, file),

@@ -88,8 +88,7 @@ def frame_count(image: Dataset) -> int:
     if image.file_meta.TransferSyntaxUID.is_encapsulated:
         return sum(1 for _ in generate_frames(image.PixelData, **_framing(image)))
     count = max(1, int(image.get("NumberOfFrames") or 1))
-    held, announced = len(image.PixelData), get_expected_length(image)  # bytes
-    return count if held - announced in {0, 1} else held * count // announced  # one may be there to make them even
+    return len(image.PixelData) * count // get_expected_length(image)
 
 
 def stream_size(stream: bytes) -> Size:

@@ -10,7 +10,7 @@ from fedpp.errors import RawDataError
 
 from .images import SUFFIXES, is_image, natural, read_image
 from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
-from .tables import Line, file_inside, is_folder, read_table
+from .tables import Line, file_inside, is_folder, read_table, shown
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")
@@ -83,8 +83,7 @@ def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
 
 def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
     if not is_folder(folder):
-        name = "".join(letter if letter.isprintable() else "?" for letter in str(folder))
-        refuse(folder, RawDataError(f"{root / INDEX} names {name}, which is missing: restore or remove it"))
+        refuse(folder, RawDataError(f"{root / INDEX} names {shown(folder)}, which is missing: restore or remove it"))
         return []
     files = [file for file in folder.iterdir() if is_image(file)]
     if not files:

@@ -17,7 +17,7 @@ from .images import is_image
 from .manifest import MANIFEST, read_manifest
 from .patient_labels import LABELS
 from .sequence import ImageSequence, Refuse, refuse
-from .tables import header
+from .tables import header, shown
 
 Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
 
@@ -51,7 +51,7 @@ def read_sequences(
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
     sequences, why, remark = _READERS[layout](raw, choices, refuse)
     counts = Counter(s.label for s in sequences if s.label is not None)
-    labels = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())[:8])
+    labels = ", ".join(f"{shown(label)} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
@@ -103,7 +103,7 @@ def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
     sequences, images, passed = read_dicom(raw, refuse)
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
-    skipped = f"{passed} DICOM files that are no pictures were passed over" if passed else ""
+    skipped = f"{passed} DICOM files that are no pictures, or pictures once more, were passed over" if passed else ""
     return sequences, f"{kind}, {images} image files{labels}", skipped
 
 

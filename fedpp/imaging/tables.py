@@ -75,6 +75,11 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def shown(cell: object) -> str:
+    """Return a cell, or what holds one, as it can stand in a line on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(cell))
+
+
 def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in names]
     if missing:

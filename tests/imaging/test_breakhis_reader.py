@@ -135,3 +135,17 @@ def test_an_unknown_series_is_refused(tmp_path: Path):
     """The series that there are are named."""
     with pytest.raises(ConfigError, match="series must be one of magnification, slide, got 'time'"):
         read_breakhis(tmp_path, series="time")
+
+
+def test_what_concerns_one_file_is_told_and_left_out(tmp_path: Path):
+    """An unknown type and a second file of one name go to `refuse`; if that returns, the others are read."""
+    write_images(tmp_path / "a", "SOB_B_A-14-1-40-001.png", "SOB_B_XX-14-1-40-001.png")
+    write_images(tmp_path / "b", "SOB_B_A-14-1-40-001.png", "SOB_B_A-14-1-40-002.png")
+    told: list[Path] = []
+    (sequence,) = read_breakhis(tmp_path, refuse=lambda path, _: told.append(path))
+    assert values(sequence.frames) == [1, 2]
+    assert told == [tmp_path / "a" / "SOB_B_XX-14-1-40-001.png", tmp_path / "b" / "SOB_B_A-14-1-40-001.png"]
+    for file in tmp_path.rglob("SOB_B_A*"):
+        file.unlink()
+    with pytest.raises(RawDataError, match="holds no image named like"):
+        read_breakhis(tmp_path, refuse=lambda *_: None)

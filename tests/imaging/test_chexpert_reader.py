@@ -220,3 +220,25 @@ def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
     assert values(frames[:1]) == [1]
     with pytest.raises(RawDataError, match="cannot read the image"):
         frames[1]
+
+
+def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
+    """A file that is not there goes to `refuse`; if that returns, the others are read, another view in its place."""
+    rows = [
+        ("patient1/study1/view1_frontal.png", "1"),
+        ("patient1/study1/view2_frontal.png", "0"),
+        ("patient1/study2/view1_frontal.png", "1"),
+        ("patient2/study1/view1_frontal.png", "1"),
+    ]
+    write_images(tmp_path, *rows)
+    write_table(tmp_path / "train.csv", *rows)
+    for gone in (0, 3):
+        (tmp_path / rows[gone][0]).unlink()
+    told: list[str] = []
+    (sequence,) = read_chexpert(tmp_path, refuse=lambda path, error: told.append(f"{path} {error}"))
+    assert (sequence.patient, values(sequence.frames), sequence.labels) == ("patient1", [2, 3], ("0", "1"))
+    assert [line.split()[0] for line in told] == [str(tmp_path / rows[gone][0]) for gone in (0, 3)]
+    assert "line 2: Path names no file" in told[0]
+    write_table(tmp_path / "train.csv", rows[0])
+    with pytest.raises(RawDataError, match="holds no image that its tables name"):
+        read_chexpert(tmp_path, refuse=lambda *_: None)

@@ -126,9 +126,9 @@ def test_a_cut_jpeg_ls_does_not_keep_the_decoder_for_long():
     image = dcmread(DATA / "dicom" / "emri_small_jpeg_ls_lossless.dcm")
     stream = next(generate_frames(image.PixelData, number_of_frames=10))
     image.NumberOfFrames = 1
-    started = time.perf_counter()
+    started = time.process_time()
     for cut in range(100, len(stream), 200):
         image.PixelData = encapsulate([stream[:cut]])
         with pytest.raises(RuntimeError, match="all available plugins"):
             stored_frame(image, 0)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -85,6 +85,21 @@ def test_a_folder_image_without_a_patient_is_refused(tmp_path: Path):
     assert alone.patient
 
 
+def test_an_image_that_is_there_twice_counts_once(tmp_path: Path):
+    """The second file of one SOPInstanceUID is passed over and named, one frame or more, also below another folder."""
+    for name, frames in (("a.dcm", 1), ("b.dcm", 2)):
+        first = write(tmp_path / name, 7, frames=frames, PatientID="p")
+        again = tmp_path / "copies" / name
+        again.parent.mkdir(exist_ok=True)
+        again.write_bytes(first.read_bytes())
+    told: dict[str, str] = {}
+    sequences, images, passed = read_dicom(tmp_path, lambda file, error: told.update({file.name: str(error)}))
+    assert sorted(len(s.frames) for s in sequences) == [1, 2]
+    assert (images, passed) == (2, 2)
+    assert f"{tmp_path}/copies/b.dcm is {tmp_path}/b.dcm once more" in told["b.dcm"]
+    assert sum(len(s.frames) for s in read_dicom(tmp_path)[0]) == 3
+
+
 def test_labels_come_from_the_table(tmp_path: Path):
     """`labels.csv` labels all patients; without it nobody has a label."""
     for patient in ("p", "q"):
@@ -130,7 +145,7 @@ def test_what_is_no_image_is_passed_over_in_a_folder(tmp_path: Path):
     (tmp_path / "._a.dcm").write_bytes(b"left by a desktop")
     sequences, recognised = read_sequences(tmp_path)
     assert len(sequences) == 1
-    assert "3 DICOM files that are no pictures were passed over" in recognised
+    assert "3 DICOM files that are no pictures, or pictures once more, were passed over" in recognised
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm"])
@@ -375,3 +390,13 @@ def test_a_deflated_file_that_becomes_huge_is_refused(tmp_path: Path):
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_images_without_an_instance_are_no_copies(tmp_path: Path):
+    """Files that do not say which image they are (SOPInstanceUID) are all read, also under one name."""
+    for name in ("c.dcm", "d.dcm", "deep/c.dcm"):
+        image = pydicom.dcmread(write(tmp_path / name, 2, PatientID="p"))
+        del image.SOPInstanceUID
+        image.save_as(tmp_path / name)
+    ((sequence,), images, passed) = read_dicom(tmp_path)
+    assert (values(sequence.frames), images, passed) == ([2, 2, 2], 3, 0)

@@ -180,3 +180,41 @@ def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path):
     write_index(tmp_path, "s,p,a")
     with pytest.raises(RawDataError, match="cannot identify image file"):
         loaded(read_frame_folders(tmp_path))
+
+
+def test_a_folder_outside_is_not_read(tmp_path: Path):
+    """A sequence or a time that leads out of the folder is refused, by its line."""
+    write_frames(tmp_path / "outside", "0.png")
+    write_frames(tmp_path / "root" / "s", "0.png")
+    for row in ("../outside,p,a,", f"{tmp_path / 'outside'},p,a,", "s,p,a,../../outside"):
+        write_index(tmp_path / "root", row, header="sequence,patient,label,time")
+        with pytest.raises(RawDataError, match="line 2: sequence leads out of"):
+            read_frame_folders(tmp_path / "root")
+    write_index(tmp_path / "root", "../root/s,p,a")
+    assert len(read_frame_folders(tmp_path / "root")[0].frames) == 1
+
+
+def test_what_is_missing_is_told_and_left_out(tmp_path: Path):
+    """A folder that is missing or empty goes to `refuse`; if that returns, the others are read, if there are any."""
+    write_frames(tmp_path / "s" / "1", "0.png")
+    (tmp_path / "empty").mkdir()
+    rows = ("s,p,a,1", "s,p,a,2", "empty,q,b,", "gone,r,b,", "gone\x1b[2J,r,b,")
+    write_index(tmp_path, *rows, header="sequence,patient,label,time")
+    told: dict[Path, str] = {}
+    (sequence,) = read_frame_folders(tmp_path, lambda path, error: told.update({path: str(error)}))
+    assert (sequence.id, len(sequence.frames)) == ("s", 1)
+    assert [path.relative_to(tmp_path).as_posix() for path in told] == ["s/2", "empty", "gone", "gone\x1b[2J"]
+    assert "gone?[2J, which is missing" in told[tmp_path / "gone\x1b[2J"]
+    write_index(tmp_path, *rows[1:], header="sequence,patient,label,time")
+    with pytest.raises(RawDataError, match="names no sequence that is there"):
+        read_frame_folders(tmp_path, lambda *_: None)
+
+
+def test_times_may_be_of_many_digits(tmp_path: Path):
+    """A number too long for Python to count with is after the others."""
+    for folder in ("1" * 100, "2"):
+        write_frames(tmp_path / "s" / folder, "0.png")
+    rows = [f"s,p,a,{'9' * 5_000}", f"s,p,a,{'1' * 100}", "s,p,a,2"]
+    write_index(tmp_path, *rows, header="sequence,patient,label,time")
+    (sequence,) = read_frame_folders(tmp_path, lambda *_: None)
+    assert [file.path.parent.name for file in sequence.frames.files] == ["2", "1" * 100]

@@ -8,6 +8,8 @@ from conftest import DATA
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.chexpert import COLUMNS as CHEXPERT
+from fedpp.imaging.chexpert import FINDINGS
 from fedpp.imaging.layout import Choices, read_sequences
 
 
@@ -156,3 +158,53 @@ def test_folders_of_images_are_patients(tmp_path: Path):
     pages[0].save(tmp_path / "loose.png")
     with pytest.raises(RawDataError, match="holds loose images"):
         read_sequences(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["frames", "manifest", "chexpert", "dicom", "breakhis", "images"])
+def test_a_file_that_cannot_be_used_is_left_out_in_each_layout(tmp_path: Path, layout: str):
+    """What a reader tells of a file reaches `refuse`; strictly read, it ends the reading."""
+    image = Image.fromarray(np.zeros((2, 2), np.uint8))
+    good, bad = {
+        "frames": ("good/1.png", "gone"),
+        "manifest": ("good.png", "gone.png"),
+        "chexpert": ("patient1/study1/view1_frontal.png", "patient2/study1/view1_frontal.png"),
+        "dicom": ("MR_small.dcm", "no_meta.dcm"),
+        "breakhis": ("SOB_B_A-14-1-40-001.png", "SOB_B_XX-14-1-40-001.png"),
+        "images": ("p/good.png", "q/text.png"),
+    }[layout]
+    if layout == "dicom":
+        copy_dicom(tmp_path, good)
+        copy_dicom(tmp_path, bad)
+    else:
+        (tmp_path / good).parent.mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / good)
+    if layout == "images":
+        (tmp_path / bad).parent.mkdir()
+        (tmp_path / bad).write_text("no image")
+    elif layout == "breakhis":
+        image.save(tmp_path / bad)
+    tables = {
+        "frames": ("index.csv", f"sequence,patient,label\ngood,p,a\n{bad},q,a\n"),
+        "manifest": ("manifest.csv", f"path,patient,time,label\n{good},p,1,a\n{bad},q,1,a\n"),
+        "chexpert": (
+            "train.csv",
+            ",".join(CHEXPERT) + "".join(f"\n{path},Frontal" + len(FINDINGS) * "," for path in (good, bad)),
+        ),
+    }
+    if layout in tables:
+        name, text = tables[layout]
+        (tmp_path / name).write_text(text)
+    told: list[Path] = []
+    sequences, recognised = read_sequences(tmp_path, "auto", Choices(), lambda path, _: told.append(path))
+    assert told == [tmp_path / bad]
+    assert len(sequences) == 1
+    assert "1 sequences of 1 patients, 1 frames" in recognised
+    with pytest.raises(RawDataError, match="line 3" if layout in {"manifest", "chexpert"} else bad):
+        read_sequences(tmp_path)
+
+
+def test_a_label_of_two_lines_is_told_in_one(tmp_path: Path):
+    """What a terminal would not just show is replaced where labels are told."""
+    write_frames(tmp_path)
+    (tmp_path / "index.csv").write_text('sequence,patient,label\ns,p,"a\nb\x1b"\n')
+    assert read_sequences(tmp_path)[1].endswith("labels: a?b? 1")

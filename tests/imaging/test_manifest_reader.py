@@ -326,3 +326,32 @@ def test_lines_are_those_of_the_file(tmp_path: Path):
     """A cell of two lines and empty lines count: an editor finds the line that a message names."""
     (tmp_path / "t.csv").write_text('a,b\n"x\ny",1\n\nz,2\n')
     assert table_rows(tmp_path / "t.csv", ("a",)) == [(3, {"a": "x\ny", "b": "1"}), (5, {"a": "z", "b": "2"})]
+
+
+def test_what_concerns_one_file_is_told_and_left_out(root: Path):
+    """A file that is missing, no image or damaged goes to `refuse`; if that returns, the others are read."""
+    (root / "text.png").write_text("no image")
+    (root / "notes.txt").write_text("no image")
+    rows = ("1.png,p,1,a", "gone.png,p,2,b", "text.png,p,3,c", "notes.txt,q,1,a", "2.png,p,4,d")
+    write(root, *rows)
+    told: dict[str, str] = {}
+    ((sequence,), _) = read_manifest(root, lambda path, error: told.update({path.name: str(error)}))
+    assert (values(sequence.frames), sequence.labels, sequence.times) == ([1, 2], ("a", "d"), (0, 3))
+    assert list(told) == ["gone.png", "text.png", "notes.txt"]
+    assert "line 3: path names no file" in told["gone.png"]
+    write(root, *rows[1:4])
+    with pytest.raises(RawDataError, match="names no image that can be read"):
+        read_manifest(root, lambda *_: None)
+    write(root, "1.png,p,1,a", "../1.png,p,2,a")
+    with pytest.raises(RawDataError, match="leads out of"):
+        read_manifest(root, lambda *_: None)
+
+
+def test_pages_are_decoded_one_by_one(root: Path):
+    """A file that lacks its last pages gives the first: no page is decoded for another's sake."""
+    write(root, "1.png,p,1,")
+    (root / "1.png").write_bytes(animated(3, 5))
+    ((sequence,), _) = read_manifest(root)
+    assert values(sequence.frames[:3]) == [1, 2, 3]
+    with pytest.raises(RawDataError, match=r"1\.png"):
+        sequence.frames[4]

@@ -66,6 +66,16 @@ NO_PICTURES = {
 NO_PATIENT = {"image_dfl.dcm", *(name for name in SHAPES if name.startswith("emri_small"))}
 
 
+# The same instance as an earlier file, in another encoding.
+REPEATED = {
+    "MR_small_RLE.dcm",
+    "MR_small_bigendian.dcm",
+    "OBXXXX1A_rle_2frame.dcm",
+    "ct_image.dcm",
+    "examples_palette.dcm",
+}
+
+
 def test_every_file_is_in_one_of_the_tables():
     """The tables name all 43 files, each once."""
     assert sorted([*SHAPES, *DAMAGED, *NO_PICTURES]) == sorted(file.name for file in DICOM.glob("*.dcm"))
@@ -106,12 +116,13 @@ def test_the_folder_is_read_but_for_what_is_refused():
         told[file.name] = error
 
     sequences, recognised = read_sequences(DICOM, "dicom", Choices(), tell)
-    assert set(told) == {*DAMAGED, *NO_PICTURES, *NO_PATIENT}
-    assert {name for name, error in told.items() if isinstance(error, NoImageError)} == set(NO_PICTURES)
+    assert set(told) == {*DAMAGED, *NO_PICTURES, *NO_PATIENT, *REPEATED}
+    passed = {name for name, error in told.items() if isinstance(error, NoImageError)}
+    assert passed == {*NO_PICTURES, *REPEATED}
     assert all(name in str(error) for name, error in told.items())
-    assert sum(len(s.frames) for s in sequences) == sum(SHAPES[name][0] for name in set(SHAPES) - NO_PATIENT)
-    assert recognised.startswith("DICOM folder, by the mark in its files, 25 image files")
-    assert recognised.endswith("10 DICOM files that are no pictures were passed over")
+    assert sum(len(s.frames) for s in sequences) == sum(SHAPES[name][0] for name in set(SHAPES) - NO_PATIENT - REPEATED)
+    assert recognised.startswith("DICOM folder, by the mark in its files, 20 image files")
+    assert recognised.endswith("15 DICOM files that are no pictures, or pictures once more, were passed over")
     assert [len(s.frames) for s in readable(sequences, tell)] == [len(s.frames) for s in sequences]
 
 

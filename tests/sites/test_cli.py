@@ -24,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     """keygen, ingest, inspect, train, evaluate and predict work on one another's results."""
     raw = folder / "raw" / "hospital-1"
-    taken = site("ingest", raw, *keys(folder), "--out", folder / "data", "--size", 16, "--frames", 3, "--json")
+    shape = ("--size", 16, "--frames", 3, "--split", "stratified")
+    taken = site("ingest", raw, *keys(folder), "--out", folder / "data", *shape, "--json")
     summary = json.loads(taken.stdout)
     assert sum(summary["sequences"].values()) == 12
     shown = json.loads(site("inspect", folder / "data", "--json").stdout)
@@ -88,7 +89,7 @@ def test_the_real_multi_frame_file_is_ingested(folder: Path):
     out = folder / "ybr"
     file = DATA / "dicom" / "examples_ybr_color.dcm"
     summary = json.loads(site("ingest", file, *keys(folder), "--out", out, "--json").stdout)
-    assert summary["sequences"] == {"train": 1, "validation": 0, "test": 0}
+    assert sum(summary["sequences"].values()) == 1
     assert EncryptedDataset.open(out).sequences["length"].tolist() == [30]
 
 

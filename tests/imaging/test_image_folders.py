@@ -1,0 +1,37 @@
+"""Folders of images without any table: what is told of a file that cannot be used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedpp.errors import RawDataError
+from fedpp.imaging.image_folders import read_image_folders
+
+
+def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
+    """A file without the header of an image goes to `refuse`; if that returns, the others are read."""
+    for patient in ("p", "q"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "2.png").write_text("no image")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "p" / "1.png")
+    with pytest.raises(RawDataError, match=r"cannot read the image .*2\.png"):
+        read_image_folders(tmp_path)
+    told: list[str] = []
+    (sequence,) = read_image_folders(tmp_path, lambda path, error: told.append(path.parent.name + str(error)[:21]))
+    assert (sequence.patient, len(sequence.frames)) == ("p", 1)
+    assert told == ["pcannot read the image", "qcannot read the image"]
+    (tmp_path / "p" / "1.png").unlink()
+    with pytest.raises(RawDataError, match="holds no image that can be read"):
+        read_image_folders(tmp_path, lambda *_: None)
+
+
+def test_a_label_is_needed_for_those_that_are_read(tmp_path: Path):
+    """A table of labels must name every patient, even one whose images cannot be read."""
+    for patient in ("p", "q"):
+        (tmp_path / patient).mkdir()
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / patient / "1.png")
+    (tmp_path / "labels.csv").write_text("patient,label\np,ill\n")
+    with pytest.raises(RawDataError, match="gives no label to one of the patients"):
+        read_image_folders(tmp_path, lambda *_: None)
