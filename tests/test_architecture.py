@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest", "fedpp.survey", "pydicom")
+SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest", "fedpp.survey", "imagecodecs", "pydicom")
 
 
 def loaded_by(module: str) -> set[str]:
