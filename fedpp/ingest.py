@@ -21,7 +21,7 @@ from fedpp.cipher.dataset import DatasetWriter, SequenceRecord
 from fedpp.config import SPLITS, Dtype, Gaps
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.preparation import Values, gaps, prepare
+from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.domain import KeyDomain
@@ -75,9 +75,9 @@ def ingest(
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
     if time_gaps != "none" and any(s.times is None for s in sequences):
         raise RawDataError("some sequences have no times, so there are no gaps to keep: ingest without --gaps")
-    splits = {s.patient: s.split for s in sequences if s.split is not None}  # of the data's own
-    if not splits:
-        splits = plan.assign(sequences, lambda text: domain.pseudonym("split", text))
+    if not all(len(s.frames) for s in sequences):
+        raise RawDataError("a sequence has no frame: leave it out")
+    splits = _splits(sequences, plan, domain)
     named = sorted(((sequence_pseudonym(domain, s), s) for s in sequences), key=lambda pair: pair[0])
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
@@ -98,11 +98,13 @@ def ingest(
     bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with writer, bar:
-            images = prepared([s for _, s in named], frames, height, width)
+            images = prepared([s for _, s in named], frames, height, width, dtype)
+            rows = np.empty((frames, height, width, 1, domain.n), dtype)
             for position, ((name, s), values) in enumerate(zip(bar, images, strict=True)):
                 record = SequenceRecord(name, domain.pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
                 label = None if numbers is None else cipher.label(name, numbers[position], len(class_map.classes))
-                writer.add(record, cipher.frames(name, values), label, _gaps(s, name, frames, time_gaps, cipher))
+                encrypted = cipher.frames(name, values, rows[: len(values)])
+                writer.add(record, encrypted, label, _gaps(s, name, frames, time_gaps, cipher))
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
     used = Counter((class_map.number(s.label), splits[s.patient]) for s in sequences if class_map.classes)
@@ -121,6 +123,18 @@ def ingest(
     )
 
 
+def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDomain) -> dict[str, str]:
+    """Return each patient's split: the data's own, of all patients or of none, or the plan's."""
+    given = {s.patient: s.split for s in sequences if s.split is not None}
+    if not given:
+        return plan.assign(sequences, lambda text: domain.pseudonym("split", text))
+    if any(given.get(s.patient) != s.split for s in sequences):
+        raise RawDataError("the data put a patient into no split or into two: give each sequence its patient's split")
+    if plan.folds is not None:
+        raise RawDataError("the data bring their own splits, so no folds are cut: remove the column split")
+    return given
+
+
 def _gaps(
     sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: SequenceCipher
 ) -> NDArray[np.floating] | None:
@@ -130,32 +144,34 @@ def _gaps(
     return cipher.gaps(name, values) if time_gaps == "encrypted" else values
 
 
-def prepared(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> Iterator[Values]:
+def prepared(
+    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype
+) -> Iterator[NDArray[np.floating]]:
     """Read and prepare sequences in their order, on all cores if it takes long, a bounded number ahead.
 
-    The workers get images and no keys; the caller encrypts.
+    They are rounded to the dtype. The workers get images and no keys; the caller encrypts.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spent = 0.0
     for number, sequence in enumerate(sequences):
         if cores > 1 and number == SAMPLE and spent / SAMPLE * (len(sequences) - SAMPLE) >= POOL_PAYS:
-            yield from _on_all_cores(sequences[number:], cores, frames, height, width)
+            yield from _on_all_cores(sequences[number:], cores, frames, height, width, dtype)
             return
         started = time.perf_counter()
-        values = prepare(sequence, frames, height, width)
+        values = prepare(sequence, frames, height, width).astype(dtype, copy=False)
         spent += time.perf_counter() - started
         yield values
 
 
 def _on_all_cores(
-    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int
-) -> Iterator[Values]:
+    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int, dtype: Dtype
+) -> Iterator[NDArray[np.floating]]:
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    waiting: deque[Future[list[Values]]] = deque()
+    waiting: deque[Future[list[NDArray[np.floating]]]] = deque()
     try:
         for first in range(0, len(sequences), TOGETHER):
             part = sequences[first : first + TOGETHER]
-            waiting.append(pool.submit(_prepare_part, part, frames, height, width))
+            waiting.append(pool.submit(_prepare_part, part, frames, height, width, dtype))
             if len(waiting) >= AHEAD * cores:
                 yield from waiting.popleft().result()
         while waiting:
@@ -166,8 +182,10 @@ def _on_all_cores(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_part(sequences: Sequence[ImageSequence], frames: int, height: int, width: int) -> list[Values]:
-    return [prepare(sequence, frames, height, width) for sequence in sequences]
+def _prepare_part(
+    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype
+) -> list[NDArray[np.floating]]:
+    return [prepare(sequence, frames, height, width).astype(dtype, copy=False) for sequence in sequences]
 
 
 def _end_with_parent() -> None:

@@ -159,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
 
     checked = command(data.verify)
     checked.add_argument("dataset", type=Path)
-    checked.add_argument("--domain", type=Path, help="domain folder, to open the seal of a sealed dataset")
+    checked.add_argument(
+        "--domain", type=Path, help="domain folder, to check the domain, and the seal of a sealed dataset"
+    )
 
     trained = command(models.train)
     trained.add_argument("dataset", type=Path)

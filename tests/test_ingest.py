@@ -198,15 +198,15 @@ def file_sequences(folder: Path) -> list[ImageSequence]:
 def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Worker processes give the same images in the same order, and say which file they cannot read."""
     sequences = file_sequences(tmp_path)
-    serial = list(pipeline.prepared(sequences, 1, 5, 5))
+    serial = list(pipeline.prepared(sequences, 1, 5, 5, "float64"))
     for name, value in (("SAMPLE", 1), ("POOL_PAYS", 0.0), ("TOGETHER", 2), ("AHEAD", 1)):
         monkeypatch.setattr(pipeline, name, value)
     monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
-    np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5)), serial)
+    np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5, "float64")), serial)
     assert multiprocessing.active_children() == []
     (tmp_path / "3.png").write_bytes(b"no image")
     with pytest.raises(RawDataError, match=r"cannot read the image .*3\.png"):
-        list(pipeline.prepared(sequences, 1, 5, 5))
+        list(pipeline.prepared(sequences, 1, 5, 5, "float64"))
     assert multiprocessing.active_children() == []
 
 
@@ -220,7 +220,7 @@ from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 if __name__ == "__main__":
     ingest.SAMPLE, ingest.POOL_PAYS, ingest.os.sched_getaffinity = 1, 0.0, lambda _: {0, 1}
     one = ImageSequence("s", "p", None, FrameFiles([FrameFile(Path(sys.argv[1]), 1, read_image)]))
-    for _ in ingest.prepared([one] * 100, 1, 5, 5):
+    for _ in ingest.prepared([one] * 100, 1, 5, 5, "float64"):
         if workers := [child.pid for child in multiprocessing.active_children()]:
             print(*workers, flush=True)
             time.sleep(60)
@@ -323,3 +323,26 @@ def test_absent_classes_are_told(sequences, tmp_path: Path, domain: KeyDomain):
     given = {patient: "train" if label == "ill" else "test" for patient, label in COHORT.items()}
     summary = run([replace(s, split=given[s.patient]) for s in sequences], tmp_path / "b", domain)
     assert summary.absent == {"train": ["well"], "validation": ["well", "ill"], "test": ["ill"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: [replace(s[0], split="train"), *s[1:]], "no split or into two"),
+        (lambda s: [replace(one, split=SPLITS[i // 12]) for i, one in enumerate(s)], "no split or into two"),
+        (lambda s: [replace(s[0], frames=()), *s[1:]], "no frame"),
+    ],
+)
+def test_splits_and_frames_that_do_not_fit_are_refused(sequences, tmp_path, domain, change, message):
+    """A split for some only, two splits of a patient, or a sequence of nothing: one line that names nobody."""
+    with pytest.raises(RawDataError, match=message) as refused:
+        run(change(sequences), tmp_path / "out", domain)
+    assert "patient-" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folds_are_not_cut_of_data_with_splits(sequences, tmp_path: Path, domain: KeyDomain):
+    """Cross-validation over data that bring splits would test on the same patients each time: refused."""
+    given = [replace(s, split="train") for s in sequences]
+    with pytest.raises(RawDataError, match="no folds are cut"):
+        run(given, tmp_path / "out", domain, plan=SplitPlan("stratified", folds=3))

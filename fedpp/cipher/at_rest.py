@@ -30,7 +30,7 @@ class AtRestKey:
     def __init__(self, domain: str, key: bytes) -> None:
         """Hold 32 bytes for the domain of this fingerprint."""
         if len(key) != KEY_BYTES:
-            raise KeyFileError(f"an at-rest key has {KEY_BYTES} bytes, got {len(key)}: make it again with keygen")
+            raise KeyFileError(f"an at-rest key has {KEY_BYTES} bytes, got {len(key)}: restore its file")
         self._domain, self._key = domain, key
 
     @property
@@ -53,7 +53,7 @@ class AtRestKey:
         try:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
-                raise KeyFileError(f"{path} is not a {FORMAT} file: make it again with keygen")
+                raise KeyFileError(f"{path} is not a {FORMAT} file: restore it")
             return cls(str(content["domain"]), bytes.fromhex(content["key"]))
         except OSError as error:
             raise KeyFileError(f"cannot read the at-rest key {path}: {error.strerror}") from None

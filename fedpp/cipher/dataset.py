@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from io import BytesIO
@@ -118,12 +118,15 @@ class DatasetManifest:
                 }
             )
             salt = bytes.fromhex(manifest.at_rest or "")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            outside = any(Path(file.file).name != file.file for file in (manifest.sequences, *manifest.shards))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DatasetError("the dataset's manifest is damaged: restore it, or ingest again") from None
-        if any(Path(file.file).name != file.file for file in (manifest.sequences, *manifest.shards)):
+        if outside:
             raise DatasetError("the dataset's manifest names a file outside its folder: ingest again")
         if manifest.fingerprint != fingerprint:
             raise DatasetError("the dataset's manifest was changed: restore it, or ingest again")
+        if at_rest is not None and at_rest.domain != manifest.domain:
+            raise _mismatch(manifest.domain, at_rest.domain)
         if at_rest is not None and manifest.at_rest and at_rest.seal(salt).tag(manifest.canonical()) != tag:
             raise DatasetError("the dataset's manifest was not sealed under this at-rest key: restore it")
         return manifest
@@ -176,10 +179,7 @@ class EncryptedDataset:
     def require_domain(self, domain: str) -> None:
         """Raise `DomainMismatchError` if this is not a dataset of the domain with this fingerprint."""
         if self.manifest.domain != domain:
-            raise DomainMismatchError(
-                f"the dataset belongs to domain {self.manifest.domain[:16]}, the key to {domain[:16]}: "
-                "ingest again under this domain, or take the other key"
-            )
+            raise _mismatch(self.manifest.domain, domain)
 
     def verify(self) -> None:
         """Read every shard and compare its checksum; raise `DatasetError` that names a damaged one."""
@@ -226,6 +226,8 @@ class EncryptedDataset:
     def _read(self, kind: Kind, indices: NDArray[np.integer]) -> Rows:
         if self.manifest.at_rest and self._seal is None:
             raise DatasetError(f"the dataset at {self.path} is sealed at rest: give the domain's at-rest key")
+        if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < len(self):
+            raise IndexError(f"sequences are 0 to {len(self) - 1}, asked for {np.min(indices)} to {np.max(indices)}")
         shape = self.manifest.shape(kind)
         rows = np.empty((len(indices), *shape), dtype=np.dtype(self.manifest.dtype).newbyteorder("<"))
         shards = self._shards[kind]
@@ -269,6 +271,13 @@ class EncryptedDataset:
         if found != (shard.count, *shape) or dtype != np.dtype(self.manifest.dtype) or fortran_order:
             raise DatasetError(f"shard {self.path / shard.file} is damaged: it is {dtype} of shape {found}; restore it")
         return file.tell()
+
+
+def _mismatch(dataset: str, key: str) -> DomainMismatchError:
+    return DomainMismatchError(
+        f"the dataset belongs to domain {dataset[:16]}, the key to {key[:16]}: "
+        "ingest again under this domain, or take the other key"
+    )
 
 
 def require_new(path: Path) -> None:
@@ -333,14 +342,7 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         self._temporary.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process, even a killed one
-        except OSError:
-            os.close(self._lock)
-            raise DatasetError(
-                f"another process is writing {self._path}: wait for it, or choose another folder"
-            ) from None
+        self._lock = _locked(self._temporary, self._path)
         for left in self._temporary.iterdir():
             left.unlink()
         return self
@@ -383,8 +385,13 @@ class DatasetWriter:
         try:
             if kind is None:
                 self._finish()
-        finally:
+        except BaseException:
             shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
+        else:
+            if kind is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+        finally:
             os.close(self._lock)
 
     def _flush(self) -> None:
@@ -398,12 +405,15 @@ class DatasetWriter:
         self._written += self._count
         self._count = 0
 
-    def _content(self, kind: Kind, rows: Rows) -> list[Content]:
+    def _content(self, kind: Kind, rows: Rows) -> Iterator[Content]:
         if self._seal is None:
-            return [_npy_header(rows), rows.reshape(-1).view(np.uint8).data]
-        return [self._seal.close(kind, self._written + i, row.tobytes()) for i, row in enumerate(rows)]
+            yield _npy_header(rows)
+            yield rows.reshape(-1).view(np.uint8).data
+            return
+        for number, row in enumerate(rows):
+            yield self._seal.close(kind, self._written + number, row.tobytes())
 
-    def _write(self, name: str, content: list[Content]) -> File:
+    def _write(self, name: str, content: Iterable[Content]) -> File:
         digest, size = sha256(), 0
         with (self._temporary / name).open("wb") as file:
             for part in content:
@@ -421,6 +431,24 @@ class DatasetWriter:
         manifest = replace(self._manifest, sequences=sequences, shards=tuple(self._shards))
         (self._temporary / MANIFEST).write_text(manifest.to_json(self._seal))
         self._temporary.rename(self._path)
+
+
+def _locked(folder: Path, path: Path) -> int:
+    """Return a descriptor that locks a folder until it, or the process, even a killed one, ends."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())  # and no other that was made since
+    except BlockingIOError:
+        same = False
+    except OSError:
+        os.close(lock)
+        raise
+    if not same or path.exists():
+        os.close(lock)
+        require_new(path)
+        raise DatasetError(f"another process is writing {path}: wait for it, or choose another folder")
+    return lock
 
 
 def _npy_header(array: NDArray[Any]) -> bytes:

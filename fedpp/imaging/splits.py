@@ -84,18 +84,6 @@ class SplitPlan:
         return _stratified(rest, self.validation, 0) | dict.fromkeys(tested, "test")
 
 
-def split_patients(
-    sequences: Sequence[ImageSequence],
-    seed: int,
-    validation: float = 0.15,
-    test: float = 0.25,
-    *,
-    digest: Digest | None = None,
-) -> dict[str, str]:
-    """Assign patients as a stratified plan does."""
-    return SplitPlan("stratified", seed, validation, test).assign(sequences, digest or _sha256)
-
-
 def partition_patients(sequences: Sequence[ImageSequence], parts: int, seed: int) -> list[list[ImageSequence]]:
     """Divide sequences among `parts` simulated sites: whole patients, those of each stratum dealt in turn."""
     patients = [patient for stratum in _strata(sequences, seed, _sha256) for patient in stratum]

@@ -5,7 +5,7 @@ labels one-hot. (Weights get theirs in `fedpp.learning.initial`.)
 
 Decoys are a deterministic function of the domain, the sequence's name and its values, by the construction of
 AES-GCM-SIV (RFC 8452): a keyed hash of name and values (here AES-GMAC) starts a keystream (AES-CTR). So the same raw
-data give the same dataset, byte for byte, and different values never share decoys.
+data give the same dataset, byte for byte on one machine, and different values never share decoys.
 """
 
 from collections.abc import Callable
@@ -53,12 +53,14 @@ class SequenceCipher:
         self._keystream = Cipher(algorithms.AES(domain.derive("decoy keystream", 16)), modes.CTR(bytes(16))).encryptor()
         self._zeros = memoryview(bytes(CHUNK * _WORD.itemsize))
         self._words = np.empty(CHUNK, _WORD)
+        self._word_blocks = self._words.reshape(-1, BLOCK).T
         self._buffer = self._words.view(np.uint8).data
         self._noise = np.empty((CHUNK // BLOCK, BLOCK), self._dtype).T
 
     def frames(self, name: str, values: Values, out: Values | None = None) -> Values:
-        """Encrypt standardised pixels `[...]` of the sequence of this name to rows `[..., n]`, into `out` if given.
+        """Encrypt standardised pixels `[...]` of the sequence of this name to rows `[..., n]`.
 
+        They are written into `out` if it is given, of this shape and dtype and C-contiguous, or `ValueError` is raised.
         Decoys are uniform with the pixels' mean and deviation, 0 and 1: larger ones would cost the message's slot
         bits, since all slots of a ciphertext share its rounding.
         """
@@ -66,6 +68,8 @@ class SequenceCipher:
         self._start("frames", name, message)
         rest = -message.size % BLOCK
         result = np.empty((*values.shape, self._n), self._dtype) if out is None else out
+        if (result.shape, result.dtype) != ((*values.shape, self._n), self._dtype) or not result.flags.c_contiguous:
+            raise ValueError(f"rows do not fit into an array of shape {result.shape} and dtype {result.dtype}")
         if rest:
             whole = np.empty((message.size + rest, self._n), self._dtype)
             self._multiply(np.append(message, np.zeros(rest, self._dtype)), whole)
@@ -84,8 +88,9 @@ class SequenceCipher:
     def gaps(self, name: str, values: Values) -> Values:
         """Encrypt time gaps `[frames]` to rows `[frames, n]` with decoys uniform in 0 .. `LONGEST_GAP`."""
         self._start("gaps", name, np.ascontiguousarray(values, np.float64))
-        decoys = (self._draw(values.size * (self._n - 1)) / _WORDS + 1.0) * (LONGEST_GAP / 2)
-        slots = np.column_stack([values.reshape(-1, 1), decoys.reshape(values.size, -1)])
+        words = [self._draw(values.size).astype(np.float64) for _ in range(self._n - 1)]
+        decoys = (np.array(words) / _WORDS + 1.0) * (LONGEST_GAP / 2)
+        slots = np.column_stack([values, *decoys])
         return algebra.encrypt(slots, self._r).astype(self._dtype)
 
     def _multiply(self, message: Values, rows: Values) -> None:
@@ -95,9 +100,10 @@ class SequenceCipher:
             part = messages[:, start : start + CHUNK // BLOCK]
             target = targets[:, start : start + CHUNK // BLOCK]
             self._gemm(1.0, self._factors[0], part, c=target, overwrite_c=1)
-            noise = self._noise[:, : part.shape[1]]
+            noise, words = self._noise[:, : part.shape[1]], self._word_blocks[:, : part.shape[1]]
             for factors in self._factors[1:]:
-                np.copyto(noise, self._draw(part.size).reshape(-1, BLOCK).T, casting="unsafe")
+                self._draw(part.size)
+                np.copyto(noise, words, casting="unsafe")
                 self._gemm(1.0, factors, noise, beta=1.0, c=target, overwrite_c=1)
 
     def _start(self, kind: str, name: str, values: NDArray[np.generic]) -> None:

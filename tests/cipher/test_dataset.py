@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT, write_dataset
 
 from fedpp.cipher import dataset as format_
+from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.dataset import DatasetManifest, DatasetWriter, EncryptedDataset, SequenceRecord
-from fedpp.errors import DatasetError
+from fedpp.errors import DatasetError, DomainMismatchError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 
@@ -68,6 +69,8 @@ def test_other_formats_are_refused(dataset: EncryptedDataset):
         (json.dumps({**values, "shards": values["shards"][1:]}), "was changed"),
         (json.dumps(values).replace(values["shards"][0]["file"], "/etc/hosts"), "outside its folder"),
         ("{", "damaged"),
+        ("[" * 100_000, "damaged"),
+        (json.dumps({**values, "sequences": {**values["sequences"], "file": 5}}), "damaged"),
     ):
         manifest.write_text(text)
         with pytest.raises(DatasetError, match=message):
@@ -283,15 +286,21 @@ def test_a_sealed_dataset_finds_malice(sealed: Path, domain: KeyDomain):
     assert EncryptedDataset.open(sealed).manifest.classes == ("yes", "no")
     with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
         EncryptedDataset.open(sealed, domain.at_rest_key())
-    with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
+
+
+def test_the_key_of_another_domain_is_told_from_damage(sealed: Path, domain: KeyDomain):
+    """Another domain's at-rest key is a DomainMismatchError; another key of the same domain opens nothing."""
+    with pytest.raises(DomainMismatchError, match="take the other key"):
         EncryptedDataset.open(sealed, KeyDomain(bytes(32), n=2, epoch=1).at_rest_key())
+    with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
+        EncryptedDataset.open(sealed, AtRestKey(domain.card().fingerprint, bytes(32)))
 
 
 def test_two_writers_of_one_dataset_do_not_meet(tmp_path: Path, domain: KeyDomain):
     """While one writes, another is refused and harms nothing; what a killed one left is no obstacle."""
     left = tmp_path / ".new.partial"
     left.mkdir()
-    (left / "frames-00000.npy").write_bytes(b"half")
+    (left / "labels-00007.npy").write_bytes(b"half")
     record, rows = SequenceRecord("a", "b", 3, "train"), np.zeros((3, 2, 2, 1, 2))
     with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
         writer.add(record, rows)
@@ -299,7 +308,32 @@ def test_two_writers_of_one_dataset_do_not_meet(tmp_path: Path, domain: KeyDomai
         with pytest.raises(DatasetError, match="another process is writing"), other:
             pass
     EncryptedDataset.open(tmp_path / "new").verify()
+    assert sorted(f.name for f in (tmp_path / "new").iterdir()) == [
+        "frames-00000.npy",
+        "manifest.json",
+        "sequences.npy",
+    ]
     assert [f.name for f in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_writer_does_not_remove_what_another_began(tmp_path: Path, domain: KeyDomain):
+    """A writer that ends leaves the folder that a second one has made meanwhile, and one that comes late is refused."""
+    record, rows = SequenceRecord("a", "b", 3, "train"), np.zeros((3, 2, 2, 1, 2))
+    late = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
+    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+        writer.add(record, rows)
+    (tmp_path / ".new.partial").mkdir()
+    with pytest.raises(DatasetError, match="not overwritten"), late:
+        pass
+    EncryptedDataset.open(tmp_path / "new").verify()
+
+
+@pytest.mark.parametrize("index", [-1, 11])
+def test_an_index_out_of_range_is_an_index_error(dataset: EncryptedDataset, index: int):
+    """No index wraps around, or reads what stands beside the records."""
+    for read in (dataset.frames, dataset.labels):
+        with pytest.raises(IndexError, match="sequences are 0 to 10"):
+            read(np.array([0, index]))
 
 
 def test_a_shard_that_is_lost_while_reading_is_named(dataset: EncryptedDataset):
@@ -322,12 +356,13 @@ def golden_rows() -> tuple[np.ndarray, np.ndarray]:
     return np.arange(48).reshape(3, 2, 2, 2, 1, 2) / 8, np.arange(12).reshape(3, 2, 2) / 4
 
 
-def write_golden(path: Path) -> None:
+def write_golden(path: Path, *, sealed: bool = False) -> None:
     """Write the dataset of the golden files."""
     frames, labels = golden_rows()
-    card = KeyDomain(bytes(range(32)), n=2, epoch=1).card()
+    domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+    key = domain.at_rest_key() if sealed else None
     settings = {"dtype": "float32", "frames": 2, "height": 2, "width": 2, "channels": 1, "classes": ("no", "yes")}
-    with DatasetWriter(path, card, **settings, gaps="public") as writer:
+    with DatasetWriter(path, domain.card(), **settings, gaps="public", at_rest=key) as writer:
         for i, (length, split) in enumerate(((2, "train"), (1, "validation"), (7, "test"))):
             valid = min(length, 2)
             record = SequenceRecord(f"{i:032x}", f"{i // 2:032x}", length, split)
@@ -350,17 +385,33 @@ def test_golden_files_are_read_and_written(tmp_path: Path):
     assert dataset.patients() == {"train": 1, "validation": 1, "test": 1}
 
 
-def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, domain: KeyDomain, monkeypatch):
+SEALED = ROOT / "tests" / "vectors" / "sealed-2"
+
+
+def test_a_golden_sealed_dataset_opens():
+    """A dataset that was sealed by an earlier version opens with the key of its domain."""
+    dataset = EncryptedDataset.open(SEALED, KeyDomain(bytes(range(32)), n=2, epoch=1).at_rest_key())
+    dataset.verify()
+    frames, labels = golden_rows()
+    frames[1, 1] = 0
+    np.testing.assert_array_equal(dataset.frames(np.arange(3)), frames)
+    np.testing.assert_array_equal(dataset.labels(np.arange(3)), labels)
+    np.testing.assert_array_equal(dataset.gaps(np.arange(3)), [[0, 0.5], [0, 0], [0, 0.5]])
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, domain: KeyDomain, monkeypatch, *, sealed: bool):
     """Writing and reading 24 MB in shards of 1 MB never holds more than 8 MB."""
     monkeypatch.setattr(format_, "SHARD_BYTES", 2**20)
     settings = {"dtype": "float32", "frames": 1, "height": 64, "width": 48, "channels": 1, "classes": ()}
     rows = np.ones((1, 64, 48, 1, 2), np.float32)
     tracemalloc.start()
     try:
-        with DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+        key = domain.at_rest_key() if sealed else None
+        with DatasetWriter(tmp_path / "new", domain.card(), **settings, at_rest=key) as writer:
             for i in range(1000):
                 writer.add(SequenceRecord(f"{i:032x}", f"{i:032x}", 1, "train"), rows)
-        dataset = EncryptedDataset.open(tmp_path / "new")
+        dataset = EncryptedDataset.open(tmp_path / "new", key)
         dataset.verify()
         for i in range(0, 1000, 8):
             dataset.frames(np.arange(i, i + 8))

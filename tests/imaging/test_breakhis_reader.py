@@ -3,6 +3,7 @@
 import pickle
 import shutil
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.breakhis import is_breakhis, read_breakhis
-from fedpp.imaging.splits import split_patients
+from fedpp.imaging.splits import SplitPlan
 
 BREAKHIS = DATA / "breakhis_layout"
 
@@ -73,7 +74,7 @@ def test_a_slide_of_two_diagnoses_stays_in_one_split(tmp_path: Path):
         ("fibroadenoma 100X", "benign"),
         ("ductal_carcinoma 100X", "malignant"),
     }
-    assert len(split_patients(sequences, 0)) == 11
+    assert len(SplitPlan("stratified").assign(sequences, lambda text: sha256(text.encode()).hexdigest())) == 11
 
 
 def test_images_are_in_the_order_of_magnification_and_number(tmp_path: Path):

@@ -57,14 +57,15 @@ def test_other_pixels_names_or_domains_have_other_decoys(domain: KeyDomain):
     Rows of two images with the same decoys would give away a row of the key.
     """
     cipher = SequenceCipher(domain, "float64")
+    elsewhere = [KeyDomain(bytes(32), n=2, epoch=1), KeyDomain(bytes(range(32)), n=2, epoch=2)]
     moved = PIXELS.copy()
     moved[2, 3, 4] = np.nextafter(moved[2, 3, 4], np.inf)
     others = [
         cipher.frames("b", PIXELS),
         cipher.frames("a", moved),
-        SequenceCipher(KeyDomain(bytes(32), n=2, epoch=1), "float64").frames("a", PIXELS),
+        *(SequenceCipher(other, "float64").frames("a", PIXELS) for other in elsewhere),
     ]
-    domains = [domain, domain, KeyDomain(bytes(32), n=2, epoch=1)]
+    domains = [domain, domain, *elsewhere]
     decoys = slots(domain, cipher.frames("a", PIXELS))[..., 1].reshape(-1)
     for other, rows in zip(domains, others, strict=True):
         assert abs(np.corrcoef(decoys, slots(other, rows)[..., 1].reshape(-1))[0, 1]) < 0.1
@@ -102,3 +103,28 @@ def test_gaps_decrypt_and_their_decoys_are_no_constant(domain: KeyDomain):
     many = slots(domain, SequenceCipher(domain, "float64").gaps("s", np.zeros(500)))[:, 1]
     assert 0 <= many.min() < 0.1
     assert 1.4 < many.max() <= encryption.LONGEST_GAP
+
+
+def test_frames_labels_and_gaps_do_not_share_decoys(domain: KeyDomain):
+    """Equal bytes under one name start another keystream where they are something else."""
+    cipher, values = SequenceCipher(domain, "float64"), np.zeros(64)
+    uniform = slots(domain, cipher.frames("s", values))[:, 1] / 3**0.5
+    between = slots(domain, cipher.gaps("s", values))[:, 1] / (encryption.LONGEST_GAP / 2) - 1
+    assert abs(np.corrcoef(uniform, between)[0, 1]) < 0.4
+
+
+def test_decoys_are_the_golden_ones():
+    """The decoys of a sequence are the same in every version: the words of its keystream."""
+    cipher = SequenceCipher(KeyDomain(bytes(range(32)), n=2, epoch=1), "float64")
+    found = slots(KeyDomain(bytes(range(32)), n=2, epoch=1), cipher.frames("golden", np.arange(8.0)))[:, 1]
+    np.testing.assert_array_equal((found / 3**0.5 * 2**15).round(), GOLDEN_WORDS)
+
+
+@pytest.mark.parametrize("out", [np.zeros((4, 2)), np.zeros((8, 2), np.float32), np.zeros((2, 8)).T])
+def test_a_buffer_that_does_not_fit_is_refused(domain: KeyDomain, out: np.ndarray):
+    """Another shape or dtype, or one whose rows do not lie side by side, is an error and not a result elsewhere."""
+    with pytest.raises(ValueError, match="rows do not fit"):
+        SequenceCipher(domain, "float64").frames("s", np.zeros(8), out)
+
+
+GOLDEN_WORDS = [9132, -3740, 2048, -9175, 31270, 30065, 8993, 9819]
