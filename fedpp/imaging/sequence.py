@@ -26,7 +26,7 @@ def refuse(_: Path, error: RawDataError) -> None:
         raise error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageSequence:
     """One sequence; frames may differ in size. Neither identifiers nor pixels are shown in its repr.
 
@@ -58,6 +58,8 @@ class FrameFile:
 
 class FrameFiles(Sequence[Frame]):
     """Frames that are read from their files when they are asked for, and not kept."""
+
+    __slots__ = ("_chosen", "_ends", "_files")
 
     def __init__(self, files: Sequence[FrameFile], chosen: Sequence[int] | None = None) -> None:
         """Take files, and which of all their frames are meant (ascending), or all of them."""

@@ -67,8 +67,9 @@ class SequenceCipher:
         message = np.ascontiguousarray(values, self._dtype).reshape(-1)
         self._start("frames", name, message)
         rest = -message.size % BLOCK
-        result = np.empty((*values.shape, self._n), self._dtype) if out is None else out
-        if (result.shape, result.dtype) != ((*values.shape, self._n), self._dtype) or not result.flags.c_contiguous:
+        shape = (*values.shape, self._n)
+        result = np.empty(shape, self._dtype) if out is None else out
+        if result.shape != shape or result.dtype != self._dtype or not result.flags.c_contiguous:
             raise ValueError(f"rows do not fit into an array of shape {result.shape} and dtype {result.dtype}")
         if rest:
             whole = np.empty((message.size + rest, self._n), self._dtype)
