@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fedpp.cipher.dataset import DatasetWriter, SequenceRecord
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
 from fedpp.config import SPLITS, Dtype, Gaps
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap

@@ -34,7 +34,7 @@ def survey(options: argparse.Namespace) -> int:
 def ingest(options: argparse.Namespace) -> int:
     """Read raw sequences, split them by patient, and write them encrypted."""
     from fedpp import ingest as pipeline
-    from fedpp.cipher.dataset import require_new
+    from fedpp.cipher.dataset_writer import require_new
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.layout import read_sequences
     from fedpp.imaging.readable import readable

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
 from fedpp.config import Gaps, NetworkSpec
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption

@@ -1,143 +1,20 @@
-"""The encrypted dataset on disk: a manifest, a table of sequences, and shards (docs/format.md).
+"""The encrypted dataset on disk, opened for reading (docs/format.md).
 
 Public: shapes, lengths, splits, class names, domain, pseudonyms, time gaps if so chosen. Ciphertext: frames, labels,
 and time gaps otherwise. Checksums find damage; malice is found only in a dataset that is sealed at rest.
 """
 
-import fcntl
-import json
-import os
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from hashlib import file_digest, sha256
-from io import BytesIO
+from hashlib import file_digest
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.at_rest import TAG_BYTES, AtRestKey, Seal
-from fedpp.cipher.params import DomainCard
-from fedpp.config import SPLITS, Dtype, Gaps
-from fedpp.errors import DatasetError, DomainMismatchError
-
-FORMAT = 2
-MANIFEST = "manifest.json"
-TABLE = "sequences.npy"
-SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory
-# A row of the table: pseudonyms in hex, the raw number of frames, and a number of SPLITS.
-ROW = np.dtype([("id", "S32"), ("patient", "S32"), ("length", "<u4"), ("split", "u1")])
-
-Kind = Literal["frames", "labels", "gaps"]
-Rows = NDArray[np.floating]
-Content = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True)
-class SequenceRecord:
-    """What is public of one sequence: pseudonyms (32 hex digits), its raw number of frames, and its split."""
-
-    id: str
-    patient: str
-    length: int
-    split: str
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of the dataset, whole: its name, size and checksum."""
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Shard(File):
-    """A file of records of one kind, those of sequences `first .. first + count - 1`."""
-
-    kind: Kind
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class DatasetManifest:
-    """What the dataset's files mean; `classes` is empty for an unlabelled dataset, `at_rest` a salt if it is sealed."""
-
-    format: int
-    domain: str  # fingerprint of the domain's card
-    epoch: int
-    scheme: str
-    n: int
-    dtype: Dtype
-    frames: int
-    height: int
-    width: int
-    channels: int
-    classes: tuple[str, ...]
-    gaps: Gaps
-    at_rest: str | None
-    sequences: File
-    shards: tuple[Shard, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Return 64 hex digits that identify this dataset, every byte of its files included."""
-        return sha256(self.canonical()).hexdigest()
-
-    def canonical(self) -> bytes:
-        """Return the bytes that fingerprint and tag are made of."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
-
-    def to_json(self, seal: Seal | None) -> str:
-        """Return the manifest file's text: the fields, and the fingerprint and tag for the reader to check."""
-        checks = {"fingerprint": self.fingerprint, "tag": seal and seal.tag(self.canonical())}
-        return json.dumps({**asdict(self), **checks}, indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, at_rest: AtRestKey | None = None) -> Self:
-        """Read a manifest; raise `DatasetError` for another format, a damaged one, or one that the key did not tag."""
-        try:
-            values: dict[str, Any] = json.loads(text)
-            if values["format"] != FORMAT:
-                raise DatasetError(
-                    f"the dataset has format {values['format']!r}, this program reads {FORMAT}: ingest again"
-                )
-            fingerprint, tag = values.pop("fingerprint"), values.pop("tag")
-            manifest = cls(
-                **{
-                    **values,
-                    "classes": tuple(values["classes"]),
-                    "sequences": File(**values["sequences"]),
-                    "shards": tuple(Shard(**shard) for shard in values["shards"]),
-                }
-            )
-            salt = bytes.fromhex(manifest.at_rest or "")
-            outside = any(Path(file.file).name != file.file for file in (manifest.sequences, *manifest.shards))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DatasetError("the dataset's manifest is damaged: restore it, or ingest again") from None
-        if outside:
-            raise DatasetError("the dataset's manifest names a file outside its folder: ingest again")
-        if manifest.fingerprint != fingerprint:
-            raise DatasetError("the dataset's manifest was changed: restore it, or ingest again")
-        if at_rest is not None and at_rest.domain != manifest.domain:
-            raise _mismatch(manifest.domain, at_rest.domain)
-        if at_rest is not None and manifest.at_rest and at_rest.seal(salt).tag(manifest.canonical()) != tag:
-            raise DatasetError("the dataset's manifest was not sealed under this at-rest key: restore it")
-        return manifest
-
-    def shape(self, kind: Kind) -> tuple[int, ...]:
-        """Return the shape of one record."""
-        return {
-            "frames": (self.frames, self.height, self.width, self.channels, self.n),
-            "labels": (len(self.classes), self.n),
-            "gaps": (self.frames, self.n) if self.gaps == "encrypted" else (self.frames,),
-        }[kind]
+from fedpp.cipher.manifest import MANIFEST, ROW, DatasetManifest, File, Kind, Rows, Shard, mismatch
+from fedpp.config import SPLITS
+from fedpp.errors import DatasetError
 
 
 class EncryptedDataset:
@@ -179,7 +56,7 @@ class EncryptedDataset:
     def require_domain(self, domain: str) -> None:
         """Raise `DomainMismatchError` if this is not a dataset of the domain with this fingerprint."""
         if self.manifest.domain != domain:
-            raise _mismatch(self.manifest.domain, domain)
+            raise mismatch(self.manifest.domain, domain)
 
     def verify(self) -> None:
         """Read every shard and compare its checksum; raise `DatasetError` that names a damaged one."""
@@ -271,190 +148,6 @@ class EncryptedDataset:
         if found != (shard.count, *shape) or dtype != np.dtype(self.manifest.dtype) or fortran_order:
             raise DatasetError(f"shard {self.path / shard.file} is damaged: it is {dtype} of shape {found}; restore it")
         return file.tell()
-
-
-def _mismatch(dataset: str, key: str) -> DomainMismatchError:
-    return DomainMismatchError(
-        f"the dataset belongs to domain {dataset[:16]}, the key to {key[:16]}: "
-        "ingest again under this domain, or take the other key"
-    )
-
-
-def require_new(path: Path) -> None:
-    """Raise `DatasetError` if a dataset cannot be written to `path` because something is there."""
-    if path.exists():
-        raise DatasetError(f"{path} is there already: choose another folder, datasets are not overwritten")
-
-
-class DatasetWriter:
-    """A new dataset under a temporary name, renamed when it is complete and removed if it cannot be.
-
-    What a killed writer left is removed by the next one; two writers of one path do not meet.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        card: DomainCard,
-        *,
-        dtype: Dtype,
-        frames: int,
-        height: int,
-        width: int,
-        channels: int,
-        classes: tuple[str, ...],
-        gaps: Gaps = "none",
-        at_rest: AtRestKey | None = None,
-    ) -> None:
-        require_new(path)
-        self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
-        salt = secrets.token_bytes(16) if at_rest else None
-        self._seal = at_rest.seal(salt) if at_rest and salt else None
-        self._manifest = DatasetManifest(
-            FORMAT,
-            card.fingerprint,
-            card.epoch,
-            card.scheme,
-            card.n,
-            dtype,
-            frames,
-            height,
-            width,
-            channels,
-            classes,
-            gaps,
-            salt.hex() if salt else None,
-            File(TABLE, 0, ""),
-            (),
-        )
-        self._kinds: list[Kind] = ["frames"]
-        self._kinds += ["labels"] if classes else []
-        self._kinds += ["gaps"] if gaps != "none" else []
-        little_endian = np.dtype(dtype).newbyteorder("<")
-        shape = self._manifest.shape("frames")
-        self._limit = max(1, SHARD_BYTES // (int(np.prod(shape)) * little_endian.itemsize))
-        self._waiting: Mapping[Kind, Rows] = {
-            kind: np.empty((self._limit, *self._manifest.shape(kind)), little_endian) for kind in self._kinds
-        }
-        self._written, self._count = 0, 0  # sequences in shards, and in memory
-        self._table = bytearray()
-        self._shards: list[Shard] = []
-
-    def __enter__(self) -> Self:
-        self._temporary.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._temporary, self._path)
-        for left in self._temporary.iterdir():
-            left.unlink()
-        return self
-
-    def add(self, record: SequenceRecord, frames: Rows, label: Rows | None = None, gaps: Rows | None = None) -> None:
-        """Add one sequence: rows `[frames, height, width, channels, n]` of its frames, of fewer if it is shorter.
-
-        `label` is its one-hot rows `[classes, n]`, `gaps` its rows `[frames, n]` or public numbers `[frames]`; each
-        is for all sequences of a dataset or for none. Frames and gaps beyond those given are zero.
-        """
-        m = self._manifest
-        valid = min(record.length, m.frames)
-        if frames.shape != (valid, *m.shape("frames")[1:]):
-            raise DatasetError(f"a sequence of shape {frames.shape} does not fit a dataset of {m.shape('frames')}")
-        if (label is not None) != bool(m.classes):
-            raise DatasetError("labels are for all sequences of a dataset with classes, and for none without")
-        if label is not None and label.shape != m.shape("labels"):
-            raise DatasetError(f"labels of shape {label.shape} do not fit a dataset of {m.shape('labels')}")
-        if (gaps is not None) != (m.gaps != "none") or (
-            gaps is not None and gaps.shape != (valid, *m.shape("gaps")[1:])
-        ):
-            raise DatasetError(f"time gaps must be of all sequences of a dataset that has them, {m.gaps} here")
-        if record.split not in SPLITS:
-            raise DatasetError(f"a split must be one of {', '.join(SPLITS)}, got {record.split!r}")
-        row = (record.id.encode(), record.patient.encode(), record.length, SPLITS.index(record.split))
-        self._table += np.array(row, ROW).tobytes()
-        given: Mapping[Kind, Rows | None] = {"frames": frames, "labels": label, "gaps": gaps}
-        for kind, waiting in self._waiting.items():
-            rows = given[kind]
-            waiting[self._count] = 0
-            if rows is not None:
-                waiting[self._count, : len(rows)] = rows
-        self._count += 1
-        if self._count == self._limit:
-            self._flush()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except BaseException:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            raise
-        else:
-            if kind is not None:
-                shutil.rmtree(self._temporary, ignore_errors=True)
-        finally:
-            os.close(self._lock)
-
-    def _flush(self) -> None:
-        if not self._count:
-            return
-        for kind, waiting in self._waiting.items():
-            number = sum(shard.kind == kind for shard in self._shards)
-            name = f"{kind}-{number:05d}.{'sealed' if self._seal else 'npy'}"
-            written = self._write(name, self._content(kind, waiting[: self._count]))
-            self._shards.append(Shard(**asdict(written), kind=kind, first=self._written, count=self._count))
-        self._written += self._count
-        self._count = 0
-
-    def _content(self, kind: Kind, rows: Rows) -> Iterator[Content]:
-        if self._seal is None:
-            yield _npy_header(rows)
-            yield rows.reshape(-1).view(np.uint8).data
-            return
-        for number, row in enumerate(rows):
-            yield self._seal.close(kind, self._written + number, row.tobytes())
-
-    def _write(self, name: str, content: Iterable[Content]) -> File:
-        digest, size = sha256(), 0
-        with (self._temporary / name).open("wb") as file:
-            for part in content:
-                file.write(part)
-                digest.update(part)
-                size += len(part)
-        return File(name, size, digest.hexdigest())
-
-    def _finish(self) -> None:
-        self._flush()
-        if not self._written:
-            raise DatasetError(f"nothing was written to {self._path}: there is no sequence")
-        table = np.frombuffer(self._table, ROW)
-        sequences = self._write(TABLE, [_npy_header(table), self._table])
-        manifest = replace(self._manifest, sequences=sequences, shards=tuple(self._shards))
-        (self._temporary / MANIFEST).write_text(manifest.to_json(self._seal))
-        self._temporary.rename(self._path)
-
-
-def _locked(folder: Path, path: Path) -> int:
-    """Return a descriptor that locks a folder until it, or the process, even a killed one, ends."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())  # and no other that was made since
-    except BlockingIOError:
-        same = False
-    except OSError:
-        os.close(lock)
-        raise
-    if not same or path.exists():
-        os.close(lock)
-        require_new(path)
-        raise DatasetError(f"another process is writing {path}: wait for it, or choose another folder")
-    return lock
-
-
-def _npy_header(array: NDArray[Any]) -> bytes:
-    header = BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return header.getvalue()
 
 
 def _table(path: Path, file: File) -> NDArray[np.void]:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_dataset
 
-from fedpp.cipher import dataset as format_
+from fedpp.cipher import dataset_writer as format_
 from fedpp.cipher.at_rest import AtRestKey
-from fedpp.cipher.dataset import DatasetManifest, DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import DatasetManifest, SequenceRecord
 from fedpp.errors import DatasetError, DomainMismatchError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain

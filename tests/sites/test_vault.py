@@ -13,7 +13,9 @@ from conftest import SPLIT, TINY, write_dataset
 from vaults import SECONDS, serving, socket_path, stopped
 
 from fedpp.cipher import algebra
-from fedpp.cipher.dataset import DatasetWriter, EncryptedDataset, SequenceRecord
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
 from fedpp.config import Gaps, NetworkSpec
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
 from fedpp.keys.domain import KeyDomain

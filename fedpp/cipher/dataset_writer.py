@@ -1,0 +1,214 @@
+"""Writes an encrypted dataset: all of it, or nothing, in bounded memory."""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.at_rest import AtRestKey
+from fedpp.cipher.manifest import (
+    FORMAT,
+    MANIFEST,
+    ROW,
+    TABLE,
+    DatasetManifest,
+    File,
+    Kind,
+    Rows,
+    SequenceRecord,
+    Shard,
+)
+from fedpp.cipher.params import DomainCard
+from fedpp.config import SPLITS, Dtype, Gaps
+from fedpp.errors import DatasetError
+
+SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory
+
+Content = bytes | bytearray | memoryview
+
+
+def require_new(path: Path) -> None:
+    """Raise `DatasetError` if a dataset cannot be written to `path` because something is there."""
+    if path.exists():
+        raise DatasetError(f"{path} is there already: choose another folder, datasets are not overwritten")
+
+
+class DatasetWriter:
+    """A new dataset under a temporary name, renamed when it is complete and removed if it cannot be.
+
+    What a killed writer left is removed by the next one; two writers of one path do not meet.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        card: DomainCard,
+        *,
+        dtype: Dtype,
+        frames: int,
+        height: int,
+        width: int,
+        channels: int,
+        classes: tuple[str, ...],
+        gaps: Gaps = "none",
+        at_rest: AtRestKey | None = None,
+    ) -> None:
+        require_new(path)
+        self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
+        salt = secrets.token_bytes(16) if at_rest else None
+        self._seal = at_rest.seal(salt) if at_rest and salt else None
+        self._manifest = DatasetManifest(
+            FORMAT,
+            card.fingerprint,
+            card.epoch,
+            card.scheme,
+            card.n,
+            dtype,
+            frames,
+            height,
+            width,
+            channels,
+            classes,
+            gaps,
+            salt.hex() if salt else None,
+            File(TABLE, 0, ""),
+            (),
+        )
+        self._kinds: list[Kind] = ["frames"]
+        self._kinds += ["labels"] if classes else []
+        self._kinds += ["gaps"] if gaps != "none" else []
+        little_endian = np.dtype(dtype).newbyteorder("<")
+        shape = self._manifest.shape("frames")
+        self._limit = max(1, SHARD_BYTES // (int(np.prod(shape)) * little_endian.itemsize))
+        self._waiting: Mapping[Kind, Rows] = {
+            kind: np.empty((self._limit, *self._manifest.shape(kind)), little_endian) for kind in self._kinds
+        }
+        self._written, self._count = 0, 0  # sequences in shards, and in memory
+        self._table = bytearray()
+        self._shards: list[Shard] = []
+
+    def __enter__(self) -> Self:
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._temporary, self._path)
+        for left in self._temporary.iterdir():
+            left.unlink()
+        return self
+
+    def add(self, record: SequenceRecord, frames: Rows, label: Rows | None = None, gaps: Rows | None = None) -> None:
+        """Add one sequence: rows `[frames, height, width, channels, n]` of its frames, of fewer if it is shorter.
+
+        `label` is its one-hot rows `[classes, n]`, `gaps` its rows `[frames, n]` or public numbers `[frames]`; each
+        is for all sequences of a dataset or for none. Frames and gaps beyond those given are zero.
+        """
+        m = self._manifest
+        valid = min(record.length, m.frames)
+        if frames.shape != (valid, *m.shape("frames")[1:]):
+            raise DatasetError(f"a sequence of shape {frames.shape} does not fit a dataset of {m.shape('frames')}")
+        if (label is not None) != bool(m.classes):
+            raise DatasetError("labels are for all sequences of a dataset with classes, and for none without")
+        if label is not None and label.shape != m.shape("labels"):
+            raise DatasetError(f"labels of shape {label.shape} do not fit a dataset of {m.shape('labels')}")
+        if (gaps is not None) != (m.gaps != "none") or (
+            gaps is not None and gaps.shape != (valid, *m.shape("gaps")[1:])
+        ):
+            raise DatasetError(f"time gaps must be of all sequences of a dataset that has them, {m.gaps} here")
+        if record.split not in SPLITS:
+            raise DatasetError(f"a split must be one of {', '.join(SPLITS)}, got {record.split!r}")
+        row = (record.id.encode(), record.patient.encode(), record.length, SPLITS.index(record.split))
+        self._table += np.array(row, ROW).tobytes()
+        given: Mapping[Kind, Rows | None] = {"frames": frames, "labels": label, "gaps": gaps}
+        for kind, waiting in self._waiting.items():
+            rows = given[kind]
+            waiting[self._count] = 0
+            if rows is not None:
+                waiting[self._count, : len(rows)] = rows
+        self._count += 1
+        if self._count == self._limit:
+            self._flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
+        else:
+            if kind is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+        finally:
+            os.close(self._lock)
+
+    def _flush(self) -> None:
+        if not self._count:
+            return
+        for kind, waiting in self._waiting.items():
+            number = sum(shard.kind == kind for shard in self._shards)
+            name = f"{kind}-{number:05d}.{'sealed' if self._seal else 'npy'}"
+            written = self._write(name, self._content(kind, waiting[: self._count]))
+            self._shards.append(Shard(**asdict(written), kind=kind, first=self._written, count=self._count))
+        self._written += self._count
+        self._count = 0
+
+    def _content(self, kind: Kind, rows: Rows) -> Iterator[Content]:
+        if self._seal is None:
+            yield _npy_header(rows)
+            yield rows.reshape(-1).view(np.uint8).data
+            return
+        for number, row in enumerate(rows):
+            yield self._seal.close(kind, self._written + number, row.tobytes())
+
+    def _write(self, name: str, content: Iterable[Content]) -> File:
+        digest, size = sha256(), 0
+        with (self._temporary / name).open("wb") as file:
+            for part in content:
+                file.write(part)
+                digest.update(part)
+                size += len(part)
+        return File(name, size, digest.hexdigest())
+
+    def _finish(self) -> None:
+        self._flush()
+        if not self._written:
+            raise DatasetError(f"nothing was written to {self._path}: there is no sequence")
+        table = np.frombuffer(self._table, ROW)
+        sequences = self._write(TABLE, [_npy_header(table), self._table])
+        manifest = replace(self._manifest, sequences=sequences, shards=tuple(self._shards))
+        (self._temporary / MANIFEST).write_text(manifest.to_json(self._seal))
+        self._temporary.rename(self._path)
+
+
+def _locked(folder: Path, path: Path) -> int:
+    """Return a descriptor that locks a folder until it, or the process, even a killed one, ends."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())  # and no other that was made since
+    except BlockingIOError:
+        same = False
+    except OSError:
+        os.close(lock)
+        raise
+    if not same or path.exists():
+        os.close(lock)
+        require_new(path)
+        raise DatasetError(f"another process is writing {path}: wait for it, or choose another folder")
+    return lock
+
+
+def _npy_header(array: NDArray[Any]) -> bytes:
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue()
