@@ -75,7 +75,10 @@ def ingest(
     if not sequences:
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
     if time_gaps != "none" and any(s.times is None for s in sequences):
-        raise RawDataError("some sequences have no times, so there are no gaps to keep: ingest without --gaps")
+        without = sum(s.times is None for s in sequences)
+        raise RawDataError(
+            f"{without} of {len(sequences)} sequences have no times, so no gaps to keep: ingest without --gaps"
+        )
     if not all(len(s.frames) for s in sequences):
         raise RawDataError("a sequence has no frame: leave it out")
     splits = _splits(sequences, plan, domain)

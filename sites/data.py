@@ -57,9 +57,12 @@ def ingest(options: argparse.Namespace) -> int:
         )
     else:
         sequences = of_length(sequences, least=options.min_length, most=options.window)
+    if not sequences:
+        raise RawDataError(f"no sequence has {options.min_length} visits or more: lower --min-length")
     if options.drop_unlabelled:
         labelled = [sequence for sequence in sequences if sequence.label is not None]
-        print(f"{len(sequences) - len(labelled)} sequences without a label were left out", file=sys.stderr)
+        if len(labelled) < len(sequences):
+            print(f"{len(sequences) - len(labelled)} sequences without a label were left out", file=sys.stderr)
         sequences = labelled
     classes = ClassMap.choose(sequences, classes=options.classes, negative=options.negative)
     summary = pipeline.ingest(
@@ -82,11 +85,11 @@ def ingest(options: argparse.Namespace) -> int:
             f"the negative class is {classes.classes[0]!r}, the first by name: --negative or --classes choose another",
             file=sys.stderr,
         )
+    shares = {"validation": options.validation, "test": options.test or options.folds}
+    advice = "--split stratified divides few patients evenly" if options.split == "hashed" else "there are too few"
     for split, names in summary.absent.items():
-        print(
-            f"split {split} has no sequence of {', '.join(names)}: --split stratified divides few patients evenly",
-            file=sys.stderr,
-        )
+        if shares.get(split, 1):
+            print(f"split {split} has no sequence of {', '.join(names)}: {advice}", file=sys.stderr)
     show(options, summary.to_mapping())
     return 0
 

@@ -38,7 +38,8 @@ class EncryptedDataset:
         try:
             manifest = DatasetManifest.from_json((path / MANIFEST).read_text(), at_rest)
         except OSError as error:
-            raise DatasetError(f"cannot read an encrypted dataset at {path}: {error.strerror}") from None
+            why = f"it holds no {MANIFEST}" if path.is_dir() and not (path / MANIFEST).exists() else error.strerror
+            raise DatasetError(f"cannot read an encrypted dataset at {path}: {why}") from None
         except UnicodeDecodeError:
             raise DatasetError(f"{path / MANIFEST} is no text: restore it, or ingest again") from None
         for file in (manifest.sequences, *manifest.shards):

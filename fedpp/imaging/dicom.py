@@ -22,7 +22,7 @@ from fedpp.errors import NoImageError, RawDataError
 from .dicom_codecs import frame_count
 from .dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
 from .dicom_pixels import display_frame
-from .patient_labels import label_of, read_labels
+from .patient_labels import labelled
 from .sequence import Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 _SUFFIXES = {".dcm", ".dicom"}
@@ -69,7 +69,6 @@ def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence]
     """
     single = path.is_file()
     files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
-    labels = {} if single else read_labels(path)
     images: dict[str, _Image] = {}
     passed = 0
     for file in files:
@@ -90,13 +89,13 @@ def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence]
     for image in images.values():
         if image.frames > 1:
             frames = FrameFiles([FrameFile(image.file, image.frames, _frames)])
-            sequences.append(ImageSequence(image.name, image.patient, label_of(labels, image.patient, path), frames))
+            sequences.append(ImageSequence(image.name, image.patient, None, frames))
         else:
             visits.setdefault(image.patient, []).append(image)
-    sequences += [_visits(patient, seen, label_of(labels, patient, path)) for patient, seen in visits.items()]
+    sequences += [_visits(patient, seen) for patient, seen in visits.items()]
     if not sequences:
         raise RawDataError(f"{path} holds no DICOM image")
-    return sequences, len(images), passed
+    return sequences if single else labelled(sequences, path), len(images), passed
 
 
 def _image(file: Path, *, single: bool) -> _Image:
@@ -168,14 +167,14 @@ def _order(image: pydicom.Dataset, moment: datetime | None, file: Path) -> Order
     )
 
 
-def _visits(patient: str, images: list[_Image], label: str | None) -> ImageSequence:
+def _visits(patient: str, images: list[_Image]) -> ImageSequence:
     ordered = sorted(images, key=lambda image: image.order)
     moments = [image.moment for image in ordered if image.moment is not None]
     times = None
     if len(moments) == len(ordered):
         times = tuple((moment - moments[0]).total_seconds() / 86_400 for moment in moments)
     frames = FrameFiles([FrameFile(image.file, 1, _frames) for image in ordered])
-    return ImageSequence("visits", patient, label, frames, times=times)
+    return ImageSequence("visits", patient, None, frames, times=times)
 
 
 class _Frames(Sequence[Frame]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpp.errors import RawDataError
 
 from .images import is_image, natural, page_count, read_pages
-from .patient_labels import label_of, read_labels
+from .patient_labels import labelled
 from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 
@@ -26,17 +26,15 @@ def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequenc
         raise RawDataError(f"{root} holds loose images: put each patient's into a folder, or write a manifest.csv")
     if not folders:
         raise RawDataError(f"{root} holds no image")
-    labels = read_labels(root)
     sequences = []
     for folder, images in sorted(folders.items()):
         patient, *below = folder.relative_to(root).parts
         files = _readable(sorted(images, key=lambda file: natural(file.name)), refuse)
-        label = label_of(labels, patient, root)
         if files:
-            sequences.append(ImageSequence("/".join(below) or "images", patient, label, FrameFiles(files)))
+            sequences.append(ImageSequence("/".join(below) or "images", patient, None, FrameFiles(files)))
     if not sequences:
         raise RawDataError(f"{root} holds no image that can be read")
-    return sequences
+    return labelled(sequences, root)
 
 
 def _readable(images: list[Path], refuse: Refuse) -> list[FrameFile]:

@@ -34,7 +34,9 @@ class ClassMap:
             raise ConfigError(f"classes must be at least two different labels, got {', '.join(classes)!r}")
         unlabelled = given.count(None)
         if labels and unlabelled:
-            raise RawDataError(f"{unlabelled} of {len(given)} sequences have no label: label all of them, or none")
+            raise RawDataError(
+                f"{unlabelled} of {len(given)} sequences have no label: label all of them, or --drop-unlabelled"
+            )
         if not labels:
             if classes is not None or negative is not None:
                 raise RawDataError("classes were chosen, but no sequence has a label: add labels")

@@ -70,9 +70,18 @@ def _recognised(raw: Path) -> str:
     ]
     for layout, recognises in recognisers:
         if recognises(raw):
+            if layout == "images":
+                _refuse_tables_below(raw)
             return layout
     found = "has no" if any(raw.iterdir()) else "is empty: it has no"
     raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
+
+
+def _refuse_tables_below(raw: Path) -> None:
+    """Raise `RawDataError` if the folders of a folder have layouts of their own, and so are no patients."""
+    for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
+        if COLUMNS[0] in header(folder / INDEX) or (folder / MANIFEST).is_file() or is_chexpert(folder):
+            raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
 
 
 def _frames(raw: Path, _: Choices, refuse: Refuse) -> Read:

@@ -1,9 +1,12 @@
 """Labels of patients, for layouts that have no place for them: an optional `labels.csv` (patient, label) beside."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedpp.errors import RawDataError
 
+from .sequence import ImageSequence
 from .tables import read_table
 
 LABELS = "labels.csv"
@@ -23,11 +26,16 @@ def read_labels(folder: Path) -> dict[str, str]:
     return labels
 
 
-def label_of(labels: dict[str, str], patient: str, path: Path) -> str | None:
-    """Return a patient's label, None if nobody has one; raise `RawDataError`, without the patient, if it is missing."""
-    if labels and not labels.get(patient):
-        raise RawDataError(f"{path / LABELS} gives no label to one of the patients in {path}: complete it")
-    return labels.get(patient)
+def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequence]:
+    """Return the sequences with the labels of their patients, None where the table gives none.
+
+    Raises `RawDataError`, which names nobody, for a table that fits none of the patients.
+    """
+    labels = read_labels(folder)
+    found = [replace(sequence, label=labels.get(sequence.patient) or None) for sequence in sequences]
+    if labels and all(sequence.label is None for sequence in found):
+        raise RawDataError(f"{folder / LABELS} gives no label to any of the patients in {folder}: complete it")
+    return found
 
 
 def _check_header(file: Path, names: list[str]) -> None:

@@ -25,7 +25,9 @@ def read_table(table: Path, check: Callable[[list[str]], None], name: str = "tab
             reader.fieldnames = names = [column.strip() for column in reader.fieldnames or ()]
             check(names)
             rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise RawDataError(f"cannot read the {name} {table}: it is not UTF-8, save it as CSV in UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise RawDataError(f"cannot read the {name} {table}: {error}") from None
     return [(line, row) for line, row in rows if any(row.values())]
 

@@ -119,8 +119,8 @@ def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("patient,label\nother,a\n", "gives no label to one of the patients"),
-        ("patient,label\nsecret\n", "gives no label to one of the patients"),
+        ("patient,label\nother,a\n", "gives no label to any of the patients"),
+        ("patient,label\nsecret\n", "gives no label to any of the patients"),
         ("patient,label\nsecret,a\nsecret,b\n", "two labels"),
         ("patient,label\n", "gives no label: complete it, or remove it"),
         ("patient,class\nsecret,a\n", "needs the columns patient and label"),
@@ -128,7 +128,7 @@ def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, table: str, message: str):
-    """A labels.csv that leaves a patient out, contradicts itself or lacks a column is named; the patient is not."""
+    """A labels.csv that leaves all patients out, contradicts itself or lacks a column is named; the patient is not."""
     write(tmp_path / "a.dcm", 7, PatientID="secret")
     (tmp_path / "labels.csv").write_bytes(table.encode("latin-1"))
     with pytest.raises(RawDataError, match=message) as refused:

@@ -27,11 +27,13 @@ def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
         read_image_folders(tmp_path, lambda *_: None)
 
 
-def test_a_label_is_needed_for_those_that_are_read(tmp_path: Path):
-    """A table of labels must name every patient, even one whose images cannot be read."""
-    for patient in ("p", "q"):
+def test_a_patient_that_the_table_leaves_out_has_no_label(tmp_path: Path):
+    """Who is not in labels.csv, or has an empty label there, is read without one; a table of strangers is refused."""
+    for patient in ("p", "q", "r"):
         (tmp_path / patient).mkdir()
         Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / patient / "1.png")
-    (tmp_path / "labels.csv").write_text("patient,label\np,ill\n")
-    with pytest.raises(RawDataError, match="gives no label to one of the patients"):
-        read_image_folders(tmp_path, lambda *_: None)
+    (tmp_path / "labels.csv").write_text("patient,label\np,ill\nr,\n")
+    assert {s.patient: s.label for s in read_image_folders(tmp_path)} == {"p": "ill", "q": None, "r": None}
+    (tmp_path / "labels.csv").write_text("patient,label\nx,ill\n")
+    with pytest.raises(RawDataError, match="gives no label to any of the patients"):
+        read_image_folders(tmp_path)

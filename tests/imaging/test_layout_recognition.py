@@ -208,3 +208,14 @@ def test_a_label_of_two_lines_is_told_in_one(tmp_path: Path):
     write_frames(tmp_path)
     (tmp_path / "index.csv").write_text('sequence,patient,label\ns,p,"a\nb\x1b"\n')
     assert read_sequences(tmp_path)[1].endswith("labels: a?b? 1")
+
+
+def test_a_folder_too_high_is_told(tmp_path: Path):
+    """Where the folders have tables of their own, they are no patients: the one to name is said."""
+    for name, table, header in (("a", "train.csv", None), ("b", "index.csv", "sequence,patient,label")):
+        folder = tmp_path / name / "site"
+        (folder / "p").mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "p" / "1.png")
+        (folder / table).write_text(header or ",".join(CHEXPERT))
+        with pytest.raises(RawDataError, match=f"is one folder too high: {folder} has a table of its own"):
+            read_sequences(tmp_path / name)
