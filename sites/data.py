@@ -36,34 +36,12 @@ def ingest(options: argparse.Namespace) -> int:
     from fedpp import ingest as pipeline
     from fedpp.cipher.dataset_writer import require_new
     from fedpp.imaging.labels import ClassMap
-    from fedpp.imaging.layout import read_sequences
-    from fedpp.imaging.readable import readable
     from fedpp.imaging.splits import SplitPlan
-    from fedpp.imaging.visits import by_visit, of_length
 
     require_new(options.out)
     plan = SplitPlan(options.split, options.seed, options.validation, options.test, options.folds, options.fold)
     domain = domain_of(options)
-    if options.skip_unreadable:
-        refused = _Refused()
-        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options), refused)
-        sequences = readable(sequences, refused)
-        print(f"{refused.count} files that cannot be used were left out", file=sys.stderr)
-    else:
-        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options))
-    if options.predict == "visit":
-        sequences = by_visit(
-            sequences, window=options.window or options.frames, stride=options.stride, least=options.min_length
-        )
-    else:
-        sequences = of_length(sequences, least=options.min_length, most=options.window)
-    if not sequences:
-        raise RawDataError(f"no sequence has {options.min_length} visits or more: lower --min-length")
-    if options.drop_unlabelled:
-        labelled = [sequence for sequence in sequences if sequence.label is not None]
-        if len(labelled) < len(sequences):
-            print(f"{len(sequences) - len(labelled)} sequences without a label were left out", file=sys.stderr)
-        sequences = labelled
+    sequences, recognised = _sequences(options)
     classes = ClassMap.choose(sequences, classes=options.classes, negative=options.negative)
     summary = pipeline.ingest(
         sequences,
@@ -139,6 +117,35 @@ def inspect(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _sequences(options: argparse.Namespace) -> tuple[list[Any], str]:
+    """Read the sequences that are wanted, and say what was recognised."""
+    from fedpp.imaging.layout import read_sequences
+    from fedpp.imaging.readable import readable
+    from fedpp.imaging.visits import by_visit, of_length
+
+    if options.skip_unreadable:
+        refused = _Refused()
+        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options), refused)
+        sequences = readable(sequences, refused)
+        print(f"{refused.count} files that cannot be used were left out", file=sys.stderr)
+    else:
+        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options))
+    least, visits = options.min_length, options.predict == "visit"
+    if visits:
+        window = options.window or options.frames
+        sequences = by_visit(sequences, window=window, stride=options.stride, least=least)
+    else:
+        sequences = of_length(sequences, least=least, most=options.window)
+    if not sequences:
+        wanted = f"{least} visits or more{', of which the newest is labelled' if visits else ''}"
+        raise RawDataError(f"no sequence is left: none has {wanted}; lower --min-length")
+    labelled = [sequence for sequence in sequences if sequence.label is not None]
+    if options.drop_unlabelled and len(labelled) < len(sequences):
+        print(f"{len(sequences) - len(labelled)} sequences without a label were left out", file=sys.stderr)
+        return labelled, recognised
+    return sequences, recognised
 
 
 def _choices(options: argparse.Namespace) -> Any:
