@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.dataset_writer import DatasetWriter
@@ -20,6 +21,8 @@ from fedpp.processes import QUIET_FLOWER
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("FEDPP_DATA", ROOT.parent / "shared" / "data"))
 os.environ |= QUIET_FLOWER
+settings.register_profile("any machine", deadline=None)  # a busy one must not fail a property
+settings.load_profile("any machine")
 
 TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
