@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpp import charts
-from fedpp.report_template import STYLE, TEMPLATE
+from fedpp.page import STYLE
+from fedpp.report_template import TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,8 @@ def render(record: Mapping[str, Any]) -> str:
     loss, quality = _charts(rounds) if rounds else ("", "")
     return environment.from_string(TEMPLATE).render(
         record,
+        title=f"fedpp report: {record['scenario']}",
+        images="",
         style=Markup(STYLE),  # noqa: S704
         loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
         quality_chart=Markup(quality),  # noqa: S704

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig, Task
@@ -152,9 +151,7 @@ def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 
 def _open(site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
-    dataset = EncryptedDataset.open(site.dataset)
-    if dataset.manifest.at_rest:  # its key lies beside the evaluation key
-        dataset = EncryptedDataset.open(site.dataset, AtRestKey.load(site.evaluation_key.with_name(AT_REST_KEY)))
+    dataset = EncryptedDataset.open_with(site.dataset, site.evaluation_key.with_name(AT_REST_KEY))
     return EvaluationKey.load(site.evaluation_key), dataset
 
 

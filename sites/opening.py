@@ -2,26 +2,26 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.keys.domain import KeyDomain
 
 
-def domain_of(options: argparse.Namespace) -> Any:
+def domain_of(options: argparse.Namespace) -> "KeyDomain":
     """Open the domain secret with its passphrase."""
     from fedpp.keys import store
 
     return store.open_domain(options.domain, store.read_passphrase(options.passphrase_file))
 
 
-def trainers_dataset(options: argparse.Namespace) -> Any:
+def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
     """Open a dataset with what the trainer's folder holds."""
-    from fedpp.cipher.at_rest import AtRestKey
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.keys.store import AT_REST_KEY
 
-    dataset = EncryptedDataset.open(options.dataset)
-    if not dataset.manifest.at_rest:
-        return dataset
-    return EncryptedDataset.open(options.dataset, AtRestKey.load(options.domain / AT_REST_KEY))
+    return EncryptedDataset.open_with(options.dataset, options.domain / AT_REST_KEY)
 
 
 def show(options: argparse.Namespace, values: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ must have it. It protects a dataset that is copied, backed up or stolen without 
 """
 
 import hmac
-import json
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -14,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedpp.cipher import key_file
 from fedpp.errors import KeyFileError
-from fedpp.files import create_exclusively
 
 FORMAT = "fedpp-at-rest-key-1"
 KEY_BYTES = 32
@@ -44,21 +43,18 @@ class AtRestKey:
 
     def save(self, path: Path) -> None:
         """Write the key in clear to a new file of mode 0600."""
-        content = {"format": FORMAT, "domain": self._domain, "key": self._key.hex()}
-        create_exclusively(path, json.dumps(content).encode())
+        key_file.write(path, FORMAT, {"domain": self._domain, "key": self._key.hex()})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key file; raise `KeyFileError` if it is missing, damaged or of another format."""
-        try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise KeyFileError(f"{path} is not a {FORMAT} file: restore it")
-            return cls(str(content["domain"]), bytes.fromhex(content["key"]))
-        except OSError as error:
-            raise KeyFileError(f"cannot read the at-rest key {path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise KeyFileError(f"{path} is not an at-rest key: name the trainer/domain.rest file") from None
+        return key_file.read(
+            path,
+            FORMAT,
+            lambda content: cls(str(content["domain"]), bytes.fromhex(content["key"])),
+            "at-rest key",
+            "trainer/domain.rest",
+        )
 
     def _subkey(self, salt: bytes, purpose: str) -> bytes:
         info = f"fedpp dataset {purpose}".encode()

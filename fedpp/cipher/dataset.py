@@ -51,6 +51,12 @@ class EncryptedDataset:
         seal = at_rest.seal(bytes.fromhex(manifest.at_rest)) if at_rest and manifest.at_rest else None
         return cls(path, manifest, _table(path, manifest.sequences), seal)
 
+    @classmethod
+    def open_with(cls, path: Path, key_file: Path) -> Self:
+        """Open a dataset with the at-rest key in a file, which is read only if the dataset is sealed."""
+        dataset = cls.open(path)
+        return cls.open(path, AtRestKey.load(key_file)) if dataset.manifest.at_rest else dataset
+
     def __len__(self) -> int:
         return len(self.sequences)
 

@@ -4,16 +4,15 @@ Whoever holds it reads every row of the domain that comes before him (docs/threa
 of a member site, in a folder of its own, and never for the coordinator.
 """
 
-import json
 from pathlib import Path
 from typing import NoReturn, Self
 
 import numpy as np
 
+from fedpp.cipher import key_file
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
 from fedpp.errors import KeyFileError
-from fedpp.files import create_exclusively
 
 FORMAT = "fedpp-evaluation-key-1"
 
@@ -49,24 +48,18 @@ class EvaluationKey:
 
     def save(self, path: Path) -> None:
         """Write the key in clear to a new file of mode 0600."""
-        content = {"format": FORMAT, "domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]}
-        create_exclusively(path, json.dumps(content).encode())
+        key_file.write(path, FORMAT, {"domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key file; raise `KeyFileError` if it is missing, damaged or of another format."""
-        try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise KeyFileError(f"{path} is not a {FORMAT} file: make it again with keygen")
-            r = np.array([[float.fromhex(x) for x in row] for row in content["r"]])
-            if r.ndim != 2 or r.shape[0] != r.shape[1] or not np.isfinite(np.linalg.cond(r)):
-                raise KeyFileError(f"{path} holds no invertible matrix: make it again with keygen")
-            return cls(str(content["domain"]), r)
-        except OSError as error:
-            raise KeyFileError(f"cannot read the evaluation key {path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise KeyFileError(f"{path} is not an evaluation key: name the trainer/domain.eval file") from None
+        return key_file.read(
+            path,
+            FORMAT,
+            lambda content: cls(str(content["domain"]), _matrix(content["r"], path)),
+            "evaluation key",
+            "trainer/domain.eval",
+        )
 
     def __eq__(self, other: object) -> bool:
         """Compare by domain and R."""
@@ -83,3 +76,10 @@ class EvaluationKey:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         raise TypeError("an evaluation key is not pickled or copied: save() it to a file of its own")
+
+
+def _matrix(rows: list[list[str]], path: Path) -> Matrix:
+    r = np.array([[float.fromhex(x) for x in row] for row in rows])
+    if r.ndim != 2 or r.shape[0] != r.shape[1] or not np.isfinite(np.linalg.cond(r)):
+        raise KeyFileError(f"{path} holds no invertible matrix: restore it")
+    return r

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pydicom
@@ -23,7 +22,7 @@ from .dicom_codecs import frame_count
 from .dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
 from .dicom_pixels import display_frame
 from .patient_labels import labelled
-from .sequence import Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from .sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 _SUFFIXES = {".dcm", ".dicom"}
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)  # DICOM PS3.5, 6.2: DA, and as it was before 1993
@@ -177,34 +176,7 @@ def _visits(patient: str, images: list[_Image]) -> ImageSequence:
     return ImageSequence("visits", patient, None, frames, times=times)
 
 
-class _Frames(Sequence[Frame]):
-    """The frames of a file, each decoded when it is asked for."""
-
-    def __init__(self, file: Path, image: pydicom.Dataset, count: int) -> None:
-        self._file, self._image, self._count = file, image, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Frame]: ...
-    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(self._count)[index]]
-        number = range(self._count)[index]
-        with quiet():
-            try:
-                frame = display_frame(self._image, number)
-            except DAMAGE as error:
-                raise _undecoded(self._file, self._image, error) from None
-        if not np.isfinite(frame).all():
-            raise RawDataError(f"{self._file} holds pixels that are not finite")
-        return frame
-
-
-def _frames(file: Path, count: int) -> _Frames:
+def _frames(file: Path, count: int) -> Sequence[Frame]:
     with quiet():
         image = opened(file)
         try:
@@ -213,7 +185,18 @@ def _frames(file: Path, count: int) -> _Frames:
             raise _undecoded(file, image, error) from None
     if held != count:
         raise RawDataError(f"{file} announces {count} frames and holds {held}: get the whole file again")
-    return _Frames(file, image, count)
+
+    def decoded(number: int) -> Frame:
+        with quiet():
+            try:
+                frame = display_frame(image, number)
+            except DAMAGE as error:
+                raise _undecoded(file, image, error) from None
+        if not np.isfinite(frame).all():
+            raise RawDataError(f"{file} holds pixels that are not finite")
+        return frame
+
+    return DecodedLater(count, decoded)
 
 
 def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> RawDataError:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from PIL import Image
 
 from fedpp.errors import RawDataError
 
-from .sequence import Frame
+from .sequence import DecodedLater, Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
@@ -61,37 +60,26 @@ def page_count(file: Path) -> int:
 
 
 def read_pages(file: Path, count: int) -> Sequence[Frame]:
-    """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many."""
-    return read_image(file) if count == 1 and page_count(file) == 1 else _Pages(file, count)
+    """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many.
 
+    A file of several is kept in memory; ask for its pages in their order, or it takes long.
+    """
+    if count == 1 and page_count(file) == 1:
+        return read_image(file)
+    with _named(file):
+        if file.stat().st_size > MOST_BYTES:
+            raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
+        image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
+        held = _page_count(image)
+    if held != count:
+        raise RawDataError(f"{file} holds {held} pages, not the {count} of its header: is it damaged?")
 
-class _Pages(Sequence[Frame]):
-    """The pages of a file that is kept in memory; they are asked for in their order, or it takes long."""
-
-    def __init__(self, file: Path, count: int) -> None:
-        self._file, self._count = file, count
+    def page(number: int) -> Frame:
         with _named(file):
-            if file.stat().st_size > MOST_BYTES:
-                raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
-            self._image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
-            held = _page_count(self._image)
-        if held != count:
-            raise RawDataError(f"{file} holds {held} pages, not the {count} of its header: is it damaged?")
+            image.seek(number)
+            return _grey(file, image)
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Frame]: ...
-    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(self._count)[index]]
-        page = range(self._count)[index]
-        with _named(self._file):
-            self._image.seek(page)
-            return _grey(self._file, self._image)
+    return DecodedLater(count, page)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def readable(sequences: Iterable[ImageSequence], refuse: Refuse) -> list[ImageSe
             kept.append(sequence)
         elif whole:
             mask = [known[file] for file in frames.files for _ in range(file.count)]
-            kept.append(_masked(sequence, whole, mask))
+            kept.append(keeping(sequence, whole, mask))
     return kept
 
 
@@ -43,7 +43,8 @@ def _decodes(file: FrameFile, refuse: Refuse) -> bool:
     return True
 
 
-def _masked(sequence: ImageSequence, files: list[FrameFile], mask: list[bool]) -> ImageSequence:
+def keeping(sequence: ImageSequence, files: list[FrameFile], mask: list[bool]) -> ImageSequence:
+    """Return a sequence with only those of its files, which hold the frames of a mask; its label is the last known."""
     labels = sequence.labels and tuple(label for label, kept in zip(sequence.labels, mask, strict=True) if kept)
     times = sequence.times and tuple(time for time, kept in zip(sequence.times, mask, strict=True) if kept)
     label = sequence.label

@@ -43,6 +43,26 @@ class ImageSequence:
     split: str | None = None
 
 
+class DecodedLater(Sequence[Frame]):
+    """The frames of one opened file, each decoded when it is asked for, and not kept."""
+
+    def __init__(self, count: int, decode: Callable[[int], Frame]) -> None:
+        """Take the number of frames, and what returns the frame of an index."""
+        self._count, self._decode = count, decode
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._count)[index]]
+        return self._decode(range(self._count)[index])
+
+
 @dataclass(frozen=True, slots=True)
 class FrameFile:
     """One file of `count` frames, and the function that reads it, which another process can call too."""

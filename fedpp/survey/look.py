@@ -21,6 +21,7 @@ from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MOST_CLASSES
 from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.manifest import MANIFEST
+from fedpp.imaging.readable import keeping
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.tables import table_rows
 from fedpp.survey.facts import (
@@ -129,7 +130,7 @@ class _Scan:
         length, start = len(sequence.frames), 0
         wanted = {0, (length - 1) // 2, length - 1} if show else set()
         read: list[FrameFile] = []
-        kept: list[int] = []  # frames
+        mask: list[bool] = []  # of the frames that could be read
         firsts: list[int] = []  # of each file that could be read
         images: list[bytes] = []
         for file in _files(sequence):
@@ -137,21 +138,22 @@ class _Scan:
                 images += self._looked(file, sequence, {index - start for index in wanted})
             except RawDataError as error:
                 self.refuse(file.path, error)
+                mask += [False] * file.count
             else:
                 read.append(file)
                 firsts.append(start)
-                kept += range(start, start + file.count)
+                mask += [True] * file.count
             start += file.count
         if not read:
             return
-        seen = _part(sequence, read, kept)
+        seen = keeping(sequence, read, mask)
         self._seen.append(seen)
         self._heads.append(self.relative(read[0].path))
         if sequence.times is not None:
             self._gaps += [sequence.times[after] - sequence.times[before] for before, after in pairwise(firsts)]
         if images:
             label = None if seen.label is None else printable(seen.label)
-            self._thumbnails.append(Thumbnails(label, self._heads[-1], len(kept), tuple(images)))
+            self._thumbnails.append(Thumbnails(label, self._heads[-1], sum(mask), tuple(images)))
 
     def pass_over_the_rest(self) -> None:
         """Note the files of the folder that are in no sequence."""
@@ -231,16 +233,6 @@ class _Scan:
             pair.one_patient,
             one_split,
         )
-
-
-def _part(sequence: ImageSequence, files: list[FrameFile], kept: list[int]) -> ImageSequence:
-    """Return a sequence with only those files, which hold these frames; its label is the last one known."""
-    frames, labels = FrameFiles(files), sequence.labels
-    if labels is None:
-        return ImageSequence(sequence.id, sequence.patient, sequence.label, frames)
-    own = tuple(labels[index] for index in kept)
-    last = next((label for label in reversed(own) if label is not None), None)
-    return ImageSequence(sequence.id, sequence.patient, last, frames, own)
 
 
 def _files(sequence: ImageSequence) -> tuple[FrameFile, ...]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from fedpp import charts
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
-from fedpp.report_template import STYLE as PAGE_STYLE
+from fedpp.page import STYLE as PAGE_STYLE
 from fedpp.survey.facts import Survey, Thumbnails
 from fedpp.survey.template import STYLE, TEMPLATE
 
@@ -56,6 +56,8 @@ def render(survey: Survey) -> str:
     marked = {file.path for file in remarked}
     return environment.from_string(TEMPLATE).render(
         survey=survey,
+        title=f"fedpp survey: {survey.raw}",
+        images="; img-src data:",
         style=Markup(PAGE_STYLE + STYLE),  # noqa: S704
         name=Path(survey.raw).name or survey.raw,
         cards=_cards(survey),

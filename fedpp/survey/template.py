@@ -1,6 +1,9 @@
-"""The page of a survey as a Jinja template: one file, no script, nothing fetched from anywhere."""
+"""The page of a survey as a Jinja template."""
 
-TEMPLATE = """\
+from fedpp.page import HEAD
+
+TEMPLATE = (
+    """\
 {% macro count(number, thing) -%}{{ number }} {{ thing }}{{ "" if number == 1 else "s" }}{%- endmacro %}
 {% macro file_rows(files) -%}
   {% for file in files %}
@@ -18,19 +21,9 @@ TEMPLATE = """\
   <thead><tr><th scope="col">File</th><th scope="col">Outcome</th>
     <th scope="col" class="number">Frames &times; width &times; height</th><th scope="col">Remark</th></tr></thead>
 {%- endmacro %}
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>fedpp survey: {{ survey.raw }}</title>
-<style>
-{{ style }}
-</style>
-</head>
+"""
+    + HEAD
+    + """\
 <body>
 <header>
   <p class="kicker">fedpp survey of raw data</p>
@@ -190,6 +183,7 @@ TEMPLATE = """\
 </body>
 </html>
 """
+)
 
 STYLE = """\
 .secret { max-width: 46rem; margin-block: 1rem 1.25rem; padding: .8rem 1rem; background: var(--panel);

@@ -1,0 +1,33 @@
+"""The trainer's key files: one JSON object each, with its format, in clear and of mode 0600."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedpp.errors import KeyFileError
+from fedpp.files import create_exclusively
+
+Key = TypeVar("Key")
+
+
+def write(path: Path, format_: str, content: dict[str, Any]) -> None:
+    """Write a new key file; raise `FileExistsError` if it is there already."""
+    create_exclusively(path, json.dumps({"format": format_, **content}).encode())
+
+
+def read(path: Path, format_: str, parse: Callable[[dict[str, Any]], Key], what: str, name: str) -> Key:
+    """Return the key that `parse` makes of a file's content.
+
+    Raises `KeyFileError` for a file that is missing, of another format or damaged; `what` is the key that it should
+    hold, `name` the file that is meant.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != format_:
+            raise KeyFileError(f"{path} is not a {format_} file: name the one that keygen made, or restore it")
+        return parse(content)
+    except OSError as error:
+        raise KeyFileError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise KeyFileError(f"{path} is not an {what}: name the {name} file") from None
