@@ -420,3 +420,32 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, domain: KeyDomain
         assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_padding_holds_nothing_of_an_earlier_sequence(tmp_path: Path, domain: KeyDomain, monkeypatch):
+    """A short sequence that takes the place of a long one, in the next shard, is padded with zeros all the same."""
+    monkeypatch.setattr(format_, "SHARD_BYTES", 1)
+    rows = GENERATOR.normal(size=(3, 2, 2, 1, 2)).astype(np.float32)
+    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL, gaps="public") as writer:
+        writer.add(SequenceRecord("a", "p", 3, "train"), rows, gaps=np.ones(3))
+        writer.add(SequenceRecord("b", "p", 1, "train"), rows[:1], gaps=np.ones(1))
+    dataset = EncryptedDataset.open(tmp_path / "new")
+    np.testing.assert_array_equal(dataset.frames(np.array([1]))[0, 1:], 0)
+    np.testing.assert_array_equal(dataset.gaps(np.array([1]))[0], [1, 0, 0])
+
+
+def test_a_folder_that_is_made_anew_while_it_is_locked_is_not_taken(tmp_path: Path, domain: KeyDomain, monkeypatch):
+    """Between opening and locking, another writer ends and a third begins: its folder is left as it is."""
+    lock = format_.fcntl.flock
+
+    def meanwhile(descriptor: int, operation: int) -> None:
+        shutil.rmtree(tmp_path / ".new.partial")
+        (tmp_path / ".new.partial").mkdir()
+        (tmp_path / ".new.partial" / "of-the-third").touch()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(format_.fcntl, "flock", meanwhile)
+    writer = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
+    with pytest.raises(DatasetError, match="another process is writing"), writer:
+        pass
+    assert [file.name for file in (tmp_path / ".new.partial").iterdir()] == ["of-the-third"]

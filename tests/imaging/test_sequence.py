@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles
+from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles
 
 READ: list[int] = []
 
@@ -53,3 +53,20 @@ def test_an_index_too_large_is_an_index_error():
     """Iteration by index ends."""
     with pytest.raises(IndexError):
         files([1, 2])[3]
+
+
+def test_frames_that_are_decoded_later_are_a_sequence():
+    """Each is decoded when it is asked for, by its number from the start, and none beyond the end."""
+    asked: list[int] = []
+
+    def decode(number: int) -> Frame:
+        asked.append(number)
+        return np.full((1, 1), number)
+
+    frames = DecodedLater(3, decode)
+    assert asked == []
+    assert [int(frame[0, 0]) for frame in (frames[-1], *frames[1:])] == [2, 1, 2]
+    assert asked == [2, 1, 2]
+    assert len(list(frames)) == len(frames) == 3
+    with pytest.raises(IndexError):
+        frames[3]
