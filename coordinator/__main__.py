@@ -100,13 +100,20 @@ def run(options: argparse.Namespace) -> int:
 
     from fedpp.learning.metrics import metrics
     from fedpp.protocol.federation import FederationRecord
+    from fedpp.protocol.finding_counts import FindingCounts
 
-    figures = metrics(FederationRecord.load(out / RECORD).test_counts()).to_mapping()
+    record = FederationRecord.load(out / RECORD)
+    tested = record.test_counts()
+    figures, findings = metrics(tested).to_mapping(), {}
+    if isinstance(tested, FindingCounts):
+        of_each = zip(record.sites[0].classes, tested.findings, strict=True)
+        findings = {name: metrics(counts).to_mapping() for name, counts in of_each}
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps({**figures, "findings": findings} if findings else figures))
     else:
-        for name, value in figures.items():
-            print(f"{name:{max(map(len, figures))}}  {'undefined' if value is None else f'{value:.4f}'}")
+        shown = figures | {f"auc of {name}": of_one["auc"] for name, of_one in findings.items()}
+        for name, value in shown.items():
+            print(f"{name:{max(map(len, shown))}}  {'undefined' if value is None else f'{value:.4f}'}")
     return 0
 
 

@@ -76,7 +76,7 @@ def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], 
             )
         elif site.name in {other.name for other in candidates.values()}:
             reasons[f"{site.name} (node {node})"] = "another site joined under this name: give it a name of its own"
-        elif len(site.classes) < 2:
+        elif len(site.classes) < (1 if site.multi_label else 2):
             reasons[site.name] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
         elif site.sequences[0] == 0:
             reasons[site.name] = "it has no sequence to train on: ingest more patients"

@@ -35,18 +35,11 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     started = time.monotonic()
     admission = admit(grid, config)
     network = network_of(admission, config)
-    common = (config.domain, network, config.dtype)
+    common = (config.domain, network, config.dtype, config.recipe())
     strategy = EncryptedFedAvg(
         admission.sites,
-        wire.TrainRequest(
-            *common,
-            learning_rate=config.learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            round=1,
-        ),
-        wire.EvaluateRequest(*common, batch_size=config.batch_size, split="validation"),
+        wire.TrainRequest(*common, epochs=config.epochs, seed=config.seed, round=1),
+        wire.EvaluateRequest(*common, split="validation"),
     )
     initial = initial_weights(grid, admission, config, network)
     result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.reply_seconds)
@@ -74,7 +67,8 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
 def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     """Return the network that fits the admitted sites' data."""
     site = next(iter(admission.sites.values()))
-    return NetworkSpec.of(Task.of(site), config.filter_sizes(), config.kernel, config.dense, config.lstm)
+    sizes = (config.filter_sizes(), config.kernel, config.dense, config.lstm)
+    return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.head == "vote")
 
 
 def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:

@@ -24,6 +24,7 @@ from fedpp.learning.metrics import metrics
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 from fedpp.protocol.site import SiteDescription
 
 Rows = dict[str, NDArray[np.floating]]
@@ -73,18 +74,18 @@ class EncryptedFedAvg(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the vaults' counts."""
         counts = self.counts("validation", replies)
-        total = sum(list(counts.values())[1:], next(iter(counts.values())))
-        record = RoundRecord(server_round, self._trained, total, time.monotonic() - self._started)
+        together = total(counts.values())
+        record = RoundRecord(server_round, self._trained, together, time.monotonic() - self._started)
         self.rounds.append(record)
         took = f"{len(self._trained)} sites, {record.seconds:.1f} s"
-        note(f"round {server_round}: {_figures(total)} on validation, {took}")
+        note(f"round {server_round}: {_figures(together)} on validation, {took}")
         return None
 
     def evaluation(self, split: str, arrays: ArrayRecord) -> list[Message]:
         """Return the questions for the counts of a split, one a site."""
         return self._messages(MessageType.EVALUATE, arrays, dataclasses.replace(self._evaluate, split=split))
 
-    def counts(self, split: str, replies: Iterable[Message]) -> dict[str, Counts]:
+    def counts(self, split: str, replies: Iterable[Message]) -> dict[str, AnyCounts]:
         """Return each site's counts of a split; raise `FederationError` if no site sent any that fit."""
         return self._accepted(f"{split} counts", replies, lambda reply, site: accept_counts(reply, site, split))
 
@@ -114,7 +115,7 @@ def note(text: str) -> None:
     print(wire.one_line(text), file=sys.stderr, flush=True)
 
 
-def _figures(counts: Counts) -> str:
+def _figures(counts: AnyCounts) -> str:
     figures = metrics(counts)
     shown = {"loss": figures.loss, "accuracy": figures.accuracy, "AUC": figures.auc}
     return ", ".join(f"{name} {'not defined' if v is None else f'{v:.3f}'}" for name, v in shown.items())
@@ -130,14 +131,16 @@ def accept_update(reply: Message | None, site: SiteDescription, request: wire.Tr
     return site.sequences[0], rows
 
 
-def accept_counts(reply: Message | None, site: SiteDescription, split: str) -> Counts:
+def accept_counts(reply: Message | None, site: SiteDescription, split: str) -> AnyCounts:
     """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
-    counts = Counts.from_mapping(wire.record(wire.content_of(reply), wire.METRICS, MetricRecord))
+    kind = FindingCounts if site.multi_label else Counts
+    counts = kind.from_mapping(wire.record(wire.content_of(reply), wire.METRICS, MetricRecord))
     announced = site.sequences[SPLITS.index(split)]
-    if (counts.examples, len(counts.confusion)) != (announced, len(site.classes)):
+    classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
+    if (counts.examples, classes) != (announced, len(site.classes)):
         raise FederationError(
-            f"it counts {counts.examples} examples of {len(counts.confusion)} classes and announced "
-            f"{announced} of {len(site.classes)}"
+            f"it counts {counts.examples} examples of {classes} {'findings' if site.multi_label else 'classes'} and "
+            f"announced {announced} of {len(site.classes)}"
         )
     return counts
 

@@ -11,14 +11,19 @@ from math import inf
 from fedpp.errors import FedppError
 
 
-def load_tensorflow() -> None:
-    """Load TensorFlow without the page that it prints meanwhile, part of it before it reads its log level."""
+def load_tensorflow(*, deterministic: bool = False) -> None:
+    """Load TensorFlow without the page that it prints meanwhile, part of it before it reads its log level.
+
+    If `deterministic`, the same computation gives the same bits on one machine.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
         import_module("keras")
+        if deterministic:
+            import_module("tensorflow").config.experimental.enable_op_determinism()
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
@@ -39,6 +44,14 @@ def rate(text: str) -> float:
     """Return a positive, finite number, for argparse."""
     value = float(text)
     if not 0 < value < inf:
+        raise ValueError
+    return value
+
+
+def share(text: str) -> float:
+    """Return a number above 0 and at most 1, for argparse."""
+    value = float(text)
+    if not 0 < value <= 1:
         raise ValueError
     return value
 

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args
 
 from fedpp.errors import ConfigError
+from fedpp.recipe import Recipe
 
 Dtype = Literal["float32", "float64"]
 Gaps = Literal["none", "public", "encrypted"]  # whether a dataset keeps the time between frames, and how
+Head = Literal["state", "vote"]
+Architecture = Literal["cnn", "cnn-lstm", "cnn-bi-lstm"]
 Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 GAPS: tuple[Gaps, ...] = get_args(Gaps)
+HEADS: tuple[Head, ...] = get_args(Head)
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 MOST_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
@@ -49,6 +54,10 @@ class Described(Protocol):
     def classes(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def gaps(self) -> Gaps: ...  # noqa: D102
+    @property
+    def multi_label(self) -> bool: ...  # noqa: D102
+    @property
+    def patch(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -59,28 +68,35 @@ class Task:
     height: int
     width: int
     channels: int
-    classes: tuple[str, ...]  # none for data without labels
+    classes: tuple[str, ...]  # none for data without labels; the findings of multi-label data
     gaps: bool  # whether the time between frames is an input; public or encrypted, the network is the same
+    multi_label: bool = False  # each class is a finding of its own, present or absent, and any number may be present
+    patch: int = 0  # in the frame form, the side of the patches that are mixed; 0: pixels stand by themselves
 
     @classmethod
     def of(cls, data: Described) -> Self:
         """Return the task that these data are for."""
         gaps = data.gaps != "none"
-        return cls(data.frames, data.height, data.width, data.channels, tuple(data.classes), gaps)
+        sizes = (data.frames, data.height, data.width, data.channels)
+        return cls(*sizes, tuple(data.classes), gaps, data.multi_label, data.patch)
 
     def __str__(self) -> str:
-        classes = f"{len(self.classes)} classes" + (f" ({', '.join(self.classes)})" if self.classes else "")
-        return f"{_shape(self)}, {classes}"
+        names = f" ({', '.join(self.classes)})" if self.classes else ""
+        return f"{_shape(self)}, {_outputs(len(self.classes), multi_label=self.multi_label)}{names}"
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """The CNN-Bi-LSTM of one task; both twins, plaintext and encrypted, are built from it.
+    """One of the three networks of a task; both twins, plaintext and encrypted, are built from it.
 
     A sequence is `[frames, height, width, channels]`. Each entry of `filters` is a block of a convolution
-    (`kernel` x `kernel`, same padding), 2 x 2 max pooling and ReLU; then a dense layer of `dense` units a frame,
-    a bidirectional LSTM of `lstm` units a direction, and a linear layer of `classes` logits. With `gaps` the time
-    since the frame before is one more feature of each frame, the last one that the LSTM sees.
+    (`kernel` x `kernel`, same padding), 2 x 2 max pooling and ReLU; then comes a dense layer of `dense` units a frame,
+    and, but in the CNN alone, an LSTM of `lstm` units in one direction or in two. With `gaps` the time since the frame
+    before is one more feature of each frame.
+
+    A linear layer of `classes` logits ends it: on the LSTM's last state, or in the CNN on the frames' mean. With
+    `voting` every frame is scored and votes instead (`fedpp.learning.voting`). With `multi_label` each class is a
+    finding of its own, whose logit is that of its presence.
     """
 
     frames: int
@@ -93,6 +109,10 @@ class NetworkSpec:
     dense: int = 64
     lstm: int = 64
     gaps: bool = False
+    architecture: Architecture = "cnn-bi-lstm"
+    voting: bool = False
+    multi_label: bool = False
+    patch: int = 0
 
     @classmethod
     def of(
@@ -102,10 +122,14 @@ class NetworkSpec:
         kernel: int = kernel,
         dense: int = dense,
         lstm: int = lstm,
+        *,
+        architecture: Architecture = architecture,
+        voting: bool = voting,
     ) -> Self:
         """Return the network for a task."""
         sizes = (task.frames, task.height, task.width, task.channels, len(task.classes))
-        return cls(*sizes, filters, kernel, dense, lstm, task.gaps)
+        layers = (filters, kernel, dense, lstm, task.gaps, architecture, voting)
+        return cls(*sizes, *layers, multi_label=task.multi_label, patch=task.patch)
 
     def misfit(self, task: Task) -> str | None:
         """Return in one line why this network is not for data of a task, or None if it is.
@@ -113,18 +137,31 @@ class NetworkSpec:
         Data without labels can be predicted by a network of any classes.
         """
         same = all(getattr(self, name) == getattr(task, name) for name in _SHAPE)
-        if same and len(task.classes) in {0, self.classes}:
+        if same and (not task.classes or (len(task.classes), task.multi_label) == (self.classes, self.multi_label)):
             return None
-        return f"the network is for {_shape(self)}, {self.classes} classes; the data are {task}"
+        outputs = _outputs(self.classes, multi_label=self.multi_label)
+        return f"the network is for {_shape(self)}, {outputs}; the data are {task}"
 
     def __post_init__(self) -> None:
         """Refuse a network that cannot be built."""
         object.__setattr__(self, "filters", tuple(self.filters))
         sizes = (self.frames, self.channels, self.kernel, self.dense, self.lstm, *self.filters)
-        if any(not isinstance(size, int) or size < 1 for size in sizes) or self.classes < 2:
-            raise ConfigError(f"a network needs sizes of at least 1 and two classes, got {self}")
-        if type(self.gaps) is not bool:  # a network comes as JSON from another machine
-            raise ConfigError(f"a network has gaps or not, true or false, got {self.gaps!r:.40}")
+        least = 1 if self.multi_label else 2
+        if any(type(size) is not int or size < 1 for size in sizes) or self.classes < least:
+            raise ConfigError(f"a network needs sizes of at least 1 and two classes, or one finding, got {self}")
+        for name in ("gaps", "voting", "multi_label"):  # a network comes as JSON from another machine
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"a network's {name} is true or false, got {getattr(self, name)!r:.40}")
+        if self.architecture not in ARCHITECTURES:
+            raise ConfigError(
+                f"a network's architecture is one of {', '.join(ARCHITECTURES)}, got {self.architecture!r:.40}"
+            )
+        if (
+            type(self.patch) is not int
+            or self.patch < 0
+            or (self.patch and (self.height % self.patch or self.width % self.patch))
+        ):
+            raise ConfigError(f"images of {self.height} x {self.width} are not made of patches of {self.patch!r:.40}")
         if min(self.height, self.width) >> len(self.filters) < 1:
             raise ConfigError(
                 f"images of {self.height} x {self.width} are too small for {len(self.filters)} poolings: "
@@ -137,21 +174,29 @@ class NetworkSpec:
         channels = self.channels
         for block, filters in enumerate(self.filters):
             shape = (self.kernel, self.kernel, channels, filters)
-            specs.append(WeightSpec(f"conv{block}/kernel", shape, "glorot_uniform"))
-            specs.append(WeightSpec(f"conv{block}/bias", (filters,), "zeros"))
+            specs += _linear(f"conv{block}", shape)
             channels = filters
         poolings = len(self.filters)
         features = (self.height >> poolings) * (self.width >> poolings) * channels
-        specs.append(WeightSpec("dense/kernel", (features, self.dense), "glorot_uniform"))
-        specs.append(WeightSpec("dense/bias", (self.dense,), "zeros"))
+        specs += _linear("dense", (features, self.dense))
         inputs = self.dense + self.gaps
-        for direction in ("forward", "backward"):
+        for direction in self.directions:
             specs.append(WeightSpec(f"{direction}/kernel", (inputs, 4 * self.lstm), "glorot_uniform"))
             specs.append(WeightSpec(f"{direction}/recurrent", (self.lstm, 4 * self.lstm), "orthogonal"))
             specs.append(WeightSpec(f"{direction}/bias", (4 * self.lstm,), "unit_forget_bias"))
-        specs.append(WeightSpec("logits/kernel", (2 * self.lstm, self.classes), "glorot_uniform"))
-        specs.append(WeightSpec("logits/bias", (self.classes,), "zeros"))
-        return tuple(specs)
+        states = self.lstm * len(self.directions)
+        if not self.voting:
+            return (*specs, *_linear("logits", (states or inputs, self.classes)))
+        specs += _linear("spatial", (inputs, self.classes))
+        if states:
+            specs += _linear("temporal", (states, self.classes))
+            specs.append(WeightSpec("mix", (1,), "zeros"))
+        return (*specs, WeightSpec("attention", (inputs + states, 1), "glorot_uniform"))
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Return the names of the LSTM's directions; none in the CNN alone."""
+        return {"cnn": (), "cnn-lstm": ("forward",), "cnn-bi-lstm": ("forward", "backward")}[self.architecture]
 
     def parameters(self) -> int:
         """Count the plaintext parameters."""
@@ -170,12 +215,21 @@ class NetworkSpec:
             raise ConfigError(f"not a network specification: {error}") from error
 
 
-_SHAPE = ("frames", "height", "width", "channels", "gaps")
+_SHAPE = ("frames", "height", "width", "channels", "gaps", "patch")
 
 
 def _shape(of: Task | NetworkSpec) -> str:
     times = "with" if of.gaps else "without"
-    return f"{of.frames} frames of {of.height} x {of.width} x {of.channels}, {times} time gaps"
+    patches = f" in patches of {of.patch} x {of.patch}" if of.patch else ""
+    return f"{of.frames} frames of {of.height} x {of.width} x {of.channels}{patches}, {times} time gaps"
+
+
+def _outputs(count: int, *, multi_label: bool) -> str:
+    return f"{count} findings" if multi_label else f"{count} classes"
+
+
+def _linear(name: str, kernel: tuple[int, ...]) -> list[WeightSpec]:
+    return [WeightSpec(f"{name}/kernel", kernel, "glorot_uniform"), WeightSpec(f"{name}/bias", kernel[-1:], "zeros")]
 
 
 @dataclass(frozen=True)
@@ -188,9 +242,14 @@ class RunConfig:
     rounds: int
     epochs: int  # local epochs a round
     batch_size: int
+    micro_batch: int  # sequences of a batch in memory at a time
     learning_rate: float
+    positive_weight: float  # of the loss of all classes but the first, or of a finding that is present
+    label_smoothing: float
     seed: int
     dtype: Dtype
+    architecture: Architecture
+    head: Head  # what is scored: the LSTM's last state, or every frame, and the frames vote
     filters: str  # comma-separated, since Flower's run configuration has no lists
     kernel: int
     dense: int
@@ -200,19 +259,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        least = {"sites": 1, "rounds": 1, "epochs": 1, "batch_size": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1}
+        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
                 )
-        for name in ("learning_rate", "wait_seconds", "reply_seconds"):
+        for name in ("wait_seconds", "reply_seconds"):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
                 )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"run setting dtype must be float32 or float64, got {self.dtype!r}")
+        for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES), ("head", HEADS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        self.recipe()
         if min(self.filter_sizes()) < 1:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
@@ -220,6 +281,10 @@ class RunConfig:
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's run configuration (names with hyphens); reject unknown, missing and mistyped names."""
         return cls(**_typed(cls, values, "run setting"))
+
+    def recipe(self) -> Recipe:
+        """Return how the network learns."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def filter_sizes(self) -> tuple[int, ...]:
         """Return `filters` as numbers."""

@@ -21,12 +21,13 @@ from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
 from fedpp.config import SPLITS, Dtype, Gaps
 from fedpp.errors import DatasetError, RawDataError
-from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.protocol.counts import UNKNOWN
 
 SAMPLE = 8  # sequences that are read to estimate how long all will take
 POOL_PAYS = 6.0  # seconds of reading: below, starting processes takes longer than they save
@@ -43,12 +44,16 @@ class IngestSummary:
     shape: tuple[int, int, int, int]  # frames, height, width, channels
     sequences: dict[str, int]  # of each split
     patients: dict[str, int]  # of each split
-    classes: dict[str, int]  # sequences of each class, empty for unlabelled data
-    absent: dict[str, list[str]]  # of each split that lacks some: the classes that it has no sequence of
+    classes: dict[str, int]  # sequences of each class, or with each finding present; empty for unlabelled data
+    absent: dict[str, list[str]]  # of each split that lacks some: the classes, or findings, that it has no sequence of
+    findings: dict[str, dict[str, int]]  # of each of several findings: sequences where it is present, absent, unknown
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the summary as values that JSON takes."""
-        return {**asdict(self), "shape": list(self.shape)}
+        """Return the summary as values that JSON takes; findings only if there are several."""
+        values = {**asdict(self), "shape": list(self.shape)}
+        if not self.findings:
+            del values["findings"]
+        return values
 
 
 def ingest(
@@ -62,6 +67,7 @@ def ingest(
     width: int,
     plan: SplitPlan,
     dtype: Dtype,
+    channels: int = 1,
     time_gaps: Gaps = "none",
     at_rest: bool = False,
     progress: bool = False,
@@ -69,8 +75,9 @@ def ingest(
     """Write the encrypted dataset `out`, sequences in the order of their pseudonyms; all of it, or nothing.
 
     The same sequences and settings give the same dataset, byte for byte, unless it is sealed at rest. `plan` says
-    who goes into which split, if the data do not. The bar is shown on a terminal only. Raises `DatasetError` if
-    `out` exists, `RawDataError` where nothing is to write or an image cannot be read.
+    who goes into which split, if the data do not. `channels` is 1 for grey images and 3 for their colours. The bar is
+    shown on a terminal only. Raises `DatasetError` if `out` exists, `RawDataError` where nothing is to write or an
+    image cannot be read.
     """
     if not sequences:
         raise RawDataError("there is no sequence to ingest: choose a folder with images")
@@ -85,7 +92,7 @@ def ingest(
     named = sorted(((sequence_pseudonym(domain, s), s) for s in sequences), key=lambda pair: pair[0])
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
-    numbers = [class_map.number(s.label) for _, s in named] if class_map.classes else None
+    targets = {name: class_map.target(s.label) for name, s in named} if class_map.classes else {}
     cipher = SequenceCipher(domain, dtype)
     writer = DatasetWriter(
         out,
@@ -94,37 +101,60 @@ def ingest(
         frames=frames,
         height=height,
         width=width,
-        channels=1,
+        channels=channels,
         classes=class_map.classes,
+        multi_label=class_map.multi_label,
         gaps=time_gaps,
         at_rest=domain.at_rest_key() if at_rest else None,
     )
     bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with writer, bar:
-            images = prepared([s for _, s in named], frames, height, width, dtype)
-            rows = np.empty((frames, height, width, 1, domain.n), dtype)
-            for position, ((name, s), values) in enumerate(zip(bar, images, strict=True)):
+            images = prepared([s for _, s in named], frames, height, width, dtype, channels)
+            rows = np.empty((frames, height, width, channels, domain.n), dtype)
+            for (name, s), values in zip(bar, images, strict=True):
                 record = SequenceRecord(name, domain.pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
-                label = None if numbers is None else cipher.label(name, numbers[position], len(class_map.classes))
+                label = _label(name, targets.get(name), len(class_map.classes), cipher)
                 encrypted = cipher.frames(name, values, rows[: len(values)])
                 writer.add(record, encrypted, label, _gaps(s, name, frames, time_gaps, cipher))
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
-    used = Counter((class_map.number(s.label), splits[s.patient]) for s in sequences if class_map.classes)
+    return _summary(out, domain, (frames, height, width, channels), sequences, splits, class_map)
+
+
+def _summary(
+    out: Path,
+    domain: KeyDomain,
+    shape: tuple[int, int, int, int],
+    sequences: Sequence[ImageSequence],
+    splits: dict[str, str],
+    class_map: ClassMap,
+) -> IngestSummary:
+    labelled = [(class_map.target(s.label), splits[s.patient]) for s in sequences if class_map.classes]
+    used = Counter((number, split) for target, split in labelled for number in _present(target))
     classes = dict(enumerate(class_map.classes))
     absent = {
         split: [name for number, name in classes.items() if not used[number, split]] for split in SPLITS if classes
     }
+    by_finding = zip(*(target for target, _ in labelled if isinstance(target, tuple)), strict=True)
     return IngestSummary(
         str(out),
         domain.card().fingerprint,
-        (frames, height, width, 1),
+        shape,
         {split: sum(splits[s.patient] == split for s in sequences) for split in SPLITS},
         {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
         {name: sum(used[number, split] for split in SPLITS) for number, name in classes.items()},
         {split: names for split, names in absent.items() if names},
+        {
+            name: {"present": states.count(1), "absent": states.count(0), "unknown": states.count(UNKNOWN)}
+            for name, states in zip(class_map.classes, by_finding, strict=False)
+        },
     )
+
+
+def _present(target: Target) -> list[int]:
+    """Return the class's number, or those of the findings that are present."""
+    return [target] if isinstance(target, int) else [number for number, state in enumerate(target) if state == 1]
 
 
 def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDomain) -> dict[str, str]:
@@ -139,6 +169,12 @@ def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDoma
     return given
 
 
+def _label(name: str, target: Target | None, classes: int, cipher: SequenceCipher) -> NDArray[np.floating] | None:
+    if target is None:
+        return None
+    return cipher.label(name, target, classes) if isinstance(target, int) else cipher.findings(name, target)
+
+
 def _gaps(
     sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: SequenceCipher
 ) -> NDArray[np.floating] | None:
@@ -149,7 +185,7 @@ def _gaps(
 
 
 def prepared(
-    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype
+    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype, channels: int = 1
 ) -> Iterator[NDArray[np.floating]]:
     """Read and prepare sequences in their order, on all cores if it takes long, a bounded number ahead.
 
@@ -159,23 +195,23 @@ def prepared(
     spent = 0.0
     for number, sequence in enumerate(sequences):
         if cores > 1 and number == SAMPLE and spent / SAMPLE * (len(sequences) - SAMPLE) >= POOL_PAYS:
-            yield from _on_all_cores(sequences[number:], cores, frames, height, width, dtype)
+            yield from _on_all_cores(sequences[number:], cores, frames, height, width, dtype, channels)
             return
         started = time.perf_counter()
-        values = prepare(sequence, frames, height, width).astype(dtype, copy=False)
+        values = prepare(sequence, frames, height, width, channels).astype(dtype, copy=False)
         spent += time.perf_counter() - started
         yield values
 
 
 def _on_all_cores(
-    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int, dtype: Dtype
+    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int, dtype: Dtype, channels: int
 ) -> Iterator[NDArray[np.floating]]:
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
     waiting: deque[Future[list[NDArray[np.floating]]]] = deque()
     try:
         for first in range(0, len(sequences), TOGETHER):
             part = sequences[first : first + TOGETHER]
-            waiting.append(pool.submit(_prepare_part, part, frames, height, width, dtype))
+            waiting.append(pool.submit(_prepare_part, part, frames, height, width, dtype, channels))
             if len(waiting) >= AHEAD * cores:
                 yield from waiting.popleft().result()
         while waiting:
@@ -187,9 +223,9 @@ def _on_all_cores(
 
 
 def _prepare_part(
-    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype
+    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype, channels: int
 ) -> list[NDArray[np.floating]]:
-    return [prepare(sequence, frames, height, width).astype(dtype, copy=False) for sequence in sequences]
+    return [prepare(sequence, frames, height, width, channels).astype(dtype, copy=False) for sequence in sequences]
 
 
 def _end_with_parent() -> None:

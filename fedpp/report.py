@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 
 from fedpp.errors import FederationError
 from fedpp.files import replace
-from fedpp.learning.metrics import Metrics
-from fedpp.protocol.counts import Matrix
+from fedpp.learning.metrics import Metrics, OperatingPoint, metrics, operating_point
+from fedpp.protocol.counts import Counts, Matrix
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,34 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class FindingResult:
+    """What the final model says of one finding, on the test sequences of all sites where it is known."""
+
+    known: int
+    present: int
+    test: Metrics
+    operating_point: OperatingPoint | None  # None where no validation sequence has the finding
+
+    @classmethod
+    def of(cls, validation: Counts, test: Counts, sensitivity: float) -> Self:
+        """Return the result of a finding's counts, with the point that reaches this sensitivity on validation."""
+        present = sum(map(sum, test.confusion[1:]))
+        return cls(test.examples, present, metrics(test), operating_point(validation, test, sensitivity))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the entry of `report.json`."""
+        point = self.operating_point and self.operating_point.to_mapping()
+        return {"known": self.known, "present": self.present, **self.test.to_mapping(), "operating_point": point}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        figures = dict(values)
+        known, present, point = (figures.pop(name) for name in ("known", "present", "operating_point"))
+        return cls(known, present, Metrics(**figures), _point(point))
+
+
+@dataclass(frozen=True)
 class LocalResult:
     """The figures of a model that was trained at one site alone."""
 
@@ -212,8 +240,10 @@ class Report:
     data: str  # one line: what the images are and where they come from
     sites: tuple[SiteResult, ...]
     rounds: tuple[RoundResult, ...]
-    final: Metrics  # on all test splits together
-    confusion: Confusion
+    final: Metrics  # on all test splits together; of several findings the mean over those for which it is defined
+    confusion: Confusion | None  # None where there are several findings
+    operating_point: OperatingPoint | None = None  # of all sites' validation splits, on their test splits
+    findings: Mapping[str, FindingResult] = field(default_factory=dict)  # where there are several
     refused: tuple[RefusedSite, ...] = ()
     shared_patients: SharedPatients | None = None  # None where nobody may compare the sites' pseudonyms
     baselines: Baselines = field(default_factory=Baselines)
@@ -228,6 +258,7 @@ class Report:
         values = asdict(self)
         values["rounds"] = [result.to_mapping() for result in self.rounds]
         values["baselines"] = self.baselines.to_mapping()
+        values["findings"] = {name: finding.to_mapping() for name, finding in self.findings.items()}
         finite: dict[str, Any] = _finite(values)
         return finite
 
@@ -239,7 +270,9 @@ class Report:
                 "sites": tuple(map(SiteResult.from_mapping, values["sites"])),
                 "rounds": tuple(map(RoundResult.from_mapping, values["rounds"])),
                 "final": Metrics(**values["final"]),
-                "confusion": Confusion.from_mapping(values["confusion"]),
+                "confusion": values["confusion"] and Confusion.from_mapping(values["confusion"]),
+                "operating_point": _point(values["operating_point"]),
+                "findings": {name: FindingResult.from_mapping(entry) for name, entry in values["findings"].items()},
                 "refused": tuple(RefusedSite(**site) for site in values["refused"]),
                 "shared_patients": values["shared_patients"] and SharedPatients(**values["shared_patients"]),
                 "baselines": Baselines.from_mapping(values["baselines"]),
@@ -276,7 +309,7 @@ def load_report(path: Path) -> Report:
 def summary(report: Report) -> str:
     """Return the final figures as lines for a terminal, beside the plaintext twin's where there is one."""
     twin = report.baselines.plaintext_federated
-    tested = sum(map(sum, report.confusion.matrix))
+    tested = sum(site.sequences.get("test", 0) for site in report.sites if site.test)
     lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
     for name, label in (
         ("accuracy", "accuracy"),
@@ -290,9 +323,23 @@ def summary(report: Report) -> str:
     if report.parity:
         difference = report.parity.max_abs_probability_difference
         lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most")
+    lines += [_in_words(name, finding) for name, finding in report.findings.items()]
+    if report.operating_point:
+        lines.append(f"  {_point_in_words(report.operating_point)}")
     lines += _beside(report)
     lines += [f"  refused: {site.name}: {site.reason}" for site in report.refused]
     return "\n".join(lines)
+
+
+def _in_words(name: str, finding: FindingResult) -> str:
+    line = f"  {name}: AUC {_three_digits(finding.test.auc)}, present in {finding.present} of {finding.known}"
+    return f"{line}; {_point_in_words(finding.operating_point)}" if finding.operating_point else line
+
+
+def _point_in_words(point: OperatingPoint) -> str:
+    """Return what a threshold does that reached its sensitivity on the validation data."""
+    sensitivity, specificity = (_three_digits(v) for v in (point.decisions.sensitivity, point.decisions.specificity))
+    return f"at {point.probability:.3f}, for {point.wanted:g}: sensitivity {sensitivity}, specificity {specificity}"
 
 
 def _beside(report: Report) -> list[str]:
@@ -319,6 +366,10 @@ def _three_digits(value: float | None) -> str:
 
 def _metrics(values: Mapping[str, Any] | None) -> Metrics | None:
     return None if values is None else Metrics(**values)
+
+
+def _point(values: Mapping[str, Any] | None) -> OperatingPoint | None:
+    return None if values is None else OperatingPoint.from_mapping(values)
 
 
 def _figure(value: float | None) -> float:

@@ -46,8 +46,9 @@ def render(record: Mapping[str, Any]) -> str:
         style=Markup(STYLE),  # noqa: S704
         loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
         quality_chart=Markup(quality),  # noqa: S704
-        tested=sum(map(sum, record["confusion"]["matrix"])),
+        tested=sum(site["sequences"].get("test", 0) for site in sites if site["test"]),
         cards=_cards(record),
+        points=_points(record),
         compared=_compared(record),
         joined=_joined(record),
         patients=None if None in patients else sum(patients),
@@ -57,24 +58,46 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    final, matrix = record["final"], record["confusion"]["matrix"]
-    twin = record["baselines"].get("plaintext_federated")
-    negatives, tested = sum(matrix[0]), sum(map(sum, matrix))
-    positives, missed = tested - negatives, sum(row[0] for row in matrix[1:])
-    right = sum(matrix[k][k] for k in range(len(matrix)))
-    details = {
-        "auc": f"plaintext twin {_figure(twin['auc'])}" if twin else "0.5 is chance",
-        "sensitivity": f"{positives - missed} of {positives} positive found",
-        "specificity": f"{matrix[0][0]} of {negatives} negative cleared",
-        "missed_diagnosis_rate": f"{missed} of {positives} positive missed",
-        "f1": f"plaintext twin {_figure(twin['f1'])}" if twin else "precision with sensitivity",
-        "accuracy": f"{right} of {tested} right",
-    }
+    """Return the headline figures, each with the numbers behind it."""
+    final, twin = record["final"], record["baselines"].get("plaintext_federated")
+    details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
+    if twin:
+        details |= {name: f"plaintext twin {_figure(twin[name])}" for name in ("auc", "f1")}
     labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
     return [
         {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}
         for name, detail in details.items()
     ]
+
+
+def _of_confusion(matrix: Sequence[Sequence[int]]) -> dict[str, str]:
+    negatives, tested = sum(matrix[0]), sum(map(sum, matrix))
+    positives, missed = tested - negatives, sum(row[0] for row in matrix[1:])
+    right = sum(matrix[k][k] for k in range(len(matrix)))
+    return {
+        "auc": "0.5 is chance",
+        "sensitivity": f"{positives - missed} of {positives} positive found",
+        "specificity": f"{matrix[0][0]} of {negatives} negative cleared",
+        "missed_diagnosis_rate": f"{missed} of {positives} positive missed",
+        "f1": "precision with sensitivity",
+        "accuracy": f"{right} of {tested} right",
+    }
+
+
+def _of_findings(findings: Mapping[str, Any]) -> dict[str, str]:
+    """Say of each figure over how many findings it is a mean: it is not defined where a finding lacks what it needs."""
+    names = ("auc", "sensitivity", "specificity", "missed_diagnosis_rate", "f1", "accuracy")
+    defined = {name: sum(finding[name] is not None for finding in findings.values()) for name in names}
+    return {name: f"mean of {count} finding{'' if count == 1 else 's'}" for name, count in defined.items()}
+
+
+def _points(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each operating point: of each finding, or of the one label."""
+    if record["findings"]:
+        points = {name: finding["operating_point"] for name, finding in record["findings"].items()}
+    else:
+        points = {"All sequences": record["operating_point"]}
+    return [{"label": label, **point, "figures": point["decisions"]} for label, point in points.items() if point]
 
 
 def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,9 +8,11 @@ TEMPLATE = (
   {% for name in names %}<td class="number">{{ values[name] | figure }}</td>{% endfor %}
 {%- endmacro %}
 {% set names = ["auc", "sensitivity", "specificity", "precision", "f1", "accuracy"] -%}
+{% set decided = ["sensitivity", "missed_diagnosis_rate", "specificity", "precision", "f1", "accuracy"] -%}
 {% set headings = {"auc": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity",
+                   "missed_diagnosis_rate": "Missed",
                    "precision": "Precision", "f1": "F1", "accuracy": "Accuracy"} -%}
-{% set negative = confusion.classes[0] -%}
+{% set negative = confusion.classes[0] if confusion else "" -%}
 {% set splits = ["train", "validation", "test"] -%}
 """
     + HEAD
@@ -35,8 +37,13 @@ TEMPLATE = (
 <section aria-labelledby="result">
   <h2 id="result">Result on the test patients</h2>
   <p class="note">The final model on {{ tested }} test sequence{{ "" if tested == 1 else "s" }} of all
-    hospitals together, of patients that each hospital held out. Positive means: not
-    &ldquo;{{ negative }}&rdquo;.</p>
+    hospitals together, of patients that each hospital held out.
+    {% if confusion %}
+    Positive means: not &ldquo;{{ negative }}&rdquo;.
+    {% else %}
+    Each of {{ findings | length }} findings is asked about by itself, on the sequences where it is known; figures are
+    means over the findings.
+    {% endif %}</p>
   <ul class="cards">
     {% for card in cards %}
     <li{% if loop.first %} class="first"{% endif %}>
@@ -103,6 +110,7 @@ TEMPLATE = (
 <section class="columns" aria-label="Decisions and parity">
 <div>
   <h2 id="decisions">Decisions on the test patients</h2>
+  {% if confusion %}
   <p class="note" id="matrix">Confusion matrix: true classes in rows, predicted ones in columns, and each
     cell's share of its row.</p>
   <div class="scroll" role="region" aria-label="Confusion matrix" tabindex="0">
@@ -123,6 +131,41 @@ TEMPLATE = (
     </tbody>
   </table>
   </div>
+  {% else %}
+  <p class="note">Each finding on the test sequences where it is known. A dash means that a figure is not defined
+    there.</p>
+  <div class="scroll" role="region" aria-label="Findings" tabindex="0">
+  <table>
+    <thead><tr><th scope="col">Finding</th><th scope="col" class="number">Known</th>
+      <th scope="col" class="number">Present</th>
+      {% for name in names %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
+    <tbody>
+    {% for name, finding in findings.items() %}
+    <tr><th scope="row">{{ name }}</th><td class="number">{{ finding.known }}</td>
+      <td class="number">{{ finding.present }}</td>{{ figures(finding, names) }}</tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+  {% endif %}
+  {% if points %}
+  <h3 id="point">Where a diagnosis must not be missed</h3>
+  <p class="note">A threshold in place of one half: the highest that reaches a sensitivity of
+    {{ points[0].wanted }} on all hospitals&rsquo; validation patients, judged on the test patients.</p>
+  <div class="scroll" role="region" aria-labelledby="point" tabindex="0">
+  <table>
+    <thead><tr><th scope="col">{{ "Finding" if findings else "Of" }}</th>
+      <th scope="col" class="number">Threshold</th>
+      {% for name in decided %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
+    <tbody>
+    {% for point in points %}
+    <tr><th scope="row">{{ point.label }}</th><td class="number">{{ point.probability | figure }}</td>
+      {{- figures(point.figures, decided) }}</tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+  {% endif %}
 </div>
 {% if parity %}
 <div>

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SPLITS
 from fedpp.keys import encryption
-from fedpp.learning.metrics import count, metrics, softmax
+from fedpp.learning.metrics import count, count_findings, metrics, presence, softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.training import EncryptedTrainer
-from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.finding_counts import AnyCounts, total
 from fedpp.report import Baselines, LocalResult, Parity, SharedPatients
 
 from .hospitals import Hospitals
@@ -40,20 +40,20 @@ def compare(
     if scenario.plaintext_federated:
         note("the plaintext twin")
         weights = twin.federate(sites, initial)
-        baselines = replace(baselines, plaintext_federated=metrics(_sum(_tests(twin, weights, sites))))
+        baselines = replace(baselines, plaintext_federated=metrics(total(_tests(twin, weights, sites))))
         parity = _parity(scenario, hospitals, model_file, twin, sites, weights, note)
     if scenario.plaintext_central:
         note("all data in one place, plaintext")
         unfair = also_tested_elsewhere(datasets)
         left_out = sum(map(len, unfair))
         weights = twin.federate([pooled(sites, unfair)], initial)
-        baselines = replace(baselines, plaintext_central=metrics(_sum(_tests(twin, weights, sites))))
+        baselines = replace(baselines, plaintext_central=metrics(total(_tests(twin, weights, sites))))
     if scenario.local_only:
         alone = {}
         for number, site in enumerate(sites):
             note(f"{site.name} alone, plaintext")
             tests = _tests(twin, twin.federate([site], initial), sites)
-            alone[site.name] = LocalResult(metrics(_sum(tests)), metrics(tests[number]))
+            alone[site.name] = LocalResult(metrics(total(tests)), metrics(tests[number]))
         baselines = replace(baselines, local_only=alone)
     return baselines, parity, SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
 
@@ -76,21 +76,17 @@ def _training(scenario: Scenario) -> Training:
     return Training(
         scenario.rounds,
         scenario.epochs,
-        scenario.batch_size,
-        scenario.learning_rate,
+        scenario.recipe(),
         scenario.seed,
         scenario.dtype,
     )
 
 
-def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> list[Counts]:
+def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> list[AnyCounts]:
     """Return what these weights do on each site's test split."""
+    counted = count_findings if twin.network.multi_label else count
     tested = [(site, site.split["test"]) for site in sites]
-    return [count(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested]
-
-
-def _sum(counts: Sequence[Counts]) -> Counts:
-    return sum(counts[1:], counts[0])
+    return [counted(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested]
 
 
 def _parity(
@@ -105,14 +101,17 @@ def _parity(
     """Compare the federation's model with the twin's weights."""
     probabilities = [twin.probabilities(weights, site) for site in sites]
     model = EncryptedModel.load(model_file)
-    trainer = EncryptedTrainer(twin.network, hospitals.domain.evaluation_key(), scenario.dtype)
+    trainer = EncryptedTrainer(
+        twin.network, hospitals.domain.evaluation_key().algebra(), scenario.recipe(), scenario.dtype
+    )
     trainer.load(model.rows)
     differences = []
     for site, p in zip(hospitals.sites, probabilities, strict=True):
         dataset = EncryptedDataset.open(site.dataset)
         for split in SPLITS:
-            logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, split, scenario.batch_size))
-            differences.append(np.abs(softmax(logits) - p[dataset.indices(split)]).max(initial=0.0))
+            logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, dataset.indices(split)))
+            said = presence(logits) if twin.network.multi_label else softmax(logits)
+            differences.append(np.abs(said - p[dataset.indices(split)]).max(initial=0.0))
     initial = twin.initial(hospitals.domain)
     controls = []
     for draw in range(scenario.control_draws):

@@ -10,7 +10,7 @@ from random import Random
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import partition_patients
 from fedpp.imaging.visits import by_visit, of_length
@@ -39,7 +39,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     """Read or make the raw data, make the keys, and ingest each site's data under `out`."""
     raw, described = _raw(scenario, data, out)
     everything = [sequence for site in raw for sequence in site]
-    classes = ClassMap.choose(everything, classes=scenario.classes, negative=scenario.negative)
+    classes = ClassMap.choose(everything, scenario.classes, scenario.negative, scenario.choices().findings)
     if not classes.classes:
         raise ConfigError("the data have no labels to train on: give them labels")
     passphrase_file = out / "passphrase"
@@ -61,6 +61,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             width=scenario.size,
             plan=scenario.plan(),
             dtype=scenario.dtype,
+            channels=3 if scenario.colour else 1,
             time_gaps=scenario.gaps,
             progress=True,
         )
@@ -80,7 +81,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
     """Return each site's sequences, as they are asked about, and one line that says what they are."""
     source = scenario.source(data)
-    choices = Choices(scenario.target, scenario.uncertain, scenario.views, scenario.series)
+    choices = scenario.choices()
     if isinstance(source, Path) and scenario.hospitals:
         read = [read_sequences(source / name, scenario.layout, choices) for name in scenario.hospitals]
         raw = [_asked(scenario, sequences) for sequences, _ in read]

@@ -6,16 +6,19 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.command import load_tensorflow
 from fedpp.config import SPLITS
-from fedpp.errors import ConfigError
-from fedpp.learning.metrics import metrics
+from fedpp.errors import ConfigError, FederationError
+from fedpp.learning.metrics import metrics, operating_point
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.report import (
     Baselines,
     Confusion,
+    FindingResult,
     Parity,
     RefusedSite,
     Report,
@@ -83,10 +86,11 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "sites": len(hospitals.sites),
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
-        "batch-size": scenario.batch_size,
-        "learning-rate": scenario.learning_rate,
+        **{name.replace("_", "-"): value for name, value in scenario.recipe().to_mapping().items()},
         "seed": scenario.seed,
         "dtype": scenario.dtype,
+        "architecture": scenario.architecture,
+        "head": scenario.head,
         "filters": ",".join(map(str, scenario.filters)),
         "kernel": 3,
         "dense": scenario.dense,
@@ -117,7 +121,7 @@ def _report(
     patients: SharedPatients,
     timing: dict[str, float],
 ) -> Report:
-    total = record.test_counts()
+    tested = record.test_counts()
     return Report(
         scenario=scenario.name,
         seed=scenario.seed,
@@ -136,8 +140,8 @@ def _report(
             for site in record.sites
         ),
         rounds=tuple(RoundResult(r.number, r.sites, metrics(r.validation), r.seconds) for r in record.rounds),
-        final=metrics(total),
-        confusion=Confusion(hospitals.classes.classes, total.confusion),
+        final=metrics(tested),
+        **_decisions(hospitals.classes.classes, record.rounds[-1].validation, tested, scenario.sensitivity),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
         shared_patients=patients,
         baselines=baselines,
@@ -147,15 +151,31 @@ def _report(
             "local epochs": scenario.epochs,
             "batch size": scenario.batch_size,
             "learning rate": scenario.learning_rate,
+            "network": scenario.architecture + (", the frames vote" if scenario.head == "vote" else ""),
             "filters": ", ".join(map(str, scenario.filters)),
             "parameters": record.network.parameters(),
             "predicted": f"each {scenario.predict}",
             "split": scenario.split,
             "time gaps": scenario.gaps,
+            "wanted sensitivity": scenario.sensitivity,
         },
         timing=timing,
         versions={name: version(name) for name in _VERSIONS},
     )
+
+
+def _decisions(
+    classes: tuple[str, ...], validation: AnyCounts, tested: AnyCounts, sensitivity: float
+) -> dict[str, Any]:
+    """Return the report's confusion and operating point, or its findings."""
+    if isinstance(tested, FindingCounts) and isinstance(validation, FindingCounts):
+        of_each = zip(classes, validation.findings, tested.findings, strict=True)
+        results = {name: FindingResult.of(chosen, found, sensitivity) for name, chosen, found in of_each}
+        return {"confusion": None, "findings": results}
+    if isinstance(tested, FindingCounts) or isinstance(validation, FindingCounts):
+        raise FederationError("counts of one label and of several findings do not belong to one federation")
+    point = operating_point(validation, tested, sensitivity)
+    return {"confusion": Confusion(classes, tested.confusion), "operating_point": point}
 
 
 def _note(text: str) -> None:

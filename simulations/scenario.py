@@ -8,11 +8,13 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 
-from fedpp.config import LAYOUTS, Dtype, Gaps
+from fedpp.config import LAYOUTS, Architecture, Dtype, Gaps, Head
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
-from fedpp.imaging.chexpert import FINDINGS, Uncertain, Views
+from fedpp.imaging.chexpert import Uncertain, Views
+from fedpp.imaging.layout import Choices
 from fedpp.imaging.splits import Method, SplitPlan
+from fedpp.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "scenarios"
 _ACCEPTED: dict[object, tuple[type, ...]] = {
@@ -48,7 +50,7 @@ class Scenario:
     phantom: PhantomData | None = None
     hospitals: tuple[str, ...] | None = None
     layout: str = "auto"
-    target: str = "Pleural Effusion"  # CheXpert: the finding, what uncertain ones become, which views count
+    target: str = "Pleural Effusion"  # CheXpert: the finding or findings, what uncertain ones become, which views count
     uncertain: Uncertain = "ignore"
     views: Views = "frontal"
     series: Series = "magnification"  # BreakHis: what a sequence is
@@ -62,6 +64,7 @@ class Scenario:
     max_length: int | None = None  # of a sequence: its last frames
     frames: int = 4
     size: int = 64
+    colour: bool = False  # keep red, green and blue
     gaps: Gaps = "none"  # the time between frames, as a feature
     split: Method = "stratified"
     validation: float = 0.15
@@ -71,13 +74,19 @@ class Scenario:
     seed: int = 0
     epochs: int = 2
     batch_size: int = 8
+    micro_batch: int = 16  # sequences of a batch in memory at a time
     learning_rate: float = 1e-3
+    positive_weight: float = 1.0  # of the loss of all classes but the first, or of a finding that is present
+    label_smoothing: float = 0.0
+    architecture: Architecture = "cnn-bi-lstm"
+    head: Head = "state"  # what is scored: the LSTM's last state, or every frame, and the frames vote
     filters: tuple[int, ...] = (16, 32, 64)
     dense: int = 64
     lstm: int = 64
     plaintext_federated: bool = True  # train the plaintext twin too, for comparison and parity
     plaintext_central: bool = False  # and one on all sites' data in one place
     local_only: bool = False  # and one at each site alone
+    sensitivity: float = 0.9  # at least this on validation data: where the report's operating point is
     control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
 
     @classmethod
@@ -106,6 +115,8 @@ class Scenario:
         try:
             if isinstance(values.get("phantom"), dict):
                 values["phantom"] = PhantomData(**values["phantom"])
+            if isinstance(values.get("target"), list):
+                values["target"] = ",".join(map(str, values["target"]))
             for name in ("classes", "filters", "hospitals"):
                 if isinstance(values.get(name), list):
                     values[name] = tuple(values[name])
@@ -128,9 +139,11 @@ class Scenario:
             raise ConfigError(f"learning-rate must be positive and finite, got {self.learning_rate}")
         if self.layout not in LAYOUTS:
             raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        if self.target not in FINDINGS:
-            raise ConfigError(f"target must be one of {', '.join(FINDINGS)}, got {self.target!r}")
+        if not 0 < self.sensitivity <= 1:
+            raise ConfigError(f"sensitivity must be above 0 and at most 1, got {self.sensitivity}")
+        self._check_findings()
         self.plan()
+        self.recipe()
         self._check_hospitals()
         self._check_lengths()
 
@@ -144,6 +157,11 @@ class Scenario:
         item = {"classes": str, "hospitals": str, "filters": int}.get(name)
         if item and value is not None and not (isinstance(value, tuple) and all(type(v) is item for v in value)):
             raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
+
+    def _check_findings(self) -> None:
+        several = len(self.choices().findings) > 1
+        if several and (self.classes is not None or self.negative is not None):
+            raise ConfigError("classes and negative are for one label: several findings have their own names")
 
     def _check_hospitals(self) -> None:
         if self.hospitals is None:
@@ -169,6 +187,14 @@ class Scenario:
             raise ConfigError("window and stride are for predict: visit; predict: sequence has max-length")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ConfigError(f"max-length must be at least min-length, got {self.max_length}")
+
+    def choices(self) -> Choices:
+        """Return what the layout of the data leaves open."""
+        return Choices(self.target, self.uncertain, self.views, self.series)
+
+    def recipe(self) -> Recipe:
+        """Return how both twins learn."""
+        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
 
     def plan(self) -> SplitPlan:
         """Return how each site's patients are split."""

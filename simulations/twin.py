@@ -6,7 +6,6 @@ Same initial weights, batches, optimizer arithmetic and averaging weights; so wh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +16,12 @@ from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest import sequence_pseudonym
 from fedpp.keys.domain import KeyDomain
-from fedpp.learning import models
-from fedpp.learning.batches import Batches, Reader
+from fedpp.keys.encryption import PAIRS
+from fedpp.learning.batches import Reader
 from fedpp.learning.initial import initial_weights
-from fedpp.learning.metrics import softmax
-from fedpp.learning.optimizers import Adam
+from fedpp.learning.learner import Learner
+from fedpp.learning.metrics import presence, softmax
+from fedpp.recipe import Recipe
 
 from .hospitals import Hospitals
 
@@ -32,7 +32,8 @@ Values = NDArray[np.floating]
 class PlaintextSite:
     """One site's prepared sequences `[k, frames, height, width, channels]` in its dataset's order, and labels.
 
-    `valid` and `gaps` are `[k, frames]`, as the encrypted dataset's.
+    `valid` and `gaps` are `[k, frames]`, as the encrypted dataset's; `labels` `[k]` are class numbers, or the states
+    `[k, findings]` of several findings.
     """
 
     name: str
@@ -49,8 +50,7 @@ class Training:
 
     rounds: int
     epochs: int
-    batch_size: int
-    learning_rate: float
+    recipe: Recipe
     seed: int
     dtype: Dtype
 
@@ -72,13 +72,13 @@ def _plaintext_site(
 ) -> PlaintextSite:
     by_pseudonym = {sequence_pseudonym(hospitals.domain, sequence): sequence for sequence in raw}
     ordered = [by_pseudonym[name] for name in dataset.ids(np.arange(len(dataset)))]
-    prepared = [prepare(s, network.frames, network.height, network.width) for s in ordered]
+    prepared = [prepare(s, network.frames, network.height, network.width, network.channels) for s in ordered]
     return PlaintextSite(
         name,
         np.stack([pad(values, network.frames) for values in prepared]),
         np.stack([np.arange(network.frames) < len(values) for values in prepared]),
         np.stack([pad(gaps(s, network.frames), network.frames) for s in ordered]) if network.gaps else None,
-        np.array([hospitals.classes.number(s.label) for s in ordered]),
+        np.array([hospitals.classes.target(s.label) for s in ordered]),
         {split: dataset.indices(split) for split in SPLITS},
     )
 
@@ -88,12 +88,8 @@ class PlaintextTwin:
 
     def __init__(self, network: NetworkSpec, training: Training) -> None:
         self.network, self.training = network, training
-        self.model = models.plaintext(network, training.dtype)
-        self.model.compile(
-            optimizer=Adam(Algebra.plaintext(), training.learning_rate),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, dtype=training.dtype),
-            jit_compile=False,
-        )
+        self._learner = Learner(network, Algebra.plaintext(), training.recipe, training.dtype)
+        self.model = self._learner.model
 
     def initial(self, domain: KeyDomain) -> list[Values]:
         """Return the federation's initial weights, in plaintext."""
@@ -115,32 +111,33 @@ class PlaintextTwin:
         return list(weights)
 
     def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
-        """Return `[k, classes]` for all of a site's sequences."""
+        """Return `[k, classes]`, or `[k, findings, 2]` of absence and presence, for all of a site's sequences."""
         self.model.set_weights(weights)
-        data = Batches(self._inputs(site), None, np.arange(len(site.labels)), self.training.batch_size)
-        return softmax(data.predict(self.model).astype(np.float64))
+        logits = self._learner.predict(inputs_of(site, self.training.dtype), np.arange(len(site.labels)))
+        return (presence if self.network.multi_label else softmax)(logits.astype(np.float64))
 
     def _train(self, site: PlaintextSite, weights: Sequence[Values], round_: int) -> list[Values]:
         self.model.set_weights(weights)
         self.model.optimizer.restart()
-        one_hot = np.eye(self.network.classes, dtype=self.training.dtype)
-        data = Batches(
-            self._inputs(site),
-            lambda i: one_hot[site.labels[i]],
-            site.split["train"],
-            self.training.batch_size,
-            (self.training.seed, round_),
-        )
-        data.fit(self.model, self.training.epochs)
+        dtype = self.training.dtype
+        labels = labels_of(site, self.network, dtype)
+        seed = (self.training.seed, round_)
+        self._learner.fit(inputs_of(site, dtype), labels, site.split["train"], epochs=self.training.epochs, seed=seed)
         trained: list[Values] = self.model.get_weights()
         return trained
 
-    def _inputs(self, site: PlaintextSite) -> list[Reader]:
-        """Return the readers of the network's inputs."""
-        dtype = self.training.dtype
-        inputs: list[Reader] = [lambda i: site.frames[i].astype(dtype), lambda i: site.valid[i]]
-        times = site.gaps
-        return inputs if times is None else [*inputs, lambda i: times[i].astype(dtype)]
+
+def inputs_of(site: PlaintextSite, dtype: Dtype) -> list[Reader]:
+    """Return the readers of a plaintext network's inputs."""
+    inputs: list[Reader] = [lambda i: site.frames[i].astype(dtype), lambda i: site.valid[i]]
+    times = site.gaps
+    return inputs if times is None else [*inputs, lambda i: times[i].astype(dtype)]
+
+
+def labels_of(site: PlaintextSite, network: NetworkSpec, dtype: Dtype) -> Reader:
+    """Return the reader of a plaintext network's labels: one-hot, or a pair for each finding."""
+    targets = PAIRS if network.multi_label else np.eye(network.classes)
+    return lambda i: targets[site.labels[i]].astype(dtype)
 
 
 def moved(weights: Sequence[Values], seed: int) -> list[Values]:

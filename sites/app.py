@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.cipher.evaluation_key import AnyKey, open_key
 from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig, Task
 from fedpp.errors import (
     ConfigError,
@@ -33,6 +33,7 @@ from fedpp.errors import (
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
+from fedpp.recipe import Recipe
 
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
@@ -103,7 +104,9 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
         width=info.width,
         channels=info.channels,
         classes=info.classes,
+        multi_label=info.multi_label,
         gaps=info.gaps,
+        patch=info.patch,
         sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
@@ -129,9 +132,7 @@ def train(content: RecordDict, site: SiteConfig) -> RecordDict:
     trainer, dataset = _loaded(request, content, site)
     trainer.fit(
         dataset,
-        learning_rate=request.learning_rate,
         epochs=request.epochs,
-        batch_size=request.batch_size,
         seed=(request.seed, request.round),
     )
     examples = MetricRecord({wire.EXAMPLES: len(dataset.indices("train"))})
@@ -144,18 +145,18 @@ def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
     request = wire.EvaluateRequest.of(content)
     trainer, dataset = _loaded(request, content, site)
-    logits = trainer.logits(dataset, request.split, request.batch_size)
+    logits = trainer.logits(dataset, dataset.indices(request.split))
     with VaultClient(site.vault) as vault:
         counts = vault.score(request.split, logits)
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def _open(site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
+def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
     dataset = EncryptedDataset.open_with(site.dataset, site.evaluation_key.with_name(AT_REST_KEY))
-    return EvaluationKey.load(site.evaluation_key), dataset
+    return open_key(site.evaluation_key, dataset.manifest), dataset
 
 
-def _require_one_site(key: EvaluationKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
+def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
     """Refuse a key, a dataset and a vault that do not belong together."""
     for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
         if domain != key.domain:
@@ -170,7 +171,7 @@ def _require_one_site(key: EvaluationKey, dataset: EncryptedDataset, info: SiteI
         )
 
 
-def _open_for(request: wire.Request, site: SiteConfig) -> tuple[EvaluationKey, EncryptedDataset]:
+def _open_for(request: wire.Request, site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
     """Return the site's key and dataset, after checking that the request's domain and network fit them."""
     key, dataset = _open(site)
     if request.domain != key.domain:
@@ -189,14 +190,14 @@ def _loaded(
     """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
     key, dataset = _open_for(request, site)
     rows = wire.rows_of(content, request.network, key.n, request.dtype)
-    trainer = _trainer(request.network, key, request.dtype)
+    trainer = _trainer(request.network, key, request.recipe, request.dtype)
     trainer.load(rows)
     return trainer, dataset
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.
 @lru_cache(maxsize=1)
-def _trainer(network: NetworkSpec, key: EvaluationKey, dtype: Dtype) -> "EncryptedTrainer":
+def _trainer(network: NetworkSpec, key: AnyKey, recipe: Recipe, dtype: Dtype) -> "EncryptedTrainer":
     from fedpp.learning.training import EncryptedTrainer
 
-    return EncryptedTrainer(network, key, dtype)
+    return EncryptedTrainer(network, key.algebra(), recipe, dtype)

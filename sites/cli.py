@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedpp.command import natural, positive, rate, run_command
-from fedpp.config import DTYPES, GAPS, LAYOUTS, SPLITS
+from fedpp.cipher.params import SCHEMES
+from fedpp.command import natural, positive, rate, run_command, share
+from fedpp.config import ARCHITECTURES, DTYPES, GAPS, LAYOUTS, SPLITS
 
-from . import data, models
+from . import data, models, training
 from .opening import domain_of
 
 
@@ -24,15 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keygen(options: argparse.Namespace) -> int:
-    """Draw a new domain secret, seal it, and write evaluation key and card beside it."""
+    """Draw a new domain secret, seal it, and write the trainer's keys and the card beside it."""
     from fedpp.keys import store
     from fedpp.keys.domain import KeyDomain
 
-    domain = KeyDomain.generate(n=options.n)
+    domain = KeyDomain.generate(n=options.n, scheme=options.scheme)
     store.create(options.out, domain, store.read_passphrase(options.passphrase_file))
     print(f"key domain {domain.card().fingerprint}")
     print(f"  {options.out / store.SECRET_KEY}  for the secret zone only")
-    print(f"  {options.out / store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
+    if domain.scheme == "more":
+        print(f"  {options.out / store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
     print(f"  {options.out / store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
     print(f"  {options.out / store.CARD}  public")
     return 0
@@ -103,7 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     keys = command(keygen, json_output=False)
     keys.add_argument("--out", type=Path, required=True, help="new domain folder")
     keys.add_argument("--passphrase-file", type=Path, required=True, help="mode 0600, first line counts")
-    keys.add_argument("-n", type=int, default=2, help="slots of a ciphertext row (default 2, the fast one)")
+    keys.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="more",
+        help="more: rows of slots; more-frame: mixed frames, plain labels, no key at the trainer (default more)",
+    )
+    keys.add_argument("-n", type=int, help="more: slots of a ciphertext row (default 2, the fast one)")
 
     shown = command(card, json_output=False)
     shown.add_argument("domain", type=Path, help="domain folder")
@@ -111,7 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     def raw(to: argparse.ArgumentParser) -> None:
         to.add_argument("raw", type=Path, help="folder of images in one of the layouts, or a DICOM file")
         to.add_argument("--layout", choices=LAYOUTS, default="auto", help="what is recognised is told (default auto)")
-        to.add_argument("--target", default="Pleural Effusion", help="CheXpert: finding (default Pleural Effusion)")
+        to.add_argument(
+            "--target",
+            default="Pleural Effusion",
+            help="CheXpert: finding, or several with commas, or competition for its five (default Pleural Effusion)",
+        )
         to.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), default="ignore", help="CheXpert: label -1")
         to.add_argument("--views", choices=("frontal", "first", "all"), default="frontal", help="CheXpert: of a study")
         to.add_argument("--series", choices=("magnification", "slide"), default="magnification", help="BreakHis")
@@ -137,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--min-length", type=positive, default=1, help="fewest visits of a sequence (default 1)")
     shape.add_argument("--frames", type=positive, default=4, help="frames, chosen evenly or padded (default 4)")
     shape.add_argument("--size", type=positive, default=64, help="height and width in pixels (default 64)")
+    shape.add_argument("--colour", action="store_true", help="keep red, green and blue (default: grey)")
     shape.add_argument("--gaps", choices=GAPS, default="none", help="keep the time between frames (default none)")
     shape.add_argument("--classes", type=lambda text: tuple(text.split(",")), help="labels in order, first is negative")
     shape.add_argument("--negative", help="this label against all the rest")
@@ -163,17 +176,34 @@ def _parser() -> argparse.ArgumentParser:
         "--domain", type=Path, help="domain folder, to check the domain, and the seal of a sealed dataset"
     )
 
-    trained = command(models.train)
+    trained = command(training.train)
     trained.add_argument("dataset", type=Path)
     domain(trained, passphrase=False)
-    trained.add_argument("--epochs", type=positive, default=10)
-    trained.add_argument("--batch-size", type=positive, default=8)
-    trained.add_argument("--learning-rate", type=rate, default=1e-3)
-    trained.add_argument("--seed", type=natural, default=0, help="of initial weights and batches")
-    trained.add_argument("--out", type=Path, required=True, help="folder for model.npz")
+    trained.add_argument("--out", type=Path, required=True, help="folder for model.npz, and checkpoints until then")
+    trained.add_argument("--resume", action="store_true", help="go on after the last epoch that was finished")
+    trained.add_argument("--epochs", type=positive, help="default 10; more may be given to --resume")
+    trained.add_argument("--seed", type=natural, help="of initial weights and batches (default 0)")
     trained.add_argument("--dtype", choices=DTYPES, help="default: the dataset's")
+    net = trained.add_argument_group("network")
+    net.add_argument("--architecture", choices=ARCHITECTURES, help="default cnn-bi-lstm")
+    net.add_argument("--voting", action="store_const", const=True, help="every frame is scored and votes")
+    learned = trained.add_argument_group("learning")
+    learned.add_argument("--batch-size", type=positive, help="sequences of a step (default 8)")
+    learned.add_argument("--micro-batch", type=positive, help="of these in memory at a time (default 16)")
+    learned.add_argument("--learning-rate", type=rate, help="of Adam (default 0.001)")
+    learned.add_argument("--positive-weight", type=rate, help="of the loss of all but the first class (default 1)")
+    learned.add_argument("--label-smoothing", type=float, help="Keras's (default 0)")
+    stopped = trained.add_argument_group("early stopping, by the key's owner")
+    stopped.add_argument("--vault", help="address of the vault that tells the validation loss, unix:/path.sock")
+    stopped.add_argument("--patience", type=positive, help="epochs without a loss lower by 0.001 (default 10)")
 
-    for scored in (command(models.evaluate), command(models.predict)):
+    evaluated = command(models.evaluate)
+    evaluated.add_argument(
+        "--sensitivity",
+        type=share,
+        help="set the threshold that reaches it on split validation, and tell what it is worth on --split",
+    )
+    for scored in (evaluated, command(models.predict)):
         scored.add_argument("model", type=Path, help="model.npz")
         scored.add_argument("dataset", type=Path)
         domain(scored)

@@ -42,7 +42,7 @@ def ingest(options: argparse.Namespace) -> int:
     plan = SplitPlan(options.split, options.seed, options.validation, options.test, options.folds, options.fold)
     domain = domain_of(options)
     sequences, recognised = _sequences(options)
-    classes = ClassMap.choose(sequences, classes=options.classes, negative=options.negative)
+    classes = ClassMap.choose(sequences, options.classes, options.negative, _choices(options).findings)
     summary = pipeline.ingest(
         sequences,
         options.out,
@@ -53,12 +53,13 @@ def ingest(options: argparse.Namespace) -> int:
         width=options.size,
         plan=plan,
         dtype=options.dtype,
+        channels=3 if options.colour else 1,
         time_gaps=options.gaps,
         at_rest=options.at_rest,
         progress=True,
     )
     print(recognised, file=sys.stderr)
-    if classes.classes and options.classes is None and options.negative is None:
+    if classes.classes and not classes.multi_label and options.classes is None and options.negative is None:
         print(
             f"the negative class is {classes.classes[0]!r}, the first by name: --negative or --classes choose another",
             file=sys.stderr,
@@ -109,7 +110,9 @@ def inspect(options: argparse.Namespace) -> int:
             "dtype": manifest.dtype,
             "shape": [manifest.frames, manifest.height, manifest.width, manifest.channels],
             "classes": list(manifest.classes),
+            "multi_label": manifest.multi_label,
             "gaps": manifest.gaps,
+            "patch": manifest.patch,
             "sealed": manifest.at_rest is not None,
             "sequences": dataset.counts(),
             "patients": dataset.patients(),

@@ -1,75 +1,42 @@
-"""`fedpp-site`: a site's own models, trained on its ciphertext alone and read in its secret zone."""
+"""`fedpp-site`: what a model predicts, decrypted in the site's secret zone."""
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from fedpp.command import load_tensorflow
 
-from .opening import domain_of, show, trainers_dataset
-
-
-def train(options: argparse.Namespace) -> int:
-    """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
-    from fedpp.cipher.evaluation_key import EvaluationKey
-    from fedpp.config import NetworkSpec, Task
-    from fedpp.errors import DatasetError, ModelError
-    from fedpp.keys.store import EVALUATION_KEY
-    from fedpp.learning.initial import encrypted_initial_weights
-    from fedpp.learning.model_file import EncryptedModel
-
-    target = options.out / "model.npz"
-    if target.exists():
-        raise ModelError(f"{target} is there already: choose another --out, models are not overwritten")
-    key = EvaluationKey.load(options.domain / EVALUATION_KEY)
-    dataset = trainers_dataset(options)
-    manifest = dataset.manifest
-    if not manifest.classes:
-        raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
-    dataset.require_domain(key.domain)
-    dataset.verify()
-    options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
-    dtype = options.dtype or manifest.dtype
-    network = NetworkSpec.of(Task.of(manifest))
-
-    load_tensorflow()
-    from fedpp.learning.training import EncryptedTrainer
-
-    trainer = EncryptedTrainer(network, key, dtype)
-    trainer.load(encrypted_initial_weights(network, options.seed, key))
-    losses = trainer.fit(
-        dataset,
-        learning_rate=options.learning_rate,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=(options.seed,),
-        verbose=1 if sys.stderr.isatty() and not options.json else 0,
-    )
-    EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(target)
-    show(options, {"model": str(target), "epochs": options.epochs, "loss_with_decoys": losses})
-    return 0
+from .opening import domain_of, show
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score a model on a split: predict on ciphertext, decrypt in the secret zone."""
-    from fedpp.learning.metrics import count, metrics
+    from fedpp.learning.metrics import metrics
+    from fedpp.protocol.finding_counts import FindingCounts
 
-    labels, probabilities, _ = _predictions(options, labelled=True)
-    show(
-        options,
-        {
-            "split": options.split,
-            "examples": len(labels),
-            **metrics(count(labels, probabilities)).to_mapping(),
-        },
-    )
+    splits = (options.split,) if options.sensitivity is None else (options.split, "validation")
+    predictor = _Predictor(options, splits, labelled=True)
+    counts = predictor.counts(options.split)
+    figures = {"split": options.split, "examples": counts.examples, **metrics(counts).to_mapping()}
+    chosen_on = counts if options.sensitivity is None else predictor.counts("validation")
+    if isinstance(counts, FindingCounts) and isinstance(chosen_on, FindingCounts):
+        of_each = zip(predictor.classes, chosen_on.findings, counts.findings, strict=True)
+        findings = {name: _finding(chosen, tested, options.sensitivity) for name, chosen, tested in of_each}
+        show(options, {**figures, "findings": findings} if options.json else figures)
+        if not options.json:
+            print(_table(findings))
+    else:
+        point = _operating_point(chosen_on, counts, options.sensitivity)
+        show(options, figures | (point if options.json else _lines(point)))
     return 0
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print the decrypted probabilities of every sequence of a split, by pseudonym."""
-    _, probabilities, names = _predictions(options, labelled=False)
+    """Print the decrypted probabilities of every sequence of a split, by pseudonym; of findings those of presence."""
+    predictor = _Predictor(options, (options.split,), labelled=False)
+    probabilities, names = predictor.probabilities(options.split), predictor.names(options.split)
+    if predictor.multi_label:
+        probabilities = probabilities[..., 1]
     rows = [{"sequence": name, "probabilities": p.tolist()} for name, p in zip(names, probabilities, strict=True)]
     if options.json:
         print(json.dumps(rows))
@@ -79,29 +46,108 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _predictions(options: argparse.Namespace, *, labelled: bool) -> tuple[Any, Any, list[str]]:
-    """Return true classes `[k]`, probabilities `[k, classes]` and the sequences' pseudonyms."""
-    from fedpp.cipher.dataset import EncryptedDataset
-    from fedpp.errors import DatasetError
-    from fedpp.keys import encryption
-    from fedpp.learning.metrics import softmax
-    from fedpp.learning.model_file import EncryptedModel
+def _finding(validation: Any, counts: Any, sensitivity: float | None) -> dict[str, Any]:
+    """Return the figures of one finding, over the sequences where it is known."""
+    from fedpp.learning.metrics import metrics
 
-    domain = domain_of(options)
-    model, dataset = EncryptedModel.load(options.model), EncryptedDataset.open(options.dataset, domain.at_rest_key())
-    if labelled and not dataset.manifest.classes:
-        raise DatasetError(f"{options.dataset} has no labels to score against: ingest it with labels")
-    dataset.require_domain(domain.card().fingerprint)
-    indices = dataset.indices(options.split)
-    if not len(indices):
-        raise DatasetError(f"{options.dataset} has no sequence in split {options.split}: choose another --split")
+    known = {"known": counts.examples, "present": sum(map(sum, counts.confusion[1:]))}
+    return {**known, **metrics(counts).to_mapping(), **_operating_point(validation, counts, sensitivity)}
 
-    load_tensorflow()
-    from fedpp.learning.training import EncryptedTrainer
 
-    trainer = EncryptedTrainer(model.network, domain.evaluation_key(), model.dtype)
-    trainer.check_model(model, dataset)
-    trainer.load(model.rows)
-    probabilities = softmax(encryption.decrypt(domain, trainer.logits(dataset, options.split, batch_size=8)))
-    labels = encryption.decrypt(domain, dataset.labels(indices)).argmax(axis=1) if labelled else None
-    return labels, probabilities, dataset.ids(indices)
+def _operating_point(validation: Any, counts: Any, sensitivity: float | None) -> dict[str, Any]:
+    """Return the point of a wanted sensitivity, None where validation has no positive; nothing if none is wanted."""
+    from fedpp.learning.metrics import operating_point
+
+    if sensitivity is None:
+        return {}
+    point = operating_point(validation, counts, sensitivity)
+    return {"operating_point": point and point.to_mapping()}
+
+
+def _lines(point: dict[str, Any]) -> dict[str, Any]:
+    """Return an operating point as figures of their own: the threshold as a probability, and what it is worth."""
+    if not point:
+        return {}
+    chosen = point["operating_point"]
+    if chosen is None:
+        return {"threshold": None}
+    return {"threshold": chosen["probability"], **{f"{name} there": v for name, v in chosen["decisions"].items()}}
+
+
+def _table(findings: dict[str, dict[str, Any]]) -> str:
+    """Return the findings' figures as lines, with those of the operating point after the threshold, if there is one."""
+
+    def line(name: str, cells: list[Any]) -> str:
+        return f"{name:{width}}" + "".join(f"  {_cell(cell):>11}" for cell in cells)
+
+    width = max(map(len, findings))
+    figures = ("known", "present", "auc", "sensitivity", "specificity", "f1")
+    headings, rows = (
+        list(figures),
+        {name: [finding[figure] for figure in figures] for name, finding in findings.items()},
+    )
+    if any("operating_point" in finding for finding in findings.values()):
+        headings += ["threshold", "sensitivity", "specificity"]
+        for name, finding in findings.items():
+            point = finding["operating_point"] or {"probability": None, "decisions": {}}
+            decisions = point["decisions"]
+            rows[name] += [point["probability"], decisions.get("sensitivity"), decisions.get("specificity")]
+    return "\n".join([line("", headings), *(line(name, cells) for name, cells in rows.items())])
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+class _Predictor:
+    """A model, a dataset and the secret that opens what one says of the other."""
+
+    def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
+        """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
+        from fedpp.cipher.dataset import EncryptedDataset
+        from fedpp.cipher.evaluation_key import PlainNumbers
+        from fedpp.errors import DatasetError
+        from fedpp.learning.model_file import EncryptedModel
+        from fedpp.recipe import Recipe
+
+        self._domain = domain_of(options)
+        self._dataset = EncryptedDataset.open(options.dataset, self._domain.at_rest_key())
+        model = EncryptedModel.load(options.model)
+        if labelled and not self._dataset.manifest.classes:
+            raise DatasetError(f"{options.dataset} has no labels to score against: ingest it with labels")
+        self._dataset.require_domain(self._domain.card().fingerprint)
+        for split in splits:
+            if not len(self._dataset.indices(split)):
+                raise DatasetError(f"{options.dataset} has no sequence in split {split}: choose another --split")
+        self.classes, self.multi_label = model.classes, model.network.multi_label
+
+        load_tensorflow()
+        from fedpp.learning.training import EncryptedTrainer
+
+        plain = self._domain.scheme == "more-frame"
+        key = PlainNumbers(model.domain) if plain else self._domain.evaluation_key()
+        self._trainer = EncryptedTrainer(model.network, key.algebra(), Recipe(), model.dtype)
+        self._trainer.check_model(model, self._dataset)
+        self._trainer.load(model.rows)
+
+    def names(self, split: str) -> list[str]:
+        """Return the pseudonyms of a split's sequences."""
+        return self._dataset.ids(self._dataset.indices(split))
+
+    def probabilities(self, split: str) -> Any:
+        """Return `[k, classes]`, or of findings `[k, findings, 2]`: of absence and presence."""
+        from fedpp.keys import encryption
+        from fedpp.learning.metrics import presence, softmax
+
+        rows = self._trainer.logits(self._dataset, self._dataset.indices(split))
+        return (presence if self.multi_label else softmax)(encryption.decrypt(self._domain, rows))
+
+    def counts(self, split: str) -> Any:
+        """Return the counts of a split, of each finding if there are several."""
+        from fedpp.keys import encryption
+        from fedpp.learning.metrics import count, count_findings
+
+        rows, probabilities = self._dataset.labels(self._dataset.indices(split)), self.probabilities(split)
+        if self.multi_label:
+            return count_findings(encryption.decrypt_findings(self._domain, rows), probabilities)
+        return count(encryption.decrypt_classes(self._domain, rows), probabilities)

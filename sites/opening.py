@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.cipher.evaluation_key import AnyKey
+    from fedpp.cipher.manifest import DatasetManifest
     from fedpp.keys.domain import KeyDomain
 
 
@@ -22,6 +24,14 @@ def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
     from fedpp.keys.store import AT_REST_KEY
 
     return EncryptedDataset.open_with(options.dataset, options.domain / AT_REST_KEY)
+
+
+def trainers_key(options: argparse.Namespace, manifest: "DatasetManifest") -> "AnyKey":
+    """Return what the trainer computes with; in the frame form that is no key."""
+    from fedpp.cipher.evaluation_key import open_key
+    from fedpp.keys.store import EVALUATION_KEY
+
+    return open_key(options.domain / EVALUATION_KEY, manifest)
 
 
 def show(options: argparse.Namespace, values: dict[str, Any]) -> None:

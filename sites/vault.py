@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, NetworkSpec, Task
-from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, FedppError, VaultError
+from fedpp.errors import ConfigError, DomainMismatchError, FedppError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.learning.metrics import count, softmax
+from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 
 SCHEME = "unix:"
 LONGEST_SOCKET_PATH = 107  # of a sockaddr_un
-LABEL_TOLERANCE = 0.01  # float32 rows under R of condition 10 stay within 1e-5
 GRACE_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 
@@ -85,6 +85,8 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 channels=m.channels,
                 classes=m.classes,
                 gaps=m.gaps,
+                multi_label=m.multi_label,
+                patch=m.patch,
                 sequences=self._dataset.counts(),
                 patients=self._dataset.patients(),
                 dtype=m.dtype,
@@ -115,12 +117,10 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 raise VaultError(f"there is no split {split!r}: ask for one of {', '.join(SPLITS)}")
             counts = self._count(split, (request.logits for request in requests))
             _log.info("Score: %d sequences of split %s", counts.examples, split)
+            several = isinstance(counts, FindingCounts)
+            of_each = counts.findings if isinstance(counts, FindingCounts) else (counts,)
             return vault_pb2.ScoreReply(
-                examples=counts.examples,
-                loss_sum=counts.loss_sum,
-                confusion=[cell for row in counts.confusion for cell in row],
-                positive_scores=counts.positive_scores,
-                negative_scores=counts.negative_scores,
+                examples=counts.examples, multi_label=several, counts=[_message(counts) for counts in of_each]
             )
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
@@ -130,7 +130,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
         return network
 
-    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> Counts:
+    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> AnyCounts:
         labels = self._labels(split)
         classes = len(self._dataset.manifest.classes)
         expected = (len(labels), classes, self._domain.n)
@@ -148,14 +148,26 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             logits = encryption.decrypt(self._domain, rows)
         if not np.isfinite(logits).all():
             raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
+        if self._dataset.manifest.multi_label:
+            return count_findings(labels, presence(logits))
         return count(labels, softmax(logits))
 
-    def _labels(self, split: str) -> NDArray[np.intp]:
-        one_hot = encryption.decrypt(self._domain, self._dataset.labels(self._dataset.indices(split)))
-        labels: NDArray[np.intp] = one_hot.argmax(axis=1)
-        if not np.allclose(one_hot, np.eye(one_hot.shape[1])[labels], rtol=0.0, atol=LABEL_TOLERANCE):
-            raise DatasetError("the dataset's labels do not decrypt to classes: it is damaged, ingest it again")
-        return labels
+    def _labels(self, split: str) -> NDArray[np.int64]:
+        """Return class numbers `[k]`, or findings' states `[k, findings]`."""
+        rows = self._dataset.labels(self._dataset.indices(split))
+        if self._dataset.manifest.multi_label:
+            return encryption.decrypt_findings(self._domain, rows)
+        return encryption.decrypt_classes(self._domain, rows)
+
+
+def _message(counts: Counts) -> vault_pb2.Counts:
+    return vault_pb2.Counts(
+        examples=counts.examples,
+        loss_sum=counts.loss_sum,
+        confusion=[cell for row in counts.confusion for cell in row],
+        positive_scores=counts.positive_scores,
+        negative_scores=counts.negative_scores,
+    )
 
 
 def serve(

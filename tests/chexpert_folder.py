@@ -15,7 +15,10 @@ SILENT = (4, 2)  # patient, study: without a finding, so that nothing is asked a
 
 
 def write_hospitals(root: Path) -> None:
-    """Write the folders: images of 8 x 8 pixels, effusion in all visits of every third patient and in some more."""
+    """Write the folders: images of 8 x 8 pixels, effusion in all visits of every third patient and in some more.
+
+    Consolidation is known in each first and third visit, and present in those of every second patient.
+    """
     for hospital, patients in HOSPITALS.items():
         (root / hospital).mkdir()
         with (root / hospital / "train.csv").open("w", newline="") as table:
@@ -30,5 +33,8 @@ def write_hospitals(root: Path) -> None:
                     Image.fromarray(pixels).save(image)
                     ill = "1.0" if patient % 3 == 0 or study == 3 else "0.0"
                     finding = "" if (patient, study) == SILENT else ill
-                    findings = [finding if found == "Pleural Effusion" else "" for found in FINDINGS]
+                    told = {"Pleural Effusion": finding}
+                    if study != 2:
+                        told["Consolidation"] = f"{(patient + 1) % 2:.1f}"
+                    findings = [told.get(found, "") for found in FINDINGS]
                     rows.writerow([f"CheXpert/{name}", "Male", 50, "Frontal", "PA", *findings])

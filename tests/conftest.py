@@ -25,6 +25,7 @@ settings.register_profile("any machine", deadline=None)  # a busy one must not f
 settings.load_profile("any machine")
 
 TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
+FINDINGS = ("Edema", "Fracture", "Effusion")
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 
 
@@ -58,20 +59,25 @@ def write_dataset(
     times: np.ndarray | None = None,
     sealed: bool = False,
 ) -> EncryptedDataset:
-    """Write the tiny dataset, in float64, under a domain: the first `lengths` of the frames and `times` `[11, 2]`."""
+    """Write the tiny dataset, in float64, under a domain: the first `lengths` of the frames and `times` `[11, 2]`.
+
+    Labels are class numbers `[11]`, or the states `[11, 3]` of three findings.
+    """
     frames, labels = plaintext
-    classes, at_rest = ("no", "yes"), domain.at_rest_key() if sealed else None
+    several, at_rest = labels.ndim == 2, domain.at_rest_key() if sealed else None
+    classes = FINDINGS if several else ("no", "yes")
     cipher = encryption.SequenceCipher(domain, "float64")
     shape = {"frames": 2, "height": 8, "width": 8, "channels": 1}
     with DatasetWriter(
-        path, domain.card(), dtype="float64", **shape, classes=classes, gaps=gaps, at_rest=at_rest
+        path, domain.card(), dtype="float64", **shape, classes=classes, multi_label=several, gaps=gaps, at_rest=at_rest
     ) as writer:
         for i, (split, length) in enumerate(zip(SPLIT, lengths, strict=True)):
             name = f"{i:032x}"
             record = SequenceRecord(name, f"{100 + i:032x}", length, split)
             kept = None if times is None else times[i, :length]
             rows = cipher.gaps(name, kept) if kept is not None and gaps == "encrypted" else kept
-            writer.add(record, cipher.frames(name, frames[i, :length]), cipher.label(name, labels[i], 2), rows)
+            label = cipher.findings(name, labels[i].tolist()) if several else cipher.label(name, labels[i], 2)
+            writer.add(record, cipher.frames(name, frames[i, :length]), label, rows)
     return EncryptedDataset.open(path, at_rest)
 
 

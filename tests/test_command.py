@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from fedpp.command import natural, positive, rate, run_command
+from fedpp.command import natural, positive, rate, run_command, share
 from fedpp.errors import ConfigError
 
 
@@ -61,6 +61,7 @@ def test_a_defect_of_ours_is_not_hidden():
         (positive, "1", ("0", "-1", "1.5", "x")),
         (natural, "0", ("-1", "x")),
         (rate, "0.1", ("0", "-1", "nan", "inf", "x")),
+        (share, "1", ("0", "-1", "nan", "1.01", "x")),
     ],
 )
 def test_numbers_out_of_range_are_wrong_usage(kind, good: str, bad: tuple[str, ...]):

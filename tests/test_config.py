@@ -32,6 +32,11 @@ def test_the_defaults_are_a_run():
         ),
         ("seed", -1),
         ("dtype", "float16"),
+        ("architecture", "transformer"),
+        ("head", "tail"),
+        ("positive-weight", 0.0),
+        ("label-smoothing", 1.0),
+        ("micro-batch", 0),
         ("filters", "16,x"),
         ("filters", "0,-3"),
         ("rounds", True),
@@ -39,7 +44,7 @@ def test_the_defaults_are_a_run():
 )
 def test_values_out_of_range_are_refused(name: str, value: object):
     """What cannot be run is refused, with its name and the value."""
-    with pytest.raises(ConfigError, match=f"run setting {name} .*{value}"):
+    with pytest.raises(ConfigError, match=f"setting {name} .*{value}"):
         RunConfig.from_mapping({**DEFAULTS, name: value})
 
 
@@ -59,11 +64,34 @@ def test_a_network_from_before_gaps_has_none():
     assert NetworkSpec.from_json(json.dumps(values)) == replace(TINY, gaps=False)
 
 
-@pytest.mark.parametrize("gaps", [1, "true", None, []])
-def test_gaps_are_true_or_false(gaps: object):
+@pytest.mark.parametrize("name", ["gaps", "voting", "multi_label"])
+@pytest.mark.parametrize("value", [1, "true", None, []])
+def test_what_is_true_or_false_is_nothing_else(name: str, value: object):
     """A network's JSON comes from another machine: what only passes for true is refused."""
-    with pytest.raises(ConfigError, match="gaps or not, true or false"):
-        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), "gaps": gaps}))
+    with pytest.raises(ConfigError, match=f"a network's {name} is true or false"):
+        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), name: value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architecture": "rnn"}, "architecture is one of cnn, cnn-lstm, cnn-bi-lstm, got 'rnn'"),
+        ({"patch": 3}, "images of 8 x 8 are not made of patches of 3"),
+        ({"patch": -1}, "images of 8 x 8 are not made of patches of -1"),
+        ({"patch": True}, "images of 8 x 8 are not made of patches of True"),
+        ({"classes": 1}, "two classes, or one finding"),
+        ({"classes": 0, "multi_label": True}, "two classes, or one finding"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], reason: str):
+    """An unknown architecture, patches that do not divide the image, and too few outputs are named."""
+    with pytest.raises(ConfigError, match=reason):
+        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), **change}))
+
+
+def test_a_multi_label_network_may_have_one_finding():
+    """A single finding has a logit of its own, where a single class would have no alternative."""
+    assert replace(TINY, classes=1, multi_label=True).weights()[-1].shape == (1,)
 
 
 def test_gaps_are_one_more_input_of_the_lstm():
@@ -82,13 +110,16 @@ def test_a_task_is_what_data_say_of_themselves():
         width: int = 8
         channels: int = 1
         classes: tuple[str, ...] = ("no", "yes")
+        multi_label: bool = False
         gaps: str = "none"
+        patch: int = 0
 
     assert Task.of(Data()) == TASK
     assert Task.of(Data(gaps="public")) == Task.of(Data(gaps="encrypted")) == replace(TASK, gaps=True)
-    for task in (TASK, replace(TASK, gaps=True)):
+    assert Task.of(Data(multi_label=True, patch=4)) == replace(TASK, multi_label=True, patch=4)
+    for task in (TASK, replace(TASK, gaps=True), replace(TASK, multi_label=True, patch=4)):
         network = NetworkSpec.of(task, TINY.filters, TINY.kernel, TINY.dense, TINY.lstm)
-        assert network == replace(TINY, gaps=task.gaps)
+        assert network == replace(TINY, gaps=task.gaps, multi_label=task.multi_label, patch=task.patch)
         assert network.misfit(task) is None
     assert NetworkSpec.of(Task(4, 64, 64, 1, ("a", "b"), gaps=False)) == NetworkSpec(4, 64, 64, 1, 2)
 
@@ -98,6 +129,15 @@ def test_unlabelled_data_fit_a_network_of_any_classes():
     unlabelled = replace(TASK, classes=())
     assert replace(TINY, classes=5).misfit(unlabelled) is None
     assert "0 classes" in str(replace(TINY, frames=3).misfit(unlabelled))
+    assert replace(TINY, multi_label=True).misfit(unlabelled) is None
+
+
+def test_findings_are_no_classes():
+    """As many findings as classes are another task, and the line calls them so."""
+    assert str(replace(TINY, multi_label=True).misfit(TASK)) == (
+        "the network is for 2 frames of 8 x 8 x 1, without time gaps, 2 findings; "
+        "the data are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes)"
+    )
 
 
 @pytest.mark.parametrize(

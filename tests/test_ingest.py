@@ -46,7 +46,9 @@ def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes:
     """Ingest with settings of a small dataset, changed as the test wants."""
     settings = {
         "domain": domain,
-        "class_map": ClassMap.choose(sequences, ("well", "ill"), None) if sequences else ClassMap(()),
+        "class_map": None
+        if "class_map" in changes or not sequences
+        else ClassMap.choose(sequences, ("well", "ill"), None),
         "frames": 3,
         "height": 6,
         "width": 8,
@@ -346,3 +348,62 @@ def test_folds_are_not_cut_of_data_with_splits(sequences, tmp_path: Path, domain
     given = [replace(s, split="train") for s in sequences]
     with pytest.raises(RawDataError, match="no folds are cut"):
         run(given, tmp_path / "out", domain, plan=SplitPlan("stratified", folds=3))
+
+
+FINDINGS = ("Edema", "Fracture", "Effusion")
+STATES = [("1", "0", None), ("0", None, "1"), (None, None, "0"), ("0", "0", "0")]
+
+
+@pytest.fixture
+def findings(sequences) -> list[ImageSequence]:
+    """Return the sequences with the states of three findings."""
+    return [replace(s, label=STATES[i % 4]) for i, s in enumerate(sequences)]
+
+
+def test_several_findings_are_kept_by_their_states(findings, tmp_path: Path, domain: KeyDomain):
+    """Each sequence's findings come back, present, absent or unknown, and the summary counts them."""
+    summary = run(findings, tmp_path / "out", domain, class_map=ClassMap(FINDINGS, multi_label=True))
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    assert (dataset.manifest.classes, dataset.manifest.multi_label) == (FINDINGS, True)
+    states = encryption.decrypt_findings(domain, dataset.labels(np.arange(24)))
+    raw = {sequence_pseudonym(domain, s): s for s in findings}
+    for name, found in zip(dataset.ids(np.arange(24)), states, strict=True):
+        assert tuple({1: "1", 0: "0", -1: None}[state] for state in found.tolist()) == raw[name].label
+    assert summary.classes == {"Edema": 6, "Fracture": 0, "Effusion": 6}
+    for split in SPLITS:
+        present = encryption.decrypt_findings(domain, dataset.labels(dataset.indices(split))).max(axis=0) == 1
+        absent = [name for name, somewhere in zip(FINDINGS, present, strict=True) if not somewhere]
+        assert "Fracture" in absent
+        assert summary.absent[split] == absent
+    assert summary.to_mapping()["findings"] == {
+        "Edema": {"present": 6, "absent": 12, "unknown": 6},
+        "Fracture": {"present": 0, "absent": 12, "unknown": 12},
+        "Effusion": {"present": 6, "absent": 12, "unknown": 6},
+    }
+
+
+def test_one_label_has_no_findings(sequences, tmp_path: Path, domain: KeyDomain):
+    """The summary of a dataset of one label does not speak of findings."""
+    assert "findings" not in run(sequences, tmp_path / "out", domain).to_mapping()
+
+
+def test_colours_are_kept_if_they_are_wanted(tmp_path: Path, domain: KeyDomain, monkeypatch: pytest.MonkeyPatch):
+    """A dataset of three channels decrypts to the prepared colours, grey images among them; so do all cores' images."""
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 255, (9, 9, 3) if i else (9, 9), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    frames = [FrameFiles([FrameFile(tmp_path / f"{i}.png", 1, read_image)]) for i in range(6)]
+    coloured = [ImageSequence(str(i), str(i), None, files) for i, files in enumerate(frames)]
+    summary = run(coloured, tmp_path / "out", domain, class_map=ClassMap(()), channels=3)
+    dataset = EncryptedDataset.open(tmp_path / "out")
+    assert summary.shape == (3, 6, 8, 3)
+    assert dataset.manifest.channels == 3
+    raw = {sequence_pseudonym(domain, s): s for s in coloured}
+    found = encryption.decrypt(domain, dataset.frames(np.arange(6)))[:, :1]
+    for name, values in zip(dataset.ids(np.arange(6)), found, strict=True):
+        np.testing.assert_allclose(values, prepare(raw[name], 3, 6, 8, 3), atol=1e-10)
+    serial = list(pipeline.prepared(coloured, 3, 6, 8, "float64", 3))
+    for name, value in (("SAMPLE", 1), ("POOL_PAYS", 0.0)):
+        monkeypatch.setattr(pipeline, name, value)
+    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
+    np.testing.assert_array_equal(list(pipeline.prepared(coloured, 3, 6, 8, "float64", 3)), serial)

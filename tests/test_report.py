@@ -10,13 +10,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
 from fedpp.errors import FederationError
-from fedpp.learning.metrics import Metrics
+from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, operating_point, presence
 from fedpp.report import (
     Baselines,
     Confusion,
+    FindingResult,
     LocalResult,
     Parity,
     RefusedSite,
@@ -69,6 +71,16 @@ REPORT = Report(
     settings={"batch-size": 16},
     timing={"total_seconds": 190.0},
     versions={"fedpp": "0.1.0"},
+)
+
+POINT = OperatingPoint(0.9, -1.25, 0.2227, Decisions(0.81, 0.72, 0.9375, 0.7, 0.815, 0.0625))
+FINDINGS = replace(
+    REPORT,
+    confusion=None,
+    findings={
+        "Edema": FindingResult(60, 14, replace(FINAL, auc=0.777, sensitivity=0.551), POINT),
+        "Fracture & <c>": FindingResult(12, 0, replace(UNDEFINED, accuracy=0.75), None),
+    },
 )
 
 
@@ -140,6 +152,8 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
     "report",
     [
         REPORT,
+        FINDINGS,
+        replace(REPORT, operating_point=POINT),
         replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(1, 1, 3)),
         replace(REPORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
     ],
@@ -405,3 +419,64 @@ def test_report_loads_quickly() -> None:
     script = "import sys, fedpp.report; print(sorted({'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_record_has_the_figures_of_each_finding(tmp_path: Path) -> None:
+    """Under its name stand its figures, how many know it and have it, and its operating point, or null."""
+    write_report(tmp_path, FINDINGS)
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert record["confusion"] is None
+    assert list(record["findings"]) == ["Edema", "Fracture & <c>"]
+    edema, fracture = record["findings"].values()
+    assert set(edema) == METRICS | {"loss", "known", "present", "operating_point"}
+    assert (edema["known"], edema["present"], edema["auc"]) == (60, 14, 0.777)
+    assert set(edema["operating_point"]) == {"wanted", "threshold", "probability", "decisions"}
+    assert set(edema["operating_point"]["decisions"]) == METRICS - {"auc"}
+    assert fracture["operating_point"] is None
+    assert set(record["final"]) == METRICS | {"loss"}
+
+
+def test_page_tells_each_finding(tmp_path: Path) -> None:
+    """Headline figures say of how many findings they are a mean; each finding has a row, undefined figures a dash."""
+    html, page = page_of(FINDINGS, tmp_path)
+    for words in (
+        "Each of 2 findings is asked about by itself",
+        "AUC 0.931 plaintext twin 0.929",
+        "Sensitivity 0.844 mean of 1 finding ",
+        "Accuracy 0.875 mean of 2 findings",
+        "Edema 60 14 0.777 0.551 0.900 0.871 0.857 0.875",
+        "Fracture & <c> 12 0 – – – – – 0.750",  # noqa: RUF001  en dashes
+        "reaches a sensitivity of 0.9 on all hospitals’ validation patients",  # noqa: RUF001
+        "Edema 0.223 0.938 0.062 0.700 0.720 0.815 0.810",
+    ):
+        assert words in page.text
+    assert "Confusion matrix" not in page.text
+    assert "<c>" not in html
+    assert page.open == []
+    assert page.text.count("Fracture & <c>") == 1  # it has no operating point
+
+
+def test_page_tells_the_operating_point(tmp_path: Path) -> None:
+    """With one label it stands beside the confusion matrix; without one nothing is said of it."""
+    _, page = page_of(replace(REPORT, operating_point=POINT), tmp_path)
+    assert "All sequences 0.223 0.938 0.062 0.700 0.720 0.815 0.810" in page.text
+    assert "Confusion matrix" in page.text
+    _, without = page_of(REPORT, tmp_path)
+    assert "must not be missed" not in without.text
+
+
+def test_a_finding_s_result_is_that_of_its_counts() -> None:
+    """Figures are the test's, the threshold is chosen on validation."""
+    validation = count([1, 1, 0], presence(np.array([2.0, 1.0, 0.0])))
+    test = count([1, 0, 0], presence(np.array([3.0, 1.5, -1.0])))
+    point = operating_point(validation, test, 0.9)
+    assert FindingResult.of(validation, test, 0.9) == FindingResult(3, 1, metrics(test), point)
+
+
+def test_summary_tells_findings_and_points() -> None:
+    """Each finding is a line with its AUC and how many have it, and what a threshold for a sensitivity does."""
+    lines = summary(FINDINGS).splitlines()
+    point = "at 0.223, for 0.9: sensitivity 0.938, specificity 0.700"
+    assert f"  Edema: AUC 0.777, present in 14 of 60; {point}" in lines
+    assert "  Fracture & <c>: AUC not defined, present in 0 of 12" in lines
+    assert f"  {point}" in summary(replace(REPORT, operating_point=POINT)).splitlines()

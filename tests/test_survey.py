@@ -15,6 +15,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from chexpert_folder import HOSPITALS, VISITS, write_hospitals
 from conftest import DATA
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -28,7 +29,7 @@ from pydicom.uid import (
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging import duplicates
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.survey import look as survey
 from fedpp.survey import page as survey_page
 from fedpp.survey.facts import GapFact, Kind, Survey
@@ -625,3 +626,21 @@ def test_every_real_dicom_file_is_in_the_table():
     assert files["examples_ybr_color.dcm"].frames == 30
     assert "Modality is US" in files["examples_ybr_color.dcm"].suspicion
     assert files["no_meta.dcm"].outcome == "refused"
+
+
+def test_several_findings_are_told_by_name(tmp_path: Path) -> None:
+    """Each counts the sequences, patients and visits where it is present, and pages name those of a sample."""
+    write_hospitals(tmp_path)
+    seen = survey.look(tmp_path / "north", "chexpert", Choices("Consolidation,Pleural Effusion"))
+    counts = {fact.label: (fact.sequences, fact.patients) for fact in seen.labels}
+    even = sum(patient % 2 == 0 for patient in HOSPITALS["north"])
+    ill = sum(patient % 3 == 0 or VISITS[patient % 3] == 3 for patient in HOSPITALS["north"])
+    assert counts == {"Consolidation": (even, even), "Pleural Effusion": (ill, ill)}
+    assert {shown.label for shown in seen.thumbnails} == {
+        "none",
+        "Consolidation",
+        "Pleural Effusion",
+        "Consolidation, Pleural Effusion",
+    }
+    survey_page.write(tmp_path / "page.html", seen, overwrite=False)
+    assert "Consolidation, Pleural Effusion" in (tmp_path / "page.html").read_text()

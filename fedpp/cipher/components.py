@@ -28,9 +28,9 @@ Slots = tuple[Tensor, ...]
 class Algebra:
     """The commutative algebra of the ciphertexts under one key matrix R `[n, n]`."""
 
-    def __init__(self, r: Matrix) -> None:
-        """Fix the basis; R must be invertible."""
-        self.n = len(r)
+    def __init__(self, r: Matrix, domain: str = "") -> None:
+        """Fix the basis; R must be invertible. `domain` is the fingerprint of the key's domain, for messages."""
+        self.n, self.domain = len(r), domain
         self._basis = _component_basis(r) if self.n == 2 else np.linalg.inv(r)
         self._inverse = np.linalg.inv(self._basis)
         self._from_rows = r @ self._basis
@@ -42,9 +42,9 @@ class Algebra:
         self._structure = np.einsum("ik,jk,kl->jil", self._inverse, self._inverse, self._basis)
 
     @classmethod
-    def plaintext(cls) -> Self:
-        """Return the algebra of plain numbers: n = 1, every map the identity."""
-        return cls(np.ones((1, 1)))
+    def plaintext(cls, domain: str = "") -> Self:
+        """Return the algebra of plain numbers: n = 1, every map the identity. The frame form's have a domain, too."""
+        return cls(np.ones((1, 1)), domain)
 
     def from_rows(self, rows: Tensor) -> Ciphertext:
         """Take rows `[..., n]` apart into n tensors `[...]`. Law: `to_rows(from_rows(c)) == stack(c)`."""

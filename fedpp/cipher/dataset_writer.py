@@ -60,7 +60,9 @@ class DatasetWriter:
         width: int,
         channels: int,
         classes: tuple[str, ...],
+        multi_label: bool = False,
         gaps: Gaps = "none",
+        patch: int = 0,
         at_rest: AtRestKey | None = None,
     ) -> None:
         require_new(path)
@@ -79,7 +81,9 @@ class DatasetWriter:
             width,
             channels,
             classes,
+            multi_label,
             gaps,
+            patch,
             salt.hex() if salt else None,
             File(TABLE, 0, ""),
             (),

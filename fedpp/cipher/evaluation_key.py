@@ -4,6 +4,8 @@ Whoever holds it reads every row of the domain that comes before him (docs/threa
 of a member site, in a folder of its own, and never for the coordinator.
 """
 
+import hmac
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -12,6 +14,7 @@ import numpy as np
 from fedpp.cipher import key_file
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
+from fedpp.cipher.manifest import DatasetManifest
 from fedpp.errors import KeyFileError
 
 FORMAT = "fedpp-evaluation-key-1"
@@ -44,7 +47,12 @@ class EvaluationKey:
 
     def algebra(self) -> Algebra:
         """Return the algebra of the ciphertexts under this key."""
-        return Algebra(self._r)
+        return Algebra(self._r, self._domain)
+
+    def decoy_seed(self, seed: int, slot: int) -> int:
+        """Return the seed of a decoy slot's initial weights: the same for the same run, and unknown without the key."""
+        digest = hmac.digest(self._r.tobytes(), f"initial weights {seed} of slot {slot}".encode(), "sha256")
+        return int.from_bytes(digest[:8], "little")
 
     def save(self, path: Path) -> None:
         """Write the key in clear to a new file of mode 0600."""
@@ -76,6 +84,39 @@ class EvaluationKey:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         raise TypeError("an evaluation key is not pickled or copied: save() it to a file of its own")
+
+
+@dataclass(frozen=True)
+class PlainNumbers:
+    """What stands in an evaluation key's place in the frame form, whose weights and labels are plain numbers, n = 1."""
+
+    domain: str  # fingerprint
+
+    @property
+    def matrix(self) -> Matrix:
+        """Return R = [[1]]."""
+        return np.ones((1, 1))
+
+    @property
+    def n(self) -> int:
+        """Return the number of slots, 1."""
+        return 1
+
+    def algebra(self) -> Algebra:
+        """Return the algebra of plain numbers."""
+        return Algebra.plaintext(self.domain)
+
+    def decoy_seed(self, seed: int, slot: int) -> NoReturn:
+        """Refuse: there is no decoy."""
+        raise ValueError("plain numbers have no decoys")
+
+
+AnyKey = EvaluationKey | PlainNumbers
+
+
+def open_key(path: Path, manifest: DatasetManifest) -> AnyKey:
+    """Return what a dataset's trainer computes with: the evaluation key in this file, or none in the frame form."""
+    return PlainNumbers(manifest.domain) if manifest.scheme == "more-frame" else EvaluationKey.load(path)
 
 
 def _matrix(rows: list[list[str]], path: Path) -> Matrix:

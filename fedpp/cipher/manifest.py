@@ -13,7 +13,7 @@ from fedpp.cipher.at_rest import AtRestKey, Seal
 from fedpp.config import Dtype, Gaps
 from fedpp.errors import DatasetError, DomainMismatchError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 TABLE = "sequences.npy"
 # A row of the table: pseudonyms in hex, the raw number of frames, and a number of SPLITS.
@@ -53,7 +53,11 @@ class Shard(File):
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """What the dataset's files mean; `classes` is empty for an unlabelled dataset, `at_rest` a salt if it is sealed."""
+    """What the dataset's files mean; `classes` is empty for an unlabelled dataset, `at_rest` a salt if it is sealed.
+
+    With `multi_label` the classes are findings, each present, absent or unknown; `patch` is the side of the patches
+    that a frame form mixes, 0 for rows of pixels and for the other form.
+    """
 
     format: int
     domain: str  # fingerprint of the domain's card
@@ -66,7 +70,9 @@ class DatasetManifest:
     width: int
     channels: int
     classes: tuple[str, ...]
+    multi_label: bool
     gaps: Gaps
+    patch: int
     at_rest: str | None
     sequences: File
     shards: tuple[Shard, ...]
@@ -121,7 +127,7 @@ class DatasetManifest:
         """Return the shape of one record."""
         return {
             "frames": (self.frames, self.height, self.width, self.channels, self.n),
-            "labels": (len(self.classes), self.n),
+            "labels": (len(self.classes), 2, self.n) if self.multi_label else (len(self.classes), self.n),
             "gaps": (self.frames, self.n) if self.gaps == "encrypted" else (self.frames,),
         }[kind]
 

@@ -4,11 +4,13 @@ import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, get_args
 
 from fedpp.errors import KeyFileError
 
-SCHEME = "more"
+Scheme = Literal["more", "more-frame"]
+
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 MAX_CONDITION = 10.0  # of R: bounds how much rounding a trip through the cipher can amplify
 
 
@@ -16,13 +18,14 @@ MAX_CONDITION = 10.0  # of R: bounds how much rounding a trip through the cipher
 class DomainCard:
     """Names one epoch of one key domain; holds nothing secret.
 
-    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. The `fingerprint`
-    covers all fields.
+    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. With the scheme `more` values are rows of
+    `n` slots; with `more-frame` frames are mixed in place, weights and labels are plain numbers, and `n` is 1. The
+    `fingerprint` covers all fields.
     """
 
     id: str
     epoch: int
-    scheme: str
+    scheme: Scheme
     n: int
     certifying_key: str
 
@@ -46,6 +49,8 @@ class DomainCard:
             raise KeyFileError(f"not a domain card ({error}): ask the domain for its card again") from None
         if card.fingerprint != fingerprint:
             raise KeyFileError("domain card was altered: its fingerprint does not fit; ask for the card again")
+        if card.scheme not in SCHEMES:
+            raise KeyFileError(f"domain card has scheme {card.scheme!r:.40}, this program knows {', '.join(SCHEMES)}")
         return card
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from fedpp.errors import ConfigError, RawDataError
 
 from .images import read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from .sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
 from .tables import file_inside, header, is_file, table_rows
 
 Uncertain = Literal["ones", "zeros", "ignore"]
@@ -34,6 +34,7 @@ FINDINGS = (
     "Fracture",
     "Support Devices",
 )
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 COLUMNS = ("Path", "Frontal/Lateral", *FINDINGS)
 _UNCERTAIN = {"ones": "1", "zeros": "0", "ignore": None}
 _PATH = re.compile(r"(?:.*/)?(patient[0-9]+)/study([0-9]{1,9})/view([0-9]{1,9})[^/]*", re.DOTALL)
@@ -47,7 +48,21 @@ class _View:
     number: int
     file: Path
     frontal: bool
-    label: str | None
+    label: Label | None
+
+
+def findings_of(target: str) -> tuple[str, ...]:
+    """Return the findings that a target names: one, several with commas, or the five of the "competition".
+
+    Raises `ConfigError` for a name that is not CheXpert's, or that comes twice.
+    """
+    findings = COMPETITION if target == "competition" else tuple(name.strip() for name in target.split(","))
+    for name in findings:
+        if name not in FINDINGS:
+            raise ConfigError(f"target must be one of {', '.join(FINDINGS)}, got {name!r}")
+    if len(set(findings)) < len(findings):
+        raise ConfigError(f"target names a finding twice: {target!r}")
+    return findings
 
 
 def read_chexpert(
@@ -61,12 +76,13 @@ def read_chexpert(
     """Return one sequence a patient: the studies in the order of their numbers, labelled by the finding `target`.
 
     A frame's label is "1", "0", or None where the finding is blank; `uncertain` says what -1 becomes. A
-    sequence's label is the last one known. `views` chooses a study's frames: its first frontal one (a study
-    without is left out), its first one, or all. A file that is missing goes to `refuse`, and is left out if that
-    returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
+    sequence's label is the last one known. Of several findings a label is the tuple of these, or None where none is
+    known; a sequence's holds the last one known of each. `views` chooses a study's frames: its first frontal one (a
+    study without is left out), its first one, or all. A file that is missing goes to `refuse`, and is left out if
+    that returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
     """
+    findings = findings_of(target)
     for option, value, known in (
-        ("target", target, FINDINGS),
         ("uncertain", uncertain, get_args(Uncertain)),
         ("views", views, get_args(Views)),
     ):
@@ -80,7 +96,7 @@ def read_chexpert(
     for table in tables:
         for line, row in table_rows(table, COLUMNS):
             where = f"{table}, line {line}"
-            patient, view = _view(root, where, row, target, _UNCERTAIN[uncertain])
+            patient, view = _view(root, where, row, findings, _UNCERTAIN[uncertain])
             if view.file in named:
                 raise RawDataError(f"{where} and {named[view.file]} name the same file: remove one line or table")
             named[view.file] = where
@@ -107,7 +123,9 @@ def _tables(root: Path) -> list[Path]:
     return [table for table in sorted(root.glob("*.csv")) if set(COLUMNS) <= header(table)]
 
 
-def _view(root: Path, where: str, row: dict[str, str], target: str, uncertain: str | None) -> tuple[str, _View]:
+def _view(
+    root: Path, where: str, row: dict[str, str], findings: tuple[str, ...], uncertain: str | None
+) -> tuple[str, _View]:
     parts = _PATH.fullmatch(row["Path"])
     if parts is None:
         raise RawDataError(f"{where}: Path must end like patient00001/study1/view1_frontal.jpg")
@@ -115,7 +133,8 @@ def _view(root: Path, where: str, row: dict[str, str], target: str, uncertain: s
     if row["Frontal/Lateral"] not in {"Frontal", "Lateral"}:
         raise RawDataError(f"{where}: Frontal/Lateral must be Frontal or Lateral")
     frontal = row["Frontal/Lateral"] == "Frontal"
-    label = _label(where, target, row[target], uncertain)
+    states = tuple(_state(where, finding, row[finding], uncertain) for finding in findings)
+    label = states[0] if len(states) == 1 else None if set(states) == {None} else states
     return patient, _View(int(study), int(number), _file(root, where, row["Path"]), frontal, label)
 
 
@@ -127,12 +146,12 @@ def _file(root: Path, where: str, name: str) -> Path:
     return whole if rest is None or is_file(whole) or not is_file(rest) else rest
 
 
-def _label(where: str, target: str, text: str, uncertain: str | None) -> str | None:
-    labels = {1.0: "1", 0.0: "0", -1.0: uncertain}
+def _state(where: str, finding: str, text: str, uncertain: str | None) -> str | None:
+    states = {1.0: "1", 0.0: "0", -1.0: uncertain}
     try:
-        return labels[float(text)] if text else None
+        return states[float(text)] if text else None
     except (ValueError, KeyError):
-        raise RawDataError(f"{where}: {target} must be 1, 0, -1 or empty") from None
+        raise RawDataError(f"{where}: {finding} must be 1, 0, -1 or empty") from None
 
 
 def _chosen(images: list[_View], views: Views) -> list[_View]:
@@ -148,7 +167,7 @@ def _sequence(patient: str, images: list[_View]) -> ImageSequence:
     return ImageSequence(
         "studies",
         patient,
-        next((label for label in reversed(labels) if label is not None), None),
+        last_known(labels),
         FrameFiles([FrameFile(view.file, 1, read_image) for view in images]),
         labels,
     )

@@ -176,7 +176,7 @@ def _visits(patient: str, images: list[_Image]) -> ImageSequence:
     return ImageSequence("visits", patient, None, frames, times=times)
 
 
-def _frames(file: Path, count: int) -> Sequence[Frame]:
+def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
     with quiet():
         image = opened(file)
         try:
@@ -189,7 +189,7 @@ def _frames(file: Path, count: int) -> Sequence[Frame]:
     def decoded(number: int) -> Frame:
         with quiet():
             try:
-                frame = display_frame(image, number)
+                frame = display_frame(image, number, colour=colour)
             except DAMAGE as error:
                 raise _undecoded(file, image, error) from None
         if not np.isfinite(frame).all():

@@ -1,4 +1,4 @@
-"""From the stored values of a DICOM image to what a viewer shows: grey, 0 is black and 1 is white.
+"""From the stored values of a DICOM image to what a viewer shows, grey or in colours: 0 is black and 1 is white.
 
 DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT and window). Enhanced images carry the
 attributes of the last two in functional groups, per frame or shared.
@@ -19,13 +19,18 @@ _BAND = 2**20  # pixels
 _LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in DICOM's YBR_FULL
 
 
-def display_frame(image: Dataset, number: int) -> Values:
-    """Return a frame `[height, width]` within 0 .. 1; pydicom's errors pass through."""
+def display_frame(image: Dataset, number: int, *, colour: bool = False) -> Values:
+    """Return a frame `[height, width]` within 0 .. 1, of a colour image `[height, width, 3]` if colour is asked for.
+
+    pydicom's errors pass through.
+    """
     stored = stored_frame(image, number)  # YBR arrives as RGB
     bits = int(image.get("BitsStored") or 8 * stored.dtype.itemsize)
     if image.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, image)
         bits = 8 * stored.dtype.itemsize
+    if stored.ndim == 3 and colour:
+        return stored[..., :3] / (2.0**bits - 1)
     shown = np.empty(stored.shape[:2])
     rows = max(1, _BAND // stored.shape[1])  # a band at a time, so that a large frame does not take many times itself
     for top in range(0, len(stored), rows):

@@ -1,4 +1,4 @@
-"""One image file of a common format (PNG, JPEG, TIFF, BMP, GIF) as grey frames."""
+"""One image file of a common format (PNG, JPEG, TIFF, BMP, GIF) as frames, grey or in its colours."""
 
 import re
 import struct
@@ -42,11 +42,11 @@ _DAMAGE = (
 )
 
 
-def read_image(file: Path, _: int = 1) -> tuple[Frame]:
+def read_image(file: Path, _: int = 1, *, colour: bool = False) -> tuple[Frame]:
     """Return an image's first page, and that alone; raise `RawDataError` if it cannot be read."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_scans(file, image)
-        return (_grey(file, image),)
+        return (_values(file, image, colour=colour),)
 
 
 def page_count(file: Path) -> int:
@@ -59,13 +59,13 @@ def page_count(file: Path) -> int:
     return count
 
 
-def read_pages(file: Path, count: int) -> Sequence[Frame]:
+def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
     """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many.
 
     A file of several is kept in memory; ask for its pages in their order, or it takes long.
     """
     if count == 1 and page_count(file) == 1:
-        return read_image(file)
+        return read_image(file, colour=colour)
     with _named(file):
         if file.stat().st_size > MOST_BYTES:
             raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
@@ -77,7 +77,7 @@ def read_pages(file: Path, count: int) -> Sequence[Frame]:
     def page(number: int) -> Frame:
         with _named(file):
             image.seek(number)
-            return _grey(file, image)
+            return _values(file, image, colour=colour)
 
     return DecodedLater(count, page)
 
@@ -128,10 +128,10 @@ def _page_count(image: Image.Image) -> int:
     return MOST_PAGES + 1
 
 
-def _grey(file: Path, image: Image.Image) -> Frame:
+def _values(file: Path, image: Image.Image, *, colour: bool) -> Frame:
     _check_size(file, image)  # of each page: those of a TIFF have sizes of their own
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    grey = np.asarray(image if deep else image.convert("L"), dtype=np.float64)
-    if not np.isfinite(grey).all():
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")  # these are grey
+    values = np.asarray(image if deep else image.convert("RGB" if colour else "L"), dtype=np.float64)
+    if not np.isfinite(values).all():
         raise RawDataError(f"{file} holds pixels that are not finite")
-    return grey
+    return values

@@ -3,17 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from fedpp.config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
 
 from .breakhis import Series, is_breakhis, read_breakhis
-from .chexpert import Uncertain, Views, is_chexpert, read_chexpert
+from .chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
 from .dicom import is_dicom, read_dicom
 from .frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
 from .image_folders import read_image_folders
 from .images import is_image
+from .labels import said
 from .manifest import MANIFEST, read_manifest
 from .patient_labels import LABELS
 from .sequence import ImageSequence, Refuse, refuse
@@ -24,12 +26,17 @@ Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read
 
 @dataclass(frozen=True)
 class Choices:
-    """What some layouts leave open: CheXpert's finding, uncertain labels and views; BreakHis's series."""
+    """What some layouts leave open: CheXpert's findings, uncertain labels and views; BreakHis's series."""
 
     target: str = "Pleural Effusion"
     uncertain: Uncertain = "ignore"
     views: Views = "frontal"
     series: Series = "magnification"
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Return the names of CheXpert's findings, whose states a label is if they are several."""
+        return findings_of(self.target)
 
 
 def read_sequences(
@@ -50,7 +57,8 @@ def read_sequences(
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
     sequences, why, remark = _READERS[layout](raw, choices, refuse)
-    counts = Counter(s.label for s in sequences if s.label is not None)
+    findings = choices.findings
+    counts = Counter(text for s in sequences for text in said(s.label, findings))
     labels = ", ".join(f"{shown(label)} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
@@ -103,9 +111,13 @@ def _chexpert(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     sequences = read_chexpert(
         raw, target=choices.target, uncertain=choices.uncertain, views=choices.views, refuse=refuse
     )
-    counts = Counter(label for s in sequences for label in s.labels or () if label is not None)
-    findings = ", ".join(f"{label} in {count}" for label, count in sorted(counts.items()))
-    return sequences, "CheXpert, by the header of its table", f"{choices.target} by image: {findings or 'no label'}"
+    labels = [label for s in sequences for label in s.labels or () if label is not None]
+    by_finding = [labels] if len(choices.findings) == 1 else zip(*labels, strict=True)
+    counts = [Counter(state for state in states if state is not None) for states in by_finding]
+    told = [", ".join(f"{state} in {count}" for state, count in sorted(states.items())) for states in counts]
+    by_name = zip_longest(choices.findings, told)  # of none known, nothing was counted
+    remark = "; ".join(f"{finding} by image: {states or 'no label'}" for finding, states in by_name)
+    return sequences, "CheXpert, by the header of its table", remark
 
 
 def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:

@@ -9,23 +9,28 @@ from fedpp.errors import ConfigError, RawDataError
 from .sequence import FrameFiles, ImageSequence
 
 DAYS_A_YEAR = 365.0
+CHANNELS = (1, 3)  # grey, or red, green and blue
 Values = NDArray[np.float64]
 
 
-def prepare(sequence: ImageSequence, frames: int, height: int, width: int) -> Values:
-    """Return `[k, height, width, 1]` of mean 0 and standard deviation 1, or zeros if it is constant.
+def prepare(sequence: ImageSequence, frames: int, height: int, width: int, channels: int = 1) -> Values:
+    """Return `[k, height, width, channels]` of mean 0 and standard deviation 1, or zeros if it is constant.
 
     k is `frames`, chosen evenly, first and last included, or the length of a shorter sequence. Images are resized
-    with antialiasing, the aspect ratio is not kept.
+    with antialiasing, the aspect ratio is not kept. Of three channels, all are moved and scaled alike, so that colours
+    stay what they are beside one another; a grey image has three equal ones.
     """
+    if channels not in CHANNELS:
+        raise ConfigError(f"a prepared sequence has 1 channel or 3, got {channels}")
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
     wanted = _chosen(len(sequence.frames), frames)  # the others are not even read
     source = sequence.frames
-    read = source.take(wanted) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
+    coloured = channels > 1
+    read = source.take(wanted, colour=coloured) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
     # shifted to start at 0: PIL's float32 would round a small contrast on a large offset away
     offset = min(float(frame.min()) for frame in read)
-    values = np.stack([_resized(frame.astype(np.float64) - offset, height, width) for frame in read])[..., None]
+    values = np.stack([_resized(frame.astype(np.float64) - offset, height, width, channels) for frame in read])
     deviation = values.std()
     if deviation == 0:
         return np.zeros_like(values)
@@ -60,6 +65,13 @@ def _chosen(length: int, frames: int) -> list[int]:
     return chosen
 
 
-def _resized(frame: Values, height: int, width: int) -> Values:
-    image = Image.fromarray(frame.astype(np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float64)
+def _resized(frame: Values, height: int, width: int, channels: int) -> Values:
+    """Return `[height, width, channels]` of a frame `[.., ..]`, grey, or `[.., .., channels]`."""
+    planes = frame[..., None] if frame.ndim == 2 else frame
+    if planes.shape[-1] not in {1, channels}:
+        raise RawDataError(f"a frame has {planes.shape[-1]} channels, where {channels} were asked for")
+    resized = np.empty((height, width, planes.shape[-1]))
+    for channel in range(planes.shape[-1]):
+        image = Image.fromarray(planes[..., channel].astype(np.float32))
+        resized[..., channel] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.repeat(resized, channels // resized.shape[-1], axis=-1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fedpp.errors import RawDataError
 
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse
+from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known
 
 
 def readable(sequences: Iterable[ImageSequence], refuse: Refuse) -> list[ImageSequence]:
@@ -49,5 +49,5 @@ def keeping(sequence: ImageSequence, files: list[FrameFile], mask: list[bool]) -
     times = sequence.times and tuple(time for time, kept in zip(sequence.times, mask, strict=True) if kept)
     label = sequence.label
     if labels is not None:
-        label = next((known for known in reversed(labels) if known is not None), None)
+        label = last_known(labels)
     return replace(sequence, label=label, frames=FrameFiles(files), labels=labels, times=times)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
 
-from .sequence import ImageSequence
+from .sequence import ImageSequence, Label
 
 Digest = Callable[[str], str]  # of a text, in hex: splits are public, so it must be keyed where patients are real
 Method = Literal["hashed", "stratified"]
@@ -26,7 +26,9 @@ class SplitPlan:
 
     hashed: by thresholds on the digest of seed and patient alone, so that no other patient and no label ever moves
     one; shares are met in expectation. stratified: exact shares of each set of labels, for data that do not grow;
-    a stratum of three patients or more has one in each split whose share is not zero.
+    a stratum of three patients or more has one in each split whose share is not zero. Where a label is the states of
+    several findings, a stratum is of patients of whom as many findings were ever present: of their combinations
+    there are too many, and a patient alone in a stratum is for training.
 
     With `folds`, test is part `fold` of so many, instead of the share `test`, and validation a share of the rest;
     over all values of `fold` each patient is in test once.
@@ -113,14 +115,22 @@ def _share(count: int, share: float) -> int:
 
 
 def _strata(sequences: Iterable[ImageSequence], seed: int, digest: Digest) -> list[list[str]]:
-    """Return the patients of each set of labels, in the seed's order."""
-    labels: defaultdict[str, set[str]] = defaultdict(set)
+    """Return the patients of each stratum, in the seed's order."""
+    labels: defaultdict[str, set[Label]] = defaultdict(set)
     for sequence in sequences:
         labels[sequence.patient].add(sequence.label or "")
     strata: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for patient in sorted(labels, key=lambda p: (digest(f"{seed}|{p}"), p)):
-        strata[tuple(sorted(labels[patient]))].append(patient)
+        strata[_stratum(labels[patient])].append(patient)
     return [strata[key] for key in sorted(strata)]
+
+
+def _stratum(labels: set[Label]) -> tuple[str, ...]:
+    """Return a patient's set of labels, or of several findings how many were ever present."""
+    of_findings = [label for label in labels if not isinstance(label, str)]
+    if of_findings:
+        return (str(sum("1" in states for states in zip(*of_findings, strict=True))),)
+    return tuple(sorted(label for label in labels if isinstance(label, str)))
 
 
 def _uniform(digest: str) -> float:

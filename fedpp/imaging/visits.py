@@ -14,8 +14,9 @@ def by_visit(
     """Ask about single visits: each labelled visit with the `window - 1` before it, labelled as it is.
 
     Of a patient's labelled visits every `stride`-th counts, from the last one back, so that the newest is always
-    in; a visit with fewer than `least` visits up to it is left out. Raises `ConfigError` where visits have no
-    labels of their own.
+    in; a visit with fewer than `least` visits up to it is left out. Of several findings a visit is labelled if one of
+    them is known, and those that are not stay unknown: what an earlier visit said of them may no longer hold. Raises
+    `ConfigError` where visits have no labels of their own.
     """
     if min(window, stride, least) < 1 or least > window:
         raise ConfigError(f"window, stride and least must be at least 1, least <= window, got {window, stride, least}")

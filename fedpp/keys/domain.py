@@ -2,6 +2,9 @@
 
 Derivation is HKDF-SHA256 (RFC 5869) with one label a purpose. R is drawn from its bytes directly, not from
 a library's random stream, so that every site gets the same R from the same secret, whatever its NumPy.
+
+A domain of the scheme `more` has R `[n, n]`. One of the scheme `more-frame` has an orthogonal key for frames instead,
+n = 1 and no evaluation key: its trainer works on mixed frames, with plain weights and labels.
 """
 
 import hmac
@@ -10,47 +13,63 @@ from typing import NoReturn, Self
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.cipher.params import MAX_CONDITION, SCHEME, DomainCard
+from fedpp.cipher.params import MAX_CONDITION, SCHEMES, DomainCard, Scheme
 from fedpp.errors import ConfigError
 
 SECRET_BYTES = 32
 _SALT = b"fedpp key domain 1"
+_SUMMED = 12  # uniform words in one nearly normal number
 
 
 class KeyDomain:
     """The domain secret; cannot be printed, copied or pickled by accident, and never leaves the secret zone."""
 
-    __slots__ = ("_derived", "_epoch", "_n", "_secret")
+    __slots__ = ("_derived", "_epoch", "_n", "_scheme", "_secret")
 
-    def __init__(self, secret: bytes, *, n: int, epoch: int) -> None:
-        """Hold a 32-byte secret for ciphertexts of n slots."""
+    def __init__(self, secret: bytes, *, n: int, epoch: int, scheme: Scheme = "more") -> None:
+        """Hold a 32-byte secret for ciphertexts of n slots, of which the scheme `more-frame` has one."""
         if len(secret) != SECRET_BYTES:
             raise ConfigError(f"a domain secret has {SECRET_BYTES} bytes, got {len(secret)}")
-        if not 2 <= n <= 8:
+        if scheme not in SCHEMES:
+            raise ConfigError(f"a domain's scheme is one of {', '.join(SCHEMES)}, got {scheme!r:.40}")
+        if scheme == "more" and not 2 <= n <= 8:
             raise ConfigError(f"a domain has 2 to 8 slots, got n = {n}")
+        if scheme == "more-frame" and n != 1:
+            raise ConfigError(f"a domain of the scheme more-frame has one slot, got n = {n}: leave n out")
         self._secret = secret
         self._n = n
         self._epoch = epoch
+        self._scheme = scheme
         self._derived: dict[tuple[str, int], bytes] = {}
 
     @classmethod
-    def generate(cls, *, n: int = 2) -> Self:
-        """Draw a new, independent secret from the operating system."""
-        return cls(secrets.token_bytes(SECRET_BYTES), n=n, epoch=1)
+    def generate(cls, *, n: int | None = None, scheme: Scheme = "more") -> Self:
+        """Draw a new, independent secret from the operating system; by default of 2 slots, or of the frame form's 1."""
+        slots = {"more": 2, "more-frame": 1}[scheme] if n is None else n
+        return cls(secrets.token_bytes(SECRET_BYTES), n=slots, epoch=1, scheme=scheme)
 
     @property
     def n(self) -> int:
         """Return the number of slots."""
         return self._n
 
+    @property
+    def scheme(self) -> Scheme:
+        """Return the scheme: `more` for rows, `more-frame` for mixed frames."""
+        return self._scheme
+
     def derive(self, label: str, length: int = 32) -> bytes:
-        """Return the subkey of a purpose: HKDF-SHA256 of the secret under this label and epoch."""
+        """Return the subkey of a purpose: HKDF-SHA256 of the secret under this label and epoch.
+
+        n tells the schemes apart, too: it is 1 with `more-frame` alone.
+        """
         if (label, length) not in self._derived:  # pseudonyms ask for the same one again and again
             info = f"{label}|epoch={self._epoch}|n={self._n}".encode()
             key = HKDF(algorithm=SHA256(), length=length, salt=_SALT, info=info).derive(self._secret)
@@ -61,10 +80,15 @@ class KeyDomain:
         """Return the public card."""
         certifying = Ed25519PrivateKey.from_private_bytes(self.derive("certifying key"))
         public = certifying.public_key().public_bytes_raw().hex()
-        return DomainCard(self.derive("id", 16).hex(), self._epoch, SCHEME, self._n, public)
+        return DomainCard(self.derive("id", 16).hex(), self._epoch, self._scheme, self._n, public)
 
     def matrix(self) -> Matrix:
-        """Return R `[n, n]`, uniform in [-1, 1) and redrawn until its condition is at most 10."""
+        """Return R `[n, n]`, uniform in [-1, 1) and redrawn until its condition is at most 10.
+
+        With `more-frame` it is `[[1]]`, whose algebra is that of plain numbers: weights and labels are such.
+        """
+        if self._scheme == "more-frame":
+            return np.ones((1, 1))
         for attempt in range(1000):
             words = np.frombuffer(self.derive(f"matrix {attempt}", 8 * self._n**2), dtype="<u8")
             r: Matrix = ((words >> 11) * 2.0**-52 - 1.0).reshape(self._n, self._n)
@@ -72,8 +96,26 @@ class KeyDomain:
                 return r
         raise ConfigError(f"no matrix of condition {MAX_CONDITION} found for n = {self._n}")
 
+    def frame_key(self, kind: str, size: int) -> Matrix:
+        """Return the orthogonal K `[size, size]` by which a `more-frame` domain mixes rows of this kind and size.
+
+        It is Q of the QR decomposition of a nearly normal matrix, with the signs that make R's diagonal positive: that
+        Q is unique, so machines agree on it but for rounding. Law: `K K^T == 1`.
+        """
+        if self._scheme != "more-frame":
+            raise ConfigError(f"a domain of the scheme {self._scheme} has no frame key: make one of more-frame")
+        # More bytes than HKDF gives. Sums of uniform words are nearly normal, and unlike a logarithm exact everywhere.
+        key, zeros = self.derive(f"frame key {kind} {size}"), bytes(2 * _SUMMED * size**2)
+        stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(zeros)
+        words = np.frombuffer(stream, "<i2").reshape(size, size, _SUMMED)
+        q, r = np.linalg.qr((words + 0.5).sum(axis=-1))
+        k: Matrix = q * np.sign(np.diag(r))
+        return k
+
     def evaluation_key(self) -> EvaluationKey:
-        """Return what the trainer of a member site needs."""
+        """Return what the trainer of a member site needs; with `more-frame` that is none, and a `ConfigError`."""
+        if self._scheme == "more-frame":
+            raise ConfigError("a domain of the scheme more-frame has no evaluation key: its trainer needs none")
         return EvaluationKey(self.card().fingerprint, self.matrix())
 
     def pseudonym(self, kind: str, identifier: str) -> str:

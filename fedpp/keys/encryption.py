@@ -1,14 +1,14 @@
 """Encryption under a key domain: pack values with their decoys, and multiply by SK (Algorithm 1).
 
 The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform at the data's scale,
-labels one-hot. (Weights get theirs in `fedpp.learning.initial`.)
+labels one-hot, a pair for each finding. (Weights get theirs in `fedpp.learning.initial`.)
 
 Decoys are a deterministic function of the domain, the sequence's name and its values, by the construction of
 AES-GCM-SIV (RFC 8452): a keyed hash of name and values (here AES-GMAC) starts a keystream (AES-CTR). So the same raw
 data give the same dataset, byte for byte on one machine, and different values never share decoys.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -18,7 +18,9 @@ from scipy.linalg.blas import dgemm, sgemm
 
 from fedpp.cipher import algebra
 from fedpp.config import Dtype
+from fedpp.errors import DatasetError
 from fedpp.keys.domain import KeyDomain
+from fedpp.protocol.counts import UNKNOWN
 
 Values = NDArray[np.floating]
 
@@ -28,6 +30,8 @@ _WORD = np.dtype("<i2")  # a decoy's resolution: finer than the pixels'
 _NONCE = bytes(12)  # the digest is a keyed hash that nobody sees
 _WORDS = 2.0**15  # a word / 2^15 is uniform in [-1, 1)
 _UNIFORM = np.sqrt(3.0)  # uniform in +- sqrt 3 has mean 0 and deviation 1
+PAIRS = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # (absent, present) by a finding's state; UNKNOWN is the last
+LABEL_TOLERANCE = 0.01  # float32 rows under R of condition 10 stay within 1e-5
 LONGEST_GAP = 1.5  # in the measure of `fedpp.imaging.preparation.gaps`, where a year is 1: decoys reach so far
 
 
@@ -86,6 +90,16 @@ class SequenceCipher:
         slots = np.eye(classes)[:, [number, *decoys]]
         return algebra.encrypt(slots, self._r).astype(self._dtype)
 
+    def findings(self, name: str, states: Sequence[int]) -> Values:
+        """Encrypt findings' states, 1, 0 or `UNKNOWN`, to rows `[findings, 2, n]`: of each the pair (absent, present).
+
+        A decoy is a pair, (1, 0) or (0, 1), also where the state is unknown: what is known is not told by the decoys.
+        """
+        self._start("findings", name, np.array(states, np.int64))
+        decoys = self._draw(len(states) * (self._n - 1)).astype(np.int64).reshape(self._n - 1, len(states)) % 2
+        slots = np.moveaxis(PAIRS[np.array([states, *decoys])], 0, -1)
+        return algebra.encrypt(slots, self._r).astype(self._dtype)
+
     def gaps(self, name: str, values: Values) -> Values:
         """Encrypt time gaps `[frames]` to rows `[frames, n]` with decoys uniform in 0 .. `LONGEST_GAP`."""
         self._start("gaps", name, np.ascontiguousarray(values, np.float64))
@@ -117,6 +131,27 @@ class SequenceCipher:
         size = count * _WORD.itemsize
         self._keystream.update_into(self._zeros[:size], self._buffer[:size])
         return self._words[:count]
+
+
+def decrypt_classes(domain: KeyDomain, rows: Values) -> NDArray[np.int64]:
+    """Return the class numbers `[k]` of labels, rows `[k, classes, n]`; raise `DatasetError` for no label."""
+    one_hot = decrypt(domain, rows)
+    numbers: NDArray[np.int64] = one_hot.argmax(axis=1)
+    _require(one_hot, np.eye(one_hot.shape[1])[numbers])
+    return numbers
+
+
+def decrypt_findings(domain: KeyDomain, rows: Values) -> NDArray[np.int64]:
+    """Return the states `[k, findings]` of labels, rows `[k, findings, 2, n]`; raise `DatasetError` for no label."""
+    pairs = decrypt(domain, rows)
+    states = np.where(pairs.sum(axis=-1) < 0.5, UNKNOWN, pairs.argmax(axis=-1))
+    _require(pairs, PAIRS[states])
+    return states
+
+
+def _require(labels: Values, expected: Values) -> None:
+    if not np.allclose(labels, expected, rtol=0.0, atol=LABEL_TOLERANCE):
+        raise DatasetError("the dataset's labels do not decrypt to classes: it is damaged, ingest it again")
 
 
 def decrypt(domain: KeyDomain, rows: Values) -> Values:

@@ -3,7 +3,8 @@
 A key file is one line of JSON. All fields but `sealed` are authenticated as associated data, so a changed
 header is refused like a changed secret. A domain folder holds `secret/domain.key` (for the secret zone),
 `trainer/domain.eval` and `trainer/domain.rest` (evaluation and at-rest key, in clear, for the trainer) and
-`domain.card` (for everybody).
+`domain.card` (for everybody). A domain of the scheme `more-frame` has no evaluation key. A key file that says nothing
+of a scheme is of `more`.
 """
 
 import json
@@ -37,10 +38,12 @@ def create(folder: Path, domain: KeyDomain, passphrase: bytes) -> None:
         raise KeyFileError(f"{folder} holds a key domain already: choose another folder, keys are not overwritten")
     writers: dict[Path, Callable[[Path], None]] = {
         SECRET_KEY: lambda path: create_exclusively(path, seal(domain, passphrase)),
-        EVALUATION_KEY: domain.evaluation_key().save,
+        EVALUATION_KEY: lambda path: domain.evaluation_key().save(path),
         AT_REST_KEY: domain.at_rest_key().save,
         CARD: lambda path: _write_card(path, domain),
     }
+    if domain.scheme == "more-frame":
+        del writers[EVALUATION_KEY]
     written: list[Path] = []
     try:
         for name, write in writers.items():
@@ -74,6 +77,7 @@ def seal(domain: KeyDomain, passphrase: bytes, *, log2_cost: int = LOG2_COST) ->
     salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
     header = {
         "format": FORMAT,
+        "scheme": domain.scheme,
         "n": domain.n,
         "epoch": domain.epoch,
         "scrypt": [log2_cost, BLOCK_SIZE, PARALLELISM],
@@ -99,7 +103,7 @@ def unseal(content: bytes, passphrase: bytes, name: str) -> KeyDomain:
         salt, nonce = bytes.fromhex(header["salt"]), bytes.fromhex(header["nonce"])
         key = Scrypt(salt=salt, length=32, n=2**log2_cost, r=block_size, p=parallelism).derive(passphrase)
         secret = AESGCM(key).decrypt(nonce, sealed, json.dumps(header, sort_keys=True).encode())
-        return KeyDomain(secret, n=header["n"], epoch=header["epoch"])
+        return KeyDomain(secret, n=header["n"], epoch=header["epoch"], scheme=header.get("scheme", "more"))
     except InvalidTag:
         raise KeyFileError(f"{name} does not open: wrong passphrase, or the file was altered") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import keras
@@ -36,9 +37,9 @@ class Batches:
         """Return the number of batches of an epoch."""
         return (len(self._indices) + self._batch_size - 1) // self._batch_size
 
-    def order(self, epochs: int) -> Iterator[Indices]:
-        """Yield the positions of each batch; epochs count from 1."""
-        for epoch in range(1, epochs + 1):
+    def order(self, epochs: int, done: int = 0) -> Iterator[Indices]:
+        """Yield the positions of each batch of the epochs after `done`, each shuffled anew; they count from 1."""
+        for epoch in range(done + 1, epochs + 1):
             order = self._indices
             if self._seed is not None:
                 seed = np.random.SeedSequence([*self._seed, epoch])
@@ -46,18 +47,26 @@ class Batches:
             for start in range(0, len(order), self._batch_size):
                 yield order[start : start + self._batch_size]
 
+    def batch(self, epoch: int, number: int) -> tuple[tuple[NDArray[Any], ...], NDArray[Any]]:
+        """Read one batch again, its inputs and labels: the `number`-th of this epoch, from 0; epochs count from 1."""
+        indices = next(islice(self.order(epoch, epoch - 1), number, None))
+        *inputs, labels = self._read(indices)
+        return tuple(inputs), labels
+
     def fit(
         self,
         model: keras.Model,
         epochs: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
+        done: int = 0,
     ) -> list[float]:
-        """Train a compiled model; return the loss of each epoch. A reader's error is raised as it is."""
+        """Train a compiled model in the epochs after `done`; return their losses. Raise a reader's error as it is."""
         with self._reading():
             history = model.fit(
-                self._dataset(epochs),
+                self._dataset(epochs, done),
                 epochs=epochs,
+                initial_epoch=done,
                 steps_per_epoch=len(self),
                 shuffle=False,
                 callbacks=list(callbacks),
@@ -71,7 +80,7 @@ class Batches:
             outputs: NDArray[np.floating] = model.predict(self._dataset(1), steps=len(self), verbose=0)
         return outputs
 
-    def _dataset(self, epochs: int) -> tf.data.Dataset:
+    def _dataset(self, epochs: int, done: int = 0) -> tf.data.Dataset:
         """Return the batches of all epochs in a row, so that the next epoch's are read ahead, too.
 
         Keras casts float64 arrays that it is given whole to float32; it leaves a dataset's batches alone.
@@ -87,7 +96,7 @@ class Batches:
             return tuple(tensors[: self._inputs]), *tensors[self._inputs :]
 
         batch = tf.TensorSpec((None,), tf.int64)
-        order = tf.data.Dataset.from_generator(lambda: self.order(epochs), output_signature=batch)
+        order = tf.data.Dataset.from_generator(lambda: self.order(epochs, done), output_signature=batch)
         return order.map(load).prefetch(AHEAD)
 
     def _read(self, indices: Indices) -> list[NDArray[Any]]:

@@ -1,12 +1,10 @@
 """Initial weights in NumPy, as Keras's initialisers would draw them: the vault needs no TensorFlow."""
 
-import secrets
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
-from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.cipher.evaluation_key import AnyKey
 from fedpp.config import NetworkSpec, WeightSpec
 
 
@@ -19,13 +17,13 @@ def initial_weights(network: NetworkSpec, seed: int) -> dict[str, NDArray[np.flo
     return {spec.name: _draw(spec, generator).astype(np.float32).astype(np.float64) for spec in network.weights()}
 
 
-def encrypted_initial_weights(network: NetworkSpec, seed: int, key: EvaluationKey) -> dict[str, algebra.Matrix]:
-    """Return initial weights as rows `[*shape, n]`, with decoys of the same initialiser and secret seeds.
+def encrypted_initial_weights(network: NetworkSpec, seed: int, key: AnyKey) -> dict[str, algebra.Matrix]:
+    """Return initial weights as rows `[*shape, n]`, with decoys of the same initialiser and seeds that the key makes.
 
     Whoever holds the evaluation key can encrypt with it; so a site can start by itself. In a federation the
     vault of one site does the same with the domain's key.
     """
-    draws = [initial_weights(network, s) for s in (seed, *(secrets.randbits(63) for _ in range(key.n - 1)))]
+    draws = [initial_weights(network, s) for s in (seed, *(key.decoy_seed(seed, slot) for slot in range(1, key.n)))]
     return {name: algebra.encrypt(np.stack([draw[name] for draw in draws], axis=-1), key.matrix) for name in draws[0]}
 
 

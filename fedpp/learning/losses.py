@@ -1,31 +1,146 @@
-"""Softmax cross entropy between encrypted labels and encrypted logits."""
+"""Cross entropy between encrypted labels and encrypted logits; with the algebra of plain numbers, on plaintext."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Self
 
 import keras
 from keras import ops
 
-from fedpp.cipher.components import Algebra, Tensor
+from fedpp.cipher.components import Algebra, Slots, Tensor
+from fedpp.errors import ConfigError
+from fedpp.learning import scope
+from fedpp.learning.decoys import DECOY_LABEL, DECOY_WEIGHT
 
-DECOY_WEIGHT = 2.0**-4  # measured: at 1 float32 loses up to three bits of the message's gradient, at 1/10 none
 
-
-class EncryptedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
+class EncryptedLoss(keras.losses.Loss):  # type: ignore[misc]
     """The weighted sum of the slots of the loss's ciphertext: message loss plus a share of the decoys' losses.
 
     The loss on ciphertext is a ciphertext; its gradient comes from differentiating a sum of its slots
     (`Algebra.gradient`). All slots of a gradient share its rounding, and decoys, whose labels are noise, keep
-    large gradients while the message's fade: so theirs are made small, and Adam, which keeps moments by slot,
+    large gradients while the message's fade: so theirs are made small, and an optimizer that keeps moments by slot
     trains them all the same. The number that `fit` reports is not the loss of the message: that one only the
-    vault can tell. Labels and logits are rows `[batch, classes, n]`; the result is `[batch]`.
+    vault can tell. Labels and logits are rows with the slots on a last axis, which the plaintext's, n = 1, do not
+    have; the result is `[batch]`.
     """
 
-    def __init__(self, algebra: Algebra, dtype: str) -> None:
+    def __init__(
+        self,
+        algebra: Algebra,
+        dtype: str,
+        *,
+        label_smoothing: float = 0.0,
+        name: str = "loss_with_decoys",
+        reduction: str = "sum_over_batch_size",
+    ) -> None:
         """Compute in this algebra."""
-        super().__init__(name="loss_with_decoys", dtype=dtype)
-        self.algebra = algebra
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing!r:.40}")
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.algebra, self.label_smoothing = algebra, label_smoothing
+
+    def slot_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the loss `[batch]` of one slot."""
+        raise NotImplementedError
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the sum over slots of `-sum_k y_k log softmax(z)_k`, for each sequence."""
-        labels = self.algebra.to_slots(self.algebra.from_rows(y_true))
-        logits = self.algebra.to_slots(self.algebra.from_rows(y_pred))
-        losses = [-ops.sum(y * ops.log_softmax(z, axis=-1), axis=-1) for y, z in zip(labels, logits, strict=True)]
-        return losses[0] + DECOY_WEIGHT * sum(losses[1:])
+        """Return the sum over slots, for each sequence."""
+        message, *others = self._slots(y_true)
+        labels = [message, *(ops.clip(decoy, -DECOY_LABEL, DECOY_LABEL) for decoy in others)]
+        losses = [self.slot_loss(y, z) for y, z in zip(labels, self._slots(y_pred), strict=True)]
+        return losses[0] + DECOY_WEIGHT * sum(losses[1:]) if others else losses[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings and which algebra they need; the key is not among them."""
+        own = {"dtype": self.dtype, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **scope.describe(self.algebra), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make the loss again, under the algebra of the scope (`fedpp.learning.scope`)."""
+        settings = dict(config)
+        return cls(scope.current(settings), settings.pop("dtype"), **settings)
+
+    def _slots(self, rows: Tensor) -> Slots:
+        return (rows,) if self.algebra.n == 1 else self.algebra.to_slots(self.algebra.from_rows(rows))
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class CategoricalCrossentropy(EncryptedLoss):
+    """`keras.losses.CategoricalCrossentropy` from logits, of labels and logits in rows `[batch, classes, n]`.
+
+    A class weight multiplies the loss of the sequences of that class, as a sample weight does. In Keras smoothed
+    labels are `(1 - s) y + s / classes`.
+    """
+
+    def __init__(
+        self, algebra: Algebra, dtype: str, *, class_weights: Sequence[float] | None = None, **common: Any
+    ) -> None:
+        """Take the weights in the order of the classes; the common settings are those of `EncryptedLoss`."""
+        super().__init__(algebra, dtype, **common)
+        self.class_weights = _weights("class_weights", class_weights)
+
+    def slot_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return `-w_y sum_k y_k log softmax(z)_k` for each sequence."""
+        smoothed = labels
+        if self.label_smoothing:
+            smoothed = labels * (1.0 - self.label_smoothing) + self.label_smoothing / labels.shape[-1]
+        loss = -ops.sum(smoothed * ops.log_softmax(logits, axis=-1), axis=-1)
+        if self.class_weights is None:
+            return loss
+        return loss * ops.sum(labels * _fitting(self.class_weights, labels, -1), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings and which algebra they need."""
+        return {**super().get_config(), "class_weights": self.class_weights}
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class BinaryCrossentropy(EncryptedLoss):
+    """`keras.losses.BinaryCrossentropy` from logits, of findings that may be unknown.
+
+    Labels are rows `[batch, findings, 2, n]`, one-hot pairs (absent, present), and (0, 0) for an unknown finding, which
+    costs nothing; logits are rows `[batch, findings, n]`. The loss of a sequence is the sum over its known findings by
+    the number of all. A positive weight multiplies the loss of a finding that is present, as a sample weight does. In
+    Keras smoothed labels are `(1 - s) y + s / 2`.
+    """
+
+    def __init__(
+        self, algebra: Algebra, dtype: str, *, positive_weights: Sequence[float] | None = None, **common: Any
+    ) -> None:
+        """Take the weights in the order of the findings; the common settings are those of `EncryptedLoss`."""
+        super().__init__(algebra, dtype, **common)
+        self.positive_weights = _weights("positive_weights", positive_weights)
+
+    def slot_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the mean over findings of `w (y_absent softplus(z) + y_present softplus(-z))` for each sequence."""
+        absent, present = labels[..., 0], labels[..., 1]
+        smoothed = (absent, present)
+        if self.label_smoothing:
+            shared = (absent + present) * (0.5 * self.label_smoothing)
+            smoothed = tuple(y * (1.0 - self.label_smoothing) + shared for y in smoothed)
+        losses = smoothed[0] * ops.softplus(logits) + smoothed[1] * ops.softplus(-logits)
+        if self.positive_weights is not None:
+            losses = losses * (absent + present * _fitting(self.positive_weights, labels, -2))
+        return ops.mean(losses, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings and which algebra they need."""
+        return {**super().get_config(), "positive_weights": self.positive_weights}
+
+
+EncryptedCrossEntropy = CategoricalCrossentropy
+
+
+def _weights(name: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    if not all(0.0 < weight < inf for weight in weights):
+        raise ConfigError(f"{name} must be positive and finite, got {tuple(weights)!r:.60}")
+    return tuple(float(weight) for weight in weights)
+
+
+def _fitting(weights: tuple[float, ...], labels: Tensor, axis: int) -> Tensor:
+    if len(weights) != labels.shape[axis]:
+        raise ConfigError(f"the loss has {len(weights)} weights for labels of {labels.shape[axis]}: give one for each")
+    return ops.convert_to_tensor(weights, labels.dtype)

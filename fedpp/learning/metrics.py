@@ -1,17 +1,24 @@
 """From predictions to counts, and from counts to the figures that a clinician reads.
 
 Precision, sensitivity, specificity and F1 see two classes: class 0 is negative, every other is positive, and
-a prediction is the most probable class. Accuracy and loss see all classes.
+a prediction is the most probable class. Accuracy and loss see all classes. A multi-label task has such figures of each
+finding, and as its own their mean over the findings for which one is defined.
+
+An *operating point* is a threshold of the positive score in the place of one half: chosen on validation data, where it
+reaches a wanted sensitivity, and judged on others.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedpp.errors import FederationError
-from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, Counts, Histogram
+from fedpp.errors import ConfigError, FederationError
+from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, UNKNOWN, Counts, Histogram
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 
 _TOLERANCE = 1e-5  # of a row's sum: a float32 softmax passes, logits do not
 _TINIEST = np.finfo(np.float64).tiny
@@ -33,6 +40,37 @@ class Metrics:
     def to_mapping(self) -> dict[str, float | None]:
         """Return the figures by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The figures of decisions by a threshold of the positive score, class 0 against the rest."""
+
+    accuracy: float | None
+    precision: float | None
+    sensitivity: float | None
+    specificity: float | None
+    f1: float | None
+    missed_diagnosis_rate: float | None  # 1 - sensitivity
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold that was chosen on validation data, and what decisions by it are worth on others."""
+
+    wanted: float  # sensitivity on the validation data, at least
+    threshold: float  # log-odds of the positive score
+    probability: float  # the same threshold as a probability
+    decisions: Decisions
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return values fit for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        return cls(**{**values, "decisions": Decisions(**values["decisions"])})
 
 
 def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
@@ -57,30 +95,105 @@ def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
     )
 
 
+def count_findings(states: ArrayLike, probabilities: ArrayLike) -> FindingCounts:
+    """Count predictions of several findings, of each the examples where it is known.
+
+    `states` [examples findings] are 1, 0 or `UNKNOWN`, `probabilities` [examples findings 2] those of absence and
+    presence, as `presence` gives them. Raises `FederationError` as `count` does.
+    """
+    true, p = np.asarray(states), np.asarray(probabilities, dtype=np.float64)
+    if p.ndim != 3 or p.shape[2] != 2 or true.shape != p.shape[:2]:
+        raise FederationError(
+            "predictions need states [examples, findings] and probabilities [examples, findings, 2], "
+            f"got {true.shape} and {p.shape}"
+        )
+    known = true != UNKNOWN
+    findings = range(true.shape[1])
+    return FindingCounts(len(true), tuple(count(true[known[:, k], k], p[known[:, k], k]) for k in findings))
+
+
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return probabilities `[examples classes]` of logits of the same shape."""
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.floating] = e / e.sum(axis=1, keepdims=True)
+    """Return probabilities `[.. classes]` of logits of the same shape."""
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.floating] = e / e.sum(axis=-1, keepdims=True)
     return probabilities
 
 
-def metrics(counts: Counts) -> Metrics:
+def presence(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the probabilities `[.. findings 2]` of absence and presence: `sigmoid` of a logit is that of presence."""
+    return softmax(np.stack([np.zeros_like(logits), logits], axis=-1))
+
+
+def metrics(counts: AnyCounts) -> Metrics:
     """Return the figures of these counts; the AUC is that of the scores' bins, ties counting half."""
+    if isinstance(counts, FindingCounts):
+        return _mean([metrics(finding) for finding in counts.findings])
     matrix = counts.confusion
     true_negatives, negatives = matrix[0][0], sum(matrix[0])
     false_positives, false_negatives = negatives - true_negatives, sum(row[0] for row in matrix[1:])
     positives = counts.examples - negatives
-    true_positives = positives - false_negatives
     return Metrics(
         loss=_ratio(counts.loss_sum, counts.examples),
         accuracy=_ratio(sum(matrix[k][k] for k in range(len(matrix))), counts.examples),
-        precision=_ratio(true_positives, true_positives + false_positives),
-        sensitivity=_ratio(true_positives, positives),
-        specificity=_ratio(true_negatives, negatives),
-        f1=_ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
         auc=_auc(counts.positive_scores, counts.negative_scores),
-        missed_diagnosis_rate=_ratio(false_negatives, positives),
+        **_of_decisions(positives - false_negatives, false_positives, true_negatives, false_negatives),
     )
+
+
+def threshold_for(counts: Counts, sensitivity: float) -> float | None:
+    """Return the highest threshold with at least this sensitivity on these counts, None without positives.
+
+    It is in log-odds of the positive score, an edge of `SCORE_EDGES`: scores of that bin and above are called positive,
+    all of them at the lowest edge. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
+    """
+    if not 0 < sensitivity <= 1:
+        raise ConfigError(f"a wanted sensitivity is above 0 and at most 1, got {sensitivity}")
+    found, positives = 0, sum(counts.positive_scores)
+    for score_bin in reversed(range(SCORE_BINS)):
+        found += counts.positive_scores[score_bin]
+        if positives and found / positives >= sensitivity:
+            return SCORE_EDGES[score_bin]
+    return None
+
+
+def at_threshold(counts: Counts, threshold: float) -> Decisions:
+    """Return the figures of these counts where scores at or above a threshold of `threshold_for` are called positive.
+
+    Raises `ConfigError` for a threshold between the edges, which counts cannot tell.
+    """
+    if threshold not in SCORE_EDGES[:-1]:
+        raise ConfigError(f"a threshold is the lower edge of a bin of scores, got {threshold}")
+    above = slice(SCORE_EDGES.index(threshold), None)
+    found, alarms = sum(counts.positive_scores[above]), sum(counts.negative_scores[above])
+    positives, negatives = sum(counts.positive_scores), sum(counts.negative_scores)
+    accuracy = _ratio(found + negatives - alarms, counts.examples)
+    return Decisions(accuracy=accuracy, **_of_decisions(found, alarms, negatives - alarms, positives - found))
+
+
+def operating_point(validation: Counts, test: Counts, sensitivity: float) -> OperatingPoint | None:
+    """Choose the threshold for a sensitivity on validation counts, and judge it on others; None without positives."""
+    threshold = threshold_for(validation, sensitivity)
+    if threshold is None:
+        return None
+    return OperatingPoint(sensitivity, threshold, 1 / (1 + math.exp(-threshold)), at_threshold(test, threshold))
+
+
+def _of_decisions(found: int, alarms: int, cleared: int, missed: int) -> dict[str, float | None]:
+    """Return what true and false positives, true and false negatives give."""
+    return {
+        "precision": _ratio(found, found + alarms),
+        "sensitivity": _ratio(found, found + missed),
+        "specificity": _ratio(cleared, cleared + alarms),
+        "f1": _ratio(2 * found, 2 * found + alarms + missed),
+        "missed_diagnosis_rate": _ratio(missed, found + missed),
+    }
+
+
+def _mean(of_findings: Sequence[Metrics]) -> Metrics:
+    """Return each figure's mean over the findings for which it is defined."""
+    values = {field.name: [getattr(figures, field.name) for figures in of_findings] for field in fields(Metrics)}
+    defined = {name: [value for value in of_each if value is not None] for name, of_each in values.items()}
+    return Metrics(**{name: math.fsum(known) / len(known) if known else None for name, known in defined.items()})
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""The CNN-Bi-LSTM from one specification: the encrypted network and its plaintext twin of stock Keras layers.
+"""The three networks from one specification each: the encrypted network and its plaintext twin of stock Keras layers.
 
 Both fold the frames into the batch by a reshape (a `TimeDistributed` costs three times the plaintext's time)
 and end in logits. Weights are exchanged by name, in the order of `NetworkSpec.weights`.
@@ -15,38 +15,47 @@ from fedpp.cipher.components import Algebra
 from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.learning import layers
+from fedpp.learning.accumulation import AccumulatingModel
+from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
 
 Weights = Mapping[str, NDArray[np.floating]]
 
 
-def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> keras.Model:
+def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> AccumulatingModel:
     """Build the network on ciphertext.
 
     It takes rows `[batch, frames, height, width, channels, n]`, which frames are valid (bool `[batch, frames]`) and,
     if the network has gaps, their rows `[batch, frames, n]` to logits, rows `[batch, classes, n]`.
     """
-    frame = (network.height, network.width, network.channels)
-    rows = keras.Input((network.frames, *frame, algebra.n), dtype=dtype)
+    rows = keras.Input((network.frames, network.height, network.width, network.channels, algebra.n), dtype=dtype)
     valid = keras.Input((network.frames,), dtype="bool")
     inputs = [rows, valid]
     x = layers.FromRows(algebra, dtype=dtype)(rows)
-    x = layers.Componentwise(algebra, lambda part: ops.reshape(part, (-1, *frame)), dtype=dtype)(x)
+    x = layers.FoldFrames(algebra, dtype=dtype)(x)
     for filters in network.filters:
         x = layers.Conv2D(algebra, filters, network.kernel, pool_size=2, activation="relu", dtype=dtype)(x)
     x = layers.Flatten(algebra, dtype=dtype)(x)
     x = layers.Dense(algebra, network.dense, activation="relu", dtype=dtype)(x)
-    sequence = (-1, network.frames, network.dense)
-    x = layers.Componentwise(algebra, lambda part: ops.reshape(part, sequence), dtype=dtype)(x)
+    x = layers.UnfoldFrames(algebra, network.frames, dtype=dtype)(x)
     if network.gaps:
         gaps = keras.Input((network.frames, algebra.n), dtype=dtype)
         inputs.append(gaps)
         x = layers.Append(algebra, dtype=dtype)(x, layers.FromRows(algebra, dtype=dtype)(gaps))
-    x = layers.Bidirectional(algebra, network.lstm, dtype=dtype)(x, valid)
-    x = layers.Dense(algebra, network.classes, dtype=dtype)(x)
-    return keras.Model(inputs, layers.ToRows(algebra, dtype=dtype)(x), name="encrypted_cnn_bi_lstm")
+    states = None
+    if network.directions:
+        lstm = layers.LSTM(algebra, network.lstm, return_sequences=network.voting, dtype=dtype)
+        both = len(network.directions) > 1
+        states = (layers.Bidirectional(algebra, lstm, dtype=dtype) if both else lstm)(x, valid)
+    if network.voting:
+        given = (x,) if states is None else (x, states)
+        z = EncryptedVote(algebra, network.classes, dtype=dtype)(*given, valid=valid)
+    else:
+        last = MeanOfFrames(algebra, dtype=dtype)(x, valid) if states is None else states
+        z = layers.Dense(algebra, network.classes, dtype=dtype)(last)
+    return AccumulatingModel(inputs, layers.ToRows(algebra, dtype=dtype)(z), name="encrypted_network")
 
 
-def plaintext(network: NetworkSpec, dtype: Dtype) -> keras.Model:
+def plaintext(network: NetworkSpec, dtype: Dtype) -> AccumulatingModel:
     """Build the twin on plaintext: the same inputs without the slots to logits `[batch, classes]`."""
     frame = (network.height, network.width, network.channels)
     sequence = keras.Input((network.frames, *frame), dtype=dtype)
@@ -64,10 +73,19 @@ def plaintext(network: NetworkSpec, dtype: Dtype) -> keras.Model:
         gaps = keras.Input((network.frames,), dtype=dtype)
         inputs.append(gaps)
         x = ops.concatenate([x, ops.expand_dims(gaps, -1)], axis=-1)
-    lstm = keras.layers.LSTM(network.lstm, unroll=True, dtype=dtype)
-    x = keras.layers.Bidirectional(lstm, dtype=dtype)(x, mask=valid)
-    x = keras.layers.Dense(network.classes, dtype=dtype)(x)
-    return keras.Model(inputs, x, name="plaintext_cnn_bi_lstm")
+    states = None
+    if network.directions:
+        # Unrolled is faster; but Keras 3.15 then masks the wrong end of a backward LSTM's outputs.
+        lstm = keras.layers.LSTM(network.lstm, unroll=not network.voting, return_sequences=network.voting, dtype=dtype)
+        both = len(network.directions) > 1
+        states = (keras.layers.Bidirectional(lstm, dtype=dtype) if both else lstm)(x, mask=valid)
+    if network.voting:
+        given = (x,) if states is None else (x, states)
+        z = Vote(network.classes, dtype=dtype)(*given, valid=valid)
+    else:
+        last = keras.layers.GlobalAveragePooling1D(dtype=dtype)(x, mask=valid) if states is None else states
+        z = keras.layers.Dense(network.classes, dtype=dtype)(last)
+    return AccumulatingModel(inputs, z, name="plaintext_network")
 
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:

@@ -1,72 +1,107 @@
-"""Adam in the algebra, and, with the algebra of plain numbers, its plaintext twin.
+"""Keras's optimizers on ciphertext, and, with the algebra of plain numbers, their plaintext twins."""
 
-Keras's own Adam computes its bias corrections in float32 whatever the variables are; the twins must share
-every scalar operation to agree to rounding, so both use this class. Kingma & Ba 2015 (arXiv:1412.6980),
-Algorithm 1 in the order of its section 2's last paragraph, as Keras does.
-"""
-
-from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from fedpp.cipher.components import Algebra, Tensor
+from fedpp.errors import ConfigError
+from fedpp.learning.encrypted_optimizer import EncryptedOptimizer, check_setting
 
 
-class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Adam over variables that come n at a time, each n of them one ciphertext.
+@keras.saving.register_keras_serializable(package="fedpp")
+class SGD(EncryptedOptimizer):
+    """`keras.optimizers.SGD` on ciphertext, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013)."""
 
-    Both moments are kept by slot: kept as rows, the small second moments of the message drown in the
-    rounding of the decoy's.
-    """
+    moments = ("momentum",)
 
     def __init__(
         self,
         algebra: Algebra,
-        learning_rate: float = 1e-3,
+        learning_rate: Any = 1e-2,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        **common: Any,
+    ) -> None:
+        """Take Keras's settings and defaults; the common ones are those of `EncryptedOptimizer`."""
+        check_setting("momentum", momentum, least=0.0, below=1.0)
+        super().__init__(algebra, learning_rate, **common)
+        self.momentum, self.nesterov = momentum, nesterov
+        if not momentum:
+            self.moments = ()
+
+    def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
+        """Return the step of plain gradient descent, or the velocity, as Keras has them."""
+        step = gradient * rate
+        if not self.momentum:
+            return step
+        velocity = self.moment("momentum", index)
+        momentum = ops.convert_to_tensor(self.momentum, velocity.dtype)  # a cast would go by way of float32
+        velocity.assign(velocity * momentum - step)
+        return step - velocity * momentum if self.nesterov else -velocity
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings and which algebra they need."""
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class Adam(EncryptedOptimizer):
+    """`keras.optimizers.Adam` on ciphertext.
+
+    Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1 in the order of its section 2's last paragraph, as Keras does.
+    """
+
+    moments = ("momentum", "velocity")
+
+    def __init__(
+        self,
+        algebra: Algebra,
+        learning_rate: Any = 1e-3,
         *,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        **common: Any,
     ) -> None:
-        """Take Keras's settings and defaults."""
-        super().__init__(learning_rate=learning_rate, name="encrypted_adam")
-        self.algebra = algebra
+        """Take Keras's settings and defaults; the common ones are those of `EncryptedOptimizer`."""
+        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+            check_setting(name, beta, least=0.0, below=1.0)
+        check_setting("epsilon", epsilon, least=0.0)
+        super().__init__(algebra, learning_rate, **common)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def build(self, variables: Sequence[Tensor]) -> None:
-        """Add two moments for each variable, in slots."""
-        if self.built:
-            return
-        super().build(variables)
-        names = ["momentum", "velocity"]
-        self._momentums, self._velocities = self.add_optimizer_variables(variables, names)
-
-    def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[Tensor] | None = None) -> None:
-        """Take one step; `grads` are the derivatives of the loss's slots, summed, by the variables."""
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        if not self.built:
-            self.build(variables)
-        dtype = variables[0].dtype
+    def rate(self, dtype: str) -> Tensor:
+        """Return the learning rate with the correction of the moments' bias towards zero."""
         step = ops.cast(self.iterations + 1, dtype)
         one, beta_1, beta_2 = (ops.convert_to_tensor(x, dtype) for x in (1.0, self.beta_1, self.beta_2))
         correction = ops.sqrt(one - ops.power(beta_2, step)) / (one - ops.power(beta_1, step))
-        rate = ops.cast(self.learning_rate, dtype) * correction
-        n = self.algebra.n
-        for i in range(0, len(variables), n):
-            slots = self.algebra.to_slots(self.algebra.gradient(tuple(grads[i : i + n])))
-            updates = []
-            for k, g in enumerate(slots):
-                m, v = self._momentums[i + k], self._velocities[i + k]
-                m.assign(beta_1 * m + (one - beta_1) * g)
-                v.assign(beta_2 * v + (one - beta_2) * (g * g))
-                updates.append(rate * m / (ops.sqrt(v) + self.epsilon))
-            for k, update in enumerate(self.algebra.from_slots(tuple(updates))):
-                variables[i + k].assign_sub(update)
-        self.iterations.assign_add(1)
+        return super().rate(dtype) * correction
 
-    def restart(self) -> None:
-        """Forget all state but the learning rate, as if no step had been taken."""
-        for variable in self.variables if self.built else ():
-            if variable is not self._learning_rate:
-                variable.assign(ops.zeros_like(variable))
+    def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
+        """Return the first moment over the root of the second."""
+        m, v = self.moment("momentum", index), self.moment("velocity", index)
+        one, beta_1, beta_2 = (ops.convert_to_tensor(x, m.dtype) for x in (1.0, self.beta_1, self.beta_2))
+        m.assign(beta_1 * m + (one - beta_1) * gradient)
+        v.assign(beta_2 * v + (one - beta_2) * (gradient * gradient))
+        return rate * m / (ops.sqrt(v) + self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings and which algebra they need."""
+        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class AdamW(Adam):
+    """`keras.optimizers.AdamW` on ciphertext: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    def __init__(
+        self, algebra: Algebra, learning_rate: Any = 1e-3, *, weight_decay: float | None = 4e-3, **settings: Any
+    ) -> None:
+        """Take Keras's settings and defaults, those of `Adam` among them."""
+        if weight_decay is None:
+            raise ConfigError("AdamW needs a weight_decay, got None: give a number, or take Adam")
+        super().__init__(algebra, learning_rate, weight_decay=weight_decay, **settings)

@@ -1,4 +1,4 @@
-"""Training and prediction on an encrypted dataset, through Keras's own `fit` and `predict`."""
+"""Training and prediction on an encrypted dataset."""
 
 from collections.abc import Sequence
 
@@ -8,31 +8,29 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config import Dtype, NetworkSpec, Task
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.learning import models
-from fedpp.learning.batches import Batches, Reader
-from fedpp.learning.losses import EncryptedCrossEntropy
+from fedpp.learning.batches import Indices, Reader
+from fedpp.learning.learner import Learner, State
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.learning.optimizers import Adam
+from fedpp.recipe import Recipe
 
 Rows = NDArray[np.floating]
 
 
 class EncryptedTrainer:
-    """One encrypted network under one evaluation key, compiled once and used for many rounds."""
+    """One network in the algebra of one key domain, compiled once and used for many rounds.
 
-    def __init__(self, network: NetworkSpec, key: EvaluationKey, dtype: Dtype) -> None:
-        """Build and compile the network; its weights are zero until `load`."""
-        self.network, self.dtype, self.domain = network, dtype, key.domain
-        self._algebra: Algebra = key.algebra()
-        self.model = models.encrypted(network, self._algebra, dtype)
-        self.model.compile(
-            optimizer=Adam(self._algebra),
-            loss=EncryptedCrossEntropy(self._algebra, dtype),
-            jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
-        )
+    The frame form's algebra is that of plain numbers, n = 1: its frames are mixed, its weights and labels are not.
+    """
+
+    def __init__(self, network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> None:
+        """Build and compile the network; set its weights with `load`."""
+        self.network, self.dtype, self.domain = network, dtype, algebra.domain
+        self._algebra = algebra
+        self._learner = Learner(network, algebra, recipe, dtype)
+        self.model = self._learner.model
 
     def load(self, rows: models.Weights) -> None:
         """Set the weights, and forget the optimizer's state."""
@@ -43,41 +41,53 @@ class EncryptedTrainer:
         """Return the weights as rows."""
         return models.get_rows(self.model, self.network, self._algebra)
 
+    def state(self) -> State:
+        """Return all that training changes, to the bit; the optimizer's moments are by slot: seal it."""
+        return self._learner.state()
+
+    def restore(self, state: State) -> None:
+        """Set what `state` returned; raise `ModelError` if it is another network's."""
+        try:
+            self._learner.restore(state)
+        except ValueError:
+            raise ModelError("the checkpoint's arrays do not fit its network: it is of another version") from None
+
     def fit(
         self,
         dataset: EncryptedDataset,
         *,
-        learning_rate: float,
         epochs: int,
-        batch_size: int,
         seed: Sequence[int],
+        indices: Indices | None = None,
+        done: int = 0,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> list[float]:
-        """Train on the training split; return the loss, decoys included, of each epoch.
+        """Train on the sequences at `indices`, by default the training split; return each epoch's loss with decoys.
 
-        Raises `ModelError` if the weights are not finite any more.
+        Epochs count up to `epochs`, the first `done` of which are behind. Raises `ModelError` where a value is not
+        finite any more, and names the layer.
         """
         self._check(dataset)
-        if not len(dataset.indices("train")):
+        chosen = dataset.indices("train") if indices is None else indices
+        if not len(chosen):
             raise DatasetError("the dataset has no sequence in split train: ingest more patients")
-        self.model.optimizer.learning_rate = learning_rate
-        labels = self._cast(dataset.labels)
-        data = Batches(self.inputs(dataset), labels, dataset.indices("train"), batch_size, seed)
-        losses = data.fit(self.model, epochs, callbacks, verbose)
-        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
-            raise ModelError(
-                f"the training diverged at learning rate {learning_rate}: weights are not finite; lower it"
-            )
-        return losses
+        return self._learner.fit(
+            self.inputs(dataset),
+            self._cast(dataset.labels),
+            chosen,
+            epochs=epochs,
+            seed=seed,
+            done=done,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
 
-    def logits(self, dataset: EncryptedDataset, split: str, batch_size: int) -> Rows:
-        """Return encrypted logits, rows `[k, classes, n]`, of a split in the dataset's order."""
+    def logits(self, dataset: EncryptedDataset, indices: Indices) -> Rows:
+        """Return encrypted logits, rows `[k, classes, n]`, of the sequences at `indices`."""
         self._check(dataset)
-        data = Batches(self.inputs(dataset), None, dataset.indices(split), batch_size)
-        if not len(data):
-            return np.zeros((0, self.network.classes, self._algebra.n), self.dtype)
-        return data.predict(self.model)
+        logits = self._learner.predict(self.inputs(dataset), indices)
+        return logits[..., np.newaxis] if self._algebra.n == 1 else logits
 
     def check_model(self, model: EncryptedModel, dataset: EncryptedDataset) -> None:
         """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
@@ -95,7 +105,7 @@ class EncryptedTrainer:
     def inputs(self, dataset: EncryptedDataset) -> list[Reader]:
         """Return the readers of the network's inputs."""
 
-        def gaps(indices: NDArray[np.integer]) -> Rows:
+        def gaps(indices: Indices) -> Rows:
             values = dataset.gaps(indices)
             if dataset.manifest.gaps == "encrypted":
                 return values
@@ -105,7 +115,13 @@ class EncryptedTrainer:
         return [*inputs, self._cast(gaps)] if self.network.gaps else inputs
 
     def _cast(self, read: Reader) -> Reader:
-        return lambda indices: read(indices).astype(self.dtype, copy=False)
+        """Return the reader of the network's own dtype; plain numbers have no axis of slots."""
+
+        def cast(indices: Indices) -> Rows:
+            rows = read(indices).astype(self.dtype, copy=False)
+            return rows[..., 0] if self._algebra.n == 1 else rows
+
+        return cast
 
     def _check(self, dataset: EncryptedDataset) -> None:
         dataset.require_domain(self.domain)

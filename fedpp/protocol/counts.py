@@ -12,6 +12,8 @@ from typing import Self, cast
 
 from fedpp.errors import FederationError
 
+UNKNOWN = -1  # state of a finding, where 1 is present and 0 absent: it is counted nowhere
+
 Histogram = tuple[int, ...]
 Matrix = tuple[tuple[int, ...], ...]
 MappedCounts = dict[str, int | float | list[int] | list[float]]

@@ -9,6 +9,7 @@ from typing import Any, Self
 from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import FederationError
 from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 from fedpp.protocol.site import SiteDescription
 
 
@@ -18,7 +19,7 @@ class RoundRecord:
 
     number: int
     sites: tuple[str, ...]
-    validation: Counts
+    validation: AnyCounts
     seconds: float
 
 
@@ -33,13 +34,12 @@ class FederationRecord:
     sites: tuple[SiteDescription, ...]
     refused: Mapping[str, str]  # site -> reason
     rounds: tuple[RoundRecord, ...]
-    test: Mapping[str, Counts]  # site -> counts of the final model on its test split
+    test: Mapping[str, AnyCounts]  # site -> counts of the final model on its test split
     seconds: float
 
-    def test_counts(self) -> Counts:
+    def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
-        counts = list(self.test.values())
-        return sum(counts[1:], counts[0])
+        return total(self.test.values())
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
@@ -68,16 +68,18 @@ class FederationRecord:
         """Read a `federation.json`; raise `FederationError` if it is missing or damaged."""
         try:
             values = json.loads(path.read_text())
+            network = NetworkSpec.from_json(values["network"])
+            kind = FindingCounts if network.multi_label else Counts
             return cls(
                 **{
                     **values,
-                    "network": NetworkSpec.from_json(values["network"]),
+                    "network": network,
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
                     "rounds": tuple(
-                        RoundRecord(r["number"], tuple(r["sites"]), Counts.from_mapping(r["validation"]), r["seconds"])
+                        RoundRecord(r["number"], tuple(r["sites"]), kind.from_mapping(r["validation"]), r["seconds"])
                         for r in values["rounds"]
                     ),
-                    "test": {site: Counts.from_mapping(counts) for site, counts in values["test"].items()},
+                    "test": {site: kind.from_mapping(counts) for site, counts in values["test"].items()},
                 }
             )
         except OSError as error:

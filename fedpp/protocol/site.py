@@ -10,6 +10,7 @@ from fedpp.errors import FederationError
 LARGEST = 2**31
 LONGEST_NAME = 200
 MOST_CLASSES = 1000
+_COUNTS = ("n", "frames", "height", "width", "channels", "patch")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class SiteDescription:
     width: int
     channels: int
     classes: tuple[str, ...]  # none if the dataset has no labels
+    multi_label: bool
     gaps: Gaps
+    patch: int
     sequences: tuple[int, ...]  # in the order of SPLITS
     patients: tuple[int, ...]
 
@@ -33,11 +36,12 @@ class SiteDescription:
         fits = {
             "name": _is_name(self.name),
             "domain": _is_name(self.domain),
-            **{name: _is_count(getattr(self, name)) for name in ("n", "frames", "height", "width", "channels")},
+            **{name: _is_count(getattr(self, name)) for name in _COUNTS},
             "classes": isinstance(self.classes, tuple)
             and len(self.classes) <= MOST_CLASSES
             and all(map(_is_name, self.classes))
             and len(set(self.classes)) == len(self.classes),
+            "multi_label": type(self.multi_label) is bool,
             "gaps": self.gaps in GAPS,
             "sequences": _is_split_counts(self.sequences),
             "patients": _is_split_counts(self.patients),

@@ -13,6 +13,7 @@ from fedpp.config import Dtype, Gaps, NetworkSpec
 from fedpp.errors import ConfigError, VaultError
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 
 T = TypeVar("T")
 
@@ -33,7 +34,9 @@ class SiteInfo:
     width: int
     channels: int
     classes: tuple[str, ...]
+    multi_label: bool
     gaps: Gaps
+    patch: int
     sequences: dict[str, int]
     patients: dict[str, int]
     dtype: str
@@ -74,7 +77,9 @@ class VaultClient:
             reply.width,
             reply.channels,
             tuple(reply.classes),
+            reply.multi_label,
             cast("Gaps", reply.gaps),
+            reply.patch,
             dict(reply.sequences),
             dict(reply.patients),
             reply.dtype,
@@ -90,7 +95,7 @@ class VaultClient:
             lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=TRANSFER_SECONDS)))
         )
 
-    def score(self, split: str, logits: NDArray[np.floating]) -> Counts:
+    def score(self, split: str, logits: NDArray[np.floating]) -> AnyCounts:
         """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split."""
 
         def requests() -> Iterator[vault_pb2.ScoreRequest]:
@@ -99,14 +104,9 @@ class VaultClient:
                 yield vault_pb2.ScoreRequest(logits=chunk)
 
         reply = self._call(lambda: self._vault.Score(requests(), timeout=TRANSFER_SECONDS))
-        classes = round(len(reply.confusion) ** 0.5)
-        return Counts(
-            reply.examples,
-            reply.loss_sum,
-            tuple(tuple(reply.confusion[k * classes : (k + 1) * classes]) for k in range(classes)),
-            tuple(reply.positive_scores),
-            tuple(reply.negative_scores),
-        )
+        if reply.multi_label:
+            return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
+        return _counts(reply.counts[0])
 
     def _call(self, call: Callable[[], T]) -> T:
         try:
@@ -121,3 +121,14 @@ class VaultClient:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the vault at {self._address} did not answer in time: see its log"
         return f"the vault at {self._address} refused: {details or code.name}"
+
+
+def _counts(message: vault_pb2.Counts) -> Counts:
+    classes = round(len(message.confusion) ** 0.5)
+    return Counts(
+        message.examples,
+        message.loss_sum,
+        tuple(tuple(message.confusion[k * classes : (k + 1) * classes]) for k in range(classes)),
+        tuple(message.positive_scores),
+        tuple(message.negative_scores),
+    )

@@ -11,7 +11,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card", "gaps")
+    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card", "gaps", "multi_label", "patch")
     class SequencesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,8 @@ class InfoReply(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     GAPS_FIELD_NUMBER: _ClassVar[int]
+    MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
     domain: str
     dataset: str
     frames: int
@@ -50,7 +52,9 @@ class InfoReply(_message.Message):
     dtype: str
     card: str
     gaps: str
-    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ..., gaps: _Optional[str] = ...) -> None: ...
+    multi_label: bool
+    patch: int
+    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ..., gaps: _Optional[str] = ..., multi_label: _Optional[bool] = ..., patch: _Optional[int] = ...) -> None: ...
 
 class InitialWeightsRequest(_message.Message):
     __slots__ = ("network", "seed", "dtype")
@@ -83,6 +87,16 @@ class ScoreRequest(_message.Message):
     def __init__(self, split: _Optional[str] = ..., logits: _Optional[_Union[ArrayChunk, _Mapping]] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
+    __slots__ = ("examples", "multi_label", "counts")
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    examples: int
+    multi_label: bool
+    counts: _containers.RepeatedCompositeFieldContainer[Counts]
+    def __init__(self, examples: _Optional[int] = ..., multi_label: _Optional[bool] = ..., counts: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ...) -> None: ...
+
+class Counts(_message.Message):
     __slots__ = ("examples", "loss_sum", "confusion", "positive_scores", "negative_scores")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]

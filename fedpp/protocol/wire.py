@@ -13,7 +13,7 @@ A site that will not or cannot answer sends "refusal" with one line instead.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from typing import Any, Self, TypeVar
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, Dtype, NetworkSpec
 from fedpp.errors import ConfigError, FederationError
+from fedpp.recipe import Recipe
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
@@ -50,9 +51,6 @@ class Request:
             value = values.get(name, least)
             if type(value) is not int or not least <= value <= most:
                 raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-        rate = values.get("learning_rate", 1.0)
-        if type(rate) not in {int, float} or not 0 < rate < math.inf:
-            raise FederationError(f"learning_rate must be positive and finite, got {rate!r:.40}")
         for name, value, known in (("dtype", self.dtype, DTYPES), ("split", values.get("split", SPLITS[0]), SPLITS)):
             if value not in known:
                 raise FederationError(f"{name} must be one of {', '.join(known)}, got {value!r:.40}")
@@ -64,7 +62,9 @@ class Request:
 
     def to_record(self) -> ConfigRecord:
         """Return the record that carries this request."""
-        return ConfigRecord({**asdict(self), "network": self.network.to_json()})
+        values = asdict(self)
+        recipe = values.pop("recipe", {})
+        return ConfigRecord({**values, **recipe, "network": self.network.to_json()})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -88,21 +88,36 @@ class InitialWeightsRequest(Request):
 
 
 @dataclass(frozen=True)
-class TrainRequest(Request):
+class LearningRequest(Request):
+    """What every question to a trainer says: how its network learns, so that one trainer answers them all."""
+
+    recipe: Recipe
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_record` returned; raise `FederationError` for anything else."""
+        names = {field.name for field in fields(Recipe)}
+        rest = {name: value for name, value in record.items() if name not in names}
+        try:
+            recipe = Recipe(**{name: record[name] for name in names})
+        except (ConfigError, KeyError) as error:
+            raise FederationError(f"the coordinator's request does not fit: {error}") from None
+        return super().from_record({**rest, "recipe": recipe})
+
+
+@dataclass(frozen=True)
+class TrainRequest(LearningRequest):
     """Ask for one round of local training."""
 
-    learning_rate: float
     epochs: int
-    batch_size: int
     seed: int
     round: int
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(Request):
+class EvaluateRequest(LearningRequest):
     """Ask for the counts of one split."""
 
-    batch_size: int
     split: str
 
 

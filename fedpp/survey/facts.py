@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from fedpp.imaging.labels import said
 from fedpp.imaging.sequence import ImageSequence
 
 Outcome = Literal["read", "refused", "passed over"]
@@ -73,7 +74,7 @@ class FileFact:
 
 @dataclass(frozen=True, slots=True)
 class LabelFact:
-    """How often a label occurs; `visits` counts frames that have it as a label of their own."""
+    """How often a label, or one of several findings, occurs; `visits` counts frames with a label of their own."""
 
     label: str
     sequences: int
@@ -81,11 +82,11 @@ class LabelFact:
     visits: int
 
     @classmethod
-    def of_all(cls, sequences: Sequence[ImageSequence]) -> tuple[Self, ...]:
-        """Return the labels by name."""
-        counts = Counter(s.label for s in sequences if s.label is not None)
-        patients = Counter(label for label, _ in {(s.label, s.patient) for s in sequences})
-        visits = Counter(label for s in sequences for label in s.labels or () if label is not None)
+    def of_all(cls, sequences: Sequence[ImageSequence], findings: tuple[str, ...]) -> tuple[Self, ...]:
+        """Return the labels by name; `findings` are the names of those whose states a label is, if it is that."""
+        held = [(label, s.patient) for s in sequences for label in said(s.label, findings)]
+        counts, patients = (Counter(label for label, _ in pairs) for pairs in (held, set(held)))
+        visits = Counter(text for s in sequences for label in s.labels or () for text in said(label, findings))
         return tuple(
             cls(printable(label), counts[label], patients[label], visits[label])
             for label in sorted(counts.keys() | visits.keys())

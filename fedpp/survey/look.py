@@ -18,11 +18,11 @@ from fedpp.imaging.burned_in import suspicion
 from fedpp.imaging.dicom import is_dicom
 from fedpp.imaging.duplicates import Gallery, Pair
 from fedpp.imaging.images import is_image
-from fedpp.imaging.labels import MOST_CLASSES
+from fedpp.imaging.labels import MOST_CLASSES, said
 from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.readable import keeping
-from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence
+from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
 from fedpp.imaging.tables import table_rows
 from fedpp.survey.facts import (
     UNLISTED,
@@ -50,7 +50,7 @@ def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progres
     Images that may be near duplicates are read twice. Raises `RawDataError` where the layout is not recognised or a
     table does not fit, but not for single files. The bar is shown on a terminal only.
     """
-    scan = _Scan(raw)
+    scan = _Scan(raw, choices.findings)
     sequences: list[ImageSequence] = []
     torn = 0
     try:
@@ -104,8 +104,8 @@ def summary(survey: Survey) -> str:
 class _Scan:
     """What has been seen so far."""
 
-    def __init__(self, raw: Path) -> None:
-        self._raw = raw
+    def __init__(self, raw: Path, findings: tuple[str, ...]) -> None:
+        self._raw, self._findings = raw, findings
         self._facts: dict[Path, FileFact] = {}
         self._splits: dict[Path, str | None] = {}
         self._gallery = Gallery()
@@ -152,7 +152,7 @@ class _Scan:
         if sequence.times is not None:
             self._gaps += [sequence.times[after] - sequence.times[before] for before, after in pairwise(firsts)]
         if images:
-            label = None if seen.label is None else printable(seen.label)
+            label = None if seen.label is None else printable(", ".join(said(seen.label, self._findings)) or "none")
             self._thumbnails.append(Thumbnails(label, self._heads[-1], sum(mask), tuple(images)))
 
     def pass_over_the_rest(self) -> None:
@@ -166,7 +166,8 @@ class _Scan:
         """Return all of it, with what may be wrong."""
         near, more = self._gallery.near()
         duplicates = tuple(map(self._duplicate, (*self._gallery.same(), *near)))
-        labels, files = LabelFact.of_all(self._seen), tuple(self._facts[path] for path in sorted(self._facts))
+        labels = LabelFact.of_all(self._seen, self._findings)
+        files = tuple(self._facts[path] for path in sorted(self._facts))
         gaps = GapFact.of(self._gaps) if self._gaps else None
         own = [label for sequence in self._seen for label in sequence.labels or ()]
         return Survey(
@@ -241,7 +242,7 @@ def _files(sequence: ImageSequence) -> tuple[FrameFile, ...]:
     return sequence.frames.files
 
 
-def _shown(labels: list[str | None]) -> list[int]:
+def _shown(labels: list[Label | None]) -> list[int]:
     """Choose sequences to show: one of each label, and the rest evenly."""
     firsts = sorted({label: position for position, label in reversed(list(enumerate(labels)))}.values())[:SHOWN]
     others = sorted(set(range(len(labels))) - set(firsts))

@@ -166,3 +166,16 @@ def test_a_folder_that_is_made_anew_while_it_is_locked_is_not_taken(tmp_path: Pa
     with pytest.raises(DatasetError, match="another process is writing"), writer:
         pass
     assert [file.name for file in (tmp_path / ".new.partial").iterdir()] == ["of-the-third"]
+
+
+def test_findings_are_pairs(tmp_path: Path, domain: KeyDomain):
+    """In a multi-label dataset a label is a pair of rows for each finding, and one-hot classes do not fit."""
+    settings = {**SMALL, "classes": ("Edema", "Fracture", "Effusion"), "multi_label": True}
+    labels = GENERATOR.normal(size=(3, 2, 2)).astype(np.float32)
+    with DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+        record = SequenceRecord("a", "p", 3, "train")
+        writer.add(record, np.zeros((3, 2, 2, 1, 2)), labels)
+        for wrong in (labels[:, 0], labels[:2], labels[:, :1]):
+            with pytest.raises(DatasetError, match=r"do not fit a dataset of \(3, 2, 2\)"):
+                writer.add(record, np.zeros((3, 2, 2, 1, 2)), wrong)
+    np.testing.assert_array_equal(EncryptedDataset.open(tmp_path / "new").labels(np.array([0]))[0], labels)

@@ -18,11 +18,12 @@ from coordinator.admission import admit
 from coordinator.app import federate, initial_weights
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
-from fedpp.learning.metrics import count
+from fedpp.learning.metrics import count, count_findings
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import wire
-from fedpp.protocol.counts import Counts
+from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.site import SiteDescription
 
 DOMAIN = "d" * 64
@@ -43,15 +44,17 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(out: Path, **changes: object) -> RunConfig:
     values = {"domain": DOMAIN, "out": str(out), "sites": 2, "rounds": 2, "epochs": 1, "batch-size": 2}
     network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
-    return RunConfig.from_mapping(
-        {**values, **network, "learning-rate": 0.1, "seed": 0, "wait-seconds": 2.0, "reply-seconds": 2.0, **changes}
-    )
+    network |= {"architecture": "cnn-bi-lstm", "head": "state"}
+    learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
+    waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
+    return RunConfig.from_mapping({**values, **network, **learning, **waits, **changes})
 
 
 def describe(name: str, **changes: object) -> SiteDescription:
     fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
+    form = {"multi_label": False, "patch": 0}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
-    return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **counts, **changes})
+    return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **form, **counts, **changes})
 
 
 @dataclass
@@ -75,11 +78,21 @@ class Site:
             examples = MetricRecord({wire.EXAMPLES: self.description.sequences[0]})
             rows = {name: value + 1 for name, value in wire.unpack_arrays(question.content).items()}
             return RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.METRICS: examples})
-        examples = {"validation": 2, "test": 1}[wire.EvaluateRequest.of(question.content).split]
+        request = wire.EvaluateRequest.of(question.content)
+        examples = {"validation": 2, "test": 1}[request.split]
+        if request.network.multi_label:
+            return metrics(findings(examples))
         return metrics(count(np.zeros(examples, int), np.full((examples, 2), 0.5)))
 
 
-def metrics(counts: Counts) -> RecordDict:
+def findings(examples: int, number: int = 2) -> FindingCounts:
+    """Return the counts of so many sequences, of which the first knows no finding but the first."""
+    states = np.ones((examples, number), int)
+    states[0, 1:] = UNKNOWN
+    return count_findings(states, np.full((examples, number, 2), 0.5))
+
+
+def metrics(counts: AnyCounts) -> RecordDict:
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 
@@ -201,6 +214,34 @@ def test_no_single_site_ends_a_run(
     assert [r.sites for r in record.rounds] == [("b",) if kind == "train" else ("a", "b")] * 2
     assert set(record.test) == ({"b"} if kind == "evaluate" else {"a", "b"})
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], np.full((5, 2), 2.0))
+
+
+NO_FINDINGS = {
+    "one label": (metrics(count(np.zeros(2, int), np.full((2, 2), 0.5))), "counts of findings do not fit"),
+    "three findings": (metrics(findings(2, 3)), "counts 2 examples of 3 findings and announced 2 of 2"),
+    "more sequences": (metrics(findings(3)), "counts 3 examples of 2 findings and announced 2 of 2"),
+    "nothing": (RecordDict(), "without metrics"),
+}
+
+
+@pytest.mark.parametrize(("reply", "reason"), NO_FINDINGS.values(), ids=NO_FINDINGS)
+def test_findings_are_added_up_and_bad_replies_left_out(
+    reply: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a multi-label run each finding's counts are the sum of the sites'; a reply that does not fit is left out."""
+    shape = {"classes": ("Edema", "Fracture"), "multi_label": True}
+    sites = [Site(describe("a", **shape), {"evaluate": reply}), *(Site(describe(name, **shape)) for name in "bc")]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3))
+    assert record.network.multi_label
+    assert FederationRecord.load(tmp_path / "federation.json") == record
+    assert [r.validation for r in record.rounds] == [findings(2) + findings(2)] * 2
+    assert record.test == {"b": findings(1), "c": findings(1)}
+    tested = record.test_counts()
+    assert isinstance(tested, FindingCounts)
+    assert [of_one.examples for of_one in tested.findings] == [2, 0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of a left out: " in line]
+    assert len(lines) == 3
+    assert reason in lines[0]
 
 
 def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path) -> None:

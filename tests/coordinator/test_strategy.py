@@ -18,6 +18,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
+from fedpp.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,14 @@ RUN = {
     "rounds": 1,
     "epochs": 1,
     "batch-size": 2,
+    "micro-batch": 16,
     "learning-rate": 0.1,
+    "positive-weight": 1.0,
+    "label-smoothing": 0.0,
     "seed": 0,
     "dtype": "float64",
+    "architecture": "cnn-bi-lstm",
+    "head": "state",
     "filters": "3,4",
     "kernel": 3,
     "dense": 5,
@@ -47,8 +53,9 @@ RUN = {
 
 def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescription:
     fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
+    form = {"multi_label": False, "patch": 0}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
-    return SiteDescription(name=name, domain=domain, **{**fields, **counts, **changes})
+    return SiteDescription(name=name, domain=domain, **{**fields, **form, **counts, **changes})
 
 
 def reply(content: RecordDict, node: int = 1) -> Message:
@@ -82,7 +89,7 @@ def test_average_commutes_with_decryption(domain: KeyDomain):
 
 
 COMMON = ("d" * 64, TINY, "float64")
-TRAIN = wire.TrainRequest(*COMMON, learning_rate=0.1, epochs=1, batch_size=2, seed=0, round=1)
+TRAIN = wire.TrainRequest(*COMMON, recipe=Recipe(learning_rate=0.1, batch_size=2), epochs=1, seed=0, round=1)
 ROWS = {spec.name: np.arange(2.0 * np.prod(spec.shape)).reshape(*spec.shape, 2) for spec in TINY.weights()}
 
 
@@ -143,6 +150,17 @@ def test_admission_takes_the_runs_domain_only():
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
 
 
+def test_findings_train_with_findings_alone():
+    """One finding is enough, and a site of as many classes is another task."""
+    one = {"classes": ("Edema",), "multi_label": True}
+    described = {1: site("a", **one), 2: site("b", **one), 3: site("c", classes=("Edema",)), 4: site("d")}
+    admission = choose(described, {}, RunConfig.from_mapping(RUN))
+    assert [s.name for s in admission.sites.values()] == ["a", "b"]
+    assert "has 1 classes: ingest it with labels of two or more" in admission.refused["c"]
+    assert "the others' are 2 frames of 8 x 8 x 1, without time gaps, 1 findings (Edema)" in admission.refused["d"]
+    assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, classes=1, multi_label=True)
+
+
 def test_public_and_encrypted_gaps_train_together():
     """The network is the same for both, and takes the gaps; a site without them is refused."""
     described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
@@ -160,7 +178,9 @@ def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
 
 def test_a_round_without_an_accepted_update_ends_the_run():
     """When no reply fits, the strategy raises instead of going on with the old weights."""
-    strategy = EncryptedFedAvg({1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, batch_size=2, split="validation"))
+    strategy = EncryptedFedAvg(
+        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation")
+    )
     messages = list(strategy.configure_train(3, ArrayRecord([np.zeros((2, 2))]), ConfigRecord(), None))
     assert [m.metadata.dst_node_id for m in messages] == [1]
     request = wire.TrainRequest.from_record(messages[0].content.config_records[wire.CONFIG])
@@ -174,7 +194,7 @@ def test_a_round_without_an_accepted_update_ends_the_run():
     [
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"rounds": "ten"}, "rounds must be int"),
-        ({"dtype": "float16"}, "float32 or float64"),
+        ({"dtype": "float16"}, "one of float32, float64"),
         ({"filters": "a,b"}, "filters must be numbers"),
         ({"learning-rte": 1.0}, "unknown learning-rte"),
     ],

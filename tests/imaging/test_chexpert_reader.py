@@ -11,7 +11,8 @@ from conftest import DATA
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.chexpert import FINDINGS, is_chexpert, read_chexpert
+from fedpp.imaging.chexpert import COMPETITION, FINDINGS, is_chexpert, read_chexpert
+from fedpp.imaging.visits import by_visit
 
 XRAYS = DATA / "chexpert_layout"
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
@@ -200,6 +201,8 @@ def test_an_unknown_view_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ({"target": "Edema,Effusion"}, "target must be one of .*, got 'Effusion'"),
+        ({"target": "Edema, Edema"}, "target names a finding twice: 'Edema, Edema'"),
         ({"target": "Effusion"}, "target must be one of No Finding, .*, Support Devices, got 'Effusion'"),
         ({"uncertain": "drop"}, "uncertain must be one of ones, zeros, ignore, got 'drop'"),
         ({"views": "lateral"}, "views must be one of frontal, first, all, got 'lateral'"),
@@ -242,3 +245,52 @@ def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
     write_table(tmp_path / "train.csv", rows[0])
     with pytest.raises(RawDataError, match="holds no image that its tables name"):
         read_chexpert(tmp_path, refuse=lambda *_: None)
+
+
+def write_findings(root: Path, *rows: tuple[str, dict[str, str]]) -> None:
+    """Write images, and a table of the findings that are named; all others are blank."""
+    write_images(root, *((path, "") for path, _ in rows))
+    with (root / "train.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, HEADER, restval="")
+        writer.writeheader()
+        writer.writerows({"Path": path, "Frontal/Lateral": "Frontal", **findings} for path, findings in rows)
+
+
+STUDIES = (
+    ("patient1/study1/view1_frontal.png", {"Edema": "1.0", "Fracture": "0.0"}),
+    ("patient1/study2/view1_frontal.png", {}),
+    ("patient1/study3/view1_frontal.png", {"Edema": "-1.0", "Cardiomegaly": "1"}),
+    ("patient2/study1/view1_frontal.png", {"Pneumonia": "1"}),
+)
+
+
+@pytest.mark.parametrize(("uncertain", "third"), [("ignore", None), ("ones", "1"), ("zeros", "0")])
+def test_several_findings_are_a_tuple_of_their_states(tmp_path: Path, uncertain, third: str | None):
+    """In the order of the target; an image without any is unlabelled, a sequence holds the last one known of each."""
+    write_findings(tmp_path, *STUDIES)
+    first, second = read_chexpert(tmp_path, target="Edema, Fracture,Cardiomegaly", uncertain=uncertain)
+    assert first.labels == (("1", "0", None), None, (third, None, "1"))
+    assert first.label == (third or "1", "0", "1")
+    assert (second.labels, second.label) == ((None,), None)
+
+
+def test_a_visit_keeps_what_is_unknown_of_it(tmp_path: Path):
+    """A visit is asked about if one finding is known, and an earlier visit's are not carried over to it."""
+    write_findings(tmp_path, *STUDIES)
+    windows = by_visit(read_chexpert(tmp_path, target="Edema,Fracture,Cardiomegaly"), window=3)
+    assert [(s.patient, len(s.frames), s.label) for s in windows] == [
+        ("patient1", 1, ("1", "0", None)),
+        ("patient1", 3, (None, None, "1")),
+    ]
+
+
+@pytest.mark.parametrize("site", ["site_a", "site_b"])
+def test_the_competition_s_findings_are_those_of_the_real_table(site: str):
+    """Of each finding as many images are positive, negative and unknown as a plain reading of the table counts."""
+    with (XRAYS / site / "train.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [Counter(row[name].replace(".0", "") or None for row in rows) for name in COMPETITION]
+    labels = [label for s in read_chexpert(XRAYS / site, target="competition") for label in s.labels or ()]
+    assert len(labels) == len(rows)
+    assert [Counter(states) for states in zip(*labels, strict=True)] == expected
+    assert all(counts["1"] > 0 for counts in expected)

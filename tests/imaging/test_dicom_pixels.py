@@ -151,3 +151,20 @@ def test_compression_changes_nothing():
         expected = display_frames(pydicom.dcmread(DICOM / f"{plain}.dcm"))
         for name in others:
             np.testing.assert_array_equal(display_frames(pydicom.dcmread(DICOM / f"{name}.dcm")), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["examples_ybr_color.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm"]
+)
+def test_colours_are_kept_if_they_are_wanted(name: str):
+    """Of a colour image three channels within 0 .. 1, whose luma is what the image is in grey."""
+    made = pydicom.dcmread(DICOM / name)
+    coloured = display_frame(made, 0, colour=True)
+    assert coloured.shape == (made.Rows, made.Columns, 3)
+    assert 0 <= coloured.min() < coloured.max() <= 1
+    np.testing.assert_allclose(coloured @ (0.299, 0.587, 0.114), display_frame(made, 0), atol=1e-12)
+
+
+def test_a_grey_image_has_no_colours():
+    """It has no third axis, whatever was asked for."""
+    np.testing.assert_array_equal(display_frame(image(), 0, colour=True), display_frame(image(), 0))

@@ -3,8 +3,9 @@
 import pytest
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.labels import ClassMap, said
 from fedpp.imaging.sequence import ImageSequence
+from fedpp.protocol.counts import UNKNOWN
 
 
 def labelled(*labels: str | None) -> list[ImageSequence]:
@@ -65,3 +66,52 @@ def test_a_label_outside_the_map_is_refused(label):
         ClassMap(("a", "b")).number(label)
     with pytest.raises(RawDataError, match="none of the classes"):
         ClassMap(("Regular", "not Regular"), "Regular").number(None)
+
+
+FINDINGS = ("Edema", "Fracture")
+
+
+def several(*labels: tuple[str | None, ...] | None) -> list[ImageSequence]:
+    return [ImageSequence(str(i), f"secret{i}", label, ()) for i, label in enumerate(labels)]
+
+
+def test_findings_are_told_by_their_states():
+    """The names are those of the target, in its order, and a state is 1, 0 or unknown."""
+    chosen = ClassMap.choose(several(("1", "0"), (None, "1")), None, None, FINDINGS)
+    assert (chosen.classes, chosen.multi_label) == (FINDINGS, True)
+    assert chosen.target(("1", None)) == (1, UNKNOWN)
+    assert chosen.target(("0", "1")) == (0, 1)
+
+
+def test_one_label_is_no_finding():
+    """Where labels are single, names of findings change nothing."""
+    chosen = ClassMap.choose(labelled("b", "a"), None, None, FINDINGS)
+    assert (chosen, chosen.target("b")) == (ClassMap(("a", "b")), 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "negative", "error", "message"),
+    [
+        ((("1", "0"), None), None, None, RawDataError, "1 of 2 sequences have no label"),
+        ((("1", "0"),), ("a", "b"), None, ConfigError, "several findings have their own names"),
+        ((("1", "0"),), None, "0", ConfigError, "several findings have their own names"),
+    ],
+)
+def test_findings_that_do_not_fit_are_refused(labels, classes, negative, error, message):
+    """A sequence without any known finding, and choices that are for one label, are named."""
+    with pytest.raises(error, match=message):
+        ClassMap.choose(several(*labels), classes, negative, FINDINGS)
+
+
+@pytest.mark.parametrize("label", [None, "1", ("1",), ("1", "0", "0")])
+def test_a_label_of_other_findings_is_refused(label):
+    """Neither one label nor the states of fewer or more findings are read as these."""
+    with pytest.raises(RawDataError, match="no tuple of the states of Edema, Fracture"):
+        ClassMap(FINDINGS, multi_label=True).target(label)
+
+
+def test_what_is_said_of_a_label_are_the_findings_that_are_present():
+    """One label says itself, several findings the names of those present, no label nothing."""
+    assert said("x", FINDINGS) == ("x",)
+    assert said((None, "1"), FINDINGS) == ("Fracture",)
+    assert said(("0", None), FINDINGS) == said(None, FINDINGS) == ()

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.images import read_image, read_pages
 from fedpp.imaging.preparation import gaps, pad, prepare
-from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 
 GENERATOR = np.random.default_rng(0)
 
@@ -115,3 +117,44 @@ def test_padding_follows_the_values():
     """Values stay as they are, and zeros come after them."""
     np.testing.assert_array_equal(pad(np.array([[1.0], [2.0]]), 4), [[1], [2], [0], [0]])
     np.testing.assert_array_equal(pad(np.array([1.0, 2.0]), 2), [1, 2])
+
+
+def test_colours_are_standardised_together():
+    """Three channels keep their offsets and contrasts beside one another; the whole has mean 0 and deviation 1."""
+    frames = [GENERATOR.uniform(size=(9, 7, 3)) * (1, 2, 4) + (0, 5, 0) for _ in range(2)]
+    prepared = prepare(sequence(*frames), 2, 9, 7, 3)
+    raw = np.stack(frames)
+    np.testing.assert_allclose(prepared, (raw - raw.mean()) / raw.std(), atol=1e-5)
+
+
+def test_a_grey_image_has_three_equal_channels():
+    """In a dataset of colours it is what it is in a grey one, three times."""
+    grey = sequence(*GENERATOR.uniform(size=(2, 10, 12)))
+    prepared = prepare(grey, 2, 6, 5, 3)
+    assert prepared.shape == (2, 6, 5, 3)
+    for channel in range(3):
+        np.testing.assert_allclose(prepared[..., channel], prepare(grey, 2, 6, 5)[..., 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_an_image_file_is_read_in_its_colours(tmp_path, suffix: str):
+    """Red, green and blue stand in their channels if colours are wanted, and become one grey value otherwise."""
+    for number, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{number}.{suffix}")
+    Image.new("L", (4, 4), 100).save(tmp_path / f"3.{suffix}")
+    for reader in (read_image, read_pages):
+        files = [FrameFile(tmp_path / f"{number}.{suffix}", 1, reader) for number in range(4)]
+        raw = replace(sequence(), frames=FrameFiles(files))
+        first = prepare(raw, 4, 2, 2, 3)[:, 0, 0]
+        assert first[:3].argmax(axis=1).tolist() == [0, 1, 2]
+        assert np.ptp(first[3]) < 1e-12
+        assert prepare(raw, 4, 2, 2).shape == (4, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "error", "message"), [(2, ConfigError, "1 channel or 3, got 2"), (1, RawDataError, "has 3 channels")]
+)
+def test_channels_that_do_not_fit_are_refused(channels: int, error, message: str):
+    """There are grey and coloured images and nothing else, and colours are not dropped silently."""
+    with pytest.raises(error, match=message):
+        prepare(sequence(np.zeros((4, 4, 3))), 1, 4, 4, channels)

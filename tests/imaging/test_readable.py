@@ -12,8 +12,9 @@ from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, 
 READ: list[Path] = []
 
 
-def read(file: Path, count: int) -> list[Frame]:
+def read(file: Path, count: int, *, colour: bool) -> list[Frame]:
     """Pretend to read a file, which fails if its name says so."""
+    assert not colour
     READ.append(file)
     if "bad" in file.name:
         raise RawDataError(f"cannot read {file}")

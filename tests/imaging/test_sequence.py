@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles
+from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, last_known
 
 READ: list[int] = []
 
 
-def read(path: Path, count: int) -> list[Frame]:
-    """Pretend to read a file of `count` frames, numbered from its name."""
+def read(path: Path, count: int, *, colour: bool) -> list[Frame]:
+    """Pretend to read a file of `count` frames, numbered from its name; in colour they have three channels."""
     first = int(path.name)
     READ.append(first)
-    return [np.full((1, 1), first + i) for i in range(count)]
+    return [np.full((1, 1, 3) if colour else (1, 1), first + i) for i in range(count)]
 
 
 def files(counts: list[int]) -> FrameFiles:
@@ -70,3 +70,24 @@ def test_frames_that_are_decoded_later_are_a_sequence():
     assert len(list(frames)) == len(frames) == 3
     with pytest.raises(IndexError):
         frames[3]
+
+
+def test_frames_are_taken_in_colour_if_it_is_asked_for():
+    """Their reader is told so, and is told grey otherwise."""
+    assert [frame.shape for frame in files([2, 1]).take([0, 2], colour=True)] == [(1, 1, 3)] * 2
+    assert [frame.shape for frame in files([2, 1])] == [(1, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "last"),
+    [
+        ((), None),
+        ((None, None), None),
+        (("a", "b", None), "b"),
+        ((("1", None, "0"), None, (None, None, "1")), ("1", None, "1")),
+        ((("0", "1"), ("1", "0")), ("1", "0")),
+    ],
+)
+def test_the_last_label_that_is_known(labels, last):
+    """Of one label the last that is not missing; of several findings that of each, whenever it was told."""
+    assert last_known(labels) == last

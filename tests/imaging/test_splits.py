@@ -247,3 +247,21 @@ def test_sites_share_no_patient(patients, parts, seed):
     for label in set(patients.values()):
         counts = [sum(patients[p] == label for p in site) for site in members]
         assert max(counts) - min(counts) <= 1
+
+
+def test_several_findings_are_stratified_by_how_many_were_present():
+    """Whatever their combination, patients of one number of findings meet the shares, and one of each is held out."""
+    findings = [
+        ("1", "0", None),
+        ("0", "1", "0"),
+        (None, None, "1"),
+        ("1", "1", "0"),
+        ("1", None, "1"),
+        ("0", "0", "0"),
+    ]
+    ever = {f"p{i}": findings[i % 6] for i in range(60)}
+    given_ = sequences(ever) + [ImageSequence("x", patient, ("0", "0", "0"), ()) for patient in ever]
+    splits = SplitPlan("stratified", 0, validation=0.2, test=0.3).assign(given_, plain)
+    for number, size in ((0, 10), (1, 30), (2, 20)):
+        stratum = [splits[patient] for patient, states in ever.items() if states.count("1") == number]
+        assert Counter(stratum) == {"train": size * 0.5, "validation": size * 0.2, "test": size * 0.3}

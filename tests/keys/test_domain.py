@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.cipher.params import DomainCard
@@ -18,6 +21,51 @@ def test_derivation_has_golden_values():
     assert domain.card().fingerprint == GOLDEN_FINGERPRINT
     assert [x.hex() for x in domain.matrix().reshape(-1)] == GOLDEN_MATRIX
     assert domain.pseudonym("patient", "A-17") == GOLDEN_PSEUDONYM
+
+
+def test_the_frame_forms_derivation_has_golden_values():
+    """A `more-frame` domain has the same card in every version, and the same frame keys but for rounding."""
+    domain = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+    assert domain.card().fingerprint == GOLDEN_FRAME_FINGERPRINT
+    np.testing.assert_allclose(domain.frame_key("patches", 16)[0, :4], GOLDEN_FRAME_KEY, rtol=1e-12)
+
+
+@given(st.sampled_from(["rows", "patches"]), st.integers(1, 64), st.binary(min_size=32, max_size=32))
+@settings(max_examples=30)
+def test_frame_keys_are_orthogonal(kind: str, size: int, secret: bytes):
+    """K K^T == 1 for any kind, size and secret, and K is the same whenever it is asked for."""
+    domain = KeyDomain(secret, n=1, epoch=1, scheme="more-frame")
+    k = domain.frame_key(kind, size)
+    np.testing.assert_allclose(k @ k.T, np.eye(size), atol=1e-13)
+    np.testing.assert_array_equal(domain.frame_key(kind, size), k)
+
+
+def test_frame_keys_mix_all_pixels_and_separate():
+    """No entry of K stands out, as in a random rotation; another kind, size, secret or epoch gives an unrelated K."""
+    domain = KeyDomain(bytes(32), n=1, epoch=1, scheme="more-frame")
+    k = domain.frame_key("patches", 64)
+    assert np.abs(k).max() < 6 / 64**0.5
+    np.testing.assert_allclose(((k * 8) ** 4).mean(), 3.0, atol=0.3)  # kurtosis of a normal entry
+    others = [
+        domain.frame_key("rows", 64),
+        domain.frame_key("patches", 65)[:64, :64],
+        KeyDomain(bytes(31) + b"\1", n=1, epoch=1, scheme="more-frame").frame_key("patches", 64),
+        KeyDomain(bytes(32), n=1, epoch=2, scheme="more-frame").frame_key("patches", 64),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(k.reshape(-1), other.reshape(-1))[0, 1]) < 0.1
+
+
+def test_a_frame_domain_gives_the_trainer_no_key(domain: KeyDomain):
+    """It has plain numbers for rows and no evaluation key; a domain of rows has no frame key."""
+    frame = KeyDomain.generate(scheme="more-frame")
+    assert (frame.scheme, frame.n, frame.card().scheme, frame.card().n) == ("more-frame", 1, "more-frame", 1)
+    np.testing.assert_array_equal(frame.matrix(), [[1.0]])
+    with pytest.raises(ConfigError, match="no evaluation key"):
+        frame.evaluation_key()
+    with pytest.raises(ConfigError, match="no frame key"):
+        domain.frame_key("patches", 16)
+    assert (domain.scheme, KeyDomain.generate().n, KeyDomain.generate(n=3).n) == ("more", 2, 3)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
@@ -85,17 +133,38 @@ def test_a_changed_card_is_refused(tmp_path, domain: KeyDomain):
         DomainCard.load(tmp_path / "none")
 
 
+def test_a_card_of_an_unknown_scheme_is_refused():
+    """A whole card of a scheme that this program does not know is refused by name, and one of either scheme is read."""
+    for scheme in ("more", "more-frame"):
+        card = KeyDomain.generate(scheme=scheme).card()
+        assert DomainCard.from_json(card.to_json()) == card
+    later = replace(card, scheme="more-later")
+    with pytest.raises(KeyFileError, match="'more-later'.*knows more, more-frame"):
+        DomainCard.from_json(later.to_json())
+
+
 def json_value(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-@pytest.mark.parametrize(("secret", "n"), [(bytes(31), 2), (bytes(32), 1), (bytes(32), 9)])
-def test_bad_domains_are_refused(secret: bytes, n: int):
-    """A short secret, or a number of slots out of range, is a ConfigError."""
-    with pytest.raises(ConfigError):
-        KeyDomain(secret, n=n, epoch=1)
+@pytest.mark.parametrize(
+    ("secret", "n", "scheme"),
+    [
+        (bytes(31), 2, "more"),
+        (bytes(32), 1, "more"),
+        (bytes(32), 9, "more"),
+        (bytes(32), 2, "more-frame"),
+        (bytes(32), 2, "more-later"),
+    ],
+)
+def test_bad_domains_are_refused(secret: bytes, n: int, scheme: str):
+    """A short secret, a number of slots out of range, or an unknown scheme is a ConfigError."""
+    with pytest.raises(ConfigError, match="domain"):
+        KeyDomain(secret, n=n, epoch=1, scheme=scheme)
 
 
 GOLDEN_FINGERPRINT = "242e9ce94d744870a9929121e55efd1b429f24c094a7da347db31b810bdb0a06"
 GOLDEN_MATRIX = ["-0x1.e6921af766596p-1", "-0x1.5e8c1e2917690p-3", "0x1.4951ac3f734a8p-1", "-0x1.e33156a5ad438p-3"]
 GOLDEN_PSEUDONYM = "bb19bffcc5b5cdb6767a4224749d1556"
+GOLDEN_FRAME_FINGERPRINT = "580091472b84647b9a4feab399169d32f716c45c3c454292bf740ae3abffddd1"
+GOLDEN_FRAME_KEY = [-0.24846901835318547, -0.0008031277464161178, 0.37221425225203886, 0.29434015429279903]

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpp.cipher import algebra
+from fedpp.errors import DatasetError
 from fedpp.imaging.preparation import gaps
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import BLOCK, CHUNK, SequenceCipher
+from fedpp.protocol.counts import UNKNOWN
 
 PIXELS = np.random.default_rng(0).normal(size=(3, 20, 17, 1))
 
@@ -128,3 +130,55 @@ def test_a_buffer_that_does_not_fit_is_refused(domain: KeyDomain, out: np.ndarra
 
 
 GOLDEN_WORDS = [9132, -3740, 2048, -9175, 31270, 30065, 8993, 9819]
+
+
+STATES = (1, 0, UNKNOWN, 1, UNKNOWN)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_findings_are_pairs_and_so_are_their_decoys(n: int, dtype: str):
+    """Present and absent are one-hot, unknown is (0, 0); every decoy is one-hot, takes both, and differs by slot."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    cipher = SequenceCipher(domain, dtype)
+    rows = np.stack([cipher.findings(f"s{i}", STATES) for i in range(40)])
+    assert rows.shape == (40, 5, 2, n)
+    assert rows.dtype == dtype
+    np.testing.assert_array_equal(encryption.decrypt_findings(domain, rows), [STATES] * 40)
+    found = slots(domain, rows)
+    expected = [[0, 1], [1, 0], [0, 0], [0, 1], [0, 0]]
+    np.testing.assert_allclose(found[..., 0], np.tile(expected, (40, 1, 1)), atol=1e-5)
+    decoys = found[..., 1:]
+    np.testing.assert_allclose(np.sort(decoys, axis=2), np.broadcast_to([[0], [1]], decoys.shape), atol=1e-5)
+    means = decoys[:, :, 1].mean(axis=0)
+    assert 0.2 < means.min() < means.max() < 0.8
+    if n == 3:
+        assert abs(decoys[..., 0] - decoys[..., 1]).max() > 0.5
+
+
+def test_findings_have_the_decoys_of_their_name_and_states(domain: KeyDomain):
+    """Equal states under one name are equal rows; another name, state or kind of label has other decoys."""
+    cipher = SequenceCipher(domain, "float64")
+    many = (0,) * 64
+    first = cipher.findings("s", many)
+    np.testing.assert_array_equal(SequenceCipher(domain, "float64").findings("s", many), first)
+    decoys = slots(domain, first)[:, 1, 1]
+    for other in (cipher.findings("t", many), cipher.findings("s", (1, *many[1:]))):
+        assert abs(np.corrcoef(decoys, slots(domain, other)[:, 1, 1])[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("pair", [(1.0, 1.0), (0.5, 0.5), (-1.0, 0.0), (np.nan, 0.0), (0.0, 0.9)])
+def test_what_is_no_pair_is_no_finding(domain: KeyDomain, pair: tuple[float, float]):
+    """Labels that decrypt to no state are the dataset's fault, and are never read as one."""
+    rows = algebra.encrypt(np.array([[[[pair[0], 0.0], [pair[1], 1.0]]]]), domain.matrix())
+    with pytest.raises(DatasetError, match="do not decrypt to classes"):
+        encryption.decrypt_findings(domain, rows)
+
+
+def test_classes_come_back(domain: KeyDomain):
+    """Numbers of classes are read from one-hot rows, and what is none is refused."""
+    cipher = SequenceCipher(domain, "float32")
+    rows = np.stack([cipher.label(f"s{i}", i % 3, 3) for i in range(9)])
+    np.testing.assert_array_equal(encryption.decrypt_classes(domain, rows), np.arange(9) % 3)
+    with pytest.raises(DatasetError, match="do not decrypt to classes"):
+        encryption.decrypt_classes(domain, 2 * rows)

@@ -54,7 +54,14 @@ def is_same_json(a: bytes, b: bytes) -> bool:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("format", "fedpp-domain-key-2"), ("n", 2), ("epoch", 5), ("scrypt", [30, 8, 1]), ("scrypt", [10, 8, 99])],
+    [
+        ("format", "fedpp-domain-key-2"),
+        ("scheme", "more-frame"),
+        ("n", 2),
+        ("epoch", 5),
+        ("scrypt", [30, 8, 1]),
+        ("scrypt", [10, 8, 99]),
+    ],
 )
 def test_a_changed_header_is_refused(sealed: bytes, field: str, value: object):
     """The header is authenticated, and costs that would exhaust the machine are refused unread."""
@@ -78,6 +85,30 @@ def test_create_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
     assert (tmp_path / store.SECRET_KEY).read_bytes() == before
 
 
+def test_a_frame_domain_has_no_evaluation_key_on_disk(tmp_path: Path):
+    """A `more-frame` domain opens as one; its folder has no `domain.eval`, and one that lies there is not ours."""
+    domain = KeyDomain.generate(scheme="more-frame")
+    store.create(tmp_path / "new", domain, PASSPHRASE)
+    opened = store.open_domain(tmp_path / "new", PASSPHRASE)
+    assert (opened.secret_bytes(), opened.card()) == (domain.secret_bytes(), domain.card())
+    written = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert written == {store.SECRET_KEY, store.AT_REST_KEY, store.CARD}
+    (tmp_path / "old" / "trainer").mkdir(parents=True)
+    (tmp_path / "old" / store.EVALUATION_KEY).write_text("another domain's")
+    with pytest.raises(KeyFileError, match="not overwritten"):
+        store.create(tmp_path / "old", domain, PASSPHRASE)
+
+
+def test_a_key_file_from_before_the_schemes_opens():
+    """A key file that names no scheme, as version 0.1 wrote it, is of `more`; none can be made of one that names it."""
+    domain = store.unseal(BEFORE_SCHEMES, PASSPHRASE, "key")
+    assert (domain.secret_bytes(), domain.scheme, domain.n, domain.epoch) == (bytes(range(32)), "more", 2, 1)
+    header = json.loads(store.seal(domain, PASSPHRASE, log2_cost=10))
+    del header["scheme"]
+    with pytest.raises(KeyFileError, match="altered"):
+        store.unseal(json.dumps(header).encode(), PASSPHRASE, "key")
+
+
 def test_passphrase_files_are_checked(tmp_path: Path):
     """The first line counts; missing, short and readable-by-others files are refused with what to do."""
     path = tmp_path / "passphrase"
@@ -92,3 +123,11 @@ def test_passphrase_files_are_checked(tmp_path: Path):
     path.write_bytes(b"short\n")
     with pytest.raises(KeyFileError, match="at least 12"):
         store.read_passphrase(path)
+
+
+# The secret bytes(range(32)), n = 2, epoch 1, as it was sealed before key files named a scheme.
+BEFORE_SCHEMES = (
+    b'{"epoch": 1, "format": "fedpp-domain-key-1", "n": 2, "nonce": "7c33c669897ad5b3223f4c30", "salt": '
+    b'"5bc4ad78a9758439c19c52e27644fdef", "scrypt": [10, 8, 1], "sealed": '
+    b'"40a2c733931bc384d57afd6a6792d4d2b74276286496a7d1ccc40ef97aa5bdd0feb7ac90ed025c52e4d0a6d20d468a83"}'
+)

@@ -15,11 +15,25 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
     roc_auc_score,
+    roc_curve,
 )
 
-from fedpp.errors import FederationError
-from fedpp.learning.metrics import Metrics, count, metrics
-from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, Counts
+from fedpp.errors import ConfigError, FederationError
+from fedpp.learning.metrics import (
+    Decisions,
+    Metrics,
+    OperatingPoint,
+    at_threshold,
+    count,
+    count_findings,
+    metrics,
+    operating_point,
+    presence,
+    softmax,
+    threshold_for,
+)
+from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES, UNKNOWN, Counts
+from fedpp.protocol.finding_counts import FindingCounts, total
 
 Predictions = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -150,3 +164,189 @@ def test_what_is_no_prediction_is_refused(labels: object, probabilities: object,
     """Logits, diverged networks and labels of another task are refused in one line."""
     with pytest.raises(FederationError, match=message):
         count(labels, probabilities)  # type: ignore[arg-type]
+
+
+@st.composite
+def findings(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Draw states and logits of up to four findings, any of them unknown."""
+    shape = (draw(st.integers(0, 30)), draw(st.integers(1, 4)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return rng.integers(UNKNOWN, 2, shape), rng.normal(scale=3.0, size=shape)
+
+
+@given(findings())
+def test_each_finding_is_counted_where_it_is_known(case: Predictions) -> None:
+    """A finding's counts are those of a loop over the examples that know it; what is unknown changes none."""
+    states, logits = case
+    counts = count_findings(states, presence(logits))
+    assert counts.examples == len(states)
+    for k, of_one in enumerate(counts.findings):
+        known = [i for i in range(len(states)) if states[i, k] != UNKNOWN]
+        pairs = [[1 / (1 + math.exp(logits[i, k])), 1 / (1 + math.exp(-logits[i, k]))] for i in known]
+        expected = count([int(states[i, k]) for i in known], np.reshape(pairs, (-1, 2)))
+        assert of_one.confusion == expected.confusion
+        assert of_one.loss_sum == pytest.approx(expected.loss_sum, abs=1e-8)
+    moved = np.where(states == UNKNOWN, 50.0, logits)
+    assert count_findings(states, presence(moved)) == counts
+
+
+@given(findings(), st.data())
+def test_finding_counts_of_parts_add_to_those_of_all(case: Predictions, data: st.DataObject) -> None:
+    """However the examples lie at two sites, each finding's added counts are those of all examples together."""
+    states, logits = case
+    cut = data.draw(st.integers(0, len(states)))
+    parts = total(count_findings(states[part], presence(logits[part])) for part in (slice(cut), slice(cut, None)))
+    together = count_findings(states, presence(logits))
+    assert isinstance(parts, FindingCounts)
+    assert parts.examples == together.examples
+    for a, b in zip(parts.findings, together.findings, strict=True):
+        assert (a.confusion, a.positive_scores, a.negative_scores) == (
+            b.confusion,
+            b.positive_scores,
+            b.negative_scores,
+        )
+        assert a.loss_sum == pytest.approx(b.loss_sum, abs=1e-8)
+
+
+@given(findings())
+def test_figures_of_findings_are_means_where_they_are_defined(case: Predictions) -> None:
+    """Each figure is the mean of the findings' own, without those that have none."""
+    states, logits = case
+    counts = count_findings(states, presence(logits))
+    of_each = [metrics(of_one).to_mapping() for of_one in counts.findings]
+    for name, value in metrics(counts).to_mapping().items():
+        defined = [figures[name] for figures in of_each if figures[name] is not None]
+        assert value == (pytest.approx(sum(defined) / len(defined)) if defined else None)
+
+
+def test_presence_is_the_sigmoid() -> None:
+    """It is a softmax against zero, exact at both ends, and never overflows."""
+    logits = np.array([[-800.0, -30.0, 0.0, 2.0, 800.0]])
+    pairs = presence(logits)
+    assert pairs.shape == (1, 5, 2)
+    np.testing.assert_allclose(pairs.sum(axis=-1), 1)
+    np.testing.assert_allclose(pairs[0, :, 1], [0, 9.357622968839299e-14, 0.5, 1 / (1 + math.exp(-2)), 1], rtol=1e-12)
+    np.testing.assert_allclose(pairs, softmax(np.stack([0 * logits, logits], axis=-1)))
+
+
+@pytest.mark.parametrize(
+    ("states", "probabilities", "message"),
+    [
+        ([[1]], [[0.5, 0.5]], r"got \(1, 1\) and \(1, 2\)"),
+        ([[1, 0]], [[[0.5, 0.5]]], r"got \(1, 2\) and \(1, 1, 2\)"),
+        ([[1]], [[[0.2, 0.3, 0.5]]], r"got \(1, 1\) and \(1, 1, 3\)"),
+        ([[2]], [[[0.5, 0.5]]], "0 to 1, got 2 to 2"),
+        ([[1]], [[[0.5, 0.6]]], "sum to one"),
+    ],
+)
+def test_what_is_no_prediction_of_findings_is_refused(states: object, probabilities: object, message: str) -> None:
+    """Another number of findings, states of no finding and logits are refused in one line."""
+    with pytest.raises(FederationError, match=message):
+        count_findings(states, probabilities)  # type: ignore[arg-type]
+
+
+wanted = st.sampled_from([0.01, 0.1, 0.5, 0.7, 0.9, 1.0])
+
+
+@settings(deadline=None)  # scikit-learn's first call is slow
+@given(predictions(least=2), wanted)
+def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(case: Predictions, sensitivity: float) -> None:
+    """By scikit-learn's ROC curve of the binned scores; no threshold above reaches it, ties included."""
+    labels, p = case
+    counts = count(labels, p)
+    threshold = threshold_for(counts, sensitivity)
+    truth = labels > 0
+    if not truth.any():
+        assert threshold is None
+        return
+    bins = np.digitize(log_odds(p).clip(-39.9, 39.9), SCORE_EDGES) - 1
+    assert threshold is not None
+    chosen = SCORE_EDGES.index(threshold)
+    if truth.all():
+        assert (bins >= chosen).mean() >= sensitivity > (bins > chosen).mean()
+        return
+    _, sensitivities, thresholds = roc_curve(truth, bins, drop_intermediate=False)
+    assert chosen == max(t for s, t in zip(sensitivities, thresholds, strict=True) if s >= sensitivity)
+
+
+@given(predictions(), wanted)
+def test_figures_at_a_threshold_are_those_of_a_loop(case: Predictions, sensitivity: float) -> None:
+    """Scores in the threshold's bin and above are called positive, and all figures follow from that."""
+    labels, p = case
+    counts = count(labels, p)
+    threshold = threshold_for(counts, sensitivity)
+    if threshold is None:
+        return
+    bins = np.digitize(log_odds(p).clip(-39.9, 39.9), SCORE_EDGES) - 1
+    cells = {(t, c): 0 for t in (False, True) for c in (False, True)}
+    for label, score_bin in zip(labels, bins, strict=True):
+        cells[bool(label > 0), bool(score_bin >= SCORE_EDGES.index(threshold))] += 1
+    found, missed, alarms, cleared = (
+        cells[key] for key in ((True, True), (True, False), (False, True), (False, False))
+    )
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    assert at_threshold(counts, threshold) == Decisions(
+        accuracy=share(found + cleared, len(labels)),
+        precision=share(found, found + alarms),
+        sensitivity=share(found, found + missed),
+        specificity=share(cleared, cleared + alarms),
+        f1=share(2 * found, 2 * found + alarms + missed),
+        missed_diagnosis_rate=share(missed, found + missed),
+    )
+
+
+def scored(positive: list[float], negative: list[float]) -> Counts:
+    """Count predictions of these log-odds."""
+    logits = np.array([*positive, *negative])
+    return count([1] * len(positive) + [0] * len(negative), presence(logits))
+
+
+def test_a_point_is_chosen_on_one_set_and_judged_on_another() -> None:
+    """Nine of ten positives lie at 2 and above: there is the threshold, and the test's figures are by it."""
+    validation = scored([-5.0, *[2.0] * 5, 3.0, 4.0, 5.0, 6.0], [0.0, 2.5])
+    test = scored([1.0, 3.0, 3.0, 3.0], [-1.0, 1.9 - 0.2, 4.0])
+    point = operating_point(validation, test, 0.9)
+    assert point is not None
+    assert 1.8 < point.threshold <= 2.0
+    assert point.probability == pytest.approx(1 / (1 + math.exp(-point.threshold)))
+    assert (point.decisions.sensitivity, point.decisions.missed_diagnosis_rate) == (0.75, 0.25)
+    assert point.decisions.specificity == pytest.approx(2 / 3)
+    assert OperatingPoint.from_mapping(point.to_mapping()) == point
+    lower = operating_point(validation, test, 0.91)
+    assert lower is not None
+    assert lower.threshold <= -5.0
+
+
+def test_without_positives_there_is_no_point() -> None:
+    """Nothing reaches a sensitivity that is not defined; on a test without positives it stays undefined."""
+    assert operating_point(scored([], [0.0]), scored([1.0], [0.0]), 0.9) is None
+    assert operating_point(Counts.zero(2), Counts.zero(2), 0.9) is None
+    point = operating_point(scored([1.0], [0.0]), scored([], [0.0]), 0.9)
+    assert point is not None
+    assert (point.decisions.sensitivity, point.decisions.specificity) == (None, 1.0)
+
+
+def test_undecided_scores_tie_at_the_threshold() -> None:
+    """Scores of one half, give or take rounding, are all found or all missed."""
+    counts = scored([1e-16, -1e-16, 0.0], [2e-16, -3.0])
+    threshold = threshold_for(counts, 0.3)
+    assert threshold is not None
+    assert at_threshold(counts, threshold).sensitivity == 1.0
+    assert at_threshold(counts, threshold).specificity == 0.5
+
+
+@pytest.mark.parametrize("sensitivity", [0.0, -0.1, 1.01, math.nan])
+def test_a_sensitivity_that_cannot_be_reached_is_refused(sensitivity: float) -> None:
+    """It is above 0 and at most 1."""
+    with pytest.raises(ConfigError, match="above 0 and at most 1"):
+        threshold_for(Counts.zero(2), sensitivity)
+
+
+@pytest.mark.parametrize("threshold", [0.5, SCORE_EDGES[-1], math.nan])
+def test_a_threshold_inside_a_bin_is_refused(threshold: float) -> None:
+    """Counts cannot tell what lies on which side of it."""
+    with pytest.raises(ConfigError, match="lower edge of a bin"):
+        at_threshold(Counts.zero(2), threshold)

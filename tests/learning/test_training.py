@@ -24,6 +24,7 @@ from fedpp.learning.metrics import softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 from fedpp.learning.training import EncryptedTrainer
+from fedpp.recipe import Recipe
 
 
 def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:
@@ -34,8 +35,13 @@ def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:
     return model
 
 
-def trainer(key: EvaluationKey, dtype: str = "float64", network: NetworkSpec = TINY) -> EncryptedTrainer:
-    ours = EncryptedTrainer(network, key, dtype)
+FAST = Recipe(learning_rate=1e-2, batch_size=3)
+
+
+def trainer(
+    key: EvaluationKey, dtype: str = "float64", network: NetworkSpec = TINY, recipe: Recipe = FAST
+) -> EncryptedTrainer:
+    ours = EncryptedTrainer(network, key.algebra(), recipe, dtype)
     ours.load(encrypted_initial_weights(network, 1, key))
     return ours
 
@@ -58,7 +64,7 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
     frames, labels = plaintext
     one_hot = np.eye(2)
     ours, theirs = trainer(domain.evaluation_key()), twin()
-    ours.fit(dataset, learning_rate=1e-2, epochs=25, batch_size=3, seed=(4, 1))
+    ours.fit(dataset, epochs=25, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
     inputs = [lambda i: frames[i], dataset.valid]
     data = Batches(inputs, lambda i: one_hot[labels[i]], dataset.indices("train"), 3, (4, 1))
@@ -69,8 +75,8 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
         np.testing.assert_allclose(decrypted, expected, atol=1e-11)
         drawn = initial_weights(TINY, 1)[spec.name]
         assert np.abs(expected - drawn).max() > 1e-3, "the step must have moved every weight"
-    logits = encryption.decrypt(domain, ours.logits(dataset, "test", 2))
     test = dataset.indices("test")
+    logits = encryption.decrypt(domain, ours.logits(dataset, test))
     expected = theirs.predict_on_batch([frames[test], dataset.valid(test)])
     np.testing.assert_allclose(softmax(logits), softmax(expected), atol=1e-11)
 
@@ -88,7 +94,7 @@ def test_padded_sequences_train_as_on_plaintext(
     padded = write_dataset(tmp_path / "padded", domain, plaintext, lengths=lengths, **settings)
     network = replace(TINY, gaps=gaps != "none")
     ours, theirs = trainer(domain.evaluation_key(), network=network), twin(network=network)
-    ours.fit(padded, learning_rate=1e-2, epochs=25, batch_size=3, seed=(4, 1))
+    ours.fit(padded, epochs=25, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
     given = [frames * present[..., None, None, None], present, times][: 3 if network.gaps else 2]
     inputs: list[Reader] = [lambda i, values=values: values[i] for values in given]
@@ -97,7 +103,7 @@ def test_padded_sequences_train_as_on_plaintext(
         np.testing.assert_allclose(encryption.decrypt(domain, ours.rows()[spec.name]), expected, atol=1e-11)
     test = padded.indices("test")
     expected = theirs.predict_on_batch([values[test] for values in given])
-    np.testing.assert_allclose(encryption.decrypt(domain, ours.logits(padded, "test", 2)), expected, atol=1e-11)
+    np.testing.assert_allclose(encryption.decrypt(domain, ours.logits(padded, test)), expected, atol=1e-11)
 
 
 def test_public_gaps_have_no_decoys(domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path):
@@ -137,7 +143,7 @@ def test_a_faded_gradient_keeps_its_bits_in_float32(
     key = domain.evaluation_key()
     gradients = {}
     for dtype in ("float32", "float64"):
-        ours = EncryptedTrainer(TINY, key, dtype)
+        ours = EncryptedTrainer(TINY, key.algebra(), FAST, dtype)
         slots = {name: np.stack([message[name], decoy[name]], axis=-1) for name in decoy}
         ours.load({name: algebra.encrypt(value, key.matrix).astype(dtype) for name, value in slots.items()})
         gradients[dtype] = message_gradient(ours, key.algebra(), dataset)
@@ -164,9 +170,7 @@ def test_callbacks_progress_and_history_work(dataset: EncryptedDataset, domain: 
     """Training goes through Keras's fit: a callback sees every epoch, progress is shown, the loss falls."""
     seen: list[int] = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    losses = trainer(domain.evaluation_key()).fit(
-        dataset, learning_rate=1e-2, epochs=8, batch_size=2, seed=(0,), callbacks=[callback], verbose=2
-    )
+    losses = trainer(domain.evaluation_key()).fit(dataset, epochs=8, seed=(0,), callbacks=[callback], verbose=2)
     assert seen == list(range(8))
     assert len(losses) == 8
     assert losses[-1] < losses[0]
@@ -175,10 +179,10 @@ def test_callbacks_progress_and_history_work(dataset: EncryptedDataset, domain: 
 
 def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain):
     """A trainer that is loaded again trains as a new one does."""
-    settings = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 3, "seed": (0,)}
+    settings = {"epochs": 2, "seed": (0,)}
     key = domain.evaluation_key()
     start = encrypted_initial_weights(TINY, 1, key)
-    used, new = EncryptedTrainer(TINY, key, "float64"), EncryptedTrainer(TINY, key, "float64")
+    used, new = (EncryptedTrainer(TINY, key.algebra(), FAST, "float64") for _ in range(2))
     used.load(start)
     used.fit(dataset, **settings)
     for one in (used, new):
@@ -192,7 +196,7 @@ def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain:
     """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
     other = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key()
     with pytest.raises(DomainMismatchError, match="ingest again"):
-        trainer(other).fit(dataset, learning_rate=1e-3, epochs=1, batch_size=2, seed=(0,))
+        trainer(other).fit(dataset, epochs=1, seed=(0,))
     ours = trainer(domain.evaluation_key())
     rows = ours.rows()
     with pytest.raises(ModelError, match="conv0/kernel must have shape"):
@@ -215,18 +219,20 @@ def test_a_damaged_shard_ends_training_with_its_own_error(
     shard.write_bytes(content)
     ours = trainer(domain.evaluation_key())
     with pytest.raises(DatasetError, match="frames-00000.sealed is damaged"):
-        ours.fit(sealed, learning_rate=1e-3, epochs=2, batch_size=3, seed=(0,))
+        ours.fit(sealed, epochs=2, seed=(0,))
     with pytest.raises(DatasetError, match="frames-00000.sealed is damaged"):
-        ours.logits(sealed, "test", 2)
-    assert len(ours.logits(sealed, "validation", 2)) == 2
+        ours.logits(sealed, sealed.indices("test"))
+    assert len(ours.logits(sealed, sealed.indices("validation"))) == 2
 
 
 def test_a_dataset_of_another_shape_is_refused(domain: KeyDomain, dataset: EncryptedDataset):
     """A network for other images is told both shapes before anything is computed."""
     with pytest.raises(DatasetError, match="is for .* with time gaps.*without.*: ingest again"):
-        trainer(domain.evaluation_key(), network=replace(TINY, gaps=True)).logits(dataset, "test", 4)
+        trainer(domain.evaluation_key(), network=replace(TINY, gaps=True)).logits(dataset, dataset.indices("test"))
     with pytest.raises(DatasetError, match="is for 2 frames of 16 x 16 x 1.* data are 2 frames of 8 x 8 x 1"):
-        trainer(domain.evaluation_key(), network=replace(TINY, height=16, width=16)).logits(dataset, "test", 4)
+        trainer(domain.evaluation_key(), network=replace(TINY, height=16, width=16)).logits(
+            dataset, dataset.indices("test")
+        )
 
 
 def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDomain):

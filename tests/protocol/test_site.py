@@ -17,16 +17,18 @@ GOOD = {
     "width": 16,
     "channels": 1,
     "classes": ["no", "yes"],
+    "multi_label": False,
     "gaps": "encrypted",
+    "patch": 0,
     "sequences": [3, 2, 1],
     "patients": [3, 2, 1],
 }
 
 
-@pytest.mark.parametrize("classes", [[], ["no", "yes"]])
-def test_a_description_survives_the_wire(classes: list[str]) -> None:
+@pytest.mark.parametrize("change", [{"classes": []}, {"classes": ["no", "yes"]}, {"multi_label": True, "patch": 8}])
+def test_a_description_survives_the_wire(change: dict[str, object]) -> None:
     """Flower's record and JSON carry it whole, labels or none."""
-    values = {**GOOD, "classes": classes}
+    values = {**GOOD, **change}
     site = SiteDescription.from_mapping(ConfigRecord(values))
     assert site.to_mapping() == values
     assert SiteDescription.from_mapping(json.loads(json.dumps(site.to_mapping()))) == site
@@ -50,6 +52,10 @@ def test_a_description_survives_the_wire(classes: list[str]) -> None:
         ("classes", ["no", "no"]),
         ("classes", ["no", "y\x00"]),
         ("classes", [0, 1]),
+        ("multi_label", 1),
+        ("multi_label", None),
+        ("patch", -1),
+        ("patch", True),
         ("gaps", "some"),
         ("gaps", ["none"]),
         ("gaps", True),

@@ -28,7 +28,8 @@ def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        ("ScoreReply", ["examples", "loss_sum", "confusion", "positive_scores", "negative_scores"]),
+        ("ScoreReply", ["examples", "multi_label", "counts"]),
+        ("Counts", ["examples", "loss_sum", "confusion", "positive_scores", "negative_scores"]),
         ("ArrayChunk", ["name", "dtype", "shape", "data"]),
     ],
 )

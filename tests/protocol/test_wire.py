@@ -14,13 +14,16 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fedpp.errors import FederationError
 from fedpp.protocol import wire
+from fedpp.recipe import Recipe
 
-TRAIN = wire.TrainRequest("d" * 64, TINY, "float64", learning_rate=0.1, epochs=1, batch_size=2, seed=0, round=1)
-EVALUATE = wire.EvaluateRequest("d" * 64, TINY, "float64", batch_size=2, split="validation")
+TRAIN = wire.TrainRequest(
+    "d" * 64, TINY, "float64", recipe=Recipe(learning_rate=0.1, batch_size=2), epochs=1, seed=0, round=1
+)
+EVALUATE = wire.EvaluateRequest("d" * 64, TINY, "float64", Recipe(batch_size=2), split="validation")
 INITIAL = wire.InitialWeightsRequest("d" * 64, TINY, "float64", seed=2**63 - 1)
 
 
-@pytest.mark.parametrize("request_", [TRAIN, EVALUATE, INITIAL, replace(TRAIN, learning_rate=1)])
+@pytest.mark.parametrize("request_", [TRAIN, EVALUATE, INITIAL, replace(TRAIN, recipe=Recipe(learning_rate=1))])
 def test_a_request_survives_its_record(request_: wire.Request) -> None:
     """What `to_record` returned is read as it was."""
     content = RecordDict({wire.CONFIG: request_.to_record()})
@@ -33,15 +36,15 @@ def test_a_request_survives_its_record(request_: wire.Request) -> None:
         (TRAIN, {"epochs": 0}, "epochs must be a whole number from 1 to 1000, got 0"),
         (TRAIN, {"epochs": 1001}, "epochs must be"),
         (TRAIN, {"epochs": True}, "epochs must be"),
-        (TRAIN, {"batch_size": 4097}, "batch_size must be"),
-        (EVALUATE, {"batch_size": 2.0}, "batch_size must be"),
+        (TRAIN, {"batch_size": 4097}, "batch-size must be"),
+        (EVALUATE, {"batch_size": 2.0}, "batch-size must be"),
         (TRAIN, {"seed": -1}, "seed must be"),
         (INITIAL, {"seed": -1}, "seed must be"),
         (TRAIN, {"round": 0}, "round must be"),
-        (TRAIN, {"learning_rate": 0.0}, "learning_rate must be"),
-        (TRAIN, {"learning_rate": float("nan")}, "learning_rate must be"),
-        (TRAIN, {"learning_rate": float("inf")}, "learning_rate must be"),
-        (TRAIN, {"learning_rate": "fast"}, "learning_rate must be"),
+        (TRAIN, {"learning_rate": 0.0}, "learning-rate must be"),
+        (TRAIN, {"learning_rate": float("nan")}, "learning-rate must be"),
+        (TRAIN, {"learning_rate": float("inf")}, "learning-rate must be"),
+        (TRAIN, {"learning_rate": "fast"}, "learning-rate must be"),
         (TRAIN, {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         (EVALUATE, {"split": "all"}, "split must be one of train, validation, test, got 'all'"),
         (TRAIN, {"network": replace(TINY, lstm=10_000).to_json()}, "a network may have 50000000 parameters"),

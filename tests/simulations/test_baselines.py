@@ -37,7 +37,7 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
     """Return the figures, on its own test split, of a twin that is trained at one hospital alone."""
     here = plaintext_sites(hospitals, NETWORK)[number]
-    twin = PlaintextTwin(NETWORK, Training(2, 2, asked.batch_size, asked.learning_rate, asked.seed, asked.dtype))
+    twin = PlaintextTwin(NETWORK, Training(2, 2, asked.recipe(), asked.seed, asked.dtype))
     weights = twin.federate([here], twin.initial(hospitals.domain))
     tested = here.split["test"]
     return metrics(count(here.labels[tested], twin.probabilities(weights, here)[tested]))

@@ -10,6 +10,8 @@ from chexpert_folder import HOSPITALS, SILENT, SPOILT, VISITS
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import FedppError, RawDataError
 from fedpp.imaging.splits import METHODS
+from fedpp.keys import encryption
+from fedpp.protocol.counts import UNKNOWN
 from simulations.hospitals import Hospitals, prepare
 from simulations.scenario import PhantomData, Scenario
 from simulations.shared_patients import shared, trained_and_tested
@@ -119,3 +121,23 @@ def test_gaps_are_kept_where_times_are_known(chexpert: Path, tmp_path: Path, gap
         (dated / hospital / "manifest.csv").write_text("\n".join(["path,patient,time,label", *rows]) + "\n")
     made = of_folders(dated, tmp_path / "out", gaps=gaps, predict="visit")
     assert {EncryptedDataset.open(site.dataset).manifest.gaps for site in made.sites} == {gaps}
+
+
+def test_several_findings_are_asked_about_at_once(chexpert: Path, tmp_path: Path):
+    """A visit is asked about if one of them is known; each site's dataset is multi-label, in the target's order."""
+    made = of_folders(chexpert, tmp_path / "out", predict="visit", target="Consolidation,Pleural Effusion")
+    assert (made.classes.classes, made.classes.multi_label) == (("Consolidation", "Pleural Effusion"), True)
+    for site, raw, patients in zip(made.sites, made.raw, HOSPITALS.values(), strict=True):
+        dataset = EncryptedDataset.open(site.dataset)
+        assert (dataset.manifest.classes, dataset.manifest.multi_label) == (made.classes.classes, True)
+        silent = SILENT[0] in patients and SILENT[1] == 2
+        assert len(raw) == sum(VISITS[patient % 3] for patient in patients) - silent
+        states = encryption.decrypt_findings(made.domain, dataset.labels(np.arange(len(dataset))))
+        seconds = sum(VISITS[patient % 3] > 1 for patient in patients)
+        assert (states[:, 0] == UNKNOWN).sum() == seconds - silent
+
+
+def test_colours_are_kept_if_the_scenario_says_so(chexpert: Path, tmp_path: Path):
+    """Each site's dataset has three channels."""
+    made = of_folders(chexpert, tmp_path / "out", predict="visit", colour=True)
+    assert {EncryptedDataset.open(site.dataset).manifest.channels for site in made.sites} == {3}

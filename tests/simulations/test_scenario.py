@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedpp.errors import ConfigError
+from fedpp.imaging.chexpert import COMPETITION
 from fedpp.imaging.splits import SplitPlan
 from simulations.scenario import PhantomData, Scenario, names
 
@@ -43,6 +44,9 @@ def test_every_key_is_read(tmp_path: Path):
     assert (scenario.gaps, scenario.plaintext_central, scenario.local_only) == ("public", True, True)
     assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
     assert load(tmp_path, "max-length: 9\n").max_length == 9
+    several = load(tmp_path, "target: [Edema, Fracture]\ncolour: true\nsensitivity: 0.95\n")
+    assert (several.choices().findings, several.colour, several.sensitivity) == (("Edema", "Fracture"), True, 0.95)
+    assert load(tmp_path, "target: competition\n").choices().findings == COMPETITION
     assert load(tmp_path, "phantom: {patients: 3}\n").phantom == PhantomData(3, 4, 64)
 
 
@@ -61,6 +65,13 @@ def test_every_key_is_read(tmp_path: Path):
         ("classes: [0, 1]", r"classes must be a list of str, got \(0, 1\)"),
         ("filters: [4, x]", r"filters must be a list of int, got \(4, 'x'\)"),
         ("target: Effusion", "target must be one of No Finding, .*, got 'Effusion'"),
+        ("target: [Edema, Effusion]", "target must be one of No Finding, .*, got 'Effusion'"),
+        ("target: [Edema, Edema]", "target names a finding twice"),
+        ("target: [Edema, Fracture]\nnegative: '0'", "several findings have their own names"),
+        ("target: competition\nclasses: ['0', '1']", "several findings have their own names"),
+        ("colour: rgb", "colour must be bool, got 'rgb'"),
+        ("sensitivity: 0", "sensitivity must be above 0 and at most 1, got 0"),
+        ("sensitivity: 90", "sensitivity must be above 0 and at most 1, got 90"),
         ("uncertain: maybe", "uncertain must be one of ones, zeros, ignore, got 'maybe'"),
         ("views: lateral", "views must be one of frontal, first, all, got 'lateral'"),
         ("series: time", "series must be one of magnification, slide, got 'time'"),

@@ -50,6 +50,13 @@ local-only: true
 """
 
 
+FINDINGS = (
+    VISITS.replace('classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\n")
+    .replace("local-only: true\n", "sensitivity: 0.8\n")
+    .replace("rounds: 1", "rounds: 2")
+)
+
+
 def simulations(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulations", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -108,6 +115,28 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path):
     assert "What a hospital gains by joining" in page
     for patient in ("patient00012", "train.csv", "view1"):  # nothing of the raw folder
         assert patient not in page
+
+
+def test_findings_are_learned_at_once_as_in_plaintext(chexpert: Path, tmp_path: Path):
+    """Coloured and multi-label, ciphertext agrees with the plaintext twin; the report tells each finding."""
+    scenario = tmp_path / "findings.yaml"
+    scenario.write_text(FINDINGS)
+    out = tmp_path / "run"
+    done = simulations("run", scenario, "--data", chexpert, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["parity"]["max_abs_probability_difference"] <= 1e-9
+    assert report["parity"]["max_abs_weight_difference"] <= 1e-9
+    assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-6)
+    assert (report["confusion"], report["operating_point"]) == (None, None)
+    assert list(report["findings"]) == ["Consolidation", "Pleural Effusion"]
+    tested = sum(site["sequences"]["test"] for site in report["sites"])
+    consolidation, effusion = report["findings"].values()
+    assert 0 < consolidation["known"] < effusion["known"] == tested
+    losses = [finding["loss"] for finding in (consolidation, effusion)]
+    assert report["final"]["loss"] == pytest.approx(sum(losses) / 2)
+    assert consolidation["operating_point"]["wanted"] == 0.8
+    assert any(line.startswith("  Pleural Effusion: AUC ") for line in done.stdout.splitlines())
+    assert "Each of 2 findings is asked about by itself" in (out / "report.html").read_text()
 
 
 def test_list_names_the_scenarios():

@@ -43,3 +43,20 @@ def test_the_twin_s_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path
         np.testing.assert_allclose(site.gaps, times, atol=1e-12)
         assert (site.gaps[:, 1:3] > 0).all()
         assert not site.gaps[:, [0, 3, 4]].any(), "no time before the first frame, and none in padding"
+
+
+def test_the_twin_knows_the_states_of_findings(chexpert: Path, tmp_path: Path):
+    """Labels are the dataset's states, unknown ones included; coloured frames are the dataset's."""
+    settings = {"hospitals": ("north", "south"), "predict": "visit", "target": "Consolidation,Pleural Effusion"}
+    scenario = Scenario("tiny", "", 2, 1, frames=3, size=8, colour=True, dtype="float64", **settings)
+    hospitals = prepare(scenario, chexpert, tmp_path, tmp_path)
+    dataset = EncryptedDataset.open(hospitals.sites[0].dataset)
+    site = plaintext_sites(hospitals, NetworkSpec.of(Task.of(dataset.manifest), (3, 4)))[0]
+    everything = np.arange(len(dataset))
+    np.testing.assert_array_equal(
+        site.labels, encryption.decrypt_findings(hospitals.domain, dataset.labels(everything))
+    )
+    assert {-1, 0, 1} == set(site.labels.ravel().tolist())
+    np.testing.assert_allclose(
+        site.frames, encryption.decrypt(hospitals.domain, dataset.frames(everything)), atol=1e-12
+    )

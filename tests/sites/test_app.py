@@ -19,6 +19,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
+from fedpp.recipe import Recipe
 from sites.app import SITES_FOLDER, app
 
 OTHER = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
@@ -61,7 +62,9 @@ def train(
     network: NetworkSpec = TINY,
     learning_rate: float = 1e-3,
 ) -> RecordDict:
-    request = wire.TrainRequest(fingerprint, network, "float64", learning_rate, 1, 4, 0, 1)
+    request = wire.TrainRequest(
+        fingerprint, network, "float64", Recipe(learning_rate=learning_rate, batch_size=4), 1, 0, 1
+    )
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain, network)), wire.CONFIG: request.to_record()})
     return ask(context, "train", content)
 
@@ -98,7 +101,8 @@ def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, do
     with serving(domain, dataset, address):
         answer = ask(context, "query.describe", RecordDict())
     fingerprint = domain.card().fingerprint
-    expected = SiteDescription("north", fingerprint, 2, 2, 8, 8, 1, ("no", "yes"), "none", (6, 2, 3), (6, 2, 3))
+    shape, counts = (2, 2, 8, 8, 1), ((6, 2, 3), (6, 2, 3))
+    expected = SiteDescription("north", fingerprint, *shape, ("no", "yes"), False, "none", 0, *counts)  # noqa: FBT003
     assert SiteDescription.from_mapping(answer.config_records[wire.SITE]) == expected
 
 
@@ -140,8 +144,8 @@ def test_a_network_for_other_data_is_refused(context: Context, domain: KeyDomain
     """What does not fit the dataset is not built, nor asked of the vault."""
     fingerprint = domain.card().fingerprint
     request = {
-        "train": wire.TrainRequest(fingerprint, network, "float64", 1e-3, 1, 4, 0, 1),
-        "evaluate": wire.EvaluateRequest(fingerprint, network, "float64", 4, "test"),
+        "train": wire.TrainRequest(fingerprint, network, "float64", Recipe(batch_size=4), 1, 0, 1),
+        "evaluate": wire.EvaluateRequest(fingerprint, network, "float64", Recipe(batch_size=4), "test"),
         "query.initial_weights": wire.InitialWeightsRequest(fingerprint, network, "float64", 0),
     }[kind]
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
@@ -195,7 +199,7 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
 
 def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain):
     """A site answers what is wrong with a request, and does not start it."""
-    record = wire.TrainRequest(domain.card().fingerprint, TINY, "float64", 1e-3, 1, 4, 0, 1).to_record()
+    record = wire.TrainRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), 1, 0, 1).to_record()
     answer = ask(context, "train", RecordDict({wire.CONFIG: ConfigRecord({**record, "epochs": 10**6})}))
     assert reason(answer) == (
         "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
@@ -205,7 +209,7 @@ def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain)
 
 def test_weights_that_do_not_fit_are_refused(context: Context, domain: KeyDomain):
     """A model of three slots is not one of this site's two."""
-    request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", 4, "test").to_record()
+    request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), "test").to_record()
     wide = {spec.name: np.zeros((*spec.shape, 3)) for spec in TINY.weights()}
     answer = ask(context, "evaluate", RecordDict({wire.ARRAYS: wire.pack_arrays(wide), wire.CONFIG: request}))
     assert reason(answer) == "its arrays have other names, shapes or dtypes than the model"

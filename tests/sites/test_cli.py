@@ -38,6 +38,10 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     figures = json.loads(site("evaluate", model, folder / "data", *keys(folder), "--json").stdout)
     assert figures["examples"] == summary["sequences"]["test"]
     assert 0 <= figures["auc"] <= 1
+    point = ("evaluate", model, folder / "data", *keys(folder), "--sensitivity", 1)
+    chosen = json.loads(site(*point, "--split", "validation", "--json").stdout)["operating_point"]
+    assert chosen["decisions"]["sensitivity"] == 1.0
+    assert any(line.startswith("threshold ") for line in site(*point).stdout.splitlines())
     rows = json.loads(site("predict", model, folder / "data", *keys(folder), "--json").stdout)
     assert len(rows) == figures["examples"]
     assert all(abs(sum(row["probabilities"]) - 1) < 1e-9 for row in rows)
@@ -113,6 +117,7 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     """Wrong usage exits 2; a wrong passphrase, an existing domain and an unknown label exit 1 with what to do."""
     site("ingest", check=2)
     site("nonsense", check=2)
+    site("evaluate", "m", "d", *keys(folder), "--sensitivity", 90, check=2)
     wrong = tmp_path / "wrong"
     wrong.write_text("a passphrase that is wrong\n")
     wrong.chmod(0o600)
@@ -151,3 +156,29 @@ def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
     assert not out.exists()
     site(*ingest)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_findings_are_trained_and_evaluated(folder: Path, tmp_path: Path):
+    """Figures are told for each finding, with the point that reaches a wanted sensitivity if one is asked for."""
+    raw, out = DATA / "chexpert_layout" / "site_a", tmp_path / "data"
+    ingest = ("ingest", raw, *keys(folder), "--out", out, "--size", 8, "--frames", 1, "--target", "competition")
+    summary = json.loads(site(*ingest, "--predict", "visit", "--stride", 4, "--json").stdout)
+    training = ("train", out, "--domain", folder / "domain", "--epochs", 1, "--out", tmp_path / "model", "--json")
+    model = json.loads(site(*training).stdout)["model"]
+    evaluate = ("evaluate", model, out, *keys(folder))
+    plain = json.loads(site(*evaluate, "--json").stdout)
+    figures = json.loads(site(*evaluate, "--sensitivity", 0.8, "--json").stdout)
+    assert list(figures["findings"]) == list(summary["classes"])
+    assert figures["examples"] == summary["sequences"]["test"]
+    for name, finding in figures["findings"].items():
+        point = finding.pop("operating_point")
+        assert finding == plain["findings"][name]
+        assert finding["known"] == figures["examples"]
+        assert point is None or (point["wanted"], set(point["decisions"]) < set(finding)) == (0.8, True)
+    aucs = [finding["auc"] for finding in figures["findings"].values() if finding["auc"] is not None]
+    assert figures["auc"] == pytest.approx(sum(aucs) / len(aucs))
+    table = site(*evaluate, "--sensitivity", 0.8).stdout
+    assert all(any(line.startswith(name) for line in table.splitlines()) for name in figures["findings"])
+    rows = json.loads(site("predict", model, out, *keys(folder), "--json").stdout)
+    assert {len(row["probabilities"]) for row in rows} == {5}
+    assert all(0 < p < 1 for row in rows for p in row["probabilities"])

@@ -18,6 +18,7 @@ from hospital import error_of, found, keys, site
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.imaging.dicom import is_dicom
 from fedpp.keys import store
+from fedpp.keys.encryption import decrypt_findings
 
 SMALL = ("--size", 8, "--frames", 2)
 KILLS = 10
@@ -216,3 +217,38 @@ def test_the_same_patient_at_two_sites_of_a_domain(folder: Path, tmp_path: Path)
     foreign = set(EncryptedDataset.open(tmp_path / "foreign").sequences["patient"])
     assert len(foreign) == len(found[0])
     assert foreign & found[0] == set()
+
+
+def test_the_competition_s_findings_of_the_real_x_rays(folder: Path, tmp_path: Path):
+    """Ingested by visit, each finding is present and absent as often as a plain reading of the table counts."""
+    raw = DATA / "chexpert_layout" / "site_a"
+    summary = ingested(folder, raw, tmp_path / "five", *SMALL, "--target", "competition", "--predict", "visit")
+    lines = [line.split(",") for line in (raw / "train.csv").read_text().splitlines()]
+    expected = {}
+    for name in ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"):
+        cells = [cells[lines[0].index(name)] for cells in lines[1:]]
+        present, absent = cells.count("1.0"), cells.count("0.0")
+        expected[name] = {"present": present, "absent": absent, "unknown": len(cells) - present - absent}
+    assert summary["findings"] == expected
+    assert summary["classes"] == {name: counts["present"] for name, counts in expected.items()}
+    shown = json.loads(site("inspect", tmp_path / "five", "--json").stdout)
+    assert (shown["classes"], shown["multi_label"]) == (list(expected), True)
+    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    dataset = EncryptedDataset.open(tmp_path / "five")
+    states = decrypt_findings(domain, dataset.labels(np.arange(len(dataset))))
+    assert (states == 1).sum(axis=0).tolist() == list(summary["classes"].values())
+    one_label = ("--classes", "0,1", "--target", "competition", "--out", tmp_path / "no")
+    assert "several findings have their own names" in error_of("ingest", raw, *keys(folder), *one_label)
+
+
+def test_colours_of_the_real_histology(folder: Path, tmp_path: Path):
+    """BreakHis keeps its three channels if they are wanted, X-rays have three equal ones, and grey is the default."""
+    raw = DATA / "breakhis_layout"
+    assert ingested(folder, raw, tmp_path / "colour", *SMALL, "--colour")["shape"] == [2, 8, 8, 3]
+    assert ingested(folder, raw, tmp_path / "grey", *SMALL)["shape"] == [2, 8, 8, 1]
+    ingested(folder, DATA / "chexpert_layout" / "site_b", tmp_path / "x-rays", *SMALL, "--colour")
+    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    for name, equal in (("colour", False), ("x-rays", True)):
+        rows = EncryptedDataset.open(tmp_path / name).frames(np.arange(5)).astype(np.float64)
+        pixels = (rows @ domain.matrix())[..., 0]
+        assert (np.ptp(pixels, axis=-1).max() < 1e-4) == equal

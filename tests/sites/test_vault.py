@@ -9,20 +9,22 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from conftest import SPLIT, TINY, write_dataset
+from conftest import FINDINGS, SPLIT, TINY, write_dataset
 from vaults import SECONDS, serving, socket_path, stopped
 
 from fedpp.cipher import algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import Gaps, NetworkSpec
+from fedpp.config import SPLITS, Gaps, NetworkSpec
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import initial_weights
-from fedpp.learning.metrics import count, softmax
+from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
+from fedpp.protocol.counts import UNKNOWN
+from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
 from sites.vault import serve
 
@@ -53,7 +55,9 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
         width=8,
         channels=1,
         classes=("no", "yes"),
+        multi_label=False,
         gaps="none",
+        patch=0,
         sequences={"train": 6, "validation": 2, "test": 3},
         patients={"train": 6, "validation": 2, "test": 3},
         dtype="float64",
@@ -105,10 +109,11 @@ def test_initial_weights_decrypt_to_the_plaintext_ones(
                 assert abs(decoy).max() <= np.sqrt(6 / (np.prod(receptive) * (fan_in + fan_out))) + tolerance
 
 
-def test_decoys_are_drawn_anew(vault: VaultClient):
-    """Two answers to one request differ in their decoys: nobody can ask for a decoy's seed."""
-    first, second = (vault.initial_weights(TINY, 5, "float64")["dense/kernel"] for _ in range(2))
-    assert abs(first - second).max() > 0.01
+def test_decoys_follow_from_the_domain_and_the_seed(vault: VaultClient, domain: KeyDomain):
+    """One request has one answer, so that a run repeats; another seed has other decoys, too."""
+    first, same, other = (vault.initial_weights(TINY, seed, "float64")["dense/kernel"] for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, same)
+    assert abs((first - other) @ domain.matrix()).max(axis=(0, 1)).min() > 0.01
 
 
 def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
@@ -129,6 +134,66 @@ def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path,
     with serving(domain, dataset, address), VaultClient(address) as client:
         counts = client.score(split, SequenceCipher(domain, "float64").frames("s", logits))
     assert counts == count(labels, softmax(logits))
+
+
+STATES = np.random.default_rng(5).integers(-1, 2, size=(11, 3))
+
+
+@pytest.fixture
+def findings(tmp_path: Path, domain: KeyDomain, plaintext: Plaintext) -> EncryptedDataset:
+    """Return the tiny dataset with three findings, some of them unknown."""
+    return write_dataset(tmp_path / "findings", domain, (plaintext[0], STATES))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_score_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, plaintext: Plaintext, address: str):
+    """Scoring encrypted logits gives each finding's counts of the same logits and states in clear."""
+    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], STATES))
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        info = client.info()
+        assert (info.classes, info.multi_label) == (FINDINGS, True)
+        for split in SPLITS:
+            states = STATES[[i for i, s in enumerate(SPLIT) if s == split]]
+            logits = np.random.default_rng(3).normal(scale=3.0, size=states.shape)
+            counts = client.score(split, SequenceCipher(domain, "float64").frames("s", logits))
+            assert counts == count_findings(states, presence(logits))
+            moved = np.where(states == UNKNOWN, -logits, logits)
+            assert client.score(split, SequenceCipher(domain, "float64").frames("s", moved)) == counts
+
+
+def test_one_finding_alone_is_one_finding(domain: KeyDomain, tmp_path: Path, address: str):
+    """It has a logit and counts of its own, and is no task of two classes."""
+    cipher, sizes = SequenceCipher(domain, "float64"), {"frames": 1, "height": 2, "width": 2, "channels": 1}
+    with DatasetWriter(
+        tmp_path / "d", domain.card(), dtype="float64", **sizes, classes=("Edema",), multi_label=True
+    ) as writer:
+        rows = cipher.frames("s", np.ones((1, 2, 2, 1)))
+        writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "test"), rows, cipher.findings("s", (1,)))
+    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+        counts = client.score("test", cipher.frames("s", np.array([[2.0]])))
+        assert counts == count_findings([[1]], presence(np.array([[2.0]])))
+        assert client.score("train", np.zeros((0, 1, 2))) == FindingCounts.zero(1)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 4, 2), (3, 3, 2, 2), (2, 3, 2)])
+def test_another_number_of_logits_is_refused(
+    shape: tuple[int, ...], domain: KeyDomain, findings: EncryptedDataset, address: str
+):
+    """There is one logit a finding: neither fewer, nor more, nor pairs are scored."""
+    with serving(domain, findings, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match=r"must be rows of shape \(3, 3, 2\), got") as refused:
+            client.score("test", np.zeros(shape))
+        assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_network_of_classes_is_none_of_findings(domain: KeyDomain, findings: EncryptedDataset, address: str):
+    """Weights are drawn for findings where the data have findings."""
+    with serving(domain, findings, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match=r"3 classes; the data are .* 3 findings \(Edema, Fracture, Effusion\)"):
+            client.initial_weights(replace(TINY, classes=3), 0, "float32")
+        network = replace(TINY, classes=3, multi_label=True)
+        assert client.initial_weights(network, 0, "float32")["logits/bias"].shape == (3, 2)
 
 
 def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, address: str):

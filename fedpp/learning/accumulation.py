@@ -1,0 +1,65 @@
+"""A Keras model whose step takes the gradient of a large batch in small parts, and no step that is not finite."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fedpp.cipher.components import Tensor
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class AccumulatingModel(keras.Model):  # type: ignore[misc]
+    """A functional model that is trained `micro_batch` examples at a time.
+
+    The gradient is that of the mean loss of the batch, whatever its parts, up to the rounding of their sum (layers
+    that look at a whole batch, such as BatchNormalization, see a part). Where loss or gradient is not finite no weight
+    is moved, and the loss is reported as not a number, for a callback to look into.
+    """
+
+    micro_batch: int | None = None  # None: the whole batch at once
+
+    def train_step(self, data: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Take one step."""
+        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        size = tf.shape(targets)[0]
+        if self.micro_batch is None:
+            loss, gradients = self._gradients(inputs, targets)
+        else:
+            loss, gradients = self._accumulated(inputs, targets, size, self.micro_batch)
+        finite = tf.reduce_all([tf.math.is_finite(tf.reduce_sum(value)) for value in (loss, *gradients)])
+        variables = self.trainable_variables
+
+        def apply() -> tf.Tensor:
+            self.optimizer.apply(gradients, variables)
+            return loss
+
+        if not self.optimizer.built:
+            self.optimizer.build(variables)  # its variables cannot be made within a branch
+        told = tf.cond(finite, apply, lambda: tf.fill(tf.shape(loss), tf.cast(float("nan"), loss.dtype)))
+        self._loss_tracker.update_state(told, sample_weight=size)
+        return {"loss": self._loss_tracker.result()}
+
+    def _gradients(self, inputs: Any, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the mean loss, and its gradients by the trainable variables."""
+        with tf.GradientTape() as tape:
+            loss = self.loss(targets, self(inputs, training=True))  # Keras's compute_loss casts it to float32
+        return loss, tape.gradient(loss, [variable.value for variable in self.trainable_variables])
+
+    def _accumulated(self, inputs: Any, targets: Tensor, size: Tensor, part: int) -> tuple[Tensor, list[Tensor]]:
+        """Return the same, from parts of the batch, each weighted by its examples."""
+
+        def more(start: Tensor, loss: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+            stop = tf.minimum(start + part, size)
+            some, gradients = self._gradients(
+                *tf.nest.map_structure(lambda value: value[start:stop], (inputs, targets))
+            )
+            share = tf.cast(stop - start, some.dtype) / tf.cast(size, some.dtype)
+            return stop, loss + share * some, *(s + share * g for s, g in zip(sums, gradients, strict=True))
+
+        zeros = [tf.zeros_like(variable.value) for variable in self.trainable_variables]
+        none = tf.zeros((), self.outputs[0].dtype)
+        _, loss, *gradients = tf.while_loop(
+            lambda start, *_: start < size, more, (tf.constant(0), none, *zeros), parallel_iterations=1
+        )
+        return loss, gradients

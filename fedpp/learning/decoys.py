@@ -1,0 +1,53 @@
+"""What keeps decoys small: slots share the rounding of their ciphertext, and a decoy that grows takes the message's.
+
+A decoy network has nothing to gain, and nothing else holds it back. Three bounds do, each the identity, to the bit,
+on the message always and on decoys within it; docs/numerics.md says what was measured.
+"""
+
+from collections.abc import Sequence
+from math import inf, prod, sqrt
+
+from keras import ops
+
+from fedpp.cipher.components import Algebra, Ciphertext, Tensor
+
+DECOY_BOUND = 4.0  # of a weight, in units of what its initialiser draws: with Adam decoys grow to 1.6, at most 2.3
+DECOY_LABEL = 2.0  # decoy labels are one-hot; beyond this they are cut, for a gradient grows with its label
+DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to three bits of the message's gradient
+
+
+def bounded(algebra: Algebra, weight: Ciphertext, bound: float = DECOY_BOUND) -> Ciphertext:
+    """Return a weight with its decoys scaled back into their bound. Law: the message's slot is the weight's."""
+    message, *decoys = algebra.to_slots(weight)
+    if not decoys or bound == inf:
+        return weight
+    over = algebra.from_slots((ops.zeros_like(message), *(excess(decoy, bound) for decoy in decoys)))
+    return tuple(part - more for part, more in zip(weight, over, strict=True))
+
+
+def excess(decoy: Tensor, bound: float) -> Tensor:
+    """Return what one decoy slot of a weight has too much: 0 up to a root mean square of `bound` initial deviations.
+
+    Of a norm, and not of each value: what the next layer sees is as large as the norm lets it be, and a single large
+    weight harms nothing.
+    """
+    limit = bound * initial_deviation(decoy.shape) * sqrt(prod(decoy.shape))
+    return decoy - shrunk(decoy, norm([decoy]), limit)
+
+
+def initial_deviation(shape: Sequence[int]) -> float:
+    """Return the root mean square of Glorot's initial weights of a kernel `[*receptive, in, out]`; 1 for a vector."""
+    if len(shape) < 2:
+        return 1.0
+    *receptive, inputs, outputs = shape
+    return sqrt(2.0 / (prod(receptive) * (inputs + outputs)))
+
+
+def norm(values: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of tensors taken together."""
+    return ops.sqrt(sum(ops.sum(value * value) for value in values))
+
+
+def shrunk(value: Tensor, length: Tensor, limit: float) -> Tensor:
+    """Scale a value by what takes a norm of this length to the limit; leave it as it is, to the bit, within."""
+    return ops.where(length > limit, value * (limit / length), value)

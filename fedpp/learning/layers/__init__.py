@@ -1,0 +1,58 @@
+"""Keras layers that compute on ciphertext, with Keras's names and arguments, the algebra first.
+
+Between `FromRows` and `ToRows` a tensor is a tuple of n ordinary tensors of the plaintext's shape
+(`fedpp.cipher.components`). A linear map without weights acts on each of them, a linear layer with an encrypted kernel
+is a few ordinary kernels, and a function acts on the slots. Each encrypted weight is n Keras variables in a row, so
+that the variables of a model, n at a time, are its ciphertext weights. Kernels start at zero: set them from a vault's
+rows.
+
+Two things differ from Keras: a convolution's padding is "same" unless told otherwise, and a mask is not carried along
+by the tensors but given as the second argument, bool `[batch, steps]`, to the layers that heed it.
+
+A model is saved without its key, and loaded under it::
+
+    with layers.under(key.algebra()):
+        model = keras.models.load_model(path)
+"""
+
+from fedpp.learning.layers.componentwise import Componentwise
+from fedpp.learning.layers.dropout import Dropout
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer
+from fedpp.learning.layers.functions import Activation, ReLU
+from fedpp.learning.layers.linear import Conv2D, Dense, DepthwiseConv2D
+from fedpp.learning.layers.merging import Add, Append, Concatenate
+from fedpp.learning.layers.normalization import BatchNormalization, LayerNormalization
+from fedpp.learning.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from fedpp.learning.layers.recurrent import GRU, LSTM, Bidirectional
+from fedpp.learning.layers.shaping import Flatten, FoldFrames, FromRows, Reshape, ToRows, UnfoldFrames
+from fedpp.learning.scope import under
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Activation",
+    "Add",
+    "Append",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Bidirectional",
+    "Componentwise",
+    "Concatenate",
+    "Conv2D",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "EncryptedLayer",
+    "Flatten",
+    "FoldFrames",
+    "FromRows",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "LayerNormalization",
+    "MaxPooling2D",
+    "ReLU",
+    "Reshape",
+    "ToRows",
+    "UnfoldFrames",
+    "under",
+]

@@ -1,0 +1,76 @@
+"""Layers that put ciphertexts together: linear maps of several inputs, on each tensor as on plaintext."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from fedpp.cipher.components import Algebra, Ciphertext
+from fedpp.errors import ModelError
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape
+
+
+class _Merge(EncryptedLayer):
+    """A layer of a list of ciphertexts, as Keras's merging layers are."""
+
+    def build(self, shapes: Sequence[Sequence[Shape]]) -> None:
+        """Check that the ciphertexts fit each other."""
+        plain = [self.plain_shape(part) for part in shapes]
+        if len({len(shape) for shape in plain}) != 1 or len({self.common(shape) for shape in plain}) != 1:
+            raise ModelError(f"layer {self.name} cannot put shapes {', '.join(map(str, plain))} together")
+
+    def common(self, shape: Shape) -> Shape:
+        """Return what must be the same of each input's shape."""
+        return shape
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class Add(_Merge):
+    """`keras.layers.Add` on ciphertext: the sum of a list of ciphertexts of one shape."""
+
+    def call(self, xs: Sequence[Ciphertext]) -> Ciphertext:
+        """Return the sum."""
+        total = tuple(xs[0])
+        for x in xs[1:]:
+            total = self.algebra.add(total, x)
+        return total
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class Concatenate(_Merge):
+    """`keras.layers.Concatenate` on ciphertext: a list of ciphertexts, one after the other along an axis."""
+
+    settings = ("axis",)
+
+    def __init__(self, algebra: Algebra, axis: int = -1, **keywords: Any) -> None:
+        """Take the axis."""
+        super().__init__(algebra, **keywords)
+        self.axis = axis
+
+    def common(self, shape: Shape) -> Shape:
+        """Leave out the axis along which they stand one after the other."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ModelError(f"layer {self.name}: axis {self.axis} is none of shape {shape}")
+        axis = self.axis % len(shape)
+        return (*shape[:axis], *shape[axis + 1 :])
+
+    def call(self, xs: Sequence[Ciphertext]) -> Ciphertext:
+        """Return them as one ciphertext."""
+        return tuple(ops.concatenate(parts, axis=self.axis) for parts in zip(*xs, strict=True))
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class Append(EncryptedLayer):
+    """Append one more feature: `[..., features]` and `[...]` to `[..., features + 1]`."""
+
+    def build(self, x_shape: Sequence[Shape], feature_shape: Sequence[Shape]) -> None:
+        """Check that there is one feature for each place."""
+        x, feature = self.plain_shape(x_shape), self.plain_shape(feature_shape)
+        if x[:-1] != feature:
+            raise ModelError(f"layer {self.name} takes a feature of shape {x[:-1]}, got {feature}")
+
+    def call(self, x: Ciphertext, feature: Ciphertext) -> Ciphertext:
+        """Return x with the feature as its last."""
+        pairs = zip(x, feature, strict=True)
+        return tuple(ops.concatenate([part, ops.expand_dims(more, -1)], axis=-1) for part, more in pairs)

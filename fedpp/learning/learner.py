@@ -1,0 +1,90 @@
+"""A network that learns, on plaintext or on ciphertext: what both twins share, through Keras's own `fit`."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.errors import ModelError
+from fedpp.learning import models
+from fedpp.learning.batches import Batches, Indices, Reader
+from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
+from fedpp.learning.optimizers import Adam
+from fedpp.recipe import Recipe
+
+Values = NDArray[np.floating]
+State = dict[str, NDArray[np.generic]]
+
+
+class Learner:
+    """One network in one algebra, compiled once; that of plain numbers makes the twin of stock Keras layers.
+
+    Readers return the values of the sequences at some positions, in the model's dtype: the network's inputs, and
+    labels `[k, classes(, n)]` or, with several findings, `[k, findings, 2(, n)]`. Plain numbers have no last axis n.
+    """
+
+    def __init__(self, network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> None:
+        """Build and compile the network; its weights are zero, or Keras's own draw, until they are set."""
+        self.network, self.algebra, self.recipe, self.dtype = network, algebra, recipe, dtype
+        plain = algebra.n == 1
+        self.model = models.plaintext(network, dtype) if plain else models.encrypted(network, algebra, dtype)
+        self.model.micro_batch = recipe.micro_batch if recipe.batch_size > recipe.micro_batch else None
+        self.model.compile(
+            optimizer=Adam(algebra, recipe.learning_rate),
+            loss=_loss(network, algebra, recipe, dtype),
+            jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+
+    def fit(
+        self,
+        inputs: Sequence[Reader],
+        labels: Reader,
+        indices: Indices,
+        *,
+        epochs: int,
+        seed: Sequence[int],
+        done: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int = 0,
+    ) -> list[float]:
+        """Train up to epoch `epochs`, the first `done` of which are behind; return each one's loss, decoys included.
+
+        Raises `ModelError` where a loss, a gradient or a weight is not finite, and names the layer.
+        """
+        data = Batches(inputs, labels, indices, self.recipe.batch_size, seed)
+        losses = data.fit(self.model, epochs, callbacks, verbose, done)
+        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):  # the last step's, too
+            rate = self.recipe.learning_rate
+            raise ModelError(f"the training diverged at learning rate {rate}: weights are not finite; lower it")
+        return losses
+
+    def predict(self, inputs: Sequence[Reader], indices: Indices) -> Values:
+        """Return logits `[k, classes(, n)]`."""
+        if not len(indices):
+            slots = () if self.algebra.n == 1 else (self.algebra.n,)
+            return np.zeros((0, self.network.classes, *slots), self.dtype)
+        size = min(self.recipe.batch_size, self.recipe.micro_batch)
+        return Batches(inputs, None, indices, size).predict(self.model)
+
+    def state(self) -> State:
+        """Return all that training changes, to the bit: weights, the optimizer's variables, seeds of dropout."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        return {f"{number:04}": np.array(variable) for number, variable in enumerate(variables)}
+
+    def restore(self, state: State) -> None:
+        """Set what `state` returned."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        for variable, values in zip(variables, (state[name] for name in sorted(state)), strict=True):
+            variable.assign(values)
+
+
+def _loss(network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> keras.losses.Loss:
+    if network.multi_label:
+        weights = (recipe.positive_weight,) * network.classes
+        return BinaryCrossentropy(algebra, dtype, positive_weights=weights, label_smoothing=recipe.label_smoothing)
+    weights = (1.0, *(recipe.positive_weight,) * (network.classes - 1))
+    return CategoricalCrossentropy(algebra, dtype, class_weights=weights, label_smoothing=recipe.label_smoothing)

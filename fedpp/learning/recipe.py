@@ -1,0 +1,1 @@
+from fedpp.recipe import Recipe as Recipe

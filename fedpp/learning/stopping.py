@@ -1,0 +1,61 @@
+"""Early stopping by a loss that somebody else tells: on ciphertext the trainer cannot see one, its key's owner can."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+State = dict[str, NDArray[np.generic]]
+PATIENCE = 10  # epochs
+
+
+class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stop when a loss has not fallen by `min_delta` for `patience` epochs, and keep the best weights.
+
+    The rule is that of `keras.callbacks.EarlyStopping(min_delta, patience, restore_best_weights=True)`, whose own state
+    cannot be saved: this one's goes into checkpoints, so that a resumed training stops where an unbroken one does.
+    """
+
+    def __init__(self, loss: Callable[[], float], *, min_delta: float = 0.001, patience: int = PATIENCE) -> None:
+        """Ask `loss()` after each epoch, as in the vault's answer to the validation split's predictions."""
+        super().__init__()
+        self._loss, self.min_delta, self.patience = loss, min_delta, patience
+        self.losses: list[float] = []
+        self.best_epoch = 0  # counted from 1
+        self._best: list[NDArray[np.floating]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Ask for the loss, and keep the weights or count the wait."""
+        loss = float(self._loss())
+        if logs is not None:
+            logs["val_loss"] = loss
+        if not self.losses or loss < self.losses[self.best_epoch - 1] - self.min_delta:
+            self.best_epoch, self._best = len(self.losses) + 1, self.model.get_weights()
+        self.losses.append(loss)
+        self.model.stop_training = self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether the patience is at its end."""
+        return len(self.losses) - self.best_epoch >= self.patience
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Set the best epoch's weights."""
+        self.keep_best(self.model)
+
+    def keep_best(self, model: keras.Model) -> None:
+        """Set the best epoch's weights, if there is one yet."""
+        if self._best:
+            model.set_weights(self._best)
+
+    def state(self) -> State:
+        """Return all that it remembers."""
+        weights = {f"best/{number:04}": values for number, values in enumerate(self._best)}
+        return {"losses": np.array(self.losses), "best_epoch": np.array(self.best_epoch), **weights}
+
+    def restore(self, state: State) -> None:
+        """Remember what `state` returned."""
+        self.losses = [float(loss) for loss in state["losses"]]
+        self.best_epoch = int(state["best_epoch"])
+        self._best = [state[name] for name in sorted(state) if name.startswith("best/")]

@@ -1,0 +1,132 @@
+"""The weighted unit and sequence voting layer, on plaintext and on ciphertext.
+
+The paper names such a layer and never defines it; this one is ours. Each
+frame t, a *unit*, is scored by its own features f_t and by the LSTM's state h_t::
+
+    u_t = a (f_t S + s) + (1 - a) (h_t T + t),   a = sigmoid(mix)
+    v   = softmax over the valid frames of [f_t h_t] q
+    z   = sum_t v_t u_t
+
+so the mix of the two scores and the weights of the votes are learned. A network without an LSTM scores by the
+features alone. A frame that is not valid has no vote, and changes nothing.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from fedpp.cipher.components import Algebra, Ciphertext, Tensor
+from fedpp.learning import layers
+
+NO_VOTE = -1e9  # the exponent of a frame that is not valid: its weight is exactly zero
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class Vote(keras.Layer):  # type: ignore[misc]
+    """The vote on plaintext: features `[batch, frames, f]` and states `[batch, frames, h]` to `[batch, classes]`."""
+
+    def __init__(self, classes: int, **keywords: Any) -> None:
+        """Score this many classes; keywords are those of `keras.layers.Layer`."""
+        super().__init__(**keywords)
+        self.classes = classes
+
+    def build(self, features_shape: tuple[int, ...], states_shape: tuple[int, ...] | None = None) -> None:
+        """Add the weights in the order of `NetworkSpec.weights`."""
+        for name, shape in _weights(self.classes, features_shape[-1], states_shape and states_shape[-1]):
+            setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
+
+    def call(self, features: Tensor, states: Tensor | None = None, *, valid: Tensor) -> Tensor:
+        """Return the logits; `valid [batch, frames]` says which frames vote."""
+        scores = ops.matmul(features, self.spatial_kernel) + self.spatial_bias
+        if states is not None:
+            temporal = ops.matmul(states, self.temporal_kernel) + self.temporal_bias
+            share = ops.sigmoid(self.mix)
+            scores = share * scores + (1.0 - share) * temporal
+            features = ops.concatenate([features, states], axis=-1)
+        return _vote(scores, ops.matmul(features, self.attention), valid)
+
+    def compute_output_shape(
+        self, features_shape: tuple[int, ...], states_shape: tuple[int, ...] | None = None
+    ) -> tuple[int | None, ...]:
+        """Return `[batch, classes]`."""
+        return (features_shape[0], self.classes)
+
+    def get_config(self) -> dict[str, object]:
+        """Return the settings."""
+        return {**super().get_config(), "classes": self.classes}
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class EncryptedVote(layers.EncryptedLayer):
+    """The same on ciphertext: n tensors a piece; products in the algebra, sigmoid, softmax and vote on the slots."""
+
+    def __init__(self, algebra: Algebra, classes: int, **keywords: Any) -> None:
+        """Score this many classes; keywords are those of `keras.layers.Layer`."""
+        super().__init__(algebra, **keywords)
+        self.classes = classes
+
+    def build(
+        self, features_shape: tuple[tuple[int, ...], ...], states_shape: tuple[tuple[int, ...], ...] | None = None
+    ) -> None:
+        """Add the weights in the order of `NetworkSpec.weights`."""
+        for name, shape in _weights(self.classes, features_shape[0][-1], states_shape and states_shape[0][-1]):
+            setattr(self, name, self.add_ciphertext(name, shape))
+
+    def call(self, features: Ciphertext, states: Ciphertext | None = None, *, valid: Tensor) -> Ciphertext:
+        """Return the logits, n tensors `[batch, classes]`; `valid [batch, frames]` says which frames vote."""
+        scores = self._scores(tuple(features), self.spatial_kernel, self.spatial_bias)
+        if states is not None:
+            temporal = self._scores(tuple(states), self.temporal_kernel, self.temporal_bias)
+            shares = [ops.sigmoid(slot) for slot in self.algebra.to_slots(self.mix)]
+            triples = zip(shares, scores, temporal, strict=True)
+            scores = [share * score + (1.0 - share) * other for share, score, other in triples]
+            pairs = zip(features, states, strict=True)
+            features = tuple(ops.concatenate(pair, axis=-1) for pair in pairs)
+        calls = self.algebra.product_slots(tuple(features), self.attention, ops.matmul)
+        votes = zip(scores, calls, strict=True)
+        return self.algebra.from_slots(tuple(_vote(score, call, valid) for score, call in votes))
+
+    def _scores(self, x: Ciphertext, kernel: Ciphertext, bias: Ciphertext) -> list[Tensor]:
+        products = self.algebra.product_slots(x, kernel, ops.matmul)
+        return [slot + more for slot, more in zip(products, self.algebra.to_slots(bias), strict=True)]
+
+    def compute_output_shape(
+        self, features_shape: tuple[tuple[int, ...], ...], states_shape: tuple[tuple[int, ...], ...] | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return n times `[batch, classes]`."""
+        return tuple((shape[0], self.classes) for shape in features_shape)
+
+    def get_config(self) -> dict[str, object]:
+        """Return the settings, without the key."""
+        return {**super().get_config(), "classes": self.classes}
+
+
+def _weights(classes: int, features: int, states: int | None) -> list[tuple[str, tuple[int, ...]]]:
+    weights: list[tuple[str, tuple[int, ...]]] = [("spatial_kernel", (features, classes)), ("spatial_bias", (classes,))]
+    if states:
+        weights += [("temporal_kernel", (states, classes)), ("temporal_bias", (classes,)), ("mix", (1,))]
+    return [*weights, ("attention", (features + (states or 0), 1))]
+
+
+def _vote(scores: Tensor, calls: Tensor, valid: Tensor) -> Tensor:
+    """Return `sum_t softmax(calls)_t scores_t` of one slot; scores `[batch, frames, classes]`, calls of one class."""
+    exponents = ops.where(valid[..., None], calls, NO_VOTE)
+    return ops.sum(ops.softmax(exponents, axis=1) * scores, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class MeanOfFrames(layers.EncryptedLayer):
+    """`keras.layers.GlobalAveragePooling1D` on ciphertext: the mean of the valid frames, as linear as a sum."""
+
+    def call(self, x: Ciphertext, valid: Tensor) -> Ciphertext:
+        """Return n tensors `[batch, features]` of n tensors `[batch, frames, features]`."""
+        mask = ops.cast(valid, x[0].dtype)[..., None]
+        count = ops.sum(mask, axis=1)
+        return tuple(ops.sum(part * mask, axis=1) / count for part in x)
+
+    def compute_output_shape(
+        self, x_shape: tuple[tuple[int, ...], ...], valid_shape: tuple[int, ...] | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return n times `[batch, features]`."""
+        return tuple((shape[0], shape[-1]) for shape in x_shape)

@@ -1,0 +1,170 @@
+"""Masks: a step that is not valid is not seen, and padding a sequence never changes its prediction."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from stock_layers import DTYPE, Case, algebra, check_layer
+
+from fedpp.cipher.components import Algebra
+from fedpp.learning import layers
+
+SIZES = pytest.mark.parametrize("n", [2, 3])
+SHAPE = (2, 4, 5)
+
+
+def recurrent(name: str, *, sequences: bool, backwards: bool) -> Case:
+    settings = {"return_sequences": sequences, "go_backwards": backwards, "dtype": DTYPE}
+    return Case(
+        lambda a: getattr(layers, name)(a, 3, **settings),
+        lambda: getattr(keras.layers, name)(3, unroll=True, **settings),
+        (SHAPE,),
+    )
+
+
+def bidirectional(name: str, *, sequences: bool) -> Case:
+    settings = {"return_sequences": sequences, "dtype": DTYPE}
+    return Case(
+        lambda a: layers.Bidirectional(a, getattr(layers, name)(a, 3, **settings), dtype=DTYPE),
+        # unrolled, Keras 3.15 zeroes a reversed sequence's outputs by the mask that is not reversed
+        lambda: keras.layers.Bidirectional(getattr(keras.layers, name)(3, **settings), dtype=DTYPE),
+        (SHAPE,),
+    )
+
+
+CASES = {
+    "lstm": recurrent("LSTM", sequences=False, backwards=False),
+    "lstm sequences": recurrent("LSTM", sequences=True, backwards=False),
+    "lstm backwards": recurrent("LSTM", sequences=False, backwards=True),
+    "gru": recurrent("GRU", sequences=False, backwards=False),
+    "gru sequences backwards": recurrent("GRU", sequences=True, backwards=True),
+    "bidirectional lstm": bidirectional("LSTM", sequences=False),
+    "bidirectional lstm sequences": bidirectional("LSTM", sequences=True),
+    "bidirectional gru sequences": bidirectional("GRU", sequences=True),
+}
+RECURRENT = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+FULL, NONE = [True] * 4, [False] * 4
+PAIRS = [
+    (FULL, [True, True, False, False]),
+    ([False, False, True, True], [False, True, False, True]),
+    ([True, True, False, False], NONE),
+]
+
+
+@SIZES
+@RECURRENT
+@pytest.mark.parametrize("masks", PAIRS)
+def test_a_masked_step_is_keras_s_on_every_slot(case: Case, n: int, masks: tuple[list[bool], list[bool]]):
+    """Outputs and all gradients are the stock layer's under its mask, one a sequence, wherever the gaps in it are."""
+    check_layer(case, n, np.array(masks))
+
+
+def drawn(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Layer:
+    """Return the layer with weights drawn."""
+    layer = case.ours(a)
+    layer(tuple(np.zeros((a.n, *SHAPE))))
+    layer.set_weights([generator.normal(size=w.shape) for w in layer.weights])
+    return layer
+
+
+@RECURRENT
+def test_a_full_mask_changes_nothing(case: Case):
+    """Where all steps are valid, the output is to the bit that without a mask."""
+    generator = np.random.default_rng(0)
+    layer, x = drawn(case, algebra(2), generator), tuple(generator.normal(size=(2, *SHAPE)))
+    for masked, bare in zip(layer(x, tf.ones(SHAPE[:2], bool)), layer(x), strict=True):
+        np.testing.assert_array_equal(masked, bare)
+
+
+@RECURRENT
+def test_a_step_that_is_not_valid_is_not_even_seen(case: Case):
+    """No output depends, by a single bit, on what stands at masked steps, before, between or after."""
+    generator = np.random.default_rng(0)
+    layer = drawn(case, algebra(2), generator)
+    valid = np.array([[True, True, False, False], [False, True, False, True]])
+    x, other = generator.normal(size=(2, 2, *SHAPE))
+    other = np.where(valid[:, :, None], x, 1e3 * other)
+    for one, two in zip(layer(tuple(x), valid), layer(tuple(other), valid), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@SIZES
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_a_masked_batch_normalization_is_keras_s(n: int, axis: int):
+    """Under a mask of all axes but the features, outputs, gradients and moved statistics are the stock layer's."""
+    case = Case(
+        lambda a: layers.BatchNormalization(a, axis, 0.7, dtype=DTYPE),
+        lambda: keras.layers.BatchNormalization(axis, 0.7, dtype=DTYPE),
+        ((3, 4, 5),),
+        training=True,
+    )
+    check_layer(case, n, np.random.default_rng(0).random((3, 4)) < 0.6)
+
+
+def test_padding_does_not_count_in_the_statistics_of_a_batch():
+    """Valid frames are normalized as they are without the padding, whatever stands there."""
+    a, generator = algebra(2), np.random.default_rng(0)
+    frames, valid = generator.normal(size=(2, 6, 3, 3, 2)), np.array([True, False, True, True, False, True])
+    padded = np.where(valid[:, None, None, None], frames, 1e3)
+    without, within = (layers.BatchNormalization(a, dtype=DTYPE) for _ in range(2))
+    expected = without(tuple(frames[:, valid]), training=True)
+    actual = within(tuple(padded), tf.constant(valid), training=True)
+    np.testing.assert_allclose(np.stack(actual)[:, valid], np.stack(expected), atol=1e-6)
+    for one, two in zip(within.get_weights(), without.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+Head = Callable[[Algebra, object, object], object]
+
+
+def last_state(a: Algebra, x: object, valid: object) -> object:
+    return layers.Dense(a, 2, dtype=DTYPE)(layers.LSTM(a, 3, dtype=DTYPE)(x, valid))
+
+
+def votes(a: Algebra, x: object, _valid: object) -> object:
+    return layers.Dense(a, 2, dtype=DTYPE)(x)
+
+
+def network(name: str, head: Head, frames: int, a: Algebra) -> keras.Model:
+    """Return convolutions, a recurrent layer in both directions with all its outputs, and a head."""
+    rows, valid = keras.Input((frames, 6, 6, 1, a.n), dtype=DTYPE), keras.Input((frames,), dtype="bool")
+    x = layers.FoldFrames(a, dtype=DTYPE)(layers.FromRows(a, dtype=DTYPE)(rows))
+    x = layers.Conv2D(a, 3, 3, pool_size=2, activation="relu", dtype=DTYPE)(x)
+    x = layers.Flatten(a, dtype=DTYPE)(layers.BatchNormalization(a, dtype=DTYPE)(x))
+    x = layers.UnfoldFrames(a, frames, dtype=DTYPE)(layers.Dense(a, 4, "tanh", dtype=DTYPE)(x))
+    inner = getattr(layers, name)(a, 3, return_sequences=True, dtype=DTYPE)
+    x = layers.Bidirectional(a, inner, dtype=DTYPE)(x, valid)
+    return keras.Model([rows, valid], layers.ToRows(a, dtype=DTYPE)(head(a, x, valid)))
+
+
+@SIZES
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("head", [last_state, votes])
+def test_padding_never_changes_a_prediction(n: int, name: str, head: Head):
+    """Three frames have the prediction that they have among padding, before, between and after; to the bit of any."""
+    a, generator = algebra(n), np.random.default_rng(0)
+    bare, padded = network(name, head, 3, a), network(name, head, 7, a)
+    weights = [generator.normal(size=w.shape) for w in bare.weights]
+    for i, w in enumerate(bare.weights):
+        if "variance" in w.name:
+            weights[i] = bare.get_weights()[i]
+    bare.set_weights(weights)
+    padded.set_weights(weights)
+    frames = generator.normal(size=(1, 3, 6, 6, 1, n))
+
+    def predict(model: keras.Model, rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        logits = np.asarray(model([tf.constant(rows), tf.constant(valid)]))
+        return logits[valid].mean(axis=0) if head is votes else logits[0]
+
+    expected = predict(bare, frames, np.ones((1, 3), bool))
+    for places in ([0, 1, 2], [4, 5, 6], [1, 3, 6]):
+        valid = np.isin(np.arange(7), places)[None]
+        predictions = []
+        for filling in (0.0, 7.0):
+            rows = np.full((1, 7, 6, 6, 1, n), filling)
+            rows[:, places] = frames
+            predictions.append(predict(padded, rows, valid))
+        np.testing.assert_allclose(predictions[0], expected, atol=1e-12)
+        np.testing.assert_array_equal(*predictions)

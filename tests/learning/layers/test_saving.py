@@ -1,0 +1,187 @@
+"""Layers in configurations and `.keras` files: the key is in none of them, and the key of the scope opens them."""
+
+import inspect
+import io
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stock_layers import CASES, DTYPE, Case, algebra
+
+from fedpp.cipher.components import Algebra
+from fedpp.errors import DomainMismatchError, FedppError, KeyFileError, ModelError
+from fedpp.learning import layers, scope
+
+SIZES = pytest.mark.parametrize("n", [2, 3])
+
+
+def network(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Model:
+    """Return a functional model of one layer between rows, its weights drawn."""
+    inputs = [keras.Input((*shape[1:], a.n), dtype=DTYPE) for shape in case.shapes]
+    x = case.call(case.ours(a), [layers.FromRows(a, dtype=DTYPE)(rows) for rows in inputs], None)
+    model = keras.Model(inputs, layers.ToRows(a, dtype=DTYPE)(x))
+    weights = [generator.normal(size=weight.shape) for weight in model.weights]
+    for i in range(0, len(weights), a.n):  # any ciphertext is a weight, but a variance must be positive
+        if "variance" in model.weights[i].name:
+            weights[i : i + a.n] = a.from_slots(tuple(map(abs, weights[i : i + a.n])))
+    model.set_weights(weights)
+    return model
+
+
+def save(model: keras.Model, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # h5py and NumPy 2.4, within Keras
+        model.save(path)
+
+
+def contents(path: Path) -> tuple[list[np.ndarray], str]:
+    """Return the arrays and the text of a `.keras` file."""
+    arrays: list[np.ndarray] = []
+    text = ""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".h5"):
+                with h5py.File(io.BytesIO(archive.read(name))) as file:
+                    file.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+            else:
+                text += archive.read(name).decode()
+    return arrays, text
+
+
+@SIZES
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_saved_layer_loads_under_the_key(name: str, n: int, data: st.DataObject, tmp_path: Path):
+    """A functional model of the layer gives the same outputs after a `.keras` file, which holds rows and no key."""
+    case, a, generator = data.draw(CASES[name]), algebra(n), np.random.default_rng(1)
+    model, path = network(case, a, generator), tmp_path / "model.keras"
+    save(model, path)
+    with layers.under(algebra(n)):
+        loaded = keras.models.load_model(path)
+    xs = [tf.constant(generator.normal(size=(*shape, n))) for shape in case.shapes]
+    np.testing.assert_allclose(loaded(xs), model(xs), atol=1e-12, rtol=1e-12)
+
+    arrays, text = contents(path)
+    weights = [tuple(model.get_weights()[i : i + n]) for i in range(0, len(model.weights), n)]
+    for weight in weights:
+        rows = np.stack(a.to_rows(weight), axis=-1)
+        assert any(array.shape == rows.shape and np.allclose(array, rows, atol=1e-12) for array in arrays)
+        if n == 2:  # for any other n, components are the columns of the rows
+            found = [column for array in arrays if array.ndim for column in np.moveaxis(array, -1, 0)]
+            assert not any(c.shape == p.shape and np.allclose(c, p) for p in weight for c in [*arrays, *found])
+    secret = [*a._basis.ravel(), *a._inverse.ravel(), *a._from_rows.ravel()]
+    numbers = [number for number in map(float, secret) if number not in {0.0, 0.5, 1.0}]
+    assert not any(str(number)[:10] in text for number in numbers)
+    assert not any(np.isclose(array, number, rtol=1e-9).any() for array in arrays for number in numbers)
+
+
+@SIZES
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_a_layer_is_made_again_from_its_configuration(name: str, n: int, data: st.DataObject):
+    """`from_config(get_config())`, through JSON, has the same configuration, and the scope's algebra."""
+    a = algebra(n)
+    layer = data.draw(CASES[name]).ours(a)
+    config = layer.get_config()
+    with scope.under(a):
+        again = type(layer).from_config(json.loads(json.dumps(config)))
+    assert again.get_config() == config
+    assert again.algebra is a
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_configuration_holds_every_setting(name: str):
+    """Each argument of a layer's constructor, and of those that it builds on, is in its configuration."""
+    layer = getattr(layers, name)
+    own = [c for c in layer.__mro__ if c.__module__.startswith("fedpp.") and "__init__" in vars(c)]
+    arguments = {argument for c in own for argument in inspect.signature(c.__init__).parameters}
+    settings = {"layer"} if name == "Bidirectional" else set(layer.settings)
+    assert arguments - {"self", "algebra", "keywords", "trainable", "dtype", "name"} == settings
+
+
+def dense_file(tmp_path: Path, a: Algebra) -> Path:
+    rows = keras.Input((3, a.n), dtype=DTYPE)
+    x = layers.Dense(a, 2, dtype=DTYPE)(layers.FromRows(a, dtype=DTYPE)(rows))
+    path = tmp_path / "model.keras"
+    save(keras.Model(rows, layers.ToRows(a, dtype=DTYPE)(x)), path)
+    return path
+
+
+def test_a_model_is_not_loaded_without_a_key(tmp_path: Path):
+    """Without a scope, loading is refused in one line that names the domain and what to do."""
+    a = algebra(2)
+    with pytest.raises(KeyFileError, match=f"evaluation key of domain {a.domain[:16]}.*scope.under") as refusal:
+        keras.models.load_model(dense_file(tmp_path, a))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_is_not_loaded_under_another_domain(tmp_path: Path):
+    """Under the key of another domain, loading is refused in one line that names both."""
+    a, other = algebra(2), algebra(2, epoch=2)
+    expected = f"belongs to domain {a.domain[:16]}, the key to {other.domain[:16]}"
+    with layers.under(other), pytest.raises(DomainMismatchError, match=expected) as refusal:
+        keras.models.load_model(dense_file(tmp_path, a))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_is_not_loaded_under_another_n(tmp_path: Path):
+    """Under a key of another n, loading is refused in one line that names both."""
+    a = Algebra(np.eye(2) + 0.3, "one")
+    other = Algebra(np.eye(3) + 0.3, "one")
+    with layers.under(other), pytest.raises(ModelError, match="n = 2, the key of n = 3") as refusal:
+        keras.models.load_model(dense_file(tmp_path, a))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_scope_ends(tmp_path: Path):
+    """After its block a scope opens nothing any more, and an inner scope gives way to the outer one."""
+    a, other = algebra(2), algebra(2, epoch=2)
+    path = dense_file(tmp_path, a)
+    with layers.under(a):
+        with layers.under(other), pytest.raises(FedppError):
+            keras.models.load_model(path)
+        keras.models.load_model(path)
+    with pytest.raises(KeyFileError):
+        keras.models.load_model(path)
+
+
+def test_plain_numbers_need_no_scope(tmp_path: Path):
+    """A model under the plaintext algebra is loaded as it stands."""
+    model = keras.models.load_model(dense_file(tmp_path, Algebra.plaintext()))
+    assert model.count_params() == 3 * 2 + 2
+
+
+def test_weights_of_other_shapes_are_refused():
+    """A layer loads rows of its own shapes only; the error names the layer and both shapes."""
+    a = algebra(2)
+    layer = layers.Dense(a, 2, dtype=DTYPE, name="head")
+    layer.build(((None, 3), (None, 3)))
+    store = {"0": np.zeros((3, 4, 2)), "1": np.zeros((4, 2))}
+    with pytest.raises(ModelError, match=r"layer head has weights of shapes \[\(3, 2, 2\).*file \[\(3, 4, 2\)"):
+        layer.load_own_variables(store)
+
+
+def test_a_clone_computes_under_the_scope():
+    """`keras.models.clone_model` makes the layers again under the scope, with the functional graph as it was."""
+    a, generator = algebra(2), np.random.default_rng(0)
+    rows, valid = keras.Input((4, 3, 2), dtype=DTYPE), keras.Input((4,), dtype="bool")
+    x = layers.FromRows(a, dtype=DTYPE)(rows)
+    x = layers.Bidirectional(a, layers.GRU(a, 2, return_sequences=True, dtype=DTYPE), dtype=DTYPE)(x, valid)
+    x = layers.LSTM(a, 2, dtype=DTYPE)(layers.Add(a, dtype=DTYPE)([x, x]), valid)
+    model = keras.Model([rows, valid], layers.ToRows(a, dtype=DTYPE)(x))
+    model.set_weights([generator.normal(size=w.shape) for w in model.weights])
+    with layers.under(a):
+        clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    inputs = [generator.normal(size=(2, 4, 3, 2)), np.array([[True, True, False, False], [True] * 4])]
+    np.testing.assert_array_equal(clone(inputs), model(inputs))

@@ -1,0 +1,130 @@
+"""Decoys that are driven on purpose: the message trains as its plaintext twin does, and fails without a bound."""
+
+from math import inf
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from fedpp.cipher.components import Algebra
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning import losses
+from fedpp.learning.decoys import DECOY_BOUND, bounded, initial_deviation
+from fedpp.learning.encrypted_optimizer import EncryptedOptimizer
+from fedpp.learning.layers import Conv2D, Dense, Flatten, FromRows, ToRows
+from fedpp.learning.losses import CategoricalCrossentropy
+from fedpp.learning.optimizers import SGD, Adam
+
+STEPS, EXAMPLES, SIDE = 60, 24, 6
+OPTIMIZERS = {
+    "sgd": lambda a, **k: SGD(a, 0.05, momentum=0.9, **k),
+    "adam": lambda a, **k: Adam(a, 1e-2, **k),
+}
+FACTORS = {"labels": 1e8, "inputs": 1e4, "weights": 100.0}  # of the decoys'
+
+Slots = np.ndarray  # [2, ...]
+
+
+def drawn() -> tuple[Slots, Slots, list[Slots]]:
+    """Return inputs, one-hot labels that inputs tell of in the message and not in the decoy, and initial weights."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(2, EXAMPLES, SIDE, SIDE, 1))
+    classes = np.stack([inputs[0].mean(axis=(1, 2, 3)) > 0, generator.random(EXAMPLES) > 0.5]).astype(int)
+    initial = keras.initializers.GlorotUniform
+    kernels = [
+        np.stack([np.asarray(initial(seed)(shape), np.float64) for seed in (i, 100 + i)])
+        for i, shape in enumerate(SHAPES)
+    ]
+    return inputs, np.eye(2)[classes], [part for k in kernels for part in (k, np.zeros((2, k.shape[-1])))]
+
+
+SHAPES = [(3, 3, 1, 4), (36, 8), (8, 2)]
+
+
+def plaintext(optimizer: EncryptedOptimizer, weights: list[Slots], dtype: str) -> keras.Model:
+    stock = [
+        keras.layers.Conv2D(4, 3, padding="same", dtype=dtype),
+        keras.layers.MaxPooling2D(2, dtype=dtype),
+        keras.layers.ReLU(dtype=dtype),
+        keras.layers.Flatten(dtype=dtype),
+        keras.layers.Dense(8, activation="leaky_relu", dtype=dtype),
+        keras.layers.Dense(2, dtype=dtype),
+    ]
+    model = keras.Sequential([keras.Input((SIDE, SIDE, 1), dtype=dtype), *stock])
+    model.set_weights([w[0] for w in weights])
+    model.compile(optimizer, CategoricalCrossentropy(optimizer.algebra, dtype), jit_compile=False)
+    return model
+
+
+def encrypted(optimizer: EncryptedOptimizer, weights: list[Slots], dtype: str) -> keras.Model:
+    of = optimizer.algebra
+    rows = keras.Input((SIDE, SIDE, 1, of.n), dtype=dtype)
+    x = Conv2D(of, 4, 3, padding="same", pool_size=2, activation="relu", dtype=dtype)(FromRows(of, dtype=dtype)(rows))
+    x = Dense(of, 8, activation="leaky_relu", dtype=dtype)(Flatten(of, dtype=dtype)(x))
+    model = keras.Model(rows, ToRows(of, dtype=dtype)(Dense(of, 2, dtype=dtype)(x)))
+    model.set_weights([part for w in weights for part in of.from_slots(tuple(w))])
+    model.compile(optimizer, CategoricalCrossentropy(of, dtype), jit_compile=False)
+    return model
+
+
+def rows_of(of: Algebra, slots: Slots, dtype: str) -> np.ndarray:
+    return np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1).astype(dtype)
+
+
+def difference(driven: str | None, optimizer: str, dtype: str = "float64", bound: float = DECOY_BOUND) -> float:
+    """Return how far the message's probabilities are from the twin's after training; infinite if not finite."""
+    of = KeyDomain(bytes([5] * 32), n=2, epoch=1).evaluation_key().algebra()
+    inputs, labels, weights = drawn()
+    theirs = plaintext(OPTIMIZERS[optimizer](Algebra.plaintext()), weights, dtype)
+    for what, values in (("inputs", [inputs]), ("labels", [labels]), ("weights", weights)):
+        for value in values:
+            value[1] *= FACTORS[what] if what == driven else 1.0
+    started = [np.stack(of.to_slots(bounded(of, of.from_slots(tuple(w)), bound))) for w in weights]
+    ours = encrypted(OPTIMIZERS[optimizer](of, decoy_bound=bound), started, dtype)
+    given, wanted = rows_of(of, inputs, dtype), rows_of(of, labels, dtype)
+    for step in range(STEPS):
+        batch = slice(8 * (step % 3), 8 * (step % 3) + 8)
+        ours.train_on_batch(*map(tf.constant, (given[batch], wanted[batch])))  # arrays would be cast to float32
+        theirs.train_on_batch(*(tf.constant(values[0, batch], dtype) for values in (inputs, labels)))
+    slots = of.to_slots(of.from_rows(np.asarray(ours(given), np.float64)))[0]
+    expected = keras.ops.softmax(theirs(inputs[0].astype(dtype)))
+    assert np.abs(np.asarray(expected) - labels[0]).max() < 0.5, "the twin must have learned the task"
+    off = np.abs(np.asarray(keras.ops.softmax(slots)) - expected)
+    return float(off.max()) if np.isfinite(off).all() else inf
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("driven", [None, *FACTORS])
+def test_driven_decoys_leave_the_message_alone(driven: str | None, optimizer: str):
+    """With huge decoy labels, inputs or initial weights, the message ends where the twin does."""
+    assert difference(driven, optimizer) < 1e-11
+
+
+def test_driven_initial_weights_cost_no_digits_in_float32():
+    """With initial decoys scaled back, float32 keeps the message; let loose, they cost it."""
+    assert difference("weights", "adam", "float32") < 2e-6
+    assert difference("weights", "adam", "float32", bound=inf) > 1e-4
+
+
+def test_decoys_that_are_not_bounded_spoil_the_message(monkeypatch: pytest.MonkeyPatch):
+    """The same trainings lose the message without the bound on weights and the cut of labels."""
+    assert difference("inputs", "sgd", bound=inf) > 0.1
+    monkeypatch.setattr(losses, "DECOY_LABEL", inf)
+    assert difference("labels", "sgd", bound=inf) > 0.1
+
+
+@given(st.integers(1, 3), arrays.array_shapes(max_dims=4, max_side=4), st.integers(0, 99))
+def test_a_bounded_weight_keeps_its_message(n: int, shape: tuple[int, ...], seed: int):
+    """Decoys come within the bound, the message stays; a weight that is within already stays to the bit."""
+    of = Algebra.plaintext() if n == 1 else KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+    weight = of.from_slots(tuple(np.random.default_rng(seed).normal(size=(n, *shape))))
+    message, *decoys = of.to_slots(bounded(of, weight, 0.01))
+    np.testing.assert_allclose(message, of.to_slots(weight)[0], rtol=0, atol=1e-13)
+    for decoy in decoys:
+        assert np.sqrt(np.mean(np.square(decoy))) == pytest.approx(0.01 * initial_deviation(shape))
+    for kept, part in zip(bounded(of, weight, 1e3), weight, strict=True):
+        np.testing.assert_array_equal(kept, part)

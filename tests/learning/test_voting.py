@@ -1,0 +1,111 @@
+"""The vote of the frames: by hand in NumPy, on plaintext and on ciphertext."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
+
+Values = NDArray[np.floating]
+GENERATOR = np.random.default_rng(5)
+BATCH, FRAMES, FEATURES, STATES, CLASSES = 3, 4, 5, 6, 2
+X, H = GENERATOR.normal(size=(3, BATCH, FRAMES, FEATURES)), GENERATOR.normal(size=(3, BATCH, FRAMES, STATES))
+VALID = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
+N = pytest.mark.parametrize("n", [2, 3])
+WITH_STATES = pytest.mark.parametrize("with_states", [False, True])
+
+
+def algebra(n: int) -> Algebra:
+    return KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+
+
+def weights(*, with_states: bool, seed: int = 0) -> list[Values]:
+    generator = np.random.default_rng(seed)
+    shapes = [(FEATURES, CLASSES), (CLASSES,)]
+    shapes += [(STATES, CLASSES), (CLASSES,), (1,)] if with_states else []
+    return [generator.normal(size=shape) for shape in [*shapes, (FEATURES + STATES * with_states, 1)]]
+
+
+def by_hand(x: Values, h: Values | None, w: list[Values]) -> Values:
+    """Return the logits of the module's three formulas, sequence by sequence and frame by frame."""
+    logits = np.zeros((len(x), CLASSES))
+    for i, valid in enumerate(VALID):
+        scores, exponents = [], []
+        for t in np.flatnonzero(valid):
+            score, given = x[i, t] @ w[0] + w[1], x[i, t]
+            if h is not None:
+                share = 1 / (1 + np.exp(-w[4]))
+                score = share * score + (1 - share) * (h[i, t] @ w[2] + w[3])
+                given = np.concatenate([given, h[i, t]])
+            scores.append(score)
+            exponents.append(np.exp(given @ w[-1]))
+        logits[i] = sum(e * s for e, s in zip(exponents, scores, strict=True)) / sum(exponents)
+    return logits
+
+
+@WITH_STATES
+def test_the_plaintext_vote_is_the_one_by_hand(with_states: bool):
+    """Scores, their mix and the votes of valid frames are the formulas' of the module."""
+    layer = Vote(CLASSES, dtype="float64")
+    given = (X[0], H[0]) if with_states else (X[0],)
+    layer(*given, valid=VALID)
+    layer.set_weights(weights(with_states=with_states))
+    expected = by_hand(X[0], H[0] if with_states else None, weights(with_states=with_states))
+    np.testing.assert_allclose(layer(*given, valid=VALID), expected, atol=1e-13)
+
+
+@N
+@WITH_STATES
+def test_the_encrypted_vote_is_the_plaintext_one_on_every_slot(n: int, with_states: bool):
+    """Logits, and gradients by inputs and weights, decrypt to the plaintext layer's, for message and decoys."""
+    a = algebra(n)
+    inputs = [X[:n], H[:n]][: 1 + with_states]
+    drawn = [weights(with_states=with_states, seed=k) for k in range(n)]
+    ours, theirs = EncryptedVote(a, CLASSES, dtype="float64"), Vote(CLASSES, dtype="float64")
+    encrypted = [[tf.Variable(part) for part in a.from_slots(tuple(slots))] for slots in inputs]
+    ours(*map(tuple, encrypted), valid=VALID)
+    ours.set_weights([part for slots in zip(*drawn, strict=True) for part in a.from_slots(slots)])
+    variables = [v.value for v in ours.trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = a.to_slots(ours(*map(tuple, encrypted), valid=VALID))
+        loss = sum(tf.reduce_sum(tf.sin(3 * z)) for z in logits)
+    raw = tape.gradient(loss, [*chain(*encrypted), *variables])
+    gradients = [a.to_slots(a.gradient(tuple(raw[i : i + n]))) for i in range(0, len(raw), n)]
+    for k in range(n):
+        plain = [tf.Variable(slots[k]) for slots in inputs]
+        theirs(*plain, valid=VALID)
+        theirs.set_weights(drawn[k])
+        with tf.GradientTape() as tape:
+            z = theirs(*plain, valid=VALID)
+            loss = tf.reduce_sum(tf.sin(3 * z))
+        np.testing.assert_allclose(logits[k], z, atol=1e-12)
+        expected = tape.gradient(loss, [*plain, *(v.value for v in theirs.trainable_variables)])
+        for mine, stock in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(mine[k], stock, atol=1e-11)
+
+
+def test_a_frame_that_is_not_valid_has_no_vote():
+    """Nothing that stands at such a frame, were it huge, changes a logit by a bit; a valid frame does."""
+    layer = Vote(CLASSES, dtype="float64")
+    layer(X[0], H[0], valid=VALID)
+    layer.set_weights(weights(with_states=True))
+    logits = layer(X[0], H[0], valid=VALID)
+    padded = [np.where(VALID[..., None], values, 1e6) for values in (X[0], H[0])]
+    np.testing.assert_array_equal(layer(*padded, valid=VALID), logits)
+    moved = X[0] + VALID[..., None]
+    assert np.abs(layer(moved, H[0], valid=VALID) - logits).min() > 1e-3
+
+
+@N
+def test_the_mean_of_frames_is_that_of_the_valid_ones(n: int):
+    """Each slot is the mean over its sequence's valid frames."""
+    a = algebra(n)
+    slots = a.to_slots(MeanOfFrames(a, dtype="float64")(a.from_slots(tuple(X[:n])), VALID))
+    for k in range(n):
+        means = [values[valid].mean(axis=0) for values, valid in zip(X[k], VALID, strict=True)]
+        np.testing.assert_allclose(slots[k], means, atol=1e-13)

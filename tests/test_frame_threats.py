@@ -1,0 +1,95 @@
+"""What docs/threats.md says that the frame form does *not* protect, on real X-rays of two hospitals.
+
+If one of these fails, the page is out of date.
+"""
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.frame_cipher import FrameCipher
+
+SIZE, COUNT = 64, 200
+DOMAIN = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+
+
+def images(site: str) -> np.ndarray:
+    """Return standardised X-rays `[COUNT, SIZE, SIZE, 1]` of a hospital."""
+    files = sorted((DATA / "chexpert_layout" / site).rglob("*.png"))[: 2 * COUNT : 2]
+    pixels = np.stack([np.asarray(Image.open(file).convert("L").resize((SIZE, SIZE)), float) for file in files])
+    pixels -= pixels.mean(axis=(1, 2), keepdims=True)
+    return (pixels / pixels.std(axis=(1, 2), keepdims=True))[..., None]
+
+
+@pytest.fixture(scope="module")
+def ours() -> np.ndarray:
+    return images("site_b")
+
+
+@pytest.fixture(scope="module")
+def public() -> np.ndarray:
+    return images("site_a")
+
+
+def grid(frames: np.ndarray, patch: int) -> np.ndarray:
+    """Return frames as grids of patches `[frames, rows, columns, patch * patch]`."""
+    cells = SIZE // patch
+    parts = frames.reshape(-1, cells, patch, cells, patch).transpose(0, 1, 3, 2, 4)
+    return parts.reshape(-1, cells, cells, patch * patch)
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean correlation of image with image."""
+    return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(x, y, strict=True)]))
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_a_smaller_picture_shows_without_any_key(ours: np.ndarray, patch: int):
+    """The principal component of the mixed patches is the image, smaller by the patch: r above 0.99."""
+    mixed = grid(FrameCipher(DOMAIN, "float32", "patches", patch).frames("s", ours), patch)
+    flat = mixed.reshape(-1, patch * patch)
+    thumbnails = mixed @ np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    assert abs(correlation(thumbnails, grid(ours, patch).mean(axis=-1))) > 0.99
+
+
+@pytest.mark.parametrize(("layout", "patch"), [("rows", 0), ("patches", 2), ("patches", 4), ("patches", 8)])
+def test_one_known_image_gives_the_key(ours: np.ndarray, layout: str, patch: int):
+    """Least squares on one image and its ciphertext gives K, and with it every frame of the domain."""
+    mixed = FrameCipher(DOMAIN, "float64", layout, patch).frames("s", ours)[..., 0]
+    p, c = (grid(x, patch) if patch else x.reshape(COUNT, SIZE, 1, SIZE) for x in (ours, mixed))
+    size = p.shape[-1]
+    k = np.linalg.lstsq(p[0].reshape(-1, size), c[0].reshape(-1, size), rcond=None)[0]
+    np.testing.assert_allclose(c @ np.linalg.inv(k), p, atol=1e-6)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_similar_public_images_give_the_key(ours: np.ndarray, public: np.ndarray, patch: int):
+    """Second-order statistics of another hospital's images read ours, which nobody knows: r above 0.98."""
+    mixed = grid(FrameCipher(DOMAIN, "float32", "patches", patch).frames("s", ours), patch)
+    k = key_by_second_order(grid(public, patch), mixed)
+    assert correlation(mixed @ k.T, grid(ours, patch)) > 0.98
+
+
+def key_by_second_order(public: np.ndarray, mixed: np.ndarray) -> np.ndarray:
+    """Estimate K from grids of patches: public plaintext, and the ciphertext of other images.
+
+    Where `cov(P)` has eigenvectors U, `cov(C) = K^T cov(P) K` has K^T U, up to a sign each. The covariances with the
+    patches below and to the right are mixed by K as well, and say which signs go together; skewness gives the last one.
+    """
+    (values_p, u), (values_c, v) = (np.linalg.eigh(_covariance(x, x)) for x in (public, mixed))
+    agreement = np.zeros_like(u)
+    for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
+        in_public = u.T @ _covariance(public[one], public[other]) @ u
+        agreement += in_public * (v.T @ _covariance(mixed[one], mixed[other]) @ v)
+    agreement /= np.sqrt(np.outer(values_p, values_p) * np.outer(values_c, values_c))
+    np.fill_diagonal(agreement, 0)
+    signs = np.sign(np.linalg.eigh(agreement + agreement.T)[1][:, -1])
+    skewness = ((public @ u[:, -1]) ** 3).mean() * ((mixed @ v[:, -1]) ** 3).mean()
+    return (u * signs * signs[-1] * np.sign(skewness)) @ v.T
+
+
+def _covariance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    size = x.shape[-1]
+    return x.reshape(-1, size).T @ y.reshape(-1, size) / (x.size / size)

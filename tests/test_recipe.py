@@ -1,0 +1,35 @@
+"""The settings of a training: what they refuse."""
+
+from typing import Any
+
+import pytest
+
+from fedpp.errors import ConfigError
+from fedpp.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("learning_rate", "fast"),
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("micro_batch", 0),
+        ("positive_weight", -1.0),
+        ("positive_weight", float("nan")),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+    ],
+)
+def test_a_value_out_of_range_is_named(name: str, value: Any):
+    """Each is refused with its name and the value received."""
+    with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be .*{value}"):
+        Recipe(**{name: value})
+
+
+def test_the_settings_come_back():
+    """A recipe is what its mapping says."""
+    recipe = Recipe(learning_rate=0.1, batch_size=256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1)
+    assert Recipe(**recipe.to_mapping()) == recipe
