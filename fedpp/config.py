@@ -6,7 +6,7 @@ Nobody else indexes a configuration by string. `RunConfig` has no defaults: ever
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args
@@ -94,6 +94,9 @@ class NetworkSpec:
     and, but in the CNN alone, an LSTM of `lstm` units in one direction or in two. With `gaps` the time since the frame
     before is one more feature of each frame.
 
+    In the frame form, whose frames are mixed in patches, the first block is a convolution over `kernel` x `kernel`
+    patches and ReLU, of four times its filters and without pooling: a patch takes its place.
+
     A linear layer of `classes` logits ends it: on the LSTM's last state, or in the CNN on the frames' mean. With
     `voting` every frame is scored and votes instead (`fedpp.learning.voting`). With `multi_label` each class is a
     finding of its own, whose logit is that of its presence.
@@ -128,8 +131,8 @@ class NetworkSpec:
     ) -> Self:
         """Return the network for a task."""
         sizes = (task.frames, task.height, task.width, task.channels, len(task.classes))
-        layers = (filters, kernel, dense, lstm, task.gaps, architecture, voting)
-        return cls(*sizes, *layers, multi_label=task.multi_label, patch=task.patch)
+        layers = cls(*sizes, filters, kernel, dense, lstm, task.gaps)
+        return replace(layers, architecture=architecture, voting=voting, multi_label=task.multi_label, patch=task.patch)
 
     def misfit(self, task: Task) -> str | None:
         """Return in one line why this network is not for data of a task, or None if it is.
@@ -162,22 +165,29 @@ class NetworkSpec:
             or (self.patch and (self.height % self.patch or self.width % self.patch))
         ):
             raise ConfigError(f"images of {self.height} x {self.width} are not made of patches of {self.patch!r:.40}")
-        if min(self.height, self.width) >> len(self.filters) < 1:
+        if self.patch and not self.kernel % 2:
+            raise ConfigError(f"a kernel over patches has an odd size, got {self.kernel}")
+        poolings = len(self.filters) - bool(self.patch)
+        if min(self.height, self.width) // (self.patch or 1) >> poolings < 1:
             raise ConfigError(
-                f"images of {self.height} x {self.width} are too small for {len(self.filters)} poolings: "
+                f"images of {self.height} x {self.width} are too small for {poolings} poolings: "
                 "use larger images or fewer filters"
             )
 
     def weights(self) -> tuple[WeightSpec, ...]:
         """Return the weights in the order in which Keras lists them for the built model."""
         specs: list[WeightSpec] = []
-        channels = self.channels
-        for block, filters in enumerate(self.filters):
-            shape = (self.kernel, self.kernel, channels, filters)
-            specs += _linear(f"conv{block}", shape)
+        channels, blocks = self.channels, list(enumerate(self.filters))
+        if self.patch:
+            blocks = blocks[1:]
+            shape = (self.kernel, self.kernel, self.patch**2 * channels, self.stem)
+            specs += _linear("stem", shape)
+            channels = self.stem
+        for block, filters in blocks:
+            specs += _linear(f"conv{block}", (self.kernel, self.kernel, channels, filters))
             channels = filters
-        poolings = len(self.filters)
-        features = (self.height >> poolings) * (self.width >> poolings) * channels
+        height, width = (side // (self.patch or 1) >> len(blocks) for side in (self.height, self.width))
+        features = height * width * channels
         specs += _linear("dense", (features, self.dense))
         inputs = self.dense + self.gaps
         for direction in self.directions:
@@ -192,6 +202,11 @@ class NetworkSpec:
             specs += _linear("temporal", (states, self.classes))
             specs.append(WeightSpec("mix", (1,), "zeros"))
         return (*specs, WeightSpec("attention", (inputs + states, 1), "glorot_uniform"))
+
+    @property
+    def stem(self) -> int:
+        """Return the filters of the frame form's first convolution."""
+        return 4 * self.filters[0]
 
     @property
     def directions(self) -> tuple[str, ...]:

@@ -20,18 +20,21 @@ from tqdm import tqdm
 from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
 from fedpp.config import SPLITS, Dtype, Gaps
-from fedpp.errors import DatasetError, RawDataError
+from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.protocol.counts import UNKNOWN
 
 SAMPLE = 8  # sequences that are read to estimate how long all will take
 POOL_PAYS = 6.0  # seconds of reading: below, starting processes takes longer than they save
 TOGETHER = 8  # sequences that a process reads at a time
+Cipher = SequenceCipher | FrameCipher
+
 AHEAD = 3  # such parts a core that are read before they are written
 
 
@@ -69,14 +72,16 @@ def ingest(
     dtype: Dtype,
     channels: int = 1,
     time_gaps: Gaps = "none",
+    patch: int = DEFAULT_PATCH,
     at_rest: bool = False,
     progress: bool = False,
 ) -> IngestSummary:
     """Write the encrypted dataset `out`, sequences in the order of their pseudonyms; all of it, or nothing.
 
     The same sequences and settings give the same dataset, byte for byte, unless it is sealed at rest. `plan` says
-    who goes into which split, if the data do not. `channels` is 1 for grey images and 3 for their colours. The bar is
-    shown on a terminal only. Raises `DatasetError` if `out` exists, `RawDataError` where nothing is to write or an
+    who goes into which split, if the data do not. `channels` is 1 for grey images and 3 for their colours. `patch` is
+    for domains of the frame form: the side of the patches that are mixed, or 0 for rows of pixels. The bar is shown on
+    a terminal only. Raises `DatasetError` if `out` exists, `RawDataError` where nothing is to write or an
     image cannot be read.
     """
     if not sequences:
@@ -93,7 +98,7 @@ def ingest(
     if len({name for name, _ in named}) < len(named):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
     targets = {name: class_map.target(s.label) for name, s in named} if class_map.classes else {}
-    cipher = SequenceCipher(domain, dtype)
+    cipher = _cipher(domain, dtype, patch, height, width, time_gaps)
     writer = DatasetWriter(
         out,
         domain.card(),
@@ -105,6 +110,7 @@ def ingest(
         classes=class_map.classes,
         multi_label=class_map.multi_label,
         gaps=time_gaps,
+        patch=patch if domain.scheme == "more-frame" else 0,
         at_rest=domain.at_rest_key() if at_rest else None,
     )
     bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
@@ -157,6 +163,17 @@ def _present(target: Target) -> list[int]:
     return [target] if isinstance(target, int) else [number for number, state in enumerate(target) if state == 1]
 
 
+def _cipher(domain: KeyDomain, dtype: Dtype, patch: int, height: int, width: int, time_gaps: Gaps) -> Cipher:
+    """Return the domain's cipher; raise `ConfigError` for what it cannot encrypt."""
+    if domain.scheme == "more":
+        return SequenceCipher(domain, dtype)
+    if time_gaps == "encrypted":
+        raise ConfigError("the frame form does not encrypt time gaps: ingest with --gaps public, or none")
+    cipher = FrameCipher(domain, dtype, "patches" if patch else "rows", patch)
+    cipher.check(height, width)
+    return cipher
+
+
 def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDomain) -> dict[str, str]:
     """Return each patient's split: the data's own, of all patients or of none, or the plan's."""
     given = {s.patient: s.split for s in sequences if s.split is not None}
@@ -169,14 +186,14 @@ def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDoma
     return given
 
 
-def _label(name: str, target: Target | None, classes: int, cipher: SequenceCipher) -> NDArray[np.floating] | None:
+def _label(name: str, target: Target | None, classes: int, cipher: Cipher) -> NDArray[np.floating] | None:
     if target is None:
         return None
     return cipher.label(name, target, classes) if isinstance(target, int) else cipher.findings(name, target)
 
 
 def _gaps(
-    sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: SequenceCipher
+    sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: Cipher
 ) -> NDArray[np.floating] | None:
     if time_gaps == "none":
         return None

@@ -29,18 +29,18 @@ class Recipe:
         for name in ("batch_size", "micro_batch"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= MOST:
-                raise ConfigError(f"setting {_hyphens(name)} must be a whole number from 1 to {MOST}, got {value!r:.40}")
+                raise _refused(name, f"a whole number from 1 to {MOST}", value)
         for name in ("learning_rate", "positive_weight"):
             value = getattr(self, name)
             if type(value) not in {int, float} or not 0 < value < inf:
-                raise ConfigError(f"setting {_hyphens(name)} must be positive and finite, got {value!r:.40}")
+                raise _refused(name, "positive and finite", value)
         if type(self.label_smoothing) not in {int, float} or not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"setting label-smoothing must be at least 0 and below 1, got {self.label_smoothing!r:.40}")
+            raise _refused("label_smoothing", "at least 0 and below 1", self.label_smoothing)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings by name."""
         return asdict(self)
 
 
-def _hyphens(name: str) -> str:
-    return name.replace("_", "-")
+def _refused(name: str, wanted: str, value: object) -> ConfigError:
+    return ConfigError(f"setting {name.replace('_', '-')} must be {wanted}, got {value!r:.40}")

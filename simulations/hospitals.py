@@ -63,6 +63,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             dtype=scenario.dtype,
             channels=3 if scenario.colour else 1,
             time_gaps=scenario.gaps,
+            patch=scenario.patch,
             progress=True,
         )
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
@@ -75,7 +76,9 @@ def _domain(scenario: Scenario) -> KeyDomain:
 
     Batches follow the order of the keyed pseudonyms: with a drawn secret, no run could be repeated.
     """
-    return KeyDomain(sha256(f"simulated domain of seed {scenario.seed}".encode()).digest(), n=scenario.n, epoch=1)
+    secret = sha256(f"simulated domain of seed {scenario.seed}".encode()).digest()
+    n = scenario.n if scenario.scheme == "more" else 1
+    return KeyDomain(secret, n=n, epoch=1, scheme=scenario.scheme)
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:

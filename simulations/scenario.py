@@ -8,12 +8,14 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 
+from fedpp.cipher.params import Scheme
 from fedpp.config import LAYOUTS, Architecture, Dtype, Gaps, Head
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
 from fedpp.imaging.chexpert import Uncertain, Views
 from fedpp.imaging.layout import Choices
 from fedpp.imaging.splits import Method, SplitPlan
+from fedpp.keys.frame_cipher import DEFAULT_PATCH
 from fedpp.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -69,7 +71,9 @@ class Scenario:
     split: Method = "stratified"
     validation: float = 0.15
     test: float = 0.25
-    n: int = 2
+    scheme: Scheme = "more"
+    n: int = 2  # slots of `more`
+    patch: int = DEFAULT_PATCH  # of the frame form: side of the mixed patches, or 0 for rows
     dtype: Dtype = "float32"
     seed: int = 0
     epochs: int = 2

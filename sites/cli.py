@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--gaps", choices=GAPS, default="none", help="keep the time between frames (default none)")
     shape.add_argument("--classes", type=lambda text: tuple(text.split(",")), help="labels in order, first is negative")
     shape.add_argument("--negative", help="this label against all the rest")
+    shape.add_argument("--patch", type=natural, help="frame form: side of the mixed patches, 0 for rows (default 2)")
     split = taken.add_argument_group("splits, by patient")
     split.add_argument(
         "--split",

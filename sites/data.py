@@ -55,6 +55,7 @@ def ingest(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         channels=3 if options.colour else 1,
         time_gaps=options.gaps,
+        patch=_patch(options, domain),
         at_rest=options.at_rest,
         progress=True,
     )
@@ -120,6 +121,16 @@ def inspect(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _patch(options: argparse.Namespace, domain: Any) -> int:
+    """Return the side of the patches to mix; raise `ConfigError` if it is asked for in a domain that mixes none."""
+    from fedpp.errors import ConfigError
+    from fedpp.keys.frame_cipher import DEFAULT_PATCH
+
+    if options.patch is not None and domain.scheme != "more-frame":
+        raise ConfigError(f"--patch is for domains of the scheme more-frame, this one is of {domain.scheme}")
+    return DEFAULT_PATCH if options.patch is None else int(options.patch)
 
 
 def _sequences(options: argparse.Namespace) -> tuple[list[Any], str]:

@@ -105,7 +105,6 @@ class _Predictor:
     def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
         from fedpp.cipher.dataset import EncryptedDataset
-        from fedpp.cipher.evaluation_key import PlainNumbers
         from fedpp.errors import DatasetError
         from fedpp.learning.model_file import EncryptedModel
         from fedpp.recipe import Recipe
@@ -124,9 +123,8 @@ class _Predictor:
         load_tensorflow()
         from fedpp.learning.training import EncryptedTrainer
 
-        plain = self._domain.scheme == "more-frame"
-        key = PlainNumbers(model.domain) if plain else self._domain.evaluation_key()
-        self._trainer = EncryptedTrainer(model.network, key.algebra(), Recipe(), model.dtype)
+        algebra = self._domain.computing_key().algebra()
+        self._trainer = EncryptedTrainer(model.network, algebra, Recipe(), model.dtype)
         self._trainer.check_model(model, self._dataset)
         self._trainer.load(model.rows)
 

@@ -194,7 +194,9 @@ class _Checkpoints:
         self.done, self.losses = 0, list[float]()
 
     def begin(self, begun: "Checkpoint | None") -> None:
-        """Go on from a checkpoint, or write the first."""
+        """Go on from a checkpoint, or write the first; what a killed process was writing goes."""
+        for unfinished in self._path.parent.glob(f".{CHECKPOINT}.*.tmp"):
+            unfinished.unlink()
         if begun is None:
             self._write()
             return

@@ -103,7 +103,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r}")
             _log.info("InitialWeights: %d parameters", network.parameters())
             seed = self._domain.initial_seed(request.seed)
-            rows = encrypted_initial_weights(network, seed, self._domain.evaluation_key())
+            rows = encrypted_initial_weights(network, seed, self._domain.computing_key())
             for name, array in rows.items():
                 yield from chunks.to_chunks(name, array.astype(request.dtype))
 

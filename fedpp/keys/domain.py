@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.at_rest import AtRestKey
-from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
 from fedpp.cipher.params import MAX_CONDITION, SCHEMES, DomainCard, Scheme
 from fedpp.errors import ConfigError
 
@@ -117,6 +117,10 @@ class KeyDomain:
         if self._scheme == "more-frame":
             raise ConfigError("a domain of the scheme more-frame has no evaluation key: its trainer needs none")
         return EvaluationKey(self.card().fingerprint, self.matrix())
+
+    def computing_key(self) -> AnyKey:
+        """Return what a trainer computes with: the evaluation key, or with `more-frame` plain numbers."""
+        return PlainNumbers(self.card().fingerprint) if self._scheme == "more-frame" else self.evaluation_key()
 
     def pseudonym(self, kind: str, identifier: str) -> str:
         """Return 32 hex digits for a patient's or sequence's identifier: HMAC-SHA256 under the domain."""

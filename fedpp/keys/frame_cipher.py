@@ -22,6 +22,7 @@ from fedpp.keys.encryption import PAIRS, Values
 
 FrameLayout = Literal["rows", "patches"]
 
+DEFAULT_PATCH = 2  # pixels a side: measured, an ordinary network loses nothing on it (docs/numerics.md)
 FRAME_LAYOUTS: tuple[FrameLayout, ...] = get_args(FrameLayout)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from fedpp.cipher.components import Algebra
+from fedpp.cipher.components import Algebra, Tensor
 from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.learning import layers
@@ -27,6 +27,8 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> Accumulat
     It takes rows `[batch, frames, height, width, channels, n]`, which frames are valid (bool `[batch, frames]`) and,
     if the network has gaps, their rows `[batch, frames, n]` to logits, rows `[batch, classes, n]`.
     """
+    if network.patch:
+        raise ModelError("patches are mixed in the frame form alone, whose weights are plain: n is 1")
     rows = keras.Input((network.frames, network.height, network.width, network.channels, algebra.n), dtype=dtype)
     valid = keras.Input((network.frames,), dtype="bool")
     inputs = [rows, valid]
@@ -62,7 +64,9 @@ def plaintext(network: NetworkSpec, dtype: Dtype) -> AccumulatingModel:
     valid = keras.Input((network.frames,), dtype="bool")
     inputs = [sequence, valid]
     x = ops.reshape(sequence, (-1, *frame))
-    for filters in network.filters:
+    if network.patch:
+        x = _stem(network, x, dtype)
+    for filters in network.filters[1:] if network.patch else network.filters:
         x = keras.layers.Conv2D(filters, network.kernel, padding="same", dtype=dtype)(x)
         x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
         x = keras.layers.ReLU(dtype=dtype)(x)
@@ -86,6 +90,20 @@ def plaintext(network: NetworkSpec, dtype: Dtype) -> AccumulatingModel:
         last = keras.layers.GlobalAveragePooling1D(dtype=dtype)(x, mask=valid) if states is None else states
         z = keras.layers.Dense(network.classes, dtype=dtype)(last)
     return AccumulatingModel(inputs, z, name="plaintext_network")
+
+
+def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
+    """Return the first block of the frame form: a convolution over patches `[batch, height / p, width / p, p p c]`.
+
+    Each patch is mixed by one orthogonal matrix, and an orthogonal change of a kernel's inputs gives a kernel again: so
+    it spans the same functions of mixed frames as of plain ones.
+    """
+    side, channels = network.patch, network.channels
+    height, width = network.height // side, network.width // side
+    x = ops.reshape(x, (-1, height, side, width, side, channels))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, side**2 * channels))
+    stem = keras.layers.Conv2D(network.stem, network.kernel, padding="same", activation="relu", dtype=dtype)
+    return stem(x)
 
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:

@@ -23,7 +23,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
         self._loss, self.min_delta, self.patience = loss, min_delta, patience
         self.losses: list[float] = []
         self.best_epoch = 0  # counted from 1
-        self._best: list[NDArray[np.floating]] = []
+        self._best: list[NDArray[np.generic]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Ask for the loss, and keep the weights or count the wait."""

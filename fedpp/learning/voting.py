@@ -33,7 +33,7 @@ class Vote(keras.Layer):  # type: ignore[misc]
 
     def build(self, features_shape: tuple[int, ...], states_shape: tuple[int, ...] | None = None) -> None:
         """Add the weights in the order of `NetworkSpec.weights`."""
-        for name, shape in _weights(self.classes, features_shape[-1], states_shape and states_shape[-1]):
+        for name, shape in _weights(self.classes, features_shape[-1], states_shape[-1] if states_shape else 0):
             setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
 
     def call(self, features: Tensor, states: Tensor | None = None, *, valid: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class EncryptedVote(layers.EncryptedLayer):
         self, features_shape: tuple[tuple[int, ...], ...], states_shape: tuple[tuple[int, ...], ...] | None = None
     ) -> None:
         """Add the weights in the order of `NetworkSpec.weights`."""
-        for name, shape in _weights(self.classes, features_shape[0][-1], states_shape and states_shape[0][-1]):
+        for name, shape in _weights(self.classes, features_shape[0][-1], states_shape[0][-1] if states_shape else 0):
             setattr(self, name, self.add_ciphertext(name, shape))
 
     def call(self, features: Ciphertext, states: Ciphertext | None = None, *, valid: Tensor) -> Ciphertext:
@@ -102,11 +102,11 @@ class EncryptedVote(layers.EncryptedLayer):
         return {**super().get_config(), "classes": self.classes}
 
 
-def _weights(classes: int, features: int, states: int | None) -> list[tuple[str, tuple[int, ...]]]:
+def _weights(classes: int, features: int, states: int) -> list[tuple[str, tuple[int, ...]]]:
     weights: list[tuple[str, tuple[int, ...]]] = [("spatial_kernel", (features, classes)), ("spatial_bias", (classes,))]
     if states:
         weights += [("temporal_kernel", (states, classes)), ("temporal_bias", (classes,)), ("mix", (1,))]
-    return [*weights, ("attention", (features + (states or 0), 1))]
+    return [*weights, ("attention", (features + states, 1))]
 
 
 def _vote(scores: Tensor, calls: Tensor, valid: Tensor) -> Tensor:

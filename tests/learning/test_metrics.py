@@ -329,6 +329,13 @@ def test_without_positives_there_is_no_point() -> None:
     assert (point.decisions.sensitivity, point.decisions.specificity) == (None, 1.0)
 
 
+def test_the_lowest_edge_calls_everything_positive() -> None:
+    """A positive that the model is sure is none is found only there, with every negative."""
+    counts = scored([300.0, -300.0], [0.0, -200.0, -400.0])
+    assert threshold_for(counts, 1.0) == SCORE_EDGES[0]
+    assert at_threshold(counts, SCORE_EDGES[0]) == Decisions(0.4, 0.4, 1.0, 0.0, pytest.approx(4 / 7), 0.0)
+
+
 def test_undecided_scores_tie_at_the_threshold() -> None:
     """Scores of one half, give or take rounding, are all found or all missed."""
     counts = scored([1e-16, -1e-16, 0.0], [2e-16, -3.0])

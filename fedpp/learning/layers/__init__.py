@@ -15,7 +15,6 @@ A model is saved without its key, and loaded under it::
         model = keras.models.load_model(path)
 """
 
-from fedpp.learning.layers.componentwise import Componentwise
 from fedpp.learning.layers.dropout import Dropout
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer
 from fedpp.learning.layers.functions import Activation, ReLU
@@ -36,7 +35,6 @@ __all__ = [
     "AveragePooling2D",
     "BatchNormalization",
     "Bidirectional",
-    "Componentwise",
     "Concatenate",
     "Conv2D",
     "Dense",

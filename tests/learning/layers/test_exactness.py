@@ -26,7 +26,7 @@ def test_a_layer_is_the_stock_layer_on_every_slot(name: str, n: int, data: st.Da
 def test_every_layer_has_a_case():
     """No layer is exported without its check against stock Keras; rows in and out are checked below."""
     exported = {name for name in layers.__all__ if isinstance(getattr(layers, name), type)}
-    assert exported - {"EncryptedLayer", "FromRows", "ToRows", "Componentwise"} == set(CASES)
+    assert exported - {"EncryptedLayer", "FromRows", "ToRows"} == set(CASES)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "sigmoid", "tanh", "softmax", "gelu"])

@@ -1,0 +1,190 @@
+"""`fedpp-site train`: checkpoints, resuming, early stopping, and what it refuses."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_dataset
+from vaults import serving
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys import encryption, store
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.metrics import count, metrics, softmax
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.learning.training import EncryptedTrainer
+from fedpp.recipe import Recipe
+from sites.cli import main
+
+PROGRAM = [sys.executable, "-m", "sites.cli", "train"]
+SECONDS = 120.0  # a bound on one start of the program
+
+
+@pytest.fixture
+def folder(tmp_path: Path, domain: KeyDomain) -> Path:
+    """Return a domain folder."""
+    store.create(tmp_path / "domain", domain, b"correct horse")
+    return tmp_path / "domain"
+
+
+def arguments(dataset: EncryptedDataset, folder: Path, out: Path, *more: str) -> list[str]:
+    return [str(dataset.path), "--domain", str(folder), "--out", str(out), *more]
+
+
+def rows(out: Path) -> dict[str, np.ndarray]:
+    return EncryptedModel.load(out / "model.npz").rows
+
+
+def assert_equal_models(one: Path, other: Path) -> None:
+    left, right = rows(one), rows(other)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        np.testing.assert_array_equal(values, right[name], err_msg=name)
+
+
+def killed_at_random(command: list[str], out: Path, generator: random.Random) -> bool:
+    """Start a training and kill it some time after its next checkpoint; return whether it was still running."""
+    checkpoint = out / "checkpoint.sealed"
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+            time.sleep(generator.uniform(0.0, 0.4))
+            break
+        time.sleep(0.002)
+    running = process.poll() is None
+    process.kill()
+    process.wait()
+    return running
+
+
+def test_a_training_that_was_killed_five_times_ends_with_the_weights_of_an_unbroken_one(
+    dataset: EncryptedDataset, folder: Path, tmp_path: Path
+):
+    """SIGKILL at five random moments; resumed, the rows are equal bit for bit, and no checkpoint is left."""
+    settings = ["--epochs", "300", "--seed", "3", "--batch-size", "4", "--micro-batch", "3"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = subprocess.run(
+        [*PROGRAM, *arguments(dataset, folder, whole, *settings)], cwd=ROOT, capture_output=True, check=False
+    )
+    assert unbroken.returncode == 0, unbroken.stderr
+    generator = random.Random(5)
+    resume = [*PROGRAM, *arguments(dataset, folder, broken, "--resume", *settings)]
+    assert all(killed_at_random(resume, broken, generator) for _ in range(5))
+    assert not (broken / "model.npz").exists()
+    done = subprocess.run([*resume, "--json"], cwd=ROOT, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch" in done.stderr
+    assert len(json.loads(done.stdout)["loss_with_decoys"]) == 300
+    assert_equal_models(whole, broken)
+    assert [path.name for path in broken.iterdir()] == ["model.npz"]
+
+
+def test_more_epochs_may_be_asked_for(
+    dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """A training of 2 epochs that was stopped before its model was written goes on to 5, as one of 5 from the start."""
+    given = ["--learning-rate", "0.01", "--batch-size", "3"]
+    assert main(["train", *arguments(dataset, folder, tmp_path / "five", "--epochs", "5", *given)]) == 0
+    stopped(dataset, folder, tmp_path / "two", monkeypatch, "--epochs", "2", *given)
+    assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "1")]) == 1
+    assert "has 2 epochs already, got --epochs 1" in capsys.readouterr().err
+    assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "5")]) == 0
+    assert_equal_models(tmp_path / "five", tmp_path / "two")
+
+
+def stopped(dataset: EncryptedDataset, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """Train, and stop at the moment when the model is to be written: the disk is full."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(out / "model.npz"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncryptedModel, "save", full)
+        assert main(["train", *arguments(dataset, folder, out, *more)]) == 1
+    assert [path.name for path in out.iterdir()] == ["checkpoint.sealed"]
+
+
+def test_what_does_not_fit_the_checkpoint_is_refused(
+    dataset: EncryptedDataset,
+    folder: Path,
+    domain: KeyDomain,
+    plaintext: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """A new start over it, other settings and another dataset each end in one line; the checkpoint stays as it is."""
+    out = tmp_path / "out"
+    stopped(dataset, folder, out, monkeypatch, "--epochs", "1", "--seed", "3")
+    content = (out / "checkpoint.sealed").read_bytes()
+    other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
+    capsys.readouterr()
+    for given, reason in (
+        (arguments(dataset, folder, out), "a training that did not end: --resume it"),
+        (arguments(dataset, folder, out, "--resume", "--seed", "4"), "began with seed 3, got 4: leave it out"),
+        (arguments(dataset, folder, out, "--resume", "--voting"), "began with voting False, got True"),
+        (arguments(dataset, folder, out, "--resume", "--learning-rate", "1"), "began with learning-rate 0.001, got 1"),
+        (arguments(other, folder, out, "--resume"), "the training began with dataset"),
+    ):
+        assert main(["train", *given]) == 1
+        error = capsys.readouterr().err
+        assert reason in error
+        assert len(error.strip().splitlines()) == 1
+    assert (out / "checkpoint.sealed").read_bytes() == content
+    damaged = bytearray(content)
+    damaged[100] ^= 1
+    (out / "checkpoint.sealed").write_bytes(bytes(damaged))
+    assert main(["train", *arguments(dataset, folder, out, "--resume")]) == 1
+    assert "is damaged, or sealed under another domain's at-rest key" in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_it_starts_from_the_beginning_and_says_so(
+    dataset: EncryptedDataset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """So a script may always resume; and the same seed gives the same model, decoys included."""
+    assert main(["train", *arguments(dataset, folder, tmp_path / "a", "--epochs", "2", "--resume")]) == 0
+    assert "holds no checkpoint: training starts from the beginning" in capsys.readouterr().err
+    assert main(["train", *arguments(dataset, folder, tmp_path / "b", "--epochs", "2")]) == 0
+    assert_equal_models(tmp_path / "a", tmp_path / "b")
+    assert main(["train", *arguments(dataset, folder, tmp_path / "a", "--resume")]) == 1
+    assert "models are not overwritten" in capsys.readouterr().err
+
+
+def test_the_key_s_owner_stops_it_early(
+    dataset: EncryptedDataset, folder: Path, domain: KeyDomain, tmp_path: Path, address: str, capsys
+):
+    """It stops 2 epochs after the loss that the vault tells was lowest, and keeps that epoch's weights."""
+    out = tmp_path / "out"
+    with serving(domain, dataset, address):
+        early = ["--vault", address, "--patience", "2", "--epochs", "60", "--learning-rate", "0.02", "--json"]
+        assert main(["train", *arguments(dataset, folder, out, *early)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    losses, best = told["validation_loss"], told["best_epoch"]
+    assert len(losses) == best + 2 < 60
+    assert min(losses[:best]) == losses[best - 1]
+    key = domain.evaluation_key()
+    model = EncryptedModel.load(out / "model.npz")
+    trainer = EncryptedTrainer(model.network, key.algebra(), Recipe(), "float64")
+    trainer.load(model.rows)
+    validation = dataset.indices("validation")
+    logits = encryption.decrypt(domain, trainer.logits(dataset, validation))
+    labels = encryption.decrypt(domain, dataset.labels(validation)).argmax(axis=1)
+    assert metrics(count(labels, softmax(logits))).loss == pytest.approx(losses[best - 1], abs=1e-8)
+
+
+def test_early_stopping_needs_the_vault(
+    dataset: EncryptedDataset, folder: Path, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+):
+    """Patience without a vault, and a vault that is not there, are one line each."""
+    given = arguments(dataset, folder, tmp_path / "out")
+    assert main(["train", *given, "--patience", "2"]) == 1
+    assert "--patience needs --vault" in capsys.readouterr().err
+    assert main(["train", *given, "--vault", address]) == 1
+    assert "no vault answers at" in capsys.readouterr().err
