@@ -82,10 +82,8 @@ def _table(findings: dict[str, dict[str, Any]]) -> str:
 
     width = max(map(len, findings))
     figures = ("known", "present", "auc", "sensitivity", "specificity", "f1")
-    headings, rows = (
-        list(figures),
-        {name: [finding[figure] for figure in figures] for name, finding in findings.items()},
-    )
+    headings = list(figures)
+    rows = {name: [finding[figure] for figure in figures] for name, finding in findings.items()}
     if any("operating_point" in finding for finding in findings.values()):
         headings += ["threshold", "sensitivity", "specificity"]
         for name, finding in findings.items():

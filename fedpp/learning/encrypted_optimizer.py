@@ -6,7 +6,7 @@ float32 whatever the variables are; the twins must share every scalar operation 
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     message's step is the same to the bit, whether or not one is.
     """
 
-    moments: ClassVar[tuple[str, ...]] = ()  # of each weight and slot, all zero at first
+    moments: tuple[str, ...] = ()  # of each weight and slot, all zero at first
 
     def __init__(
         self,
@@ -62,6 +62,10 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
         """Return what to subtract from one slot of a weight; its moments stand at `index`."""
         raise NotImplementedError
+
+    def steps(self, gradients: Slots, first: int, rate: Tensor) -> Slots:
+        """Return the steps of all slots of a weight, whose moments stand from `first` on."""
+        return tuple(self.step(gradient, first + k, rate) for k, gradient in enumerate(gradients))
 
     def rate(self, dtype: str) -> Tensor:
         """Return the learning rate of this step, as a number of the variables' dtype."""
@@ -98,9 +102,8 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         rate = self.rate(dtype)
         for weight, slots in zip(weights, self._clipped(gradients), strict=True):
             self._decay(weight)
-            first = self._get_variable_index(weight[0])
-            steps = tuple(self.step(gradient, first + k, rate) for k, gradient in enumerate(slots))
-            for variable, part in zip(weight, self.algebra.from_slots(self._bounded(weight, steps)), strict=True):
+            steps = self._bounded(weight, self.steps(slots, self._get_variable_index(weight[0]), rate))
+            for variable, part in zip(weight, self.algebra.from_slots(steps), strict=True):
                 variable.assign_sub(part)
         self.iterations.assign_add(1)
 

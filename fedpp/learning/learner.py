@@ -13,6 +13,7 @@ from fedpp.learning import models
 from fedpp.learning.batches import Batches, Indices, Reader
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
 from fedpp.learning.optimizers import Adam
+from fedpp.learning.watch import Watch
 from fedpp.recipe import Recipe
 
 Values = NDArray[np.floating]
@@ -56,7 +57,8 @@ class Learner:
         Raises `ModelError` where a loss, a gradient or a weight is not finite, and names the layer.
         """
         data = Batches(inputs, labels, indices, self.recipe.batch_size, seed)
-        losses = data.fit(self.model, epochs, callbacks, verbose, done)
+        watch = Watch(self.algebra, data.batch)
+        losses = data.fit(self.model, epochs, [watch, *callbacks], verbose, done)
         if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):  # the last step's, too
             rate = self.recipe.learning_rate
             raise ModelError(f"the training diverged at learning rate {rate}: weights are not finite; lower it")

@@ -14,8 +14,6 @@ from fedpp.learning.encrypted_optimizer import EncryptedOptimizer, check_setting
 class SGD(EncryptedOptimizer):
     """`keras.optimizers.SGD` on ciphertext, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013)."""
 
-    moments = ("momentum",)
-
     def __init__(
         self,
         algebra: Algebra,
@@ -29,8 +27,7 @@ class SGD(EncryptedOptimizer):
         check_setting("momentum", momentum, least=0.0, below=1.0)
         super().__init__(algebra, learning_rate, **common)
         self.momentum, self.nesterov = momentum, nesterov
-        if not momentum:
-            self.moments = ()
+        self.moments = ("momentum",) if momentum else ()
 
     def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
         """Return the step of plain gradient descent, or the velocity, as Keras has them."""

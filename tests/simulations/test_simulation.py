@@ -57,6 +57,11 @@ FINDINGS = (
 )
 
 
+FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn-lstm\nhead: vote").replace(
+    "batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1"
+)
+
+
 def simulations(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulations", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -205,3 +210,19 @@ def test_moved_weights_are_neighbours():
     (near,) = moved(weights, 0)
     assert near.dtype == np.float32
     assert set(near.view(np.int32) - weights[0].view(np.int32)) == {-1, 1}
+
+
+def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path):
+    """Sites train plain Keras layers on mixed patches: no evaluation key is made, and the report names the scheme."""
+    scenario = tmp_path / "frames.yaml"
+    scenario.write_text(FRAME_FORM)
+    out = tmp_path / "run"
+    simulations("run", scenario, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert (report["scheme"], report["parity"]) == ("more-frame", None)
+    assert {len(r["sites"]) for r in report["rounds"]} == {2}
+    assert report["final"]["loss"] > 0
+    assert report["baselines"]["plaintext_federated"]["loss"] > 0
+    assert not list(out.rglob("*.eval"))
+    network = json.loads(json.loads((out / "federation" / "federation.json").read_text())["network"])
+    assert (network["patch"], network["architecture"], network["voting"]) == (2, "cnn-lstm", True)

@@ -93,7 +93,7 @@ def test_a_site_refuses_another_domains_run(context: Context, domain: KeyDomain)
 def test_a_diverged_training_is_said_to_be_one(context: Context, domain: KeyDomain):
     """The coordinator learns why a site sends no weights: it is its learning rate that has to change."""
     answer = train(context, domain, domain.card().fingerprint, learning_rate=1e300)
-    assert reason(answer).startswith("the training diverged at learning rate 1e+300")
+    assert reason(answer).endswith("in epoch 1, batch 2: lower the learning rate")
 
 
 def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str):
@@ -102,7 +102,7 @@ def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, do
         answer = ask(context, "query.describe", RecordDict())
     fingerprint = domain.card().fingerprint
     shape, counts = (2, 2, 8, 8, 1), ((6, 2, 3), (6, 2, 3))
-    expected = SiteDescription("north", fingerprint, *shape, ("no", "yes"), False, "none", 0, *counts)  # noqa: FBT003
+    expected = SiteDescription("north", fingerprint, *shape, ("no", "yes"), False, "none", 0, *counts)
     assert SiteDescription.from_mapping(answer.config_records[wire.SITE]) == expected
 
 

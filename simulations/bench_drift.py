@@ -1,0 +1,225 @@
+"""How far training on ciphertext drifts from its plaintext twin over 2,000 steps, and what to hold that against.
+
+Training is chaotic: rounding grows with the steps, whoever rounds. So beside the ciphertext stands a control: the
+plaintext twin against itself, its initial weights moved by one unit in the last place. And beside the optimizer stands
+a variant that keeps Adam's moments as rows, where the message's share their rounding with the decoys'.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from numpy.typing import NDArray
+
+from fedpp.charts import style
+from fedpp.cipher.components import Algebra, Slots, Tensor
+from fedpp.config import Dtype, NetworkSpec
+from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.preparation import pad, prepare
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
+from fedpp.learning import models
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.learner import Learner
+from fedpp.learning.metrics import softmax
+from fedpp.learning.optimizers import Adam
+from fedpp.recipe import Recipe
+
+from .phantom import write_phantom
+from .twin import moved
+
+CHECKPOINTS = (1, 10, 25, 100, 200, 500, 1000, 2000)
+DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of the control
+PATIENTS, FRAMES, SIDE = 48, 4, 16
+RECIPE = Recipe(learning_rate=1e-3, batch_size=8)
+CHART = "drift.png"
+
+Values = NDArray[np.floating]
+
+
+class RowMoments(Adam):
+    """Adam with its moments kept as rows, for comparison."""
+
+    def steps(self, gradients: Slots, first: int, rate: Tensor) -> Slots:
+        """Return the steps of all slots; a second moment that rounding made negative counts as none."""
+        slots = []
+        squares = tuple(g * g for g in gradients)
+        for name, beta, news in (("momentum", self.beta_1, gradients), ("velocity", self.beta_2, squares)):
+            kept = [self.moment(name, first + k) for k in range(self.algebra.n)]
+            share = ops.convert_to_tensor(1.0 - beta, kept[0].dtype)
+            for row, new in zip(kept, self.algebra.to_rows(self.algebra.from_slots(news)), strict=True):
+                row.assign(row - share * row + share * new)
+            slots.append(self.algebra.to_slots(self.algebra.from_rows(ops.stack(kept, axis=-1))))
+        return tuple(rate * m / (ops.sqrt(ops.maximum(v, 0.0)) + self.epsilon) for m, v in zip(*slots, strict=True))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepared sequences `[k, frames, side, side, 1]`, class numbers `[k]`, and how many, the first, are trained on."""
+
+    frames: Values
+    labels: NDArray[np.int64]
+    classes: int
+    training: int
+
+    def network(self) -> NetworkSpec:
+        """Return the small network that is trained."""
+        return NetworkSpec(FRAMES, SIDE, SIDE, 1, self.classes, (8, 16), 3, 16, 16)
+
+
+@dataclass(frozen=True)
+class State:
+    """A training at one step, in plaintext: all weights in one vector, the training's loss, validation probabilities."""
+
+    weights: Values
+    loss: float
+    probabilities: Values
+
+    def distance(self, other: "State") -> dict[str, float]:
+        """Return the largest differences."""
+        return {
+            "weights": float(np.abs(self.weights - other.weights).max()),
+            "loss": abs(self.loss - other.loss),
+            "probabilities": float(np.abs(self.probabilities - other.probabilities).max()),
+        }
+
+
+def drift(
+    out: Path | None = None, data: Path | None = None, *, checkpoints: Sequence[int] = CHECKPOINTS
+) -> dict[str, Any]:
+    """Measure on phantom images, or on a folder of labelled ones; write a chart into `out`, a folder, if it is given."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    task = _read(data)
+    rows = [row for dtype in DRAWS for row in _rows(task, dtype, checkpoints)]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        chart(rows, out / CHART)
+    return {
+        "name": "drift",
+        "rows": rows,
+        "versions": {name: version(name) for name in ("fedpp", "tensorflow", "keras", "numpy")},
+    }
+
+
+def _read(folder: Path | None) -> Data:
+    with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as scratch:
+        if folder is None:
+            (folder,) = write_phantom(Path(scratch), hospitals=1, patients=PATIENTS, visits=FRAMES, size=64, seed=0)
+        sequences, _ = read_sequences(folder)
+        classes = ClassMap.choose(sequences, classes=None, negative=None)
+        frames = np.stack([pad(prepare(s, FRAMES, SIDE, SIDE), FRAMES) for s in sequences])
+        labels = np.array([classes.number(s.label) for s in sequences])
+    order = np.random.default_rng(0).permutation(len(labels))
+    return Data(frames[order], labels[order], len(classes.classes), len(labels) * 3 // 4)
+
+
+def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int]) -> list[dict[str, Any]]:
+    initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
+    twin = list(_plaintext(data, dtype, initial, checkpoints))
+    controls = [list(_plaintext(data, dtype, moved(initial, seed), checkpoints)) for seed in range(DRAWS[dtype])]
+    ours = list(_encrypted(data, dtype, checkpoints))
+    by_rows = list(_encrypted(data, dtype, checkpoints, RowMoments))
+    rows = []
+    for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
+        draws = [control[i].distance(state) for control in controls]
+        row: dict[str, Any] = {"case": f"{dtype}, step {step}"}
+        for name, off in ours[i].distance(state).items():
+            row |= {name: off, f"{name}_control": max(draw[name] for draw in draws)}
+            row[f"{name}_moments_by_rows"] = by_rows[i].distance(state)[name]
+        rows.append({**row, "twin_loss": state.loss})
+    return rows
+
+
+def _plaintext(data: Data, dtype: Dtype, initial: Sequence[Values], checkpoints: Sequence[int]) -> Iterator[State]:
+    learner = Learner(data.network(), Algebra.plaintext(), RECIPE, dtype)
+    learner.model.set_weights(initial)
+    yield from _states(
+        data, learner, data.frames.astype(dtype), np.eye(data.classes, dtype=dtype)[data.labels], checkpoints
+    )
+
+
+def _encrypted(
+    data: Data, dtype: Dtype, checkpoints: Sequence[int], optimizer: type[Adam] | None = None
+) -> Iterator[State]:
+    domain = KeyDomain(bytes(32), n=2, epoch=1)
+    key = domain.evaluation_key()
+    cipher = SequenceCipher(domain, dtype)
+    frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(data.frames)])
+    labels = np.stack([cipher.label(str(i), int(k), data.classes) for i, k in enumerate(data.labels)])
+    learner = Learner(data.network(), key.algebra(), RECIPE, dtype)
+    if optimizer is not None:
+        learner.model.compile(optimizer(key.algebra(), RECIPE.learning_rate), learner.model.loss, jit_compile=False)
+    models.set_rows(learner.model, data.network(), key.algebra(), encrypted_initial_weights(data.network(), 0, key))
+    yield from _states(data, learner, frames, labels, checkpoints)
+
+
+def _states(
+    data: Data, learner: Learner, frames: Values, labels: Values, checkpoints: Sequence[int]
+) -> Iterator[State]:
+    """Train, and yield the state at each checkpoint; all trainings see the same batches."""
+    valid = np.ones((len(frames), FRAMES), bool)
+    batches = _batches(data.training)
+    for step in range(1, checkpoints[-1] + 1):
+        batch = next(batches)
+        inputs = [tf.constant(values[batch]) for values in (frames, valid)]  # arrays would be cast to float32
+        learner.model.train_on_batch(inputs, tf.constant(labels[batch]))
+        if step in checkpoints:
+            logits = learner.predict([lambda i: frames[i], lambda i: valid[i]], np.arange(len(frames)))
+            yield _state(data, learner, logits.astype(np.float64))
+        _progress(f"{learner.dtype}, n = {learner.algebra.n}: step {step} of {checkpoints[-1]}")
+
+
+def _batches(count: int) -> Iterator[NDArray[np.int64]]:
+    generator = np.random.default_rng(1)
+    while True:
+        order = generator.permutation(count)
+        for start in range(0, count - RECIPE.batch_size + 1, RECIPE.batch_size):
+            yield order[start : start + RECIPE.batch_size]
+
+
+def _state(data: Data, learner: Learner, logits: Values) -> State:
+    of, n = learner.algebra, learner.algebra.n
+    parts = [w.astype(np.float64) for w in learner.model.get_weights()]
+    weights = [of.to_slots(tuple(parts[i : i + n]))[0] for i in range(0, len(parts), n)]
+    probabilities = softmax(logits if n == 1 else of.to_slots(of.from_rows(logits))[0])
+    trained = np.arange(data.training)
+    loss = -np.mean(np.log(probabilities[trained, data.labels[trained]]))
+    return State(np.concatenate([w.reshape(-1) for w in weights]), float(loss), probabilities[data.training :])
+
+
+def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the probabilities' differences against the steps, a panel for each dtype."""
+    from matplotlib.figure import Figure
+
+    ink, soft, line, *series = "#18222d", "#566473", "#d8dee5", "#0b6a88", "#b4500b", "#5a4fb0"
+    labels = {"": "ciphertext", "_control": "twin, one unit in the last place", "_moments_by_rows": "moments as rows"}
+    with style():
+        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        for axes, dtype in zip(figure.subplots(1, len(DRAWS)), DRAWS, strict=True):
+            of_dtype = [row for row in rows if row["case"].startswith(dtype)]
+            steps = [int(row["case"].split()[-1]) for row in of_dtype]
+            for colour, (suffix, label) in zip(series, labels.items(), strict=True):
+                values = [max(row[f"probabilities{suffix}"], np.finfo(dtype).eps / 8) for row in of_dtype]
+                axes.loglog(steps, values, marker="o", markersize=4, color=colour, label=label)
+            axes.set_title(dtype, color=ink)
+            axes.set_xlabel("steps", color=soft)
+            axes.tick_params(which="both", colors=line, labelcolor=soft)
+            for spine in axes.spines.values():
+                spine.set_color(line)
+        figure.axes[0].set_ylabel("largest difference of a probability", color=soft)
+        figure.axes[0].legend(frameon=False, labelcolor=ink)
+        figure.savefig(path, format="png", dpi=150, facecolor="white")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)

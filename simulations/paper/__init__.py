@@ -1,0 +1,1 @@
+"""The paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient."""

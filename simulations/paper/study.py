@@ -1,0 +1,125 @@
+"""The data of an experiment: one encrypted dataset, the same sequences in plaintext, and the folds by patient.
+
+Everything that a hospital's two zones hold is in one process here: the key follows from the seed and protects nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import SPLITS, Dtype
+from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.preparation import pad
+from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.splits import SplitPlan
+from fedpp.imaging.visits import by_visit
+from fedpp.ingest import ingest, prepared, sequence_pseudonym
+from fedpp.keys.domain import KeyDomain
+
+from .settings import Settings
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Positions of the sequences of one part of a cross-validation; a patient's are all in one of the three."""
+
+    seed: int
+    number: int  # from 0
+    train: Positions
+    validation: Positions
+    test: Positions
+
+
+@dataclass(frozen=True)
+class Study:
+    """Sequences in the order of the encrypted dataset, k of them."""
+
+    domain: KeyDomain
+    dataset: EncryptedDataset
+    described: str  # one line: what the images are
+    class_map: ClassMap
+    sequences: tuple[ImageSequence, ...]
+    frames: NDArray[np.floating]  # plaintext, [k, frames, height, width, channels]
+    valid: NDArray[np.bool_]  # [k, frames]
+    labels: NDArray[np.int64]  # [k], class numbers
+    unlabelled: int  # sequences that were left out
+
+    @property
+    def patients(self) -> NDArray[np.str_]:
+        """Return the patients' pseudonyms, [k]."""
+        return np.array([self.domain.pseudonym("patient", s.patient) for s in self.sequences])
+
+
+def prepare_study(settings: Settings, data: Path, folder: Path) -> Study:
+    """Read the data, encrypt them into the new folder `folder`, and prepare them in plaintext in the same order."""
+    read, described = read_sequences(data, settings.layout, settings.choices)
+    asked = by_visit(read, window=settings.frames) if settings.predict == "visit" else read
+    labelled = [s for s in asked if s.label is not None]
+    if not labelled:
+        raise RawDataError(f"no sequence of {data} has a label, and the experiment needs them: {described}")
+    class_map = ClassMap.choose(labelled, settings.classes, settings.negative)
+    domain = KeyDomain(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2, epoch=1)
+    ingest(
+        labelled,
+        folder,
+        domain=domain,
+        class_map=class_map,
+        frames=settings.frames,
+        height=settings.size,
+        width=settings.size,
+        channels=settings.channels,
+        plan=plan(settings, settings.seed, 0),
+        dtype=settings.dtype,
+    )
+    dataset = EncryptedDataset.open(folder)
+    by_name = {sequence_pseudonym(domain, s): s for s in labelled}
+    ordered = tuple(by_name[name] for name in dataset.ids(np.arange(len(dataset))))
+    frames, valid = _plaintext(ordered, settings, settings.dtype)
+    numbers = np.array([class_map.number(s.label) for s in ordered])
+    left_out = len(asked) - len(labelled)
+    return Study(domain, dataset, described, class_map, ordered, frames, valid, numbers, left_out)
+
+
+def plan(settings: Settings, seed: int, number: int) -> SplitPlan:
+    """Return the plan of one fold."""
+    return SplitPlan("stratified", seed, validation=settings.validation, folds=settings.folds, fold=number)
+
+
+def folds(study: Study, settings: Settings, seed: int) -> list[Fold]:
+    """Cut the folds of a seed: whole patients, each in test once, and validation out of those who are not in test.
+
+    Raises `ConfigError` for a fold without all classes in training, or without negatives and positives elsewhere.
+    """
+    cut = []
+    for number in range(settings.folds):
+        sequences = [replace(s, split=None) for s in study.sequences]
+        split = plan(settings, seed, number).assign(sequences, lambda text: study.domain.pseudonym("split", text))
+        of = np.array([SPLITS.index(split[s.patient]) for s in study.sequences])
+        fold = Fold(seed, number, *(np.flatnonzero(of == index) for index in range(len(SPLITS))))
+        for name in SPLITS:
+            if len(np.unique(study.labels[getattr(fold, name)] > 0)) < 2:
+                raise ConfigError(
+                    f"fold {number + 1} of seed {seed} has no negative or no positive sequence in {name}: "
+                    "use fewer folds, another seed or more patients"
+                )
+        cut.append(fold)
+    return cut
+
+
+def _plaintext(
+    sequences: Sequence[ImageSequence], settings: Settings, dtype: Dtype
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return frames `[k, frames, height, width, channels]` and which are valid `[k, frames]`."""
+    size = settings.size
+    arrays = list(prepared(sequences, settings.frames, size, size, dtype, settings.channels))
+    frames = np.stack([pad(values.astype(np.float64), settings.frames).astype(dtype) for values in arrays])
+    return frames, np.stack([np.arange(settings.frames) < len(values) for values in arrays])

@@ -1,0 +1,112 @@
+"""One training of one network on one fold and side, and what is kept of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.learning.metrics import count, metrics, softmax
+from fedpp.learning.stopping import EarlyStopping
+
+from .ciphertext import CiphertextSide
+from .plaintext import PlaintextSide
+from .settings import MIN_DELTA, PATIENCE, Settings
+from .study import Fold, Study
+
+CURVE_SAMPLE = 32  # training sequences of which curves are made: to predict all of them would cost a third more
+CURVES = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one training gave. Probabilities are of all sequences, so that sides can be compared on all."""
+
+    probabilities: tuple[tuple[float, ...], ...]  # [k, classes]
+    curves: dict[str, tuple[float, ...]]  # by CURVES, a figure an epoch; of controls none
+    epoch_seconds: tuple[float, ...]  # of training alone; the first holds the compilation, if it is a side's first
+    best_epoch: int  # whose weights were kept; counted from 1
+
+    @property
+    def array(self) -> NDArray[np.float64]:
+        """Return the probabilities as an array."""
+        return np.array(self.probabilities)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return values for JSON, which keeps float64 to the bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        rows = tuple(tuple(row) for row in values["probabilities"])
+        curves = {name: tuple(curve) for name, curve in values["curves"].items()}
+        return cls(rows, curves, tuple(values["epoch_seconds"]), int(values["best_epoch"]))
+
+
+def train(
+    side: PlaintextSide | CiphertextSide,
+    study: Study,
+    fold: Fold,
+    settings: Settings,
+    *,
+    curves: bool,
+    tell: Callable[[int], None],
+) -> Trial:
+    """Train a side that was started, and predict all sequences with the weights that are kept.
+
+    On ciphertext every figure of a curve, and the loss that stops early, is of predictions that the owner decrypted.
+    """
+    follow = Follow(side, study, fold, curves=curves or settings.stopping == "early", tell=tell)
+    callbacks: list[keras.callbacks.Callback] = [follow]
+    best = None
+    if settings.stopping == "early":
+        best = EarlyStopping(lambda: follow.curves["validation_loss"][-1], min_delta=MIN_DELTA, patience=PATIENCE)
+        callbacks.append(best)
+    side.fit(fold, callbacks)
+    probabilities = softmax(side.logits(np.arange(len(study.labels))))
+    kept = best.best_epoch if best else len(follow.seconds)
+    figures = {name: tuple(values) for name, values in follow.curves.items() if curves}
+    return Trial(tuple(map(tuple, probabilities.tolist())), figures, tuple(follow.seconds), kept)
+
+
+class Follow(keras.callbacks.Callback):  # type: ignore[misc]
+    """Times each epoch, and after it looks at the validation sequences and some of the training's."""
+
+    def __init__(
+        self,
+        side: PlaintextSide | CiphertextSide,
+        study: Study,
+        fold: Fold,
+        *,
+        curves: bool,
+        tell: Callable[[int], None],
+    ) -> None:
+        """Follow the training of a side on a fold; `tell` is told each epoch's number."""
+        super().__init__()
+        self._side, self._labels, self._wanted, self._tell = side, study.labels, curves, tell
+        sample = np.random.default_rng([fold.seed, fold.number]).permutation(fold.train)[:CURVE_SAMPLE]
+        self._parts = {"training": np.sort(sample), "validation": fold.validation}
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Stop the clock, and look."""
+        self.seconds.append(time.perf_counter() - self._started)
+        if self._wanted:
+            positions = np.concatenate(list(self._parts.values()))
+            split = len(self._parts["training"])
+            probabilities = softmax(self._side.logits(positions))
+            for part, of in (("training", slice(split)), ("validation", slice(split, None))):
+                figures = metrics(count(self._labels[positions[of]], probabilities[of]))
+                self.curves[f"{part}_loss"].append(float(figures.loss or 0.0))
+                self.curves[f"{part}_accuracy"].append(float(figures.accuracy or 0.0))
+        self._tell(epoch + 1)

@@ -1,0 +1,220 @@
+"""The error that a training ends with where a value is not finite: what it names, from Keras's own `fit`."""
+
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from fedpp.cipher.components import Algebra
+from fedpp.errors import ModelError
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.accumulation import AccumulatingModel
+from fedpp.learning.batches import Batches
+from fedpp.learning.layers import Activation, Conv2D, Dense, Flatten, FromRows, ToRows
+from fedpp.learning.losses import CategoricalCrossentropy
+from fedpp.learning.optimizers import SGD
+from fedpp.learning.watch import Watch
+
+EXAMPLES, BATCH, SIDE = 12, 3, 4
+SIZES = pytest.mark.parametrize("n", [2, 3])
+
+
+def algebra(n: int) -> Algebra:
+    return Algebra.plaintext() if n == 1 else KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+
+
+def rows_of(of: Algebra, slots: np.ndarray) -> np.ndarray:
+    """Return rows of slots `[n, ...]`; plain numbers have no last axis."""
+    return slots[0] if of.n == 1 else np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1).astype(slots.dtype)
+
+
+def network(of: Algebra, activation: str = "tanh", dtype: str = "float32") -> AccumulatingModel:
+    """Return a small network with drawn weights, on ciphertext, or of stock layers for plain numbers."""
+    if of.n == 1:
+        images = keras.Input((SIDE, SIDE, 1), dtype=dtype, name="frames")
+        x = keras.layers.Conv2D(2, 3, name="conv", dtype=dtype)(images)
+        x = keras.layers.Dense(3, name="hidden", dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
+        x = keras.layers.Activation(activation, name="curve", dtype=dtype)(x)
+        logits = keras.layers.Dense(2, name="logits", dtype=dtype)(x)
+    else:
+        images = keras.Input((SIDE, SIDE, 1, of.n), dtype=dtype, name="frames")
+        x = Conv2D(of, 2, 3, padding="valid", name="conv", dtype=dtype)(FromRows(of, dtype=dtype)(images))
+        x = Dense(of, 3, name="hidden", dtype=dtype)(Flatten(of, dtype=dtype)(x))
+        x = Activation(of, activation, name="curve", dtype=dtype)(x)
+        logits = ToRows(of, dtype=dtype)(Dense(of, 2, name="logits", dtype=dtype)(x))
+    model = AccumulatingModel([images], logits)
+    generator = np.random.default_rng(1)
+    for weight in ciphertexts(model, of.n):
+        set_slots(of, weight, generator.normal(size=(of.n, *weight[0].shape)) / 2)
+    model.compile(SGD(of, 0.01), CategoricalCrossentropy(of, dtype), jit_compile=False)
+    return model
+
+
+def ciphertexts(model: keras.Model, n: int) -> list[list[keras.Variable]]:
+    variables = model.trainable_variables
+    return [variables[i : i + n] for i in range(0, len(variables), n)]
+
+
+def set_slots(of: Algebra, weight: list[keras.Variable], slots: np.ndarray) -> None:
+    with np.errstate(invalid="ignore"):
+        for variable, part in zip(weight, of.from_slots(tuple(slots)), strict=True):
+            variable.assign(part)
+
+
+def slots_of(of: Algebra, weight: list[keras.Variable]) -> np.ndarray:
+    return np.stack(of.to_slots(tuple(np.asarray(v, np.float64) for v in weight)))
+
+
+class Change(keras.callbacks.Callback):
+    """Changes the model before one batch of one epoch, counted as in messages."""
+
+    def __init__(self, epoch: int, batch: int, change: Callable[[keras.Model], None]) -> None:
+        super().__init__()
+        self.at, self.change, self.epoch = (epoch, batch), change, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch + 1
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch + 1) == self.at:
+            self.change(self.model)
+
+
+def data(of: Algebra, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    slots = generator.normal(size=(of.n, EXAMPLES, SIDE, SIDE, 1)).astype(dtype)
+    labels = np.eye(2, dtype=dtype)[generator.integers(2, size=(of.n, EXAMPLES))]
+    return rows_of(of, slots), rows_of(of, labels)
+
+
+def message(model: AccumulatingModel, of: Algebra, given: tuple[np.ndarray, np.ndarray], *changes: Change) -> str:
+    """Train for three epochs, and return the error's message."""
+    frames, labels = given
+    batches = Batches([lambda i: frames[i]], lambda i: labels[i], np.arange(EXAMPLES), BATCH, (1,))
+    with pytest.raises(ModelError) as raised:
+        batches.fit(model, 3, [*changes, Watch(of, batches.batch)])
+    return str(raised.value)
+
+
+def inject(of: Algebra, weight: int, slot: int, value: float, *, all_of_it: bool = False) -> Callable[..., None]:
+    def change(model: keras.Model) -> None:
+        chosen = ciphertexts(model, of.n)[weight]
+        slots = slots_of(of, chosen)
+        if all_of_it:
+            slots[slot] = value
+        else:
+            slots[slot].flat[0] = value
+        set_slots(of, chosen, slots)
+
+    return change
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_weight_that_is_infinite_is_named_with_its_slot(slot: int):
+    """A weight that becomes infinite is named, with message or decoy, epoch and batch."""
+    of = algebra(2)
+    said = message(network(of), of, data(of), Change(2, 3, inject(of, 2, slot, inf)))
+    place = "decoy slot 1" if slot else "the message's slot"
+    assert said == (f"weight hidden/kernel is not finite in {place}, in epoch 2, batch 3: lower the learning rate")
+
+
+def test_a_damaged_input_is_named():
+    """A frame with a value that is not a number is told from a training that diverges."""
+    of = algebra(2)
+    frames, labels = data(of)
+    frames[5, 1, 2, 0, 0] = nan
+    said = message(network(of), of, (frames, labels))
+    assert said.startswith("input frames holds values that are not finite, in 1 of 3 sequences, in epoch 1, batch ")
+    assert said.endswith("the data are damaged: ingest them again")
+
+
+def test_a_damaged_label_is_named():
+    """A label that is not finite is told from a frame."""
+    of = algebra(2)
+    frames, labels = data(of)
+    labels[:, 0, 0] = inf
+    said = message(network(of), of, (frames, labels))
+    assert said.startswith("the labels hold values that are not finite, in 3 of 3 sequences, in epoch 1, batch 1")
+
+
+@SIZES
+@pytest.mark.parametrize("slot", [0, 1])
+def test_an_output_that_overflows_is_named_with_its_slot(n: int, slot: int):
+    """Where finite weights give an output that float32 cannot hold, its layer is named, and whose values did it."""
+    of = algebra(n)
+
+    def large(model: keras.Model) -> None:
+        set_slots(of, ciphertexts(model, n)[1], np.full((n, 2), 1e3))  # the bias before, alike in all slots
+        inject(of, 2, slot, 5e37, all_of_it=True)(model)
+
+    said = message(network(of), of, data(of), Change(1, 4, large))
+    place = "decoy slot 1" if slot else "the message's slot"
+    assert said == (
+        f"the output of layer hidden is not finite in {place}, in epoch 1, batch 4: lower the learning rate"
+    )
+
+
+def test_an_output_of_every_slot_names_none_of_them():
+    """Where message and decoy overflow alike, no slot is blamed."""
+    of = algebra(2)
+
+    def change(model: keras.Model) -> None:
+        set_slots(of, ciphertexts(model, 2)[2], np.full((2, 8, 3), 2e38))
+
+    said = message(network(of), of, data(of), Change(1, 1, change))
+    assert said.startswith("the output of layer hidden is not finite in every slot, in epoch 1, batch 1")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_gradient_that_overflows_is_named(n: int):
+    """Where every value of the forward pass is finite, the weight is named at which the gradient ceased to be."""
+    of = algebra(n)
+    generator = np.random.default_rng(3)
+
+    def change(model: keras.Model) -> None:
+        kernel, bias, last = ciphertexts(model, n)[2], ciphertexts(model, n)[3], ciphertexts(model, n)[4]
+        set_slots(of, kernel, np.zeros((n, 8, 3)))
+        set_slots(of, bias, np.zeros((n, 3)))  # tanh(0): its derivative lets everything through
+        set_slots(of, last, 1e38 * generator.choice([-1.0, 1.0], size=(n, 3, 2)))
+        first = ciphertexts(model, n)[0]
+        set_slots(of, first, 1e6 * generator.choice([-1.0, 1.0], size=(n, *first[0].shape)))
+
+    said = message(network(of), of, data(of), Change(2, 1, change))
+    assert said.startswith("the gradient of weight hidden/kernel is not finite")
+    assert said.endswith("in epoch 2, batch 1: lower the learning rate")
+
+
+def test_plain_numbers_have_no_slot():
+    """In a network of stock layers the layer is named, and no slot."""
+    of = algebra(1)
+    said = message(network(of), of, data(of), Change(1, 2, inject(of, 4, 0, nan)))
+    assert said == "weight logits/kernel is not finite, in epoch 1, batch 2: lower the learning rate"
+
+
+def test_a_micro_batch_is_looked_into_by_itself():
+    """With gradients taken in parts, the part that holds the damaged frame is found."""
+    of = algebra(2)
+    model = network(of)
+    model.micro_batch = 1
+    frames, labels = data(of)
+    frames[5, 1, 2, 0, 0] = inf
+    said = message(model, of, (frames, labels))
+    assert said.startswith("input frames holds values that are not finite, in 1 of 1 sequences, in epoch 1")
+
+
+def test_a_finite_training_reads_no_batch_again():
+    """As long as every loss is finite, the watch does nothing."""
+    of = algebra(2)
+    frames, labels = data(of)
+    batches = Batches([lambda i: frames[i]], lambda i: labels[i], np.arange(EXAMPLES), BATCH, (1,))
+    asked: list[int] = []
+
+    def batch(epoch: int, number: int) -> Any:
+        asked.append(number)
+        return batches.batch(epoch, number)
+
+    assert len(batches.fit(network(of), 3, [Watch(of, batch)])) == 3
+    assert not asked
