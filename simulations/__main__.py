@@ -9,6 +9,8 @@ from pathlib import Path
 from fedpp.command import load_tensorflow, natural, run_command
 from fedpp.config import DTYPES, LAYOUTS
 
+from .paper.arguments import add_arguments as add_paper_arguments
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
@@ -50,6 +52,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def paper(options: argparse.Namespace) -> int:
+    """Run the paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient."""
+    from .paper import command
+
+    record = command.run(options)
+    print(json.dumps(record) if options.json else command.summary(record))
+    print(f"page: {options.out / 'paper.html'}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
     load_tensorflow()
@@ -82,10 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     started.add_argument("--seed", type=natural)
     started.add_argument("--dtype", choices=DTYPES)
     started.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    reproduced = commands.add_parser("paper", help=paper.__doc__, description=paper.__doc__)
+    reproduced.set_defaults(run=paper)
+    add_paper_arguments(reproduced)
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
     measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest"))
-    for command in (listed, started, measured):
+    for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser
 

@@ -78,7 +78,7 @@ class Data:
 
 @dataclass(frozen=True)
 class State:
-    """A training at one step, in plaintext: all weights in one vector, the training's loss, validation probabilities."""
+    """A training at one step, in plaintext: all weights in one vector, training loss, validation probabilities."""
 
     weights: Values
     loss: float
@@ -96,7 +96,7 @@ class State:
 def drift(
     out: Path | None = None, data: Path | None = None, *, checkpoints: Sequence[int] = CHECKPOINTS
 ) -> dict[str, Any]:
-    """Measure on phantom images, or on a folder of labelled ones; write a chart into `out`, a folder, if it is given."""
+    """Measure on phantom images, or on a folder of labelled ones; write a chart into the folder `out`, if given."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     task = _read(data)
     rows = [row for dtype in DRAWS for row in _rows(task, dtype, checkpoints)]

@@ -39,7 +39,9 @@ class ExperimentFolder:
             if not resume:
                 raise ConfigError(f"{out} holds an experiment already: --resume it, --overwrite it or choose another")
             if _read(out / SETTINGS) != told:
-                raise ConfigError(f"the experiment in {out} has other settings or data: --overwrite it, or choose another")
+                raise ConfigError(
+                    f"the experiment in {out} has other settings or data: --overwrite it, or choose another"
+                )
         if overwrite:
             for name in present:
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()

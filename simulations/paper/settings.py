@@ -23,7 +23,14 @@ MIN_DELTA, PATIENCE = 0.001, 10  # of early stopping, the paper's: nats, and epo
 # Ours was chosen on the validation patients of the lung ultrasound set (93 sequences are not for training by the
 # paper's batch of 256: an epoch is one step). The paper gives no largest number of epochs; 200 is ours.
 PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
-    "ours": {"epochs": 25, "batch_size": 16, "learning_rate": 1e-3, "stopping": "none"},
+    "ours": {
+        "epochs": 25,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "stopping": "none",
+        "label_smoothing": 0.1,
+        "filters": (16, 32, 64, 64),
+    },
     "paper": {"epochs": 200, "batch_size": 256, "learning_rate": 1e-4, "stopping": "early"},
 }
 
@@ -56,6 +63,7 @@ class Settings:
     batch_size: int = 16
     learning_rate: float = 1e-3
     positive_weight: float = 1.0
+    label_smoothing: float = 0.0
     voting: bool = False
     filters: tuple[int, ...] = (16, 32, 64)
     dense: int = 64
@@ -81,6 +89,8 @@ class Settings:
         for name in ("learning_rate", "positive_weight"):
             if not 0 < getattr(self, name) < inf:
                 raise _refused(name, "positive and finite", getattr(self, name))
+        if not 0 <= self.label_smoothing < 1:
+            raise _refused("label_smoothing", "at least 0 and below 1", self.label_smoothing)
         if not self.filters or min(self.filters) < 1:
             raise _refused("filters", "numbers of at least 1", self.filters)
         if len(self.choices.findings) > 1:
@@ -107,7 +117,12 @@ class Settings:
     @property
     def recipe(self) -> Recipe:
         """Return how a network learns."""
-        return Recipe(self.learning_rate, self.batch_size, positive_weight=self.positive_weight)
+        return Recipe(
+            self.learning_rate,
+            self.batch_size,
+            positive_weight=self.positive_weight,
+            label_smoothing=self.label_smoothing,
+        )
 
     @property
     def all_seeds(self) -> range:

@@ -1,22 +1,26 @@
 """The error that a training ends with where a value is not finite: what it names, from Keras's own `fit`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from conftest import TINY
 
 from fedpp.cipher.components import Algebra
+from fedpp.config import Architecture
 from fedpp.errors import ModelError
 from fedpp.keys.domain import KeyDomain
+from fedpp.learning import models
 from fedpp.learning.accumulation import AccumulatingModel
 from fedpp.learning.batches import Batches
 from fedpp.learning.layers import Activation, Conv2D, Dense, Flatten, FromRows, ToRows
 from fedpp.learning.losses import CategoricalCrossentropy
 from fedpp.learning.optimizers import SGD
-from fedpp.learning.watch import Watch
+from fedpp.learning.watch import Watch, first_failure
 
 EXAMPLES, BATCH, SIDE = 12, 3, 4
 SIZES = pytest.mark.parametrize("n", [2, 3])
@@ -218,3 +222,20 @@ def test_a_finite_training_reads_no_batch_again():
 
     assert len(batches.fit(network(of), 3, [Watch(of, batch)])) == 3
     assert not asked
+
+
+@pytest.mark.parametrize("voting", [False, True])
+@pytest.mark.parametrize("architecture", ["cnn", "cnn-lstm", "cnn-bi-lstm"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_every_network_can_be_looked_into(architecture: Architecture, voting: bool, n: int):
+    """In each of the networks, of stock layers or on ciphertext, the last weight is named, and nothing before it."""
+    of, spec = algebra(n), replace(TINY, architecture=architecture, voting=voting, gaps=True)
+    model = models.plaintext(spec, "float32") if n == 1 else models.encrypted(spec, of, "float32")
+    model.compile(SGD(of, 0.01), CategoricalCrossentropy(of, "float32"), jit_compile=False)
+    frames, gaps = (np.ones((n, 4, *shape), np.float32) for shape in ((2, 8, 8, 1), (2,)))
+    labels = rows_of(of, np.tile(np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], (n, 1, 1)))
+    given = [rows_of(of, frames), np.ones((4, 2), bool), rows_of(of, gaps)]
+    assert first_failure(model, of, given, labels).what.endswith("though every value by itself is")
+    last = ciphertexts(model, n)[-1]
+    set_slots(of, last, np.full((n, *last[0].shape), nan))
+    assert first_failure(model, of, given, labels).what.startswith("weight ")

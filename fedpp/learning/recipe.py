@@ -1,1 +1,0 @@
-from fedpp.recipe import Recipe as Recipe

@@ -1,0 +1,72 @@
+"""`python -m simulations paper`: the whole experiment, from data to page."""
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fedpp.command import load_tensorflow
+from fedpp.errors import ConfigError
+
+from .settings import Settings
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return the settings that were chosen."""
+    known = {field.name for field in fields(Settings)} - {"protocol"}
+    values: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
+    return Settings.of(options.protocol, values)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the experiment; return its record."""
+    settings = settings_of(options)
+    if not options.data.exists():
+        raise ConfigError(f"{options.data} does not exist: name a folder of raw data with --data")
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume goes on and --overwrite starts anew: choose one of them")
+    started = time.monotonic()
+    load_tensorflow()
+    from . import record
+    from .experiment import perform
+    from .folder import ExperimentFolder
+    from .study import prepare_study
+    from .tables import tables
+
+    kept = ExperimentFolder.claim(
+        options.out, options.data, settings, resume=options.resume, overwrite=options.overwrite
+    )
+    with tempfile.TemporaryDirectory(prefix="fedpp-paper-") as folder:
+        _note("reading and encrypting (the key follows from the seed, and protects nothing)")
+        study = prepare_study(settings, options.data, Path(folder) / "dataset")
+        _note(study.described)
+        outcome = perform(study, settings, kept)
+        results = tables(study, settings, outcome)
+        told = record.record(study, settings, outcome, results, time.monotonic() - started)
+    record.write(options.out, told, settings, outcome, results)
+    return told
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Return the tables as lines for a terminal."""
+    lines = []
+    for row in record["networks"]:
+        figures = row["figures"]
+        shown = "  ".join(f"{name} {_pair(figures[name])}" for name in ("accuracy", "sensitivity", "auc_by_patient"))
+        ratio = f"  ratio {row['ratio']:.2f}" if row["ratio"] else ""
+        seconds = f"{row['seconds']['mean']:.1f} s a fold"
+        lines.append(f"{row['network']:<12} {row['side']:<10}  {shown}  {seconds}{ratio}")
+    return "\n".join([*lines, "", *record["conclusions"]])
+
+
+def _pair(figure: dict[str, float | None]) -> str:
+    if figure["mean"] is None:
+        return "not defined"
+    return f"{figure['mean']:.3f}" + (f" ± {figure['spread']:.3f}" if figure["spread"] is not None else "")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

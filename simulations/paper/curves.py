@@ -1,0 +1,171 @@
+"""Figures 4 and 5: accuracy and loss by epoch, in training and validation, on plaintext and ciphertext.
+
+A line is the mean over the folds of the first seed that still train, its band from the lowest to the highest fold.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from fedpp import charts
+
+from .experiment import Outcome
+from .settings import Settings
+from .trial import CURVES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LINES = {  # part, side -> position in the series' colours, line style: curves differ without colour too
+    ("training", "plaintext"): (0, "-"),
+    ("training", "ciphertext"): (1, "--"),
+    ("validation", "plaintext"): (2, "-"),
+    ("validation", "ciphertext"): (3, "--"),
+}
+# A PNG cannot follow a page's variables: these are their values on paper (`fedpp.page`).
+_ON_PAPER = dict(
+    zip(
+        charts.COLOURS,
+        ("#18222d", "#566473", "#d8dee5", "#0b6a88", "#b4500b", "#5a4fb0", "#3d7d31"),
+        strict=True,
+    )
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one network on one side, by epoch."""
+
+    network: str
+    side: str
+    name: str  # one of CURVES
+    mean: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    folds: tuple[int, ...]  # how many still trained
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """Return the part of the data, and the side."""
+        return self.name.split("_")[0], self.side
+
+
+def curves(settings: Settings, outcome: Outcome) -> list[Curve]:
+    """Return all curves of the first seed's folds."""
+    found = []
+    for network in settings.networks:
+        for side in settings.sides:
+            trials = [outcome.trial(network, f, side) for f in outcome.folds if f.seed == settings.seed]
+            for name in CURVES:
+                found.append(_curve(network, side, name, [t.curves[name] for t in trials if t is not None]))
+    return found
+
+
+def _curve(network: str, side: str, name: str, of_folds: Sequence[Sequence[float]]) -> Curve:
+    values = np.full((len(of_folds), max(map(len, of_folds))), np.nan)
+    for row, curve in zip(values, of_folds, strict=True):
+        row[: len(curve)] = curve
+    columns = [values[~np.isnan(values[:, epoch]), epoch] for epoch in range(values.shape[1])]
+    return Curve(
+        network,
+        side,
+        name,
+        tuple(float(column.mean()) for column in columns),
+        tuple(float(column.min()) for column in columns),
+        tuple(float(column.max()) for column in columns),
+        tuple(len(column) for column in columns),
+    )
+
+
+def png(kind: str, title: str, all_curves: Sequence[Curve]) -> bytes:
+    """Return a figure of all networks side by side; `kind` is "accuracy" or "loss"."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(curve.network for curve in all_curves))
+    with charts.style():
+        mpl.rcParams.update({name: _ON_PAPER.get(value, value) for name, value in _colours(mpl.rcParams).items()})
+        figure = Figure(figsize=(4.6 * len(networks), 4.2), layout="constrained", facecolor="white")
+        panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+        for axes, network in zip(panels, networks, strict=True):
+            _draw(axes, kind, network, all_curves, _ON_PAPER)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    return content.getvalue()
+
+
+def svg(kind: str, network: str, all_curves: Sequence[Curve]) -> Markup:
+    """Return the chart of one network for the page."""
+    from matplotlib.figure import Figure
+
+    title = f"{kind.capitalize()} of {network}"
+    with charts.style():
+        figure = Figure(figsize=(6.0, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, kind, network, all_curves, {colour: colour for colour in charts.COLOURS})
+        axes.legend(frameon=False, fontsize=9)
+        return charts.svg(figure, f"{kind}-{network}", title, _in_words(_shown(kind, network, all_curves)))
+
+
+def rows(all_curves: Sequence[Curve]) -> list[Mapping[str, Any]]:
+    """Return the curves as rows of a table, an epoch each."""
+    return [
+        {
+            "network": curve.network,
+            "side": curve.side,
+            "curve": curve.name,
+            "epoch": epoch + 1,
+            "folds": curve.folds[epoch],
+            "mean": curve.mean[epoch],
+            "lowest": curve.lowest[epoch],
+            "highest": curve.highest[epoch],
+        }
+        for curve in all_curves
+        for epoch in range(len(curve.mean))
+    ]
+
+
+def _shown(kind: str, network: str, all_curves: Sequence[Curve]) -> list[Curve]:
+    return [c for c in all_curves if c.network == network and c.name.endswith(kind)]
+
+
+def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], palette: Mapping[str, str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    shown = _shown(kind, network, all_curves)
+    for curve in shown:
+        number, style = _LINES[curve.line]
+        colour = palette[charts.SERIES[number]]
+        epochs = range(1, len(curve.mean) + 1)
+        axes.fill_between(epochs, curve.lowest, curve.highest, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(epochs, curve.mean, style, color=colour, label=", ".join(curve.line), linewidth=1.8)
+    axes.set_title(network, loc="left", fontsize=12)
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel("Accuracy" if kind == "accuracy" else "Cross entropy, nats")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.grid(axis="y", linewidth=0.8)
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    if kind == "accuracy":
+        axes.set_ylim(-0.02, 1.02)
+    else:
+        highest = max(max(curve.mean) for curve in shown)  # a band may reach far beyond its line
+        axes.set_ylim(0, 1.4 * highest if highest > 0 else 1)
+
+
+def _in_words(shown: Sequence[Curve]) -> str:
+    return " ".join(
+        f"{', '.join(curve.line)}: {curve.mean[0]:.3f} in epoch 1, {curve.mean[-1]:.3f} in epoch {len(curve.mean)}."
+        for curve in shown
+    )
+
+
+def _colours(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if isinstance(value, str) and value in charts.COLOURS}

@@ -1,0 +1,176 @@
+"""The runs of an experiment: every network, seed and fold, on every side, each kept as soon as it is finished."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import Architecture, NetworkSpec, Task
+from fedpp.errors import ConfigError
+
+from .folder import ExperimentFolder
+from .settings import Settings
+from .study import Fold, Study, folds
+from .trial import Trial, train
+
+CIPHERTEXT_COST = 3.0  # of a plaintext training, for the time that is left; it is measured as runs go
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training that is wanted: of a network, on a fold, on a side or as a control's draw of the plaintext's."""
+
+    network: Architecture
+    fold: Fold
+    side: str  # "plaintext", "ciphertext" or "control"
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the name under which its trial is kept."""
+        side = f"control-{self.draw + 1}" if self.side == "control" else self.side
+        return f"{self.network}-seed{self.fold.seed}-fold{self.fold.number + 1}-{side}"
+
+    @property
+    def cost(self) -> float:
+        """Return how long it takes beside a plaintext training."""
+        return CIPHERTEXT_COST if self.side == "ciphertext" else 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All trials by their run, and HOG's probabilities `[k, classes]` by seed and fold."""
+
+    folds: tuple[Fold, ...]
+    runs: tuple[Run, ...]
+    trials: tuple[Trial, ...]
+    hog: dict[tuple[int, int], NDArray[np.float64]]
+
+    def trial(self, network: Architecture, fold: Fold, side: str, draw: int = 0) -> Trial | None:
+        """Return one trial, or None if it was not wanted."""
+        wanted = (network, fold.seed, fold.number, side, draw)
+        for run, trial in zip(self.runs, self.trials, strict=True):
+            if (run.network, run.fold.seed, run.fold.number, run.side, run.draw) == wanted:
+                return trial
+        return None
+
+
+def network_of(study: Study, settings: Settings, architecture: Architecture) -> NetworkSpec:
+    """Return one of the three networks for the study's task."""
+    task = Task.of(study.dataset.manifest)
+    layers = (settings.filters, 3, settings.dense, settings.lstm)
+    return NetworkSpec.of(task, *layers, architecture=architecture, voting=settings.voting)
+
+
+def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
+    """Yield the runs in order: both sides and the controls of a fold one after the other.
+
+    Controls and ciphertext are of the first seed; further seeds show how far the folds and the seed move plaintext.
+    """
+    for network in settings.networks:
+        for fold in cut:
+            first = fold.seed == settings.seed
+            if "plaintext" in settings.sides or not first:
+                yield Run(network, fold, "plaintext")
+            if first and "ciphertext" in settings.sides:
+                yield Run(network, fold, "ciphertext")
+            if first and "plaintext" in settings.sides:
+                yield from (Run(network, fold, "control", draw) for draw in range(settings.control_draws))
+
+
+def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome:
+    """Run what is not kept yet, and HOG in the same folds."""
+    from . import hog
+    from .ciphertext import CiphertextSide
+    from .plaintext import PlaintextSide
+
+    cut = [fold for seed in settings.all_seeds for fold in folds(study, settings, seed)]
+    baseline = {}
+    if settings.hog:
+        described = hog.features(study.frames, study.valid)
+        baseline = {(f.seed, f.number): hog.probabilities(study, f, described) for f in cut}
+    runs = list(all_runs(settings, cut))
+    loaded = {run.name: kept.load(run.name) for run in runs}
+    progress = Progress([run for run in runs if loaded[run.name] is None], settings.epochs)
+    trials: list[Trial] = []
+    sides: dict[tuple[Architecture, bool], PlaintextSide | CiphertextSide] = {}
+    for run in runs:
+        trial = loaded[run.name]
+        if trial is None:
+            encrypted = run.side == "ciphertext"
+            if run.network not in {network for network, _ in sides}:
+                sides.clear()  # one network's two sides are in memory at a time
+            if (run.network, encrypted) not in sides:
+                make = CiphertextSide if encrypted else PlaintextSide
+                sides[run.network, encrypted] = make(study, network_of(study, settings, run.network), settings)
+            trial = _performed(run, sides[run.network, encrypted], study, settings, progress)
+            kept.save(run.name, trial)
+        if len(trial.probabilities) != len(study.labels):
+            raise ConfigError(f"run {run.name} is of other data: --overwrite the experiment")
+        trials.append(trial)
+    return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline)
+
+
+def _performed(run: Run, side: object, study: Study, settings: Settings, progress: "Progress") -> Trial:
+    from .ciphertext import CiphertextSide
+    from .plaintext import PlaintextSide
+
+    seed = run.fold.seed * settings.folds + run.fold.number  # of initial weights, another in each fold
+    if isinstance(side, CiphertextSide):
+        side.start(seed)
+    elif isinstance(side, PlaintextSide):
+        side.start(seed, run.draw if run.side == "control" else None)
+    else:
+        raise TypeError(type(side))
+    progress.start(run)
+    trial = train(side, study, run.fold, settings, curves=run.side != "control", tell=progress.epoch)
+    progress.finish(run)
+    return trial
+
+
+class Progress:
+    """Says on stderr which run is on and how long the rest will take: an epoch on a terminal, a run otherwise."""
+
+    def __init__(self, runs: list[Run], epochs: int) -> None:
+        """Expect these runs, of at most so many epochs each."""
+        self._waiting, self._epochs = list(runs), epochs
+        self._total = len(runs)
+        self._begun = time.monotonic()
+        self._spent: dict[bool, list[float]] = {False: [], True: []}  # seconds of runs, by whether on ciphertext
+        self._run_begun = 0.0
+        self._text = ""
+
+    def start(self, run: Run) -> None:
+        """Begin a run."""
+        self._run_begun = time.monotonic()
+        draw = f" {run.draw + 1}" if run.side == "control" else ""
+        seed = f"seed {run.fold.seed}, fold {run.fold.number + 1}"
+        number = self._total - len(self._waiting) + 1
+        self._text = f"run {number} of {self._total}: {run.network}, {seed}, {run.side}{draw}"
+
+    def epoch(self, number: int) -> None:
+        """Show an epoch, on a terminal."""
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{self._text}, epoch {number}", end="", file=sys.stderr, flush=True)
+
+    def finish(self, run: Run) -> None:
+        """Tell how long the run took, and how long the rest may take."""
+        seconds = time.monotonic() - self._run_begun
+        self._spent[run.side == "ciphertext"].append(seconds)
+        self._waiting.remove(run)
+        start = "\r\x1b[K" if sys.stderr.isatty() else ""
+        left = f", about {_duration(self.left())} left" if self._waiting else ""
+        print(f"{start}{self._text}: {seconds:.1f} s{left}", file=sys.stderr, flush=True)
+
+    def left(self) -> float:
+        """Estimate the seconds of the runs that wait: by the mean of those of their kind, or by their cost."""
+        means = {kind: float(np.mean(spent)) for kind, spent in self._spent.items() if spent}
+        unit = means.get(False, means.get(True, 0.0) / CIPHERTEXT_COST)
+        return sum(means.get(run.side == "ciphertext", unit * run.cost) for run in self._waiting)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,96 @@
+"""The page of an experiment, from its record and its charts alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedpp.page import STYLE
+
+from .scores import FIGURES
+from .template import TEMPLATE
+
+HEADINGS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "auc": "AUC",
+    "auc_by_patient": "AUC by patient",
+    "missed_diagnosis_rate": "Missed diagnoses",
+}
+NETWORKS = {"cnn": "CNN", "cnn-lstm": "CNN-LSTM", "cnn-bi-lstm": "CNN-Bi-LSTM"}
+_DASH = "\N{EN DASH}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> str:
+    """Return the page; `charts` are elements by "accuracy" and "loss", one a network."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        figure=_figure, summary=_summary, bounds=_bounds, scientific=_scientific, duration=_duration, network=_network
+    )
+    return environment.from_string(TEMPLATE).render(
+        record=record,
+        title="fedpp: the paper's experiment",
+        images="",
+        style=Markup(STYLE),  # noqa: S704
+        charts=charts,
+        columns=FIGURES,
+        headings=HEADINGS,
+        settings=_told(record["settings"]),
+    )
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that were chosen, as texts; file names of a user's machine are not among them."""
+    texts = {}
+    for name, value in settings.items():
+        if value is None:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        texts[name.replace("_", " ").capitalize()] = {"True": "yes", "False": "no"}.get(text, text)
+    return texts
+
+
+def _network(name: str) -> str:
+    return NETWORKS.get(name, name)
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return _DASH if value is None else f"{value:.{digits}f}"
+
+
+def _summary(summary: Mapping[str, Any], digits: int = 3) -> str:
+    """Return mean and spread."""
+    if summary["mean"] is None or summary["spread"] is None:
+        return _figure(summary["mean"], digits)
+    return f"{summary['mean']:.{digits}f} ± {summary['spread']:.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _bounds(interval: Sequence[float] | None, sign: str = "") -> str:
+    if interval is None:
+        return _DASH
+    low, high = (format(bound, f"{sign}.3f") for bound in interval)
+    return f"{low} to {high}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _scientific(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
