@@ -131,8 +131,8 @@ class NetworkSpec:
     ) -> Self:
         """Return the network for a task."""
         sizes = (task.frames, task.height, task.width, task.channels, len(task.classes))
-        layers = cls(*sizes, filters, kernel, dense, lstm, task.gaps)
-        return replace(layers, architecture=architecture, voting=voting, multi_label=task.multi_label, patch=task.patch)
+        layers = cls(*sizes, filters, kernel, dense, lstm, task.gaps, multi_label=task.multi_label)
+        return replace(layers, architecture=architecture, voting=voting, patch=task.patch)
 
     def misfit(self, task: Task) -> str | None:
         """Return in one line why this network is not for data of a task, or None if it is.

@@ -1,8 +1,9 @@
 """How far training on ciphertext drifts from its plaintext twin over 2,000 steps, and what to hold that against.
 
 Training is chaotic: rounding grows with the steps, whoever rounds. So beside the ciphertext stands a control: the
-plaintext twin against itself, its initial weights moved by one unit in the last place. And beside the optimizer stands
-a variant that keeps Adam's moments as rows, where the message's share their rounding with the decoys'.
+plaintext twin against itself, its initial weights moved by one unit in the last place, and by eight, for a product on
+ciphertext rounds several times where one on plaintext rounds once. And beside the optimizer stands a variant that keeps
+Adam's moments as rows, where the message's share their rounding with the decoys'.
 """
 
 import os
@@ -38,7 +39,8 @@ from .phantom import write_phantom
 from .twin import moved
 
 CHECKPOINTS = (1, 10, 25, 100, 200, 500, 1000, 2000)
-DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of the control
+DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of each control
+CONTROLS = {"control": 1, "control_of_8": 8}  # units in the last place
 PATIENTS, FRAMES, SIDE = 48, 4, 16
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8)
 CHART = "drift.png"
@@ -125,18 +127,27 @@ def _read(folder: Path | None) -> Data:
 def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int]) -> list[dict[str, Any]]:
     initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
     twin = list(_plaintext(data, dtype, initial, checkpoints))
-    controls = [list(_plaintext(data, dtype, moved(initial, seed), checkpoints)) for seed in range(DRAWS[dtype])]
-    ours = list(_encrypted(data, dtype, checkpoints))
-    by_rows = list(_encrypted(data, dtype, checkpoints, RowMoments))
+    others = {
+        "": [list(_encrypted(data, dtype, checkpoints))],
+        "_moments_by_rows": [list(_encrypted(data, dtype, checkpoints, RowMoments))],
+    }
+    for name, units in CONTROLS.items():
+        draws = [_moved(initial, seed, units) for seed in range(DRAWS[dtype])]
+        others[f"_{name}"] = [list(_plaintext(data, dtype, weights, checkpoints)) for weights in draws]
     rows = []
     for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
-        draws = [control[i].distance(state) for control in controls]
-        row: dict[str, Any] = {"case": f"{dtype}, step {step}"}
-        for name, off in ours[i].distance(state).items():
-            row |= {name: off, f"{name}_control": max(draw[name] for draw in draws)}
-            row[f"{name}_moments_by_rows"] = by_rows[i].distance(state)[name]
-        rows.append({**row, "twin_loss": state.loss})
+        row: dict[str, Any] = {"case": f"{dtype}, step {step}", "twin_loss": state.loss}
+        for what in ("weights", "loss", "probabilities"):
+            row |= {f"{what}{name}": max(o[i].distance(state)[what] for o in other) for name, other in others.items()}
+        rows.append(row)
     return rows
+
+
+def _moved(weights: Sequence[Values], seed: int, units: int) -> list[Values]:
+    after = list(weights)
+    for _ in range(units):
+        after = moved(after, seed)  # the same way each time
+    return after
 
 
 def _plaintext(data: Data, dtype: Dtype, initial: Sequence[Values], checkpoints: Sequence[int]) -> Iterator[State]:
@@ -200,8 +211,9 @@ def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the probabilities' differences against the steps, a panel for each dtype."""
     from matplotlib.figure import Figure
 
-    ink, soft, line, *series = "#18222d", "#566473", "#d8dee5", "#0b6a88", "#b4500b", "#5a4fb0"
-    labels = {"": "ciphertext", "_control": "twin, one unit in the last place", "_moments_by_rows": "moments as rows"}
+    ink, soft, line, *series = "#18222d", "#566473", "#d8dee5", "#0b6a88", "#5a4fb0", "#b4500b", "#3d7d31"
+    labels = {"": "ciphertext", "_moments_by_rows": "ciphertext, moments as rows"}
+    labels |= {f"_{name}": f"twin moved by {units} in the last place" for name, units in CONTROLS.items()}
     with style():
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         for axes, dtype in zip(figure.subplots(1, len(DRAWS)), DRAWS, strict=True):

@@ -63,7 +63,7 @@ def _interleaved(first: Tensor, second: Tensor) -> Tensor:
     return tf.where(tf.constant([True, False]), first, second)
 
 
-def _slots_of_products(products: tuple[Tensor, ...], root: Tensor) -> _Pair:
+def _slots_of_products(products: tuple[Tensor, ...], root: Tensor) -> _Pair:  # noqa: ARG001
     """Return what `Algebra.product_slots` returns of the three products."""
     p, q, r = products
     return r + (q - p), (p + q) * 3.0 - r
@@ -158,8 +158,11 @@ def _corners(windows: Tensor) -> list[Tensor]:
 
 
 def _largest(windows: Tensor) -> Tensor:
-    first, second, third, fourth = _corners(windows)
-    return tf.maximum(tf.maximum(first, second), tf.maximum(third, fourth))
+    """Return the maximum, NaN where one is NaN: XLA's own maximum on the CPU may pass it over."""
+    largest, *others = _corners(windows)
+    for value in others:
+        largest = tf.where((value > largest) | tf.math.is_nan(value), value, largest)
+    return largest
 
 
 def _place(windows: Tensor, bias: Tensor, *, relu: bool) -> Tensor:

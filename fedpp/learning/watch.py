@@ -154,7 +154,8 @@ def _slot(algebra: Algebra, x: Ciphertext, before: Sequence[Ciphertext]) -> str:
         return ""
     with np.errstate(all="ignore"):
         slots = algebra.to_slots(tuple(part.astype(np.float64) for part in x))
-        infinite = [k for k, slot in enumerate(slots) if np.isinf(slot).any()]
+        unknown = sum(np.isnan(slot).astype(int) for slot in slots)
+        infinite = [k for k, slot in enumerate(slots) if (np.isinf(slot) & (unknown == algebra.n - 1)).any()]
         sizes = np.array([[np.abs(slot).max(initial=0) for slot in _slots64(algebra, y)] for y in before])
     if len(infinite) == 1:
         return _named(infinite[0])

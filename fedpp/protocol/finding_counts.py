@@ -49,7 +49,7 @@ class FindingCounts:
         return type(self)(self.examples + other.examples, tuple(map(add, self.findings, other.findings)))
 
     def to_mapping(self) -> MappedCounts:
-        """Return flat numbers and lists, fit for JSON and for Flower's MetricRecord: each finding's under its number."""
+        """Return flat numbers and lists, fit for JSON and for a MetricRecord: each finding's under its number."""
         mapped: MappedCounts = {_EXAMPLES: self.examples}
         for number, counts in enumerate(self.findings):
             mapped |= {f"{number}-{name}": value for name, value in counts.to_mapping().items()}

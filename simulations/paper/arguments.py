@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--folds", type=positive, help="parts of the cross-validation, by patient (default 4)")
     data.add_argument("--validation", type=float, help="share of the patients who are not in test (default 0.2)")
     data.add_argument("--seed", type=natural, help="of folds, initial weights, batches and keys (default 0)")
-    data.add_argument("--seeds", type=positive, help="so many, from --seed on; after the first in plaintext only")
+    data.add_argument(
+        "--seeds", type=positive, help="so many, from --seed on (default 3); after the first in plaintext only"
+    )
     what = parser.add_argument_group("what is trained")
     what.add_argument("--networks", type=_names, help="cnn,cnn-lstm,cnn-bi-lstm")
     what.add_argument("--sides", type=_names, help="plaintext,ciphertext")

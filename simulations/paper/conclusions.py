@@ -30,10 +30,11 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
         return ["One side alone was run, so nothing is said about the other."]
     equal, cells = sum(row.equal for row in rows), _trainings(len(rows))
     largest, metric = max(row.probability for row in rows), max(row.metric for row in rows)
-    said = [
+    apart = (
         f"Ciphertext against plaintext: probabilities differ by {largest:.1e} at most, and in {equal} of {cells} "
         f"no figure of Table 1 differs at all (largest difference {metric:.2g})."
-    ]
+    )
+    said = [apart]
     if settings.stopping == "early":
         said.append("Each side stopped by its own validation loss, so rounding can also give it another best epoch.")
     judged = [row for row in rows if row.within is not None]
@@ -41,8 +42,8 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
         within, draws = sum(bool(row.within) for row in judged), settings.control_draws
         control = max(max(row.control_probabilities) for row in judged)
         said.append(
-            f"Rounding alone does as much: plaintext, its initial weights moved by one unit in the last place, ends up "
-            f"to {control:.1e} from itself. The ciphertext is within the largest of {draws} such draws in {within} of "
+            f"What rounding does: plaintext, its initial weights moved by one unit in the last place, ends up to "
+            f"{control:.1e} from itself. The ciphertext is within the largest of {draws} such draws in {within} of "
             f"{cells}. If it is rounding and nothing else, one in {draws + 1} is beyond by chance: "
             f"{len(judged) / (draws + 1):.1f} of {len(judged)} were to be expected."
         )
@@ -74,8 +75,8 @@ def _limits(study: Study, settings: Settings) -> list[str]:
         else f"a fixed number of {settings.epochs} epochs on both sides, as the paper has it on ciphertext"
     )
     ours = (
-        "Ours: sizes of the networks, folds by patient, AUC, sensitivity, missed diagnoses, spread, controls, and here a "
-        f"learning rate of {settings.learning_rate:g}, batches of {settings.batch_size}, label smoothing "
+        "Ours: sizes of the networks, folds by patient, AUC, sensitivity, missed diagnoses, spread, controls, and here "
+        f"a learning rate of {settings.learning_rate:g}, batches of {settings.batch_size}, label smoothing "
         f"{settings.label_smoothing:g}, {stopping}."
     )
     units = (

@@ -56,12 +56,13 @@ class Curve:
 
 def curves(settings: Settings, outcome: Outcome) -> list[Curve]:
     """Return all curves of the first seed's folds."""
-    found = []
+    first = [fold for fold in outcome.folds if fold.seed == settings.seed]
+    found: list[Curve] = []
     for network in settings.networks:
         for side in settings.sides:
-            trials = [outcome.trial(network, f, side) for f in outcome.folds if f.seed == settings.seed]
-            for name in CURVES:
-                found.append(_curve(network, side, name, [t.curves[name] for t in trials if t is not None]))
+            trials = [outcome.trial(network, fold, side) for fold in first]
+            of_folds = [trial.curves for trial in trials if trial is not None]
+            found += [_curve(network, side, name, [values[name] for values in of_folds]) for name in CURVES]
     return found
 
 
@@ -88,7 +89,10 @@ def png(kind: str, title: str, all_curves: Sequence[Curve]) -> bytes:
 
     networks = list(dict.fromkeys(curve.network for curve in all_curves))
     with charts.style():
-        mpl.rcParams.update({name: _ON_PAPER.get(value, value) for name, value in _colours(mpl.rcParams).items()})
+        parameters: Any = mpl.rcParams
+        for name, value in list(parameters.items()):
+            if isinstance(value, str) and value in _ON_PAPER:
+                parameters[name] = _ON_PAPER[value]
         figure = Figure(figsize=(4.6 * len(networks), 4.2), layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
         for axes, network in zip(panels, networks, strict=True):
@@ -165,7 +169,3 @@ def _in_words(shown: Sequence[Curve]) -> str:
         f"{', '.join(curve.line)}: {curve.mean[0]:.3f} in epoch 1, {curve.mean[-1]:.3f} in epoch {len(curve.mean)}."
         for curve in shown
     )
-
-
-def _colours(parameters: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value for name, value in parameters.items() if isinstance(value, str) and value in charts.COLOURS}

@@ -30,8 +30,9 @@ class ExperimentFolder:
         Raises `ConfigError` where it holds another experiment, or results of something else.
         """
         told = {**settings.to_mapping(), "data": str(data.resolve())}
-        if data.resolve().is_relative_to(out.resolve()):
-            raise ConfigError(f"the data {data} lie inside the folder {out}: choose another --out")
+        for inner, outer in ((data, out), (out, data)):
+            if inner.resolve().is_relative_to(outer.resolve()):
+                raise ConfigError(f"{inner} lies inside {outer}: choose another --out, apart from the data")
         present = [name for name in (SETTINGS, TRIALS, *RESULTS) if (out / name).exists()]
         if present and not (out / SETTINGS).exists():
             raise ConfigError(f"{out} holds {', '.join(present)} already: choose another --out")
@@ -53,8 +54,8 @@ class ExperimentFolder:
         path = self.out / TRIALS / f"{name}.json"
         try:
             return Trial.from_mapping(_read(path)) if path.exists() else None
-        except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{path} is damaged: delete it, and it is run again") from None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ConfigError(f"{path} is damaged: --overwrite the experiment, or delete that file") from None
 
     def save(self, name: str, trial: Trial) -> None:
         """Keep a trial."""
@@ -62,7 +63,10 @@ class ExperimentFolder:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:
+        raise ConfigError(f"{path} is damaged: --overwrite the experiment, or delete that file") from None
     return content
 
 

@@ -8,6 +8,7 @@ from fedpp.page import STYLE
 
 from .scores import FIGURES
 from .template import TEMPLATE
+from .trial import CURVE_SAMPLE
 
 HEADINGS = {
     "accuracy": "Accuracy",
@@ -42,6 +43,7 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
         style=Markup(STYLE),  # noqa: S704
         charts=charts,
         columns=FIGURES,
+        sample=CURVE_SAMPLE,
         headings=HEADINGS,
         settings=_told(record["settings"]),
     )
@@ -86,7 +88,8 @@ def _scientific(value: float | None) -> str:
     if value == 0:
         return "0"
     digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    power = str(int(exponent)).translate(_SUPERSCRIPTS)
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """What is run: the settings of an experiment, parsed once, with the paper's protocol and ours."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal, get_args
 
@@ -53,7 +53,7 @@ class Settings:
     folds: int = 4
     validation: float = 0.2  # share of those patients who are not in test
     seed: int = 0  # of the first of `seeds`
-    seeds: int = 1
+    seeds: int = 3
     networks: tuple[Architecture, ...] = ARCHITECTURES
     sides: tuple[Side, ...] = SIDES
     dtype: Dtype = "float32"
@@ -73,26 +73,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        least = {"frames": 1, "size": 1, "folds": 2, "seeds": 1, "seed": 0, "epochs": 1, "batch_size": 1}
-        for name, lowest in {**least, "control_draws": 0, "dense": 1, "lstm": 1}.items():
-            if getattr(self, name) < lowest:
+        for name, lowest in _LEAST.items():
+            if min(_values(getattr(self, name))) < lowest:
                 raise _refused(name, f"at least {lowest}", getattr(self, name))
-        for name, known in (("networks", ARCHITECTURES), ("sides", SIDES)):
-            chosen = getattr(self, name)
-            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
-                raise _refused(name, f"some of {', '.join(known)}, each once", ",".join(chosen))
-        for name, choices in (("dtype", DTYPES), ("layout", LAYOUTS), ("stopping", STOPPINGS), ("channels", (1, 3))):
-            if getattr(self, name) not in choices:
-                raise _refused(name, f"one of {', '.join(map(str, choices))}", getattr(self, name))
-        if not 0 < self.validation < 1:
-            raise _refused("validation", "above 0 and below 1", self.validation)
+        for name, known in _CHOICES.items():
+            chosen = _values(getattr(self, name))
+            if len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+                raise _refused(name, f"of {', '.join(map(str, known))}", getattr(self, name))
+        for name, low in (("validation", 1e-9), ("label_smoothing", 0.0)):
+            if not low <= getattr(self, name) < 1:
+                raise _refused(name, "a share below 1", getattr(self, name))
         for name in ("learning_rate", "positive_weight"):
             if not 0 < getattr(self, name) < inf:
                 raise _refused(name, "positive and finite", getattr(self, name))
-        if not 0 <= self.label_smoothing < 1:
-            raise _refused("label_smoothing", "at least 0 and below 1", self.label_smoothing)
-        if not self.filters or min(self.filters) < 1:
-            raise _refused("filters", "numbers of at least 1", self.filters)
+        self._require_fitting()
+
+    def _require_fitting(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.sides != SIDES and self.control_draws:
+            raise ConfigError("control draws stand beside both sides: run --sides plaintext,ciphertext, or draw none")
+        if self.seeds > 1 and "plaintext" not in self.sides:
+            raise ConfigError("seeds after the first are run in plaintext, which --sides leaves out: use --seeds 1")
         if len(self.choices.findings) > 1:
             raise ConfigError(f"the paper's tables are of one finding, got {self.target!r}: name one with --target")
 
@@ -100,14 +101,15 @@ class Settings:
     def of(cls, protocol: Protocol, values: Mapping[str, Any]) -> "Settings":
         """Return a protocol's settings, those of `values` that are not None in their place.
 
-        Control draws are 5 in float32 and none in float64, where there is nothing to excuse.
+        Control draws are 5 where both sides are run in float32; in float64 there is nothing to excuse.
         """
         given = {name: value for name, value in values.items() if value is not None}
-        unknown = set(given) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown settings: {', '.join(sorted(unknown))}")
-        draws = 5 if given.get("dtype", cls.dtype) == "float32" and set(given.get("sides", SIDES)) == set(SIDES) else 0
-        return cls(**{"control_draws": draws, **PROTOCOLS[protocol], **given, "protocol": protocol})
+        sides = tuple(given.get("sides", SIDES))
+        sides = SIDES if set(sides) == set(SIDES) and len(sides) == len(SIDES) else sides
+        draws = 5 if sides == SIDES and given.get("dtype", cls.dtype) == "float32" else 0
+        seeds = cls.seeds if "plaintext" in sides else 1
+        usual = {"control_draws": draws, "seeds": seeds, **PROTOCOLS[protocol]}
+        return cls(**{**usual, **given, "sides": sides, "protocol": protocol})
 
     @property
     def choices(self) -> Choices:
@@ -132,6 +134,23 @@ class Settings:
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings by name, as JSON has them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+_LEAST = {"folds": 2, "seed": 0, "control_draws": 0} | dict.fromkeys(
+    ("frames", "size", "seeds", "epochs", "batch_size", "filters", "dense", "lstm"), 1
+)
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "networks": ARCHITECTURES,
+    "sides": SIDES,
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "stopping": STOPPINGS,
+    "channels": (1, 3),
+}
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _refused(name: str, wanted: str, value: object) -> ConfigError:

@@ -212,11 +212,15 @@ def _auc_row(
         side,
         tuple(known),
         float(np.mean(known)),
-        interval(known, share),
+        _within_0_and_1(interval(known, share)),
         validation,
         float(np.mean(apart)) if apart else None,
         interval(apart, share),
     )
+
+
+def _within_0_and_1(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if bounds is None else (max(0.0, bounds[0]), min(1.0, bounds[1]))
 
 
 def _fold(outcome: Outcome, key: tuple[int, int]) -> Fold:

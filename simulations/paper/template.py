@@ -58,8 +58,9 @@ TEMPLATE = (
     {{ record.best | network }}. Intervals are 95 % of the mean, corrected for what folds share.</p>
   <div class="scroll">
   <table>
-    <thead><tr><th>Method</th><th>On</th><th class="number">AUC</th><th class="number">95 % interval</th>
-      <th class="number">Folds and seeds</th><th class="number">Beyond HOG</th><th class="number">95 % interval</th>
+    <thead><tr><th>Method</th><th>On</th><th class="number">AUC</th>
+      <th class="number">95 % interval</th><th class="number">Folds and seeds</th>
+      <th class="number">Beyond HOG</th><th class="number">95 % interval</th>
       <th class="number">On validation</th></tr></thead>
     <tbody>
     {% for row in record.auc %}
@@ -95,8 +96,8 @@ TEMPLATE = (
   <h2 id="parity">Ciphertext against plaintext, fold by fold</h2>
   <p class="note">Same initial weights, batches and epochs. Differences are the largest of a probability over all
     sequences, and of a figure of Table 1 on the test sequences.
-    {% if record.settings.control_draws %}A control is plaintext against itself, its initial weights moved by one unit in
-    the last place: the largest of {{ record.settings.control_draws }} draws.{% endif %}</p>
+    {% if record.settings.control_draws %}A control is plaintext against itself, its initial weights moved by one
+    unit in the last place: the largest of {{ record.settings.control_draws }} draws.{% endif %}</p>
   <div class="scroll">
   <table>
     <thead><tr><th>Network</th><th class="number">Fold</th><th class="number">Probability</th>
@@ -125,8 +126,8 @@ TEMPLATE = (
 <section aria-labelledby="figures">
   <h2 id="figures">Figures 4 and 5</h2>
   <p class="note">Mean over the folds of the first seed, bands from the lowest to the highest fold. After each epoch the
-    validation sequences and up to 32 of the training sequences were predicted; those of the ciphertext were decrypted by
-    the key's owner, which a trainer cannot do.</p>
+    validation sequences and up to {{ sample }} of the training sequences were predicted; those of the ciphertext were
+    decrypted by the key's owner, which is not for a trainer to do.</p>
   {% for kind in ["accuracy", "loss"] %}
   <div class="columns">
     {% for chart in charts[kind] %}<figure>{{ chart }}</figure>{% endfor %}
@@ -158,10 +159,10 @@ TEMPLATE = (
     </table>
     </div>
     <p class="note">No patient is in two parts of a fold, and each is in test once a seed.
-      {% if record.data.unlabelled_sequences_left_out %}{{ record.data.unlabelled_sequences_left_out }} sequences without
-      a label were left out.{% endif %}
-      {% if record.data.patients_with_both_labels %}{{ record.data.patients_with_both_labels }}
-      patient{{ "" if record.data.patients_with_both_labels == 1 else "s" }} with positive and negative
+      {% set unlabelled = record.data.unlabelled_sequences_left_out %}
+      {% if unlabelled %}{{ unlabelled }} sequences without a label were left out.{% endif %}
+      {% set mixed = record.data.patients_with_both_labels %}
+      {% if mixed %}{{ mixed }} patient{{ " has" if mixed == 1 else "s have" }} positive and negative
       sequences.{% endif %}</p>
     </div>
   </div>

@@ -108,9 +108,10 @@ def test_binary_crossentropy_is_keras_s(
     check(ours, stock, labels, logits)
 
 
-def test_an_unknown_finding_costs_nothing():
+@pytest.mark.parametrize("weights", [None, (5.0,)])
+def test_an_unknown_finding_costs_nothing(weights: tuple[float, ...] | None):
     """A finding with labels (0, 0) has no loss and no gradient, whatever its logit, smoothed or not."""
-    loss = BinaryCrossentropy(algebra(1), "float64", label_smoothing=0.2, positive_weights=(5.0,))
+    loss = BinaryCrossentropy(algebra(1), "float64", label_smoothing=0.2, positive_weights=weights)
     value, gradient = by_slot(loss, np.zeros((1, 2, 1, 2)), np.array([[[7.0], [-3.0]]]))
     assert value == 0.0
     np.testing.assert_array_equal(gradient, np.zeros((1, 2, 1)))

@@ -11,6 +11,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ConfigError
+from fedpp.learning import fused
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one
 from fedpp.learning.layers.functions import function
 from fedpp.learning.layers.windows import Pair, known_padding, pair, positions
@@ -122,6 +123,15 @@ class Conv2D(_Convolution):
     def build(self, shapes: Sequence[Shape]) -> None:
         """Add kernel `[height, width, channels, filters]` and bias."""
         self.build_weights((*self.kernel_size, self.channels(shapes), self.filters), self.filters)
+
+    def call(self, x: Ciphertext) -> Ciphertext:
+        """Return `activation(pool(x * kernel) + bias)`."""
+        if not fused.fits(self.algebra, x, self.pool_size, self.activation):
+            return super().call(x)
+        weights = (self.kernel, self.bias) if self.bias else (self.kernel,)
+        kernel, *bias = (tuple(map(ops.convert_to_tensor, weight)) for weight in weights)
+        relu = self.activation == "relu"
+        return fused.block(self.algebra, tuple(x), kernel, bias[0] if bias else None, self.linear, relu=relu)
 
     def linear(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Return the convolution."""

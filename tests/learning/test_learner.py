@@ -1,0 +1,131 @@
+"""Both twins, step by step: every network, label and setting of a recipe, on ciphertext and on plaintext."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra
+from fedpp.config import NetworkSpec
+from fedpp.errors import ModelError
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import PAIRS, SequenceCipher
+from fedpp.learning import models
+from fedpp.learning.batches import Reader
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.learner import Learner
+from fedpp.recipe import Recipe
+
+GENERATOR = np.random.default_rng(4)
+COUNT = 9
+FRAMES = GENERATOR.normal(size=(COUNT, 2, 8, 8, 1))
+VALID = np.arange(2) < GENERATOR.integers(1, 3, size=COUNT)[:, None]
+CLASSES = GENERATOR.integers(3, size=COUNT)
+STATES = GENERATOR.integers(3, size=(COUNT, 3))  # absent, present, unknown
+INDICES = np.arange(COUNT)
+
+
+def reading(*arrays: NDArray[Any]) -> list[Reader]:
+    return [lambda indices, values=values: values[indices] for values in arrays]  # type: ignore[misc]
+
+
+def trained(
+    network: NetworkSpec, domain: KeyDomain, recipe: Recipe, epochs: int = 5
+) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
+    """Return the decrypted weights after some epochs on ciphertext, and the twin's."""
+    key = domain.evaluation_key()
+    cipher = SequenceCipher(domain, "float64")
+    frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(FRAMES)])
+    if network.multi_label:
+        plain: NDArray[np.floating] = PAIRS[STATES]
+        labels = np.stack([cipher.findings(str(i), states) for i, states in enumerate(STATES)])
+    else:
+        plain = np.eye(3)[CLASSES]
+        labels = np.stack([cipher.label(str(i), int(number), 3) for i, number in enumerate(CLASSES)])
+    ours = Learner(network, key.algebra(), recipe, "float64")
+    models.set_rows(ours.model, network, key.algebra(), encrypted_initial_weights(network, 1, key))
+    theirs = Learner(network, Algebra.plaintext(), recipe, "float64")
+    theirs.model.set_weights(list(initial_weights(network, 1).values()))
+    ours.fit(reading(frames, VALID), reading(labels)[0], INDICES, epochs=epochs, seed=(3,))
+    theirs.fit(reading(FRAMES, VALID), reading(plain)[0], INDICES, epochs=epochs, seed=(3,))
+    rows = models.get_rows(ours.model, network, key.algebra())
+    logits = encryption.decrypt(domain, ours.predict(reading(frames, VALID), INDICES))
+    np.testing.assert_allclose(logits, theirs.predict(reading(FRAMES, VALID), INDICES), atol=1e-10)
+    return [encryption.decrypt(domain, rows[spec.name]) for spec in network.weights()], theirs.model.get_weights()
+
+
+def assert_alike(found: Sequence[NDArray[np.floating]], expected: Sequence[NDArray[np.floating]]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-11)
+
+
+THREE = replace(TINY, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "voting", "multi_label"),
+    [
+        ("cnn", False, True),
+        ("cnn", True, False),
+        ("cnn-lstm", False, False),
+        ("cnn-lstm", True, True),
+        ("cnn-bi-lstm", False, True),
+        ("cnn-bi-lstm", True, False),
+    ],
+)
+def test_every_network_trains_as_its_twin(architecture: Any, voting: bool, multi_label: bool, domain: KeyDomain):
+    """After 15 steps weights agree to 1e-11, and all have moved: of three classes, or three findings, some unknown."""
+    network = replace(THREE, architecture=architecture, voting=voting, multi_label=multi_label)
+    found, expected = trained(network, domain, Recipe(learning_rate=1e-2, batch_size=3))
+    assert_alike(found, expected)
+    drawn = initial_weights(network, 1).values()
+    assert all(abs(one - start).max() > 1e-3 for one, start in zip(expected, drawn, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "multi_label"),
+    [
+        ({"positive_weight": 3.0}, True),
+        ({"positive_weight": 3.0, "label_smoothing": 0.2}, False),
+        ({"batch_size": 7, "micro_batch": 2}, False),
+    ],
+)
+def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], multi_label: bool, domain: KeyDomain):
+    """Weights of positives, smoothing, and large batches in parts: alike, and other than without."""
+    network = replace(THREE, multi_label=multi_label)
+    usual = Recipe(learning_rate=1e-2, batch_size=3)
+    found, expected = trained(network, domain, replace(usual, **settings))
+    assert_alike(found, expected)
+    _, without = trained(network, domain, usual)
+    assert max(abs(one - other).max() for one, other in zip(expected, without, strict=True)) > 1e-3
+
+
+def test_what_training_changes_comes_back(domain: KeyDomain):
+    """From a state after 2 epochs on, another learner ends 3 epochs later at the same weights to the bit."""
+    key, recipe = domain.evaluation_key(), Recipe(learning_rate=1e-2, batch_size=4)
+    frames = np.stack([SequenceCipher(domain, "float64").frames(str(i), v) for i, v in enumerate(FRAMES)])
+    labels = np.stack([SequenceCipher(domain, "float64").label(str(i), int(k), 3) for i, k in enumerate(CLASSES)])
+    inputs, wanted = reading(frames, VALID), reading(labels)[0]
+    whole, first, second = (Learner(THREE, key.algebra(), recipe, "float64") for _ in range(3))
+    for one in (whole, first):
+        models.set_rows(one.model, THREE, key.algebra(), encrypted_initial_weights(THREE, 1, key))
+    keras.utils.set_random_seed(0)
+    whole.fit(inputs, wanted, INDICES, epochs=5, seed=(3,))
+    first.fit(inputs, wanted, INDICES, epochs=2, seed=(3,))
+    second.restore(first.state())
+    second.fit(inputs, wanted, INDICES, epochs=5, seed=(3,), done=2)
+    for one, other in zip(second.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
+    assert int(second.model.optimizer.iterations) == int(whole.model.optimizer.iterations) == 15
+
+
+def test_a_diverging_training_names_the_layer(domain: KeyDomain):
+    """With a step that is far too large it ends with where, in which epoch and batch, and what to do."""
+    with pytest.raises(ModelError, match=r"is not finite.*, in epoch 1, batch 2: lower the learning rate"):
+        trained(THREE, domain, Recipe(learning_rate=1e200, batch_size=3))

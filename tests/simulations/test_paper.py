@@ -1,0 +1,180 @@
+"""The paper's experiment through its command, small, on a few stripes in noise."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from paper_data import MIXED, PATIENTS, write_frames
+
+from fedpp.config import ARCHITECTURES
+from simulations.__main__ import main
+from simulations.paper.folder import RESULTS
+from simulations.paper.page import HEADINGS, NETWORKS
+from simulations.paper.scores import FIGURES
+
+SMALL = ["--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3", "--folds", "2", "--epochs", "2", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "frames"
+    write_frames(folder)
+    return folder
+
+
+def paper(raw: Path, out: Path, *more: str) -> int:
+    return main(["paper", "--data", str(raw), "--out", str(out), *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def float64(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a whole experiment in float64: both sides, two seeds, one control."""
+    out = tmp_path_factory.mktemp("float64")
+    assert paper(raw, out, "--dtype", "float64", "--seeds", "2", "--control-draws", "1") == 0
+    return out
+
+
+def record(out: Path) -> dict:
+    return json.loads((out / "paper.json").read_text())
+
+
+def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
+    """Every figure of every network and fold is the same on both sides, and probabilities agree to 1e-9."""
+    told = record(float64)
+    assert len(told["parity"]) == len(ARCHITECTURES) * 2
+    assert max(row["probability"] for row in told["parity"]) <= 1e-9
+    by_fold = {(r["network"], r["seed"], r["fold"], r["side"]): r for r in told["by_fold"]}
+    for network in ARCHITECTURES:
+        for fold in (1, 2):
+            plain, encrypted = (by_fold[network, 0, fold, side] for side in ("plaintext", "ciphertext"))
+            assert {name: plain[name] for name in FIGURES} == {name: encrypted[name] for name in FIGURES}
+    assert {row["metric"] for row in told["parity"]} == {0.0}
+
+
+def test_the_record_tells_the_whole_experiment(float64: Path):
+    """Counts, folds, tables, curves, settings and versions are in `paper.json`, seeds after the first in plaintext."""
+    told = record(float64)
+    assert (told["data"]["patients"], told["data"]["classes"]) == (PATIENTS, ["well", "not well"])
+    assert told["data"]["patients_with_both_labels"] == 1, MIXED
+    assert [(f["seed"], f["fold"]) for f in told["folds"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [(r["network"], r["side"]) for r in told["networks"]] == [
+        (network, side) for network in ARCHITECTURES for side in ("plaintext", "ciphertext")
+    ]
+    assert {len(row["values"]) for row in told["auc"] if row["side"] == "plaintext"} == {4}
+    assert {len(row["values"]) for row in told["auc"] if row["side"] == "ciphertext"} == {2}
+    assert {(r["side"], r["seed"]) for r in told["by_fold"]} == {("plaintext", 0), ("plaintext", 1), ("ciphertext", 0)}
+    assert {len(curve["mean"]) for curve in told["curves"]} == {2}
+    assert told["settings"]["dtype"] == "float64"
+    assert "scikit-image" in told["versions"]
+    assert str(float64) not in json.dumps(told)
+
+
+def test_tables_and_figures_are_files(float64: Path):
+    """Table 1 and the curves as CSV say what the record says; the figures are PNG; nothing else is left."""
+    told = record(float64)
+    with (float64 / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(row["network"], row["side"]) for row in table] == [(r["network"], r["side"]) for r in told["networks"]]
+    for row, expected in zip(table, told["networks"], strict=True):
+        assert float(row["accuracy_mean"]) == expected["figures"]["accuracy"]["mean"]
+        assert float(row["auc_by_patient_spread"]) == expected["figures"]["auc_by_patient"]["spread"]
+    with (float64 / "curves.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == len(told["curves"]) * 2
+    for name in ("figure4.png", "figure5.png"):
+        assert (float64 / name).read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in float64.iterdir()} == {*RESULTS, "settings.json", "runs"}
+
+
+def test_the_page_renders_all_rows(float64: Path):
+    """Every network, side, fold, figure and conclusion stands on the page, which fetches nothing."""
+    told, page = record(float64), (float64 / "paper.html").read_text()
+    for name in (*NETWORKS.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
+        assert name in page
+    bodies = [body.count("<tr") for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)]
+    assert bodies == [len(told[name]) for name in ("networks", "auc", "by_fold", "parity", "folds")]
+    assert page.count("<svg") == 2 * len(ARCHITECTURES)
+    assert page.count("<li>") == len(told["conclusions"])
+    assert not re.search(r"""(src|href)=["'](?!#)""", page)
+    assert "<script" not in page
+
+
+def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.CaptureFixture[str]):
+    """What is finished is not run again, what is missing is, and the figures are those of an unbroken one."""
+    before = record(float64)
+    missing = sorted((float64 / "runs").glob("cnn-seed0-fold1-*"))
+    kept = {path: path.stat().st_mtime_ns for path in (float64 / "runs").iterdir() if path not in missing}
+    for path in (*missing, float64 / "paper.json", float64 / "paper.html"):
+        path.unlink()
+    more = ("--dtype", "float64", "--seeds", "2", "--control-draws", "1")
+    assert paper(raw, float64, *more) == 1
+    assert "--resume" in capsys.readouterr().err.splitlines()[-1]
+    assert paper(raw, float64, *more, "--resume", "--epochs", "3") == 1
+    assert "other settings" in capsys.readouterr().err.splitlines()[-1]
+    assert paper(raw, float64, *more, "--resume") == 0
+    captured = capsys.readouterr()
+    assert [line for line in captured.err.splitlines() if line.startswith("run ")] == [
+        line for line in captured.err.splitlines() if line.startswith("run ") and "of 3: cnn, seed 0, fold 1" in line
+    ]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    after = record(float64)
+    for first, second in zip(before["by_fold"], after["by_fold"], strict=True):
+        assert {name: first[name] for name in FIGURES} == pytest.approx({name: second[name] for name in FIGURES})
+    assert "Best on the validation patients is" in captured.out
+
+
+def test_both_sides_stop_early_at_the_same_epoch(raw: Path, tmp_path: Path):
+    """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights."""
+    more = ["--dtype", "float64", "--stopping", "early", "--epochs", "40", "--learning-rate", "0.05"]
+    assert paper(raw, tmp_path, *more, "--networks", "cnn", "--seeds", "1", "--no-hog") == 0
+    told = record(tmp_path)
+    plain, encrypted = ([r for r in told["by_fold"] if r["side"] == side] for side in ("plaintext", "ciphertext"))
+    for first, second in zip(plain, encrypted, strict=True):
+        assert (first["epochs"], first["kept_epoch"]) == (second["epochs"], second["kept_epoch"])
+        assert first["epochs"] == min(40, first["kept_epoch"] + 10)
+    assert min(row["epochs"] for row in plain) < 40
+    assert max(row["probability"] for row in told["parity"]) <= 1e-6
+    assert [row["name"] for row in told["auc"]] == ["cnn", "cnn"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--networks", "rnn"], "networks must be of cnn, cnn-lstm, cnn-bi-lstm, got ('rnn',)"),
+        (["--networks", "cnn,cnn"], "networks must be of"),
+        (["--sides", "clear"], "sides must be of plaintext, ciphertext"),
+        (["--folds", "1"], "folds must be at least 2, got 1"),
+        (["--channels", "2"], "channels must be of 1, 3, got 2"),
+        (["--validation", "1"], "validation must be a share below 1"),
+        (["--label-smoothing", "-1"], "label-smoothing must be a share below 1"),
+        (["--sides", "plaintext", "--control-draws", "2"], "control draws stand beside both sides"),
+        (["--sides", "ciphertext", "--seeds", "2"], "use --seeds 1"),
+        (["--resume", "--overwrite"], "choose one of them"),
+        (["--target", "Edema,Atelectasis"], "name one with --target"),
+        (["--negative", "healthy"], "no sequence has the negative label 'healthy'"),
+        (["--folds", "21"], "use fewer folds"),
+        (["--filters", "2,2,2,2"], "are too small for 4 poolings"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    raw: Path, tmp_path: Path, more: Sequence[str], reason: str, capsys: pytest.CaptureFixture[str]
+):
+    """Bad settings are refused in one line on stderr, and nothing is trained."""
+    assert paper(raw, tmp_path / "out", *more) == 1
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_folders_of_something_else_are_left_alone(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Missing data, results within the data and a folder with a table of another kind are refused."""
+    assert paper(tmp_path / "typo", tmp_path / "out") == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert paper(raw, raw / "out") == 1
+    assert "apart from the data" in capsys.readouterr().err
+    (tmp_path / "table.csv").write_text("precious")
+    assert paper(raw, tmp_path, "--overwrite") == 1
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "table.csv").read_text() == "precious"

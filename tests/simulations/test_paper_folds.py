@@ -1,0 +1,101 @@
+"""Data and folds of the paper's experiment: nobody is in two parts, and both sides see the same sequences."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_data import PATIENTS, write_frames
+
+from fedpp.errors import ConfigError, FedppError
+from fedpp.keys import encryption
+from simulations.paper import hog
+from simulations.paper.settings import Settings
+from simulations.paper.study import Study, folds, prepare_study
+
+SETTINGS = Settings.of("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "dtype": "float64"})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = tmp_path_factory.mktemp("paper")
+    write_frames(root / "raw")
+    return prepare_study(SETTINGS, root / "raw", root / "dataset")
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_no_patient_is_in_two_parts_of_a_fold(study: Study, seed: int, parts: int):
+    """In each fold training, validation and test share no patient and no sequence, and have all sequences."""
+    patients = study.patients
+    for fold in folds(study, replace(SETTINGS, folds=parts), seed):
+        positions = (fold.train, fold.validation, fold.test)
+        assert sorted(np.concatenate(positions)) == list(range(len(study.labels)))
+        found = [set(patients[of]) for of in positions]
+        assert all(found)
+        assert sum(map(len, found)) == len(set.union(*found)) == PATIENTS
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_each_patient_is_tested_once(study: Study, seed: int):
+    """Over the folds of a seed every sequence is in test once; another seed cuts other folds."""
+    cut = folds(study, SETTINGS, seed)
+    assert len(cut) == SETTINGS.folds
+    assert sorted(np.concatenate([fold.test for fold in cut])) == list(range(len(study.labels)))
+    other = folds(study, SETTINGS, seed + 1)
+    assert any(not np.array_equal(a.test, b.test) for a, b in zip(cut, other, strict=True))
+
+
+def test_both_sides_see_the_same_sequences(study: Study):
+    """Frames, their validity and labels of the plaintext side are the decrypted dataset's, sequence by sequence."""
+    everything = np.arange(len(study.labels))
+    decrypted = encryption.decrypt(study.domain, study.dataset.frames(everything))
+    np.testing.assert_allclose(study.frames, decrypted, atol=1e-12)
+    np.testing.assert_array_equal(study.valid, study.dataset.valid(everything))
+    assert {int(count) for count in study.valid.sum(axis=1)} == {2, 3}
+    labels = encryption.decrypt_classes(study.domain, study.dataset.labels(everything))
+    np.testing.assert_array_equal(study.labels, labels)
+
+
+def test_a_part_without_positives_is_refused(study: Study):
+    """A fold whose test sequences are all negative is refused, by name."""
+    alike = replace(study, labels=np.where(np.arange(len(study.labels)) == 0, 1, 0))
+    with pytest.raises(ConfigError, match=r"has no negative or no positive sequence in"):
+        folds(alike, SETTINGS, 0)
+
+
+def test_too_many_folds_are_refused(study: Study):
+    """There are no more folds than patients."""
+    with pytest.raises(FedppError, match="use fewer folds"):
+        folds(study, replace(SETTINGS, folds=PATIENTS + 1), 0)
+
+
+def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):
+    """The same seed gives the same dataset, byte for byte; so an experiment can be resumed."""
+    write_frames(tmp_path / "raw")
+    again = prepare_study(SETTINGS, tmp_path / "raw", tmp_path / "dataset")
+    files = sorted(path.name for path in study.dataset.path.iterdir())
+    assert files == sorted(path.name for path in again.dataset.path.iterdir())
+    for name in files:
+        assert (again.dataset.path / name).read_bytes() == (study.dataset.path / name).read_bytes()
+
+
+def test_hog_is_deterministic_and_blind_to_padding(study: Study):
+    """The same frames give the same features; what is behind a sequence's end changes none of them."""
+    described = hog.features(study.frames, study.valid)
+    padding = study.frames + np.where(study.valid, 0.0, 5.0)[..., None, None, None]
+    np.testing.assert_array_equal(described, hog.features(padding, study.valid))
+    assert described.shape[0] == len(study.labels)
+    assert described.std(axis=0).max() > 0
+
+
+def test_hog_learns_from_training_sequences_alone(study: Study):
+    """Labels outside the training part do not reach the regression; inside they do; its rows sum to one."""
+    described = hog.features(study.frames, study.valid)
+    fold = folds(study, SETTINGS, 0)[0]
+    found = hog.probabilities(study, fold, described)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    hidden = study.labels.copy()
+    hidden[np.concatenate([fold.validation, fold.test])] ^= 1
+    np.testing.assert_array_equal(hog.probabilities(replace(study, labels=hidden), fold, described), found)
+    assert np.abs(hog.probabilities(replace(study, labels=1 - study.labels), fold, described) - found).max() > 0.1

@@ -1,0 +1,165 @@
+"""The arithmetic of the paper's tables, against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from paper_data import write_frames
+from sklearn.metrics import roc_auc_score
+
+from simulations.paper.curves import curves
+from simulations.paper.experiment import Outcome, Progress, Run, all_runs
+from simulations.paper.record import table_rows
+from simulations.paper.scores import Summary, auc_by_patient, interval, mixed_patients
+from simulations.paper.settings import Settings
+from simulations.paper.study import Study, folds, prepare_study
+from simulations.paper.tables import tables
+from simulations.paper.trial import CURVES, Trial
+
+OPTIONS = {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "folds": 2, "networks": ("cnn",)}
+SETTINGS = Settings.of("ours", {**OPTIONS, "seeds": 1, "control_draws": 2})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = tmp_path_factory.mktemp("paper")
+    write_frames(root / "raw")
+    return prepare_study(SETTINGS, root / "raw", root / "dataset")
+
+
+def trial(study: Study, wrong: tuple[int, ...] = (), sure: float = 0.75, epochs: int = 3, second: float = 1.0) -> Trial:
+    """Return a training that is right about all sequences but some."""
+    positive = study.labels.astype(float)
+    positive[list(wrong)] = 1 - positive[list(wrong)]
+    p = np.where(positive > 0, sure, 1 - sure)
+    figures = {name: tuple(0.1 * (epoch + 1) for epoch in range(epochs)) for name in CURVES}
+    seconds = (9.0, *(second for _ in range(epochs - 1)))
+    return Trial(tuple((1 - value, value) for value in p.tolist()), figures, seconds, epochs)
+
+
+def outcome(study: Study, *, encrypted_sure: float, control_sure: float, wrong: tuple[int, ...]) -> Outcome:
+    """Return hand-made trials: those of fold 2 are wrong about some sequences, of HOG about its first test."""
+    cut = folds(study, SETTINGS, 0)
+    runs = tuple(all_runs(SETTINGS, cut))
+    made = {"plaintext": (0.75, 1.0), "ciphertext": (encrypted_sure, 3.0), "control": (control_sure, 1.0)}
+    trials = tuple(
+        trial(study, wrong if run.fold.number else (), made[run.side][0], 3 + run.fold.number, made[run.side][1])
+        for run in runs
+    )
+    hog = {(0, f.number): trial(study, (int(f.test[0]),)).array for f in cut}
+    return Outcome(tuple(cut), runs, trials, hog)
+
+
+def test_auc_by_patient_is_of_the_mean_over_a_patient():
+    """A (0.9, 0.1 -> 0.5) and b (0.6) are ill, c (0.55) and d (0.2, 0.3 -> 0.25) are not: 3 of 4 pairs are in order."""
+    patients = np.array(["a", "a", "b", "c", "d", "d"])
+    positive = np.array([True, True, True, False, False, False])
+    scores = np.array([0.9, 0.1, 0.6, 0.55, 0.2, 0.3])
+    assert auc_by_patient(positive, patients, scores) == 0.75
+    assert auc_by_patient(positive, patients, np.full(6, 0.3)) == 0.5
+    assert auc_by_patient(positive[:3], patients[:3], scores[:3]) is None
+
+
+def test_a_patient_with_both_labels_counts_by_sequence():
+    """Of a patient who is partly ill each sequence stands by itself, so one patient can make a pair."""
+    patients = np.array(["a", "a", "b"])
+    positive = np.array([True, False, False])
+    assert auc_by_patient(positive, patients, np.array([0.8, 0.2, 0.9])) == 0.5
+    assert mixed_patients(positive, patients).tolist() == ["a"]
+
+
+def test_auc_of_single_sequences_is_the_usual_one():
+    """With a sequence a patient it is scikit-learn's AUC."""
+    generator = np.random.default_rng(0)
+    positive, scores = generator.integers(2, size=50) > 0, generator.integers(20, size=50) / 20
+    expected = roc_auc_score(positive, scores)
+    assert auc_by_patient(positive, np.arange(50).astype(str), scores) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mean_spread_and_interval_by_hand():
+    """0.8, 0.9, 0.7, 0.8: mean 0.8, deviation sqrt(0.02 / 3); t(3) = 3.1824; variance of the mean (1/4 + 1/2) s^2."""
+    values = [0.8, 0.9, 0.7, 0.8]
+    assert Summary.of([*values, None]) == Summary(pytest.approx(0.8), pytest.approx((0.02 / 3) ** 0.5), 4)
+    assert Summary.of([0.3]) == Summary(0.3, None, 1)
+    assert Summary.of([None]) == Summary(None, None, 0)
+    half = 3.182446 * (0.75 * 0.02 / 3) ** 0.5
+    assert interval(values, 0.5) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-6)
+    assert interval([0.8], 0.5) is None
+
+
+def test_table_1_is_the_mean_over_folds(study: Study):
+    """One fold all right, one with a positive sequence missed: each figure and its spread follow."""
+    second = folds(study, SETTINGS, 0)[1]
+    missed = int(second.test[study.labels[second.test] > 0][0])
+    results = tables(study, SETTINGS, outcome(study, encrypted_sure=0.75, control_sure=0.75, wrong=(missed,)))
+    plain, encrypted = results.networks
+    positives, tested = int((study.labels[second.test] > 0).sum()), len(second.test)
+    found = (positives - 1) / positives
+    for name, of_second in {
+        "accuracy": (tested - 1) / tested,
+        "precision": 1.0,
+        "sensitivity": found,
+        "specificity": 1.0,
+        "f1": 2 * found / (1 + found),
+        "missed_diagnosis_rate": 1 - found,
+    }.items():
+        of_first = 0.0 if name == "missed_diagnosis_rate" else 1.0
+        spread = abs(of_first - of_second) / 2**0.5
+        expected = Summary(pytest.approx((of_first + of_second) / 2), pytest.approx(spread), 2)
+        assert plain.figures[name] == encrypted.figures[name] == expected, name
+    assert (plain.epochs.mean, plain.seconds.mean) == (3.5, 9 + 2.5)
+    assert (plain.seconds_an_epoch, plain.ratio, encrypted.ratio) == (1.0, None, 3.0)
+    first_row = table_rows(results.networks)[0]
+    assert (first_row["network"], first_row["sensitivity_mean"]) == ("cnn", pytest.approx((1 + found) / 2))
+    assert first_row["parameters"] == 2 * 9 + 2 + 18 * 3 + 3 + 2 * 2 * 3 * 64 + 64 + 64 * 2 + 2
+
+
+@pytest.mark.parametrize(("control", "within"), [(0.72, True), (0.749, False)])
+def test_parity_is_within_the_largest_control(study: Study, control: float, within: bool):
+    """The ciphertext is 0.02 from plaintext: within a control that is 0.03 off, beyond one that is 0.001 off."""
+    results = tables(study, SETTINGS, outcome(study, encrypted_sure=0.73, control_sure=control, wrong=()))
+    assert [row.fold for row in results.parity] == [0, 1]
+    for row in results.parity:
+        assert row.probability == pytest.approx(0.02)
+        assert row.control_probabilities == pytest.approx((0.75 - control,) * 2)
+        assert row.within is within
+        assert row.equal  # no decision differs, nor the order of the scores
+
+
+def test_the_auc_table_stands_beside_hog(study: Study):
+    """HOG is wrong about one test sequence a fold, the network about none; both rows and the difference say so."""
+    results = tables(study, SETTINGS, outcome(study, encrypted_sure=0.75, control_sure=0.75, wrong=()))
+    plain, encrypted, hog = results.auc
+    assert (plain.name, plain.side, encrypted.side) == ("cnn", "plaintext", "ciphertext")
+    assert plain.values == encrypted.values == (1.0, 1.0)
+    assert plain.interval == (1.0, 1.0)
+    assert hog.mean == pytest.approx(np.mean(hog.values))
+    assert hog.mean < 1.0
+    assert plain.beyond_hog == pytest.approx(1 - hog.mean)
+    assert hog.interval is not None
+    assert 0 <= hog.interval[0] <= hog.mean <= hog.interval[1] <= 1
+    assert results.best == "cnn"
+
+
+def test_curves_are_means_over_the_folds_that_still_train(study: Study):
+    """Fold 1 ends after epoch 3 and fold 2 after 4: the last point is of one fold."""
+    made = curves(SETTINGS, outcome(study, encrypted_sure=0.75, control_sure=0.75, wrong=()))
+    assert len(made) == 2 * len(CURVES)
+    assert made[0].folds == (2, 2, 2, 1)
+    assert made[0].mean == made[0].lowest == made[0].highest == pytest.approx((0.1, 0.2, 0.3, 0.4))
+
+
+def test_the_time_left_counts_ciphertext_three_times(study: Study):
+    """Before any run on ciphertext, one is expected to take as long as three in plaintext."""
+    fold = folds(study, SETTINGS, 0)[0]
+    runs = [Run("cnn", fold, side) for side in ("plaintext", "ciphertext", "control")]
+    progress = Progress(runs, 1)
+    progress._spent[False].append(10.0)
+    progress._waiting = runs[1:]
+    assert progress.left() == 40.0
+
+
+def test_defaults_of_draws_and_seeds():
+    """Controls are drawn in float32 beside both sides; seeds beyond the first need plaintext."""
+    assert Settings.of("ours", {}).control_draws == 5
+    assert Settings.of("ours", {"dtype": "float64"}).control_draws == 0
+    alone = Settings.of("paper", {"sides": ("ciphertext",)})
+    assert (alone.control_draws, alone.seeds, alone.stopping, alone.batch_size) == (0, 1, "early", 256)
