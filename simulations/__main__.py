@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add_paper_arguments(reproduced)
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
-    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest"))
+    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift"))
     for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

@@ -106,4 +106,11 @@ def ingest() -> dict[str, Any]:
     return measure()
 
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"step": step, "ingest": ingest}
+def drift() -> dict[str, Any]:
+    """Measure how far 2,000 steps on ciphertext lead from the plaintext twin, and the twin from itself."""
+    from .bench_drift import drift as measure
+
+    return measure()
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift}

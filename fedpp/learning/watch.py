@@ -125,8 +125,9 @@ def _backward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor], la
         gradient = tuple(gradients[i : i + n])
         if not _finite(gradient):
             name = _weight_name(variables[i], encrypted=n > 1)
+            passed = _ciphertexts([np.asarray(variable) for variable in variables[i:]], n)
             with np.errstate(all="ignore"):
-                slot = _slot(algebra, algebra.gradient(gradient), [])
+                slot = _slot(algebra, algebra.gradient(gradient), passed)
             return Failure(f"the gradient of weight {name} is not finite{slot}", LOWER)
     return None
 

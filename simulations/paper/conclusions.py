@@ -1,6 +1,6 @@
 """What a reader may conclude from an experiment, in sentences that its figures decide."""
 
-from .settings import MIN_DELTA, PATIENCE, Settings
+from .settings import MIN_DELTA, NETWORK_NAMES, PATIENCE, Settings
 from .study import Study
 from .tables import AucRow, Tables
 
@@ -44,8 +44,9 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
         said.append(
             f"What rounding does: plaintext, its initial weights moved by one unit in the last place, ends up to "
             f"{control:.1e} from itself. The ciphertext is within the largest of {draws} such draws in {within} of "
-            f"{cells}. If it is rounding and nothing else, one in {draws + 1} is beyond by chance: "
-            f"{len(judged) / (draws + 1):.1f} of {len(judged)} were to be expected."
+            f"{cells}, and over all folds of a network together in {_by_network(results)} networks. If it is rounding "
+            f"and nothing else, one in {draws + 1} is beyond by chance, and half the draws lie farther off than the "
+            f"ciphertext: {_mean_farther(results):.1f} of {draws} did."
         )
     elif settings.dtype == "float32":
         said.append("No control was drawn, so nothing tells rounding from anything else: use --control-draws.")
@@ -54,7 +55,7 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
 
 def _quality(settings: Settings, results: Tables) -> list[str]:
     said = [
-        f"Best on the validation patients is {row.name}; on the test patients, in {row.side}: {_auc(row)}."
+        f"Best on the validation patients is {NETWORK_NAMES[row.name]}; on the test patients, in {row.side}: {_auc(row)}."
         for row in results.auc
         if row.name == results.best
     ]
@@ -84,6 +85,21 @@ def _limits(study: Study, settings: Settings) -> list[str]:
         f"different labels each counts by itself. All else is by sequence, of which there are {len(study.labels)}."
     )
     return [_PAPERS_CLAIM, _PAPERS_OWN, ours, units]
+
+
+def _by_network(results: Tables) -> str:
+    """Return in how many networks the ciphertext's largest difference is at most the controls' largest."""
+    networks = list(dict.fromkeys(row.network for row in results.parity))
+    within = 0
+    for network in networks:
+        rows = [row for row in results.parity if row.network == network]
+        control = max(max(row.control_probabilities) for row in rows)
+        within += max(row.probability for row in rows) <= control
+    return f"{within} of {len(networks)}"
+
+
+def _mean_farther(results: Tables) -> float:
+    return sum(row.farther for row in results.parity) / len(results.parity)
 
 
 def _trainings(count: int) -> str:

@@ -1,6 +1,7 @@
 """Figures 4 and 5: accuracy and loss by epoch, in training and validation, on plaintext and ciphertext.
 
-A line is the mean over the folds of the first seed that still train, its band from the lowest to the highest fold.
+A line is the mean over the folds of the first seed that still train; the bands go from the lowest to the highest fold,
+on ciphertext where it was run.
 """
 
 import io
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from fedpp import charts
 
 from .experiment import Outcome
-from .settings import Settings
+from .settings import NETWORK_NAMES, Settings
 from .trial import CURVES
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def svg(kind: str, network: str, all_curves: Sequence[Curve]) -> Markup:
     """Return the chart of one network for the page."""
     from matplotlib.figure import Figure
 
-    title = f"{kind.capitalize()} of {network}"
+    title = f"{kind.capitalize()} of the {NETWORK_NAMES[network]}"
     with charts.style():
         figure = Figure(figsize=(6.0, 3.9), layout="constrained")
         axes = figure.add_subplot()
@@ -144,13 +145,15 @@ def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], pa
     from matplotlib.ticker import MaxNLocator
 
     shown = _shown(kind, network, all_curves)
+    banded = shown[-1].side
     for curve in shown:
         number, style = _LINES[curve.line]
         colour = palette[charts.SERIES[number]]
         epochs = range(1, len(curve.mean) + 1)
-        axes.fill_between(epochs, curve.lowest, curve.highest, color=colour, alpha=0.12, linewidth=0)
+        if curve.side == banded:  # the other side's lies under it, and two of a colour each make mud
+            axes.fill_between(epochs, curve.lowest, curve.highest, color=colour, alpha=0.14, linewidth=0)
         axes.plot(epochs, curve.mean, style, color=colour, label=", ".join(curve.line), linewidth=1.8)
-    axes.set_title(network, loc="left", fontsize=12)
+    axes.set_title(NETWORK_NAMES[network], loc="left", fontsize=12)
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Accuracy" if kind == "accuracy" else "Cross entropy, nats")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

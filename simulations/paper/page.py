@@ -7,6 +7,7 @@ from typing import Any
 from fedpp.page import STYLE
 
 from .scores import FIGURES
+from .settings import NETWORK_NAMES
 from .template import TEMPLATE
 from .trial import CURVE_SAMPLE
 
@@ -20,7 +21,6 @@ HEADINGS = {
     "auc_by_patient": "AUC by patient",
     "missed_diagnosis_rate": "Missed diagnoses",
 }
-NETWORKS = {"cnn": "CNN", "cnn-lstm": "CNN-LSTM", "cnn-bi-lstm": "CNN-Bi-LSTM"}
 _DASH = "\N{EN DASH}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -34,7 +34,7 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        figure=_figure, summary=_summary, bounds=_bounds, scientific=_scientific, duration=_duration, network=_network
+        figure=_figure, spread=_spread, bounds=_bounds, scientific=_scientific, duration=_duration, network=_network
     )
     return environment.from_string(TEMPLATE).render(
         record=record,
@@ -61,18 +61,15 @@ def _told(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _network(name: str) -> str:
-    return NETWORKS.get(name, name)
+    return NETWORK_NAMES.get(name, name)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
     return _DASH if value is None else f"{value:.{digits}f}"
 
 
-def _summary(summary: Mapping[str, Any], digits: int = 3) -> str:
-    """Return mean and spread."""
-    if summary["mean"] is None or summary["spread"] is None:
-        return _figure(summary["mean"], digits)
-    return f"{summary['mean']:.{digits}f} ± {summary['spread']:.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")
+def _spread(summary: Mapping[str, Any], digits: int = 3) -> str:
+    return "" if summary["spread"] is None else f"± {summary['spread']:.{digits}f}"
 
 
 def _bounds(interval: Sequence[float] | None, sign: str = "") -> str:

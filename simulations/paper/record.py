@@ -24,8 +24,8 @@ from .tables import NetworkRow, Tables
 
 _VERSIONS = ("fedpp", "tensorflow", "keras", "numpy", "scikit-learn")
 FIGURE_TITLES = {
-    "figure4.png": ("accuracy", "Figure 4: accuracy, mean over folds; bands from lowest to highest fold"),
-    "figure5.png": ("loss", "Figure 5: cross entropy, mean over folds; bands from lowest to highest fold"),
+    "figure4.png": ("accuracy", "Figure 4: accuracy, mean over folds; bands: lowest to highest fold"),
+    "figure5.png": ("loss", "Figure 5: cross entropy, mean over folds; bands: lowest to highest fold"),
 }
 
 

@@ -16,6 +16,7 @@ Side = Literal["plaintext", "ciphertext"]
 Stopping = Literal["none", "early"]
 Protocol = Literal["ours", "paper"]
 
+NETWORK_NAMES: Mapping[str, str] = {"cnn": "CNN", "cnn-lstm": "CNN-LSTM", "cnn-bi-lstm": "CNN-Bi-LSTM"}
 SIDES: tuple[Side, ...] = get_args(Side)
 STOPPINGS: tuple[Stopping, ...] = get_args(Stopping)
 MIN_DELTA, PATIENCE = 0.001, 10  # of early stopping, the paper's: nats, and epochs

@@ -42,6 +42,11 @@ class ParityRow:
     within: bool | None  # at most the largest of the draws, in probability; None without draws
 
     @property
+    def farther(self) -> int:
+        """Count the draws that are farther from plaintext than the ciphertext is."""
+        return sum(control > self.probability for control in self.control_probabilities)
+
+    @property
     def equal(self) -> bool:
         """Tell whether no figure differs."""
         return self.metric == 0.0
@@ -63,7 +68,7 @@ class AucRow:
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables; `best` is the network that is best on the validation patients."""
+    """All tables; `best` is the network that is best on the validation patients, in plaintext if it was run."""
 
     networks: tuple[NetworkRow, ...]
     parity: tuple[ParityRow, ...]
@@ -90,7 +95,7 @@ def tables(study: Study, settings: Settings, outcome: Outcome) -> Tables:
         ]
     parity = [_parity_row(scored, settings, network, fold) for network in settings.networks for fold in first]
     auc = _auc_rows(scored, settings, first)
-    with_validation = [row for row in auc if row.validation is not None]
+    with_validation = [row for row in auc if row.side == settings.sides[0] and row.validation is not None]
     best = max(with_validation, key=lambda row: row.validation or 0.0).name
     return Tables(
         tuple(networks),

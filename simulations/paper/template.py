@@ -8,8 +8,8 @@ TEMPLATE = (
 <body>
 <header>
   <p class="kicker">fedpp, the experiment of Kolhar &amp; Aldossary (AI 2023, 4(3), 706-720)</p>
-  <h1>{{ record.networks | map(attribute="network") | unique | list | length }} networks, in plaintext and on
-    ciphertext</h1>
+  <h1>{% for name in record.settings.networks %}{{ name | network }}{{ ", " }}{% endfor %}
+    {{ "in plaintext and on ciphertext" if record.settings.sides | length > 1 else "on " ~ record.settings.sides[0] }}</h1>
   <p class="lead">{{ record.data.described }}</p>
   <dl class="facts">
     <div><dt>Patients</dt><dd>{{ record.data.patients }}</dd></div>
@@ -43,8 +43,12 @@ TEMPLATE = (
     {% for row in record.networks %}
     <tr{% if row.side == "ciphertext" %} class="ours"{% endif %}><th scope="row">{{ row.network | network }}</th>
       <td>{{ row.side }}</td><td class="number">{{ row.parameters }}</td>
-      {% for name in columns %}<td class="number">{{ row.figures[name] | summary }}</td>{% endfor %}
-      <td class="number">{{ row.epochs.mean | figure(1) }}</td><td class="number">{{ row.seconds | summary(1) }}</td>
+      {% for name in columns %}
+      <td class="number">{{ row.figures[name].mean | figure }}<br>
+        <small>{{ row.figures[name] | spread }}</small></td>
+      {% endfor %}
+      <td class="number">{{ row.epochs.mean | figure(1) }}</td>
+      <td class="number">{{ row.seconds.mean | figure(1) }}<br><small>{{ row.seconds | spread(1) }}</small></td>
       <td class="number">{% if row.ratio %}{{ row.ratio | figure(2) }}{% endif %}</td></tr>
     {% endfor %}
     </tbody>
@@ -125,11 +129,12 @@ TEMPLATE = (
 
 <section aria-labelledby="figures">
   <h2 id="figures">Figures 4 and 5</h2>
-  <p class="note">Mean over the folds of the first seed, bands from the lowest to the highest fold. After each epoch the
+  <p class="note">Mean over the folds of the first seed; bands from the lowest to the highest fold, on
+    {{ record.settings.sides[-1] }}. After each epoch the
     validation sequences and up to {{ sample }} of the training sequences were predicted; those of the ciphertext were
     decrypted by the key's owner, which is not for a trainer to do.</p>
   {% for kind in ["accuracy", "loss"] %}
-  <div class="columns">
+  <div class="columns figures">
     {% for chart in charts[kind] %}<figure>{{ chart }}</figure>{% endfor %}
   </div>
   {% endfor %}

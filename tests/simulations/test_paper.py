@@ -12,10 +12,14 @@ from paper_data import MIXED, PATIENTS, write_frames
 from fedpp.config import ARCHITECTURES
 from simulations.__main__ import main
 from simulations.paper.folder import RESULTS
-from simulations.paper.page import HEADINGS, NETWORKS
+from simulations.paper.page import HEADINGS
 from simulations.paper.scores import FIGURES
+from simulations.paper.settings import NETWORK_NAMES
 
-SMALL = ["--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3", "--folds", "2", "--epochs", "2", "--batch-size", "8"]
+SMALL = [
+    *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),
+    *("--folds", "2", "--epochs", "2", "--batch-size", "8"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def test_tables_and_figures_are_files(float64: Path):
 def test_the_page_renders_all_rows(float64: Path):
     """Every network, side, fold, figure and conclusion stands on the page, which fetches nothing."""
     told, page = record(float64), (float64 / "paper.html").read_text()
-    for name in (*NETWORKS.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
+    for name in (*NETWORK_NAMES.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
         assert name in page
     bodies = [body.count("<tr") for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)]
     assert bodies == [len(told[name]) for name in ("networks", "auc", "by_fold", "parity", "folds")]
@@ -128,14 +132,14 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
 
 def test_both_sides_stop_early_at_the_same_epoch(raw: Path, tmp_path: Path):
     """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights."""
-    more = ["--dtype", "float64", "--stopping", "early", "--epochs", "40", "--learning-rate", "0.05"]
+    more = ["--dtype", "float64", "--stopping", "early", "--epochs", "60", "--learning-rate", "0.02"]
     assert paper(raw, tmp_path, *more, "--networks", "cnn", "--seeds", "1", "--no-hog") == 0
     told = record(tmp_path)
     plain, encrypted = ([r for r in told["by_fold"] if r["side"] == side] for side in ("plaintext", "ciphertext"))
     for first, second in zip(plain, encrypted, strict=True):
         assert (first["epochs"], first["kept_epoch"]) == (second["epochs"], second["kept_epoch"])
-        assert first["epochs"] == min(40, first["kept_epoch"] + 10)
-    assert min(row["epochs"] for row in plain) < 40
+        assert first["epochs"] == min(60, first["kept_epoch"] + 10)
+    assert min(row["epochs"] for row in plain) < 60
     assert max(row["probability"] for row in told["parity"]) <= 1e-6
     assert [row["name"] for row in told["auc"]] == ["cnn", "cnn"]
 
