@@ -215,7 +215,7 @@ def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     labels = {"": "ciphertext", "_moments_by_rows": "ciphertext, moments as rows"}
     labels |= {f"_{name}": f"twin moved by {units} in the last place" for name, units in CONTROLS.items()}
     with style():
-        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        figure = Figure(figsize=(9.0, 4.4), layout="constrained")
         for axes, dtype in zip(figure.subplots(1, len(DRAWS)), DRAWS, strict=True):
             of_dtype = [row for row in rows if row["case"].startswith(dtype)]
             steps = [int(row["case"].split()[-1]) for row in of_dtype]
@@ -224,11 +224,15 @@ def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 axes.loglog(steps, values, marker="o", markersize=4, color=colour, label=label)
             axes.set_title(dtype, color=ink)
             axes.set_xlabel("steps", color=soft)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(lambda *_: "")
             axes.tick_params(which="both", colors=line, labelcolor=soft)
             for spine in axes.spines.values():
                 spine.set_color(line)
         figure.axes[0].set_ylabel("largest difference of a probability", color=soft)
-        figure.axes[0].legend(frameon=False, labelcolor=ink)
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=ink)
         figure.savefig(path, format="png", dpi=150, facecolor="white")
 
 

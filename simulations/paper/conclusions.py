@@ -55,7 +55,7 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
 
 def _quality(settings: Settings, results: Tables) -> list[str]:
     said = [
-        f"Best on the validation patients is {NETWORK_NAMES[row.name]}; on the test patients, in {row.side}: {_auc(row)}."
+        f"Best on the validation patients is {NETWORK_NAMES[row.name]}; on test patients, {row.side}: {_auc(row)}."
         for row in results.auc
         if row.name == results.best
     ]

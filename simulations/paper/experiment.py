@@ -48,6 +48,7 @@ class Outcome:
     runs: tuple[Run, ...]
     trials: tuple[Trial, ...]
     hog: dict[tuple[int, int], NDArray[np.float64]]
+    resumed: int = 0  # trials that an earlier command ran
 
     def trial(self, network: Architecture, fold: Fold, side: str, draw: int = 0) -> Trial | None:
         """Return one trial, or None if it was not wanted."""
@@ -111,7 +112,8 @@ def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome
         if len(trial.probabilities) != len(study.labels):
             raise ConfigError(f"run {run.name} is of other data: --overwrite the experiment")
         trials.append(trial)
-    return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline)
+    resumed = sum(trial is not None for trial in loaded.values())
+    return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline, resumed)
 
 
 def _performed(run: Run, side: object, study: Study, settings: Settings, progress: "Progress") -> Trial:

@@ -70,6 +70,7 @@ def record(study: Study, settings: Settings, outcome: Outcome, results: Tables, 
         ],
         "conclusions": conclusions(study, settings, results),
         "seconds": seconds,
+        "runs_kept_from_before": outcome.resumed,
         "versions": {name: version(name) for name in (*_VERSIONS, *(["scikit-image"] if settings.hog else []))},
     }
     text: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))  # tuples become lists

@@ -9,7 +9,7 @@ TEMPLATE = (
 <header>
   <p class="kicker">fedpp, the experiment of Kolhar &amp; Aldossary (AI 2023, 4(3), 706-720)</p>
   <h1>{% for name in record.settings.networks %}{{ name | network }}{{ ", " }}{% endfor %}
-    {{ "in plaintext and on ciphertext" if record.settings.sides | length > 1 else "on " ~ record.settings.sides[0] }}</h1>
+    {{ "plaintext and ciphertext" if record.settings.sides | length > 1 else record.settings.sides[0] }}</h1>
   <p class="lead">{{ record.data.described }}</p>
   <dl class="facts">
     <div><dt>Patients</dt><dd>{{ record.data.patients }}</dd></div>
@@ -20,7 +20,8 @@ TEMPLATE = (
     <div><dt>Folds, by patient</dt><dd>{{ record.settings.folds }}</dd></div>
     <div><dt>Arithmetic</dt><dd>{{ record.settings.dtype }}</dd></div>
     <div><dt>Protocol</dt><dd>{{ record.settings.protocol }}</dd></div>
-    <div><dt>Took</dt><dd>{{ record.seconds | duration }}</dd></div>
+    <div><dt>Took</dt><dd>{{ record.seconds | duration }}{% if record.runs_kept_from_before %}, and
+      {{ record.runs_kept_from_before }} trainings before{% endif %}</dd></div>
   </dl>
 </header>
 <main>

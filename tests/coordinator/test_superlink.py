@@ -204,7 +204,7 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("colour=red", "--set takes name=value with a name of batch-size, dense, dtype"),
+        ("colour=red", "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
         ("rounds", "got 'rounds'"),
         ("out=/elsewhere", "got 'out=/elsewhere'"),
         ("rounds=two", "run setting rounds must be int, got 'two'"),

@@ -125,6 +125,7 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
     ]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     after = record(float64)
+    assert (before["runs_kept_from_before"], after["runs_kept_from_before"]) == (0, len(kept))
     for first, second in zip(before["by_fold"], after["by_fold"], strict=True):
         assert {name: first[name] for name in FIGURES} == pytest.approx({name: second[name] for name in FIGURES})
     assert "Best on the validation patients is" in captured.out

@@ -121,6 +121,7 @@ def test_parity_is_within_the_largest_control(study: Study, control: float, with
         assert row.probability == pytest.approx(0.02)
         assert row.control_probabilities == pytest.approx((0.75 - control,) * 2)
         assert row.within is within
+        assert row.farther == (2 if within else 0)
         assert row.equal  # no decision differs, nor the order of the scores
 
 

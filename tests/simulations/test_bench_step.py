@@ -1,0 +1,59 @@
+"""The step bench: the block form that it times is right, and each figure is there. No test depends on a time."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedpp.cipher.algebra import encrypt
+from fedpp.keys.domain import KeyDomain
+from simulations.bench_step import CASES, Case, prepared, step
+from simulations.block_form import BlockForm
+
+RATIOS = ("ratio", "processor_ratio", "more_frame_ratio", "plaintext_to_keras_fit", "memory_ratio")
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_block_form_computes_on_the_slots(n: int):
+    """Blocks of rows, slots, products, public numbers and gradients have the slots that they should have."""
+    r, generator = KeyDomain(bytes(32), n=n, epoch=1).matrix(), np.random.default_rng(0)
+    form = BlockForm(r)
+    x, w = generator.normal(size=(2, n, 4, 5)), generator.normal(size=(n, 5, 3))
+    x = x[0]
+    blocks, kernel = form.from_slots(tuple(x)), form.from_slots(tuple(w))
+    np.testing.assert_allclose(form.to_slots(blocks), x, atol=1e-12)
+    rows = encrypt(np.moveaxis(x, 0, -1), r)
+    np.testing.assert_allclose(form.from_rows(form.encrypt(rows)), blocks, atol=1e-12)
+    np.testing.assert_allclose(form.product_slots(blocks, kernel, np.matmul), x @ w, atol=1e-12)
+    np.testing.assert_allclose(form.to_slots(form.public(x[0])), [x[0]] * n, atol=1e-12)
+    # by the entries A of sum_k u_k s_k(A): the derivatives by the slots are u
+    u = generator.normal(size=n)
+    parts = [tf.Variable(part) for part in blocks]
+    with tf.GradientTape() as tape:
+        loss = sum(tf.reduce_sum(slot) * factor for slot, factor in zip(form.to_slots(tuple(parts)), u, strict=True))
+    slots = form.to_slots(form.gradient(tuple(tape.gradient(loss, parts))))
+    np.testing.assert_allclose(slots, np.broadcast_to(u[:, None, None], x.shape), atol=1e-12)
+
+
+def test_all_forms_take_the_same_steps():
+    """The losses of two steps on plaintext, and of Keras's own, agree; so do those of ciphertext and block form."""
+    case = Case("cnn", 16, 2)
+    losses = {}
+    for form in ("ciphertext", "block_form", "plaintext", "keras"):
+        action = prepared(case, form)
+        losses[form] = [float(np.ravel(action())[0]) for _ in range(2)]
+    np.testing.assert_allclose(losses["block_form"], losses["ciphertext"], rtol=1e-4)
+    np.testing.assert_allclose(losses["keras"], losses["plaintext"], rtol=1e-4)
+
+
+def test_a_quick_bench_has_every_figure():
+    """Each case has a row of positive figures, fit for JSON; the grid holds three networks in two sizes."""
+    result = step([Case("cnn", 16, 2, frames=2), Case("cnn-lstm", 16, 2, frames=2)], repetitions=2)
+    cnn, lstm = json.loads(json.dumps(result))["rows"]
+    assert cnn["case"] == "cnn, 16x16, 2 frames, batch 2"
+    assert set(RATIOS) < set(lstm)
+    assert set(cnn) - set(lstm) == {"block_form_ratio", "block_form_processor_ratio"}
+    assert all(value > 0 for row in (cnn, lstm) for name, value in row.items() if name != "case")
+    assert cnn["ciphertext_mb"] > 100
+    assert len({str(case) for case in CASES}) == 6
