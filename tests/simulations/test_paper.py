@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +141,12 @@ def test_both_sides_stop_early_at_the_same_epoch(raw: Path, tmp_path: Path):
     for first, second in zip(plain, encrypted, strict=True):
         assert (first["epochs"], first["kept_epoch"]) == (second["epochs"], second["kept_epoch"])
         assert first["epochs"] == min(60, first["kept_epoch"] + 10)
+        kept = json.loads((tmp_path / "runs" / f"cnn-seed0-fold{first['fold']}-plaintext.json").read_text())
+        best, epoch = math.inf, 0
+        for number, loss in enumerate(kept["curves"]["validation_loss"], start=1):
+            if loss < best - 0.001:
+                best, epoch = loss, number
+        assert first["kept_epoch"] == epoch
     assert min(row["epochs"] for row in plain) < 60
     assert max(row["probability"] for row in told["parity"]) <= 1e-6
     assert [row["name"] for row in told["auc"]] == ["cnn", "cnn"]
