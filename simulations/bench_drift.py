@@ -96,12 +96,16 @@ class State:
 
 
 def drift(
-    out: Path | None = None, data: Path | None = None, *, checkpoints: Sequence[int] = CHECKPOINTS
+    out: Path | None = None,
+    data: Path | None = None,
+    *,
+    checkpoints: Sequence[int] = CHECKPOINTS,
+    draws: Mapping[Dtype, int] = DRAWS,
 ) -> dict[str, Any]:
     """Measure on phantom images, or on a folder of labelled ones; write a chart into the folder `out`, if given."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     task = _read(data)
-    rows = [row for dtype in DRAWS for row in _rows(task, dtype, checkpoints)]
+    rows = [row for dtype in draws for row in _rows(task, dtype, checkpoints, draws[dtype])]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         chart(rows, out / CHART)
@@ -124,7 +128,7 @@ def _read(folder: Path | None) -> Data:
     return Data(frames[order], labels[order], len(classes.classes), len(labels) * 3 // 4)
 
 
-def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int]) -> list[dict[str, Any]]:
+def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> list[dict[str, Any]]:
     initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
     twin = list(_plaintext(data, dtype, initial, checkpoints))
     others = {
@@ -132,8 +136,8 @@ def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int]) -> list[dict[str
         "_moments_by_rows": [list(_encrypted(data, dtype, checkpoints, RowMoments))],
     }
     for name, units in CONTROLS.items():
-        draws = [_moved(initial, seed, units) for seed in range(DRAWS[dtype])]
-        others[f"_{name}"] = [list(_plaintext(data, dtype, weights, checkpoints)) for weights in draws]
+        starts = [_moved(initial, seed, units) for seed in range(draws)]
+        others[f"_{name}"] = [list(_plaintext(data, dtype, start, checkpoints)) for start in starts]
     rows = []
     for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
         row: dict[str, Any] = {"case": f"{dtype}, step {step}", "twin_loss": state.loss}

@@ -11,7 +11,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 
-DECOY_BOUND = 4.0  # of a weight, in units of what its initialiser draws: with Adam decoys grow to 1.6, at most 2.3
+DECOY_BOUND = 4.0  # of a weight, in units of what its initialiser draws: with Adam decoys grow to 1.7, at most 2.3
 DECOY_LABEL = 2.0  # decoy labels are one-hot; beyond this they are cut, for a gradient grows with its label
 DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to three bits of the message's gradient
 

@@ -129,9 +129,6 @@ class BinaryCrossentropy(EncryptedLoss):
         return {**super().get_config(), "positive_weights": self.positive_weights}
 
 
-EncryptedCrossEntropy = CategoricalCrossentropy
-
-
 def _weights(name: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
     if weights is None:
         return None

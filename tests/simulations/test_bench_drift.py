@@ -45,7 +45,7 @@ def test_moments_as_rows_are_adam_where_nothing_rounds():
 
 def test_a_few_steps_are_measured_and_drawn(tmp_path: Path):
     """Each dtype has a row for each checkpoint, in which the ciphertext is near its twin; a chart is made."""
-    result = drift(tmp_path / "out", checkpoints=(1, 3))
+    result = drift(tmp_path / "out", checkpoints=(1, 3), draws={"float32": 1, "float64": 1})
     assert [row["case"] for row in result["rows"]] == [f"{d}, step {s}" for d in ("float32", "float64") for s in (1, 3)]
     for row in result["rows"]:
         assert 0 <= row["probabilities"] < (1e-4 if row["case"].startswith("float32") else 1e-12)

@@ -11,7 +11,7 @@ from simulations.paper.record import table_rows
 from simulations.paper.scores import Summary, auc_by_patient, interval, mixed_patients
 from simulations.paper.settings import Settings
 from simulations.paper.study import Study, folds, prepare_study
-from simulations.paper.tables import tables
+from simulations.paper.tables import _median_epoch, tables
 from simulations.paper.trial import CURVES, Trial
 
 OPTIONS = {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "folds": 2, "networks": ("cnn",)}
@@ -110,6 +110,12 @@ def test_table_1_is_the_mean_over_folds(study: Study):
     first_row = table_rows(results.networks)[0]
     assert (first_row["network"], first_row["sensitivity_mean"]) == ("cnn", pytest.approx((1 + found) / 2))
     assert first_row["parameters"] == 2 * 9 + 2 + 18 * 3 + 3 + 2 * 2 * 3 * 64 + 64 + 64 * 2 + 2
+
+
+def test_the_first_epoch_is_no_epoch_s_time(study: Study):
+    """It may hold a compilation (9 s here): the median is of the others, and of it alone if there are no others."""
+    assert _median_epoch([trial(study, epochs=2), trial(study, epochs=2)]) == 1.0
+    assert _median_epoch([trial(study, epochs=1)]) == 9.0
 
 
 @pytest.mark.parametrize(("control", "within"), [(0.72, True), (0.7305, False)])
