@@ -10,7 +10,7 @@ PATIENTS, SIDE = 20, 12
 MIXED = 3  # this patient's second sequence bears the other label
 
 
-def write_frames(root: Path) -> None:
+def write_frames(root: Path, contrast: float = 100.0) -> None:
     """Write one or two sequences a patient, of two or three frames: stripes that lie or stand, in noise."""
     root.mkdir(parents=True)
     with (root / "index.csv").open("w", newline="") as table:
@@ -24,7 +24,7 @@ def write_frames(root: Path) -> None:
                 folder = root / name
                 folder.mkdir()
                 for frame in range(2 + patient % 2):
-                    stripes = np.tile(100.0 * (np.arange(SIDE) // 2 % 2), (SIDE, 1))
+                    stripes = np.tile(contrast * (np.arange(SIDE) // 2 % 2), (SIDE, 1))
                     pixels = (stripes if ill else stripes.T) + generator.uniform(0, 100, (SIDE, SIDE))
                     Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{frame:02d}.png")
                 rows.writerow([name, f"p{patient:02d}", "ill" if ill else "well"])

@@ -163,7 +163,7 @@ def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], pa
     if kind == "accuracy":
         axes.set_ylim(-0.02, 1.02)
     else:
-        highest = max(max(curve.mean) for curve in shown)  # a band may reach far beyond its line
+        highest = max(max(c.mean) for c in all_curves if c.name.endswith(kind))  # a band may reach far beyond
         axes.set_ylim(0, 1.4 * highest if highest > 0 else 1)
 
 

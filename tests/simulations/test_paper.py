@@ -132,16 +132,21 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
     assert "Best on the validation patients is" in captured.out
 
 
-def test_both_sides_stop_early_at_the_same_epoch(raw: Path, tmp_path: Path):
-    """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights."""
+def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
+    """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights.
+
+    The images are noise, so that the loss goes on falling in training and not in validation.
+    """
+    write_frames(tmp_path / "raw", contrast=0.0)
+    raw, out = tmp_path / "raw", tmp_path / "out"
     more = ["--dtype", "float64", "--stopping", "early", "--epochs", "60", "--learning-rate", "0.02"]
-    assert paper(raw, tmp_path, *more, "--networks", "cnn", "--seeds", "1", "--no-hog") == 0
-    told = record(tmp_path)
+    assert paper(raw, out, *more, "--networks", "cnn", "--seeds", "1", "--no-hog") == 0
+    told = record(out)
     plain, encrypted = ([r for r in told["by_fold"] if r["side"] == side] for side in ("plaintext", "ciphertext"))
     for first, second in zip(plain, encrypted, strict=True):
         assert (first["epochs"], first["kept_epoch"]) == (second["epochs"], second["kept_epoch"])
         assert first["epochs"] == min(60, first["kept_epoch"] + 10)
-        kept = json.loads((tmp_path / "runs" / f"cnn-seed0-fold{first['fold']}-plaintext.json").read_text())
+        kept = json.loads((out / "runs" / f"cnn-seed0-fold{first['fold']}-plaintext.json").read_text())
         best, epoch = math.inf, 0
         for number, loss in enumerate(kept["curves"]["validation_loss"], start=1):
             if loss < best - 0.001:
