@@ -6,7 +6,7 @@ Nobody else indexes a configuration by string. `RunConfig` has no defaults: ever
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args
@@ -131,8 +131,18 @@ class NetworkSpec:
     ) -> Self:
         """Return the network for a task."""
         sizes = (task.frames, task.height, task.width, task.channels, len(task.classes))
-        layers = cls(*sizes, filters, kernel, dense, lstm, task.gaps, multi_label=task.multi_label)
-        return replace(layers, architecture=architecture, voting=voting, patch=task.patch)
+        return cls(
+            *sizes,
+            filters,
+            kernel,
+            dense,
+            lstm,
+            gaps=task.gaps,
+            architecture=architecture,
+            voting=voting,
+            multi_label=task.multi_label,
+            patch=task.patch,
+        )
 
     def misfit(self, task: Task) -> str | None:
         """Return in one line why this network is not for data of a task, or None if it is.

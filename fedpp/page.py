@@ -93,3 +93,20 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media print { body { padding: 0; } section { break-inside: avoid; } details { display: none; } }
 """
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a reader says them: 3.2 s, 4 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def scientific(value: float) -> str:
+    """Return a number, finite and not zero, as digits times a power of ten, on one line."""
+    digits, exponent = f"{value:.1e}".split("e")
+    power = str(int(exponent)).translate(_SUPERSCRIPTS)
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")

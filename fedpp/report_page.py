@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpp import charts
-from fedpp.page import STYLE
+from fedpp.page import STYLE, duration, scientific
 from fedpp.report_template import TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SPLITS = ("train", "validation", "test")
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -196,22 +195,13 @@ def _figure(value: float | None) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return _figure(None)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return _figure(None) if seconds is None else duration(seconds)
 
 
 def _scientific(value: float | None) -> str:
     if value is None:
         return "not finite"
-    if value == 0:
-        return "none"
-    digits, exponent = f"{value:.1e}".split("e")
-    power = str(int(exponent)).translate(_SUPERSCRIPTS)
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")
+    return scientific(value) if value else "none"
 
 
 def _words(name: str) -> str:

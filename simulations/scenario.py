@@ -77,11 +77,11 @@ class Scenario:
     dtype: Dtype = "float32"
     seed: int = 0
     epochs: int = 2
-    batch_size: int = 8
-    micro_batch: int = 16  # sequences of a batch in memory at a time
-    learning_rate: float = 1e-3
-    positive_weight: float = 1.0  # of the loss of all classes but the first, or of a finding that is present
-    label_smoothing: float = 0.0
+    batch_size: int = Recipe.batch_size
+    micro_batch: int = Recipe.micro_batch  # sequences of a batch in memory at a time
+    learning_rate: float = Recipe.learning_rate
+    positive_weight: float = Recipe.positive_weight  # of the loss of all but the first class, or of a present finding
+    label_smoothing: float = Recipe.label_smoothing
     architecture: Architecture = "cnn-bi-lstm"
     head: Head = "state"  # what is scored: the LSTM's last state, or every frame, and the frames vote
     filters: tuple[int, ...] = (16, 32, 64)

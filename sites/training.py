@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpp.command import load_tensorflow
+from fedpp.recipe import Recipe
 
 from .opening import show, trainers_dataset, trainers_key
 
@@ -25,14 +26,9 @@ DEFAULTS: dict[str, Any] = {
     "dtype": None,  # the dataset's
     "architecture": "cnn-bi-lstm",
     "voting": False,
-    "learning_rate": 1e-3,
-    "batch_size": 8,
-    "micro_batch": 16,
-    "positive_weight": 1.0,
-    "label_smoothing": 0.0,
+    **Recipe().to_mapping(),
     "patience": None,  # no early stopping
 }
-RECIPE = ("learning_rate", "batch_size", "micro_batch", "positive_weight", "label_smoothing")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -43,7 +39,6 @@ def train(options: argparse.Namespace) -> int:
     from fedpp.keys.store import AT_REST_KEY
     from fedpp.learning.initial import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
-    from fedpp.recipe import Recipe
 
     at_rest = AtRestKey.load(options.domain / AT_REST_KEY)
     begun = _begun(options, at_rest)
@@ -56,14 +51,15 @@ def train(options: argparse.Namespace) -> int:
     dataset.verify()
     settings = _settings(options, begun, dataset)
     network = NetworkSpec.of(Task.of(manifest), architecture=settings["architecture"], voting=settings["voting"])
-    recipe = Recipe(**{name: settings[name] for name in RECIPE})
+    recipe = Recipe(**{name: settings[name] for name in Recipe().to_mapping()})
     options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
 
     load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
     from fedpp.learning.training import EncryptedTrainer
 
     trainer = EncryptedTrainer(network, key.algebra(), recipe, settings["dtype"])
-    trainer.load(encrypted_initial_weights(network, settings["seed"], key))
+    # Under the key: who could draw the same weights would solve their rows for it.
+    trainer.load(encrypted_initial_weights(network, key.weight_seed(settings["seed"], 0), key))
     with _stopping(options, settings, trainer, dataset) as stopping:
         checkpoints = _Checkpoints(options.out / CHECKPOINT, at_rest, settings, trainer, stopping)
         checkpoints.begin(begun)

@@ -1,5 +1,7 @@
 """What docs/threats.md says is *not* protected, carried out: if one of these fails, the page is out of date."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from conftest import TINY
@@ -61,6 +63,21 @@ def test_one_labelled_dataset_gives_the_key_of_its_domain(dataset: EncryptedData
     sk = next(np.stack(pair) for pair in candidates if any(np.allclose(sum(pair), row, atol=1e-6) for row in rows))
     slots = dataset.frames(np.arange(len(dataset))) @ np.linalg.inv(sk)
     assert min(np.abs(slots[..., k] - plaintext[0]).max() for k in (0, 1)) < 1e-6
+
+
+def test_findings_give_the_key_as_labels_do(domain: KeyDomain):
+    """Without any key: rows of findings' pairs are zero, the rows of SK, and their sum; with these a frame is read."""
+    states = np.random.default_rng(0).integers(3, size=(200, 5))
+    cipher = SequenceCipher(domain, "float64")
+    rows = np.unique(
+        np.stack([cipher.findings(str(i), s) for i, s in enumerate(states)]).reshape(-1, 2).round(9), axis=0
+    )
+    assert len(rows) == 4
+    values = np.random.default_rng(1).normal(size=20)
+    frames = cipher.frames("s", values)
+    kinds = rows[np.argsort(np.linalg.norm(rows, axis=1))][1:]
+    guesses = [np.stack(pair) for pair in permutations(kinds, 2) if any(np.allclose(sum(pair), row) for row in kinds)]
+    assert min(np.abs((frames @ np.linalg.inv(sk))[:, 0] - values).max() for sk in guesses) < 1e-6
 
 
 def test_score_tells_any_row_of_the_domain(domain: KeyDomain, dataset: EncryptedDataset, address: str):

@@ -84,7 +84,7 @@ class Algebra:
     ) -> Ciphertext:
         """Return x * w through any bilinear kernel. Law: the slots are `bilinear(x_k, w_k)`, slot by slot."""
         if self.n == 2:
-            p, q, r = self._three_products(x, w, bilinear)
+            p, q, r = self.three_products(x, w, bilinear)
             return (p + q * 2.0, (r - q - p * 2.0) * (1.0 / self._root_d))
         if self.n == 1:
             return (bilinear(x[0], w[0]),)
@@ -99,11 +99,11 @@ class Algebra:
         On large tensors the additions cost more than the products do, and this needs the fewest of them.
         """
         if self.n == 2:
-            p, q, r = self._three_products(x, w, bilinear)
+            p, q, r = self.three_products(x, w, bilinear)
             return (r + (q - p), (p + q) * 3.0 - r)
         return self.to_slots(self.product(x, w, bilinear))
 
-    def _three_products(
+    def three_products(
         self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return `p = a1 a2`, `q = d b1 b2 / 2` and `r = 2 (a1 + t b1)(a2 + t b2)` at `t = sqrt(d) / 2`.

@@ -49,8 +49,8 @@ class EvaluationKey:
         """Return the algebra of the ciphertexts under this key."""
         return Algebra(self._r, self._domain)
 
-    def decoy_seed(self, seed: int, slot: int) -> int:
-        """Return the seed of a decoy slot's initial weights: the same for the same run, and unknown without the key."""
+    def weight_seed(self, seed: int, slot: int) -> int:
+        """Return the seed of a slot's initial weights: the same for the same run, and unknown without the key."""
         digest = hmac.digest(self._r.tobytes(), f"initial weights {seed} of slot {slot}".encode(), "sha256")
         return int.from_bytes(digest[:8], "little")
 
@@ -106,9 +106,9 @@ class PlainNumbers:
         """Return the algebra of plain numbers."""
         return Algebra.plaintext(self.domain)
 
-    def decoy_seed(self, seed: int, slot: int) -> NoReturn:
-        """Refuse: there is no decoy."""
-        raise ValueError("plain numbers have no decoys")
+    def weight_seed(self, seed: int, slot: int) -> int:
+        """Return the seed itself: without a key nothing is hidden, and slot 0 is the only one."""
+        return seed
 
 
 AnyKey = EvaluationKey | PlainNumbers

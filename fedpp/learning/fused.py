@@ -52,7 +52,7 @@ def block(
         products = tuple(convolve(both, tf.concat(pair, -2)) for pair in kernels)
         to_slots = _slots_of_components
     else:
-        products = algebra._three_products(x, kernel, convolve)  # noqa: SLF001
+        products = algebra.three_products(x, kernel, convolve)
         to_slots = _slots_of_products
     biases = (tf.zeros(products[0].shape[-1:], root.dtype),) * 2 if bias is None else algebra.to_slots(bias)
     return _pooled(to_slots, products, biases, root, relu=relu)

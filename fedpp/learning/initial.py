@@ -23,7 +23,7 @@ def encrypted_initial_weights(network: NetworkSpec, seed: int, key: AnyKey) -> d
     Whoever holds the evaluation key can encrypt with it; so a site can start by itself. In a federation the
     vault of one site does the same with the domain's key.
     """
-    draws = [initial_weights(network, s) for s in (seed, *(key.decoy_seed(seed, slot) for slot in range(1, key.n)))]
+    draws = [initial_weights(network, s) for s in (seed, *(key.weight_seed(seed, slot) for slot in range(1, key.n)))]
     return {name: algebra.encrypt(np.stack([draw[name] for draw in draws], axis=-1), key.matrix) for name in draws[0]}
 
 

@@ -16,6 +16,7 @@ from fedpp.config import Dtype, NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.learning import layers
 from fedpp.learning.accumulation import AccumulatingModel
+from fedpp.learning.decoys import bounded
 from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
 
 Weights = Mapping[str, NDArray[np.floating]]
@@ -107,14 +108,15 @@ def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
 
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:
-    """Set the encrypted network's weights from rows `[*shape, n]`; raise `ModelError` if they do not fit."""
+    """Set weights from rows `[*shape, n]`, decoys taken into their bound; raise `ModelError` if they do not fit."""
     values: list[NDArray[np.floating]] = []
     for spec in network.weights():
         row = rows.get(spec.name)
         if row is None or row.shape != (*spec.shape, algebra.n):
             received = "nothing" if row is None else f"shape {row.shape}"
             raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, algebra.n)}, got {received}")
-        values.extend(algebra.from_rows(row.astype(np.float64)))
+        parts = algebra.from_rows(row.astype(np.float64))
+        values.extend(np.asarray(part) for part in bounded(algebra, parts))
     model.set_weights(values)
 
 

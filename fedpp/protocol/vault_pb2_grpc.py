@@ -62,7 +62,7 @@ class VaultServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InitialWeights(self, request, context):
-        """Initial weights of a network, encrypted under the domain, with fresh decoys.
+        """Initial weights of a network, encrypted under the domain, with decoys that its key makes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

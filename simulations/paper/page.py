@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpp.page import STYLE
+from fedpp.page import STYLE, duration, scientific
 
 from .scores import FIGURES
 from .settings import NETWORK_NAMES
@@ -22,7 +22,6 @@ HEADINGS = {
     "missed_diagnosis_rate": "Missed diagnoses",
 }
 _DASH = "\N{EN DASH}"
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> str:
@@ -34,7 +33,7 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        figure=_figure, spread=_spread, bounds=_bounds, scientific=_scientific, duration=_duration, network=_network
+        figure=_figure, spread=_spread, bounds=_bounds, scientific=_scientific, duration=duration, network=_network
     )
     return environment.from_string(TEMPLATE).render(
         record=record,
@@ -84,13 +83,4 @@ def _scientific(value: float | None) -> str:
         return "not finite"
     if value == 0:
         return "0"
-    digits, exponent = f"{value:.1e}".split("e")
-    power = str(int(exponent)).translate(_SUPERSCRIPTS)
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return scientific(value)

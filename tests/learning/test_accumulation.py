@@ -71,6 +71,18 @@ def test_a_step_that_is_not_finite_is_not_taken(part: int | None, bad: float):
     assert all((left != right).any() for left, right in zip(ours.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize("part", [None, 2])
+def test_a_gradient_that_is_not_finite_is_not_taken_though_the_loss_is(part: int | None):
+    """At the kink of a root the loss is 0 and its derivative is no number: no weight moves, and the loss says so."""
+    inputs, labels = batch(5)
+    ours = model(part)
+    ours.compile(keras.optimizers.SGD(0.5), lambda _, z: keras.ops.sqrt(keras.ops.sum(z * z)), jit_compile=False)
+    ours.set_weights([np.zeros(w.shape) for w in ours.get_weights()])
+    assert float(ours.loss(labels, ours(list(inputs)))) == 0
+    assert np.isnan(ours.train_on_batch(inputs, labels))
+    assert all(not w.any() for w in ours.get_weights())
+
+
 def test_it_is_saved_and_loaded(tmp_path):
     """A `.keras` file holds the model as one that accumulates, with its part and its weights."""
     ours = model(3)

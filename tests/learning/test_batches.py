@@ -79,6 +79,17 @@ def test_the_order_of_a_seed_is_fixed():
     assert epochs((4, 1), np.arange(6)) == [[3, 2, 4, 1, 5, 0], [5, 4, 2, 0, 1, 3]]
 
 
+def test_epochs_that_are_behind_are_left_out():
+    """After 2 epochs the third comes in its own order, and any batch of any epoch can be read again."""
+    batches = Batches([Shelf()], Shelf(), np.arange(10), 4, (1, 2))
+    whole = [batch.tolist() for batch in batches.order(3)]
+    assert [batch.tolist() for batch in batches.order(3, 2)] == whole[6:]
+    assert list(batches.order(3, 3)) == []
+    for epoch, number in ((1, 0), (2, 2), (3, 1)):
+        (values,), labels = batches.batch(epoch, number)
+        assert values[:, 0].tolist() == labels[:, 0].tolist() == whole[3 * (epoch - 1) + number]
+
+
 def test_fit_trains_on_the_batches_in_their_order():
     """What `fit` reads is the order, every epoch and once, with a smaller last batch; it gives a loss an epoch."""
     read: list[list[int]] = []

@@ -13,6 +13,7 @@ from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning import models
+from fedpp.learning.decoys import DECOY_BOUND, initial_deviation
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.optimizers import Adam
 
@@ -96,3 +97,21 @@ def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
     model = models.encrypted(network, domain.evaluation_key().algebra(), "float64")
     model.compile(Adam(domain.evaluation_key().algebra()))
     assert [v.shape for v in model.trainable_variables[::2]] == [s.shape for s in network.weights()]
+
+
+def test_decoys_of_weights_that_are_set_are_within_their_bound(domain: KeyDomain):
+    """Ordinary rows are set to the bit; of rows with decoys a thousand times as large the message alone is as it was."""
+    key, network = domain.evaluation_key(), spec(4, gaps=False)
+    algebra_, model = key.algebra(), models.encrypted(network, key.algebra(), "float64")
+    rows = encrypted_initial_weights(network, 3, key)
+    models.set_rows(model, network, algebra_, rows)
+    parts = [part for row in rows.values() for part in algebra_.from_rows(row)]
+    for ours, part in zip(model.get_weights(), parts, strict=True):
+        np.testing.assert_array_equal(ours, part)
+    slots = {name: algebra.decrypt(row, key.matrix) * [1.0, 1000.0] for name, row in rows.items()}
+    models.set_rows(model, network, algebra_, {name: algebra.encrypt(s, key.matrix) for name, s in slots.items()})
+    for name, row in models.get_rows(model, network, algebra_).items():
+        set_ = algebra.decrypt(row, key.matrix)
+        np.testing.assert_allclose(set_[..., 0], slots[name][..., 0], atol=1e-10)
+        bound = DECOY_BOUND * initial_deviation(set_.shape[:-1])
+        assert np.sqrt((set_[..., 1] ** 2).mean()) <= bound * (1 + 1e-9)

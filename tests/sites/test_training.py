@@ -15,6 +15,7 @@ from vaults import serving
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys import encryption, store
 from fedpp.keys.domain import KeyDomain
+from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.training import EncryptedTrainer
@@ -155,6 +156,20 @@ def test_without_a_checkpoint_it_starts_from_the_beginning_and_says_so(
     assert_equal_models(tmp_path / "a", tmp_path / "b")
     assert main(["train", *arguments(dataset, folder, tmp_path / "a", "--resume")]) == 1
     assert "models are not overwritten" in capsys.readouterr().err
+
+
+def test_initial_weights_are_not_those_of_the_seed_alone(
+    dataset: EncryptedDataset, folder: Path, domain: KeyDomain, tmp_path: Path
+):
+    """Who knows the seed and not the key cannot draw them: a model that hardly learned has none of that seed."""
+    slow = arguments(dataset, folder, tmp_path / "out", "--epochs", "1", "--seed", "3", "--learning-rate", "1e-12")
+    assert main(["train", *slow]) == 0
+    model = EncryptedModel.load(tmp_path / "out" / "model.npz")
+    started = encryption.decrypt(domain, model.rows["dense/kernel"])
+    assert np.abs(started - initial_weights(model.network, 3)["dense/kernel"]).max() > 0.1
+    key = domain.evaluation_key()
+    own = initial_weights(model.network, key.weight_seed(3, 0))["dense/kernel"]
+    np.testing.assert_allclose(started, own, atol=1e-9)
 
 
 def test_the_key_s_owner_stops_it_early(
