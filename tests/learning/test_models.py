@@ -100,7 +100,7 @@ def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
 
 
 def test_decoys_of_weights_that_are_set_are_within_their_bound(domain: KeyDomain):
-    """Ordinary rows are set to the bit; of rows with decoys a thousand times as large the message alone is as it was."""
+    """Ordinary rows are set to the bit; with decoys a thousand times as large the message alone is as it was."""
     key, network = domain.evaluation_key(), spec(4, gaps=False)
     algebra_, model = key.algebra(), models.encrypted(network, key.algebra(), "float64")
     rows = encrypted_initial_weights(network, 3, key)
