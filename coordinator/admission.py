@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import RunConfig, Task
+from fedpp.config import RunConfig
 from fedpp.errors import FederationError
+from fedpp.network import Task
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 

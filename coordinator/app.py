@@ -11,10 +11,11 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedpp.config import NetworkSpec, RunConfig, Task
+from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.model_file import EncryptedModel
+from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import SPLITS, Dtype, Gaps
+from fedpp.config import SPLITS, Dtype
 from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import gaps, prepare
@@ -28,6 +28,7 @@ from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
+from fedpp.network import Gaps
 from fedpp.protocol.counts import UNKNOWN
 
 SAMPLE = 8  # sequences that are read to estimate how long all will take

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedpp.charts import style
 from fedpp.cipher.components import Algebra, Slots, Tensor
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.preparation import pad, prepare
@@ -33,6 +33,7 @@ from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import softmax
 from fedpp.learning.optimizers import Adam
+from fedpp.network import NetworkSpec
 from fedpp.recipe import Recipe
 
 from .phantom import write_phantom

@@ -22,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 
 from fedpp.cipher.components import Algebra
-from fedpp.config import Architecture, NetworkSpec
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
@@ -30,6 +29,7 @@ from fedpp.learning import models
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.losses import CategoricalCrossentropy
 from fedpp.learning.optimizers import Adam
+from fedpp.network import Architecture, NetworkSpec
 
 from .block_form import BlockForm
 

@@ -9,13 +9,14 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 
 from fedpp.cipher.params import Scheme
-from fedpp.config import LAYOUTS, Architecture, Dtype, Gaps, Head
+from fedpp.config import LAYOUTS, Dtype, Head
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
 from fedpp.imaging.chexpert import Uncertain, Views
 from fedpp.imaging.layout import Choices
 from fedpp.imaging.splits import Method, SplitPlan
 from fedpp.keys.frame_cipher import DEFAULT_PATCH
+from fedpp.network import Architecture, Gaps
 from fedpp.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "scenarios"

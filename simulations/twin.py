@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS, Dtype, NetworkSpec
+from fedpp.config import SPLITS, Dtype
 from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest import sequence_pseudonym
@@ -21,6 +21,7 @@ from fedpp.learning.batches import Reader
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import presence, softmax
+from fedpp.network import NetworkSpec
 from fedpp.recipe import Recipe
 
 from .hospitals import Hospitals

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import AnyKey, open_key
-from fedpp.config import SITES_FOLDER, SPLITS, Dtype, NetworkSpec, SiteConfig, Task
+from fedpp.config import SITES_FOLDER, SPLITS, Dtype, SiteConfig
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -30,6 +30,7 @@ from fedpp.errors import (
     ModelError,
     VaultError,
 )
+from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fedpp.cipher.params import SCHEMES
 from fedpp.command import natural, positive, rate, run_command, share
-from fedpp.config import ARCHITECTURES, DTYPES, GAPS, LAYOUTS, SPLITS
+from fedpp.config import DTYPES, LAYOUTS, SPLITS
+from fedpp.network import ARCHITECTURES, GAPS
 
 from . import data, models, training
 from .opening import domain_of

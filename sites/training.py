@@ -34,11 +34,11 @@ DEFAULTS: dict[str, Any] = {
 def train(options: argparse.Namespace) -> int:
     """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
     from fedpp.cipher.at_rest import AtRestKey
-    from fedpp.config import NetworkSpec, Task
     from fedpp.errors import DatasetError
     from fedpp.keys.store import AT_REST_KEY
     from fedpp.learning.initial import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
+    from fedpp.network import NetworkSpec, Task
 
     at_rest = AtRestKey.load(options.domain / AT_REST_KEY)
     begun = _begun(options, at_rest)

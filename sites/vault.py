@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, NetworkSpec, Task
+from fedpp.config import DTYPES, SPLITS
 from fedpp.errors import ConfigError, DomainMismatchError, FedppError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
+from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts

@@ -12,10 +12,10 @@ from hypothesis import settings
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import Gaps, NetworkSpec
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.network import Gaps, NetworkSpec
 from fedpp.processes import QUIET_FLOWER
 
 ROOT = Path(__file__).parents[1]

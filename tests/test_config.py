@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import NetworkSpec, RunConfig, Task
+from fedpp.config import RunConfig
 from fedpp.errors import ConfigError
+from fedpp.network import NetworkSpec, Task
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
 

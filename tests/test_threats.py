@@ -10,11 +10,11 @@ from vaults import serving
 
 from fedpp.cipher import algebra
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.network import NetworkSpec
 from fedpp.protocol.vault_client import VaultClient
 
 NETWORK = NetworkSpec(4, 32, 32, 1, 2)

@@ -29,8 +29,9 @@ from fedpp.cipher.manifest import (
     Shard,
 )
 from fedpp.cipher.params import DomainCard
-from fedpp.config import SPLITS, Dtype, Gaps
+from fedpp.config import SPLITS, Dtype
 from fedpp.errors import DatasetError
+from fedpp.network import Gaps
 
 SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.at_rest import AtRestKey, Seal
-from fedpp.config import Dtype, Gaps
+from fedpp.config import Dtype
 from fedpp.errors import DatasetError, DomainMismatchError
+from fedpp.network import Gaps
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Indices, Reader
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
 from fedpp.learning.optimizers import Adam
 from fedpp.learning.watch import Watch
+from fedpp.network import NetworkSpec
 from fedpp.recipe import Recipe
 
 Values = NDArray[np.floating]

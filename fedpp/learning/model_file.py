@@ -13,9 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.errors import ModelError
 from fedpp.files import replace
+from fedpp.network import NetworkSpec
 
 
 @dataclass(frozen=True)

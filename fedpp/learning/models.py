@@ -12,12 +12,13 @@ from keras import ops
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra, Tensor
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import layers
 from fedpp.learning.accumulation import AccumulatingModel
 from fedpp.learning.decoys import bounded
 from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
+from fedpp.network import NetworkSpec
 
 Weights = Mapping[str, NDArray[np.floating]]
 

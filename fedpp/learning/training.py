@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import Dtype, NetworkSpec, Task
+from fedpp.config import Dtype
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.learner import Learner, State
 from fedpp.learning.model_file import EncryptedModel
+from fedpp.network import NetworkSpec, Task
 from fedpp.recipe import Recipe
 
 Rows = NDArray[np.floating]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from fedpp.config import Dtype, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.errors import FederationError
+from fedpp.network import NetworkSpec
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 from fedpp.protocol.site import SiteDescription

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedpp.config import GAPS, SPLITS, Gaps
+from fedpp.config import SPLITS
 from fedpp.errors import FederationError
+from fedpp.network import GAPS, Gaps
 
 LARGEST = 2**31
 LONGEST_NAME = 200

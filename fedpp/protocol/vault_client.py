@@ -9,8 +9,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype, Gaps, NetworkSpec
+from fedpp.config import Dtype
 from fedpp.errors import ConfigError, VaultError
+from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts

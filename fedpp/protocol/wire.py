@@ -21,8 +21,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, MOST_PARAMETERS, SPLITS, Dtype, NetworkSpec
+from fedpp.config import DTYPES, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
+from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.recipe import Recipe
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"

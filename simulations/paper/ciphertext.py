@@ -9,12 +9,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.batches import Indices
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.training import EncryptedTrainer
+from fedpp.network import NetworkSpec
 
 from .settings import Settings
 from .study import Fold, Study

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Architecture, NetworkSpec, Task
 from fedpp.errors import ConfigError
+from fedpp.network import Architecture, NetworkSpec, Task
 
 from .folder import ExperimentFolder
 from .settings import Settings

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config import NetworkSpec
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.learner import Learner
+from fedpp.network import NetworkSpec
 from simulations.twin import moved
 
 from .settings import Settings

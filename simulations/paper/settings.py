@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal, get_args
 
-from fedpp.config import ARCHITECTURES, DTYPES, LAYOUTS, Architecture, Dtype
+from fedpp.config import DTYPES, LAYOUTS, Dtype
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
 from fedpp.imaging.chexpert import Uncertain, Views
 from fedpp.imaging.layout import Choices
+from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe
 
 Side = Literal["plaintext", "ciphertext"]

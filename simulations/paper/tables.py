@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.config import Architecture
+from fedpp.network import Architecture
 
 from .experiment import Outcome, network_of
 from .scores import FIGURES, Figures, Summary, figures, interval

@@ -11,7 +11,6 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config import NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -20,6 +19,7 @@ from fedpp.learning import models
 from fedpp.learning.batches import Reader
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.learner import Learner
+from fedpp.network import NetworkSpec
 from fedpp.recipe import Recipe
 
 GENERATOR = np.random.default_rng(4)

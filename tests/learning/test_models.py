@@ -8,7 +8,6 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
-from fedpp.config import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
@@ -16,6 +15,7 @@ from fedpp.learning import models
 from fedpp.learning.decoys import DECOY_BOUND, initial_deviation
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
 from fedpp.learning.optimizers import Adam
+from fedpp.network import NetworkSpec
 
 Values = NDArray[np.floating]
 GAPS = pytest.mark.parametrize("gaps", [False, True])

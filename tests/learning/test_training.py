@@ -13,7 +13,6 @@ from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.config import Gaps, NetworkSpec
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
@@ -24,6 +23,7 @@ from fedpp.learning.metrics import softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 from fedpp.learning.training import EncryptedTrainer
+from fedpp.network import Gaps, NetworkSpec
 from fedpp.recipe import Recipe
 
 

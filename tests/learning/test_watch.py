@@ -11,7 +11,6 @@ import pytest
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.config import Architecture
 from fedpp.errors import ModelError
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import models
@@ -21,6 +20,7 @@ from fedpp.learning.layers import Activation, Conv2D, Dense, Flatten, FromRows, 
 from fedpp.learning.losses import CategoricalCrossentropy
 from fedpp.learning.optimizers import SGD
 from fedpp.learning.watch import Watch, first_failure
+from fedpp.network import Architecture
 
 EXAMPLES, BATCH, SIDE = 12, 3, 4
 SIZES = pytest.mark.parametrize("n", [2, 3])

@@ -8,8 +8,9 @@ import pytest
 from chexpert_folder import SPOILT
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS, NetworkSpec
+from fedpp.config import SPLITS
 from fedpp.learning.metrics import Metrics, count, metrics
+from fedpp.network import NetworkSpec
 from fedpp.protocol.federation import FederationRecord
 from fedpp.report import Baselines, SharedPatients
 from simulations.baselines import compare, pooled

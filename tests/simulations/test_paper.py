@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paper_data import MIXED, PATIENTS, write_frames
 
-from fedpp.config import ARCHITECTURES
+from fedpp.network import ARCHITECTURES
 from simulations.__main__ import main
 from simulations.paper.folder import RESULTS
 from simulations.paper.page import HEADINGS

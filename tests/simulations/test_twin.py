@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import Gaps, NetworkSpec, Task
 from fedpp.keys import encryption
+from fedpp.network import Gaps, NetworkSpec, Task
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 from simulations.twin import plaintext_sites

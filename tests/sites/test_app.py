@@ -13,10 +13,10 @@ from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import Gaps, NetworkSpec
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
+from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe

@@ -16,12 +16,13 @@ from fedpp.cipher import algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.dataset_writer import DatasetWriter
 from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import SPLITS, Gaps, NetworkSpec
+from fedpp.config import SPLITS
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
+from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import FindingCounts
