@@ -106,6 +106,14 @@ def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], mul
     assert max(abs(one - other).max() for one, other in zip(expected, without, strict=True)) > 1e-3
 
 
+@pytest.mark.parametrize(("batch", "part", "expected"), [(7, 2, 2), (2, 2, None), (2, 7, None)])
+def test_a_batch_that_fits_is_taken_whole(batch: int, part: int, expected: int | None, domain: KeyDomain):
+    """Only a batch that is larger than a micro-batch goes through the network in parts."""
+    algebra = domain.evaluation_key().algebra()
+    learner = Learner(TINY, algebra, Recipe(batch_size=batch, micro_batch=part), "float32")
+    assert learner.model.micro_batch == expected
+
+
 def test_what_training_changes_comes_back(domain: KeyDomain):
     """From a state after 2 epochs on, another learner ends 3 epochs later at the same weights to the bit."""
     key, recipe = domain.evaluation_key(), Recipe(learning_rate=1e-2, batch_size=4)
