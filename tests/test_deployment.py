@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -178,12 +179,12 @@ def test_two_rounds_equal_the_simulation(
 ) -> None:
     """Deployed and simulated federations of the same sites, seed and settings have equal metrics (float64)."""
     out = deployment.folder / "simulated"
+    defaults = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     run = {
+        **defaults,  # of the deployed run, too
         "domain": DomainCard.load(deployment.card).fingerprint,
         "out": str(out),
         "sites": 2,
-        "learning-rate": 0.001,
-        "kernel": 3,
         "wait-seconds": 120.0,
         "reply-seconds": 120.0,
         **SETTINGS,
