@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 
+SMALLEST = 16 * 16  # pixels: compiling takes half a second a layer, which smaller frames do not give back
 _NOWHERE = 4  # the place of a maximum that ReLU did not let through
 _SLOT = 8  # the places of the two slots are the digits, of 8, of a window's byte
 
@@ -20,12 +21,13 @@ _ToSlots = Callable[[tuple[Tensor, ...], Tensor], _Pair]
 
 
 def fits(algebra: Algebra, x: Ciphertext, pool_size: tuple[int, int], activation: str | None) -> bool:
-    """Return whether `block` can compute this: on a CPU, and of frames whose size is known."""
+    """Return whether `block` can compute this and pays: on a CPU, of frames whose size is known and not small."""
     return (
         algebra.n == 2
         and pool_size == (2, 2)
         and activation in {None, "linear", "relu"}
         and None not in x[0].shape[1:]
+        and x[0].shape[1] * x[0].shape[2] >= SMALLEST
         and not tf.config.list_logical_devices("GPU")
     )
 

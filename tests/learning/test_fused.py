@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedpp.cipher.components import Algebra, Ciphertext
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import fused
+from fedpp.learning.layers import Conv2D
 
 ALGEBRA = KeyDomain(bytes([5] * 32), n=2, epoch=1).evaluation_key().algebra()
 EXACT = {"float32": 2e-5, "float64": 1e-12}  # of numbers about as large as 1
@@ -177,14 +178,34 @@ def test_no_number_of_the_key_stays_in_a_cache():
 
 
 def test_what_the_block_cannot_do_is_left_to_the_layer():
-    """It takes n = 2, squares of 2, no other function than ReLU, and frames of known size."""
+    """It takes n = 2, squares of 2, no other function than ReLU, and frames of known size that are not small."""
     three = KeyDomain(bytes([5] * 32), n=3, epoch=1).evaluation_key().algebra()
-    x = (tf.zeros((1, 4, 4, 1)),) * 2
+    x = (tf.zeros((1, 16, 16, 1)),) * 2
     assert fused.fits(ALGEBRA, x, (2, 2), "relu")
     assert fused.fits(ALGEBRA, x, (2, 2), None)
     assert not fused.fits(three, (*x, x[0]), (2, 2), "relu")
     assert not fused.fits(ALGEBRA, x, (3, 3), "relu")
     assert not fused.fits(ALGEBRA, x, (1, 1), "relu")
     assert not fused.fits(ALGEBRA, x, (2, 2), "tanh")
-    unknown = keras.KerasTensor((None, None, 4, 1))
+    assert not fused.fits(ALGEBRA, (tf.zeros((1, 15, 17, 1)),) * 2, (2, 2), "relu")
+    unknown = keras.KerasTensor((None, None, 64, 1))
     assert not fused.fits(ALGEBRA, (unknown, unknown), (2, 2), "relu")
+
+
+@pytest.mark.parametrize("side", [14, 16])
+def test_the_layer_gives_the_same_on_either_path(side: int):
+    """A convolution of frames of 16 x 16 is fused, one of 14 x 14 is not; both are stock Keras's on every slot."""
+    layer = Conv2D(ALGEBRA, 3, 3, pool_size=2, activation="relu", dtype="float64")
+    x = np.random.default_rng(0).normal(size=(2, 2, side, side, 2))
+    parts = tuple(map(tf.constant, ALGEBRA.from_slots((x[0], x[1]))))
+    layer(parts)
+    weights = [np.random.default_rng(k).normal(size=(2, *w.shape)) for k, w in enumerate(layer.weights[::2])]
+    layer.set_weights([part for slots in weights for part in ALGEBRA.from_slots((slots[0], slots[1]))])
+    assert fused.fits(ALGEBRA, parts, layer.pool_size, "relu") == (side == 16)
+    slots = ALGEBRA.to_slots(tf.function(layer, autograph=False)(parts))
+    for k, slot in enumerate(slots):
+        stock = [keras.layers.Conv2D(3, 3, padding="same", dtype="float64"), keras.layers.MaxPooling2D(dtype="float64")]
+        oracle = keras.Sequential([*stock, keras.layers.ReLU(dtype="float64")])
+        oracle.build((2, side, side, 2))
+        oracle.set_weights([slot for slots in weights])
+        np.testing.assert_allclose(slot, oracle(x[k]), atol=1e-12)
