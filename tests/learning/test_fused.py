@@ -200,12 +200,12 @@ def test_the_layer_gives_the_same_on_either_path(side: int):
     parts = tuple(map(tf.constant, ALGEBRA.from_slots((x[0], x[1]))))
     layer(parts)
     weights = [np.random.default_rng(k).normal(size=(2, *w.shape)) for k, w in enumerate(layer.weights[::2])]
-    layer.set_weights([part for slots in weights for part in ALGEBRA.from_slots((slots[0], slots[1]))])
+    layer.set_weights([part for pair in weights for part in ALGEBRA.from_slots((pair[0], pair[1]))])
     assert fused.fits(ALGEBRA, parts, layer.pool_size, "relu") == (side == 16)
     slots = ALGEBRA.to_slots(tf.function(layer, autograph=False)(parts))
     for k, slot in enumerate(slots):
         stock = [keras.layers.Conv2D(3, 3, padding="same", dtype="float64"), keras.layers.MaxPooling2D(dtype="float64")]
         oracle = keras.Sequential([*stock, keras.layers.ReLU(dtype="float64")])
         oracle.build((2, side, side, 2))
-        oracle.set_weights([slot for slots in weights])
+        oracle.set_weights([pair[k] for pair in weights])
         np.testing.assert_allclose(slot, oracle(x[k]), atol=1e-12)
