@@ -58,7 +58,7 @@ def train(options: argparse.Namespace) -> int:
     from fedpp.learning.training import EncryptedTrainer
 
     trainer = EncryptedTrainer(network, key.algebra(), recipe, settings["dtype"])
-    # Under the key: who could draw the same weights would solve their rows for it.
+    # Under the key: the run's seed alone does not tell the weights. Their rows tell the key all the same (threats.md).
     trainer.load(encrypted_initial_weights(network, key.weight_seed(settings["seed"], 0), key))
     with _stopping(options, settings, trainer, dataset) as stopping:
         checkpoints = _Checkpoints(options.out / CHECKPOINT, at_rest, settings, trainer, stopping)

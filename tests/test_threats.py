@@ -33,6 +33,32 @@ def test_rows_of_weights_fall_to_source_separation(domain: KeyDomain):
     assert max(abs(correlation(source, message)) for source in separated.T) > 0.999
 
 
+def test_rows_of_initial_weights_give_the_key(domain: KeyDomain):
+    """Without any key, as the coordinator gets them, in float32: they give R, and with it a frame is read."""
+    weights = encrypted_initial_weights(NETWORK, domain.initial_seed(0), domain.evaluation_key())
+    rows = {name: values.astype("float32").astype("float64") for name, values in weights.items()}
+    one = rows["forward/bias"][NETWORK.lstm]  # the first of the forget gate, the second of four
+    r = columns_of_r(rows["forward/recurrent"], one)
+    values = np.random.default_rng(0).normal(size=4096)
+    slots = SequenceCipher(domain, "float64").frames("s", values) @ r
+    assert np.abs(slots - values[:, None]).max(axis=0).min() < 1e-6
+
+
+def columns_of_r(kernel: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Return R `[2, 2]`, its columns in any order, from rows `[h, 4h, 2]` that are orthogonal in each slot, and of a 1.
+
+    A column (x, y) of R reads a slot W of the rows, and W W^T = 1 is linear in x^2, x y and y^2. Both columns solve
+    that, and so does the line through them, where x^2 y^2 is the square of x y at two points: these are the columns'.
+    """
+    products = np.einsum("ika,jkb->ijab", kernel, kernel).reshape(-1, 2, 2)
+    equations = np.stack([products[:, 0, 0], products[:, 0, 1] + products[:, 1, 0], products[:, 1, 1]], axis=1)
+    u, v, w = line = np.linalg.svd(equations, full_matrices=False)[2][-1]
+    a, b, c = point = np.linalg.lstsq(equations, np.eye(len(kernel)).reshape(-1), rcond=1e-5)[0]
+    roots = np.roots([u * w - v * v, a * w + c * u - 2 * b * v, a * c - b * b]).real
+    xx, xy, yy = (point + np.outer(roots, line)).T
+    return np.stack([xx * one[0] + xy * one[1], xy * one[0] + yy * one[1]])  # as one @ (x, y) is 1
+
+
 def test_two_known_values_give_the_key(domain: KeyDomain):
     """Whoever knows two values behind rows solves for the column of R that reads every row of the domain."""
     values = np.random.default_rng(0).normal(size=50)

@@ -1,7 +1,8 @@
 """The evaluation key: R, which the algebra needs and with which a site's own ciphertexts can be read.
 
-Whoever holds it reads every row of the domain that comes before him (docs/threats.md). It is for the trainer
-of a member site, in a folder of its own, and never for the coordinator.
+Whoever holds it reads every row of the domain that comes before him. It is for the trainer of a member site, in a
+folder of its own. The coordinator is not given it, and can solve for it: rows of weights and of labels tell it
+(docs/threats.md).
 """
 
 import hmac

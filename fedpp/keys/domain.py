@@ -131,7 +131,7 @@ class KeyDomain:
     def initial_seed(self, seed: int) -> int:
         """Return the seed of a run's initial weights, which nobody outside the domain can tell.
 
-        A coordinator that could draw the same weights would solve their rows for the key.
+        That keeps the run's seed from telling the weights, and not the key from who sees their rows (docs/threats.md).
         """
         return int.from_bytes(self.derive(f"initial weights {seed}", 8), "little")
 

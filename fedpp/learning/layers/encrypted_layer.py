@@ -16,8 +16,9 @@ Shape = tuple[int | None, ...]
 class EncryptedLayer(keras.Layer):  # type: ignore[misc]
     """A layer under one key.
 
-    Each encrypted weight is n Keras variables in a row, in components. Configurations name the key's domain, and
-    files hold the weights as rows: neither holds the key, and components would tell two numbers of it.
+    Each encrypted weight is n Keras variables in a row, in components. Configurations name the key's domain alone.
+    Files hold the weights as rows, which give the key away: a public 1, such as gamma, is the sum of the rows of R^-1,
+    and Adam's moments in a compiled model's file give all of R. Keep a file as you keep the key (docs/threats.md).
     """
 
     axes: ClassVar[str] = ""  # what each axis of an input's tensors is, where their number is fixed
