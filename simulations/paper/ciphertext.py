@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.learning.batches import Indices
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.training import EncryptedTrainer
@@ -22,18 +21,6 @@ from .study import Fold, Study
 Values = NDArray[np.floating]
 
 
-class Owner:
-    """The key's owner (secret zone): the only one here who turns rows of predictions into numbers."""
-
-    def __init__(self, domain: KeyDomain) -> None:
-        """Hold the domain."""
-        self._domain = domain
-
-    def logits(self, rows: Values) -> Values:
-        """Return logits `[k, classes]` of rows `[k, classes, n]`."""
-        return encryption.decrypt(self._domain, rows)
-
-
 class CiphertextSide:
     """One encrypted network, compiled once and trained again and again."""
 
@@ -42,7 +29,6 @@ class CiphertextSide:
         self._study, self._network, self._settings = study, network, settings
         self._key = study.domain.evaluation_key()
         self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.recipe, settings.dtype)
-        self._owner = Owner(study.domain)
 
     def start(self, seed: int) -> None:
         """Set the initial weights of a seed, encrypted: the plaintext side's in the message slot."""
@@ -60,5 +46,5 @@ class CiphertextSide:
         )
 
     def logits(self, positions: Indices) -> Values:
-        """Return logits `[k, classes]`, decrypted by the owner."""
-        return self._owner.logits(self._trainer.logits(self._study.dataset, positions))
+        """Return logits `[k, classes]`, decrypted as the owner would: the one place here that takes the secret key."""
+        return encryption.decrypt(self._study.domain, self._trainer.logits(self._study.dataset, positions))

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from fedpp.errors import ConfigError
 from fedpp.network import Architecture, NetworkSpec, Task
+from fedpp.page import duration
 
+from . import hog
+from .ciphertext import CiphertextSide
 from .folder import ExperimentFolder
+from .plaintext import PlaintextSide
 from .settings import Settings
 from .study import Fold, Study, folds
 from .trial import Trial, train
@@ -84,10 +88,6 @@ def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
 
 def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome:
     """Run what is not kept yet, and HOG in the same folds."""
-    from . import hog
-    from .ciphertext import CiphertextSide
-    from .plaintext import PlaintextSide
-
     cut = [fold for seed in settings.all_seeds for fold in folds(study, settings, seed)]
     baseline = {}
     if settings.hog:
@@ -116,17 +116,14 @@ def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome
     return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline, resumed)
 
 
-def _performed(run: Run, side: object, study: Study, settings: Settings, progress: "Progress") -> Trial:
-    from .ciphertext import CiphertextSide
-    from .plaintext import PlaintextSide
-
+def _performed(
+    run: Run, side: PlaintextSide | CiphertextSide, study: Study, settings: Settings, progress: "Progress"
+) -> Trial:
     seed = run.fold.seed * settings.folds + run.fold.number  # of initial weights, another in each fold
-    if isinstance(side, CiphertextSide):
-        side.start(seed)
-    elif isinstance(side, PlaintextSide):
+    if isinstance(side, PlaintextSide):
         side.start(seed, run.draw if run.side == "control" else None)
     else:
-        raise TypeError(type(side))
+        side.start(seed)
     progress.start(run)
     trial = train(side, study, run.fold, settings, curves=run.side != "control", tell=progress.epoch)
     progress.finish(run)
@@ -164,7 +161,7 @@ class Progress:
         self._spent[run.side == "ciphertext"].append(seconds)
         self._waiting.remove(run)
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
-        left = f", about {_duration(self.left())} left" if self._waiting else ""
+        left = f", about {duration(self.left())} left" if self._waiting else ""
         print(f"{start}{self._text}: {seconds:.1f} s{left}", file=sys.stderr, flush=True)
 
     def left(self) -> float:
@@ -172,7 +169,3 @@ class Progress:
         means = {kind: float(np.mean(spent)) for kind, spent in self._spent.items() if spent}
         unit = means.get(False, means.get(True, 0.0) / CIPHERTEXT_COST)
         return sum(means.get(run.side == "ciphertext", unit * run.cost) for run in self._waiting)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
