@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     load_tensorflow()
     from . import record
+    from .curves import curves
     from .experiment import perform
     from .folder import ExperimentFolder
     from .study import prepare_study
@@ -45,8 +46,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         _note(study.described)
         outcome = perform(study, settings, kept)
         results = tables(study, settings, outcome)
-        told = record.record(study, settings, outcome, results, time.monotonic() - started)
-    record.write(options.out, told, settings, outcome, results)
+        made = curves(settings, outcome)
+        told = record.record(study, settings, outcome, results, made, time.monotonic() - started)
+    record.write(options.out, told, settings, results, made)
     return told
 
 

@@ -29,11 +29,12 @@ FIGURE_TITLES = {
 }
 
 
-def record(study: Study, settings: Settings, outcome: Outcome, results: Tables, seconds: float) -> dict[str, Any]:
-    """Return all that is told about an experiment, as JSON has it."""
+def record(
+    study: Study, settings: Settings, outcome: Outcome, results: Tables, made: Sequence[curves.Curve], seconds: float
+) -> dict[str, Any]:
+    """Return all that is told about an experiment, as JSON has it; `made` are its curves."""
     positive = study.labels > 0
     patients = study.patients
-    made = curves.curves(settings, outcome)
     values = {
         "data": {
             "described": study.described,
@@ -77,9 +78,10 @@ def record(study: Study, settings: Settings, outcome: Outcome, results: Tables, 
     return text
 
 
-def write(out: Path, told: Mapping[str, Any], settings: Settings, outcome: Outcome, results: Tables) -> None:
+def write(
+    out: Path, told: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[curves.Curve]
+) -> None:
     """Write all files, each whole or not at all; they are made before the first is written."""
-    made = curves.curves(settings, outcome)
     charts = {kind: [curves.svg(kind, network, made) for network in settings.networks] for kind in ("accuracy", "loss")}
     files = {
         "table.csv": _csv(table_rows(results.networks)),
