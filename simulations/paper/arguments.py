@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--sides", type=_names, help="plaintext,ciphertext")
     what.add_argument("--dtype", choices=DTYPES)
     what.add_argument("--voting", action="store_true", default=None, help="frames are scored and vote")
-    what.add_argument("--filters", type=_numbers, help="of the convolutions (default 16,32,64,64)")
+    what.add_argument("--filters", type=_numbers, help="of the convolutions, as 16,32,64 (default: the protocol's)")
     what.add_argument("--control-draws", type=natural, help="plaintext moved by one ulp (default 5, in float64 0)")
     what.add_argument("--no-hog", dest="hog", action="store_false", default=None, help="no HOG baseline")
     how = parser.add_argument_group("how it is trained; by default as the protocol says")

@@ -28,7 +28,7 @@ class CiphertextSide:
         """Build and compile the network in the algebra of the dataset's domain."""
         self._study, self._network, self._settings = study, network, settings
         self._key = study.domain.evaluation_key()
-        self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.recipe, settings.dtype)
+        self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.recipe(), settings.dtype)
 
     def start(self, seed: int) -> None:
         """Set the initial weights of a seed, encrypted: the plaintext side's in the message slot."""

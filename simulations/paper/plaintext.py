@@ -25,7 +25,7 @@ class PlaintextSide:
     def __init__(self, study: Study, network: NetworkSpec, settings: Settings) -> None:
         """Build and compile the network."""
         self._study, self._network, self._settings = study, network, settings
-        self._learner = Learner(network, Algebra.plaintext(), settings.recipe, settings.dtype)
+        self._learner = Learner(network, Algebra.plaintext(), settings.recipe(), settings.dtype)
         self._one_hot = np.eye(network.classes, dtype=settings.dtype)[study.labels]
 
     def start(self, seed: int, draw: int | None = None) -> None:

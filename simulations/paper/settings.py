@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf
 from typing import Any, Literal, get_args
 
 from fedpp.config import DTYPES, LAYOUTS, Dtype
@@ -33,13 +32,23 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
         "label_smoothing": 0.1,
         "filters": (16, 32, 64, 64),
     },
-    "paper": {"epochs": 200, "batch_size": 256, "learning_rate": 1e-4, "stopping": "early"},
+    "paper": {
+        "epochs": 200,
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "stopping": "early",
+        "label_smoothing": 0.0,
+        "filters": (16, 32, 64),
+    },
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One experiment. The first seed's folds are run on all `sides`, those of further seeds in plaintext alone."""
+    """One experiment. The first seed's folds are run on all `sides`, those of further seeds in plaintext alone.
+
+    What has no default here is the protocol's, or follows from other settings (`of`).
+    """
 
     layout: str = "auto"
     target: str = "Pleural Effusion"  # CheXpert: the finding, what uncertain ones become, which views count
@@ -59,18 +68,18 @@ class Settings:
     networks: tuple[Architecture, ...] = ARCHITECTURES
     sides: tuple[Side, ...] = SIDES
     dtype: Dtype = "float32"
-    protocol: Protocol = "ours"
-    stopping: Stopping = "none"
-    epochs: int = 25  # at most, with early stopping
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    protocol: Protocol
+    stopping: Stopping
+    epochs: int  # at most, with early stopping
+    batch_size: int
+    learning_rate: float
     positive_weight: float = 1.0
-    label_smoothing: float = 0.0
+    label_smoothing: float
     voting: bool = False
-    filters: tuple[int, ...] = (16, 32, 64)
+    filters: tuple[int, ...]
     dense: int = 64
     lstm: int = 64
-    control_draws: int = 5
+    control_draws: int
     hog: bool = True  # HOG features and logistic regression in the same folds
 
     def __post_init__(self) -> None:
@@ -82,12 +91,9 @@ class Settings:
             chosen = _values(getattr(self, name))
             if len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
                 raise _refused(name, f"of {', '.join(map(str, known))}", getattr(self, name))
-        for name, low in (("validation", 1e-9), ("label_smoothing", 0.0)):
-            if not low <= getattr(self, name) < 1:
-                raise _refused(name, "a share below 1", getattr(self, name))
-        for name in ("learning_rate", "positive_weight"):
-            if not 0 < getattr(self, name) < inf:
-                raise _refused(name, "positive and finite", getattr(self, name))
+        if not 1e-9 <= self.validation < 1:
+            raise _refused("validation", "a share below 1", self.validation)
+        self.recipe()
         self._require_fitting()
 
     def _require_fitting(self) -> None:
@@ -118,7 +124,6 @@ class Settings:
         """Return what some layouts leave open."""
         return Choices(self.target, self.uncertain, self.views, self.series)
 
-    @property
     def recipe(self) -> Recipe:
         """Return how a network learns."""
         return Recipe(
@@ -139,7 +144,7 @@ class Settings:
 
 
 _LEAST = {"folds": 2, "seed": 0, "control_draws": 0} | dict.fromkeys(
-    ("frames", "size", "seeds", "epochs", "batch_size", "filters", "dense", "lstm"), 1
+    ("frames", "size", "seeds", "epochs", "filters", "dense", "lstm"), 1
 )
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "networks": ARCHITECTURES,

@@ -166,7 +166,7 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
         (["--folds", "1"], "folds must be at least 2, got 1"),
         (["--channels", "2"], "channels must be of 1, 3, got 2"),
         (["--validation", "1"], "validation must be a share below 1"),
-        (["--label-smoothing", "-1"], "label-smoothing must be a share below 1"),
+        (["--label-smoothing", "-1"], "label-smoothing must be at least 0 and below 1"),
         (["--sides", "plaintext", "--control-draws", "2"], "control draws stand beside both sides"),
         (["--sides", "ciphertext", "--seeds", "2"], "use --seeds 1"),
         (["--resume", "--overwrite"], "choose one of them"),

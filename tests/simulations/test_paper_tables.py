@@ -1,15 +1,18 @@
 """The arithmetic of the paper's tables, against numbers worked out by hand."""
 
+from dataclasses import MISSING, fields
+
 import numpy as np
 import pytest
 from paper_data import write_frames
 from sklearn.metrics import roc_auc_score
 
+from fedpp.errors import ConfigError
 from simulations.paper.curves import curves
 from simulations.paper.experiment import Outcome, Progress, Run, all_runs
 from simulations.paper.record import table_rows
 from simulations.paper.scores import Summary, auc_by_patient, interval, mixed_patients
-from simulations.paper.settings import Settings
+from simulations.paper.settings import PROTOCOLS, Settings
 from simulations.paper.study import Study, folds, prepare_study
 from simulations.paper.tables import _median_epoch, tables
 from simulations.paper.trial import CURVES, Trial
@@ -170,3 +173,18 @@ def test_defaults_of_draws_and_seeds():
     assert Settings.of("ours", {"dtype": "float64"}).control_draws == 0
     alone = Settings.of("paper", {"sides": ("ciphertext",)})
     assert (alone.control_draws, alone.seeds, alone.stopping, alone.batch_size) == (0, 1, "early", 256)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_says_what_has_no_default(protocol: str):
+    """Each of a protocol's values stands there alone, and neither protocol leaves one to the other."""
+    open_ = {field.name for field in fields(Settings) if field.default is MISSING}
+    assert set(PROTOCOLS[protocol]) == open_ - {"protocol", "control_draws"}
+
+
+def test_a_recipe_is_refused_before_any_data_are_read():
+    """The settings refuse what no training takes, such as a batch of more sequences than one may have."""
+    with pytest.raises(ConfigError, match="batch-size must be a whole number from 1 to 4096, got 5000"):
+        Settings.of("ours", {"batch_size": 5000})
+    with pytest.raises(ConfigError, match="positive-weight must be positive and finite"):
+        Settings.of("ours", {"positive_weight": float("inf")})
