@@ -111,6 +111,12 @@ def folds(study: Study, settings: Settings, seed: int) -> list[Fold]:
                     f"fold {number + 1} of seed {seed} has no negative or no positive sequence in {name}: "
                     "use fewer folds, another seed or more patients"
                 )
+        for index, label in enumerate(study.class_map.classes):
+            if index not in study.labels[fold.train]:
+                raise ConfigError(
+                    f"fold {number + 1} of seed {seed} has no sequence of {label!r} in train: "
+                    "use fewer folds, another seed or more patients"
+                )
         cut.append(fold)
     return cut
 

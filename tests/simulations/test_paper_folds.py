@@ -8,6 +8,7 @@ import pytest
 from paper_data import PATIENTS, write_frames
 
 from fedpp.errors import ConfigError, FedppError
+from fedpp.imaging.labels import ClassMap
 from fedpp.keys import encryption
 from simulations.paper import hog
 from simulations.paper.settings import Settings
@@ -62,6 +63,15 @@ def test_a_part_without_positives_is_refused(study: Study):
     alike = replace(study, labels=np.where(np.arange(len(study.labels)) == 0, 1, 0))
     with pytest.raises(ConfigError, match=r"has no negative or no positive sequence in"):
         folds(alike, SETTINGS, 0)
+
+
+def test_a_class_that_is_only_tested_is_refused(study: Study):
+    """A fold whose training sequences lack one of three classes is refused, by the class's name."""
+    patients = study.patients
+    rare = patients == patients[study.labels > 0][0]
+    three = replace(study, labels=np.where(rare, 2, study.labels), class_map=ClassMap(("well", "ill", "rare")))
+    with pytest.raises(ConfigError, match=r"has no sequence of 'rare' in train"):
+        folds(three, SETTINGS, 0)
 
 
 def test_too_many_folds_are_refused(study: Study):
