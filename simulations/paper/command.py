@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from .study import prepare_study
     from .tables import tables
 
-    kept = ExperimentFolder.claim(
+    kept = ExperimentFolder.choose(
         options.out, options.data, settings, resume=options.resume, overwrite=options.overwrite
     )
     with tempfile.TemporaryDirectory(prefix="fedpp-paper-") as folder:

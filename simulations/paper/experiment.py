@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.errors import ConfigError
 from fedpp.network import Architecture, NetworkSpec, Task
 from fedpp.page import duration
 
@@ -87,12 +86,14 @@ def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
 
 
 def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome:
-    """Run what is not kept yet, and HOG in the same folds."""
+    """Run what is not kept yet, and HOG in the same folds; the folder is claimed once nothing can be refused."""
     cut = [fold for seed in settings.all_seeds for fold in folds(study, settings, seed)]
+    networks = {name: network_of(study, settings, name) for name in settings.networks}
     baseline = {}
     if settings.hog:
         described = hog.features(study.frames, study.valid)
         baseline = {(f.seed, f.number): hog.probabilities(study, f, described) for f in cut}
+    kept.claim(study.dataset.manifest.fingerprint)
     runs = list(all_runs(settings, cut))
     loaded = {run.name: kept.load(run.name) for run in runs}
     progress = Progress([run for run in runs if loaded[run.name] is None], settings.epochs)
@@ -106,11 +107,9 @@ def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome
                 sides.clear()  # one network's two sides are in memory at a time
             if (run.network, encrypted) not in sides:
                 make = CiphertextSide if encrypted else PlaintextSide
-                sides[run.network, encrypted] = make(study, network_of(study, settings, run.network), settings)
+                sides[run.network, encrypted] = make(study, networks[run.network], settings)
             trial = _performed(run, sides[run.network, encrypted], study, settings, progress)
             kept.save(run.name, trial)
-        if len(trial.probabilities) != len(study.labels):
-            raise ConfigError(f"run {run.name} is of other data: --overwrite the experiment")
         trials.append(trial)
     resumed = sum(trial is not None for trial in loaded.values())
     return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline, resumed)

@@ -19,35 +19,43 @@ RESULTS = ("paper.json", "table.csv", "curves.csv", "paper.html", "figure4.png",
 class ExperimentFolder:
     """Trials by name, kept as `runs/NAME.json`; of other settings or data there are none."""
 
-    def __init__(self, out: Path) -> None:
-        """Use the folder that `claim` prepared."""
-        self.out = out
+    def __init__(self, out: Path, settings: Settings, *, overwrite: bool) -> None:
+        """Use a folder that `choose` did not refuse."""
+        self.out, self._settings, self._overwrite = out, settings, overwrite
 
     @classmethod
-    def claim(cls, out: Path, data: Path, settings: Settings, *, resume: bool, overwrite: bool) -> "ExperimentFolder":
-        """Make the folder, go on with an unfinished experiment of the same settings in it, or replace one.
+    def choose(cls, out: Path, data: Path, settings: Settings, *, resume: bool, overwrite: bool) -> "ExperimentFolder":
+        """Refuse what can be refused before the data are read; nothing is changed before `claim`.
 
         Raises `ConfigError` where it holds another experiment, or results of something else.
         """
-        told = {**settings.to_mapping(), "data": str(data.resolve())}
         for inner, outer in ((data, out), (out, data)):
             if inner.resolve().is_relative_to(outer.resolve()):
                 raise ConfigError(f"{inner} lies inside {outer}: choose another --out, apart from the data")
-        present = [name for name in (SETTINGS, TRIALS, *RESULTS) if (out / name).exists()]
+        present = _present(out)
         if present and not (out / SETTINGS).exists():
             raise ConfigError(f"{out} holds {', '.join(present)} already: choose another --out")
         if present and not overwrite:
             if not resume:
                 raise ConfigError(f"{out} holds an experiment already: --resume it, --overwrite it or choose another")
-            if _read(out / SETTINGS) != told:
-                raise ConfigError(
-                    f"the experiment in {out} has other settings or data: --overwrite it, or choose another"
-                )
-        if overwrite:
+            kept = _read(out / SETTINGS)
+            if kept != {**settings.to_mapping(), "data": kept.get("data")}:
+                raise ConfigError(f"the experiment in {out} has other settings: --overwrite it, or choose another")
+        return cls(out, settings, overwrite=overwrite)
+
+    def claim(self, data: str) -> None:
+        """Make the folder, go on with an unfinished experiment on the data of this fingerprint, or replace one.
+
+        Raises `ConfigError` where its trials are of other data.
+        """
+        told = {**self._settings.to_mapping(), "data": data}
+        present = _present(self.out)
+        if self._overwrite:
             for name in present:
-                shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-        replace(out / SETTINGS, _text(told))
-        return cls(out)
+                shutil.rmtree(self.out / name) if (self.out / name).is_dir() else (self.out / name).unlink()
+        elif present and _read(self.out / SETTINGS) != told:
+            raise ConfigError(f"the experiment in {self.out} is of other data: --overwrite it, or choose another")
+        replace(self.out / SETTINGS, _text(told))
 
     def load(self, name: str) -> Trial | None:
         """Return a finished trial, or None."""
@@ -60,6 +68,10 @@ class ExperimentFolder:
     def save(self, name: str, trial: Trial) -> None:
         """Keep a trial."""
         replace(self.out / TRIALS / f"{name}.json", _text(trial.to_mapping()))
+
+
+def _present(out: Path) -> list[str]:
+    return [name for name in (SETTINGS, TRIALS, *RESULTS) if (out / name).exists()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SMALL = [
     *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),
     *("--folds", "2", "--epochs", "2", "--batch-size", "8"),
 ]
+QUICK = ("--networks", "cnn", "--sides", "plaintext", "--seeds", "1")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,64 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
     assert "Best on the validation patients is" in captured.out
 
 
+@pytest.fixture(scope="module")
+def plaintext(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the quickest experiment: one network in plaintext."""
+    out = tmp_path_factory.mktemp("plaintext")
+    assert paper(raw, out, *QUICK) == 0
+    return out
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_trials_of_other_data_are_not_resumed(
+    plaintext: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The same data are resumed wherever they lie; with one image changed, and as many sequences, they are refused."""
+    moved, out = tmp_path / "moved", tmp_path / "out"
+    shutil.copytree(raw, moved)
+    shutil.copytree(plaintext, out)
+    assert paper(moved, out, *QUICK, "--resume") == 0
+    assert record(out)["runs_kept_from_before"] == 2
+    before = contents(out)
+    shutil.copy(moved / "s000" / "00.png", moved / "s000" / "01.png")
+    capsys.readouterr()
+    assert paper(moved, out, *QUICK, "--resume") == 1
+    assert "is of other data" in capsys.readouterr().err.splitlines()[-1]
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--negative", "healthy"], "no sequence has the negative label"),
+        (["--layout", "chexpert"], "holds no table with CheXpert's columns"),
+        (["--folds", "18"], "has no negative or no positive sequence"),
+        (["--filters", "2,2,2,2"], "are too small for 4 poolings"),
+        (["--size", "2", "--filters", "2"], "are too small for HOG"),
+    ],
+)
+def test_what_cannot_be_run_overwrites_nothing(
+    plaintext: Path, raw: Path, more: Sequence[str], reason: str, capsys: pytest.CaptureFixture[str]
+):
+    """An --overwrite that is refused only when the data are read leaves the earlier experiment as it was."""
+    before = contents(plaintext)
+    assert paper(raw, plaintext, *QUICK, *more, "--overwrite") == 1
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert contents(plaintext) == before
+
+
+def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path):
+    """No trial of the earlier experiment is left, nor taken for one of the new."""
+    shutil.copytree(plaintext, tmp_path / "out")
+    assert paper(raw, tmp_path / "out", *QUICK, "--seed", "5", "--overwrite") == 0
+    assert record(tmp_path / "out")["runs_kept_from_before"] == 0
+    runs = {path.name for path in (tmp_path / "out" / "runs").iterdir()}
+    assert runs == {"cnn-seed5-fold1-plaintext.json", "cnn-seed5-fold2-plaintext.json"}
+
+
 def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights.
 
@@ -179,10 +239,10 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
 def test_wrong_arguments_are_one_line(
     raw: Path, tmp_path: Path, more: Sequence[str], reason: str, capsys: pytest.CaptureFixture[str]
 ):
-    """Bad settings are refused in one line on stderr, and nothing is trained."""
+    """Bad settings are refused in one line on stderr, and nothing is left that would refuse the right ones."""
     assert paper(raw, tmp_path / "out", *more) == 1
     assert reason in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out" / "runs").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_of_something_else_are_left_alone(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
