@@ -14,6 +14,8 @@ from .settings import Settings
 from .study import Fold, Study
 from .trial import Trial
 
+CHOSEN_BY_FOLD = "Network chosen by each fold's validation"
+
 
 @dataclass(frozen=True)
 class NetworkRow:
@@ -54,14 +56,17 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class AucRow:
-    """AUC by patient of a network on a side, or of HOG, and the interval of its mean over folds and seeds."""
+    """AUC by patient, and the interval of its mean over folds and seeds.
+
+    It is of a network on a side, of the networks that `_chosen_by_fold` takes, or of HOG.
+    """
 
     name: str
     side: str
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    validation: float | None  # the mean on the validation patients; of HOG none, it chooses nothing
+    validation: float | None  # the mean on the validation patients, by which `best` is chosen among the networks
     beyond_hog: float | None  # mean difference to HOG in the same folds
     beyond_hog_interval: tuple[float, float] | None
 
@@ -194,9 +199,25 @@ def _auc_rows(scored: _Scored, settings: Settings, first: Sequence[Fold]) -> lis
             ]
             tests = [scored.test(t, f).auc_by_patient for t, f in zip(trials, folds, strict=True)]
             rows.append(_auc_row(network, side, folds, tests, Summary.of(validation).mean, hog))
+    if len(settings.networks) > 1:
+        rows.append(_chosen_by_fold(scored, settings, hog))
     if hog:
         rows.append(_auc_row("HOG + logistic regression", "plaintext", outcome.folds, list(hog.values()), None, {}))
     return rows
+
+
+def _chosen_by_fold(scored: _Scored, settings: Settings, hog: dict[tuple[int, int], float | None]) -> AucRow:
+    """Return the row of a network chosen anew in each fold, by the validation patients of that fold alone.
+
+    `best` is not so strict: it is chosen over all folds, and one fold's validation patients are tested in another.
+    """
+    side, folds = settings.sides[0], scored.outcome.folds
+    tests = []
+    for fold in folds:
+        trials = [trial for network in settings.networks for trial in _trials(scored.outcome, network, side, [fold])]
+        validation = [scored.at(trial.array, fold, "validation").auc_by_patient or 0.0 for trial in trials]
+        tests.append(scored.test(trials[int(np.argmax(validation))], fold).auc_by_patient)
+    return _auc_row(CHOSEN_BY_FOLD, side, folds, tests, None, hog)
 
 
 def _auc_row(

@@ -59,8 +59,9 @@ TEMPLATE = (
 
 <section aria-labelledby="auc">
   <h2 id="auc">AUC by patient</h2>
-  <p class="note">On the test patients; best on the <em>validation</em> patients is
-    {{ record.best | network }}. Intervals are 95 % of the mean, corrected for what folds share.</p>
+  <p class="note">On the test patients; best on the <em>validation</em> patients of all folds together is
+    {{ record.best | network }}, a little optimistically: those of one fold are test patients of another.
+    Intervals are 95 % of the mean, corrected for what folds share.</p>
   <div class="scroll">
   <table>
     <thead><tr><th>Method</th><th>On</th><th class="number">AUC</th>

@@ -17,6 +17,7 @@ from simulations.paper.folder import RESULTS
 from simulations.paper.page import HEADINGS
 from simulations.paper.scores import FIGURES
 from simulations.paper.settings import NETWORK_NAMES
+from simulations.paper.tables import CHOSEN_BY_FOLD
 
 SMALL = [
     *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),
@@ -70,12 +71,15 @@ def test_the_record_tells_the_whole_experiment(float64: Path):
     assert [(r["network"], r["side"]) for r in told["networks"]] == [
         (network, side) for network in ARCHITECTURES for side in ("plaintext", "ciphertext")
     ]
+    assert [row["name"] for row in told["auc"][-2:]] == [CHOSEN_BY_FOLD, "HOG + logistic regression"]
     assert {len(row["values"]) for row in told["auc"] if row["side"] == "plaintext"} == {4}
     assert {len(row["values"]) for row in told["auc"] if row["side"] == "ciphertext"} == {2}
     assert {(r["side"], r["seed"]) for r in told["by_fold"]} == {("plaintext", 0), ("plaintext", 1), ("ciphertext", 0)}
     assert {len(curve["mean"]) for curve in told["curves"]} == {2}
     assert told["settings"]["dtype"] == "float64"
     assert "scikit-image" in told["versions"]
+    assert [line for line in told["conclusions"] if "a little optimistic beside an untuned HOG" in line]
+    assert [line for line in told["conclusions"] if line.startswith(f"{CHOSEN_BY_FOLD}, in the same folds: AUC")]
     assert str(float64) not in json.dumps(told)
 
 

@@ -14,7 +14,7 @@ from simulations.paper.record import table_rows
 from simulations.paper.scores import Summary, auc_by_patient, interval, mixed_patients
 from simulations.paper.settings import PROTOCOLS, Settings
 from simulations.paper.study import Study, folds, prepare_study
-from simulations.paper.tables import _median_epoch, tables
+from simulations.paper.tables import CHOSEN_BY_FOLD, _median_epoch, tables
 from simulations.paper.trial import CURVES, Trial
 
 OPTIONS = {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "folds": 2, "networks": ("cnn",)}
@@ -147,6 +147,28 @@ def test_the_auc_table_stands_beside_hog(study: Study):
     assert hog.interval is not None
     assert 0 <= hog.interval[0] <= hog.mean <= hog.interval[1] <= 1
     assert results.best == "cnn"
+
+
+def test_a_network_is_chosen_by_the_fold_s_own_validation(study: Study):
+    """In fold 1 the LSTM is right in validation and wrong in test, in fold 2 the CNN is right: AUC 0 and 1.
+
+    By test, or by validation over both folds, the CNN would be chosen: it is right in either test.
+    """
+    settings = Settings.of("ours", {**OPTIONS, "networks": ("cnn", "cnn-lstm"), "sides": ("plaintext",), "seeds": 1})
+    cut = folds(study, settings, 0)
+    runs = tuple(all_runs(settings, cut))
+    wrong = {
+        ("cnn", 0): cut[0].validation,
+        ("cnn-lstm", 0): cut[0].test,
+        ("cnn-lstm", 1): cut[1].validation,
+    }
+    trials = tuple(trial(study, tuple(wrong.get((run.network, run.fold.number), ()))) for run in runs)
+    hog = {(0, fold.number): trial(study, (int(fold.test[0]),)).array for fold in cut}
+    results = tables(study, settings, Outcome(tuple(cut), runs, trials, hog))
+    chosen, baseline = results.auc[-2:]
+    assert (results.best, chosen.name, chosen.side) == ("cnn", CHOSEN_BY_FOLD, "plaintext")
+    assert chosen.values == (0.0, 1.0)
+    assert chosen.beyond_hog == pytest.approx(0.5 - baseline.mean)
 
 
 def test_curves_are_means_over_the_folds_that_still_train(study: Study):
