@@ -14,8 +14,11 @@ from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.training import EncryptedTrainer
 from fedpp.network import NetworkSpec
+from fedpp.protocol.counts import SCORE_EDGES
 from fedpp.protocol.vault_client import VaultClient
+from fedpp.recipe import Recipe
 
 NETWORK = NetworkSpec(4, 32, 32, 1, 2)
 
@@ -118,6 +121,29 @@ def test_score_tells_any_row_of_the_domain(domain: KeyDomain, dataset: Encrypted
             losses.append(client.score("test", logits).loss_sum)
     # log(1 + e^m) and log(1 + e^-m), or the other way round, beside the same constant: they differ by m
     assert abs(abs(losses[0] - losses[1]) - abs(value)) < 1e-6
+
+
+def test_weights_of_the_coordinators_choice_read_an_image(
+    domain: KeyDomain, dataset: EncryptedDataset, plaintext: tuple[np.ndarray, np.ndarray], address: str
+):
+    """What a coordinator is sent back by the protocol tells a positive patient's image, pixel by pooled pixel."""
+    network = NetworkSpec(2, 8, 8, 1, 2, filters=(1,), kernel=1, dense=1, architecture="cnn")
+    trainer = EncryptedTrainer(network, domain.evaluation_key().algebra(), Recipe(), "float32")
+    chosen = {spec.name: np.zeros(spec.shape) for spec in network.weights()}
+    chosen["conv0/kernel"][:], chosen["conv0/bias"][:] = 1, 8  # every ReLU is open
+    chosen["logits/kernel"][0, 1], chosen["logits/bias"][1] = 1, -8
+    middles = (np.array(SCORE_EDGES[1:]) + SCORE_EDGES[:-1]) / 2
+    seen = []
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        first = client.initial_weights(TINY, 0, "float64")  # the coordinator's first message, and all its knowledge
+        sk = np.linalg.inv(columns_of_r(first["forward/recurrent"], first["forward/bias"][TINY.lstm]))
+        for pixel in range(16):
+            chosen["dense/kernel"][:, 0] = np.eye(16)[pixel]
+            trainer.load({name: np.stack([values, values], axis=-1) @ sk for name, values in chosen.items()})
+            counts = client.score("validation", trainer.logits(dataset, dataset.indices("validation")))  # `evaluate`
+            seen.append(middles[np.argmax(counts.positive_scores)])
+    frames = plaintext[0][7]  # of the two in the split, the positive one
+    np.testing.assert_allclose(seen, frames.reshape(2, 4, 2, 4, 2).max(axis=(2, 4)).mean(axis=0).ravel(), atol=0.05)
 
 
 def test_the_runs_seed_does_not_give_the_key(domain: KeyDomain):
