@@ -185,12 +185,17 @@ def run_config(settings: Sequence[str], given: Mapping[str, str | int]) -> dict[
             raise ConfigError(f"--set takes name=value with a name of {known}; got {setting!r}")
         kind = type(defaults[name])
         try:
-            overrides[name] = kind(text)
+            overrides[name] = _truth(text) if kind is bool else kind(text)
         except ValueError:
             raise ConfigError(f"run setting {name} must be {kind.__name__}, got {text!r}") from None
     overrides |= given
     RunConfig.from_mapping({**defaults, **overrides})
     return overrides
+
+
+def _truth(text: str) -> bool:
+    """Return what TOML calls a boolean; raise `ValueError`."""
+    return ("false", "true").index(text) == 1
 
 
 def _require_node_key(path: Path) -> None:

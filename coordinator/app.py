@@ -1,4 +1,4 @@
-"""The coordinator's ServerApp: it averages ciphertext, adds up counts, and holds no key.
+"""The coordinator's ServerApp: it averages ciphertext, adds up counts, and is given no key.
 
 It writes `federation.json` (what happened, in public facts and counts) and `model.npz` (encrypted weights)
 into the run's `out` folder.
@@ -69,7 +69,7 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     """Return the network that fits the admitted sites' data."""
     site = next(iter(admission.sites.values()))
     sizes = (config.filter_sizes(), config.kernel, config.dense, config.lstm)
-    return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.head == "vote")
+    return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
 
 
 def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:

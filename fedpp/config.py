@@ -9,17 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from fedpp.errors import ConfigError
 from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe
 
 Dtype = Literal["float32", "float64"]
-Head = Literal["state", "vote"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
-HEADS: tuple[Head, ...] = get_args(Head)
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
@@ -42,7 +40,7 @@ class RunConfig:
     seed: int
     dtype: Dtype
     architecture: Architecture
-    head: Head  # what is scored: the LSTM's last state, or every frame, and the frames vote
+    voting: bool  # every frame is scored and votes, in place of the LSTM's last state alone
     filters: str  # comma-separated, since Flower's run configuration has no lists
     kernel: int
     dense: int
@@ -63,7 +61,7 @@ class RunConfig:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
                 )
-        for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES), ("head", HEADS)):
+        for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         self.recipe()
@@ -115,7 +113,13 @@ def to_toml(values: Mapping[str, str | int | float]) -> str:
 
 
 # What Flower's run and node configurations may hold, per annotated type.
-_ACCEPTED: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), Path: (str,)}
+_ACCEPTED: dict[object, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    Path: (str,),
+}
 
 
 def _typed(cls: type, values: Mapping[str, object], what: str) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _typed(cls: type, values: Mapping[str, object], what: str) -> dict[str, Any]
     for name, field in known.items():
         accepted = _ACCEPTED.get(field.type, (str,))
         value = values[name]
-        if not isinstance(value, accepted) or isinstance(value, bool):
+        if not isinstance(value, accepted) or (isinstance(value, bool) and accepted != (bool,)):
             raise ConfigError(f"{what} {name} must be {accepted[-1].__name__}, got {value!r}")
         typed[field.name] = value
     return typed

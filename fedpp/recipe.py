@@ -7,6 +7,7 @@ from typing import Any
 from fedpp.errors import ConfigError
 
 MOST = 4096  # sequences of a batch
+MIN_DELTA, PATIENCE = 0.001, 10  # of early stopping, the paper's: nats, and epochs
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ MORE_PRIVACY = Privacy(
             "Raw images, labels in clear, patient identifiers and the key domain's secret stayed in each "
             "hospital's secret zone. Training code was given encrypted frames and labels, and pseudonyms."
         ),
-        "The coordinator holds no key. It was sent encrypted weights, and sums, counts and score histograms.",
+        "The coordinator was given no key and no dataset. It was sent rows of weights, sums, counts and histograms.",
     ),
     does_not_protect=(
         (
@@ -39,11 +39,12 @@ MORE_PRIVACY = Privacy(
         ),
         (
             "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
-            "own frames and labels, so the decision that counts is which code a hospital lets run."
+            "own frames and labels, and a coordinator that chooses its weights with care reads single images from the "
+            "counts: what counts is which code a hospital lets run, and whose coordinator it joins."
         ),
         (
-            "These weights travelled without a domain mask. Statistics alone can separate encrypted weights, "
-            "so regard the model and every hospital's update as readable by the coordinator."
+            "These weights travelled without a domain mask, and the first of them tell the evaluation key: regard the "
+            "model and every hospital's update as readable by the coordinator, and seal datasets at rest."
         ),
         (
             "A trained model, and counts over few patients, can give away something about single patients. "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedpp.command import load_tensorflow, natural, run_command
 from fedpp.config import DTYPES, LAYOUTS
+from fedpp.errors import ConfigError
 
 from .paper.arguments import add_arguments as add_paper_arguments
 
@@ -64,10 +65,13 @@ def paper(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
+    given = {name: value for name in ("data", "out") if (value := getattr(options, name)) is not None}
+    if given and options.name != "drift":
+        raise ConfigError(f"--{next(iter(given))} is for bench drift alone: leave it out for bench {options.name}")
     load_tensorflow()
     from .bench import BENCHMARKS
 
-    result = BENCHMARKS[options.name]()
+    result = BENCHMARKS[options.name](**given)
     if options.json:
         print(json.dumps(result))
         return 0
@@ -100,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
     measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift"))
+    measured.add_argument("--data", type=Path, help="drift: folder of labelled images, in place of a phantom's")
+    measured.add_argument("--out", type=Path, help="drift: folder for its chart")
     for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

@@ -1,6 +1,7 @@
 """Benchmarks: commands that print figures. Ratios are ours divided by the other, in one process, alternating."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -18,11 +19,11 @@ def ingest() -> dict[str, Any]:
     return measure()
 
 
-def drift() -> dict[str, Any]:
+def drift(out: Path | None = None, data: Path | None = None) -> dict[str, Any]:
     """Measure how far 2,000 steps on ciphertext lead from the plaintext twin, and the twin from itself."""
     from .bench_drift import drift as measure
 
-    return measure()
+    return measure(out, data)
 
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift}
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift}

@@ -6,7 +6,6 @@ ciphertext rounds several times where one on plaintext rounds once. And beside t
 Adam's moments as rows, where the message's share their rounding with the decoys'.
 """
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +103,6 @@ def drift(
     draws: Mapping[Dtype, int] = DRAWS,
 ) -> dict[str, Any]:
     """Measure on phantom images, or on a folder of labelled ones; write a chart into the folder `out`, if given."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     task = _read(data)
     rows = [row for dtype in draws for row in _rows(task, dtype, checkpoints, draws[dtype])]
     if out is not None:
@@ -137,7 +135,7 @@ def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> l
         "_moments_by_rows": [list(_encrypted(data, dtype, checkpoints, RowMoments))],
     }
     for name, units in CONTROLS.items():
-        starts = [_moved(initial, seed, units) for seed in range(draws)]
+        starts = [moved(initial, seed, units) for seed in range(draws)]
         others[f"_{name}"] = [list(_plaintext(data, dtype, start, checkpoints)) for start in starts]
     rows = []
     for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
@@ -146,13 +144,6 @@ def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> l
             row |= {f"{what}{name}": max(o[i].distance(state)[what] for o in other) for name, other in others.items()}
         rows.append(row)
     return rows
-
-
-def _moved(weights: Sequence[Values], seed: int, units: int) -> list[Values]:
-    after = list(weights)
-    for _ in range(units):
-        after = moved(after, seed)  # the same way each time
-    return after
 
 
 def _plaintext(data: Data, dtype: Dtype, initial: Sequence[Values], checkpoints: Sequence[int]) -> Iterator[State]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 
 from fedpp.cipher.params import Scheme
-from fedpp.config import LAYOUTS, Dtype, Head
+from fedpp.config import LAYOUTS, Dtype
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
 from fedpp.imaging.chexpert import Uncertain, Views
@@ -84,7 +84,7 @@ class Scenario:
     positive_weight: float = Recipe.positive_weight  # of the loss of all but the first class, or of a present finding
     label_smoothing: float = Recipe.label_smoothing
     architecture: Architecture = "cnn-bi-lstm"
-    head: Head = "state"  # what is scored: the LSTM's last state, or every frame, and the frames vote
+    voting: bool = False  # every frame is scored and votes, in place of the LSTM's last state alone
     filters: tuple[int, ...] = (16, 32, 64)
     dense: int = 64
     lstm: int = 64

@@ -141,10 +141,11 @@ def labels_of(site: PlaintextSite, network: NetworkSpec, dtype: Dtype) -> Reader
     return lambda i: targets[site.labels[i]].astype(dtype)
 
 
-def moved(weights: Sequence[Values], seed: int) -> list[Values]:
-    """Return the weights, each moved up or down by one unit in the last place."""
+def moved(weights: Sequence[Values], seed: int, units: int = 1) -> list[Values]:
+    """Return the weights, each moved up or down by so many units in the last place, all one way."""
     generator = np.random.default_rng(seed)
-    return [
-        np.nextafter(w, np.where(generator.integers(2, size=w.shape) > 0, np.inf, -np.inf).astype(w.dtype))
-        for w in weights
-    ]
+    away = [np.where(generator.integers(2, size=w.shape) > 0, np.inf, -np.inf).astype(w.dtype) for w in weights]
+    after = list(weights)
+    for _ in range(units):
+        after = [np.nextafter(w, to) for w, to in zip(after, away, strict=True)]
+    return after

@@ -28,7 +28,7 @@ class Case:
     ours: Callable[[Algebra], keras.Layer]
     stock: Callable[[], keras.Layer]
     shapes: tuple[tuple[int, ...], ...]
-    takes: str = "one"  # input, or a "list" of them, or several "arguments"
+    takes: str = "one"  # input, or a "list" of them
     training: bool = False
 
     def call(
@@ -36,14 +36,14 @@ class Case:
     ) -> Ciphertext:
         """Call the layer on ciphertext."""
         more = ({} if valid is None else {"valid": valid}) | ({"training": True} if training else {})
-        return layer(list(xs), **more) if self.takes == "list" else layer(*xs, **more)
+        return layer(list(xs) if self.takes == "list" else xs[0], **more)
 
     def call_stock(
         self, layer: keras.Layer, xs: Sequence[tf.Tensor], valid: tf.Tensor | None, *, training: bool = False
     ) -> tf.Tensor:
         """Call the stock layer."""
         more = ({} if valid is None else {"mask": valid}) | ({"training": True} if training else {})
-        return layer(xs[0] if self.takes == "one" else list(xs), **more)
+        return layer(list(xs) if self.takes == "list" else xs[0], **more)
 
 
 def random_weights(layer: keras.Layer, generator: np.random.Generator) -> list[np.ndarray]:
@@ -281,17 +281,6 @@ def additions(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def appendings(draw: st.DrawFn) -> Case:
-    shape = draw(SEQUENCES)
-    return Case(
-        lambda a: layers.Append(a, dtype=DTYPE),
-        lambda: keras.layers.Lambda(lambda xs: ops.concatenate([xs[0], xs[1][..., None]], axis=-1), dtype=DTYPE),
-        (shape, shape[:-1]),
-        takes="arguments",
-    )
-
-
-@st.composite
 def foldings(draw: st.DrawFn) -> Case:
     frames, rest = draw(FEW), draw(FRAMES)
     return Case(
@@ -327,6 +316,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
     "Dense": dense(),
     "AveragePooling2D": poolings("AveragePooling2D"),
     "MaxPooling2D": poolings("MaxPooling2D"),
+    "GlobalAveragePooling1D": SEQUENCES.map(lambda shape: stock_case("GlobalAveragePooling1D", {}, shape)),
     "GlobalAveragePooling2D": global_poolings("GlobalAveragePooling2D"),
     "GlobalMaxPooling2D": global_poolings("GlobalMaxPooling2D"),
     "LSTM": recurrent("LSTM"),
@@ -341,7 +331,6 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
     "Reshape": reshapes(),
     "Concatenate": concatenations(),
     "Add": additions(),
-    "Append": appendings(),
     "FoldFrames": foldings(),
     "UnfoldFrames": unfoldings(),
 }

@@ -34,7 +34,7 @@ def test_the_defaults_are_a_run():
         ("seed", -1),
         ("dtype", "float16"),
         ("architecture", "transformer"),
-        ("head", "tail"),
+        ("voting", "yes"),
         ("positive-weight", 0.0),
         ("label-smoothing", 1.0),
         ("micro-batch", 0),
@@ -50,6 +50,21 @@ def test_values_out_of_range_are_refused(name: str, value: object):
 
 
 TASK = Task(2, 8, 8, 1, ("no", "yes"), gaps=False)
+
+
+@pytest.mark.parametrize("name", ["frames", "height", "width", "channels", "kernel", "dense", "lstm", "classes"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_network_without_a_size_is_refused(name: str, value: int):
+    """Each of its sizes is at least 1, and there are two classes."""
+    with pytest.raises(ConfigError, match="sizes of at least 1 and two classes"):
+        replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["height", "width", "dense"])
+def test_a_size_that_is_no_number_is_refused(name: str):
+    """A network comes as JSON from another machine."""
+    with pytest.raises(ConfigError, match="sizes of at least 1"):
+        replace(TINY, **{name: "8"})
 
 
 @pytest.mark.parametrize("network", [TINY, replace(TINY, gaps=True)])

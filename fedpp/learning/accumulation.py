@@ -1,11 +1,12 @@
 """A Keras model whose step takes the gradient of a large batch in small parts, and no step that is not finite."""
 
-from typing import Any
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
 
 from fedpp.cipher.components import Tensor
+from fedpp.errors import ModelError
 
 
 @keras.saving.register_keras_serializable(package="fedpp")
@@ -13,15 +14,20 @@ class AccumulatingModel(keras.Model):  # type: ignore[misc]
     """A functional model that is trained `micro_batch` examples at a time.
 
     The gradient is that of the mean loss of the batch, whatever its parts, up to the rounding of their sum (layers
-    that look at a whole batch, such as BatchNormalization, see a part). Where loss or gradient is not finite no weight
-    is moved, and the loss is reported as not a number, for a callback to look into.
+    that look at a whole batch, such as BatchNormalization, see a part). Where loss or gradient is not finite no trained
+    weight is moved, and the loss is reported as not a number, for a callback to look into.
     """
 
     micro_batch: int | None = None  # None: the whole batch at once
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, Tensor]:
         """Take one step."""
-        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if weights is not None or self.losses or len(self.metrics) > 1 or not callable(self.loss):
+            raise ModelError(
+                f"model {self.name} is trained by one loss object of its predictions: weights of classes belong into "
+                "that, and weights of examples, metrics and penalties of layers it does not take"
+            )
         size = tf.shape(targets)[0]
         if self.micro_batch is None:
             loss, gradients = self._gradients(inputs, targets)
@@ -39,6 +45,19 @@ class AccumulatingModel(keras.Model):  # type: ignore[misc]
         told = tf.cond(finite, apply, lambda: tf.fill(tf.shape(loss), tf.cast(float("nan"), loss.dtype)))
         self._loss_tracker.update_state(told, sample_weight=size)
         return {"loss": self._loss_tracker.result()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the network and the parts that its batches are taken in."""
+        return {**super().get_config(), "micro_batch": self.micro_batch}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make the network again."""
+        settings = dict(config)
+        micro_batch = settings.pop("micro_batch", None)
+        model: Self = super().from_config(settings, custom_objects)
+        model.micro_batch = micro_batch
+        return model
 
     def _gradients(self, inputs: Any, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the mean loss, and its gradients by the trainable variables."""

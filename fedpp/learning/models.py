@@ -17,7 +17,7 @@ from fedpp.errors import ModelError
 from fedpp.learning import layers
 from fedpp.learning.accumulation import AccumulatingModel
 from fedpp.learning.decoys import bounded
-from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
+from fedpp.learning.voting import EncryptedVote, Vote
 from fedpp.network import NetworkSpec
 
 Weights = Mapping[str, NDArray[np.floating]]
@@ -44,7 +44,8 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> Accumulat
     if network.gaps:
         gaps = keras.Input((network.frames, algebra.n), dtype=dtype)
         inputs.append(gaps)
-        x = layers.Append(algebra, dtype=dtype)(x, layers.FromRows(algebra, dtype=dtype)(gaps))
+        gap = layers.Reshape(algebra, (network.frames, 1), dtype=dtype)(layers.FromRows(algebra, dtype=dtype)(gaps))
+        x = layers.Concatenate(algebra, dtype=dtype)([x, gap])
     states = None
     if network.directions:
         lstm = layers.LSTM(algebra, network.lstm, return_sequences=network.voting, dtype=dtype)
@@ -54,7 +55,7 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> Accumulat
         given = (x,) if states is None else (x, states)
         z = EncryptedVote(algebra, network.classes, dtype=dtype)(*given, valid=valid)
     else:
-        last = MeanOfFrames(algebra, dtype=dtype)(x, valid) if states is None else states
+        last = layers.GlobalAveragePooling1D(algebra, dtype=dtype)(x, valid) if states is None else states
         z = layers.Dense(algebra, network.classes, dtype=dtype)(last)
     return AccumulatingModel(inputs, layers.ToRows(algebra, dtype=dtype)(z), name="encrypted_network")
 

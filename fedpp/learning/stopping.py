@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.recipe import MIN_DELTA, PATIENCE
+
 State = dict[str, NDArray[np.generic]]
-PATIENCE = 10  # epochs
 
 
 class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
@@ -17,7 +18,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
     cannot be saved: this one's goes into checkpoints, so that a resumed training stops where an unbroken one does.
     """
 
-    def __init__(self, loss: Callable[[], float], *, min_delta: float = 0.001, patience: int = PATIENCE) -> None:
+    def __init__(self, loss: Callable[[], float], *, min_delta: float = MIN_DELTA, patience: int = PATIENCE) -> None:
         """Ask `loss()` after each epoch, as in the vault's answer to the validation split's predictions."""
         super().__init__()
         self._loss, self.min_delta, self.patience = loss, min_delta, patience

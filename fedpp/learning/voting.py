@@ -11,13 +11,15 @@ so the mix of the two scores and the weights of the votes are learned. A network
 features alone. A frame that is not valid has no vote, and changes nothing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
-from fedpp.learning import layers
+from fedpp.errors import ModelError
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one, check_mask
 
 NO_VOTE = -1e9  # the exponent of a frame that is not valid: its weight is exactly zero
 
@@ -58,23 +60,30 @@ class Vote(keras.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="fedpp")
-class EncryptedVote(layers.EncryptedLayer):
+class EncryptedVote(EncryptedLayer):
     """The same on ciphertext: n tensors a piece; products in the algebra, sigmoid, softmax and vote on the slots."""
 
-    def __init__(self, algebra: Algebra, classes: int, **keywords: Any) -> None:
-        """Score this many classes; keywords are those of `keras.layers.Layer`."""
-        super().__init__(algebra, **keywords)
-        self.classes = classes
+    axes = "batch frames features"
+    settings = ("classes",)
 
-    def build(
-        self, features_shape: tuple[tuple[int, ...], ...], states_shape: tuple[tuple[int, ...], ...] | None = None
-    ) -> None:
+    def __init__(self, algebra: Algebra, classes: int, **keywords: Any) -> None:
+        """Score this many classes."""
+        super().__init__(algebra, **keywords)
+        self.classes = at_least_one(classes, f"layer {self.name}: classes")
+
+    def build(self, features_shape: Sequence[Shape], states_shape: Sequence[Shape] | None = None) -> None:
         """Add the weights in the order of `NetworkSpec.weights`."""
-        for name, shape in _weights(self.classes, features_shape[0][-1], states_shape[0][-1] if states_shape else 0):
+        given = [self.plain_shape(shape) for shape in (features_shape, states_shape) if shape is not None]
+        for shape in given[1:]:
+            if shape[1] != given[0][1]:
+                raise ModelError(f"layer {self.name} takes a state for each frame, got shapes {given[0]} and {shape}")
+        sizes = [self.fixed(shape, 2)[0] for shape in given]
+        for name, shape in _weights(self.classes, *sizes):
             setattr(self, name, self.add_ciphertext(name, shape))
 
     def call(self, features: Ciphertext, states: Ciphertext | None = None, *, valid: Tensor) -> Ciphertext:
         """Return the logits, n tensors `[batch, classes]`; `valid [batch, frames]` says which frames vote."""
+        check_mask(self.name, valid.shape, features[0].shape[:2])
         scores = self._scores(tuple(features), self.spatial_kernel, self.spatial_bias)
         if states is not None:
             temporal = self._scores(tuple(states), self.temporal_kernel, self.temporal_bias)
@@ -97,12 +106,8 @@ class EncryptedVote(layers.EncryptedLayer):
         """Return n times `[batch, classes]`."""
         return tuple((shape[0], self.classes) for shape in features_shape)
 
-    def get_config(self) -> dict[str, object]:
-        """Return the settings, without the key."""
-        return {**super().get_config(), "classes": self.classes}
 
-
-def _weights(classes: int, features: int, states: int) -> list[tuple[str, tuple[int, ...]]]:
+def _weights(classes: int, features: int, states: int = 0) -> list[tuple[str, tuple[int, ...]]]:
     weights: list[tuple[str, tuple[int, ...]]] = [("spatial_kernel", (features, classes)), ("spatial_bias", (classes,))]
     if states:
         weights += [("temporal_kernel", (states, classes)), ("temporal_bias", (classes,)), ("mix", (1,))]
@@ -113,20 +118,3 @@ def _vote(scores: Tensor, calls: Tensor, valid: Tensor) -> Tensor:
     """Return `sum_t softmax(calls)_t scores_t` of one slot; scores `[batch, frames, classes]`, calls of one class."""
     exponents = ops.where(valid[..., None], calls, NO_VOTE)
     return ops.sum(ops.softmax(exponents, axis=1) * scores, axis=1)
-
-
-@keras.saving.register_keras_serializable(package="fedpp")
-class MeanOfFrames(layers.EncryptedLayer):
-    """`keras.layers.GlobalAveragePooling1D` on ciphertext: the mean of the valid frames, as linear as a sum."""
-
-    def call(self, x: Ciphertext, valid: Tensor) -> Ciphertext:
-        """Return n tensors `[batch, features]` of n tensors `[batch, frames, features]`."""
-        mask = ops.cast(valid, x[0].dtype)[..., None]
-        count = ops.sum(mask, axis=1)
-        return tuple(ops.sum(part * mask, axis=1) / count for part in x)
-
-    def compute_output_shape(
-        self, x_shape: tuple[tuple[int, ...], ...], valid_shape: tuple[int, ...] | None = None
-    ) -> tuple[tuple[int, ...], ...]:
-        """Return n times `[batch, features]`."""
-        return tuple((shape[0], shape[-1]) for shape in x_shape)

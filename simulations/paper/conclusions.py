@@ -1,6 +1,8 @@
 """What a reader may conclude from an experiment, in sentences that its figures decide."""
 
-from .settings import MIN_DELTA, NETWORK_NAMES, PATIENCE, Settings
+from fedpp.recipe import MIN_DELTA, PATIENCE
+
+from .settings import NETWORK_NAMES, Settings
 from .study import Study
 from .tables import AucRow, Tables
 

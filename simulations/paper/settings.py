@@ -19,7 +19,6 @@ Protocol = Literal["ours", "paper"]
 NETWORK_NAMES: Mapping[str, str] = {"cnn": "CNN", "cnn-lstm": "CNN-LSTM", "cnn-bi-lstm": "CNN-Bi-LSTM"}
 SIDES: tuple[Side, ...] = get_args(Side)
 STOPPINGS: tuple[Stopping, ...] = get_args(Stopping)
-MIN_DELTA, PATIENCE = 0.001, 10  # of early stopping, the paper's: nats, and epochs
 
 # Ours was chosen on the validation patients of the lung ultrasound set (93 sequences are not for training by the
 # paper's batch of 256: an epoch is one step). The paper gives no largest number of epochs; 200 is ours.

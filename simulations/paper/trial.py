@@ -14,7 +14,7 @@ from fedpp.learning.stopping import EarlyStopping
 
 from .ciphertext import CiphertextSide
 from .plaintext import PlaintextSide
-from .settings import MIN_DELTA, PATIENCE, Settings
+from .settings import Settings
 from .study import Fold, Study
 
 CURVE_SAMPLE = 32  # training sequences of which curves are made: to predict all of them would cost a third more
@@ -64,7 +64,7 @@ def train(
     callbacks: list[keras.callbacks.Callback] = [follow]
     best = None
     if settings.stopping == "early":
-        best = EarlyStopping(lambda: follow.curves["validation_loss"][-1], min_delta=MIN_DELTA, patience=PATIENCE)
+        best = EarlyStopping(lambda: follow.curves["validation_loss"][-1])
         callbacks.append(best)
     side.fit(fold, callbacks)
     probabilities = softmax(side.logits(np.arange(len(study.labels))))

@@ -44,7 +44,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(out: Path, **changes: object) -> RunConfig:
     values = {"domain": DOMAIN, "out": str(out), "sites": 2, "rounds": 2, "epochs": 1, "batch-size": 2}
     network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
-    network |= {"architecture": "cnn-bi-lstm", "head": "state"}
+    network |= {"architecture": "cnn-bi-lstm", "voting": False}
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
     waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
     return RunConfig.from_mapping({**values, **network, **learning, **waits, **changes})

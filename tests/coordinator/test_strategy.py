@@ -41,7 +41,7 @@ RUN = {
     "seed": 0,
     "dtype": "float64",
     "architecture": "cnn-bi-lstm",
-    "head": "state",
+    "voting": False,
     "filters": "3,4",
     "kernel": 3,
     "dense": 5,

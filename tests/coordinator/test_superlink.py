@@ -208,6 +208,7 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
         ("rounds", "got 'rounds'"),
         ("out=/elsewhere", "got 'out=/elsewhere'"),
         ("rounds=two", "run setting rounds must be int, got 'two'"),
+        ("voting=True", "run setting voting must be bool, got 'True'"),
         ("rounds=0", "run setting rounds must be at least 1, got 0"),
         ("dtype=float16", "run setting dtype must be one of float32, float64, got 'float16'"),
     ],
@@ -221,8 +222,9 @@ def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> Non
 
 def test_settings_have_the_type_of_their_default() -> None:
     """A whole number for a real setting is a real number, and text stays text."""
-    config = run_config(["learning-rate=1", "filters=4,8", "seed=7"], GIVEN)
-    assert config == {**GIVEN, "learning-rate": 1.0, "filters": "4,8", "seed": 7}
+    config = run_config(["learning-rate=1", "filters=4,8", "seed=7", "voting=true"], GIVEN)
+    assert config == {**GIVEN, "learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True}
+    assert run_config(["voting=false"], GIVEN) == {**GIVEN, "voting": False}
     assert isinstance(config["learning-rate"], float)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpp.errors import ModelError
 from fedpp.learning.accumulation import AccumulatingModel
 
 
@@ -89,5 +90,22 @@ def test_it_is_saved_and_loaded(tmp_path):
     ours.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert isinstance(loaded, AccumulatingModel)
+    assert loaded.micro_batch == 3
     inputs, _ = batch(4)
     np.testing.assert_array_equal(loaded.predict_on_batch(list(inputs)), ours.predict_on_batch(list(inputs)))
+
+
+def test_what_the_step_would_not_heed_is_refused():
+    """Weights of examples, metrics, penalties and a loss by name are no part of the step: one line says so."""
+    inputs, labels = batch(4)
+    ours, penalized = model(None), model(None)
+    penalized.layers[-1].kernel.regularizer = keras.regularizers.L2(0.1)
+    measured, named = model(None), model(None)
+    measured.compile("sgd", ours.loss, metrics=["accuracy"], jit_compile=False)
+    named.compile("sgd", "categorical_crossentropy", jit_compile=False)
+    before = ours.get_weights()
+    for refusing, weights in ((ours, np.zeros(4)), (penalized, None), (measured, None), (named, None)):
+        with pytest.raises(ModelError, match="is trained by one loss object"):
+            refusing.train_on_batch(inputs, labels, sample_weight=weights)
+    for left, right in zip(ours.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(left, right)

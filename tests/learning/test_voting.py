@@ -1,15 +1,19 @@
 """The vote of the frames: by hand in NumPy, on plaintext and on ciphertext."""
 
 from itertools import chain
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
+from fedpp.errors import ConfigError, ModelError
 from fedpp.keys.domain import KeyDomain
-from fedpp.learning.voting import EncryptedVote, MeanOfFrames, Vote
+from fedpp.learning import layers
+from fedpp.learning.voting import EncryptedVote, Vote
 
 Values = NDArray[np.floating]
 GENERATOR = np.random.default_rng(5)
@@ -101,11 +105,52 @@ def test_a_frame_that_is_not_valid_has_no_vote():
     assert np.abs(layer(moved, H[0], valid=VALID) - logits).min() > 1e-3
 
 
-@N
-def test_the_mean_of_frames_is_that_of_the_valid_ones(n: int):
-    """Each slot is the mean over its sequence's valid frames."""
-    a = algebra(n)
-    slots = a.to_slots(MeanOfFrames(a, dtype="float64")(a.from_slots(tuple(X[:n])), VALID))
-    for k in range(n):
-        means = [values[valid].mean(axis=0) for values, valid in zip(X[k], VALID, strict=True)]
-        np.testing.assert_allclose(slots[k], means, atol=1e-13)
+@WITH_STATES
+def test_a_saved_vote_is_loaded_under_the_key(with_states: bool, tmp_path: Path):
+    """A `.keras` file of either vote gives the same logits; the encrypted one's needs the key."""
+    a = algebra(2)
+    sizes = [FEATURES, STATES][: 1 + with_states]
+    valid = keras.Input((FRAMES,), dtype="bool")
+    plain = [keras.Input((FRAMES, size), dtype="float64") for size in sizes]
+    rows = [keras.Input((FRAMES, size, 2), dtype="float64") for size in sizes]
+    ciphertexts = [layers.FromRows(a, dtype="float64")(values) for values in rows]
+    z = layers.ToRows(a, dtype="float64")(EncryptedVote(a, CLASSES, dtype="float64")(*ciphertexts, valid=valid))
+    models = {
+        "plain": keras.Model([*plain, valid], Vote(CLASSES, dtype="float64")(*plain, valid=valid)),
+        "encrypted": keras.Model([*rows, valid], z),
+    }
+    for name, model in models.items():
+        model.set_weights([GENERATOR.normal(size=w.shape) for w in model.weights])
+        model.save(tmp_path / f"{name}.keras")
+        with layers.under(a):
+            loaded = keras.models.load_model(tmp_path / f"{name}.keras")
+        given = [GENERATOR.normal(size=(BATCH, *x.shape[1:])) for x in model.inputs[:-1]]
+        np.testing.assert_allclose(loaded([*given, VALID]), model([*given, VALID]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "mask", "message"),
+    [
+        ([(BATCH, FRAMES, FEATURES)] * 3, (BATCH, FRAMES), "a tuple of 2 tensors"),
+        ([(BATCH, FEATURES)] * 2, (BATCH, FRAMES), r"\[batch, frames, features\]"),
+        ([(BATCH, FRAMES, FEATURES)] * 2, (BATCH, 1), r"a mask of shape \(3, 4\), got \(3, 1\)"),
+    ],
+)
+def test_what_the_vote_does_not_take(shapes: list[tuple[int, ...]], mask: tuple[int, ...], message: str):
+    """Ciphertexts of another n or rank, and a mask of other frames, are refused in one line."""
+    vote = EncryptedVote(algebra(2), CLASSES, dtype="float64")
+    with pytest.raises(ModelError, match=message):
+        vote(tuple(map(np.zeros, shapes)), valid=np.ones(mask, bool))
+
+
+def test_a_vote_needs_classes_and_a_state_for_each_frame():
+    """No classes, or states of other frames than the features', are refused; and a later mask as the first."""
+    with pytest.raises(ConfigError, match="classes must be .* at least 1, got 0"):
+        EncryptedVote(algebra(2), 0)
+    vote, x = EncryptedVote(algebra(2), CLASSES, dtype="float64"), tuple(X[:2])
+    with pytest.raises(ModelError, match="a state for each frame"):
+        vote(x, tuple(H[:2, :, :1]), valid=VALID)
+    vote = EncryptedVote(algebra(2), CLASSES, dtype="float64")
+    vote(x, valid=VALID)
+    with pytest.raises(ModelError, match="mask of shape"):
+        vote(x, valid=VALID[:, :1])

@@ -5,16 +5,18 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_dataset
+from conftest import ROOT, SPLIT, write_dataset
 from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys import encryption, store
 from fedpp.keys.domain import KeyDomain
+from fedpp.learning.checkpoint import Checkpoint
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
@@ -133,12 +135,19 @@ def test_what_does_not_fit_the_checkpoint_is_refused(
         (arguments(dataset, folder, out, "--resume", "--voting"), "began with voting False, got True"),
         (arguments(dataset, folder, out, "--resume", "--learning-rate", "1"), "began with learning-rate 0.001, got 1"),
         (arguments(other, folder, out, "--resume"), "the training began with dataset"),
+        (arguments(dataset, folder, out, "--resume", "--vault", "unix:none"), "without early stopping: leave --vault"),
     ):
         assert main(["train", *given]) == 1
         error = capsys.readouterr().err
         assert reason in error
         assert len(error.strip().splitlines()) == 1
     assert (out / "checkpoint.sealed").read_bytes() == content
+    at_rest = domain.at_rest_key()
+    now = Checkpoint.load(out / "checkpoint.sealed", at_rest)
+    older = {name: value for name, value in now.settings.items() if name != "micro_batch"}
+    replace(now, settings=older).save(out / "checkpoint.sealed", at_rest)
+    assert main(["train", *arguments(dataset, folder, out, "--resume")]) == 1
+    assert "the checkpoint is of another version of fedpp" in capsys.readouterr().err
     damaged = bytearray(content)
     damaged[100] ^= 1
     (out / "checkpoint.sealed").write_bytes(bytes(damaged))
@@ -156,6 +165,35 @@ def test_without_a_checkpoint_it_starts_from_the_beginning_and_says_so(
     assert_equal_models(tmp_path / "a", tmp_path / "b")
     assert main(["train", *arguments(dataset, folder, tmp_path / "a", "--resume")]) == 1
     assert "models are not overwritten" in capsys.readouterr().err
+
+
+def test_what_a_killed_training_left_goes(dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch, capsys):
+    """Half a model goes with the next start, and the checkpoint of a training that had its model with --resume."""
+    out = tmp_path / "out"
+    stopped(dataset, folder, out, monkeypatch, "--epochs", "1")
+    (out / ".model.npz.1.tmp").write_bytes(b"half")
+    (out / ".profile.tmp").write_bytes(b"somebody's")
+    checkpoint = (out / "checkpoint.sealed").read_bytes()
+    assert main(["train", *arguments(dataset, folder, out, "--resume")]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [".profile.tmp", "model.npz"]
+    (out / "checkpoint.sealed").write_bytes(checkpoint)
+    assert main(["train", *arguments(dataset, folder, out)]) == 1
+    assert (out / "checkpoint.sealed").exists()
+    assert main(["train", *arguments(dataset, folder, out, "--resume")]) == 1
+    assert "models are not overwritten" in capsys.readouterr().err
+    assert not (out / "checkpoint.sealed").exists()
+
+
+@pytest.mark.parametrize(("split", "more"), [("train", []), ("validation", ["--vault", "unix:none"])])
+def test_a_split_without_sequences_is_found_before_training(
+    split: str, more: list[str], domain: KeyDomain, plaintext, folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """Nothing to train on, or nothing to stop by, is one line, and nothing is written."""
+    monkeypatch.setattr("conftest.SPLIT", tuple("test" if name == split else name for name in SPLIT))
+    lacking = write_dataset(tmp_path / "lacking", domain, plaintext)
+    assert main(["train", *arguments(lacking, folder, tmp_path / "out", *more)]) == 1
+    assert f"has no sequence in split {split}: ingest it with other shares" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_initial_weights_are_not_those_of_the_seed_alone(

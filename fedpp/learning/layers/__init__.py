@@ -19,9 +19,15 @@ from fedpp.learning.layers.dropout import Dropout
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer
 from fedpp.learning.layers.functions import Activation, ReLU
 from fedpp.learning.layers.linear import Conv2D, Dense, DepthwiseConv2D
-from fedpp.learning.layers.merging import Add, Append, Concatenate
+from fedpp.learning.layers.merging import Add, Concatenate
 from fedpp.learning.layers.normalization import BatchNormalization, LayerNormalization
-from fedpp.learning.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from fedpp.learning.layers.pooling import (
+    AveragePooling2D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    MaxPooling2D,
+)
 from fedpp.learning.layers.recurrent import GRU, LSTM, Bidirectional
 from fedpp.learning.layers.shaping import Flatten, FoldFrames, FromRows, Reshape, ToRows, UnfoldFrames
 from fedpp.learning.scope import under
@@ -31,7 +37,6 @@ __all__ = [
     "LSTM",
     "Activation",
     "Add",
-    "Append",
     "AveragePooling2D",
     "BatchNormalization",
     "Bidirectional",
@@ -44,6 +49,7 @@ __all__ = [
     "Flatten",
     "FoldFrames",
     "FromRows",
+    "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
     "GlobalMaxPooling2D",
     "LayerNormalization",

@@ -8,7 +8,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext
 from fedpp.errors import ConfigError
-from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer
 
 
 @keras.saving.register_keras_serializable(package="fedpp")
@@ -32,10 +32,6 @@ class Dropout(EncryptedLayer):
         self.rate, self.seed = rate, seed
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
         self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def build(self, shapes: Sequence[Shape]) -> None:
-        """Check that the input is a ciphertext."""
-        self.plain_shape(shapes)
 
     def call(self, x: Ciphertext, *, training: bool = False) -> Ciphertext:
         """Return x without the dropped places, the others scaled by `1 / (1 - rate)`."""

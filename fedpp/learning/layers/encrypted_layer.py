@@ -31,6 +31,10 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
         super().__init__(trainable=trainable, dtype=dtype, name=name)
         self.algebra = algebra
 
+    def build(self, shapes: Any) -> None:
+        """Check that the input is a ciphertext with our axes."""
+        self.plain_shape(shapes)
+
     def add_ciphertext(
         self, name: str, shape: tuple[int, ...], *, value: float = 0.0, trainable: bool = True
     ) -> Ciphertext:
@@ -99,10 +103,6 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
 class LinearMap(EncryptedLayer):
     """A linear map without weights: it acts on each tensor of the ciphertext as on plaintext."""
 
-    def build(self, shapes: Sequence[Shape]) -> None:
-        """Check that the input is a ciphertext."""
-        self.plain_shape(shapes)
-
     def part(self, part: Tensor) -> Tensor:
         """Return one mapped tensor."""
         raise NotImplementedError
@@ -114,10 +114,6 @@ class LinearMap(EncryptedLayer):
 
 class SlotFunction(EncryptedLayer):
     """A function that is not linear: it acts on each slot as on plaintext."""
-
-    def build(self, shapes: Sequence[Shape]) -> None:
-        """Check that the input is a ciphertext."""
-        self.plain_shape(shapes)
 
     def slot(self, slot: Tensor) -> Tensor:
         """Return the function's value of one slot."""

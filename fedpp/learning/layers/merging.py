@@ -58,19 +58,3 @@ class Concatenate(_Merge):
     def call(self, xs: Sequence[Ciphertext]) -> Ciphertext:
         """Return them as one ciphertext."""
         return tuple(ops.concatenate(parts, axis=self.axis) for parts in zip(*xs, strict=True))
-
-
-@keras.saving.register_keras_serializable(package="fedpp")
-class Append(EncryptedLayer):
-    """Append one more feature: `[..., features]` and `[...]` to `[..., features + 1]`."""
-
-    def build(self, x_shape: Sequence[Shape], feature_shape: Sequence[Shape]) -> None:
-        """Check that there is one feature for each place."""
-        x, feature = self.plain_shape(x_shape), self.plain_shape(feature_shape)
-        if x[:-1] != feature:
-            raise ModelError(f"layer {self.name} takes a feature of shape {x[:-1]}, got {feature}")
-
-    def call(self, x: Ciphertext, feature: Ciphertext) -> Ciphertext:
-        """Return x with the feature as its last."""
-        pairs = zip(x, feature, strict=True)
-        return tuple(ops.concatenate([part, ops.expand_dims(more, -1)], axis=-1) for part, more in pairs)

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from fedpp.cipher.components import Algebra, Tensor
-from fedpp.learning.layers.encrypted_layer import EncryptedLayer, LinearMap, Shape, SlotFunction
+from fedpp.cipher.components import Algebra, Ciphertext, Tensor
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, LinearMap, Shape, SlotFunction, check_mask
 from fedpp.learning.layers.windows import known_padding, pair, positions
 
 
@@ -83,3 +83,25 @@ class GlobalMaxPooling2D(_GlobalPooling, SlotFunction):
     def slot(self, slot: Tensor) -> Tensor:
         """Return the maxima of one slot."""
         return ops.max(slot, axis=(1, 2), keepdims=self.keepdims)
+
+
+@keras.saving.register_keras_serializable(package="fedpp")
+class GlobalAveragePooling1D(EncryptedLayer):
+    """`keras.layers.GlobalAveragePooling1D` on ciphertext: `[batch, steps, features]` to `[batch, features]`."""
+
+    axes = "batch steps features"
+
+    def build(self, x_shape: Sequence[Shape], valid_shape: Shape | None = None) -> None:
+        """Check that the mask, if there is one, is of the steps."""
+        shape = self.plain_shape(x_shape)
+        if valid_shape is not None:
+            check_mask(self.name, valid_shape, shape[:2])
+
+    def call(self, x: Ciphertext, valid: Tensor | None = None) -> Ciphertext:
+        """Return the mean of the steps, or of those that `valid [batch, steps]` names."""
+        if valid is None:
+            return tuple(ops.mean(part, axis=1) for part in x)
+        check_mask(self.name, valid.shape, x[0].shape[:2])
+        mask = ops.cast(valid, x[0].dtype)[..., None]
+        count = ops.sum(mask, axis=1)
+        return tuple(ops.sum(part * mask, axis=1) / count for part in x)

@@ -30,10 +30,6 @@ class FromRows(EncryptedLayer):
 class ToRows(EncryptedLayer):
     """Take n tensors `[...]` to rows `[..., n]`."""
 
-    def build(self, shapes: Sequence[Shape]) -> None:
-        """Check that the input is a ciphertext."""
-        self.plain_shape(shapes)
-
     def call(self, x: Ciphertext) -> Tensor:
         """Return the row form."""
         return ops.stack(self.algebra.to_rows(tuple(x)), axis=-1)

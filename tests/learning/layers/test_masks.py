@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stock_layers import DTYPE, Case, algebra, check_layer
+from stock_layers import DTYPE, Case, algebra, check_layer, stock_case
 
 from fedpp.cipher.components import Algebra
 from fedpp.learning import layers
@@ -59,6 +59,13 @@ PAIRS = [
 def test_a_masked_step_is_keras_s_on_every_slot(case: Case, n: int, masks: tuple[list[bool], list[bool]]):
     """Outputs and all gradients are the stock layer's under its mask, one a sequence, wherever the gaps in it are."""
     check_layer(case, n, np.array(masks))
+
+
+@SIZES
+@pytest.mark.parametrize("masks", PAIRS[:2])
+def test_a_masked_mean_is_keras_s_on_every_slot(n: int, masks: tuple[list[bool], list[bool]]):
+    """Of sequences that have a valid step; of no step the mean is not a number, there as here."""
+    check_layer(stock_case("GlobalAveragePooling1D", {}, SHAPE), n, np.array(masks))
 
 
 def drawn(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Layer:

@@ -100,9 +100,22 @@ CALLS: dict[str, tuple[Callable[[Algebra], object], str]] = {
         lambda a: layers.Add(a)([FRAME, SEQUENCE]),
         r"cannot put shapes \(None, 4, 4, 2\), \(None, 3",
     ),
-    "a feature for other places": (
-        lambda a: layers.Append(a)(SEQUENCE, ciphertext(None, 4)),
-        r"takes a feature of shape \(None, 3\), got \(None, 4\)",
+    "small frames for an average": (
+        lambda a: layers.AveragePooling2D(a, (2, 5))(FRAME),
+        r"average_pooling2d.* \(2, 5\) does not fit .*\(4, 4\)",
+    ),
+    "sequences to be averaged": (lambda a: layers.GlobalAveragePooling2D(a)(SEQUENCE), "height, width, channels"),
+    "frames to be averaged over steps": (
+        lambda a: layers.GlobalAveragePooling1D(a)(FRAME),
+        r"tensors \[batch, steps, features\] .* got .*\(None, 4, 4, 2\)",
+    ),
+    "frames of any size to fold": (
+        lambda a: layers.FoldFrames(a)(ciphertext(None, 3, None, 4, 1)),
+        r"fold_frames.* must know the size of axes .*, got shape \(None, 3, None, 4, 1\)",
+    ),
+    "a mask of features for a mean": (
+        lambda a: layers.GlobalAveragePooling1D(a)(SEQUENCE, keras.KerasTensor((None, 1), dtype="bool")),
+        r"takes a mask of shape \(None, 3\), got \(None, 1\)",
     ),
     "a mask of other steps": (
         lambda a: layers.LSTM(a, 2, name="memory")(SEQUENCE, keras.KerasTensor((None, 4), dtype="bool")),
@@ -130,7 +143,8 @@ def test_a_mask_that_does_not_fit_data_is_refused(shape: tuple[int, ...]):
     x, a = tuple(np.zeros((2, 2, 3, 2))), algebra(2)
     normalization, memory = layers.BatchNormalization(a, dtype=DTYPE), layers.LSTM(a, 2, dtype=DTYPE)
     both = layers.Bidirectional(a, layers.GRU(a, 2, return_sequences=True, dtype=DTYPE), dtype=DTYPE)
-    for layer, training in ((normalization, {"training": True}), (memory, {}), (both, {})):
+    mean = layers.GlobalAveragePooling1D(a, dtype=DTYPE)
+    for layer, training in ((normalization, {"training": True}), (memory, {}), (both, {}), (mean, {})):
         layer(x, tf.ones((2, 3), bool), **training)
         with pytest.raises(FedppError, match="mask of shape") as refusal:
             layer(x, tf.ones(shape, bool), **training)

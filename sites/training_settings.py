@@ -1,0 +1,77 @@
+"""What a training of one site is told: the options given, else what its checkpoint began with, else the defaults."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
+
+from fedpp.config import Dtype
+from fedpp.errors import ConfigError, DatasetError, ModelError
+from fedpp.network import Architecture
+from fedpp.recipe import PATIENCE, Recipe
+
+if TYPE_CHECKING:
+    from fedpp.cipher.manifest import DatasetManifest
+    from fedpp.learning.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that decides which weights a training ends with."""
+
+    dataset: str  # its fingerprint
+    domain: str  # its key's fingerprint
+    dtype: Dtype
+    epochs: int = 10
+    seed: int = 0
+    architecture: Architecture = "cnn-bi-lstm"
+    voting: bool = False
+    patience: int | None = None  # None: no early stopping
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the settings by the names of the options, the recipe's among them."""
+        values = asdict(self)
+        recipe: dict[str, Any] = values.pop("recipe")
+        return values | recipe
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned; raise `ModelError` for what another version wrote."""
+        of_recipe = {each.name for each in fields(Recipe)}
+        own = {each.name for each in fields(cls)} - {"recipe"}
+        if set(values) != own | of_recipe:
+            raise ModelError("the checkpoint is of another version of fedpp: start again, with another --out")
+        recipe = Recipe(**{name: values[name] for name in of_recipe})
+        return cls(**{name: values[name] for name in own}, recipe=recipe)
+
+
+def settings_of(
+    options: argparse.Namespace, begun: "Checkpoint | None", manifest: "DatasetManifest"
+) -> TrainingSettings:
+    """Return the settings; raise `ConfigError` or `DatasetError` where options and checkpoint contradict each other."""
+    usual = TrainingSettings(manifest.fingerprint, manifest.domain, manifest.dtype)
+    given = {name: v for name in usual.to_mapping() if (v := getattr(options, name, None)) is not None}
+    for name in ("dataset", "domain"):  # these options are folders, the settings fingerprints
+        given.pop(name)
+    if "patience" in given and options.vault is None:
+        raise ConfigError("--patience needs --vault, which tells the loss of the validation split")
+    if begun is None:
+        patience = {} if options.vault is None else {"patience": PATIENCE}
+        return TrainingSettings.from_mapping({**usual.to_mapping(), **patience, **given})
+    began = TrainingSettings.from_mapping(begun.settings)
+    for name in ("dataset", "domain"):
+        ours, theirs = getattr(usual, name), getattr(began, name)
+        if ours != theirs:
+            raise DatasetError(f"the training began with {name} {theirs[:16]}, this is {ours[:16]}: give it the same")
+    if (began.patience is None) != (options.vault is None):
+        had, do = ("without", "leave --vault out") if began.patience is None else ("with", "give --vault again")
+        raise ConfigError(f"the training began {had} early stopping: {do}")
+    for name, value in given.items():
+        before = began.to_mapping()[name]
+        if name != "epochs" and before != value:
+            raise ConfigError(f"the training began with {name.replace('_', '-')} {before}, got {value}: leave it out")
+    epochs = given.get("epochs", began.epochs)
+    if epochs < begun.epoch:
+        raise ConfigError(f"the training has {begun.epoch} epochs already, got --epochs {epochs}: give more")
+    return TrainingSettings.from_mapping({**begun.settings, "epochs": epochs})
