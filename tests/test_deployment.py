@@ -117,9 +117,9 @@ def processes_of(folder: Path, program: str = "") -> dict[int, str]:
             zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-        others = not zombie and process.name != str(os.getpid())
-        if others and program.encode() in arguments and str(folder).encode() in arguments + environment:
-            found[int(process.name)] = arguments.replace(b"\0", b" ").decode()
+        command, others = arguments.replace(b"\0", b" ").decode(), not zombie and process.name != str(os.getpid())
+        if others and program in command and str(folder).encode() in arguments + environment:
+            found[int(process.name)] = command
     return found
 
 

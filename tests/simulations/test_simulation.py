@@ -196,6 +196,7 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
         deadline = time.monotonic() + 60
         while len(processes_of(tmp_path, "sites.cli vault")) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert len(processes_of(tmp_path, "sites.cli vault")) == 2
         time.sleep(3)  # while Ray starts
         process.terminate()
         last = process.stderr.read().strip().splitlines()[-1]
