@@ -4,9 +4,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from math import inf
+from math import inf, nan
+from typing import NoReturn
 
 from fedpp.errors import FedppError
 
@@ -42,25 +43,37 @@ def natural(text: str) -> int:
 
 def rate(text: str) -> float:
     """Return a positive, finite number, for argparse."""
-    value = float(text)
-    if not 0 < value < inf:
-        raise ValueError
-    return value
+    return _number(text, "positive and finite", lambda value: 0 < value < inf)
 
 
 def share(text: str) -> float:
     """Return a number above 0 and at most 1, for argparse."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise ValueError
+    return _number(text, "above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be a number, {wanted}, got {text!r:.40}")
     return value
 
 
 def _whole(text: str, least: int) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-    return value
+    if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r:.40}")
+    return int(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but wrong usage is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        program = self.prog.removeprefix("python -m ")
+        self.exit(2, f"{program}: {message} (--help lists what it takes)\n")
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
@@ -76,6 +89,9 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         status: int = options.run(options)
     except FedppError as error:
         print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"{program}: not enough memory: {error}; take smaller images or batches", file=sys.stderr)
         return 1
     except OSError as error:
         where = f" ({error.filename}): check the path and its permissions" if error.filename else ""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import load_tensorflow, natural, run_command
+from fedpp.command import Parser, load_tensorflow, natural, run_command
 from fedpp.config import DTYPES, LAYOUTS
 from fedpp.errors import ConfigError
 
@@ -81,7 +81,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    parser = Parser(prog="python -m simulations", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listed = commands.add_parser("list", help=list_scenarios.__doc__, description=list_scenarios.__doc__)
     listed.set_defaults(run=list_scenarios)

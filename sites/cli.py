@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedpp.cipher.params import SCHEMES
-from fedpp.command import natural, positive, rate, run_command, share
+from fedpp.command import Parser, natural, positive, rate, run_command, share
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
@@ -87,7 +87,7 @@ def join(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fedpp-site", description=__doc__.split("\n")[0])
+    parser = Parser(prog="fedpp-site", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], *, json_output: bool = True) -> argparse.ArgumentParser:

@@ -37,12 +37,14 @@ def predict(options: argparse.Namespace) -> int:
     probabilities, names = predictor.probabilities(options.split), predictor.names(options.split)
     if predictor.multi_label:
         probabilities = probabilities[..., 1]
-    rows = [{"sequence": name, "probabilities": p.tolist()} for name, p in zip(names, probabilities, strict=True)]
+    classes = predictor.classes
+    rows = [(name, dict(zip(classes, p.tolist(), strict=True))) for name, p in zip(names, probabilities, strict=True)]
     if options.json:
-        print(json.dumps(rows))
+        print(json.dumps([{"sequence": name, "split": options.split, "probabilities": p} for name, p in rows]))
     else:
-        for name, p in zip(names, probabilities, strict=True):
-            print(name, *(f"{value:.4f}" for value in p))
+        print("\t".join([f"sequence of split {options.split}", *(f"P({name})" for name in classes)]))
+        for name, p in rows:
+            print("\t".join([name, *(f"{value:.4f}" for value in p.values())]))
     return 0
 
 
@@ -115,7 +117,9 @@ class _Predictor:
         self._dataset.require_domain(self._domain.card().fingerprint)
         for split in splits:
             if not len(self._dataset.indices(split)):
-                raise DatasetError(f"{options.dataset} has no sequence in split {split}: choose another --split")
+                do = "choose another --split" if split == options.split else "--sensitivity chooses its threshold there"
+                raise DatasetError(f"{options.dataset} has no sequence in split {split}: {do}")
+        model.require_fitting(self._domain.card().fingerprint, self._dataset.manifest.classes)
         self.classes, self.multi_label = model.classes, model.network.multi_label
 
         load_tensorflow()
@@ -123,7 +127,6 @@ class _Predictor:
 
         algebra = self._domain.computing_key().algebra()
         self._trainer = EncryptedTrainer(model.network, algebra, Recipe(), model.dtype)
-        self._trainer.check_model(model, self._dataset)
         self._trainer.load(model.rows)
 
     def names(self, split: str) -> list[str]:

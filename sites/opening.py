@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedpp.cipher.at_rest import AtRestKey
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.cipher.evaluation_key import AnyKey
     from fedpp.cipher.manifest import DatasetManifest
@@ -15,7 +16,24 @@ def domain_of(options: argparse.Namespace) -> "KeyDomain":
     """Open the domain secret with its passphrase."""
     from fedpp.keys import store
 
+    _require_folder(options)
     return store.open_domain(options.domain, store.read_passphrase(options.passphrase_file))
+
+
+def _require_folder(options: argparse.Namespace) -> None:
+    from fedpp.errors import KeyFileError
+
+    if not options.domain.is_dir():
+        raise KeyFileError(f"{options.domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
+
+
+def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
+    """Return the key of sealed datasets and checkpoints."""
+    from fedpp.cipher.at_rest import AtRestKey
+    from fedpp.keys.store import AT_REST_KEY
+
+    _require_folder(options)
+    return AtRestKey.load(options.domain / AT_REST_KEY)
 
 
 def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
@@ -27,11 +45,20 @@ def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
 
 
 def trainers_key(options: argparse.Namespace, manifest: "DatasetManifest") -> "AnyKey":
-    """Return what the trainer computes with; in the frame form that is no key."""
+    """Return what the trainer computes with; in the frame form that is no key, and the domain's card tells whose."""
     from fedpp.cipher.evaluation_key import open_key
-    from fedpp.keys.store import EVALUATION_KEY
+    from fedpp.cipher.params import DomainCard
+    from fedpp.errors import DomainMismatchError
+    from fedpp.keys.store import CARD, EVALUATION_KEY
 
-    return open_key(options.domain / EVALUATION_KEY, manifest)
+    key = open_key(options.domain / EVALUATION_KEY, manifest)
+    ours = DomainCard.load(options.domain / CARD).fingerprint if manifest.scheme == "more-frame" else key.domain
+    if ours != manifest.domain:
+        raise DomainMismatchError(
+            f"{options.dataset} belongs to domain {manifest.domain[:16]}, {options.domain} is {ours[:16]}: "
+            "name the other --domain"
+        )
+    return key
 
 
 def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
@@ -41,4 +68,10 @@ def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        print(f"{name:{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+        print(f"{name:{width}}  {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedpp.command import load_tensorflow
 from fedpp.errors import DatasetError, ModelError
 
-from .opening import show, trainers_dataset, trainers_key
+from .opening import show, trainers_at_rest_key, trainers_dataset, trainers_key
 from .training_settings import TrainingSettings, settings_of
 
 if TYPE_CHECKING:
@@ -25,27 +25,23 @@ STOPPING = "stopping/"  # what the early stopping remembers, in a checkpoint
 
 def train(options: argparse.Namespace) -> int:
     """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
-    from fedpp.cipher.at_rest import AtRestKey
-    from fedpp.keys.store import AT_REST_KEY
     from fedpp.learning.initial import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
     from fedpp.network import NetworkSpec, Task
 
-    at_rest = AtRestKey.load(options.domain / AT_REST_KEY)
+    at_rest = trainers_at_rest_key(options)
     begun = _begun(options, at_rest)
     dataset = trainers_dataset(options)
     manifest = dataset.manifest
     key = trainers_key(options, manifest)
     if not manifest.classes:
         raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
-    dataset.require_domain(key.domain)
     dataset.verify()
     settings = settings_of(options, begun, manifest)
     for split in ("train", *(["validation"] if settings.patience else [])):
         if not len(dataset.indices(split)):
             raise DatasetError(f"{options.dataset} has no sequence in split {split}: ingest it with other shares")
     network = NetworkSpec.of(Task.of(manifest), architecture=settings.architecture, voting=settings.voting)
-    options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
 
     load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
     from fedpp.learning.training import EncryptedTrainer
@@ -54,10 +50,15 @@ def train(options: argparse.Namespace) -> int:
     # Under the key: the run's seed alone does not tell the weights. Their rows tell the key all the same (threats.md).
     trainer.load(encrypted_initial_weights(network, key.weight_seed(settings.seed, 0), key))
     with _stopping(options, settings, trainer, dataset) as stopping:
-        checkpoints = _Checkpoints(options.out / CHECKPOINT, at_rest, settings, trainer, stopping)
+        options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+        bar = sys.stderr.isatty() and not options.json
+        checkpoints = _Checkpoints(options.out / CHECKPOINT, at_rest, settings, trainer, stopping, tell=not bar)
         checkpoints.begin(begun)
-        verbose = 1 if sys.stderr.isatty() and not options.json else 0
-        losses = _fit(trainer, dataset, settings, checkpoints, stopping, verbose)
+        try:
+            losses = _fit(trainer, dataset, settings, checkpoints, stopping, verbose=int(bar))
+        except ModelError:  # it diverged, and resumed it would again
+            (options.out / CHECKPOINT).unlink(missing_ok=True)
+            raise
     EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(options.out / MODEL)
     (options.out / CHECKPOINT).unlink()
     figures: dict[str, Any] = {"model": str(options.out / MODEL), "epochs": len(losses), "loss_with_decoys": losses}
@@ -147,8 +148,10 @@ class _Checkpoints:
         settings: TrainingSettings,
         trainer: "EncryptedTrainer",
         stopping: "EarlyStopping | None",
+        *,
+        tell: bool,
     ) -> None:
-        self._path, self._at_rest, self._settings = path, at_rest, settings
+        self._path, self._at_rest, self._settings, self._tell = path, at_rest, settings, tell
         self._trainer, self._stopping = trainer, stopping
         self.done, self.losses = 0, list[float]()
 
@@ -173,6 +176,10 @@ class _Checkpoints:
         self.done = epoch + 1
         self.losses.append(float(logs["loss"]))
         self._write()
+        if self._tell:
+            validation = f", validation loss {logs['val_loss']:.4f}" if "val_loss" in logs else ""
+            done = f"epoch {self.done} of {self._settings.epochs}: loss with decoys {self.losses[-1]:.4f}{validation}"
+            print(done, file=sys.stderr, flush=True)
 
     def _write(self) -> None:
         from fedpp.learning.checkpoint import Checkpoint

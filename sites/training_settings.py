@@ -72,6 +72,6 @@ def settings_of(
         if name != "epochs" and before != value:
             raise ConfigError(f"the training began with {name.replace('_', '-')} {before}, got {value}: leave it out")
     epochs = given.get("epochs", began.epochs)
-    if epochs < begun.epoch:
-        raise ConfigError(f"the training has {begun.epoch} epochs already, got --epochs {epochs}: give more")
+    if epochs < began.epochs:
+        raise ConfigError(f"the training began with epochs {began.epochs}, got {epochs}: give more, or leave it out")
     return TrainingSettings.from_mapping({**begun.settings, "epochs": epochs})

@@ -31,6 +31,7 @@ def ending_with(error: BaseException | None) -> argparse.ArgumentParser:
             "coordinator up: No space left on device (out/x): check the path and its permissions\n",
         ),
         (FileExistsError("a key is there already"), "coordinator up: a key is there already\n"),
+        (MemoryError("9 GiB"), "coordinator up: not enough memory: 9 GiB; take smaller images or batches\n"),
         (KeyboardInterrupt(), "coordinator up: interrupted\n"),
     ],
 )

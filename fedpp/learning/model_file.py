@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.config import Dtype
-from fedpp.errors import ModelError
+from fedpp.errors import DomainMismatchError, ModelError
 from fedpp.files import replace
 from fedpp.network import NetworkSpec
 
@@ -32,6 +32,19 @@ class EncryptedModel:
     def dtype(self) -> Dtype:
         """Return the dtype of the rows."""
         return "float64" if next(iter(self.rows.values())).dtype == np.float64 else "float32"
+
+    def require_fitting(self, domain: str, classes: tuple[str, ...]) -> None:
+        """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
+        if self.domain != domain:
+            raise DomainMismatchError(
+                f"the model belongs to domain {self.domain[:16]}, the key to {domain[:16]}: take the other"
+            )
+        if classes and classes != self.classes:
+            option = "--target" if self.network.multi_label else "--classes"
+            raise ModelError(
+                f"the model's classes are {', '.join(self.classes)}, the dataset's {', '.join(classes)}: "
+                f"ingest again with {option} {','.join(self.classes)}"
+            )
 
     def save(self, path: Path) -> None:
         """Write the file; an older one is replaced whole."""

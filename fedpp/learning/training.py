@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import Dtype
-from fedpp.errors import DatasetError, DomainMismatchError, ModelError
+from fedpp.errors import DatasetError, ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.learner import Learner, State
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.recipe import Recipe
 
@@ -89,19 +88,6 @@ class EncryptedTrainer:
         self._check(dataset)
         logits = self._learner.predict(self.inputs(dataset), indices)
         return logits[..., np.newaxis] if self._algebra.n == 1 else logits
-
-    def check_model(self, model: EncryptedModel, dataset: EncryptedDataset) -> None:
-        """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
-        if model.domain != self.domain:
-            raise DomainMismatchError(
-                f"the model belongs to domain {model.domain[:16]}, the key to {self.domain[:16]}: take the other"
-            )
-        classes = dataset.manifest.classes
-        if classes and classes != model.classes:
-            raise ModelError(
-                f"the model's classes are {', '.join(model.classes)}, the dataset's {', '.join(classes)}: "
-                "ingest again with --classes in the model's order"
-            )
 
     def inputs(self, dataset: EncryptedDataset) -> list[Reader]:
         """Return the readers of the network's inputs."""

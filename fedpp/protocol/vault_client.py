@@ -58,7 +58,8 @@ class VaultClient:
         except grpc.FutureTimeoutError:
             self._channel.close()
             raise VaultError(
-                f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address"
+                f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address, such as "
+                "unix:/absolute/path.sock"
             ) from None
         return self
 

@@ -202,9 +202,12 @@ def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain:
     with pytest.raises(ModelError, match="conv0/kernel must have shape"):
         ours.load({**rows, "conv0/kernel": rows["conv0/kernel"][..., :1]})
     with pytest.raises(DomainMismatchError, match="the model belongs"):
-        ours.check_model(EncryptedModel(TINY, other.domain, ("no", "yes"), rows), dataset)
-    with pytest.raises(ModelError, match="classes are yes, no, the dataset's no, yes"):
-        ours.check_model(EncryptedModel(TINY, ours.domain, ("yes", "no"), rows), dataset)
+        EncryptedModel(TINY, other.domain, ("no", "yes"), rows).require_fitting(ours.domain, ())
+    with pytest.raises(ModelError, match="classes are yes, no, the dataset's no, yes: .* --classes yes,no"):
+        EncryptedModel(TINY, ours.domain, ("yes", "no"), rows).require_fitting(ours.domain, ("no", "yes"))
+    several = replace(TINY, multi_label=True)
+    with pytest.raises(ModelError, match="ingest again with --target a,b"):
+        EncryptedModel(several, ours.domain, ("a", "b"), rows).require_fitting(ours.domain, ("b", "a"))
 
 
 def test_a_damaged_shard_ends_training_with_its_own_error(

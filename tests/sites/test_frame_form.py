@@ -38,6 +38,13 @@ def test_a_site_trains_without_a_key(folder: Path):
     site(*training, "--out", mixed / "model")
     figures = json.loads(site("evaluate", mixed / "model" / "model.npz", mixed / "data", *keys(mixed), "--json").stdout)
     assert 0 <= figures["auc"] <= 1
+    other = ("train", mixed / "data", "--domain", folder / "domain", "--out", mixed / "other")
+    assert "belongs to domain" in error_of(*other)
+    assert not (mixed / "other").exists()
+    site("ingest", raw, *keys(folder), "--out", folder / "of-rows", *SHAPE)
+    assert "the model belongs to domain" in error_of(
+        "evaluate", mixed / "model" / "model.npz", folder / "of-rows", *keys(folder)
+    )
     rows = site("ingest", raw, *keys(mixed), "--out", mixed / "rows", *SHAPE, "--patch", 0)
     assert rows.returncode == 0
     assert json.loads(site("inspect", mixed / "rows", "--json").stdout)["patch"] == 0

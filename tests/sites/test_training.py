@@ -97,7 +97,7 @@ def test_more_epochs_may_be_asked_for(
     assert main(["train", *arguments(dataset, folder, tmp_path / "five", "--epochs", "5", *given)]) == 0
     stopped(dataset, folder, tmp_path / "two", monkeypatch, "--epochs", "2", *given)
     assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "1")]) == 1
-    assert "has 2 epochs already, got --epochs 1" in capsys.readouterr().err
+    assert "began with epochs 2, got 1: give more" in capsys.readouterr().err
     assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "5")]) == 0
     assert_equal_models(tmp_path / "five", tmp_path / "two")
 
@@ -241,3 +241,4 @@ def test_early_stopping_needs_the_vault(
     assert "--patience needs --vault" in capsys.readouterr().err
     assert main(["train", *given, "--vault", address]) == 1
     assert "no vault answers at" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
