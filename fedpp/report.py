@@ -323,7 +323,9 @@ def summary(report: Report) -> str:
         lines.append(line + (f"   plaintext {_three_digits(getattr(twin, name))}" if twin else ""))
     if report.parity:
         difference = report.parity.max_abs_probability_difference
-        lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most")
+        controls = report.parity.control_probability_differences
+        beside = f" (plaintext moved by one unit in the last place: {max(controls):.1e})" if controls else ""
+        lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most{beside}")
     lines += [_in_words(name, finding) for name, finding in report.findings.items()]
     if report.operating_point:
         lines.append(f"  {_point_in_words(report.operating_point)}")
@@ -340,7 +342,8 @@ def _in_words(name: str, finding: FindingResult) -> str:
 def _point_in_words(point: OperatingPoint) -> str:
     """Return what a threshold does that reached its sensitivity on the validation data."""
     sensitivity, specificity = (_three_digits(v) for v in (point.decisions.sensitivity, point.decisions.specificity))
-    return f"at {point.probability:.3f}, for {point.wanted:g}: sensitivity {sensitivity}, specificity {specificity}"
+    threshold = f"threshold {point.probability:.3f}, set for sensitivity {point.wanted:g} on validation data"
+    return f"{threshold}: on test data sensitivity {sensitivity}, specificity {specificity}"
 
 
 def _beside(report: Report) -> list[str]:

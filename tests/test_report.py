@@ -476,7 +476,9 @@ def test_a_finding_s_result_is_that_of_its_counts() -> None:
 def test_summary_tells_findings_and_points() -> None:
     """Each finding is a line with its AUC and how many have it, and what a threshold for a sensitivity does."""
     lines = summary(FINDINGS).splitlines()
-    point = "at 0.223, for 0.9: sensitivity 0.938, specificity 0.700"
+    point = (
+        "threshold 0.223, set for sensitivity 0.9 on validation data: on test data sensitivity 0.938, specificity 0.700"
+    )
     assert f"  Edema: AUC 0.777, present in 14 of 60; {point}" in lines
     assert "  Fracture & <c>: AUC not defined, present in 0 of 12" in lines
     assert f"  {point}" in summary(replace(REPORT, operating_point=POINT)).splitlines()
