@@ -23,7 +23,7 @@ from fedpp.config import SPLITS, Dtype
 from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import gaps, prepare
-from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.sequence import ImageSequence, strict
 from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
@@ -216,7 +216,7 @@ def prepared(
             yield from _on_all_cores(sequences[number:], cores, frames, height, width, dtype, channels)
             return
         started = time.perf_counter()
-        values = prepare(sequence, frames, height, width, channels).astype(dtype, copy=False)
+        values = _prepared(sequence, frames, height, width, dtype, channels)
         spent += time.perf_counter() - started
         yield values
 
@@ -243,7 +243,16 @@ def _on_all_cores(
 def _prepare_part(
     sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype, channels: int
 ) -> list[NDArray[np.floating]]:
-    return [prepare(sequence, frames, height, width, channels).astype(dtype, copy=False) for sequence in sequences]
+    return [_prepared(sequence, frames, height, width, dtype, channels) for sequence in sequences]
+
+
+def _prepared(
+    sequence: ImageSequence, frames: int, height: int, width: int, dtype: Dtype, channels: int
+) -> NDArray[np.floating]:
+    try:
+        return prepare(sequence, frames, height, width, channels).astype(dtype, copy=False)
+    except RawDataError as error:
+        raise strict(error) from None
 
 
 def _end_with_parent() -> None:

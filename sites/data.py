@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedpp.errors import RawDataError
+from fedpp.errors import ConfigError, RawDataError
 
 from .opening import domain_of, show, trainers_dataset
 
@@ -38,6 +38,7 @@ def ingest(options: argparse.Namespace) -> int:
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.splits import SplitPlan
 
+    _refuse_idle(options)
     require_new(options.out)
     plan = SplitPlan(options.split, options.seed, options.validation, options.test, options.folds, options.fold)
     domain = domain_of(options)
@@ -123,9 +124,21 @@ def inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` for options that would do nothing beside the others."""
+    from fedpp.imaging.splits import SplitPlan
+
+    if options.stride != 1 and options.predict != "visit":
+        raise ConfigError(f"--stride {options.stride} is for --predict visit: add that, or leave --stride out")
+    if options.folds is not None and options.test != SplitPlan.test:
+        raise ConfigError(
+            f"--test {options.test} does nothing beside --folds {options.folds}, of which part --fold is for testing: "
+            "leave one of them out"
+        )
+
+
 def _patch(options: argparse.Namespace, domain: Any) -> int:
     """Return the side of the patches to mix; raise `ConfigError` if it is asked for in a domain that mixes none."""
-    from fedpp.errors import ConfigError
     from fedpp.keys.frame_cipher import DEFAULT_PATCH
 
     if options.patch is not None and domain.scheme != "more-frame":

@@ -207,7 +207,9 @@ def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5, "float64")), serial)
     assert multiprocessing.active_children() == []
     (tmp_path / "3.png").write_bytes(b"no image")
-    with pytest.raises(RawDataError, match=r"cannot read the image .*3\.png"):
+    with pytest.raises(
+        RawDataError, match=r"cannot read the image .*3\.png: .* --skip-unreadable` leaves such files out"
+    ):
         list(pipeline.prepared(sequences, 1, 5, 5, "float64"))
     assert multiprocessing.active_children() == []
 

@@ -26,6 +26,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
+from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging import duplicates
@@ -481,6 +482,20 @@ def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
     assert page.read_text() == survey_page.render(other) != content
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert list(page.parent.iterdir()) == [page]
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path):
+    """A folder without permission is told before any image is read, and the page is named, not a temporary file."""
+    seen = survey.look(hospital(tmp_path / "raw"))
+    with unprivileged(locked=0o555) as folder:
+        with pytest.raises(ConfigError, match=f"cannot write {folder}/page.html: .*: choose another --out"):
+            survey_page.require_new(folder / "page.html", overwrite=False)
+        for page in (folder / "page.html", folder / "below" / "page.html"):
+            with pytest.raises(ConfigError, match=f"^cannot write {page}: .*: choose another --out"):
+                survey_page.write(page, seen)
+    (tmp_path / "page").mkdir()
+    with pytest.raises(ConfigError, match=f"^cannot write {tmp_path}/page: Is a directory: choose another --out"):
+        survey_page.write(tmp_path / "page", seen, overwrite=True)
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path: Path):

@@ -33,6 +33,7 @@ from fedpp.config import SPLITS, Dtype
 from fedpp.errors import DatasetError
 from fedpp.network import Gaps
 
+FOLDER_MODE, FILE_MODE = 0o750, 0o640  # a dataset gives its key away: it is for its owner, and the trainer's group
 SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory
 
 Content = bytes | bytearray | memoryview
@@ -47,7 +48,8 @@ def require_new(path: Path) -> None:
 class DatasetWriter:
     """A new dataset under a temporary name, renamed when it is complete and removed if it cannot be.
 
-    What a killed writer left is removed by the next one; two writers of one path do not meet.
+    What a killed writer left is removed by the next one; two writers of one path do not meet. Its folder is of mode
+    0750 and its files of 0640, from their first moment.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class DatasetWriter:
         self._shards: list[Shard] = []
 
     def __enter__(self) -> Self:
-        self._temporary.mkdir(parents=True, exist_ok=True)
+        self._temporary.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary.mkdir(FOLDER_MODE, exist_ok=True)
         self._lock = _locked(self._temporary, self._path)
+        os.fchmod(self._lock, FOLDER_MODE)  # whatever the umask
         for left in self._temporary.iterdir():
             left.unlink()
         return self
@@ -177,7 +181,10 @@ class DatasetWriter:
 
     def _write(self, name: str, content: Iterable[Content]) -> File:
         digest, size = sha256(), 0
-        with (self._temporary / name).open("wb") as file:
+        path = self._temporary / name
+        path.touch(FILE_MODE)
+        path.chmod(FILE_MODE)  # whatever the umask
+        with path.open("wb") as file:
             for part in content:
                 file.write(part)
                 digest.update(part)
@@ -191,7 +198,7 @@ class DatasetWriter:
         table = np.frombuffer(self._table, ROW)
         sequences = self._write(TABLE, [_npy_header(table), self._table])
         manifest = replace(self._manifest, sequences=sequences, shards=tuple(self._shards))
-        (self._temporary / MANIFEST).write_text(manifest.to_json(self._seal))
+        self._write(MANIFEST, [manifest.to_json(self._seal).encode()])
         self._temporary.rename(self._path)
 
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fedpp.errors import RawDataError
 
@@ -89,8 +89,15 @@ def _named(file: Path) -> Iterator[None]:
         with warnings.catch_warnings(action="ignore"):
             yield
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RawDataError(f"cannot read the image {file}: {reason}") from None
+        raise RawDataError(f"cannot read the image {file}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, without the file's name, which Pillow and the system may quote once more."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def is_image(file: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -38,6 +38,16 @@ class Choices:
         """Return the names of CheXpert's findings, whose states a label is if they are several."""
         return findings_of(self.target)
 
+    def require(self, layout: str) -> None:
+        """Raise `ConfigError` for a choice, other than the usual one, that a layout does not leave open."""
+        for field in fields(self):
+            value, its = getattr(self, field.name), "breakhis" if field.name == "series" else "chexpert"
+            if layout != its and value != field.default:
+                raise ConfigError(
+                    f"{field.name} {value!r} is for layout {its}, these data are read as {layout}: leave it out, "
+                    "or choose another layout"
+                )
+
 
 def read_sequences(
     raw: Path, layout: str = "auto", choices: Choices = Choices(), refuse: Refuse = refuse
@@ -46,16 +56,16 @@ def read_sequences(
 
     `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. A file that cannot be used goes
     to `refuse`, and is left out if that returns; pixels are not looked at. Raises `RawDataError` for a table or
-    folder that cannot be read, and where no file is left.
+    folder that cannot be read, and where no file is left, `ConfigError` for choices that the layout does not leave.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if not raw.exists():
-        raise RawDataError(f"{raw} does not exist: name a folder of images, or a DICOM file")
+    _require_readable(raw)
     if layout == "auto":
         layout = "dicom" if raw.is_file() else _recognised(raw)
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
+    choices.require(layout)
     sequences, why, remark = _READERS[layout](raw, choices, refuse)
     findings = choices.findings
     counts = Counter(text for s in sequences for text in said(s.label, findings))
@@ -64,6 +74,18 @@ def read_sequences(
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
     return sequences, f"{read}, {f'labels: {labels}' if labels else 'without labels'}{remark and f'; {remark}'}"
+
+
+def _require_readable(raw: Path) -> None:
+    """Raise `RawDataError` that names what the user named, and no file that is only looked for in it."""
+    try:
+        if not raw.exists():
+            raise RawDataError(f"{raw} does not exist: name a folder of images, or a DICOM file")
+        if raw.is_dir():
+            next(raw.iterdir(), None)
+            (raw / INDEX).exists()
+    except OSError as error:
+        raise RawDataError(f"cannot read {raw}: {error.strerror}: check its name and its permissions") from None
 
 
 def _recognised(raw: Path) -> str:

@@ -31,7 +31,12 @@ Refuse = Callable[[Path, RawDataError], None]
 def refuse(_: Path, error: RawDataError) -> None:
     """Raise the error: the first file that cannot be used ends the reading; one that is no picture does not."""
     if not isinstance(error, NoImageError):
-        raise error
+        raise strict(error)
+
+
+def strict(error: RawDataError) -> RawDataError:
+    """Return the error of a file that ends all of the work, with how to go on without that file."""
+    return RawDataError(f"{error}; `fedpp-site ingest --skip-unreadable` leaves such files out")
 
 
 @dataclass(frozen=True, slots=True)

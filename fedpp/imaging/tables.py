@@ -27,7 +27,13 @@ def read_table(table: Path, check: Callable[[list[str]], None], name: str = "tab
             rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
     except UnicodeDecodeError:
         raise RawDataError(f"cannot read the {name} {table}: it is not UTF-8, save it as CSV in UTF-8") from None
-    except (OSError, csv.Error) as error:
+    except FileNotFoundError:
+        raise RawDataError(
+            f"{table.parent} has no {table.name}: name the folder that has it, or another layout"
+        ) from None
+    except OSError as error:
+        raise RawDataError(f"cannot read the {name} {table}: {error.strerror}: check its permissions") from None
+    except csv.Error as error:
         raise RawDataError(f"cannot read the {name} {table}: {error}") from None
     return [(line, row) for line, row in rows if any(row.values())]
 

@@ -23,7 +23,7 @@ from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.readable import keeping
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
-from fedpp.imaging.tables import table_rows
+from fedpp.imaging.tables import is_file, table_rows
 from fedpp.survey.facts import (
     UNLISTED,
     DuplicateFact,
@@ -262,7 +262,7 @@ def _thumbnail(frame: Frame) -> bytes:
 
 def _patients_in_two_splits(table: Path) -> int:
     """Return how many patients a manifest puts into more than one split, 0 without one; its reader refuses it then."""
-    if not table.is_file():
+    if not is_file(table):
         return 0
     rows = table_rows(table, ("patient",))
     splits = {(row["patient"], row.get("split", "")) for _, row in rows}

@@ -31,19 +31,18 @@ def require_new(path: Path, *, overwrite: bool) -> None:
     """Raise `ConfigError` if a page is there already and must not be replaced: before work starts."""
     if os.path.lexists(path) and not overwrite:
         raise ConfigError(f"{path} exists: choose another name, or replace it with --overwrite")
+    if path.parent.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write {path}: its folder is not yours to write in: choose another --out")
 
 
 def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
     """Write the page, mode 0600; raise `ConfigError` if it is there already and must not be replaced."""
     content = render(survey).encode()
-    if overwrite:
-        replace(path, content)
-        return
     try:
-        create_exclusively(path, content)
-    except FileExistsError:
+        (replace if overwrite else create_exclusively)(path, content)
+    except OSError as error:
         require_new(path, overwrite=overwrite)
-        raise
+        raise ConfigError(f"cannot write {path}: {error.strerror}: choose another --out") from None
 
 
 def render(survey: Survey) -> str:

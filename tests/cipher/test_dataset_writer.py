@@ -1,6 +1,8 @@
 """Writing an encrypted dataset: what is refused, what is padded, and that it is all or nothing."""
 
+import os
 import shutil
+import stat
 import tracemalloc
 from pathlib import Path
 
@@ -31,6 +33,28 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, domain: KeyDomain):
     (tmp_path / "old").mkdir()
     with pytest.raises(DatasetError, match="not overwritten"):
         DatasetWriter(tmp_path / "old", domain.card(), **settings)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_a_dataset_is_for_its_owner_and_a_group(tmp_path: Path, domain: KeyDomain, mask: int):
+    """Whatever the umask, folder and files are closed to others and open to the group, while they are written too."""
+
+    def modes(folder: Path) -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+
+    left = tmp_path / ".new.partial"  # by a killed writer, of another mode
+    left.mkdir(0o755)
+    before = os.umask(mask)
+    try:
+        with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+            for name in ("a" * 32, "b" * 32):
+                writer.add(SequenceRecord(name, name, 3, "train"), np.zeros((3, 2, 2, 1, 2)))
+            writer._flush()
+            assert modes(left) == {".new.partial": 0o750, "frames-00000.npy": 0o640}
+    finally:
+        os.umask(before)
+    files = dict.fromkeys(("frames-00000.npy", "sequences.npy", "manifest.json"), 0o640)
+    assert modes(tmp_path / "new") == {"new": 0o750, **files}
 
 
 def test_an_unknown_split_is_refused(tmp_path: Path, domain: KeyDomain):

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from unprivileged import unprivileged
 
 from fedpp.errors import RawDataError
 from fedpp.imaging.image_folders import read_image_folders
+from fedpp.imaging.images import read_image
 
 
 def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
@@ -16,8 +18,12 @@ def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
         (tmp_path / patient).mkdir()
         (tmp_path / patient / "2.png").write_text("no image")
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "p" / "1.png")
-    with pytest.raises(RawDataError, match=r"cannot read the image .*2\.png"):
+    with pytest.raises(RawDataError) as refused:
         read_image_folders(tmp_path)
+    assert str(refused.value) == (
+        f"cannot read the image {tmp_path / 'p' / '2.png'}: it is no PNG, JPEG, TIFF, BMP or GIF; "
+        "`fedpp-site ingest --skip-unreadable` leaves such files out"
+    )
     told: list[str] = []
     (sequence,) = read_image_folders(tmp_path, lambda path, error: told.append(path.parent.name + str(error)[:21]))
     assert (sequence.patient, len(sequence.frames)) == ("p", 1)
@@ -25,6 +31,13 @@ def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
     (tmp_path / "p" / "1.png").unlink()
     with pytest.raises(RawDataError, match="holds no image that can be read"):
         read_image_folders(tmp_path, lambda *_: None)
+
+
+def test_a_file_that_may_not_be_read_is_named_once():
+    """The system's reason is told without its number and without the file's name once more."""
+    with unprivileged(locked=0o000) as file, pytest.raises(RawDataError) as refused:
+        read_image(file)
+    assert str(refused.value) == f"cannot read the image {file}: Permission denied"
 
 
 def test_a_patient_that_the_table_leaves_out_has_no_label(tmp_path: Path):

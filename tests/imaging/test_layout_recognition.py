@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
+from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.chexpert import COLUMNS as CHEXPERT
 from fedpp.imaging.chexpert import FINDINGS
 from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.survey.look import look
 
 
 def write_frames(folder: Path, header: str = "sequence,patient,label") -> None:
@@ -124,6 +126,51 @@ def test_choices_reach_the_reader():
     edema = read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(target="Edema"))[1]
     assert edema.endswith("Edema by image: 0 in 964, 1 in 29")
     assert len(read_sequences(DATA / "breakhis_layout", "auto", Choices(series="slide"))[0]) == 46
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (Choices(target="Edema"), "target 'Edema' is for layout chexpert"),
+        (Choices(uncertain="ones"), "uncertain 'ones' is for layout chexpert"),
+        (Choices(views="all"), "views 'all' is for layout chexpert"),
+        (Choices(series="slide"), "series 'slide' is for layout breakhis"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["auto", "frames"])
+def test_a_choice_that_a_layout_does_not_leave_is_refused(tmp_path: Path, choices: Choices, said: str, layout: str):
+    """A choice of another layout is no silent wish: it is refused by name, with its value and what to do."""
+    write_frames(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        read_sequences(tmp_path, layout, choices)
+    assert str(refused.value) == f"{said}, these data are read as frames: leave it out, or choose another layout"
+
+
+def test_layouts_do_not_take_each_other_s_choices():
+    """CheXpert leaves no series open, BreakHis no finding, uncertainty or views."""
+    with pytest.raises(ConfigError, match="series 'slide' is for layout breakhis, these data are read as chexpert"):
+        read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(series="slide"))
+    with pytest.raises(ConfigError, match="views 'first' is for layout chexpert, these data are read as breakhis"):
+        read_sequences(DATA / "breakhis_layout", "breakhis", Choices(views="first"))
+
+
+@pytest.mark.parametrize(("layout", "table"), [("frames", "index.csv"), ("manifest", "manifest.csv")])
+def test_a_layout_without_its_table_is_told(tmp_path: Path, layout: str, table: str):
+    """A folder that lacks the table of the layout that was named is told once, and what to name."""
+    with pytest.raises(RawDataError) as refused:
+        read_sequences(tmp_path, layout)
+    assert str(refused.value) == f"{tmp_path} has no {table}: name the folder that has it, or another layout"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_that_cannot_be_read_is_named(mode: int):
+    """A folder without permissions is named itself, and no table that is looked for in it; a survey says the same."""
+    with unprivileged(locked=mode) as folder:
+        for read in (read_sequences, look):
+            with pytest.raises(RawDataError) as refused:
+                read(folder)
+            said = f"cannot read {folder}: Permission denied: check its name and its permissions"
+            assert str(refused.value) == said
 
 
 def test_a_manifest_assigns_splits(tmp_path: Path):

@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_refused_in_one_line(root: Path, header: str, rows:
 
 def test_a_missing_manifest_is_refused(tmp_path: Path):
     """Without a manifest, or with one of other bytes than text, there is one line."""
-    with pytest.raises(RawDataError, match="cannot read the table"):
+    with pytest.raises(RawDataError, match="has no manifest.csv"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.csv").write_bytes(b"path,\xff")
     with pytest.raises(RawDataError, match="cannot read the table"):

@@ -124,6 +124,24 @@ def test_splits_and_folds(folder: Path, tmp_path: Path):
     assert "fold" in error_of("ingest", raw, *keys(folder), *wrong)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--target", "Edema"), "target 'Edema' is for layout chexpert, these data are read as dicom: leave it out"),
+        (("--layout", "dicom", "--series", "slide"), "series 'slide' is for layout breakhis, these data are read as"),
+        (("--stride", 2), "--stride 2 is for --predict visit: add that, or leave --stride out"),
+        (("--folds", 4, "--test", 0.5), "--test 0.5 does nothing beside --folds 4, of which part --fold is for"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    folder: Path, tmp_path: Path, options: tuple[object, ...], said: str
+):
+    """What another option or the data make idle is one line before anything is written, and no silent wish."""
+    raw = folder / "raw" / "hospital-1"
+    assert said in error_of("ingest", raw, *keys(folder), *SMALL, "--out", tmp_path / "out", *options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_time_gaps_of_dicom_visits(folder: Path, tmp_path: Path):
     """The dates of a patient's visits become gaps of which one is positive, public or as ciphertext, as chosen."""
     raw = folder / "raw" / "hospital-1"
