@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from fedpp.command import Parser, run_command
+from fedpp.command import Parser, path, run_command
 from fedpp.config import RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(run=function)
-        added.add_argument("--state", type=Path, required=True, help="the coordinator's folder")
+        added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
         return added
 
     served = command(up)
@@ -234,13 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     enrolled = command(enrol)
-    enrolled.add_argument("public_key", metavar="PUBLIC_KEY", type=Path, help="from `fedpp-site identity`")
+    enrolled.add_argument("public_key", metavar="PUBLIC_KEY", type=path, help="from `fedpp-site identity`")
     enrolled.add_argument("site", metavar="NAME")
 
     federated = command(run)
-    federated.add_argument("--domain", type=Path, required=True, help="the key domain's card")
+    federated.add_argument("--domain", type=path, required=True, help="the key domain's card")
     federated.add_argument("--sites", type=int, required=True, help="how many sites to wait for")
-    federated.add_argument("--out", type=Path, required=True, help="folder for federation.json and model.npz")
+    federated.add_argument("--out", type=path, required=True, help="folder for federation.json and model.npz")
     federated.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a run setting; may be repeated"
     )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from math import inf, nan
+from pathlib import Path
 from typing import NoReturn
 
 from fedpp.errors import FedppError
@@ -49,6 +50,13 @@ def rate(text: str) -> float:
 def share(text: str) -> float:
     """Return a number above 0 and at most 1, for argparse."""
     return _number(text, "above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def path(text: str) -> Path:
+    """Return a path, for argparse; an empty one, of a shell variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a file or a folder, got '': is a shell variable empty?")
+    return Path(text)
 
 
 def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:

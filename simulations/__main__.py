@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, load_tensorflow, natural, run_command
+from fedpp.command import Parser, load_tensorflow, natural, path, run_command
 from fedpp.config import DTYPES, LAYOUTS
 from fedpp.errors import ConfigError
 
@@ -90,11 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     started.add_argument("scenario", help="a name from `list`, or a .yaml file")
     started.add_argument(
         "--data",
-        type=Path,
+        type=path,
         help="folder of raw data: of each hospital in a folder of its own, or divided among the sites by patient",
     )
     started.add_argument("--layout", choices=LAYOUTS)
-    started.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
+    started.add_argument("--out", type=path, help="folder of the run (default runs/NAME)")
     started.add_argument("--seed", type=natural)
     started.add_argument("--dtype", choices=DTYPES)
     started.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
     measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift"))
-    measured.add_argument("--data", type=Path, help="drift: folder of labelled images, in place of a phantom's")
-    measured.add_argument("--out", type=Path, help="drift: folder for its chart")
+    measured.add_argument("--data", type=path, help="drift: folder of labelled images, in place of a phantom's")
+    measured.add_argument("--out", type=path, help="drift: folder for its chart")
     for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

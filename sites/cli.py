@@ -8,10 +8,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from fedpp.cipher.params import SCHEMES
-from fedpp.command import Parser, natural, positive, rate, run_command, share
+from fedpp.command import Parser, natural, path, positive, rate, run_command, share
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
@@ -99,13 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def domain(to: argparse.ArgumentParser, *, passphrase: bool = True) -> None:
-        to.add_argument("--domain", type=Path, required=True, help="domain folder that keygen made")
+        to.add_argument("--domain", type=path, required=True, help="domain folder that keygen made")
         if passphrase:
-            to.add_argument("--passphrase-file", type=Path, required=True, help="mode 0600, first line counts")
+            to.add_argument("--passphrase-file", type=path, required=True, help="mode 0600, first line counts")
 
     keys = command(keygen, json_output=False)
-    keys.add_argument("--out", type=Path, required=True, help="new domain folder")
-    keys.add_argument("--passphrase-file", type=Path, required=True, help="mode 0600, first line counts")
+    keys.add_argument("--out", type=path, required=True, help="new domain folder")
+    keys.add_argument("--passphrase-file", type=path, required=True, help="mode 0600, first line counts")
     keys.add_argument(
         "--scheme",
         choices=SCHEMES,
@@ -115,10 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("-n", type=int, help="more: slots of a ciphertext row (default 2, the fast one)")
 
     shown = command(card, json_output=False)
-    shown.add_argument("domain", type=Path, help="domain folder")
+    shown.add_argument("domain", type=path, help="domain folder")
 
     def raw(to: argparse.ArgumentParser) -> None:
-        to.add_argument("raw", type=Path, help="folder of images in one of the layouts, or a DICOM file")
+        to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
         to.add_argument("--layout", choices=LAYOUTS, default="auto", help="what is recognised is told (default auto)")
         to.add_argument(
             "--target",
@@ -131,14 +130,14 @@ def _parser() -> argparse.ArgumentParser:
 
     looked = command(data.survey)
     raw(looked)
-    looked.add_argument("--out", type=Path, help="page to write (HTML with thumbnails, mode 0600)")
+    looked.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     looked.add_argument("--overwrite", action="store_true", help="replace an earlier page")
     looked.add_argument("--strict", action="store_true", help="fail if there is any finding")
 
     taken = command(data.ingest)
     raw(taken)
     domain(taken)
-    taken.add_argument("--out", type=Path, required=True, help="new folder for the encrypted dataset")
+    taken.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
     taken.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and tell")
     taken.add_argument("--drop-unlabelled", action="store_true", help="leave out sequences without a label, and tell")
     shape = taken.add_argument_group("sequences")
@@ -170,18 +169,18 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("--at-rest", action="store_true", help="seal the dataset with AES-256-GCM on the disk")
     taken.add_argument("--dtype", choices=DTYPES, default="float32")
 
-    command(data.inspect).add_argument("dataset", type=Path)
+    command(data.inspect).add_argument("dataset", type=path)
 
     checked = command(data.verify)
-    checked.add_argument("dataset", type=Path)
+    checked.add_argument("dataset", type=path)
     checked.add_argument(
-        "--domain", type=Path, help="domain folder, to check the domain, and the seal of a sealed dataset"
+        "--domain", type=path, help="domain folder, to check the domain, and the seal of a sealed dataset"
     )
 
     trained = command(training.train)
-    trained.add_argument("dataset", type=Path)
+    trained.add_argument("dataset", type=path)
     domain(trained, passphrase=False)
-    trained.add_argument("--out", type=Path, required=True, help="folder for model.npz, and checkpoints until then")
+    trained.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
     trained.add_argument("--resume", action="store_true", help="go on after the last epoch that was finished")
     trained.add_argument("--epochs", type=positive, help="default 10; more may be given to --resume")
     trained.add_argument("--seed", type=natural, help="of initial weights and batches (default 0)")
@@ -206,26 +205,26 @@ def _parser() -> argparse.ArgumentParser:
         help="set the threshold that reaches it on split validation, and tell what it is worth on --split",
     )
     for scored in (evaluated, command(models.predict)):
-        scored.add_argument("model", type=Path, help="model.npz")
-        scored.add_argument("dataset", type=Path)
+        scored.add_argument("model", type=path, help="model.npz")
+        scored.add_argument("dataset", type=path)
         domain(scored)
         scored.add_argument("--split", choices=SPLITS, default="test")
 
     served = command(vault, json_output=False)
     domain(served)
-    served.add_argument("--dataset", type=Path, required=True)
+    served.add_argument("--dataset", type=path, required=True)
     served.add_argument("--address", required=True, help="unix:/path/to/vault.sock")
 
     made = command(identity, json_output=False)
-    made.add_argument("--out", type=Path, required=True, help="new folder for the node's key pair")
+    made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
 
     joined = command(join, json_output=False)
     joined.add_argument("--name", required=True, help="the site's public name in reports")
     joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
-    joined.add_argument("--ca", type=Path, required=True, help="the coordinator's CA certificate")
-    joined.add_argument("--identity", type=Path, required=True, help="folder that `identity` made")
-    joined.add_argument("--dataset", type=Path, required=True)
-    joined.add_argument("--evaluation-key", type=Path, required=True)
+    joined.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
+    joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")
+    joined.add_argument("--dataset", type=path, required=True)
+    joined.add_argument("--evaluation-key", type=path, required=True)
     joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock")
     return parser
 

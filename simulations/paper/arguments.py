@@ -1,16 +1,15 @@
 """The arguments of `python -m simulations paper`; they load nothing, so that --help of any command is quick."""
 
 import argparse
-from pathlib import Path
 
-from fedpp.command import natural, positive, rate
+from fedpp.command import natural, path, positive, rate
 from fedpp.config import DTYPES, LAYOUTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; those without a default here take the protocol's, or that of `Settings`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw data")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--data", type=path, required=True, help="folder of raw data")
+    parser.add_argument("--out", type=path, required=True, help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="go on with what --out holds of the same experiment")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier experiment in --out")
     data = parser.add_argument_group("data")

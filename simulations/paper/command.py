@@ -13,6 +13,8 @@ from fedpp.errors import ConfigError
 
 from .settings import Settings
 
+_SHOWN = ("accuracy", "sensitivity", "auc_by_patient")  # on a terminal
+
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return the settings that were chosen."""
@@ -42,8 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(prefix="fedpp-paper-") as folder:
         _note("reading and encrypting (the key follows from the seed, and protects nothing)")
-        study = prepare_study(settings, options.data, Path(folder) / "dataset")
-        _note(study.described)
+        study = prepare_study(settings, options.data, Path(folder) / "dataset", _note)
         outcome = perform(study, settings, kept)
         results = tables(study, settings, outcome)
         made = curves(settings, outcome)
@@ -54,13 +55,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def summary(record: dict[str, Any]) -> str:
     """Return the tables as lines for a terminal."""
+    from .page import HEADINGS
+
     lines = []
     for row in record["networks"]:
         figures = row["figures"]
-        shown = "  ".join(f"{name} {_pair(figures[name])}" for name in ("accuracy", "sensitivity", "auc_by_patient"))
-        ratio = f"  ratio {row['ratio']:.2f}" if row["ratio"] else ""
-        seconds = f"{row['seconds']['mean']:.1f} s a fold"
-        lines.append(f"{row['network']:<12} {row['side']:<10}  {shown}  {seconds}{ratio}")
+        shown = "  ".join(f"{HEADINGS[name]} {_pair(figures[name])}" for name in _SHOWN)
+        ratio = f", ratio of epochs {row['ratio']:.2f}" if row["ratio"] else ""
+        seconds = f"{row['seconds']['mean']:.1f} s a fold with compilation"
+        epoch = f"median epoch {row['seconds_an_epoch']:.3g} s"
+        lines.append(f"{row['network']:<12} {row['side']:<10}  {shown}  {seconds}, {epoch}{ratio}")
     return "\n".join([*lines, "", *record["conclusions"]])
 
 

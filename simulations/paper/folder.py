@@ -37,10 +37,15 @@ class ExperimentFolder:
             raise ConfigError(f"{out} holds {', '.join(present)} already: choose another --out")
         if present and not overwrite:
             if not resume:
-                raise ConfigError(f"{out} holds an experiment already: --resume it, --overwrite it or choose another")
+                raise ConfigError(
+                    f"{out} holds an experiment already: --resume it, choose another --out, or --overwrite it"
+                )
             kept = _read(out / SETTINGS)
-            if kept != {**settings.to_mapping(), "data": kept.get("data")}:
-                raise ConfigError(f"the experiment in {out} has other settings: --overwrite it, or choose another")
+            if others := _others(kept, settings.to_mapping()):
+                raise ConfigError(
+                    f"the experiment in {out} has other settings: {others}; resume it with its own, or choose another "
+                    "--out"
+                )
         return cls(out, settings, overwrite=overwrite)
 
     def claim(self, data: str) -> None:
@@ -54,7 +59,7 @@ class ExperimentFolder:
             for name in present:
                 shutil.rmtree(self.out / name) if (self.out / name).is_dir() else (self.out / name).unlink()
         elif present and _read(self.out / SETTINGS) != told:
-            raise ConfigError(f"the experiment in {self.out} is of other data: --overwrite it, or choose another")
+            raise ConfigError(f"the experiment in {self.out} is of other data: choose another --out, or --overwrite it")
         replace(self.out / SETTINGS, _text(told))
 
     def load(self, name: str) -> Trial | None:
@@ -72,6 +77,19 @@ class ExperimentFolder:
 
 def _present(out: Path) -> list[str]:
     return [name for name in (SETTINGS, TRIALS, *RESULTS) if (out / name).exists()]
+
+
+def _others(kept: dict[str, Any], given: dict[str, Any]) -> str:
+    """Return what differs, apart from the data: each setting, what it was, and what was given."""
+    names = [name for name in {**given, **kept} if name != "data" and kept.get(name) != given.get(name)]
+    was_and_is = [(name, _shown(kept.get(name)), _shown(given.get(name))) for name in names]
+    return ", ".join(f"{name.replace('_', '-')} was {was} and is now {now}" for name, was, now in was_and_is)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from fedpp.page import STYLE, duration, scientific
 
+from .conclusions import counted
 from .scores import FIGURES
 from .settings import NETWORK_NAMES
-from .template import TEMPLATE
+from .template import OWN_STYLE, TEMPLATE
 from .trial import CURVE_SAMPLE
 
 HEADINGS = {
@@ -21,6 +22,8 @@ HEADINGS = {
     "auc_by_patient": "AUC by patient",
     "missed_diagnosis_rate": "Missed diagnoses",
 }
+# Settings of one layout, by what the description of data so read begins with (`fedpp.imaging.layout`).
+_OF_LAYOUT = {"target": "CheXpert", "uncertain": "CheXpert", "views": "CheXpert", "series": "BreakHis"}
 _DASH = "\N{EN DASH}"
 
 
@@ -33,26 +36,33 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        figure=_figure, spread=_spread, bounds=_bounds, scientific=_scientific, duration=duration, network=_network
+        figure=_figure,
+        spread=_spread,
+        bounds=_bounds,
+        scientific=_scientific,
+        duration=duration,
+        network=_network,
+        counted=counted,
     )
     return environment.from_string(TEMPLATE).render(
         record=record,
         title="fedpp: the paper's experiment",
         images="",
-        style=Markup(STYLE),  # noqa: S704
+        style=Markup(STYLE + OWN_STYLE),  # noqa: S704
         charts=charts,
         columns=FIGURES,
         sample=CURVE_SAMPLE,
         headings=HEADINGS,
-        settings=_told(record["settings"]),
+        settings=_told(record),
     )
 
 
-def _told(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that were chosen, as texts; file names of a user's machine are not among them."""
-    texts = {}
-    for name, value in settings.items():
-        if value is None:
+def _told(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that applied, as texts; file names of a user's machine are not among them."""
+    texts, networks = {}, record["settings"]["networks"]
+    for name, value in record["settings"].items():
+        of_other_data = not record["data"]["described"].startswith(_OF_LAYOUT.get(name, ""))
+        if value is None or of_other_data or (name == "lstm" and set(networks) <= {"cnn"}):
             continue
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         texts[name.replace("_", " ").capitalize()] = {"True": "yes", "False": "no"}.get(text, text)

@@ -24,6 +24,9 @@ FIGURES = (
 )
 
 
+LEAST_FOLDS = 3  # of an interval: one of two values, with one degree of freedom, says nothing
+
+
 @dataclass(frozen=True)
 class Figures:
     """What a network does on a fold's test sequences, or on its validation sequences."""
@@ -95,14 +98,14 @@ def mixed_patients(positive: NDArray[np.bool_], patients: NDArray[np.str_]) -> N
 
 
 def interval(values: Sequence[float], tested_by_trained: float) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean over folds, Student's t with a corrected variance; None of fewer than two.
+    """Return the 95 % interval of a mean over folds, Student's t with a corrected variance; None of fewer than three.
 
     Folds share their training sequences, so their spread is too small. The correction is Nadeau & Bengio's (Machine
     Learning 52, 2003): the variance of the mean is `(1/k + tested/trained) s^2`, and not `s^2 / k`.
     """
     from scipy.stats import t
 
-    if len(values) < 2:
+    if len(values) < LEAST_FOLDS:
         return None
     deviation = float(np.std(values, ddof=1))
     half = float(t.ppf(0.975, len(values) - 1)) * math.sqrt(1 / len(values) + tested_by_trained) * deviation

@@ -3,7 +3,7 @@
 Everything that a hospital's two zones hold is in one process here: the key follows from the seed and protects nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -59,14 +59,23 @@ class Study:
         return np.array([self.domain.pseudonym("patient", s.patient) for s in self.sequences])
 
 
-def prepare_study(settings: Settings, data: Path, folder: Path) -> Study:
-    """Read the data, encrypt them into the new folder `folder`, and prepare them in plaintext in the same order."""
+def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[str], None]) -> Study:
+    """Read the data, encrypt them into the new folder `folder`, and prepare them in plaintext in the same order.
+
+    `tell` is told what was read, before anything is encrypted.
+    """
     read, described = read_sequences(data, settings.layout, settings.choices)
+    tell(described)
     asked = by_visit(read, window=settings.frames) if settings.predict == "visit" else read
     labelled = [s for s in asked if s.label is not None]
     if not labelled:
         raise RawDataError(f"no sequence of {data} has a label, and the experiment needs them: {described}")
     class_map = ClassMap.choose(labelled, settings.classes, settings.negative)
+    if settings.classes is None and settings.negative is None:
+        tell(
+            f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative names "
+            "another, against all the rest"
+        )
     domain = KeyDomain(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2, epoch=1)
     ingest(
         labelled,

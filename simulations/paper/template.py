@@ -2,6 +2,19 @@
 
 from fedpp.page import HEAD
 
+OWN_STYLE = """\
+.dense { font-size: .88rem; line-height: 1.4; }
+.dense th, .dense td { padding: .4rem .3rem; }
+.dense th:first-child { padding-left: 0; }
+.dense tbody th { min-width: 0; white-space: nowrap; }
+.dense thead th { white-space: normal; font-size: .78rem; line-height: 1.25; }
+.dense small { font-size: .78rem; font-weight: 400; color: var(--soft); }
+.dense .first th, .dense .first td { border-bottom: 0; padding-bottom: 0; }
+.dense th.group { border-bottom: 0; padding-bottom: 0; text-align: center; }
+.spread { columns: 24rem; column-gap: 3rem; }
+.spread div { break-inside: avoid; }
+"""
+
 TEMPLATE = (
     HEAD
     + """\
@@ -21,7 +34,7 @@ TEMPLATE = (
     <div><dt>Arithmetic</dt><dd>{{ record.settings.dtype }}</dd></div>
     <div><dt>Protocol</dt><dd>{{ record.settings.protocol }}</dd></div>
     <div><dt>Took</dt><dd>{{ record.seconds | duration }}{% if record.runs_kept_from_before %}, and
-      {{ record.runs_kept_from_before }} trainings before{% endif %}</dd></div>
+      {{ record.runs_kept_from_before | counted("training") }} before{% endif %}</dd></div>
   </dl>
 </header>
 <main>
@@ -33,17 +46,19 @@ TEMPLATE = (
 <section aria-labelledby="table1">
   <h2 id="table1">Table 1</h2>
   <p class="note">Mean and standard deviation over the folds of the first seed, on test patients. Positive means: not
-    &ldquo;{{ record.data.classes[0] }}&rdquo;. Seconds are of training alone; the ratio is that of the median epochs,
-    ciphertext to plaintext.</p>
+    &ldquo;{{ record.data.classes[0] }}&rdquo;. Seconds are of one training, in the first fold with compilation; the
+    ratio is that of the median epochs, ciphertext to plaintext.</p>
   <div class="scroll">
-  <table>
-    <thead><tr><th>Network</th><th>On</th><th class="number">Parameters</th>
+  <table class="dense">
+    <thead><tr><th>Network</th><th class="number">Parameters</th>
       {% for name in columns %}<th class="number">{{ headings[name] }}</th>{% endfor %}
       <th class="number">Epochs</th><th class="number">Seconds</th><th class="number">Ratio</th></tr></thead>
     <tbody>
     {% for row in record.networks %}
-    <tr{% if row.side == "ciphertext" %} class="ours"{% endif %}><th scope="row">{{ row.network | network }}</th>
-      <td>{{ row.side }}</td><td class="number">{{ row.parameters }}</td>
+    {% set first = row.side == "plaintext" and record.settings.sides | length > 1 %}
+    <tr{% if row.side == "ciphertext" %} class="ours"{% elif first %} class="first"{% endif %}>
+      <th scope="row">{{ row.network | network }}<br><small>{{ row.side }}</small></th>
+      <td class="number">{{ row.parameters }}</td>
       {% for name in columns %}
       <td class="number">{{ row.figures[name].mean | figure }}<br>
         <small>{{ row.figures[name] | spread }}</small></td>
@@ -59,9 +74,10 @@ TEMPLATE = (
 
 <section aria-labelledby="auc">
   <h2 id="auc">AUC by patient</h2>
-  <p class="note">On the test patients; best on the <em>validation</em> patients of all folds together is
-    {{ record.best | network }}, a little optimistically: those of one fold are test patients of another.
-    Intervals are 95 % of the mean, corrected for what folds share.</p>
+  <p class="note">On the test patients{% if record.settings.networks | length > 1 %}; best on the
+    <em>validation</em> patients of all folds together is
+    {{ record.best | network }}, a little optimistically: those of one fold are test patients of another{% endif %}.
+    Intervals are 95 % of the mean, corrected for what folds share; of two folds there is none.</p>
   <div class="scroll">
   <table>
     <thead><tr><th>Method</th><th>On</th><th class="number">AUC</th>
@@ -82,7 +98,7 @@ TEMPLATE = (
   </div>
   <details><summary>Each fold</summary>
   <div class="scroll">
-  <table>
+  <table class="dense">
     <thead><tr><th>Network</th><th>On</th><th class="number">Seed</th><th class="number">Fold</th>
       {% for name in columns %}<th class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
     <tbody>
@@ -103,7 +119,8 @@ TEMPLATE = (
   <p class="note">Same initial weights, batches and epochs. Differences are the largest of a probability over all
     sequences, and of a figure of Table 1 on the test sequences.
     {% if record.settings.control_draws %}A control is plaintext against itself, its initial weights moved by one
-    unit in the last place: the largest of {{ record.settings.control_draws }} draws.{% endif %}</p>
+    unit in the last place{% if record.settings.control_draws > 1 %}: the largest of
+    {{ record.settings.control_draws }} draws{% endif %}.{% endif %}</p>
   <div class="scroll">
   <table>
     <thead><tr><th>Network</th><th class="number">Fold</th><th class="number">Probability</th>
@@ -144,35 +161,33 @@ TEMPLATE = (
 
 <section aria-labelledby="how">
   <h2 id="how">How it was run</h2>
-  <div class="columns">
-    <dl class="pairs">
-      {% for name, text in settings.items() %}<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>{% endfor %}
-      {% for name, text in record.versions.items() %}<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>{% endfor %}
-    </dl>
-    <div>
-    <div class="scroll">
-    <table>
-      <thead><tr><th>Fold</th><th class="number">Seed</th>
-        {% for split in ["train", "validation", "test"] %}<th class="number">{{ split }}</th>{% endfor %}</tr></thead>
-      <tbody>
-      {% for fold in record.folds %}
-      <tr><th scope="row">{{ fold.fold }}</th><td class="number">{{ fold.seed }}</td>
-        {% for split in ["train", "validation", "test"] %}
-        <td class="number">{{ fold[split].patients }} patients,<br>{{ fold[split].sequences }} sequences,<br>
-          {{ fold[split].positive }} positive</td>
-        {% endfor %}</tr>
-      {% endfor %}
-      </tbody>
-    </table>
-    </div>
-    <p class="note">No patient is in two parts of a fold, and each is in test once a seed.
-      {% set unlabelled = record.data.unlabelled_sequences_left_out %}
-      {% if unlabelled %}{{ unlabelled }} sequences without a label were left out.{% endif %}
-      {% set mixed = record.data.patients_with_both_labels %}
-      {% if mixed %}{{ mixed }} patient{{ " has" if mixed == 1 else "s have" }} positive and negative
-      sequences.{% endif %}</p>
-    </div>
+  <dl class="pairs spread">
+    {% for name, text in settings.items() %}<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>{% endfor %}
+    {% for name, text in record.versions.items() %}<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>{% endfor %}
+  </dl>
+  <div class="scroll">
+  <table class="dense">
+    <thead>
+      <tr><th class="group" colspan="2"></th>
+        {% for split in ["train", "validation", "test"] %}<th class="group" colspan="3">{{ split }}</th>{% endfor %}</tr>
+      <tr><th>Fold</th><th class="number">Seed</th>
+        {% for split in ["train", "validation", "test"] %}{% for what in ["patients", "sequences", "positive"] %}
+        <th class="number">{{ what }}</th>{% endfor %}{% endfor %}</tr></thead>
+    <tbody>
+    {% for fold in record.folds %}
+    <tr><th scope="row">{{ fold.fold }}</th><td class="number">{{ fold.seed }}</td>
+      {% for split in ["train", "validation", "test"] %}{% for what in ["patients", "sequences", "positive"] %}
+      <td class="number">{{ fold[split][what] }}</td>{% endfor %}{% endfor %}</tr>
+    {% endfor %}
+    </tbody>
+  </table>
   </div>
+  <p class="note">No patient is in two parts of a fold, and each is in test once a seed.
+    {% set unlabelled = record.data.unlabelled_sequences_left_out %}
+    {% if unlabelled %}{{ unlabelled }} sequences without a label were left out.{% endif %}
+    {% set mixed = record.data.patients_with_both_labels %}
+    {% if mixed %}{{ mixed }} patient{{ " has" if mixed == 1 else "s have" }} positive and negative
+    sequences.{% endif %}</p>
 </section>
 </main>
 <footer>The key of this experiment follows from its seed and protects nothing. MORE over floating point is obfuscation,

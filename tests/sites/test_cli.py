@@ -125,6 +125,7 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     for wrong, said in (
         (("ingest",), "required: raw"),
         (("nonsense",), "invalid choice: 'nonsense'"),
+        (("inspect", ""), "must name a file or a folder, got ''"),
         (
             ("evaluate", "m", "d", *keys(folder), "--sensitivity", 90),
             "must be a number, above 0 and at most 1, got '90'",
