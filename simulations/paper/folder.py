@@ -13,6 +13,7 @@ from .trial import Trial
 
 SETTINGS = "settings.json"  # marks the folder as ours, and says what its trials belong to
 TRIALS = "runs"
+_UNKNOWN = "unknown"  # a setting to another version
 RESULTS = ("paper.json", "table.csv", "curves.csv", "paper.html", "figure4.png", "figure5.png")
 
 
@@ -81,9 +82,11 @@ def _present(out: Path) -> list[str]:
 
 def _others(kept: dict[str, Any], given: dict[str, Any]) -> str:
     """Return what differs, apart from the data: each setting, what it was, and what was given."""
-    names = [name for name in {**given, **kept} if name != "data" and kept.get(name) != given.get(name)]
-    was_and_is = [(name, _shown(kept.get(name)), _shown(given.get(name))) for name in names]
-    return ", ".join(f"{name.replace('_', '-')} was {was} and is now {now}" for name, was, now in was_and_is)
+    names = {**given, **kept}.keys() - {"data"}
+    pairs = [(name, kept.get(name, _UNKNOWN), given.get(name, _UNKNOWN)) for name in sorted(names)]
+    return ", ".join(
+        f"{name.replace('_', '-')} was {_shown(was)} and is now {_shown(now)}" for name, was, now in pairs if was != now
+    )
 
 
 def _shown(value: Any) -> str:

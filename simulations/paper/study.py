@@ -73,8 +73,8 @@ def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[
     class_map = ClassMap.choose(labelled, settings.classes, settings.negative)
     if settings.classes is None and settings.negative is None:
         tell(
-            f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative names "
-            "another, against all the rest"
+            f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative "
+            "names another, against all the rest"
         )
     domain = KeyDomain(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2, epoch=1)
     ingest(

@@ -6,12 +6,13 @@ OWN_STYLE = """\
 .dense { font-size: .88rem; line-height: 1.4; }
 .dense th, .dense td { padding: .4rem .3rem; }
 .dense th:first-child { padding-left: 0; }
+.dense .number { width: 7%; }
 .dense tbody th { min-width: 0; white-space: nowrap; }
 .dense thead th { white-space: normal; font-size: .78rem; line-height: 1.25; }
 .dense small { font-size: .78rem; font-weight: 400; color: var(--soft); }
 .dense .first th, .dense .first td { border-bottom: 0; padding-bottom: 0; }
 .dense th.group { border-bottom: 0; padding-bottom: 0; text-align: center; }
-.spread { columns: 24rem; column-gap: 3rem; }
+.spread { columns: 24rem; column-gap: 3rem; margin-bottom: 2rem; }
 .spread div { break-inside: avoid; }
 """
 
@@ -169,7 +170,8 @@ TEMPLATE = (
   <table class="dense">
     <thead>
       <tr><th class="group" colspan="2"></th>
-        {% for split in ["train", "validation", "test"] %}<th class="group" colspan="3">{{ split }}</th>{% endfor %}</tr>
+        {% for split in ["train", "validation", "test"] %}
+        <th class="group" colspan="3">{{ split }}</th>{% endfor %}</tr>
       <tr><th>Fold</th><th class="number">Seed</th>
         {% for split in ["train", "validation", "test"] %}{% for what in ["patients", "sequences", "positive"] %}
         <th class="number">{{ what }}</th>{% endfor %}{% endfor %}</tr></thead>

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from paper_data import MIXED, PATIENTS, write_frames
+from PIL import Image
 
+from fedpp.imaging.chexpert import COLUMNS
+from fedpp.imaging.layout import read_sequences
 from fedpp.network import ARCHITECTURES
 from simulations.__main__ import main
+from simulations.paper.command import summary
 from simulations.paper.folder import RESULTS
-from simulations.paper.page import HEADINGS
+from simulations.paper.page import HEADINGS, render
 from simulations.paper.scores import FIGURES
 from simulations.paper.settings import NETWORK_NAMES
 from simulations.paper.tables import CHOSEN_BY_FOLD
@@ -124,7 +128,11 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
     assert paper(raw, float64, *more) == 1
     assert "--resume" in capsys.readouterr().err.splitlines()[-1]
     assert paper(raw, float64, *more, "--resume", "--epochs", "3") == 1
-    assert "other settings" in capsys.readouterr().err.splitlines()[-1]
+    refusal = capsys.readouterr().err.splitlines()[-1]
+    assert "has other settings: epochs was 2 and is now 3; resume it with its own" in refusal
+    assert "--overwrite" not in refusal
+    assert paper(raw, float64, *more, "--resume", "--filters", "2,3,4", "--negative", "ill") == 1
+    assert "filters was 2,3 and is now 2,3,4, negative was well and is now ill" in capsys.readouterr().err
     assert paper(raw, float64, *more, "--resume") == 0
     captured = capsys.readouterr()
     assert [line for line in captured.err.splitlines() if line.startswith("run ")] == [
@@ -148,6 +156,58 @@ def plaintext(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(out: Path) -> dict[Path, bytes]:
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def names_on(page: str) -> set[str]:
+    return set(re.findall(r"<div><dt>([^<]*)</dt>", page.partition('id="how"')[2]))
+
+
+def test_the_page_leaves_out_settings_that_did_not_apply(float64: Path, plaintext: Path):
+    """Choices of CheXpert and BreakHis are not on a page of other data, nor an LSTM's width on one of a CNN."""
+    both, alone = (names_on((out / "paper.html").read_text()) for out in (float64, plaintext))
+    assert {"Layout", "Negative", "Dense", "Lstm"} <= both
+    assert both - alone == {"Lstm"}
+    assert not both & {"Target", "Uncertain", "Views", "Series", "Classes"}
+
+
+@pytest.mark.parametrize(
+    ("table", "image", "shown"),
+    [
+        (True, "patient00001/study1/view1_frontal.jpg", {"Target", "Uncertain", "Views"}),
+        (False, "SOB_B_A-14-22549AB-40-001.png", {"Series"}),
+    ],
+)
+def test_the_page_has_the_settings_of_the_layout_that_was_read(
+    plaintext: Path, tmp_path: Path, table: bool, image: str, shown: set[str]
+):
+    """Data that are recognised as CheXpert's or BreakHis's have the settings of those, and of those alone."""
+    (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(tmp_path / image)
+    if table:
+        header, row = ",".join(COLUMNS), ",".join([image, "Frontal", *("1.0" for _ in COLUMNS[2:])])
+        (tmp_path / "train.csv").write_text(f"{header}\n{row}\n")
+    _, described = read_sequences(tmp_path)
+    told = record(plaintext)
+    page = render({**told, "data": {**told["data"], "described": described}}, {"accuracy": [], "loss": []})
+    assert names_on(page) & {"Target", "Uncertain", "Views", "Series"} == shown
+
+
+def test_the_terminal_says_what_its_seconds_are(float64: Path):
+    """A fold's seconds hold a compilation, so the ratio stands beside the median epochs that give it."""
+    told = record(float64)
+    lines = summary(told).splitlines()[: len(told["networks"])]
+    for line, row in zip(lines, told["networks"], strict=True):
+        assert f"s a fold with compilation, median epoch {row['seconds_an_epoch']:.3g} s" in line
+        ratio = f", ratio of epochs {row['ratio']:.2f}" if row["side"] == "ciphertext" else ""
+        assert line.endswith(f" s{ratio}")
+        assert "AUC by patient " in line
+
+
+def test_a_training_of_before_is_one_training(plaintext: Path):
+    """The page counts as one speaks."""
+    told, charts = record(plaintext), {"accuracy": [], "loss": []}
+    for count, words in ((1, "1 training before"), (2, "2 trainings before")):
+        assert words in " ".join(render({**told, "runs_kept_from_before": count}, charts).split())
 
 
 def test_trials_of_other_data_are_not_resumed(

@@ -21,7 +21,7 @@ SETTINGS = Settings.of("ours", {"negative": "well", "frames": 3, "size": 8, "fil
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("paper")
     write_frames(root / "raw")
-    return prepare_study(SETTINGS, root / "raw", root / "dataset")
+    return prepare_study(SETTINGS, root / "raw", root / "dataset", print)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
@@ -80,10 +80,27 @@ def test_too_many_folds_are_refused(study: Study):
         folds(study, replace(SETTINGS, folds=PATIENTS + 1), 0)
 
 
+def test_what_positive_means_is_told_before_anything_is_encrypted(tmp_path: Path):
+    """Where neither a negative label nor classes were chosen, a line says which label the order made negative."""
+    write_frames(tmp_path / "raw")
+    told: dict[str, list[tuple[str, bool]]] = {}
+    for name, settings in {"chosen": SETTINGS, "sorted": replace(SETTINGS, negative=None)}.items():
+        lines, folder = told.setdefault(name, []), tmp_path / name
+
+        def tell(text: str, lines: list[tuple[str, bool]] = lines, folder: Path = folder) -> None:
+            lines.append((text, folder.exists()))
+
+        prepare_study(settings, tmp_path / "raw", folder, tell)
+    (described,), (again, positive) = told["chosen"], told["sorted"]
+    assert described == again
+    assert positive[0].startswith("positive means every label but 'ill', the first in alphabetical order: --negative")
+    assert not any(encrypted for _, encrypted in told["sorted"])
+
+
 def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):
     """The same seed gives the same dataset, byte for byte; so an experiment can be resumed."""
     write_frames(tmp_path / "raw")
-    again = prepare_study(SETTINGS, tmp_path / "raw", tmp_path / "dataset")
+    again = prepare_study(SETTINGS, tmp_path / "raw", tmp_path / "dataset", print)
     files = sorted(path.name for path in study.dataset.path.iterdir())
     assert files == sorted(path.name for path in again.dataset.path.iterdir())
     for name in files:
