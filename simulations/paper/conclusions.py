@@ -29,8 +29,8 @@ _OPTIMISTIC = (
     "of lung ultrasound."
 )
 _PROTOCOL = (
-    "The default protocol was chosen on the validation patients of a set of lung ultrasound: there, its AUC is a little "
-    "optimistic beside an untuned HOG."
+    "The default protocol was chosen on the validation patients of a set of lung ultrasound: there, its AUC is a "
+    "little optimistic beside an untuned HOG."
 )
 _BEYOND = (
     "Farther than the controls need not be an error: a control is moved once and then rounds as its twin does, whereas "
