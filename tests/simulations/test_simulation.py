@@ -57,7 +57,7 @@ FINDINGS = (
 )
 
 
-FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn-lstm\nhead: vote").replace(
+FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn-lstm\nvoting: true").replace(
     "batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1"
 )
 
