@@ -70,9 +70,13 @@ def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
 
 
 def _whole(text: str, least: int) -> int:
-    if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r:.40}")
-    return int(text)
+    return value
 
 
 class Parser(argparse.ArgumentParser):

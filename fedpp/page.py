@@ -1,5 +1,11 @@
 """What our pages share: one HTML file, no script, nothing fetched from anywhere, light and dark."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
+
 HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -95,6 +101,17 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
 """
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def template(text: str, **filters: Callable[..., Any]) -> "jinja2.Template":
+    """Return a page's template: all that is put into it is escaped, and a name that is not given is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(filters)
+    return environment.from_string(text)
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpp import charts
-from fedpp.page import STYLE, duration, scientific
+from fedpp.page import STYLE, duration, scientific, template
 from fedpp.report_template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -28,17 +28,13 @@ class _Curve:
 
 def render(record: Mapping[str, Any]) -> str:
     """Return the page of a report's record; the same record gives the same text."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(figure=_figure, duration=_duration, scientific=_scientific, words=_words)
+    page = template(TEMPLATE, figure=_figure, duration=_duration, scientific=_scientific, words=_words)
     rounds, sites, parity = record["rounds"], record["sites"], record["parity"]
     patients = [site["patients"] for site in sites]
     loss, quality = _charts(rounds) if rounds else ("", "")
-    return environment.from_string(TEMPLATE).render(
+    return page.render(
         record,
         title=f"fedpp report: {record['scenario']}",
         images="",

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from fedpp.cipher.at_rest import AtRestKey
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.cipher.evaluation_key import AnyKey
-    from fedpp.cipher.manifest import DatasetManifest
     from fedpp.keys.domain import KeyDomain
 
 
@@ -44,20 +43,15 @@ def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
     return EncryptedDataset.open_with(options.dataset, options.domain / AT_REST_KEY)
 
 
-def trainers_key(options: argparse.Namespace, manifest: "DatasetManifest") -> "AnyKey":
+def trainers_key(options: argparse.Namespace, dataset: "EncryptedDataset") -> "AnyKey":
     """Return what the trainer computes with; in the frame form that is no key, and the domain's card tells whose."""
     from fedpp.cipher.evaluation_key import open_key
     from fedpp.cipher.params import DomainCard
-    from fedpp.errors import DomainMismatchError
     from fedpp.keys.store import CARD, EVALUATION_KEY
 
-    key = open_key(options.domain / EVALUATION_KEY, manifest)
-    ours = DomainCard.load(options.domain / CARD).fingerprint if manifest.scheme == "more-frame" else key.domain
-    if ours != manifest.domain:
-        raise DomainMismatchError(
-            f"{options.dataset} belongs to domain {manifest.domain[:16]}, {options.domain} is {ours[:16]}: "
-            "name the other --domain"
-        )
+    mixed = dataset.manifest.scheme == "more-frame"
+    key = open_key(options.domain / EVALUATION_KEY, dataset.manifest)
+    dataset.require_domain(DomainCard.load(options.domain / CARD).fingerprint if mixed else key.domain)
     return key
 
 

@@ -33,7 +33,7 @@ def train(options: argparse.Namespace) -> int:
     begun = _begun(options, at_rest)
     dataset = trainers_dataset(options)
     manifest = dataset.manifest
-    key = trainers_key(options, manifest)
+    key = trainers_key(options, dataset)
     if not manifest.classes:
         raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
     dataset.verify()

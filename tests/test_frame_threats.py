@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
@@ -100,6 +101,18 @@ def test_similar_public_images_give_the_key(ours: np.ndarray, public: np.ndarray
     mixed = grid(FrameCipher(DOMAIN, "float32", "patches", patch).frames("s", ours), patch)
     k = key_by_second_order(grid(public, patch), mixed)
     assert correlation(mixed @ k.T, grid(ours, patch)) > 0.98
+
+
+def test_two_photographs_of_anything_give_the_key(ours: np.ndarray):
+    """The public images need not be alike: of 2 x 2 patches two sample photographs tell enough, r above 0.99."""
+    tiles = [np.asarray(Image.fromarray(photo).convert("L"), float) for photo in load_sample_images().images]
+    cut = [t[y : y + SIZE, x : x + SIZE] for t in tiles for y in range(0, 384, SIZE) for x in range(0, 576, SIZE)]
+    photographs = np.stack(cut)[..., None]
+    photographs -= photographs.mean(axis=(1, 2), keepdims=True)
+    photographs /= photographs.std(axis=(1, 2), keepdims=True) + 1e-9
+    mixed = grid(FrameCipher(DOMAIN, "float32", "patches", 2).frames("s", ours), 2)
+    k = key_by_second_order(grid(photographs, 2), mixed)
+    assert abs(correlation(mixed @ k.T, grid(ours, 2))) > 0.99
 
 
 def key_by_second_order(public: np.ndarray, mixed: np.ndarray) -> np.ndarray:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from fedpp import charts
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
 from fedpp.page import STYLE as PAGE_STYLE
+from fedpp.page import template
 from fedpp.survey.facts import Survey, Thumbnails
 from fedpp.survey.template import STYLE, TEMPLATE
 
@@ -47,13 +47,10 @@ def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
 
 def render(survey: Survey) -> str:
     """Return the page; the same survey gives the same text."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(words=_words, sentence=_sentence, path=_path)
+    page = template(TEMPLATE, words=_words, sentence=_sentence, path=_path)
     remarked = [file for file in survey.files if file.outcome == "refused" or file.suspicion or file.blank]
     marked = {file.path for file in remarked}
-    return environment.from_string(TEMPLATE).render(
+    return page.render(
         survey=survey,
         title=f"fedpp survey: {survey.raw}",
         images="; img-src data:",

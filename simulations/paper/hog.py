@@ -42,6 +42,5 @@ def probabilities(study: Study, fold: Fold, described: NDArray[np.float64]) -> N
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=5000).fit(described[fold.train], study.labels[fold.train])
-    result = np.zeros((len(described), len(study.class_map.classes)))
-    result[:, model.classes_] = model.predict_proba(described)
+    result: NDArray[np.float64] = model.predict_proba(described)  # every class is in training (`study.folds`)
     return result

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpp.page import STYLE, duration, scientific
+from fedpp.page import STYLE, duration, scientific, template
 
 from .conclusions import counted
 from .scores import FIGURES
@@ -29,13 +29,10 @@ _DASH = "\N{EN DASH}"
 
 def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> str:
     """Return the page; `charts` are elements by "accuracy" and "loss", one a network."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
+    page = template(
+        TEMPLATE,
         figure=_figure,
         spread=_spread,
         bounds=_bounds,
@@ -44,7 +41,7 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
         network=_network,
         counted=counted,
     )
-    return environment.from_string(TEMPLATE).render(
+    return page.render(
         record=record,
         title="fedpp: the paper's experiment",
         images="",
