@@ -1,0 +1,195 @@
+"""Who is a member of a key domain: a site's certificate, and what it signs when it joins a run.
+
+A certificate binds a site's public name to its keys, in one epoch of one domain. The domain's certifying key, whose
+public half stands in the domain's card, makes it; only who founded or rotated the domain holds the private half. So a
+member, who knows the domain secret, cannot speak as another. Signatures are Ed25519 (RFC 8032), each over the name of
+its purpose and the canonical JSON of what is signed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from typing import Any, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from fedpp.errors import FederationError
+
+PROTOCOL = 1  # of the messages between coordinator and sites
+NONCE_BYTES = 32  # of a run
+LONGEST_NAME = 200
+LONGEST_TEXT = 4096
+HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
+
+
+def canonical(values: Mapping[str, Any]) -> bytes:
+    """Return the one JSON text of these values, as it is signed, hashed and stored."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def signed(purpose: str, content: bytes) -> bytes:
+    """Return what is signed for a purpose, so that no signature serves another."""
+    return f"fedpp {purpose} 1".encode() + b"\0" + content
+
+
+def is_signed(public_key: str, signature: str, purpose: str, content: bytes) -> bool:
+    """Tell whether the holder of this Ed25519 key (hex) signed this content for this purpose."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        key.verify(bytes.fromhex(signature), signed(purpose, content))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_site_name(value: object) -> bool:
+    """Tell whether a value can be a site's public name: printable, without spaces around it, at most 200 characters."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() and value == value.strip()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Texts and numbers with a canonical JSON form, which is the only one that is read."""
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type or size."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            digits = HEX_DIGITS.get(field.name)
+            if field.name == "site":
+                fits = is_site_name(value)
+            elif digits is not None:
+                fits = isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")
+            else:
+                fits = type(value) is int and 0 <= value < 2**31
+            if not fits:
+                raise FederationError(f"{type(self).__name__.lower()}: {field.name} cannot be {value!r:.80}")
+
+    def content(self) -> bytes:
+        """Return the canonical JSON."""
+        return canonical(asdict(self))
+
+
+@dataclass(frozen=True)
+class Member(_Facts):
+    """A site's name and public keys in one epoch of one domain."""
+
+    domain: str  # fingerprint of the domain's card
+    site: str  # public name
+    signing_key: str  # Ed25519, hex
+    receiving_key: str  # X25519, hex: what is sealed to this site is sealed to it
+
+
+@dataclass(frozen=True)
+class Statement(_Facts):
+    """What a site says of itself to a coordinator, for one run."""
+
+    nonce: str  # of the run, 64 hex digits
+    protocol: int
+    domain: str  # fingerprint of the domain's card
+    site: str
+    dataset: str  # fingerprint of the dataset's manifest
+    bundle: str  # SHA-256 of the app bundle that runs at the site; of nothing in a simulation
+
+
+NO_BUNDLE = sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A member, certified by its domain."""
+
+    member: Member
+    signature: str  # hex
+
+    def require(self, certifying_key: str, domain: str) -> None:
+        """Raise `FederationError` unless this domain (its card's fingerprint) made the certificate."""
+        if self.member.domain != domain:
+            raise FederationError(
+                f"the certificate of {self.member.site} is for domain {self.member.domain[:16]}, not {domain[:16]}: "
+                "accept the share of this epoch"
+            )
+        if not is_signed(certifying_key, self.signature, "certificate", self.member.content()):
+            raise FederationError(f"the certificate of {self.member.site} was not made by domain {domain[:16]}")
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return canonical({**asdict(self.member), "signature": self.signature}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned; raise `FederationError` for anything else."""
+        values = _parsed(text, "a certificate")
+        signature = values.pop("signature", "")
+        certificate = cls(_made(Member, values), signature)
+        if certificate.to_json() != text:
+            raise FederationError("a certificate is damaged: ask the domain for it again")
+        return certificate
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A statement, the signature of the site's identity, and the certificate of that identity."""
+
+    statement: Statement
+    signature: str  # hex
+    certificate: Certificate
+
+    def require(self, certifying_key: str, domain: str, nonce: str) -> None:
+        """Raise `FederationError` unless a member of this domain signed it, in its own name, for this run."""
+        member, statement = self.certificate.member, self.statement
+        self.certificate.require(certifying_key, domain)
+        if not is_signed(member.signing_key, self.signature, "statement", statement.content()):
+            raise FederationError(f"the proof of {statement.site} was not signed by the site that {member.site} is")
+        if statement.site != member.site:
+            raise FederationError(
+                f"{member.site} cannot speak as {statement.site}: its certificate is for {member.site}"
+            )
+        if statement.domain != domain or statement.nonce != nonce:
+            raise FederationError(f"the proof of {statement.site} is for another run: it was replayed")
+        if statement.protocol != PROTOCOL:
+            raise FederationError(
+                f"{statement.site} speaks protocol {statement.protocol}, this program {PROTOCOL}: use one fedpp everywhere"
+            )
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return canonical(
+            {
+                "statement": asdict(self.statement),
+                "signature": self.signature,
+                "certificate": self.certificate.to_json(),
+            }
+        ).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned; raise `FederationError` for anything else."""
+        values = _parsed(text, "a proof of membership")
+        try:
+            statement, signature = values["statement"], values["signature"]
+            proof = cls(_made(Statement, statement), signature, Certificate.from_json(values["certificate"]))
+        except KeyError:
+            raise FederationError("a proof of membership is incomplete: use one fedpp at all sites") from None
+        if proof.to_json() != text:
+            raise FederationError("a proof of membership is damaged: use one fedpp at all sites")
+        return proof
+
+
+def _parsed(text: str, what: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text[:LONGEST_TEXT])
+    except (ValueError, TypeError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise FederationError(f"{what} is damaged: it is no JSON object")
+    return values
+
+
+def _made(kind: type[Any], values: Any) -> Any:
+    try:
+        return kind(**values)
+    except TypeError:
+        raise FederationError(f"a {kind.__name__.lower()} has other fields: use one fedpp at all sites") from None
