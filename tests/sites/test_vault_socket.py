@@ -163,6 +163,7 @@ def test_a_vault_that_hangs_is_given_up(dataset: EncryptedDataset, address: str,
     with vault_process(dataset, address) as process, VaultClient(address) as client:
         client.info()
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # until its last thread has stopped
         for call in (
             client.info,
             lambda: client.initial_weights(TINY, 0, "float32"),
