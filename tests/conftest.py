@@ -26,7 +26,29 @@ settings.load_profile("any machine")
 
 TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
 FINDINGS = ("Edema", "Fracture", "Effusion")
+MOST_WORKERS = 4  # of a gigabyte each, and what they start
+LONGEST = (
+    "sites/test_training.py",
+    "simulations/test_simulation.py",
+    "test_deployment.py",
+    "sites/test_cli.py",
+    "learning/test_learner.py",
+    "sites/test_data.py",
+    "simulations/test_paper.py",
+)
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Spread the whole suite over the processor's cores; run what is named on the command line in this process."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if whole else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left alone with one of them in the end."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
