@@ -6,11 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import ROOT
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.protocol.membership import Certificate, signed
+from sites.score_limits import ScoreAllowance, ScoreLimits
 from sites.vault import serve
 
 SECONDS = 20.0
@@ -19,12 +24,25 @@ import logging, sys
 from pathlib import Path
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.protocol.membership import Certificate, signed
+from sites.score_limits import ScoreAllowance, ScoreLimits
 from sites.vault import serve
 
 domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
-serve(domain, EncryptedDataset.open(Path(sys.argv[1])), sys.argv[2], ready=lambda: print("ready", flush=True))
+scores = ScoreAllowance(ScoreLimits(least_sequences=1))
+dataset = EncryptedDataset.open(Path(sys.argv[1]))
+serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """
+
+
+def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
+    """Return a site's identity, always the same, and the domain's certificate of it."""
+    identity = SiteIdentity(name, bytes(32))
+    member = identity.member_of(domain.card().fingerprint)
+    key = Ed25519PrivateKey.from_private_bytes(domain.derive("certifying key"))
+    return identity, Certificate(member, key.sign(signed("certificate", member.content())).hex())
 
 
 def socket_path(address: str) -> Path:
@@ -39,10 +57,15 @@ def stopped() -> threading.Event:
 
 
 @contextmanager
-def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
+def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **options: Any) -> Iterator[None]:
+    """Serve a tiny dataset, whose splits are smaller than a vault's default allows."""
+    options = {"scores": ScoreAllowance(ScoreLimits(least_sequences=1)), **options}
     ready, stop = threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=serve, args=(domain, dataset, address), kwargs={"ready": ready.set, "stop": stop}, daemon=True
+        target=serve,
+        args=(domain, dataset, address),
+        kwargs={"ready": ready.set, "stop": stop, **options},
+        daemon=True,
     )
     thread.start()
     try:
