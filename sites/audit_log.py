@@ -52,7 +52,7 @@ class AuditLog:
         self._path, self._file, self._signer = path, descriptor, signer
         self._chain = Chain(str(path))
         self._size = self._synced = 0  # bytes written, and of these on the disk
-        self._broken = ""
+        self._broken, self._failing = "", False
         self._writing, self._syncing = threading.Lock(), threading.Lock()
 
     @classmethod
@@ -76,8 +76,8 @@ class AuditLog:
 
     @property
     def writable(self) -> bool:
-        """Tell whether calls can still be logged, as far as is known."""
-        return not self._broken
+        """Tell whether the last call could be logged."""
+        return not self._broken and not self._failing
 
     def append(self, facts: Record) -> None:
         """Write one record, number, time and chain added, and return when it is on the disk; raise `VaultError`."""
@@ -87,7 +87,9 @@ class AuditLog:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {**facts, "time": now, "number": self._chain.count, "previous": self._chain.head}
             line = canonical({**record, "signature": self._signer.sign(canonical(record))}) + b"\n"
+            self._failing = True
             self._write(line)
+            self._failing = False
             self._chain.count, self._chain.head = self._chain.count + 1, sha256(line).hexdigest()
             end = self._size
         with self._syncing:  # who comes first syncs for all that were written meanwhile

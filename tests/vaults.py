@@ -12,6 +12,8 @@ from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.files import create_exclusively
+from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.protocol.membership import Certificate, signed
@@ -75,6 +77,33 @@ def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **option
         stop.set()
         thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+@contextmanager
+def site_vault(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run `fedpp-site vault` from its `ready` to the end of the block."""
+    folder = dataset.path.with_name("domain folder")
+    passphrase = folder / "passphrase"
+    if not folder.exists():
+        store.create(folder, domain, b"correct horse battery staple")
+        create_exclusively(passphrase, b"correct horse battery staple")
+    secret = ("--domain", folder, "--passphrase-file", passphrase)
+    given = ("--dataset", dataset.path, "--address", address, "--least-sequences", 1, *options)
+    command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != f"vault ready at {address}\n":
+                raise NotReadyError(process.communicate()[1])
+            yield process
+        finally:
+            process.terminate()
+
+
+class NotReadyError(Exception):
+    """A vault did not start; holds what it wrote to stderr."""
 
 
 @contextmanager

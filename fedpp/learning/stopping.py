@@ -19,7 +19,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     def __init__(self, loss: Callable[[int], float], *, min_delta: float = MIN_DELTA, patience: int = PATIENCE) -> None:
-        """Ask `loss(epoch)` after each epoch, counted from 1, as in the vault's answer to the validation split's predictions."""
+        """Ask `loss(epoch)` after each epoch, counted from 1: the vault answers it for the validation's predictions."""
         super().__init__()
         self._loss, self.min_delta, self.patience = loss, min_delta, patience
         self.losses: list[float] = []
