@@ -95,7 +95,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     assert lines[5]["outcome"] == "the predictions are not finite: the training diverged; lower the learning rate"
     assert "answered" not in str(lines[6]["outcome"])
     pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
-    assert not any(pseudonym in path.read_text() for pseudonym in pseudonyms)
+    assert not any(pseudonym in str(line["outcome"]) for pseudonym in pseudonyms for line in lines)
     assert verify(path, public_key=identity.signing_key).records == 8
 
 
@@ -148,7 +148,7 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
             verify(short)
 
 
-def test_a_line_of_another_key_is_found(short: Path, tmp_path: Path, signer: Signer):
+def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
     """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
     forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(None, KeyDomain(bytes(32), n=2, epoch=1)).sign))
     forged.append({"method": "Info", "outcome": "answered"})
@@ -318,9 +318,7 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
     assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
     short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
-    assert "line 3 does not follow" in error_of("audit-log", "verify", short) or "line 2" in error_of(
-        "audit-log", "verify", short
-    )
+    assert "line 2 has a signature that is not by the log's key" in error_of("audit-log", "verify", short)
     assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
 
 
