@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.files import create_exclusively
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.protocol.membership import Certificate, signed
 from sites.score_limits import ScoreAllowance, ScoreLimits
 from sites.vault import serve
 
@@ -37,14 +34,6 @@ dataset = EncryptedDataset.open(Path(sys.argv[1]))
 serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """
-
-
-def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
-    """Return a site's identity, always the same, and the domain's certificate of it."""
-    identity = SiteIdentity(name, bytes(32))
-    member = identity.member_of(domain.card().fingerprint)
-    key = Ed25519PrivateKey.from_private_bytes(domain.derive("certifying key"))
-    return identity, Certificate(member, key.sign(signed("certificate", member.content())).hex())
 
 
 def socket_path(address: str) -> Path:

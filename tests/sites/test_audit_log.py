@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from conftest import TINY
 from hospital import error_of, site
-from vaults import NotReadyError, certified, serving, site_vault
+from vaults import NotReadyError, serving, site_vault
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
+from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
 
