@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import grpc
 
@@ -54,12 +55,12 @@ def silence(address: str, seconds: float = SECONDS) -> list[grpc.StatusCode]:
     """Open streams to `Score` and calls to `Info` and send nothing; return how each ended."""
     over = threading.Event()
 
-    def nothing() -> Iterator[bytes]:
+    def nothing() -> Iterator[Any]:
         over.wait(seconds)
         yield from ()
 
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        calls = [
+        calls: list[Any] = [
             channel.stream_unary(VAULT + ("Score", "Info")[number % 2]).future(nothing(), timeout=seconds)
             for number in range(STREAMS)
         ]
@@ -97,9 +98,9 @@ def _headers(path: str) -> bytes:
 def _for_ever(address: str) -> None:
     generator = Random(0)  # noqa: S311  nothing is kept secret by it
 
-    def repeat(task: object, pause: float) -> None:
+    def repeat(task: Callable[[], object], pause: float) -> None:
         while True:
-            task()  # type: ignore[operator]
+            task()
             time.sleep(pause)
 
     for task, pause in (

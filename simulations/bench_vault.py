@@ -124,8 +124,10 @@ _DOMAIN = KeyDomain(bytes(range(32)), n=2, epoch=1)
 
 
 def _write_dataset(path: Path) -> None:
-    cipher, size = SequenceCipher(_DOMAIN, "float32"), {"frames": 1, "height": 4, "width": 4, "channels": 1}
-    with DatasetWriter(path, _DOMAIN.card(), dtype="float32", **size, classes=("no", "yes")) as writer:
+    cipher = SequenceCipher(_DOMAIN, "float32")
+    with DatasetWriter(
+        path, _DOMAIN.card(), dtype="float32", frames=1, height=4, width=4, channels=1, classes=("no", "yes")
+    ) as writer:
         for number in range(SEQUENCES):
             record = SequenceRecord(f"{number:032x}", f"{number:032x}", 1, "test")
             writer.add(record, cipher.frames(record.id, np.zeros((1, 4, 4, 1))), cipher.label(record.id, number % 2, 2))
