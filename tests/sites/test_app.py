@@ -21,8 +21,8 @@ from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
-from sites.audit_log import AuditLog, Signer
 from sites.app import SITES_FOLDER, app
+from sites.audit_log import AuditLog, Signer
 
 OTHER = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
 Plaintext = tuple[np.ndarray, np.ndarray]

@@ -15,7 +15,7 @@ from sites.sd_notify import notify
 def test_ready_and_stopping_are_told(
     kind: str, domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """systemd's socket, in the file system or abstract, gets READY=1 once calls are answered, and STOPPING=1."""
+    """Systemd's socket, in the file system or abstract, gets READY=1 once calls are answered, and STOPPING=1."""
     name = str(Path(address.removeprefix("unix:")).parents[1] / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(SECONDS)
