@@ -103,8 +103,10 @@ class AuditLog:
                 self._synced = written
 
     def close(self) -> None:
-        """Give the log free for another vault."""
-        os.close(self._file)
+        """Give the log free for another vault; a call that still runs is refused."""
+        with self._writing, self._syncing:
+            self._broken = "the audit log is closed: the vault stops"
+            os.close(self._file)
 
     def _begin(self, seen: Callable[[Record], None]) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):

@@ -264,6 +264,18 @@ def test_a_log_that_others_wrote_to_is_not_gone_on_with(path: Path, signer: Sign
     log.close()
 
 
+def test_a_closed_log_is_not_written_to(short: Path, signer: Signer):
+    """A call that outlives the vault's end is refused, and writes into no file that was opened since."""
+    log = AuditLog.open(short, signer)
+    log.close()
+    before = short.read_bytes()
+    with short.with_name("other").open("wb") as other:  # gets the number of the closed file
+        with pytest.raises(VaultError, match="the audit log is closed"):
+            log.append({"method": "Info", "outcome": "answered"})
+        assert other.tell() == short.with_name("other").stat().st_size == 0
+    assert short.read_bytes() == before
+
+
 def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
     """Lines are whole and in order, however many are written at once."""
     from concurrent.futures import ThreadPoolExecutor

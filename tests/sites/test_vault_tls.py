@@ -101,6 +101,8 @@ def test_tcp_without_certificates_is_refused(domain: KeyDomain, dataset: Encrypt
     for address in (f"127.0.0.1:{port}", "dns:localhost:1", "localhost", "localhost:0", "http://localhost:1"):
         with pytest.raises(ConfigError, match="a vault's address is unix:/absolute/path.sock, or HOST:PORT,tls=FOLDER"):
             VaultClient(address)
+    with pytest.raises(ConfigError, match="needs an absolute path after tls=, got 'trainer'"):
+        VaultClient("localhost:1,tls=trainer")
 
 
 def test_a_taken_port_is_not_shared(vault: str, domain: KeyDomain, dataset: EncryptedDataset, tls: Path):
