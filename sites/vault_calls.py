@@ -16,7 +16,7 @@ from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.protocol.vault_client import CLAIMS
 
 ANSWERED = "answered"
-LONGEST_OUTCOME, LONGEST_CLAIMS = 300, 64
+LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 1000, 300, 64, 64
 
 _log = logging.getLogger("fedpp.vault")
 
@@ -77,7 +77,8 @@ def _refuse(call: Call, method: str, context: grpc.ServicerContext, error: Fedpp
         told = str(unwritable)
     _log.warning("%s refused: %s", method, _one_line(told))
     asked_wrongly = isinstance(error, ConfigError | VaultError | FederationError)
-    context.abort(grpc.StatusCode.INVALID_ARGUMENT if asked_wrongly else grpc.StatusCode.FAILED_PRECONDITION, told)
+    code = grpc.StatusCode.INVALID_ARGUMENT if asked_wrongly else grpc.StatusCode.FAILED_PRECONDITION
+    context.abort(code, told[:LONGEST_TOLD])  # gRPC drops what is longer than its headers may be
 
 
 def _end(call: Call, outcome: str) -> None:
@@ -88,14 +89,15 @@ def _end(call: Call, outcome: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    """Return a text as one line whose length in JSON is bounded: no caller may make its record too long to write."""
+    line = " ".join(text.split()).encode("ascii", "replace").decode()
     return "".join(character for character in line if character.isprintable())[:LONGEST_OUTCOME]
 
 
 def _who(context: grpc.ServicerContext) -> str:
     for name in context.auth_context().get("x509_common_name", ()):
         if isinstance(name, bytes):
-            return name.decode(errors="replace")
+            return _one_line(name.decode(errors="replace"))[:LONGEST_WHO]
     return "unix socket"
 
 

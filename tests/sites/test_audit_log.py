@@ -19,6 +19,7 @@ from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
+from fedpp.protocol.vault_pb2 import ArrayChunk, ScoreRequest
 from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
@@ -100,6 +101,23 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     assert verify(path, public_key=identity.signing_key).records == 8
 
 
+def test_no_caller_can_make_its_call_too_long_to_record(vault: VaultClient, path: Path):
+    """The longest names, of characters that JSON writes at length, are recorded as any other."""
+    wide = "\U0001f600"
+    with pytest.raises(VaultError, match="there is no split"):
+        vault.score(100_000 * wide, LOGITS, 64 * wide, 2**32 - 1)
+    with pytest.raises(VaultError, match="round 4294967295 is beyond"):
+        vault.score("test", LOGITS, 64 * wide, 2**32 - 1)
+    named = ArrayChunk(name=100_000 * wide, dtype="int8", shape=LOGITS.shape)
+    request = ScoreRequest(split="test", run=64 * wide, logits=named)
+    with pytest.raises(VaultError, match="refused: array '"):
+        vault._call(lambda: vault._vault.Score(iter([ScoreRequest(split="test", run=64 * wide), request])))
+    _, first, second, third = records(path)
+    assert (first["method"], second["run"], third["run"]) == ("Score", 64 * wide, 64 * wide)
+    assert str(third["outcome"]).startswith("array '??")
+    assert verify(path).records == 4
+
+
 def test_the_head_is_the_hash_of_the_last_line(short: Path):
     """Anybody can take it with `sha256sum`, and each line holds that of the one before."""
     lines = short.read_bytes().splitlines(keepends=True)
@@ -132,6 +150,24 @@ def test_every_changed_byte_is_found(short: Path, signer: Signer, bit: int):
             AuditLog.open(short, signer)
         assert short.read_bytes() == changed
     assert whole == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'{"', b'{ "'),
+        (b'{"', b'{"method":"Info","'),  # twice: which one counts depends on the reader
+        (b'"outcome":"there', b'"outcome":"\\u0074here'),
+        (b"\n", b" " * 5000 + b"\n"),
+        (b'{"', b"[" * 3000 + b'{"'),
+    ],
+)
+def test_a_record_has_one_form(short: Path, old: bytes, new: bytes):
+    """Another text of the same values, or one that a reader chokes on, is no record, though its signature would fit."""
+    *lines, last = short.read_bytes().splitlines(keepends=True)
+    short.write_bytes(b"".join(lines) + last.replace(old, new, 1))
+    with pytest.raises(VaultError, match="line 3 is no record in canonical form"):
+        verify(short)
 
 
 def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
