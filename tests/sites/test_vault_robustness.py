@@ -1,6 +1,9 @@
 """No client of the vault harms another: silence, floods, garbage, large messages, slow readers."""
 
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hospital import error_of, site
 from vaults import SECONDS, serving, site_vault
@@ -20,7 +23,6 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.protocol import vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
 from simulations import bad_clients
-from simulations.bench_vault import vault as bench
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
 from sites.call_guard import MOST_OF_A_METHOD
@@ -189,8 +191,22 @@ def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: Encrypte
 
 def test_many_clients_are_answered_beside_bad_ones():
     """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded."""
-    alone, beside = bench(calls=640, clients=32)["rows"]
+    command = [sys.executable, "-m", "simulations", "bench", "vault", "--calls", "640", "--clients", "32", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["name"] == "vault"
+    alone, beside = result["rows"]
+    assert ("alone" in alone["case"], "beside" in beside["case"]) == (True, True)
     for row in (alone, beside):
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["errors"] == 0
         assert row["max_ms"] < 10_000
         assert row["peak_mb"] < 400
+
+
+def test_options_of_another_benchmark_are_refused():
+    """They would be ignored."""
+    command = [sys.executable, "-m", "simulations", "bench", "step", "--calls", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "simulations bench: --calls is for bench vault alone: leave it out for bench step\n"
