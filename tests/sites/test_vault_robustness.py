@@ -40,7 +40,7 @@ def test_silence_is_ended(domain: KeyDomain, dataset: EncryptedDataset, address:
         thread.start()
         while thread.is_alive():
             assert client.info().frames == 2
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 15
         assert quiet == [grpc.StatusCode.CANCELLED] * bad_clients.STREAMS
 
 
