@@ -6,14 +6,11 @@ from contextlib import contextmanager
 
 from fedpp.errors import VaultError
 
-ROOM_BYTES = 2**30
-WAIT_SECONDS = 60.0
-
 
 class MemoryRoom:
     """A number of bytes that calls share; one that needs more than all of them gets them alone."""
 
-    def __init__(self, size: int = ROOM_BYTES, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, size: int, wait_seconds: float) -> None:
         self._size, self._free, self._wait = size, size, wait_seconds
         self._changed = threading.Condition()
 

@@ -34,6 +34,8 @@ from .memory_room import MemoryRoom
 from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, ScoreLimits, is_run
 from .vault_calls import answering
 
+ROOM_BYTES = 2**30  # that all running calls may use for arrays
+ROOM_SECONDS = 60.0  # to wait for them
 # How often the values of an answer lie in memory while it is made: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
@@ -70,7 +72,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         self._identity, self._certificate = identity, certificate
         self._scores = scores or ScoreAllowance(ScoreLimits())
         self._read_only = read_only
-        self._audit, self._room = audit, MemoryRoom()
+        self._audit, self._room = audit, MemoryRoom(ROOM_BYTES, ROOM_SECONDS)
         self._info = _info(domain, dataset, identity.name if identity else "")
 
     @property

@@ -46,6 +46,9 @@ def test_the_units_start_commands_that_there_are(unit: str):
     for program, *arguments in commands(unit):
         assert program == PROGRAM
         _parser().parse_args(arguments)
+        commands_of_parser = _parser()._subparsers._group_actions[0].choices
+        known = commands_of_parser[arguments[0]]._option_string_actions
+        assert {text for text in arguments if text.startswith("--")} <= set(known)  # argparse takes abbreviations
 
 
 def test_the_two_units_fit_together():

@@ -168,8 +168,56 @@ def test_memory_that_becomes_free_is_taken_by_who_waits():
         thread = threading.Thread(target=wait)
         thread.start()
         assert not taken.wait(0.2)
-    thread.join(SECONDS)
+    thread.join(SECONDS / 4)
     assert taken.is_set()
+
+
+def test_calls_that_need_memory_wait_for_one_another(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """While one call holds the vault's memory, weights and scores are refused in the end, and `Info` is answered."""
+    monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
+    monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
+    large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
+    request = vault_pb2.InitialWeightsRequest(network=large, seed=1, dtype="float64")
+    with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
+        unread = vault_pb2_grpc.VaultStub(channel).InitialWeights(request, timeout=SECONDS)
+        next(unread)
+        for call in (lambda: client.score("test", LOGITS), lambda: client.initial_weights(TINY, 0, "float32")):
+            with pytest.raises(VaultError, match="the vault is busy"):
+                call()
+        assert client.info().frames == 2
+        unread.cancel()
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            try:
+                assert client.score("test", LOGITS).examples == 3
+                break
+            except VaultError:
+                continue
+        assert client.initial_weights(TINY, 0, "float32")
+
+
+def test_the_command_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Each option of `fedpp-site vault` sets the limit of its name."""
+    options = ("--read-only", "--scores-per-round", 1, "--rounds", 5, "--scores-per-day", 3)
+    with site_vault(domain, dataset, address, *options), VaultClient(address) as client:
+        with pytest.raises(VaultError, match="this vault is read-only"):
+            client.initial_weights(TINY, 0, "float32")
+        client.score("test", LOGITS, "run", 5)
+        for run, number, reason in (("run", 5, "and 1 are allowed"), ("run", 6, "beyond the 5")):
+            with pytest.raises(VaultError, match=reason):
+                client.score("test", LOGITS, run, number)
+        for number in (1, 2):
+            client.score("test", LOGITS, "run", number)
+        with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
+            client.score("test", LOGITS, "run", 3)
+    with (
+        site_vault(domain, dataset, address, "--least-sequences", 4),
+        VaultClient(address) as client,
+        pytest.raises(VaultError, match="has 3 sequences, and counts of fewer than 4"),
+    ):
+        client.score("test", LOGITS)
 
 
 def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: EncryptedDataset, address: str):
