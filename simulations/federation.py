@@ -31,7 +31,7 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
         started = []
         for site in sites:
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
-            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()))
+            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--least-sequences", "1")
             process = subprocess.Popen(
                 [sys.executable, "-m", "sites.cli", "vault", *address, *secret],
                 cwd=ROOT,

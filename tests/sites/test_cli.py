@@ -151,7 +151,7 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     assert "cannot read" in error_of("inspect", tmp_path / "none")
 
 
-@pytest.mark.parametrize("command", [[], ["ingest"], ["train"], ["vault"], ["join"]])
+@pytest.mark.parametrize("command", [[], ["ingest"], ["train"], ["vault"], ["health"], ["audit-log"], ["join"]])
 def test_help_is_quick(command: list[str]):
     """--help loads neither TensorFlow nor Flower."""
     code = f"import sys; from sites.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"
