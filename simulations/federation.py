@@ -24,16 +24,17 @@ RUN = "run.json"
 
 
 @contextmanager
-def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Path) -> Iterator[None]:
-    """Run one vault process a site, and stop them in the end."""
-    secret = ("--domain", str(domain_folder.resolve()), "--passphrase-file", str(passphrase_file.resolve()))
+def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]:
+    """Run one vault process a site, and stop them in the end; a site's evaluation key lies in its domain folder."""
+    passphrase = ("--passphrase-file", str(passphrase_file.resolve()))
     with ExitStack() as stack:
         started = []
         for site in sites:
+            domain = ("--domain", str(site.evaluation_key.parents[1].resolve()))
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
             address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()))
             process = subprocess.Popen(
-                [sys.executable, "-m", "sites.cli", "vault", *address, *secret],
+                [sys.executable, "-m", "sites.cli", "vault", *address, *domain, *passphrase],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,

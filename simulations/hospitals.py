@@ -17,6 +17,9 @@ from fedpp.imaging.visits import by_visit, of_length
 from fedpp.ingest import ingest
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.passphrase import from_file
 
 from .phantom import write_phantom
 from .scenario import Scenario
@@ -45,12 +48,16 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file = out / "passphrase"
     passphrase_file.touch(mode=0o600)
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
-    domain = _domain(scenario)
-    store.create(out / "domain", domain, store.read_passphrase(passphrase_file))
+    passphrase, domain = from_file(passphrase_file), _domain(scenario)
+    issuer = Issuer(domain.certifying_seed())
+    store.found(out / "domain", domain, issuer, SiteIdentity.generate("simulation"), passphrase)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
-        dataset = out / "sites" / name
+        dataset, keys = out / "sites" / name, out / "keys" / name
+        identity = SiteIdentity.generate(name)
+        certificate = issuer.certify(identity.recipient(), domain.card())
+        store.join(keys, store.Site(domain, identity, certificate), passphrase)
         ingest(
             sequences,
             dataset,
@@ -67,7 +74,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             progress=True,
         )
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
-        sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, address))
+        sites.append(SiteConfig(name, dataset, keys / store.EVALUATION_KEY, address))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 
@@ -78,7 +85,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
     """
     secret = sha256(f"simulated domain of seed {scenario.seed}".encode()).digest()
     n = scenario.n if scenario.scheme == "more" else 1
-    return KeyDomain(secret, n=n, epoch=1, scheme=scenario.scheme)
+    return KeyDomain.of_secret(secret, n=n, scheme=scenario.scheme)
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:

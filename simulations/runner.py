@@ -34,7 +34,7 @@ from .scenario import Scenario
 from .shared_patients import shared, trained_and_tested
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
-_OURS = ("domain", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
+_OURS = ("domain", "keys", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
 _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
 
 
@@ -48,7 +48,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
-        with vaults(hospitals.sites, hospitals.domain_folder, hospitals.passphrase_file):
+        with vaults(hospitals.sites, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
     federated = time.monotonic()
     baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")

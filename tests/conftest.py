@@ -32,7 +32,7 @@ SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 @pytest.fixture(scope="session")
 def domain() -> KeyDomain:
     """Return a key domain that is the same in every run."""
-    return KeyDomain(bytes(range(32)), n=2, epoch=1)
+    return KeyDomain.of_secret(bytes(range(32)), n=2)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
 from sites.vault import serve
 
-domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+domain = KeyDomain.of_secret(bytes(range(32)), n=2)
 serve(domain, EncryptedDataset.open(Path(sys.argv[1])), sys.argv[2], ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """

@@ -22,7 +22,7 @@ from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
 from sites.app import SITES_FOLDER, app
 
-OTHER = KeyDomain(bytes(31) + b"\1", n=2, epoch=1).card().fingerprint
+OTHER = KeyDomain.of_secret(bytes(31) + b"\1", n=2).card().fingerprint
 Plaintext = tuple[np.ndarray, np.ndarray]
 
 
