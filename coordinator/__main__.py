@@ -81,13 +81,21 @@ def enrol(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
     from fedpp.cipher.params import DomainCard
+    from fedpp.learning.model_file import EncryptedModel
 
     state, out = State(options.state.resolve()), options.out.resolve()
     if any((out / name).exists() for name in (RECORD, MODEL)):
         raise ConfigError(f"{out} holds a federation already: choose another --out, results are not overwritten")
+    if options.model is not None:
+        EncryptedModel.load(options.model)  # a file that cannot be read must not cost a wait for sites
     config = run_config(
         options.set,
-        {"domain": DomainCard.load(options.domain).fingerprint, "sites": options.sites, "out": str(out)},
+        {
+            "card": DomainCard.load(options.domain).to_json(),
+            "sites": options.sites,
+            "out": str(out),
+            "initial": str(options.model.resolve()) if options.model else "",
+        },
     )
     out.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
@@ -241,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     federated.add_argument("--domain", type=path, required=True, help="the key domain's card")
     federated.add_argument("--sites", type=int, required=True, help="how many sites to wait for")
     federated.add_argument("--out", type=path, required=True, help="folder for federation.json and model.npz")
+    federated.add_argument("--model", type=path, help="model.npz of an earlier run, to go on from")
     federated.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a run setting; may be repeated"
     )

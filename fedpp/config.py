@@ -27,8 +27,9 @@ SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folde
 class RunConfig:
     """What the coordinator is told about one run."""
 
-    domain: str  # fingerprint of the key domain whose sites are admitted
+    card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
+    initial: str  # model.npz to go on from, or nothing
     sites: int  # how many sites to wait for
     rounds: int
     epochs: int  # local epochs a round

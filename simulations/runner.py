@@ -81,8 +81,9 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
 def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
     """Return the coordinator's run configuration for a scenario."""
     return {
-        "domain": hospitals.domain.card().fingerprint,
+        "card": hospitals.domain.card().to_json(),
         "out": str(out.resolve()),
+        "initial": "",
         "sites": len(hospitals.sites),
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,

@@ -1,13 +1,15 @@
 """Small real members of key domains, whose passphrases cost little to try."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedpp.cipher.params import DomainCard
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
 from fedpp.keys.sealed import Passphrase
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 
 SECRET_WORDS = b"correct horse battery"
 EAST, WEST = SiteIdentity("East", bytes([1] * 32)), SiteIdentity("West", bytes([2] * 32))
@@ -27,6 +29,14 @@ def founded(**choices: object) -> KeyDomain:
 def membership(identity: SiteIdentity, domain: KeyDomain) -> store.Site:
     """Return a site as a member of a domain of `ISSUER`."""
     return store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
+
+
+def proof(identity: SiteIdentity, card: DomainCard, run: str, **change: object) -> Proof:
+    """Return what a site that `ISSUER` certified signs for a run, its statement with these changes."""
+    statement = Statement(run, PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
+    statement = replace(statement, **change)  # type: ignore[arg-type]
+    signature = identity.sign("statement", statement.content())
+    return Proof(statement, signature, ISSUER.certify(identity.recipient(), card))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ case "$1 $(grep -c stop calls) $(grep -c list calls)" in
 esac
 echo '{"success": true, "runs": [{"status": "'$status'", "status-details": "by request"}]}'
 """
-GIVEN: dict[str, str | int] = {"domain": "d", "sites": 2, "out": "/o"}
+GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
 
 
 def names(files: Certificates) -> set[str]:

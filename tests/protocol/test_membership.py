@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import members
 import pytest
 from members import EAST, ISSUER, WEST, flips, founded
 
@@ -10,7 +11,7 @@ from fedpp.cipher.params import DomainCard
 from fedpp.errors import FederationError
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate, Proof, Statement, canonical
+from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical
 
 NONCE = "ab" * 32
 
@@ -25,10 +26,9 @@ def certificate(identity: SiteIdentity, card: DomainCard) -> Certificate:
 
 
 def proof(identity: SiteIdentity, card: DomainCard, certified: Certificate | None = None, **change: object) -> Proof:
-    """Return a proof by this identity, of a statement with these changes, under a certificate by default its own."""
-    statement = replace(Statement(NONCE, PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE), **change)
-    signature = identity.sign("statement", statement.content())
-    return Proof(statement, signature, certified or certificate(identity, card))
+    """Return a proof by this identity, under a certificate by default its own."""
+    own = members.proof(identity, card, NONCE, **change)
+    return own if certified is None else replace(own, certificate=certified)
 
 
 def refused(given: Proof, card: DomainCard) -> str:
