@@ -18,7 +18,14 @@ import yaml
 
 from fedpp.errors import ConfigError, PolicyError
 
-ANSWERS = ("describe", "initial-weights", "train", "evaluate")
+# What may be asked of a site, by the type of Flower's message that asks it.
+QUESTIONS = {
+    "query.describe": "describe",
+    "query.initial_weights": "initial-weights",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+ANSWERS = tuple(QUESTIONS.values())
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 2**20
 _MOST = 2**31
@@ -111,7 +118,7 @@ class SitePolicy:
             raise PolicyError(f"this site's policy does not list its dataset {fingerprint[:16]}: its staff can add it")
 
     def require_answer(self, name: str) -> None:
-        """Raise `PolicyError` unless this question may be answered."""
+        """Raise `PolicyError` unless this question, such as `question_of` returns, may be answered."""
         if name not in self.answers:
             raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides on that")
 
@@ -126,6 +133,11 @@ class SitePolicy:
             raise PolicyError(
                 f"this site's policy wants {self.co_participants} other sites in a run, got {others}: ask more to join"
             )
+
+
+def question_of(message_type: str) -> str:
+    """Return which question a message asks; its type itself, which no policy allows, if it is none of ours."""
+    return QUESTIONS.get(message_type, message_type)
 
 
 def starting_text(dataset: str) -> str:
