@@ -17,6 +17,7 @@ from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.network import Gaps, NetworkSpec
+from fedpp.policy import starting_text
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
@@ -42,7 +43,9 @@ def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain, addres
         "dataset": str(dataset.path),
         "evaluation-key": str(tmp_path / "domain.eval"),
         "vault": address,
+        "policy": str(tmp_path / "site.yaml"),
     }
+    (tmp_path / "site.yaml").write_text(starting_text(dataset.manifest.fingerprint))
     return Context(1, 1, node, RecordDict(), {})
 
 
