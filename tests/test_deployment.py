@@ -146,6 +146,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         raw = write_phantom(folder / "raw", hospitals=2, patients=8, visits=2, size=32, seed=5)
         for site, images in zip("ab", raw, strict=True):
             shape = ["--frames", "2", "--size", "16", "--classes", "stable,growing", "--dtype", "float64"]
+            shape += ["--split", "stratified"]  # by hash, one domain in 14 would have no sequence for validation
             call([*SITE, "ingest", str(images), *secret, "--out", str(d.dataset(site)), *shape])
             command = [*SITE, "vault", *secret, "--dataset", str(d.dataset(site)), "--address", d.vault(site)]
             stack.enter_context(serving(folder / f"vault-{site}.log", command, "vault ready"))
