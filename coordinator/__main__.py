@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,10 +24,10 @@ from fedpp.config import RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
+from .bundle import CHECKOUT, built, bundle
 from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
-CHECKOUT = Path(__file__).parents[1]
 RECORD, MODEL = "federation.json", "model.npz"
 POLL_SECONDS = 1.0
 REASON = "ServerApp failed with exception: "  # SuperLink's words before the exception's own
@@ -131,6 +132,7 @@ def submit(state: State, overrides: Path) -> tuple[str, str]:
     SIGINT, SIGTERM or SIGHUP stop the run; its status is `finished:stopped` then.
     """
     with ProcessGroup(state.environment()) as group:
+        print(f"bundle {sha256(built()).hexdigest()}", file=sys.stderr)
         run_id = flower(state, "run", str(CHECKOUT), CONNECTION, "--run-config", str(overrides))["run-id"]
         print(f"run {run_id} started", file=sys.stderr)
         group.start(["flwr", "log", run_id, CONNECTION])
@@ -228,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(run=function)
-        added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
+        if function is not bundle:
+            added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
         return added
 
     served = command(up)
@@ -244,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     enrolled = command(enrol)
     enrolled.add_argument("public_key", metavar="PUBLIC_KEY", type=path, help="from `fedpp-site identity`")
     enrolled.add_argument("site", metavar="NAME")
+
+    command(bundle).add_argument("--out", type=path, help="write the bundle to this new file, too")
 
     federated = command(run)
     federated.add_argument("--domain", type=path, required=True, help="the key domain's card")

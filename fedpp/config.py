@@ -15,12 +15,17 @@ from fedpp.errors import ConfigError
 from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe
 
+_PATHS = ("dataset", "evaluation_key", "policy")  # of a site
+
 Dtype = Literal["float32", "float64"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
+BUNDLE = (
+    "FEDPP_BUNDLE"  # environment variable: in a deployment, SHA-256 of the app bundle that runs, as the site measured
+)
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,19 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site's trainer is told: its public name, and three addresses inside its own hospital."""
+    """What a site's trainer is told: its public name, and four addresses inside its own hospital."""
 
     name: str
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
+    policy: Path  # what the site allows
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
         typed = _typed(cls, values, "site setting")
-        return cls(typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
+        return cls(**typed | {name: Path(typed[name]) for name in _PATHS})
 
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads."""

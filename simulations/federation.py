@@ -69,7 +69,12 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)
         for number, site in enumerate(sites):
-            absolute = replace(site, dataset=site.dataset.resolve(), evaluation_key=site.evaluation_key.resolve())
+            absolute = replace(
+                site,
+                dataset=site.dataset.resolve(),
+                evaluation_key=site.evaluation_key.resolve(),
+                policy=site.policy.resolve(),
+            )
             (folder / f"{number}.json").write_text(json.dumps(absolute.to_mapping()))
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -7,8 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
+from fedpp.files import create_exclusively
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
@@ -20,6 +22,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
 from fedpp.keys.passphrase import from_file
+from fedpp.policy import ScoreLimits, SitePolicy
 
 from .phantom import write_phantom
 from .scenario import Scenario
@@ -74,8 +77,18 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             progress=True,
         )
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
-        sites.append(SiteConfig(name, dataset, keys / store.EVALUATION_KEY, address))
+        policy = out / "policies" / f"{name}.yaml"
+        create_exclusively(policy, _policy(dataset).to_yaml().encode())
+        sites.append(SiteConfig(name, dataset, keys / store.EVALUATION_KEY, address, policy))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
+
+
+def _policy(dataset: Path) -> SitePolicy:
+    """Return a simulated site's policy: its dataset, and no more limits than must be; there is no bundle."""
+    fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
+    many = 10**9
+    scores = ScoreLimits(least_sequences=1, per_round=many, rounds=many, per_day=many)
+    return SitePolicy(bundles=(), datasets=(fingerprint,), scores=scores, co_participants=0)
 
 
 def _domain(scenario: Scenario) -> KeyDomain:

@@ -1,15 +1,16 @@
 """The site's ClientApp: it trains on ciphertext and asks the vault for what needs the domain secret.
 
-It is told three addresses (`SiteConfig`): the encrypted dataset, the evaluation key and the vault. It never
-holds the domain secret; what the evaluation key lets its reader see is said in docs/threats.md. In a
-deployment the addresses stand in the SuperNode's node configuration; in a simulation, whose nodes know a
-number only, in files of a folder that `FEDPP_SITES` names.
+It is told four addresses (`SiteConfig`): the encrypted dataset, the evaluation key, the vault, and the site's
+policy, without whose leave it answers nothing. It never holds the domain secret; what the evaluation key lets
+its reader see is said in docs/threats.md. In a deployment the addresses stand in the SuperNode's node
+configuration; in a simulation, whose nodes know a number only, in files of a folder that `FEDPP_SITES` names.
 """
 
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +29,11 @@ from fedpp.errors import (
     FedppError,
     KeyFileError,
     ModelError,
+    PolicyError,
     VaultError,
 )
 from fedpp.network import NetworkSpec, Task
+from fedpp.policy import SitePolicy, question_of
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
@@ -61,10 +64,14 @@ def answering(
 
     def answer(message: Message, context: Context) -> Message:
         try:
-            return Message(handler(message.content, site_config(context)), reply_to=message)
+            site = site_config(context)
+            policy = SitePolicy.load(site.policy)
+            policy.require_current(datetime.now().astimezone().date())
+            policy.require_answer(question_of(message.metadata.message_type))
+            return Message(handler(message.content, site), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            public = isinstance(error, DomainMismatchError | FederationError | ModelError)  # these hold no path
+            public = isinstance(error, DomainMismatchError | FederationError | ModelError | PolicyError)  # hold no path
             return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
@@ -154,6 +161,7 @@ def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
     dataset = EncryptedDataset.open_with(site.dataset, site.evaluation_key.with_name(AT_REST_KEY))
+    SitePolicy.load(site.policy).require_dataset(dataset.manifest.fingerprint)
     return open_key(site.evaluation_key, dataset.manifest), dataset
 
 

@@ -14,7 +14,7 @@ from fedpp.command import Parser, natural, path, positive, rate, run_command, sh
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
-from . import data, membership, models, reencryption, training
+from . import approval, data, membership, models, reencryption, training
 from .opening import domain_of
 
 
@@ -56,7 +56,8 @@ def join(options: argparse.Namespace) -> int:
 
     from .supernode import join as run
 
-    site = SiteConfig(options.name, options.dataset.resolve(), options.evaluation_key.resolve(), options.vault)
+    paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
+    site = SiteConfig(options.name, paths[0], paths[1], options.vault, paths[2])
     return run(options.superlink, options.ca, options.identity, site)
 
 
@@ -232,6 +233,20 @@ def _parser() -> argparse.ArgumentParser:
     made = command(identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
 
+    decided = command(approval.policy, json_output=False)
+    decided.add_argument("--dataset", type=path, required=True, help="the one dataset that may be used")
+    decided.add_argument("--out", type=path, required=True, help="new file, site.yaml")
+
+    read = command(approval.review)
+    read.add_argument("bundle", type=path, help="file BUNDLE.fab, or the hash of a refused one, with --identity")
+    read.add_argument("--identity", type=path, help="the joined site's identity, which keeps refused bundles")
+    read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
+
+    allowed = command(approval.approve, json_output=False)
+    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash")
+    allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
+    allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
+
     joined = command(join, json_output=False)
     joined.add_argument("--name", required=True, help="the site's public name in reports")
     joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
@@ -240,6 +255,9 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument("--dataset", type=path, required=True)
     joined.add_argument("--evaluation-key", type=path, required=True)
     joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock")
+    joined.add_argument(
+        "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
+    )
     return parser
 
 

@@ -70,6 +70,10 @@ class Deployment:
         """Return the address of a site's vault."""
         return f"unix:{self.sockets / site}.sock"
 
+    def policy(self, site: str) -> Path:
+        """Return what a site allows, in a file of a name with spaces and quotes."""
+        return self.folder / f'policy of "{site}".yaml'
+
     def run(self, out: Path, *, sites: int, more: Sequence[str] = ()) -> list[str]:
         """Return the command of a run."""
         return [
@@ -142,9 +146,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         raw = write_phantom(folder / "raw", hospitals=2, patients=8, visits=2, size=32, seed=5)
         for site, images in zip("ab", raw, strict=True):
             shape = ["--frames", "2", "--size", "16", "--classes", "stable,growing", "--dtype", "float64"]
+            shape += ["--split", "stratified"]  # by hash, one domain in 14 would have no sequence for validation
             call([*SITE, "ingest", str(images), *secret, "--out", str(d.dataset(site)), *shape])
             command = [*SITE, "vault", *secret, "--dataset", str(d.dataset(site)), "--address", d.vault(site)]
             stack.enter_context(serving(folder / f"vault-{site}.log", command, "vault ready"))
+        bundle = call([*COORDINATOR, "bundle"]).stdout.strip()
         address = f"127.0.0.1:{free_port()}"
         command = [*COORDINATOR, "up", "--state", str(d.state), "--port", address.rpartition(":")[2]]
         stack.enter_context(serving(folder / "up.log", command, "coordinator ready at"))
@@ -152,11 +158,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             identity = folder / f"identity of {site}"
             call([*SITE, "identity", "--out", str(identity)])
             call([*COORDINATOR, "enrol", "--state", str(d.state), str(identity / "node.pub"), site])
+            policy = str(d.policy(site))
+            call([*SITE, "policy", "--dataset", str(d.dataset(site)), "--out", policy])
+            call([*SITE, "approve", bundle, "--policy", policy])
             command = [
                 *(*SITE, "join", "--name", site, "--superlink", address),
                 *("--ca", str(d.state / "tls" / "ca.pem"), "--identity", str(identity)),
                 *("--dataset", str(d.dataset(site)), "--evaluation-key", str(d.evaluation_key)),
-                *("--vault", d.vault(site)),
+                *("--vault", d.vault(site), "--policy", policy),
             ]
             stack.enter_context(serving(folder / f"join-{site}.log", command, "SuperNode ID"))
         yield d
@@ -195,6 +204,7 @@ def test_two_rounds_equal_the_simulation(
             "dataset": str(deployment.dataset(site)),
             "evaluation-key": str(deployment.evaluation_key),
             "vault": deployment.vault(site),
+            "policy": str(deployment.policy(site)),
         }
         for site in "ab"
     ]
@@ -264,7 +274,7 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
         b"FLWR_DISABLE_UPDATE_CHECK=1",
         b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
     }
-    processes = processes_of(deployment.folder, "bin/flower-")
+    processes = processes_of(deployment.folder, "bin/flower-") | processes_of(deployment.folder, "sites.executor")
     assert len(processes) == 6
     for process in processes:
         environment = Path(f"/proc/{process}/environ").read_bytes()

@@ -4,7 +4,9 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.network import Gaps, NetworkSpec
+from fedpp.policy import SitePolicy
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
@@ -42,13 +45,21 @@ def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain, addres
         "dataset": str(dataset.path),
         "evaluation-key": str(tmp_path / "domain.eval"),
         "vault": address,
+        "policy": str(tmp_path / "site.yaml"),
     }
+    permit(tmp_path, dataset)
     return Context(1, 1, node, RecordDict(), {})
 
 
 def ask(context: Context, kind: str, content: RecordDict) -> RecordDict:
     metadata = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind)
     return app(Message(content=content, metadata=metadata), context).content
+
+
+def permit(folder: Path, dataset: EncryptedDataset, **changes: Any) -> None:
+    """Let the site's policy list this dataset, and say what else differs from the default."""
+    policy = replace(SitePolicy((), (dataset.manifest.fingerprint,)), **changes)
+    (folder / "site.yaml").write_text(policy.to_yaml())
 
 
 def rows(domain: KeyDomain, network: NetworkSpec = TINY) -> dict[str, np.ndarray]:
@@ -159,6 +170,7 @@ def test_a_site_trains_with_gaps(
     """Whichever way the time between frames is kept, the site says so and trains the same network."""
     times = np.linspace(0, 1, 22).reshape(11, 2)
     dataset = write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times)
+    permit(tmp_path, dataset)
     context.node_config["dataset"] = str(dataset.path)
     with serving(domain, dataset, address):
         described = ask(context, "query.describe", RecordDict())
@@ -174,6 +186,7 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     """A site whose dataset is sealed at rest describes itself, and trains to the same weights as without a seal."""
     unsealed = train(context, domain, domain.card().fingerprint)
     sealed = write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
+    permit(tmp_path, sealed)
     context.node_config["dataset"] = str(sealed.path)
     domain.at_rest_key().save(tmp_path / "domain.rest")
     with serving(domain, sealed, address):
@@ -216,6 +229,37 @@ def test_weights_that_do_not_fit_are_refused(context: Context, domain: KeyDomain
 
 
 @pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("query.describe", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
+        ("train", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
+        ("train", {"answers": ("describe",)}, "this site's policy does not allow to answer 'train'"),
+        ("evaluate", {"answers": ("describe", "train")}, "this site's policy does not allow to answer 'evaluate'"),
+        ("query.initial_weights", {"answers": ()}, "this site's policy does not allow to answer 'initial-weights'"),
+        ("query.describe", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
+        ("evaluate", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
+    ],
+)
+def test_the_policy_decides_what_is_answered(
+    kind: str,
+    changes: dict[str, Any],
+    told: str,
+    context: Context,
+    dataset: EncryptedDataset,
+    domain: KeyDomain,
+    tmp_path: Path,
+    address: str,
+):
+    """A dataset that is not listed, a question that is not allowed and one after the last day are refused, and why."""
+    permit(tmp_path, dataset, **changes)
+    request = wire.TrainRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), 1, 0, 1)
+    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    with serving(domain, dataset, address):
+        answer = ask(context, kind, content)
+    assert reason(answer).startswith(told.format(dataset=dataset.manifest.fingerprint))
+
+
+@pytest.mark.parametrize(
     ("what", "told"),
     [
         ("dataset", "its dataset cannot be read: its own log says why"),
@@ -224,6 +268,7 @@ def test_weights_that_do_not_fit_are_refused(context: Context, domain: KeyDomain
         ("at-rest key", "its keys cannot be read: its own log says why"),
         ("vault", "its vault does not answer, or refuses: its own log says why"),
         ("settings", "its settings do not fit: its own log says which"),
+        ("policy", "its settings do not fit: its own log says which"),
         ("defect", "it failed: its own log says where"),
     ],
 )
@@ -249,6 +294,8 @@ def test_the_coordinator_learns_no_path(
     elif what == "at-rest key":
         write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
         context.node_config["dataset"] = str(tmp_path / "sealed")
+    elif what == "policy":
+        (tmp_path / "site.yaml").write_text("bundles: []")
     elif what == "settings":
         context.node_config["vaults"] = str(tmp_path)
     elif what == "defect":
