@@ -181,7 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--folds", type=positive, help="cross-validation: the number of parts, one of them for testing")
     split.add_argument("--fold", type=natural, default=0, help="the part for testing (default 0)")
     split.add_argument("--seed", type=natural, default=0, help="of the split (default 0)")
-    taken.add_argument("--at-rest", action="store_true", help="seal the dataset with AES-256-GCM on the disk")
+    taken.add_argument(
+        "--at-rest",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="seal the dataset with AES-256-GCM on the disk (default; a labelled one that is not sealed gives the key)",
+    )
     taken.add_argument("--dtype", choices=DTYPES, default="float32")
 
     command(data.inspect).add_argument("dataset", type=path)
