@@ -34,7 +34,7 @@ from .scenario import Scenario
 from .shared_patients import shared, trained_and_tested
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
-_OURS = ("domain", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
+_OURS = ("domain", "passphrase", "policies", "raw", "sites", "federation", "report.json", "report.html")
 _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
 
 
