@@ -135,6 +135,11 @@ class SitePolicy:
             )
 
 
+def today() -> date:
+    """Return the day by which `until` is read, the machine's own."""
+    return datetime.now().astimezone().date()
+
+
 def question_of(message_type: str) -> str:
     """Return which question a message asks; its type itself, which no policy allows, if it is none of ours."""
     return QUESTIONS.get(message_type, message_type)

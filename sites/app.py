@@ -10,7 +10,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ from fedpp.errors import (
     VaultError,
 )
 from fedpp.network import NetworkSpec, Task
-from fedpp.policy import SitePolicy, question_of
+from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
@@ -66,7 +65,7 @@ def answering(
         try:
             site = site_config(context)
             policy = SitePolicy.load(site.policy)
-            policy.require_current(datetime.now().astimezone().date())
+            policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
             return Message(handler(message.content, site), reply_to=message)
         except FedppError as error:

@@ -64,7 +64,12 @@ class Bundle:
                 file.write(content)
 
     def keep(self, folder: Path) -> Path:
-        """Keep it for review as HASH.fab, mode 0600, among the newest few; return the path."""
+        """Keep it for review as HASH.fab, mode 0600, among the newest few; return the path.
+
+        Raises `FederationError` if it is too large for a review.
+        """
+        if len(self.content) > MOST_BYTES:
+            raise self._refused(f"is larger than {MOST_BYTES} bytes")
         path = folder / f"{self.hash}{SUFFIX}"
         if not path.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -100,6 +101,6 @@ def _start(command: list[str], token: str) -> subprocess.Popen[bytes]:
     """Start a launcher; its token goes through a pipe, since arguments are for everybody to read."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     if process.stdin is not None:
-        with process.stdin as pipe:
+        with suppress(BrokenPipeError), process.stdin as pipe:  # it ended at once: its messages say why
             pipe.write(f"{token}\n".encode())
     return process

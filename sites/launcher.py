@@ -15,8 +15,8 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from flwr.app import Context, Error, Message
@@ -32,12 +32,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedpp.config import BUNDLE
-from fedpp.errors import FedppError, PolicyError
-from fedpp.policy import SitePolicy, question_of
+from fedpp.errors import FederationError, FedppError, PolicyError
+from fedpp.policy import SitePolicy, question_of, today
 
 from .bundle import Bundle
 from .executor import ROOT
 
+EXIT_SECONDS = 5.0
 UNREADABLE = "this site's policy cannot be read: its own log says why"
 FAILED = "the bundle failed at this site: its own log says where"
 
@@ -52,12 +53,17 @@ def main() -> int:
         parser.add_argument(f"--{name}", default="")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = 0
     try:
         start_parent_process_monitor(options.parent)
         _run(options, sys.stdin.readline().strip())
     except KeyboardInterrupt:  # the run or the site was stopped
-        return 1
-    return 0
+        status = 1
+    finally:
+        forced = Timer(EXIT_SECONDS, os._exit, (status,))  # a thread that the bundle left must not hold a place
+        forced.daemon = True
+        forced.start()
+    return status
 
 
 def _run(options: argparse.Namespace, token: str) -> None:
@@ -80,7 +86,8 @@ def _run(options: argparse.Namespace, token: str) -> None:
         push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
     finally:
-        heartbeat.stop()
+        if heartbeat.is_running:
+            heartbeat.stop()
         client.close()
 
 
@@ -89,7 +96,7 @@ def answer(message: Message, context: Context, bundle: Bundle, options: argparse
     run = message.metadata.run_id
     try:
         policy = SitePolicy.load(Path(options.policy))
-        policy.require_current(datetime.now().astimezone().date())
+        policy.require_current(today())
         if bundle.hash not in policy.bundles:
             _log.warning("%s", _not_approved(bundle, run, options))
         policy.require_bundle(bundle.hash)
@@ -126,8 +133,9 @@ def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
     """Keep a bundle that is not approved, and return the line that says how to approve it."""
     try:
         kept = shlex.quote(str(bundle.keep(Path(options.refused))))
-    except OSError as error:
-        kept = f"BUNDLE (it could not be kept: {error.strerror})"
+    except (OSError, FederationError) as error:
+        _log.warning("bundle %s cannot be kept for review: %s", bundle.hash, error)
+        kept = "BUNDLE.fab"
     return (
         f"bundle {bundle.hash} of run {run} is not approved here: review it with "
         f"`fedpp-site review {kept} --out FOLDER`, approve it with "

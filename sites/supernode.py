@@ -5,8 +5,10 @@ the site's policy allows it. It is guarded by a secret of this run: by itself (`
 serve any local user, and run any code.
 """
 
+import os
 import secrets
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,6 +56,12 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
     `FederationError` if the SuperNode ends by itself.
     """
     _check(superlink, ca, identity, site)
+    if any(os.access(path, os.W_OK) for path in (site.policy, site.policy.parent)):
+        print(
+            f"note: this user can write {site.policy}, so code that runs could approve other code: let another own it",
+            file=sys.stderr,
+            flush=True,
+        )
     with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
         secret, node = Path(private) / "superexec.secret", Path(private) / "node.toml"
         create_exclusively(secret, secrets.token_bytes(32))

@@ -237,6 +237,19 @@ def test_run_prints_the_metrics_of_its_record(
     assert printed["loss"] is not None
 
 
+@pytest.mark.usefixtures("trained")
+def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> None:
+    """The next run is refused by that site alone, without a restart, and the coordinator's last line says why."""
+    approval = [*SITE, "approve", call([*COORDINATOR, "bundle"]).stdout.strip()]
+    approval += ["--policy", str(deployment.policy("b"))]
+    call([*approval, "--remove"])
+    command = deployment.run(deployment.folder / "withdrawn", sites=2, more=["--set", "wait-seconds=10"])
+    reason = call(command, status=1).stderr.splitlines()[-1]
+    call(approval)
+    assert "the run needs 2 sites and admitted 1. node " in reason
+    assert reason.endswith(f"no answer: this site has not approved bundle {approval[-3]}: ask its staff to review it")
+
+
 def test_failed_run_says_why(deployment: Deployment) -> None:
     """A run without enough sites ends with status 1 and the ServerApp's reason as the last line."""
     command = deployment.run(deployment.folder / "failed", sites=3, more=["--set", "wait-seconds=1"])

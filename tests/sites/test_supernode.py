@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
+from test_deployment import COORDINATOR, ROOT, SITE, call, free_port, processes_of, serving
 
 from coordinator.__main__ import _wait_for_end, flower
 from coordinator.certificates import ensure
@@ -193,7 +193,6 @@ def main(grid, context):
 """
 CLIENT = """\
 import os, sys
-from importlib.util import find_spec
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -205,7 +204,7 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message, context):
-    ours = find_spec("fedpp.policy") is not None
+    ours = "fedpp.policy" in sys.modules or {root!r} in sys.path
     facts = ConfigRecord({{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}})
     return Message(RecordDict({{"answer": facts}}), reply_to=message)
 """
@@ -215,7 +214,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     """A bundle that a site has not approved is answered at once, kept, and none of its code runs, until it is approved.
 
     The other site, which has approved it, goes on; the approval needs no restart, not even of the run. The bundle
-    imports its own `fedpp`, and no module of the launcher's.
+    imports its own `fedpp`, and finds no module of the launcher's loaded.
     """
     address, state = coordinator
     bundle = Bundle(build_fab_from_disk(_stranger(tmp_path)))
@@ -262,7 +261,7 @@ def _stranger(folder: Path) -> Path:
         "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
         "stranger/__init__.py": "",
         "stranger/server.py": SERVER.format(folder=str(folder)),
-        "stranger/client.py": CLIENT.format(folder=str(folder)),
+        "stranger/client.py": CLIENT.format(folder=str(folder), root=str(ROOT)),
     }.items():
         (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "app" / name).write_text(text)
