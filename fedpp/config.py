@@ -93,9 +93,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site's trainer is told: its public name, and four addresses inside its own hospital."""
+    """What a site's trainer is told: four addresses inside its own hospital; the vault knows the site's name."""
 
-    name: str
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock

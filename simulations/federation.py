@@ -47,7 +47,7 @@ def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]
                 process.wait()
                 log.seek(0)
                 reason = log.read().strip().splitlines()
-                raise VaultError(f"the vault of {site.name} did not start: {''.join(reason[-1:])}")
+                raise VaultError(f"the vault of {site.dataset.name} did not start: {''.join(reason[-1:])}")
         yield
 
 

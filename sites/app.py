@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import AnyKey, open_key
-from fedpp.config import SITES_FOLDER, SPLITS, Dtype, SiteConfig
+from fedpp.cipher.params import DomainCard
+from fedpp.config import BUNDLE, SITES_FOLDER, SPLITS, Dtype, SiteConfig
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -34,6 +35,8 @@ from fedpp.errors import (
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
+from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
 from fedpp.recipe import Recipe
@@ -92,18 +95,20 @@ def site_config(context: Context) -> SiteConfig:
 
 @app.query(wire.DESCRIBE)
 @answering
-def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
-    """Answer the site's description, after checking that key, dataset and vault belong together.
+def describe(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
     """
+    request = wire.DescribeRequest.of(content)
     key, dataset = _open(site)
     with VaultClient(site.vault) as vault:
         info = vault.info()
-    _require_one_site(key, dataset, info, site)
-    dataset.verify()
+        _require_one_site(key, dataset, info)
+        dataset.verify()
+        proof = vault.sign(request.nonce, request.protocol, os.environ.get(BUNDLE, NO_BUNDLE))
     description = SiteDescription(
-        name=site.name,
+        name=info.site,
         domain=key.domain,
         n=key.n,
         frames=info.frames,
@@ -117,7 +122,8 @@ def describe(_: RecordDict, site: SiteConfig) -> RecordDict:
         sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
-    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})
+    proved = ConfigRecord({"proof": proof.to_json()})
+    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: proved})
 
 
 @app.query(wire.INITIAL_WEIGHTS)
@@ -164,17 +170,17 @@ def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
     return open_key(site.evaluation_key, dataset.manifest), dataset
 
 
-def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
+def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) -> None:
     """Refuse a key, a dataset and a vault that do not belong together."""
     for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
         if domain != key.domain:
             raise DomainMismatchError(
-                f"site {site.name}: its {what} belongs to domain {domain[:16]}, its evaluation key to "
+                f"its {what} belongs to domain {domain[:16]}, its evaluation key to "
                 f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
             )
     if info.dataset != dataset.manifest.fingerprint:  # the vault would score with another dataset's labels
         raise FederationError(
-            f"site {site.name}: its vault serves dataset {info.dataset[:16]}, its trainer reads "
+            f"its vault serves dataset {info.dataset[:16]}, its trainer reads "
             f"{dataset.manifest.fingerprint[:16]}: give both the same"
         )
 
@@ -184,11 +190,11 @@ def _open_for(request: wire.Request, site: SiteConfig) -> tuple[AnyKey, Encrypte
     key, dataset = _open(site)
     if request.domain != key.domain:
         raise DomainMismatchError(
-            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
+            f"this site belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
     if misfit := request.network.misfit(Task.of(dataset.manifest)):
-        raise FederationError(f"site {site.name}: {misfit}")
+        raise FederationError(misfit)
     return key, dataset
 
 
@@ -197,10 +203,22 @@ def _loaded(
 ) -> tuple["EncryptedTrainer", EncryptedDataset]:
     """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
     key, dataset = _open_for(request, site)
+    _require_company(content, site)
     rows = wire.rows_of(content, request.network, key.n, request.dtype)
     trainer = _trainer(request.network, key, request.recipe, request.dtype)
     trainer.load(rows)
     return trainer, dataset
+
+
+def _require_company(content: RecordDict, site: SiteConfig) -> None:
+    """Refuse to work for a run of fewer other members than the policy wants; each must have proved itself."""
+    participants = Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord))
+    with VaultClient(site.vault) as vault:
+        info = vault.info()
+    card = DomainCard.from_json(info.card)
+    SitePolicy.load(site.policy).require_participants(
+        participants.others(info.site, card.certifying_key, card.fingerprint)
+    )
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.

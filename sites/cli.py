@@ -57,7 +57,7 @@ def join(options: argparse.Namespace) -> int:
     from .supernode import join as run
 
     paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
-    site = SiteConfig(options.name, paths[0], paths[1], options.vault, paths[2])
+    site = SiteConfig(paths[0], paths[1], options.vault, paths[2])
     return run(options.superlink, options.ca, options.identity, site)
 
 
@@ -253,7 +253,6 @@ def _parser() -> argparse.ArgumentParser:
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
 
     joined = command(join, json_output=False)
-    joined.add_argument("--name", required=True, help="the site's public name in reports")
     joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
     joined.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
     joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")

@@ -13,12 +13,13 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conftest import ROOT
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from deployment import COORDINATOR, call, free_port, processes_of, serving
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
 
 from coordinator import certificates
 from coordinator.__main__ import _wait_for_end, main, run_config

@@ -41,7 +41,6 @@ def context(tmp_path: Path, dataset: EncryptedDataset, domain: KeyDomain, addres
     """Return what a SuperNode tells the app of its site."""
     domain.evaluation_key().save(tmp_path / "domain.eval")
     node = {
-        "name": "north",
         "dataset": str(dataset.path),
         "evaluation-key": str(tmp_path / "domain.eval"),
         "vault": address,

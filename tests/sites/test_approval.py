@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from deployment import COORDINATOR, SITE, call
 from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, SITE, call
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError

@@ -14,12 +14,13 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, ROOT, SITE, call, free_port, processes_of, serving
 
 from coordinator.__main__ import _wait_for_end, flower
 from coordinator.certificates import ensure
@@ -42,7 +43,7 @@ def site(tmp_path: Path) -> Iterator[SiteConfig]:
         vault.bind(f"{folder}/vault.sock")
         (tmp_path / "site.yaml").write_text(starting_text("0" * 64))
         vault_address = f"unix:{folder}/vault.sock"
-        yield SiteConfig("a", tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
+        yield SiteConfig(tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def ca(tmp_path: Path) -> Path:
 
 def command(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> list[str]:
     return [
-        *(*SITE, "join", "--name", site.name, "--superlink", superlink, "--ca", str(ca)),
+        *(*SITE, "join", "--superlink", superlink, "--ca", str(ca)),
         *("--identity", str(identity), "--dataset", str(site.dataset)),
         *("--evaluation-key", str(site.evaluation_key), "--vault", site.vault, "--policy", str(site.policy)),
     ]
@@ -92,10 +93,10 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@given(TEXT, TEXT, TEXT, TEXT, TEXT)
-def test_node_config_keeps_every_character(name: str, dataset: str, key: str, vault: str, policy: str) -> None:
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str) -> None:
     """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
-    site = SiteConfig(name, Path(dataset), Path(key), vault, Path(policy))
+    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy))
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
