@@ -45,9 +45,7 @@ class User:
 
     def can_read(self, path: Path) -> bool:
         """Try it, as this user."""
-        return not subprocess.run(
-            [shutil.which("cat") or "cat", path], capture_output=True, check=False, **self.options()
-        ).returncode  # type: ignore[call-overload]
+        return not subprocess.run(["cat", path], capture_output=True, check=False, **self.options()).returncode
 
 
 NOBODY_ELSE = User(None, None)
@@ -58,8 +56,8 @@ def _users_can_be_had() -> bool:
     if os.getuid() != 0:
         return False
     done = subprocess.run(
-        [sys.executable, "-c", "import sites.cli"], cwd=ROOT, capture_output=True, check=False, **other.options()
-    )  # type: ignore[call-overload]
+        [sys.executable, "-c", "import sites"], cwd=ROOT, capture_output=True, check=False, **other.options()
+    )
     return done.returncode == 0
 
 
@@ -169,10 +167,10 @@ def call(command: Sequence[str], status: int = 0, user: User = NOBODY_ELSE) -> s
         text=True,
         timeout=CALL_SECONDS,
         check=False,
-        **user.options(),  # type: ignore[call-overload]
+        **user.options(),
     )
     assert done.returncode == status, done.stderr
-    return done  # type: ignore[no-any-return]
+    return done
 
 
 @contextmanager
@@ -192,7 +190,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            **user.options(),  # type: ignore[call-overload]
+            **user.options(),
         )
         try:
             wait_for(log, process, sign)

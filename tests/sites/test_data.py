@@ -31,8 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found(tmp_path_factory.mktemp("site"), patients=24)
 
 
+UNSEALED = ("--no-at-rest",)  # so that what was written can be compared, read and damaged
+
+
 def ingested(folder: Path, raw: Path, out: Path, *options: object) -> dict[str, object]:
-    summary: dict[str, object] = json.loads(site("ingest", raw, *keys(folder), "--out", out, *options, "--json").stdout)
+    summary: dict[str, object] = json.loads(
+        site("ingest", raw, *keys(folder), "--out", out, *UNSEALED, *options, "--json").stdout
+    )
     return summary
 
 
@@ -43,7 +48,17 @@ def content(dataset: Path) -> dict[str, bytes]:
 def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
     """Killed at ten random moments, ingest leaves no dataset, and the next run writes the bytes of an unbroken one."""
     raw = folder / "raw" / "hospital-1"
-    arguments = ("ingest", raw, *keys(folder), "--size", 256, "--frames", 3, "--out")  # it writes for a while
+    arguments = (
+        "ingest",
+        raw,
+        *keys(folder),
+        *UNSEALED,
+        "--size",
+        256,
+        "--frames",
+        3,
+        "--out",
+    )  # it writes for a while
     started = time.monotonic()
     site(*arguments, tmp_path / "unbroken")
     duration = time.monotonic() - started
