@@ -45,7 +45,7 @@ class EncryptedFedAvg(Strategy):
         self.sites = sites
         self._train, self._evaluate = train, evaluate
         self._participants = participants.to_record()
-        self._started = 0.0
+        self._started, self._round = 0.0, 0
         self._trained: tuple[str, ...] = ()
         self.rounds: list[RoundRecord] = []
 
@@ -57,7 +57,7 @@ class EncryptedFedAvg(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the weights and the round's request to every site."""
-        self._started = time.monotonic()
+        self._started, self._round = time.monotonic(), server_round
         request = dataclasses.replace(self._train, round=server_round)
         return self._messages(MessageType.TRAIN, arrays, request)
 
@@ -75,7 +75,7 @@ class EncryptedFedAvg(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the new weights for scoring on the validation split."""
-        return self.evaluation("validation", arrays)
+        return self.evaluation("validation", arrays, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the vaults' counts."""
@@ -87,9 +87,11 @@ class EncryptedFedAvg(Strategy):
         note(f"round {server_round}: {_figures(together)} on validation, {took}")
         return None
 
-    def evaluation(self, split: str, arrays: ArrayRecord) -> list[Message]:
-        """Return the questions for the counts of a split, one a site."""
-        return self._messages(MessageType.EVALUATE, arrays, dataclasses.replace(self._evaluate, split=split))
+    def evaluation(self, split: str, arrays: ArrayRecord, after: int | None = None) -> list[Message]:
+        """Return the questions for the counts of a split after a round, one a site; by default, after the whole run."""
+        last = self._round + 1 if after is None else after
+        request = dataclasses.replace(self._evaluate, split=split, round=last)
+        return self._messages(MessageType.EVALUATE, arrays, request)
 
     def counts(self, split: str, replies: Iterable[Message]) -> dict[str, AnyCounts]:
         """Return each site's counts of a split; raise `FederationError` if no site sent any that fit."""

@@ -38,7 +38,13 @@ class ScoreLimits:
     least_sequences: int = 10  # a score over fewer nearly gives single results away
     per_round: int = 2  # calls of one round and split
     rounds: int = 1000  # of one run
-    per_day: int = 2000  # calls
+    per_day: int = 2000  # calls within 24 hours
+
+    def __post_init__(self) -> None:
+        """Refuse limits below 1."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"the score limit {name.replace('_', '-')} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ app = ClientApp()
 
 
 def answering(
-    handler: Callable[[RecordDict, SiteConfig], RecordDict],
+    handler: Callable[[RecordDict, SiteConfig, str], RecordDict],
 ) -> Callable[[Message, Context], Message]:
     """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
 
@@ -70,7 +70,7 @@ def answering(
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
-            return Message(handler(message.content, site), reply_to=message)
+            return Message(handler(message.content, site, str(message.metadata.run_id)), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
             public = isinstance(error, DomainMismatchError | FederationError | ModelError | PolicyError)  # hold no path
@@ -95,7 +95,7 @@ def site_config(context: Context) -> SiteConfig:
 
 @app.query(wire.DESCRIBE)
 @answering
-def describe(content: RecordDict, site: SiteConfig) -> RecordDict:
+def describe(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
     """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
@@ -128,7 +128,7 @@ def describe(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 @app.query(wire.INITIAL_WEIGHTS)
 @answering
-def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
+def initial_weights(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
     """Answer the initial weights, encrypted by the vault."""
     request = wire.InitialWeightsRequest.of(content)
     _open_for(request, site)
@@ -139,7 +139,7 @@ def initial_weights(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 @app.train()
 @answering
-def train(content: RecordDict, site: SiteConfig) -> RecordDict:
+def train(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
     """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
     request = wire.TrainRequest.of(content)
     trainer, dataset = _loaded(request, content, site)
@@ -154,13 +154,13 @@ def train(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 @app.evaluate()
 @answering
-def evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
+def evaluate(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
     request = wire.EvaluateRequest.of(content)
     trainer, dataset = _loaded(request, content, site)
     logits = trainer.logits(dataset, dataset.indices(request.split))
     with VaultClient(site.vault) as vault:
-        counts = vault.score(request.split, logits)
+        counts = vault.score(request.split, logits, run, request.round)
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 

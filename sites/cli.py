@@ -14,8 +14,7 @@ from fedpp.command import Parser, natural, path, positive, rate, run_command, sh
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
-from . import approval, data, membership, models, reencryption, training
-from .opening import domain_of
+from . import approval, data, membership, models, reencryption, training, vault_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,21 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     return run_command(_parser(), arguments)
 
-
-def vault(options: argparse.Namespace) -> int:
-    """Serve the vault on a Unix socket until SIGTERM or Ctrl-C."""
-    from fedpp.cipher.dataset import EncryptedDataset
-
-    from .vault import serve
-
-    domain = domain_of(options)
-    dataset = EncryptedDataset.open(options.dataset, domain.at_rest_key())
-    serve(
-        domain,
-        dataset,
-        options.address,
-        ready=lambda: print(f"vault ready at {options.address}", flush=True),
-    )
     return 0
 
 
@@ -67,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(run: Callable[[argparse.Namespace], int], *, json_output: bool = True) -> argparse.ArgumentParser:
         summary = (run.__doc__ or "").split("\n")[0]
-        added = commands.add_parser(run.__name__, help=summary, description=summary)
+        added = commands.add_parser(run.__name__.replace("_", "-"), help=summary, description=summary)
         added.set_defaults(run=run, json=False)
         if json_output:
             added.add_argument("--json", action="store_true", help="print one JSON value")
@@ -230,10 +214,11 @@ def _parser() -> argparse.ArgumentParser:
         domain(scored)
         scored.add_argument("--split", choices=SPLITS, default="test")
 
-    served = command(vault, json_output=False)
+    served = command(vault_command.vault, json_output=False)
     domain(served)
-    served.add_argument("--dataset", type=path, required=True)
-    served.add_argument("--address", required=True, help="unix:/path/to/vault.sock")
+    vault_command.add_vault_arguments(served)
+    vault_command.add_health_arguments(command(vault_command.health, json_output=False))
+    vault_command.add_audit_log_arguments(command(vault_command.audit_log))
 
     made = command(identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
@@ -258,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")
     joined.add_argument("--dataset", type=path, required=True)
     joined.add_argument("--evaluation-key", type=path, required=True)
-    joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock")
+    joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
     joined.add_argument(
         "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
     )

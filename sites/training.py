@@ -129,8 +129,8 @@ def _stopping(
         if vault.info().dataset != dataset.manifest.fingerprint:
             raise VaultError(f"the vault at {options.vault} serves another dataset: start it with {options.dataset}")
 
-        def loss() -> float:
-            told = metrics(vault.score("validation", trainer.logits(dataset, validation))).loss
+        def loss(epoch: int) -> float:
+            told = metrics(vault.score("validation", trainer.logits(dataset, validation), round=epoch)).loss
             if told is None:
                 raise VaultError(f"the vault at {options.vault} told no loss of the validation split: see its log")
             return told

@@ -6,11 +6,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import ROOT
 
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.files import create_exclusively
+from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.sealed import Passphrase
+from fedpp.policy import ScoreLimits
+from fedpp.protocol.membership import Certificate
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 SECONDS = 20.0
@@ -19,12 +28,22 @@ import logging, sys
 from pathlib import Path
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 domain = KeyDomain.of_secret(bytes(range(32)), n=2)
-serve(domain, EncryptedDataset.open(Path(sys.argv[1])), sys.argv[2], ready=lambda: print("ready", flush=True))
+scores = ScoreAllowance(ScoreLimits(least_sequences=1))
+dataset = EncryptedDataset.open(Path(sys.argv[1]))
+serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """
+
+
+def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
+    """Return a site's identity, always the same, and the domain's certificate of it."""
+    identity = SiteIdentity(name, bytes(32))
+    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
 
 
 def socket_path(address: str) -> Path:
@@ -39,10 +58,15 @@ def stopped() -> threading.Event:
 
 
 @contextmanager
-def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[None]:
+def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **options: Any) -> Iterator[None]:
+    """Serve a tiny dataset, whose splits are smaller than a vault's default allows."""
+    options = {"scores": ScoreAllowance(ScoreLimits(least_sequences=1)), **options}
     ready, stop = threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=serve, args=(domain, dataset, address), kwargs={"ready": ready.set, "stop": stop}, daemon=True
+        target=serve,
+        args=(domain, dataset, address),
+        kwargs={"ready": ready.set, "stop": stop, **options},
+        daemon=True,
     )
     thread.start()
     try:
@@ -52,6 +76,34 @@ def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Itera
         stop.set()
         thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+@contextmanager
+def site_vault(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run `fedpp-site vault` from its `ready` to the end of the block."""
+    folder = dataset.path.with_name("domain folder")
+    passphrase = folder / "passphrase"
+    if not folder.exists():
+        passphrase_ = Passphrase(b"correct horse battery staple", log2_cost=10)
+        store.join(folder, store.Site(domain, *certified(domain, "north")), passphrase_)
+        create_exclusively(passphrase, b"correct horse battery staple")
+    secret = ("--domain", folder, "--passphrase-file", passphrase)
+    given = ("--dataset", dataset.path, "--address", address, "--least-sequences", 1, *options)
+    command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != f"vault ready at {address}\n":
+                raise NotReadyError(process.communicate()[1])
+            yield process
+        finally:
+            process.terminate()
+
+
+class NotReadyError(Exception):
+    """A vault did not start; holds what it wrote to stderr."""
 
 
 @contextmanager

@@ -18,8 +18,8 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
     cannot be saved: this one's goes into checkpoints, so that a resumed training stops where an unbroken one does.
     """
 
-    def __init__(self, loss: Callable[[], float], *, min_delta: float = MIN_DELTA, patience: int = PATIENCE) -> None:
-        """Ask `loss()` after each epoch, as in the vault's answer to the validation split's predictions."""
+    def __init__(self, loss: Callable[[int], float], *, min_delta: float = MIN_DELTA, patience: int = PATIENCE) -> None:
+        """Ask `loss(epoch)` after each epoch, counted from 1: the vault answers it for the validation's predictions."""
         super().__init__()
         self._loss, self.min_delta, self.patience = loss, min_delta, patience
         self.losses: list[float] = []
@@ -28,7 +28,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Ask for the loss, and keep the weights or count the wait."""
-        loss = float(self._loss())
+        loss = float(self._loss(len(self.losses) + 1))
         if logs is not None:
             logs["val_loss"] = loss
         if not self.losses or loss < self.losses[self.best_epoch - 1] - self.min_delta:

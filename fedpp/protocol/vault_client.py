@@ -1,7 +1,9 @@
 """The vault's client: what the trainer may ask of the secret zone."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
@@ -10,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.config import Dtype
-from fedpp.errors import ConfigError, VaultError
+from fedpp.errors import ConfigError, FederationError, VaultError
 from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.membership import Proof
+from fedpp.protocol.vault_channel import channel_to
 
 T = TypeVar("T")
 
@@ -22,6 +26,8 @@ SECONDS = 60.0  # to answer a call
 TRANSFER_SECONDS = 600.0  # for calls that carry arrays
 CONNECT_SECONDS = 5.0
 SEEDS = 2**64
+ROUNDS = 2**32
+CLAIMS = "fedpp-claims"  # metadata: what a caller says of itself, which over a Unix socket nobody checks
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,17 @@ class SiteInfo:
     patients: dict[str, int]
     dtype: str
     card: str  # the domain's card, JSON
+    site: str = ""  # public name of the vault's identity, if it has one
 
 
 class VaultClient:
     """A connection to one vault; every failure of a call is a `VaultError` of one line."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: Path | None = None) -> None:
+        """Prepare a connection to `unix:PATH`, or to `HOST:PORT` with a folder of certificates (`vault_channel`)."""
         self._address = address
-        self._channel = grpc.insecure_channel(address)
+        self._channel = channel_to(address, tls)
+        self._claims = ((CLAIMS, f"uid {os.getuid()} pid {os.getpid()}"),)
         self._vault = vault_pb2_grpc.VaultStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -70,7 +79,7 @@ class VaultClient:
 
     def info(self) -> SiteInfo:
         """Return what is public about the domain and the dataset."""
-        reply = self._call(lambda: self._vault.Info(vault_pb2.InfoRequest(), timeout=SECONDS))
+        reply = self._call(lambda: self._vault.Info(vault_pb2.InfoRequest(), timeout=SECONDS, metadata=self._claims))
         return SiteInfo(
             reply.domain,
             reply.dataset,
@@ -86,6 +95,7 @@ class VaultClient:
             dict(reply.patients),
             reply.dtype,
             reply.card,
+            reply.site,
         )
 
     def initial_weights(self, network: NetworkSpec, seed: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
@@ -94,18 +104,36 @@ class VaultClient:
             raise ConfigError(f"a seed is a whole number from 0 to 2**64 - 1, got {seed}")
         request = vault_pb2.InitialWeightsRequest(network=network.to_json(), seed=seed, dtype=dtype)
         return self._call(
-            lambda: dict(chunks.from_chunks(self._vault.InitialWeights(request, timeout=TRANSFER_SECONDS)))
+            lambda: dict(
+                chunks.from_chunks(self._vault.InitialWeights(request, timeout=TRANSFER_SECONDS, metadata=self._claims))
+            )
         )
 
-    def score(self, split: str, logits: NDArray[np.floating]) -> AnyCounts:
-        """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split."""
+    def sign(self, nonce: str, protocol: int, bundle: str) -> Proof:
+        """Return the site's proof of membership, for the run of this nonce and the app bundle of this hash."""
+        if not 0 <= protocol < ROUNDS:
+            raise ConfigError(f"a protocol's number is a whole number from 0 to 2**32 - 1, got {protocol}")
+        request = vault_pb2.SignRequest(nonce=nonce, protocol=protocol, bundle=bundle)
+        reply = self._call(lambda: self._vault.Sign(request, timeout=SECONDS, metadata=self._claims))
+        try:
+            return Proof.from_json(reply.proof)
+        except FederationError as error:
+            raise VaultError(f"the vault at {self._address} answered what is no proof: {error}") from None
+
+    def score(self, split: str, logits: NDArray[np.floating], run: str = "", round: int = 0) -> AnyCounts:  # noqa: A002
+        """Return the counts of encrypted logits, rows `[k, classes, n]` in the dataset's order of a split.
+
+        `run` is Flower's number of the run, or nothing for a local training, whose epoch is the `round`.
+        """
+        if not 0 <= round < ROUNDS:
+            raise ConfigError(f"a round is a whole number from 0 to 2**32 - 1, got {round}")
 
         def requests() -> Iterator[vault_pb2.ScoreRequest]:
-            yield vault_pb2.ScoreRequest(split=split)
+            yield vault_pb2.ScoreRequest(split=split, run=run, round=round)
             for chunk in chunks.to_chunks("logits", logits):
                 yield vault_pb2.ScoreRequest(logits=chunk)
 
-        reply = self._call(lambda: self._vault.Score(requests(), timeout=TRANSFER_SECONDS))
+        reply = self._call(lambda: self._vault.Score(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims))
         if reply.multi_label:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
@@ -118,8 +146,10 @@ class VaultClient:
 
     def _reason(self, error: grpc.RpcError) -> str:
         code, details = error.code(), " ".join((error.details() or "").split())
-        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+        if code is grpc.StatusCode.UNAVAILABLE:
             return f"the vault at {self._address} went away: start it again with `fedpp-site vault`"
+        if code is grpc.StatusCode.CANCELLED:
+            return f"the vault at {self._address} ended the call: it was stopped, or waited too long; see its log"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the vault at {self._address} did not answer in time: see its log"
         return f"the vault at {self._address} refused: {details or code.name}"

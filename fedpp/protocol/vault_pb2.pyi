@@ -11,7 +11,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card", "gaps", "multi_label", "patch")
+    __slots__ = ("domain", "dataset", "frames", "height", "width", "channels", "classes", "sequences", "patients", "dtype", "card", "gaps", "multi_label", "patch", "site")
     class SequencesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class InfoReply(_message.Message):
     GAPS_FIELD_NUMBER: _ClassVar[int]
     MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
     PATCH_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
     domain: str
     dataset: str
     frames: int
@@ -54,7 +55,8 @@ class InfoReply(_message.Message):
     gaps: str
     multi_label: bool
     patch: int
-    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ..., gaps: _Optional[str] = ..., multi_label: _Optional[bool] = ..., patch: _Optional[int] = ...) -> None: ...
+    site: str
+    def __init__(self, domain: _Optional[str] = ..., dataset: _Optional[str] = ..., frames: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., sequences: _Optional[_Mapping[str, int]] = ..., patients: _Optional[_Mapping[str, int]] = ..., dtype: _Optional[str] = ..., card: _Optional[str] = ..., gaps: _Optional[str] = ..., multi_label: _Optional[bool] = ..., patch: _Optional[int] = ..., site: _Optional[str] = ...) -> None: ...
 
 class InitialWeightsRequest(_message.Message):
     __slots__ = ("network", "seed", "dtype")
@@ -65,6 +67,22 @@ class InitialWeightsRequest(_message.Message):
     seed: int
     dtype: str
     def __init__(self, network: _Optional[str] = ..., seed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
+
+class SignRequest(_message.Message):
+    __slots__ = ("nonce", "protocol", "bundle")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    nonce: str
+    protocol: int
+    bundle: str
+    def __init__(self, nonce: _Optional[str] = ..., protocol: _Optional[int] = ..., bundle: _Optional[str] = ...) -> None: ...
+
+class SignReply(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: str
+    def __init__(self, proof: _Optional[str] = ...) -> None: ...
 
 class ArrayChunk(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -79,12 +97,16 @@ class ArrayChunk(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("split", "logits")
+    __slots__ = ("split", "logits", "run", "round")
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     split: str
     logits: ArrayChunk
-    def __init__(self, split: _Optional[str] = ..., logits: _Optional[_Union[ArrayChunk, _Mapping]] = ...) -> None: ...
+    run: str
+    round: int
+    def __init__(self, split: _Optional[str] = ..., logits: _Optional[_Union[ArrayChunk, _Mapping]] = ..., run: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
     __slots__ = ("examples", "multi_label", "counts")

@@ -44,6 +44,11 @@ class VaultStub:
                 request_serializer=fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
                 response_deserializer=fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.FromString,
                 _registered_method=True)
+        self.Sign = channel.unary_unary(
+                '/fedpp.vault.v1.Vault/Sign',
+                request_serializer=fedpp_dot_protocol_dot_vault__pb2.SignRequest.SerializeToString,
+                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.SignReply.FromString,
+                _registered_method=True)
         self.Score = channel.stream_unary(
                 '/fedpp.vault.v1.Vault/Score',
                 request_serializer=fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.SerializeToString,
@@ -68,6 +73,13 @@ class VaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sign(self, request, context):
+        """A statement about the site for one run, signed by the site's identity: it proves membership to a coordinator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Score(self, request_iterator, context):
         """Sums and counts of encrypted predictions. Chosen predictions are told by them: docs/threats.md.
         """
@@ -87,6 +99,11 @@ def add_VaultServicer_to_server(servicer, server):
                     servicer.InitialWeights,
                     request_deserializer=fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.FromString,
                     response_serializer=fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.SerializeToString,
+            ),
+            'Sign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sign,
+                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.SignRequest.FromString,
+                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.SignReply.SerializeToString,
             ),
             'Score': grpc.stream_unary_rpc_method_handler(
                     servicer.Score,
@@ -148,6 +165,33 @@ class Vault:
             '/fedpp.vault.v1.Vault/InitialWeights',
             fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
             fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpp.vault.v1.Vault/Sign',
+            fedpp_dot_protocol_dot_vault__pb2.SignRequest.SerializeToString,
+            fedpp_dot_protocol_dot_vault__pb2.SignReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -140,9 +140,10 @@ class TrainRequest(LearningRequest):
 
 @dataclass(frozen=True)
 class EvaluateRequest(LearningRequest):
-    """Ask for the counts of one split."""
+    """Ask for the counts of one split, after a round; the final test is one round later than the last."""
 
     split: str
+    round: int = 1
 
 
 def record(content: RecordDict, name: str, kind: type[Record]) -> Record:

@@ -64,7 +64,7 @@ def train(
     callbacks: list[keras.callbacks.Callback] = [follow]
     best = None
     if settings.stopping == "early":
-        best = EarlyStopping(lambda: follow.curves["validation_loss"][-1])
+        best = EarlyStopping(lambda _: follow.curves["validation_loss"][-1])
         callbacks.append(best)
     side.fit(fold, callbacks)
     probabilities = softmax(side.logits(np.arange(len(study.labels))))

@@ -38,7 +38,7 @@ def run(callback: keras.callbacks.Callback, losses: list[float]) -> tuple[int, f
 
 def telling(losses: list[float]) -> EarlyStopping:
     answers: Iterator[float] = iter(losses)
-    return EarlyStopping(lambda: next(answers), min_delta=0.25, patience=3)
+    return EarlyStopping(lambda _: next(answers), min_delta=0.25, patience=3)
 
 
 LOSSES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 1.5]), min_size=1, max_size=12)

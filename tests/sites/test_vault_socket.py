@@ -17,8 +17,10 @@ from vaults import SECONDS, serving, socket_path, stopped, vault_process
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 
@@ -66,7 +68,7 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
     """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
     monkeypatch.setattr("sites.vault.GRACE_SECONDS", 2.0)
     ready, stop, more = threading.Event(), threading.Event(), threading.Event()
-    arguments = {"ready": ready.set, "stop": stop}
+    arguments = {"ready": ready.set, "stop": stop, "scores": ScoreAllowance(ScoreLimits(least_sequences=1))}
     first = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=arguments, daemon=True)
     first.start()
     assert ready.wait(SECONDS)
@@ -118,9 +120,9 @@ def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ("localhost:50051", "must be unix:/absolute/path.sock, got 'localhost:50051'"),
+        ("localhost:50051", "a vault at localhost:50051 needs certificates: give --tls"),
         ("{folder}/vault.sock", "must be unix:/absolute/path.sock"),
-        ("unix:vault.sock", "must be unix:/absolute/path.sock, got 'unix:vault.sock'"),
+        ("unix:vault.sock", "must be unix:/absolute/path.sock, or HOST:PORT with --tls, got 'unix:vault.sock'"),
         ("unix:{folder}/" + 107 * "x", "is longer than 107 bytes: choose a shorter one"),
         ("unix:{folder}/a%41.sock", "must have no %"),
         ("unix:{folder}/file", "is a file and no socket"),

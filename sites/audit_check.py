@@ -1,0 +1,126 @@
+"""The form of an audit log, and its check: what `sites.audit_log` writes, and anybody can verify without a secret.
+
+A log is lines of canonical JSON, numbered from 0. Each has `time`, `number`, `method` and `outcome`, the SHA-256 of the
+line before it, newline included, as `previous`, and a `signature` (Ed25519, purpose "audit record") of all the rest.
+The first line states the public key. So nothing inside can be changed, left out or moved without the private key. What
+was cut off at the end shows only to who noted a later head, the SHA-256 of a last line: `tail -n 1 FILE | sha256sum`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fedpp.errors import VaultError
+from fedpp.protocol.membership import canonical, is_signed
+
+PURPOSE = "audit record"
+BEGIN = "begin"  # the method of the first line
+LONGEST_LINE = 4096
+NO_LINE = "0" * 64
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
+
+Record = Mapping[str, Any]
+
+
+class Chain:
+    """Takes a log's lines in order, each checked against all before it."""
+
+    def __init__(self, name: str) -> None:
+        """Begin before the first line; `name` is for the messages."""
+        self.name = name
+        self.count, self.head, self.public_key = 0, NO_LINE, ""
+        self.first: Record = {}
+        self.last: Record = {}
+
+    def take(self, line: bytes, *, signature: bool = True) -> Record:
+        """Return the next line's record; raise `VaultError` that says which line is bad, and how.
+
+        A chain whose last signature was checked is as good as one whose signatures all were.
+        """
+        record = _record(line)
+        if record is None:
+            raise self._bad("is no record in canonical form")
+        if record["number"] != self.count:
+            raise self._bad(f"has number {record['number']}, and {self.count} is due: a line is missing or moved")
+        if record["previous"] != self.head:
+            raise self._bad("does not follow from the line before it: one of the two was altered")
+        if not self.count:
+            self.public_key, self.first = str(record.get("public_key")), record
+        self.last, self.count, self.head = record, self.count + 1, sha256(line).hexdigest()
+        if signature:
+            self.require_signature()
+        return record
+
+    def require_signature(self) -> None:
+        """Raise `VaultError` unless the last line that was taken is signed by the log's key."""
+        rest = {name: value for name, value in self.last.items() if name != "signature"}
+        if self.count and not is_signed(self.public_key, self.last["signature"], PURPOSE, canonical(rest)):
+            self.count -= 1
+            raise self._bad("has a signature that is not by the log's key")
+
+    def _bad(self, how: str) -> VaultError:
+        return VaultError(f"{self.name}: line {self.count + 1} {how}")
+
+
+def _record(line: bytes) -> Record | None:
+    """Return a line's record, or nothing if it has not the one form that a record has."""
+    try:
+        record = json.loads(line) if len(line) <= LONGEST_LINE else None
+        if not isinstance(record, dict) or canonical(record) + b"\n" != line:
+            return None
+    except (ValueError, RecursionError):
+        return None
+    return record if _has_fields(record) else None
+
+
+def _has_fields(record: Record) -> bool:
+    texts = ("time", "method", "outcome", "previous", "signature")
+    fits = all(isinstance(record.get(name), str) for name in texts) and type(record.get("number")) is int
+    if not fits or not _TIME.fullmatch(record["time"]):
+        return False
+    begins: bool = record["number"] == 0
+    return (record["method"] == BEGIN) is begins and isinstance(record.get("public_key"), str) is begins
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a whole log tells of itself."""
+
+    records: int
+    first: str  # time of the first record
+    last: str
+    head: str  # SHA-256 of the last line, to be noted elsewhere
+    public_key: str
+    after_known_head: int | None = None  # records after the line whose hash was given
+
+
+def verify(path: Path, *, public_key: str | None = None, head: str | None = None) -> Verified:
+    """Check every line of a log; raise `VaultError` that names the first bad one.
+
+    The log must be signed by `public_key`, if one is given, and must hold the line whose hash is `head`.
+    """
+    chain, known = Chain(str(path)), None
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if not line.endswith(b"\n") and not file.read(1):
+                    raise VaultError(f"{path}: line {chain.count + 1} is torn: {len(line)} bytes without an end")
+                chain.take(line)
+                if chain.head == head:
+                    known = chain.count
+    except OSError as error:
+        raise VaultError(f"cannot read the audit log {path}: {error.strerror}") from None
+    if not chain.count:
+        raise VaultError(f"{path}: line 1 is missing: an audit log is never empty")
+    if public_key is not None and chain.public_key != public_key:
+        raise VaultError(
+            f"{path}: line 1 names the key {chain.public_key[:16]}, the certificate's is {public_key[:16]}"
+        )
+    if head is not None and known is None:
+        raise VaultError(f"{path}: no line has the hash {head:.64}: the log was cut, or is another one")
+    after = None if known is None else chain.count - known
+    return Verified(chain.count, chain.first["time"], chain.last["time"], chain.head, chain.public_key, after)

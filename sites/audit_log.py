@@ -1,0 +1,168 @@
+"""The vault's audit log: one signed line a call, on the disk before the call's answer leaves.
+
+Its form stands in `sites.audit_check`. What is turned away before it reaches a method of the vault (an unknown name, a
+call without its message, a call beyond the limits of concurrency) is not logged, nor are questions for the vault's
+health. Who deletes the log's end, and writes no more, is found by who noted a head alone.
+"""
+
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedpp.errors import VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.protocol.membership import canonical, signed
+
+from .audit_check import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
+
+MODE = 0o640
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signs a log's lines."""
+
+    public_key: str  # Ed25519, hex
+    sign: Callable[[bytes], str]  # returns hex
+
+    @classmethod
+    def of(cls, identity: SiteIdentity | None, domain: KeyDomain) -> Self:
+        """Return the site's identity as a signer, or, of a vault that has none, a key derived from the domain."""
+        if identity is not None:
+            return cls(identity.signing_key, lambda content: identity.sign(PURPOSE, content))
+        key = Ed25519PrivateKey.from_private_bytes(domain.derive("audit log"))
+        return cls(key.public_key().public_bytes_raw().hex(), lambda content: key.sign(signed(PURPOSE, content)).hex())
+
+
+class AuditLog:
+    """An open log, which no other process may write to meanwhile."""
+
+    def __init__(self, path: Path, descriptor: int, signer: Signer) -> None:
+        """Hold what `open` checked."""
+        self._path, self._file, self._signer = path, descriptor, signer
+        self._chain = Chain(str(path))
+        self._size = self._synced = 0  # bytes written, and of these on the disk
+        self._broken, self._failing = "", False
+        self._writing, self._syncing = threading.Lock(), threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, signer: Signer, seen: Callable[[Record], None] = lambda _: None) -> Self:
+        """Open or begin a log, and pass each of its records to `seen`.
+
+        A last line without an end, which a loss of power leaves, is cut, and a record says how many bytes that were.
+        Raises `VaultError` for any other damage, for a log of another key, and where another vault has it open.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+        except OSError as error:
+            raise VaultError(f"cannot open the audit log {path}: {error.strerror}") from None
+        log = cls(path, descriptor, signer)
+        try:
+            log._begin(seen)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    @property
+    def writable(self) -> bool:
+        """Tell whether the last call could be logged."""
+        return not self._broken and not self._failing
+
+    def append(self, facts: Record) -> None:
+        """Write one record, number, time and chain added, and return when it is on the disk; raise `VaultError`."""
+        with self._writing:
+            if self._broken:
+                raise VaultError(self._broken)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            record = {**facts, "time": now, "number": self._chain.count, "previous": self._chain.head}
+            line = canonical({**record, "signature": self._signer.sign(canonical(record))}) + b"\n"
+            self._failing = True
+            self._write(line)
+            self._failing = False
+            self._chain.count, self._chain.head = self._chain.count + 1, sha256(line).hexdigest()
+            end = self._size
+        with self._syncing:  # who comes first syncs for all that were written meanwhile
+            if self._synced < end:
+                written = self._size
+                try:
+                    os.fdatasync(self._file)
+                except OSError as error:
+                    self._broken = f"the audit log cannot be written ({error.strerror}): restart the vault"
+                    raise VaultError(self._broken) from None
+                self._synced = written
+
+    def close(self) -> None:
+        """Give the log free for another vault."""
+        os.close(self._file)
+
+    def _begin(self, seen: Callable[[Record], None]) -> None:
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise VaultError(f"the audit log {self._path} is no file: name one")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise VaultError(f"another vault writes to the audit log {self._path}: give each its own") from None
+        torn = self._read(seen)
+        if not self._chain.count:
+            os.fchmod(self._file, MODE)
+            self.append({"method": BEGIN, "outcome": "begun", "public_key": self._signer.public_key})
+            _sync_folder(self._path.parent)
+        elif self._chain.public_key != self._signer.public_key:
+            raise VaultError(
+                f"the audit log {self._path} is signed by another key, {self._chain.public_key[:16]}, and this vault "
+                f"would sign by {self._signer.public_key[:16]}: begin a new log"
+            )
+        if torn:
+            self.append({"method": "cut", "outcome": "a last line without an end was cut", "bytes": torn})
+
+    def _read(self, seen: Callable[[Record], None]) -> int:
+        """Check the lines, and cut a torn one; return its bytes."""
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if not line.endswith(b"\n") and not file.read(1):
+                    os.ftruncate(self._file, self._size)
+                    return len(line)
+                seen(self._chain.take(line, signature=not self._chain.count))
+                self._size += len(line)
+        self._chain.require_signature()
+        return 0
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, or leave the file as it was."""
+        if len(line) > LONGEST_LINE:
+            raise VaultError(f"a record of {len(line)} bytes is too long for the audit log")
+        try:
+            if os.fstat(self._file).st_size != self._size:
+                self._broken = f"the audit log {self._path} was altered by another program: restart the vault"
+                raise VaultError(self._broken)
+            written, reason = os.write(self._file, line), "no space for a whole line"
+        except OSError as error:
+            written, reason = 0, error.strerror or str(error)
+        if written != len(line):
+            try:
+                os.ftruncate(self._file, self._size)
+            except OSError as error:
+                self._broken = (
+                    f"the audit log has half a line, which cannot be cut ({error.strerror}): restart the vault"
+                )
+            raise VaultError(f"the audit log cannot be written ({reason}): nothing is answered until it can")
+        self._size += written
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

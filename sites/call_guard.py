@@ -1,0 +1,133 @@
+"""No caller of the vault holds up another: calls that wait too long for their caller are cancelled, floods turned away.
+
+gRPC gives each call a thread for as long as it lasts, also one that was opened and never says anything. So every
+method is served as a stream here, whose messages come one by one under our eyes; on the wire that is the same.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+IDLE_SECONDS = 20.0  # to wait for a caller's next message, or until it takes ours
+LONGEST_SECONDS = 600.0  # of a call
+MOST_OF_A_METHOD = 64  # calls at a time: a flood of one method leaves room for the others
+MOST_CALLS = 320  # of the five methods, health included
+
+
+class _Watched:
+    """One running call, and since when it waits for its caller."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self.context, self.started = context, time.monotonic()
+        self.waiting_since: float | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self.waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waiting_since = None
+
+    def overdue(self, idle: float) -> bool:
+        now, since = time.monotonic(), self.waiting_since
+        return (since is not None and now - since > idle) or now - self.started > LONGEST_SECONDS
+
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class CallGuard(grpc.ServerInterceptor):
+    """Bounds every method of a server; a thread looks at the running calls until `close`."""
+
+    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle, self._lock, self._closed = idle_seconds, threading.Lock(), threading.Event()
+        self._running: set[_Watched] = set()
+        self._of_method: Counter[str] = Counter()
+        threading.Thread(target=self._watch, name="call guard", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+
+    def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], Handler | None]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Return the method's handler as one of streams."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method: str = handler_call_details.method
+        codec = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+            def stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+                with self._guarding(method, context) as call:
+                    for response in behaviour(_argument(handler, requests, call), context):
+                        with call.waiting():
+                            yield response
+
+            return grpc.stream_stream_rpc_method_handler(stream, *codec)
+        behaviour_of_one: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            with self._guarding(method, context) as call:
+                return behaviour_of_one(_argument(handler, requests, call), context)
+
+        return grpc.stream_unary_rpc_method_handler(answer, *codec)
+
+    @contextmanager
+    def _guarding(self, method: str, context: grpc.ServicerContext) -> Iterator[_Watched]:
+        call = _Watched(context)
+        with self._lock:
+            full = self._of_method[method] >= MOST_OF_A_METHOD
+            if not full:
+                self._of_method[method] += 1
+                self._running.add(call)
+        if full:
+            name = method.rpartition("/")[2]
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MOST_OF_A_METHOD} calls of {name} run: try again later"
+            )
+        try:
+            yield call
+        finally:
+            with self._lock:
+                self._of_method[method] -= 1
+                self._running.discard(call)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._idle / 4)):
+            with self._lock:
+                overdue = [call for call in self._running if call.overdue(self._idle)]
+            for call in overdue:
+                call.context.cancel()
+
+
+def _argument(handler: "Handler", requests: Iterator[Any], call: _Watched) -> Any:
+    """Return the method's argument: the stream of messages, or the only one."""
+    messages = _messages(requests, call)
+    if handler.request_streaming:
+        return messages
+    for message in messages:
+        return message
+    return call.context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call came without its message")
+
+
+def _messages(requests: Iterator[Any], call: _Watched) -> Iterator[Any]:
+    while True:
+        with call.waiting():
+            try:
+                message = next(requests)
+            except StopIteration:
+                return
+        yield message

@@ -1,0 +1,33 @@
+"""The memory that calls of the vault may use together: who needs more than is free waits, in the end in vain."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedpp.errors import VaultError
+
+ROOM_BYTES = 2**30
+WAIT_SECONDS = 60.0
+
+
+class MemoryRoom:
+    """A number of bytes that calls share; one that needs more than all of them gets them alone."""
+
+    def __init__(self, size: int = ROOM_BYTES, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._size, self._free, self._wait = size, size, wait_seconds
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        """Hold so many bytes; raise `VaultError` if they do not become free in time."""
+        held = min(size, self._size)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free >= held, self._wait):
+                raise VaultError("the vault is busy: other calls hold its memory; try again later")
+            self._free -= held
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += held
+                self._changed.notify_all()

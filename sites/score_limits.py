@@ -1,0 +1,81 @@
+"""How much `Score` may tell: whole splits of enough sequences, a few times a round, a bounded number of times a day.
+
+Counts of chosen predictions give away labels and rows (docs/threats.md): each call is a question, and these limits
+bound how many are answered. They do not make a single answer harmless.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from fedpp.errors import VaultError
+from fedpp.policy import ScoreLimits
+
+DAY = timedelta(hours=24)
+LONGEST_RUN = 64
+
+
+@dataclass(frozen=True)
+class ScoreCall:
+    """What a call of `Score` says that it is for."""
+
+    time: datetime
+    run: str  # nothing for a local training, whose epoch is the round
+    round: int
+    split: str
+
+
+def is_run(text: str) -> bool:
+    """Tell whether a text can be a run's name."""
+    return len(text) <= LONGEST_RUN and text.isprintable()
+
+
+class ScoreAllowance:
+    """Counts a vault's calls of `Score` and refuses those beyond the limits; many threads may ask at once."""
+
+    def __init__(self, limits: ScoreLimits, past: Iterable[ScoreCall] = ()) -> None:
+        """Begin with the calls that an audit log tells of, oldest first."""
+        self._limits, self._lock = limits, threading.Lock()
+        self._recent: deque[datetime] = deque()
+        self._rounds: Counter[tuple[str, int, str]] = Counter()
+        for call in past:
+            self._add(call)
+
+    def admit(self, call: ScoreCall, sequences: int) -> None:
+        """Count a call for a split of so many sequences; raise `VaultError` that names the limit which it exceeds.
+
+        A split without sequences tells nothing. A local training has no run to be counted by: its calls are bounded by
+        the day alone.
+        """
+        limits = self._limits
+        if 0 < sequences < limits.least_sequences:
+            raise VaultError(
+                f"split {call.split} has {sequences} sequences, and counts of fewer than {limits.least_sequences} are "
+                "not told: ingest with other shares, or set --least-sequences of the vault"
+            )
+        if call.round > limits.rounds:
+            raise VaultError(
+                f"round {call.round} is beyond the {limits.rounds} that this vault scores: set --rounds of the vault"
+            )
+        with self._lock:
+            used = self._rounds[call.run, call.round, call.split] if call.run else 0
+            if used >= limits.per_round:
+                raise VaultError(
+                    f"split {call.split} was scored {used} times in round {call.round} of run {call.run}, and "
+                    f"{limits.per_round} are allowed: set --scores-per-round of the vault"
+                )
+            while self._recent and self._recent[0] <= call.time - DAY:
+                self._recent.popleft()
+            if len(self._recent) >= limits.per_day:
+                raise VaultError(
+                    f"{len(self._recent)} calls were scored within 24 hours, and {limits.per_day} are allowed: "
+                    "wait, or set --scores-per-day of the vault"
+                )
+            self._add(call)
+
+    def _add(self, call: ScoreCall) -> None:
+        self._recent.append(call.time)
+        if call.run:
+            self._rounds[call.run, call.round, call.split] += 1

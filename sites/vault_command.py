@@ -1,0 +1,135 @@
+"""`fedpp-site vault`, `health`, `audit-log` and `vault-tls`: the commands of the secret zone's service."""
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from fedpp.command import path, positive
+
+from .opening import passphrase_of, require_folder, show
+
+if TYPE_CHECKING:
+    from .score_limits import ScoreCall
+
+
+def vault(options: argparse.Namespace) -> int:
+    """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
+    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.keys import store
+    from fedpp.policy import ScoreLimits
+    from fedpp.protocol.vault_channel import TlsFiles
+
+    from .audit_log import AuditLog, Signer
+    from .score_limits import ScoreAllowance
+    from .sd_notify import notify
+    from .vault import serve
+    from .vault_service import past_score
+
+    limits = ScoreLimits(options.least_sequences, options.scores_per_round, options.rounds, options.scores_per_day)
+    tls = TlsFiles.read(options.tls) if options.tls else None
+    require_folder(options.domain)
+    site = store.open_site(options.domain, passphrase_of(options))
+    dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
+    past: list[ScoreCall] = []
+    audit = None
+    if options.audit_log:
+        signer = Signer.of(site.identity, site.domain)
+        audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
+    else:
+        print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
+
+    def ready() -> None:
+        print(f"vault ready at {options.address}", flush=True)
+        notify("READY=1")
+
+    try:
+        serve(
+            site.domain,
+            dataset,
+            options.address,
+            identity=site.identity,
+            certificate=site.certificate,
+            scores=ScoreAllowance(limits, past),
+            audit=audit,
+            read_only=options.read_only,
+            tls=tls,
+            ready=ready,
+            stopping=lambda: notify("STOPPING=1"),
+        )
+    finally:
+        if audit is not None:
+            audit.close()
+    return 0
+
+
+def health(options: argparse.Namespace) -> int:
+    """Ask a vault whether it can answer."""
+    from .health import require_health
+
+    require_health(options.address, options.tls)
+    print("serving")
+    return 0
+
+
+def audit_log(options: argparse.Namespace) -> int:
+    """Check every line of a vault's audit log: its form, number, chain and signature."""
+    from fedpp.errors import FederationError, KeyFileError
+    from fedpp.protocol.membership import Certificate
+
+    from .audit_check import verify
+
+    key, site = None, ""
+    if options.certificate:
+        try:
+            member = Certificate.from_json(options.certificate.read_text().strip()).member
+        except (OSError, UnicodeDecodeError, FederationError) as error:
+            raise KeyFileError(f"cannot read the certificate {options.certificate}: {error}") from None
+        key, site = member.signing_key, member.site
+    found = verify(options.file, public_key=key, head=options.head)
+    told: dict[str, Any] = {
+        "records": found.records,
+        "first": found.first,
+        "last": found.last,
+        "head": found.head,
+        "signed by": f"{site}, {found.public_key}" if site else found.public_key,
+    }
+    if found.after_known_head is not None:
+        told["records after --head"] = found.after_known_head
+    if options.json:
+        print(json.dumps({name.replace(" --", " ").replace(" ", "_"): value for name, value in told.items()}))
+    else:
+        show(options, told)
+    return 0
+
+
+def add_vault_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what `vault` takes beside the domain."""
+    to.add_argument("--dataset", type=path, required=True)
+    to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
+    to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
+    to.add_argument("--audit-log", type=path, help="file that gets one signed line a call (default: stderr only)")
+    to.add_argument("--read-only", action="store_true", help="make nothing new under a key: no weights, no signatures")
+    limited = to.add_argument_group("what Score tells, at most")
+    limited.add_argument("--least-sequences", type=positive, default=10, help="of a split (default 10)")
+    limited.add_argument(
+        "--scores-per-round", type=positive, default=2, help="calls of a run, round and split (default 2)"
+    )
+    limited.add_argument("--scores-per-day", type=positive, default=2000, help="calls within 24 hours (default 2000)")
+    limited.add_argument(
+        "--rounds", type=positive, default=1000, help="of a run, or epochs of a training (default 1000)"
+    )
+
+
+def add_health_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what `health` takes."""
+    to.add_argument("address", help="unix:/path/to/vault.sock, or HOST:PORT")
+    to.add_argument("--tls", type=path, help="folder of a client's certificate, for HOST:PORT")
+
+
+def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what `audit-log` takes."""
+    to.add_argument("action", choices=("verify",))
+    to.add_argument("file", type=path, help="the log")
+    to.add_argument("--certificate", type=path, help="of the site that must have signed it")
+    to.add_argument("--head", help="a head that was noted earlier: proves that nothing was cut since")

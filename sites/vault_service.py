@@ -1,0 +1,236 @@
+"""What the vault answers: public facts, encrypted initial weights, proofs of membership, counts of predictions.
+
+Whoever chooses the predictions reads labels, and any row of the domain, from the counts (docs/threats.md): access to
+the vault is read access, which `ScoreLimits` bound. It counts whole splits that it knows, in its own order, and nothing
+else.
+No TensorFlow is loaded here.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import DTYPES, SPLITS
+from fedpp.errors import DomainMismatchError, FederationError, VaultError
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.learning.initial import encrypted_initial_weights
+from fedpp.learning.metrics import count, count_findings, presence, softmax
+from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
+from fedpp.policy import ScoreLimits
+from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, Statement
+
+from .audit_log import AuditLog
+from .memory_room import MemoryRoom
+from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run
+from .vault_calls import answering
+
+# How often the values of an answer lie in memory while it is made: measured, and rounded up.
+_COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
+
+
+class VaultService(vault_pb2_grpc.VaultServicer):
+    """Answers for one domain and one dataset, and as one site if it has an identity."""
+
+    def __init__(
+        self,
+        domain: KeyDomain,
+        dataset: EncryptedDataset,
+        *,
+        identity: SiteIdentity | None = None,
+        certificate: Certificate | None = None,
+        scores: ScoreAllowance | None = None,
+        audit: AuditLog | None = None,
+        read_only: bool = False,
+    ) -> None:
+        card = domain.card()
+        if dataset.manifest.domain != card.fingerprint:
+            raise DomainMismatchError(
+                f"the dataset belongs to domain {dataset.manifest.domain[:16]}, the vault's domain is "
+                f"{card.fingerprint[:16]}: serve the dataset that was ingested under this domain"
+            )
+        if (identity is None) != (certificate is None):
+            raise FederationError("an identity and its certificate go together: give the vault both, or neither")
+        if identity is not None and certificate is not None:
+            certificate.require(card.certifying_key, card.fingerprint)
+            if certificate.member != identity.member_of(card.fingerprint):
+                raise FederationError(
+                    f"the certificate of {certificate.member.site} is not for the keys of {identity.name}: accept again"
+                )
+        self._domain, self._dataset = domain, dataset
+        self._identity, self._certificate = identity, certificate
+        self._scores = scores or ScoreAllowance(ScoreLimits())
+        self._read_only = read_only
+        self._audit, self._room = audit, MemoryRoom()
+        self._info = _info(domain, dataset, identity.name if identity else "")
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether calls can be answered: they cannot if they cannot be logged."""
+        return self._audit is None or self._audit.writable
+
+    def Info(  # noqa: N802  gRPC's name
+        self, request: vault_pb2.InfoRequest, context: grpc.ServicerContext
+    ) -> vault_pb2.InfoReply:
+        """Answer what is public."""
+        del request
+        with answering("Info", context, self._record) as call:
+            call.answer(self._info.ByteSize(), samples=len(self._dataset))
+            return self._info
+
+    def InitialWeights(  # noqa: N802
+        self, request: vault_pb2.InitialWeightsRequest, context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.ArrayChunk]:
+        """Stream encrypted initial weights."""
+        with answering("InitialWeights", context, self._record) as call:
+            self._require_writing()
+            network = self._fitting(NetworkSpec.from_json(request.network))
+            if request.dtype not in DTYPES:
+                raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
+            values = network.parameters() * self._domain.n
+            with self._room.taking(_COPIES_OF_WEIGHTS * values * 8):
+                seed = self._domain.initial_seed(request.seed)
+                rows = encrypted_initial_weights(network, seed, self._domain.computing_key())
+                call.answer(values * np.dtype(request.dtype).itemsize, parameters=network.parameters())
+                for name, array in rows.items():
+                    yield from chunks.to_chunks(name, array.astype(request.dtype))
+
+    def Sign(  # noqa: N802
+        self, request: vault_pb2.SignRequest, context: grpc.ServicerContext
+    ) -> vault_pb2.SignReply:
+        """Answer the site's proof of membership for one run."""
+        with answering("Sign", context, self._record) as call:
+            self._require_writing()
+            if self._identity is None or self._certificate is None:
+                raise VaultError(
+                    "this vault has no identity to sign with: make one with `fedpp-site recipient`, and `fedpp-site "
+                    "accept` what the domain answers; then start the vault again"
+                )
+            if request.protocol != PROTOCOL:
+                raise VaultError(
+                    f"the run speaks protocol {request.protocol}, this vault {PROTOCOL}: use one fedpp everywhere"
+                )
+            manifest = self._dataset.manifest
+            statement = Statement(
+                request.nonce, PROTOCOL, manifest.domain, self._identity.name, manifest.fingerprint, request.bundle
+            )
+            signature = self._identity.sign("statement", statement.content())
+            reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._certificate).to_json())
+            call.answer(reply.ByteSize(), nonce=request.nonce, bundle=request.bundle)
+            return reply
+
+    def Score(  # noqa: N802
+        self, requests: Iterator[vault_pb2.ScoreRequest], context: grpc.ServicerContext
+    ) -> vault_pb2.ScoreReply:
+        """Answer the counts of a split's predictions."""
+        with answering("Score", context, self._record) as call:
+            first = next(requests, vault_pb2.ScoreRequest())
+            if first.split not in SPLITS:
+                raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
+            if not is_run(first.run):
+                raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
+            call.tell(split=first.split, run=first.run, round=first.round)
+            sequences = len(self._dataset.indices(first.split))
+            self._scores.admit(ScoreCall(datetime.now(UTC), first.run, first.round, first.split), sequences)
+            call.tell(samples=sequences)  # a call of `Score` whose record tells them was admitted: `past_score`
+            counts = self._count(first.split, (request.logits for request in requests))
+            several = isinstance(counts, FindingCounts)
+            of_each = counts.findings if isinstance(counts, FindingCounts) else (counts,)
+            reply = vault_pb2.ScoreReply(
+                examples=counts.examples, multi_label=several, counts=[_message(counts) for counts in of_each]
+            )
+            call.answer(reply.ByteSize())
+            return reply
+
+    def _record(self, facts: Mapping[str, Any]) -> None:
+        if self._audit is not None:
+            self._audit.append(facts)
+
+    def _require_writing(self) -> None:
+        if self._read_only:
+            raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
+
+    def _fitting(self, network: NetworkSpec) -> NetworkSpec:
+        if misfit := network.misfit(Task.of(self._dataset.manifest)):
+            raise VaultError(misfit)
+        if network.parameters() > MOST_PARAMETERS:
+            raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
+        return network
+
+    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> AnyCounts:
+        classes = len(self._dataset.manifest.classes)
+        expected = (len(self._dataset.indices(split)), classes, self._domain.n)
+        header = next(stream, vault_pb2.ArrayChunk())
+        with self._room.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
+            labels = self._labels(split)
+            if tuple(header.shape) != expected:  # before any data are taken in
+                raise VaultError(
+                    f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape[:8])}: "
+                    "predict the dataset that this vault serves"
+                )
+            arrays = chunks.from_chunks(chain([header], stream))
+            _, rows = next(arrays)
+            if next(arrays, None) is not None:
+                raise VaultError("one array of logits is scored at a time, got more")
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = encryption.decrypt(self._domain, rows)
+            if not np.isfinite(logits).all():
+                raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
+            if self._dataset.manifest.multi_label:
+                return count_findings(labels, presence(logits))
+            return count(labels, softmax(logits))
+
+    def _labels(self, split: str) -> NDArray[np.int64]:
+        """Return class numbers `[k]`, or findings' states `[k, findings]`."""
+        rows = self._dataset.labels(self._dataset.indices(split))
+        if self._dataset.manifest.multi_label:
+            return encryption.decrypt_findings(self._domain, rows)
+        return encryption.decrypt_classes(self._domain, rows)
+
+
+def past_score(record: Mapping[str, Any]) -> Iterator[ScoreCall]:
+    """Yield the call of `Score` that an audit log's record tells of, if it was one that was admitted."""
+    if record["method"] == "Score" and "samples" in record:
+        time = datetime.fromisoformat(record["time"])
+        yield ScoreCall(time, record["run"], record["round"], record["split"])
+
+
+def _info(domain: KeyDomain, dataset: EncryptedDataset, site: str) -> vault_pb2.InfoReply:
+    m = dataset.manifest
+    return vault_pb2.InfoReply(
+        domain=m.domain,
+        dataset=m.fingerprint,
+        frames=m.frames,
+        height=m.height,
+        width=m.width,
+        channels=m.channels,
+        classes=m.classes,
+        gaps=m.gaps,
+        multi_label=m.multi_label,
+        patch=m.patch,
+        sequences=dataset.counts(),
+        patients=dataset.patients(),
+        dtype=m.dtype,
+        card=domain.card().to_json(),
+        site=site,
+    )
+
+
+def _message(counts: Counts) -> vault_pb2.Counts:
+    return vault_pb2.Counts(
+        examples=counts.examples,
+        loss_sum=counts.loss_sum,
+        confusion=[cell for row in counts.confusion for cell in row],
+        positive_scores=counts.positive_scores,
+        negative_scores=counts.negative_scores,
+    )

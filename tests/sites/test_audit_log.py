@@ -1,0 +1,335 @@
+"""The audit log: one signed line a call, and no way to change, lose or forge one unseen."""
+
+import json
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from hospital import error_of, site
+from vaults import NotReadyError, certified, serving, site_vault
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
+from fedpp.protocol.vault_client import VaultClient
+from sites.audit_check import verify
+from sites.audit_log import AuditLog, Signer
+
+LOGITS = np.zeros((3, 2, 2))  # of split test
+NONCE = "0" * 64
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a log that is not there yet."""
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def signer(domain: KeyDomain) -> Signer:
+    """Return the signer of a vault that has no identity."""
+    return Signer.of(None, domain)
+
+
+@pytest.fixture
+def short(path: Path, signer: Signer) -> Path:
+    """Return a closed log of three records."""
+    log = AuditLog.open(path, signer)
+    log.append({"method": "Info", "who": "unix socket", "outcome": "answered", "bytes": 12})
+    log.append({"method": "Score", "who": "unix socket", "outcome": "there is no split 'x'"})
+    log.close()
+    return path
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path) -> Iterator[VaultClient]:
+    """Return a client of a vault that has an identity and logs."""
+    identity, certificate = certified(domain, "north")
+    log = AuditLog.open(path, Signer.of(identity, domain))
+    options = {"identity": identity, "certificate": certificate, "audit": log}
+    with serving(domain, dataset, address, **options), VaultClient(address) as client:
+        yield client
+    log.close()
+
+
+def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset, path: Path):
+    """Each says who asked what, how much was told, and how it ended, refused and failed calls included."""
+    vault.info()
+    vault.initial_weights(TINY, 0, "float32")
+    vault.sign(NONCE, PROTOCOL, NO_BUNDLE)
+    vault.score("test", LOGITS, "77", 3)
+    for split, logits in (("x\ny", LOGITS), ("test", np.full((3, 2, 2), np.nan))):
+        with pytest.raises(VaultError):
+            vault.score(split, logits, "77", 3)
+    (shard,) = dataset.path.glob("labels-*")
+    shard.rename(shard.with_suffix(".gone"))
+    with pytest.raises(VaultError, match="refused"):
+        vault.score("test", LOGITS, "78", 3)
+    begin, *lines = records(path)
+    identity, _ = certified(domain, "north")
+    assert (begin["method"], begin["public_key"], begin["previous"]) == ("begin", identity.signing_key, "0" * 64)
+    assert [line["method"] for line in lines] == ["Info", "InitialWeights", "Sign", *["Score"] * 4]
+    assert [line["number"] for line in lines] == list(range(1, 8))
+    assert {(line["who"], line["claims"]) for line in lines} == {
+        ("unix socket", f"uid {os.getuid()} pid {os.getpid()}")
+    }
+    assert [line["outcome"] for line in lines[:4]] == ["answered"] * 4
+    assert lines[1]["bytes"] == sum(int(np.prod(spec.shape)) for spec in TINY.weights()) * 2 * 4
+    assert lines[1]["parameters"] == TINY.parameters()
+    assert (lines[2]["nonce"], lines[2]["bundle"]) == (NONCE, NO_BUNDLE)
+    told = {name: lines[3][name] for name in ("run", "round", "split", "samples")}
+    assert told == {"run": "77", "round": 3, "split": "test", "samples": 3}
+    assert lines[4]["outcome"] == r"there is no split 'x\ny': ask for one of train, validation, test"
+    assert "samples" not in lines[4]
+    assert lines[5]["outcome"] == "the predictions are not finite: the training diverged; lower the learning rate"
+    assert "answered" not in str(lines[6]["outcome"])
+    pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
+    assert not any(pseudonym in path.read_text() for pseudonym in pseudonyms)
+    assert verify(path, public_key=identity.signing_key).records == 8
+
+
+def test_the_head_is_the_hash_of_the_last_line(short: Path):
+    """Anybody can take it with `sha256sum`, and each line holds that of the one before."""
+    lines = short.read_bytes().splitlines(keepends=True)
+    found = verify(short)
+    assert (found.records, found.head) == (3, sha256(lines[-1]).hexdigest())
+    assert [line["previous"] for line in records(short)[1:]] == [sha256(line).hexdigest() for line in lines[:-1]]
+
+
+def test_the_file_is_for_its_owner_and_a_group_to_read(short: Path):
+    """Its mode is 0640."""
+    assert stat.S_IMODE(short.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("bit", [0, 4, 6])
+def test_every_changed_byte_is_found(short: Path, signer: Signer, bit: int):
+    """Whichever byte of a log is flipped, the check names that line or the next, and the vault does not start on it."""
+    content, whole = short.read_bytes(), len(short.read_bytes().splitlines())
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << bit
+        short.write_bytes(changed)
+        line = content[:position].count(b"\n") + 1
+        with pytest.raises(VaultError) as found:
+            verify(short)
+        told = str(found.value)
+        assert told.startswith((f"{short}: line {line} ", f"{short}: line {line + 1} ")), (position, told)
+        if position == len(content) - 1:
+            continue  # a last line without its end is one that a loss of power tore
+        with pytest.raises(VaultError, match=f"line ({line}|{line + 1}) "):
+            AuditLog.open(short, signer)
+        assert short.read_bytes() == changed
+    assert whole == 3
+
+
+def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
+    """The number and the chain tell where."""
+    first, second, third = short.read_bytes().splitlines(keepends=True)
+    for lines, bad in (
+        ((first, third), "line 2 has number 2, and 1 is due: a line is missing or moved"),
+        ((first, third, second), "line 2 has number 2"),
+        ((first, second, second), "line 3 has number 1, and 2 is due"),
+        ((second, third), "line 1 has number 1, and 0 is due"),
+        ((), "line 1 is missing"),
+    ):
+        short.write_bytes(b"".join(lines))
+        with pytest.raises(VaultError, match=bad):
+            verify(short)
+
+
+def test_a_line_of_another_key_is_found(short: Path, tmp_path: Path, signer: Signer):
+    """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
+    forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(None, KeyDomain.of_secret(bytes(32), n=2)).sign))
+    forged.append({"method": "Info", "outcome": "answered"})
+    forged.close()
+    with pytest.raises(VaultError, match="line 4 has a signature that is not by the log's key"):
+        verify(short)
+    with pytest.raises(VaultError, match="line 4 has a signature"):
+        AuditLog.open(short, signer)
+    with pytest.raises(VaultError, match="line 1 names the key"):
+        verify(short, public_key="0" * 64)
+
+
+def test_a_log_that_was_cut_does_not_hold_a_noted_head(short: Path):
+    """Whole lines cut from the end show to who noted a later head, and to nobody else."""
+    head = verify(short).head
+    assert verify(short, head=head).after_known_head == 0
+    lines = short.read_bytes().splitlines(keepends=True)
+    assert verify(short, head=sha256(lines[0]).hexdigest()).after_known_head == 2
+    short.write_bytes(b"".join(lines[:-1]))
+    assert verify(short).records == 2
+    with pytest.raises(VaultError, match="no line has the hash .*: the log was cut, or is another one"):
+        verify(short, head=head)
+
+
+def test_a_torn_line_is_cut_and_counted(short: Path, signer: Signer):
+    """However much of the last line a loss of power left, the next start cuts it, says so, and the log is whole."""
+    content = short.read_bytes()
+    start = content[:-1].rfind(b"\n") + 1
+    for end in range(start + 1, len(content)):
+        short.write_bytes(content[:end])
+        with pytest.raises(VaultError, match=f"line 3 is torn: {end - start} bytes"):
+            verify(short)
+        AuditLog.open(short, signer).close()
+        assert verify(short).records == 3
+        last = records(short)[-1]
+        assert (last["method"], last["bytes"]) == ("cut", end - start)
+
+
+def test_a_log_of_another_key_is_not_gone_on_with(short: Path, domain: KeyDomain):
+    """A vault that got an identity, or another domain, begins a new log."""
+    identity, _ = certified(domain, "north")
+    before = short.read_bytes()
+    with pytest.raises(VaultError, match="is signed by another key, .*: begin a new log"):
+        AuditLog.open(short, Signer.of(identity, domain))
+    assert short.read_bytes() == before
+
+
+def test_two_vaults_do_not_write_one_log(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path, signer: Signer
+):
+    """The second does not start, in one line; when the first is gone, it does."""
+    log = AuditLog.open(path, signer)
+    with pytest.raises(NotReadyError) as refused, site_vault(domain, dataset, address, "--audit-log", path):
+        pass
+    expected = f"fedpp-site vault: another vault writes to the audit log {path}: give each its own\n"
+    assert str(refused.value) == expected
+    log.close()
+    with site_vault(domain, dataset, address, "--audit-log", path), VaultClient(address) as client:
+        client.info()
+    assert [line["method"] for line in records(path)] == ["begin", "Info"]
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "pipe"])
+def test_a_log_is_a_file_of_its_own(what: str, path: Path, tmp_path: Path, signer: Signer):
+    """What is no plain file is not written to."""
+    if what == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif what == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(VaultError, match="the audit log"):
+        AuditLog.open(path, signer)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("room", [0, 40])
+def test_nothing_is_answered_that_cannot_be_logged(
+    room: int, domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path
+):
+    """A disk without space, for a line or for a half of it, refuses every call, and leaves the log as it was."""
+    with site_vault(domain, dataset, address, "--audit-log", path) as process, VaultClient(address) as client:
+        client.info()
+        before = path.read_bytes()
+        unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (len(before) + room, unlimited[1]))
+        for call in (client.info, lambda: client.score("test", LOGITS), lambda: client.score("none", LOGITS)):
+            with pytest.raises(
+                VaultError, match="the audit log cannot be written .*: nothing is answered until it can"
+            ):
+                call()
+        with pytest.raises(VaultError, match="cannot be written"):
+            client.initial_weights(TINY, 0, "float32")
+        assert "runs and cannot answer" in error_of("health", address)
+        assert path.read_bytes() == before
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert client.score("test", LOGITS).examples == 3
+        assert site("health", address).stdout == "serving\n"
+    assert [line["method"] for line in records(path)] == ["begin", "Info", "Score"]
+    assert verify(path).records == 3
+
+
+def test_a_log_that_others_wrote_to_is_not_gone_on_with(path: Path, signer: Signer):
+    """What is appended or cut while the vault runs stops it from answering, until it is started again."""
+    log = AuditLog.open(path, signer)
+    with path.open("ab") as file:
+        file.write(b"x")
+    for _ in range(2):
+        with pytest.raises(VaultError, match="was altered by another program: restart the vault"):
+            log.append({"method": "Info", "outcome": "answered"})
+    assert not log.writable
+    log.close()
+
+
+def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
+    """Lines are whole and in order, however many are written at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    log = AuditLog.open(path, signer)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda i: log.append({"method": "Info", "outcome": "answered", "bytes": i}), range(300)))
+    log.close()
+    assert verify(path).records == 301
+    assert sorted(line["bytes"] for line in records(path)[1:]) == list(range(300))
+
+
+def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
+    """What the log tells of the last day and of each round counts, whatever became of the process."""
+    options = ("--audit-log", path, "--scores-per-day", 3)
+    with site_vault(domain, dataset, address, *options) as process, VaultClient(address) as client:
+        client.score("test", LOGITS, "77", 1)
+        client.score("test", LOGITS, "77", 1)
+        process.kill()
+        process.wait()
+    with site_vault(domain, dataset, address, *options), VaultClient(address) as client:
+        with pytest.raises(VaultError, match="scored 2 times in round 1 of run 77"):
+            client.score("test", LOGITS, "77", 1)
+        client.score("test", LOGITS, "77", 2)
+        with pytest.raises(VaultError, match="3 calls were scored within 24 hours"):
+            client.score("test", LOGITS, "77", 3)
+
+
+def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A trial needs no log; that its calls are forgotten is told."""
+    with site_vault(domain, dataset, address) as process:
+        process.terminate()
+        _, told = process.communicate()
+    assert told == "no --audit-log: calls are logged on stderr only, and forgotten at a restart\n"
+
+
+def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
+    """It prints count, times and head, and exits with 1 and one line at the first bad line."""
+    found = verify(short)
+    shown = json.loads(site("audit-log", "verify", short, "--head", found.head, "--json").stdout)
+    assert shown == {
+        "records": 3,
+        "first": records(short)[0]["time"],
+        "last": records(short)[-1]["time"],
+        "head": found.head,
+        "signed_by": found.public_key,
+        "records_after_head": 0,
+    }
+    lines = site("audit-log", "verify", short).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["records", "first", "last", "head", "signed"]
+    certificate = tmp_path / "site.certificate"
+    certificate.write_text(certified(domain, "north")[1].to_json() + "\n")
+    line = error_of("audit-log", "verify", short, "--certificate", certificate)
+    assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
+    short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
+    assert "line 3 does not follow" in error_of("audit-log", "verify", short) or "line 2" in error_of(
+        "audit-log", "verify", short
+    )
+    assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
+
+
+def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
+    path: Path, tmp_path: Path, domain: KeyDomain, vault: VaultClient
+):
+    """The certificate names the site whose key signed."""
+    vault.info()
+    certificate = tmp_path / "site.certificate"
+    certificate.write_text(certified(domain, "north")[1].to_json())
+    shown = json.loads(site("audit-log", "verify", path, "--certificate", certificate, "--json").stdout)
+    assert (shown["records"], shown["signed_by"].split(",")[0]) == (2, "north")

@@ -1,0 +1,115 @@
+"""How much `Score` tells: each limit, at its edge, over a real socket; and how the callers use it."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vaults import serving
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import ConfigError, VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
+from fedpp.protocol.vault_client import VaultClient
+from sites.score_limits import ScoreAllowance, ScoreCall, is_run
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LOGITS = np.zeros((3, 2, 2))  # of split test
+TINY = ScoreLimits(least_sequences=1)
+
+
+def test_the_default_limits_are_those_of_the_documentation():
+    """A vault that is told nothing keeps to these."""
+    assert ScoreLimits() == ScoreLimits(least_sequences=10, per_round=2, rounds=1000, per_day=2000)
+
+
+@pytest.mark.parametrize("name", ["least_sequences", "per_round", "rounds", "per_day"])
+def test_a_limit_below_one_is_refused(name: str):
+    """It would mean no answer at all, or none that is bounded."""
+    with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be at least 1, got 0"):
+        ScoreLimits(**{name: 0})
+
+
+def test_a_split_of_few_sequences_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
+    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(4))), VaultClient(address) as client:
+        refusal = "split test has 3 sequences, and counts of fewer than 4 are not told: .* set --least-sequences"
+        with pytest.raises(VaultError, match=refusal):
+            client.score("test", LOGITS)
+    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(3))), VaultClient(address) as client:
+        assert client.score("test", LOGITS).examples == 3
+    ScoreAllowance(ScoreLimits()).admit(ScoreCall(NOW, "", 1, "test"), 0)
+
+
+def test_one_round_of_a_run_is_scored_twice(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A third call for one run, round and split is refused; another run, round or split is another question."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        for _ in range(2):
+            client.score("test", LOGITS, "run", 7)
+        with pytest.raises(VaultError, match="split test was scored 2 times in round 7 of run run, and 2 are allowed"):
+            client.score("test", LOGITS, "run", 7)
+        client.score("test", LOGITS, "run", 8)
+        client.score("test", LOGITS, "another", 7)
+        client.score("validation", np.zeros((2, 2, 2)), "run", 7)
+        for _ in range(3):  # a local training is bounded by the day
+            client.score("test", LOGITS, "", 7)
+
+
+def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        client.score("test", LOGITS, "run", 1000)
+        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 that this vault scores: set --rounds"):
+            client.score("test", LOGITS, "run", 1001)
+
+
+def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """An answer such as `not finite` tells something too: such calls use the allowance up."""
+    scores = ScoreAllowance(ScoreLimits(least_sequences=1, per_day=2))
+    with serving(domain, dataset, address, scores=scores), VaultClient(address) as client:
+        for _ in range(2):
+            with pytest.raises(VaultError, match="not finite"):
+                client.score("test", np.full((3, 2, 2), np.nan))
+        with pytest.raises(VaultError, match="2 calls were scored within 24 hours, and 2 are allowed: wait, or set"):
+            client.score("test", LOGITS)
+
+
+def test_a_day_is_24_hours():
+    """A call is forgotten when it is a whole day old, and not a second earlier."""
+    allowance = ScoreAllowance(ScoreLimits(per_day=1), [ScoreCall(NOW, "", 1, "test")])
+    almost = NOW + timedelta(hours=24) - timedelta(seconds=1)
+    with pytest.raises(VaultError, match="within 24 hours"):
+        allowance.admit(ScoreCall(almost, "", 1, "test"), 10)
+    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10)
+
+
+@given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 5))
+def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: int):
+    """Whenever they come, of the calls that were admitted no more than `per_day` lie within any 24 hours."""
+    allowance, admitted = ScoreAllowance(ScoreLimits(per_day=most)), []
+    for hour in sorted(hours):
+        try:
+            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10)
+        except VaultError:
+            continue
+        admitted.append(hour)
+    assert all(sum(start <= hour < start + 24 for hour in admitted) <= most for start in admitted)
+
+
+def test_past_calls_count_by_run_and_round():
+    """After a restart a round that was scored is not asked for once more."""
+    past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 2
+    with pytest.raises(VaultError, match="scored 2 times in round 1"):
+        ScoreAllowance(TINY, past).admit(ScoreCall(NOW, "run", 1, "test"), 3)
+
+
+@pytest.mark.parametrize("run", ["r" * 65, "two\nlines", "\x1b[2J"])
+def test_a_run_s_name_is_short_and_printable(run: str, domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Nothing else gets into the log."""
+    assert not is_run(run)
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match="a run is at most 64 printable characters"):
+            client.score("test", LOGITS, run, 1)
+        assert client.score("test", LOGITS, "r" * 64, 1).examples == 3

@@ -1,0 +1,116 @@
+"""The vault signs for its site: what it states, and what it refuses to sign."""
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+from conftest import TINY
+from vaults import certified, serving, stopped
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import ConfigError, FederationError, VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Statement
+from fedpp.protocol.vault_client import VaultClient
+from sites.vault import serve
+
+NONCE = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[VaultClient]:
+    """Return a client of a vault that has an identity."""
+    identity, certificate = certified(domain, "north")
+    with (
+        serving(domain, dataset, address, identity=identity, certificate=certificate),
+        VaultClient(address) as client,
+    ):
+        yield client
+
+
+def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset):
+    """What the vault signs is the site's statement for this run, and stands with the domain's public card alone."""
+    proof = vault.sign(NONCE, PROTOCOL, NO_BUNDLE)
+    card = domain.card()
+    proof.require(card.certifying_key, card.fingerprint, NONCE)
+    expected = Statement(NONCE, PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE)
+    assert proof.statement == expected
+    with pytest.raises(FederationError, match="for another run"):
+        proof.require(card.certifying_key, card.fingerprint, "0" * 64)
+
+
+def test_a_vault_tells_its_site(vault: VaultClient):
+    """`Info` names the site that the vault can speak for."""
+    assert vault.info().site == "north"
+
+
+@pytest.mark.parametrize(
+    ("nonce", "protocol", "bundle", "reason"),
+    [
+        (NONCE, PROTOCOL + 1, NO_BUNDLE, "the run speaks protocol 2, this vault 1: use one fedpp everywhere"),
+        (NONCE[1:], PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
+        (NONCE.upper(), PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
+        (NONCE, PROTOCOL, "", "statement: bundle cannot be ''"),
+        (NONCE, PROTOCOL, "g" * 64, "statement: bundle cannot be"),
+        (NONCE, PROTOCOL, "0" * 65, "statement: bundle cannot be"),
+    ],
+)
+def test_other_values_are_not_signed(vault: VaultClient, nonce: str, protocol: int, bundle: str, reason: str):
+    """A signature is over hashes and this program's protocol alone: nobody gets a text of theirs signed."""
+    with pytest.raises(VaultError, match=reason) as refused:
+        vault.sign(nonce, protocol, bundle)
+    assert isinstance(refused.value.__context__, grpc.RpcError)
+    assert refused.value.__context__.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
+    """It is named, and not wrapped around."""
+    with pytest.raises(ConfigError, match="from 0 to 2\\*\\*32 - 1, got -1"):
+        vault.sign(NONCE, -1, NO_BUNDLE)
+
+
+def test_a_vault_without_identity_signs_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """It says which commands make one, and `Info` names no site."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        assert client.info().site == ""
+        with pytest.raises(VaultError, match="no identity .* `fedpp-site recipient`, and `fedpp-site accept`"):
+            client.sign(NONCE, PROTOCOL, NO_BUNDLE)
+
+
+def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """It refuses weights and signatures, and answers `Info` and `Score`."""
+    identity, certificate = certified(domain, "north")
+    options = {"identity": identity, "certificate": certificate, "read_only": True}
+    with serving(domain, dataset, address, **options), VaultClient(address) as client:
+        for call in (
+            lambda: client.sign(NONCE, PROTOCOL, NO_BUNDLE),
+            lambda: client.initial_weights(TINY, 0, "float32"),
+        ):
+            with pytest.raises(VaultError, match="this vault is read-only"):
+                call()
+        assert client.info().site == "north"
+        assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("alone", "an identity and its certificate go together"),
+        ("another domain", "is for domain"),
+        ("another key", "the certificate of north is not for the keys of north"),
+    ],
+)
+def test_an_identity_that_does_not_fit_is_not_served(
+    wrong: str, reason: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """What could not convince a coordinator is found before the vault answers."""
+    identity, certificate = certified(domain, "north")
+    if wrong == "another domain":
+        certificate = certified(KeyDomain.of_secret(bytes(32), n=2), "north")[1]
+    if wrong == "another key":
+        identity = SiteIdentity("north", bytes([1]) * 32)
+    options = {} if wrong == "alone" else {"certificate": certificate}
+    with pytest.raises(FederationError, match=reason):
+        serve(domain, dataset, address, identity=identity, stop=stopped(), **options)
