@@ -32,7 +32,7 @@ def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]
         for site in sites:
             domain = ("--domain", str(site.evaluation_key.parents[1].resolve()))
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
-            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--least-sequences", "1")
+            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
             process = subprocess.Popen(
                 [sys.executable, "-m", "sites.cli", "vault", *address, *domain, *passphrase],
                 cwd=ROOT,

@@ -23,6 +23,7 @@ from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
 from fedpp.keys.passphrase import from_file
 from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE
 
 from .phantom import write_phantom
 from .scenario import Scenario
@@ -84,11 +85,11 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
 
 
 def _policy(dataset: Path) -> SitePolicy:
-    """Return a simulated site's policy: its dataset, and no more limits than must be; there is no bundle."""
+    """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
     scores = ScoreLimits(least_sequences=1, per_round=many, rounds=many, per_day=many)
-    return SitePolicy(bundles=(), datasets=(fingerprint,), scores=scores, co_participants=0)
+    return SitePolicy(bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0)
 
 
 def _domain(scenario: Scenario) -> KeyDomain:

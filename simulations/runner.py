@@ -96,7 +96,7 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "kernel": 3,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
-        "wait-seconds": 60.0,  # all nodes are there from the start
+        "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
         "reply-seconds": 3600.0,
     }
 

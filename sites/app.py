@@ -203,8 +203,8 @@ def _loaded(
 ) -> tuple["EncryptedTrainer", EncryptedDataset]:
     """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
     key, dataset = _open_for(request, site)
-    _require_company(content, site)
     rows = wire.rows_of(content, request.network, key.n, request.dtype)
+    _require_company(content, site)
     trainer = _trainer(request.network, key, request.recipe, request.dtype)
     trainer.load(rows)
     return trainer, dataset

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path, positive
+from fedpp.command import path
 
 from .opening import passphrase_of, require_folder, show
 
@@ -17,7 +17,7 @@ def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.keys import store
-    from fedpp.policy import ScoreLimits
+    from fedpp.policy import ScoreLimits, SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
 
     from .audit_log import AuditLog, Signer
@@ -26,7 +26,7 @@ def vault(options: argparse.Namespace) -> int:
     from .vault import serve
     from .vault_service import past_score
 
-    limits = ScoreLimits(options.least_sequences, options.scores_per_round, options.rounds, options.scores_per_day)
+    policy = None if options.policy is None else SitePolicy.load(options.policy)
     tls = TlsFiles.read(options.tls) if options.tls else None
     require_folder(options.domain)
     site = store.open_site(options.domain, passphrase_of(options))
@@ -50,7 +50,8 @@ def vault(options: argparse.Namespace) -> int:
             options.address,
             identity=site.identity,
             certificate=site.certificate,
-            scores=ScoreAllowance(limits, past),
+            scores=ScoreAllowance(policy.scores if policy else ScoreLimits(), past),
+            policy=options.policy,
             audit=audit,
             read_only=options.read_only,
             tls=tls,
@@ -110,15 +111,7 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
     to.add_argument("--audit-log", type=path, help="file that gets one signed line a call (default: stderr only)")
     to.add_argument("--read-only", action="store_true", help="make nothing new under a key: no weights, no signatures")
-    limited = to.add_argument_group("what Score tells, at most")
-    limited.add_argument("--least-sequences", type=positive, default=10, help="of a split (default 10)")
-    limited.add_argument(
-        "--scores-per-round", type=positive, default=2, help="calls of a run, round and split (default 2)"
-    )
-    limited.add_argument("--scores-per-day", type=positive, default=2000, help="calls within 24 hours (default 2000)")
-    limited.add_argument(
-        "--rounds", type=positive, default=1000, help="of a run, or epochs of a training (default 1000)"
-    )
+    to.add_argument("--policy", type=path, help="site.yaml: what Score tells at most, for how long, and to which code")
 
 
 def add_health_arguments(to: argparse.ArgumentParser) -> None:

@@ -17,12 +17,13 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
 from fedpp.keys.sealed import Passphrase
-from fedpp.policy import ScoreLimits
-from fedpp.protocol.membership import Certificate
+from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE, Certificate
 from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 SECONDS = 20.0
+FEW = ScoreLimits(least_sequences=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path
@@ -80,7 +81,11 @@ def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **option
 
 @contextmanager
 def site_vault(
-    domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object
+    domain: KeyDomain,
+    dataset: EncryptedDataset,
+    address: str,
+    *options: object,
+    scores: ScoreLimits = FEW,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `fedpp-site vault` from its `ready` to the end of the block."""
     folder = dataset.path.with_name("domain folder")
@@ -90,7 +95,9 @@ def site_vault(
         store.join(folder, store.Site(domain, *certified(domain, "north")), passphrase_)
         create_exclusively(passphrase, b"correct horse battery staple")
     secret = ("--domain", folder, "--passphrase-file", passphrase)
-    given = ("--dataset", dataset.path, "--address", address, "--least-sequences", 1, *options)
+    policy = folder / "site.yaml"
+    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
+    given = ("--dataset", dataset.path, "--address", address, "--policy", policy, *options)
     command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -182,7 +182,7 @@ def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
 def test_a_round_without_an_accepted_update_ends_the_run():
     """When no reply fits, the strategy raises instead of going on with the old weights."""
     strategy = EncryptedFedAvg(
-        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation"), NOBODY
+        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation", round=1), NOBODY
     )
     messages = list(strategy.configure_train(3, ArrayRecord([np.zeros((2, 2))]), ConfigRecord(), None))
     assert [m.metadata.dst_node_id for m in messages] == [1]
