@@ -232,6 +232,7 @@ def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
 
 
 @example(written=LISTS[-1], steps=[(C, True)])
+@example(written=LISTS[7], steps=[(A, False), (B, False)])
 @given(written=st.sampled_from(LISTS), steps=st.lists(st.tuples(st.sampled_from((A, B, C)), st.booleans()), max_size=6))
 def test_approval_changes_the_list_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, written: str, steps: list[tuple[str, bool]]
