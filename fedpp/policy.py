@@ -126,7 +126,7 @@ class SitePolicy:
     def require_answer(self, name: str) -> None:
         """Raise `PolicyError` unless this question, such as `question_of` returns, may be answered."""
         if name not in self.answers:
-            raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides on that")
+            raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides")
 
     def require_current(self, today: date) -> None:
         """Raise `PolicyError` after the last day of the policy."""

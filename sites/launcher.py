@@ -93,26 +93,32 @@ def _run(options: argparse.Namespace, token: str) -> None:
 
 def answer(message: Message, context: Context, bundle: Bundle, options: argparse.Namespace) -> Message:
     """Return the answer of the bundle's ClientApp, or the reason why the site lets none be given."""
-    run = message.metadata.run_id
-    try:
-        policy = SitePolicy.load(Path(options.policy))
-        policy.require_current(today())
-        if bundle.hash not in policy.bundles:
-            _log.warning("%s", _not_approved(bundle, run, options))
-        policy.require_bundle(bundle.hash)
-        policy.require_answer(question_of(message.metadata.message_type))
-    except PolicyError as error:
-        _log.warning("run %d refused: %s", run, error)
-        return _refusal(ErrorCode.INVALID_FAB, str(error), message)
-    except FedppError as error:
-        _log.warning("run %d refused: %s", run, error)
-        return _refusal(ErrorCode.INVALID_FAB, UNREADABLE, message)
+    if reason := _denied(message, bundle, options):
+        return Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=options.work) as folder:
             return _loaded(bundle, Path(folder))(message, context)
     except (Exception, SystemExit):  # noqa: BLE001  whatever the bundle does; Flower would send its text on
-        _log.exception("run %d failed", run)
-        return _refusal(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED, message)
+        _log.exception("run %d failed", message.metadata.run_id)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+
+
+def _denied(message: Message, bundle: Bundle, options: argparse.Namespace) -> str | None:
+    """Return why the site's policy does not let this bundle answer, without a path, and log it; None if it does."""
+    run = message.metadata.run_id
+    try:
+        policy = SitePolicy.load(Path(options.policy))
+        policy.require_current(today())
+        policy.require_answer(question_of(message.metadata.message_type))
+    except FedppError as error:
+        _log.warning("run %d refused: %s", run, error)
+        return str(error) if isinstance(error, PolicyError) else UNREADABLE
+    try:
+        policy.require_bundle(bundle.hash)
+    except PolicyError as error:
+        _log.warning("%s", _not_approved(bundle, run, options))
+        return str(error)
+    return None
 
 
 def _loaded(bundle: Bundle, folder: Path) -> ClientApp:
@@ -141,7 +147,3 @@ def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
         f"`fedpp-site review {kept} --out FOLDER`, approve it with "
         f"`fedpp-site approve {bundle.hash} --policy {shlex.quote(options.policy)}`"
     )
-
-
-def _refusal(code: int, reason: str, message: Message) -> Message:
-    return Message(Error(code, reason), reply_to=message)

@@ -53,9 +53,11 @@ def _without(text: str, bundle: str) -> str:
     key, items = _list(text)
     (number,) = (n for n, item in enumerate(items.value) if item.value == bundle)
     item, last = items.value[number], len(items.value) - 1
+    if items.flow_style and not last:  # with it goes a comma that may follow
+        return f"{text[: items.start_mark.index]}[]{text[items.end_mark.index :]}"
     if items.flow_style:
         start = items.value[number - 1].end_mark.index if number else item.start_mark.index
-        end = items.value[1].start_mark.index if not number and last else item.end_mark.index
+        end = item.end_mark.index if number else items.value[1].start_mark.index
         return text[:start] + text[end:]
     start = text.rfind("\n", 0, item.start_mark.index)
     without = text[:start] + text[_end_of_line(text, item.end_mark.index) :]

@@ -57,7 +57,7 @@ class ScoreAllowance:
             )
         if call.round > limits.rounds:
             raise VaultError(
-                f"round {call.round} is beyond the {limits.rounds} that are scored here: set scores: rounds in the policy"
+                f"round {call.round} is beyond the {limits.rounds} scored here: set scores: rounds in the policy"
             )
         with self._lock:
             used = self._rounds[call.run, call.round, call.split] if call.run else 0

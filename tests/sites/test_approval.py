@@ -6,6 +6,7 @@ import stat
 import struct
 import subprocess
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from deployment import COORDINATOR, SITE, call
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.cli.build import build_fab_from_disk
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -24,6 +26,7 @@ from fedpp.policy import SitePolicy, starting_text
 from sites import bundle as bundle_module
 from sites.bundle import MOST_KEPT, Bundle
 from sites.executor import require_flower
+from sites.launcher import answer
 from sites.policy_file import set_bundle
 
 DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
@@ -41,6 +44,7 @@ LISTS = (
     f"\n  - {A}  # of ours\n  # of ours, too\n  - '{B}'",
     f"\n- {A}\n- {B}\n",
     f"\n  - {B}",
+    f"\n  - {A}\n  - {B}  # of theirs",
 )
 
 
@@ -57,6 +61,10 @@ def archive(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] =
 
 def linked(info: zipfile.ZipInfo) -> None:
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+def deflated(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_DEFLATED
 
 
 def packed(info: zipfile.ZipInfo) -> None:
@@ -123,10 +131,11 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@example(b"", 34, b"\xff" * 8)  # in the midst of what is deflated
 @given(st.binary(max_size=300), st.integers(0, 300), st.binary(min_size=1, max_size=8))
 def test_any_bytes_are_files_or_refused(noise: bytes, place: int, patch: bytes) -> None:
     """No content, and no damage to a good one, ends in another error than `FederationError`."""
-    good = archive({"a.py": b"print(1)", "b/c.py": b""})
+    good = archive({"a.py": b"print(1)" * 20, "b/c.py": b""}, deflated)
     place %= len(good)
     for content in (noise, good[:place] + patch + good[place + len(patch) :]):
         try:
@@ -222,7 +231,9 @@ def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
     assert "do not approve it" in call([*SITE, "approve", str(tmp_path / "no.fab"), "--policy", str(policy)], 1).stderr
 
 
-@given(st.sampled_from(LISTS), st.lists(st.tuples(st.sampled_from((A, B, C)), st.booleans()), max_size=6))
+@example(written=LISTS[-1], steps=[(C, True)])
+@example(written=LISTS[7], steps=[(A, False), (B, False)])
+@given(written=st.sampled_from(LISTS), steps=st.lists(st.tuples(st.sampled_from((A, B, C)), st.booleans()), max_size=6))
 def test_approval_changes_the_list_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, written: str, steps: list[tuple[str, bool]]
 ) -> None:
@@ -248,6 +259,8 @@ def test_approval_changes_the_list_and_nothing_else(
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     if all(approved for _, approved in steps):
         assert text.count("#") == written.count("#") + 4
+        if written.startswith("\n"):  # one a line
+            assert set(written.splitlines()[1:]) <= set(text.splitlines())
 
 
 def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
@@ -258,6 +271,30 @@ def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
         set_bundle(path, A, approved=True)
     assert path.read_text() == f"{{bundles: [], datasets: ['{DATASET}']}}"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("train", "", f"this site has not approved bundle {Bundle(b'').hash}: ask its staff to review it"),
+        (
+            "train",
+            "answers: [describe]",
+            "this site's policy does not allow to answer 'train': its staff decides",
+        ),
+        ("query.all", "", "this site's policy does not allow to answer 'query.all': its staff decides"),
+        ("train", "until: 2026-01-31", "this site's policy ended with 2026-01-31: ask its staff to prolong it"),
+        ("train", "untill: 2026-01-31", "this site's policy cannot be read: its own log says why"),
+    ],
+)
+def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
+    """Whatever the policy does not allow is an error reply with one line, before the bundle is looked into."""
+    options = Namespace(policy=str(tmp_path / "site.yaml"), refused=str(tmp_path / "refused"), work=str(tmp_path))
+    Path(options.policy).write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
+    message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
+    reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    assert reply.has_error()
+    assert reply.error.reason == told
 
 
 def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

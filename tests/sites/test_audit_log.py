@@ -35,8 +35,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signer(domain: KeyDomain) -> Signer:
-    """Return the signer of a vault that has no identity."""
-    return Signer.of(None, domain)
+    """Return the signer of the site whose vault is started as a process."""
+    return Signer.of(certified(domain, "north")[0], domain)
 
 
 @pytest.fixture

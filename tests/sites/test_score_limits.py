@@ -61,7 +61,7 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
     """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         client.score("test", LOGITS, "run", 1000)
-        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 that are scored here: set scores: rounds"):
+        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 scored here: set scores: rounds"):
             client.score("test", LOGITS, "run", 1001)
 
 

@@ -247,7 +247,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert not (tmp_path / "a" / REFUSED).exists()
     log = (tmp_path / "b.log").read_text()
-    (line,) = [line for line in log.splitlines() if "is not approved here" in line]
+    (line,) = [line for line in log.splitlines() if bundle.hash in line]
     assert line == (
         f"bundle {bundle.hash} of run {run} is not approved here: review it with `fedpp-site review {kept} --out "
         f"FOLDER`, approve it with `fedpp-site approve {bundle.hash} --policy {tmp_path / 'b.yaml'}`"
