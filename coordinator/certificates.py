@@ -4,7 +4,6 @@ Sites are given the authority's certificate and trust nothing else. Both private
 coordinator's state folder, mode 0600.
 """
 
-import ipaddress
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from fedpp.errors import ConfigError, KeyFileError
+from fedpp.certificates import authority, general_name, issued, private_pem
+from fedpp.errors import KeyFileError
 from fedpp.files import create_exclusively, replace
 
 LOOPBACK = ("localhost", "127.0.0.1")
 AUTHORITY_VALIDITY = timedelta(days=3650)
 SERVER_VALIDITY = timedelta(days=825)
 RENEWAL = timedelta(days=30)  # before its end, a server certificate is issued anew
-CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def ensure(folder: Path, names: Iterable[str]) -> Certificates:
     Raises `ConfigError` for a name that no certificate can hold, `KeyFileError` for damaged files.
     """
     files = Certificates(folder)
-    wanted = {_general_name(name) for name in (*LOOPBACK, *names)}
+    wanted = {general_name(name) for name in (*LOOPBACK, *names)}
     if not folder.exists():
         _create(folder)
     try:
@@ -78,36 +76,21 @@ def _create(folder: Path) -> None:
     temporary = Certificates(folder.with_name(f".{folder.name}.tmp"))
     shutil.rmtree(temporary.folder, ignore_errors=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("fedpp coordinator authority")
-    certificate = (
-        _builder(name, name, key.public_key(), AUTHORITY_VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    create_exclusively(temporary.ca_key, _private(key))
-    create_exclusively(temporary.server_key, _private(ec.generate_private_key(ec.SECP256R1())))
+    certificate = authority("fedpp coordinator authority", key, AUTHORITY_VALIDITY)
+    create_exclusively(temporary.ca_key, private_pem(key))
+    create_exclusively(temporary.server_key, private_pem(ec.generate_private_key(ec.SECP256R1())))
     replace(temporary.ca, certificate.public_bytes(serialization.Encoding.PEM))
     temporary.folder.rename(folder)
 
 
 def _issue(files: Certificates, names: set[x509.GeneralName]) -> None:
     """Sign a certificate for the server's key and these names."""
-    authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
+    issuer = x509.load_pem_x509_certificate(files.ca.read_bytes())
     signer = serialization.load_pem_private_key(files.ca_key.read_bytes(), password=None)
     key = serialization.load_pem_private_key(files.server_key.read_bytes(), password=None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("not the private keys that were made here")
-    ordered = sorted(names, key=lambda name: str(name.value))
-    issuer_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    certificate = (
-        _builder(_name("fedpp SuperLink"), authority.subject, key.public_key(), SERVER_VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName(ordered), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
+    certificate = issued("fedpp SuperLink", key.public_key(), issuer, signer, SERVER_VALIDITY, names)
     replace(files.server, certificate.public_bytes(serialization.Encoding.PEM))
 
 
@@ -118,54 +101,3 @@ def _held(path: Path) -> tuple[set[x509.GeneralName], bool]:
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return set(names), certificate.not_valid_after_utc - datetime.now(UTC) < RENEWAL
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, validity: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + validity)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(name)
-    except ValueError:
-        raise ConfigError(f"--name must be a host name in ASCII or an IP address, got {name!r}") from None
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

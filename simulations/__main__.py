@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, load_tensorflow, natural, path, run_command
+from fedpp.command import Parser, load_tensorflow, natural, path, positive, run_command
 from fedpp.config import DTYPES, LAYOUTS
 from fedpp.errors import ConfigError
 
@@ -65,10 +65,13 @@ def paper(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
-    given = {name: value for name in ("data", "out") if (value := getattr(options, name)) is not None}
-    if given and options.name != "drift":
-        raise ConfigError(f"--{next(iter(given))} is for bench drift alone: leave it out for bench {options.name}")
-    load_tensorflow()
+    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault"}
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    for name in given:
+        if names[name] != options.name:
+            raise ConfigError(f"--{name} is for bench {names[name]} alone: leave it out for bench {options.name}")
+    if options.name != "vault":
+        load_tensorflow()
     from .bench import BENCHMARKS
 
     result = BENCHMARKS[options.name](**given)
@@ -103,9 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     add_paper_arguments(reproduced)
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
-    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift"))
+    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift", "vault"))
     measured.add_argument("--data", type=path, help="drift: folder of labelled images, in place of a phantom's")
     measured.add_argument("--out", type=path, help="drift: folder for its chart")
+    measured.add_argument("--calls", type=positive, help="vault: of all clients together (default 10000)")
+    measured.add_argument("--clients", type=positive, help="vault: at a time (default 32)")
     for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

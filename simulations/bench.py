@@ -26,4 +26,11 @@ def drift(out: Path | None = None, data: Path | None = None) -> dict[str, Any]:
     return measure(out, data)
 
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift}
+def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any]:
+    """Ask a vault for mixed answers, alone and beside bad clients."""
+    from .bench_vault import vault as measure
+
+    return measure(calls, clients)
+
+
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift, "vault": vault}

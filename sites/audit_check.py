@@ -110,16 +110,14 @@ def verify(path: Path, *, public_key: str | None = None, head: str | None = None
                 if not line.endswith(b"\n") and not file.read(1):
                     raise VaultError(f"{path}: line {chain.count + 1} is torn: {len(line)} bytes without an end")
                 chain.take(line)
+                if public_key not in {None, chain.public_key}:
+                    raise VaultError(f"{path}: line 1 names the key {chain.public_key[:16]}, the site's is another")
                 if chain.head == head:
                     known = chain.count
     except OSError as error:
         raise VaultError(f"cannot read the audit log {path}: {error.strerror}") from None
     if not chain.count:
         raise VaultError(f"{path}: line 1 is missing: an audit log is never empty")
-    if public_key is not None and chain.public_key != public_key:
-        raise VaultError(
-            f"{path}: line 1 names the key {chain.public_key[:16]}, the certificate's is {public_key[:16]}"
-        )
     if head is not None and known is None:
         raise VaultError(f"{path}: no line has the hash {head:.64}: the log was cut, or is another one")
     after = None if known is None else chain.count - known

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class CallGuard(grpc.ServerInterceptor):
     """Bounds every method of a server; a thread looks at the running calls until `close`."""
 
-    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, idle_seconds: float) -> None:
         self._idle, self._lock, self._closed = idle_seconds, threading.Lock(), threading.Event()
         self._running: set[_Watched] = set()
         self._of_method: Counter[str] = Counter()

@@ -219,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     vault_command.add_vault_arguments(served)
     vault_command.add_health_arguments(command(vault_command.health, json_output=False))
     vault_command.add_audit_log_arguments(command(vault_command.audit_log))
+    vault_command.add_vault_tls_arguments(command(vault_command.vault_tls, json_output=False))
 
     made = command(identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")

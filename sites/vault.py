@@ -22,7 +22,7 @@ from fedpp.protocol.membership import Certificate
 from fedpp.protocol.vault_channel import MOST_MESSAGE_BYTES, TlsFiles
 
 from .audit_log import AuditLog
-from .call_guard import MOST_CALLS, CallGuard
+from .call_guard import IDLE_SECONDS, MOST_CALLS, CallGuard
 from .health import HealthService
 from .score_limits import ScoreAllowance
 from .vault_address import bind
@@ -47,6 +47,7 @@ def serve(
     audit: AuditLog | None = None,
     read_only: bool = False,
     tls: TlsFiles | None = None,
+    idle_seconds: float = IDLE_SECONDS,
     ready: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
@@ -70,7 +71,7 @@ def serve(
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
-    guard = CallGuard()
+    guard = CallGuard(idle_seconds)
     try:
         server = grpc.server(
             ThreadPoolExecutor(MOST_CALLS, "vault"),

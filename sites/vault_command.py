@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def vault(options: argparse.Namespace) -> int:
 
 def health(options: argparse.Namespace) -> int:
     """Ask a vault whether it can answer."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the one line of ours says what gRPC's lines of a handshake do
     from .health import require_health
 
     require_health(options.address, options.tls)
@@ -104,6 +106,17 @@ def audit_log(options: argparse.Namespace) -> int:
     return 0
 
 
+def vault_tls(options: argparse.Namespace) -> int:
+    """Make the certificates of a vault and a trainer that are on two machines."""
+    from .vault_certificates import HOLDERS, create
+
+    create(options.out, options.name)
+    for holder in HOLDERS:
+        print(f"{options.out / holder}  for the {holder} alone: ca.pem, cert.pem, key.pem")
+    print(f"{options.out / 'ca.key'}  certifies more of them: keep it away from both machines")
+    return 0
+
+
 def add_vault_arguments(to: argparse.ArgumentParser) -> None:
     """Add what `vault` takes beside the domain."""
     to.add_argument("--dataset", type=path, required=True)
@@ -118,6 +131,12 @@ def add_health_arguments(to: argparse.ArgumentParser) -> None:
     """Add what `health` takes."""
     to.add_argument("address", help="unix:/path/to/vault.sock, or HOST:PORT")
     to.add_argument("--tls", type=path, help="folder of a client's certificate, for HOST:PORT")
+
+
+def add_vault_tls_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what `vault-tls` takes."""
+    to.add_argument("--out", type=path, required=True, help="new folder")
+    to.add_argument("--name", required=True, help="host name or address by which trainers reach the vault")
 
 
 def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:

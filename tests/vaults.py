@@ -14,11 +14,10 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.files import create_exclusively
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
 from fedpp.keys.sealed import Passphrase
 from fedpp.policy import ScoreLimits, SitePolicy
-from fedpp.protocol.membership import NO_BUNDLE, Certificate
+from fedpp.protocol.membership import NO_BUNDLE
+from simulations.bench_vault import certified
 from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
@@ -39,12 +38,6 @@ dataset = EncryptedDataset.open(Path(sys.argv[1]))
 serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """
-
-
-def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
-    """Return a site's identity, always the same, and the domain's certificate of it."""
-    identity = SiteIdentity(name, bytes(32))
-    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
 
 
 def socket_path(address: str) -> Path:

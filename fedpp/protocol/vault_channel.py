@@ -59,7 +59,8 @@ def channel_to(address: str, tls: Path | None = None) -> grpc.Channel:
     if not address.startswith(SCHEME) and tls is None and TLS in address:
         address, _, folder = address.partition(TLS)
         tls = Path(folder)
-    options = [("grpc.max_receive_message_length", MOST_MESSAGE_BYTES)]
+    # A connection of its own, which nobody else in the process shares, or breaks.
+    options = [("grpc.max_receive_message_length", MOST_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     if address.startswith(SCHEME):
         return grpc.insecure_channel(address, options)
     if not is_tcp(address) or tls is None:

@@ -79,6 +79,7 @@ class Site:
     description: SiteDescription
     instead: Mapping[str, RecordDict | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    scored: list[tuple[str, int]] = field(default_factory=list)
 
     def answer(self, question: Message) -> RecordDict | None:
         kind = question.metadata.message_type
@@ -94,6 +95,7 @@ class Site:
             rows = {name: value + 1 for name, value in wire.unpack_arrays(question.content).items()}
             return RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.METRICS: examples})
         request = wire.EvaluateRequest.of(question.content)
+        self.scored.append((request.split, request.round))
         examples = {"validation": 2, "test": 1}[request.split]
         if request.network.multi_label:
             return metrics(findings(examples))
@@ -248,6 +250,13 @@ def test_no_single_site_ends_a_run(
     assert [r.sites for r in record.rounds] == [("b",) if kind == "train" else ("a", "b")] * 2
     assert set(record.test) == ({"b"} if kind == "evaluate" else {"a", "b"})
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], np.full((5, 2), 2.0))
+
+
+def test_every_question_for_counts_says_its_round(tmp_path: Path) -> None:
+    """A vault counts its answers by round: validation is asked for after each, the test one round after the last."""
+    site = Site(describe("a"))
+    federate(LocalGrid([site, Site(describe("b"))]), config(tmp_path))
+    assert site.scored == [("validation", 1), ("validation", 2), ("test", 3)]
 
 
 NO_FINDINGS = {

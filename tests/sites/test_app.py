@@ -1,5 +1,6 @@
 """The ClientApp, called with real messages, beside a real vault."""
 
+import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
-from vaults import certified, serving
+from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys import encryption
@@ -28,7 +29,9 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
+from simulations.bench_vault import certified
 from sites.app import SITES_FOLDER, app
+from sites.audit_log import AuditLog, Signer
 
 NONCE = "ab" * 32
 OTHER = KeyDomain.of_secret(bytes(31) + b"\1", n=2).card().fingerprint
@@ -249,6 +252,22 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
         shard.write_bytes(content)
         assert reason(described(context)) == "its dataset cannot be read: its own log says why"
         assert wire.REFUSAL not in train(context, domain, domain.card().fingerprint, vault=False)
+
+
+def test_the_vault_learns_for_which_run_and_round_it_scores(
+    context: Context, domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
+):
+    """Both come from Flower's message and the request, and stand in the vault's audit log; a third call is refused."""
+    request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), "test", round=9)
+    content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    with serving(domain, dataset, address, audit=log):
+        for _ in range(2):
+            assert wire.METRICS in ask(context, "evaluate", content)
+        assert reason(ask(context, "evaluate", content)).startswith("its vault does not answer, or refuses")
+    log.close()
+    _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["run"], line["round"], line["split"]) for line in lines] == [("1", 9, "test")] * 3
 
 
 def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain):

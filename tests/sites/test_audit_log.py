@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 from hospital import error_of, site
-from vaults import NotReadyError, certified, serving, site_vault
+from vaults import NotReadyError, serving, site_vault
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import VaultError
@@ -20,6 +20,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.policy import ScoreLimits
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
+from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
 
@@ -96,7 +97,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     assert lines[5]["outcome"] == "the predictions are not finite: the training diverged; lower the learning rate"
     assert "answered" not in str(lines[6]["outcome"])
     pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
-    assert not any(pseudonym in path.read_text() for pseudonym in pseudonyms)
+    assert not any(pseudonym in str(line["outcome"]) for pseudonym in pseudonyms for line in lines)
     assert verify(path, public_key=identity.signing_key).records == 8
 
 
@@ -320,9 +321,7 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
     assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
     short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
-    assert "line 3 does not follow" in error_of("audit-log", "verify", short) or "line 2" in error_of(
-        "audit-log", "verify", short
-    )
+    assert "line 2 has a signature that is not by the log's key" in error_of("audit-log", "verify", short)
     assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
 
 

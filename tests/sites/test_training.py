@@ -23,6 +23,7 @@ from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.recipe import Recipe
+from sites.audit_log import AuditLog, Signer
 from sites.cli import main
 
 PROGRAM = [sys.executable, "-m", "sites.cli", "train"]
@@ -216,12 +217,17 @@ def test_the_key_s_owner_stops_it_early(
 ):
     """It stops 2 epochs after the loss that the vault tells was lowest, and keeps that epoch's weights."""
     out = tmp_path / "out"
-    with serving(domain, dataset, address):
+    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    with serving(domain, dataset, address, audit=log):
         early = ["--vault", address, "--patience", "2", "--epochs", "60", "--learning-rate", "0.02", "--json"]
         assert main(["train", *arguments(dataset, folder, out, *early)]) == 0
     told = json.loads(capsys.readouterr().out)
     losses, best = told["validation_loss"], told["best_epoch"]
     assert len(losses) == best + 2 < 60
+    log.close()
+    asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    scored = [(line["run"], line["round"]) for line in asked if line["method"] == "Score"]
+    assert scored == [("", epoch) for epoch in range(1, len(losses) + 1)]
     assert min(losses[:best]) == losses[best - 1]
     key = domain.evaluation_key()
     model = EncryptedModel.load(out / "model.npz")

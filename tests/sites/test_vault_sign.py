@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import TINY
-from vaults import certified, serving, stopped
+from vaults import serving, stopped
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError, VaultError
@@ -14,6 +14,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Statement
 from fedpp.protocol.vault_client import VaultClient
+from simulations.bench_vault import certified
 from sites.vault import serve
 
 NONCE = "0123456789abcdef" * 4

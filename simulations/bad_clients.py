@@ -1,0 +1,116 @@
+"""Three clients that do their worst to a vault's Unix socket: garbage, a message of 1 GB, and silence.
+
+`python -m simulations.bad_clients ADDRESS` lets all three at it until it is killed.
+"""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import grpc
+
+from fedpp.protocol.vault_channel import SCHEME
+
+GIGABYTE = 2**30
+VAULT = "/fedpp.vault.v1.Vault/"
+STREAMS = 16  # that are opened and say nothing
+SECONDS = 60.0  # of silence, unless it is ended earlier
+_CHUNK = bytes(2**14)  # HTTP/2's largest frame, unless agreed otherwise
+
+
+def garbage(address: str, generator: Random) -> None:
+    """Connect and send random bytes, half of the time after HTTP/2's greeting."""
+    with _connected(address) as connection:
+        try:
+            if generator.random() < 0.5:
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            for _ in range(generator.randrange(1, 20)):
+                connection.sendall(generator.randbytes(generator.randrange(1, 4096)))
+        except OSError:
+            return
+
+
+def announce_a_gigabyte(address: str, method: str = "Score") -> int:
+    """Announce a message of 1 GB and send zeros until one is stopped; return how many bytes were sent."""
+    sent = 0
+    with _connected(address) as connection:
+        connection.settimeout(2.0)  # a window that stays closed ends it as well
+        try:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
+            connection.sendall(_frame(1, 4, 1, _headers(VAULT + method)))
+            connection.sendall(_frame(0, 0, 1, b"\0" + GIGABYTE.to_bytes(4, "big")))
+            while sent < GIGABYTE:
+                connection.sendall(_frame(0, 0, 1, _CHUNK))  # heeding no window
+                sent += len(_CHUNK)
+        except OSError:
+            pass
+    return sent
+
+
+def silence(address: str, seconds: float = SECONDS) -> list[grpc.StatusCode]:
+    """Open streams to `Score` and calls to `Info` and send nothing; return how each ended."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[Any]:
+        over.wait(seconds)
+        yield from ()
+
+    with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        calls: list[Any] = [
+            channel.stream_unary(VAULT + ("Score", "Info")[number % 2]).future(nothing(), timeout=seconds)
+            for number in range(STREAMS)
+        ]
+        codes = [call.code() for call in calls]
+    over.set()
+    return codes
+
+
+def _connected(address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10.0)
+    connection.connect(address.removeprefix(SCHEME))
+    return connection
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    """Return an HTTP/2 frame (RFC 9113, section 4.1)."""
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
+def _headers(path: str) -> bytes:
+    """Return the headers of a gRPC call as literals of HPACK (RFC 7541, section 6.2.2)."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "localhost",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    texts = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return b"".join(b"\0" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in texts)
+
+
+def _for_ever(address: str) -> None:
+    generator = Random(0)  # noqa: S311  nothing is kept secret by it
+
+    def repeat(task: Callable[[], object], pause: float) -> None:
+        while True:
+            task()
+            time.sleep(pause)
+
+    for task, pause in (
+        (lambda: garbage(address, generator), 0.01),
+        (lambda: announce_a_gigabyte(address), 0.1),
+        (lambda: silence(address), 0.1),
+    ):
+        threading.Thread(target=repeat, args=(task, pause), daemon=True).start()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _for_ever(sys.argv[1])

@@ -1,0 +1,163 @@
+"""What a vault bears: many clients at once, alone and beside three that do their worst; its latency and its memory.
+
+The vault is a process of its own with an identity and an audit log, on a Unix socket.
+"""
+
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
+from fedpp.errors import VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.policy import ScoreLimits
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate
+from fedpp.protocol.vault_client import VaultClient
+
+from .federation import ROOT
+
+CALLS, CLIENTS = 10_000, 32
+SEQUENCES = 200  # of the split that is scored
+READY_SECONDS = 60.0
+WITHOUT_LIMITS = 10**9
+_KINDS = ("Info", "Info", "Score", "Score", "Sign")  # of five calls
+
+
+def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any]:
+    """Ask a vault for mixed answers, alone and beside bad clients."""
+    with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name:
+        folder = Path(name)
+        _write_dataset(folder / "dataset")
+        cases = ("alone", "beside garbage, 1 GB messages and silence")
+        rows = [_case(folder, case, calls or CALLS, clients or CLIENTS) for case in cases]
+    return {
+        "name": "vault",
+        "rows": rows,
+        "versions": {name: version(name) for name in ("fedpp", "grpcio", "numpy", "cryptography")},
+    }
+
+
+def _case(folder: Path, case: str, calls: int, clients: int) -> dict[str, Any]:
+    address = f"unix:{folder}/{'a' if case == 'alone' else 'b'}.sock"
+    with _running(["bench_vault", str(folder), address], "ready") as process:
+        with _bad_clients(address, wanted=case != "alone"):
+            figures = _load(address, calls, clients)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        memory = {
+            f"{name}_mb": int(status.partition(f"{key}:")[2].split()[0]) / 1024
+            for name, key in (("peak", "VmHWM"), ("final", "VmRSS"))
+        }
+    return {"case": f"{calls:,} calls of {clients} clients, {case}", **figures, **memory}
+
+
+def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
+    def client(number: int) -> tuple[list[float], list[str]]:
+        kinds, seconds, errors = random.Random(number), [], []  # noqa: S311
+        logits = np.zeros((SEQUENCES, 2, 2))
+        with VaultClient(address) as connection:
+            for _ in range(calls // clients):
+                started = time.perf_counter()
+                try:
+                    match kinds.choice(_KINDS):
+                        case "Info":
+                            connection.info()
+                        case "Score":
+                            connection.score("test", logits)
+                        case _:
+                            connection.sign("0" * 64, PROTOCOL, NO_BUNDLE)
+                except VaultError as error:
+                    errors.append(str(error))
+                seconds.append(time.perf_counter() - started)
+        return seconds, errors
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(client, range(clients)))
+    took = time.perf_counter() - started
+    seconds = sorted(1000 * value for values, _ in answers for value in values)
+    return {
+        "errors": sum(len(errors) for _, errors in answers),
+        "calls_per_second": len(seconds) / took,
+        "p50_ms": statistics.median(seconds),
+        "p99_ms": seconds[int(0.99 * len(seconds))],
+        "max_ms": seconds[-1],
+    }
+
+
+@contextmanager
+def _bad_clients(address: str, *, wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    with _running(["bad_clients", address]):
+        yield
+
+
+@contextmanager
+def _running(command: list[str], sign: str = "") -> Iterator["subprocess.Popen[str]"]:
+    module = [sys.executable, "-m", f"simulations.{command[0]}", *command[1:]]
+    with subprocess.Popen(module, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            if sign and not (process.stdout and process.stdout.readline().startswith(sign)):
+                raise VaultError("the benchmark's vault did not start")
+            yield process
+        finally:
+            process.kill()
+
+
+_DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
+
+
+def _write_dataset(path: Path) -> None:
+    cipher = SequenceCipher(_DOMAIN, "float32")
+    with DatasetWriter(
+        path, _DOMAIN.card(), dtype="float32", frames=1, height=4, width=4, channels=1, classes=("no", "yes")
+    ) as writer:
+        for number in range(SEQUENCES):
+            record = SequenceRecord(f"{number:032x}", f"{number:032x}", 1, "test")
+            writer.add(record, cipher.frames(record.id, np.zeros((1, 4, 4, 1))), cipher.label(record.id, number % 2, 2))
+
+
+def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
+    """Return a site's identity, always the same, and the domain's certificate of it."""
+    identity = SiteIdentity(name, bytes(32))
+    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+
+
+def _serve(folder: Path, address: str) -> None:
+    from sites.audit_log import AuditLog, Signer
+    from sites.score_limits import ScoreAllowance
+    from sites.vault import serve
+
+    identity, certificate = certified(_DOMAIN, "bench")
+    log = AuditLog.open(Path(f"{address.removeprefix('unix:')}.log"), Signer.of(identity, _DOMAIN))
+    serve(
+        _DOMAIN,
+        EncryptedDataset.open(folder / "dataset"),
+        address,
+        identity=identity,
+        certificate=certificate,
+        scores=ScoreAllowance(ScoreLimits(per_day=WITHOUT_LIMITS)),
+        audit=log,
+        ready=lambda: print("ready", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,35 @@
+"""The vault tells systemd when it is ready and when it stops."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from vaults import SECONDS, site_vault
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys.domain import KeyDomain
+from sites.sd_notify import notify
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_ready_and_stopping_are_told(
+    kind: str, domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Systemd's socket, in the file system or abstract, gets READY=1 once calls are answered, and STOPPING=1."""
+    name = str(Path(address.removeprefix("unix:")).parents[1] / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(SECONDS)
+        systemd.bind(name if kind == "path" else f"\0{name}")
+        monkeypatch.setenv("NOTIFY_SOCKET", name if kind == "path" else f"@{name}")
+        with site_vault(domain, dataset, address) as process:
+            assert systemd.recv(100) == b"READY=1"
+            process.terminate()
+            assert systemd.recv(100) == b"STOPPING=1"
+            assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("value", ["", "relative", "/nowhere/notify"])
+def test_without_systemd_nobody_is_told(value: str, monkeypatch: pytest.MonkeyPatch):
+    """A vault that systemd did not start, or no longer listens to, goes on."""
+    monkeypatch.setenv("NOTIFY_SOCKET", value)
+    notify("READY=1")

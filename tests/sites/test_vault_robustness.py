@@ -1,0 +1,196 @@
+"""No client of the vault harms another: silence, floods, garbage, large messages, slow readers."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from conftest import TINY
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hospital import error_of, site
+from vaults import SECONDS, serving, site_vault
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.protocol import vault_pb2, vault_pb2_grpc
+from fedpp.protocol.vault_client import VaultClient
+from simulations import bad_clients
+from simulations.bench_vault import vault as bench
+from sites.audit_check import verify
+from sites.audit_log import AuditLog, Signer
+from sites.call_guard import MOST_OF_A_METHOD
+from sites.memory_room import MemoryRoom
+
+LOGITS = np.zeros((3, 2, 2))  # of split test
+
+
+def test_silence_is_ended(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A call whose caller sends nothing is cancelled after the idle limit, whatever it is; others go on meanwhile."""
+    with serving(domain, dataset, address, idle_seconds=1.0), VaultClient(address) as client:
+        quiet: list[grpc.StatusCode] = []
+        thread = threading.Thread(target=lambda: quiet.extend(bad_clients.silence(address, 30.0)))
+        started = time.monotonic()
+        thread.start()
+        while thread.is_alive():
+            assert client.info().frames == 2
+        assert time.monotonic() - started < 6
+        assert quiet == [grpc.StatusCode.CANCELLED] * bad_clients.STREAMS
+
+
+def test_a_slow_but_steady_caller_is_served(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The limit is on the time between messages, and not on a call's."""
+    with (
+        serving(domain, dataset, address, idle_seconds=1.0),
+        grpc.insecure_channel(address) as channel,
+    ):
+
+        def requests() -> Iterator[vault_pb2.ScoreRequest]:
+            yield vault_pb2.ScoreRequest(split="test")
+            data = LOGITS.tobytes()
+            header = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape)
+            parts = [header, *(vault_pb2.ArrayChunk(data=data[i : i + 24]) for i in range(0, len(data), 24))]
+            for part in parts:
+                time.sleep(0.5)
+                yield vault_pb2.ScoreRequest(logits=part)
+
+        assert vault_pb2_grpc.VaultStub(channel).Score(requests(), timeout=SECONDS).examples == 3
+
+
+def test_who_does_not_read_is_cut_off(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Weights that nobody takes do not stay in the vault's memory."""
+    request = vault_pb2.InitialWeightsRequest(
+        network=TINY.to_json().replace('"dense": 5', '"dense": 65536'), seed=1, dtype="float64"
+    )
+    with (
+        serving(domain, dataset, address, idle_seconds=1.0),
+        grpc.insecure_channel(address) as channel,
+    ):
+        answer = vault_pb2_grpc.VaultStub(channel).InitialWeights(request, timeout=SECONDS)
+        next(answer)
+        time.sleep(4.0)
+        with pytest.raises(grpc.RpcError) as ended:
+            list(answer)
+        assert ended.value.code() is grpc.StatusCode.CANCELLED
+
+
+def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """So many streams to Score are open, and one more is turned away; Info, weights and health answer."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        over.wait(SECONDS)
+
+    with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
+        stub = vault_pb2_grpc.VaultStub(channel)
+        calls = [stub.Score.future(nothing(), timeout=SECONDS) for _ in range(MOST_OF_A_METHOD)]
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            try:
+                client.score("test", LOGITS)
+            except VaultError as full:
+                told = str(full)
+                break
+        assert told.endswith(f"refused: {MOST_OF_A_METHOD} calls of Score run: try again later")
+        assert client.info().frames == 2
+        assert client.initial_weights(TINY, 0, "float32")
+        assert site("health", address).stdout == "serving\n"
+        over.set()
+        for call in calls:
+            assert call.exception(SECONDS).code() is grpc.StatusCode.INVALID_ARGUMENT  # the stream had no logits
+        assert client.score("test", LOGITS).examples == 3
+
+
+@pytest.mark.parametrize("method", ["Score", "Info", "InitialWeights", "Nothing"])
+def test_a_message_of_a_gigabyte_is_turned_away(
+    method: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """Announced and sent, it costs the vault no memory, and the next caller no time."""
+    with site_vault(domain, dataset, address) as process, VaultClient(address) as client:
+        client.info()
+        bad_clients.announce_a_gigabyte(address, method)
+        assert client.info().frames == 2
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 300 * 1024
+
+
+def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
+    """A caller learns that its message is too large, and the call is recorded once."""
+    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    request = vault_pb2.ScoreRequest(split="test", logits=vault_pb2.ArrayChunk(data=bytes(5 * 2**20)))
+    with serving(domain, dataset, address, audit=log), grpc.insecure_channel(address) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            vault_pb2_grpc.VaultStub(channel).Score(iter([request]), timeout=SECONDS)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    log.close()
+    assert verify(tmp_path / "log").records == 2
+
+
+def test_garbage_harms_nobody(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Random bytes, before and after HTTP/2's greeting, end their own connection and no other."""
+    generator = random.Random(0)
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        for _ in range(100):
+            bad_clients.garbage(address, generator)
+            assert client.info().frames == 2
+
+
+def test_memory_is_given_in_turn():
+    """What is taken is free again afterwards; who wants more than there is gets all of it, alone; who waits is told."""
+    room = MemoryRoom(10, 0.05)
+    with room.taking(6):
+        with room.taking(4), pytest.raises(VaultError, match="the vault is busy: .*; try again later"):
+            room.taking(1).__enter__()
+        with pytest.raises(VaultError, match="busy"):
+            room.taking(100).__enter__()
+    with room.taking(100), pytest.raises(VaultError, match="busy"):
+        room.taking(1).__enter__()
+    with room.taking(10):
+        pass
+
+
+def test_memory_that_becomes_free_is_taken_by_who_waits():
+    """A call that waits for another's end is served, and not refused."""
+    room, taken = MemoryRoom(10, SECONDS), threading.Event()
+
+    def wait() -> None:
+        with room.taking(10):
+            taken.set()
+
+    with room.taking(1):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not taken.wait(0.2)
+    thread.join(SECONDS)
+    assert taken.is_set()
+
+
+def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """grpc.health.v1 answers for the whole server and for the vault's service, and watches nobody."""
+    with serving(domain, dataset, address), grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "fedpp.vault.v1.Vault"):
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.Check(health_pb2.HealthCheckRequest(service="other"), timeout=SECONDS)
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.RpcError) as unserved:
+            list(stub.Watch(health_pb2.HealthCheckRequest(), timeout=SECONDS))
+        assert unserved.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert site("health", address).stdout == "serving\n"
+    assert "no healthy vault at" in error_of("health", address)
+
+
+def test_many_clients_are_answered_beside_bad_ones():
+    """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded."""
+    alone, beside = bench(calls=640, clients=32)["rows"]
+    for row in (alone, beside):
+        assert row["errors"] == 0
+        assert row["max_ms"] < 10_000
+        assert row["peak_mb"] < 400

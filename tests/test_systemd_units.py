@@ -1,0 +1,93 @@
+"""The systemd units of the documentation: valid, hardened, and in step with the commands that they start."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from sites.cli import _parser
+
+FOLDER = ROOT / "docs" / "systemd"
+UNITS = ("fedpp-vault.service", "fedpp-site.service")
+PROGRAM = "/opt/fedpp/bin/fedpp-site"
+HARDENED = {
+    "ProtectSystem": "strict",
+    "ProtectHome": "true",
+    "PrivateTmp": "true",
+    "NoNewPrivileges": "true",
+    "CapabilityBoundingSet": "",
+    "LimitCORE": "0",
+}
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """Return a unit's settings, of each all values."""
+    found: dict[str, list[str]] = {}
+    for line in (FOLDER / unit).read_text().replace("\\\n", " ").splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def commands(unit: str) -> list[list[str]]:
+    names = ("ExecStartPre", "ExecStart", "ExecStartPost")
+    return [shlex.split(value) for name in names for value in settings(unit).get(name, [])]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_units_start_commands_that_there_are(unit: str):
+    """Each command line is one that `fedpp-site` takes, option by option."""
+    assert len(commands(unit)) == 2
+    for program, *arguments in commands(unit):
+        assert program == PROGRAM
+        _parser().parse_args(arguments)
+
+
+def test_the_two_units_fit_together():
+    """The trainer asks the vault where it listens, checks its health there, and cannot see its folders."""
+    vault, site = (settings(unit) for unit in UNITS)
+    (address,) = (_parser().parse_args(c[1:]).address for c in commands(UNITS[0]) if c[1] == "vault")
+    assert {c[2] for unit in UNITS for c in commands(unit) if c[1] == "health"} == {address}
+    assert {_parser().parse_args(c[1:]).vault for c in commands(UNITS[1]) if c[1] == "join"} == {address}
+    assert address == f"unix:/run/{vault['RuntimeDirectory'][0]}/vault.sock"
+    options = next(_parser().parse_args(c[1:]) for c in commands(UNITS[0]) if c[1] == "vault")
+    assert vault["ReadWritePaths"] == [str(options.audit_log.parent)]
+    assert str(options.passphrase_file) == "${CREDENTIALS_DIRECTORY}/passphrase"
+    hidden = site["InaccessiblePaths"][0].split()
+    assert f"-{options.domain.parent}" in hidden
+    assert f"-{options.audit_log.parent}" in hidden
+    assert vault["User"] != site["User"]
+    assert vault["Group"] == site["Group"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_units_are_hardened(unit: str):
+    """Each process has a user of its own and no way to more rights; the vault has no network."""
+    found = settings(unit)
+    assert {name: found[name] for name in HARDENED} == {name: [value] for name, value in HARDENED.items()}
+    assert found["User"][0] not in {"", "root"}
+    assert ("PrivateNetwork" in found) == (unit == "fedpp-vault.service")
+    if unit == "fedpp-vault.service":
+        assert (found["PrivateNetwork"], found["RestrictAddressFamilies"]) == (["true"], ["AF_UNIX"])
+        assert found["LoadCredential"] == ["passphrase:/etc/fedpp/passphrase"]
+        assert found["Type"] == ["notify"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd-analyze")
+def test_systemd_takes_the_units(tmp_path: Path):
+    """`systemd-analyze verify` finds nothing to say, once the program is where it looks."""
+    for unit in UNITS:
+        text = (FOLDER / unit).read_text().replace(PROGRAM, str(shutil.which("true")))
+        (tmp_path / unit).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in UNITS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
