@@ -50,9 +50,13 @@ def _accept(
 def _relay(
     connection: socket.socket, upstream: int, ours: ssl.SSLContext, theirs: ssl.SSLContext, recording: Recording
 ) -> None:
-    with suppress(OSError), connection:
-        near = ours.wrap_socket(connection, server_side=True)
-        far = theirs.wrap_socket(socket.create_connection(("127.0.0.1", upstream)), server_hostname="127.0.0.1")
+    with (
+        suppress(OSError),
+        connection,
+        ours.wrap_socket(connection, server_side=True) as near,
+        socket.create_connection(("127.0.0.1", upstream)) as plain,
+        theirs.wrap_socket(plain, server_hostname="127.0.0.1") as far,
+    ):
         back = threading.Thread(target=_pump, args=(far, near, recording.stream()), daemon=True)
         back.start()
         _pump(near, far, recording.stream())

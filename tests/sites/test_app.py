@@ -260,14 +260,16 @@ def test_the_vault_learns_for_which_run_and_round_it_scores(
     """Both come from Flower's message and the request, and stand in the vault's audit log; a third call is refused."""
     request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), "test", round=9)
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
+    content[wire.PARTICIPANTS] = company(domain, proof(domain, "south", 1)).to_record()
     log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
-    with serving(domain, dataset, address, audit=log):
+    with serving(domain, dataset, address, audit=log, **north(domain)):
         for _ in range(2):
             assert wire.METRICS in ask(context, "evaluate", content)
         assert reason(ask(context, "evaluate", content)).startswith("its vault does not answer, or refuses")
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [(line["run"], line["round"], line["split"]) for line in lines] == [("1", 9, "test")] * 3
+    scores = [line for line in lines if line["method"] == "Score"]
+    assert [(line["run"], line["round"], line["split"]) for line in scores] == [("1", 9, "test")] * 3
 
 
 def test_a_request_out_of_bounds_is_refused(context: Context, domain: KeyDomain):
