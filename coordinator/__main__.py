@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,10 +24,10 @@ from fedpp.config import RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
+from .bundle import CHECKOUT, built, bundle
 from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
-CHECKOUT = Path(__file__).parents[1]
 RECORD, MODEL = "federation.json", "model.npz"
 POLL_SECONDS = 1.0
 REASON = "ServerApp failed with exception: "  # SuperLink's words before the exception's own
@@ -81,13 +82,21 @@ def enrol(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
     from fedpp.cipher.params import DomainCard
+    from fedpp.learning.model_file import EncryptedModel
 
     state, out = State(options.state.resolve()), options.out.resolve()
     if any((out / name).exists() for name in (RECORD, MODEL)):
         raise ConfigError(f"{out} holds a federation already: choose another --out, results are not overwritten")
+    if options.model is not None:
+        EncryptedModel.load(options.model)  # a file that cannot be read must not cost a wait for sites
     config = run_config(
         options.set,
-        {"domain": DomainCard.load(options.domain).fingerprint, "sites": options.sites, "out": str(out)},
+        {
+            "card": DomainCard.load(options.domain).to_json(),
+            "sites": options.sites,
+            "out": str(out),
+            "initial": str(options.model.resolve()) if options.model else "",
+        },
     )
     out.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
@@ -123,6 +132,7 @@ def submit(state: State, overrides: Path) -> tuple[str, str]:
     SIGINT, SIGTERM or SIGHUP stop the run; its status is `finished:stopped` then.
     """
     with ProcessGroup(state.environment()) as group:
+        print(f"bundle {sha256(built()).hexdigest()}", file=sys.stderr)
         run_id = flower(state, "run", str(CHECKOUT), CONNECTION, "--run-config", str(overrides))["run-id"]
         print(f"run {run_id} started", file=sys.stderr)
         group.start(["flwr", "log", run_id, CONNECTION])
@@ -220,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(run=function)
-        added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
+        if function is not bundle:
+            added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
         return added
 
     served = command(up)
@@ -237,10 +248,13 @@ def _parser() -> argparse.ArgumentParser:
     enrolled.add_argument("public_key", metavar="PUBLIC_KEY", type=path, help="from `fedpp-site identity`")
     enrolled.add_argument("site", metavar="NAME")
 
+    command(bundle).add_argument("--out", type=path, help="write the bundle to this new file, too")
+
     federated = command(run)
     federated.add_argument("--domain", type=path, required=True, help="the key domain's card")
     federated.add_argument("--sites", type=int, required=True, help="how many sites to wait for")
     federated.add_argument("--out", type=path, required=True, help="folder for federation.json and model.npz")
+    federated.add_argument("--model", type=path, help="model.npz of an earlier run, to go on from")
     federated.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a run setting; may be repeated"
     )

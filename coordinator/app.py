@@ -11,6 +11,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from fedpp.cipher.params import DomainCard
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
@@ -18,6 +19,7 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.membership import NO_BUNDLE
 
 from .admission import Admission, admit
 from .strategy import EncryptedFedAvg, note
@@ -28,26 +30,29 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation as the run configuration says."""
-    federate(grid, RunConfig.from_mapping(dict(context.run_config)))
+    federate(grid, RunConfig.from_mapping(dict(context.run_config)), grid.run.fab_hash or NO_BUNDLE)
 
 
-def federate(grid: Grid, config: RunConfig) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results."""
+def federate(grid: Grid, config: RunConfig, bundle: str = NO_BUNDLE) -> FederationRecord:
+    """Admit the sites, train for the given rounds, test, and write the results; `bundle` is the hash of this code."""
     started = time.monotonic()
-    admission = admit(grid, config)
+    card = DomainCard.from_json(config.card)
+    admission = admit(grid, config, card, bundle)
     network = network_of(admission, config)
-    common = (config.domain, network, config.dtype, config.recipe())
+    common = (card.fingerprint, network, config.dtype, config.recipe())
     strategy = EncryptedFedAvg(
         admission.sites,
         wire.TrainRequest(*common, epochs=config.epochs, seed=config.seed, round=1),
         wire.EvaluateRequest(*common, split="validation"),
+        admission.participants,
     )
-    initial = initial_weights(grid, admission, config, network)
+    initial = model_to_go_on_from(admission, config, network) or initial_weights(grid, admission, config, network)
     result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.reply_seconds)
     questions = strategy.evaluation("test", result.arrays)
     tested = strategy.counts("test", grid.send_and_receive(questions, timeout=config.reply_seconds))
     record = FederationRecord(
-        domain=config.domain,
+        domain=card.fingerprint,
+        bundle=bundle,
         seed=config.seed,
         dtype=config.dtype,
         network=network,
@@ -60,7 +65,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     out = Path(config.out)
     classes = next(iter(admission.sites.values())).classes
     rows = wire.unpack_arrays(RecordDict({wire.ARRAYS: result.arrays}))
-    EncryptedModel(network, config.domain, classes, rows).save(out / "model.npz")
+    EncryptedModel(network, card.fingerprint, classes, rows).save(out / "model.npz")
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
 
@@ -72,9 +77,23 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
 
 
+def model_to_go_on_from(admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord | None:
+    """Return the weights of an earlier run's model, if one is named; raise `FederationError` if it does not fit."""
+    if not config.initial:
+        return None
+    model, site = EncryptedModel.load(Path(config.initial)), next(iter(admission.sites.values()))
+    model.require_fitting(site.domain, site.classes)
+    if (model.network, model.dtype) != (network, config.dtype):
+        raise FederationError(
+            f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
+        )
+    return wire.pack_arrays(model.rows)
+
+
 def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:
     """Ask one site's vault after the other for encrypted initial weights, until some fit; raise `FederationError`."""
-    request = wire.InitialWeightsRequest(config.domain, network, config.dtype, seed=config.seed)
+    domain = next(iter(admission.sites.values())).domain
+    request = wire.InitialWeightsRequest(domain, network, config.dtype, seed=config.seed)
     for node, site in admission.sites.items():
         question = Message(
             RecordDict({wire.CONFIG: request.to_record()}),

@@ -25,6 +25,7 @@ from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
 Rows = dict[str, NDArray[np.floating]]
@@ -35,10 +36,15 @@ class EncryptedFedAvg(Strategy):
     """Train and evaluate on all admitted sites in each round; keep each round's counts and seconds."""
 
     def __init__(
-        self, sites: Mapping[int, SiteDescription], train: wire.TrainRequest, evaluate: wire.EvaluateRequest
+        self,
+        sites: Mapping[int, SiteDescription],
+        train: wire.TrainRequest,
+        evaluate: wire.EvaluateRequest,
+        participants: Participants,
     ) -> None:
         self.sites = sites
         self._train, self._evaluate = train, evaluate
+        self._participants = participants.to_record()
         self._started, self._round = 0.0, 0
         self._trained: tuple[str, ...] = ()
         self.rounds: list[RoundRecord] = []
@@ -92,7 +98,9 @@ class EncryptedFedAvg(Strategy):
         return self._accepted(f"{split} counts", replies, lambda reply, site: accept_counts(reply, site, split))
 
     def _messages(self, kind: str, arrays: ArrayRecord, request: wire.Request) -> list[Message]:
-        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: request.to_record()})
+        content = RecordDict(
+            {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: self._participants}
+        )
         return [Message(content, dst_node_id=node, message_type=kind) for node in self.sites]
 
     def _accepted(

@@ -15,20 +15,26 @@ from fedpp.errors import ConfigError
 from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe
 
+_PATHS = ("dataset", "evaluation_key", "policy")  # of a site
+
 Dtype = Literal["float32", "float64"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
+BUNDLE = (
+    "FEDPP_BUNDLE"  # environment variable: in a deployment, SHA-256 of the app bundle that runs, as the site measured
+)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What the coordinator is told about one run."""
 
-    domain: str  # fingerprint of the key domain whose sites are admitted
+    card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
+    initial: str  # model.npz to go on from, or nothing
     sites: int  # how many sites to wait for
     rounds: int
     epochs: int  # local epochs a round
@@ -87,18 +93,18 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site's trainer is told: its public name, and three addresses inside its own hospital."""
+    """What a site's trainer is told: four addresses inside its own hospital; the vault knows the site's name."""
 
-    name: str
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
+    policy: Path  # what the site allows
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
         typed = _typed(cls, values, "site setting")
-        return cls(typed["name"], Path(typed["dataset"]), Path(typed["evaluation_key"]), typed["vault"])
+        return cls(**typed | {name: Path(typed[name]) for name in _PATHS})
 
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads."""

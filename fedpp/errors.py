@@ -11,6 +11,7 @@
     ├── DatasetError            an encrypted dataset is damaged or of another format
     ├── ModelError              a model file is damaged or does not fit its network
     ├── VaultError              the vault cannot be reached, or refused
+    ├── PolicyError             a site's policy does not allow it
     └── FederationError         the federation cannot go on: too few sites, a bad reply
 
 A message never holds key material, pixels or a patient's identifier.
@@ -51,6 +52,10 @@ class ModelError(FedppError):
 
 class VaultError(FedppError):
     """The vault cannot be reached, or refused."""
+
+
+class PolicyError(FedppError):
+    """A site's policy does not allow it."""
 
 
 class FederationError(FedppError):

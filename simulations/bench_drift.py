@@ -157,7 +157,7 @@ def _plaintext(data: Data, dtype: Dtype, initial: Sequence[Values], checkpoints:
 def _encrypted(
     data: Data, dtype: Dtype, checkpoints: Sequence[int], optimizer: type[Adam] | None = None
 ) -> Iterator[State]:
-    domain = KeyDomain(bytes(32), n=2, epoch=1)
+    domain = KeyDomain.of_secret(bytes(32), n=2)
     key = domain.evaluation_key()
     cipher = SequenceCipher(domain, dtype)
     frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(data.frames)])

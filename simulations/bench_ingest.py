@@ -29,7 +29,7 @@ ROWS_BYTES = 2**28  # of one repetition's ciphertext: more than any cache
 INGESTS = (10_000, 100_000)  # frames
 IMAGES = 200  # different files: read again and again
 
-_DOMAIN = KeyDomain(bytes(range(32)), n=2, epoch=1)
+_DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 
 
 def ingest() -> dict[str, Any]:

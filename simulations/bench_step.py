@@ -145,7 +145,7 @@ def _compiled(case: Case, form: Form) -> tuple[keras.Model, tuple[tf.Tensor, tf.
     frames = generator.normal(size=(case.batch, case.frames, case.side, case.side, 1)).astype(np.float32)
     numbers = generator.integers(2, size=case.batch)
     labels = np.eye(2, dtype=np.float32)[numbers]
-    domain = KeyDomain(SECRET, n=2, epoch=1)
+    domain = KeyDomain.of_secret(SECRET, n=2)
     algebra = {"ciphertext": domain.evaluation_key().algebra(), "block_form": BlockForm(domain.matrix())}.get(
         form, Algebra.plaintext()
     )
@@ -163,7 +163,7 @@ def _compiled(case: Case, form: Form) -> tuple[keras.Model, tuple[tf.Tensor, tf.
             weights = {name: algebra.encrypt(rows) for name, rows in weights.items()}
         models.set_rows(model, network, algebra, weights)
     if form == "more_frame":
-        mixer = FrameCipher(KeyDomain(SECRET, n=1, epoch=1, scheme="more-frame"), "float32", "patches", DEFAULT_PATCH)
+        mixer = FrameCipher(KeyDomain.of_secret(SECRET, n=1, scheme="more-frame"), "float32", "patches", DEFAULT_PATCH)
         frames = np.stack([mixer.frames("", sequence)[..., 0] for sequence in frames])
     if form == "keras":
         model = keras.Model(model.inputs, model.outputs)

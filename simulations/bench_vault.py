@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.dataset_writer import DatasetWriter
@@ -26,7 +25,9 @@ from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.identity import SiteIdentity
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate, signed
+from fedpp.keys.issuer import Issuer
+from fedpp.policy import ScoreLimits
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate
 from fedpp.protocol.vault_client import VaultClient
 
 from .federation import ROOT
@@ -120,7 +121,7 @@ def _running(command: list[str], sign: str = "") -> Iterator["subprocess.Popen[s
             process.kill()
 
 
-_DOMAIN = KeyDomain(bytes(range(32)), n=2, epoch=1)
+_DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 
 
 def _write_dataset(path: Path) -> None:
@@ -136,14 +137,12 @@ def _write_dataset(path: Path) -> None:
 def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
     """Return a site's identity, always the same, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
-    member = identity.member_of(domain.card().fingerprint)
-    key = Ed25519PrivateKey.from_private_bytes(domain.derive("certifying key"))
-    return identity, Certificate(member, key.sign(signed("certificate", member.content())).hex())
+    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
 
 
 def _serve(folder: Path, address: str) -> None:
     from sites.audit_log import AuditLog, Signer
-    from sites.score_limits import ScoreAllowance, ScoreLimits
+    from sites.score_limits import ScoreAllowance
     from sites.vault import serve
 
     identity, certificate = certified(_DOMAIN, "bench")

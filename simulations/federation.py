@@ -24,16 +24,17 @@ RUN = "run.json"
 
 
 @contextmanager
-def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Path) -> Iterator[None]:
-    """Run one vault process a site, and stop them in the end."""
-    secret = ("--domain", str(domain_folder.resolve()), "--passphrase-file", str(passphrase_file.resolve()))
+def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]:
+    """Run one vault process a site, and stop them in the end; a site's evaluation key lies in its domain folder."""
+    passphrase = ("--passphrase-file", str(passphrase_file.resolve()))
     with ExitStack() as stack:
         started = []
         for site in sites:
+            domain = ("--domain", str(site.evaluation_key.parents[1].resolve()))
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
-            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--least-sequences", "1")
+            address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
             process = subprocess.Popen(
-                [sys.executable, "-m", "sites.cli", "vault", *address, *secret],
+                [sys.executable, "-m", "sites.cli", "vault", *address, *domain, *passphrase],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -46,7 +47,7 @@ def vaults(sites: Sequence[SiteConfig], domain_folder: Path, passphrase_file: Pa
                 process.wait()
                 log.seek(0)
                 reason = log.read().strip().splitlines()
-                raise VaultError(f"the vault of {site.name} did not start: {''.join(reason[-1:])}")
+                raise VaultError(f"the vault of {site.dataset.name} did not start: {''.join(reason[-1:])}")
         yield
 
 
@@ -68,7 +69,12 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)
         for number, site in enumerate(sites):
-            absolute = replace(site, dataset=site.dataset.resolve(), evaluation_key=site.evaluation_key.resolve())
+            absolute = replace(
+                site,
+                dataset=site.dataset.resolve(),
+                evaluation_key=site.evaluation_key.resolve(),
+                policy=site.policy.resolve(),
+            )
             (folder / f"{number}.json").write_text(json.dumps(absolute.to_mapping()))
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

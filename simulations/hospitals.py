@@ -7,8 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig
 from fedpp.errors import ConfigError
+from fedpp.files import create_exclusively
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
@@ -17,6 +19,11 @@ from fedpp.imaging.visits import by_visit, of_length
 from fedpp.ingest import ingest
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.passphrase import from_file
+from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE
 
 from .phantom import write_phantom
 from .scenario import Scenario
@@ -45,12 +52,16 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file = out / "passphrase"
     passphrase_file.touch(mode=0o600)
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
-    domain = _domain(scenario)
-    store.create(out / "domain", domain, store.read_passphrase(passphrase_file))
+    passphrase, domain = from_file(passphrase_file), _domain(scenario)
+    issuer = Issuer(domain.certifying_seed())
+    store.found(out / "domain", domain, issuer, SiteIdentity.generate("simulation"), passphrase)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
-        dataset = out / "sites" / name
+        dataset, keys = out / "sites" / name, out / "keys" / name
+        identity = SiteIdentity.generate(name)
+        certificate = issuer.certify(identity.recipient(), domain.card())
+        store.join(keys, store.Site(domain, identity, certificate), passphrase)
         ingest(
             sequences,
             dataset,
@@ -67,8 +78,18 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
             progress=True,
         )
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
-        sites.append(SiteConfig(name, dataset, out / "domain" / store.EVALUATION_KEY, address))
+        policy = out / "policies" / f"{name}.yaml"
+        create_exclusively(policy, _policy(dataset).to_yaml().encode())
+        sites.append(SiteConfig(dataset, keys / store.EVALUATION_KEY, address, policy))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
+
+
+def _policy(dataset: Path) -> SitePolicy:
+    """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
+    fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
+    many = 10**9
+    scores = ScoreLimits(least_sequences=1, per_round=many, rounds=many, per_day=many)
+    return SitePolicy(bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0)
 
 
 def _domain(scenario: Scenario) -> KeyDomain:
@@ -78,7 +99,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
     """
     secret = sha256(f"simulated domain of seed {scenario.seed}".encode()).digest()
     n = scenario.n if scenario.scheme == "more" else 1
-    return KeyDomain(secret, n=n, epoch=1, scheme=scenario.scheme)
+    return KeyDomain.of_secret(secret, n=n, scheme=scenario.scheme)
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:

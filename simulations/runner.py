@@ -34,7 +34,7 @@ from .scenario import Scenario
 from .shared_patients import shared, trained_and_tested
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
-_OURS = ("domain", "passphrase", "raw", "sites", "federation", "report.json", "report.html")
+_OURS = ("domain", "keys", "passphrase", "policies", "raw", "sites", "federation", "report.json", "report.html")
 _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
 
 
@@ -48,7 +48,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
-        with vaults(hospitals.sites, hospitals.domain_folder, hospitals.passphrase_file):
+        with vaults(hospitals.sites, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
     federated = time.monotonic()
     baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
@@ -81,8 +81,9 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
 def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
     """Return the coordinator's run configuration for a scenario."""
     return {
-        "domain": hospitals.domain.card().fingerprint,
+        "card": hospitals.domain.card().to_json(),
         "out": str(out.resolve()),
+        "initial": "",
         "sites": len(hospitals.sites),
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
@@ -95,7 +96,7 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "kernel": 3,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
-        "wait-seconds": 60.0,  # all nodes are there from the start
+        "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
         "reply-seconds": 3600.0,
     }
 

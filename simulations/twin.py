@@ -59,7 +59,7 @@ class Training:
 def plaintext_sites(hospitals: Hospitals, network: NetworkSpec) -> list[PlaintextSite]:
     """Prepare each hospital's raw sequences in the order of its encrypted dataset."""
     return [
-        _plaintext_site(hospitals, network, site.name, EncryptedDataset.open(site.dataset), raw)
+        _plaintext_site(hospitals, network, site.dataset.name, EncryptedDataset.open(site.dataset), raw)
         for site, raw in zip(hospitals.sites, hospitals.raw, strict=True)
     ]
 

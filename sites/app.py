@@ -1,9 +1,9 @@
 """The site's ClientApp: it trains on ciphertext and asks the vault for what needs the domain secret.
 
-It is told three addresses (`SiteConfig`): the encrypted dataset, the evaluation key and the vault. It never
-holds the domain secret; what the evaluation key lets its reader see is said in docs/threats.md. In a
-deployment the addresses stand in the SuperNode's node configuration; in a simulation, whose nodes know a
-number only, in files of a folder that `FEDPP_SITES` names.
+It is told four addresses (`SiteConfig`): the encrypted dataset, the evaluation key, the vault, and the site's
+policy, without whose leave it answers nothing. It never holds the domain secret; what the evaluation key lets
+its reader see is said in docs/threats.md. In a deployment the addresses stand in the SuperNode's node
+configuration; in a simulation, whose nodes know a number only, in files of a folder that `FEDPP_SITES` names.
 """
 
 import json
@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import AnyKey, open_key
-from fedpp.config import SITES_FOLDER, SPLITS, Dtype, SiteConfig
+from fedpp.cipher.params import DomainCard
+from fedpp.config import BUNDLE, SITES_FOLDER, SPLITS, Dtype, SiteConfig
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -28,10 +29,14 @@ from fedpp.errors import (
     FedppError,
     KeyFileError,
     ModelError,
+    PolicyError,
     VaultError,
 )
 from fedpp.network import NetworkSpec, Task
+from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
+from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
 from fedpp.recipe import Recipe
@@ -61,11 +66,14 @@ def answering(
 
     def answer(message: Message, context: Context) -> Message:
         try:
-            run = str(message.metadata.run_id)
-            return Message(handler(message.content, site_config(context), run), reply_to=message)
+            site = site_config(context)
+            policy = SitePolicy.load(site.policy)
+            policy.require_current(today())
+            policy.require_answer(question_of(message.metadata.message_type))
+            return Message(handler(message.content, site, str(message.metadata.run_id)), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            public = isinstance(error, DomainMismatchError | FederationError | ModelError)  # these hold no path
+            public = isinstance(error, DomainMismatchError | FederationError | ModelError | PolicyError)  # hold no path
             return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
@@ -87,18 +95,20 @@ def site_config(context: Context) -> SiteConfig:
 
 @app.query(wire.DESCRIBE)
 @answering
-def describe(_: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
-    """Answer the site's description, after checking that key, dataset and vault belong together.
+def describe(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
+    """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
     """
+    request = wire.DescribeRequest.of(content)
     key, dataset = _open(site)
     with VaultClient(site.vault) as vault:
         info = vault.info()
-    _require_one_site(key, dataset, info, site)
-    dataset.verify()
+        _require_one_site(key, dataset, info)
+        dataset.verify()
+        proof = vault.sign(request.nonce, request.protocol, os.environ.get(BUNDLE, NO_BUNDLE))
     description = SiteDescription(
-        name=site.name,
+        name=info.site,
         domain=key.domain,
         n=key.n,
         frames=info.frames,
@@ -112,7 +122,8 @@ def describe(_: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
         sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
-    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})
+    proved = ConfigRecord({"proof": proof.to_json()})
+    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: proved})
 
 
 @app.query(wire.INITIAL_WEIGHTS)
@@ -155,20 +166,21 @@ def evaluate(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
 
 def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
     dataset = EncryptedDataset.open_with(site.dataset, site.evaluation_key.with_name(AT_REST_KEY))
+    SitePolicy.load(site.policy).require_dataset(dataset.manifest.fingerprint)
     return open_key(site.evaluation_key, dataset.manifest), dataset
 
 
-def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo, site: SiteConfig) -> None:
+def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) -> None:
     """Refuse a key, a dataset and a vault that do not belong together."""
     for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
         if domain != key.domain:
             raise DomainMismatchError(
-                f"site {site.name}: its {what} belongs to domain {domain[:16]}, its evaluation key to "
+                f"its {what} belongs to domain {domain[:16]}, its evaluation key to "
                 f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
             )
     if info.dataset != dataset.manifest.fingerprint:  # the vault would score with another dataset's labels
         raise FederationError(
-            f"site {site.name}: its vault serves dataset {info.dataset[:16]}, its trainer reads "
+            f"its vault serves dataset {info.dataset[:16]}, its trainer reads "
             f"{dataset.manifest.fingerprint[:16]}: give both the same"
         )
 
@@ -178,11 +190,11 @@ def _open_for(request: wire.Request, site: SiteConfig) -> tuple[AnyKey, Encrypte
     key, dataset = _open(site)
     if request.domain != key.domain:
         raise DomainMismatchError(
-            f"site {site.name} belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
+            f"this site belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
     if misfit := request.network.misfit(Task.of(dataset.manifest)):
-        raise FederationError(f"site {site.name}: {misfit}")
+        raise FederationError(misfit)
     return key, dataset
 
 
@@ -192,9 +204,21 @@ def _loaded(
     """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
     key, dataset = _open_for(request, site)
     rows = wire.rows_of(content, request.network, key.n, request.dtype)
+    _require_company(content, site)
     trainer = _trainer(request.network, key, request.recipe, request.dtype)
     trainer.load(rows)
     return trainer, dataset
+
+
+def _require_company(content: RecordDict, site: SiteConfig) -> None:
+    """Refuse to work for a run of fewer other members than the policy wants; each must have proved itself."""
+    participants = Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord))
+    with VaultClient(site.vault) as vault:
+        info = vault.info()
+    card = DomainCard.from_json(info.card)
+    SitePolicy.load(site.policy).require_participants(
+        participants.others(info.site, card.certifying_key, card.fingerprint)
+    )
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.

@@ -14,7 +14,7 @@ from fedpp.command import Parser, natural, path, positive, rate, run_command, sh
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
-from . import data, models, training, vault_command
+from . import approval, data, membership, models, reencryption, training, vault_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,29 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     return run_command(_parser(), arguments)
 
-
-def keygen(options: argparse.Namespace) -> int:
-    """Draw a new domain secret, seal it, and write the trainer's keys and the card beside it."""
-    from fedpp.keys import store
-    from fedpp.keys.domain import KeyDomain
-
-    domain = KeyDomain.generate(n=options.n, scheme=options.scheme)
-    store.create(options.out, domain, store.read_passphrase(options.passphrase_file))
-    print(f"key domain {domain.card().fingerprint}")
-    print(f"  {options.out / store.SECRET_KEY}  for the secret zone only")
-    if domain.scheme == "more":
-        print(f"  {options.out / store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
-    print(f"  {options.out / store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
-    print(f"  {options.out / store.CARD}  public")
-    return 0
-
-
-def card(options: argparse.Namespace) -> int:
-    """Print a domain's public card."""
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys.store import CARD
-
-    print(DomainCard.load(options.domain / CARD).to_json(), end="")
     return 0
 
 
@@ -63,7 +40,8 @@ def join(options: argparse.Namespace) -> int:
 
     from .supernode import join as run
 
-    site = SiteConfig(options.name, options.dataset.resolve(), options.evaluation_key.resolve(), options.vault)
+    paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
+    site = SiteConfig(paths[0], paths[1], options.vault, paths[2])
     return run(options.superlink, options.ca, options.identity, site)
 
 
@@ -79,14 +57,19 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--json", action="store_true", help="print one JSON value")
         return added
 
-    def domain(to: argparse.ArgumentParser, *, passphrase: bool = True) -> None:
-        to.add_argument("--domain", type=path, required=True, help="domain folder that keygen made")
-        if passphrase:
-            to.add_argument("--passphrase-file", type=path, required=True, help="mode 0600, first line counts")
+    def passphrase(to: argparse.ArgumentParser) -> None:
+        given = to.add_mutually_exclusive_group()
+        given.add_argument("--passphrase-file", type=path, help="mode 0600, first line counts")
+        given.add_argument("--passphrase-fd", type=natural, metavar="N", help="open file descriptor (else it is asked)")
 
-    keys = command(keygen, json_output=False)
+    def domain(to: argparse.ArgumentParser, *, sealed: bool = True) -> None:
+        to.add_argument("--domain", type=path, required=True, help="domain folder that keygen or accept made")
+        if sealed:
+            passphrase(to)
+
+    keys = command(membership.keygen, json_output=False)
     keys.add_argument("--out", type=path, required=True, help="new domain folder")
-    keys.add_argument("--passphrase-file", type=path, required=True, help="mode 0600, first line counts")
+    keys.add_argument("--site", default="founder", help="this site's public name in reports (default founder)")
     keys.add_argument(
         "--scheme",
         choices=SCHEMES,
@@ -94,8 +77,42 @@ def _parser() -> argparse.ArgumentParser:
         help="more: rows of slots; more-frame: mixed frames, plain labels, no key at the trainer (default more)",
     )
     keys.add_argument("-n", type=int, help="more: slots of a ciphertext row (default 2, the fast one)")
+    passphrase(keys)
 
-    shown = command(card, json_output=False)
+    new = command(membership.recipient, json_output=False)
+    new.add_argument("--site", required=True, help="this site's public name in reports")
+    new.add_argument("--out", type=path, required=True, help="new folder for the site's identity")
+    passphrase(new)
+
+    shared = command(membership.share, json_output=False)
+    domain(shared)
+    shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.recipient")
+    shared.add_argument("--words", help="what it told you by telephone (else it is asked)")
+    shared.add_argument("--out", type=path, required=True, help="new file for the other site")
+
+    accepted = command(membership.accept, json_output=False)
+    accepted.add_argument("share", type=path, help="file that the domain's founder sent")
+    accepted.add_argument("--identity", type=path, required=True, help="folder of recipient, or of the epoch before")
+    passphrase(accepted)
+    accepted.add_argument("--words", help="what the founder told you by telephone (else it is asked)")
+    accepted.add_argument("--out", type=path, required=True, help="new domain folder")
+
+    for begun in (
+        command(membership.rotate, json_output=False),
+        revoked := command(membership.revoke, json_output=False),
+    ):
+        domain(begun)
+        begun.add_argument("--out", type=path, required=True, help="new domain folder, of the new epoch")
+    revoked.add_argument("site", help="public name of the member that leaves")
+
+    moved = command(reencryption.reencrypt)
+    moved.add_argument("what", type=path, help="encrypted dataset, model.npz or checkpoint.sealed of the old epoch")
+    domain(moved)
+    moved.add_argument("--to", type=path, required=True, metavar="DOMAIN", help="domain folder of the new epoch")
+    moved.add_argument("--dataset", type=path, help="of a checkpoint: its dataset, re-encrypted")
+    moved.add_argument("--out", type=path, required=True, help="new folder or file")
+
+    shown = command(membership.card, json_output=False)
     shown.add_argument("domain", type=path, help="domain folder")
 
     def raw(to: argparse.ArgumentParser) -> None:
@@ -148,7 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--folds", type=positive, help="cross-validation: the number of parts, one of them for testing")
     split.add_argument("--fold", type=natural, default=0, help="the part for testing (default 0)")
     split.add_argument("--seed", type=natural, default=0, help="of the split (default 0)")
-    taken.add_argument("--at-rest", action="store_true", help="seal the dataset with AES-256-GCM on the disk")
+    taken.add_argument(
+        "--at-rest",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="seal the dataset with AES-256-GCM on the disk (default; a labelled one that is not sealed gives the key)",
+    )
     taken.add_argument("--dtype", choices=DTYPES, default="float32")
 
     command(data.inspect).add_argument("dataset", type=path)
@@ -161,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
     trained = command(training.train)
     trained.add_argument("dataset", type=path)
-    domain(trained, passphrase=False)
+    domain(trained, sealed=False)
     trained.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
     trained.add_argument("--resume", action="store_true", help="go on after the last epoch that was finished")
     trained.add_argument("--epochs", type=positive, help="default 10; more may be given to --resume")
@@ -202,14 +224,30 @@ def _parser() -> argparse.ArgumentParser:
     made = command(identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
 
+    decided = command(approval.policy, json_output=False)
+    decided.add_argument("--dataset", type=path, required=True, help="the one dataset that may be used")
+    decided.add_argument("--out", type=path, required=True, help="new file, site.yaml")
+
+    read = command(approval.review)
+    read.add_argument("bundle", type=path, help="file BUNDLE.fab, or the hash of a refused one, with --identity")
+    read.add_argument("--identity", type=path, help="the joined site's identity, which keeps refused bundles")
+    read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
+
+    allowed = command(approval.approve, json_output=False)
+    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash")
+    allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
+    allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
+
     joined = command(join, json_output=False)
-    joined.add_argument("--name", required=True, help="the site's public name in reports")
     joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
     joined.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
     joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")
     joined.add_argument("--dataset", type=path, required=True)
     joined.add_argument("--evaluation-key", type=path, required=True)
     joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
+    joined.add_argument(
+        "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
+    )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,21 +10,34 @@ if TYPE_CHECKING:
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.cipher.evaluation_key import AnyKey
     from fedpp.keys.domain import KeyDomain
+    from fedpp.keys.sealed import Passphrase
 
 
 def domain_of(options: argparse.Namespace) -> "KeyDomain":
     """Open the domain secret with its passphrase."""
     from fedpp.keys import store
 
-    _require_folder(options)
-    return store.open_domain(options.domain, store.read_passphrase(options.passphrase_file))
+    require_folder(options.domain)
+    return store.open_domain(options.domain, passphrase_of(options))
 
 
-def _require_folder(options: argparse.Namespace) -> None:
+def require_folder(domain: Path) -> None:
+    """Raise `KeyFileError` for what is no folder."""
     from fedpp.errors import KeyFileError
 
-    if not options.domain.is_dir():
-        raise KeyFileError(f"{options.domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
+    if not domain.is_dir():
+        raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
+
+
+def passphrase_of(options: argparse.Namespace, *, new: bool = False) -> "Passphrase":
+    """Read the passphrase from where the options say, or ask at the terminal, twice for a new one."""
+    from fedpp.keys import passphrase
+
+    if options.passphrase_file is not None:
+        return passphrase.from_file(options.passphrase_file)
+    if options.passphrase_fd is not None:
+        return passphrase.from_descriptor(options.passphrase_fd)
+    return passphrase.from_terminal(new=new)
 
 
 def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
@@ -31,7 +45,7 @@ def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
     from fedpp.cipher.at_rest import AtRestKey
     from fedpp.keys.store import AT_REST_KEY
 
-    _require_folder(options)
+    require_folder(options.domain)
     return AtRestKey.load(options.domain / AT_REST_KEY)
 
 

@@ -10,26 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fedpp.errors import ConfigError, VaultError
+from fedpp.errors import VaultError
+from fedpp.policy import ScoreLimits
 
 DAY = timedelta(hours=24)
 LONGEST_RUN = 64
-
-
-@dataclass(frozen=True)
-class ScoreLimits:
-    """The limits that a vault's owner sets."""
-
-    least_sequences: int = 10  # of a split: counts of few sequences tell of each
-    per_round: int = 2  # calls of one run, round and split: one, and one more after a failure
-    rounds: int = 1000  # of a run, the final test included
-    per_day: int = 2000  # calls within 24 hours, whatever they are for
-
-    def __post_init__(self) -> None:
-        """Refuse limits below 1."""
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigError(f"the score limit {name.replace('_', '-')} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -68,25 +53,25 @@ class ScoreAllowance:
         if 0 < sequences < limits.least_sequences:
             raise VaultError(
                 f"split {call.split} has {sequences} sequences, and counts of fewer than {limits.least_sequences} are "
-                "not told: ingest with other shares, or set --least-sequences of the vault"
+                "not told: ingest with other shares, or set scores: least-sequences in the policy of the vault"
             )
         if call.round > limits.rounds:
             raise VaultError(
-                f"round {call.round} is beyond the {limits.rounds} that this vault scores: set --rounds of the vault"
+                f"round {call.round} is beyond the {limits.rounds} scored here: set scores: rounds in the policy"
             )
         with self._lock:
             used = self._rounds[call.run, call.round, call.split] if call.run else 0
             if used >= limits.per_round:
                 raise VaultError(
                     f"split {call.split} was scored {used} times in round {call.round} of run {call.run}, and "
-                    f"{limits.per_round} are allowed: set --scores-per-round of the vault"
+                    f"{limits.per_round} are allowed: set scores: per-round in its policy"
                 )
             while self._recent and self._recent[0] <= call.time - DAY:
                 self._recent.popleft()
             if len(self._recent) >= limits.per_day:
                 raise VaultError(
                     f"{len(self._recent)} calls were scored within 24 hours, and {limits.per_day} are allowed: "
-                    "wait, or set --scores-per-day of the vault"
+                    "wait, or set scores: per-day in its policy"
                 )
             self._add(call)
 

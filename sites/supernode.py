@@ -1,11 +1,14 @@
 """The site's SuperNode: it calls the coordinator, and runs the bundle's ClientApp beside the site's dataset.
 
-Nothing here listens but one loopback port between SuperNode and the SuperExec that starts the ClientApp. It
-is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower would serve any local user.
+Nothing here listens but one loopback port between SuperNode and the executor of ours that starts the ClientApp, if
+the site's policy allows it. It is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower would
+serve any local user, and run any code.
 """
 
+import os
 import secrets
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,10 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import create_exclusively
+from fedpp.policy import SitePolicy
 from fedpp.processes import ProcessGroup, flower_environment
+
+from .executor import program, require_flower
 
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
+REFUSED = "refused"  # folder of the bundles that wait for a review
 VAULT_SCHEME = "unix:"
 
 
@@ -49,6 +56,12 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
     `FederationError` if the SuperNode ends by itself.
     """
     _check(superlink, ca, identity, site)
+    if any(os.access(path, os.W_OK) for path in (site.policy, site.policy.parent)):
+        print(
+            f"note: this user can write {site.policy}, so code that runs could approve other code: let another own it",
+            file=sys.stderr,
+            flush=True,
+        )
     with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
         secret, node = Path(private) / "superexec.secret", Path(private) / "node.toml"
         create_exclusively(secret, secrets.token_bytes(32))
@@ -66,8 +79,8 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
             )
             group.start(
                 [
-                    *("flower-superexec", "--insecure", "--runtime-api-address", runtime),
-                    *("--superexec-auth-secret-file", str(secret)),
+                    *(*program("executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
+                    *("--policy", str(site.policy), "--refused", str(identity.resolve() / REFUSED)),
                 ]
             )
             if not group.wait():
@@ -90,6 +103,8 @@ def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
         raise ConfigError(f"there is no dataset {site.dataset}: make it with `fedpp-site ingest`")
     if not site.evaluation_key.is_file():
         raise ConfigError(f"there is no evaluation key {site.evaluation_key}: `fedpp-site keygen` writes it")
+    SitePolicy.load(site.policy)
+    require_flower()
     socket_path = Path(site.vault.removeprefix(VAULT_SCHEME))
     if site.vault.startswith(VAULT_SCHEME) and not socket_path.is_socket():
         raise ConfigError(f"there is no vault at {site.vault}: start it with `fedpp-site vault`")

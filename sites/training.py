@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 MODEL, CHECKPOINT = "model.npz", "checkpoint.sealed"
 STOPPING = "stopping/"  # what the early stopping remembers, in a checkpoint
+NETWORKS = ("", f"{STOPPING}best/")  # where weights stand in a checkpoint, those of the best epoch the second time
 
 
 def train(options: argparse.Namespace) -> int:
     """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
     from fedpp.learning.initial import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
-    from fedpp.network import NetworkSpec, Task
 
     at_rest = trainers_at_rest_key(options)
     begun = _begun(options, at_rest)
@@ -41,7 +41,7 @@ def train(options: argparse.Namespace) -> int:
     for split in ("train", *(["validation"] if settings.patience else [])):
         if not len(dataset.indices(split)):
             raise DatasetError(f"{options.dataset} has no sequence in split {split}: ingest it with other shares")
-    network = NetworkSpec.of(Task.of(manifest), architecture=settings.architecture, voting=settings.voting)
+    network = settings.network(manifest)
 
     load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
     from fedpp.learning.training import EncryptedTrainer

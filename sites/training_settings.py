@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedpp.config import Dtype
 from fedpp.errors import ConfigError, DatasetError, ModelError
-from fedpp.network import Architecture
+from fedpp.network import Architecture, NetworkSpec, Task
 from fedpp.recipe import PATIENCE, Recipe
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class TrainingSettings:
     voting: bool = False
     patience: int | None = None  # None: no early stopping
     recipe: Recipe = field(default_factory=Recipe)
+
+    def network(self, manifest: "DatasetManifest") -> NetworkSpec:
+        """Return the network that is trained."""
+        return NetworkSpec.of(Task.of(manifest), architecture=self.architecture, voting=self.voting)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings by the names of the options, the recipe's among them."""

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -42,6 +43,7 @@ def serve(
     identity: SiteIdentity | None = None,
     certificate: Certificate | None = None,
     scores: ScoreAllowance | None = None,
+    policy: Path | None = None,
     audit: AuditLog | None = None,
     read_only: bool = False,
     tls: TlsFiles | None = None,
@@ -60,6 +62,7 @@ def serve(
         identity=identity,
         certificate=certificate,
         scores=scores,
+        policy=policy,
         audit=audit,
         read_only=read_only,
     )

@@ -6,37 +6,36 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path, positive
+from fedpp.command import path
 
-from .opening import domain_of, show
+from .opening import passphrase_of, require_folder, show
 
 if TYPE_CHECKING:
-    from fedpp.keys.identity import SiteIdentity
-    from fedpp.protocol.membership import Certificate
-
     from .score_limits import ScoreCall
 
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
     from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.keys import store
+    from fedpp.policy import ScoreLimits, SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
 
     from .audit_log import AuditLog, Signer
-    from .score_limits import ScoreAllowance, ScoreLimits
+    from .score_limits import ScoreAllowance
     from .sd_notify import notify
     from .vault import serve
     from .vault_service import past_score
 
-    limits = ScoreLimits(options.least_sequences, options.scores_per_round, options.rounds, options.scores_per_day)
+    policy = None if options.policy is None else SitePolicy.load(options.policy)
     tls = TlsFiles.read(options.tls) if options.tls else None
-    domain = domain_of(options)
-    identity, certificate = _identity(options)
-    dataset = EncryptedDataset.open(options.dataset, domain.at_rest_key())
+    require_folder(options.domain)
+    site = store.open_site(options.domain, passphrase_of(options))
+    dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
     past: list[ScoreCall] = []
     audit = None
     if options.audit_log:
-        signer = Signer.of(identity, domain)
+        signer = Signer.of(site.identity, site.domain)
         audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
@@ -47,12 +46,13 @@ def vault(options: argparse.Namespace) -> int:
 
     try:
         serve(
-            domain,
+            site.domain,
             dataset,
             options.address,
-            identity=identity,
-            certificate=certificate,
-            scores=ScoreAllowance(limits, past),
+            identity=site.identity,
+            certificate=site.certificate,
+            scores=ScoreAllowance(policy.scores if policy else ScoreLimits(), past),
+            policy=options.policy,
             audit=audit,
             read_only=options.read_only,
             tls=tls,
@@ -63,11 +63,6 @@ def vault(options: argparse.Namespace) -> int:
         if audit is not None:
             audit.close()
     return 0
-
-
-def _identity(_options: argparse.Namespace) -> "tuple[SiteIdentity | None, Certificate | None]":
-    # CONNECT HERE: return store.open_site(options.domain, passphrase) where the folder holds an identity.
-    return None, None
 
 
 def health(options: argparse.Namespace) -> int:
@@ -129,15 +124,7 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
     to.add_argument("--audit-log", type=path, help="file that gets one signed line a call (default: stderr only)")
     to.add_argument("--read-only", action="store_true", help="make nothing new under a key: no weights, no signatures")
-    limited = to.add_argument_group("what Score tells, at most")
-    limited.add_argument("--least-sequences", type=positive, default=10, help="of a split (default 10)")
-    limited.add_argument(
-        "--scores-per-round", type=positive, default=2, help="calls of a run, round and split (default 2)"
-    )
-    limited.add_argument("--scores-per-day", type=positive, default=2000, help="calls within 24 hours (default 2000)")
-    limited.add_argument(
-        "--rounds", type=positive, default=1000, help="of a run, or epochs of a training (default 1000)"
-    )
+    to.add_argument("--policy", type=path, help="site.yaml: what Score tells at most, for how long, and to which code")
 
 
 def add_health_arguments(to: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ No TensorFlow is loaded here.
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from fedpp.keys.identity import SiteIdentity
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
+from fedpp.policy import ScoreLimits, SitePolicy, today
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
@@ -31,7 +33,7 @@ from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, Statement
 
 from .audit_log import AuditLog
 from .memory_room import MemoryRoom
-from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, ScoreLimits, is_run
+from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run
 from .vault_calls import answering
 
 ROOM_BYTES = 2**30  # that all running calls may use for arrays
@@ -51,6 +53,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         identity: SiteIdentity | None = None,
         certificate: Certificate | None = None,
         scores: ScoreAllowance | None = None,
+        policy: Path | None = None,
         audit: AuditLog | None = None,
         read_only: bool = False,
     ) -> None:
@@ -68,7 +71,9 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 raise FederationError(
                     f"the certificate of {certificate.member.site} is not for the keys of {identity.name}: accept again"
                 )
-        self._domain, self._dataset = domain, dataset
+        if policy is not None:
+            SitePolicy.load(policy).require_dataset(dataset.manifest.fingerprint)
+        self._domain, self._dataset, self._policy = domain, dataset, policy
         self._identity, self._certificate = identity, certificate
         self._scores = scores or ScoreAllowance(ScoreLimits())
         self._read_only = read_only
@@ -95,6 +100,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Stream encrypted initial weights."""
         with answering("InitialWeights", context, self._record) as call:
             self._require_writing()
+            self._require_policy()
             network = self._fitting(NetworkSpec.from_json(request.network))
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
@@ -112,6 +118,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Answer the site's proof of membership for one run."""
         with answering("Sign", context, self._record) as call:
             self._require_writing()
+            self._require_policy(request.bundle)
             if self._identity is None or self._certificate is None:
                 raise VaultError(
                     "this vault has no identity to sign with: make one with `fedpp-site recipient`, and `fedpp-site "
@@ -135,6 +142,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     ) -> vault_pb2.ScoreReply:
         """Answer the counts of a split's predictions."""
         with answering("Score", context, self._record) as call:
+            self._require_policy()
             first = next(requests, vault_pb2.ScoreRequest())
             if first.split not in SPLITS:
                 raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
@@ -160,6 +168,15 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     def _require_writing(self) -> None:
         if self._read_only:
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
+
+    def _require_policy(self, bundle: str | None = None) -> None:
+        """Refuse after the policy's last day, and to sign for code that it does not approve; the file may change."""
+        if self._policy is None:
+            return
+        policy = SitePolicy.load(self._policy)
+        policy.require_current(today())
+        if bundle is not None:
+            policy.require_bundle(bundle)
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):

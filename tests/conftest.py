@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def domain() -> KeyDomain:
     """Return a key domain that is the same in every run."""
-    return KeyDomain(bytes(range(32)), n=2, epoch=1)
+    return KeyDomain.of_secret(bytes(range(32)), n=2)
 
 
 @pytest.fixture(scope="session")

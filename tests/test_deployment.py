@@ -1,33 +1,41 @@
-"""A coordinator, two hospitals, two rounds on ciphertext: real processes from keygen to metrics.
-
-Every process here has the test's folder in its arguments or its environment, so none can hide when it should
-be gone.
-"""
+"""A coordinator, two hospitals, two rounds on ciphertext: real processes from the first key to the second epoch."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from deployment import (
+    COORDINATOR,
+    TWO_USERS,
+    Hospital,
+    call,
+    free_port,
+    processes_of,
+    serving,
+    wait_for,
+)
+from memory import Watch, found_in, watched
+from relay import Recording, recorded
 
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.keys import store
+from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.federation import FederationRecord
 from simulations.phantom import write_phantom
 
-ROOT = Path(__file__).parents[1]
-SITE = [sys.executable, "-m", "sites.cli"]
-COORDINATOR = [sys.executable, "-m", "coordinator"]
 SETTINGS = {
     "rounds": 2,
     "epochs": 1,
@@ -45,134 +53,238 @@ class Deployment:
     """Where everything of a running deployment lies."""
 
     folder: Path
-    sockets: Path  # a Unix socket's path must be short
+    east: Hospital  # the domain's founder
+    west: Hospital
+    address: str  # of the SuperLink
+    relay: str  # the same, by way of the recording: East takes it
+    recording: Recording  # of what passes between East and the coordinator
+    services: ExitStack  # the hospitals' vaults and nodes
+
+    @property
+    def hospitals(self) -> tuple[Hospital, Hospital]:
+        """Return both."""
+        return self.east, self.west
 
     @property
     def state(self) -> Path:
         """Return the coordinator's state."""
         return self.folder / "coordinator"
 
-    @property
-    def card(self) -> Path:
+    @cached_property
+    def bundle(self) -> str:
+        """Return the hash of this checkout's bundle."""
+        return call([*COORDINATOR, "bundle"]).stdout.strip()
+
+    def card(self, epoch: int = 1) -> Path:
         """Return the domain's card."""
-        return self.folder / "domain" / "domain.card"
+        return self.east.domain(epoch) / "domain.card"
 
-    @property
-    def evaluation_key(self) -> Path:
-        """Return the trainers' key."""
-        return self.folder / "domain" / "trainer" / "domain.eval"
-
-    def dataset(self, site: str) -> Path:
-        """Return a site's dataset, under a name with spaces and quotes."""
-        return self.folder / f'it\'s the "data" of {site}, x=1'
-
-    def vault(self, site: str) -> str:
-        """Return the address of a site's vault."""
-        return f"unix:{self.sockets / site}.sock"
-
-    def run(self, out: Path, *, sites: int, more: Sequence[str] = ()) -> list[str]:
+    def run(self, out: Path, *, sites: int, more: Sequence[str] = (), epoch: int = 1) -> list[str]:
         """Return the command of a run."""
         return [
-            *(*COORDINATOR, "run", "--state", str(self.state), "--domain", str(self.card)),
+            *(*COORDINATOR, "run", "--state", str(self.state), "--domain", str(self.card(epoch))),
             *("--sites", str(sites), "--out", str(out), *more),
         ]
 
 
-def call(command: Sequence[str], status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == status, done.stderr
-    return done
+def found_a_domain(east: Hospital, west: Hospital) -> None:
+    """East founds a domain and shares it with West, who compare words on the telephone."""
+    east.secret("keygen", "--site", "East", "--out", east.domain(1))
+    told = east_is_told(west.secret("recipient", "--site", "West", "--out", west.folder / "secret" / "identity"))
+    post = east.folder.parent / "post"  # what is sent by mail: anybody may read it
+    post.mkdir()
+    east.secret_zone.own(post, mode=0o755)
+    carry(west.folder / "secret" / "identity" / "site.recipient", post / "west.recipient")
+    to = ("--to", post / "west.recipient", "--words", told)
+    words = east_is_told(east.secret("share", "--domain", east.domain(1), *to, "--out", post / "west.share"))
+    carry(post / "west.share", post / "west.share")
+    identity = ("--identity", west.folder / "secret" / "identity", "--words", words)
+    west.secret("accept", post / "west.share", *identity, "--out", west.domain(1))
+
+
+def east_is_told(printed: str) -> str:
+    """Return the words that a command printed last."""
+    return printed.strip().splitlines()[-1].strip()
+
+
+def carry(source: Path, target: Path) -> None:
+    """Send a file to where everybody can read it."""
+    content = source.read_bytes()
+    target.write_bytes(content)
+    target.chmod(0o644)
 
 
 @contextmanager
-def serving(
-    log: Path, command: Sequence[str], sign: str, number: int = signal.SIGTERM, status: int = 0
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a server from the sign in its output to the end of the block, where the signal must end it."""
-    with log.open("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
-        try:
-            wait_for(log, process, sign)
-            yield process
-        finally:
-            process.send_signal(number)
-            ended = process.wait(timeout=30)
-        assert ended == status, log.read_text()
+def running(d: Deployment, hospital: Hospital, epoch: int) -> Iterator[None]:
+    """Run a hospital's vault and its SuperNode, each as its own user."""
+    log = d.folder / f"{hospital.name}-{epoch}"
+    superlink = d.relay if hospital is d.east else d.address
+    vault, join = hospital.vault_command(epoch), hospital.join_command(epoch, superlink, d.folder / "post" / "ca.pem")
+    with (
+        serving(log.with_suffix(".vault"), vault, "vault ready", user=hospital.secret_zone),
+        serving(log.with_suffix(".join"), join, "SuperNode ID", user=hospital.trainer),
+    ):
+        yield
 
 
-def wait_for(log: Path, process: subprocess.Popen[str], sign: str) -> None:
-    deadline = time.monotonic() + 60
-    while sign not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
-def processes_of(folder: Path, program: str = "") -> dict[int, str]:
-    """Return the command lines of all live processes that know this folder and run this program."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-            zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-        command, others = arguments.replace(b"\0", b" ").decode(), not zombie and process.name != str(os.getpid())
-        if others and program in command and str(folder).encode() in arguments + environment:
-            found[int(process.name)] = command
-    return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
+    """Write the policy of a hospital: this dataset, this checkout's bundle, and scores of few sequences."""
+    policy = hospital.policy(epoch)
+    hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
+    policy.write_text(policy.read_text().replace("least-sequences: 10", "least-sequences: 1"))
+    hospital.zone("approve", bundle, "--policy", policy)
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Keys, two encrypted datasets, two vaults, a coordinator, and two sites that joined; then nothing."""
-    folder = tmp_path_factory.mktemp("deployment")
-    with ExitStack() as stack:
-        d = Deployment(folder, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpp-"))))
-        passphrase = folder / "passphrase"
-        passphrase.touch(mode=0o600)
-        passphrase.write_text("correct horse battery staple\n")
-        secret = ["--domain", str(d.card.parent), "--passphrase-file", str(passphrase)]
-        call([*SITE, "keygen", "--out", str(d.card.parent), "--passphrase-file", str(passphrase)])
-        raw = write_phantom(folder / "raw", hospitals=2, patients=8, visits=2, size=32, seed=5)
-        for site, images in zip("ab", raw, strict=True):
-            shape = ["--frames", "2", "--size", "16", "--classes", "stable,growing", "--dtype", "float64"]
-            call([*SITE, "ingest", str(images), *secret, "--out", str(d.dataset(site)), *shape])
-            command = [*SITE, "vault", *secret, "--dataset", str(d.dataset(site)), "--address", d.vault(site)]
-            command += ["--least-sequences", "1"]  # the splits of so few patients are small
-            stack.enter_context(serving(folder / f"vault-{site}.log", command, "vault ready"))
-        address = f"127.0.0.1:{free_port()}"
-        command = [*COORDINATOR, "up", "--state", str(d.state), "--port", address.rpartition(":")[2]]
-        stack.enter_context(serving(folder / "up.log", command, "coordinator ready at"))
-        for site in "ab":
-            identity = folder / f"identity of {site}"
-            call([*SITE, "identity", "--out", str(identity)])
-            call([*COORDINATOR, "enrol", "--state", str(d.state), str(identity / "node.pub"), site])
-            command = [
-                *(*SITE, "join", "--name", site, "--superlink", address),
-                *("--ca", str(d.state / "tls" / "ca.pem"), "--identity", str(identity)),
-                *("--dataset", str(d.dataset(site)), "--evaluation-key", str(d.evaluation_key)),
-                *("--vault", d.vault(site)),
-            ]
-            stack.enter_context(serving(folder / f"join-{site}.log", command, "SuperNode ID"))
-        yield d
-        assert len(processes_of(folder, "bin/flower-superlink")) == 1
-        assert len(processes_of(folder, "bin/flower-supernode")) == 2
-    assert processes_of(folder) == {}
+def deployment() -> Iterator[Deployment]:
+    """Two hospitals that share a domain, their datasets, vaults and nodes, and a coordinator; then nothing."""
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
+        folder = Path(name)  # pytest's own folders are closed to other users
+        folder.chmod(0o755)
+        with ExitStack() as stack:
+            yield built(folder, stack)
+        assert processes_of(folder) == {}
+
+
+def built(folder: Path, stack: ExitStack) -> Deployment:
+    """Go from nothing to two hospitals that wait for a run; all of it ends with the stack."""
+    east, west = (Hospital.make(name, folder, number) for number, name in enumerate(("east", "west"), 1))
+    found_a_domain(east, west)
+    raw = write_phantom(folder / "raw", hospitals=2, patients=8, visits=2, size=32, seed=5)
+    for hospital, images in zip((east, west), raw, strict=True):
+        shape = ("--frames", 2, "--size", 16, "--classes", "stable,growing", "--dtype", "float64")
+        shape += ("--split", "stratified")  # by hash, one domain in 14 would have no sequence for validation
+        hospital.secret("ingest", images, "--domain", hospital.domain(1), "--out", hospital.dataset(1), *shape)
+        hospital.hand_over(1)
+    port = free_port()
+    up = [*COORDINATOR, "up", "--state", str(folder / "coordinator"), "--port", str(port)]
+    stack.enter_context(serving(folder / "up.log", up, "coordinator ready at"))
+    tls = folder / "coordinator" / "tls"
+    carry(tls / "ca.pem", folder / "post" / "ca.pem")
+    relay, recording = stack.enter_context(recorded(port, tls))
+    services = stack.enter_context(ExitStack())
+    d = Deployment(folder, east, west, f"127.0.0.1:{port}", f"127.0.0.1:{relay}", recording, services)
+    for hospital in d.hospitals:
+        hospital.train("identity", "--out", hospital.identity)
+        call([*COORDINATOR, "enrol", "--state", str(d.state), str(hospital.identity / "node.pub"), hospital.name])
+        decide(hospital, 1, d.bundle)
+        services.enter_context(running(d, hospital, 1))
+    return d
 
 
 @pytest.fixture(scope="module")
-def trained(deployment: Deployment) -> tuple[FederationRecord, dict[str, float | None]]:
-    """Return the deployment's federation, and the metrics that the coordinator printed."""
+def canaries(deployment: Deployment) -> dict[str, bytes]:
+    """Return all that only a secret zone may have, in bytes, hexadecimal and base64."""
+    secrets: dict[str, bytes] = {}
+    for hospital in deployment.hospitals:
+        passphrase = from_file(hospital.passphrase)
+        site = store.open_site(hospital.domain(1), passphrase)
+        secrets[f"{hospital.name}'s identity"] = site.identity.seed_bytes()
+        secrets[f"{hospital.name}'s passphrase"] = hospital.passphrase.read_bytes().strip()
+        if hospital is deployment.east:
+            secrets["certifying key"] = store.open_issuer(hospital.domain(1), passphrase).seed_bytes()
+            secrets["domain secret"] = site.domain.secret_bytes()[:32]
+            for label in ("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"):
+                secrets[f"derived: {label}"] = site.domain.derive(label)
+            for label in ("decoy digest", "decoy keystream"):
+                secrets[f"derived: {label}"] = site.domain.derive(label, 16)
+            secrets["derived: initial weights"] = site.domain.derive(f"initial weights {SETTINGS['seed']}", 8)
+    forms = {"bytes": bytes, "hex": lambda s: s.hex().encode(), "base64": lambda s: b64encode(s)[:-3]}
+    return {f"{name} ({form})": of(secret) for name, secret in secrets.items() for form, of in forms.items()}
+
+
+def controls(d: Deployment) -> dict[str, bytes]:
+    """Return what a trainer does have: the search must find it, or it would find nothing."""
+    key = EvaluationKey.load(d.east.evaluation_key(1))
+    return {"evaluation key": key.matrix.tobytes(), "domain": key.domain.encode()}
+
+
+@pytest.fixture(scope="module")
+def seen(
+    deployment: Deployment, canaries: Mapping[str, bytes]
+) -> tuple[FederationRecord, dict[str, float | None], Watch]:
+    """Return the first federation, the metrics that were printed, and what its ClientApps had in memory."""
     settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
     out = deployment.folder / 'out "1" it\'s'
-    done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
-    return FederationRecord.load(out / "federation.json"), json.loads(done.stdout)
+
+    def launched() -> Iterator[int]:
+        return iter(processes_of(deployment.folder, "sites.launcher"))
+
+    with watched(launched, {**canaries, **controls(deployment)}) as watch:
+        done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
+    return FederationRecord.load(out / "federation.json"), json.loads(done.stdout), watch
+
+
+@pytest.fixture(scope="module")
+def trained(
+    seen: tuple[FederationRecord, dict[str, float | None], Watch],
+) -> tuple[FederationRecord, dict[str, float | None]]:
+    """Return the first federation, and the metrics that the coordinator printed."""
+    return seen[:2]
+
+
+@pytest.mark.skipif(not TWO_USERS, reason="needs root, and a checkout that other users can reach")
+def test_the_secret_zone_is_out_of_the_trainers_reach(deployment: Deployment) -> None:
+    """Trainer and secret zone are different users; the first reads its own key and the dataset, and nothing else."""
+    for hospital, other in (deployment.hospitals, deployment.hospitals[::-1]):
+        zone = hospital.folder / "secret"
+        for path in (
+            zone / "passphrase",
+            hospital.domain(1) / "secret" / "domain.key",
+            hospital.domain(1) / "domain.card",
+        ):
+            assert path.is_file()
+            assert not hospital.trainer.can_read(path)
+        for path in (hospital.evaluation_key(1), hospital.dataset(1) / "manifest.json"):
+            assert hospital.trainer.can_read(path)
+            assert not other.trainer.can_read(path)
+    users = {name: owners(deployment, name) for name in ("sites.cli vault", "sites.executor", "flower-supernode")}
+    zones, trainers = ({getattr(h, part).uid for h in deployment.hospitals} for part in ("secret_zone", "trainer"))
+    assert users == {"sites.cli vault": zones, "sites.executor": trainers, "flower-supernode": trainers}
+
+
+def owners(d: Deployment, program: str) -> set[int]:
+    return {Path(f"/proc/{process}").stat().st_uid for process in processes_of(d.folder, program)}
+
+
+def test_no_secret_of_the_domain_is_in_a_client_app_s_memory(
+    seen: tuple[FederationRecord, dict[str, float | None], Watch],
+) -> None:
+    """While it trained, each ClientApp's memory had the evaluation key, which is searched for alike, and no canary."""
+    watch = seen[2]
+    trainers = [found for found in watch.found.values() if "evaluation key" in found]
+    assert len(trainers) >= 4  # two sites, two rounds
+    assert set().union(*watch.found.values()) == {"evaluation key", "domain"}
+
+
+@pytest.mark.usefixtures("trained")
+def test_no_secret_of_the_domain_is_on_the_wire(deployment: Deployment, canaries: Mapping[str, bytes]) -> None:
+    """What East and the coordinator said to each other, with TLS taken off, has the model's rows and no canary."""
+    rows = EncryptedModel.load(deployment.folder / 'out "1" it\'s' / "model.npz").rows
+    wire = deployment.recording.content()
+    present = {"domain": controls(deployment)["domain"], "model": rows["dense/kernel"].tobytes()}
+    assert found_in(wire, {**canaries, **present}) == set(present)
+
+
+@pytest.mark.usefixtures("trained")
+def test_no_secret_of_the_domain_is_in_a_file(deployment: Deployment, canaries: Mapping[str, bytes]) -> None:
+    """Logs, reports, models, databases, datasets and the trainers' folders hold no canary; the secret zones do."""
+    zones = [hospital.folder / "secret" for hospital in deployment.hospitals]
+    patterns = {**canaries, **controls(deployment)}
+    outside: dict[Path, set[str]] = {}
+    inside: set[str] = set()
+    for path in deployment.folder.rglob("*"):
+        if path.is_file():
+            found = found_in(path.read_bytes(), patterns)
+            if any(zone in path.parents for zone in zones):
+                inside |= found
+            else:
+                outside[path] = found
+    assert {"federation.json", "model.npz", "superlink.sqlite", "east-1.join", "east-1.vault", "domain.eval"} <= {
+        path.name for path in outside
+    }
+    assert set().union(*outside.values()) == {"domain"}  # its fingerprint
+    assert any("passphrase" in name for name in inside)
 
 
 def test_two_rounds_equal_the_simulation(
@@ -183,7 +295,7 @@ def test_two_rounds_equal_the_simulation(
     defaults = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     run = {
         **defaults,  # of the deployed run, too
-        "domain": DomainCard.load(deployment.card).fingerprint,
+        "card": deployment.card().read_text(),
         "out": str(out),
         "sites": 2,
         "wait-seconds": 120.0,
@@ -192,12 +304,12 @@ def test_two_rounds_equal_the_simulation(
     }
     sites = [
         {
-            "name": site,
-            "dataset": str(deployment.dataset(site)),
-            "evaluation-key": str(deployment.evaluation_key),
-            "vault": deployment.vault(site),
+            "dataset": str(hospital.dataset(1)),
+            "evaluation-key": str(hospital.evaluation_key(1)),
+            "vault": hospital.vault,
+            "policy": str(hospital.policy(1)),
         }
-        for site in "ab"
+        for hospital in deployment.hospitals
     ]
     program = (
         "import json, sys; from fedpp.config import SiteConfig; from simulations.federation import federate; "
@@ -207,7 +319,8 @@ def test_two_rounds_equal_the_simulation(
 
     deployed, simulated = trained[0], FederationRecord.load(out / "federation.json")
     assert [r.number for r in deployed.rounds] == [1, 2]
-    assert [r.sites for r in deployed.rounds] == [("a", "b"), ("a", "b")]
+    assert [r.sites for r in deployed.rounds] == [("East", "West"), ("East", "West")]
+    assert deployed.bundle == deployment.bundle != simulated.bundle
     for ours, theirs in zip(
         [*(r.validation for r in deployed.rounds), deployed.test_counts()],
         [*(r.validation for r in simulated.rounds), simulated.test_counts()],
@@ -226,6 +339,19 @@ def test_run_prints_the_metrics_of_its_record(
     record, printed = trained
     assert printed == metrics(record.test_counts()).to_mapping()
     assert printed["loss"] is not None
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> None:
+    """The next run is refused by that site alone, without a restart, and the coordinator's last line says why."""
+    west, bundle = deployment.west, deployment.bundle
+    approval = ("approve", bundle, "--policy", west.policy(1))
+    west.zone(*approval, "--remove")
+    command = deployment.run(deployment.folder / "withdrawn", sites=2, more=["--set", "wait-seconds=10"])
+    reason = call(command, status=1).stderr.splitlines()[-1]
+    west.zone(*approval)
+    assert "the run needs 2 sites and admitted 1. node " in reason
+    assert reason.endswith(f"no answer: this site has not approved bundle {bundle}: ask its staff to review it")
 
 
 def test_failed_run_says_why(deployment: Deployment) -> None:
@@ -253,7 +379,7 @@ def test_sigterm_stops_the_run(deployment: Deployment) -> None:
 
 def test_a_key_is_enrolled_once(deployment: Deployment) -> None:
     """Enrolling a key again fails with one clear line."""
-    key = deployment.folder / "identity of a" / "node.pub"
+    key = deployment.east.identity / "node.pub"
     done = call([*COORDINATOR, "enrol", "--state", str(deployment.state), str(key), "again"], status=1)
     assert done.stderr == f"coordinator enrol: the key {key} is enrolled already\n"
 
@@ -265,8 +391,52 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
         b"FLWR_DISABLE_UPDATE_CHECK=1",
         b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
     }
-    processes = processes_of(deployment.folder, "bin/flower-")
+    processes = processes_of(deployment.folder, "bin/flower-") | processes_of(deployment.folder, "sites.executor")
     assert len(processes) == 6
     for process in processes:
         environment = Path(f"/proc/{process}/environ").read_bytes()
         assert wanted <= set(environment.split(b"\0"))
+
+
+def test_the_model_goes_on_in_a_new_epoch(
+    deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
+) -> None:
+    """East rotates, West accepts without a word, data and model are re-encrypted, and the next run starts from there.
+
+    A run that learns nothing tests what it started from: its figures are those of the last run's model to 1e-6.
+    """
+    d, model = deployment, deployment.folder / 'out "1" it\'s' / "model.npz"
+    d.services.close()
+    east, west = d.hospitals
+    east.secret("rotate", "--domain", east.domain(1), "--out", east.domain(2))
+    (share,) = (east.domain(2) / "shares").iterdir()
+    carry(share, d.folder / "post" / "west-2.share")
+    carry(model, d.folder / "post" / "model.npz")
+    west.secret("accept", d.folder / "post" / "west-2.share", "--identity", west.domain(1), "--out", west.domain(2))
+    figures = {}
+    for hospital in d.hospitals:
+        epochs = ("--domain", hospital.domain(1), "--to", hospital.domain(2))
+        moved = hospital.folder / "secret" / "model-2.npz"
+        hospital.secret("reencrypt", hospital.dataset(1), *epochs, "--out", hospital.dataset(2))
+        hospital.secret("reencrypt", d.folder / "post" / "model.npz", *epochs, "--out", moved)
+        for epoch, weights in ((1, d.folder / "post" / "model.npz"), (2, moved)):
+            asked = ("evaluate", weights, hospital.dataset(epoch), "--domain", hospital.domain(epoch), "--json")
+            figures[hospital.name, epoch] = json.loads(hospital.secret(*asked))
+        assert figures[hospital.name, 2] == pytest.approx(figures[hospital.name, 1], abs=1e-6)
+        hospital.hand_over(2)
+        decide(hospital, 2, d.bundle)
+        d.services.enter_context(running(d, hospital, 2))
+    carry(east.folder / "secret" / "model-2.npz", d.folder / "post" / "model-2.npz")
+
+    out = d.folder / "second"
+    settings = {**SETTINGS, "rounds": 1, "learning-rate": 1e-12}
+    chosen = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
+    goes_on = ["--model", str(d.folder / "post" / "model-2.npz"), *chosen, "--json"]
+    second = json.loads(call(d.run(out, sites=2, more=goes_on, epoch=2)).stdout)
+    assert second == pytest.approx(trained[1], abs=1e-6)
+    record = FederationRecord.load(out / "federation.json")
+    assert record.domain != trained[0].domain
+    refused = call(d.run(d.folder / "mixed", sites=2, more=["--model", str(model), *chosen], epoch=2), status=1)
+    assert refused.stderr.splitlines()[-1].startswith(
+        "coordinator run: the run ended failed: the model belongs to domain"
+    )

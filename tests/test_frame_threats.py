@@ -15,7 +15,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
 
 SIZE, COUNT = 64, 200
-DOMAIN = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 
 
 def images(site: str) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_a_smaller_picture_shows_without_any_key(ours: np.ndarray, patch: int):
 @pytest.mark.parametrize("secret", range(5))
 def test_small_patches_show_the_full_picture_with_nothing_known(ours: np.ndarray, secret: int):
     """The components of mixed 2 x 2 patches are Hadamard's, in one of 16 ways, and one is smooth: r above 0.9999."""
-    domain = KeyDomain(bytes([secret]) * 32, n=1, epoch=1, scheme="more-frame")
+    domain = KeyDomain.of_secret(bytes([secret]) * 32, n=1, scheme="more-frame")
     mixed = grid(FrameCipher(domain, "float32", "patches", 2).frames("s", ours), 2)
     flat = mixed.reshape(-1, 4)
     components = mixed @ np.linalg.eigh(flat.T @ flat)[1][:, ::-1]  # mean, edges both ways, and their product

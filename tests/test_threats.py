@@ -73,7 +73,7 @@ def test_images_show_in_their_rows():
     frame = (pixels - pixels.mean()) / pixels.std()
     shown = []
     for number in range(40):
-        rows = SequenceCipher(KeyDomain(bytes([number] * 32), n=2, epoch=1), "float32").frames("s", frame)
+        rows = SequenceCipher(KeyDomain.of_secret(bytes([number] * 32), n=2), "float32").frames("s", frame)
         shown.append(max(abs(correlation(rows[..., k].ravel(), frame.ravel())) for k in (0, 1)))
     assert np.median(shown) > 0.8
 

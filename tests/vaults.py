@@ -14,21 +14,25 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.files import create_exclusively
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
-from sites.score_limits import ScoreAllowance, ScoreLimits
+from fedpp.keys.sealed import Passphrase
+from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE
+from simulations.bench_vault import certified
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 SECONDS = 20.0
+FEW = ScoreLimits(least_sequences=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.protocol.membership import Certificate, signed
-from sites.score_limits import ScoreAllowance, ScoreLimits
+from fedpp.policy import ScoreLimits
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
-domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+domain = KeyDomain.of_secret(bytes(range(32)), n=2)
 scores = ScoreAllowance(ScoreLimits(least_sequences=1))
 dataset = EncryptedDataset.open(Path(sys.argv[1]))
 serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
@@ -70,16 +74,23 @@ def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **option
 
 @contextmanager
 def site_vault(
-    domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object
+    domain: KeyDomain,
+    dataset: EncryptedDataset,
+    address: str,
+    *options: object,
+    scores: ScoreLimits = FEW,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `fedpp-site vault` from its `ready` to the end of the block."""
     folder = dataset.path.with_name("domain folder")
     passphrase = folder / "passphrase"
     if not folder.exists():
-        store.create(folder, domain, b"correct horse battery staple")
+        passphrase_ = Passphrase(b"correct horse battery staple", log2_cost=10)
+        store.join(folder, store.Site(domain, *certified(domain, "north")), passphrase_)
         create_exclusively(passphrase, b"correct horse battery staple")
     secret = ("--domain", folder, "--passphrase-file", passphrase)
-    given = ("--dataset", dataset.path, "--address", address, "--least-sequences", 1, *options)
+    policy = folder / "site.yaml"
+    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
+    given = ("--dataset", dataset.path, "--address", address, "--policy", policy, *options)
     command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher import key_file
 from fedpp.errors import KeyFileError
+from fedpp.files import create_exclusively
 
 FORMAT = "fedpp-at-rest-key-1"
 KEY_BYTES = 32
@@ -41,9 +42,13 @@ class AtRestKey:
         """Return the seal of the dataset that has this salt."""
         return Seal(self._subkey(salt, "records"), self._subkey(salt, "manifest"))
 
+    def content(self) -> bytes:
+        """Return the key file's content, in clear."""
+        return key_file.text(FORMAT, {"domain": self._domain, "key": self._key.hex()})
+
     def save(self, path: Path) -> None:
-        """Write the key in clear to a new file of mode 0600."""
-        key_file.write(path, FORMAT, {"domain": self._domain, "key": self._key.hex()})
+        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if it is there already."""
+        create_exclusively(path, self.content())
 
     @classmethod
     def load(cls, path: Path) -> Self:

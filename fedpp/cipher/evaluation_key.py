@@ -17,6 +17,7 @@ from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.manifest import DatasetManifest
 from fedpp.errors import KeyFileError
+from fedpp.files import create_exclusively
 
 FORMAT = "fedpp-evaluation-key-1"
 
@@ -55,9 +56,13 @@ class EvaluationKey:
         digest = hmac.digest(self._r.tobytes(), f"initial weights {seed} of slot {slot}".encode(), "sha256")
         return int.from_bytes(digest[:8], "little")
 
+    def content(self) -> bytes:
+        """Return the key file's content, in clear."""
+        return key_file.text(FORMAT, {"domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]})
+
     def save(self, path: Path) -> None:
-        """Write the key in clear to a new file of mode 0600."""
-        key_file.write(path, FORMAT, {"domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]})
+        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if it is there already."""
+        create_exclusively(path, self.content())
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedpp.errors import KeyFileError
-from fedpp.files import create_exclusively
 
 Key = TypeVar("Key")
 
 
-def write(path: Path, format_: str, content: dict[str, Any]) -> None:
-    """Write a new key file; raise `FileExistsError` if it is there already."""
-    create_exclusively(path, json.dumps({"format": format_, **content}).encode())
+def text(format_: str, content: dict[str, Any]) -> bytes:
+    """Return a key file's content."""
+    return json.dumps({"format": format_, **content}).encode()
 
 
 def read(path: Path, format_: str, parse: Callable[[dict[str, Any]], Key], what: str, name: str) -> Key:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from fedpp.cipher.words import words
 from fedpp.errors import KeyFileError
 
 Scheme = Literal["more", "more-frame"]
@@ -34,6 +35,11 @@ class DomainCard:
         """Return 64 hex digits that identify this card."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def words(self) -> str:
+        """Return five words, by which two people compare the fingerprint on the telephone."""
+        return words(self.fingerprint)
+
     def to_json(self) -> str:
         """Return the card as JSON, with its fingerprint for the reader."""
         return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n"
@@ -47,10 +53,18 @@ class DomainCard:
             card = cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise KeyFileError(f"not a domain card ({error}): ask the domain for its card again") from None
-        if card.fingerprint != fingerprint:
+        if card.fingerprint != fingerprint or card.to_json() != text:
             raise KeyFileError("domain card was altered: its fingerprint does not fit; ask for the card again")
         if card.scheme not in SCHEMES:
             raise KeyFileError(f"domain card has scheme {card.scheme!r:.40}, this program knows {', '.join(SCHEMES)}")
+        fits = {
+            "id": _is_hex(card.id, 32),
+            "certifying key": _is_hex(card.certifying_key, 64),
+            "epoch": type(card.epoch) is int and card.epoch >= 1,
+            "n": type(card.n) is int and card.n >= 1,
+        }
+        if wrong := ", ".join(name for name, fit in fits.items() if not fit):
+            raise KeyFileError(f"not a domain card (its {wrong}): ask the domain for its card again")
         return card
 
     @classmethod
@@ -60,3 +74,7 @@ class DomainCard:
             return cls.from_json(path.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"cannot read the domain card {path}: {error}") from None
+
+
+def _is_hex(value: object, digits: int) -> bool:
+    return isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedpp.cipher.words import words
 from fedpp.errors import ConfigError, FederationError, KeyFileError
-from fedpp.keys.words import words
 from fedpp.protocol.membership import Member, canonical, is_signed, is_site_name, signed
 
 SEED_BYTES = 32

@@ -1,126 +1,175 @@
-"""The domain secret on disk: sealed under a passphrase with scrypt and AES-256-GCM.
+"""The keys of one site in one epoch of one domain, as a folder that is written once and never changed.
 
-A key file is one line of JSON. All fields but `sealed` are authenticated as associated data, so a changed
-header is refused like a changed secret. A domain folder holds `secret/domain.key` (for the secret zone),
-`trainer/domain.eval` and `trainer/domain.rest` (evaluation and at-rest key, in clear, for the trainer) and
-`domain.card` (for everybody). A domain of the scheme `more-frame` has no evaluation key. A key file that says nothing
-of a scheme is of `more`.
+::
+
+    secret/domain.key    the domain secret, sealed under a passphrase             secret zone
+    secret/site.key      the site's own identity, sealed                          secret zone
+    secret/issuer.key    the certifying key, sealed: only who founded the epoch   secret zone, best kept apart
+    trainer/domain.eval  the evaluation key, in clear; none with `more-frame`     the trainer
+    trainer/domain.rest  the at-rest key, in clear                                the trainer
+    domain.card          what may be known of the domain                          everybody
+    site.certificate     the site's membership                                    everybody
+    members/*.recipient  the other members, at the issuer                         everybody
+
+A new hospital begins with `secret/site.key` and `site.recipient` alone, in a folder of their own.
 """
 
-import json
-import os
-import secrets
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
-from fedpp.errors import KeyFileError
+from fedpp.cipher.params import DomainCard
+from fedpp.errors import FederationError, FedppError, KeyFileError
 from fedpp.files import create_exclusively
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import Recipient, SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.sealed import Passphrase
+from fedpp.protocol.membership import Certificate
 
-FORMAT = "fedpp-domain-key-1"
-# RFC 7914; 2^17 x 8 needs 128 MiB and about 0.4 s, the interactive profile of OWASP's password storage page.
-LOG2_COST, BLOCK_SIZE, PARALLELISM = 17, 8, 1
-MIN_PASSPHRASE = 12
+DOMAIN_FORMAT, SITE_FORMAT, ISSUER_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-issuer-key-1"
 
 SECRET_KEY = Path("secret/domain.key")
+SITE_KEY = Path("secret/site.key")
+ISSUER_KEY = Path("secret/issuer.key")
 EVALUATION_KEY = Path("trainer/domain.eval")
 AT_REST_KEY = Path("trainer/domain.rest")
 CARD = Path("domain.card")
+CERTIFICATE = Path("site.certificate")
+RECIPIENT = Path("site.recipient")
+MEMBERS = Path("members")
+PUBLIC = 0o644
 
 
-def create(folder: Path, domain: KeyDomain, passphrase: bytes) -> None:
-    """Write a new domain folder; raise `KeyFileError` if anything of it is there, and then leave all as it was."""
-    if any((folder / name).exists() for name in (SECRET_KEY, EVALUATION_KEY, AT_REST_KEY, CARD)):
-        raise KeyFileError(f"{folder} holds a key domain already: choose another folder, keys are not overwritten")
-    writers: dict[Path, Callable[[Path], None]] = {
-        SECRET_KEY: lambda path: create_exclusively(path, seal(domain, passphrase)),
-        EVALUATION_KEY: lambda path: domain.evaluation_key().save(path),
-        AT_REST_KEY: domain.at_rest_key().save,
-        CARD: lambda path: _write_card(path, domain),
+@dataclass(frozen=True)
+class Site:
+    """A site as a member of a domain: what its secret zone holds."""
+
+    domain: KeyDomain
+    identity: SiteIdentity
+    certificate: Certificate
+
+
+def found(folder: Path, domain: KeyDomain, issuer: Issuer, founder: SiteIdentity, passphrase: Passphrase) -> Site:
+    """Write the folder of the site that makes an epoch; raise `KeyFileError` if any of it is there already."""
+    site = Site(domain, founder, issuer.certify(founder.recipient(), domain.card()))
+    sealed = passphrase.close(ISSUER_FORMAT, {"domain": domain.card().fingerprint}, issuer.seed_bytes())
+    _write(folder, {ISSUER_KEY: sealed}, site, passphrase)
+    return site
+
+
+def join(folder: Path, site: Site, passphrase: Passphrase) -> None:
+    """Write the folder of a member; raise `KeyFileError` if anything of it is there, and then leave all as it was."""
+    _write(folder, {}, site, passphrase)
+
+
+def create_identity(folder: Path, identity: SiteIdentity, passphrase: Passphrase) -> None:
+    """Write a new site's identity and its public half; raise `KeyFileError` if one is there."""
+    _create(folder, {SITE_KEY: _site_key(identity, passphrase), RECIPIENT: identity.recipient().to_json().encode()})
+
+
+def add_member(folder: Path, recipient: Recipient) -> None:
+    """Note a member in the issuer's folder; one that is there already stays."""
+    path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.recipient"
+    if not path.exists():
+        create_exclusively(path, recipient.to_json().encode())
+        path.chmod(PUBLIC)
+
+
+def members(folder: Path) -> list[Recipient]:
+    """Return the members that the issuer shared the domain with, by name."""
+    return sorted(map(Recipient.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint))
+
+
+def open_domain(folder: Path, passphrase: Passphrase) -> KeyDomain:
+    """Open the sealed secret of a domain folder; raise `KeyFileError` if that cannot be."""
+    return unseal(_read(folder / SECRET_KEY, "domain key"), passphrase, str(folder / SECRET_KEY))
+
+
+def open_identity(folder: Path, passphrase: Passphrase) -> SiteIdentity:
+    """Open a site's identity."""
+    path = folder / SITE_KEY
+    facts, seed = passphrase.open(SITE_FORMAT, _read(path, "site's identity"), str(path))
+    return SiteIdentity(facts["site"], seed)
+
+
+def open_issuer(folder: Path, passphrase: Passphrase) -> Issuer:
+    """Open the certifying key, which only the folder that founded the epoch has."""
+    path = folder / ISSUER_KEY
+    if not path.exists():
+        raise KeyFileError(f"there is no {path}: members are admitted, and epochs made, by who founded this one")
+    return Issuer(passphrase.open(ISSUER_FORMAT, _read(path, "certifying key"), str(path))[1])
+
+
+def open_site(folder: Path, passphrase: Passphrase) -> Site:
+    """Open all that the vault of a member needs; raise `KeyFileError` where its parts do not fit."""
+    domain, identity = open_domain(folder, passphrase), open_identity(folder, passphrase)
+    card = domain.card()
+    try:
+        certificate = Certificate.from_json(_read(folder / CERTIFICATE, "certificate").decode().removesuffix("\n"))
+        certificate.require(card.certifying_key, card.fingerprint)
+    except (FederationError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{folder / CERTIFICATE}: {error}") from None
+    if certificate.member != identity.member_of(card.fingerprint):
+        raise KeyFileError(f"{folder / CERTIFICATE} is of {certificate.member.site}, not of {identity.name} here")
+    return Site(domain, identity, certificate)
+
+
+def seal(domain: KeyDomain, passphrase: Passphrase) -> bytes:
+    """Return the content of the domain's key file."""
+    return passphrase.close(DOMAIN_FORMAT, {"card": asdict(domain.card())}, domain.secret_bytes())
+
+
+def unseal(content: bytes, passphrase: Passphrase, name: str) -> KeyDomain:
+    """Open the content of a domain's key file; `name` is for the message."""
+    facts, secret = passphrase.open(DOMAIN_FORMAT, content, name)
+    try:
+        return KeyDomain.from_secret_bytes(secret, DomainCard(**facts["card"]))
+    except (TypeError, KeyError, FedppError):
+        raise KeyFileError(f"{name} is damaged: not a {DOMAIN_FORMAT} file") from None
+
+
+def _site_key(identity: SiteIdentity, passphrase: Passphrase) -> bytes:
+    return passphrase.close(SITE_FORMAT, {"site": identity.name}, identity.seed_bytes())
+
+
+def _write(folder: Path, more: dict[Path, bytes], site: Site, passphrase: Passphrase) -> None:
+    domain = site.domain
+    contents = {
+        SECRET_KEY: seal(domain, passphrase),
+        SITE_KEY: _site_key(site.identity, passphrase),
+        **more,
+        AT_REST_KEY: domain.at_rest_key().content(),
+        CARD: domain.card().to_json().encode(),
+        CERTIFICATE: site.certificate.to_json().encode() + b"\n",
+        RECIPIENT: site.identity.recipient().to_json().encode(),
     }
-    if domain.scheme == "more-frame":
-        del writers[EVALUATION_KEY]
+    if domain.scheme == "more":
+        contents[EVALUATION_KEY] = domain.evaluation_key().content()
+    _create(folder, contents)
+
+
+def _create(folder: Path, contents: dict[Path, bytes]) -> None:
+    """Write new files: all of them, or none."""
+    known = (SECRET_KEY, SITE_KEY, ISSUER_KEY, EVALUATION_KEY, AT_REST_KEY, CARD, CERTIFICATE, RECIPIENT)
+    if any((folder / name).exists() for name in known):
+        raise KeyFileError(f"{folder} holds keys already: choose another folder, keys are not overwritten")
     written: list[Path] = []
     try:
-        for name, write in writers.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if name == CARD else 0o700)
-            write(path)
+        for name, content in contents.items():
+            path, private = folder / name, len(name.parts) > 1
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+            create_exclusively(path, content)
             written.append(path)
+            if not private:
+                path.chmod(PUBLIC)
     except BaseException:
         for path in written:
             path.unlink()
         raise
 
 
-def _write_card(path: Path, domain: KeyDomain) -> None:
-    create_exclusively(path, domain.card().to_json().encode())
-    path.chmod(0o644)
-
-
-def open_domain(folder: Path, passphrase: bytes) -> KeyDomain:
-    """Open the sealed secret of a domain folder; raise `KeyFileError` if that cannot be."""
-    path = folder / SECRET_KEY
+def _read(path: Path, what: str) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise KeyFileError(f"cannot read the domain key {path}: {error.strerror}") from None
-    return unseal(content, passphrase, str(path))
-
-
-def seal(domain: KeyDomain, passphrase: bytes, *, log2_cost: int = LOG2_COST) -> bytes:
-    """Return the key file's content."""
-    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
-    header = {
-        "format": FORMAT,
-        "scheme": domain.scheme,
-        "n": domain.n,
-        "epoch": domain.epoch,
-        "scrypt": [log2_cost, BLOCK_SIZE, PARALLELISM],
-        "salt": salt.hex(),
-        "nonce": nonce.hex(),
-    }
-    associated = json.dumps(header, sort_keys=True).encode()
-    key = Scrypt(salt=salt, length=32, n=2**log2_cost, r=BLOCK_SIZE, p=PARALLELISM).derive(passphrase)
-    sealed = AESGCM(key).encrypt(nonce, domain.secret_bytes(), associated)
-    return json.dumps({**header, "sealed": sealed.hex()}, sort_keys=True).encode() + b"\n"
-
-
-def unseal(content: bytes, passphrase: bytes, name: str) -> KeyDomain:
-    """Open a key file's content; `name` is for the message."""
-    try:
-        header = json.loads(content)
-        if header["format"] != FORMAT:
-            raise KeyFileError(f"{name} has format {header['format']!r}, this program reads {FORMAT}")
-        sealed = bytes.fromhex(header.pop("sealed"))
-        log2_cost, block_size, parallelism = header["scrypt"]
-        if not (10 <= log2_cost <= 20 and block_size == BLOCK_SIZE and parallelism == PARALLELISM):
-            raise KeyFileError(f"{name} asks for scrypt parameters {header['scrypt']}: damaged, or not ours")
-        salt, nonce = bytes.fromhex(header["salt"]), bytes.fromhex(header["nonce"])
-        key = Scrypt(salt=salt, length=32, n=2**log2_cost, r=block_size, p=parallelism).derive(passphrase)
-        secret = AESGCM(key).decrypt(nonce, sealed, json.dumps(header, sort_keys=True).encode())
-        return KeyDomain(secret, n=header["n"], epoch=header["epoch"], scheme=header.get("scheme", "more"))
-    except InvalidTag:
-        raise KeyFileError(f"{name} does not open: wrong passphrase, or the file was altered") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise KeyFileError(f"{name} is damaged: not a {FORMAT} file") from None
-
-
-def read_passphrase(path: Path) -> bytes:
-    """Read a passphrase file's first line; raise `KeyFileError` if it is missing or too short."""
-    try:
-        passphrase = path.read_bytes().split(b"\n")[0].strip()
-    except OSError as error:
-        raise KeyFileError(f"cannot read the passphrase file {path}: {error.strerror}") from None
-    if len(passphrase) < MIN_PASSPHRASE:
-        raise KeyFileError(
-            f"the passphrase in {path} has {len(passphrase)} bytes: use at least {MIN_PASSPHRASE}, "
-            f"such as the output of `openssl rand -base64 24`"
-        )
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise KeyFileError(f"the passphrase file {path} is open to others: run `chmod 600 {path}`")
-    return passphrase
+        raise KeyFileError(f"cannot read the {what} {path}: {error.strerror}") from None

@@ -29,6 +29,7 @@ class FederationRecord:
     """One finished federation."""
 
     domain: str  # fingerprint
+    bundle: str  # SHA-256 of the app bundle that ran
     seed: int
     dtype: Dtype
     network: NetworkSpec
@@ -46,6 +47,7 @@ class FederationRecord:
         """Return values fit for JSON."""
         return {
             "domain": self.domain,
+            "bundle": self.bundle,
             "seed": self.seed,
             "dtype": self.dtype,
             "network": self.network.to_json(),

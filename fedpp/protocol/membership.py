@@ -35,13 +35,13 @@ def signed(purpose: str, content: bytes) -> bytes:
 
 
 def is_signed(public_key: str, signature: str, purpose: str, content: bytes) -> bool:
-    """Tell whether the holder of this Ed25519 key (hex) signed this content for this purpose."""
+    """Tell whether the holder of this Ed25519 key (hex) signed this content for this purpose (one text, lower case)."""
     try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
-        key.verify(bytes.fromhex(signature), signed(purpose, content))
-    except (InvalidSignature, ValueError):
+        key, value = bytes.fromhex(public_key), bytes.fromhex(signature)
+        Ed25519PublicKey.from_public_bytes(key).verify(value, signed(purpose, content))
+    except (InvalidSignature, ValueError, TypeError):
         return False
-    return True
+    return value.hex() == signature
 
 
 def is_site_name(value: object) -> bool:
@@ -151,7 +151,7 @@ class Proof:
             raise FederationError(f"the proof of {statement.site} is for another run: it was replayed")
         if statement.protocol != PROTOCOL:
             raise FederationError(
-                f"{statement.site} speaks protocol {statement.protocol}, this program {PROTOCOL}: use one fedpp everywhere"
+                f"{statement.site} speaks protocol {statement.protocol}, not {PROTOCOL}: use one fedpp everywhere"
             )
 
     def to_json(self) -> str:

@@ -3,12 +3,13 @@
 ::
 
     message                 content of the question             content of the answer
-    query.describe          (nothing)                           "site": SiteDescription
+    query.describe          "config": DescribeRequest           "site": SiteDescription, "proof"
     query.initial_weights   "config": InitialWeightsRequest     "arrays"
     train                   "config": TrainRequest, "arrays"    "arrays", "metrics": num-examples
     evaluate                "config": EvaluateRequest, "arrays" "metrics": Counts
 
-A site that will not or cannot answer sends "refusal" with one line instead.
+Train and evaluate also carry the "participants" of the run. A site that will not or cannot answer sends "refusal" with
+one line instead.
 """
 
 import math
@@ -27,6 +28,7 @@ from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.recipe import Recipe
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
+PROOF, PARTICIPANTS = "proof", "participants"
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
@@ -79,6 +81,27 @@ class Request:
     def of(cls, content: RecordDict) -> Self:
         """Take the request out of a message's content; raise `FederationError` if it has none that fits."""
         return cls.from_record(record(content, CONFIG, ConfigRecord))
+
+
+@dataclass(frozen=True)
+class DescribeRequest:
+    """Ask a site what it is, and to prove it for one run."""
+
+    nonce: str  # of the run
+    protocol: int
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries this request."""
+        return ConfigRecord(asdict(self))
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Take the request out of a message's content; raise `FederationError` if it has none that fits."""
+        values = record(content, CONFIG, ConfigRecord)
+        nonce, protocol = values.get("nonce"), values.get("protocol")
+        if not isinstance(nonce, str) or type(protocol) is not int or len(values) != 2:
+            raise FederationError("the coordinator's request does not fit: use one fedpp everywhere")
+        return cls(nonce, protocol)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[
             f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative "
             "names another, against all the rest"
         )
-    domain = KeyDomain(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2, epoch=1)
+    domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2)
     ingest(
         labelled,
         folder,

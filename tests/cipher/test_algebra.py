@@ -15,7 +15,7 @@ VALUES = st.floats(-10, 10, width=32)
 
 
 def matrix(n: int, number: int = 0) -> np.ndarray:
-    return KeyDomain(bytes([number] * 32), n=n, epoch=1).matrix()
+    return KeyDomain.of_secret(bytes([number] * 32), n=n).matrix()
 
 
 def slots(n: int) -> st.SearchStrategy[np.ndarray]:

@@ -25,7 +25,7 @@ def test_a_record_opens_in_its_own_place_only(domain: KeyDomain):
     assert seal.open("frames", 4, closed) is None
     assert seal.open("labels", 3, closed) is None
     assert domain.at_rest_key().seal(bytes(15) + b"\1").open("frames", 3, closed) is None
-    assert KeyDomain(bytes(32), n=2, epoch=1).at_rest_key().seal(SALT).open("frames", 3, closed) is None
+    assert KeyDomain.of_secret(bytes(32), n=2).at_rest_key().seal(SALT).open("frames", 3, closed) is None
     assert seal.open("frames", 3, closed[:-1]) is None
     for position in range(len(closed)):
         flipped = bytearray(closed)
@@ -36,7 +36,7 @@ def test_a_record_opens_in_its_own_place_only(domain: KeyDomain):
 def test_only_the_key_makes_a_manifests_tag(domain: KeyDomain):
     """The tag changes with the manifest, the dataset's salt and the key."""
     key = domain.at_rest_key()
-    other = KeyDomain(bytes(32), n=2, epoch=1).at_rest_key()
+    other = KeyDomain.of_secret(bytes(32), n=2).at_rest_key()
     tags = {
         key.seal(SALT).tag(b"a"),
         key.seal(SALT).tag(b"b"),

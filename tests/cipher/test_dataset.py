@@ -225,7 +225,7 @@ def test_a_sealed_dataset_finds_malice(sealed: Path, domain: KeyDomain):
 def test_the_key_of_another_domain_is_told_from_damage(sealed: Path, domain: KeyDomain):
     """Another domain's at-rest key is a DomainMismatchError; another key of the same domain opens nothing."""
     with pytest.raises(DomainMismatchError, match="take the other key"):
-        EncryptedDataset.open(sealed, KeyDomain(bytes(32), n=2, epoch=1).at_rest_key())
+        EncryptedDataset.open(sealed, KeyDomain.of_secret(bytes(32), n=2).at_rest_key())
     with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
         EncryptedDataset.open(sealed, AtRestKey(domain.card().fingerprint, bytes(32)))
 
@@ -261,7 +261,7 @@ def golden_rows() -> tuple[np.ndarray, np.ndarray]:
 def write_golden(path: Path, *, sealed: bool = False) -> None:
     """Write the dataset of the golden files."""
     frames, labels = golden_rows()
-    domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=2)
     key = domain.at_rest_key() if sealed else None
     settings = {"dtype": "float32", "frames": 2, "height": 2, "width": 2, "channels": 1, "classes": ("no", "yes")}
     with DatasetWriter(path, domain.card(), **settings, gaps="public", at_rest=key) as writer:
@@ -278,7 +278,7 @@ COLOURS = np.arange(24.0).reshape(2, 1, 1, 2, 3, 2)
 
 def write_findings(path: Path) -> None:
     """Write the multi-label, coloured dataset of the golden files."""
-    domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=2)
     sizes = {"dtype": "float64", "frames": 1, "height": 1, "width": 2, "channels": 3}
     cipher = encryption.SequenceCipher(domain, "float64")
     names = ("Edema", "Fracture", "Effusion")
@@ -296,7 +296,7 @@ def test_golden_findings_are_read_and_written(tmp_path: Path):
     write_findings(tmp_path / "new")
     golden, new = (EncryptedDataset.open(path) for path in (FINDINGS, tmp_path / "new"))
     golden.verify()
-    domain, both = KeyDomain(bytes(range(32)), n=2, epoch=1), np.arange(2)
+    domain, both = KeyDomain.of_secret(bytes(range(32)), n=2), np.arange(2)
     assert (golden.manifest.multi_label, golden.manifest.classes) == (True, ("Edema", "Fracture", "Effusion"))
     np.testing.assert_array_equal(encryption.decrypt_findings(domain, golden.labels(both)), STATES)
     np.testing.assert_array_equal(golden.frames(both), COLOURS)
@@ -325,7 +325,7 @@ SEALED = ROOT / "tests" / "vectors" / "sealed-3"
 
 def test_a_golden_sealed_dataset_opens():
     """A dataset that was sealed by an earlier version opens with the key of its domain."""
-    dataset = EncryptedDataset.open(SEALED, KeyDomain(bytes(range(32)), n=2, epoch=1).at_rest_key())
+    dataset = EncryptedDataset.open(SEALED, KeyDomain.of_secret(bytes(range(32)), n=2).at_rest_key())
     dataset.verify()
     frames, labels = golden_rows()
     frames[1, 1] = 0

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -12,21 +13,27 @@ from conftest import TINY
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from members import founded, proof
 
 from coordinator import admission
-from coordinator.admission import admit
+from coordinator.admission import Admission, admit
 from coordinator.app import federate, initial_weights
 from fedpp.config import RunConfig
-from fedpp.errors import FederationError
+from fedpp.errors import DomainMismatchError, FederationError
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
 from fedpp.learning.metrics import count, count_findings
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import wire
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
-DOMAIN = "d" * 64
+CARD = founded().card()
+DOMAIN = CARD.fingerprint
 ROWS = {spec.name: np.zeros((*spec.shape, 2)) for spec in TINY.weights()}
 
 
@@ -42,7 +49,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(out: Path, **changes: object) -> RunConfig:
-    values = {"domain": DOMAIN, "out": str(out), "sites": 2, "rounds": 2, "epochs": 1, "batch-size": 2}
+    values = {
+        "card": CARD.to_json(),
+        "out": str(out),
+        "initial": "",
+        "sites": 2,
+        "rounds": 2,
+        "epochs": 1,
+        "batch-size": 2,
+    }
     network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
     network |= {"architecture": "cnn-bi-lstm", "voting": False}
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
@@ -72,7 +87,7 @@ class Site:
         if kind in self.instead:
             return self.instead[kind]
         if kind == "query.describe":
-            return RecordDict({wire.SITE: ConfigRecord(self.description.to_mapping())})
+            return described(self.description, question)
         if kind == "query.initial_weights":
             return RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS)})
         if kind == "train":
@@ -85,6 +100,25 @@ class Site:
         if request.network.multi_label:
             return metrics(findings(examples))
         return metrics(count(np.zeros(examples, int), np.full((examples, 2), 0.5)))
+
+
+def identity_of(name: str) -> SiteIdentity:
+    return SiteIdentity(name, sha256(name.encode()).digest())
+
+
+def described(description: SiteDescription, question: Message) -> RecordDict:
+    """Answer what a site is, with its own proof."""
+    nonce = wire.DescribeRequest.of(question.content).nonce
+    return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
+
+
+def answered(description: SiteDescription, proved: str) -> RecordDict:
+    records = {wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: ConfigRecord({"proof": proved})}
+    return RecordDict(records)
+
+
+def admitted(grid: Grid, run: RunConfig) -> Admission:
+    return admit(grid, run, CARD, NO_BUNDLE)
 
 
 def findings(examples: int, number: int = 2) -> FindingCounts:
@@ -268,7 +302,7 @@ def test_initial_weights_have_the_slots_of_the_site(tmp_path: Path) -> None:
     wide = {name: np.zeros((*value.shape[:-1], 3)) for name, value in ROWS.items()}
     first = Site(describe("a"), {"query.initial_weights": RecordDict({wire.ARRAYS: wire.pack_arrays(wide)})})
     grid = LocalGrid([first, Site(describe("b"))])
-    record = initial_weights(grid, admit(grid, config(tmp_path)), config(tmp_path), TINY)
+    record = initial_weights(grid, admitted(grid, config(tmp_path)), config(tmp_path), TINY)
     assert wire.unpack_arrays(RecordDict({wire.ARRAYS: record}))["dense/bias"].shape == (5, 2)
 
 
@@ -291,9 +325,9 @@ def test_a_node_without_a_description_is_refused(
 ) -> None:
     """A bad description refuses its node alone, in one printable line."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": answer}), Site(describe("b")), Site(describe("c"))])
-    admitted = admit(grid, config(tmp_path))
-    assert [site.name for site in admitted.sites.values()] == ["b", "c"]
-    assert reason in admitted.refused["node 1"]
+    chosen = admitted(grid, config(tmp_path))
+    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
+    assert reason in chosen.refused["node 1"]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refused node 1: ")]
     assert line.isprintable()
 
@@ -302,10 +336,10 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
     """A site of another domain does not count: the run goes on as soon as one more of its own has joined."""
     sites = [Site(describe("x", domain="e" * 64)), Site(describe("a")), Site(describe("b"))]
     started = time.monotonic()
-    admitted = admit(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
+    chosen = admitted(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
     assert time.monotonic() - started < 30
-    assert [site.name for site in admitted.sites.values()] == ["a", "b"]
-    assert "different keys" in admitted.refused["x"]
+    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
+    assert "different keys" in chosen.refused["x"]
     assert [site.asked for site in sites] == [["query.describe"]] * 3
 
 
@@ -329,19 +363,115 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
 def test_too_few_sites_end_the_run_at_the_deadline(sites: list[SiteDescription], line: str, tmp_path: Path) -> None:
     """The one line says how many connected, or who was refused and why."""
     with pytest.raises(FederationError) as raised:
-        admit(LocalGrid(map(Site, sites)), config(tmp_path, **{"wait-seconds": 0.6}))
+        admitted(LocalGrid(map(Site, sites)), config(tmp_path, **{"wait-seconds": 0.6}))
     assert str(raised.value) == line
 
 
 def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
     """Who connected before enough sites were admitted takes part, however quickly the others answer."""
     grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
-    admitted = admit(grid, config(tmp_path, **{"wait-seconds": 60.0}))
-    assert [site.name for site in admitted.sites.values()] == ["a", "b", "c"]
+    chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 60.0}))
+    assert [site.name for site in chosen.sites.values()] == ["a", "b", "c"]
 
 
 def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
     """Where enough sites are admitted, a node that never answers is waited for until the deadline only."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": None}), Site(describe("b")), Site(describe("c"))])
-    admitted = admit(grid, config(tmp_path, **{"wait-seconds": 0.3}))
-    assert [site.name for site in admitted.sites.values()] == ["b", "c"]
+    chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 0.3}))
+    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
+
+
+def impostor(description: SiteDescription, question: Message) -> RecordDict:
+    """Answer under another site's name, with one's own certificate."""
+    nonce = wire.DescribeRequest.of(question.content).nonce
+    return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
+
+
+def replayed(description: SiteDescription, question: Message) -> RecordDict:
+    del question
+    return answered(description, proof(identity_of(description.name), CARD, "0" * 64).to_json())
+
+
+def other_code(description: SiteDescription, question: Message) -> RecordDict:
+    nonce = wire.DescribeRequest.of(question.content).nonce
+    return answered(description, proof(identity_of(description.name), CARD, nonce, bundle="e" * 64).to_json())
+
+
+def self_certified(description: SiteDescription, question: Message) -> RecordDict:
+    """Answer with a certificate that a member made with a key of its own."""
+    nonce = wire.DescribeRequest.of(question.content).nonce
+    own = proof(identity_of(description.name), CARD, nonce)
+    made = Issuer(bytes([9] * 32)).certify(identity_of(description.name).recipient(), CARD)
+    return answered(description, replace(own, certificate=made).to_json())
+
+
+def unproved(description: SiteDescription, question: Message) -> RecordDict:
+    del question
+    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})
+
+
+@dataclass
+class BadSite(Site):
+    """A site that proves itself in another way, or not at all."""
+
+    proves: Callable[[SiteDescription, Message], RecordDict] = unproved
+
+    def answer(self, question: Message) -> RecordDict | None:
+        if question.metadata.message_type == "query.describe":
+            return self.proves(self.description, question)
+        return super().answer(question)
+
+
+@pytest.mark.parametrize(
+    ("proves", "reason"),
+    [
+        (unproved, "a message came without proof"),
+        (impostor, "it calls itself a, and its certificate is for b"),
+        (replayed, "is for another run: it was replayed"),
+        (other_code, "it runs app bundle eeeeeeeeeeeeeeee, the coordinator e3b0c44298fc1c14: run the same code"),
+        (self_certified, "the certificate of a was not made by domain"),
+    ],
+)
+def test_who_proves_no_membership_is_refused_by_name_and_the_run_goes_on(
+    proves: Callable[[SiteDescription, Message], RecordDict], reason: str, tmp_path: Path
+) -> None:
+    """Only members of the card's domain take part, each in its own name, for this run, with this code."""
+    sites = [BadSite(describe("a"), proves=proves), Site(describe("b")), Site(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path))
+    assert [site.name for site in record.sites] == ["b", "c"]
+    assert reason in record.refused["a"]
+    assert sites[0].asked == []
+
+
+def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
+    """Train and evaluate carry the proofs of all admitted sites, and of no other."""
+    seen = []
+
+    class Watching(Site):
+        def answer(self, question: Message) -> RecordDict | None:
+            if wire.PARTICIPANTS in question.content:
+                record = wire.record(question.content, wire.PARTICIPANTS, ConfigRecord)
+                others = Participants.from_record(record).others(self.description.name, CARD.certifying_key, DOMAIN)
+                seen.append((question.metadata.message_type, others))
+            return super().answer(question)
+
+    federate(LocalGrid([Watching(describe("a")), Site(describe("b")), BadSite(describe("c"))]), config(tmp_path))
+    assert seen == [("train", 1), ("evaluate", 1)] * 2 + [("evaluate", 1)]
+
+
+def test_a_run_goes_on_from_an_earlier_model(tmp_path: Path) -> None:
+    """No site is asked for initial weights; a model of another domain, network or dtype is refused."""
+    federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), config(tmp_path / "first"))
+    first = tmp_path / "first" / "model.npz"
+    sites = [Site(describe("a")), Site(describe("b"))]
+    federate(LocalGrid(sites), config(tmp_path / "second", initial=str(first)))
+    assert not any("query.initial_weights" in site.asked for site in sites)
+    np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "second" / "model.npz").rows["dense/bias"], 4.0)
+    for change in ({"dtype": "float32"}, {"dense": 6}):
+        with pytest.raises(FederationError, match="is another network, or of another dtype"):
+            federate(LocalGrid(sites), config(tmp_path / "third", initial=str(first), **change))
+    other = replace(EncryptedModel.load(first), domain="e" * 64)
+    other.save(tmp_path / "other.npz")
+    with pytest.raises(DomainMismatchError, match="the model belongs to domain eeee"):
+        federate(LocalGrid(sites), config(tmp_path / "third", initial=str(tmp_path / "other.npz")))
+    assert not (tmp_path / "third").exists()

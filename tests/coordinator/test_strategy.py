@@ -17,6 +17,7 @@ from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.protocol import wire
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe
 
@@ -28,8 +29,9 @@ def _in_a_run() -> None:
 
 
 RUN = {
-    "domain": "d" * 64,
+    "card": "{}",
     "out": "out",
+    "initial": "",
     "sites": 2,
     "rounds": 1,
     "epochs": 1,
@@ -88,6 +90,7 @@ def test_average_commutes_with_decryption(domain: KeyDomain):
         np.testing.assert_allclose(encryption.decrypt(domain, averaged[name]), expected / 12, atol=1e-13)
 
 
+NOBODY = Participants("0" * 64, ())
 COMMON = ("d" * 64, TINY, "float64")
 TRAIN = wire.TrainRequest(*COMMON, recipe=Recipe(learning_rate=0.1, batch_size=2), epochs=1, seed=0, round=1)
 ROWS = {spec.name: np.arange(2.0 * np.prod(spec.shape)).reshape(*spec.shape, 2) for spec in TINY.weights()}
@@ -134,7 +137,7 @@ def test_admission_takes_the_runs_domain_only():
         8: site("1", height=16),
         9: site("2", gaps="public"),
     }
-    admission = choose(described, {"node 9": "asleep"}, RunConfig.from_mapping(RUN))
+    admission = choose(described, {"node 9": "asleep"}, "d" * 64, NOBODY)
     assert [s.name for s in admission.sites.values()] == ["a", "c"]
     assert "different keys cannot be averaged" in admission.refused["b"]
     for odd in ("1", "2", "d"):  # even if it is the first
@@ -154,7 +157,7 @@ def test_findings_train_with_findings_alone():
     """One finding is enough, and a site of as many classes is another task."""
     one = {"classes": ("Edema",), "multi_label": True}
     described = {1: site("a", **one), 2: site("b", **one), 3: site("c", classes=("Edema",)), 4: site("d")}
-    admission = choose(described, {}, RunConfig.from_mapping(RUN))
+    admission = choose(described, {}, "d" * 64, NOBODY)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "has 1 classes: ingest it with labels of two or more" in admission.refused["c"]
     assert "the others' are 2 frames of 8 x 8 x 1, without time gaps, 1 findings (Edema)" in admission.refused["d"]
@@ -164,7 +167,7 @@ def test_findings_train_with_findings_alone():
 def test_public_and_encrypted_gaps_train_together():
     """The network is the same for both, and takes the gaps; a site without them is refused."""
     described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
-    admission = choose(described, {}, RunConfig.from_mapping(RUN))
+    admission = choose(described, {}, "d" * 64, NOBODY)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "without time gaps" in admission.refused["c"]
     assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, gaps=True)
@@ -179,7 +182,7 @@ def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
 def test_a_round_without_an_accepted_update_ends_the_run():
     """When no reply fits, the strategy raises instead of going on with the old weights."""
     strategy = EncryptedFedAvg(
-        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation")
+        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation", round=1), NOBODY
     )
     messages = list(strategy.configure_train(3, ArrayRecord([np.zeros((2, 2))]), ConfigRecord(), None))
     assert [m.metadata.dst_node_id for m in messages] == [1]

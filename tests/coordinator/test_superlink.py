@@ -13,12 +13,13 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conftest import ROOT
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from deployment import COORDINATOR, call, free_port, processes_of, serving
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, ROOT, call, free_port, processes_of, serving
 
 from coordinator import certificates
 from coordinator.__main__ import _wait_for_end, main, run_config
@@ -38,7 +39,7 @@ case "$1 $(grep -c stop calls) $(grep -c list calls)" in
 esac
 echo '{"success": true, "runs": [{"status": "'$status'", "status-details": "by request"}]}'
 """
-GIVEN: dict[str, str | int] = {"domain": "d", "sites": 2, "out": "/o"}
+GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
 
 
 def names(files: Certificates) -> set[str]:
@@ -240,7 +241,7 @@ def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
     """A folder that holds a federation, or its model alone, is left alone."""
     (tmp_path / name).write_text("precious")
     card = tmp_path / "domain.card"
-    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
     assert line == (
         f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten"
@@ -253,7 +254,7 @@ def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None
     """A folder that cannot be made or written to is one line, before SuperLink is asked for anything."""
     (tmp_path / "file").touch()
     card = tmp_path / "domain.card"
-    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / out)
     assert line.startswith(("coordinator run: Not a directory", "coordinator run: No such file or directory"))
 
@@ -261,7 +262,7 @@ def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None
 def test_run_makes_its_folder(tmp_path: Path) -> None:
     """A new folder is made, parents too, and a run that did not start leaves it empty, fit for the next one."""
     card = tmp_path / "domain.card"
-    card.write_text(KeyDomain(bytes(range(32)), n=2, epoch=1).card().to_json())
+    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     out = tmp_path / "new" / "out"
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", out)
     assert "is no coordinator's state" in line

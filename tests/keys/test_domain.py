@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from members import ISSUER, flips, founded
 
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.issuer import Issuer
 
 
 def test_derivation_has_golden_values():
     """The same secret gives the same card, matrix and pseudonyms in every version and on every machine."""
-    domain = KeyDomain(bytes(range(32)), n=2, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=2)
     assert domain.card().fingerprint == GOLDEN_FINGERPRINT
     assert [x.hex() for x in domain.matrix().reshape(-1)] == GOLDEN_MATRIX
     assert domain.pseudonym("patient", "A-17") == GOLDEN_PSEUDONYM
@@ -25,7 +27,7 @@ def test_derivation_has_golden_values():
 
 def test_the_frame_forms_derivation_has_golden_values():
     """A `more-frame` domain has the same card in every version, and the same frame keys but for rounding."""
-    domain = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+    domain = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
     assert domain.card().fingerprint == GOLDEN_FRAME_FINGERPRINT
     np.testing.assert_allclose(domain.frame_key("patches", 16)[0, :4], GOLDEN_FRAME_KEY, rtol=1e-12)
 
@@ -34,7 +36,7 @@ def test_the_frame_forms_derivation_has_golden_values():
 @settings(max_examples=30)
 def test_frame_keys_are_orthogonal(kind: str, size: int, secret: bytes):
     """K K^T == 1 for any kind, size and secret, and K is the same whenever it is asked for."""
-    domain = KeyDomain(secret, n=1, epoch=1, scheme="more-frame")
+    domain = KeyDomain.of_secret(secret, n=1, scheme="more-frame")
     k = domain.frame_key(kind, size)
     np.testing.assert_allclose(k @ k.T, np.eye(size), atol=1e-13)
     np.testing.assert_array_equal(domain.frame_key(kind, size), k)
@@ -42,15 +44,15 @@ def test_frame_keys_are_orthogonal(kind: str, size: int, secret: bytes):
 
 def test_frame_keys_mix_all_pixels_and_separate():
     """No entry of K stands out, as in a random rotation; another kind, size, secret or epoch gives an unrelated K."""
-    domain = KeyDomain(bytes(32), n=1, epoch=1, scheme="more-frame")
+    domain = KeyDomain.of_secret(bytes(32), n=1, scheme="more-frame")
     k = domain.frame_key("patches", 64)
     assert np.abs(k).max() < 6 / 64**0.5
     np.testing.assert_allclose(((k * 8) ** 4).mean(), 3.0, atol=0.3)  # kurtosis of a normal entry
     others = [
         domain.frame_key("rows", 64),
         domain.frame_key("patches", 65)[:64, :64],
-        KeyDomain(bytes(31) + b"\1", n=1, epoch=1, scheme="more-frame").frame_key("patches", 64),
-        KeyDomain(bytes(32), n=1, epoch=2, scheme="more-frame").frame_key("patches", 64),
+        KeyDomain.of_secret(bytes(31) + b"\1", n=1, scheme="more-frame").frame_key("patches", 64),
+        KeyDomain.of_secret(bytes(32), n=1, epoch=2, scheme="more-frame").frame_key("patches", 64),
     ]
     for other in others:
         assert abs(np.corrcoef(k.reshape(-1), other.reshape(-1))[0, 1]) < 0.1
@@ -58,30 +60,30 @@ def test_frame_keys_mix_all_pixels_and_separate():
 
 def test_a_frame_domain_gives_the_trainer_no_key(domain: KeyDomain):
     """It has plain numbers for rows and no evaluation key; a domain of rows has no frame key."""
-    frame = KeyDomain.generate(scheme="more-frame")
+    frame = founded(scheme="more-frame")
     assert (frame.scheme, frame.n, frame.card().scheme, frame.card().n) == ("more-frame", 1, "more-frame", 1)
     np.testing.assert_array_equal(frame.matrix(), [[1.0]])
     with pytest.raises(ConfigError, match="no evaluation key"):
         frame.evaluation_key()
     with pytest.raises(ConfigError, match="no frame key"):
         domain.frame_key("patches", 16)
-    assert (domain.scheme, KeyDomain.generate().n, KeyDomain.generate(n=3).n) == ("more", 2, 3)
+    assert (domain.scheme, founded().n, founded(n=3).n) == ("more", 2, 3)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
 def test_matrix_is_well_conditioned(n: int):
     """R has a condition of at most 10, for any secret."""
     for number in range(20):
-        assert np.linalg.cond(KeyDomain(bytes([number] * 32), n=n, epoch=1).matrix()) <= 10
+        assert np.linalg.cond(KeyDomain.of_secret(bytes([number] * 32), n=n).matrix()) <= 10
 
 
 def test_secrets_epochs_and_purposes_separate():
     """Another secret, epoch, number of slots or kind of pseudonym gives unrelated values."""
     domains = [
-        KeyDomain(bytes(32), n=2, epoch=1),
-        KeyDomain(bytes(31) + b"\1", n=2, epoch=1),
-        KeyDomain(bytes(32), n=2, epoch=2),
-        KeyDomain(bytes(32), n=3, epoch=1),
+        KeyDomain.of_secret(bytes(32), n=2),
+        KeyDomain.of_secret(bytes(31) + b"\1", n=2),
+        KeyDomain.of_secret(bytes(32), n=2, epoch=2),
+        KeyDomain.of_secret(bytes(32), n=3),
     ]
     assert len({d.card().fingerprint for d in domains}) == 4
     assert len({d.pseudonym("patient", "x") for d in domains} | {domains[0].pseudonym("sequence", "x")}) == 5
@@ -136,11 +138,76 @@ def test_a_changed_card_is_refused(tmp_path, domain: KeyDomain):
 def test_a_card_of_an_unknown_scheme_is_refused():
     """A whole card of a scheme that this program does not know is refused by name, and one of either scheme is read."""
     for scheme in ("more", "more-frame"):
-        card = KeyDomain.generate(scheme=scheme).card()
+        card = founded(scheme=scheme).card()
         assert DomainCard.from_json(card.to_json()) == card
     later = replace(card, scheme="more-later")
     with pytest.raises(KeyFileError, match="'more-later'.*knows more, more-frame"):
         DomainCard.from_json(later.to_json())
+
+
+def test_every_changed_byte_of_a_card_is_refused(domain: KeyDomain):
+    """Two bits of each byte are flipped, white space among them: no other text is read as a card."""
+    for flip in flips(domain.card().to_json().encode()):
+        with pytest.raises(KeyFileError, match="domain card"):
+            DomainCard.from_json(flip.content.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 0}, {"epoch": "1"}, {"n": True}, {"id": "A" * 32}, {"certifying_key": "0"}]
+)
+def test_a_card_with_values_of_another_kind_is_refused(domain: KeyDomain, change: dict[str, object]):
+    """A whole card, fingerprint and all, must hold what a card holds."""
+    with pytest.raises(KeyFileError, match="not a domain card"):
+        DomainCard.from_json(replace(domain.card(), **change).to_json())
+
+
+def test_founded_domains_are_independent_of_their_certifying_key():
+    """Two domains of one issuer have nothing in common; what members have does not give the certifying key."""
+    first, second = founded(), founded()
+    assert first.card().certifying_key == second.card().certifying_key == ISSUER.public_key
+    assert len({first.card().id, second.card().id, first.derive("a"), second.derive("a")}) == 4
+    assert Issuer(first.certifying_seed()).public_key != ISSUER.public_key
+    assert Issuer(KeyDomain.of_secret(bytes(32), n=2).certifying_seed()).public_key == (
+        KeyDomain.of_secret(bytes(32), n=2).card().certifying_key
+    )
+
+
+def test_a_successor_is_the_next_epoch_under_an_independent_secret():
+    """Id, scheme and n stay; all that is derived is new, but for the splits' order."""
+    old = founded()
+    new, other = old.successor("1" * 64), old.successor("1" * 64)
+    assert replace(new.card(), epoch=1, certifying_key=ISSUER.public_key) == old.card()
+    assert (new.epoch, new.card().certifying_key) == (2, "1" * 64)
+    assert (
+        len({d.derive("at rest") for d in (old, new, other)} | {d.matrix().tobytes() for d in (old, new, other)}) == 6
+    )
+    assert new.pseudonym("split", "x") == old.pseudonym("split", "x")
+    assert old.secret_bytes()[:32] not in new.secret_bytes()
+    again = KeyDomain.from_secret_bytes(new.secret_bytes(), new.card())
+    assert again.pseudonym("patient", "x") == new.pseudonym("patient", "x")
+
+
+@given(st.text(max_size=20), st.sampled_from(["patient", "sequence"]))
+@settings(max_examples=20)
+def test_a_pseudonym_is_renewed_without_its_identifier(identifier: str, kind: str):
+    """Law: the new epoch's pseudonym follows from any earlier one's; it is another, and another's is another."""
+    first = KeyDomain.of_secret(bytes(range(32)), n=2)
+    second = first.successor("1" * 64)
+    third = second.successor("2" * 64)
+    for old in (first, second, third):
+        assert third.renewed(kind, old.pseudonym(kind, identifier), old.epoch) == third.pseudonym(kind, identifier)
+    assert len({d.pseudonym(kind, identifier) for d in (first, second, third)}) == 3
+    assert second.pseudonym(kind, identifier) != first.successor("1" * 64).pseudonym(kind, identifier)
+    with pytest.raises(ConfigError, match="epoch 2 of a domain does not follow on epoch 3"):
+        second.renewed(kind, "0" * 32, 3)
+
+
+def test_former_pseudonym_keys_must_be_whole():
+    """A secret of another size, or with keys of more epochs than there were, is refused."""
+    card = founded().card()
+    for content in (bytes(31), bytes(33), bytes(32 + 96)):
+        with pytest.raises(ConfigError, match="domain"):
+            KeyDomain.from_secret_bytes(content, card)
 
 
 def json_value(value: object) -> str:
@@ -160,7 +227,7 @@ def json_value(value: object) -> str:
 def test_bad_domains_are_refused(secret: bytes, n: int, scheme: str):
     """A short secret, a number of slots out of range, or an unknown scheme is a ConfigError."""
     with pytest.raises(ConfigError, match="domain"):
-        KeyDomain(secret, n=n, epoch=1, scheme=scheme)
+        KeyDomain.of_secret(secret, n=n, scheme=scheme)
 
 
 GOLDEN_FINGERPRINT = "242e9ce94d744870a9929121e55efd1b429f24c094a7da347db31b810bdb0a06"

@@ -25,7 +25,7 @@ def slots(domain: KeyDomain, rows: np.ndarray) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 def test_rows_decrypt_to_the_pixels(n: int, dtype: str, size: int):
     """decrypt(frames(m)) == m for any number of slots and of pixels, to the dtype's precision."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     rows = SequenceCipher(domain, dtype).frames("s", PIXELS.reshape(-1)[:size])
     assert rows.shape == (size, n)
     assert rows.dtype == dtype
@@ -59,7 +59,7 @@ def test_other_pixels_names_or_domains_have_other_decoys(domain: KeyDomain):
     Rows of two images with the same decoys would give away a row of the key.
     """
     cipher = SequenceCipher(domain, "float64")
-    elsewhere = [KeyDomain(bytes(32), n=2, epoch=1), KeyDomain(bytes(range(32)), n=2, epoch=2)]
+    elsewhere = [KeyDomain.of_secret(bytes(32), n=2), KeyDomain.of_secret(bytes(range(32)), n=2, epoch=2)]
     moved = PIXELS.copy()
     moved[2, 3, 4] = np.nextafter(moved[2, 3, 4], np.inf)
     others = [
@@ -87,7 +87,7 @@ def test_decoys_have_the_scale_of_the_pixels(domain: KeyDomain):
 @pytest.mark.parametrize("n", [2, 3])
 def test_labels_and_their_decoys_are_one_hot(n: int, dtype: str):
     """Every slot of an encrypted label is one-hot, so that the decoy's loss stays finite; decoys take every class."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     cipher = SequenceCipher(domain, dtype)
     for number in range(3):
         found = np.stack([slots(domain, cipher.label(f"s{i}", number, 3)) for i in range(30)])
@@ -117,8 +117,8 @@ def test_frames_labels_and_gaps_do_not_share_decoys(domain: KeyDomain):
 
 def test_decoys_are_the_golden_ones():
     """The decoys of a sequence are the same in every version: the words of its keystream."""
-    cipher = SequenceCipher(KeyDomain(bytes(range(32)), n=2, epoch=1), "float64")
-    found = slots(KeyDomain(bytes(range(32)), n=2, epoch=1), cipher.frames("golden", np.arange(8.0)))[:, 1]
+    cipher = SequenceCipher(KeyDomain.of_secret(bytes(range(32)), n=2), "float64")
+    found = slots(KeyDomain.of_secret(bytes(range(32)), n=2), cipher.frames("golden", np.arange(8.0)))[:, 1]
     np.testing.assert_array_equal((found / 3**0.5 * 2**15).round(), GOLDEN_WORDS)
 
 
@@ -139,7 +139,7 @@ STATES = (1, 0, UNKNOWN, 1, UNKNOWN)
 @pytest.mark.parametrize("n", [2, 3])
 def test_findings_are_pairs_and_so_are_their_decoys(n: int, dtype: str):
     """Present and absent are one-hot, unknown is (0, 0); every decoy is one-hot, takes both, and differs by slot."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     cipher = SequenceCipher(domain, dtype)
     rows = np.stack([cipher.findings(f"s{i}", STATES) for i in range(40)])
     assert rows.shape == (40, 5, 2, n)

@@ -12,7 +12,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.protocol.counts import UNKNOWN
 
-DOMAIN = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 DTYPES = st.sampled_from(["float32", "float64"])
 
 

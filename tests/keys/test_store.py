@@ -1,133 +1,121 @@
-"""The sealed key file, and tampering with it."""
+"""The keys of one site, as a folder that is written once."""
 
-import json
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from members import EAST, ISSUER, WEST, cheap, founded, membership, written
 
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import KeyFileError
 from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
 
-PASSPHRASE = b"correct horse battery"
-
-
-@pytest.fixture(scope="module")
-def sealed() -> bytes:
-    return store.seal(KeyDomain(bytes(range(32)), n=3, epoch=4), PASSPHRASE, log2_cost=10)
+GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
+OURS = {store.SECRET_KEY, store.SITE_KEY, store.EVALUATION_KEY, store.AT_REST_KEY}
+PUBLIC = {store.CARD, store.CERTIFICATE, store.RECIPIENT}
 
 
-def test_unseal_inverts_seal(sealed: bytes):
-    """The secret, n and epoch come back; the file holds no secret in clear; sealing twice differs."""
-    domain = store.unseal(sealed, PASSPHRASE, "key")
-    assert (domain.secret_bytes(), domain.n, domain.epoch) == (bytes(range(32)), 3, 4)
-    assert bytes(range(32)).hex().encode() not in sealed
-    assert store.seal(domain, PASSPHRASE, log2_cost=10) != sealed
-
-
-def test_wrong_passphrase_is_refused(sealed: bytes):
-    """A passphrase that differs in one character does not open."""
-    with pytest.raises(KeyFileError, match="wrong passphrase, or the file was altered"):
-        store.unseal(sealed, PASSPHRASE[:-1] + b"Y", "key")
-
-
-def test_every_changed_value_is_refused(sealed: bytes):
-    """Two bits of each byte are flipped: unless the values are the same, the file does not open."""
-    for position in range(len(sealed) - 1):
-        for bit in (0, 5):
-            flipped = bytearray(sealed)
-            flipped[position] ^= 1 << bit
-            if is_same_json(bytes(flipped), sealed):
-                continue  # hexadecimal in capitals is the same value
-            with pytest.raises(KeyFileError):
-                store.unseal(bytes(flipped), PASSPHRASE, "key")
-
-
-def is_same_json(a: bytes, b: bytes) -> bool:
-    try:
-        return json.loads(a.lower()) == json.loads(b.lower())
-    except ValueError:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("format", "fedpp-domain-key-2"),
-        ("scheme", "more-frame"),
-        ("n", 2),
-        ("epoch", 5),
-        ("scrypt", [30, 8, 1]),
-        ("scrypt", [10, 8, 99]),
-    ],
-)
-def test_a_changed_header_is_refused(sealed: bytes, field: str, value: object):
-    """The header is authenticated, and costs that would exhaust the machine are refused unread."""
-    with pytest.raises(KeyFileError):
-        store.unseal(json.dumps({**json.loads(sealed), field: value}).encode(), PASSPHRASE, "key")
-
-
-def test_create_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
-    """A domain folder has key, evaluation key and card that fit; modes are private; a second create changes nothing."""
-    domain = KeyDomain.generate()
-    store.create(tmp_path, domain, PASSPHRASE)
-    assert store.open_domain(tmp_path, PASSPHRASE).secret_bytes() == domain.secret_bytes()
+def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
+    """A founder's folder has all keys, in private modes; a second founding changes nothing."""
+    domain = founded()
+    store.found(tmp_path, domain, ISSUER, EAST, cheap())
+    assert written(tmp_path) == OURS | PUBLIC | {store.ISSUER_KEY}
+    opened = store.open_site(tmp_path, cheap())
+    assert (opened.domain.secret_bytes(), opened.domain.card()) == (domain.secret_bytes(), domain.card())
+    assert (opened.identity.name, opened.identity.seed_bytes()) == ("East", EAST.seed_bytes())
+    assert store.open_issuer(tmp_path, cheap()).public_key == domain.card().certifying_key
     assert EvaluationKey.load(tmp_path / store.EVALUATION_KEY) == domain.evaluation_key()
     assert DomainCard.load(tmp_path / store.CARD) == domain.card()
-    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in (store.SECRET_KEY, store.EVALUATION_KEY)}
-    assert set(modes.values()) == {0o600}
+    for name in (*OURS, store.ISSUER_KEY):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    for name in PUBLIC:
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o700
-    before = (tmp_path / store.SECRET_KEY).read_bytes()
+    before = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
     with pytest.raises(KeyFileError, match="not overwritten"):
-        store.create(tmp_path, KeyDomain.generate(), PASSPHRASE)
-    assert (tmp_path / store.SECRET_KEY).read_bytes() == before
+        store.found(tmp_path, founded(), ISSUER, EAST, cheap())
+    assert {name: (tmp_path / name).read_bytes() for name in written(tmp_path)} == before
+
+
+def test_a_member_has_no_certifying_key(tmp_path: Path):
+    """It opens as a member does, and is told who admits members."""
+    store.join(tmp_path, membership(WEST, founded()), cheap())
+    assert written(tmp_path) == OURS | PUBLIC
+    assert store.open_site(tmp_path, cheap()).identity.name == "West"
+    with pytest.raises(KeyFileError, match="issuer.key: members are admitted, and epochs made, by who founded"):
+        store.open_issuer(tmp_path, cheap())
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
+    """A file where a folder must be stops it, and what was written before is gone."""
+    (tmp_path / "trainer").write_text("in the way")
+    with pytest.raises(FileExistsError):
+        store.found(tmp_path, founded(), ISSUER, EAST, cheap())
+    assert written(tmp_path) == {Path("trainer")}
 
 
 def test_a_frame_domain_has_no_evaluation_key_on_disk(tmp_path: Path):
     """A `more-frame` domain opens as one; its folder has no `domain.eval`, and one that lies there is not ours."""
-    domain = KeyDomain.generate(scheme="more-frame")
-    store.create(tmp_path / "new", domain, PASSPHRASE)
-    opened = store.open_domain(tmp_path / "new", PASSPHRASE)
-    assert (opened.secret_bytes(), opened.card()) == (domain.secret_bytes(), domain.card())
-    written = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert written == {store.SECRET_KEY, store.AT_REST_KEY, store.CARD}
+    site = membership(EAST, founded(scheme="more-frame"))
+    store.join(tmp_path / "new", site, cheap())
+    assert store.open_domain(tmp_path / "new", cheap()).card() == site.domain.card()
+    assert written(tmp_path / "new") == (OURS | PUBLIC) - {store.EVALUATION_KEY}
     (tmp_path / "old" / "trainer").mkdir(parents=True)
     (tmp_path / "old" / store.EVALUATION_KEY).write_text("another domain's")
     with pytest.raises(KeyFileError, match="not overwritten"):
-        store.create(tmp_path / "old", domain, PASSPHRASE)
+        store.join(tmp_path / "old", site, cheap())
 
 
-def test_a_key_file_from_before_the_schemes_opens():
-    """A key file that names no scheme, as version 0.1 wrote it, is of `more`; none can be made of one that names it."""
-    domain = store.unseal(BEFORE_SCHEMES, PASSPHRASE, "key")
-    assert (domain.secret_bytes(), domain.scheme, domain.n, domain.epoch) == (bytes(range(32)), "more", 2, 1)
-    header = json.loads(store.seal(domain, PASSPHRASE, log2_cost=10))
-    del header["scheme"]
-    with pytest.raises(KeyFileError, match="altered"):
-        store.unseal(json.dumps(header).encode(), PASSPHRASE, "key")
+def test_parts_of_two_sites_do_not_open_together(tmp_path: Path):
+    """A certificate of another site, or of another domain, is refused by name."""
+    domain = founded()
+    for name, site in (
+        ("e", membership(EAST, domain)),
+        ("w", membership(WEST, domain)),
+        ("o", membership(EAST, founded())),
+    ):
+        store.join(tmp_path / name, site, cheap())
+    own = (tmp_path / "e" / store.CERTIFICATE).read_bytes()
+    for other, reason in (("w", "is of West, not of East here"), ("o", "is for domain")):
+        (tmp_path / "e" / store.CERTIFICATE).write_bytes((tmp_path / other / store.CERTIFICATE).read_bytes())
+        with pytest.raises(KeyFileError, match=reason):
+            store.open_site(tmp_path / "e", cheap())
+    for content in (own[:-2], own.replace(b"East", b"West"), b"\xff", b""):
+        (tmp_path / "e" / store.CERTIFICATE).write_bytes(content)
+        with pytest.raises(KeyFileError, match="site.certificate"):
+            store.open_site(tmp_path / "e", cheap())
 
 
-def test_passphrase_files_are_checked(tmp_path: Path):
-    """The first line counts; missing, short and readable-by-others files are refused with what to do."""
-    path = tmp_path / "passphrase"
-    with pytest.raises(KeyFileError, match="cannot read"):
-        store.read_passphrase(path)
-    path.write_bytes(PASSPHRASE + b"\nsecond line\n")
-    path.chmod(0o644)
-    with pytest.raises(KeyFileError, match="chmod 600"):
-        store.read_passphrase(path)
-    path.chmod(0o600)
-    assert store.read_passphrase(path) == PASSPHRASE
-    path.write_bytes(b"short\n")
-    with pytest.raises(KeyFileError, match="at least 12"):
-        store.read_passphrase(path)
+def test_members_are_noted_once(tmp_path: Path):
+    """The issuer's folder lists who got a share, by name."""
+    other = SiteIdentity("Centre", bytes([7] * 32))
+    for recipient in (WEST.recipient(), other.recipient(), WEST.recipient()):
+        store.add_member(tmp_path, recipient)
+    assert store.members(tmp_path) == [other.recipient(), WEST.recipient()]
 
 
-# The secret bytes(range(32)), n = 2, epoch 1, as it was sealed before key files named a scheme.
-BEFORE_SCHEMES = (
-    b'{"epoch": 1, "format": "fedpp-domain-key-1", "n": 2, "nonce": "7c33c669897ad5b3223f4c30", "salt": '
-    b'"5bc4ad78a9758439c19c52e27644fdef", "scrypt": [10, 8, 1], "sealed": '
-    b'"40a2c733931bc384d57afd6a6792d4d2b74276286496a7d1ccc40ef97aa5bdd0feb7ac90ed025c52e4d0a6d20d468a83"}'
-)
+def test_a_new_site_has_an_identity_alone(tmp_path: Path):
+    """What is public of it is in `site.recipient`; a second identity is refused."""
+    store.create_identity(tmp_path, WEST, cheap())
+    assert written(tmp_path) == {store.SITE_KEY, store.RECIPIENT}
+    assert store.open_identity(tmp_path, cheap()).seed_bytes() == WEST.seed_bytes()
+    with pytest.raises(KeyFileError, match="not overwritten"):
+        store.create_identity(tmp_path, EAST, cheap())
+    with pytest.raises(KeyFileError, match="cannot read the domain key"):
+        store.open_domain(tmp_path, cheap())
+
+
+def test_the_formats_stay():
+    """Sealed files that their first version wrote open in every version."""
+    site = store.Site(store.unseal((GOLDEN / "domain.key").read_bytes(), cheap(), "key"), EAST, None)  # type: ignore[arg-type]
+    assert site.domain.card() == DomainCard.load(GOLDEN / "domain.card")
+    assert site.domain.matrix().tobytes().hex() == (GOLDEN / "matrix.hex").read_text().strip()
+    assert site.domain.pseudonym("patient", "A-17") == (GOLDEN / "pseudonym").read_text().strip()
+
+
+def test_an_older_key_file_is_refused_by_its_format():
+    """Version 1 held the certifying key's secret, too: every member could admit others."""
+    with pytest.raises(KeyFileError, match="has format 'fedpp-domain-key-1', this program reads fedpp-domain-key-2"):
+        store.unseal(b'{"format": "fedpp-domain-key-1"}', cheap(), "key")

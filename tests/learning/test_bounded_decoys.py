@@ -77,7 +77,7 @@ def rows_of(of: Algebra, slots: Slots, dtype: str) -> np.ndarray:
 
 def difference(driven: str | None, optimizer: str, dtype: str = "float64", bound: float = DECOY_BOUND) -> float:
     """Return how far the message's probabilities are from the twin's after training; infinite if not finite."""
-    of = KeyDomain(bytes([5] * 32), n=2, epoch=1).evaluation_key().algebra()
+    of = KeyDomain.of_secret(bytes([5] * 32), n=2).evaluation_key().algebra()
     inputs, labels, weights = drawn()
     theirs = plaintext(OPTIMIZERS[optimizer](Algebra.plaintext()), weights, dtype)
     for what, values in (("inputs", [inputs]), ("labels", [labels]), ("weights", weights)):
@@ -120,7 +120,7 @@ def test_decoys_that_are_not_bounded_spoil_the_message(monkeypatch: pytest.Monke
 @given(st.integers(1, 3), arrays.array_shapes(max_dims=4, max_side=4), st.integers(0, 99))
 def test_a_bounded_weight_keeps_its_message(n: int, shape: tuple[int, ...], seed: int):
     """Decoys come within the bound, the message stays; a weight that is within already stays to the bit."""
-    of = Algebra.plaintext() if n == 1 else KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+    of = Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([5] * 32), n=n).evaluation_key().algebra()
     weight = of.from_slots(tuple(np.random.default_rng(seed).normal(size=(n, *shape))))
     message, *decoys = of.to_slots(bounded(of, weight, 0.01))
     np.testing.assert_allclose(message, of.to_slots(weight)[0], rtol=0, atol=1e-13)

@@ -67,6 +67,6 @@ def test_another_domain_does_not_open_it(tmp_path: Path, domain: KeyDomain):
     """Neither under another domain's key nor where there is no file is anything read."""
     saved(tmp_path / "c", domain)
     with pytest.raises(ModelError, match="another domain's at-rest key"):
-        Checkpoint.load(tmp_path / "c", KeyDomain(bytes(32), n=2, epoch=1).at_rest_key())
+        Checkpoint.load(tmp_path / "c", KeyDomain.of_secret(bytes(32), n=2).at_rest_key())
     with pytest.raises(ModelError, match="cannot read"):
         Checkpoint.load(tmp_path / "none", domain.at_rest_key())

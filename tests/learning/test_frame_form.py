@@ -12,7 +12,7 @@ from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.learning import models
 from fedpp.learning.initial import initial_weights
 
-DOMAIN = KeyDomain(bytes(range(32)), n=1, epoch=1, scheme="more-frame")
+DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 FRAMES = np.random.default_rng(0).normal(size=(3, 2, 8, 8, 3))
 VALID = np.ones((3, 2), bool)
 
@@ -49,6 +49,6 @@ def test_patches_that_do_not_fit_are_refused():
         replace(TINY, patch=3)
     with pytest.raises(ConfigError, match="odd size, got 2"):
         replace(TINY, patch=2, kernel=2)
-    algebra = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key().algebra()
+    algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     with pytest.raises(ModelError, match="frame form alone"):
         models.encrypted(replace(TINY, patch=2), algebra, "float32")

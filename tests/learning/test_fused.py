@@ -14,7 +14,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.learning import fused
 from fedpp.learning.layers import Conv2D
 
-ALGEBRA = KeyDomain(bytes([5] * 32), n=2, epoch=1).evaluation_key().algebra()
+ALGEBRA = KeyDomain.of_secret(bytes([5] * 32), n=2).evaluation_key().algebra()
 EXACT = {"float32": 2e-5, "float64": 1e-12}  # of numbers about as large as 1
 
 Block = Callable[[Ciphertext, Ciphertext, Ciphertext], Ciphertext]
@@ -165,7 +165,7 @@ def test_what_is_not_finite_comes_through(corner: int):
 def test_no_number_of_the_key_stays_in_a_cache():
     """Two keys, one after the other in one process, each give their own result."""
     values = draw(3, (1, 4, 4, 2), 2, 3, "float64")
-    other = KeyDomain(bytes([6] * 32), n=2, epoch=1).evaluation_key().algebra()
+    other = KeyDomain.of_secret(bytes([6] * 32), n=2).evaluation_key().algebra()
     assert other.d != ALGEBRA.d
 
     def run(algebra: Algebra) -> list[np.ndarray]:
@@ -179,7 +179,7 @@ def test_no_number_of_the_key_stays_in_a_cache():
 
 def test_what_the_block_cannot_do_is_left_to_the_layer():
     """It takes n = 2, squares of 2, no other function than ReLU, and frames of known size that are not small."""
-    three = KeyDomain(bytes([5] * 32), n=3, epoch=1).evaluation_key().algebra()
+    three = KeyDomain.of_secret(bytes([5] * 32), n=3).evaluation_key().algebra()
     x = (tf.zeros((1, 16, 16, 1)),) * 2
     assert fused.fits(ALGEBRA, x, (2, 2), "relu")
     assert fused.fits(ALGEBRA, x, (2, 2), None)

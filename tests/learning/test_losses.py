@@ -23,7 +23,7 @@ LOGITS = st.sampled_from([1.0, 30.0, 1000.0])  # large ones too: neither overflo
 
 
 def algebra(n: int, seed: int = 5) -> Algebra:
-    return Algebra.plaintext() if n == 1 else KeyDomain(bytes([seed] * 32), n=n, epoch=1).evaluation_key().algebra()
+    return Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([seed] * 32), n=n).evaluation_key().algebra()
 
 
 def rows(of: Algebra, slots: np.ndarray) -> tf.Tensor:

@@ -31,7 +31,7 @@ SIZES = pytest.mark.parametrize("n", [1, 2, 3])
 
 
 def algebra(n: int, seed: int = 5) -> Algebra:
-    return Algebra.plaintext() if n == 1 else KeyDomain(bytes([seed] * 32), n=n, epoch=1).evaluation_key().algebra()
+    return Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([seed] * 32), n=n).evaluation_key().algebra()
 
 
 Make = Callable[..., Any]

@@ -194,7 +194,7 @@ def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain
 
 def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain: KeyDomain):
     """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
-    other = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key()
+    other = KeyDomain.of_secret(bytes(32), n=2).evaluation_key()
     with pytest.raises(DomainMismatchError, match="ingest again"):
         trainer(other).fit(dataset, epochs=1, seed=(0,))
     ours = trainer(domain.evaluation_key())

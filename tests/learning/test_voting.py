@@ -25,7 +25,7 @@ WITH_STATES = pytest.mark.parametrize("with_states", [False, True])
 
 
 def algebra(n: int) -> Algebra:
-    return KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+    return KeyDomain.of_secret(bytes([5] * 32), n=n).evaluation_key().algebra()
 
 
 def weights(*, with_states: bool, seed: int = 0) -> list[Values]:

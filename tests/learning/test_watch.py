@@ -27,7 +27,7 @@ SIZES = pytest.mark.parametrize("n", [2, 3])
 
 
 def algebra(n: int) -> Algebra:
-    return Algebra.plaintext() if n == 1 else KeyDomain(bytes([5] * 32), n=n, epoch=1).evaluation_key().algebra()
+    return Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([5] * 32), n=n).evaluation_key().algebra()
 
 
 def rows_of(of: Algebra, slots: np.ndarray) -> np.ndarray:

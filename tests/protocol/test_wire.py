@@ -19,7 +19,7 @@ from fedpp.recipe import Recipe
 TRAIN = wire.TrainRequest(
     "d" * 64, TINY, "float64", recipe=Recipe(learning_rate=0.1, batch_size=2), epochs=1, seed=0, round=1
 )
-EVALUATE = wire.EvaluateRequest("d" * 64, TINY, "float64", Recipe(batch_size=2), split="validation")
+EVALUATE = wire.EvaluateRequest("d" * 64, TINY, "float64", Recipe(batch_size=2), split="validation", round=1)
 INITIAL = wire.InitialWeightsRequest("d" * 64, TINY, "float64", seed=2**63 - 1)
 
 

@@ -12,6 +12,7 @@ from fedpp.config import SPLITS
 from fedpp.learning.metrics import Metrics, count, metrics
 from fedpp.network import NetworkSpec
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.report import Baselines, SharedPatients
 from simulations.baselines import compare, pooled
 from simulations.hospitals import Hospitals, prepare
@@ -32,7 +33,7 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
     folder.mkdir()
     hospitals = prepare(asked, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    return hospitals, FederationRecord(fingerprint, asked.seed, asked.dtype, NETWORK, (), {}, (), {}, 0.0)
+    return hospitals, FederationRecord(fingerprint, NO_BUNDLE, asked.seed, asked.dtype, NETWORK, (), {}, (), {}, 0.0)
 
 
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:

@@ -29,7 +29,7 @@ def moved(optimizer: Adam, dtype: str) -> np.ndarray:
 
 def test_small_moments_drown_as_rows_and_not_by_slot():
     """In float32, where the message's gradients are 1e-4 of the decoys', moments as rows lose Adam's steps."""
-    algebra = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key().algebra()
+    algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     expected = moved(Adam(Algebra.plaintext()), "float64")
     by_slot, by_rows = (moved(make(algebra), "float32") for make in (Adam, RowMoments))
     off, drowned = (np.linalg.norm(steps - expected) / np.linalg.norm(expected) for steps in (by_slot, by_rows))
@@ -39,7 +39,7 @@ def test_small_moments_drown_as_rows_and_not_by_slot():
 
 def test_moments_as_rows_are_adam_where_nothing_rounds():
     """In float64 the variant takes Adam's own steps: it is rounding alone that the bench compares."""
-    algebra = KeyDomain(bytes(32), n=2, epoch=1).evaluation_key().algebra()
+    algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     np.testing.assert_allclose(moved(RowMoments(algebra), "float64"), moved(Adam(algebra), "float64"), rtol=1e-5)
 
 

@@ -21,7 +21,7 @@ FIGURES = {
 @pytest.mark.parametrize("n", [2, 3])
 def test_block_form_computes_on_the_slots(n: int):
     """Blocks of rows, slots, products, public numbers and gradients have the slots that they should have."""
-    r, generator = KeyDomain(bytes(32), n=n, epoch=1).matrix(), np.random.default_rng(0)
+    r, generator = KeyDomain.of_secret(bytes(32), n=n).matrix(), np.random.default_rng(0)
     form = BlockForm(r)
     x, w = generator.normal(size=(2, n, 4, 5)), generator.normal(size=(n, 5, 3))
     x = x[0]

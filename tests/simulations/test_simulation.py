@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chexpert_folder import SPOILT
 from conftest import ROOT
-from test_deployment import processes_of
+from deployment import processes_of
 
 from simulations.twin import moved
 

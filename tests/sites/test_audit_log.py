@@ -17,6 +17,7 @@ from vaults import NotReadyError, serving, site_vault
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
 from fedpp.protocol.vault_pb2 import ArrayChunk, ScoreRequest
@@ -187,7 +188,7 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
 
 def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
     """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
-    forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(None, KeyDomain(bytes(32), n=2, epoch=1)).sign))
+    forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(None, KeyDomain.of_secret(bytes(32), n=2)).sign))
     forged.append({"method": "Info", "outcome": "answered"})
     forged.close()
     with pytest.raises(VaultError, match="line 4 has a signature that is not by the log's key"):
@@ -233,11 +234,9 @@ def test_a_log_of_another_key_is_not_gone_on_with(short: Path, domain: KeyDomain
     assert short.read_bytes() == before
 
 
-def test_two_vaults_do_not_write_one_log(
-    domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path, signer: Signer
-):
+def test_two_vaults_do_not_write_one_log(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """The second does not start, in one line; when the first is gone, it does."""
-    log = AuditLog.open(path, signer)
+    log = AuditLog.open(path, Signer.of(certified(domain, "north")[0], domain))
     with pytest.raises(NotReadyError) as refused, site_vault(domain, dataset, address, "--audit-log", path):
         pass
     expected = f"fedpp-site vault: another vault writes to the audit log {path}: give each its own\n"
@@ -326,13 +325,14 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 
 def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """What the log tells of the last day and of each round counts, whatever became of the process."""
-    options = ("--audit-log", path, "--scores-per-day", 3)
-    with site_vault(domain, dataset, address, *options) as process, VaultClient(address) as client:
+    options = ("--audit-log", path)
+    scores = ScoreLimits(least_sequences=1, per_day=3)
+    with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
         client.score("test", LOGITS, "77", 1)
         client.score("test", LOGITS, "77", 1)
         process.kill()
         process.wait()
-    with site_vault(domain, dataset, address, *options), VaultClient(address) as client:
+    with site_vault(domain, dataset, address, *options, scores=scores), VaultClient(address) as client:
         with pytest.raises(VaultError, match="scored 2 times in round 1 of run 77"):
             client.score("test", LOGITS, "77", 1)
         client.score("test", LOGITS, "77", 2)

@@ -19,6 +19,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.imaging.dicom import is_dicom
 from fedpp.keys import store
 from fedpp.keys.encryption import decrypt_findings
+from fedpp.keys.passphrase import from_file
 
 SMALL = ("--size", 8, "--frames", 2)
 KILLS = 10
@@ -30,8 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found(tmp_path_factory.mktemp("site"), patients=24)
 
 
+UNSEALED = ("--no-at-rest",)  # so that what was written can be compared, read and damaged
+
+
 def ingested(folder: Path, raw: Path, out: Path, *options: object) -> dict[str, object]:
-    summary: dict[str, object] = json.loads(site("ingest", raw, *keys(folder), "--out", out, *options, "--json").stdout)
+    summary: dict[str, object] = json.loads(
+        site("ingest", raw, *keys(folder), "--out", out, *UNSEALED, *options, "--json").stdout
+    )
     return summary
 
 
@@ -42,7 +48,17 @@ def content(dataset: Path) -> dict[str, bytes]:
 def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
     """Killed at ten random moments, ingest leaves no dataset, and the next run writes the bytes of an unbroken one."""
     raw = folder / "raw" / "hospital-1"
-    arguments = ("ingest", raw, *keys(folder), "--size", 256, "--frames", 3, "--out")  # it writes for a while
+    arguments = (
+        "ingest",
+        raw,
+        *keys(folder),
+        *UNSEALED,
+        "--size",
+        256,
+        "--frames",
+        3,
+        "--out",
+    )  # it writes for a while
     started = time.monotonic()
     site(*arguments, tmp_path / "unbroken")
     duration = time.monotonic() - started
@@ -148,7 +164,7 @@ def test_time_gaps_of_dicom_visits(folder: Path, tmp_path: Path):
     for kind in ("public", "encrypted"):
         ingested(folder, raw, tmp_path / kind, *SMALL, "--gaps", kind)
     public, encrypted = (EncryptedDataset.open(tmp_path / kind) for kind in ("public", "encrypted"))
-    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     numbers = public.gaps(np.arange(24))
     assert (numbers[:, 0] == 0).all()
     assert (numbers[:, 1] > 0.5).all()
@@ -251,7 +267,7 @@ def test_the_competition_s_findings_of_the_real_x_rays(folder: Path, tmp_path: P
     assert summary["classes"] == {name: counts["present"] for name, counts in expected.items()}
     shown = json.loads(site("inspect", tmp_path / "five", "--json").stdout)
     assert (shown["classes"], shown["multi_label"]) == (list(expected), True)
-    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     dataset = EncryptedDataset.open(tmp_path / "five")
     states = decrypt_findings(domain, dataset.labels(np.arange(len(dataset))))
     assert (states == 1).sum(axis=0).tolist() == list(summary["classes"].values())
@@ -265,7 +281,7 @@ def test_colours_of_the_real_histology(folder: Path, tmp_path: Path):
     assert ingested(folder, raw, tmp_path / "colour", *SMALL, "--colour")["shape"] == [2, 8, 8, 3]
     assert ingested(folder, raw, tmp_path / "grey", *SMALL)["shape"] == [2, 8, 8, 1]
     ingested(folder, DATA / "chexpert_layout" / "site_b", tmp_path / "x-rays", *SMALL, "--colour")
-    domain = store.open_domain(folder / "domain", store.read_passphrase(folder / "passphrase"))
+    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     for name, equal in (("colour", False), ("x-rays", True)):
         rows = EncryptedDataset.open(tmp_path / name).frames(np.arange(5)).astype(np.float64)
         pixels = (rows @ domain.matrix())[..., 0]

@@ -27,7 +27,7 @@ SHAPE = ("--size", 16, "--frames", 2, "--split", "stratified")
 def test_a_site_trains_without_a_key(folder: Path):
     """Its frames are mixed in patches, its labels plain; it trains, is killed or not, and the secret zone evaluates."""
     raw, mixed = folder / "raw" / "hospital-1", folder / "mixed"
-    site("ingest", raw, *keys(mixed), "--out", mixed / "data", *SHAPE)
+    site("ingest", raw, *keys(mixed), "--out", mixed / "data", *SHAPE, "--no-at-rest")
     shown = json.loads(site("inspect", mixed / "data", "--json").stdout)
     assert (shown["scheme"], shown["n"], shown["patch"]) == ("more-frame", 1, 2)
     assert not (mixed / "domain" / "trainer" / "domain.eval").exists()

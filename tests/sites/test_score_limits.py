@@ -11,8 +11,9 @@ from vaults import serving
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
 from fedpp.protocol.vault_client import VaultClient
-from sites.score_limits import ScoreAllowance, ScoreCall, ScoreLimits, is_run
+from sites.score_limits import ScoreAllowance, ScoreCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test
@@ -34,7 +35,7 @@ def test_a_limit_below_one_is_refused(name: str):
 def test_a_split_of_few_sequences_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
     with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(4))), VaultClient(address) as client:
-        refusal = "split test has 3 sequences, and counts of fewer than 4 are not told: .* set --least-sequences"
+        refusal = "split test has 3 sequences, and counts of fewer than 4 are not told: .* set scores: least-sequences"
         with pytest.raises(VaultError, match=refusal):
             client.score("test", LOGITS)
     with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(3))), VaultClient(address) as client:
@@ -60,7 +61,7 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
     """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         client.score("test", LOGITS, "run", 1000)
-        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 that this vault scores: set --rounds"):
+        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 scored here: set scores: rounds"):
             client.score("test", LOGITS, "run", 1001)
 
 

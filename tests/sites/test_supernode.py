@@ -1,26 +1,35 @@
 """The site's node: its identity, what it refuses to start with, and that it ends completely."""
 
+import json
 import signal
 import socket
 import stat
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
+from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
+from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
 
+from coordinator.__main__ import _wait_for_end, flower
 from coordinator.certificates import ensure
+from coordinator.superlink import CONNECTION, State
 from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError
-from sites.supernode import PRIVATE_KEY, create_identity, join
+from fedpp.policy import starting_text
+from sites.bundle import Bundle
+from sites.supernode import PRIVATE_KEY, REFUSED, create_identity, join
 
 TEXT = st.text(min_size=1)
 
@@ -32,7 +41,9 @@ def site(tmp_path: Path) -> Iterator[SiteConfig]:
     (tmp_path / "domain.eval").touch()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as folder, socket.socket(socket.AF_UNIX) as vault:
         vault.bind(f"{folder}/vault.sock")
-        yield SiteConfig("a", tmp_path / "dataset", tmp_path / "domain.eval", f"unix:{folder}/vault.sock")
+        (tmp_path / "site.yaml").write_text(starting_text("0" * 64))
+        vault_address = f"unix:{folder}/vault.sock"
+        yield SiteConfig(tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +63,9 @@ def ca(tmp_path: Path) -> Path:
 
 def command(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> list[str]:
     return [
-        *(*SITE, "join", "--name", site.name, "--superlink", superlink, "--ca", str(ca)),
+        *(*SITE, "join", "--superlink", superlink, "--ca", str(ca)),
         *("--identity", str(identity), "--dataset", str(site.dataset)),
-        *("--evaluation-key", str(site.evaluation_key), "--vault", site.vault),
+        *("--evaluation-key", str(site.evaluation_key), "--vault", site.vault, "--policy", str(site.policy)),
     ]
 
 
@@ -83,13 +94,13 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @given(TEXT, TEXT, TEXT, TEXT)
-def test_node_config_keeps_every_character(name: str, dataset: str, key: str, vault: str) -> None:
+def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str) -> None:
     """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
-    site = SiteConfig(name, Path(dataset), Path(key), vault)
+    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy))
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
-@pytest.mark.parametrize("missing", ["superlink", "ca", "identity", "dataset", "key", "vault"])
+@pytest.mark.parametrize("missing", ["superlink", "ca", "identity", "dataset", "key", "vault", "policy"])
 def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path, missing: str) -> None:
     """Every input that is missing is named before anything starts."""
     identity, superlink = create_identity(tmp_path / "identity").parent, "127.0.0.1:8000"
@@ -104,6 +115,8 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
         site = replace(site, dataset=nowhere)
     elif missing == "key":
         site = replace(site, evaluation_key=nowhere)
+    elif missing == "policy":
+        site = replace(site, policy=nowhere)
     else:
         site = replace(site, vault=f"unix:{nowhere}")
     expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
@@ -122,7 +135,7 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
             start = command(address, ca, identity, replace(site, name=name))
             stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", signal.SIGINT))
         assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
-        assert len(processes_of(tmp_path, "bin/flower-superexec")) == 2
+        assert len(processes_of(tmp_path, "sites.executor")) == 2
     assert processes_of(tmp_path) == {}
 
 
@@ -142,3 +155,126 @@ def test_strangers_do_not_meet(
     assert reason in done.stderr
     assert done.stderr.splitlines()[-1].startswith("fedpp-site join: the SuperNode ended by itself")
     assert processes_of(tmp_path) == {}
+
+
+PYPROJECT = """\
+[project]
+name = "stranger"
+version = "1.0.0"
+dependencies = ["flwr>=1.41"]
+[tool.flwr.app]
+publisher = "stranger"
+[tool.flwr.app.components]
+serverapp = "stranger.server:app"
+clientapp = "stranger.client:app"
+"""
+SERVER = """\
+import json, time
+from pathlib import Path
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    while len(nodes := list(grid.get_node_ids())) < 2:
+        time.sleep(0.1)
+    for number in (1, 2):
+        while not Path({folder!r}, f"ask {{number}}").exists():
+            time.sleep(0.1)
+        asked = [Message(RecordDict(), dst_node_id=node, message_type="query.describe") for node in nodes]
+        replies = [
+            [reply.error.reason] if reply.has_error() else dict(reply.content["answer"])
+            for reply in grid.send_and_receive(asked, timeout=60)
+        ]
+        Path({folder!r}, "part").write_text(json.dumps(replies))
+        Path({folder!r}, "part").rename(Path({folder!r}, f"answers {{number}}"))
+"""
+CLIENT = """\
+import os, sys
+from pathlib import Path
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+import fedpp
+
+Path({folder!r}, f"ran {{os.getpid()}}").touch()
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message, context):
+    ours = "fedpp.policy" in sys.modules or {root!r} in sys.path
+    facts = ConfigRecord({{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}})
+    return Message(RecordDict({{"answer": facts}}), reply_to=message)
+"""
+
+
+def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """A bundle that a site has not approved is answered at once, kept, and none of its code runs, until it is approved.
+
+    The other site, which has approved it, goes on; the approval needs no restart, not even of the run. The bundle
+    imports its own `fedpp`, and finds no module of the launcher's loaded.
+    """
+    address, state = coordinator
+    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path)))
+    approve = [*SITE, "approve", bundle.hash, "--policy"]
+    with ExitStack() as stack:
+        for name in "ab":
+            mine = replace(site, name=name, policy=tmp_path / f"{name}.yaml")
+            mine.policy.write_text(site.policy.read_text())
+            public = create_identity(tmp_path / name)
+            call([*COORDINATOR, "enrol", "--state", str(state), str(public), f"site {name}"])
+            start = command(address, state / "tls" / "ca.pem", public.parent, mine)
+            stack.enter_context(serving(tmp_path / f"{name}.log", start, "SuperNode ID"))
+        call([*approve, str(tmp_path / "a.yaml")])
+        run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
+        first = _answers(tmp_path, 1)
+        ran_first = len(list(tmp_path.glob("ran *")))
+        call([*approve, str(tmp_path / "b.yaml")])
+        second = _answers(tmp_path, 2)
+        assert _wait_for_end(State(state), run, Event())[0] == "finished:completed"
+
+    answer = {"bundle": bundle.hash, "fedpp": "the bundle's", "ours": False}
+    refusal = [f"this site has not approved bundle {bundle.hash}: ask its staff to review it"]
+    assert sorted(first, key=str) == sorted([answer, refusal], key=str)
+    assert second == [answer, answer]
+    assert (ran_first, len(list(tmp_path.glob("ran *")))) == (1, 3)
+
+    kept = tmp_path / "b" / REFUSED / f"{bundle.hash}.fab"
+    assert kept.read_bytes() == bundle.content
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert not (tmp_path / "a" / REFUSED).exists()
+    log = (tmp_path / "b.log").read_text()
+    (line,) = [line for line in log.splitlines() if bundle.hash in line]
+    assert line == (
+        f"bundle {bundle.hash} of run {run} is not approved here: review it with `fedpp-site review {kept} --out "
+        f"FOLDER`, approve it with `fedpp-site approve {bundle.hash} --policy {tmp_path / 'b.yaml'}`"
+    )
+    assert "Traceback" not in log
+
+
+def _stranger(folder: Path) -> Path:
+    """Write an app that leaves a file wherever its ClientApp is imported; return its project."""
+    for name, text in {
+        "pyproject.toml": PYPROJECT,
+        "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
+        "stranger/__init__.py": "",
+        "stranger/server.py": SERVER.format(folder=str(folder)),
+        "stranger/client.py": CLIENT.format(folder=str(folder), root=str(ROOT)),
+    }.items():
+        (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "app" / name).write_text(text)
+    return folder / "app"
+
+
+def _answers(folder: Path, number: int) -> list[object]:
+    """Let the app's ServerApp ask all sites, and return what they answer."""
+    (folder / f"ask {number}").touch()
+    deadline = time.monotonic() + 60
+    while not (folder / f"answers {number}").is_file():
+        assert time.monotonic() < deadline, [log.read_text() for log in folder.glob("*.log")]
+        time.sleep(0.1)
+    found: list[object] = json.loads((folder / f"answers {number}").read_text())
+    return found

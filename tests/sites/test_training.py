@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, SPLIT, write_dataset
+from members import EAST, cheap, membership
 from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -32,7 +33,7 @@ SECONDS = 120.0  # a bound on one start of the program
 @pytest.fixture
 def folder(tmp_path: Path, domain: KeyDomain) -> Path:
     """Return a domain folder."""
-    store.create(tmp_path / "domain", domain, b"correct horse")
+    store.join(tmp_path / "domain", membership(EAST, domain), cheap())
     return tmp_path / "domain"
 
 

@@ -86,7 +86,7 @@ def test_initial_weights_decrypt_to_the_plaintext_ones(
     n: int, dtype: str, tolerance: float, tmp_path: Path, plaintext: Plaintext, address: str
 ):
     """The message is drawn by the domain's seed and not by the coordinator's; decoys are more draws of the kind."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     with (
         serving(domain, write_dataset(tmp_path / "d", domain, plaintext), address),
         VaultClient(address) as client,
@@ -127,7 +127,7 @@ def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path, plaintext: Plaintext, address: str):
     """Scoring encrypted logits gives the counts of the same logits and labels in clear."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     all_labels = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0])  # no split begins like another
     dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], all_labels))
     labels = all_labels[[i for i, s in enumerate(SPLIT) if s == split]]
@@ -149,7 +149,7 @@ def findings(tmp_path: Path, domain: KeyDomain, plaintext: Plaintext) -> Encrypt
 @pytest.mark.parametrize("n", [2, 3])
 def test_score_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, plaintext: Plaintext, address: str):
     """Scoring encrypted logits gives each finding's counts of the same logits and states in clear."""
-    domain = KeyDomain(bytes(range(32)), n=n, epoch=1)
+    domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], STATES))
     with serving(domain, dataset, address), VaultClient(address) as client:
         info = client.info()
@@ -378,5 +378,5 @@ def test_gaps_are_told_and_get_weights(
 def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset, address: str):
     """The vault does not start, and leaves no socket."""
     with pytest.raises(DomainMismatchError, match="serve the dataset that was ingested under this domain"):
-        serve(KeyDomain(bytes(32), n=2, epoch=1), dataset, address, stop=stopped())
+        serve(KeyDomain.of_secret(bytes(32), n=2), dataset, address, stop=stopped())
     assert not socket_path(address).parent.exists()

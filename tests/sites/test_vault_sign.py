@@ -109,7 +109,7 @@ def test_an_identity_that_does_not_fit_is_not_served(
     """What could not convince a coordinator is found before the vault answers."""
     identity, certificate = certified(domain, "north")
     if wrong == "another domain":
-        certificate = certified(KeyDomain(bytes(32), n=2, epoch=1), "north")[1]
+        certificate = certified(KeyDomain.of_secret(bytes(32), n=2), "north")[1]
     if wrong == "another key":
         identity = SiteIdentity("north", bytes([1]) * 32)
     options = {} if wrong == "alone" else {"certificate": certificate}

@@ -17,9 +17,10 @@ from vaults import SECONDS, serving, socket_path, stopped, vault_process
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
-from sites.score_limits import ScoreAllowance, ScoreLimits
+from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 

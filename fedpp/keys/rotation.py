@@ -1,0 +1,109 @@
+"""From one epoch of a domain to a later one, without decrypting.
+
+A row `c = p R^-1` becomes `c (R R'^-1) = p R'^-1`: one n x n matrix, the *key switch*, takes rows of the old epoch to
+rows of the new one, and no message is in clear on the way, not even in memory. Decoys stay what they were. In the frame
+form rows of P, mixed to `C = P K`, become `C K^T K'`: in memory they are in clear for a moment, and never on disk.
+
+Whoever knows a message in both epochs, or simply the key switch and one epoch's R, knows the other R: a rotation parts
+what is encrypted from now on from an old key that was lost, and does not take back what was read with it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import DatasetManifest, SequenceRecord
+from fedpp.config import SPLITS
+from fedpp.errors import DomainMismatchError
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.frame_cipher import FrameCipher, FrameLayout
+
+Rows = NDArray[np.floating]
+
+
+class KeySwitch:
+    """Takes what is encrypted in an old epoch of a domain to a new one; key material, for the secret zone."""
+
+    def __init__(self, old: KeyDomain, new: KeyDomain) -> None:
+        """Take two epochs; raise `DomainMismatchError` if the second does not follow on the first."""
+        ours, theirs = old.card(), new.card()
+        if (ours.id, ours.scheme, ours.n) != (theirs.id, theirs.scheme, theirs.n) or theirs.epoch <= ours.epoch:
+            raise DomainMismatchError(
+                f"epoch {theirs.epoch} of domain {theirs.fingerprint[:16]} does not follow on epoch {ours.epoch} of "
+                f"{ours.fingerprint[:16]}: name the older folder first, of the same domain"
+            )
+        self.old, self.new = old, new
+        self._matrix = old.matrix() @ np.linalg.inv(new.matrix())
+
+    def rows(self, rows: Rows) -> Rows:
+        """Return rows `[..., n]` of the new epoch, in their dtype.
+
+        Law: `decrypt(new, rows(c)) == decrypt(old, c)`, in every slot.
+        """
+        switched: Rows = (rows.astype(np.float64) @ self._matrix).astype(rows.dtype)
+        return switched
+
+    def stem(self, kernel: Rows, patch: int) -> Rows:
+        """Return the kernel `[k, k, patch^2 channels, filters]` over mixed patches that answers on new ones as it did.
+
+        Law: `C' stem(w) == C w` where C are patches mixed under the old key, and C' the same under the new one.
+        """
+        size = kernel.shape[2]
+        turn = self.new.frame_key("patches", size).T @ self.old.frame_key("patches", size)
+        turned: Rows = np.einsum("ij,xyjf->xyif", turn, kernel.astype(np.float64)).astype(kernel.dtype)
+        return turned
+
+
+def reencrypt(
+    source: EncryptedDataset, path: Path, switch: KeySwitch, progress: Callable[[], object] = lambda: None
+) -> None:
+    """Write a new epoch's dataset of an old epoch's, one sequence at a time; `progress` is called after each.
+
+    Pseudonyms become the new epoch's. Splits, lengths and the order of the sequences stay, and what was sealed at rest
+    is sealed again.
+    """
+    m = source.manifest
+    source.require_domain(switch.old.card().fingerprint)
+    frames = _frames(switch, m)
+    with DatasetWriter(
+        path,
+        switch.new.card(),
+        dtype=m.dtype,
+        frames=m.frames,
+        height=m.height,
+        width=m.width,
+        channels=m.channels,
+        classes=m.classes,
+        multi_label=m.multi_label,
+        gaps=m.gaps,
+        patch=m.patch,
+        at_rest=switch.new.at_rest_key() if m.at_rest else None,
+    ) as writer:
+        for index, row in enumerate(source.sequences):
+            at, length = np.array([index]), min(int(row["length"]), m.frames)
+            label = switch.rows(source.labels(at)[0]) if m.classes else None
+            gaps = source.gaps(at)[0, :length] if m.gaps != "none" else None
+            if gaps is not None and m.gaps == "encrypted":
+                gaps = switch.rows(gaps)
+            writer.add(_renewed(row, switch), frames(source.frames(at)[0, :length]), label, gaps)
+            progress()
+
+
+def _renewed(row: np.void, switch: KeySwitch) -> SequenceRecord:
+    name, patient = (
+        switch.new.renewed(kind, row[column].decode(), switch.old.epoch)
+        for kind, column in (("sequence", "id"), ("patient", "patient"))
+    )
+    return SequenceRecord(name, patient, int(row["length"]), SPLITS[row["split"]])
+
+
+def _frames(switch: KeySwitch, manifest: DatasetManifest) -> Callable[[Rows], Rows]:
+    if manifest.scheme == "more":
+        return switch.rows
+    layout: FrameLayout = "patches" if manifest.patch else "rows"
+    old, new = (FrameCipher(domain, manifest.dtype, layout, manifest.patch) for domain in (switch.old, switch.new))
+    return lambda rows: new.frames("", old.decrypt_frames(rows))

@@ -1,0 +1,240 @@
+"""What a site allows: `site.yaml`, the file by which the hospital and not the coordinator decides.
+
+It says which code may run (`bundles`), on which data (`datasets`), what may be asked (`answers`), how often a score
+may be (`scores`), for how long (`until`) and in what company (`co-participants`). The site's launcher reads it before
+any code of a bundle runs, the ClientApp and the vault enforce the rest. An error here never holds a path, so that it
+may be told to the coordinator.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from fedpp.errors import ConfigError, PolicyError
+
+# What may be asked of a site, by the type of Flower's message that asks it.
+QUESTIONS = {
+    "query.describe": "describe",
+    "query.initial_weights": "initial-weights",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+ANSWERS = tuple(QUESTIONS.values())
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 2**20
+_MOST = 2**31
+
+
+@dataclass(frozen=True)
+class ScoreLimits:
+    """How much the vault's `Score` may tell."""
+
+    least_sequences: int = 10  # a score over fewer nearly gives single results away
+    per_round: int = 2  # calls of one round and split
+    rounds: int = 1000  # of one run
+    per_day: int = 2000  # calls within 24 hours
+
+    def __post_init__(self) -> None:
+        """Refuse limits below 1."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"the score limit {name.replace('_', '-')} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class SitePolicy:
+    """A site's decisions, as its `site.yaml` states them."""
+
+    bundles: tuple[str, ...]  # SHA-256 of the app bundles that may run here; empty: none
+    datasets: tuple[str, ...]  # fingerprints of the datasets that may be used
+    answers: tuple[str, ...] = ANSWERS
+    scores: ScoreLimits = ScoreLimits()
+    until: date | None = None  # the last day on which anything is answered
+    co_participants: int = 1  # fewest other certified sites in a run
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a policy file; raise `ConfigError` for anything that is not one."""
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the site's policy {path}: {error.strerror}; `fedpp-site policy` writes one"
+            ) from None
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"the site's policy {path} is larger than {_MOST_BYTES} bytes: is it the right file?")
+        try:
+            return cls.parse(content.decode())
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the site's policy {path} is not UTF-8 at byte {error.start}: save it so") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text of a policy file; raise `ConfigError` for anything that is not one."""
+        try:
+            values = yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
+        except RecursionError:
+            raise ConfigError("the policy is nested too deep: it is a flat list of settings") from None
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+            raise ConfigError(f"the policy is not YAML: {' '.join(str(error).split())}") from None
+        known = {"bundles", "datasets", "answers", "scores", "until", "co-participants"}
+        values = _mapping("the policy", values, known, {"bundles", "datasets"})
+        limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(ScoreLimits())})
+        return cls(
+            bundles=_hashes("bundles", values["bundles"]),
+            datasets=_hashes("datasets", values["datasets"], least=1),
+            answers=_answers(values.get("answers", list(ANSWERS))),
+            scores=ScoreLimits(
+                **{name.replace("-", "_"): _whole(f"scores: {name}", value, 1) for name, value in limits.items()}
+            ),
+            until=_day(values.get("until")),
+            co_participants=_whole("co-participants", values.get("co-participants", cls.co_participants), 0),
+        )
+
+    def to_yaml(self) -> str:
+        """Return the text that `parse` reads to an equal policy."""
+        scores = {name.replace("_", "-"): value for name, value in vars(self.scores).items()}
+        values = {
+            "bundles": list(self.bundles),
+            "datasets": list(self.datasets),
+            "answers": list(self.answers),
+            "scores": scores,
+            **({} if self.until is None else {"until": self.until}),
+            "co-participants": self.co_participants,
+        }
+        return yaml.safe_dump(values, sort_keys=False)
+
+    def require_bundle(self, bundle: str) -> None:
+        """Raise `PolicyError` unless the app bundle of this SHA-256 may run here."""
+        if bundle not in self.bundles:
+            raise PolicyError(f"this site has not approved bundle {bundle}: ask its staff to review it")
+
+    def require_dataset(self, fingerprint: str) -> None:
+        """Raise `PolicyError` unless the dataset of this fingerprint may be used."""
+        if fingerprint not in self.datasets:
+            raise PolicyError(f"this site's policy does not list its dataset {fingerprint[:16]}: its staff can add it")
+
+    def require_answer(self, name: str) -> None:
+        """Raise `PolicyError` unless this question, such as `question_of` returns, may be answered."""
+        if name not in self.answers:
+            raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides")
+
+    def require_current(self, today: date) -> None:
+        """Raise `PolicyError` after the last day of the policy."""
+        if self.until is not None and today > self.until:
+            raise PolicyError(f"this site's policy ended with {self.until}: ask its staff to prolong it")
+
+    def require_participants(self, others: int) -> None:
+        """Raise `PolicyError` unless so many other certified sites in a run are enough."""
+        if others < self.co_participants:
+            raise PolicyError(
+                f"this site's policy wants {self.co_participants} other sites in a run, got {others}: ask more to join"
+            )
+
+
+def today() -> date:
+    """Return the day by which `until` is read, the machine's own."""
+    return datetime.now().astimezone().date()
+
+
+def question_of(message_type: str) -> str:
+    """Return which question a message asks; its type itself, which no policy allows, if it is none of ours."""
+    return QUESTIONS.get(message_type, message_type)
+
+
+def starting_text(dataset: str) -> str:
+    """Return the commented text of a site's first policy: this dataset, no bundle yet."""
+    return _STARTING.format(dataset=dataset, **vars(ScoreLimits()))
+
+
+_STARTING = """\
+# What this hospital allows. It is read anew for every message: a change counts at once, without a restart.
+# Keep it writable by those who decide, and readable for the user that runs `fedpp-site join`.
+
+# Which code may run: SHA-256 of reviewed app bundles. `fedpp-site review` shows one, `fedpp-site approve` adds it.
+bundles: []
+
+# Which data may be used: fingerprints of encrypted datasets.
+datasets:
+  - "{dataset}"
+
+# What may be asked.
+answers: [describe, initial-weights, train, evaluate]
+
+# How much the vault's scores may tell.
+scores:
+  least-sequences: {least_sequences}  # a score over fewer sequences is refused
+  per-round: {per_round}  # scores of one round and split
+  rounds: {rounds}  # of one run
+  per-day: {per_day}  # scores in all
+
+# How long: the last day, such as 2030-12-31. Without it there is no end.
+# until: 2030-12-31
+
+# In what company: the fewest other certified sites of the domain in a run.
+co-participants: 1
+"""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's, but a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise yaml.YAMLError(f"{twice!r:.40} stands twice: leave one of them out")
+        return super().construct_mapping(node, deep)
+
+
+def _mapping(what: str, value: object, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{what} must be settings like 'name: value', got {value!r:.60}")
+    wrong = [f"unknown {name!r:.40}" for name in value if name not in known]
+    wrong += [f"missing {name}" for name in sorted(set(needed) - set(value))]
+    if wrong:
+        raise ConfigError(f"{what} does not fit: {', '.join(wrong)}; known are {', '.join(sorted(known))}")
+    return value
+
+
+def _hashes(name: str, value: object, *, least: int = 0) -> tuple[str, ...]:
+    value = [] if value is None else value  # the last line of a list was taken out by hand
+    if not isinstance(value, list) or len(value) < least:
+        raise ConfigError(f"{name} must be a list{' of at least one' * least}, got {value!r:.60}")
+    for item in value:
+        if not isinstance(item, str) or not _HASH.fullmatch(item):
+            raise ConfigError(f"{name}: each must be 64 hexadecimal digits in lower case, quoted, got {item!r:.80}")
+        if value.count(item) > 1:
+            raise ConfigError(f"{name}: {item} stands twice: leave one of them out")
+    return tuple(value)
+
+
+def _answers(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(item not in ANSWERS for item in value) or len(set(value)) < len(value):
+        raise ConfigError(f"answers must be a list of some of {', '.join(ANSWERS)}, each once, got {value!r:.100}")
+    return tuple(value)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < _MOST:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r:.40}")
+    return value
+
+
+def _day(value: object) -> date | None:
+    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    if isinstance(value, str):  # quoted
+        with suppress(ValueError):
+            return date.fromisoformat(value)
+    raise ConfigError(f"until must be a date like 2030-12-31, got {value!s:.40}")

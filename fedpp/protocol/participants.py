@@ -1,0 +1,48 @@
+"""Who takes part in a run, proved to each of its sites: the coordinator passes on what every site signed to join.
+
+It shows a site that so many members of its domain, each under its own certificate, signed for this run's nonce. It does
+not show that their updates are in the average: the coordinator computes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from flwr.app import ConfigRecord
+
+from fedpp.errors import FederationError
+from fedpp.protocol.membership import Proof
+
+MOST = 10_000  # sites of a run
+
+
+@dataclass(frozen=True)
+class Participants:
+    """The proofs of all sites of a run, for one nonce."""
+
+    nonce: str
+    proofs: tuple[Proof, ...]
+
+    def others(self, site: str, certifying_key: str, domain: str) -> int:
+        """Return how many members beside this site take part; raise `FederationError` unless all of them prove it."""
+        for proof in self.proofs:
+            proof.require(certifying_key, domain, self.nonce)
+        members = [(proof.certificate.member.site, proof.certificate.member.signing_key) for proof in self.proofs]
+        if site not in {name for name, _ in members}:
+            raise FederationError(f"the run's list of participants is without {site}: it did not join this run")
+        if len({name for name, _ in members}) != len(members) or len({key for _, key in members}) != len(members):
+            raise FederationError("the run's list of participants names one member twice")
+        return len(members) - 1
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries them."""
+        return ConfigRecord({"nonce": self.nonce, "proofs": [proof.to_json() for proof in self.proofs]})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_record` returned; raise `FederationError` for anything else."""
+        nonce, proofs = record.get("nonce"), record.get("proofs")
+        texts = proofs if isinstance(proofs, list) and len(proofs) <= MOST else None
+        if not isinstance(nonce, str) or texts is None or not all(isinstance(text, str) for text in texts):
+            raise FederationError("the run's list of participants does not fit: use one fedpp everywhere")
+        return cls(nonce, tuple(Proof.from_json(text) for text in texts))

@@ -1,0 +1,103 @@
+"""`fedpp-site policy | review | approve`: the hospital decides which code of the coordinator's may run."""
+
+import argparse
+import json
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from re import fullmatch
+
+import fedpp
+from fedpp.errors import ConfigError
+from fedpp.files import create_exclusively
+from fedpp.policy import starting_text
+
+from .bundle import SUFFIX, Bundle
+from .policy_file import set_bundle
+from .supernode import REFUSED
+
+_HASH = "[0-9a-f]{64}"
+# Where each folder of a bundle lies in an installed fedpp, or in a checkout.
+_INSTALLED = {"fedpp": Path(fedpp.__file__).parent, "sites": Path(__file__).parent}
+_SAME, _DIFFERENT, _UNKNOWN = "as installed", "DIFFERS from the installed", "not installed"
+
+
+def policy(options: argparse.Namespace) -> int:
+    """Write a site's first policy: one dataset, no bundle approved yet."""
+    from fedpp.cipher.dataset import EncryptedDataset
+
+    fingerprint = EncryptedDataset.open(options.dataset).manifest.fingerprint
+    try:
+        create_exclusively(options.out, starting_text(fingerprint).encode(), mode=0o644)
+    except FileExistsError:
+        raise FileExistsError(f"{options.out} is there already: choose another --out, or edit it") from None
+    print(f"{options.out} allows dataset {fingerprint[:16]} and no bundle: `fedpp-site approve` adds one")
+    return 0
+
+
+def review(options: argparse.Namespace) -> int:
+    """Unpack a bundle for reading, and tell how its files differ from the installed fedpp's."""
+    bundle = Bundle.load(_file(options))
+    files = bundle.files()
+    if options.out.exists():
+        raise ConfigError(f"{options.out} is there already: choose another --out")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as folder:
+        whole = Path(folder) / "bundle"
+        whole.mkdir()
+        bundle.unpack(whole)
+        whole.rename(options.out)
+    found = [
+        {
+            "file": name,
+            "bytes": len(content),
+            "sha256": sha256(content).hexdigest(),
+            "installed": _compared(name, content),
+        }
+        for name, content in sorted(files.items())
+    ]
+    if options.json:
+        print(json.dumps({"bundle": bundle.hash, "folder": str(options.out), "files": found}))
+        return 0
+    print(f"bundle {bundle.hash}")
+    for file in found:
+        print(f"{file['sha256']}  {file['bytes']:>8}  {file['file']}  ({file['installed']})")
+    different = sum(file["installed"] == _DIFFERENT for file in found)
+    print(f"{len(found)} files in {options.out}, {different} of which differ from the installed fedpp's")
+    return 0
+
+
+def approve(options: argparse.Namespace) -> int:
+    """Add a bundle's hash to the policy's list of those that may run, or withdraw it."""
+    if fullmatch(_HASH, str(options.bundle)):
+        bundle = str(options.bundle)
+    else:
+        file = Bundle.load(options.bundle)
+        file.files()  # refuses what is no bundle
+        bundle = file.hash
+    if set_bundle(options.policy, bundle, approved=not options.remove):
+        print(f"bundle {bundle} {'may not run here any more' if options.remove else 'may run here'}: {options.policy}")
+    else:
+        print(f"nothing to do: bundle {bundle} is {'not in' if options.remove else 'already in'} {options.policy}")
+    return 0
+
+
+def _file(options: argparse.Namespace) -> Path:
+    """Return the bundle's file, which may be named by the hash of one that was refused and kept."""
+    if not fullmatch(_HASH, str(options.bundle)):
+        return Path(options.bundle)
+    if options.identity is None:
+        raise ConfigError(
+            "a bundle's hash alone does not say where it lies: add --identity, whose refused bundles are kept"
+        )
+    return Path(options.identity) / REFUSED / f"{options.bundle}{SUFFIX}"
+
+
+def _compared(name: str, content: bytes) -> str:
+    """Tell whether a file of a bundle is the installed one of its name."""
+    package, _, rest = name.partition("/")
+    installed = _INSTALLED.get(package, Path(os.devnull)) / rest
+    if package not in _INSTALLED or not installed.is_file():
+        return _UNKNOWN
+    return _SAME if installed.read_bytes() == content else _DIFFERENT

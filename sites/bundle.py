@@ -1,0 +1,115 @@
+"""An app bundle (FAB): the zip of code that Flower ships from the coordinator to a site, read as an enemy's.
+
+What `fedpp-site review` shows and what the launcher runs is unpacked by the same function here, so that no archive
+means one thing to who reviews it and another to Python. Names, kinds and sizes are checked before anything is written.
+"""
+
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from fedpp.errors import FederationError
+from fedpp.files import replace
+
+MOST_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
+MOST_FILES = 2000
+LONGEST_NAME = 200
+MOST_UNPACKED = 64 * 2**20
+MOST_KEPT = 8  # refused bundles
+SUFFIX = ".fab"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's content, as it came."""
+
+    content: bytes
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Read a bundle from a file; raise `FederationError` if it is too large."""
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise FederationError(f"{path} is larger than {MOST_BYTES} bytes: no app bundle is")
+        return cls(content)
+
+    @property
+    def hash(self) -> str:
+        """Return the SHA-256 of all of its bytes, 64 hexadecimal digits."""
+        return sha256(self.content).hexdigest()
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files in it by name; raise `FederationError` for what a bundle has no need of."""
+        try:
+            with zipfile.ZipFile(BytesIO(self.content)) as archive:
+                return self._files(archive)
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise self._refused(f"is no whole zip archive ({error})") from None
+        except (ValueError, OSError, zlib.error, struct.error) as error:  # what damage comes to
+            raise self._refused(f"cannot be read ({error})") from None
+
+    def unpack(self, folder: Path) -> None:
+        """Write its files into an empty folder; raise `FederationError`, before it writes, if one is unsafe."""
+        for name, content in self.files().items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+
+    def keep(self, folder: Path) -> Path:
+        """Keep it for review as HASH.fab, mode 0600, among the newest few; return the path.
+
+        Raises `FederationError` if it is too large for a review.
+        """
+        if len(self.content) > MOST_BYTES:
+            raise self._refused(f"is larger than {MOST_BYTES} bytes")
+        path = folder / f"{self.hash}{SUFFIX}"
+        if not path.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace(path, self.content)
+        kept = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: (file != path, -file.stat().st_mtime_ns))
+        for oldest in kept[MOST_KEPT:]:
+            oldest.unlink(missing_ok=True)
+        return path
+
+    def _files(self, archive: zipfile.ZipFile) -> dict[str, bytes]:
+        entries = archive.infolist()
+        if len(entries) > MOST_FILES:
+            raise self._refused(f"holds {len(entries)} files, at most {MOST_FILES} are read")
+        files: dict[str, bytes] = {}
+        left = MOST_UNPACKED
+        for entry in entries:
+            self._require_plain(entry)
+            if entry.filename in files:
+                raise self._refused(f"holds {entry.filename!r:.100} twice")
+            with archive.open(entry) as file:
+                files[entry.filename] = file.read(left + 1)
+            left -= len(files[entry.filename])
+            if left < 0:
+                raise self._refused(f"unpacks to more than {MOST_UNPACKED} bytes")
+        folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+        if both := sorted(folders & set(files)):
+            raise self._refused(f"holds {both[0]!r:.100} as a file and as a folder")
+        return files
+
+    def _require_plain(self, entry: zipfile.ZipInfo) -> None:
+        name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
+        if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_NAME:
+            raise self._refused(f"holds a file with the name {name!r:.100}")
+        if kind not in (0, stat.S_IFREG):
+            raise self._refused(f"holds {name!r:.100}, which is a link or another special file")
+        if entry.flag_bits & 1 or entry.compress_type not in _METHODS:
+            raise self._refused(f"holds {name!r:.100} encrypted or in an unusual compression")
+
+    def _refused(self, reason: str) -> FederationError:
+        return FederationError(f"bundle {self.hash} {reason}: do not approve it")

@@ -1,0 +1,106 @@
+"""The site's executor: it takes tasks from the SuperNode and starts a launcher of ours for each.
+
+It stands where Flower has `flower-superexec`, which would start `flwr-clientapp` and other programs that install
+and run whatever bundle the coordinator names. This one starts `sites.launcher` only, which asks the site's policy
+first. If a Flower version changes what the two stand on, they fail to import or to call it, and nothing runs.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from fedpp.errors import ConfigError
+
+MOST_TASKS = 4  # at a time; others wait at the SuperNode
+POLL_SECONDS = 0.2
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+ROOT = Path(__file__).parents[__package__.count(".") + 1]  # of the checkout, or site-packages
+
+
+def program(name: str) -> list[str]:
+    """Return the command of a module of this package, which works in any folder and makes none importable."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {__package__}.{name} import main; sys.exit(main())"
+    return [sys.executable, "-P", "-c", code]
+
+
+def require_flower() -> None:
+    """Raise `ConfigError` unless the installed Flower has what executor and launcher stand on."""
+    command = [*program("executor"), "--check"]
+    tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        raise ConfigError(
+            f"the site's policy cannot be enforced with Flower {version('flwr')}, so nothing may run: {reason}; "
+            "install the Flower that this fedpp was made for"
+        )
+
+
+def main() -> int:
+    """Run the executor until SIGTERM or SIGINT; return the exit status."""
+    parser = argparse.ArgumentParser(prog="executor", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only import what it and the launcher need")
+    for name in ("runtime", "secret", "policy", "refused", "work"):
+        parser.add_argument(f"--{name}", default="")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _serve(options)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+    from flwr.supercore.retry import make_simple_http_retry_invoker
+    from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.supercore.utils import disable_process_dumping
+
+    if options.check:
+        import_module(".launcher", __package__)
+        return
+    disable_process_dumping(strict=False)  # the secret is for this process
+    client = RuntimeHttpClient.from_server_address(
+        server_address=options.runtime,
+        insecure=True,  # on loopback
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(
+                master_secret=Path(options.secret).read_bytes(), protected_methods=frozenset({_ACQUIRE})
+            ),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    command = [
+        *(*program("launcher"), "--runtime", options.runtime, "--parent", str(os.getpid())),
+        *("--policy", options.policy, "--refused", options.refused, "--work", options.work),
+    ]
+    # An AgentApp is a bundle too: it gets the same answer as all else.
+    wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP, TaskType.AGENT_APP])
+    running: list[subprocess.Popen[bytes]] = []
+    while True:
+        running = [process for process in running if process.poll() is None]
+        if len(running) < MOST_TASKS:
+            task = client.AcquireTask(wanted)
+            if task.HasField("task") and task.token:
+                running.append(_start(command, task.token))
+        time.sleep(POLL_SECONDS)
+
+
+def _start(command: list[str], token: str) -> subprocess.Popen[bytes]:
+    """Start a launcher; its token goes through a pipe, since arguments are for everybody to read."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    if process.stdin is not None:
+        with suppress(BrokenPipeError), process.stdin as pipe:  # it ended at once: its messages say why
+            pipe.write(f"{token}\n".encode())
+    return process

@@ -1,0 +1,149 @@
+"""Run one task that the coordinator sent, if the site's policy allows it: nothing of a bundle is unpacked before.
+
+It stands where Flower has `flwr-clientapp`, and does by Flower's own functions what that does, but for these: the
+policy is asked first, with a hash that is computed here and not the one that the coordinator claims; what runs is
+what was hashed, in a fresh folder (Flower's is named by 32 bits of the claimed hash, and an older bundle there would
+run unseen); and no text of an error leaves the hospital.
+"""
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.client_app import LoadClientAppError
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.supercore.app_utils import start_parent_process_monitor
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.object_ref import load_app
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from fedpp.config import BUNDLE
+from fedpp.errors import FederationError, FedppError, PolicyError
+from fedpp.policy import SitePolicy, question_of, today
+
+from .bundle import Bundle
+from .executor import ROOT
+
+EXIT_SECONDS = 5.0
+UNREADABLE = "this site's policy cannot be read: its own log says why"
+FAILED = "the bundle failed at this site: its own log says where"
+
+_log = logging.getLogger("fedpp.site")
+
+
+def main() -> int:
+    """Run the task whose token comes on stdin; return the exit status."""
+    parser = argparse.ArgumentParser(prog="launcher", description=__doc__.split("\n")[0])
+    parser.add_argument("--parent", type=int, default=0)
+    for name in ("runtime", "policy", "refused", "work"):
+        parser.add_argument(f"--{name}", default="")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = 0
+    try:
+        start_parent_process_monitor(options.parent)
+        _run(options, sys.stdin.readline().strip())
+    except KeyboardInterrupt:  # the run or the site was stopped
+        status = 1
+    finally:
+        forced = Timer(EXIT_SECONDS, os._exit, (status,))  # a thread that the bundle left must not hold a place
+        forced.daemon = True
+        forced.start()
+    return status
+
+
+def _run(options: argparse.Namespace, token: str) -> None:
+    """Pull the task, answer it, and tell the SuperNode that it is done."""
+    client = RuntimeHttpClient.from_server_address(
+        server_address=options.runtime,
+        insecure=True,  # on loopback
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+            RuntimeTokenHttpInterceptor(token),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat.start()
+    try:
+        message, context, _, fab = pull_task_input(client)
+        reply = answer(message, context, Bundle(fab.content), options)
+        push_message(client, reply, context)
+        push_task_output(client, context, SubStatus.COMPLETED, "")
+    finally:
+        if heartbeat.is_running:
+            heartbeat.stop()
+        client.close()
+
+
+def answer(message: Message, context: Context, bundle: Bundle, options: argparse.Namespace) -> Message:
+    """Return the answer of the bundle's ClientApp, or the reason why the site lets none be given."""
+    if reason := _denied(message, bundle, options):
+        return Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bundle-", dir=options.work) as folder:
+            return _loaded(bundle, Path(folder))(message, context)
+    except (Exception, SystemExit):  # noqa: BLE001  whatever the bundle does; Flower would send its text on
+        _log.exception("run %d failed", message.metadata.run_id)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+
+
+def _denied(message: Message, bundle: Bundle, options: argparse.Namespace) -> str | None:
+    """Return why the site's policy does not let this bundle answer, without a path, and log it; None if it does."""
+    run = message.metadata.run_id
+    try:
+        policy = SitePolicy.load(Path(options.policy))
+        policy.require_current(today())
+        policy.require_answer(question_of(message.metadata.message_type))
+    except FedppError as error:
+        _log.warning("run %d refused: %s", run, error)
+        return str(error) if isinstance(error, PolicyError) else UNREADABLE
+    try:
+        policy.require_bundle(bundle.hash)
+    except PolicyError as error:
+        _log.warning("%s", _not_approved(bundle, run, options))
+        return str(error)
+    return None
+
+
+def _loaded(bundle: Bundle, folder: Path) -> ClientApp:
+    """Unpack an approved bundle and return its ClientApp, which finds no module of ours before its own."""
+    bundle.unpack(folder)
+    settings: Mapping[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())
+    os.environ[BUNDLE] = bundle.hash
+    sys.path.remove(str(ROOT))
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"fedpp", "sites"}]:
+        del sys.modules[name]
+    app = load_app(settings["tool"]["flwr"]["app"]["components"]["clientapp"], LoadClientAppError, folder)
+    if not isinstance(app, ClientApp):
+        raise LoadClientAppError(f"the bundle's ClientApp is {type(app).__name__}")
+    return app
+
+
+def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
+    """Keep a bundle that is not approved, and return the line that says how to approve it."""
+    try:
+        kept = shlex.quote(str(bundle.keep(Path(options.refused))))
+    except (OSError, FederationError) as error:
+        _log.warning("bundle %s cannot be kept for review: %s", bundle.hash, error)
+        kept = "BUNDLE.fab"
+    return (
+        f"bundle {bundle.hash} of run {run} is not approved here: review it with "
+        f"`fedpp-site review {kept} --out FOLDER`, approve it with "
+        f"`fedpp-site approve {bundle.hash} --policy {shlex.quote(options.policy)}`"
+    )

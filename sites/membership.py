@@ -1,0 +1,180 @@
+"""`fedpp-site`: the life of a key. A domain is founded, shared, accepted, rotated, and a member is revoked."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .opening import passphrase_of, require_folder
+
+if TYPE_CHECKING:
+    from fedpp.keys.identity import Recipient
+
+SHARES = Path("shares")
+
+
+def keygen(options: argparse.Namespace) -> int:
+    """Found a key domain: draw its secret, seal it, and write the trainer's keys and the card beside it."""
+    from fedpp.keys import store
+    from fedpp.keys.domain import KeyDomain
+    from fedpp.keys.identity import SiteIdentity
+    from fedpp.keys.issuer import Issuer
+
+    identity, issuer = SiteIdentity.generate(options.site), Issuer.generate()
+    domain = KeyDomain.found(issuer.public_key, n=options.n, scheme=options.scheme)
+    store.found(options.out, domain, issuer, identity, passphrase_of(options, new=True))
+    _tell(options.out)
+    return 0
+
+
+def recipient(options: argparse.Namespace) -> int:
+    """Make a new site's own identity: to its public half another hospital seals the domain's secret."""
+    from fedpp.keys import store
+    from fedpp.keys.identity import SiteIdentity
+
+    identity = SiteIdentity.generate(options.site)
+    store.create_identity(options.out, identity, passphrase_of(options, new=True))
+    print(f"recipient {identity.name}")
+    print(f"  {options.out / store.SITE_KEY}  for the secret zone only")
+    print(f"  {options.out / store.RECIPIENT}  send it to the domain's founder, and tell these words by telephone:")
+    print(f"  {identity.recipient().words}")
+    return 0
+
+
+def share(options: argparse.Namespace) -> int:
+    """Seal the domain's secret to another hospital, after comparing its words, and certify it as a member."""
+    from fedpp.files import create_exclusively
+    from fedpp.keys import store
+    from fedpp.keys.identity import Recipient
+    from fedpp.keys.sharing import Share
+
+    require_folder(options.domain)
+    to = Recipient.load(options.to)
+    _require_new(options.out)
+    _require_own_name(options.domain, to)
+    _compare(to.words, options.words, f"{to.site} told you by telephone")
+    passphrase = passphrase_of(options)
+    made = Share.make(store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase), to)
+    store.add_member(options.domain, to)
+    create_exclusively(options.out, made.to_json().encode())
+    print(f"{options.out}  for {to.site} alone; tell it these words of the domain by telephone:")
+    print(f"  {made.card.words}")
+    return 0
+
+
+def accept(options: argparse.Namespace) -> int:
+    """Open a share with this site's identity, and become a member of the domain in a folder of its own."""
+    from fedpp.cipher.params import DomainCard
+    from fedpp.keys import store
+    from fedpp.keys.sharing import Share
+
+    made = Share.load(options.share)
+    known = options.identity / store.CARD
+    if not (known.exists() and made.follows(DomainCard.load(known))):
+        _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
+    passphrase = passphrase_of(options)
+    identity = store.open_identity(options.identity, passphrase)
+    store.join(options.out, store.Site(made.open(identity), identity, made.certificate), passphrase)
+    _tell(options.out)
+    return 0
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Begin a new epoch of the domain, with a secret drawn afresh, and make a share of it for every member."""
+    return _rotate(options, revoked=None)
+
+
+def revoke(options: argparse.Namespace) -> int:
+    """Begin a new epoch of the domain without one member: its secret is shared with the others only."""
+    return _rotate(options, revoked=options.site)
+
+
+def card(options: argparse.Namespace) -> int:
+    """Print a domain's public card, and its words."""
+    from fedpp.cipher.params import DomainCard
+    from fedpp.keys.store import CARD
+
+    shown = DomainCard.load(options.domain / CARD)
+    print(shown.to_json(), end="")
+    print(f"words {shown.words}", file=sys.stderr)
+    return 0
+
+
+def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
+    from fedpp.errors import KeyFileError
+    from fedpp.files import create_exclusively
+    from fedpp.keys import store
+    from fedpp.keys.issuer import Issuer
+    from fedpp.keys.sharing import Share
+
+    require_folder(options.domain)
+    members = store.members(options.domain)
+    staying = [member for member in members if member.site != revoked]
+    if revoked is not None and len(staying) == len(members):
+        raise KeyFileError(f"{revoked!r} is no member here: members are {_names(members)}")
+    passphrase = passphrase_of(options)
+    old, old_issuer = store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase)
+    identity, issuer = store.open_identity(options.domain, passphrase), Issuer.generate()
+    new = old.successor(issuer.public_key)
+    succession = old_issuer.succession(old.card(), new.card())
+    store.found(options.out, new, issuer, identity, passphrase)
+    (options.out / SHARES).mkdir()
+    _tell(options.out)
+    for member in staying:
+        store.add_member(options.out, member)
+        path = options.out / SHARES / f"{member.fingerprint[:16]}.share"
+        create_exclusively(path, Share.make(new, issuer, member, succession=succession).to_json().encode())
+        print(f"  {path}  for {member.site}: `fedpp-site accept` it")
+    print(f"bring datasets and models along: `fedpp-site reencrypt WHAT --domain {options.domain} --to {options.out}`")
+    return 0
+
+
+def _tell(folder: Path) -> None:
+    from fedpp.cipher.params import DomainCard
+    from fedpp.keys import store
+
+    made = DomainCard.load(folder / store.CARD)
+    print(f"key domain {made.fingerprint}, epoch {made.epoch}, words {made.words}")
+    print(f"  {folder / store.SECRET_KEY}, {store.SITE_KEY.name}  for the secret zone only")
+    if (folder / store.ISSUER_KEY).exists():
+        print(f"  {folder / store.ISSUER_KEY}  admits members and makes new epochs: keep it apart, and a copy of it")
+    if made.scheme == "more":
+        print(f"  {folder / store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
+    print(f"  {folder / store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
+    print(f"  {folder / store.CARD}, {store.CERTIFICATE}  public")
+
+
+def _require_new(path: Path) -> None:
+    from fedpp.errors import KeyFileError
+
+    if path.exists():
+        raise KeyFileError(f"{path} is there already: choose another --out, nothing is overwritten")
+
+
+def _require_own_name(folder: Path, to: "Recipient") -> None:
+    """Refuse a second site of a name: a certificate tells members apart by it."""
+    from fedpp.errors import KeyFileError
+    from fedpp.keys import store
+    from fedpp.keys.identity import Recipient
+
+    for other in (*store.members(folder), Recipient.load(folder / store.RECIPIENT)):
+        if other.site == to.site and other != to:
+            raise KeyFileError(f"{to.site} is a member already, with other keys: revoke it, or choose another name")
+
+
+def _compare(meant: str, said: str | None, by_whom: str) -> None:
+    """Let a person compare words; raise `KeyFileError` where they differ, or nobody can be asked."""
+    from fedpp.cipher.words import same
+    from fedpp.errors import KeyFileError
+
+    if said is None:
+        if not sys.stdin.isatty():
+            raise KeyFileError(f"give --words with the words that {by_whom}: there is no terminal to ask at")
+        said = input(f"the words that {by_whom}: ")
+    if not same(said, meant):
+        raise KeyFileError(f"the words differ: this file has {meant}; somebody may have exchanged it on the way")
+
+
+def _names(members: "Sequence[Recipient]") -> str:
+    return ", ".join(member.site for member in members) or "none"

@@ -1,0 +1,61 @@
+"""Small real members of key domains, whose passphrases cost little to try."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedpp.cipher.params import DomainCard
+from fedpp.keys import store
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.sealed import Passphrase
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
+
+SECRET_WORDS = b"correct horse battery"
+EAST, WEST = SiteIdentity("East", bytes([1] * 32)), SiteIdentity("West", bytes([2] * 32))
+ISSUER = Issuer(bytes([3] * 32))
+
+
+def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
+    """Return a passphrase whose scrypt takes a millisecond."""
+    return Passphrase(text, log2_cost=10)
+
+
+def founded(**choices: object) -> KeyDomain:
+    """Return a domain that `ISSUER` certifies members of."""
+    return KeyDomain.found(ISSUER.public_key, **choices)  # type: ignore[arg-type]
+
+
+def membership(identity: SiteIdentity, domain: KeyDomain) -> store.Site:
+    """Return a site as a member of a domain of `ISSUER`."""
+    return store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
+
+
+def proof(identity: SiteIdentity, card: DomainCard, run: str, **change: object) -> Proof:
+    """Return what a site that `ISSUER` certified signs for a run, its statement with these changes."""
+    statement = Statement(run, PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
+    statement = replace(statement, **change)  # type: ignore[arg-type]
+    signature = identity.sign("statement", statement.content())
+    return Proof(statement, signature, ISSUER.certify(identity.recipient(), card))
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One byte of a file with one of its bits flipped."""
+
+    position: int
+    content: bytes
+
+
+def flips(content: bytes) -> list[Flip]:
+    """Return the content with every byte flipped in turn, once in its lowest bit and once in its sixth."""
+    return [
+        Flip(position, content[:position] + bytes([content[position] ^ bit]) + content[position + 1 :])
+        for position in range(len(content))
+        for bit in (1, 32)
+    ]
+
+
+def written(folder: Path) -> set[Path]:
+    """Return what files a folder holds."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}

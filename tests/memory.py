@@ -1,0 +1,68 @@
+"""What a running process has in its memory, read as root or as its own user reads it."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
+_CHUNK = 2**24
+
+
+def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:
+    """Return the names of the patterns that stand somewhere in a content."""
+    return {name for name, pattern in patterns.items() if pattern in content}
+
+
+def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
+    """Return the names of the patterns in what a process can write to: heap, stacks, and all that it mapped."""
+    longest = max(map(len, patterns.values()))
+    found: set[str] = set()
+    with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
+        for first, last, *_ in _REGION.findall(Path(f"/proc/{process}/maps").read_text()):
+            position, end = int(first, 16), int(last, 16)
+            while position < end:
+                try:
+                    memory.seek(position)
+                    content = memory.read(min(_CHUNK, end - position))
+                except (OSError, ValueError):  # a device's, or unmapped meanwhile
+                    break
+                if not content:
+                    break
+                found |= found_in(content, patterns)
+                position += len(content) if position + len(content) == end else max(1, len(content) - longest)
+    return found
+
+
+class Watch:
+    """What was found in which process, while it ran."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, set[str]] = {}
+        self.looks = 0
+
+
+@contextmanager
+def watched(processes: Callable[[], Iterator[int]], patterns: Mapping[str, bytes]) -> Iterator[Watch]:
+    """Look into all these processes again and again until the block ends."""
+    watch, ended = Watch(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.2):
+            for process in processes():
+                try:
+                    found = found_in_process(process, patterns)
+                except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                    continue
+                watch.found[process] = watch.found.get(process, set()) | found
+                watch.looks += 1
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        ended.set()
+        thread.join(120)
+    assert not thread.is_alive()

@@ -1,0 +1,122 @@
+"""Certificates and proofs: no member speaks as another, and no signature serves twice."""
+
+import json
+from dataclasses import asdict, replace
+
+import members
+import pytest
+from members import EAST, ISSUER, WEST, flips, founded
+
+from fedpp.cipher.params import DomainCard
+from fedpp.errors import FederationError
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical
+
+NONCE = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def card() -> DomainCard:
+    return founded().card()
+
+
+def certificate(identity: SiteIdentity, card: DomainCard) -> Certificate:
+    return ISSUER.certify(identity.recipient(), card)
+
+
+def proof(identity: SiteIdentity, card: DomainCard, certified: Certificate | None = None, **change: object) -> Proof:
+    """Return a proof by this identity, under a certificate by default its own."""
+    own = members.proof(identity, card, NONCE, **change)
+    return own if certified is None else replace(own, certificate=certified)
+
+
+def refused(given: Proof, card: DomainCard) -> str:
+    with pytest.raises(FederationError) as error:
+        given.require(card.certifying_key, card.fingerprint, NONCE)
+    return str(error.value)
+
+
+def test_a_member_s_proof_is_accepted(card: DomainCard):
+    """It survives its text, and the domain's card is all that is needed to check it."""
+    given = proof(EAST, card)
+    assert Proof.from_json(given.to_json()) == given
+    given.require(card.certifying_key, card.fingerprint, NONCE)
+
+
+def test_a_certificate_for_one_site_is_refused_for_another(card: DomainCard):
+    """West can show East's certificate, and say that it is East: it cannot sign as East."""
+    stolen = certificate(EAST, card)
+    assert "was not signed by the site that East is" in refused(proof(WEST, card, stolen), card)
+    assert "was not signed by the site that East is" in refused(proof(WEST, card, stolen, site="East"), card)
+    assert refused(proof(WEST, card, site="East"), card) == ("West cannot speak as East: its certificate is for West")
+
+
+def test_a_certificate_that_a_member_makes_is_refused(card: DomainCard):
+    """A member has the secret and not the certifying key: what it signs itself is no certificate."""
+    own = Issuer(WEST.seed_bytes()).certify(SiteIdentity("East", bytes([8] * 32)).recipient(), card)
+    impostor = SiteIdentity("East", bytes([8] * 32))
+    assert "was not made by domain" in refused(proof(impostor, card, own), card)
+    renamed = replace(certificate(WEST, card), member=replace(WEST.member_of(card.fingerprint), site="East"))
+    assert "was not made by domain" in refused(proof(WEST, card, renamed, site="East"), card)
+
+
+def test_a_revoked_member_s_certificate_is_of_the_old_epoch(card: DomainCard):
+    """It names the old card, and no signature makes it another's."""
+    later = replace(card, epoch=2)
+    assert "is for domain" in refused(proof(WEST, later, certificate(WEST, card)), later)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"nonce": "0" * 64}, "is for another run: it was replayed"),
+        ({"domain": "0" * 64}, "is for another run"),
+        ({"protocol": PROTOCOL + 1}, f"speaks protocol {PROTOCOL + 1}, not {PROTOCOL}"),
+    ],
+)
+def test_a_proof_for_something_else_is_refused(card: DomainCard, change: dict[str, object], reason: str):
+    """A statement is of one run, one domain and one protocol."""
+    assert reason in refused(proof(EAST, card, **change), card)
+
+
+def test_a_statement_changed_after_signing_is_refused(card: DomainCard):
+    """Dataset and bundle are what the vault signed."""
+    given = proof(EAST, card)
+    for change in ({"dataset": "0" * 64}, {"bundle": "0" * 64}):
+        altered = replace(given, statement=replace(given.statement, **change))
+        assert "was not signed by the site" in refused(altered, card)
+
+
+def test_every_changed_byte_is_refused(card: DomainCard):
+    """Two bits of each byte of certificate and proof are flipped: each is an error of ours, and none is accepted."""
+    for made in (proof(EAST, card), certificate(EAST, card)):
+        text = made.to_json().encode()
+        for flip in flips(text):
+            with pytest.raises(FederationError):
+                read = type(made).from_json(flip.content.decode("latin-1"))
+                read.require(*(card.certifying_key, card.fingerprint, NONCE)[: 3 if isinstance(read, Proof) else 2])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", "[" * 5000, '{"a": 1' + " " * 5000 + "}"])
+def test_what_is_no_json_of_ours_is_refused(text: str):
+    """Whatever a coordinator or a site sends, the answer is one line."""
+    for kind in (Proof, Certificate):
+        with pytest.raises(FederationError):
+            kind.from_json(text)
+
+
+@pytest.mark.parametrize("value", ["\x1b[31mEast", " East", "", 7, None, "E" * 201])
+def test_names_that_mislead_are_refused(card: DomainCard, value: object):
+    """A certificate's name is shown to people: it is printable, and not padded."""
+    given = certificate(EAST, card)
+    text = canonical({**asdict(given.member), "site": value, "signature": given.signature}).decode()
+    with pytest.raises(FederationError, match="site cannot be"):
+        Certificate.from_json(text)
+
+
+def test_certificates_have_one_text(card: DomainCard):
+    """Another writing of the same values is refused, so that no two texts are one certificate."""
+    text = certificate(EAST, card).to_json()
+    with pytest.raises(FederationError, match="damaged"):
+        Certificate.from_json(json.dumps(json.loads(text)))

@@ -1,0 +1,310 @@
+"""How a hospital decides on code: review of a bundle that may be an enemy's, approval that keeps the file's text."""
+
+import json
+import os
+import stat
+import struct
+import subprocess
+import zipfile
+from argparse import Namespace
+from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from deployment import COORDINATOR, SITE, call
+from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import ConfigError, FederationError
+from fedpp.policy import SitePolicy, starting_text
+from sites import bundle as bundle_module
+from sites.bundle import MOST_KEPT, Bundle
+from sites.executor import require_flower
+from sites.launcher import answer
+from sites.policy_file import set_bundle
+
+DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
+MINE = {"pyproject.toml": b"[project]\n", "fedpp/errors.py": (ROOT / "fedpp" / "errors.py").read_bytes()}
+# Ways of writing a list, each of which says of the comments in it that they must stay.
+LISTS = (
+    "[]",
+    "",
+    "~",
+    "[ ]  # none of ours",
+    "  # to come",
+    f'["{A}"]',
+    f"[{A}, '{B}']  # of ours",
+    f"[\n  {A},  # of ours\n  {B},\n]",
+    f"\n  - {A}  # of ours\n  # of ours, too\n  - '{B}'",
+    f"\n- {A}\n- {B}\n",
+    f"\n  - {B}",
+    f"\n  - {A}\n  - {B}  # of theirs",
+)
+
+
+def archive(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] = lambda info: None) -> bytes:
+    """Return a zip of these files, whose entries were changed before they were written."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as zipped:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            change(info)
+            zipped.writestr(info, data)
+    return content.getvalue()
+
+
+def linked(info: zipfile.ZipInfo) -> None:
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+def deflated(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_DEFLATED
+
+
+def packed(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_LZMA
+
+
+def twice(content: bytes) -> bytes:
+    """Return the archive with its second entry's name made the first's, in both places where it stands."""
+    return content.replace(b"b.py", b"a.py")
+
+
+def encrypted(content: bytes) -> bytes:
+    """Return the archive with the flag of encryption set in its directory."""
+    at = content.index(b"PK\1\2") + 8
+    return content[:at] + struct.pack("<H", 1) + content[at + 2 :]
+
+
+def damaged(content: bytes) -> bytes:
+    return content.replace(b"print(1)", b"print(2)")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (archive({"../evil.py": b""}), "holds a file outside of its folder, '../evil.py'"),
+        (archive({"a/../../evil.py": b""}), "holds a file outside of its folder"),
+        (archive({"/etc/evil.py": b""}), "holds a file outside of its folder, '/etc/evil.py'"),
+        (archive({"a\\b.py": b""}), "holds a file with the name"),
+        (archive({"a//b.py": b""}), "holds a file with the name 'a//b.py'"),
+        (archive({"a/": b""}), "holds a file with the name 'a/'"),
+        (archive({".": b""}), "holds a file with the name '.'"),
+        (archive({"a\x1b[2J.py": b""}), "holds a file with the name 'a\\x1b[2J.py'"),
+        (archive({"a" * 201: b""}), "holds a file with the name"),
+        (archive({"link": b"/etc/passwd"}, linked), "holds 'link', which is a link or another special file"),
+        (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
+        (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),
+        (twice(archive({"a.py": b"1", "b.py": b"2"})), "holds 'a.py' twice"),
+        (archive({"a": b"", "a/b": b""}), "holds 'a' as a file and as a folder"),
+        (archive({f"{number}.py": b"" for number in range(2001)}), "holds 2001 files, at most 2000 are read"),
+        (damaged(archive({"a.py": b"print(1)"})), "is no whole zip archive"),
+        (archive({"a.py": b"print(1)"})[:-30], "is no whole zip archive"),
+        (b"", "is no whole zip archive"),
+    ],
+)
+def test_what_a_bundle_has_no_need_of_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    """An archive that means to write elsewhere, or to look other than it is, is refused before a byte is written."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FederationError) as raised:
+        Bundle(content).unpack(tmp_path / "empty")
+    assert f"bundle {sha256(content).hexdigest()} {reason}" in str(raised.value)
+    assert str(raised.value).endswith(": do not approve it")
+    assert str(raised.value).isprintable()
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    """A small archive that unpacks to more than the bound is refused, and not unpacked to find that out."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("a.py", bytes(2 * bundle_module.MOST_UNPACKED))
+    assert len(content.getvalue()) < 2**20
+    with pytest.raises(FederationError, match=f"unpacks to more than {bundle_module.MOST_UNPACKED} bytes"):
+        Bundle(content.getvalue()).unpack(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@example(b"", 34, b"\xff" * 8)  # in the midst of what is deflated
+@given(st.binary(max_size=300), st.integers(0, 300), st.binary(min_size=1, max_size=8))
+def test_any_bytes_are_files_or_refused(noise: bytes, place: int, patch: bytes) -> None:
+    """No content, and no damage to a good one, ends in another error than `FederationError`."""
+    good = archive({"a.py": b"print(1)" * 20, "b/c.py": b""}, deflated)
+    place %= len(good)
+    for content in (noise, good[:place] + patch + good[place + len(patch) :]):
+        try:
+            files = Bundle(content).files()
+        except FederationError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(not name.startswith(("/", "..")) for name in files)
+
+
+def test_only_the_newest_refused_bundles_are_kept(tmp_path: Path) -> None:
+    """A coordinator that sends one bundle after the other fills no disk; the newest is always there."""
+    for number in range(MOST_KEPT + 3):
+        bundle = Bundle(archive({"a.py": str(number).encode()}))
+        assert bundle.keep(tmp_path / "kept").read_bytes() == bundle.content
+        assert bundle.keep(tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    assert len(list((tmp_path / "kept").iterdir())) == MOST_KEPT
+
+
+def test_review_tells_what_differs(tmp_path: Path) -> None:
+    """A review names each file, its hash, and whether it is the installed fedpp's; it unpacks what it names."""
+    content = archive(MINE | {"sites/app.py": b"import os\n", "fedpp/extra.py": b"", "coordinator/app.py": b""})
+    kept = Bundle(content).keep(tmp_path / "identity" / "refused")
+    command = [*SITE, "review", Bundle(content).hash, "--identity", str(tmp_path / "identity"), "--out"]
+    answer = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)
+    assert answer["bundle"] == sha256(content).hexdigest()
+    assert {file["file"]: file["installed"] for file in answer["files"]} == {
+        "coordinator/app.py": "not installed",
+        "fedpp/errors.py": "as installed",
+        "fedpp/extra.py": "not installed",
+        "pyproject.toml": "not installed",
+        "sites/app.py": "DIFFERS from the installed",
+    }
+    for file in answer["files"]:
+        unpacked = (tmp_path / "out" / file["file"]).read_bytes()
+        assert (file["sha256"], file["bytes"]) == (sha256(unpacked).hexdigest(), len(unpacked))
+
+    shown = call([*SITE, "review", str(kept), "--out", str(tmp_path / "again")]).stdout.splitlines()
+    assert shown[0] == f"bundle {answer['bundle']}"
+    assert shown[-1] == f"5 files in {tmp_path / 'again'}, 1 of which differ from the installed fedpp's"
+
+    refused = call([*SITE, "review", str(kept), "--out", str(tmp_path / "out")], status=1).stderr
+    assert refused == f"fedpp-site review: {tmp_path / 'out'} is there already: choose another --out\n"
+    alone = call([*SITE, "review", A, "--out", str(tmp_path / "new")], status=1).stderr
+    assert "add --identity" in alone
+    missing = call([*SITE, "review", "missing.fab", "--out", str(tmp_path / "new")], status=1).stderr
+    assert missing.startswith("fedpp-site review: No such file or directory (missing.fab)")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_policy_is_written_once_and_approves_nothing(tmp_path: Path, dataset: EncryptedDataset) -> None:
+    """`policy` fills in the dataset, never overwrites, and leaves a file that others may read."""
+    path = tmp_path / "site.yaml"
+    command = [*SITE, "policy", "--dataset", str(dataset.path), "--out", str(path)]
+    call(command)
+    assert SitePolicy.load(path) == SitePolicy((), (dataset.manifest.fingerprint,))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    written = path.read_text()
+    done = call(command, status=1)
+    assert done.stderr == f"fedpp-site policy: {path} is there already: choose another --out, or edit it\n"
+    assert path.read_text() == written
+
+
+def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
+    """What `coordinator bundle` prints is the hash of what it writes, and of what Flower builds of the files elsewhere.
+
+    Neither the folder nor the files' dates and modes decide, nor a compression library.
+    """
+    file, policy = tmp_path / "fedpp.fab", tmp_path / "site.yaml"
+    printed = call([*COORDINATOR, "bundle", "--out", str(file)]).stdout.strip()
+    assert Bundle.load(file).hash == printed
+    with zipfile.ZipFile(file) as zipped:
+        assert {entry.compress_type for entry in zipped.infolist()} == {zipfile.ZIP_STORED}
+        assert {entry.date_time for entry in zipped.infolist()} == {(2024, 10, 1, 0, 0, 0)}
+    elsewhere = tmp_path / "elsewhere"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, reversed(names)):
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).write_bytes((ROOT / name).read_bytes())
+        os.utime(elsewhere / name, (10**9, 10**9))
+        (elsewhere / name).chmod(0o755)
+    assert sha256(build_fab_from_disk(elsewhere)).hexdigest() == printed
+
+    policy.write_text(starting_text(DATASET))
+    assert call([*SITE, "approve", str(file), "--policy", str(policy)]).stdout.startswith(f"bundle {printed} may run")
+    assert SitePolicy.load(policy).bundles == (printed,)
+    again_done = call([*SITE, "approve", printed, "--policy", str(policy)])
+    assert again_done.stdout == f"nothing to do: bundle {printed} is already in {policy}\n"
+    call([*SITE, "approve", printed, "--policy", str(policy), "--remove"])
+    assert SitePolicy.load(policy).bundles == ()
+    (tmp_path / "no.fab").write_bytes(b"no zip")
+    assert "do not approve it" in call([*SITE, "approve", str(tmp_path / "no.fab"), "--policy", str(policy)], 1).stderr
+
+
+@example(written=LISTS[-1], steps=[(C, True)])
+@example(written=LISTS[7], steps=[(A, False), (B, False)])
+@given(written=st.sampled_from(LISTS), steps=st.lists(st.tuples(st.sampled_from((A, B, C)), st.booleans()), max_size=6))
+def test_approval_changes_the_list_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, written: str, steps: list[tuple[str, bool]]
+) -> None:
+    """Whatever is approved and withdrawn, in whatever way the list was written, the rest of the text stays."""
+    path = tmp_path_factory.mktemp("policy") / "site.yaml"
+    before, after = (
+        "# Ours.\nuntil: 2030-01-01 # the end\nbundles:",
+        f"\n# Which data.\ndatasets: ['{DATASET}']  # all\n",
+    )
+    path.write_text(f"{before} {written}{after}")
+    path.chmod(0o640)
+    expected = list(SitePolicy.load(path).bundles)
+    for bundle, approved in steps:
+        assert set_bundle(path, bundle, approved=approved) == ((bundle in expected) != approved)
+        if approved and bundle not in expected:
+            expected.append(bundle)
+        elif not approved and bundle in expected:
+            expected.remove(bundle)
+        assert SitePolicy.load(path).bundles == tuple(expected)
+    text = path.read_text()
+    assert text.startswith(before)
+    assert text.endswith(after)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    if all(approved for _, approved in steps):
+        assert text.count("#") == written.count("#") + 4
+        if written.startswith("\n"):  # one a line
+            assert set(written.splitlines()[1:]) <= set(text.splitlines())
+
+
+def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
+    """A list that is written as none of these is told to its owner, and the file stays as it was."""
+    path = tmp_path / "site.yaml"
+    path.write_text(f"{{bundles: [], datasets: ['{DATASET}']}}")
+    with pytest.raises(ConfigError, match=f"cannot edit the list of bundles in {path}: write one hash a line"):
+        set_bundle(path, A, approved=True)
+    assert path.read_text() == f"{{bundles: [], datasets: ['{DATASET}']}}"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("train", "", f"this site has not approved bundle {Bundle(b'').hash}: ask its staff to review it"),
+        (
+            "train",
+            "answers: [describe]",
+            "this site's policy does not allow to answer 'train': its staff decides",
+        ),
+        ("query.all", "", "this site's policy does not allow to answer 'query.all': its staff decides"),
+        ("train", "until: 2026-01-31", "this site's policy ended with 2026-01-31: ask its staff to prolong it"),
+        ("train", "untill: 2026-01-31", "this site's policy cannot be read: its own log says why"),
+    ],
+)
+def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
+    """Whatever the policy does not allow is an error reply with one line, before the bundle is looked into."""
+    options = Namespace(policy=str(tmp_path / "site.yaml"), refused=str(tmp_path / "refused"), work=str(tmp_path))
+    Path(options.policy).write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
+    message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
+    reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    assert reply.has_error()
+    assert reply.error.reason == told
+
+
+def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a Flower version lacks what the launcher stands on, the site does not join, and says so."""
+    require_flower()
+    changed = "import flwr.supernode.runtime.run_clientapp as module\ndel module.push_message\n"
+    (tmp_path / "sitecustomize.py").write_text(changed)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ConfigError) as raised:
+        require_flower()
+    assert "cannot be enforced with Flower 1.41" in str(raised.value)
+    assert "cannot import name 'push_message'" in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,185 @@
+"""The life of a key on the command line: founded, shared, accepted, rotated, a member revoked; with real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hospital import error_of, site
+from members import written
+
+from fedpp.keys.identity import Recipient
+
+
+class Hospital:
+    """A folder of one hospital, with its passphrase, and its commands."""
+
+    def __init__(self, folder: Path, passphrase: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.file = folder / "passphrase"
+        self.file.touch(0o600)
+        self.file.write_text(f"{passphrase}\n")
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def run(self, *arguments: object) -> str:
+        return site(*arguments, "--passphrase-file", self.file).stdout
+
+    def refused(self, *arguments: object) -> str:
+        return error_of(*arguments, "--passphrase-file", self.file)
+
+    def fingerprint(self, domain: str) -> str:
+        fingerprint: str = json.loads(site("card", self / domain).stdout)["fingerprint"]
+        return fingerprint
+
+
+def words_of(stdout: str) -> str:
+    """Return the words that a command printed as its last line."""
+    return stdout.strip().splitlines()[-1].strip()
+
+
+@pytest.fixture(scope="module")
+def east(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    """Return the founder of a domain."""
+    hospital = Hospital(tmp_path_factory.mktemp("membership") / "east", "the founder's passphrase")
+    hospital.run("keygen", "--out", hospital / "domain", "--site", "East")
+    return hospital
+
+
+@pytest.fixture(scope="module")
+def west(east: Hospital) -> Hospital:
+    """Return a hospital that became a member, by words on the telephone."""
+    hospital = Hospital(east.folder.parent / "west", "another passphrase")
+    told = words_of(hospital.run("recipient", "--site", "West", "--out", hospital / "identity"))
+    to = ("--to", hospital / "identity" / "site.recipient", "--words", told)
+    domain_words = words_of(east.run("share", "--domain", east / "domain", *to, "--out", east / "west.share"))
+    identity = ("--identity", hospital / "identity", "--words", domain_words)
+    hospital.run("accept", east / "west.share", *identity, "--out", hospital / "domain")
+    return hospital
+
+
+def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, west: Hospital):
+    """Card and trainer's keys are the same; the passphrases are each one's own, and the certifying key stayed."""
+    assert west.fingerprint("domain") == east.fingerprint("domain")
+    for name in ("domain.card", "trainer/domain.eval", "trainer/domain.rest"):
+        assert (west / "domain" / name).read_bytes() == (east / "domain" / name).read_bytes()
+    assert written(east / "domain") - written(west / "domain") >= {Path("secret/issuer.key")}
+    certified = json.loads((west / "domain" / "site.certificate").read_text())
+    assert (certified["site"], certified["domain"]) == ("West", west.fingerprint("domain"))
+    assert "wrong passphrase" in east.refused("rotate", "--domain", west / "domain", "--out", east / "x")
+
+
+def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
+    """Neither a share nor a membership is made where one word differs, or nobody says any."""
+    to = ("--to", west / "identity" / "site.recipient", "--out", east / "none.share")
+    identity = ("--identity", west / "identity", "--out", west / "none")
+    share, accept = ("share", "--domain", east / "domain", *to), ("accept", east / "west.share", *identity)
+    for command, hospital in ((share, east), (accept, west)):
+        assert "the words differ" in hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
+        assert "give --words" in hospital.refused(*command)
+    assert not (east / "none.share").exists()
+    assert not (west / "none").exists()
+
+
+def test_a_member_admits_nobody(west: Hospital):
+    """It has the secret, and is told who can."""
+    to = ("--to", west / "identity" / "site.recipient", "--words", told(west / "identity" / "site.recipient"))
+    line = west.refused("share", "--domain", west / "domain", *to, "--out", west / "x.share")
+    assert "admitted, and epochs made, by who founded this one" in line
+    assert not (west / "x.share").exists()
+
+
+def told(recipient: Path) -> str:
+    return Recipient.load(recipient).words
+
+
+def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
+    """A certificate tells members apart by name."""
+    for name in ("West", "East"):
+        other = Hospital(east.folder.parent / f"other {name}", "a third passphrase")
+        other.run("recipient", "--site", name, "--out", other / "identity")
+        to = other / "identity" / "site.recipient"
+        line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
+        assert f"{name} is a member already, with other keys" in line
+    assert west.folder.exists()
+
+
+def test_a_rotation_needs_no_words_and_revokes_who_is_left_out(east: Hospital, west: Hospital):
+    """Members accept the epoch that theirs named; a revoked one gets no share of the next."""
+    north = Hospital(east.folder.parent / "north", "the fourth passphrase")
+    to = (north / "identity" / "site.recipient",)
+    north.run("recipient", "--site", "North", "--out", north / "identity")
+    east.run("share", "--domain", east / "domain", "--to", *to, "--words", told(*to), "--out", east / "north.share")
+
+    east.run("rotate", "--domain", east / "domain", "--out", east / "epoch-2")
+    assert len(list((east / "epoch-2" / "shares").iterdir())) == 2
+    west.run("accept", share_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "epoch-2")
+    assert west.fingerprint("epoch-2") == east.fingerprint("epoch-2") != east.fingerprint("domain")
+    # North never accepted the first epoch: without its card it must compare words.
+    accept = (
+        "accept",
+        share_for("North", east / "epoch-2"),
+        "--identity",
+        north / "identity",
+        "--out",
+        north / "epoch-2",
+    )
+    assert "give --words" in north.refused(*accept)
+
+    assert "'Nord' is no member here: members are North, West" in east.refused(
+        "revoke", "Nord", "--domain", east / "epoch-2", "--out", east / "epoch-3"
+    )
+    east.run("revoke", "North", "--domain", east / "epoch-2", "--out", east / "epoch-3")
+    (path,) = (east / "epoch-3" / "shares").iterdir()
+    assert "the share is for West" in error_of(
+        *("accept", path, "--identity", north / "identity", "--out", north / "epoch-3"),
+        *("--words", card_words(east / "epoch-3"), "--passphrase-file", north.file),
+    )
+    west.run("accept", path, "--identity", west / "epoch-2", "--out", west / "epoch-3")
+    assert json.loads((west / "epoch-3" / "domain.card").read_text())["epoch"] == 3
+
+
+def card_words(domain: Path) -> str:
+    return site("card", domain).stderr.split()[-1]
+
+
+def share_for(name: str, domain: Path) -> Path:
+    """Return the share that a rotation made for a site."""
+    (path,) = (p for p in (domain / "shares").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
+    return path
+
+
+def test_nothing_is_overwritten(east: Hospital, west: Hospital):
+    """Every command that writes keys refuses what is there, and leaves it as it was."""
+    before = {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()}
+    accept = ("accept", east / "west.share", "--words", card_words(east / "domain"), "--identity", west / "identity")
+    assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
+    assert "not overwritten" in west.refused("recipient", "--site", "W", "--out", west / "identity")
+    assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
+    assert "not overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
+    assert {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_card_shows_nothing_secret(east: Hospital):
+    """What `card` prints is the card's file, and its words go to people."""
+    done = site("card", east / "domain")
+    assert done.stdout == (east / "domain" / "domain.card").read_text()
+    assert done.stderr.startswith("words ")
+
+
+def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
+    """It is read from an open pipe; it is in no argument and no file."""
+    reading, writing = os.pipe()
+    os.write(writing, b"the founder's passphrase\n")
+    os.close(writing)
+    command = [sys.executable, "-m", "sites.cli", "rotate", "--domain", str(east / "domain")]
+    out = ["--out", str(east / "piped"), "--passphrase-fd", str(reading)]
+    done = subprocess.run([*command, *out], cwd=ROOT, pass_fds=[reading], capture_output=True, text=True, check=False)
+    os.close(reading)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((east / "piped" / "domain.card").read_text())["epoch"] == 2

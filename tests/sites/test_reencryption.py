@@ -1,0 +1,184 @@
+"""`fedpp-site reencrypt`: what a domain trained in one epoch goes on in the next, from where it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SPLIT, write_dataset
+from members import EAST, ISSUER, SECRET_WORDS, founded
+from members import membership as member
+
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
+from fedpp.keys import encryption, store
+from fedpp.keys.frame_cipher import FrameCipher
+from fedpp.keys.sealed import Passphrase
+from fedpp.learning.checkpoint import Checkpoint
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.network import NetworkSpec
+from sites.cli import main
+from sites.training import CHECKPOINT
+
+Plaintext = tuple[np.ndarray, np.ndarray]
+NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2)
+
+
+class Epochs:
+    """Two epochs of one domain in their folders; of the dataset of the first, see the fixtures."""
+
+    def __init__(self, folder: Path, scheme: str) -> None:
+        self.folder, self.passphrase = folder, folder / "passphrase"
+        self.passphrase.touch(0o600)
+        self.passphrase.write_bytes(SECRET_WORDS)
+        self.old = founded(scheme=scheme)
+        self.new = self.old.successor(ISSUER.public_key)
+        for name, domain in (("old", self.old), ("new", self.new)):
+            store.join(folder / name, member(EAST, domain), Passphrase(SECRET_WORDS, log2_cost=10))
+
+    def run(self, what: str, out: str, *more: object) -> int:
+        """Re-encrypt a file or folder of this one into another."""
+        names = ("--domain", self.folder / "old", "--to", self.folder / "new", "--passphrase-file", self.passphrase)
+        return main([str(a) for a in ("reencrypt", self.folder / what, *names, "--out", self.folder / out, *more)])
+
+    def train(self, data: str, domain: str, out: str, *more: object) -> int:
+        names = (self.folder / data, "--domain", self.folder / domain, "--out", self.folder / out)
+        return main([str(a) for a in ("train", *names, *more)])
+
+    def predictions(self, model: str, data: str, domain: str, capsys: pytest.CaptureFixture[str]) -> np.ndarray:
+        secret = ("--domain", self.folder / domain, "--passphrase-file", self.passphrase)
+        capsys.readouterr()
+        assert main([str(a) for a in ("predict", self.folder / model, self.folder / data, *secret, "--json")]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        return np.array([list(row["probabilities"].values()) for row in rows])
+
+
+@pytest.fixture
+def epochs(tmp_path: Path, plaintext: Plaintext) -> Epochs:
+    made = Epochs(tmp_path, "more")
+    write_dataset(tmp_path / "data", made.old, plaintext, sealed=True)
+    return made
+
+
+def test_a_model_predicts_what_it_did(epochs: Epochs, capsys: pytest.CaptureFixture[str]):
+    """Dataset and model of the new epoch give the old one's probabilities, and nothing of the old key opens them."""
+    assert epochs.train("data", "old", "trained", "--epochs", 2, "--dtype", "float64") == 0
+    assert epochs.run("data", "data-2") == 0
+    assert epochs.run("trained/model.npz", "model-2.npz") == 0
+    before = epochs.predictions("trained/model.npz", "data", "old", capsys)
+    after = epochs.predictions("model-2.npz", "data-2", "new", capsys)
+    assert np.ptp(before) > 1e-3
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-10)
+    with pytest.raises(AssertionError):
+        epochs.predictions("model-2.npz", "data-2", "old", capsys)
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(epochs: Epochs, monkeypatch: pytest.MonkeyPatch):
+    """A training that was broken off in the old epoch ends in the new one with the weights of an unbroken one."""
+    assert epochs.train("data", "old", "whole", "--epochs", 3, "--dtype", "float64") == 0
+    kept = []
+    save = Checkpoint.save
+
+    def keeping(self: Checkpoint, path: Path, key: object) -> None:
+        save(self, path, key)  # type: ignore[arg-type]
+        kept.append(path.read_bytes())
+
+    monkeypatch.setattr(Checkpoint, "save", keeping)
+    assert epochs.train("data", "old", "broken", "--epochs", 3, "--dtype", "float64") == 0
+    (epochs.folder / "checkpoint.sealed").write_bytes(kept[1])  # after one epoch
+    monkeypatch.undo()
+    assert epochs.run("data", "data-2") == 0
+    (epochs.folder / "resumed").mkdir()
+    assert epochs.run("checkpoint.sealed", f"resumed/{CHECKPOINT}", "--dataset", epochs.folder / "data-2") == 0
+    assert epochs.train("data-2", "new", "resumed", "--resume") == 0
+    ours, theirs = (
+        {name: encryption.decrypt(domain, rows) for name, rows in EncryptedModel.load(path).rows.items()}
+        for domain, path in (
+            (epochs.new, epochs.folder / "resumed" / "model.npz"),
+            (epochs.old, epochs.folder / "whole" / "model.npz"),
+        )
+    )
+    for name, weights in theirs.items():
+        np.testing.assert_allclose(ours[name], weights, rtol=0, atol=1e-9)
+
+
+def test_the_best_weights_so_far_are_taken_along(epochs: Epochs, monkeypatch: pytest.MonkeyPatch):
+    """What early stopping remembers of the best epoch changes keys as the weights do, and its losses stay."""
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the last checkpoint stays beside the model
+    assert epochs.train("data", "old", "trained", "--epochs", 1) == 0
+    monkeypatch.undo()
+    kept = Checkpoint.load(epochs.folder / "trained" / CHECKPOINT, epochs.old.at_rest_key())
+    weights = {name: values for name, values in kept.arrays.items() if int(name) < 2 * len(NETWORK.weights())}
+    best = {f"stopping/best/{name}": values for name, values in weights.items()}
+    stopping = {"stopping/losses": np.array([0.5]), "stopping/best_epoch": np.array(1), **best}
+    replace(kept, arrays=kept.arrays | stopping).save(epochs.folder / "kept", epochs.old.at_rest_key())
+    assert epochs.run("data", "data-2") == 0
+    assert epochs.run("kept", "kept-2", "--dataset", epochs.folder / "data-2") == 0
+    moved = Checkpoint.load(epochs.folder / "kept-2", epochs.new.at_rest_key())
+    assert set(moved.arrays) == set(kept.arrays) | set(stopping)
+    for name in weights:
+        np.testing.assert_array_equal(moved.arrays[f"stopping/best/{name}"], moved.arrays[name])
+    assert any(np.abs(moved.arrays[name] - kept.arrays[name]).max() > 1e-3 for name in weights)
+    for name in set(kept.arrays) - set(weights):
+        np.testing.assert_array_equal(moved.arrays[name], kept.arrays[name])
+    np.testing.assert_array_equal(moved.arrays["stopping/losses"], [0.5])
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, plaintext: Plaintext) -> Epochs:
+    """Return two epochs of the frame form, with a dataset in patches and one in rows."""
+    made = Epochs(tmp_path, "more-frame")
+    for name, layout, patch in (("data", "patches", 2), ("rows", "rows", 0)):
+        cipher = FrameCipher(made.old, "float64", layout, patch)
+        shape = {"frames": 2, "height": 8, "width": 8, "channels": 1, "patch": patch}
+        with DatasetWriter(tmp_path / name, made.old.card(), dtype="float64", **shape, classes=("no", "yes")) as writer:
+            for i, (split, pixels, label) in enumerate(zip(SPLIT, *plaintext, strict=True)):
+                record = SequenceRecord(f"{i:032x}", f"{i:032x}", 2, split)
+                writer.add(record, cipher.frames("", pixels), cipher.label("", label, 2))
+    return made
+
+
+def test_a_frame_form_model_is_taken_along(mixed: Epochs, capsys: pytest.CaptureFixture[str]):
+    """Its stem alone saw mixed patches; turned to the new key it predicts on the new dataset what it did on the old."""
+    assert mixed.train("data", "old", "trained", "--epochs", 2, "--dtype", "float64") == 0
+    assert mixed.run("data", "data-2") == 0
+    assert mixed.run("trained/model.npz", "model-2.npz") == 0
+    before = mixed.predictions("trained/model.npz", "data", "old", capsys)
+    after = mixed.predictions("model-2.npz", "data-2", "new", capsys)
+    assert np.ptp(before) > 1e-3
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-10)
+
+
+def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.CaptureFixture[str]):
+    """A network over mixed rows, and the moments of a checkpoint of the frame form, are trained again."""
+    assert mixed.train("rows", "old", "trained", "--epochs", 1) == 0
+    assert mixed.run("rows", "rows-2") == 0
+    assert mixed.run("trained/model.npz", "model-2.npz") == 1
+    assert "a network over mixed rows cannot be taken to another key" in capsys.readouterr().err
+    assert mixed.run("passphrase", "x", "--dataset", mixed.folder / "rows-2") == 1
+    assert "a checkpoint of the frame form holds moments that cannot be taken to another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "out", "line"),
+    [
+        ("data", "data", "is there already: choose another --out"),
+        ("passphrase", "x", "a checkpoint goes on with its dataset: name the re-encrypted one with --dataset"),
+        ("nothing.npz", "x", "cannot read the model"),
+    ],
+)
+def test_mistakes_are_one_line(what: str, out: str, line: str, epochs: Epochs, capsys: pytest.CaptureFixture[str]):
+    """What cannot be re-encrypted is named, and nothing is written."""
+    before = sorted(epochs.folder.iterdir())
+    assert epochs.run(what, out) == 1
+    assert line in capsys.readouterr().err
+    assert sorted(epochs.folder.iterdir()) == before
+
+
+def test_another_epoch_s_files_are_refused(epochs: Epochs, capsys: pytest.CaptureFixture[str]):
+    """A model of the new epoch is not taken there again, nor one of another domain."""
+    assert epochs.run("data", "data-2") == 0
+    assert epochs.run("data-2", "data-3") == 1
+    assert "belongs to domain" in capsys.readouterr().err
+    assert not (epochs.folder / "data-3").exists()

@@ -1,0 +1,139 @@
+"""What a site allows: what `site.yaml` may say, and what each requirement refuses."""
+
+import string
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpp.errors import ConfigError, PolicyError
+from fedpp.policy import ANSWERS, ScoreLimits, SitePolicy, starting_text
+
+A, B = "a" * 64, "0b" * 32
+HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
+COUNT = st.integers(1, 2**31 - 1)
+POLICIES = st.builds(
+    SitePolicy,
+    bundles=st.lists(HASH, unique=True).map(tuple),
+    datasets=st.lists(HASH, unique=True, min_size=1).map(tuple),
+    answers=st.lists(st.sampled_from(ANSWERS), unique=True).map(tuple),
+    scores=st.builds(ScoreLimits, COUNT, COUNT, COUNT, COUNT),
+    until=st.none() | st.dates(),
+    co_participants=st.integers(0, 2**31 - 1),
+)
+LEAST = f"bundles: []\ndatasets: ['{A}']\n"
+
+
+@given(POLICIES)
+def test_parse_reads_what_to_yaml_wrote(policy: SitePolicy) -> None:
+    """parse(policy.to_yaml()) == policy."""
+    assert SitePolicy.parse(policy.to_yaml()) == policy
+
+
+def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
+    """The commented text says what the code's defaults are: one dataset, no bundle, no end."""
+    (tmp_path / "site.yaml").write_text(starting_text(A))
+    assert SitePolicy.load(tmp_path / "site.yaml") == SitePolicy((), (A,)) == SitePolicy.parse(LEAST)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "missing bundles, missing datasets"),
+        ("- a", "the policy must be settings like 'name: value', got ['a']"),
+        (f"datasets: ['{A}']", "missing bundles"),
+        (LEAST + "bundle: []", "unknown 'bundle'"),
+        (LEAST + "bundles: []", "'bundles' stands twice"),
+        (LEAST + "scores: {rounds: 1, rounds: 2}", "'rounds' stands twice"),
+        ("bundles: []\ndatasets: []", "datasets must be a list of at least one, got []"),
+        (f"bundles: [{A.upper()}]\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits in lower case"),
+        (f"bundles: ['{A}\\n']\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits"),
+        (f"bundles: ['{A}', '{A}']\ndatasets: ['{A}']", f"bundles: {A} stands twice"),
+        (f"bundles: {A}\ndatasets: ['{A}']", "bundles must be a list, got"),
+        (LEAST + "answers: [predict]", "answers must be a list of some of describe, initial-weights, train, evaluate"),
+        (LEAST + "answers: [train, train]", "each once"),
+        (LEAST + "answers: train", "answers must be a list"),
+        (LEAST + "scores: {per-round: 0}", "scores: per-round must be a whole number of at least 1, got 0"),
+        (LEAST + "scores: {per-day: true}", "scores: per-day must be a whole number of at least 1, got True"),
+        (LEAST + "scores: {minimum: 3}", "scores does not fit: unknown 'minimum'"),
+        (LEAST + "scores: 3", "scores must be settings"),
+        (LEAST + "co-participants: -1", "co-participants must be a whole number of at least 0, got -1"),
+        (LEAST + "until: soon", "until must be a date like 2030-12-31, got soon"),
+        (LEAST + "until: 2030-12-31 10:00:00", "until must be a date"),
+        (LEAST + "until: 2030-13-31", "the policy is not YAML: month must be in 1..12"),
+        (LEAST + "until: [", "the policy is not YAML"),
+        (LEAST + "scores: !!python/object/apply:os.system ['true']", "the policy is not YAML"),
+        ("[" * 5000, "the policy is nested too deep"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    """Every setting is checked, and the refusal names the file, the setting and the value."""
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        SitePolicy.load(path)
+    assert reason in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+@given(st.text(string.printable))
+def test_any_text_is_a_policy_or_refused(text: str) -> None:
+    """No text ends in another error than `ConfigError`."""
+    try:
+        SitePolicy.parse(text)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """What is missing, no text or much too long is refused in one line."""
+    path = tmp_path / "site.yaml"
+    for content, reason in ((None, "No such file"), (b"\xff", "is not UTF-8 at byte 0"), (b"#" * 2**21, "is larger")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError) as raised:
+            SitePolicy.load(path)
+        assert reason in str(raised.value)
+        assert str(path) in str(raised.value)
+
+
+@given(POLICIES, HASH)
+def test_only_what_is_listed_may_run(policy: SitePolicy, other: str) -> None:
+    """A bundle, a dataset and a question pass exactly if the policy lists them."""
+    for listed in policy.bundles:
+        policy.require_bundle(listed)
+    for listed in policy.datasets:
+        policy.require_dataset(listed)
+    for name in ANSWERS:
+        if name in policy.answers:
+            policy.require_answer(name)
+        else:
+            with pytest.raises(PolicyError, match=f"does not allow to answer '{name}'"):
+                policy.require_answer(name)
+    if other not in policy.bundles:
+        with pytest.raises(PolicyError, match=other):
+            policy.require_bundle(other)
+    if other not in policy.datasets:
+        with pytest.raises(PolicyError, match=other[:16]):
+            policy.require_dataset(other)
+
+
+@given(st.dates(max_value=date.max - timedelta(days=1)))
+def test_the_last_day_counts(until: date) -> None:
+    """On the day of `until` the site answers, on the next it does not; without one there is no end."""
+    policy = SitePolicy((), (A,), until=until)
+    policy.require_current(until)
+    with pytest.raises(PolicyError, match=f"ended with {until}"):
+        policy.require_current(until + timedelta(days=1))
+    SitePolicy((), (A,)).require_current(date.max)
+
+
+def test_company_is_counted() -> None:
+    """As many other sites as the policy says are enough, one fewer is not."""
+    policy = SitePolicy((), (A,), co_participants=2)
+    policy.require_participants(2)
+    with pytest.raises(PolicyError, match="wants 2 other sites in a run, got 1"):
+        policy.require_participants(1)
