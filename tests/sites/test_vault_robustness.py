@@ -20,6 +20,7 @@ from vaults import SECONDS, serving, site_vault
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
 from simulations import bad_clients
@@ -198,10 +199,10 @@ def test_calls_that_need_memory_wait_for_one_another(
         assert client.initial_weights(TINY, 0, "float32")
 
 
-def test_the_command_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Each option of `fedpp-site vault` sets the limit of its name."""
-    options = ("--read-only", "--scores-per-round", 1, "--rounds", 5, "--scores-per-day", 3)
-    with site_vault(domain, dataset, address, *options), VaultClient(address) as client:
+def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Each of `scores` in site.yaml is kept by `fedpp-site vault --policy`."""
+    limits = ScoreLimits(least_sequences=1, per_round=1, rounds=5, per_day=3)
+    with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
         client.score("test", LOGITS, "run", 5)
@@ -213,7 +214,7 @@ def test_the_command_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encryp
         with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
             client.score("test", LOGITS, "run", 3)
     with (
-        site_vault(domain, dataset, address, "--least-sequences", 4),
+        site_vault(domain, dataset, address, scores=ScoreLimits(least_sequences=4)),
         VaultClient(address) as client,
         pytest.raises(VaultError, match="has 3 sequences, and counts of fewer than 4"),
     ):
