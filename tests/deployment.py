@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from conftest import ROOT
 SITE = [sys.executable, "-m", "sites.cli"]
 COORDINATOR = [sys.executable, "-m", "coordinator"]
 PASSPHRASE = "correct horse battery staple"
+MATPLOTLIB = f"{tempfile.gettempdir()}/fedpp-test-matplotlib"  # its cache of fonts takes seconds to make
 START_SECONDS, STOP_SECONDS, CALL_SECONDS = 60, 30, 300
 
 
@@ -33,7 +35,10 @@ class User:
 
     def options(self) -> dict[str, object]:
         """Return what makes `subprocess` start a program as this user, and without any other group."""
-        return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
+        if self.uid is None:
+            return {}
+        home = {**os.environ, "HOME": "/nonexistent", "MPLCONFIGDIR": f"{MATPLOTLIB}-{self.uid}"}
+        return {"user": self.uid, "group": self.gid, "extra_groups": [], "env": home}
 
     def own(self, *paths: Path, mode: int | None = None) -> None:
         """Make paths this user's, of a mode if one is given."""

@@ -34,6 +34,7 @@ from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.membership import NO_BUNDLE
 from simulations.phantom import write_phantom
 
 SETTINGS = {
@@ -292,6 +293,8 @@ def test_two_rounds_equal_the_simulation(
 ) -> None:
     """Deployed and simulated federations of the same sites, seed and settings have equal metrics (float64)."""
     out = deployment.folder / "simulated"
+    for hospital in deployment.hospitals:  # a simulation has no bundle
+        hospital.zone("approve", NO_BUNDLE, "--policy", hospital.policy(1))
     defaults = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     run = {
         **defaults,  # of the deployed run, too
