@@ -100,6 +100,11 @@ class SiteConfig:
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
     policy: Path  # what the site allows
 
+    @property
+    def at_rest_key(self) -> Path:
+        """Return the key of datasets that are sealed, beside the evaluation key, or where that would be."""
+        return self.evaluation_key.with_name("domain.rest")
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""

@@ -44,7 +44,6 @@ from fedpp.recipe import Recipe
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
-AT_REST_KEY = "domain.rest"
 FAILED = "it failed: its own log says where"
 # What the coordinator is told of errors whose text may hold paths of the hospital.
 REASONS: Mapping[type[FedppError], str] = {
@@ -165,7 +164,7 @@ def evaluate(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
 
 
 def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
-    dataset = EncryptedDataset.open_with(site.dataset, site.evaluation_key.with_name(AT_REST_KEY))
+    dataset = EncryptedDataset.open_with(site.dataset, site.at_rest_key)
     SitePolicy.load(site.policy).require_dataset(dataset.manifest.fingerprint)
     return open_key(site.evaluation_key, dataset.manifest), dataset
 

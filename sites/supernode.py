@@ -101,7 +101,8 @@ def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
         raise ConfigError(f"there is no certificate {ca}: ask the coordinator for its ca.pem")
     if not site.dataset.is_dir():
         raise ConfigError(f"there is no dataset {site.dataset}: make it with `fedpp-site ingest`")
-    if not site.evaluation_key.is_file():
+    # In the frame form there is none, and the path names the folder of the at-rest key.
+    if not site.evaluation_key.is_file() and not site.at_rest_key.is_file():
         raise ConfigError(f"there is no evaluation key {site.evaluation_key}: `fedpp-site keygen` writes it")
     SitePolicy.load(site.policy)
     require_flower()

@@ -126,6 +126,15 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
     assert "\n" not in str(raised.value)
 
 
+def test_a_site_of_the_frame_form_has_no_evaluation_key(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
+    """It is let in with the at-rest key alone: what is refused is something else."""
+    identity = create_identity(tmp_path / "identity").parent
+    site.evaluation_key.unlink()
+    site.at_rest_key.touch()
+    with pytest.raises(ConfigError, match="there is no vault at unix:/nowhere"):
+        join("127.0.0.1:8000", ca, identity, replace(site, vault="unix:/nowhere"))
+
+
 def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
     """Two nodes of one machine wait for a coordinator that is not there yet; a signal ends both, status 0."""
     address = f"127.0.0.1:{free_port()}"
