@@ -132,9 +132,8 @@ def submit(state: State, overrides: Path) -> tuple[str, str]:
     SIGINT, SIGTERM or SIGHUP stop the run; its status is `finished:stopped` then.
     """
     with ProcessGroup(state.environment()) as group:
-        print(f"bundle {sha256(built()).hexdigest()}", file=sys.stderr)
         run_id = flower(state, "run", str(CHECKOUT), CONNECTION, "--run-config", str(overrides))["run-id"]
-        print(f"run {run_id} started", file=sys.stderr)
+        print(f"bundle {sha256(built()).hexdigest()}\nrun {run_id} started", file=sys.stderr)
         group.start(["flwr", "log", run_id, CONNECTION])
         group.wait()  # the log's stream ends with the run, but also when SuperLink does not answer for a moment
         return _wait_for_end(state, run_id, group.stopped)

@@ -16,7 +16,7 @@ from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.protocol.vault_client import CLAIMS
 
 ANSWERED = "answered"
-LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 1000, 300, 64, 64
+LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 500, 300, 64, 64
 
 _log = logging.getLogger("fedpp.vault")
 

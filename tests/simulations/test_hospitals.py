@@ -53,7 +53,7 @@ def of_folders(data: Path, out: Path, **settings: object) -> Hospitals:
 def test_each_folder_is_a_hospital(chexpert: Path, tmp_path: Path):
     """Sites have the folders' names and patients, each labelled visit is asked about once, and gaps are none."""
     made = of_folders(chexpert, tmp_path / "out", predict="visit", split="hashed")
-    assert [site.name for site in made.sites] == ["north", "south"]
+    assert [site.dataset.name for site in made.sites] == ["north", "south"]
     assert made.data.startswith("north: CheXpert, by the header of its table: 14 sequences of 14 patients")
     assert ". south: CheXpert" in made.data
     for site, raw, patients in zip(made.sites, made.raw, HOSPITALS.values(), strict=True):

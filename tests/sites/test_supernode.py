@@ -141,7 +141,7 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
     with ExitStack() as stack:
         for name in "ab":
             identity = create_identity(tmp_path / name).parent
-            start = command(address, ca, identity, replace(site, name=name))
+            start = command(address, ca, identity, site)
             stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", signal.SIGINT))
         assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
         assert len(processes_of(tmp_path, "sites.executor")) == 2
@@ -231,7 +231,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     approve = [*SITE, "approve", bundle.hash, "--policy"]
     with ExitStack() as stack:
         for name in "ab":
-            mine = replace(site, name=name, policy=tmp_path / f"{name}.yaml")
+            mine = replace(site, policy=tmp_path / f"{name}.yaml")
             mine.policy.write_text(site.policy.read_text())
             public = create_identity(tmp_path / name)
             call([*COORDINATOR, "enrol", "--state", str(state), str(public), f"site {name}"])
