@@ -8,6 +8,7 @@ from pathlib import Path
 
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
 _CHUNK = 2**24
+PAUSE_SECONDS = 3.0  # a look takes seconds of a processor, which what is looked at needs, too
 
 
 def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:
@@ -49,7 +50,7 @@ def watched(processes: Callable[[], Iterator[int]], patterns: Mapping[str, bytes
     watch, ended = Watch(), threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(PAUSE_SECONDS):
             for process in processes():
                 try:
                     found = found_in_process(process, patterns)
