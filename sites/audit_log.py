@@ -93,6 +93,8 @@ class AuditLog:
             self._chain.count, self._chain.head = self._chain.count + 1, sha256(line).hexdigest()
             end = self._size
         with self._syncing:  # who comes first syncs for all that were written meanwhile
+            if self._synced < end and self._broken:  # the system tells of a failure once, to whoever was first
+                raise VaultError(self._broken)
             if self._synced < end:
                 written = self._size
                 try:

@@ -25,6 +25,9 @@ SUFFIX = ".fab"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
+_CODE_WITHOUT_SOURCE = {".pyc", ".pyo", ".so", ".pyd", ".pth"}
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle's content, as it came."""
@@ -106,6 +109,8 @@ class Bundle:
             raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
         if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_NAME:
             raise self._refused(f"holds a file with the name {name!r:.100}")
+        if "__pycache__" in path.parts or path.suffix in _CODE_WITHOUT_SOURCE:
+            raise self._refused(f"holds {name!r:.100}, which Python would run in place of a source that is reviewed")
         if kind not in (0, stat.S_IFREG):
             raise self._refused(f"holds {name!r:.100}, which is a link or another special file")
         if entry.flag_bits & 1 or entry.compress_type not in _METHODS:

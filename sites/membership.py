@@ -56,8 +56,8 @@ def share(options: argparse.Namespace) -> int:
     _compare(to.words, options.words, f"{to.site} told you by telephone")
     passphrase = passphrase_of(options)
     made = Share.make(store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase), to)
-    store.add_member(options.domain, to)
     create_exclusively(options.out, made.to_json().encode())
+    store.add_member(options.domain, to, made.certificate)
     print(f"{options.out}  for {to.site} alone; tell it these words of the domain by telephone:")
     print(f"  {made.card.words}")
     return 0
@@ -122,9 +122,10 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     (options.out / SHARES).mkdir()
     _tell(options.out)
     for member in staying:
-        store.add_member(options.out, member)
+        made = Share.make(new, issuer, member, succession=succession)
         path = options.out / SHARES / f"{member.fingerprint[:16]}.share"
-        create_exclusively(path, Share.make(new, issuer, member, succession=succession).to_json().encode())
+        create_exclusively(path, made.to_json().encode())
+        store.add_member(options.out, member, made.certificate)
         print(f"  {path}  for {member.site}: `fedpp-site accept` it")
     print(f"bring datasets and models along: `fedpp-site reencrypt WHAT --domain {options.domain} --to {options.out}`")
     return 0
@@ -158,7 +159,10 @@ def _require_own_name(folder: Path, to: "Recipient") -> None:
     from fedpp.keys import store
     from fedpp.keys.identity import Recipient
 
-    for other in (*store.members(folder), Recipient.load(folder / store.RECIPIENT)):
+    own = Recipient.load(folder / store.RECIPIENT)
+    if to == own:
+        raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.recipient")
+    for other in (*store.members(folder), own):
         if other.site == to.site and other != to:
             raise KeyFileError(f"{to.site} is a member already, with other keys: revoke it, or choose another name")
 

@@ -51,7 +51,7 @@ class DomainCard:
             values = json.loads(text)
             fingerprint = values.pop("fingerprint")
             card = cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise KeyFileError(f"not a domain card ({error}): ask the domain for its card again") from None
         if card.fingerprint != fingerprint or card.to_json() != text:
             raise KeyFileError("domain card was altered: its fingerprint does not fit; ask for the card again")

@@ -114,6 +114,10 @@ class Recipient:
         """Return five words, by which two people compare the fingerprint on the telephone."""
         return words(self.fingerprint)
 
+    def member_of(self, domain: str) -> Member:
+        """Return what the domain of this fingerprint certifies of this site."""
+        return Member(domain, self.site, self.signing_key, self.receiving_key)
+
     def content(self) -> bytes:
         """Return what is signed."""
         facts: dict[str, Any] = {**asdict(self), "format": RECIPIENT_FORMAT}

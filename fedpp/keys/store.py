@@ -67,17 +67,30 @@ def create_identity(folder: Path, identity: SiteIdentity, passphrase: Passphrase
     _create(folder, {SITE_KEY: _site_key(identity, passphrase), RECIPIENT: identity.recipient().to_json().encode()})
 
 
-def add_member(folder: Path, recipient: Recipient) -> None:
-    """Note a member in the issuer's folder; one that is there already stays."""
+def add_member(folder: Path, recipient: Recipient, certificate: Certificate) -> None:
+    """Note a member in the issuer's folder, with its certificate; one that is there already stays."""
     path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.recipient"
-    if not path.exists():
-        create_exclusively(path, recipient.to_json().encode())
-        path.chmod(PUBLIC)
+    for file, text in ((path.with_suffix(".certificate"), certificate.to_json()), (path, recipient.to_json())):
+        if not file.exists():
+            create_exclusively(file, text.encode())
+            file.chmod(PUBLIC)
 
 
 def members(folder: Path) -> list[Recipient]:
-    """Return the members that the issuer shared the domain with, by name."""
-    return sorted(map(Recipient.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint))
+    """Return the members that the issuer certified, by name; raise `KeyFileError` for one that it did not."""
+    found = sorted(map(Recipient.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint))
+    card = DomainCard.load(folder / CARD)
+    for recipient in found:
+        path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.certificate"
+        try:
+            certificate = Certificate.from_json(_read(path, "certificate of a member").decode())
+            certificate.require(card.certifying_key, card.fingerprint)
+            certified = certificate.member == recipient.member_of(card.fingerprint)
+        except (FederationError, UnicodeDecodeError):
+            certified = False
+        if not certified:
+            raise KeyFileError(f"{path} is no certificate of {recipient.site} by this domain: somebody put it there")
+    return found
 
 
 def open_domain(folder: Path, passphrase: Passphrase) -> KeyDomain:

@@ -11,6 +11,7 @@ from fedpp.cipher.params import DomainCard
 from fedpp.errors import KeyFileError
 from fedpp.keys import store
 from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
 OURS = {store.SECRET_KEY, store.SITE_KEY, store.EVALUATION_KEY, store.AT_REST_KEY}
@@ -88,12 +89,21 @@ def test_parts_of_two_sites_do_not_open_together(tmp_path: Path):
             store.open_site(tmp_path / "e", cheap())
 
 
-def test_members_are_noted_once(tmp_path: Path):
-    """The issuer's folder lists who got a share, by name."""
-    other = SiteIdentity("Centre", bytes([7] * 32))
-    for recipient in (WEST.recipient(), other.recipient(), WEST.recipient()):
-        store.add_member(tmp_path, recipient)
+def test_members_are_noted_once_and_are_those_that_were_certified(tmp_path: Path):
+    """The issuer's folder lists who got a share, by name; what somebody else put there is refused by name."""
+    domain, other = founded(), SiteIdentity("Centre", bytes([7] * 32))
+    store.found(tmp_path, domain, ISSUER, EAST, cheap())
+    for identity in (WEST, other, WEST):
+        store.add_member(tmp_path, identity.recipient(), membership(identity, domain).certificate)
     assert store.members(tmp_path) == [other.recipient(), WEST.recipient()]
+    planted = SiteIdentity("Mallory", bytes([8] * 32)).recipient()
+    (tmp_path / "members" / f"{planted.fingerprint[:16]}.recipient").write_text(planted.to_json())
+    with pytest.raises(KeyFileError, match="cannot read the certificate of a member"):
+        store.members(tmp_path)
+    for certificate in (membership(WEST, domain).certificate, Issuer(bytes([9] * 32)).certify(planted, domain.card())):
+        (tmp_path / "members" / f"{planted.fingerprint[:16]}.certificate").write_text(certificate.to_json())
+        with pytest.raises(KeyFileError, match="is no certificate of Mallory by this domain"):
+            store.members(tmp_path)
 
 
 def test_a_new_site_has_an_identity_alone(tmp_path: Path):

@@ -98,6 +98,10 @@ def damaged(content: bytes) -> bytes:
         (archive({".": b""}), "holds a file with the name '.'"),
         (archive({"a\x1b[2J.py": b""}), "holds a file with the name 'a\\x1b[2J.py'"),
         (archive({"a" * 201: b""}), "holds a file with the name"),
+        *(
+            (archive({name: b""}), "which Python would run in place of a source that is reviewed")
+            for name in ("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth")
+        ),
         (archive({"link": b"/etc/passwd"}, linked), "holds 'link', which is a link or another special file"),
         (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
         (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),

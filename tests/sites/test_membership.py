@@ -154,6 +154,14 @@ def share_for(name: str, domain: Path) -> Path:
     return path
 
 
+def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
+    """It has the domain, and could not be revoked afterwards."""
+    own = east / "domain" / "site.recipient"
+    line = east.refused("share", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z")
+    assert "East is this site itself" in line
+    assert not (east / "z").exists()
+
+
 def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     """Every command that writes keys refuses what is there, and leaves it as it was."""
     before = {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()}
