@@ -99,7 +99,7 @@ def damaged(content: bytes) -> bytes:
         (archive({"a\x1b[2J.py": b""}), "holds a file with the name 'a\\x1b[2J.py'"),
         (archive({"a" * 201: b""}), "holds a file with the name"),
         *(
-            (archive({name: b""}), "which Python would run in place of a source that is reviewed")
+            (archive({name: b""}), f"holds {name!r}, which Python would run in place of a source that is reviewed")
             for name in ("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth")
         ),
         (archive({"link": b"/etc/passwd"}, linked), "holds 'link', which is a link or another special file"),

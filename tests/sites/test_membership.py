@@ -86,9 +86,10 @@ def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
     assert not (west / "none").exists()
 
 
-def test_a_member_admits_nobody(west: Hospital):
+def test_a_member_admits_nobody(east: Hospital, west: Hospital):
     """It has the secret, and is told who can."""
-    to = ("--to", west / "identity" / "site.recipient", "--words", told(west / "identity" / "site.recipient"))
+    other = east / "domain" / "site.recipient"
+    to = ("--to", other, "--words", told(other))
     line = west.refused("share", "--domain", west / "domain", *to, "--out", west / "x.share")
     assert "admitted, and epochs made, by who founded this one" in line
     assert not (west / "x.share").exists()
