@@ -1,6 +1,5 @@
 """Which sites take part: those of the run's key domain that agree on the task."""
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -9,12 +8,11 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.cipher.params import DomainCard
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.network import Task
 from fedpp.protocol import wire
-from fedpp.protocol.membership import NONCE_BYTES, PROTOCOL, Proof
+from fedpp.protocol.membership import PROTOCOL, Proof, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
@@ -29,19 +27,18 @@ class Admission:
 
     sites: Mapping[int, SiteDescription]
     participants: Participants
-    refused: Mapping[str, str]  # name of the site, or "node N" -> reason
+    refused: Mapping[str, str]  # name of the site, with its node where it is not proved, or "node N" -> reason
 
 
-def admit(grid: Grid, config: RunConfig, card: DomainCard, bundle: str) -> Admission:
+def admit(grid: Grid, config: RunConfig, run: Run, n: int) -> Admission:
     """Ask every node that connects what it is, until enough sites are admitted; raise `FederationError` if too few are.
 
-    A site must prove that it is a member of the card's domain and runs this app bundle (its hash). One that cannot take
-    part does not count: the others have until the deadline to join.
+    A site must prove that it is a member of the run's domain, of `n` slots, and runs its app bundle. One that cannot
+    take part does not count: the others have until the deadline to join.
     """
-    note(f"waiting for {config.sites} sites of domain {card.fingerprint[:16]}, {config.wait_seconds:.0f} s at most")
+    note(f"waiting for {config.sites} sites of domain {run.domain[:16]}, {config.wait_seconds:.0f} s at most")
     deadline = time.monotonic() + config.wait_seconds
-    nonce = secrets.token_hex(NONCE_BYTES)
-    question = wire.DescribeRequest(nonce, PROTOCOL).to_record()
+    question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
     asked: set[int] = set()
     pending: dict[str, int] = {}  # message -> node
     described: dict[int, SiteDescription] = {}
@@ -58,13 +55,12 @@ def admit(grid: Grid, config: RunConfig, card: DomainCard, bundle: str) -> Admis
             try:
                 content = wire.content_of(reply)
                 site = SiteDescription.from_mapping(wire.record(content, wire.SITE, ConfigRecord))
-                name = site.name
-                if site.domain == card.fingerprint:  # of another domain nothing need be proved: it is refused below
-                    proofs[node] = proved(content, site, card, nonce, bundle)
+                name = claimed(site.name, node)
+                proofs[node] = proved(content, site, run)
                 described[node] = site
             except FederationError as error:
-                failed[name if name not in failed else f"{name} (node {node})"] = str(error)
-        admission = choose(described, failed, card.fingerprint, Participants(nonce, ()))
+                failed[name] = str(error)
+        admission = choose(described, failed, n)
         for name, reason in sorted(admission.refused.items() - told.items()):
             note(f"refused {name}: {reason}")
             told[name] = reason
@@ -76,37 +72,38 @@ def admit(grid: Grid, config: RunConfig, card: DomainCard, bundle: str) -> Admis
         raise FederationError(_too_few(admission, config, connected=len(asked)))
     for site in admission.sites.values():
         note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
-    return replace(admission, participants=Participants(nonce, tuple(proofs[node] for node in admission.sites)))
+    return replace(admission, participants=Participants(run.nonce, tuple(proofs[node] for node in admission.sites)))
 
 
-def proved(content: RecordDict, site: SiteDescription, card: DomainCard, nonce: str, bundle: str) -> Proof:
+def claimed(name: str, node: int) -> str:
+    """Return what a node is called in notes and records that has not proved to be the site it says."""
+    return f"{name} (node {node}, not proved)"
+
+
+def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
     """Return a site's proof that it is the member that it says; raise `FederationError` if it is not."""
+    if site.domain != run.domain:
+        raise FederationError(
+            f"its key domain is {site.domain[:16]}, this run is for {run.domain[:16]}: "
+            "weights under different keys cannot be averaged"
+        )
     text = wire.record(content, wire.PROOF, ConfigRecord).get("proof")
     proof = Proof.from_json(text if isinstance(text, str) else "")
-    proof.require(card.certifying_key, card.fingerprint, nonce)
+    proof.require(run)
     if proof.statement.site != site.name:
         raise FederationError(f"it calls itself {site.name}, and its certificate is for {proof.statement.site}")
-    if proof.statement.bundle != bundle:
-        raise FederationError(
-            f"it runs app bundle {proof.statement.bundle[:16]}, the coordinator {bundle[:16]}: run the same code"
-        )
     return proof
 
 
-def choose(
-    described: Mapping[int, SiteDescription], failed: Mapping[str, str], domain: str, participants: Participants
-) -> Admission:
-    """Admit the sites of the run's domain that share the task of most of them, of the first by name if in doubt."""
+def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], n: int) -> Admission:
+    """Admit the sites, all proved, that share the task of most of them, of the first by name if in doubt."""
     candidates: dict[int, SiteDescription] = {}
     reasons = dict(failed)
     for node, site in sorted(described.items(), key=lambda item: (item[1].name, item[0])):
-        if site.domain != domain:
-            reasons[site.name] = (
-                f"its key domain is {site.domain[:16]}, this run is for {domain[:16]}: "
-                "weights under different keys cannot be averaged"
-            )
+        if site.n != n:
+            reasons[site.name] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
         elif site.name in {other.name for other in candidates.values()}:
-            reasons[f"{site.name} (node {node})"] = "another site joined under this name: give it a name of its own"
+            reasons[f"{site.name} (node {node})"] = "its site joined already: let one node join for a site"
         elif len(site.classes) < (1 if site.multi_label else 2):
             reasons[site.name] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
         elif site.sequences[0] == 0:
@@ -114,17 +111,15 @@ def choose(
         else:
             candidates[node] = site
     # One site alone must not turn the others away: the task of most of them counts.
-    tasks = Counter((site.n, Task.of(site)) for site in candidates.values())
-    slots, task = max(tasks, key=tasks.__getitem__, default=(0, None))
+    tasks = Counter(Task.of(site) for site in candidates.values())
+    task = max(tasks, key=tasks.__getitem__, default=None)
     sites: dict[int, SiteDescription] = {}
     for node, site in candidates.items():
-        if (site.n, Task.of(site)) == (slots, task):
+        if Task.of(site) == task:
             sites[node] = site
         else:
-            reasons[site.name] = (
-                f"its data are {Task.of(site)}, of {site.n} slots; the others' are {task}, of {slots}: ingest alike"
-            )
-    return Admission(sites, participants, reasons)
+            reasons[site.name] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
+    return Admission(sites, Participants("", ()), reasons)
 
 
 def _question(node: int, request: ConfigRecord) -> Message:

@@ -5,6 +5,7 @@ into the run's `out` folder.
 """
 
 import json
+import secrets
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
-from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
 from .admission import Admission, admit
 from .strategy import EncryptedFedAvg, note
@@ -30,14 +31,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation as the run configuration says."""
-    federate(grid, RunConfig.from_mapping(dict(context.run_config)), grid.run.fab_hash or NO_BUNDLE)
+    federate(grid, RunConfig.from_mapping(dict(context.run_config)))
 
 
-def federate(grid: Grid, config: RunConfig, bundle: str = NO_BUNDLE) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results; `bundle` is the hash of this code."""
+def federate(grid: Grid, config: RunConfig) -> FederationRecord:
+    """Admit the sites, train for the given rounds, test, and write the results."""
     started = time.monotonic()
     card = DomainCard.from_json(config.card)
-    admission = admit(grid, config, card, bundle)
+    bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
+    run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
+    admission = admit(grid, config, run, card.n)
     network = network_of(admission, config)
     common = (card.fingerprint, network, config.dtype, config.recipe())
     strategy = EncryptedFedAvg(
@@ -57,6 +60,7 @@ def federate(grid: Grid, config: RunConfig, bundle: str = NO_BUNDLE) -> Federati
         dtype=config.dtype,
         network=network,
         sites=tuple(admission.sites.values()),
+        datasets={proof.statement.site: proof.statement.dataset for proof in admission.participants.proofs},
         refused=dict(admission.refused),
         rounds=tuple(strategy.rounds),
         test=tested,

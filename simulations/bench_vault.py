@@ -80,7 +80,7 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
                         case "Score":
                             connection.score("test", logits)
                         case _:
-                            connection.sign("0" * 64, PROTOCOL, NO_BUNDLE)
+                            connection.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE)
                 except VaultError as error:
                     errors.append(str(error))
                 seconds.append(time.perf_counter() - started)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ from fedpp.errors import (
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
-from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.membership import NO_BUNDLE, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
@@ -69,7 +70,7 @@ def answering(
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
-            return Message(handler(message.content, site, str(message.metadata.run_id)), reply_to=message)
+            return Message(handler(message.content, site, run_number(message)), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
             public = isinstance(error, DomainMismatchError | FederationError | ModelError | PolicyError)  # hold no path
@@ -79,6 +80,11 @@ def answering(
             return wire.refuse(FAILED, message)
 
     return answer
+
+
+def run_number(message: Message) -> str:
+    """Return Flower's number of the run that a message is of, as the SuperNode was told it."""
+    return str(message.metadata.run_id)
 
 
 def site_config(context: Context) -> SiteConfig:
@@ -94,7 +100,7 @@ def site_config(context: Context) -> SiteConfig:
 
 @app.query(wire.DESCRIBE)
 @answering
-def describe(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
+def describe(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
     """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
@@ -105,7 +111,7 @@ def describe(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
         info = vault.info()
         _require_one_site(key, dataset, info)
         dataset.verify()
-        proof = vault.sign(request.nonce, request.protocol, os.environ.get(BUNDLE, NO_BUNDLE))
+        proof = vault.sign(request.nonce, run, request.protocol, os.environ.get(BUNDLE, NO_BUNDLE))
     description = SiteDescription(
         name=info.site,
         domain=key.domain,
@@ -138,10 +144,10 @@ def initial_weights(content: RecordDict, site: SiteConfig, _run: str) -> RecordD
 
 @app.train()
 @answering
-def train(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
+def train(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
     """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
     request = wire.TrainRequest.of(content)
-    trainer, dataset = _loaded(request, content, site)
+    trainer, dataset = _loaded(request, content, site, run)
     trainer.fit(
         dataset,
         epochs=request.epochs,
@@ -156,7 +162,7 @@ def train(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
 def evaluate(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
     """Predict a split on ciphertext, let the vault score it, and answer the counts."""
     request = wire.EvaluateRequest.of(content)
-    trainer, dataset = _loaded(request, content, site)
+    trainer, dataset = _loaded(request, content, site, run)
     logits = trainer.logits(dataset, dataset.indices(request.split))
     with VaultClient(site.vault) as vault:
         counts = vault.score(request.split, logits, run, request.round)
@@ -198,26 +204,25 @@ def _open_for(request: wire.Request, site: SiteConfig) -> tuple[AnyKey, Encrypte
 
 
 def _loaded(
-    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig
+    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig, run: str
 ) -> tuple["EncryptedTrainer", EncryptedDataset]:
     """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
     key, dataset = _open_for(request, site)
     rows = wire.rows_of(content, request.network, key.n, request.dtype)
-    _require_company(content, site)
+    _require_company(content, site, run)
     trainer = _trainer(request.network, key, request.recipe, request.dtype)
     trainer.load(rows)
     return trainer, dataset
 
 
-def _require_company(content: RecordDict, site: SiteConfig) -> None:
+def _require_company(content: RecordDict, site: SiteConfig, run: str) -> None:
     """Refuse to work for a run of fewer other members than the policy wants; each must have proved itself."""
     participants = Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord))
     with VaultClient(site.vault) as vault:
         info = vault.info()
     card = DomainCard.from_json(info.card)
-    SitePolicy.load(site.policy).require_participants(
-        participants.others(info.site, card.certifying_key, card.fingerprint)
-    )
+    expected = Run(card.certifying_key, card.fingerprint, participants.nonce, run, os.environ.get(BUNDLE, NO_BUNDLE))
+    SitePolicy.load(site.policy).require_participants(participants.others(info.site, expected, datetime.now(UTC)))
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.

@@ -130,11 +130,18 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 )
             manifest = self._dataset.manifest
             statement = Statement(
-                request.nonce, PROTOCOL, manifest.domain, self._identity.name, manifest.fingerprint, request.bundle
+                nonce=request.nonce,
+                run=request.run,
+                time=int(datetime.now(UTC).timestamp()),
+                protocol=PROTOCOL,
+                domain=manifest.domain,
+                site=self._identity.name,
+                dataset=manifest.fingerprint,
+                bundle=request.bundle,
             )
             signature = self._identity.sign("statement", statement.content())
             reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._certificate).to_json())
-            call.answer(reply.ByteSize(), nonce=request.nonce, bundle=request.bundle)
+            call.answer(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
             return reply
 
     def Score(  # noqa: N802

@@ -1,5 +1,6 @@
 """Small real members of key domains, whose passphrases cost little to try."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
 from fedpp.keys.sealed import Passphrase
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Run, Statement
 
 SECRET_WORDS = b"correct horse battery"
 EAST, WEST = SiteIdentity("East", bytes([1] * 32)), SiteIdentity("West", bytes([2] * 32))
@@ -31,9 +32,14 @@ def membership(identity: SiteIdentity, domain: KeyDomain) -> store.Site:
     return store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
 
 
-def proof(identity: SiteIdentity, card: DomainCard, run: str, **change: object) -> Proof:
-    """Return what a site that `ISSUER` certified signs for a run, its statement with these changes."""
-    statement = Statement(run, PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
+def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
+    """Return a run of this domain, of no bundle."""
+    return Run(card.certifying_key, card.fingerprint, nonce, number, NO_BUNDLE)
+
+
+def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: object) -> Proof:
+    """Return what a site that `ISSUER` certified signs now for run 1, its statement with these changes."""
+    statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
     statement = replace(statement, **change)  # type: ignore[arg-type]
     signature = identity.sign("statement", statement.content())
     return Proof(statement, signature, ISSUER.certify(identity.recipient(), card))

@@ -34,6 +34,7 @@ class FederationRecord:
     dtype: Dtype
     network: NetworkSpec
     sites: tuple[SiteDescription, ...]
+    datasets: Mapping[str, str]  # site -> fingerprint of the dataset that it signed for
     refused: Mapping[str, str]  # site -> reason
     rounds: tuple[RoundRecord, ...]
     test: Mapping[str, AnyCounts]  # site -> counts of the final model on its test split
@@ -52,6 +53,7 @@ class FederationRecord:
             "dtype": self.dtype,
             "network": self.network.to_json(),
             "sites": [site.to_mapping() for site in self.sites],
+            "datasets": dict(self.datasets),
             "refused": dict(self.refused),
             "rounds": [
                 {

@@ -7,8 +7,10 @@ its purpose and the canonical JSON of what is signed.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Self
 
@@ -19,8 +21,11 @@ from fedpp.errors import FederationError
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
+MOST_AGE = timedelta(days=14)  # of a proof that a site counts another by
+CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
 LONGEST_NAME = 200
 LONGEST_TEXT = 4096
+_RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
 
 
@@ -49,6 +54,11 @@ def is_site_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() and value == value.strip()
 
 
+def is_run_number(value: object) -> bool:
+    """Tell whether a value is Flower's number of a run, 64 bits, as decimal text."""
+    return isinstance(value, str) and _RUN_NUMBER.fullmatch(value) is not None and int(value) < 2**64
+
+
 @dataclass(frozen=True)
 class _Facts:
     """Texts and numbers with a canonical JSON form, which is the only one that is read."""
@@ -60,10 +70,12 @@ class _Facts:
             digits = HEX_DIGITS.get(field.name)
             if field.name == "site":
                 fits = is_site_name(value)
+            elif field.name == "run":
+                fits = is_run_number(value)
             elif digits is not None:
                 fits = isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")
             else:
-                fits = type(value) is int and 0 <= value < 2**31
+                fits = type(value) is int and 0 <= value < 2**53
             if not fits:
                 raise FederationError(f"{type(self).__name__.lower()}: {field.name} cannot be {value!r:.80}")
 
@@ -86,15 +98,36 @@ class Member(_Facts):
 class Statement(_Facts):
     """What a site says of itself to a coordinator, for one run."""
 
-    nonce: str  # of the run, 64 hex digits
+    nonce: str  # of the run, 64 hex digits: the coordinator draws it
+    run: str  # Flower's number of the run, as the site was told it
+    time: int  # when it was signed, seconds since 1970 by the site's clock
     protocol: int
     domain: str  # fingerprint of the domain's card
     site: str
     dataset: str  # fingerprint of the dataset's manifest
     bundle: str  # SHA-256 of the app bundle that runs at the site; of nothing in a simulation
 
+    def require_fresh(self, now: datetime) -> None:
+        """Raise `FederationError` unless it was signed within `MOST_AGE`, and not later than now."""
+        if not -CLOCK_SKEW.total_seconds() <= now.timestamp() - self.time <= MOST_AGE.total_seconds():
+            raise FederationError(
+                f"the proof of {self.site} is of another time, {self.time} s since 1970: a proof is good for "
+                f"{MOST_AGE.days} days; check the clocks, or start the run again"
+            )
+
 
 NO_BUNDLE = sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a federation: what a proof must be for."""
+
+    certifying_key: str  # of the domain, hex
+    domain: str  # fingerprint of its card
+    nonce: str
+    number: str  # Flower's
+    bundle: str  # SHA-256
 
 
 @dataclass(frozen=True)
@@ -137,21 +170,26 @@ class Proof:
     signature: str  # hex
     certificate: Certificate
 
-    def require(self, certifying_key: str, domain: str, nonce: str) -> None:
-        """Raise `FederationError` unless a member of this domain signed it, in its own name, for this run."""
+    def require(self, run: Run) -> None:
+        """Raise `FederationError` unless a member of the run's domain signed it, in its own name, for this run."""
         member, statement = self.certificate.member, self.statement
-        self.certificate.require(certifying_key, domain)
+        self.certificate.require(run.certifying_key, run.domain)
         if not is_signed(member.signing_key, self.signature, "statement", statement.content()):
             raise FederationError(f"the proof of {statement.site} was not signed by the site that {member.site} is")
         if statement.site != member.site:
             raise FederationError(
                 f"{member.site} cannot speak as {statement.site}: its certificate is for {member.site}"
             )
-        if statement.domain != domain or statement.nonce != nonce:
+        if (statement.domain, statement.nonce, statement.run) != (run.domain, run.nonce, run.number):
             raise FederationError(f"the proof of {statement.site} is for another run: it was replayed")
         if statement.protocol != PROTOCOL:
             raise FederationError(
                 f"{statement.site} speaks protocol {statement.protocol}, not {PROTOCOL}: use one fedpp everywhere"
+            )
+        if statement.bundle != run.bundle:
+            raise FederationError(
+                f"{statement.site} runs app bundle {statement.bundle[:16]}, the run is of {run.bundle[:16]}: "
+                "run the same code everywhere"
             )
 
     def to_json(self) -> str:

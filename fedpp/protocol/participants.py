@@ -6,12 +6,13 @@ not show that their updates are in the average: the coordinator computes it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from flwr.app import ConfigRecord
 
 from fedpp.errors import FederationError
-from fedpp.protocol.membership import Proof
+from fedpp.protocol.membership import Proof, Run
 
 MOST = 10_000  # sites of a run
 
@@ -23,10 +24,11 @@ class Participants:
     nonce: str
     proofs: tuple[Proof, ...]
 
-    def others(self, site: str, certifying_key: str, domain: str) -> int:
+    def others(self, site: str, run: Run, now: datetime) -> int:
         """Return how many members beside this site take part; raise `FederationError` unless all of them prove it."""
         for proof in self.proofs:
-            proof.require(certifying_key, domain, self.nonce)
+            proof.require(run)
+            proof.statement.require_fresh(now)
         members = [(proof.certificate.member.site, proof.certificate.member.signing_key) for proof in self.proofs]
         if site not in {name for name, _ in members}:
             raise FederationError(f"the run's list of participants is without {site}: it did not join this run")

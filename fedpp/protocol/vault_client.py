@@ -109,11 +109,11 @@ class VaultClient:
             )
         )
 
-    def sign(self, nonce: str, protocol: int, bundle: str) -> Proof:
-        """Return the site's proof of membership, for the run of this nonce and the app bundle of this hash."""
+    def sign(self, nonce: str, run: str, protocol: int, bundle: str) -> Proof:
+        """Return the site's proof of membership, for the run of this nonce and number and the bundle of this hash."""
         if not 0 <= protocol < ROUNDS:
             raise ConfigError(f"a protocol's number is a whole number from 0 to 2**32 - 1, got {protocol}")
-        request = vault_pb2.SignRequest(nonce=nonce, protocol=protocol, bundle=bundle)
+        request = vault_pb2.SignRequest(nonce=nonce, run=run, protocol=protocol, bundle=bundle)
         reply = self._call(lambda: self._vault.Sign(request, timeout=SECONDS, metadata=self._claims))
         try:
             return Proof.from_json(reply.proof)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64pp/protocol/vault.proto\x12\x0e\x66\x65\x64pp.vault.v1\"\r\n\x0bInfoRequest\"\xb6\x03\n\tInfoReply\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06\x66rames\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12;\n\tsequences\x18\x08 \x03(\x0b\x32(.fedpp.vault.v1.InfoReply.SequencesEntry\x12\x39\n\x08patients\x18\t \x03(\x0b\x32\'.fedpp.vault.v1.InfoReply.PatientsEntry\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\x12\x0c\n\x04gaps\x18\x0c \x01(\t\x12\x13\n\x0bmulti_label\x18\r \x01(\x08\x12\r\n\x05patch\x18\x0e \x01(\r\x12\x0c\n\x04site\x18\x0f \x01(\t\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a/\n\rPatientsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"E\n\x15InitialWeightsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\">\n\x0bSignRequest\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x0e\n\x06\x62undle\x18\x03 \x01(\t\"\x1a\n\tSignReply\x12\r\n\x05proof\x18\x01 \x01(\t\"F\n\nArrayChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"e\n\x0cScoreRequest\x12\r\n\x05split\x18\x01 \x01(\t\x12*\n\x06logits\x18\x02 \x01(\x0b\x32\x1a.fedpp.vault.v1.ArrayChunk\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\"[\n\nScoreReply\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x13\n\x0bmulti_label\x18\x02 \x01(\x08\x12&\n\x06\x63ounts\x18\x03 \x03(\x0b\x32\x16.fedpp.vault.v1.Counts\"q\n\x06\x43ounts\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x11\n\tconfusion\x18\x03 \x03(\x04\x12\x17\n\x0fpositive_scores\x18\x04 \x03(\x04\x12\x17\n\x0fnegative_scores\x18\x05 \x03(\x04\x32\xa3\x02\n\x05Vault\x12>\n\x04Info\x12\x1b.fedpp.vault.v1.InfoRequest\x1a\x19.fedpp.vault.v1.InfoReply\x12U\n\x0eInitialWeights\x12%.fedpp.vault.v1.InitialWeightsRequest\x1a\x1a.fedpp.vault.v1.ArrayChunk0\x01\x12>\n\x04Sign\x12\x1b.fedpp.vault.v1.SignRequest\x1a\x19.fedpp.vault.v1.SignReply\x12\x43\n\x05Score\x12\x1c.fedpp.vault.v1.ScoreRequest\x1a\x1a.fedpp.vault.v1.ScoreReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64pp/protocol/vault.proto\x12\x0e\x66\x65\x64pp.vault.v1\"\r\n\x0bInfoRequest\"\xb6\x03\n\tInfoReply\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06\x66rames\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12;\n\tsequences\x18\x08 \x03(\x0b\x32(.fedpp.vault.v1.InfoReply.SequencesEntry\x12\x39\n\x08patients\x18\t \x03(\x0b\x32\'.fedpp.vault.v1.InfoReply.PatientsEntry\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\x12\x0c\n\x04gaps\x18\x0c \x01(\t\x12\x13\n\x0bmulti_label\x18\r \x01(\x08\x12\r\n\x05patch\x18\x0e \x01(\r\x12\x0c\n\x04site\x18\x0f \x01(\t\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a/\n\rPatientsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"E\n\x15InitialWeightsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\"K\n\x0bSignRequest\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x0e\n\x06\x62undle\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\"\x1a\n\tSignReply\x12\r\n\x05proof\x18\x01 \x01(\t\"F\n\nArrayChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"e\n\x0cScoreRequest\x12\r\n\x05split\x18\x01 \x01(\t\x12*\n\x06logits\x18\x02 \x01(\x0b\x32\x1a.fedpp.vault.v1.ArrayChunk\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\"[\n\nScoreReply\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x13\n\x0bmulti_label\x18\x02 \x01(\x08\x12&\n\x06\x63ounts\x18\x03 \x03(\x0b\x32\x16.fedpp.vault.v1.Counts\"q\n\x06\x43ounts\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x11\n\tconfusion\x18\x03 \x03(\x04\x12\x17\n\x0fpositive_scores\x18\x04 \x03(\x04\x12\x17\n\x0fnegative_scores\x18\x05 \x03(\x04\x32\xa3\x02\n\x05Vault\x12>\n\x04Info\x12\x1b.fedpp.vault.v1.InfoRequest\x1a\x19.fedpp.vault.v1.InfoReply\x12U\n\x0eInitialWeights\x12%.fedpp.vault.v1.InitialWeightsRequest\x1a\x1a.fedpp.vault.v1.ArrayChunk0\x01\x12>\n\x04Sign\x12\x1b.fedpp.vault.v1.SignRequest\x1a\x19.fedpp.vault.v1.SignReply\x12\x43\n\x05Score\x12\x1c.fedpp.vault.v1.ScoreRequest\x1a\x1a.fedpp.vault.v1.ScoreReply(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,17 +46,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INITIALWEIGHTSREQUEST']._serialized_start=502
   _globals['_INITIALWEIGHTSREQUEST']._serialized_end=571
   _globals['_SIGNREQUEST']._serialized_start=573
-  _globals['_SIGNREQUEST']._serialized_end=635
-  _globals['_SIGNREPLY']._serialized_start=637
-  _globals['_SIGNREPLY']._serialized_end=663
-  _globals['_ARRAYCHUNK']._serialized_start=665
-  _globals['_ARRAYCHUNK']._serialized_end=735
-  _globals['_SCOREREQUEST']._serialized_start=737
-  _globals['_SCOREREQUEST']._serialized_end=838
-  _globals['_SCOREREPLY']._serialized_start=840
-  _globals['_SCOREREPLY']._serialized_end=931
-  _globals['_COUNTS']._serialized_start=933
-  _globals['_COUNTS']._serialized_end=1046
-  _globals['_VAULT']._serialized_start=1049
-  _globals['_VAULT']._serialized_end=1340
+  _globals['_SIGNREQUEST']._serialized_end=648
+  _globals['_SIGNREPLY']._serialized_start=650
+  _globals['_SIGNREPLY']._serialized_end=676
+  _globals['_ARRAYCHUNK']._serialized_start=678
+  _globals['_ARRAYCHUNK']._serialized_end=748
+  _globals['_SCOREREQUEST']._serialized_start=750
+  _globals['_SCOREREQUEST']._serialized_end=851
+  _globals['_SCOREREPLY']._serialized_start=853
+  _globals['_SCOREREPLY']._serialized_end=944
+  _globals['_COUNTS']._serialized_start=946
+  _globals['_COUNTS']._serialized_end=1059
+  _globals['_VAULT']._serialized_start=1062
+  _globals['_VAULT']._serialized_end=1353
 # @@protoc_insertion_point(module_scope)

@@ -69,14 +69,16 @@ class InitialWeightsRequest(_message.Message):
     def __init__(self, network: _Optional[str] = ..., seed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class SignRequest(_message.Message):
-    __slots__ = ("nonce", "protocol", "bundle")
+    __slots__ = ("nonce", "protocol", "bundle", "run")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     nonce: str
     protocol: int
     bundle: str
-    def __init__(self, nonce: _Optional[str] = ..., protocol: _Optional[int] = ..., bundle: _Optional[str] = ...) -> None: ...
+    run: str
+    def __init__(self, nonce: _Optional[str] = ..., protocol: _Optional[int] = ..., bundle: _Optional[str] = ..., run: _Optional[str] = ...) -> None: ...
 
 class SignReply(_message.Message):
     __slots__ = ("proof",)

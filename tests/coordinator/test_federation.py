@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from conftest import TINY
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from members import founded, proof
+from members import founded, proof, run_of
 
 from coordinator import admission
 from coordinator.admission import Admission, admit
@@ -28,7 +30,6 @@ from fedpp.protocol import wire
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
@@ -118,7 +119,7 @@ def answered(description: SiteDescription, proved: str) -> RecordDict:
 
 
 def admitted(grid: Grid, run: RunConfig) -> Admission:
-    return admit(grid, run, CARD, NO_BUNDLE)
+    return admit(grid, run, run_of(CARD, "ab" * 32), CARD.n)
 
 
 def findings(examples: int, number: int = 2) -> FindingCounts:
@@ -164,7 +165,8 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         return self.pull_messages(self.push_messages(messages))
 
-    set_run = run = create_message = get_nodes = None
+    run = Run.create_empty(1)
+    set_run = create_message = get_nodes = None
 
 
 def arrays(change: Callable[[ArrayRecord], object], examples: int = 3) -> RecordDict:
@@ -339,7 +341,7 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
     chosen = admitted(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
     assert time.monotonic() - started < 30
     assert [site.name for site in chosen.sites.values()] == ["a", "b"]
-    assert "different keys" in chosen.refused["x"]
+    assert "different keys" in chosen.refused["x (node 1, not proved)"]
     assert [site.asked for site in sites] == [["query.describe"]] * 3
 
 
@@ -428,7 +430,10 @@ class BadSite(Site):
         (unproved, "a message came without proof"),
         (impostor, "it calls itself a, and its certificate is for b"),
         (replayed, "is for another run: it was replayed"),
-        (other_code, "it runs app bundle eeeeeeeeeeeeeeee, the coordinator e3b0c44298fc1c14: run the same code"),
+        (
+            other_code,
+            "a runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14: run the same code everywhere",
+        ),
         (self_certified, "the certificate of a was not made by domain"),
     ],
 )
@@ -439,7 +444,9 @@ def test_who_proves_no_membership_is_refused_by_name_and_the_run_goes_on(
     sites = [BadSite(describe("a"), proves=proves), Site(describe("b")), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path))
     assert [site.name for site in record.sites] == ["b", "c"]
-    assert reason in record.refused["a"]
+    assert record.refused.keys() == {"a (node 1, not proved)"}
+    assert reason in record.refused["a (node 1, not proved)"]
+    assert record.datasets == dict.fromkeys("bc", "cd" * 32)
     assert sites[0].asked == []
 
 
@@ -451,7 +458,8 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
         def answer(self, question: Message) -> RecordDict | None:
             if wire.PARTICIPANTS in question.content:
                 record = wire.record(question.content, wire.PARTICIPANTS, ConfigRecord)
-                others = Participants.from_record(record).others(self.description.name, CARD.certifying_key, DOMAIN)
+                given = Participants.from_record(record)
+                others = given.others(self.description.name, run_of(CARD, given.nonce), datetime.now(UTC))
                 seen.append((question.metadata.message_type, others))
             return super().answer(question)
 

@@ -124,12 +124,12 @@ def test_a_fitting_update_is_accepted_and_a_refusal_carries_its_reason():
         accept_update(reply(refusal), site("a"), TRAIN)
 
 
-def test_admission_takes_the_runs_domain_only():
-    """A site of another domain or task, without data or labels, or under a taken name is refused, and told why."""
+def test_admission_takes_one_task_only():
+    """A site of other rows or another task, without data or labels, or under a taken name is refused, and told why."""
     described = {
         1: site("c"),
         2: site("a"),
-        3: site("b", domain="e" * 64),
+        3: site("b", n=3),
         4: site("d", frames=9),
         5: site("f", sequences=(0, 1, 1)),
         6: site("c"),
@@ -137,18 +137,18 @@ def test_admission_takes_the_runs_domain_only():
         8: site("1", height=16),
         9: site("2", gaps="public"),
     }
-    admission = choose(described, {"node 9": "asleep"}, "d" * 64, NOBODY)
+    admission = choose(described, {"node 9": "asleep"}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "c"]
-    assert "different keys cannot be averaged" in admission.refused["b"]
+    assert admission.refused["b"] == "its rows are of 3 slots, the domain's of 2: use one fedpp at all sites"
     for odd in ("1", "2", "d"):  # even if it is the first
         assert "ingest alike" in admission.refused[odd]
     assert admission.refused["2"] == (
-        "its data are 2 frames of 8 x 8 x 1, with time gaps, 2 classes (no, yes), of 2 slots; "
-        "the others' are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes), of 2: ingest alike"
+        "its data are 2 frames of 8 x 8 x 1, with time gaps, 2 classes (no, yes); "
+        "the others' are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes): ingest alike"
     )
     assert "ingest it with labels" in admission.refused["0"]
     assert "no sequence" in admission.refused["f"]
-    assert "under this name" in admission.refused["c (node 6)"]
+    assert "its site joined already" in admission.refused["c (node 6)"]
     assert admission.refused["node 9"] == "asleep"
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
 
@@ -157,7 +157,7 @@ def test_findings_train_with_findings_alone():
     """One finding is enough, and a site of as many classes is another task."""
     one = {"classes": ("Edema",), "multi_label": True}
     described = {1: site("a", **one), 2: site("b", **one), 3: site("c", classes=("Edema",)), 4: site("d")}
-    admission = choose(described, {}, "d" * 64, NOBODY)
+    admission = choose(described, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "has 1 classes: ingest it with labels of two or more" in admission.refused["c"]
     assert "the others' are 2 frames of 8 x 8 x 1, without time gaps, 1 findings (Edema)" in admission.refused["d"]
@@ -167,7 +167,7 @@ def test_findings_train_with_findings_alone():
 def test_public_and_encrypted_gaps_train_together():
     """The network is the same for both, and takes the gaps; a site without them is refused."""
     described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
-    admission = choose(described, {}, "d" * 64, NOBODY)
+    admission = choose(described, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "without time gaps" in admission.refused["c"]
     assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, gaps=True)

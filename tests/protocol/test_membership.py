@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 
 import members
 import pytest
-from members import EAST, ISSUER, WEST, flips, founded
+from members import EAST, ISSUER, WEST, flips, founded, run_of
 
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import FederationError
@@ -33,7 +34,7 @@ def proof(identity: SiteIdentity, card: DomainCard, certified: Certificate | Non
 
 def refused(given: Proof, card: DomainCard) -> str:
     with pytest.raises(FederationError) as error:
-        given.require(card.certifying_key, card.fingerprint, NONCE)
+        given.require(run_of(card, NONCE))
     return str(error.value)
 
 
@@ -41,7 +42,7 @@ def test_a_member_s_proof_is_accepted(card: DomainCard):
     """It survives its text, and the domain's card is all that is needed to check it."""
     given = proof(EAST, card)
     assert Proof.from_json(given.to_json()) == given
-    given.require(card.certifying_key, card.fingerprint, NONCE)
+    given.require(run_of(card, NONCE))
 
 
 def test_a_certificate_for_one_site_is_refused_for_another(card: DomainCard):
@@ -72,12 +73,33 @@ def test_a_revoked_member_s_certificate_is_of_the_old_epoch(card: DomainCard):
     [
         ({"nonce": "0" * 64}, "is for another run: it was replayed"),
         ({"domain": "0" * 64}, "is for another run"),
+        ({"run": "2"}, "is for another run"),
+        ({"bundle": "e" * 64}, "East runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14"),
         ({"protocol": PROTOCOL + 1}, f"speaks protocol {PROTOCOL + 1}, not {PROTOCOL}"),
     ],
 )
 def test_a_proof_for_something_else_is_refused(card: DomainCard, change: dict[str, object], reason: str):
-    """A statement is of one run, one domain and one protocol."""
+    """A statement is of one run, one domain, one protocol and one bundle."""
     assert reason in refused(proof(EAST, card, **change), card)
+
+
+@pytest.mark.parametrize(("days", "good"), [(0, True), (13.9, True), (14.1, False), (-0.03, True), (-0.1, False)])
+def test_a_proof_is_good_for_two_weeks(card: DomainCard, days: float, good: bool):
+    """An older one, or one of a time to come but for what clocks differ, is refused with its time."""
+    now = datetime(2030, 1, 31, tzinfo=UTC)
+    statement = proof(EAST, card, time=int((now - timedelta(days=days)).timestamp())).statement
+    if good:
+        statement.require_fresh(now)
+    else:
+        with pytest.raises(FederationError, match=f"of another time, {statement.time} s since 1970: .* 14 days"):
+            statement.require_fresh(now)
+
+
+@pytest.mark.parametrize("time", [0, 2**53 - 1])
+def test_any_time_that_can_be_said_can_be_judged(card: DomainCard, time: int):
+    """A year that no calendar has is refused like another."""
+    with pytest.raises(FederationError, match="of another time"):
+        proof(EAST, card, time=time).statement.require_fresh(datetime.now(UTC))
 
 
 def test_a_statement_changed_after_signing_is_refused(card: DomainCard):
@@ -95,7 +117,10 @@ def test_every_changed_byte_is_refused(card: DomainCard):
         for flip in flips(text):
             with pytest.raises(FederationError):
                 read = type(made).from_json(flip.content.decode("latin-1"))
-                read.require(*(card.certifying_key, card.fingerprint, NONCE)[: 3 if isinstance(read, Proof) else 2])
+                if isinstance(read, Proof):
+                    read.require(run_of(card, NONCE))
+                else:
+                    read.require(card.certifying_key, card.fingerprint)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "[" * 5000, '{"a": 1' + " " * 5000 + "}"])

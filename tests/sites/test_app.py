@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
+from members import run_of
 from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -86,10 +88,11 @@ def north(domain: KeyDomain) -> dict[str, Any]:
     return {"identity": identity, "certificate": certificate}
 
 
-def proof(domain: KeyDomain, name: str, number: int, nonce: str = NONCE) -> Proof:
-    """Return what a member of this name signed for the run."""
+def proof(domain: KeyDomain, name: str, number: int, **change: Any) -> Proof:
+    """Return what a member of this name signed now for run 1, its statement with these changes."""
     identity = SiteIdentity(name, bytes([number] * 32))
-    statement = Statement(nonce, PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
+    statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
+    statement = replace(statement, **change)
     certificate = Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
     return Proof(statement, identity.sign("statement", statement.content()), certificate)
 
@@ -154,7 +157,7 @@ def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, do
     with serving(domain, dataset, address, **north(domain)):
         answer = described(context)
     proved = Proof.from_json(str(answer.config_records[wire.PROOF]["proof"]))
-    proved.require(domain.card().certifying_key, domain.card().fingerprint, NONCE)
+    proved.require(run_of(domain.card(), NONCE))
     assert (proved.statement.dataset, proved.statement.bundle) == (dataset.manifest.fingerprint, NO_BUNDLE)
     fingerprint = domain.card().fingerprint
     shape, counts = (2, 2, 8, 8, 1), ((6, 2, 3), (6, 2, 3))
@@ -338,7 +341,12 @@ def test_a_run_needs_the_company_that_the_policy_wants(
     assert "wants 2 other sites in a run, got 1" in refused(company(domain, south))
     for twice in ((south, south), (south, proof(domain, "centre", 1)), (south, proof(domain, "south", 3))):
         assert "names one member twice" in refused(company(domain, *twice))
-    assert "was replayed" in refused(company(domain, south, proof(domain, "east", 2, nonce="0" * 64)))
+    for other in ({"nonce": "0" * 64}, {"run": "2"}):
+        assert "was replayed" in refused(company(domain, south, proof(domain, "east", 2, **other)))
+    other_code = proof(domain, "east", 2, bundle="e" * 64)
+    assert "east runs app bundle eeeeeeeeeeeeeeee, the run is of" in refused(company(domain, south, other_code))
+    earlier = proof(domain, "east", 2, time=int(time.time()) - 15 * 86400)
+    assert "the proof of east is of another time" in refused(company(domain, south, earlier))
     stranger = proof(KeyDomain.of_secret(bytes(31) + b"\1", n=2), "east", 2)
     assert "is for domain" in refused(company(domain, south, stranger))
     assert "is without north: it did not join this run" in refused(Participants(NONCE, (south, east)))

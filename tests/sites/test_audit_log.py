@@ -70,7 +70,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     """Each says who asked what, how much was told, and how it ended, refused and failed calls included."""
     vault.info()
     vault.initial_weights(TINY, 0, "float32")
-    vault.sign(NONCE, PROTOCOL, NO_BUNDLE)
+    vault.sign(NONCE, "7", PROTOCOL, NO_BUNDLE)
     vault.score("test", LOGITS, "77", 3)
     for split, logits in (("x\ny", LOGITS), ("test", np.full((3, 2, 2), np.nan))):
         with pytest.raises(VaultError):

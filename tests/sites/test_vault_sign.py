@@ -1,6 +1,8 @@
 """The vault signs for its site: what it states, and what it refuses to sign."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import grpc
 import numpy as np
@@ -12,12 +14,13 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Statement
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Run, Statement
 from fedpp.protocol.vault_client import VaultClient
 from simulations.bench_vault import certified
 from sites.vault import serve
 
 NONCE = "0123456789abcdef" * 4
+RUN = str(2**64 - 1)
 
 
 @pytest.fixture
@@ -33,13 +36,16 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterato
 
 def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset):
     """What the vault signs is the site's statement for this run, and stands with the domain's public card alone."""
-    proof = vault.sign(NONCE, PROTOCOL, NO_BUNDLE)
+    proof = vault.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
     card = domain.card()
-    proof.require(card.certifying_key, card.fingerprint, NONCE)
-    expected = Statement(NONCE, PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE)
-    assert proof.statement == expected
-    with pytest.raises(FederationError, match="for another run"):
-        proof.require(card.certifying_key, card.fingerprint, "0" * 64)
+    run = Run(card.certifying_key, card.fingerprint, NONCE, RUN, NO_BUNDLE)
+    proof.require(run)
+    proof.statement.require_fresh(datetime.now(UTC))
+    facts = (PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE)
+    assert proof.statement == Statement(NONCE, RUN, proof.statement.time, *facts)
+    for other in ({"nonce": "0" * 64}, {"number": "7"}):
+        with pytest.raises(FederationError, match="for another run"):
+            proof.require(replace(run, **other))
 
 
 def test_a_vault_tells_its_site(vault: VaultClient):
@@ -48,20 +54,24 @@ def test_a_vault_tells_its_site(vault: VaultClient):
 
 
 @pytest.mark.parametrize(
-    ("nonce", "protocol", "bundle", "reason"),
+    ("nonce", "run", "protocol", "bundle", "reason"),
     [
-        (NONCE, PROTOCOL + 1, NO_BUNDLE, "the run speaks protocol 2, this vault 1: use one fedpp everywhere"),
-        (NONCE[1:], PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
-        (NONCE.upper(), PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
-        (NONCE, PROTOCOL, "", "statement: bundle cannot be ''"),
-        (NONCE, PROTOCOL, "g" * 64, "statement: bundle cannot be"),
-        (NONCE, PROTOCOL, "0" * 65, "statement: bundle cannot be"),
+        (NONCE, RUN, PROTOCOL + 1, NO_BUNDLE, "the run speaks protocol 2, this vault 1: use one fedpp everywhere"),
+        (NONCE[1:], RUN, PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
+        (NONCE.upper(), RUN, PROTOCOL, NO_BUNDLE, "statement: nonce cannot be"),
+        (NONCE, "", PROTOCOL, NO_BUNDLE, "statement: run cannot be ''"),
+        (NONCE, "07", PROTOCOL, NO_BUNDLE, "statement: run cannot be '07'"),
+        (NONCE, "٣", PROTOCOL, NO_BUNDLE, "statement: run cannot be"),
+        (NONCE, str(2**64), PROTOCOL, NO_BUNDLE, "statement: run cannot be"),
+        (NONCE, RUN, PROTOCOL, "", "statement: bundle cannot be ''"),
+        (NONCE, RUN, PROTOCOL, "g" * 64, "statement: bundle cannot be"),
+        (NONCE, RUN, PROTOCOL, "0" * 65, "statement: bundle cannot be"),
     ],
 )
-def test_other_values_are_not_signed(vault: VaultClient, nonce: str, protocol: int, bundle: str, reason: str):
+def test_other_values_are_not_signed(vault: VaultClient, nonce: str, run: str, protocol: int, bundle: str, reason: str):
     """A signature is over hashes and this program's protocol alone: nobody gets a text of theirs signed."""
     with pytest.raises(VaultError, match=reason) as refused:
-        vault.sign(nonce, protocol, bundle)
+        vault.sign(nonce, run, protocol, bundle)
     assert isinstance(refused.value.__context__, grpc.RpcError)
     assert refused.value.__context__.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -69,7 +79,7 @@ def test_other_values_are_not_signed(vault: VaultClient, nonce: str, protocol: i
 def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
     """It is named, and not wrapped around."""
     with pytest.raises(ConfigError, match="from 0 to 2\\*\\*32 - 1, got -1"):
-        vault.sign(NONCE, -1, NO_BUNDLE)
+        vault.sign(NONCE, RUN, -1, NO_BUNDLE)
 
 
 def test_a_vault_without_identity_signs_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -77,7 +87,7 @@ def test_a_vault_without_identity_signs_nothing(domain: KeyDomain, dataset: Encr
     with serving(domain, dataset, address), VaultClient(address) as client:
         assert client.info().site == ""
         with pytest.raises(VaultError, match="no identity .* `fedpp-site recipient`, and `fedpp-site accept`"):
-            client.sign(NONCE, PROTOCOL, NO_BUNDLE)
+            client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
 
 
 def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -86,7 +96,7 @@ def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset:
     options = {"identity": identity, "certificate": certificate, "read_only": True}
     with serving(domain, dataset, address, **options), VaultClient(address) as client:
         for call in (
-            lambda: client.sign(NONCE, PROTOCOL, NO_BUNDLE),
+            lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE),
             lambda: client.initial_weights(TINY, 0, "float32"),
         ):
             with pytest.raises(VaultError, match="this vault is read-only"):
