@@ -5,6 +5,8 @@ Another mode must be asked for.
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,6 +27,31 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink()
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder, mode 0755, that becomes `path` in the end; after an error nothing of it is left.
+
+    Raises `FileExistsError` if something is at `path` already, but for an empty folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already: choose another --out, nothing is overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer:
+        folder = Path(outer) / path.name
+        make_folder(folder, 0o755)
+        yield folder
+        folder.replace(path)
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder of this mode, whatever the process's umask; one that is there keeps its own."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return
+    path.chmod(mode)
 
 
 def _written(path: Path, content: bytes, mode: int) -> Path:

@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     moved = command(reencryption.reencrypt)
     moved.add_argument("what", type=path, help="encrypted dataset, model.npz or checkpoint.sealed of the old epoch")
     domain(moved)
-    moved.add_argument("--to", type=path, required=True, metavar="DOMAIN", help="domain folder of the new epoch")
+    moved.add_argument(
+        "--to", type=path, required=True, metavar="DOMAIN", help="of the new epoch, under the same passphrase"
+    )
     moved.add_argument("--dataset", type=path, help="of a checkpoint: its dataset, re-encrypted")
     moved.add_argument("--out", type=path, required=True, help="new folder or file")
 

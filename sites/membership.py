@@ -65,15 +65,15 @@ def share(options: argparse.Namespace) -> int:
 
 def accept(options: argparse.Namespace) -> int:
     """Open a share with this site's identity, and become a member of the domain in a folder of its own."""
-    from fedpp.cipher.params import DomainCard
     from fedpp.keys import store
     from fedpp.keys.sharing import Share
 
     made = Share.load(options.share)
-    known = options.identity / store.CARD
-    if not (known.exists() and made.follows(DomainCard.load(known))):
-        _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
     passphrase = passphrase_of(options)
+    # What the old epoch's card says must be sealed with its secret: the file domain.card is anybody's to exchange.
+    member = (options.identity / store.SECRET_KEY).exists()
+    if not (member and made.follows(store.open_domain(options.identity, passphrase).card())):
+        _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
     identity = store.open_identity(options.identity, passphrase)
     store.join(options.out, store.Site(made.open(identity), identity, made.certificate), passphrase)
     _tell(options.out)
@@ -103,13 +103,17 @@ def card(options: argparse.Namespace) -> int:
 
 def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.errors import KeyFileError
-    from fedpp.files import create_exclusively
+    from fedpp.files import create_exclusively, make_folder, new_folder
     from fedpp.keys import store
+    from fedpp.keys.identity import Recipient
     from fedpp.keys.issuer import Issuer
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
+    _require_new(options.out)
     members = store.members(options.domain)
+    if revoked == Recipient.load(options.domain / store.RECIPIENT).site:
+        raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
     staying = [member for member in members if member.site != revoked]
     if revoked is not None and len(staying) == len(members):
         raise KeyFileError(f"{revoked!r} is no member here: members are {_names(members)}")
@@ -118,15 +122,17 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     identity, issuer = store.open_identity(options.domain, passphrase), Issuer.generate()
     new = old.successor(issuer.public_key)
     succession = old_issuer.succession(old.card(), new.card())
-    store.found(options.out, new, issuer, identity, passphrase)
-    (options.out / SHARES).mkdir()
+    shares = {member: Path(SHARES, f"{member.fingerprint[:16]}.share") for member in staying}
+    with new_folder(options.out) as folder:
+        store.found(folder, new, issuer, identity, passphrase)
+        make_folder(folder / SHARES, 0o755)
+        for member, share in shares.items():
+            made = Share.make(new, issuer, member, succession=succession)
+            create_exclusively(folder / share, made.to_json().encode())
+            store.add_member(folder, member, made.certificate)
     _tell(options.out)
-    for member in staying:
-        made = Share.make(new, issuer, member, succession=succession)
-        path = options.out / SHARES / f"{member.fingerprint[:16]}.share"
-        create_exclusively(path, made.to_json().encode())
-        store.add_member(options.out, member, made.certificate)
-        print(f"  {path}  for {member.site}: `fedpp-site accept` it")
+    for member, share in shares.items():
+        print(f"  {options.out / share}  for {member.site}: `fedpp-site accept` it")
     print(f"bring datasets and models along: `fedpp-site reencrypt WHAT --domain {options.domain} --to {options.out}`")
     return 0
 
@@ -158,13 +164,14 @@ def _require_own_name(folder: Path, to: "Recipient") -> None:
     from fedpp.errors import KeyFileError
     from fedpp.keys import store
     from fedpp.keys.identity import Recipient
+    from fedpp.protocol.membership import same_name
 
     own = Recipient.load(folder / store.RECIPIENT)
     if to == own:
         raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.recipient")
     for other in (*store.members(folder), own):
-        if other.site == to.site and other != to:
-            raise KeyFileError(f"{to.site} is a member already, with other keys: revoke it, or choose another name")
+        if same_name(other.site, to.site) and other != to:
+            raise KeyFileError(f"{other.site} is a member already, with other keys: revoke it, or choose another name")
 
 
 def _compare(meant: str, said: str | None, by_whom: str) -> None:
@@ -175,7 +182,10 @@ def _compare(meant: str, said: str | None, by_whom: str) -> None:
     if said is None:
         if not sys.stdin.isatty():
             raise KeyFileError(f"give --words with the words that {by_whom}: there is no terminal to ask at")
-        said = input(f"the words that {by_whom}: ")
+        try:
+            said = input(f"the words that {by_whom}: ")
+        except EOFError:
+            raise KeyFileError("no words were typed: ask by telephone, and try again") from None
     if not same(said, meant):
         raise KeyFileError(f"the words differ: this file has {meant}; somebody may have exchanged it on the way")
 

@@ -28,6 +28,8 @@ def reencrypt(options: argparse.Namespace) -> int:
 
     if options.out.exists():
         raise ModelError(f"{options.out} is there already: choose another --out, nothing is overwritten")
+    if not options.what.exists():
+        raise ModelError(f"there is no {options.what}: name a dataset, a model.npz or a checkpoint.sealed")
     passphrase = passphrase_of(options)
     switch = KeySwitch(store.open_domain(options.domain, passphrase), store.open_domain(options.to, passphrase))
     if options.what.is_dir():

@@ -71,7 +71,7 @@ class DomainCard:
     def load(cls, path: Path) -> Self:
         """Read a card file."""
         try:
-            return cls.from_json(path.read_text())
+            return cls.from_json(path.read_bytes().decode())
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"cannot read the domain card {path}: {error}") from None
 

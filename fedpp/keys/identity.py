@@ -34,7 +34,8 @@ class SiteIdentity:
         """Hold a 32-byte seed for the site of this public name."""
         if not is_site_name(name):
             raise ConfigError(
-                f"a site's name is 1 to 200 printable characters, without spaces around, got {name!r:.80}"
+                "a site's name is 1 to 200 bytes of printable characters in the form NFKC, without spaces around, "
+                f"got {name!a:.80}"
             )
         if len(seed) != SEED_BYTES:
             raise ConfigError(f"a site's seed has {SEED_BYTES} bytes, got {len(seed)}")
@@ -149,6 +150,6 @@ class Recipient:
     def load(cls, path: Path) -> Self:
         """Read a recipient's file."""
         try:
-            return cls.from_json(path.read_text(), str(path))
+            return cls.from_json(path.read_bytes().decode(), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"cannot read the recipient {path}: {error}") from None

@@ -15,8 +15,9 @@ MOST_BYTES = 4096
 def from_file(path: Path) -> Passphrase:
     """Read a file's first line; raise `KeyFileError` if it is missing, too short, or open to others."""
     try:
-        content = path.read_bytes()
-        open_to_others = path.is_file() and path.stat().st_mode & 0o077
+        with path.open("rb") as file:
+            content = file.readline(MOST_BYTES + 1)
+        open_to_others = path.is_file() and path.stat().st_mode & _others(path)
     except OSError as error:
         raise KeyFileError(f"cannot read the passphrase file {path}: {error.strerror}") from None
     passphrase = _checked(content, str(path))
@@ -29,9 +30,10 @@ def from_descriptor(number: int) -> Passphrase:
     """Read the first line that comes from an open file descriptor, such as a pipe of a password manager."""
     try:
         with os.fdopen(number, "rb", closefd=False) as file:
-            content = file.readline(MOST_BYTES)
-    except OSError as error:
-        raise KeyFileError(f"cannot read a passphrase from file descriptor {number}: {error.strerror}") from None
+            content = file.readline(MOST_BYTES + 1)
+    except (OSError, TypeError, OverflowError) as error:  # the latter two: a number that can be no descriptor's
+        reason = error.strerror if isinstance(error, OSError) else "there is none of this number"
+        raise KeyFileError(f"cannot read a passphrase from file descriptor {number}: {reason}") from None
     return _checked(content, f"file descriptor {number}")
 
 
@@ -39,13 +41,25 @@ def from_terminal(*, new: bool) -> Passphrase:
     """Ask at the terminal, twice for a new one; raise `ConfigError` where there is none."""
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask at: give --passphrase-file, or --passphrase-fd")
-    text = getpass.getpass("passphrase: ")
-    if new and getpass.getpass("the same again: ") != text:
+    try:
+        text = getpass.getpass("passphrase: ")
+        again = getpass.getpass("the same again: ") if new else text
+    except EOFError:
+        raise KeyFileError("no passphrase was typed: try again") from None
+    if again != text:
         raise KeyFileError("the two passphrases differ: try again")
     return _checked(text.encode(), "the terminal")
 
 
+def _others(path: Path) -> int:
+    """Return the permissions that a passphrase file must not give: systemd shows a service's credentials as 0440."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    return 0o007 if credentials and path.resolve().is_relative_to(Path(credentials).resolve()) else 0o077
+
+
 def _checked(content: bytes, where: str) -> Passphrase:
+    if len(content.rstrip(b"\n")) > MOST_BYTES:
+        raise KeyFileError(f"the passphrase in {where} is longer than {MOST_BYTES} bytes: use a shorter one")
     text = content.split(b"\n")[0].strip()
     if len(text) < LEAST_BYTES:
         raise KeyFileError(

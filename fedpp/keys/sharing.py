@@ -69,7 +69,7 @@ class Share:
             key = _key(identity.agree(self.ephemeral), self.ephemeral, identity.receiving_key)
             secret = AESGCM(key).decrypt(_NONCE, bytes.fromhex(self.sealed), self.certificate.to_json().encode())
             return KeyDomain.from_secret_bytes(secret, card)
-        except (InvalidTag, ValueError, FedppError):
+        except (InvalidTag, ValueError, TypeError, FedppError):
             raise KeyFileError("the share does not open with this site's identity: ask for it again") from None
 
     def follows(self, old: DomainCard) -> bool:
@@ -105,7 +105,7 @@ class Share:
     def load(cls, path: Path) -> Self:
         """Read a share's file."""
         try:
-            return cls.from_json(path.read_text(), str(path))
+            return cls.from_json(path.read_bytes().decode(), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"cannot read the share {path}: {error}") from None
 

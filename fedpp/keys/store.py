@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import FederationError, FedppError, KeyFileError
-from fedpp.files import create_exclusively
+from fedpp.files import create_exclusively, make_folder
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import Recipient, SiteIdentity
 from fedpp.keys.issuer import Issuer
@@ -70,6 +70,7 @@ def create_identity(folder: Path, identity: SiteIdentity, passphrase: Passphrase
 def add_member(folder: Path, recipient: Recipient, certificate: Certificate) -> None:
     """Note a member in the issuer's folder, with its certificate; one that is there already stays."""
     path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.recipient"
+    make_folder(path.parent, 0o755)
     for file, text in ((path.with_suffix(".certificate"), certificate.to_json()), (path, recipient.to_json())):
         if not file.exists():
             create_exclusively(file, text.encode())
@@ -118,7 +119,8 @@ def open_site(folder: Path, passphrase: Passphrase) -> Site:
     domain, identity = open_domain(folder, passphrase), open_identity(folder, passphrase)
     card = domain.card()
     try:
-        certificate = Certificate.from_json(_read(folder / CERTIFICATE, "certificate").decode().removesuffix("\n"))
+        text = _read(folder / CERTIFICATE, "certificate").decode()
+        certificate = Certificate.from_json(text[:-1] if text.endswith("\n") else "")
         certificate.require(card.certifying_key, card.fingerprint)
     except (FederationError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{folder / CERTIFICATE}: {error}") from None
@@ -170,7 +172,8 @@ def _create(folder: Path, contents: dict[Path, bytes]) -> None:
     try:
         for name, content in contents.items():
             path, private = folder / name, len(name.parts) > 1
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+            make_folder(folder, 0o755)
+            make_folder(path.parent, 0o700 if private else 0o755)
             create_exclusively(path, content)
             written.append(path)
             if not private:

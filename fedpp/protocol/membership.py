@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Self
+from unicodedata import normalize
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
 
@@ -23,8 +25,11 @@ PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
 MOST_AGE = timedelta(days=14)  # of a proof that a site counts another by
 CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
-LONGEST_NAME = 200
+LONGEST_NAME = 200  # bytes
 LONGEST_TEXT = 4096
+_P = 2**255 - 19
+# Letters and signs that show nothing: fillers, a joiner, variation selectors, a blank Braille cell.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
 
@@ -44,19 +49,62 @@ def is_signed(public_key: str, signature: str, purpose: str, content: bytes) -> 
     try:
         key, value = bytes.fromhex(public_key), bytes.fromhex(signature)
         Ed25519PublicKey.from_public_bytes(key).verify(value, signed(purpose, content))
+        if is_weak(key):
+            return False
     except (InvalidSignature, ValueError, TypeError):
         return False
     return value.hex() == signature
 
 
+def is_weak(public_key: bytes) -> bool:
+    """Tell whether an Ed25519 key is of small order: signatures under it say nothing of who made them.
+
+    Its point is taken to Curve25519 by u = (1 + y) / (1 - y) (RFC 7748, section 4.1), where `is_weak_to_agree` tells.
+    """
+    y = int.from_bytes(public_key, "little") % 2**255
+    u = (1 + y) * pow(1 - y, _P - 2, _P) % _P
+    return is_weak_to_agree(u.to_bytes(32, "little"))
+
+
+def is_weak_to_agree(public_key: bytes) -> bool:
+    """Tell whether an X25519 key is of small order: whatever is agreed with it is zero (RFC 7748, section 6.1)."""
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(32)).exchange(X25519PublicKey.from_public_bytes(public_key))
+    except ValueError:
+        return True
+    return False
+
+
 def is_site_name(value: object) -> bool:
-    """Tell whether a value can be a site's public name: printable, without spaces around it, at most 200 characters."""
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() and value == value.strip()
+    """Tell whether a value can be a site's public name, which people read.
+
+    It is printable, in Unicode's form NFKC, without spaces around it and without what does not show, and has at most
+    200 bytes of UTF-8.
+    """
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value.encode()) <= LONGEST_NAME
+        and value == value.strip() == normalize("NFKC", value)
+        and not _UNSEEN.search(value)
+    )
+
+
+def same_name(one: str, other: str) -> bool:
+    """Tell whether people could take two names for one: they differ in the case of letters at most."""
+    return normalize("NFKC", one).casefold() == normalize("NFKC", other).casefold()
 
 
 def is_run_number(value: object) -> bool:
     """Tell whether a value is Flower's number of a run, 64 bits, as decimal text."""
     return isinstance(value, str) and _RUN_NUMBER.fullmatch(value) is not None and int(value) < 2**64
+
+
+def _never(_key: bytes) -> bool:
+    return False
+
+
+_WEAK = {"signing_key": is_weak, "receiving_key": is_weak_to_agree}
 
 
 @dataclass(frozen=True)
@@ -74,6 +122,7 @@ class _Facts:
                 fits = is_run_number(value)
             elif digits is not None:
                 fits = isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")
+                fits = fits and not _WEAK.get(field.name, _never)(bytes.fromhex(value))
             else:
                 fits = type(value) is int and 0 <= value < 2**53
             if not fits:

@@ -170,7 +170,7 @@ def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
     assert "not overwritten" in west.refused("recipient", "--site", "W", "--out", west / "identity")
     assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
-    assert "not overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
+    assert "nothing is overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
     assert {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()} == before
 
 
