@@ -165,7 +165,7 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     [
         ("data", "data", "is there already: choose another --out"),
         ("passphrase", "x", "a checkpoint goes on with its dataset: name the re-encrypted one with --dataset"),
-        ("nothing.npz", "x", "cannot read the model"),
+        ("nothing.npz", "x", "nothing.npz: name a dataset"),
     ],
 )
 def test_mistakes_are_one_line(what: str, out: str, line: str, epochs: Epochs, capsys: pytest.CaptureFixture[str]):
