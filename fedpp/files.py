@@ -33,9 +33,9 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder, mode 0755, that becomes `path` in the end; after an error nothing of it is left.
 
-    Raises `FileExistsError` if something is at `path` already, but for an empty folder.
+    Raises `FileExistsError` if something is at `path` already.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists():
         raise FileExistsError(f"{path} is there already: choose another --out, nothing is overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer:

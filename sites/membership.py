@@ -56,8 +56,8 @@ def share(options: argparse.Namespace) -> int:
     _compare(to.words, options.words, f"{to.site} told you by telephone")
     passphrase = passphrase_of(options)
     made = Share.make(store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase), to)
+    store.add_member(options.domain, to, made.certificate)  # first: whoever has the secret can be revoked
     create_exclusively(options.out, made.to_json().encode())
-    store.add_member(options.domain, to, made.certificate)
     print(f"{options.out}  for {to.site} alone; tell it these words of the domain by telephone:")
     print(f"  {made.card.words}")
     return 0
@@ -110,7 +110,6 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
-    _require_new(options.out)
     members = store.members(options.domain)
     if revoked == Recipient.load(options.domain / store.RECIPIENT).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")

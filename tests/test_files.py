@@ -50,3 +50,33 @@ def test_an_existing_file_is_kept_or_replaced(tmp_path: Path):
     files.replace(link, b"new")
     assert (old.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"old", b"new", False)
     assert sorted(tmp_path.iterdir()) == [link, old]
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path):
+    """Until the end nothing is at its path, an error leaves nothing at all, and what is there is kept."""
+    path = tmp_path / "new"
+    with pytest.raises(ZeroDivisionError), files.new_folder(path) as folder:
+        (folder / "file").write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with files.new_folder(path) as folder:
+        (folder / "file").write_text("whole")
+        assert not path.exists()
+    assert [file.read_text() for file in path.iterdir()] == ["whole"]
+    with pytest.raises(FileExistsError, match="nothing is overwritten"), files.new_folder(path):
+        raise AssertionError("it must not begin")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0, 0o002, 0o077])
+def test_a_folder_has_its_mode_whatever_the_umask(umask: int, tmp_path: Path):
+    """What others may see does not hang on who runs the command; a folder that is there keeps its own mode."""
+    before = os.umask(umask)
+    try:
+        with files.new_folder(tmp_path / "new") as folder:
+            files.make_folder(folder / "private", 0o700)
+            files.make_folder(folder / "private", 0o755)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/private")]
+    assert modes == [0o755, 0o700]

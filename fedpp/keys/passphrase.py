@@ -31,7 +31,7 @@ def from_descriptor(number: int) -> Passphrase:
     try:
         with os.fdopen(number, "rb", closefd=False) as file:
             content = file.readline(MOST_BYTES + 1)
-    except (OSError, TypeError, OverflowError) as error:  # the latter two: a number that can be no descriptor's
+    except (OSError, TypeError, ValueError, OverflowError) as error:  # the latter: a number that can be no descriptor's
         reason = error.strerror if isinstance(error, OSError) else "there is none of this number"
         raise KeyFileError(f"cannot read a passphrase from file descriptor {number}: {reason}") from None
     return _checked(content, f"file descriptor {number}")

@@ -47,6 +47,54 @@ def test_a_descriptor_gives_its_first_line():
         passphrase.from_descriptor(reading)
 
 
+def test_what_can_be_no_descriptor_is_named():
+    """Any number that the command line takes is answered by one line."""
+    for number in (-1, 2**31, 2**63, 2**100):
+        with pytest.raises(KeyFileError, match=f"file descriptor {number}: "):
+            passphrase.from_descriptor(number)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nsecond line\n"])
+def test_the_longest_passphrase_is_the_same_from_everywhere(end: bytes, tmp_path: Path):
+    """One of 4096 bytes opens what it closed, and a longer one is refused instead of being cut."""
+    path, longest = tmp_path / "passphrase", b"p" * passphrase.MOST_BYTES
+    sealed = passphrase.Passphrase(longest, log2_cost=10).close("f", {}, b"secret")
+    path.touch(0o600)
+    for text, good in ((longest, True), (longest + b"p", False)):
+        path.write_bytes(text + end)
+        for read in (lambda: passphrase.from_file(path), lambda: _from_descriptor_of(path)):
+            if good:
+                assert read().open("f", sealed, "key") == ({}, b"secret")
+            else:
+                with pytest.raises(KeyFileError, match="longer than 4096 bytes"):
+                    read()
+
+
+def _from_descriptor_of(path: Path) -> passphrase.Passphrase:
+    with path.open("rb") as file:
+        return passphrase.from_descriptor(file.fileno())
+
+
+def test_systemd_may_show_a_credential_to_the_service_s_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A service's credential may be its group's, too; one open to all, and any other file, is refused."""
+    credentials, other = tmp_path / "credentials", tmp_path / "other"
+    for folder in (credentials, other):
+        folder.mkdir()
+        (folder / "passphrase").write_bytes(SECRET_WORDS)
+        (folder / "passphrase").chmod(0o440)
+    (credentials / "link").symlink_to(other / "passphrase")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert opens(passphrase.from_file(credentials / "passphrase"))
+    (credentials / "passphrase").chmod(0o444)
+    for path in (credentials / "passphrase", credentials / "link", other / "passphrase"):
+        with pytest.raises(KeyFileError, match="chmod 600"):
+            passphrase.from_file(path)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    (credentials / "passphrase").chmod(0o440)
+    with pytest.raises(KeyFileError, match="chmod 600"):
+        passphrase.from_file(credentials / "passphrase")
+
+
 ASK = """
 import sys
 from fedpp.errors import FedppError
@@ -66,6 +114,8 @@ except FedppError as error:
         ("new", [SECRET_WORDS, SECRET_WORDS], "secret"),
         ("new", [SECRET_WORDS, b"another horse"], "the two passphrases differ: try again"),
         ("old", [b"short"], "the passphrase in the terminal has 5 bytes"),
+        ("old", [b"\x04"], "no passphrase was typed: try again"),  # Ctrl-D
+        ("new", [SECRET_WORDS, b"\x04"], "no passphrase was typed: try again"),
     ],
 )
 def test_a_terminal_is_asked(kind: str, typed: list[bytes], answer: str):

@@ -11,7 +11,7 @@ from members import EAST, ISSUER, WEST, flips, founded
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import DomainMismatchError, FederationError, KeyFileError
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.identity import Recipient, SiteIdentity
 from fedpp.keys.issuer import Issuer, succeeds
 from fedpp.keys.sharing import Share
 from fedpp.protocol.membership import canonical
@@ -102,6 +102,21 @@ def test_the_format_stays():
     domain = Share.load(GOLDEN / "west.share").open(WEST)
     assert domain.card() == DomainCard.load(GOLDEN / "domain.card")
     assert domain.matrix().tobytes().hex() == (GOLDEN / "matrix.hex").read_text().strip()
+
+
+def test_another_line_end_is_another_file(tmp_path: Path, domain: KeyDomain, shared: Share):
+    """A file has one writing: a share, a recipient or a card that ends otherwise is none."""
+    for kind, text in (
+        (Share, shared.to_json()),
+        (Recipient, WEST.recipient().to_json()),
+        (DomainCard, domain.card().to_json()),
+    ):
+        (tmp_path / "it").write_text(text)
+        assert kind.load(tmp_path / "it").to_json() == text
+        for content in (text[:-1] + "\r", text[:-1] + "\r\n", text[:-1]):
+            (tmp_path / "it").write_bytes(content.encode())
+            with pytest.raises(KeyFileError, match=r"altered|damaged|no share"):
+                kind.load(tmp_path / "it")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, shared: Share):

@@ -12,7 +12,7 @@ from fedpp.cipher.params import DomainCard
 from fedpp.errors import FederationError
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
-from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical
+from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical, is_signed, same_name
 
 NONCE = "ab" * 32
 
@@ -131,13 +131,65 @@ def test_what_is_no_json_of_ours_is_refused(text: str):
             kind.from_json(text)
 
 
-@pytest.mark.parametrize("value", ["\x1b[31mEast", " East", "", 7, None, "E" * 201])
+LONGEST = "\N{HOSPITAL}" * 50  # 200 bytes
+UNSEEN = ["Ea\u200bst", "Ea\u115fst", "Ea\ufe0fst", "Ea\u2800st", "Ea\u034fst", "Ea\U000e0101st"]
+OTHER_FORMS = [
+    "\uff25ast",
+    "Ea\u017ft",
+    "Hospital \u2460",
+    "Ho\u0302pital",
+]  # of NFKC's East, East, Hospital 1, Hôpital
+
+
+@pytest.mark.parametrize(
+    "value", ["\x1b[31mEast", " East", "", 7, None, "E" * 201, LONGEST + "E", *UNSEEN, *OTHER_FORMS]
+)
 def test_names_that_mislead_are_refused(card: DomainCard, value: object):
     """A certificate's name is shown to people: it is printable, and not padded."""
     given = certificate(EAST, card)
     text = canonical({**asdict(given.member), "site": value, "signature": given.signature}).decode()
     with pytest.raises(FederationError, match="site cannot be"):
         Certificate.from_json(text)
+
+
+@pytest.mark.parametrize("name", [LONGEST, "H\u00f4pital Saint-Louis", "\u75c5\u9662", "\\" * 200])
+def test_a_name_of_any_language_fits_into_a_proof(name: str):
+    """The longest as well: a proof is never longer than what is read."""
+    domain = founded().card()
+    made = proof(SiteIdentity(name, bytes(32)), domain)
+    assert Proof.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [("East", "EAST", True), ("Stra\u00dfe", "STRASSE", True), ("E", "W", False)]
+)
+def test_names_are_the_same_that_differ_in_case(one: str, other: str, same: bool):
+    """A certificate tells members apart by names that people read aloud."""
+    assert same_name(one, other) == same_name(other, one) == same
+
+
+# The eight points of small order of Curve25519 in Edwards form, and writings of them that are not canonical.
+P = 2**255 - 19
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+SMALL = sorted({y | sign << 255 for y in (0, 1, P - 1, P, P + 1, _ORDER_8, P - _ORDER_8) for sign in (0, 1)})
+
+
+@pytest.mark.parametrize("y", SMALL)
+def test_a_signing_key_of_small_order_is_refused(y: int, card: DomainCard):
+    """Under such a key one signature fits many messages; no certificate may hold it, and nothing is signed by it."""
+    key = y.to_bytes(32, "little").hex()
+    with pytest.raises(FederationError, match="signing_key cannot be"):
+        replace(EAST.member_of(card.fingerprint), signing_key=key)
+    for point in SMALL:  # s = 0 and R of small order: OpenSSL accepts some of these
+        signature = (point.to_bytes(32, "little") + bytes(32)).hex()
+        assert not any(is_signed(key, signature, "statement", bytes([message])) for message in range(16))
+
+
+@pytest.mark.parametrize("u", [0, 1, P - 1, P, P + 1])
+def test_a_receiving_key_of_small_order_is_refused(u: int, card: DomainCard):
+    """What is agreed with such a key anybody knows (RFC 7748, section 6.1)."""
+    with pytest.raises(FederationError, match="receiving_key cannot be"):
+        replace(EAST.member_of(card.fingerprint), receiving_key=u.to_bytes(32, "little").hex())
 
 
 def test_certificates_have_one_text(card: DomainCard):

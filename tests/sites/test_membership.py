@@ -13,6 +13,8 @@ from members import written
 
 from fedpp.keys.identity import Recipient
 
+SHORTER_THAN_A_SHARE = 1000  # bytes, and longer than any key file
+
 
 class Hospital:
     """A folder of one hospital, with its passphrase, and its commands."""
@@ -161,6 +163,73 @@ def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     line = east.refused("share", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z")
     assert "East is this site itself" in line
     assert not (east / "z").exists()
+
+
+def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
+    """A rotation whose disk takes the keys and no longer the shares leaves nothing behind, and can be made again."""
+    before = written(east.folder)
+    rotate = ["rotate", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SHORTER_THAN_A_SHARE},) * 2)"
+    code = f"{limit}; import sys; from sites.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, rotate)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fedpp-site rotate: File too large")
+    assert written(east.folder) == before
+    assert not [path for path in east.folder.iterdir() if path.name.startswith(".") or path == east / "n"]
+    east.run(*rotate[:3], "--out", east / "n")
+    assert west.folder.exists()
+
+
+def test_who_makes_the_epoch_cannot_leave_itself_out(east: Hospital):
+    """Revoking the site that holds the certifying key is refused with the reason."""
+    line = east.refused("revoke", "East", "--domain", east / "domain", "--out", east / "alone")
+    assert "it cannot revoke itself" in line
+    assert not (east / "alone").exists()
+
+
+def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hospital):
+    """An epoch is accepted without words if the sealed one named it: the file beside it is anybody's to write."""
+    mallory = Hospital(east.folder.parent / "mallory", "the fifth passphrase")
+    mallory.run("keygen", "--out", mallory / "domain", "--site", "Mallory")
+    recipient = west / "domain" / "site.recipient"
+    to = ("--to", recipient, "--words", told(recipient))
+    mallory.run("share", "--domain", mallory / "domain", *to, "--out", mallory / "first.share")
+    mallory.run("rotate", "--domain", mallory / "domain", "--out", mallory / "next")
+    card = west / "domain" / "domain.card"
+    own = card.read_bytes()
+    card.write_bytes((mallory / "domain" / "domain.card").read_bytes())
+    accept = ("accept", share_for("West", mallory / "next"), "--identity", west / "domain", "--out", west / "taken")
+    try:
+        assert "give --words" in west.refused(*accept)
+    finally:
+        card.write_bytes(own)
+    assert not (west / "taken").exists()
+
+
+def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
+    """Who calls itself WEST gets no certificate beside West."""
+    other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
+    other.run("recipient", "--site", "WEST", "--out", other / "identity")
+    to = other / "identity" / "site.recipient"
+    line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
+    assert "West is a member already, with other keys" in line
+    assert west.folder.exists()
+
+
+def test_folders_of_keys_have_modes_whatever_the_umask(tmp_path: Path):
+    """A domain folder made under any umask lets others see what is public, and nothing else."""
+    hospital = Hospital(tmp_path / "hospital", "the seventh passphrase")
+    before = os.umask(0o002)
+    try:
+        hospital.run("keygen", "--out", hospital / "domain", "--site", "H")
+        hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (hospital / "next").iterdir() if path.is_dir()}
+    assert modes == {"secret": 0o700, "trainer": 0o700, "shares": 0o755}
+    assert (hospital / "next").stat().st_mode & 0o777 == (hospital / "domain").stat().st_mode & 0o777 == 0o755
 
 
 def test_nothing_is_overwritten(east: Hospital, west: Hospital):
