@@ -12,6 +12,7 @@
     ├── ModelError              a model file is damaged or does not fit its network
     ├── VaultError              the vault cannot be reached, or refused
     ├── PolicyError             a site's policy does not allow it
+    ├── MaskError               masked words were altered, or do not fit their round
     └── FederationError         the federation cannot go on: too few sites, a bad reply
 
 A message never holds key material, pixels or a patient's identifier.
@@ -56,6 +57,10 @@ class VaultError(FedppError):
 
 class PolicyError(FedppError):
     """A site's policy does not allow it."""
+
+
+class MaskError(FedppError):
+    """Masked words were altered, or do not fit their round."""
 
 
 class FederationError(FedppError):

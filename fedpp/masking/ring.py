@@ -1,0 +1,133 @@
+"""Fixed point in the ring Z_2^k, k = 32 or 64: how updates are written as words, and added.
+
+A site's update times its example count becomes whole numbers; words that carry them add up modulo 2^k, masked or not.
+This is all of masking that the coordinator may import: there is no key here.
+
+Bounds on values, examples and sites keep every sum of a round within the ring, so that averaging is exact but for the
+rounding of each value to a multiple of `2 ** -fraction`: what would leave the ring is an error, never a wrap.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import Dtype
+from fedpp.errors import MaskError
+
+Words = NDArray[np.unsignedinteger[Any]]
+Values = NDArray[np.float64]
+
+BITS = (32, 64)
+MOST_EXAMPLES = 2**31  # of all sites together
+MOST_SITES = 10_000
+MOST_BOUND = 2.0**20
+CHUNK = 2**17  # values at a time: what a step reads and writes stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Ring:
+    """How the updates of one round are written; every site and the coordinator of the round have the same."""
+
+    bits: int
+    examples: int  # most examples of all sites of a round together
+    sites: int  # most sites of a round
+    bound: float  # largest magnitude of a value of an update
+
+    def __post_init__(self) -> None:
+        """Refuse what could overflow, or what no round needs."""
+        if self.bits not in BITS:
+            raise MaskError(f"a ring has 32 or 64 bits, got {self.bits!r:.40}")
+        for name, value, most in (("examples", self.examples, MOST_EXAMPLES), ("sites", self.sites, MOST_SITES)):
+            if type(value) is not int or not 1 <= value <= most:
+                raise MaskError(f"a ring's {name} must be a whole number from 1 to {most}, got {value!r:.40}")
+        if type(self.bound) is not float or not 2.0**-20 <= self.bound <= MOST_BOUND:
+            raise MaskError(f"a ring's bound must be a number from 2^-20 to 2^20, got {self.bound!r:.40}")
+        if self.fraction < 0:
+            raise MaskError(
+                f"sums of {self.examples} examples of values up to {self.bound} leave a ring of {self.bits} bits: "
+                "take float64 weights, or a smaller bound"
+            )
+
+    @classmethod
+    def of(cls, dtype: Dtype, *, examples: int, sites: int, bound: float) -> "Ring":
+        """Return the ring for weights of a dtype: one word is as wide as one weight."""
+        return cls({"float32": 32, "float64": 64}[dtype], examples, sites, bound)
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Return the words' dtype, little-endian."""
+        return np.dtype(f"<u{self.bits // 8}")
+
+    @property
+    def fraction(self) -> int:
+        """Return f, the largest for which no sum of a round can leave the ring; negative where there is none.
+
+        `examples * bound * 2^f + sites / 2 < 2^(bits - 1)`, the half for each site's rounding.
+        """
+        room = 2 ** (self.bits - 1) - 1 - self.sites
+        numerator, denominator = self.bound.as_integer_ratio()
+        most: int = room * denominator // (self.examples * numerator)
+        return most.bit_length() - 1
+
+    def most(self, examples: int) -> int:
+        """Return the largest magnitude that a word of so many examples can have."""
+        return int(self.bound * examples * 2.0**self.fraction) + 1
+
+    def encode(self, values: Values, examples: int, out: Words | None = None) -> Words:
+        """Return `rint(values * examples * 2^fraction)` as words, of any shape; raise `MaskError` beyond the bounds.
+
+        Law: `decode(encode(x, k) + encode(y, m), k + m)` is `(k x + m y) / (k + m)`, each x and y rounded once.
+        """
+        if not 1 <= examples <= self.examples:
+            raise MaskError(f"an update counts 1 to {self.examples} examples in this round, got {examples}")
+        words = np.empty(values.shape, self.dtype) if out is None else out
+        scale = examples * 2.0**self.fraction
+        for source, target in _chunks(values, words):
+            largest = float(np.abs(source).max(initial=0.0))
+            if not largest <= self.bound:  # NaN is not
+                raise MaskError(
+                    f"an update has a value of {largest:.3g}, and {self.bound:g} is the bound: "
+                    "lower the learning rate, or raise update-bound"
+                )
+            target[:] = np.rint(source * scale).astype(f"<i{self.bits // 8}").view(self.dtype)
+        return words
+
+    def decode(self, words: Words, examples: int) -> Values:
+        """Return the mean update of so many examples: signed words over `examples * 2^fraction`."""
+        self.require(words)
+        if not 1 <= examples <= self.examples:
+            raise MaskError(f"a sum counts 1 to {self.examples} examples in this round, got {examples}")
+        values = np.empty(words.shape, np.float64)
+        for source, target in _chunks(words, values):
+            np.divide(source.view(f"<i{self.bits // 8}"), examples * 2.0**self.fraction, out=target)
+        return values
+
+    def add(self, total: Words, words: Words) -> None:
+        """Add words into a total, modulo 2^bits. Law: masks that are added come off in the sum."""
+        self.require(words)
+        self.require(total)
+        if total.shape != words.shape:
+            raise MaskError(f"words of shape {words.shape} do not add up with {total.shape}")
+        np.add(total, words, out=total)
+
+    def require(self, words: Words) -> None:
+        """Raise `MaskError` unless these are words of this ring."""
+        if words.dtype != self.dtype:
+            raise MaskError(f"words of this round have {self.bits} bits, got {words.dtype}")
+
+    def require_within(self, words: Words, examples: int) -> None:
+        """Raise `MaskError` unless every word is one that `encode` can make of so many examples."""
+        self.require(words)
+        signed, most = words.view(f"<i{self.bits // 8}"), self.most(examples)
+        if words.size and (int(signed.max()) > most or int(signed.min()) < -most):
+            raise MaskError(f"an update of {examples} examples has a word beyond {most}: encode it with this ring")
+
+
+def _chunks(source: NDArray[Any], target: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield both arrays piece by piece, flat; a target must be contiguous, so that its pieces are views."""
+    flat, into = source.reshape(-1), target.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        yield flat[start : start + CHUNK], into[start : start + CHUNK]
