@@ -17,6 +17,7 @@ from conftest import ROOT
 from deployment import COORDINATOR, SITE, call
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import FAB_INCLUDE_PATTERNS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -99,14 +100,21 @@ def damaged(content: bytes) -> bytes:
         (archive({"a\x1b[2J.py": b""}), "holds a file with the name 'a\\x1b[2J.py'"),
         (archive({"a" * 201: b""}), "holds a file with the name"),
         *(
-            (archive({name: b""}), f"holds {name!r}, which Python would run in place of a source that is reviewed")
-            for name in ("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth")
+            (archive({name: b""}), f"holds {name!r}, a kind of file that Flower puts into none")
+            for name in (
+                *("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth", "b.pyw", "b.PY"),
+                *("b", "b.txt", ".py", "a/LICENSE", "a/.info/CONTENT", "x.dist-info/METADATA"),
+            )
         ),
-        (archive({"link": b"/etc/passwd"}, linked), "holds 'link', which is a link or another special file"),
+        *(
+            (archive({name: b""}), f"holds {name!r}, which would stand in for Python's own {module!r}")
+            for name, module in (("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket"))
+        ),
+        (archive({"link.py": b"/etc/passwd"}, linked), "holds 'link.py', which is a link or another special file"),
         (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
         (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),
         (twice(archive({"a.py": b"1", "b.py": b"2"})), "holds 'a.py' twice"),
-        (archive({"a": b"", "a/b": b""}), "holds 'a' as a file and as a folder"),
+        (archive({"a.py": b"", "a.py/b.py": b""}), "holds 'a.py' as a file and as a folder"),
         (archive({f"{number}.py": b"" for number in range(2001)}), "holds 2001 files, at most 2000 are read"),
         (damaged(archive({"a.py": b"print(1)"})), "is no whole zip archive"),
         (archive({"a.py": b"print(1)"})[:-30], "is no whole zip archive"),
@@ -179,7 +187,11 @@ def test_review_tells_what_differs(tmp_path: Path) -> None:
 
     shown = call([*SITE, "review", str(kept), "--out", str(tmp_path / "again")]).stdout.splitlines()
     assert shown[0] == f"bundle {answer['bundle']}"
-    assert shown[-1] == f"5 files in {tmp_path / 'again'}, 1 of which differ from the installed fedpp's"
+    assert shown[-1] == (
+        f"5 files in {tmp_path / 'again'}: 1 as installed, 1 that DIFFER from the installed fedpp's, "
+        "3 that it does not have, 2 of these code: read all but the first"
+    )
+    assert (answer["shadows"], [line for line in shown if "WARNING" in line]) == ({}, [])
 
     refused = call([*SITE, "review", str(kept), "--out", str(tmp_path / "out")], status=1).stderr
     assert refused == f"fedpp-site review: {tmp_path / 'out'} is there already: choose another --out\n"
@@ -188,6 +200,32 @@ def test_review_tells_what_differs(tmp_path: Path) -> None:
     missing = call([*SITE, "review", "missing.fab", "--out", str(tmp_path / "new")], status=1).stderr
     assert missing.startswith("fedpp-site review: No such file or directory (missing.fab)")
     assert not (tmp_path / "new").exists()
+
+
+def test_modules_that_stand_in_for_installed_ones_are_told(tmp_path: Path) -> None:
+    """Review and approval name each module of a bundle that Python would find before an installed one; data is none."""
+    files = dict.fromkeys(("numpy.py", "google/protobuf/message.py", "flwr/app/x.py", "mine/x.py", "yaml/x.json"), b"")
+    (tmp_path / "a.fab").write_bytes(archive(MINE | files))
+    command = [*SITE, "review", str(tmp_path / "a.fab"), "--out"]
+    shadows = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)["shadows"]
+    assert shadows.keys() == {"numpy", "google", "flwr"}
+    assert (shadows["numpy"], shadows["flwr"]) == (["numpy"], ["flwr"])
+    assert "protobuf" in shadows["google"]
+    warnings = [line for line in call([*command, str(tmp_path / "b")]).stdout.splitlines() if "WARNING" in line]
+    assert len(warnings) == 3
+    assert warnings[-1] == (
+        "WARNING: the bundle's numpy stands in for that of the installed numpy, wherever its code imports it: "
+        "approve it only if you know why"
+    )
+    (tmp_path / "site.yaml").write_text(starting_text(DATASET))
+    approved = call([*SITE, "approve", str(tmp_path / "a.fab"), "--policy", str(tmp_path / "site.yaml")])
+    assert approved.stderr.splitlines() == warnings
+
+
+def test_all_that_flower_puts_into_a_bundle_is_taken() -> None:
+    """Every kind of file that Flower's patterns include passes, and so do its own manifest and files at the top."""
+    names = [pattern.removeprefix("**/").removeprefix("/").replace("*", "a") for pattern in FAB_INCLUDE_PATTERNS]
+    assert set(Bundle(archive(dict.fromkeys([*names, ".info/CONTENT"], b""))).files()) == {*names, ".info/CONTENT"}
 
 
 def test_a_policy_is_written_once_and_approves_nothing(tmp_path: Path, dataset: EncryptedDataset) -> None:
