@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -312,7 +313,59 @@ def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"cannot edit the list of bundles in {path}: write one hash a line"):
         set_bundle(path, A, approved=True)
     assert path.read_text() == f"{{bundles: [], datasets: ['{DATASET}']}}"
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / ".site.yaml.lock", path]
+
+
+@given(written=st.sampled_from(LISTS), bundle=st.sampled_from((A, C)), newline=st.sampled_from(("\n", "\r\n")))
+def test_line_ends_stay(tmp_path_factory: pytest.TempPathFactory, written: str, bundle: str, newline: str) -> None:
+    """Whatever a list's form, a file of one kind of line ends keeps it, and of the other kind it gets none."""
+    path = tmp_path_factory.mktemp("policy") / "site.yaml"
+    text = f"# Ours.\nbundles: {written}\ndatasets: ['{DATASET}']\n"
+    path.write_bytes(text.replace("\n", newline).encode())
+    approved = bundle not in SitePolicy.load(path).bundles
+    assert set_bundle(path, bundle, approved=approved)
+    after = path.read_bytes().decode()
+    assert after.count("\r") == (after.count("\n") if newline == "\r\n" else 0)
+    assert set_bundle(path, bundle, approved=not approved)
+    assert path.read_bytes().decode().count("\r") in {0, path.read_bytes().count(b"\r\n")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_stays(tmp_path: Path) -> None:
+    """Root's approval leaves the policy, and its lock, to their owner, who can approve the next."""
+    path = tmp_path / "site.yaml"
+    path.write_text(starting_text(DATASET))
+    os.chown(path, 20001, 20100)
+    path.chmod(0o640)
+    set_bundle(path, A, approved=True)
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (20001, 20100, 0o640)
+    lock = (tmp_path / ".site.yaml.lock").stat()
+    assert (lock.st_uid, stat.S_IMODE(lock.st_mode)) == (20001, 0o600)
+
+
+def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
+    """Of bundles that several processes approve at the same time none is lost."""
+    path = tmp_path / "site.yaml"
+    path.write_text(starting_text(DATASET))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom sites.policy_file import set_bundle\nsys.stdin.readline()\n"
+        "for number in range(15):\n"
+        "    set_bundle(Path(sys.argv[1]), f'{int(sys.argv[2]) * 100 + number:064x}', approved=True)\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(n)], cwd=ROOT, stdin=subprocess.PIPE)
+        for n in range(2)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in started:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    expected = {f"{n * 100 + number:064x}" for n in range(2) for number in range(15)}
+    assert set(SitePolicy.load(path).bundles) == expected
 
 
 @pytest.mark.parametrize(
