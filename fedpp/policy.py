@@ -65,9 +65,11 @@ class SitePolicy:
         try:
             with path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            raise ConfigError(f"there is no site's policy {path}: `fedpp-site policy` writes one") from None
         except OSError as error:
             raise ConfigError(
-                f"cannot read the site's policy {path}: {error.strerror}; `fedpp-site policy` writes one"
+                f"cannot read the site's policy {path}: {error.strerror}; it must be a file that this user can read"
             ) from None
         if len(content) > _MOST_BYTES:
             raise ConfigError(f"the site's policy {path} is larger than {_MOST_BYTES} bytes: is it the right file?")
@@ -88,6 +90,10 @@ class SitePolicy:
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             reason = "".join(filter(str.isprintable, " ".join(str(error).split())))
             raise ConfigError(f"the policy is not YAML: {reason}") from None
+        if values is None:
+            raise ConfigError(
+                "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
+            )
         known = {"bundles", "datasets", "answers", "scores", "until", "co-participants"}
         values = _mapping("the policy", values, known, {"bundles", "datasets"})
         limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(ScoreLimits())})

@@ -67,7 +67,11 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "missing bundles, missing datasets"),
+        *(
+            (text, "the policy is empty, so nothing is allowed: `fedpp-site policy`")
+            for text in ("", "# x\n", "~", "---")
+        ),
+        ("{}", "missing bundles, missing datasets"),
         ("- a", "the policy must be settings like 'name: value', got ['a']"),
         (f"datasets: ['{A}']", "missing bundles"),
         (LEAST + "bundle: []", "unknown 'bundle'"),
@@ -128,7 +132,15 @@ def test_any_text_is_a_policy_or_refused(text: str) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """What is missing, no text or much too long is refused in one line."""
     path = tmp_path / "site.yaml"
-    for content, reason in ((None, "No such file"), (b"\xff", "is not UTF-8 at byte 0"), (b"#" * 2**21, "is larger")):
+    with pytest.raises(
+        ConfigError, match=f"cannot read the site's policy {tmp_path}: Is a directory; it must be a file"
+    ):
+        SitePolicy.load(tmp_path)
+    for content, reason in (
+        (None, "there is no site's policy"),
+        (b"\xff", "is not UTF-8 at byte 0"),
+        (b"#" * 2**21, "is larger"),
+    ):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(ConfigError) as raised:

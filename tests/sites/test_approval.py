@@ -19,6 +19,7 @@ from deployment import COORDINATOR, SITE, call
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import FAB_INCLUDE_PATTERNS
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError
 from fedpp.policy import SitePolicy, starting_text
 from sites import bundle as bundle_module
+from sites.app import app
 from sites.bundle import MOST_KEPT, Bundle
 from sites.executor import require_flower
 from sites.launcher import answer
@@ -390,6 +392,33 @@ def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: st
     reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
     assert reply.error.reason == told
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        (None, "there is no site's policy {policy}: `fedpp-site policy` writes one"),
+        ("", "{policy}: the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"),
+    ],
+)
+def test_without_a_policy_nothing_is_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | None, logged: str
+) -> None:
+    """Launcher and ClientApp refuse a missing or an empty policy; the log says what to do, the answer holds no path."""
+    policy = tmp_path / "site.yaml"
+    if text is not None:
+        policy.write_text(text)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as in Flower's processes
+    asked = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "query.describe")
+    message = Message(content=RecordDict(), metadata=asked)
+    options = Namespace(policy=str(policy), refused=str(tmp_path / "refused"), work=str(tmp_path))
+    node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy)}
+    launched = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    assert launched.error.reason == "this site's policy cannot be read: its own log says why"
+    answered = app(message, Context(1, 1, node, RecordDict(), {}))
+    assert dict(answered.content["refusal"]) == {"reason": "its settings do not fit: its own log says which"}
+    lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.site"]
+    assert lines == [f"{who} refused: {logged.format(policy=policy)}" for who in ("run 1", "describe")]
 
 
 def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
