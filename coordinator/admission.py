@@ -27,7 +27,7 @@ class Admission:
 
     sites: Mapping[int, SiteDescription]
     participants: Participants
-    refused: Mapping[str, str]  # name of the site, with its node where it is not proved, or "node N" -> reason
+    refused: Mapping[str, str]  # as `called`, `claimed` or "node N" names it -> reason
 
 
 def admit(grid: Grid, config: RunConfig, run: Run, n: int) -> Admission:
@@ -50,7 +50,9 @@ def admit(grid: Grid, config: RunConfig, run: Run, n: int) -> Admission:
             asked.add(node)
             pending |= dict.fromkeys(filter(None, grid.push_messages([_question(node, question)])), node)
         for reply in grid.pull_messages(list(pending)) if pending else ():
-            node = pending.pop(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            if reply.metadata.reply_to_message_id not in pending:
+                continue  # a node is admitted or refused by its first answer
+            node = pending.pop(reply.metadata.reply_to_message_id)
             name = f"node {node}"
             try:
                 content = wire.content_of(reply)
@@ -80,6 +82,11 @@ def claimed(name: str, node: int) -> str:
     return f"{name} (node {node}, not proved)"
 
 
+def called(name: str, node: int, *, alone: bool) -> str:
+    """Return what a node is called that has proved to be this site, alone or beside other nodes of the same site."""
+    return name if alone else f"{name} (node {node})"
+
+
 def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
     """Return a site's proof that it is the member that it says; raise `FederationError` if it is not."""
     if site.domain != run.domain:
@@ -98,16 +105,18 @@ def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
 def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], n: int) -> Admission:
     """Admit the sites, all proved, that share the task of most of them, of the first by name if in doubt."""
     candidates: dict[int, SiteDescription] = {}
+    nodes = Counter(site.name for site in described.values())
+    names = {node: called(site.name, node, alone=nodes[site.name] == 1) for node, site in described.items()}
     reasons = dict(failed)
     for node, site in sorted(described.items(), key=lambda item: (item[1].name, item[0])):
         if site.n != n:
-            reasons[site.name] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
-        elif site.name in {other.name for other in candidates.values()}:
-            reasons[f"{site.name} (node {node})"] = "its site joined already: let one node join for a site"
+            reasons[names[node]] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
         elif len(site.classes) < (1 if site.multi_label else 2):
-            reasons[site.name] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
+            reasons[names[node]] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
         elif site.sequences[0] == 0:
-            reasons[site.name] = "it has no sequence to train on: ingest more patients"
+            reasons[names[node]] = "it has no sequence to train on: ingest more patients"
+        elif site.name in {other.name for other in candidates.values()}:
+            reasons[names[node]] = "its site joined already: let one node join for a site"
         else:
             candidates[node] = site
     # One site alone must not turn the others away: the task of most of them counts.
@@ -118,7 +127,7 @@ def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], 
         if Task.of(site) == task:
             sites[node] = site
         else:
-            reasons[site.name] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
+            reasons[names[node]] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
     return Admission(sites, Participants("", ()), reasons)
 
 

@@ -4,6 +4,7 @@ Another mode must be asked for.
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,21 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a file; who reads it meanwhile sees the old one or the new one."""
     temporary = _written(path, content, mode)
     try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Replace a file that is there, and keep its owner, group and mode; raise `PermissionError` if they cannot be."""
+    old = path.stat()
+    temporary = _written(path, content, 0o600)
+    try:
+        new = temporary.stat()
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            os.chown(temporary, old.st_uid, old.st_gid)
+        temporary.chmod(stat.S_IMODE(old.st_mode))  # after chown, which takes bits away
         temporary.replace(path)
     except BaseException:
         temporary.unlink()

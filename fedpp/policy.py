@@ -29,6 +29,7 @@ ANSWERS = tuple(QUESTIONS.values())
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 2**20
 _MOST = 2**31
+_LONGEST = 200  # characters of a value; Python refuses to write out a number of thousands of digits
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class SitePolicy:
         try:
             with path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            raise ConfigError(f"there is no site's policy {path}: `fedpp-site policy` writes one") from None
         except OSError as error:
             raise ConfigError(
-                f"cannot read the site's policy {path}: {error.strerror}; `fedpp-site policy` writes one"
+                f"cannot read the site's policy {path}: {error.strerror}; it must be a file that this user can read"
             ) from None
         if len(content) > _MOST_BYTES:
             raise ConfigError(f"the site's policy {path} is larger than {_MOST_BYTES} bytes: is it the right file?")
@@ -85,7 +88,12 @@ class SitePolicy:
         except RecursionError:
             raise ConfigError("the policy is nested too deep: it is a flat list of settings") from None
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-            raise ConfigError(f"the policy is not YAML: {' '.join(str(error).split())}") from None
+            reason = "".join(filter(str.isprintable, " ".join(str(error).split())))
+            raise ConfigError(f"the policy is not YAML: {reason}") from None
+        if values is None:
+            raise ConfigError(
+                "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
+            )
         known = {"bundles", "datasets", "answers", "scores", "until", "co-participants"}
         values = _mapping("the policy", values, known, {"bundles", "datasets"})
         limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(ScoreLimits())})
@@ -186,12 +194,28 @@ co-participants: 1
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's, but a key that stands twice is an error."""
+    """YAML's, but a key that stands twice is an error, and so is what a flat list of settings has no use for.
+
+    PyYAML calls by a value's tag what expects a value of that kind, and fails in many ways on another one.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML has it without types
+        line = event.start_mark.line + 1
+        if event.anchor is not None or getattr(event, "tag", None) is not None:
+            raise ConfigError(
+                f"the policy's line {line} holds a tag, an anchor or an alias ('!', '&', '*'): leave it out"
+            )
+        if len(getattr(event, "value", "")) > _LONGEST:
+            raise ConfigError(f"the policy's line {line} holds a value of over {_LONGEST} characters: none is so long")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise yaml.YAMLError(f"{twice!r:.40} stands twice: leave one of them out")
+        if "<<" in names:
+            raise yaml.YAMLError("'<<' merges settings: write each where it belongs")
         return super().construct_mapping(node, deep)
 
 
@@ -237,4 +261,4 @@ def _day(value: object) -> date | None:
     if isinstance(value, str):  # quoted
         with suppress(ValueError):
             return date.fromisoformat(value)
-    raise ConfigError(f"until must be a date like 2030-12-31, got {value!s:.40}")
+    raise ConfigError(f"until must be a date like 2030-12-31, got {str(value)!r:.40}")

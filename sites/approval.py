@@ -3,8 +3,12 @@
 import argparse
 import json
 import os
+import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from re import fullmatch
 
@@ -57,14 +61,21 @@ def review(options: argparse.Namespace) -> int:
         }
         for name, content in sorted(files.items())
     ]
+    shadows = _shadows(bundle)
     if options.json:
-        print(json.dumps({"bundle": bundle.hash, "folder": str(options.out), "files": found}))
+        print(json.dumps({"bundle": bundle.hash, "folder": str(options.out), "files": found, "shadows": shadows}))
         return 0
     print(f"bundle {bundle.hash}")
     for file in found:
         print(f"{file['sha256']}  {file['bytes']:>8}  {file['file']}  ({file['installed']})")
-    different = sum(file["installed"] == _DIFFERENT for file in found)
-    print(f"{len(found)} files in {options.out}, {different} of which differ from the installed fedpp's")
+    counts = Counter(file["installed"] for file in found)
+    new_code = sum(file["installed"] == _UNKNOWN and str(file["file"]).endswith(".py") for file in found)
+    for line in _warnings(shadows):
+        print(line)
+    print(
+        f"{len(found)} files in {options.out}: {counts[_SAME]} as installed, {counts[_DIFFERENT]} that DIFFER from the "
+        f"installed fedpp's, {counts[_UNKNOWN]} that it does not have, {new_code} of these code: read all but the first"
+    )
     return 0
 
 
@@ -74,13 +85,31 @@ def approve(options: argparse.Namespace) -> int:
         bundle = str(options.bundle)
     else:
         file = Bundle.load(options.bundle)
-        file.files()  # refuses what is no bundle
+        for line in _warnings(_shadows(file)):  # refuses what is no bundle
+            print(line, file=sys.stderr)
         bundle = file.hash
     if set_bundle(options.policy, bundle, approved=not options.remove):
         print(f"bundle {bundle} {'may not run here any more' if options.remove else 'may run here'}: {options.policy}")
     else:
         print(f"nothing to do: bundle {bundle} is {'not in' if options.remove else 'already in'} {options.policy}")
     return 0
+
+
+def _shadows(bundle: Bundle) -> dict[str, list[str]]:
+    """Return the bundle's modules that stand in for those of installed distributions, with the distributions' names.
+
+    Not fedpp's own, whose files a review compares.
+    """
+    installed = packages_distributions()
+    return {name: sorted(set(installed[name])) for name in sorted(bundle.modules() & set(installed) - set(_INSTALLED))}
+
+
+def _warnings(shadows: Mapping[str, list[str]]) -> list[str]:
+    return [
+        f"WARNING: the bundle's {name} stands in for that of the installed {', '.join(installed)}, "
+        "wherever its code imports it: approve it only if you know why"
+        for name, installed in shadows.items()
+    ]
 
 
 def _file(options: argparse.Namespace) -> Path:

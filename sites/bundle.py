@@ -6,6 +6,7 @@ means one thing to who reviews it and another to Python. Names, kinds and sizes 
 
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ MOST_UNPACKED = 64 * 2**20
 MOST_KEPT = 8  # refused bundles
 SUFFIX = ".fab"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-_CODE_WITHOUT_SOURCE = {".pyc", ".pyo", ".so", ".pyd", ".pth"}
+# What Flower puts into a bundle (flwr.common.constant.FAB_INCLUDE_PATTERNS, flwr.cli.build): nothing else is needed.
+_SUFFIXES = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
+_WITHOUT_SUFFIX = {"LICENSE", ".info/CONTENT"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Bundle:
             raise self._refused(f"is no whole zip archive ({error})") from None
         except (ValueError, OSError, zlib.error, struct.error) as error:  # what damage comes to
             raise self._refused(f"cannot be read ({error})") from None
+
+    def modules(self) -> set[str]:
+        """Return the names that Python finds in it first, since its folder comes first on `sys.path`."""
+        return {_module(PurePosixPath(name)) for name in self.files() if name.endswith(".py")}
 
     def unpack(self, folder: Path) -> None:
         """Write its files into an empty folder; raise `FederationError`, before it writes, if one is unsafe."""
@@ -109,8 +114,10 @@ class Bundle:
             raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
         if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_NAME:
             raise self._refused(f"holds a file with the name {name!r:.100}")
-        if "__pycache__" in path.parts or path.suffix in _CODE_WITHOUT_SOURCE:
-            raise self._refused(f"holds {name!r:.100}, which Python would run in place of a source that is reviewed")
+        if "__pycache__" in path.parts or (path.suffix not in _SUFFIXES and name not in _WITHOUT_SUFFIX):
+            raise self._refused(f"holds {name!r:.100}, a kind of file that Flower puts into none")
+        if path.suffix == ".py" and _module(path) in sys.stdlib_module_names:
+            raise self._refused(f"holds {name!r:.100}, which would stand in for Python's own {_module(path)!r:.40}")
         if kind not in (0, stat.S_IFREG):
             raise self._refused(f"holds {name!r:.100}, which is a link or another special file")
         if entry.flag_bits & 1 or entry.compress_type not in _METHODS:
@@ -118,3 +125,8 @@ class Bundle:
 
     def _refused(self, reason: str) -> FederationError:
         return FederationError(f"bundle {self.hash} {reason}: do not approve it")
+
+
+def _module(path: PurePosixPath) -> str:
+    """Return the top-level name by which Python imports a source file of a bundle, or what is in its folder."""
+    return path.parts[0].removesuffix(".py")

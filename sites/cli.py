@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from fedpp.cipher.params import SCHEMES
 from fedpp.command import Parser, natural, path, positive, rate, run_command, share
@@ -16,13 +17,14 @@ from fedpp.network import ARCHITECTURES, GAPS
 
 from . import approval, data, membership, models, reencryption, training, vault_command
 
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001  it has no public name
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     return run_command(_parser(), arguments)
-
-    return 0
 
 
 def identity(options: argparse.Namespace) -> int:
@@ -48,26 +50,17 @@ def join(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fedpp-site", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_key_commands(commands)
+    _add_data_commands(commands)
+    _add_model_commands(commands)
+    _add_vault_commands(commands)
+    _add_federation_commands(commands)
+    return parser
 
-    def command(run: Callable[[argparse.Namespace], int], *, json_output: bool = True) -> argparse.ArgumentParser:
-        summary = (run.__doc__ or "").split("\n")[0]
-        added = commands.add_parser(run.__name__.replace("_", "-"), help=summary, description=summary)
-        added.set_defaults(run=run, json=False)
-        if json_output:
-            added.add_argument("--json", action="store_true", help="print one JSON value")
-        return added
 
-    def passphrase(to: argparse.ArgumentParser) -> None:
-        given = to.add_mutually_exclusive_group()
-        given.add_argument("--passphrase-file", type=path, help="mode 0600, first line counts")
-        given.add_argument("--passphrase-fd", type=natural, metavar="N", help="open file descriptor (else it is asked)")
-
-    def domain(to: argparse.ArgumentParser, *, sealed: bool = True) -> None:
-        to.add_argument("--domain", type=path, required=True, help="domain folder that keygen or accept made")
-        if sealed:
-            passphrase(to)
-
-    keys = command(membership.keygen, json_output=False)
+def _add_key_commands(commands: "_Commands") -> None:
+    """Add the life of a key."""
+    keys = _command(commands, membership.keygen, json_output=False)
     keys.add_argument("--out", type=path, required=True, help="new domain folder")
     keys.add_argument("--site", default="founder", help="this site's public name in reports (default founder)")
     keys.add_argument(
@@ -77,67 +70,69 @@ def _parser() -> argparse.ArgumentParser:
         help="more: rows of slots; more-frame: mixed frames, plain labels, no key at the trainer (default more)",
     )
     keys.add_argument("-n", type=int, help="more: slots of a ciphertext row (default 2, the fast one)")
-    passphrase(keys)
+    _add_passphrase(keys)
 
-    new = command(membership.recipient, json_output=False)
+    new = _command(commands, membership.recipient, json_output=False)
     new.add_argument("--site", required=True, help="this site's public name in reports")
     new.add_argument("--out", type=path, required=True, help="new folder for the site's identity")
-    passphrase(new)
+    _add_passphrase(new)
 
-    shared = command(membership.share, json_output=False)
-    domain(shared)
+    shared = _command(commands, membership.share, json_output=False)
+    _add_domain(shared)
     shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.recipient")
     shared.add_argument("--words", help="what it told you by telephone (else it is asked)")
     shared.add_argument("--out", type=path, required=True, help="new file for the other site")
 
-    accepted = command(membership.accept, json_output=False)
+    accepted = _command(commands, membership.accept, json_output=False)
     accepted.add_argument("share", type=path, help="file that the domain's founder sent")
     accepted.add_argument("--identity", type=path, required=True, help="folder of recipient, or of the epoch before")
-    passphrase(accepted)
+    _add_passphrase(accepted)
     accepted.add_argument("--words", help="what the founder told you by telephone (else it is asked)")
     accepted.add_argument("--out", type=path, required=True, help="new domain folder")
 
     for begun in (
-        command(membership.rotate, json_output=False),
-        revoked := command(membership.revoke, json_output=False),
+        _command(commands, membership.rotate, json_output=False),
+        revoked := _command(commands, membership.revoke, json_output=False),
     ):
-        domain(begun)
+        _add_domain(begun)
         begun.add_argument("--out", type=path, required=True, help="new domain folder, of the new epoch")
     revoked.add_argument("site", help="public name of the member that leaves")
 
-    moved = command(reencryption.reencrypt)
+    moved = _command(commands, reencryption.reencrypt)
     moved.add_argument("what", type=path, help="encrypted dataset, model.npz or checkpoint.sealed of the old epoch")
-    domain(moved)
+    _add_domain(moved)
     moved.add_argument(
         "--to", type=path, required=True, metavar="DOMAIN", help="of the new epoch, under the same passphrase"
     )
     moved.add_argument("--dataset", type=path, help="of a checkpoint: its dataset, re-encrypted")
     moved.add_argument("--out", type=path, required=True, help="new folder or file")
 
-    shown = command(membership.card, json_output=False)
+    shown = _command(commands, membership.card, json_output=False)
     shown.add_argument("domain", type=path, help="domain folder")
 
-    def raw(to: argparse.ArgumentParser) -> None:
-        to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
-        to.add_argument("--layout", choices=LAYOUTS, default="auto", help="what is recognised is told (default auto)")
-        to.add_argument(
-            "--target",
-            default="Pleural Effusion",
-            help="CheXpert: finding, or several with commas, or competition for its five (default Pleural Effusion)",
-        )
-        to.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), default="ignore", help="CheXpert: label -1")
-        to.add_argument("--views", choices=("frontal", "first", "all"), default="frontal", help="CheXpert: of a study")
-        to.add_argument("--series", choices=("magnification", "slide"), default="magnification", help="BreakHis")
 
-    looked = command(data.survey)
-    raw(looked)
+def _add_data_commands(commands: "_Commands") -> None:
+    """Add images, and datasets of them."""
+    looked = _command(commands, data.survey)
+    _add_raw(looked)
     looked.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     looked.add_argument("--overwrite", action="store_true", help="replace an earlier page")
     looked.add_argument("--strict", action="store_true", help="fail if there is any finding")
 
-    taken = command(data.ingest)
-    raw(taken)
-    domain(taken)
+    _add_ingest_command(commands)
+    _command(commands, data.inspect).add_argument("dataset", type=path)
+
+    checked = _command(commands, data.verify)
+    checked.add_argument("dataset", type=path)
+    checked.add_argument(
+        "--domain", type=path, help="domain folder, to check the domain, and the seal of a sealed dataset"
+    )
+
+
+def _add_ingest_command(commands: "_Commands") -> None:
+    taken = _command(commands, data.ingest)
+    _add_raw(taken)
+    _add_domain(taken)
     taken.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
     taken.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and tell")
     taken.add_argument("--drop-unlabelled", action="store_true", help="leave out sequences without a label, and tell")
@@ -175,17 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     taken.add_argument("--dtype", choices=DTYPES, default="float32")
 
-    command(data.inspect).add_argument("dataset", type=path)
 
-    checked = command(data.verify)
-    checked.add_argument("dataset", type=path)
-    checked.add_argument(
-        "--domain", type=path, help="domain folder, to check the domain, and the seal of a sealed dataset"
-    )
-
-    trained = command(training.train)
+def _add_model_commands(commands: "_Commands") -> None:
+    """Add training and what comes of it at one site."""
+    trained = _command(commands, training.train)
     trained.add_argument("dataset", type=path)
-    domain(trained, sealed=False)
+    _add_domain(trained, sealed=False)
     trained.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
     trained.add_argument("--resume", action="store_true", help="go on after the last epoch that was finished")
     trained.add_argument("--epochs", type=positive, help="default 10; more may be given to --resume")
@@ -204,43 +194,49 @@ def _parser() -> argparse.ArgumentParser:
     stopped.add_argument("--vault", help="address of the vault that tells the validation loss, unix:/path.sock")
     stopped.add_argument("--patience", type=positive, help="epochs without a loss lower by 0.001 (default 10)")
 
-    evaluated = command(models.evaluate)
+    evaluated = _command(commands, models.evaluate)
     evaluated.add_argument(
         "--sensitivity",
         type=share,
         help="set the threshold that reaches it on split validation, and tell what it is worth on --split",
     )
-    for scored in (evaluated, command(models.predict)):
+    for scored in (evaluated, _command(commands, models.predict)):
         scored.add_argument("model", type=path, help="model.npz")
         scored.add_argument("dataset", type=path)
-        domain(scored)
+        _add_domain(scored)
         scored.add_argument("--split", choices=SPLITS, default="test")
 
-    served = command(vault_command.vault, json_output=False)
-    domain(served)
-    vault_command.add_vault_arguments(served)
-    vault_command.add_health_arguments(command(vault_command.health, json_output=False))
-    vault_command.add_audit_log_arguments(command(vault_command.audit_log))
-    vault_command.add_vault_tls_arguments(command(vault_command.vault_tls, json_output=False))
 
-    made = command(identity, json_output=False)
+def _add_vault_commands(commands: "_Commands") -> None:
+    """Add the secret zone's service."""
+    served = _command(commands, vault_command.vault, json_output=False)
+    _add_domain(served)
+    vault_command.add_vault_arguments(served)
+    vault_command.add_health_arguments(_command(commands, vault_command.health, json_output=False))
+    vault_command.add_audit_log_arguments(_command(commands, vault_command.audit_log))
+    vault_command.add_vault_tls_arguments(_command(commands, vault_command.vault_tls, json_output=False))
+
+
+def _add_federation_commands(commands: "_Commands") -> None:
+    """Add what runs here of a coordinator's."""
+    made = _command(commands, identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
 
-    decided = command(approval.policy, json_output=False)
+    decided = _command(commands, approval.policy, json_output=False)
     decided.add_argument("--dataset", type=path, required=True, help="the one dataset that may be used")
     decided.add_argument("--out", type=path, required=True, help="new file, site.yaml")
 
-    read = command(approval.review)
+    read = _command(commands, approval.review)
     read.add_argument("bundle", type=path, help="file BUNDLE.fab, or the hash of a refused one, with --identity")
     read.add_argument("--identity", type=path, help="the joined site's identity, which keeps refused bundles")
     read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
 
-    allowed = command(approval.approve, json_output=False)
+    allowed = _command(commands, approval.approve, json_output=False)
     allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash")
     allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
 
-    joined = command(join, json_output=False)
+    joined = _command(commands, join, json_output=False)
     joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
     joined.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
     joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")
@@ -250,7 +246,43 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument(
         "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
     )
-    return parser
+
+
+def _command(
+    commands: "_Commands", run: Callable[[argparse.Namespace], int], *, json_output: bool = True
+) -> argparse.ArgumentParser:
+    """Add the command that is named as this function, and described by its first line."""
+    summary = (run.__doc__ or "").split("\n")[0]
+    added = commands.add_parser(run.__name__.replace("_", "-"), help=summary, description=summary)
+    added.set_defaults(run=run, json=False)
+    if json_output:
+        added.add_argument("--json", action="store_true", help="print one JSON value")
+    return added
+
+
+def _add_passphrase(to: argparse.ArgumentParser) -> None:
+    given = to.add_mutually_exclusive_group()
+    given.add_argument("--passphrase-file", type=path, help="mode 0600, first line counts")
+    given.add_argument("--passphrase-fd", type=natural, metavar="N", help="open file descriptor (else it is asked)")
+
+
+def _add_domain(to: argparse.ArgumentParser, *, sealed: bool = True) -> None:
+    to.add_argument("--domain", type=path, required=True, help="domain folder that keygen or accept made")
+    if sealed:
+        _add_passphrase(to)
+
+
+def _add_raw(to: argparse.ArgumentParser) -> None:
+    to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
+    to.add_argument("--layout", choices=LAYOUTS, default="auto", help="what is recognised is told (default auto)")
+    to.add_argument(
+        "--target",
+        default="Pleural Effusion",
+        help="CheXpert: finding, or several with commas, or competition for its five (default Pleural Effusion)",
+    )
+    to.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), default="ignore", help="CheXpert: label -1")
+    to.add_argument("--views", choices=("frontal", "first", "all"), default="frontal", help="CheXpert: of a study")
+    to.add_argument("--series", choices=("magnification", "slide"), default="magnification", help="BreakHis")
 
 
 if __name__ == "__main__":

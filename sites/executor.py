@@ -60,27 +60,18 @@ def main() -> int:
 def _serve(options: argparse.Namespace) -> None:
     from flwr.proto.runtime_pb2 import AcquireTaskRequest
     from flwr.supercore.constant import TaskType
-    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-    from flwr.supercore.retry import make_simple_http_retry_invoker
-    from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
     from flwr.supercore.utils import disable_process_dumping
+
+    from .runtime_client import runtime_client
 
     if options.check:
         import_module(".launcher", __package__)
         return
     disable_process_dumping(strict=False)  # the secret is for this process
-    client = RuntimeHttpClient.from_server_address(
-        server_address=options.runtime,
-        insecure=True,  # on loopback
-        root_certificates=None,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
-            SuperExecAuthHttpInterceptor(
-                master_secret=Path(options.secret).read_bytes(), protected_methods=frozenset({_ACQUIRE})
-            ),
-        ],
-        retry_invoker=make_simple_http_retry_invoker(),
-    )
+    secret = Path(options.secret).read_bytes()
+    authentication = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
+    client = runtime_client(options.runtime, "SuperExec", authentication)
     command = [
         *(*program("launcher"), "--runtime", options.runtime, "--parent", str(os.getpid())),
         *("--policy", options.policy, "--refused", options.refused, "--work", options.work),

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -25,9 +25,8 @@ from flwr.clientapp.client_app import LoadClientAppError
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.object_ref import load_app
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -37,10 +36,11 @@ from fedpp.policy import SitePolicy, question_of, today
 
 from .bundle import Bundle
 from .executor import ROOT
+from .runtime_client import runtime_client
 
 EXIT_SECONDS = 5.0
 UNREADABLE = "this site's policy cannot be read: its own log says why"
-FAILED = "the bundle failed at this site: its own log says where"
+FAILED = "this site failed to answer: its own log says where"
 
 _log = logging.getLogger("fedpp.site")
 
@@ -53,12 +53,12 @@ def main() -> int:
         parser.add_argument(f"--{name}", default="")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    status = 0
+    status = 1
     try:
         start_parent_process_monitor(options.parent)
-        _run(options, sys.stdin.readline().strip())
-    except KeyboardInterrupt:  # the run or the site was stopped
-        status = 1
+        status = _run(options, sys.stdin.readline().strip())
+    except KeyboardInterrupt:
+        pass  # the run or the site was stopped
     finally:
         forced = Timer(EXIT_SECONDS, os._exit, (status,))  # a thread that the bundle left must not hold a place
         forced.daemon = True
@@ -66,41 +66,76 @@ def main() -> int:
     return status
 
 
-def _run(options: argparse.Namespace, token: str) -> None:
-    """Pull the task, answer it, and tell the SuperNode that it is done."""
-    client = RuntimeHttpClient.from_server_address(
-        server_address=options.runtime,
-        insecure=True,  # on loopback
-        root_certificates=None,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-            RuntimeTokenHttpInterceptor(token),
-        ],
-        retry_invoker=make_simple_http_retry_invoker(),
-    )
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-    heartbeat.start()
+def _run(options: argparse.Namespace, token: str) -> int:
+    """Pull the task, answer it, and tell the SuperNode that it is done; return the exit status.
+
+    For a task that is left without an answer the SuperNode gives one, once its heartbeat is missed: it is not told
+    that such a task is done.
+    """
     try:
+        client = runtime_client(options.runtime, "flwr-clientapp", RuntimeTokenHttpInterceptor(token))
+        heartbeat = HeartbeatSender(_heartbeat(client))
+        heartbeat.start()
         message, context, _, fab = pull_task_input(client)
-        reply = answer(message, context, Bundle(fab.content), options)
-        push_message(client, reply, context)
+    except Exception as error:  # noqa: BLE001  Flower's, its HTTP library's, and whatever a message is damaged to
+        _log.error("a task could not be taken from the SuperNode: %s", _one_line(error))
+        return 1  # to stop the heartbeat could take for ever; it ends with this process
+    run = message.metadata.run_id
+    try:
+        push_message(client, answer(message, context, Bundle(fab.content), options), context)
+    except Exception:  # noqa: BLE001  what a bundle made of its answer
+        _log.exception("the answer to run %d could not be sent", run)
+        try:
+            push_message(client, _failed(message), context)
+        except Exception:  # noqa: BLE001  of its context, or no SuperNode is there any more
+            _log.exception("run %d got no answer", run)
+            return 1
+    try:
         push_task_output(client, context, SubStatus.COMPLETED, "")
-    finally:
-        if heartbeat.is_running:
-            heartbeat.stop()
-        client.close()
+    except Exception:  # noqa: BLE001  what a bundle made of its state
+        _log.exception("the state of run %d could not be kept", run)
+        push_task_output(client, None, SubStatus.COMPLETED, "")
+    if heartbeat.is_running:
+        heartbeat.stop()
+    client.close()
+    return 0
 
 
 def answer(message: Message, context: Context, bundle: Bundle, options: argparse.Namespace) -> Message:
     """Return the answer of the bundle's ClientApp, or the reason why the site lets none be given."""
-    if reason := _denied(message, bundle, options):
-        return Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
     try:
-        with tempfile.TemporaryDirectory(prefix="bundle-", dir=options.work) as folder:
-            return _loaded(bundle, Path(folder))(message, context)
-    except (Exception, SystemExit):  # noqa: BLE001  whatever the bundle does; Flower would send its text on
+        if reason := _denied(message, bundle, options):
+            return Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
+        # Nothing of what a bundle left in its folder may cost the answer.
+        with tempfile.TemporaryDirectory(prefix="bundle-", dir=options.work, ignore_cleanup_errors=True) as folder:
+            reply = _loaded(bundle, Path(folder))(message, context)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  whatever the bundle does; Flower would send its text on
         _log.exception("run %d failed", message.metadata.run_id)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+        return _failed(message)
+    return reply
+
+
+def _heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
+    """Return what tells the SuperNode that this process lives, and whether that was done: if not, it is tried again."""
+    send = make_task_heartbeat_fn_http(client)
+
+    def beat() -> bool:
+        try:
+            return send()
+        except Exception:  # noqa: BLE001  Flower's thread would end by it, in a traceback
+            return False
+
+    return beat
+
+
+def _failed(message: Message) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _denied(message: Message, bundle: Bundle, options: argparse.Namespace) -> str | None:

@@ -383,6 +383,23 @@ def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
     assert [site.name for site in chosen.sites.values()] == ["b", "c"]
 
 
+def test_a_node_is_judged_by_its_first_answer(tmp_path: Path) -> None:
+    """A second answer to one question neither refuses who was admitted, nor is another site."""
+
+    class Twice(LocalGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            pulled = super().pull_messages(message_ids)
+            for reply in list(pulled):
+                again = Message(RecordDict(), reply_to=Message(RecordDict(), dst_node_id=1, message_type="train"))
+                again.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
+                pulled.append(again)
+            return pulled
+
+    chosen = admitted(Twice([Site(describe(name)) for name in "ab"]), config(tmp_path))
+    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
+    assert chosen.refused == {}
+
+
 def impostor(description: SiteDescription, question: Message) -> RecordDict:
     """Answer under another site's name, with one's own certificate."""
     nonce = wire.DescribeRequest.of(question.content).nonce

@@ -153,6 +153,32 @@ def test_admission_takes_one_task_only():
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
 
 
+def test_two_nodes_of_one_site_are_told_apart():
+    """Each node that is refused has its own reason, and none has the name of the node that takes part for its site."""
+    described = {1: site("a", sequences=(0, 1, 1)), 2: site("a"), 3: site("b", n=3), 4: site("b", n=4), 5: site("c")}
+    described |= {6: site("d", frames=9), 7: site("d")}
+    admission = choose(described, {"a (node 8, not proved)": "replayed"}, 2)
+    assert {node: s.name for node, s in admission.sites.items()} == {2: "a", 5: "c"}
+    reasons = {
+        "a (node 1)": "no sequence to train on",
+        "a (node 8, not proved)": "replayed",
+        "b (node 3)": "of 3 slots, the domain's of 2",
+        "b (node 4)": "of 4 slots, the domain's of 2",
+        "d (node 6)": "its data are 9 frames",
+        "d (node 7)": "its site joined already",
+    }
+    assert admission.refused.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in admission.refused[name]
+
+
+def test_the_domain_alone_says_how_many_slots_rows_have():
+    """However many sites agree on another number than the card's, they are refused, and the one that fits is not."""
+    admission = choose({1: site("a", n=3), 2: site("b", n=3), 3: site("c", n=3), 4: site("d")}, {}, 2)
+    assert [s.name for s in admission.sites.values()] == ["d"]
+    assert admission.refused.keys() == {"a", "b", "c"}
+
+
 def test_findings_train_with_findings_alone():
     """One finding is enough, and a site of as many classes is another task."""
     one = {"classes": ("Edema",), "multi_label": True}

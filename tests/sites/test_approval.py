@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from conftest import ROOT
 from deployment import COORDINATOR, SITE, call
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import FAB_INCLUDE_PATTERNS
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -24,6 +27,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError
 from fedpp.policy import SitePolicy, starting_text
 from sites import bundle as bundle_module
+from sites.app import app
 from sites.bundle import MOST_KEPT, Bundle
 from sites.executor import require_flower
 from sites.launcher import answer
@@ -99,14 +103,21 @@ def damaged(content: bytes) -> bytes:
         (archive({"a\x1b[2J.py": b""}), "holds a file with the name 'a\\x1b[2J.py'"),
         (archive({"a" * 201: b""}), "holds a file with the name"),
         *(
-            (archive({name: b""}), f"holds {name!r}, which Python would run in place of a source that is reviewed")
-            for name in ("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth")
+            (archive({name: b""}), f"holds {name!r}, a kind of file that Flower puts into none")
+            for name in (
+                *("a/__pycache__/b.cpython-311.pyc", "a/__pycache__/b.py", "b.pyc", "b.so", "b.pth", "b.pyw", "b.PY"),
+                *("b", "b.txt", ".py", "a/LICENSE", "a/.info/CONTENT", "x.dist-info/METADATA"),
+            )
         ),
-        (archive({"link": b"/etc/passwd"}, linked), "holds 'link', which is a link or another special file"),
+        *(
+            (archive({name: b""}), f"holds {name!r}, which would stand in for Python's own {module!r}")
+            for name, module in (("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket"))
+        ),
+        (archive({"link.py": b"/etc/passwd"}, linked), "holds 'link.py', which is a link or another special file"),
         (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
         (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),
         (twice(archive({"a.py": b"1", "b.py": b"2"})), "holds 'a.py' twice"),
-        (archive({"a": b"", "a/b": b""}), "holds 'a' as a file and as a folder"),
+        (archive({"a.py": b"", "a.py/b.py": b""}), "holds 'a.py' as a file and as a folder"),
         (archive({f"{number}.py": b"" for number in range(2001)}), "holds 2001 files, at most 2000 are read"),
         (damaged(archive({"a.py": b"print(1)"})), "is no whole zip archive"),
         (archive({"a.py": b"print(1)"})[:-30], "is no whole zip archive"),
@@ -179,7 +190,11 @@ def test_review_tells_what_differs(tmp_path: Path) -> None:
 
     shown = call([*SITE, "review", str(kept), "--out", str(tmp_path / "again")]).stdout.splitlines()
     assert shown[0] == f"bundle {answer['bundle']}"
-    assert shown[-1] == f"5 files in {tmp_path / 'again'}, 1 of which differ from the installed fedpp's"
+    assert shown[-1] == (
+        f"5 files in {tmp_path / 'again'}: 1 as installed, 1 that DIFFER from the installed fedpp's, "
+        "3 that it does not have, 2 of these code: read all but the first"
+    )
+    assert (answer["shadows"], [line for line in shown if "WARNING" in line]) == ({}, [])
 
     refused = call([*SITE, "review", str(kept), "--out", str(tmp_path / "out")], status=1).stderr
     assert refused == f"fedpp-site review: {tmp_path / 'out'} is there already: choose another --out\n"
@@ -188,6 +203,32 @@ def test_review_tells_what_differs(tmp_path: Path) -> None:
     missing = call([*SITE, "review", "missing.fab", "--out", str(tmp_path / "new")], status=1).stderr
     assert missing.startswith("fedpp-site review: No such file or directory (missing.fab)")
     assert not (tmp_path / "new").exists()
+
+
+def test_modules_that_stand_in_for_installed_ones_are_told(tmp_path: Path) -> None:
+    """Review and approval name each module of a bundle that Python would find before an installed one; data is none."""
+    files = dict.fromkeys(("numpy.py", "google/protobuf/message.py", "flwr/app/x.py", "mine/x.py", "yaml/x.json"), b"")
+    (tmp_path / "a.fab").write_bytes(archive(MINE | files))
+    command = [*SITE, "review", str(tmp_path / "a.fab"), "--out"]
+    shadows = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)["shadows"]
+    assert shadows.keys() == {"numpy", "google", "flwr"}
+    assert (shadows["numpy"], shadows["flwr"]) == (["numpy"], ["flwr"])
+    assert "protobuf" in shadows["google"]
+    warnings = [line for line in call([*command, str(tmp_path / "b")]).stdout.splitlines() if "WARNING" in line]
+    assert len(warnings) == 3
+    assert warnings[-1] == (
+        "WARNING: the bundle's numpy stands in for that of the installed numpy, wherever its code imports it: "
+        "approve it only if you know why"
+    )
+    (tmp_path / "site.yaml").write_text(starting_text(DATASET))
+    approved = call([*SITE, "approve", str(tmp_path / "a.fab"), "--policy", str(tmp_path / "site.yaml")])
+    assert approved.stderr.splitlines() == warnings
+
+
+def test_all_that_flower_puts_into_a_bundle_is_taken() -> None:
+    """Every kind of file that Flower's patterns include passes, and so do its own manifest and files at the top."""
+    names = [pattern.removeprefix("**/").removeprefix("/").replace("*", "a") for pattern in FAB_INCLUDE_PATTERNS]
+    assert set(Bundle(archive(dict.fromkeys([*names, ".info/CONTENT"], b""))).files()) == {*names, ".info/CONTENT"}
 
 
 def test_a_policy_is_written_once_and_approves_nothing(tmp_path: Path, dataset: EncryptedDataset) -> None:
@@ -274,7 +315,59 @@ def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"cannot edit the list of bundles in {path}: write one hash a line"):
         set_bundle(path, A, approved=True)
     assert path.read_text() == f"{{bundles: [], datasets: ['{DATASET}']}}"
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / ".site.yaml.lock", path]
+
+
+@given(written=st.sampled_from(LISTS), bundle=st.sampled_from((A, C)), newline=st.sampled_from(("\n", "\r\n")))
+def test_line_ends_stay(tmp_path_factory: pytest.TempPathFactory, written: str, bundle: str, newline: str) -> None:
+    """Whatever a list's form, a file of one kind of line ends keeps it, and of the other kind it gets none."""
+    path = tmp_path_factory.mktemp("policy") / "site.yaml"
+    text = f"# Ours.\nbundles: {written}\ndatasets: ['{DATASET}']\n"
+    path.write_bytes(text.replace("\n", newline).encode())
+    approved = bundle not in SitePolicy.load(path).bundles
+    assert set_bundle(path, bundle, approved=approved)
+    after = path.read_bytes().decode()
+    assert after.count("\r") == (after.count("\n") if newline == "\r\n" else 0)
+    assert set_bundle(path, bundle, approved=not approved)
+    assert path.read_bytes().decode().count("\r") in {0, path.read_bytes().count(b"\r\n")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_stays(tmp_path: Path) -> None:
+    """Root's approval leaves the policy, and its lock, to their owner, who can approve the next."""
+    path = tmp_path / "site.yaml"
+    path.write_text(starting_text(DATASET))
+    os.chown(path, 20001, 20100)
+    path.chmod(0o640)
+    set_bundle(path, A, approved=True)
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (20001, 20100, 0o640)
+    lock = (tmp_path / ".site.yaml.lock").stat()
+    assert (lock.st_uid, stat.S_IMODE(lock.st_mode)) == (20001, 0o600)
+
+
+def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
+    """Of bundles that several processes approve at the same time none is lost."""
+    path = tmp_path / "site.yaml"
+    path.write_text(starting_text(DATASET))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom sites.policy_file import set_bundle\nsys.stdin.readline()\n"
+        "for number in range(15):\n"
+        "    set_bundle(Path(sys.argv[1]), f'{int(sys.argv[2]) * 100 + number:064x}', approved=True)\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(n)], cwd=ROOT, stdin=subprocess.PIPE)
+        for n in range(2)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in started:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    expected = {f"{n * 100 + number:064x}" for n in range(2) for number in range(15)}
+    assert set(SitePolicy.load(path).bundles) == expected
 
 
 @pytest.mark.parametrize(
@@ -299,6 +392,33 @@ def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: st
     reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
     assert reply.error.reason == told
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        (None, "there is no site's policy {policy}: `fedpp-site policy` writes one"),
+        ("", "{policy}: the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"),
+    ],
+)
+def test_without_a_policy_nothing_is_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | None, logged: str
+) -> None:
+    """Launcher and ClientApp refuse a missing or an empty policy; the log says what to do, the answer holds no path."""
+    policy = tmp_path / "site.yaml"
+    if text is not None:
+        policy.write_text(text)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as in Flower's processes
+    asked = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "query.describe")
+    message = Message(content=RecordDict(), metadata=asked)
+    options = Namespace(policy=str(policy), refused=str(tmp_path / "refused"), work=str(tmp_path))
+    node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy)}
+    launched = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    assert launched.error.reason == "this site's policy cannot be read: its own log says why"
+    answered = app(message, Context(1, 1, node, RecordDict(), {}))
+    assert dict(answered.content["refusal"]) == {"reason": "its settings do not fit: its own log says which"}
+    lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.site"]
+    assert lines == [f"{who} refused: {logged.format(policy=policy)}" for who in ("run 1", "describe")]
 
 
 def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

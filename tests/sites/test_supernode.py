@@ -1,17 +1,20 @@
 """The site's node: its identity, what it refuses to start with, and that it ends completely."""
 
 import json
+import os
 import signal
 import socket
 import stat
+import subprocess
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 from conftest import ROOT
@@ -29,6 +32,8 @@ from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError
 from fedpp.policy import starting_text
 from sites.bundle import Bundle
+from sites.executor import program
+from sites.launcher import FAILED
 from sites.supernode import PRIVATE_KEY, REFUSED, create_identity, join
 
 TEXT = st.text(min_size=1)
@@ -188,9 +193,9 @@ app = ServerApp()
 
 @app.main()
 def main(grid, context):
-    while len(nodes := list(grid.get_node_ids())) < 2:
+    while len(nodes := list(grid.get_node_ids())) < {nodes}:
         time.sleep(0.1)
-    for number in (1, 2):
+    for number in range(1, {questions} + 1):
         while not Path({folder!r}, f"ask {{number}}").exists():
             time.sleep(0.1)
         asked = [Message(RecordDict(), dst_node_id=node, message_type="query.describe") for node in nodes]
@@ -227,7 +232,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     imports its own `fedpp`, and finds no module of the launcher's loaded.
     """
     address, state = coordinator
-    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path)))
+    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, CLIENT, nodes=2, questions=2)))
     approve = [*SITE, "approve", bundle.hash, "--policy"]
     with ExitStack() as stack:
         for name in "ab":
@@ -264,14 +269,99 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     assert "Traceback" not in log
 
 
-def _stranger(folder: Path) -> Path:
-    """Write an app that leaves a file wherever its ClientApp is imported; return its project."""
+MISCHIEF = """\
+import asyncio, shutil
+from pathlib import Path
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message, context):
+    mischief = Path({folder!r}, "mischief").read_text()
+    reply = Message(RecordDict({{"answer": ConfigRecord({{"fine": True}})}}), reply_to=message)
+    if mischief == "cancelled":
+        raise asyncio.CancelledError({folder!r})
+    if mischief == "no message":
+        return {folder!r}
+    if mischief == "a message that cannot be sent":
+        reply.metadata.__dict__["_ttl"] = {folder!r}
+    if mischief == "a state that cannot be kept":
+        context.node_config["x"] = object()
+    if mischief == "no folder":
+        own = Path(__file__).parents[1]
+        shutil.rmtree(own)
+        own.touch()
+    return reply
+"""
+
+
+def test_whatever_a_bundle_does_the_coordinator_is_answered(
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
+) -> None:
+    """A failure at any step is answered by one constant text; the site's log has a line and the details of it."""
+    address, state = coordinator
+    failing, fine = ("cancelled", "no message", "a message that cannot be sent"), {"fine": True}
+    expected = {**{name: [FAILED] for name in failing}, "a state that cannot be kept": fine, "no folder": fine}
+    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, MISCHIEF, nodes=1, questions=len(expected))))
+    call([*SITE, "approve", bundle.hash, "--policy", str(site.policy)])
+    public = create_identity(tmp_path / "identity")
+    call([*COORDINATOR, "enrol", "--state", str(state), str(public), "mischief"])
+    start = command(address, state / "tls" / "ca.pem", public.parent, site)
+    with serving(tmp_path / "site.log", start, "SuperNode ID"):
+        run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
+        found = {}
+        for number, mischief in enumerate(expected, 1):
+            (tmp_path / "mischief").write_text(mischief)
+            (found[mischief],) = _answers(tmp_path, number)
+        assert _wait_for_end(State(state), run, Event())[0] == "finished:completed"
+    assert found == expected
+    log = (tmp_path / "site.log").read_text()
+    for line in (
+        f"run {run} failed",
+        f"the answer to run {run} could not",
+        f"the state of run {run} could not be kept",
+    ):
+        assert [told.startswith(line) for told in log.splitlines()].count(True) >= 1, log
+    assert log.count("Traceback") == 4  # of an answer that is no message, and of one that cannot be sent, too
+    assert "CancelledError" in log
+
+
+def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
+    """Where the SuperNode gives a launcher no task, it says so in one line, and fails."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(400, "no task")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        runtime = f"127.0.0.1:{server.server_port}"
+        options = ("--runtime", runtime, "--parent", str(os.getpid()), "--work", str(tmp_path))
+        done = subprocess.run(
+            [*program("launcher"), *options], input="token\n", capture_output=True, text=True, check=False, timeout=60
+        )
+        server.shutdown()
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("a task could not be taken")]
+    assert len(lines) == 1, done.stderr
+    assert "400" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def _stranger(folder: Path, client: str, *, nodes: int, questions: int) -> Path:
+    """Write an app of this ClientApp, and of a ServerApp that asks so many nodes so often; return its project."""
     for name, text in {
         "pyproject.toml": PYPROJECT,
         "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
         "stranger/__init__.py": "",
-        "stranger/server.py": SERVER.format(folder=str(folder)),
-        "stranger/client.py": CLIENT.format(folder=str(folder), root=str(ROOT)),
+        "stranger/server.py": SERVER.format(folder=str(folder), nodes=nodes, questions=questions),
+        "stranger/client.py": client.format(folder=str(folder), root=str(ROOT)),
     }.items():
         (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "app" / name).write_text(text)
