@@ -2,8 +2,8 @@
 
 It says which code may run (`bundles`), on which data (`datasets`), what may be asked (`answers`), how often a score
 may be (`scores`), for how long (`until`) and in what company (`co-participants`). The site's launcher reads it before
-any code of a bundle runs, the ClientApp and the vault enforce the rest. An error here never holds a path, so that it
-may be told to the coordinator.
+any code of a bundle runs, the ClientApp and the vault enforce the rest. A `PolicyError` never holds a path: it may be
+told to the coordinator.
 """
 
 import re

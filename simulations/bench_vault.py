@@ -26,8 +26,9 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
-from fedpp.policy import ScoreLimits
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate
+from fedpp.keys.store import Site
+from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
 
 from .federation import ROOT
@@ -134,29 +135,25 @@ def _write_dataset(path: Path) -> None:
             writer.add(record, cipher.frames(record.id, np.zeros((1, 4, 4, 1))), cipher.label(record.id, number % 2, 2))
 
 
-def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
-    """Return a site's identity, always the same, and the domain's certificate of it."""
+def certified(domain: KeyDomain, name: str) -> Site:
+    """Return a site with an identity that is always the same, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
-    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 
 
 def _serve(folder: Path, address: str) -> None:
     from sites.audit_log import AuditLog, Signer
-    from sites.score_limits import ScoreAllowance
     from sites.vault import serve
+    from sites.vault_service import VaultService
 
-    identity, certificate = certified(_DOMAIN, "bench")
-    log = AuditLog.open(Path(f"{address.removeprefix('unix:')}.log"), Signer.of(identity, _DOMAIN))
-    serve(
-        _DOMAIN,
-        EncryptedDataset.open(folder / "dataset"),
-        address,
-        identity=identity,
-        certificate=certificate,
-        scores=ScoreAllowance(ScoreLimits(per_day=WITHOUT_LIMITS)),
-        audit=log,
-        ready=lambda: print("ready", flush=True),
-    )
+    site, dataset = certified(_DOMAIN, "bench"), EncryptedDataset.open(folder / "dataset")
+    socket = Path(address.removeprefix("unix:"))
+    log = AuditLog.open(socket.with_suffix(".log"), Signer.of(site.identity))
+    policy = socket.with_suffix(".yaml")
+    limits = ScoreLimits(per_day=WITHOUT_LIMITS)
+    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=limits).to_yaml())
+    service = VaultService(site, dataset, policy=policy, audit=log)
+    serve(service, address, ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":

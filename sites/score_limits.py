@@ -35,21 +35,20 @@ def is_run(text: str) -> bool:
 class ScoreAllowance:
     """Counts a vault's calls of `Score` and refuses those beyond the limits; many threads may ask at once."""
 
-    def __init__(self, limits: ScoreLimits, past: Iterable[ScoreCall] = ()) -> None:
+    def __init__(self, past: Iterable[ScoreCall] = ()) -> None:
         """Begin with the calls that an audit log tells of, oldest first."""
-        self._limits, self._lock = limits, threading.Lock()
+        self._lock = threading.Lock()
         self._recent: deque[datetime] = deque()
         self._rounds: Counter[tuple[str, int, str]] = Counter()
         for call in past:
             self._add(call)
 
-    def admit(self, call: ScoreCall, sequences: int) -> None:
+    def admit(self, call: ScoreCall, sequences: int, limits: ScoreLimits) -> None:
         """Count a call for a split of so many sequences; raise `VaultError` that names the limit which it exceeds.
 
         A split without sequences tells nothing. A local training has no run to be counted by: its calls are bounded by
         the day alone.
         """
-        limits = self._limits
         if 0 < sequences < limits.least_sequences:
             raise VaultError(
                 f"split {call.split} has {sequences} sequences, and counts of fewer than {limits.least_sequences} are "

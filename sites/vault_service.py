@@ -6,7 +6,7 @@ else.
 No TensorFlow is loaded here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import DTYPES, SPLITS
-from fedpp.errors import DomainMismatchError, FederationError, VaultError
+from fedpp.errors import DomainMismatchError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.store import Site
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
@@ -29,7 +29,7 @@ from fedpp.policy import ScoreLimits, SitePolicy, today
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, Statement
+from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 
 from .audit_log import AuditLog
 from .memory_room import MemoryRoom
@@ -43,42 +43,36 @@ _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
 
 class VaultService(vault_pb2_grpc.VaultServicer):
-    """Answers for one domain and one dataset, and as one site if it has an identity."""
+    """Answers as one site, for its domain and one dataset."""
 
     def __init__(
         self,
-        domain: KeyDomain,
+        site: Site,
         dataset: EncryptedDataset,
         *,
-        identity: SiteIdentity | None = None,
-        certificate: Certificate | None = None,
-        scores: ScoreAllowance | None = None,
         policy: Path | None = None,
         audit: AuditLog | None = None,
+        past: Iterable[ScoreCall] = (),
         read_only: bool = False,
     ) -> None:
-        card = domain.card()
+        """Check that all belong together, and read every byte of the dataset; `past` calls count towards the limits.
+
+        Raises `DatasetError` for a damaged shard.
+        """
+        card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
             raise DomainMismatchError(
                 f"the dataset belongs to domain {dataset.manifest.domain[:16]}, the vault's domain is "
                 f"{card.fingerprint[:16]}: serve the dataset that was ingested under this domain"
             )
-        if (identity is None) != (certificate is None):
-            raise FederationError("an identity and its certificate go together: give the vault both, or neither")
-        if identity is not None and certificate is not None:
-            certificate.require(card.certifying_key, card.fingerprint)
-            if certificate.member != identity.member_of(card.fingerprint):
-                raise FederationError(
-                    f"the certificate of {certificate.member.site} is not for the keys of {identity.name}: accept again"
-                )
+        site.require_certified()
         if policy is not None:
             SitePolicy.load(policy).require_dataset(dataset.manifest.fingerprint)
-        self._domain, self._dataset, self._policy = domain, dataset, policy
-        self._identity, self._certificate = identity, certificate
-        self._scores = scores or ScoreAllowance(ScoreLimits())
-        self._read_only = read_only
+        dataset.verify()
+        self._site, self._domain, self._dataset = site, site.domain, dataset
+        self._policy, self._scores, self._read_only = policy, ScoreAllowance(past), read_only
         self._audit, self._room = audit, MemoryRoom(ROOM_BYTES, ROOM_SECONDS)
-        self._info = _info(domain, dataset, identity.name if identity else "")
+        self._info = _info(site.domain, dataset, site.identity.name)
 
     @property
     def healthy(self) -> bool:
@@ -119,11 +113,6 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         with answering("Sign", context, self._record) as call:
             self._require_writing()
             self._require_policy(request.bundle)
-            if self._identity is None or self._certificate is None:
-                raise VaultError(
-                    "this vault has no identity to sign with: make one with `fedpp-site recipient`, and `fedpp-site "
-                    "accept` what the domain answers; then start the vault again"
-                )
             if request.protocol != PROTOCOL:
                 raise VaultError(
                     f"the run speaks protocol {request.protocol}, this vault {PROTOCOL}: use one fedpp everywhere"
@@ -135,12 +124,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 time=int(datetime.now(UTC).timestamp()),
                 protocol=PROTOCOL,
                 domain=manifest.domain,
-                site=self._identity.name,
+                site=self._site.identity.name,
                 dataset=manifest.fingerprint,
                 bundle=request.bundle,
             )
-            signature = self._identity.sign("statement", statement.content())
-            reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._certificate).to_json())
+            signature = self._site.identity.sign("statement", statement.content())
+            reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._site.certificate).to_json())
             call.answer(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
             return reply
 
@@ -149,15 +138,15 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     ) -> vault_pb2.ScoreReply:
         """Answer the counts of a split's predictions."""
         with answering("Score", context, self._record) as call:
-            self._require_policy()
             first = next(requests, vault_pb2.ScoreRequest())
+            limits = self._require_policy()
             if first.split not in SPLITS:
                 raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
             if not is_run(first.run):
                 raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
             call.tell(split=first.split, run=first.run, round=first.round)
             sequences = len(self._dataset.indices(first.split))
-            self._scores.admit(ScoreCall(datetime.now(UTC), first.run, first.round, first.split), sequences)
+            self._scores.admit(ScoreCall(datetime.now(UTC), first.run, first.round, first.split), sequences, limits)
             call.tell(samples=sequences)  # a call of `Score` whose record tells them was admitted: `past_score`
             counts = self._count(first.split, (request.logits for request in requests))
             several = isinstance(counts, FindingCounts)
@@ -176,14 +165,16 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         if self._read_only:
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
 
-    def _require_policy(self, bundle: str | None = None) -> None:
-        """Refuse after the policy's last day, and to sign for code that it does not approve; the file may change."""
+    def _require_policy(self, bundle: str | None = None) -> ScoreLimits:
+        """Refuse what the policy, as its file is now, does not allow; return its limits of scores."""
         if self._policy is None:
-            return
+            return ScoreLimits()
         policy = SitePolicy.load(self._policy)
         policy.require_current(today())
+        policy.require_dataset(self._info.dataset)
         if bundle is not None:
             policy.require_bundle(bundle)
+        return policy.scores
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):

@@ -1,23 +1,28 @@
 """How much `Score` tells: each limit, at its edge, over a real socket; and how the callers use it."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
-from vaults import serving
+from vaults import FEW, policy_of, serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.policy import ScoreLimits
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
 from sites.score_limits import ScoreAllowance, ScoreCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test
-TINY = ScoreLimits(least_sequences=1)
+DEFAULT = ScoreLimits()
 
 
 def test_the_default_limits_are_those_of_the_documentation():
@@ -34,13 +39,13 @@ def test_a_limit_below_one_is_refused(name: str):
 
 def test_a_split_of_few_sequences_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
-    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(4))), VaultClient(address) as client:
+    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(4))), VaultClient(address) as client:
         refusal = "split test has 3 sequences, and counts of fewer than 4 are not told: .* set scores: least-sequences"
         with pytest.raises(VaultError, match=refusal):
             client.score("test", LOGITS)
-    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(3))), VaultClient(address) as client:
+    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(3))), VaultClient(address) as client:
         assert client.score("test", LOGITS).examples == 3
-    ScoreAllowance(ScoreLimits()).admit(ScoreCall(NOW, "", 1, "test"), 0)
+    ScoreAllowance().admit(ScoreCall(NOW, "", 1, "test"), 0, DEFAULT)
 
 
 def test_one_round_of_a_run_is_scored_twice(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -67,8 +72,8 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
 
 def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """An answer such as `not finite` tells something too: such calls use the allowance up."""
-    scores = ScoreAllowance(ScoreLimits(least_sequences=1, per_day=2))
-    with serving(domain, dataset, address, scores=scores), VaultClient(address) as client:
+    policy = policy_of(dataset, ScoreLimits(least_sequences=1, per_day=2))
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
             with pytest.raises(VaultError, match="not finite"):
                 client.score("test", np.full((3, 2, 2), np.nan))
@@ -78,20 +83,20 @@ def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, datas
 
 def test_a_day_is_24_hours():
     """A call is forgotten when it is a whole day old, and not a second earlier."""
-    allowance = ScoreAllowance(ScoreLimits(per_day=1), [ScoreCall(NOW, "", 1, "test")])
+    allowance, limits = ScoreAllowance([ScoreCall(NOW, "", 1, "test")]), ScoreLimits(per_day=1)
     almost = NOW + timedelta(hours=24) - timedelta(seconds=1)
     with pytest.raises(VaultError, match="within 24 hours"):
-        allowance.admit(ScoreCall(almost, "", 1, "test"), 10)
-    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10)
+        allowance.admit(ScoreCall(almost, "", 1, "test"), 10, limits)
+    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10, limits)
 
 
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 5))
 def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: int):
     """Whenever they come, of the calls that were admitted no more than `per_day` lie within any 24 hours."""
-    allowance, admitted = ScoreAllowance(ScoreLimits(per_day=most)), []
+    allowance, limits, admitted = ScoreAllowance(), ScoreLimits(per_day=most), []
     for hour in sorted(hours):
         try:
-            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10)
+            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10, limits)
         except VaultError:
             continue
         admitted.append(hour)
@@ -102,7 +107,7 @@ def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
     past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 2
     with pytest.raises(VaultError, match="scored 2 times in round 1"):
-        ScoreAllowance(TINY, past).admit(ScoreCall(NOW, "run", 1, "test"), 3)
+        ScoreAllowance(past).admit(ScoreCall(NOW, "run", 1, "test"), 3, FEW)
 
 
 @pytest.mark.parametrize("run", ["r" * 65, "two\nlines", "\x1b[2J"])
@@ -113,3 +118,65 @@ def test_a_run_s_name_is_short_and_printable(run: str, domain: KeyDomain, datase
         with pytest.raises(VaultError, match="a run is at most 64 printable characters"):
             client.score("test", LOGITS, run, 1)
         assert client.score("test", LOGITS, "r" * 64, 1).examples == 3
+
+
+def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Limits that change while the vault runs bind its next call, and the calls before are not forgotten."""
+    policy = policy_of(dataset)
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        for _ in range(2):
+            client.score("test", LOGITS, "run", 1)
+        for limits, refusal in (
+            (replace(FEW, per_day=2, per_round=3), "2 calls were scored within 24 hours, and 2 are allowed"),
+            (replace(FEW, per_round=1), "scored 2 times in round 1 of run run, and 1 are allowed"),
+            (replace(FEW, least_sequences=4), "counts of fewer than 4 are not told"),
+        ):
+            policy_of(dataset, limits)
+            with pytest.raises(VaultError, match=refusal):
+                client.score("test", LOGITS, "run", 1)
+        policy_of(dataset, replace(FEW, per_day=3, per_round=3))
+        client.score("test", LOGITS, "run", 1)
+        with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
+            client.score("test", LOGITS)
+
+
+@pytest.mark.parametrize("text", [None, "bundles: [", "{kept}rounds: 3\n", "\xff"])
+def test_a_policy_that_cannot_be_read_allows_nothing(
+    text: str | None, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """Nothing is answered under a policy that was valid once; one line names the file, until it can be read again."""
+    policy = policy_of(dataset)
+    kept = policy.read_text()
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        if text is None:
+            policy.unlink()
+        else:
+            policy.write_bytes(text.format(kept=kept).encode("latin-1"))
+        for call in calls(client):
+            with pytest.raises(VaultError, match=re.escape(str(policy))) as refused:
+                call()
+            assert "\n" not in str(refused.value)
+        assert client.info().frames == 2
+        policy.write_text(kept)
+        for call in calls(client):
+            call()
+
+
+def test_a_dataset_that_is_no_longer_approved_is_not_asked(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Its fingerprint taken out of the policy, it is neither scored, nor signed for, nor given weights."""
+    policy = policy_of(dataset)
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        policy.write_text(policy.read_text().replace(dataset.manifest.fingerprint, "f" * 64))
+        for call in calls(client):
+            with pytest.raises(VaultError, match="this site's policy does not list its dataset"):
+                call()
+        assert client.info().frames == 2
+
+
+def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
+    """Return all that the policy must allow."""
+    return (
+        lambda: client.score("test", LOGITS),
+        lambda: client.initial_weights(TINY, 0, "float32"),
+        lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE),
+    )

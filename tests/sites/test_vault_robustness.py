@@ -24,6 +24,7 @@ from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
 from simulations import bad_clients
+from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
 from sites.call_guard import MOST_OF_A_METHOD
@@ -124,7 +125,7 @@ def test_a_message_of_a_gigabyte_is_turned_away(
 
 def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
     """A caller learns that its message is too large, and the call is recorded once."""
-    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     request = vault_pb2.ScoreRequest(split="test", logits=vault_pb2.ArrayChunk(data=bytes(5 * 2**20)))
     with serving(domain, dataset, address, audit=log), grpc.insecure_channel(address) as channel:
         with pytest.raises(grpc.RpcError) as refused:
