@@ -35,7 +35,7 @@ _MOST = 2**31
 class ScoreLimits:
     """How much the vault's `Score` may tell."""
 
-    least_sequences: int = 10  # a score over fewer nearly gives single results away
+    least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
     per_round: int = 2  # calls of one round and split
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
@@ -172,7 +172,7 @@ answers: [describe, initial-weights, train, evaluate]
 
 # How much the vault's scores may tell.
 scores:
-  least-sequences: {least_sequences}  # a score over fewer sequences is refused
+  least-patients: {least_patients}  # counts over fewer are not told, of a split or of a finding
   per-round: {per_round}  # scores of one round and split
   rounds: {rounds}  # of one run
   per-day: {per_day}  # scores in all

@@ -27,14 +27,14 @@ from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
 from fedpp.policy import ScoreLimits, SitePolicy, today
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
-from fedpp.protocol.counts import Counts
+from fedpp.protocol.counts import UNKNOWN, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 
 from .audit_log import AuditLog
 from .memory_room import MemoryRoom
-from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run
-from .vault_calls import answering
+from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
+from .vault_calls import Call, answering
 
 ROOM_BYTES = 2**30  # that all running calls may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
@@ -145,10 +145,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if not is_run(first.run):
                 raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
             call.tell(split=first.split, run=first.run, round=first.round)
-            sequences = len(self._dataset.indices(first.split))
-            self._scores.admit(ScoreCall(datetime.now(UTC), first.run, first.round, first.split), sequences, limits)
-            call.tell(samples=sequences)  # a call of `Score` whose record tells them was admitted: `past_score`
-            counts = self._count(first.split, (request.logits for request in requests))
+            asked = ScoreCall(datetime.now(UTC), first.run, first.round, first.split)
+            self._scores.admit(asked, self._info.patients[first.split], limits)
+            # A call of `Score` whose record tells its samples was admitted: `past_score`.
+            call.tell(samples=self._info.sequences[first.split])
+            counts = self._count(call, first.split, (request.logits for request in requests), limits)
             several = isinstance(counts, FindingCounts)
             of_each = counts.findings if isinstance(counts, FindingCounts) else (counts,)
             reply = vault_pb2.ScoreReply(
@@ -183,12 +184,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
         return network
 
-    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> AnyCounts:
-        classes = len(self._dataset.manifest.classes)
-        expected = (len(self._dataset.indices(split)), classes, self._domain.n)
+    def _count(self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: ScoreLimits) -> AnyCounts:
+        indices = self._dataset.indices(split)
+        expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
         header = next(stream, vault_pb2.ArrayChunk())
         with self._room.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
-            labels = self._labels(split)
+            labels = self._labels(indices)
             if tuple(header.shape) != expected:  # before any data are taken in
                 raise VaultError(
                     f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape[:8])}: "
@@ -203,12 +204,16 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if not np.isfinite(logits).all():
                 raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
             if self._dataset.manifest.multi_label:
+                withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.least_patients)
+                if withheld.any():
+                    call.tell(withheld=int(withheld.sum()))
+                    labels = np.where(withheld, UNKNOWN, labels)
                 return count_findings(labels, presence(logits))
             return count(labels, softmax(logits))
 
-    def _labels(self, split: str) -> NDArray[np.int64]:
+    def _labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return class numbers `[k]`, or findings' states `[k, findings]`."""
-        rows = self._dataset.labels(self._dataset.indices(split))
+        rows = self._dataset.labels(indices)
         if self._dataset.manifest.multi_label:
             return encryption.decrypt_findings(self._domain, rows)
         return encryption.decrypt_classes(self._domain, rows)

@@ -132,7 +132,7 @@ def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
     """Write the policy of a hospital: this dataset, this checkout's bundle, and scores of few sequences."""
     policy = hospital.policy(epoch)
     hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
-    policy.write_text(policy.read_text().replace("least-sequences: 10", "least-sequences: 1"))
+    policy.write_text(policy.read_text().replace("least-patients: 10", "least-patients: 1"))
     hospital.zone("approve", bundle, "--policy", policy)
 
 

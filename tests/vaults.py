@@ -24,7 +24,7 @@ from sites.vault import serve
 from sites.vault_service import VaultService
 
 SECONDS = 20.0
-FEW = ScoreLimits(least_sequences=1)  # for tiny splits
+FEW = ScoreLimits(least_patients=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path

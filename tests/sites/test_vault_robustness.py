@@ -202,7 +202,7 @@ def test_calls_that_need_memory_wait_for_one_another(
 
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Each of `scores` in site.yaml is kept by `fedpp-site vault --policy`."""
-    limits = ScoreLimits(least_sequences=1, per_round=1, rounds=5, per_day=3)
+    limits = ScoreLimits(least_patients=1, per_round=1, rounds=5, per_day=3)
     with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
@@ -215,9 +215,9 @@ def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encrypt
         with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
             client.score("test", LOGITS, "run", 3)
     with (
-        site_vault(domain, dataset, address, scores=ScoreLimits(least_sequences=4)),
+        site_vault(domain, dataset, address, scores=ScoreLimits(least_patients=4)),
         VaultClient(address) as client,
-        pytest.raises(VaultError, match="has 3 sequences, and counts of fewer than 4"),
+        pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 4"),
     ):
         client.score("test", LOGITS)
 
