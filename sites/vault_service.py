@@ -36,7 +36,7 @@ from .memory_room import MemoryRoom
 from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
 from .vault_calls import Call, answering
 
-ROOM_BYTES = 2**30  # that all running calls may use for arrays
+ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
 # How often the values of an answer lie in memory while it is made: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
@@ -71,7 +71,9 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         dataset.verify()
         self._site, self._domain, self._dataset = site, site.domain, dataset
         self._policy, self._scores, self._read_only = policy, ScoreAllowance(past), read_only
-        self._audit, self._room = audit, MemoryRoom(ROOM_BYTES, ROOM_SECONDS)
+        self._audit = audit
+        # Weights are held until their caller has read them, and must not keep scores waiting so long.
+        self._room_of_weights, self._room_of_scores = (MemoryRoom(ROOM_BYTES, ROOM_SECONDS) for _ in range(2))
         self._info = _info(site.domain, dataset, site.identity.name)
 
     @property
@@ -99,7 +101,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
             values = network.parameters() * self._domain.n
-            with self._room.taking(_COPIES_OF_WEIGHTS * values * 8):
+            with self._room_of_weights.taking(_COPIES_OF_WEIGHTS * values * 8):
                 seed = self._domain.initial_seed(request.seed)
                 rows = encrypted_initial_weights(network, seed, self._domain.computing_key())
                 call.answer(values * np.dtype(request.dtype).itemsize, parameters=network.parameters())
@@ -188,7 +190,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         indices = self._dataset.indices(split)
         expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
         header = next(stream, vault_pb2.ArrayChunk())
-        with self._room.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
+        with self._room_of_scores.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
             labels = self._labels(indices)
             if tuple(header.shape) != expected:  # before any data are taken in
                 raise VaultError(

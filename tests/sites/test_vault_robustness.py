@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -174,10 +174,10 @@ def test_memory_that_becomes_free_is_taken_by_who_waits():
     assert taken.is_set()
 
 
-def test_calls_that_need_memory_wait_for_one_another(
+def test_weights_that_nobody_reads_keep_no_score_waiting(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """While one call holds the vault's memory, weights and scores are refused in the end, and `Info` is answered."""
+    """While a slow reader holds all memory for weights, other weights are refused in the end; scores are answered."""
     monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
     monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
     large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
@@ -185,19 +185,48 @@ def test_calls_that_need_memory_wait_for_one_another(
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
         unread = vault_pb2_grpc.VaultStub(channel).InitialWeights(request, timeout=SECONDS)
         next(unread)
-        for call in (lambda: client.score("test", LOGITS), lambda: client.initial_weights(TINY, 0, "float32")):
-            with pytest.raises(VaultError, match="the vault is busy"):
-                call()
+        with pytest.raises(VaultError, match="the vault is busy"):
+            client.initial_weights(TINY, 0, "float32")
+        assert client.score("test", LOGITS).examples == 3
         assert client.info().frames == 2
+        with pytest.raises(VaultError, match="the vault is busy"):
+            client.initial_weights(TINY, 0, "float32")
         unread.cancel()
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            try:
-                assert client.score("test", LOGITS).examples == 3
-                break
-            except VaultError:
-                continue
-        assert client.initial_weights(TINY, 0, "float32")
+        until("answered", lambda: client.initial_weights(TINY, 0, "float32"))
+
+
+def test_scores_wait_for_one_another(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """While one caller's predictions fill the memory for scores, another's are refused in the end."""
+    monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
+    monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
+    header, more = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape), threading.Event()
+
+    def requests() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        yield vault_pb2.ScoreRequest(logits=header)
+        more.wait(SECONDS)
+        yield vault_pb2.ScoreRequest(logits=vault_pb2.ArrayChunk(data=LOGITS.tobytes()))
+
+    with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
+        slow = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
+        until("the vault is busy", lambda: client.score("test", LOGITS))
+        more.set()
+        assert slow.result(SECONDS).examples == 3
+        assert client.score("test", LOGITS).examples == 3
+
+
+def until(outcome: str, call: Callable[[], object]) -> None:
+    """Call until it ends so: "answered", or with what a refusal says."""
+    deadline, found = time.monotonic() + SECONDS, ""
+    while outcome not in found:
+        assert time.monotonic() < deadline, found
+        try:
+            call()
+            found = "answered"
+        except VaultError as error:
+            found = str(error)
 
 
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
