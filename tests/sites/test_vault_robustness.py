@@ -23,7 +23,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
-from simulations import bad_clients
+from simulations import bad_clients, bench_vault
 from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
@@ -269,18 +269,38 @@ def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: Encrypte
 
 
 def test_many_clients_are_answered_beside_bad_ones():
-    """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded."""
+    """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded.
+
+    Each of the three reached the vault, and the row says how often.
+    """
     command = [sys.executable, "-m", "simulations", "bench", "vault", "--calls", "640", "--clients", "32", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result["name"] == "vault"
     alone, beside = result["rows"]
     assert ("alone" in alone["case"], "beside" in beside["case"]) == (True, True)
+    assert all(beside[f"{name}_rounds"] > 0 for name in ("garbage", "gigabyte", "silence"))
     for row in (alone, beside):
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["errors"] == 0
         assert row["max_ms"] < 10_000
         assert row["peak_mb"] < 400
+
+
+@pytest.mark.parametrize("what", ["no vault", "killed"])
+def test_bad_clients_that_do_nothing_fail_the_benchmark(
+    what: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """Clients that never reach the vault, or die, are no test of it: what was measured beside them is not told."""
+    command = ["bad_clients", address, "2" if what == "no vault" else "30"]
+    if what == "no vault":
+        with pytest.raises(VaultError, match=r"bad_clients did not begin, .*: {\"garbage\": 0, \"gigabyte\": 0, \"sil"):
+            bench_vault.running(command, "begun").__enter__()
+        return
+    with serving(domain, dataset, address), bench_vault.running(command, "begun") as others:
+        others.kill()
+        with pytest.raises(VaultError, match="a bad client did not last, so nothing was measured: exit -9"):
+            bench_vault.rounds_of(others)
 
 
 def test_options_of_another_benchmark_are_refused():
