@@ -10,6 +10,8 @@ from fedpp.command import path
 
 from .opening import passphrase_of, require_folder, show
 
+UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
+
 if TYPE_CHECKING:
     from .score_limits import ScoreCall
 
@@ -85,7 +87,7 @@ def audit_log(options: argparse.Namespace) -> int:
         "first": found.first,
         "last": found.last,
         "head": found.head,
-        "signed by": f"{site}, {found.public_key}" if site else found.public_key,
+        "signed by": f"{site}, {found.public_key}" if site else f"{found.public_key} {UNKNOWN_SIGNER}",
     }
     if found.after_known_head is not None:
         told["records after --head"] = found.after_known_head

@@ -349,7 +349,10 @@ def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDa
 
 
 def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
-    """It prints count, times and head, and exits with 1 and one line at the first bad line."""
+    """It prints count, times and head, and exits with 1 and one line at the first bad line.
+
+    Without a certificate nobody vouches for the key that the log names: whoever forged all of it named its own.
+    """
     found = verify(short)
     shown = json.loads(site("audit-log", "verify", short, "--head", found.head, "--json").stdout)
     assert shown == {
@@ -357,11 +360,12 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
         "first": records(short)[0]["time"],
         "last": records(short)[-1]["time"],
         "head": found.head,
-        "signed_by": found.public_key,
+        "signed_by": f"{found.public_key} (the log's own word: give --certificate to check whose it is)",
         "records_after_head": 0,
     }
     lines = site("audit-log", "verify", short).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["records", "first", "last", "head", "signed"]
+    assert lines[-1].endswith(f"{found.public_key} (the log's own word: give --certificate to check whose it is)")
     certificate = tmp_path / "site.certificate"
     other = Issuer(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
     certificate.write_text(other.to_json() + "\n")
@@ -380,4 +384,5 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
     certificate = tmp_path / "site.certificate"
     certificate.write_text(certified(domain, "north").certificate.to_json())
     shown = json.loads(site("audit-log", "verify", path, "--certificate", certificate, "--json").stdout)
-    assert (shown["records"], shown["signed_by"].split(",")[0]) == (2, "north")
+    expected = f"north, {certified(domain, 'north').identity.signing_key}"
+    assert (shown["records"], shown["signed_by"]) == (2, expected)
