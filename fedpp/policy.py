@@ -2,8 +2,8 @@
 
 It says which code may run (`bundles`), on which data (`datasets`), what may be asked (`answers`), how often a score
 may be (`scores`), for how long (`until`) and in what company (`co-participants`). The site's launcher reads it before
-any code of a bundle runs, the ClientApp and the vault enforce the rest. An error here never holds a path, so that it
-may be told to the coordinator.
+any code of a bundle runs, the ClientApp and the vault enforce the rest. A `PolicyError` never holds a path: it may be
+told to the coordinator.
 """
 
 import re
@@ -36,7 +36,7 @@ _LONGEST = 200  # characters of a value; Python refuses to write out a number of
 class ScoreLimits:
     """How much the vault's `Score` may tell."""
 
-    least_sequences: int = 10  # a score over fewer nearly gives single results away
+    least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
     per_round: int = 2  # calls of one round and split
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
@@ -180,7 +180,7 @@ answers: [describe, initial-weights, train, evaluate]
 
 # How much the vault's scores may tell.
 scores:
-  least-sequences: {least_sequences}  # a score over fewer sequences is refused
+  least-patients: {least_patients}  # counts over fewer are not told, of a split or of a finding
   per-round: {per_round}  # scores of one round and split
   rounds: {rounds}  # of one run
   per-day: {per_day}  # scores in all

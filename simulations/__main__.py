@@ -79,7 +79,8 @@ def bench(options: argparse.Namespace) -> int:
         print(json.dumps(result))
         return 0
     for row in result["rows"]:
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))
+        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+        print("  ".join(text if k == "case" else f"{k} {text}" for k, text in zip(row, shown, strict=True)))
     return 0
 
 

@@ -1,13 +1,18 @@
 """Three clients that do their worst to a vault's Unix socket: garbage, a message of 1 GB, and silence.
 
-`python -m simulations.bad_clients ADDRESS` lets all three at it until it is killed.
+`python -m simulations.bad_clients ADDRESS SECONDS` lets all three at it until SIGTERM. It prints `begun` when each has
+reached the vault, and at the end how often each has, as JSON; it exits with 1 if one of them failed, or has not reached
+it in so many seconds.
 """
 
+import json
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -22,9 +27,14 @@ SECONDS = 60.0  # of silence, unless it is ended earlier
 _CHUNK = bytes(2**14)  # HTTP/2's largest frame, unless agreed otherwise
 
 
-def garbage(address: str, generator: Random) -> None:
+def _nothing() -> None:
+    pass
+
+
+def garbage(address: str, generator: Random, reached: Callable[[], None] = _nothing) -> None:
     """Connect and send random bytes, half of the time after HTTP/2's greeting."""
     with _connected(address) as connection:
+        reached()
         try:
             if generator.random() < 0.5:
                 connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -34,7 +44,7 @@ def garbage(address: str, generator: Random) -> None:
             return
 
 
-def announce_a_gigabyte(address: str, method: str = "Score") -> int:
+def announce_a_gigabyte(address: str, method: str = "Score", reached: Callable[[], None] = _nothing) -> int:
     """Announce a message of 1 GB and send zeros until one is stopped; return how many bytes were sent."""
     sent = 0
     with _connected(address) as connection:
@@ -45,13 +55,15 @@ def announce_a_gigabyte(address: str, method: str = "Score") -> int:
             connection.sendall(_frame(0, 0, 1, b"\0" + GIGABYTE.to_bytes(4, "big")))
             while sent < GIGABYTE:
                 connection.sendall(_frame(0, 0, 1, _CHUNK))  # heeding no window
+                if not sent:
+                    reached()
                 sent += len(_CHUNK)
         except OSError:
             pass
     return sent
 
 
-def silence(address: str, seconds: float = SECONDS) -> list[grpc.StatusCode]:
+def silence(address: str, seconds: float = SECONDS, reached: Callable[[], None] = _nothing) -> list[grpc.StatusCode]:
     """Open streams to `Score` and calls to `Info` and send nothing; return how each ended."""
     over = threading.Event()
 
@@ -64,6 +76,8 @@ def silence(address: str, seconds: float = SECONDS) -> list[grpc.StatusCode]:
             channel.stream_unary(VAULT + ("Score", "Info")[number % 2]).future(nothing(), timeout=seconds)
             for number in range(STREAMS)
         ]
+        grpc.channel_ready_future(channel).result(seconds)
+        reached()
         codes = [call.code() for call in calls]
     over.set()
     return codes
@@ -95,22 +109,60 @@ def _headers(path: str) -> bytes:
     return b"".join(b"\0" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in texts)
 
 
-def _for_ever(address: str) -> None:
-    generator = Random(0)  # noqa: S311  nothing is kept secret by it
+class BadClients:
+    """The three at their work, each in a thread, and how often each reached the vault."""
 
-    def repeat(task: Callable[[], object], pause: float) -> None:
-        while True:
-            task()
-            time.sleep(pause)
+    def __init__(self, address: str) -> None:
+        self.rounds = {"garbage": 0, "gigabyte": 0, "silence": 0}
+        self.failed = False
+        self._begun, self._over = threading.Event(), threading.Event()
+        generator = Random(0)  # noqa: S311  nothing is kept secret by it
+        self._start("garbage", lambda reached: garbage(address, generator, reached), 0.01)
+        self._start("gigabyte", lambda reached: announce_a_gigabyte(address, reached=reached), 0.1)
+        self._start("silence", lambda reached: silence(address, reached=reached), 0.1)
 
-    for task, pause in (
-        (lambda: garbage(address, generator), 0.01),
-        (lambda: announce_a_gigabyte(address), 0.1),
-        (lambda: silence(address), 0.1),
-    ):
-        threading.Thread(target=repeat, args=(task, pause), daemon=True).start()
-    threading.Event().wait()
+    def begin(self, seconds: float) -> bool:
+        """Wait until each has reached the vault; tell whether that is so, and not the end."""
+        self._begun.wait(seconds)
+        return not self._over.is_set() and all(self.rounds.values())
+
+    def wait(self) -> None:
+        """Wait for `end`, or for one that fails."""
+        self._over.wait()
+
+    def end(self) -> None:
+        """End the waiting."""
+        self._over.set()
+        self._begun.set()
+
+    def _start(self, name: str, task: Callable[[Callable[[], None]], object], pause: float) -> None:
+        def reached() -> None:
+            self.rounds[name] += 1
+            if all(self.rounds.values()):
+                self._begun.set()
+
+        def repeat() -> None:
+            try:
+                while True:
+                    with suppress(OSError):  # a vault that is busy takes no connection: no round
+                        task(reached)
+                    time.sleep(pause)
+            finally:
+                self.failed = True
+                self.end()
+
+        threading.Thread(target=repeat, daemon=True).start()
+
+
+def _main(address: str, seconds: float) -> int:
+    clients = BadClients(address)
+    signal.signal(signal.SIGTERM, lambda *_: clients.end())
+    if clients.begin(seconds):
+        print("begun", flush=True)
+        clients.wait()
+    print(json.dumps(clients.rounds), flush=True)
+    return int(clients.failed or not all(clients.rounds.values()))
 
 
 if __name__ == "__main__":
-    _for_ever(sys.argv[1])
+    sys.exit(_main(sys.argv[1], float(sys.argv[2])))

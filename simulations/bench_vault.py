@@ -3,6 +3,7 @@
 The vault is a process of its own with an identity and an audit log, on a Unix socket.
 """
 
+import json
 import random
 import statistics
 import subprocess
@@ -26,8 +27,9 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
-from fedpp.policy import ScoreLimits
-from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Certificate
+from fedpp.keys.store import Site
+from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
 
 from .federation import ROOT
@@ -55,9 +57,12 @@ def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any
 
 def _case(folder: Path, case: str, calls: int, clients: int) -> dict[str, Any]:
     address = f"unix:{folder}/{'a' if case == 'alone' else 'b'}.sock"
-    with _running(["bench_vault", str(folder), address], "ready") as process:
-        with _bad_clients(address, wanted=case != "alone"):
+    with running(["bench_vault", str(folder), address], "ready") as process:
+        if case == "alone":
             figures = _load(address, calls, clients)
+        else:
+            with running(["bad_clients", address, str(READY_SECONDS)], "begun") as others:
+                figures = {**_load(address, calls, clients), **rounds_of(others)}
         status = Path(f"/proc/{process.pid}/status").read_text()
         memory = {
             f"{name}_mb": int(status.partition(f"{key}:")[2].split()[0]) / 1024
@@ -100,22 +105,24 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _bad_clients(address: str, *, wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    with _running(["bad_clients", address]):
-        yield
+def rounds_of(bad_clients: "subprocess.Popen[str]") -> dict[str, int]:
+    """End the bad clients, and return how often each reached the vault; raise `VaultError` if they ended before."""
+    bad_clients.terminate()
+    told = bad_clients.communicate(timeout=READY_SECONDS)[0].strip()
+    if bad_clients.returncode:
+        raise VaultError(f"a bad client did not last, so nothing was measured: exit {bad_clients.returncode} {told}")
+    return {f"{name}_rounds": number for name, number in json.loads(told).items()}
 
 
 @contextmanager
-def _running(command: list[str], sign: str = "") -> Iterator["subprocess.Popen[str]"]:
+def running(command: list[str], sign: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a module of `simulations` from its sign to the end of the block; raise `VaultError` if it does not begin."""
     module = [sys.executable, "-m", f"simulations.{command[0]}", *command[1:]]
     with subprocess.Popen(module, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            if sign and not (process.stdout and process.stdout.readline().startswith(sign)):
-                raise VaultError("the benchmark's vault did not start")
+            first = process.stdout.readline() if process.stdout else ""
+            if first != f"{sign}\n":
+                raise VaultError(f"simulations.{command[0]} did not begin, so nothing was measured: {first.strip()}")
             yield process
         finally:
             process.kill()
@@ -134,29 +141,25 @@ def _write_dataset(path: Path) -> None:
             writer.add(record, cipher.frames(record.id, np.zeros((1, 4, 4, 1))), cipher.label(record.id, number % 2, 2))
 
 
-def certified(domain: KeyDomain, name: str) -> tuple[SiteIdentity, Certificate]:
-    """Return a site's identity, always the same, and the domain's certificate of it."""
+def certified(domain: KeyDomain, name: str) -> Site:
+    """Return a site with an identity that is always the same, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
-    return identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 
 
 def _serve(folder: Path, address: str) -> None:
     from sites.audit_log import AuditLog, Signer
-    from sites.score_limits import ScoreAllowance
     from sites.vault import serve
+    from sites.vault_service import VaultService
 
-    identity, certificate = certified(_DOMAIN, "bench")
-    log = AuditLog.open(Path(f"{address.removeprefix('unix:')}.log"), Signer.of(identity, _DOMAIN))
-    serve(
-        _DOMAIN,
-        EncryptedDataset.open(folder / "dataset"),
-        address,
-        identity=identity,
-        certificate=certificate,
-        scores=ScoreAllowance(ScoreLimits(per_day=WITHOUT_LIMITS)),
-        audit=log,
-        ready=lambda: print("ready", flush=True),
-    )
+    site, dataset = certified(_DOMAIN, "bench"), EncryptedDataset.open(folder / "dataset")
+    socket = Path(address.removeprefix("unix:"))
+    log = AuditLog.open(socket.with_suffix(".log"), Signer.of(site.identity))
+    policy = socket.with_suffix(".yaml")
+    limits = ScoreLimits(per_day=WITHOUT_LIMITS)
+    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=limits).to_yaml())
+    service = VaultService(site, dataset, policy=policy, audit=log)
+    serve(service, address, ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":

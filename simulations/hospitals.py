@@ -88,7 +88,7 @@ def _policy(dataset: Path) -> SitePolicy:
     """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
-    scores = ScoreLimits(least_sequences=1, per_round=many, rounds=many, per_day=many)
+    scores = ScoreLimits(least_patients=1, per_round=many, rounds=many, per_day=many)
     return SitePolicy(bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0)
 
 

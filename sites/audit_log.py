@@ -16,12 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from fedpp.errors import VaultError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
-from fedpp.protocol.membership import canonical, signed
+from fedpp.protocol.membership import canonical
 
 from .audit_check import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
 
@@ -36,12 +33,9 @@ class Signer:
     sign: Callable[[bytes], str]  # returns hex
 
     @classmethod
-    def of(cls, identity: SiteIdentity | None, domain: KeyDomain) -> Self:
-        """Return the site's identity as a signer, or, of a vault that has none, a key derived from the domain."""
-        if identity is not None:
-            return cls(identity.signing_key, lambda content: identity.sign(PURPOSE, content))
-        key = Ed25519PrivateKey.from_private_bytes(domain.derive("audit log"))
-        return cls(key.public_key().public_bytes_raw().hex(), lambda content: key.sign(signed(PURPOSE, content)).hex())
+    def of(cls, identity: SiteIdentity) -> Self:
+        """Return the site's identity as a signer."""
+        return cls(identity.signing_key, lambda content: identity.sign(PURPOSE, content))
 
 
 class AuditLog:

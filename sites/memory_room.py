@@ -1,4 +1,4 @@
-"""The memory that calls of the vault may use together: who needs more than is free waits, in the end in vain."""
+"""The memory that calls of one method may use together: who needs more than is free waits, in the end in vain."""
 
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
-"""How much `Score` may tell: whole splits of enough sequences, a few times a round, a bounded number of times a day.
+"""How much `Score` may tell: whole splits of enough patients, a few times a round, a bounded number of times a day.
 
 Counts of chosen predictions give away labels and rows (docs/threats.md): each call is a question, and these limits
-bound how many are answered. They do not make a single answer harmless.
+bound how many are answered. They do not make a single answer harmless. It is patients that count, and not sequences:
+one patient may have many, all of one label.
 """
 
 import threading
@@ -10,8 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedpp.errors import VaultError
 from fedpp.policy import ScoreLimits
+from fedpp.protocol.counts import UNKNOWN
 
 DAY = timedelta(hours=24)
 LONGEST_RUN = 64
@@ -32,28 +37,36 @@ def is_run(text: str) -> bool:
     return len(text) <= LONGEST_RUN and text.isprintable()
 
 
+def rare(states: NDArray[np.int64], patients: NDArray[np.bytes_], least: int) -> NDArray[np.bool_]:
+    """Tell which findings are known for too few patients, though for some.
+
+    `states` [sequences findings] are 1, 0 or `UNKNOWN`, `patients` [sequences] whose they are; returns [findings].
+    """
+    known = [len(np.unique(patients[of_finding != UNKNOWN])) for of_finding in states.T]
+    return np.array([0 < number < least for number in known])
+
+
 class ScoreAllowance:
     """Counts a vault's calls of `Score` and refuses those beyond the limits; many threads may ask at once."""
 
-    def __init__(self, limits: ScoreLimits, past: Iterable[ScoreCall] = ()) -> None:
+    def __init__(self, past: Iterable[ScoreCall] = ()) -> None:
         """Begin with the calls that an audit log tells of, oldest first."""
-        self._limits, self._lock = limits, threading.Lock()
+        self._lock = threading.Lock()
         self._recent: deque[datetime] = deque()
         self._rounds: Counter[tuple[str, int, str]] = Counter()
         for call in past:
             self._add(call)
 
-    def admit(self, call: ScoreCall, sequences: int) -> None:
-        """Count a call for a split of so many sequences; raise `VaultError` that names the limit which it exceeds.
+    def admit(self, call: ScoreCall, patients: int, limits: ScoreLimits) -> None:
+        """Count a call for a split of so many patients; raise `VaultError` that names the limit which it exceeds.
 
-        A split without sequences tells nothing. A local training has no run to be counted by: its calls are bounded by
+        A split without patients tells nothing. A local training has no run to be counted by: its calls are bounded by
         the day alone.
         """
-        limits = self._limits
-        if 0 < sequences < limits.least_sequences:
+        if 0 < patients < limits.least_patients:
             raise VaultError(
-                f"split {call.split} has {sequences} sequences, and counts of fewer than {limits.least_sequences} are "
-                "not told: ingest with other shares, or set scores: least-sequences in the policy of the vault"
+                f"split {call.split} has {patients} patients, and counts of fewer than {limits.least_patients} are "
+                "not told: ingest with other shares, or set scores: least-patients in the policy of the vault"
             )
         if call.round > limits.rounds:
             raise VaultError(

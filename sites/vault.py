@@ -9,22 +9,15 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
 from fedpp.protocol import vault_pb2_grpc
-from fedpp.protocol.membership import Certificate
 from fedpp.protocol.vault_channel import MOST_MESSAGE_BYTES, TlsFiles
 
-from .audit_log import AuditLog
 from .call_guard import IDLE_SECONDS, MOST_CALLS, CallGuard
 from .health import HealthService
-from .score_limits import ScoreAllowance
 from .vault_address import bind
 from .vault_service import VaultService
 
@@ -36,16 +29,9 @@ OPTIONS = (
 
 
 def serve(
-    domain: KeyDomain,
-    dataset: EncryptedDataset,
+    service: VaultService,
     address: str,
     *,
-    identity: SiteIdentity | None = None,
-    certificate: Certificate | None = None,
-    scores: ScoreAllowance | None = None,
-    policy: Path | None = None,
-    audit: AuditLog | None = None,
-    read_only: bool = False,
     tls: TlsFiles | None = None,
     idle_seconds: float = IDLE_SECONDS,
     ready: Callable[[], None] = lambda: None,
@@ -54,19 +40,8 @@ def serve(
 ) -> None:
     """Serve at `unix:PATH`, or with `tls` at `HOST:PORT`, until `stop` is set, or SIGTERM or SIGINT comes.
 
-    A socket is removed then. Every byte of the dataset is read before: raises `DatasetError` for a damaged shard.
+    A socket is removed then.
     """
-    service = VaultService(
-        domain,
-        dataset,
-        identity=identity,
-        certificate=certificate,
-        scores=scores,
-        policy=policy,
-        audit=audit,
-        read_only=read_only,
-    )
-    dataset.verify()
     stopped = stop or threading.Event()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,8 @@ from fedpp.command import path
 
 from .opening import passphrase_of, require_folder, show
 
+UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
+
 if TYPE_CHECKING:
     from .score_limits import ScoreCall
 
@@ -18,16 +20,16 @@ def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.keys import store
-    from fedpp.policy import ScoreLimits, SitePolicy
+    from fedpp.policy import SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
 
     from .audit_log import AuditLog, Signer
-    from .score_limits import ScoreAllowance
     from .sd_notify import notify
     from .vault import serve
-    from .vault_service import past_score
+    from .vault_service import VaultService, past_score
 
-    policy = None if options.policy is None else SitePolicy.load(options.policy)
+    if options.policy is not None:
+        SitePolicy.load(options.policy)  # before a passphrase is asked for
     tls = TlsFiles.read(options.tls) if options.tls else None
     require_folder(options.domain)
     site = store.open_site(options.domain, passphrase_of(options))
@@ -35,7 +37,7 @@ def vault(options: argparse.Namespace) -> int:
     past: list[ScoreCall] = []
     audit = None
     if options.audit_log:
-        signer = Signer.of(site.identity, site.domain)
+        signer = Signer.of(site.identity)
         audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
@@ -45,20 +47,10 @@ def vault(options: argparse.Namespace) -> int:
         notify("READY=1")
 
     try:
-        serve(
-            site.domain,
-            dataset,
-            options.address,
-            identity=site.identity,
-            certificate=site.certificate,
-            scores=ScoreAllowance(policy.scores if policy else ScoreLimits(), past),
-            policy=options.policy,
-            audit=audit,
-            read_only=options.read_only,
-            tls=tls,
-            ready=ready,
-            stopping=lambda: notify("STOPPING=1"),
+        service = VaultService(
+            site, dataset, policy=options.policy, audit=audit, past=past, read_only=options.read_only
         )
+        serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
     finally:
         if audit is not None:
             audit.close()
@@ -95,7 +87,7 @@ def audit_log(options: argparse.Namespace) -> int:
         "first": found.first,
         "last": found.last,
         "head": found.head,
-        "signed by": f"{site}, {found.public_key}" if site else found.public_key,
+        "signed by": f"{site}, {found.public_key}" if site else f"{found.public_key} {UNKNOWN_SIGNER}",
     }
     if found.after_known_head is not None:
         told["records after --head"] = found.after_known_head

@@ -6,7 +6,7 @@ else.
 No TensorFlow is loaded here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -18,67 +18,63 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import DTYPES, SPLITS
-from fedpp.errors import DomainMismatchError, FederationError, VaultError
+from fedpp.errors import DomainMismatchError, VaultError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.store import Site
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
 from fedpp.policy import ScoreLimits, SitePolicy, today
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
-from fedpp.protocol.counts import Counts
+from fedpp.protocol.counts import UNKNOWN, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, Statement
+from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 
 from .audit_log import AuditLog
 from .memory_room import MemoryRoom
-from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run
-from .vault_calls import answering
+from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
+from .vault_calls import Call, answering
 
-ROOM_BYTES = 2**30  # that all running calls may use for arrays
+ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
 # How often the values of an answer lie in memory while it is made: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
 
 class VaultService(vault_pb2_grpc.VaultServicer):
-    """Answers for one domain and one dataset, and as one site if it has an identity."""
+    """Answers as one site, for its domain and one dataset."""
 
     def __init__(
         self,
-        domain: KeyDomain,
+        site: Site,
         dataset: EncryptedDataset,
         *,
-        identity: SiteIdentity | None = None,
-        certificate: Certificate | None = None,
-        scores: ScoreAllowance | None = None,
         policy: Path | None = None,
         audit: AuditLog | None = None,
+        past: Iterable[ScoreCall] = (),
         read_only: bool = False,
     ) -> None:
-        card = domain.card()
+        """Check that all belong together, and read every byte of the dataset; `past` calls count towards the limits.
+
+        Raises `DatasetError` for a damaged shard.
+        """
+        card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
             raise DomainMismatchError(
                 f"the dataset belongs to domain {dataset.manifest.domain[:16]}, the vault's domain is "
                 f"{card.fingerprint[:16]}: serve the dataset that was ingested under this domain"
             )
-        if (identity is None) != (certificate is None):
-            raise FederationError("an identity and its certificate go together: give the vault both, or neither")
-        if identity is not None and certificate is not None:
-            certificate.require(card.certifying_key, card.fingerprint)
-            if certificate.member != identity.member_of(card.fingerprint):
-                raise FederationError(
-                    f"the certificate of {certificate.member.site} is not for the keys of {identity.name}: accept again"
-                )
+        site.require_certified()
         if policy is not None:
             SitePolicy.load(policy).require_dataset(dataset.manifest.fingerprint)
-        self._domain, self._dataset, self._policy = domain, dataset, policy
-        self._identity, self._certificate = identity, certificate
-        self._scores = scores or ScoreAllowance(ScoreLimits())
-        self._read_only = read_only
-        self._audit, self._room = audit, MemoryRoom(ROOM_BYTES, ROOM_SECONDS)
-        self._info = _info(domain, dataset, identity.name if identity else "")
+        dataset.verify()
+        self._site, self._domain, self._dataset = site, site.domain, dataset
+        self._policy, self._scores, self._read_only = policy, ScoreAllowance(past), read_only
+        self._audit = audit
+        # Weights are held until their caller has read them, and must not keep scores waiting so long.
+        self._room_of_weights, self._room_of_scores = (MemoryRoom(ROOM_BYTES, ROOM_SECONDS) for _ in range(2))
+        self._info = _info(site.domain, dataset, site.identity.name)
 
     @property
     def healthy(self) -> bool:
@@ -105,7 +101,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
             values = network.parameters() * self._domain.n
-            with self._room.taking(_COPIES_OF_WEIGHTS * values * 8):
+            with self._room_of_weights.taking(_COPIES_OF_WEIGHTS * values * 8):
                 seed = self._domain.initial_seed(request.seed)
                 rows = encrypted_initial_weights(network, seed, self._domain.computing_key())
                 call.answer(values * np.dtype(request.dtype).itemsize, parameters=network.parameters())
@@ -119,11 +115,6 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         with answering("Sign", context, self._record) as call:
             self._require_writing()
             self._require_policy(request.bundle)
-            if self._identity is None or self._certificate is None:
-                raise VaultError(
-                    "this vault has no identity to sign with: make one with `fedpp-site recipient`, and `fedpp-site "
-                    "accept` what the domain answers; then start the vault again"
-                )
             if request.protocol != PROTOCOL:
                 raise VaultError(
                     f"the run speaks protocol {request.protocol}, this vault {PROTOCOL}: use one fedpp everywhere"
@@ -135,12 +126,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 time=int(datetime.now(UTC).timestamp()),
                 protocol=PROTOCOL,
                 domain=manifest.domain,
-                site=self._identity.name,
+                site=self._site.identity.name,
                 dataset=manifest.fingerprint,
                 bundle=request.bundle,
             )
-            signature = self._identity.sign("statement", statement.content())
-            reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._certificate).to_json())
+            signature = self._site.identity.sign("statement", statement.content())
+            reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._site.certificate).to_json())
             call.answer(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
             return reply
 
@@ -149,17 +140,18 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     ) -> vault_pb2.ScoreReply:
         """Answer the counts of a split's predictions."""
         with answering("Score", context, self._record) as call:
-            self._require_policy()
             first = next(requests, vault_pb2.ScoreRequest())
+            limits = self._require_policy()
             if first.split not in SPLITS:
                 raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
             if not is_run(first.run):
                 raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
             call.tell(split=first.split, run=first.run, round=first.round)
-            sequences = len(self._dataset.indices(first.split))
-            self._scores.admit(ScoreCall(datetime.now(UTC), first.run, first.round, first.split), sequences)
-            call.tell(samples=sequences)  # a call of `Score` whose record tells them was admitted: `past_score`
-            counts = self._count(first.split, (request.logits for request in requests))
+            asked = ScoreCall(datetime.now(UTC), first.run, first.round, first.split)
+            self._scores.admit(asked, self._info.patients[first.split], limits)
+            # A call of `Score` whose record tells its samples was admitted: `past_score`.
+            call.tell(samples=self._info.sequences[first.split])
+            counts = self._count(call, first.split, (request.logits for request in requests), limits)
             several = isinstance(counts, FindingCounts)
             of_each = counts.findings if isinstance(counts, FindingCounts) else (counts,)
             reply = vault_pb2.ScoreReply(
@@ -176,14 +168,16 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         if self._read_only:
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
 
-    def _require_policy(self, bundle: str | None = None) -> None:
-        """Refuse after the policy's last day, and to sign for code that it does not approve; the file may change."""
+    def _require_policy(self, bundle: str | None = None) -> ScoreLimits:
+        """Refuse what the policy, as its file is now, does not allow; return its limits of scores."""
         if self._policy is None:
-            return
+            return ScoreLimits()
         policy = SitePolicy.load(self._policy)
         policy.require_current(today())
+        policy.require_dataset(self._info.dataset)
         if bundle is not None:
             policy.require_bundle(bundle)
+        return policy.scores
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):
@@ -192,12 +186,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
         return network
 
-    def _count(self, split: str, stream: Iterator[vault_pb2.ArrayChunk]) -> AnyCounts:
-        classes = len(self._dataset.manifest.classes)
-        expected = (len(self._dataset.indices(split)), classes, self._domain.n)
+    def _count(self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: ScoreLimits) -> AnyCounts:
+        indices = self._dataset.indices(split)
+        expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
         header = next(stream, vault_pb2.ArrayChunk())
-        with self._room.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
-            labels = self._labels(split)
+        with self._room_of_scores.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
+            labels = self._labels(indices)
             if tuple(header.shape) != expected:  # before any data are taken in
                 raise VaultError(
                     f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape[:8])}: "
@@ -212,12 +206,16 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if not np.isfinite(logits).all():
                 raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
             if self._dataset.manifest.multi_label:
+                withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.least_patients)
+                if withheld.any():
+                    call.tell(withheld=int(withheld.sum()))
+                    labels = np.where(withheld, UNKNOWN, labels)
                 return count_findings(labels, presence(logits))
             return count(labels, softmax(logits))
 
-    def _labels(self, split: str) -> NDArray[np.int64]:
+    def _labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return class numbers `[k]`, or findings' states `[k, findings]`."""
-        rows = self._dataset.labels(self._dataset.indices(split))
+        rows = self._dataset.labels(indices)
         if self._dataset.manifest.multi_label:
             return encryption.decrypt_findings(self._domain, rows)
         return encryption.decrypt_classes(self._domain, rows)

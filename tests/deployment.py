@@ -1,6 +1,7 @@
 """Hospitals and a coordinator as real processes: each hospital's secret zone and its trainer are users of their own.
 
-That takes root, and a checkout that other users can reach; elsewhere everything runs as the one user there is. Every
+That takes root, and a checkout and an interpreter that other users can reach: as root, what they cannot reach fails the
+tests. Who is not root cannot start processes of other users: there everything runs as the one user there is. Every
 process has the deployment's folder in its arguments or its environment, so none can hide when it should be gone.
 """
 
@@ -48,25 +49,26 @@ class User:
             if mode is not None:
                 path.chmod(mode)
 
+    def require_reach(self, checkout: Path = ROOT, interpreter: Path = Path(sys.executable)) -> None:
+        """Assert that this user can run our programs."""
+        command = [interpreter, "-c", "import os, sys; os.chdir(sys.argv[1]); import sites", checkout]
+        try:
+            done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **self.options())
+            why = done.stderr if done.returncode else ""
+        except PermissionError as error:
+            why = str(error)
+        assert not why, (
+            f"user {self.uid} cannot reach {checkout} or {interpreter}: give others search "
+            f"permission (chmod o+x) on all their parents, as .ci/run does: {why}"
+        )
+
     def can_read(self, path: Path) -> bool:
         """Try it, as this user."""
         return not subprocess.run(["cat", path], capture_output=True, check=False, **self.options()).returncode
 
 
 NOBODY_ELSE = User(None, None)
-
-
-def _users_can_be_had() -> bool:
-    other = User(20001, 20100)
-    if os.getuid() != 0:
-        return False
-    done = subprocess.run(
-        [sys.executable, "-c", "import sites"], cwd=ROOT, capture_output=True, check=False, **other.options()
-    )
-    return done.returncode == 0
-
-
-TWO_USERS = _users_can_be_had()
+TWO_USERS = os.getuid() == 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Hospital:
         """Make the folders, and the passphrase."""
         group = 20100 + number
         users = (User(group + 1000, group), User(group + 2000, group)) if TWO_USERS else (NOBODY_ELSE, NOBODY_ELSE)
+        if TWO_USERS:
+            users[1].require_reach()
         made = cls(name, folder / name, *users)
         for part, user, mode in (
             ("secret", users[0], 0o700),

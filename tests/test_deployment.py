@@ -19,6 +19,7 @@ from deployment import (
     COORDINATOR,
     TWO_USERS,
     Hospital,
+    User,
     call,
     free_port,
     processes_of,
@@ -132,7 +133,7 @@ def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
     """Write the policy of a hospital: this dataset, this checkout's bundle, and scores of few sequences."""
     policy = hospital.policy(epoch)
     hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
-    policy.write_text(policy.read_text().replace("least-sequences: 10", "least-sequences: 1"))
+    policy.write_text(policy.read_text().replace("least-patients: 10", "least-patients: 1"))
     hospital.zone("approve", bundle, "--policy", policy)
 
 
@@ -224,7 +225,7 @@ def trained(
     return seen[:2]
 
 
-@pytest.mark.skipif(not TWO_USERS, reason="needs root, and a checkout that other users can reach")
+@pytest.mark.skipif(not TWO_USERS, reason="needs root")
 def test_the_secret_zone_is_out_of_the_trainers_reach(deployment: Deployment) -> None:
     """Trainer and secret zone are different users; the first reads its own key and the dataset, and nothing else."""
     for hospital, other in (deployment.hospitals, deployment.hospitals[::-1]):
@@ -242,6 +243,20 @@ def test_the_secret_zone_is_out_of_the_trainers_reach(deployment: Deployment) ->
     users = {name: owners(deployment, name) for name in ("sites.cli vault", "sites.executor", "flower-supernode")}
     zones, trainers = ({getattr(h, part).uid for h in deployment.hospitals} for part in ("secret_zone", "trainer"))
     assert users == {"sites.cli vault": zones, "sites.executor": trainers, "flower-supernode": trainers}
+
+
+@pytest.mark.skipif(not TWO_USERS, reason="needs root")
+def test_programs_that_a_user_cannot_reach_fail_the_tests(tmp_path: Path) -> None:
+    """As root nothing falls back to one user: a checkout or an interpreter out of reach is named, and what to do."""
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "python").symlink_to(sys.executable)
+    tmp_path.chmod(0o700)
+    for programs in ({"checkout": tmp_path}, {"interpreter": tmp_path / "python"}):
+        with pytest.raises(
+            AssertionError, match=rf"user 20001 cannot reach .*{tmp_path}.*: give others search permission"
+        ):
+            User(20001, 20100).require_reach(**programs)
+    User(20001, 20100).require_reach()
 
 
 def owners(d: Deployment, program: str) -> set[int]:

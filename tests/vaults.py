@@ -17,25 +17,26 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.keys.sealed import Passphrase
 from fedpp.policy import ScoreLimits, SitePolicy
 from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.vault_channel import TlsFiles
 from simulations.bench_vault import certified
-from sites.score_limits import ScoreAllowance
+from sites.call_guard import IDLE_SECONDS
 from sites.vault import serve
+from sites.vault_service import VaultService
 
 SECONDS = 20.0
-FEW = ScoreLimits(least_sequences=1)  # for tiny splits
+FEW = ScoreLimits(least_patients=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
-from fedpp.policy import ScoreLimits
-from sites.score_limits import ScoreAllowance
+from simulations.bench_vault import certified
 from sites.vault import serve
+from sites.vault_service import VaultService
 
-domain = KeyDomain.of_secret(bytes(range(32)), n=2)
-scores = ScoreAllowance(ScoreLimits(least_sequences=1))
-dataset = EncryptedDataset.open(Path(sys.argv[1]))
-serve(domain, dataset, sys.argv[2], scores=scores, ready=lambda: print("ready", flush=True))
+site = certified(KeyDomain.of_secret(bytes(range(32)), n=2), "north")
+service = VaultService(site, EncryptedDataset.open(Path(sys.argv[1])), policy=Path(sys.argv[2]))
+serve(service, sys.argv[3], ready=lambda: print("ready", flush=True))
 print(sorted({"tensorflow", "keras", "flwr", "pydicom"} & set(sys.modules)), logging.getLogger().handlers)
 """
 
@@ -51,15 +52,36 @@ def stopped() -> threading.Event:
     return stop
 
 
+def policy_of(dataset: EncryptedDataset, scores: ScoreLimits = FEW) -> Path:
+    """Write a policy beside a dataset that allows it, with these limits of scores."""
+    path = dataset.path.with_name(f"{dataset.path.name} policy.yaml")
+    path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
+    return path
+
+
+def service(domain: KeyDomain, dataset: EncryptedDataset, **options: Any) -> VaultService:
+    """Return what a vault answers of a tiny dataset, whose splits are smaller than a vault's default allows."""
+    if "policy" not in options:
+        options["policy"] = policy_of(dataset)
+    return VaultService(certified(domain, "north"), dataset, **options)
+
+
 @contextmanager
-def serving(domain: KeyDomain, dataset: EncryptedDataset, address: str, **options: Any) -> Iterator[None]:
-    """Serve a tiny dataset, whose splits are smaller than a vault's default allows."""
-    options = {"scores": ScoreAllowance(ScoreLimits(least_sequences=1)), **options}
+def serving(
+    domain: KeyDomain,
+    dataset: EncryptedDataset,
+    address: str,
+    *,
+    tls: TlsFiles | None = None,
+    idle_seconds: float = IDLE_SECONDS,
+    **options: Any,
+) -> Iterator[None]:
+    """Serve a tiny dataset."""
     ready, stop = threading.Event(), threading.Event()
     thread = threading.Thread(
         target=serve,
-        args=(domain, dataset, address),
-        kwargs={"ready": ready.set, "stop": stop, **options},
+        args=(service(domain, dataset, **options), address),
+        kwargs={"ready": ready.set, "stop": stop, "tls": tls, "idle_seconds": idle_seconds},
         daemon=True,
     )
     thread.start()
@@ -85,12 +107,10 @@ def site_vault(
     passphrase = folder / "passphrase"
     if not folder.exists():
         passphrase_ = Passphrase(b"correct horse battery staple", log2_cost=10)
-        store.join(folder, store.Site(domain, *certified(domain, "north")), passphrase_)
+        store.join(folder, certified(domain, "north"), passphrase_)
         create_exclusively(passphrase, b"correct horse battery staple")
     secret = ("--domain", folder, "--passphrase-file", passphrase)
-    policy = folder / "site.yaml"
-    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
-    given = ("--dataset", dataset.path, "--address", address, "--policy", policy, *options)
+    given = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, scores), *options)
     command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -108,7 +128,7 @@ class NotReadyError(Exception):
 
 @contextmanager
 def vault_process(dataset: EncryptedDataset, address: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", VAULT, str(dataset.path), address]
+    command = [sys.executable, "-c", VAULT, str(dataset.path), str(policy_of(dataset)), address]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -48,6 +48,15 @@ class Site:
     identity: SiteIdentity
     certificate: Certificate
 
+    def require_certified(self) -> None:
+        """Raise `FederationError` unless the certificate is the domain's, for this identity."""
+        card, member = self.domain.card(), self.certificate.member
+        self.certificate.require(card.certifying_key, card.fingerprint)
+        if member != self.identity.member_of(card.fingerprint):
+            raise FederationError(
+                f"the certificate of {member.site} is not for the keys of {self.identity.name}: accept again"
+            )
+
 
 def found(folder: Path, domain: KeyDomain, issuer: Issuer, founder: SiteIdentity, passphrase: Passphrase) -> Site:
     """Write the folder of the site that makes an epoch; raise `KeyFileError` if any of it is there already."""
@@ -117,16 +126,13 @@ def open_issuer(folder: Path, passphrase: Passphrase) -> Issuer:
 def open_site(folder: Path, passphrase: Passphrase) -> Site:
     """Open all that the vault of a member needs; raise `KeyFileError` where its parts do not fit."""
     domain, identity = open_domain(folder, passphrase), open_identity(folder, passphrase)
-    card = domain.card()
     try:
         text = _read(folder / CERTIFICATE, "certificate").decode()
-        certificate = Certificate.from_json(text[:-1] if text.endswith("\n") else "")
-        certificate.require(card.certifying_key, card.fingerprint)
+        site = Site(domain, identity, Certificate.from_json(text[:-1] if text.endswith("\n") else ""))
+        site.require_certified()
     except (FederationError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{folder / CERTIFICATE}: {error}") from None
-    if certificate.member != identity.member_of(card.fingerprint):
-        raise KeyFileError(f"{folder / CERTIFICATE} is of {certificate.member.site}, not of {identity.name} here")
-    return Site(domain, identity, certificate)
+    return site
 
 
 def seal(domain: KeyDomain, passphrase: Passphrase) -> bytes:

@@ -79,7 +79,7 @@ def test_parts_of_two_sites_do_not_open_together(tmp_path: Path):
     ):
         store.join(tmp_path / name, site, cheap())
     own = (tmp_path / "e" / store.CERTIFICATE).read_bytes()
-    for other, reason in (("w", "is of West, not of East here"), ("o", "is for domain")):
+    for other, reason in (("w", "of West is not for the keys of East"), ("o", "is for domain")):
         (tmp_path / "e" / store.CERTIFICATE).write_bytes((tmp_path / other / store.CERTIFICATE).read_bytes())
         with pytest.raises(KeyFileError, match=reason):
             store.open_site(tmp_path / "e", cheap())

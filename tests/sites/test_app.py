@@ -82,12 +82,6 @@ def described(context: Context) -> RecordDict:
     return ask(context, "query.describe", RecordDict({wire.CONFIG: question}))
 
 
-def north(domain: KeyDomain) -> dict[str, Any]:
-    """Return the site's identity and certificate, as a vault takes them."""
-    identity, certificate = certified(domain, "north")
-    return {"identity": identity, "certificate": certificate}
-
-
 def proof(domain: KeyDomain, name: str, number: int, **change: Any) -> Proof:
     """Return what a member of this name signed now for run 1, its statement with these changes."""
     identity = SiteIdentity(name, bytes([number] * 32))
@@ -120,7 +114,7 @@ def train(
     content[wire.PARTICIPANTS] = (participants or company(domain, proof(domain, "south", 1))).to_record()
     node = context.node_config
     dataset = EncryptedDataset.open(Path(str(node["dataset"])), domain.at_rest_key())
-    running = serving(domain, dataset, str(node["vault"]), **north(domain)) if vault else nullcontext()
+    running = serving(domain, dataset, str(node["vault"])) if vault else nullcontext()
     with running:
         return ask(context, "train", content)
 
@@ -154,7 +148,7 @@ def test_a_diverged_training_is_said_to_be_one(context: Context, domain: KeyDoma
 
 def test_a_site_describes_itself(context: Context, dataset: EncryptedDataset, domain: KeyDomain, address: str):
     """The coordinator learns the dataset's shape, classes and counts by split."""
-    with serving(domain, dataset, address, **north(domain)):
+    with serving(domain, dataset, address):
         answer = described(context)
     proved = Proof.from_json(str(answer.config_records[wire.PROOF]["proof"]))
     proved.require(run_of(domain.card(), NONCE))
@@ -220,7 +214,7 @@ def test_a_site_trains_with_gaps(
     dataset = write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times)
     permit(tmp_path, dataset)
     context.node_config["dataset"] = str(dataset.path)
-    with serving(domain, dataset, address, **north(domain)):
+    with serving(domain, dataset, address):
         answer = described(context)
     assert SiteDescription.from_mapping(answer.config_records[wire.SITE]).gaps == gaps
     network = replace(TINY, gaps=True)
@@ -237,7 +231,7 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     permit(tmp_path, sealed)
     context.node_config["dataset"] = str(sealed.path)
     domain.at_rest_key().save(tmp_path / "domain.rest")
-    with serving(domain, sealed, address, **north(domain)):
+    with serving(domain, sealed, address):
         assert wire.SITE in described(context)
     answer = train(context, domain, domain.card().fingerprint)
     weights = [wire.unpack_arrays(content)["dense/kernel"] for content in (answer, unsealed)]
@@ -249,7 +243,7 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
 ):
     """A flipped bit in a test sequence refuses the site at its description; a round reads what it trains on."""
     shard = dataset.path / "frames-00000.npy"
-    with serving(domain, dataset, address, **north(domain)):
+    with serving(domain, dataset, address):
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(content)
@@ -264,8 +258,8 @@ def test_the_vault_learns_for_which_run_and_round_it_scores(
     request = wire.EvaluateRequest(domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), "test", round=9)
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request.to_record()})
     content[wire.PARTICIPANTS] = company(domain, proof(domain, "south", 1)).to_record()
-    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
-    with serving(domain, dataset, address, audit=log, **north(domain)):
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
+    with serving(domain, dataset, address, audit=log):
         for _ in range(2):
             assert wire.METRICS in ask(context, "evaluate", content)
         assert reason(ask(context, "evaluate", content)).startswith("its vault does not answer, or refuses")
@@ -358,7 +352,7 @@ def test_a_question_without_participants_is_refused(context: Context, domain: Ke
         domain.card().fingerprint, TINY, "float64", Recipe(batch_size=4), "test", 1
     ).to_record()
     content = RecordDict({wire.ARRAYS: wire.pack_arrays(rows(domain)), wire.CONFIG: request})
-    with serving(domain, dataset, str(context.node_config["vault"]), **north(domain)):
+    with serving(domain, dataset, str(context.node_config["vault"])):
         assert reason(ask(context, "evaluate", content)).startswith("a message came without participants")
 
 

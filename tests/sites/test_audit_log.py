@@ -17,6 +17,8 @@ from vaults import NotReadyError, serving, site_vault
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
 from fedpp.policy import ScoreLimits
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
@@ -27,6 +29,7 @@ from sites.audit_log import AuditLog, Signer
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 NONCE = "0" * 64
+OTHER = SiteIdentity("south", bytes([1]) * 32)
 
 
 @pytest.fixture
@@ -37,8 +40,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signer(domain: KeyDomain) -> Signer:
-    """Return the signer of a vault that has no identity."""
-    return Signer.of(None, domain)
+    """Return the signer of a site."""
+    return Signer.of(certified(domain, "north").identity)
 
 
 @pytest.fixture
@@ -57,11 +60,9 @@ def records(path: Path) -> list[dict[str, object]]:
 
 @pytest.fixture
 def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path) -> Iterator[VaultClient]:
-    """Return a client of a vault that has an identity and logs."""
-    identity, certificate = certified(domain, "north")
-    log = AuditLog.open(path, Signer.of(identity, domain))
-    options = {"identity": identity, "certificate": certificate, "audit": log}
-    with serving(domain, dataset, address, **options), VaultClient(address) as client:
+    """Return a client of a vault that logs."""
+    log = AuditLog.open(path, Signer.of(certified(domain, "north").identity))
+    with serving(domain, dataset, address, audit=log), VaultClient(address) as client:
         yield client
     log.close()
 
@@ -80,7 +81,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     with pytest.raises(VaultError, match="refused"):
         vault.score("test", LOGITS, "78", 3)
     begin, *lines = records(path)
-    identity, _ = certified(domain, "north")
+    identity = certified(domain, "north").identity
     assert (begin["method"], begin["public_key"], begin["previous"]) == ("begin", identity.signing_key, "0" * 64)
     assert [line["method"] for line in lines] == ["Info", "InitialWeights", "Sign", *["Score"] * 4]
     assert [line["number"] for line in lines] == list(range(1, 8))
@@ -188,7 +189,7 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
 
 def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
     """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
-    forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(None, KeyDomain.of_secret(bytes(32), n=2)).sign))
+    forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(OTHER).sign))
     forged.append({"method": "Info", "outcome": "answered"})
     forged.close()
     with pytest.raises(VaultError, match="line 4 has a signature that is not by the log's key"):
@@ -225,18 +226,17 @@ def test_a_torn_line_is_cut_and_counted(short: Path, signer: Signer):
         assert (last["method"], last["bytes"]) == ("cut", end - start)
 
 
-def test_a_log_of_another_key_is_not_gone_on_with(short: Path, domain: KeyDomain):
-    """A vault that got an identity, or another domain, begins a new log."""
-    identity, _ = certified(domain, "north")
+def test_a_log_of_another_key_is_not_gone_on_with(short: Path):
+    """A vault of another site, or under another key, begins a new log."""
     before = short.read_bytes()
     with pytest.raises(VaultError, match="is signed by another key, .*: begin a new log"):
-        AuditLog.open(short, Signer.of(identity, domain))
+        AuditLog.open(short, Signer.of(OTHER))
     assert short.read_bytes() == before
 
 
 def test_two_vaults_do_not_write_one_log(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """The second does not start, in one line; when the first is gone, it does."""
-    log = AuditLog.open(path, Signer.of(certified(domain, "north")[0], domain))
+    log = AuditLog.open(path, Signer.of(certified(domain, "north").identity))
     with pytest.raises(NotReadyError) as refused, site_vault(domain, dataset, address, "--audit-log", path):
         pass
     expected = f"fedpp-site vault: another vault writes to the audit log {path}: give each its own\n"
@@ -326,7 +326,7 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """What the log tells of the last day and of each round counts, whatever became of the process."""
     options = ("--audit-log", path)
-    scores = ScoreLimits(least_sequences=1, per_day=3)
+    scores = ScoreLimits(least_patients=1, per_day=3)
     with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
         client.score("test", LOGITS, "77", 1)
         client.score("test", LOGITS, "77", 1)
@@ -349,7 +349,10 @@ def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDa
 
 
 def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
-    """It prints count, times and head, and exits with 1 and one line at the first bad line."""
+    """It prints count, times and head, and exits with 1 and one line at the first bad line.
+
+    Without a certificate nobody vouches for the key that the log names: whoever forged all of it named its own.
+    """
     found = verify(short)
     shown = json.loads(site("audit-log", "verify", short, "--head", found.head, "--json").stdout)
     assert shown == {
@@ -357,13 +360,15 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
         "first": records(short)[0]["time"],
         "last": records(short)[-1]["time"],
         "head": found.head,
-        "signed_by": found.public_key,
+        "signed_by": f"{found.public_key} (the log's own word: give --certificate to check whose it is)",
         "records_after_head": 0,
     }
     lines = site("audit-log", "verify", short).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["records", "first", "last", "head", "signed"]
+    assert lines[-1].endswith(f"{found.public_key} (the log's own word: give --certificate to check whose it is)")
     certificate = tmp_path / "site.certificate"
-    certificate.write_text(certified(domain, "north")[1].to_json() + "\n")
+    other = Issuer(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
+    certificate.write_text(other.to_json() + "\n")
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
     assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
     short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
@@ -377,6 +382,7 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
     """The certificate names the site whose key signed."""
     vault.info()
     certificate = tmp_path / "site.certificate"
-    certificate.write_text(certified(domain, "north")[1].to_json())
+    certificate.write_text(certified(domain, "north").certificate.to_json())
     shown = json.loads(site("audit-log", "verify", path, "--certificate", certificate, "--json").stdout)
-    assert (shown["records"], shown["signed_by"].split(",")[0]) == (2, "north")
+    expected = f"north, {certified(domain, 'north').identity.signing_key}"
+    assert (shown["records"], shown["signed_by"]) == (2, expected)

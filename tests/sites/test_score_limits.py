@@ -1,46 +1,107 @@
 """How much `Score` tells: each limit, at its edge, over a real socket; and how the callers use it."""
 
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
-from vaults import serving
+from vaults import FEW, policy_of, serving
 
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.dataset_writer import DatasetWriter
+from fedpp.cipher.manifest import SequenceRecord
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.encryption import SequenceCipher
+from fedpp.learning.metrics import count_findings, metrics, presence
 from fedpp.policy import ScoreLimits
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import FindingCounts
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.protocol.vault_client import VaultClient
+from simulations.bench_vault import certified
+from sites.audit_log import AuditLog, Signer
 from sites.score_limits import ScoreAllowance, ScoreCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test
-TINY = ScoreLimits(least_sequences=1)
+DEFAULT = ScoreLimits()
 
 
 def test_the_default_limits_are_those_of_the_documentation():
     """A vault that is told nothing keeps to these."""
-    assert ScoreLimits() == ScoreLimits(least_sequences=10, per_round=2, rounds=1000, per_day=2000)
+    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=2, rounds=1000, per_day=2000)
 
 
-@pytest.mark.parametrize("name", ["least_sequences", "per_round", "rounds", "per_day"])
+@pytest.mark.parametrize("name", ["least_patients", "per_round", "rounds", "per_day"])
 def test_a_limit_below_one_is_refused(name: str):
     """It would mean no answer at all, or none that is bounded."""
     with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be at least 1, got 0"):
         ScoreLimits(**{name: 0})
 
 
-def test_a_split_of_few_sequences_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
-    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(4))), VaultClient(address) as client:
-        refusal = "split test has 3 sequences, and counts of fewer than 4 are not told: .* set scores: least-sequences"
+    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(4))), VaultClient(address) as client:
+        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set scores: least-patients"
         with pytest.raises(VaultError, match=refusal):
             client.score("test", LOGITS)
-    with serving(domain, dataset, address, scores=ScoreAllowance(ScoreLimits(3))), VaultClient(address) as client:
+    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(3))), VaultClient(address) as client:
         assert client.score("test", LOGITS).examples == 3
-    ScoreAllowance(ScoreLimits()).admit(ScoreCall(NOW, "", 1, "test"), 0)
+    ScoreAllowance().admit(ScoreCall(NOW, "", 1, "test"), 0, DEFAULT)
+
+
+def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_path: Path, address: str):
+    """Ten visits of one patient reach no limit of two: their one label would be told with all of them."""
+    dataset = of_findings(tmp_path / "d", domain, ((0, (1,)),) * 10)
+    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(2))), VaultClient(address) as client:
+        assert client.info().sequences["test"] == 10
+        with pytest.raises(VaultError, match="split test has 1 patients, and counts of fewer than 2 are not told"):
+            client.score("test", np.zeros((10, 1, 2)))
+
+
+def test_a_finding_that_is_known_for_few_patients_is_not_told(domain: KeyDomain, tmp_path: Path, address: str):
+    """Its counts are empty, as of one that is never known; the others' are whole, and the log tells how many were held.
+
+    Of five sequences, the first finding is known for two patients, the second for three, the third for none.
+    """
+    states = np.array([(1, 1, -1), (0, 0, -1), (1, 1, -1), (-1, -1, -1), (-1, 0, -1)])
+    patients = (0, 0, 1, 2, 3)
+    dataset = of_findings(tmp_path / "d", domain, tuple(zip(patients, states.tolist(), strict=True)))
+    logits = np.random.default_rng(3).normal(scale=3.0, size=states.shape)
+    rows, whole = SequenceCipher(domain, "float64").frames("s", logits), count_findings(states, presence(logits))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
+    policy = policy_of(dataset, ScoreLimits(3))
+    with serving(domain, dataset, address, policy=policy, audit=log), VaultClient(address) as client:
+        told = client.score("test", rows)
+        assert told == FindingCounts(5, (Counts.zero(2), *whole.findings[1:]))
+        assert metrics(told) == metrics(FindingCounts(5, whole.findings[1:]))
+        policy_of(dataset, ScoreLimits(2))
+        assert client.score("test", rows) == whole
+        policy_of(dataset, ScoreLimits(4))
+        assert client.score("test", rows) == FindingCounts(5, (Counts.zero(2),) * 3)
+    log.close()
+    _, *lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert [line.get("withheld") for line in lines] == [1, None, 2]
+
+
+def of_findings(path: Path, domain: KeyDomain, sequences: Sequence[tuple[int, Sequence[int]]]) -> EncryptedDataset:
+    """Write a dataset of test sequences, each of a patient's number and its findings' states."""
+    cipher, classes = SequenceCipher(domain, "float64"), tuple(f"finding {k}" for k in range(len(sequences[0][1])))
+    sizes = {"frames": 1, "height": 1, "width": 1, "channels": 1}
+    with DatasetWriter(path, domain.card(), dtype="float64", **sizes, classes=classes, multi_label=True) as writer:
+        for number, (patient, states) in enumerate(sequences):
+            record = SequenceRecord(f"{number:032x}", f"{patient:032x}", 1, "test")
+            frames = cipher.frames(record.id, np.ones((1, 1, 1, 1)))
+            writer.add(record, frames, cipher.findings(record.id, tuple(states)))
+    return EncryptedDataset.open(path)
 
 
 def test_one_round_of_a_run_is_scored_twice(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -67,8 +128,8 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
 
 def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """An answer such as `not finite` tells something too: such calls use the allowance up."""
-    scores = ScoreAllowance(ScoreLimits(least_sequences=1, per_day=2))
-    with serving(domain, dataset, address, scores=scores), VaultClient(address) as client:
+    policy = policy_of(dataset, ScoreLimits(least_patients=1, per_day=2))
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
             with pytest.raises(VaultError, match="not finite"):
                 client.score("test", np.full((3, 2, 2), np.nan))
@@ -78,20 +139,20 @@ def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, datas
 
 def test_a_day_is_24_hours():
     """A call is forgotten when it is a whole day old, and not a second earlier."""
-    allowance = ScoreAllowance(ScoreLimits(per_day=1), [ScoreCall(NOW, "", 1, "test")])
+    allowance, limits = ScoreAllowance([ScoreCall(NOW, "", 1, "test")]), ScoreLimits(per_day=1)
     almost = NOW + timedelta(hours=24) - timedelta(seconds=1)
     with pytest.raises(VaultError, match="within 24 hours"):
-        allowance.admit(ScoreCall(almost, "", 1, "test"), 10)
-    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10)
+        allowance.admit(ScoreCall(almost, "", 1, "test"), 10, limits)
+    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10, limits)
 
 
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 5))
 def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: int):
     """Whenever they come, of the calls that were admitted no more than `per_day` lie within any 24 hours."""
-    allowance, admitted = ScoreAllowance(ScoreLimits(per_day=most)), []
+    allowance, limits, admitted = ScoreAllowance(), ScoreLimits(per_day=most), []
     for hour in sorted(hours):
         try:
-            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10)
+            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10, limits)
         except VaultError:
             continue
         admitted.append(hour)
@@ -102,7 +163,7 @@ def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
     past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 2
     with pytest.raises(VaultError, match="scored 2 times in round 1"):
-        ScoreAllowance(TINY, past).admit(ScoreCall(NOW, "run", 1, "test"), 3)
+        ScoreAllowance(past).admit(ScoreCall(NOW, "run", 1, "test"), 3, FEW)
 
 
 @pytest.mark.parametrize("run", ["r" * 65, "two\nlines", "\x1b[2J"])
@@ -113,3 +174,65 @@ def test_a_run_s_name_is_short_and_printable(run: str, domain: KeyDomain, datase
         with pytest.raises(VaultError, match="a run is at most 64 printable characters"):
             client.score("test", LOGITS, run, 1)
         assert client.score("test", LOGITS, "r" * 64, 1).examples == 3
+
+
+def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Limits that change while the vault runs bind its next call, and the calls before are not forgotten."""
+    policy = policy_of(dataset)
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        for _ in range(2):
+            client.score("test", LOGITS, "run", 1)
+        for limits, refusal in (
+            (replace(FEW, per_day=2, per_round=3), "2 calls were scored within 24 hours, and 2 are allowed"),
+            (replace(FEW, per_round=1), "scored 2 times in round 1 of run run, and 1 are allowed"),
+            (replace(FEW, least_patients=4), "counts of fewer than 4 are not told"),
+        ):
+            policy_of(dataset, limits)
+            with pytest.raises(VaultError, match=refusal):
+                client.score("test", LOGITS, "run", 1)
+        policy_of(dataset, replace(FEW, per_day=3, per_round=3))
+        client.score("test", LOGITS, "run", 1)
+        with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
+            client.score("test", LOGITS)
+
+
+@pytest.mark.parametrize("text", [None, "bundles: [", "{kept}rounds: 3\n", "\xff"])
+def test_a_policy_that_cannot_be_read_allows_nothing(
+    text: str | None, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """Nothing is answered under a policy that was valid once; one line names the file, until it can be read again."""
+    policy = policy_of(dataset)
+    kept = policy.read_text()
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        if text is None:
+            policy.unlink()
+        else:
+            policy.write_bytes(text.format(kept=kept).encode("latin-1"))
+        for call in calls(client):
+            with pytest.raises(VaultError, match=re.escape(str(policy))) as refused:
+                call()
+            assert "\n" not in str(refused.value)
+        assert client.info().frames == 2
+        policy.write_text(kept)
+        for call in calls(client):
+            call()
+
+
+def test_a_dataset_that_is_no_longer_approved_is_not_asked(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Its fingerprint taken out of the policy, it is neither scored, nor signed for, nor given weights."""
+    policy = policy_of(dataset)
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        policy.write_text(policy.read_text().replace(dataset.manifest.fingerprint, "f" * 64))
+        for call in calls(client):
+            with pytest.raises(VaultError, match="this site's policy does not list its dataset"):
+                call()
+        assert client.info().frames == 2
+
+
+def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
+    """Return all that the policy must allow."""
+    return (
+        lambda: client.score("test", LOGITS),
+        lambda: client.initial_weights(TINY, 0, "float32"),
+        lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE),
+    )

@@ -23,6 +23,7 @@ from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.recipe import Recipe
+from simulations.bench_vault import certified
 from sites.audit_log import AuditLog, Signer
 from sites.cli import main
 
@@ -217,7 +218,7 @@ def test_the_key_s_owner_stops_it_early(
 ):
     """It stops 2 epochs after the loss that the vault tells was lowest, and keeps that epoch's weights."""
     out = tmp_path / "out"
-    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     with serving(domain, dataset, address, audit=log):
         early = ["--vault", address, "--patience", "2", "--epochs", "60", "--learning-rate", "0.02", "--json"]
         assert main(["train", *arguments(dataset, folder, out, *early)]) == 0

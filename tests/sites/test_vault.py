@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import FINDINGS, SPLIT, TINY, write_dataset
-from vaults import SECONDS, serving, socket_path, stopped
+from vaults import SECONDS, service, serving
 
 from fedpp.cipher import algebra
 from fedpp.cipher.dataset import EncryptedDataset
@@ -27,7 +27,6 @@ from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.vault_client import SiteInfo, VaultClient
-from sites.vault import serve
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 
@@ -63,6 +62,7 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
         patients={"train": 6, "validation": 2, "test": 3},
         dtype="float64",
         card=domain.card().to_json(),
+        site="north",
     )
 
 
@@ -341,15 +341,14 @@ def test_every_call_is_logged_in_one_line_without_identifiers(
 
 
 @pytest.mark.parametrize("kind", ["frames", "labels"])
-def test_a_damaged_dataset_is_not_served(kind: str, domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """One flipped bit in any shard is found before the vault answers, and the shard named; there is no socket."""
+def test_a_damaged_dataset_is_not_served(kind: str, domain: KeyDomain, dataset: EncryptedDataset):
+    """One flipped bit in any shard is found before there is anything to serve, and the shard named."""
     (shard,) = dataset.path.glob(f"{kind}-*")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     with pytest.raises(DatasetError, match=f"{shard.name} is damaged"):
-        serve(domain, EncryptedDataset.open(dataset.path), address, stop=stopped())
-    assert not socket_path(address).parent.exists()
+        service(domain, EncryptedDataset.open(dataset.path))
 
 
 def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str):
@@ -375,8 +374,7 @@ def test_gaps_are_told_and_get_weights(
             client.initial_weights(TINY, 0, "float64")
 
 
-def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset, address: str):
-    """The vault does not start, and leaves no socket."""
+def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset):
+    """There is no vault of one domain's key and another one's data."""
     with pytest.raises(DomainMismatchError, match="serve the dataset that was ingested under this domain"):
-        serve(KeyDomain.of_secret(bytes(32), n=2), dataset, address, stop=stopped())
-    assert not socket_path(address).parent.exists()
+        service(KeyDomain.of_secret(bytes(32), n=2), dataset)

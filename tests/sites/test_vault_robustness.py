@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -23,7 +23,8 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
-from simulations import bad_clients
+from simulations import bad_clients, bench_vault
+from simulations.bench_vault import certified
 from sites.audit_check import verify
 from sites.audit_log import AuditLog, Signer
 from sites.call_guard import MOST_OF_A_METHOD
@@ -124,7 +125,7 @@ def test_a_message_of_a_gigabyte_is_turned_away(
 
 def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
     """A caller learns that its message is too large, and the call is recorded once."""
-    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     request = vault_pb2.ScoreRequest(split="test", logits=vault_pb2.ArrayChunk(data=bytes(5 * 2**20)))
     with serving(domain, dataset, address, audit=log), grpc.insecure_channel(address) as channel:
         with pytest.raises(grpc.RpcError) as refused:
@@ -173,10 +174,10 @@ def test_memory_that_becomes_free_is_taken_by_who_waits():
     assert taken.is_set()
 
 
-def test_calls_that_need_memory_wait_for_one_another(
+def test_weights_that_nobody_reads_keep_no_score_waiting(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """While one call holds the vault's memory, weights and scores are refused in the end, and `Info` is answered."""
+    """While a slow reader holds all memory for weights, other weights are refused in the end; scores are answered."""
     monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
     monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
     large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
@@ -184,24 +185,53 @@ def test_calls_that_need_memory_wait_for_one_another(
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
         unread = vault_pb2_grpc.VaultStub(channel).InitialWeights(request, timeout=SECONDS)
         next(unread)
-        for call in (lambda: client.score("test", LOGITS), lambda: client.initial_weights(TINY, 0, "float32")):
-            with pytest.raises(VaultError, match="the vault is busy"):
-                call()
+        with pytest.raises(VaultError, match="the vault is busy"):
+            client.initial_weights(TINY, 0, "float32")
+        assert client.score("test", LOGITS).examples == 3
         assert client.info().frames == 2
+        with pytest.raises(VaultError, match="the vault is busy"):
+            client.initial_weights(TINY, 0, "float32")
         unread.cancel()
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            try:
-                assert client.score("test", LOGITS).examples == 3
-                break
-            except VaultError:
-                continue
-        assert client.initial_weights(TINY, 0, "float32")
+        until("answered", lambda: client.initial_weights(TINY, 0, "float32"))
+
+
+def test_scores_wait_for_one_another(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    """While one caller's predictions fill the memory for scores, another's are refused in the end."""
+    monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
+    monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
+    header, more = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape), threading.Event()
+
+    def requests() -> Iterator[vault_pb2.ScoreRequest]:
+        yield vault_pb2.ScoreRequest(split="test")
+        yield vault_pb2.ScoreRequest(logits=header)
+        more.wait(SECONDS)
+        yield vault_pb2.ScoreRequest(logits=vault_pb2.ArrayChunk(data=LOGITS.tobytes()))
+
+    with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
+        slow = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
+        until("the vault is busy", lambda: client.score("test", LOGITS))
+        more.set()
+        assert slow.result(SECONDS).examples == 3
+        assert client.score("test", LOGITS).examples == 3
+
+
+def until(outcome: str, call: Callable[[], object]) -> None:
+    """Call until it ends so: "answered", or with what a refusal says."""
+    deadline, found = time.monotonic() + SECONDS, ""
+    while outcome not in found:
+        assert time.monotonic() < deadline, found
+        try:
+            call()
+            found = "answered"
+        except VaultError as error:
+            found = str(error)
 
 
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Each of `scores` in site.yaml is kept by `fedpp-site vault --policy`."""
-    limits = ScoreLimits(least_sequences=1, per_round=1, rounds=5, per_day=3)
+    limits = ScoreLimits(least_patients=1, per_round=1, rounds=5, per_day=3)
     with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
@@ -214,9 +244,9 @@ def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encrypt
         with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
             client.score("test", LOGITS, "run", 3)
     with (
-        site_vault(domain, dataset, address, scores=ScoreLimits(least_sequences=4)),
+        site_vault(domain, dataset, address, scores=ScoreLimits(least_patients=4)),
         VaultClient(address) as client,
-        pytest.raises(VaultError, match="has 3 sequences, and counts of fewer than 4"),
+        pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 4"),
     ):
         client.score("test", LOGITS)
 
@@ -239,18 +269,38 @@ def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: Encrypte
 
 
 def test_many_clients_are_answered_beside_bad_ones():
-    """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded."""
+    """The benchmark's short form: no call fails, whatever three bad clients do meanwhile, and memory stays bounded.
+
+    Each of the three reached the vault, and the row says how often.
+    """
     command = [sys.executable, "-m", "simulations", "bench", "vault", "--calls", "640", "--clients", "32", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result["name"] == "vault"
     alone, beside = result["rows"]
     assert ("alone" in alone["case"], "beside" in beside["case"]) == (True, True)
+    assert all(beside[f"{name}_rounds"] > 0 for name in ("garbage", "gigabyte", "silence"))
     for row in (alone, beside):
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["errors"] == 0
         assert row["max_ms"] < 10_000
         assert row["peak_mb"] < 400
+
+
+@pytest.mark.parametrize("what", ["no vault", "killed"])
+def test_bad_clients_that_do_nothing_fail_the_benchmark(
+    what: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+):
+    """Clients that never reach the vault, or die, are no test of it: what was measured beside them is not told."""
+    command = ["bad_clients", address, "2" if what == "no vault" else "30"]
+    if what == "no vault":
+        with pytest.raises(VaultError, match=r"bad_clients did not begin, .*: {\"garbage\": 0, \"gigabyte\": 0, \"sil"):
+            bench_vault.running(command, "begun").__enter__()
+        return
+    with serving(domain, dataset, address), bench_vault.running(command, "begun") as others:
+        others.kill()
+        with pytest.raises(VaultError, match="a bad client did not last, so nothing was measured: exit -9"):
+            bench_vault.rounds_of(others)
 
 
 def test_options_of_another_benchmark_are_refused():

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from conftest import TINY
-from vaults import serving, stopped
+from vaults import serving
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError, VaultError
@@ -17,7 +18,7 @@ from fedpp.keys.identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Run, Statement
 from fedpp.protocol.vault_client import VaultClient
 from simulations.bench_vault import certified
-from sites.vault import serve
+from sites.vault_service import VaultService
 
 NONCE = "0123456789abcdef" * 4
 RUN = str(2**64 - 1)
@@ -25,12 +26,8 @@ RUN = str(2**64 - 1)
 
 @pytest.fixture
 def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[VaultClient]:
-    """Return a client of a vault that has an identity."""
-    identity, certificate = certified(domain, "north")
-    with (
-        serving(domain, dataset, address, identity=identity, certificate=certificate),
-        VaultClient(address) as client,
-    ):
+    """Return a client of a vault that no policy binds."""
+    with serving(domain, dataset, address, policy=None), VaultClient(address) as client:
         yield client
 
 
@@ -82,19 +79,9 @@ def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
         vault.sign(NONCE, RUN, -1, NO_BUNDLE)
 
 
-def test_a_vault_without_identity_signs_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It says which commands make one, and `Info` names no site."""
-    with serving(domain, dataset, address), VaultClient(address) as client:
-        assert client.info().site == ""
-        with pytest.raises(VaultError, match="no identity .* `fedpp-site recipient`, and `fedpp-site accept`"):
-            client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
-
-
 def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """It refuses weights and signatures, and answers `Info` and `Score`."""
-    identity, certificate = certified(domain, "north")
-    options = {"identity": identity, "certificate": certificate, "read_only": True}
-    with serving(domain, dataset, address, **options), VaultClient(address) as client:
+    with serving(domain, dataset, address, read_only=True), VaultClient(address) as client:
         for call in (
             lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE),
             lambda: client.initial_weights(TINY, 0, "float32"),
@@ -106,22 +93,18 @@ def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
+    ("change", "reason"),
     [
-        ("alone", "an identity and its certificate go together"),
-        ("another domain", "is for domain"),
-        ("another key", "the certificate of north is not for the keys of north"),
+        ({"certificate": certified(KeyDomain.of_secret(bytes(32), n=2), "north").certificate}, "is for domain"),
+        (
+            {"identity": SiteIdentity("north", bytes([1]) * 32)},
+            "the certificate of north is not for the keys of north",
+        ),
     ],
 )
 def test_an_identity_that_does_not_fit_is_not_served(
-    wrong: str, reason: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
+    change: dict[str, Any], reason: str, domain: KeyDomain, dataset: EncryptedDataset
 ):
     """What could not convince a coordinator is found before the vault answers."""
-    identity, certificate = certified(domain, "north")
-    if wrong == "another domain":
-        certificate = certified(KeyDomain.of_secret(bytes(32), n=2), "north")[1]
-    if wrong == "another key":
-        identity = SiteIdentity("north", bytes([1]) * 32)
-    options = {} if wrong == "alone" else {"certificate": certificate}
     with pytest.raises(FederationError, match=reason):
-        serve(domain, dataset, address, identity=identity, stop=stopped(), **options)
+        VaultService(replace(certified(domain, "north"), **change), dataset)

@@ -12,15 +12,13 @@ import grpc
 import numpy as np
 import pytest
 from conftest import TINY
-from vaults import SECONDS, serving, socket_path, stopped, vault_process
+from vaults import SECONDS, service, serving, socket_path, stopped, vault_process
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.domain import KeyDomain
-from fedpp.policy import ScoreLimits
 from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_client import VaultClient
-from sites.score_limits import ScoreAllowance
 from sites.vault import serve
 
 
@@ -57,7 +55,7 @@ def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: 
     """The second is refused with one line, and the first goes on answering."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"a vault is running at unix:.* already: stop it"):
-            serve(domain, dataset, address, stop=stopped())
+            serve(service(domain, dataset), address, stop=stopped())
         with VaultClient(address) as another:
             assert another.info() == client.info()
 
@@ -68,8 +66,8 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
     """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
     monkeypatch.setattr("sites.vault.GRACE_SECONDS", 2.0)
     ready, stop, more = threading.Event(), threading.Event(), threading.Event()
-    arguments = {"ready": ready.set, "stop": stop, "scores": ScoreAllowance(ScoreLimits(least_sequences=1))}
-    first = threading.Thread(target=serve, args=(domain, dataset, address), kwargs=arguments, daemon=True)
+    arguments = {"ready": ready.set, "stop": stop}
+    first = threading.Thread(target=serve, args=(service(domain, dataset), address), kwargs=arguments, daemon=True)
     first.start()
     assert ready.wait(SECONDS)
 
@@ -113,7 +111,7 @@ def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: 
         owner.listen(0)
         waiting.connect(str(path))  # nobody accepts: the queue is full
         with pytest.raises(VaultError, match="may belong to a running vault"):
-            serve(domain, dataset, address, stop=stopped())
+            serve(service(domain, dataset), address, stop=stopped())
     assert path.is_socket()
 
 
@@ -136,7 +134,7 @@ def test_addresses_that_cannot_be_served_are_refused(
     folder = socket_path(address).parents[1]
     (folder / "file").write_text("not a socket")
     with pytest.raises(ConfigError, match=reason):
-        serve(domain, dataset, wrong.format(folder=folder), stop=stopped())
+        serve(service(domain, dataset), wrong.format(folder=folder), stop=stopped())
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("file", "not a socket")]
 
 

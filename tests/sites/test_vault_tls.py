@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 from hospital import error_of, site
-from vaults import NotReadyError, serving, site_vault, stopped
+from vaults import NotReadyError, service, serving, site_vault, stopped
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig
@@ -20,6 +20,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.vault_channel import TlsFiles
 from fedpp.protocol.vault_client import VaultClient
+from simulations.bench_vault import certified
 from sites.audit_log import AuditLog, Signer
 from sites.vault import serve
 
@@ -42,7 +43,7 @@ def port() -> int:
 @pytest.fixture
 def vault(domain: KeyDomain, dataset: EncryptedDataset, tls: Path, port: int, tmp_path: Path) -> Iterator[str]:
     """Return the address of a vault that serves over TLS, and logs to `log`."""
-    log = AuditLog.open(tmp_path / "log", Signer.of(None, domain))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     with serving(domain, dataset, f"localhost:{port}", tls=TlsFiles.read(tls / "vault"), audit=log):
         yield f"localhost:{port}"
     log.close()
@@ -95,9 +96,9 @@ def test_a_vault_under_another_name_is_not_believed(
 def test_tcp_without_certificates_is_refused(domain: KeyDomain, dataset: EncryptedDataset, port: int, tls: Path):
     """Neither side speaks in clear, and certificates are not taken where they protect nothing."""
     with pytest.raises(ConfigError, match=r"needs certificates: give --tls"):
-        serve(domain, dataset, f"127.0.0.1:{port}", stop=stopped())
+        serve(service(domain, dataset), f"127.0.0.1:{port}", stop=stopped())
     with pytest.raises(ConfigError, match="leave --tls out for a Unix socket"):
-        serve(domain, dataset, "unix:/nowhere/v.sock", tls=TlsFiles.read(tls / "vault"), stop=stopped())
+        serve(service(domain, dataset), "unix:/nowhere/v.sock", tls=TlsFiles.read(tls / "vault"), stop=stopped())
     for address in (f"127.0.0.1:{port}", "dns:localhost:1", "localhost", "localhost:0", "http://localhost:1"):
         with pytest.raises(ConfigError, match="a vault's address is unix:/absolute/path.sock, or HOST:PORT,tls=FOLDER"):
             VaultClient(address)
