@@ -28,7 +28,7 @@ from .bundle import CHECKOUT, built, bundle
 from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
-RECORD, MODEL = "federation.json", "model.npz"
+RECORD, MODELS = "federation.json", ("model.sealed", "model.npz")
 POLL_SECONDS = 1.0
 REASON = "ServerApp failed with exception: "  # SuperLink's words before the exception's own
 IN_USE = "public key already in use"  # SuperLink's answer, in lower case
@@ -85,10 +85,14 @@ def run(options: argparse.Namespace) -> int:
     from fedpp.learning.model_file import EncryptedModel
 
     state, out = State(options.state.resolve()), options.out.resolve()
-    if any((out / name).exists() for name in (RECORD, MODEL)):
+    if any((out / name).exists() for name in (RECORD, *MODELS)):
         raise ConfigError(f"{out} holds a federation already: choose another --out, results are not overwritten")
     if options.model is not None:
-        EncryptedModel.load(options.model)  # a file that cannot be read must not cost a wait for sites
+        # A file that cannot be read must not cost a wait for sites.
+        if options.model.suffix == ".sealed":
+            options.model.open("rb").close()
+        else:
+            EncryptedModel.load(options.model)
     config = run_config(
         options.set,
         {
@@ -252,8 +256,8 @@ def _parser() -> argparse.ArgumentParser:
     federated = command(run)
     federated.add_argument("--domain", type=path, required=True, help="the key domain's card")
     federated.add_argument("--sites", type=int, required=True, help="how many sites to wait for")
-    federated.add_argument("--out", type=path, required=True, help="folder for federation.json and model.npz")
-    federated.add_argument("--model", type=path, help="model.npz of an earlier run, to go on from")
+    federated.add_argument("--out", type=path, required=True, help="folder for federation.json and the model")
+    federated.add_argument("--model", type=path, help="model.sealed or model.npz of an earlier run, to go on from")
     federated.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a run setting; may be repeated"
     )

@@ -1,7 +1,7 @@
-"""The coordinator's ServerApp: it averages ciphertext, adds up counts, and is given no key.
+"""The coordinator's ServerApp: it adds up words and counts, and is given no key.
 
-It writes `federation.json` (what happened, in public facts and counts) and `model.npz` (encrypted weights)
-into the run's `out` folder.
+It writes `federation.json` (what happened, in public facts and counts) and the model into the run's `out` folder:
+`model.sealed`, which a member's vault opens, or where the run's masking is off `model.npz`, encrypted weights.
 """
 
 import json
@@ -9,6 +9,7 @@ import secrets
 import time
 from pathlib import Path
 
+from fedpp.learning.global_state import GlobalState, initial
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -23,7 +24,9 @@ from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
 from .admission import Admission, admit
-from .strategy import EncryptedFedAvg, note
+from .strategy import MaskedAveraging, note
+
+SEALED, CLEAR = "model.sealed", "model.npz"
 
 app = ServerApp()
 
@@ -41,37 +44,59 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
     admission = admit(grid, config, run, card.n)
-    network = network_of(admission, config)
-    common = (card.fingerprint, network, config.dtype, config.recipe())
-    strategy = EncryptedFedAvg(
+    plan = plan_of(admission, config, card)
+    strategy = MaskedAveraging(
         admission.sites,
-        wire.TrainRequest(*common, epochs=config.epochs, seed=config.seed, round=1),
-        wire.EvaluateRequest(*common, split="validation"),
+        plan,
         admission.participants,
+        length=plan.network.parameters() * card.n,
+        repeats=config.repeats,
     )
-    initial = model_to_go_on_from(admission, config, network) or initial_weights(grid, admission, config, network)
-    result = strategy.start(grid, initial, num_rounds=config.rounds, timeout=config.reply_seconds)
-    questions = strategy.evaluation("test", result.arrays)
-    tested = strategy.counts("test", grid.send_and_receive(questions, timeout=config.reply_seconds))
+    initial = initial_state(grid, admission, config, plan)
+    final = strategy.federate(grid, initial, rounds=config.rounds, timeout=config.reply_seconds)
     record = FederationRecord(
         domain=card.fingerprint,
         bundle=bundle,
+        run=run.number,
+        masked=config.masking,
         seed=config.seed,
         dtype=config.dtype,
-        network=network,
+        network=plan.network,
         sites=tuple(admission.sites.values()),
         datasets={proof.statement.site: proof.statement.dataset for proof in admission.participants.proofs},
         refused=dict(admission.refused),
+        test=strategy.test(grid, final, config.reply_seconds),
         rounds=tuple(strategy.rounds),
-        test=tested,
         seconds=time.monotonic() - started,
     )
     out = Path(config.out)
-    classes = next(iter(admission.sites.values())).classes
-    rows = wire.unpack_arrays(RecordDict({wire.ARRAYS: result.arrays}))
-    EncryptedModel(network, card.fingerprint, classes, rows).save(out / "model.npz")
+    if config.masking:
+        replace(out / SEALED, final)
+    else:
+        state = GlobalState.from_bytes(final)
+        EncryptedModel(state.network, state.domain, state.classes, dict(state.rows)).save(out / CLEAR)
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
+
+
+def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> wire.Plan:
+    """Return what all questions of the run say alike."""
+    sites = admission.sites.values()
+    return wire.Plan(
+        domain=card.fingerprint,
+        network=network_of(admission, config),
+        dtype=config.dtype,
+        recipe=config.recipe(),
+        rule=config.server_rule(),
+        epochs=config.epochs,
+        seed=config.seed,
+        masked=config.masking,
+        examples=sum(site.sequences[0] for site in sites),
+        sites=len(sites),
+        bound=config.update_bound,
+        most_norm=config.update_norm,
+        most_loss_rise=config.loss_rise,
+    )
 
 
 def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
@@ -81,32 +106,39 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
 
 
-def model_to_go_on_from(admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord | None:
-    """Return the weights of an earlier run's model, if one is named; raise `FederationError` if it does not fit."""
-    if not config.initial:
-        return None
-    model, site = EncryptedModel.load(Path(config.initial)), next(iter(admission.sites.values()))
-    model.require_fitting(site.domain, site.classes)
-    if (model.network, model.dtype) != (network, config.dtype):
-        raise FederationError(
-            f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
-        )
-    return wire.pack_arrays(model.rows)
-
-
-def initial_weights(grid: Grid, admission: Admission, config: RunConfig, network: NetworkSpec) -> ArrayRecord:
-    """Ask one site's vault after the other for encrypted initial weights, until some fit; raise `FederationError`."""
-    domain = next(iter(admission.sites.values())).domain
-    request = wire.InitialWeightsRequest(domain, network, config.dtype, seed=config.seed)
+def initial_state(grid: Grid, admission: Admission, config: RunConfig, plan: wire.Plan) -> bytes:
+    """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
+    form, model = model_to_go_on_from(admission, config, plan)
+    content = {
+        wire.CONFIG: wire.InitialRequest(plan, form).to_record(),
+        wire.PARTICIPANTS: admission.participants.to_record(),
+    }
+    if model:
+        content[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(model)})
     for node, site in admission.sites.items():
         question = Message(
-            RecordDict({wire.CONFIG: request.to_record()}),
-            dst_node_id=node,
-            message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}",
+            RecordDict(content), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}"
         )
         reply = next(iter(grid.send_and_receive([question], timeout=config.reply_seconds)), None)
         try:
-            return wire.pack_arrays(wire.rows_of(wire.content_of(reply), network, site.n, config.dtype))
+            return wire.state_of(wire.content_of(reply))
         except FederationError as error:
             note(f"initial weights of {site.name} left out: {error}")
-    raise FederationError("no site sent initial weights that fit: the messages above say why")
+    raise FederationError("no site sent initial weights: the messages above say why")
+
+
+def model_to_go_on_from(admission: Admission, config: RunConfig, plan: wire.Plan) -> tuple[str, bytes]:
+    """Return the form and the content of an earlier run's model, if one is named; raise `FederationError`."""
+    if not config.initial:
+        return "", b""
+    path, site = Path(config.initial), next(iter(admission.sites.values()))
+    if path.suffix == Path(SEALED).suffix:
+        return "sealed", path.read_bytes()
+    model = EncryptedModel.load(path)
+    model.require_fitting(site.domain, site.classes)
+    if (model.network, model.dtype) != (plan.network, config.dtype):
+        raise FederationError(
+            f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
+        )
+    facts = {"network": model.network, "domain": model.domain, "dtype": model.dtype, "classes": model.classes}
+    return "clear", initial(model.rows, **facts, rule=plan.rule).to_bytes()

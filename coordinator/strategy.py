@@ -1,123 +1,249 @@
-"""Federated averaging of ciphertext: the average of the rows is the row of the average.
+"""Federated averaging of what the coordinator cannot read: it adds up words, and sends back the sum and whose it is.
 
-McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round. Flower's own
-FedAvg aggregates whatever arrives; here a reply that does not fit is left out and named (`accept_update`).
+McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round, but for its last line: the
+average is taken, and the server's optimizer runs, at the sites, which see the sum without its masks. A site that drops
+out, or abstains, is not in the list. A new global model that the sites do not adopt is thrown away, and the round is
+repeated from the last good one. With masking off the words are in clear, and all else is the same.
 """
 
-import dataclasses
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from logging import INFO
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from numpy.typing import NDArray
 
 from fedpp.config import SPLITS
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
+from fedpp.masking.ring import Ring, Words
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
+from fedpp.protocol.masked import Contribution, Sum, added
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
-Rows = dict[str, NDArray[np.floating]]
 T = TypeVar("T")
 
 
-class EncryptedFedAvg(Strategy):
-    """Train and evaluate on all admitted sites in each round; keep each round's counts and seconds."""
+@dataclass(frozen=True)
+class Update:
+    """A site's words of one round, and whose they are."""
+
+    part: Contribution
+    tag: int
+    words: Words
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a site found of a new global model."""
+
+    counts: AnyCounts
+    verdict: wire.Verdict
+    state: bytes | None  # of the new round, if it was asked to keep it
+
+
+class MaskedAveraging(Strategy):
+    """Add up the updates of all admitted sites in each round; keep each round's counts and seconds."""
 
     def __init__(
         self,
         sites: Mapping[int, SiteDescription],
-        train: wire.TrainRequest,
-        evaluate: wire.EvaluateRequest,
+        plan: wire.Plan,
         participants: Participants,
+        *,
+        length: int,
+        repeats: int,
     ) -> None:
-        self.sites = sites
-        self._train, self._evaluate = train, evaluate
+        """Take the run's plan; an update has `length` words, and a round is repeated so many times at most."""
+        self.sites, self._plan, self._length, self._repeats = sites, plan, length, repeats
+        self._ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
         self._participants = participants.to_record()
-        self._started, self._round = 0.0, 0
-        self._trained: tuple[str, ...] = ()
+        self._attempt, self._before, self._sum = 1, wire.pack_state(b""), Sum((), 0)
+        self._answers: Mapping[str, Answer] = {}
+        self._left_out: dict[str, str] = {}
         self.rounds: list[RoundRecord] = []
 
     def summary(self) -> None:
         """Log who takes part."""
         log(INFO, "\t└──> Sites: %s", ", ".join(site.name for site in self.sites.values()))
 
+    def federate(self, grid: Grid, state: bytes, *, rounds: int, timeout: float) -> bytes:
+        """Return the state after all rounds, as a site answered it; raise `FederationError` if a round cannot be done.
+
+        It is Flower's `Strategy.start`, with rounds that may be repeated.
+        """
+        for number in range(1, rounds + 1):
+            for attempt in range(1, self._repeats + 2):
+                self._attempt = attempt
+                if adopted := self._try(grid, number, state, timeout):
+                    state = adopted
+                    break
+            else:
+                raise FederationError(
+                    f"round {number} was tried {self._repeats + 1} times, and the sites adopted no model of it; the "
+                    f"last good one is of round {number - 1}: the lines above say why"
+                )
+        return state
+
+    def _try(self, grid: Grid, number: int, state: bytes, timeout: float) -> bytes | None:
+        started, self._left_out, nothing = time.monotonic(), {}, ConfigRecord()
+        before = ArrayRecord({wire.STATE: wire.pack_state(state)})
+        asked = self.configure_train(number, before, nothing, grid)
+        arrays, _ = self.aggregate_train(number, grid.send_and_receive(asked, timeout=timeout))
+        if arrays is None:
+            return None
+        asked = self.configure_evaluate(number, arrays, nothing, grid)
+        self.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=timeout))
+        after = self._adopted(number, arrays, grid, timeout)
+        if after is not None:
+            self._close(number, time.monotonic() - started)
+        return after
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the weights and the round's request to every site."""
-        self._started, self._round = time.monotonic(), server_round
-        request = dataclasses.replace(self._train, round=server_round)
+        """Send the state of the round before to every site."""
+        self._before = arrays[wire.STATE]
+        request = wire.TrainRequest(self._plan, server_round, self._attempt)
         return self._messages(MessageType.TRAIN, arrays, request)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the accepted updates; raise `FederationError` if there is none."""
-        updates = self._accepted(
-            f"round {server_round}: update", replies, lambda reply, site: accept_update(reply, site, self._train)
-        )
-        self._trained = tuple(updates)
-        return wire.pack_arrays(average(list(updates.values()))), None
+        """Add up the accepted updates, modulo 2^32 or 2^64; return nothing if there is none."""
+        updates = self._accepted(f"round {server_round}: update", replies, self._update)
+        if not updates:
+            return None, None
+        words = np.zeros(self._length, self._ring.dtype)
+        for update in updates.values():
+            self._ring.add(words, update.words)
+        self._sum = added([(update.part, update.tag) for update in updates.values()])
+        return ArrayRecord({wire.STATE: self._before, wire.WORDS: Array(words)}), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the new weights for scoring on the validation split."""
-        return self.evaluation("validation", arrays, server_round)
+        """Send the sum for the new model, to be scored on the validation split; the first site keeps its state."""
+        first = next(iter(self.sites))
+        return [
+            message
+            for node in self.sites
+            for message in self._evaluation(server_round, arrays, [node], keep=node == first)
+        ]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Add up the vaults' counts."""
-        counts = self.counts("validation", replies)
-        together = total(counts.values())
-        record = RoundRecord(server_round, self._trained, together, time.monotonic() - self._started)
-        self.rounds.append(record)
-        took = f"{len(self._trained)} sites, {record.seconds:.1f} s"
-        note(f"round {server_round}: {_figures(together)} on validation, {took}")
+        """Take the sites' counts and verdicts."""
+        self._answers = self._accepted(f"round {server_round}: validation counts", replies, self._answer)
         return None
 
-    def evaluation(self, split: str, arrays: ArrayRecord, after: int | None = None) -> list[Message]:
-        """Return the questions for the counts of a split after a round, one a site; by default, after the whole run."""
-        last = self._round + 1 if after is None else after
-        request = dataclasses.replace(self._evaluate, split=split, round=last)
-        return self._messages(MessageType.EVALUATE, arrays, request)
-
-    def counts(self, split: str, replies: Iterable[Message]) -> dict[str, AnyCounts]:
-        """Return each site's counts of a split; raise `FederationError` if no site sent any that fit."""
-        return self._accepted(f"{split} counts", replies, lambda reply, site: accept_counts(reply, site, split))
-
-    def _messages(self, kind: str, arrays: ArrayRecord, request: wire.Request) -> list[Message]:
-        content = RecordDict(
-            {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: self._participants}
+    def test(self, grid: Grid, state: bytes, timeout: float) -> Mapping[str, AnyCounts]:
+        """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
+        request = wire.EvaluateRequest(self._plan, "test", len(self.rounds) + 1)
+        asked = self._messages(MessageType.EVALUATE, ArrayRecord({wire.STATE: wire.pack_state(state)}), request)
+        tested = self._accepted(
+            "test counts",
+            grid.send_and_receive(asked, timeout=timeout),
+            lambda reply, site: accept_counts(wire.content_of(reply), site, "test"),
         )
-        return [Message(content, dst_node_id=node, message_type=kind) for node in self.sites]
+        if not tested:
+            raise FederationError("test counts: no site sent one that fits")
+        return tested
+
+    def _adopted(self, number: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> bytes | None:
+        """Return the new state if more than half of the sites adopt it, and one of those sent it."""
+        refusing = {name: answer.verdict.reason for name, answer in self._answers.items() if answer.verdict.reason}
+        for name, reason in refusing.items():
+            note(f"round {number}: {name} does not adopt the new model: {reason}")
+        if 2 * len(refusing) >= len(self._answers):
+            note(f"round {number}, attempt {self._attempt}: not adopted")
+            return None
+        (digest, _), *others = Counter(
+            answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason
+        ).most_common()
+        if others:
+            note(f"round {number}: the sites computed {len(others) + 1} different models: do all run one fedpp?")
+        for node in (None, *self.sites):
+            if node is not None:
+                asked = self._evaluation(number, arrays, [node], keep=True)
+                self._answers = {
+                    **self._answers,
+                    **self._accepted(
+                        f"round {number}: state", grid.send_and_receive(asked, timeout=timeout), self._answer, [node]
+                    ),
+                }
+            for answer in self._answers.values():
+                if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
+                    return answer.state
+        return None
+
+    def _close(self, number: int, seconds: float) -> None:
+        together = total([answer.counts for answer in self._answers.values()])
+        trained = tuple(part.site for part in self._sum.parts)
+        self.rounds.append(RoundRecord(number, trained, together, seconds, self._attempt, self._left_out))
+        took = f"{len(trained)} sites, {seconds:.1f} s"
+        note(f"round {number}: {_figures(together)} on validation, {took}")
+
+    def _evaluation(self, number: int, arrays: ArrayRecord, nodes: Sequence[int], *, keep: bool) -> list[Message]:
+        request = wire.EvaluateRequest(self._plan, "validation", number, self._attempt, keep)
+        return self._messages(MessageType.EVALUATE, arrays, request, {wire.SUM: self._sum.to_record()}, nodes)
+
+    def _messages(
+        self,
+        kind: str,
+        arrays: ArrayRecord,
+        request: wire.Request,
+        more: Mapping[str, ConfigRecord] | None = None,
+        nodes: Iterable[int] | None = None,
+    ) -> list[Message]:
+        content = {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: self._participants}
+        to = self.sites if nodes is None else nodes
+        return [Message(RecordDict({**content, **(more or {})}), dst_node_id=node, message_type=kind) for node in to]
 
     def _accepted(
-        self, what: str, replies: Iterable[Message], accept: Callable[[Message | None, SiteDescription], T]
+        self,
+        what: str,
+        replies: Iterable[Message],
+        accept: Callable[[Message | None, SiteDescription], T],
+        nodes: Iterable[int] | None = None,
     ) -> dict[str, T]:
-        """Return what fits by site, and note why the others are left out; raise `FederationError` if none fits."""
+        """Return what fits by site, and note why the others are left out."""
         answered = {reply.metadata.src_node_id: reply for reply in replies}
         accepted: dict[str, T] = {}
-        # In the order of the sites' names: a floating-point sum must not depend on who answers first.
-        for node, site in self.sites.items():
+        # In the order of the sites' names: nothing may depend on who answers first.
+        for node in self.sites if nodes is None else nodes:
+            site = self.sites[node]
             try:
                 accepted[site.name] = accept(answered.get(node), site)
-            except FederationError as error:
+            except (FederationError, MaskError) as error:
+                self._left_out[site.name] = f"{what}: {error}"
                 note(f"{what} of {site.name} left out: {error}")
-        if not accepted:
-            raise FederationError(f"{what}: no site sent one that fits")
         return accepted
+
+    def _update(self, reply: Message | None, site: SiteDescription) -> Update:
+        """Return a site's words; raise `FederationError` or `MaskError` if they do not fit the round."""
+        content = wire.content_of(reply)
+        mask, examples = wire.Mask.of(content), wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES)
+        if examples != site.sequences[0]:
+            raise FederationError(f"it counts {examples!r:.40} examples and announced {site.sequences[0]}")
+        words = wire.words_of(content, self._ring.bits, self._length)
+        return Update(Contribution(site.name, mask.nonce, site.sequences[0]), mask.tag, words)
+
+    def _answer(self, reply: Message | None, site: SiteDescription) -> Answer:
+        content = wire.content_of(reply)
+        counts = accept_counts(content, site, "validation")
+        state = wire.state_of(content) if wire.ARRAYS in content else None
+        return Answer(counts, wire.Verdict.of(content), state)
 
 
 def note(text: str) -> None:
@@ -131,20 +257,10 @@ def _figures(counts: AnyCounts) -> str:
     return ", ".join(f"{name} {'not defined' if v is None else f'{v:.3f}'}" for name, v in shown.items())
 
 
-def accept_update(reply: Message | None, site: SiteDescription, request: wire.TrainRequest) -> tuple[int, Rows]:
-    """Return a site's number of examples and its rows; raise `FederationError` if they do not fit."""
-    content = wire.content_of(reply)
-    rows = wire.rows_of(content, request.network, site.n, request.dtype)
-    examples = wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES)
-    if examples != site.sequences[0]:
-        raise FederationError(f"it counts {examples!r:.40} examples and announced {site.sequences[0]}")
-    return site.sequences[0], rows
-
-
-def accept_counts(reply: Message | None, site: SiteDescription, split: str) -> AnyCounts:
+def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
     """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
     kind = FindingCounts if site.multi_label else Counts
-    counts = kind.from_mapping(wire.record(wire.content_of(reply), wire.METRICS, MetricRecord))
+    counts = kind.from_mapping(wire.record(content, wire.METRICS, MetricRecord))
     announced = site.sequences[SPLITS.index(split)]
     classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
     if (counts.examples, classes) != (announced, len(site.classes)):
@@ -153,12 +269,3 @@ def accept_counts(reply: Message | None, site: SiteDescription, split: str) -> A
             f"announced {announced} of {len(site.classes)}"
         )
     return counts
-
-
-def average(updates: Sequence[tuple[int, Rows]]) -> Rows:
-    """Return the mean of the arrays, weighted by the examples. Law: it commutes with decryption."""
-    total = sum(examples for examples, _ in updates)
-    return {
-        name: np.sum([rows[name] * rows[name].dtype.type(k / total) for k, rows in updates], axis=0)
-        for name in updates[0][1]
-    }

@@ -51,18 +51,23 @@ class RunConfig:
     kernel: int
     dense: int
     lstm: int
+    masking: bool  # whether updates are masked, and the model sealed, for the coordinator
+    update_bound: float  # largest magnitude of an update's value
+    update_norm: float  # most norm of an update, as a share of the global model's
+    loss_rise: float  # most that a site's validation loss may rise, in nats
+    repeats: int  # how often a round whose model the sites do not adopt is tried again
     wait_seconds: float  # how long to wait for enough sites to connect
     reply_seconds: float  # how long to wait for a site's reply, a round of training included
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1}
+        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
                 )
-        for name in ("wait_seconds", "reply_seconds"):
+        for name in ("wait_seconds", "reply_seconds", "update_bound", "update_norm", "loss_rise"):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
@@ -99,6 +104,7 @@ class SiteConfig:
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
     policy: Path  # what the site allows
+    models: Path | None = None  # folder for the models of finished runs, as they came; none are kept without it
 
     @property
     def at_rest_key(self) -> Path:
@@ -108,12 +114,13 @@ class SiteConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
-        typed = _typed(cls, values, "site setting")
-        return cls(**typed | {name: Path(typed[name]) for name in _PATHS})
+        typed = _typed(cls, {"models": "", **values}, "site setting")
+        paths = {name: Path(typed[name]) for name in _PATHS}
+        return cls(**typed | paths | {"models": Path(typed["models"]) if typed["models"] else None})
 
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads."""
-        return {name.replace("_", "-"): str(value) for name, value in asdict(self).items()}
+        return {name.replace("_", "-"): str(value) for name, value in asdict(self).items() if value is not None}
 
 
 def to_toml(values: Mapping[str, str | int | float]) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 
@@ -26,6 +26,9 @@ QUESTIONS = {
     "evaluate": "evaluate",
 }
 ANSWERS = tuple(QUESTIONS.values())
+Masking = Literal["required", "optional"]
+
+MASKINGS: tuple[Masking, ...] = get_args(Masking)
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 2**20
 _MOST = 2**31
@@ -37,7 +40,7 @@ class ScoreLimits:
     """How much the vault's `Score` may tell."""
 
     least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
-    per_round: int = 2  # calls of one round and split
+    per_round: int = 6  # calls of one round and split: a trained and an averaged model, three times
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
 
@@ -57,7 +60,8 @@ class SitePolicy:
     answers: tuple[str, ...] = ANSWERS
     scores: ScoreLimits = ScoreLimits()
     until: date | None = None  # the last day on which anything is answered
-    co_participants: int = 1  # fewest other certified sites in a run
+    co_participants: int = 1  # fewest other certified sites in a run, and in a sum that is unmasked
+    masking: Masking = "required"  # whether updates may also go to the coordinator without the domain mask
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -94,7 +98,7 @@ class SitePolicy:
             raise ConfigError(
                 "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
             )
-        known = {"bundles", "datasets", "answers", "scores", "until", "co-participants"}
+        known = {"bundles", "datasets", "answers", "scores", "until", "co-participants", "masking"}
         values = _mapping("the policy", values, known, {"bundles", "datasets"})
         limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(ScoreLimits())})
         return cls(
@@ -106,6 +110,7 @@ class SitePolicy:
             ),
             until=_day(values.get("until")),
             co_participants=_whole("co-participants", values.get("co-participants", cls.co_participants), 0),
+            masking=_masking(values.get("masking", cls.masking)),
         )
 
     def to_yaml(self) -> str:
@@ -118,6 +123,7 @@ class SitePolicy:
             "scores": scores,
             **({} if self.until is None else {"until": self.until}),
             "co-participants": self.co_participants,
+            "masking": self.masking,
         }
         return yaml.safe_dump(values, sort_keys=False)
 
@@ -146,6 +152,13 @@ class SitePolicy:
         if others < self.co_participants:
             raise PolicyError(
                 f"this site's policy wants {self.co_participants} other sites in a run, got {others}: ask more to join"
+            )
+
+    def require_masking(self, *, masked: bool) -> None:
+        """Raise `PolicyError` for a run without the domain mask, unless it is optional here."""
+        if not masked and self.masking == "required":
+            raise PolicyError(
+                "this site's policy wants the domain mask, and the run has masking off: its staff decides"
             )
 
 
@@ -188,8 +201,11 @@ scores:
 # How long: the last day, such as 2030-12-31. Without it there is no end.
 # until: 2030-12-31
 
-# In what company: the fewest other certified sites of the domain in a run.
+# In what company: the fewest other certified sites of the domain in a run, and in a sum of updates that is unmasked.
 co-participants: 1
+
+# Whether updates go to the coordinator under the domain mask alone: required, or optional (it may see them).
+masking: required
 """
 
 
@@ -247,6 +263,13 @@ def _answers(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or any(item not in ANSWERS for item in value) or len(set(value)) < len(value):
         raise ConfigError(f"answers must be a list of some of {', '.join(ANSWERS)}, each once, got {value!r:.100}")
     return tuple(value)
+
+
+def _masking(value: object) -> Masking:
+    for known in MASKINGS:
+        if value == known:
+            return known
+    raise ConfigError(f"masking must be one of {', '.join(MASKINGS)}, got {value!r:.40}")
 
 
 def _whole(name: str, value: object, least: int) -> int:

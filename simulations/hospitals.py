@@ -89,7 +89,9 @@ def _policy(dataset: Path) -> SitePolicy:
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
     scores = ScoreLimits(least_patients=1, per_round=many, rounds=many, per_day=many)
-    return SitePolicy(bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0)
+    return SitePolicy(
+        bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0, masking="optional"
+    )
 
 
 def _domain(scenario: Scenario) -> KeyDomain:

@@ -13,6 +13,7 @@ from fedpp.command import load_tensorflow
 from fedpp.config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.report import (
@@ -27,6 +28,7 @@ from fedpp.report import (
     SiteResult,
     write_report,
 )
+from sites.pull import opened
 
 from .federation import federate, vaults
 from .hospitals import Hospitals, prepare
@@ -50,6 +52,10 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
         with vaults(hospitals.sites, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
+        if scenario.masking:
+            state = opened(out / "federation" / "model.sealed", hospitals.domain)
+            model = EncryptedModel(state.network, state.domain, state.classes, dict(state.rows))
+            model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
     baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
     timing = {
@@ -96,6 +102,11 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "kernel": 3,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
+        "masking": scenario.masking,
+        "update-bound": 8.0,
+        "update-norm": 10.0,
+        "loss-rise": 1.0,
+        "repeats": 2,
         "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
         "reply-seconds": 3600.0,
     }

@@ -73,6 +73,7 @@ class Scenario:
     validation: float = 0.15
     test: float = 0.25
     scheme: Scheme = "more"
+    masking: bool = True  # the coordinator sees masked updates and sealed states alone
     n: int = 2  # slots of `more`
     patch: int = DEFAULT_PATCH  # of the frame form: side of the mixed patches, or 0 for rows
     dtype: Dtype = "float32"

@@ -10,12 +10,14 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from fedpp.learning.global_state import GlobalState, Rows, initial
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -29,22 +31,34 @@ from fedpp.errors import (
     FederationError,
     FedppError,
     KeyFileError,
+    MaskError,
     ModelError,
     PolicyError,
     VaultError,
 )
+from fedpp.files import replace
+from fedpp.learning import gate
+from fedpp.learning.metrics import metrics
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
+from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.masked import Sum
 from fedpp.protocol.membership import NO_BUNDLE, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
-from fedpp.protocol.vault_client import SiteInfo, VaultClient
+from fedpp.protocol.vault_client import Membership, SiteInfo, VaultClient
 from fedpp.recipe import Recipe
+
+from . import rounds
+from .aggregation import Aggregation, Clear, Masked, about
+from .rounds import Position
 
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
+# Errors whose text holds no path of the hospital.
+PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
 FAILED = "it failed: its own log says where"
 # What the coordinator is told of errors whose text may hold paths of the hospital.
 REASONS: Mapping[type[FedppError], str] = {
@@ -59,9 +73,22 @@ _log = logging.getLogger("fedpp.site")
 app = ClientApp()
 
 
-def answering(
-    handler: Callable[[RecordDict, SiteConfig, str], RecordDict],
-) -> Callable[[Message, Context], Message]:
+@dataclass(frozen=True)
+class Asked:
+    """One question of the coordinator to this site."""
+
+    content: RecordDict
+    site: SiteConfig
+    run: str  # Flower's number of the run, as the SuperNode was told it
+    memory: RecordDict  # what Flower keeps for this node between the messages of a run
+
+    @property
+    def bundle(self) -> str:
+        """Return the hash of the app bundle that runs, as the site measured it; of none in a simulation."""
+        return os.environ.get(BUNDLE, NO_BUNDLE)
+
+
+def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Context], Message]:
     """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
 
     def answer(message: Message, context: Context) -> Message:
@@ -70,21 +97,17 @@ def answering(
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
-            return Message(handler(message.content, site, run_number(message)), reply_to=message)
+            asked = Asked(message.content, site, str(message.metadata.run_id), context.state)
+            return Message(handler(asked), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            public = isinstance(error, DomainMismatchError | FederationError | ModelError | PolicyError)  # hold no path
+            public = isinstance(error, PUBLIC)
             return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
             return wire.refuse(FAILED, message)
 
     return answer
-
-
-def run_number(message: Message) -> str:
-    """Return Flower's number of the run that a message is of, as the SuperNode was told it."""
-    return str(message.metadata.run_id)
 
 
 def site_config(context: Context) -> SiteConfig:
@@ -100,18 +123,18 @@ def site_config(context: Context) -> SiteConfig:
 
 @app.query(wire.DESCRIBE)
 @answering
-def describe(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
+def describe(asked: Asked) -> RecordDict:
     """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
     """
-    request = wire.DescribeRequest.of(content)
-    key, dataset = _open(site)
-    with VaultClient(site.vault) as vault:
+    request = wire.DescribeRequest.of(asked.content)
+    key, dataset = _open(asked.site)
+    with VaultClient(asked.site.vault) as vault:
         info = vault.info()
         _require_one_site(key, dataset, info)
         dataset.verify()
-        proof = vault.sign(request.nonce, run, request.protocol, os.environ.get(BUNDLE, NO_BUNDLE))
+        proof = vault.sign(request.nonce, asked.run, request.protocol, asked.bundle)
     description = SiteDescription(
         name=info.site,
         domain=key.domain,
@@ -133,40 +156,179 @@ def describe(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
 
 @app.query(wire.INITIAL_WEIGHTS)
 @answering
-def initial_weights(content: RecordDict, site: SiteConfig, _run: str) -> RecordDict:
-    """Answer the initial weights, encrypted by the vault."""
-    request = wire.InitialWeightsRequest.of(content)
-    _open_for(request, site)
-    with VaultClient(site.vault) as vault:
-        rows = vault.initial_weights(request.network, request.seed, request.dtype)
-    return RecordDict({wire.ARRAYS: wire.pack_arrays(rows)})
+def initial_weights(asked: Asked) -> RecordDict:
+    """Answer the state of round 0: of weights that the vault draws, or of the model that came along."""
+    request = wire.InitialRequest.of(asked.content)
+    part = _part(asked, request.plan)
+    plan = request.plan
+    if request.model == "":
+        with VaultClient(asked.site.vault) as vault:
+            rows: Rows = vault.initial_weights(plan.network, plan.seed, plan.dtype)
+    else:
+        rows = _model(part, wire.state_of(asked.content), sealed=request.model == "sealed").rows
+    state = initial(
+        rows,
+        network=plan.network,
+        domain=plan.domain,
+        dtype=plan.dtype,
+        classes=part.dataset.manifest.classes,
+        rule=plan.rule,
+    )
+    return RecordDict({wire.ARRAYS: _closed(part, state)})
 
 
 @app.train()
 @answering
-def train(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
-    """Train on the site's own ciphertext, and answer the new weights and the number of sequences."""
-    request = wire.TrainRequest.of(content)
-    trainer, dataset = _loaded(request, content, site, run)
-    trainer.fit(
-        dataset,
-        epochs=request.epochs,
-        seed=(request.seed, request.round),
+def train(asked: Asked) -> RecordDict:
+    """Train on the site's own ciphertext, and answer the update in words, if it passes the site's own gate."""
+    request = wire.TrainRequest.of(asked.content)
+    part = _part(asked, request.plan)
+    before = _state(part, request.round - 1)
+    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+    trainer.load(before.rows)
+    again = (request.attempt,) if request.attempt > 1 else ()
+    trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, request.round, *again))
+    update = rounds.update_of(before, trainer.rows())
+    gate.require_update(before.rows, update, part.plan.most_norm)
+    known = part.memory.loss_of(before)
+    if known is not None:
+        gate.require_no_harm(
+            known, _loss(_counts(part, trainer, "validation", request.round)), part.plan.most_loss_rise
+        )
+    examples = len(part.dataset.indices("train"))
+    at = Position(part.nonce, request.round, request.attempt)
+    words = rounds.encoded(part.plan, update, examples)
+    masked, mask = part.aggregation.mask(rounds.facts_of(part.plan, at, before), examples, words)
+    return RecordDict(
+        {
+            wire.ARRAYS: ArrayRecord({wire.WORDS: Array(masked)}),
+            wire.MASK: mask.to_record(),
+            wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
+        }
     )
-    examples = MetricRecord({wire.EXAMPLES: len(dataset.indices("train"))})
-    return RecordDict({wire.ARRAYS: wire.pack_arrays(trainer.rows()), wire.METRICS: examples})
 
 
 @app.evaluate()
 @answering
-def evaluate(content: RecordDict, site: SiteConfig, run: str) -> RecordDict:
-    """Predict a split on ciphertext, let the vault score it, and answer the counts."""
-    request = wire.EvaluateRequest.of(content)
-    trainer, dataset = _loaded(request, content, site, run)
-    logits = trainer.logits(dataset, dataset.indices(request.split))
-    with VaultClient(site.vault) as vault:
-        counts = vault.score(request.split, logits, run, request.round)
-    return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+def evaluate(asked: Asked) -> RecordDict:
+    """Take the global model of a round from the sum of its updates, let the vault score it, and answer the counts.
+
+    After the last round there is no sum: the state that came is scored, and kept for the site.
+    """
+    request = wire.EvaluateRequest.of(asked.content)
+    part = _part(asked, request.plan)
+    before = _state(part, request.round - 1)
+    stepped = wire.SUM in asked.content
+    after = _advanced(part, before, request) if stepped else before
+    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+    trainer.load(after.rows)
+    counts = _counts(part, trainer, request.split, request.round)
+    answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+    if stepped:
+        answer[wire.VERDICT] = _verdict(part, before, after, _loss(counts)).to_record()
+        part.memory.keep(after, _loss(counts))
+        if request.keep:
+            answer[wire.ARRAYS] = _closed(part, after)
+    else:
+        _keep_model(asked)
+    return answer
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a site does its part in a run with."""
+
+    asked: Asked
+    plan: wire.Plan
+    key: AnyKey
+    dataset: EncryptedDataset
+    nonce: str  # of the run
+    aggregation: Aggregation
+
+    @property
+    def memory(self) -> rounds.Memory:
+        """Return what this node remembers of the run."""
+        return rounds.Memory(self.asked.memory)
+
+
+def _part(asked: Asked, plan: wire.Plan) -> Part:
+    """Return the site's part, after checking that the run's domain, network, company and masking fit the site."""
+    key, dataset = _open(asked.site)
+    if plan.domain != key.domain:
+        raise DomainMismatchError(
+            f"this site belongs to domain {key.domain[:16]}, the run to {plan.domain[:16]}: "
+            "ask for a run of this domain, or join with the run's evaluation key"
+        )
+    if misfit := plan.network.misfit(Task.of(dataset.manifest)):
+        raise FederationError(misfit)
+    policy = SitePolicy.load(asked.site.policy)
+    policy.require_masking(masked=plan.masked)
+    participants = Participants.from_record(wire.record(asked.content, wire.PARTICIPANTS, ConfigRecord))
+    membership = Membership(participants, asked.run, asked.bundle)
+    policy.require_participants(_others(asked, membership))
+    aggregation = Masked(asked.site.vault, membership) if plan.masked else Clear()
+    return Part(asked, plan, key, dataset, participants.nonce, aggregation)
+
+
+def _state(part: Part, number: int) -> GlobalState:
+    """Return the state that came, which must be of this round of this run."""
+    sent = wire.state_of(part.asked.content)
+    state = GlobalState.from_bytes(part.aggregation.open(about(part.nonce, number), sent))
+    rounds.require_state(part.plan, state, number)
+    part.memory.require_same(state)
+    return state
+
+
+def _closed(part: Part, state: GlobalState) -> ArrayRecord:
+    sent = part.aggregation.close(about(part.nonce, state.round), state.to_bytes())
+    return ArrayRecord({wire.STATE: wire.pack_state(sent)})
+
+
+def _advanced(part: Part, before: GlobalState, request: wire.EvaluateRequest) -> GlobalState:
+    """Return the state after the round, of the sum that came."""
+    total = Sum.from_record(wire.record(part.asked.content, wire.SUM, ConfigRecord))
+    facts = rounds.facts_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+    words = wire.words_of(part.asked.content, facts.bits, facts.length)
+    clear = part.aggregation.unmask(facts, total, words)
+    return rounds.advanced(part.plan, before, total, clear, part.key.algebra())
+
+
+def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | None) -> wire.Verdict:
+    try:
+        rounds.require_adoptable(part.plan, before, after)
+        gate.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
+    except ModelError as error:
+        return wire.Verdict(after.digest, str(error))
+    return wire.Verdict(after.digest, "")
+
+
+def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
+    """Return an earlier run's model, of the same domain, network and dtype."""
+    if sealed:
+        with VaultClient(part.asked.site.vault) as vault:
+            _, sent = vault.open(sent)
+    model, plan = GlobalState.from_bytes(sent), part.plan
+    if (model.domain, model.network, model.dtype) != (plan.domain, plan.network, plan.dtype):
+        raise FederationError("the model to go on from is of another domain, network or dtype than the run")
+    if model.classes != part.dataset.manifest.classes:
+        raise FederationError(f"the model to go on from tells {', '.join(model.classes)}: ingest alike")
+    return model
+
+
+def _counts(part: Part, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
+    logits = trainer.logits(part.dataset, part.dataset.indices(split))
+    with VaultClient(part.asked.site.vault) as vault:
+        return vault.score(split, logits, part.asked.run, number)
+
+
+def _loss(counts: AnyCounts) -> float | None:
+    return metrics(counts).loss
+
+
+def _keep_model(asked: Asked) -> None:
+    """Keep the final model as it came, sealed or not, where `fedpp-site pull` finds it."""
+    if asked.site.models is not None:
+        replace(asked.site.models / f"{asked.run}.state", wire.state_of(asked.content))
 
 
 def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
@@ -190,39 +352,14 @@ def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) ->
         )
 
 
-def _open_for(request: wire.Request, site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
-    """Return the site's key and dataset, after checking that the request's domain and network fit them."""
-    key, dataset = _open(site)
-    if request.domain != key.domain:
-        raise DomainMismatchError(
-            f"this site belongs to domain {key.domain[:16]}, the run to {request.domain[:16]}: "
-            "ask for a run of this domain, or join with the run's evaluation key"
-        )
-    if misfit := request.network.misfit(Task.of(dataset.manifest)):
-        raise FederationError(misfit)
-    return key, dataset
-
-
-def _loaded(
-    request: wire.TrainRequest | wire.EvaluateRequest, content: RecordDict, site: SiteConfig, run: str
-) -> tuple["EncryptedTrainer", EncryptedDataset]:
-    """Return the trainer with the message's weights, and the dataset, after checking that they belong to the run."""
-    key, dataset = _open_for(request, site)
-    rows = wire.rows_of(content, request.network, key.n, request.dtype)
-    _require_company(content, site, run)
-    trainer = _trainer(request.network, key, request.recipe, request.dtype)
-    trainer.load(rows)
-    return trainer, dataset
-
-
-def _require_company(content: RecordDict, site: SiteConfig, run: str) -> None:
-    """Refuse to work for a run of fewer other members than the policy wants; each must have proved itself."""
-    participants = Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord))
-    with VaultClient(site.vault) as vault:
+def _others(asked: Asked, membership: Membership) -> int:
+    """Return how many other members take part; each must have proved itself."""
+    with VaultClient(asked.site.vault) as vault:
         info = vault.info()
     card = DomainCard.from_json(info.card)
-    expected = Run(card.certifying_key, card.fingerprint, participants.nonce, run, os.environ.get(BUNDLE, NO_BUNDLE))
-    SitePolicy.load(site.policy).require_participants(participants.others(info.site, expected, datetime.now(UTC)))
+    nonce = membership.participants.nonce
+    run = Run(card.certifying_key, card.fingerprint, nonce, membership.run, membership.bundle)
+    return membership.participants.others(info.site, run, datetime.now(UTC))
 
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.

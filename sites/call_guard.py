@@ -16,7 +16,7 @@ import grpc
 IDLE_SECONDS = 20.0  # to wait for a caller's next message, or until it takes ours
 LONGEST_SECONDS = 600.0  # of a call
 MOST_OF_A_METHOD = 64  # calls at a time: a flood of one method leaves room for the others
-MOST_CALLS = 320  # of the five methods, health included
+MOST_CALLS = 576  # of the nine methods, health included
 
 
 class _Watched:

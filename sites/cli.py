@@ -15,7 +15,7 @@ from fedpp.command import Parser, natural, path, positive, rate, run_command, sh
 from fedpp.config import DTYPES, LAYOUTS, SPLITS
 from fedpp.network import ARCHITECTURES, GAPS
 
-from . import approval, data, membership, models, reencryption, training, vault_command
+from . import approval, data, membership, models, pull, reencryption, training, vault_command
 
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001  it has no public name
@@ -43,7 +43,7 @@ def join(options: argparse.Namespace) -> int:
     from .supernode import join as run
 
     paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
-    site = SiteConfig(paths[0], paths[1], options.vault, paths[2])
+    site = SiteConfig(paths[0], paths[1], options.vault, paths[2], options.identity.resolve() / "models")
     return run(options.superlink, options.ca, options.identity, site)
 
 
@@ -246,6 +246,10 @@ def _add_federation_commands(commands: "_Commands") -> None:
     joined.add_argument(
         "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
     )
+
+    pulled = _command(commands, pull.pull, json_output=False)
+    _add_domain(pulled)
+    pull.add_pull_arguments(pulled)
 
 
 def _command(

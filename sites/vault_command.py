@@ -13,6 +13,7 @@ from .opening import passphrase_of, require_folder, show
 UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
 
 if TYPE_CHECKING:
+    from .audit_check import Record
     from .score_limits import ScoreCall
 
 
@@ -26,6 +27,7 @@ def vault(options: argparse.Namespace) -> int:
     from .audit_log import AuditLog, Signer
     from .sd_notify import notify
     from .vault import serve
+    from .vault_masking import UnmaskedRound, past_unmasked
     from .vault_service import VaultService, past_score
 
     if options.policy is not None:
@@ -35,10 +37,15 @@ def vault(options: argparse.Namespace) -> int:
     site = store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
     past: list[ScoreCall] = []
+    unmasked: list[UnmaskedRound] = []
+
+    def seen(record: "Record") -> None:
+        past.extend(past_score(record))
+        unmasked.extend(past_unmasked(record))
+
     audit = None
     if options.audit_log:
-        signer = Signer.of(site.identity)
-        audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
+        audit = AuditLog.open(options.audit_log, Signer.of(site.identity), seen)
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
 
@@ -48,7 +55,13 @@ def vault(options: argparse.Namespace) -> int:
 
     try:
         service = VaultService(
-            site, dataset, policy=options.policy, audit=audit, past=past, read_only=options.read_only
+            site,
+            dataset,
+            policy=options.policy,
+            audit=audit,
+            past=past,
+            unmasked=unmasked,
+            read_only=options.read_only,
         )
         serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
     finally:

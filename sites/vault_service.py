@@ -35,6 +35,7 @@ from .audit_log import AuditLog
 from .memory_room import MemoryRoom
 from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
 from .vault_calls import Call, answering
+from .vault_masking import Masking, UnmaskedRound
 
 ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
@@ -53,11 +54,13 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         policy: Path | None = None,
         audit: AuditLog | None = None,
         past: Iterable[ScoreCall] = (),
+        unmasked: Iterable[UnmaskedRound] = (),
         read_only: bool = False,
     ) -> None:
-        """Check that all belong together, and read every byte of the dataset; `past` calls count towards the limits.
+        """Check that all belong together, and read every byte of the dataset.
 
-        Raises `DatasetError` for a damaged shard.
+        `past` calls count towards the limits, and `unmasked` rounds have their one list. Raises `DatasetError` for a
+        damaged shard.
         """
         card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
@@ -73,8 +76,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         self._policy, self._scores, self._read_only = policy, ScoreAllowance(past), read_only
         self._audit = audit
         # Weights are held until their caller has read them, and must not keep scores waiting so long.
-        self._room_of_weights, self._room_of_scores = (MemoryRoom(ROOM_BYTES, ROOM_SECONDS) for _ in range(2))
+        self._room_of_weights, self._room_of_scores, room_of_sums = (
+            MemoryRoom(ROOM_BYTES, ROOM_SECONDS) for _ in range(3)
+        )
         self._info = _info(site.domain, dataset, site.identity.name)
+        self._masking = Masking(site, self._info.sequences["train"], room_of_sums, unmasked)
 
     @property
     def healthy(self) -> bool:
@@ -141,7 +147,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Answer the counts of a split's predictions."""
         with answering("Score", context, self._record) as call:
             first = next(requests, vault_pb2.ScoreRequest())
-            limits = self._require_policy()
+            limits = self._require_policy().scores
             if first.split not in SPLITS:
                 raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
             if not is_run(first.run):
@@ -160,6 +166,40 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             call.answer(reply.ByteSize())
             return reply
 
+    def Mask(  # noqa: N802
+        self, requests: Iterator[vault_pb2.MaskRequest], context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.MaskReply]:
+        """Stream an update's words under a fresh mask."""
+        with answering("Mask", context, self._record) as call:
+            self._require_writing()
+            self._require_policy()
+            yield from self._masking.mask(call, requests)
+
+    def Unmask(  # noqa: N802
+        self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.Block]:
+        """Stream a sum's words without their masks."""
+        with answering("Unmask", context, self._record) as call:
+            policy = self._require_policy()
+            yield from self._masking.unmask(call, requests, policy.co_participants)
+
+    def Seal(  # noqa: N802
+        self, requests: Iterator[vault_pb2.SealRequest], context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.Block]:
+        """Stream bytes sealed for the domain."""
+        with answering("Seal", context, self._record) as call:
+            self._require_writing()
+            self._require_policy()
+            yield from self._masking.seal(call, requests)
+
+    def Open(  # noqa: N802
+        self, requests: Iterator[vault_pb2.Block], context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.OpenReply]:
+        """Stream what was sealed."""
+        with answering("Open", context, self._record) as call:
+            self._require_policy()
+            yield from self._masking.open(call, requests)
+
     def _record(self, facts: Mapping[str, Any]) -> None:
         if self._audit is not None:
             self._audit.append(facts)
@@ -168,16 +208,16 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         if self._read_only:
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
 
-    def _require_policy(self, bundle: str | None = None) -> ScoreLimits:
-        """Refuse what the policy, as its file is now, does not allow; return its limits of scores."""
+    def _require_policy(self, bundle: str | None = None) -> SitePolicy:
+        """Refuse what the policy, as its file is now, does not allow; return it."""
         if self._policy is None:
-            return ScoreLimits()
+            return SitePolicy(bundles=(), datasets=())
         policy = SitePolicy.load(self._policy)
         policy.require_current(today())
         policy.require_dataset(self._info.dataset)
         if bundle is not None:
             policy.require_bundle(bundle)
-        return policy.scores
+        return policy
 
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):

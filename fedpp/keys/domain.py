@@ -23,6 +23,8 @@ from fedpp.cipher.at_rest import AtRestKey
 from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
 from fedpp.cipher.params import MAX_CONDITION, SCHEMES, DomainCard, Scheme
 from fedpp.errors import ConfigError
+from fedpp.keys.envelope import Envelope
+from fedpp.masking.keystream import MaskKey
 
 SECRET_BYTES = 32
 PSEUDONYMS = ("patient", "sequence", "split")  # kinds, each with a key of its own
@@ -185,6 +187,14 @@ class KeyDomain:
     def at_rest_key(self) -> AtRestKey:
         """Return what seals and opens the domain's datasets at rest."""
         return AtRestKey(self.card().fingerprint, self.derive("at rest"))
+
+    def mask_key(self) -> MaskKey:
+        """Return what masks updates, and unmasks their sums."""
+        return MaskKey(self.derive("domain mask"))
+
+    def envelope(self) -> Envelope:
+        """Return what seals and opens states of the global model."""
+        return Envelope(self.card().fingerprint, self.derive("sealed states"))
 
     def secret_bytes(self) -> bytes:
         """Return the secret and the former pseudonym keys: for sealed files and shares alone."""

@@ -46,13 +46,17 @@ class EncryptedModel:
                 f"ingest again with {option} {','.join(self.classes)}"
             )
 
-    def save(self, path: Path) -> None:
-        """Write the file; an older one is replaced whole."""
+    def content(self) -> bytes:
+        """Return the file's content."""
         content = BytesIO()
         facts = {"network": self.network.to_json(), "domain": self.domain, "classes": list(self.classes)}
         arrays: dict[str, Any] = {**facts, **self.rows}
         np.savez(content, **arrays)
-        replace(path, content.getvalue())
+        return content.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Write the file; an older one is replaced whole."""
+        replace(path, self.content())
 
     @classmethod
     def load(cls, path: Path) -> Self:

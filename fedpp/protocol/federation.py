@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,8 @@ class RoundRecord:
     sites: tuple[str, ...]
     validation: AnyCounts
     seconds: float
+    attempt: int = 1  # the one whose model the sites adopted
+    left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class FederationRecord:
 
     domain: str  # fingerprint
     bundle: str  # SHA-256 of the app bundle that ran
+    run: str  # Flower's number
+    masked: bool  # whether updates were masked, and the model sealed, for the coordinator
     seed: int
     dtype: Dtype
     network: NetworkSpec
@@ -49,6 +53,8 @@ class FederationRecord:
         return {
             "domain": self.domain,
             "bundle": self.bundle,
+            "run": self.run,
+            "masked": self.masked,
             "seed": self.seed,
             "dtype": self.dtype,
             "network": self.network.to_json(),
@@ -61,6 +67,8 @@ class FederationRecord:
                     "sites": list(r.sites),
                     "validation": r.validation.to_mapping(),
                     "seconds": r.seconds,
+                    "attempt": r.attempt,
+                    "left_out": dict(r.left_out),
                 }
                 for r in self.rounds
             ],
@@ -81,7 +89,14 @@ class FederationRecord:
                     "network": network,
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
                     "rounds": tuple(
-                        RoundRecord(r["number"], tuple(r["sites"]), kind.from_mapping(r["validation"]), r["seconds"])
+                        RoundRecord(
+                            r["number"],
+                            tuple(r["sites"]),
+                            kind.from_mapping(r["validation"]),
+                            r["seconds"],
+                            r["attempt"],
+                            r["left_out"],
+                        )
                         for r in values["rounds"]
                     ),
                     "test": {site: kind.from_mapping(counts) for site, counts in values["test"].items()},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 import numpy as np
@@ -17,10 +17,13 @@ from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.masked import RoundFacts, Sum
 from fedpp.protocol.membership import Proof
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.vault_channel import channel_to
 
 T = TypeVar("T")
+Words = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis
 
 SECONDS = 60.0  # to answer a call
 TRANSFER_SECONDS = 600.0  # for calls that carry arrays
@@ -28,6 +31,15 @@ CONNECT_SECONDS = 5.0
 SEEDS = 2**64
 ROUNDS = 2**32
 CLAIMS = "fedpp-claims"  # metadata: what a caller says of itself, which over a Unix socket nobody checks
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What shows a vault that a run's sites are members: their proofs, and what these must be for."""
+
+    participants: Participants
+    run: str  # Flower's number
+    bundle: str  # SHA-256 of the app bundle that runs here
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,72 @@ class VaultClient:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
 
+    def mask(self, facts: RoundFacts, examples: int, words: Words) -> tuple[Words, str, int]:
+        """Return an update's words masked, and the mask's nonce and tag."""
+
+        def requests() -> Iterator[vault_pb2.MaskRequest]:
+            yield vault_pb2.MaskRequest(round=facts.to_json(), examples=examples)
+            for data in _blocks(words):
+                yield vault_pb2.MaskRequest(words=data)
+
+        def call() -> tuple[Words, str, int]:
+            masked, nonce, tag = _Filled(words), "", ""
+            for reply in self._vault.Mask(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
+                masked.take(reply.words)
+                nonce, tag = reply.nonce, reply.tag
+            return masked.whole(), nonce, int(tag, 16)
+
+        return self._call(call)
+
+    def unmask(self, facts: RoundFacts, total: Sum, words: Words, of: Membership) -> Words:
+        """Return a sum's words without their masks."""
+
+        def requests() -> Iterator[vault_pb2.UnmaskRequest]:
+            proofs = [proof.to_json() for proof in of.participants.proofs]
+            yield vault_pb2.UnmaskRequest(
+                round=facts.to_json(), sum=total.to_json(), proofs=proofs, run=of.run, bundle=of.bundle
+            )
+            for data in _blocks(words):
+                yield vault_pb2.UnmaskRequest(words=data)
+
+        def call() -> Words:
+            clear = _Filled(words)
+            for reply in self._vault.Unmask(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
+                clear.take(reply.data)
+            return clear.whole()
+
+        return self._call(call)
+
+    def seal(self, about: str, content: bytes) -> bytes:
+        """Return bytes sealed for the domain, which say what they are about."""
+
+        def requests() -> Iterator[vault_pb2.SealRequest]:
+            yield vault_pb2.SealRequest(about=about)
+            for start in range(0, len(content), chunks.CHUNK_BYTES):
+                yield vault_pb2.SealRequest(data=content[start : start + chunks.CHUNK_BYTES])
+
+        return self._call(
+            lambda: b"".join(
+                reply.data for reply in self._vault.Seal(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims)
+            )
+        )
+
+    def open(self, sealed: bytes) -> tuple[str, bytes]:
+        """Return what sealed bytes are about, and their content."""
+
+        def requests() -> Iterator[vault_pb2.Block]:
+            for start in range(0, len(sealed), chunks.CHUNK_BYTES):
+                yield vault_pb2.Block(data=sealed[start : start + chunks.CHUNK_BYTES])
+
+        def call() -> tuple[str, bytes]:
+            about, content = "", []
+            for reply in self._vault.Open(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
+                about = about or reply.about
+                content.append(reply.data)
+            return about, b"".join(content)
+
+        return self._call(call)
+
     def _call(self, call: Callable[[], T]) -> T:
         try:
             return call()
@@ -153,6 +231,31 @@ class VaultClient:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the vault at {self._address} did not answer in time: see its log"
         return f"the vault at {self._address} refused: {details or code.name}"
+
+
+class _Filled:
+    """Words like others, taken from a stream of bytes."""
+
+    def __init__(self, like: Words) -> None:
+        self._words, self._bytes = np.empty_like(like), 0
+
+    def take(self, data: bytes) -> None:
+        view = self._words.view(np.uint8)
+        if self._bytes + len(data) > view.size:
+            raise VaultError("the vault answered more words than it was asked for: use one fedpp everywhere")
+        view[self._bytes : self._bytes + len(data)] = np.frombuffer(data, np.uint8)
+        self._bytes += len(data)
+
+    def whole(self) -> Words:
+        if self._bytes != self._words.nbytes:
+            raise VaultError("the vault answered fewer words than it was asked for: see its log")
+        return self._words
+
+
+def _blocks(words: Words) -> Iterator[bytes]:
+    step = chunks.CHUNK_BYTES // words.itemsize
+    for start in range(0, words.size, step):
+        yield words[start : start + step].tobytes()
 
 
 def _counts(message: vault_pb2.Counts) -> Counts:

@@ -133,3 +133,61 @@ class Counts(_message.Message):
     positive_scores: _containers.RepeatedScalarFieldContainer[int]
     negative_scores: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., positive_scores: _Optional[_Iterable[int]] = ..., negative_scores: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class MaskRequest(_message.Message):
+    __slots__ = ("round", "examples", "words")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    round: str
+    examples: int
+    words: bytes
+    def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., words: _Optional[bytes] = ...) -> None: ...
+
+class MaskReply(_message.Message):
+    __slots__ = ("words", "nonce", "tag")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    words: bytes
+    nonce: str
+    tag: str
+    def __init__(self, words: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ...) -> None: ...
+
+class UnmaskRequest(_message.Message):
+    __slots__ = ("round", "sum", "proofs", "run", "bundle", "words")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    round: str
+    sum: str
+    proofs: _containers.RepeatedScalarFieldContainer[str]
+    run: str
+    bundle: str
+    words: bytes
+    def __init__(self, round: _Optional[str] = ..., sum: _Optional[str] = ..., proofs: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., bundle: _Optional[str] = ..., words: _Optional[bytes] = ...) -> None: ...
+
+class SealRequest(_message.Message):
+    __slots__ = ("about", "data")
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    about: str
+    data: bytes
+    def __init__(self, about: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class OpenReply(_message.Message):
+    __slots__ = ("about", "data")
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    about: str
+    data: bytes
+    def __init__(self, about: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Block(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

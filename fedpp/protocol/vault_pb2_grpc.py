@@ -54,6 +54,26 @@ class VaultStub:
                 request_serializer=fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=fedpp_dot_protocol_dot_vault__pb2.ScoreReply.FromString,
                 _registered_method=True)
+        self.Mask = channel.stream_stream(
+                '/fedpp.vault.v1.Vault/Mask',
+                request_serializer=fedpp_dot_protocol_dot_vault__pb2.MaskRequest.SerializeToString,
+                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.MaskReply.FromString,
+                _registered_method=True)
+        self.Unmask = channel.stream_stream(
+                '/fedpp.vault.v1.Vault/Unmask',
+                request_serializer=fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.SerializeToString,
+                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+                _registered_method=True)
+        self.Seal = channel.stream_stream(
+                '/fedpp.vault.v1.Vault/Seal',
+                request_serializer=fedpp_dot_protocol_dot_vault__pb2.SealRequest.SerializeToString,
+                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+                _registered_method=True)
+        self.Open = channel.stream_stream(
+                '/fedpp.vault.v1.Vault/Open',
+                request_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.OpenReply.FromString,
+                _registered_method=True)
 
 
 class VaultServicer:
@@ -87,6 +107,33 @@ class VaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mask(self, request_iterator, context):
+        """The words of one update under a fresh mask; the last message of the answer has its nonce and tag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unmask(self, request_iterator, context):
+        """A sum of masked words without its masks: of one list of contributions a round, and if the tag fits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Seal(self, request_iterator, context):
+        """Bytes sealed under a key of the domain, with what they are about; and opened again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Open(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +156,26 @@ def add_VaultServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.FromString,
                     response_serializer=fedpp_dot_protocol_dot_vault__pb2.ScoreReply.SerializeToString,
+            ),
+            'Mask': grpc.stream_stream_rpc_method_handler(
+                    servicer.Mask,
+                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.MaskRequest.FromString,
+                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.MaskReply.SerializeToString,
+            ),
+            'Unmask': grpc.stream_stream_rpc_method_handler(
+                    servicer.Unmask,
+                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.FromString,
+                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+            ),
+            'Seal': grpc.stream_stream_rpc_method_handler(
+                    servicer.Seal,
+                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.SealRequest.FromString,
+                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+            ),
+            'Open': grpc.stream_stream_rpc_method_handler(
+                    servicer.Open,
+                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.OpenReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +286,114 @@ class Vault:
             '/fedpp.vault.v1.Vault/Score',
             fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.SerializeToString,
             fedpp_dot_protocol_dot_vault__pb2.ScoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.Vault/Mask',
+            fedpp_dot_protocol_dot_vault__pb2.MaskRequest.SerializeToString,
+            fedpp_dot_protocol_dot_vault__pb2.MaskReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unmask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.Vault/Unmask',
+            fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.SerializeToString,
+            fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Seal(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.Vault/Seal',
+            fedpp_dot_protocol_dot_vault__pb2.SealRequest.SerializeToString,
+            fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Open(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.Vault/Open',
+            fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+            fedpp_dot_protocol_dot_vault__pb2.OpenReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,19 +2,24 @@
 
 ::
 
-    message                 content of the question             content of the answer
-    query.describe          "config": DescribeRequest           "site": SiteDescription, "proof"
-    query.initial_weights   "config": InitialWeightsRequest     "arrays"
-    train                   "config": TrainRequest, "arrays"    "arrays", "metrics": num-examples
-    evaluate                "config": EvaluateRequest, "arrays" "metrics": Counts
+    message                content of the question                              content of the answer
+    query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
+    query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
+    train                  "config": TrainRequest, "arrays": state              "arrays": words, "mask", "metrics"
+    evaluate               "config": EvaluateRequest, "arrays": state, words,   "metrics": Counts, "verdict"
+                           "sum": Sum                                           (, "arrays": state)
 
-Train and evaluate also carry the "participants" of the run. A site that will not or cannot answer sends "refusal" with
-one line instead.
+A state is the global model with what its optimizer remembers, as bytes: sealed by a vault, or in clear where the run's
+masking is off. Words are an update, or a sum of updates, masked or not; the evaluation of a split after the last round
+has none. All but the first carry the "participants" of the run. A site that will not or cannot answer sends "refusal"
+with one line instead.
 """
 
+import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any, Self, TypeVar
 
@@ -25,57 +30,98 @@ from numpy.typing import NDArray
 from fedpp.config import DTYPES, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
-from fedpp.recipe import Recipe
+from fedpp.protocol.membership import canonical
+from fedpp.recipe import Recipe, ServerRule
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
-PROOF, PARTICIPANTS = "proof", "participants"
+PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
+STATE, WORDS = "state", "words"  # arrays
+MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
-_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "batch_size": (1, 4096), "round": (1, 2**31)}
-_MOST_AXES = 8
+MOST_ATTEMPTS = 100  # of a round
+MOST_STATE_BYTES = 2**34
+_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, 2**31), "sites": (1, 10_000)}
+_TAG, _DIGEST = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}"), re.compile(r"[0-9a-f]{64}")
 
-Arrays = Mapping[str, NDArray[np.floating]]
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What every question about a network says."""
+class Plan:
+    """What all questions of a run say alike: what is trained and how, and how updates are added up."""
 
     domain: str  # fingerprint; a site of another domain refuses
     network: NetworkSpec
     dtype: Dtype
+    recipe: Recipe
+    rule: ServerRule
+    epochs: int
+    seed: int
+    masked: bool
+    examples: int  # training sequences of all admitted sites
+    sites: int  # that were admitted
+    bound: float  # largest magnitude of an update's value
+    most_norm: float  # of an update, as a share of the global model's norm
+    most_loss_rise: float  # of a site's validation loss, in nats
 
     def __post_init__(self) -> None:
         """Refuse settings that no site should work on."""
-        values = vars(self)
         for name, (least, most) in _BOUNDS.items():
-            value = values.get(name, least)
+            value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-        for name, value, known in (("dtype", self.dtype, DTYPES), ("split", values.get("split", SPLITS[0]), SPLITS)):
-            if value not in known:
-                raise FederationError(f"{name} must be one of {', '.join(known)}, got {value!r:.40}")
+        for name in ("bound", "most_norm", "most_loss_rise"):
+            value = getattr(self, name)
+            if type(value) is not float or not 0 < value < math.inf:
+                raise FederationError(f"{name} must be a positive number, got {value!r:.40}")
+        if self.dtype not in DTYPES or type(self.masked) is not bool:
+            raise FederationError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r:.40}")
         if self.network.parameters() > MOST_PARAMETERS:
             raise FederationError(
                 f"a network may have {MOST_PARAMETERS} parameters, got {self.network.parameters():.4g}: "
                 "use smaller images or layers"
             )
 
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return canonical({**asdict(self), "network": self.network.to_json()}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned; raise `FederationError` for anything else."""
+        try:
+            values = json.loads(text)
+            parts = {
+                "network": NetworkSpec.from_json(values["network"]),
+                "recipe": Recipe(**values["recipe"]),
+                "rule": ServerRule(**values["rule"]),
+            }
+            return cls(**{**values, **parts})
+        except (TypeError, ValueError, KeyError, RecursionError, ConfigError, FederationError) as error:
+            raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every question about a network says."""
+
+    plan: Plan
+
     def to_record(self) -> ConfigRecord:
         """Return the record that carries this request."""
-        values = asdict(self)
-        recipe = values.pop("recipe", {})
-        return ConfigRecord({**values, **recipe, "network": self.network.to_json()})
+        return ConfigRecord({**vars(self), "plan": self.plan.to_json()})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_record` returned; raise `FederationError` for anything else."""
+        text = record.get("plan")
+        plan = Plan.from_json(text if isinstance(text, str) else "")
         try:
-            return cls(**{**record, "network": NetworkSpec.from_json(record["network"])})
-        except (TypeError, KeyError, ConfigError, FederationError) as error:
-            raise FederationError(f"the coordinator's request does not fit: {error}") from None
+            return cls(**{**record, "plan": plan})
+        except TypeError as error:
+            raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
 
     @classmethod
     def of(cls, content: RecordDict) -> Self:
@@ -105,45 +151,91 @@ class DescribeRequest:
 
 
 @dataclass(frozen=True)
-class InitialWeightsRequest(Request):
-    """Ask for encrypted initial weights."""
+class InitialRequest(Request):
+    """Ask for the state of round 0: of fresh weights, or of the model that comes along, which may be sealed."""
 
-    seed: int
+    model: str  # "", "clear" or "sealed"
 
-
-@dataclass(frozen=True)
-class LearningRequest(Request):
-    """What every question to a trainer says: how its network learns, so that one trainer answers them all."""
-
-    recipe: Recipe
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `to_record` returned; raise `FederationError` for anything else."""
-        names = {field.name for field in fields(Recipe)}
-        rest = {name: value for name, value in record.items() if name not in names}
-        try:
-            recipe = Recipe(**{name: record[name] for name in names})
-        except (ConfigError, KeyError) as error:
-            raise FederationError(f"the coordinator's request does not fit: {error}") from None
-        return super().from_record({**rest, "recipe": recipe})
+    def __post_init__(self) -> None:
+        """Refuse what is no form of a model."""
+        if self.model not in MODEL_FORMS:
+            raise FederationError(f"a model comes sealed or in clear, got {self.model!r:.40}")
 
 
 @dataclass(frozen=True)
-class TrainRequest(LearningRequest):
-    """Ask for one round of local training."""
+class TrainRequest(Request):
+    """Ask for one round of local training, from the state of the round before."""
 
-    epochs: int
-    seed: int
     round: int
+    attempt: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a round that no run has."""
+        _require_round(self.round, self.attempt)
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(LearningRequest):
+class EvaluateRequest(Request):
     """Ask for the counts of one split, after a round; the final test is one round later than the last."""
 
     split: str
-    round: int = 1
+    round: int
+    attempt: int = 1
+    keep: bool = False  # whether to answer the new state, too
+
+    def __post_init__(self) -> None:
+        """Refuse a round that no run has, and a split that no dataset has."""
+        _require_round(self.round, self.attempt)
+        if self.split not in SPLITS or type(self.keep) is not bool:
+            raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a site says of its words: the mask's nonce and their tag; of words in clear, a fresh nonce and 0."""
+
+    nonce: str
+    tag: int
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries it."""
+        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}"})
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
+        values = record(content, MASK, ConfigRecord)
+        nonce, tag = values.get("nonce"), values.get("tag")
+        if not (isinstance(nonce, str) and isinstance(tag, str) and _TAG.fullmatch(tag)):
+            raise FederationError("its mask has no nonce or no tag: use one fedpp everywhere")
+        return cls(nonce, int(tag, 16))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a site found of a new global model: its state's SHA-256, and why it does not adopt it, or nothing."""
+
+    digest: str
+    reason: str
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries it."""
+        return ConfigRecord({**vars(self)})
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
+        values = record(content, VERDICT, ConfigRecord)
+        digest, reason = values.get("digest"), values.get("reason")
+        if not (isinstance(digest, str) and isinstance(reason, str) and _DIGEST.fullmatch(digest)):
+            raise FederationError("its verdict does not fit: use one fedpp everywhere")
+        return cls(digest, one_line(reason))
+
+
+def _require_round(number: object, attempt: object) -> None:
+    for name, value, most in (("round", number, 2**31 - 1), ("attempt", attempt, MOST_ATTEMPTS)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise FederationError(f"{name} must be a whole number from 1 to {most}, got {value!r:.40}")
 
 
 def record(content: RecordDict, name: str, kind: type[Record]) -> Record:
@@ -154,45 +246,44 @@ def record(content: RecordDict, name: str, kind: type[Record]) -> Record:
     return found
 
 
-def pack_arrays(arrays: Arrays) -> ArrayRecord:
-    """Put arrays into a record, by name."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
+def pack_state(state: bytes) -> Array:
+    """Return a state as an array of bytes."""
+    return Array(np.frombuffer(state, np.uint8))
 
 
-def unpack_arrays(content: RecordDict) -> dict[str, NDArray[np.floating]]:
-    """Take the arrays out of a message's content, read-only; raise `FederationError` if it has none that fit."""
-    return {name: _values(name, array) for name, array in record(content, ARRAYS, ArrayRecord).items()}
+def state_of(content: RecordDict) -> bytes:
+    """Take a state out of a message's content; raise `FederationError` if it has none that fits."""
+    array = record(content, ARRAYS, ArrayRecord).get(STATE)
+    if array is None or len(array.shape) != 1 or not 0 < array.shape[0] <= MOST_STATE_BYTES:
+        raise FederationError("a message came without a state: use one fedpp at all sites")
+    return vector(array, STATE, "uint8", array.shape[0]).tobytes()
 
 
-def rows_of(content: RecordDict, network: NetworkSpec, n: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
-    """Take a network's rows `[*shape, n]` out of a message's content; raise `FederationError` if they do not fit."""
-    rows = unpack_arrays(content)
-    expected = {spec.name: ((*spec.shape, n), dtype) for spec in network.weights()}
-    if {name: (value.shape, str(value.dtype)) for name, value in rows.items()} != expected:
-        raise FederationError("its arrays have other names, shapes or dtypes than the model")
-    if not all(np.isfinite(value).all() for value in rows.values()):
-        raise FederationError("its arrays hold values that are not finite")
-    return rows
+def words_of(content: RecordDict, bits: int, length: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Take the words of a sum or an update out of a message's content; raise `FederationError` if they do not fit."""
+    array = record(content, ARRAYS, ArrayRecord).get(WORDS)
+    if array is None:
+        raise FederationError("a message came without words: use one fedpp at all sites")
+    return vector(array, WORDS, f"uint{bits}", length)
 
 
-def _values(name: str, array: Array) -> NDArray[np.floating]:
+def vector(array: Array, name: str, kind: str, length: int) -> NDArray[Any]:
     """Return an array's values without copying or parsing: `numpy.load` would allocate whatever a header says."""
-    shape = array.shape
-    if array.dtype not in DTYPES or not 1 <= len(shape) <= _MOST_AXES or min(shape) < 1:
-        raise FederationError(f"array {name!r:.40} has dtype {array.dtype!r:.40} and shape {shape!r:.80}")
-    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if array.dtype != kind or tuple(array.shape) != (length,):
+        raise FederationError(
+            f"its {name} are {array.dtype!r:.40} of shape {tuple(array.shape)!r:.80}, due are {length} of {kind}"
+        )
+    dtype = np.dtype(kind).newbyteorder("<")
     expected = BytesIO()
-    np.lib.format.write_array_header_1_0(
-        expected, {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
-    )
+    np.lib.format.write_array_header_1_0(expected, {"descr": dtype.str, "fortran_order": False, "shape": (length,)})
     start = 10 + int.from_bytes(array.data[8:10], "little")  # magic, version and length, then the text
-    same = _words(array.data[:start]) == _words(expected.getvalue())
-    if not same or len(array.data) - start != math.prod(shape) * dtype.itemsize:
-        raise FederationError(f"the data of array {name!r:.40} do not fit its shape {shape!r:.80}")
-    return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
+    same = _parts(array.data[:start]) == _parts(expected.getvalue())
+    if not same or len(array.data) - start != length * dtype.itemsize:
+        raise FederationError(f"the data of its {name} do not fit their shape ({length},)")
+    return np.frombuffer(array.data, dtype, offset=start)
 
 
-def _words(header: bytes) -> tuple[bytes, list[bytes]]:
+def _parts(header: bytes) -> tuple[bytes, list[bytes]]:
     return header[:8], header[10:].split()  # the text is padded with spaces
 
 

@@ -1,0 +1,157 @@
+r"""What rests at the coordinator and is not a sum: states of the global model, sealed under a key of the domain.
+
+::
+
+    {"about":...,"domain":...,"format":"fedpp-sealed-1","salt":...}\n     one line of canonical JSON, in clear
+    records: length (4 bytes, little-endian), AES-256-GCM of at most 1 MiB
+
+The key is HKDF-SHA256 of the domain's sealing key under the file's random salt, bound to the whole first line. A
+record's nonce is its number and whether it is the last: none can be moved, left out or cut off.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedpp.errors import DomainMismatchError, MaskError
+from fedpp.protocol.membership import canonical
+
+FORMAT = "fedpp-sealed-1"
+RECORD_BYTES = 2**20
+_TAG_BYTES, _LENGTH_BYTES, _SALT_BYTES = 16, 4, 32
+_LONGEST_HEADER = 2**14
+
+
+class Envelope:
+    """Closes and opens sealed bytes of one epoch of one domain."""
+
+    __slots__ = ("_domain", "_key")
+
+    def __init__(self, domain: str, key: bytes) -> None:
+        """Hold the sealing key of the domain of this fingerprint."""
+        self._domain, self._key = domain, key
+
+    def close(self, about: str, content: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the sealed form of a content, that says in clear what it is about.
+
+        Law: `open(close(about, content))` is `about` and the content.
+        """
+        salt = secrets.token_hex(_SALT_BYTES)
+        header = canonical({"about": about, "domain": self._domain, "format": FORMAT, "salt": salt}) + b"\n"
+        cipher = self._cipher(header, salt)
+        yield header
+        for number, (record, last) in enumerate(_records(content)):
+            sealed = cipher.encrypt(_nonce(number, last=last), record, None)
+            yield len(sealed).to_bytes(_LENGTH_BYTES, "little") + sealed
+
+    def open(self, blocks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
+        """Return what sealed bytes are about, and their content; raise `MaskError` where anything of them was changed.
+
+        The content's end is checked when it is reached: what came before is of the file, and may be cut off.
+        """
+        reader = _Reader(blocks)
+        header = reader.line()
+        try:
+            values: Any = json.loads(header)
+            about, domain, salt = values["about"], values["domain"], values["salt"]
+            whole = (
+                canonical(values) + b"\n" == header and values["format"] == FORMAT and len(values) == len(_FIELDS)
+            ) and all(isinstance(text, str) for text in (about, domain, salt))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            raise _damaged("it does not begin as one")
+        if domain != self._domain:
+            raise DomainMismatchError(
+                f"the sealed state belongs to domain {domain[:16]}, this vault to {self._domain[:16]}: "
+                "take that of this domain and epoch"
+            )
+        return about, self._contents(self._cipher(header, salt), reader)
+
+    def _contents(self, cipher: AESGCM, reader: "_Reader") -> Iterator[bytes]:
+        number, last = 0, False
+        while not last:
+            length = int.from_bytes(reader.exactly(_LENGTH_BYTES), "little")
+            if not _TAG_BYTES <= length <= RECORD_BYTES + _TAG_BYTES:
+                raise _damaged(f"record {number} is of {length} bytes")
+            sealed = reader.exactly(length)
+            last = reader.at_end()
+            try:
+                yield cipher.decrypt(_nonce(number, last=last), sealed, None)
+            except InvalidTag:
+                raise _damaged(f"record {number} was altered, or another is missing") from None
+            number += 1
+
+    def _cipher(self, header: bytes, salt: str) -> AESGCM:
+        key = HKDF(algorithm=SHA256(), length=32, salt=salt.encode(), info=header).derive(self._key)
+        return AESGCM(key)
+
+    def __repr__(self) -> str:
+        """Name the domain and nothing of the key."""
+        return f"Envelope(domain={self._domain[:16]}, key=<hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("an envelope holds a key: derive it from the domain")
+
+
+_FIELDS = ("about", "domain", "format", "salt")
+
+
+class _Reader:
+    """Bytes that come in blocks, taken by length."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks, self._held = iter(blocks), bytearray()
+
+    def line(self) -> bytes:
+        while (end := self._held.find(b"\n")) < 0:
+            if len(self._held) > _LONGEST_HEADER or not self._more():
+                raise _damaged("it does not begin as one")
+        return self._take(end + 1)
+
+    def exactly(self, length: int) -> bytes:
+        while len(self._held) < length:
+            if not self._more():
+                raise _damaged("its end is missing")
+        return self._take(length)
+
+    def at_end(self) -> bool:
+        return not self._held and not self._more()
+
+    def _more(self) -> bool:
+        for block in self._blocks:
+            if block:
+                self._held += block
+                return True
+        return False
+
+    def _take(self, length: int) -> bytes:
+        taken = bytes(self._held[:length])
+        del self._held[:length]
+        return taken
+
+
+def _records(content: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield records of one size, but for the last, which may be empty."""
+    held = bytearray()
+    for block in content:
+        held += block
+        while len(held) > RECORD_BYTES:
+            yield bytes(held[:RECORD_BYTES]), False
+            del held[:RECORD_BYTES]
+    yield bytes(held), True
+
+
+def _nonce(number: int, *, last: bool) -> bytes:
+    return number.to_bytes(8, "little") + int(last).to_bytes(4, "little")
+
+
+def _damaged(how: str) -> MaskError:
+    return MaskError(f"this is no sealed state, or it was altered: {how}; take it from the coordinator again")

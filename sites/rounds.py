@@ -1,0 +1,102 @@
+"""A site's part in a round: from a state to an update in words, and from a sum of words to the next state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fedpp.learning.global_state import GlobalState, Rows, flat, unflat
+from fedpp.learning.server_optimizers import step
+from flwr.app import ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra
+from fedpp.errors import FederationError
+from fedpp.learning import gate
+from fedpp.masking.ring import Ring, Words
+from fedpp.protocol import wire
+from fedpp.protocol.masked import RoundFacts, Sum
+
+MEMORY = "fedpp"  # record of a node's state, which Flower keeps between the messages of a run
+
+
+@dataclass(frozen=True)
+class Position:
+    """Which attempt of which round of which run."""
+
+    run: str  # nonce
+    number: int
+    attempt: int
+
+
+def ring_of(plan: wire.Plan) -> Ring:
+    """Return how this run's words are written."""
+    return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+
+
+def facts_of(plan: wire.Plan, at: Position, before: GlobalState) -> RoundFacts:
+    """Return what a mask of this attempt is bound to."""
+    length = plan.network.parameters() * before.n
+    ring = ring_of(plan)
+    return RoundFacts(
+        at.run, at.number, at.attempt, before.digest, length, ring.bits, ring.examples, ring.sites, ring.bound
+    )
+
+
+def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]:
+    """Return by how much training changed the global model, in float64."""
+    return {name: rows[name].astype(np.float64) - values.astype(np.float64) for name, values in before.rows.items()}
+
+
+def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
+    """Return an update times its examples as words."""
+    return ring_of(plan).encode(flat(update, plan.network), examples)
+
+
+def advanced(plan: wire.Plan, before: GlobalState, total: Sum, words: Words, algebra: Algebra) -> GlobalState:
+    """Return the state after a round, of the sum of its updates: every site computes the same."""
+    mean = ring_of(plan).decode(words, total.examples)
+    return step(before, unflat(mean, plan.network, before.n), plan.rule, algebra)
+
+
+def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
+    """Refuse a state of another run, or of another round than is due."""
+    if (state.domain, state.network, state.dtype, state.rule) != (plan.domain, plan.network, plan.dtype, plan.rule):
+        raise FederationError("the state that came is of another domain, network or server optimizer than the run")
+    if state.round != number:
+        raise FederationError(f"the state that came is of round {state.round}, due is that of round {number}")
+
+
+def require_adoptable(plan: wire.Plan, before: GlobalState, after: GlobalState) -> None:
+    """Refuse a new global model that went too far from the one before."""
+    gate.require_update(before.rows, update_of(before, after.rows), plan.most_norm)
+
+
+class Memory:
+    """What a node remembers of the last state that it computed itself: its digest, and its validation loss."""
+
+    def __init__(self, state: RecordDict) -> None:
+        self._state = state
+
+    def require_same(self, state: GlobalState) -> None:
+        """Refuse a state that claims to be of the round that this node computed, and is another."""
+        known = self._values()
+        if known.get("round") == state.round and known.get("digest") != state.digest:
+            raise FederationError(
+                f"the state of round {state.round} is not the one that this site computed: who sealed it runs another "
+                "fedpp, or lies"
+            )
+
+    def loss_of(self, state: GlobalState) -> float | None:
+        """Return the validation loss of this state, if it is the last that was computed."""
+        known = self._values()
+        loss = known.get("loss")
+        return loss if known.get("digest") == state.digest and isinstance(loss, float) else None
+
+    def keep(self, state: GlobalState, loss: float | None) -> None:
+        """Remember a state."""
+        known: dict[str, Any] = {"round": state.round, "digest": state.digest}
+        self._state[MEMORY] = ConfigRecord(known if loss is None else {**known, "loss": loss})
+
+    def _values(self) -> dict[str, Any]:
+        record = self._state.get(MEMORY)
+        return dict(record) if isinstance(record, ConfigRecord) else {}

@@ -1,0 +1,188 @@
+"""The domain mask at the vault: updates are masked, sums are unmasked, states of the model are sealed and opened.
+
+A mask is under a fresh nonce each time, so a vault that was restored or copied repeats nothing. A sum is unmasked where
+its tag fits, for a list of enough sites that proved to be members for the run, and for one list a round and attempt:
+two lists that differ by one site would show that site's update. Which were unmasked is in the audit log, and counts
+after a restart.
+No TensorFlow is loaded here.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from fedpp.errors import MaskError, VaultError
+from fedpp.keys.store import Site
+from fedpp.masking.keystream import Round
+from fedpp.masking.ring import CHUNK, Ring, Words
+from fedpp.protocol import vault_pb2
+from fedpp.protocol.masked import Contribution, RoundFacts, Sum
+from fedpp.protocol.membership import Proof, Run
+from fedpp.protocol.participants import Participants
+
+from .memory_room import MemoryRoom
+from .vault_calls import Call
+
+LONGEST_ABOUT = 500
+
+
+@dataclass(frozen=True)
+class UnmaskedRound:
+    """Of which list the sum of a round and attempt was unmasked."""
+
+    run: str  # nonce
+    number: int
+    attempt: int
+    list: str  # SHA-256
+
+
+class UnmaskedRounds:
+    """One list a round and attempt; many threads may ask at once."""
+
+    def __init__(self, past: Iterable[UnmaskedRound] = ()) -> None:
+        """Begin with what an audit log tells of."""
+        self._lock = Lock()
+        self._lists = {(of.run, of.number, of.attempt): of.list for of in past}
+
+    def admit(self, of: UnmaskedRound) -> None:
+        """Note a list; raise `VaultError` if the round's is another."""
+        with self._lock:
+            if self._lists.setdefault((of.run, of.number, of.attempt), of.list) != of.list:
+                raise VaultError(
+                    f"round {of.number}, attempt {of.attempt} was unmasked for another list of sites: a second one "
+                    "would show what they differ by"
+                )
+
+
+class Masking:
+    """What a vault does for the aggregation of updates that the coordinator cannot read."""
+
+    def __init__(self, site: Site, sequences: int, room: MemoryRoom, past: Iterable[UnmaskedRound] = ()) -> None:
+        """Mask as this site, for updates of at most so many training sequences; sums take their memory from `room`."""
+        self._site, self._sequences, self._room = site, sequences, room
+        self._key, self._envelope = site.domain.mask_key(), site.domain.envelope()
+        self._rounds = UnmaskedRounds(past)
+
+    def mask(self, call: Call, requests: Iterator[vault_pb2.MaskRequest]) -> Iterator[vault_pb2.MaskReply]:
+        """Yield the words masked, and in the end the mask's nonce and tag: without them the words are noise."""
+        first = next(requests, vault_pb2.MaskRequest())
+        facts = RoundFacts.from_json(first.round)
+        if not 1 <= first.examples <= self._sequences:
+            raise VaultError(
+                f"an update counts at most the {self._sequences} training sequences of this site, got {first.examples}"
+            )
+        part = Contribution.fresh(self._site.identity.name, first.examples)
+        call.tell(run=facts.run, round=facts.number, attempt=facts.attempt, samples=part.examples)
+        masked = self._key.mask(_round(facts), part, _words(_all(first, requests), facts))
+        tag = yield from _blocks(masked)
+        call.answer(facts.length * facts.bits // 8, mask=part.nonce)
+        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}")
+
+    def unmask(
+        self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], co_participants: int
+    ) -> Iterator[vault_pb2.Block]:
+        """Yield the words of a sum without its masks; raise `MaskError` or `VaultError` before any of them."""
+        first = next(requests, vault_pb2.UnmaskRequest())
+        facts, total = RoundFacts.from_json(first.round), Sum.from_json(first.sum)
+        digest = sha256(first.sum.encode()).hexdigest()
+        call.tell(run=facts.run, round=facts.number, attempt=facts.attempt, list=digest, samples=total.examples)
+        self._require_members(first, facts, total, co_participants)
+        with self._room.taking(facts.length * facts.bits // 8):
+            words = np.empty(facts.length, f"<u{facts.bits // 8}")
+            filled = 0
+            for chunk in _words(_all(first, requests), facts):
+                words[filled : filled + chunk.size] = chunk
+                filled += chunk.size
+            self._key.unmask(_round(facts), total.parts, words, total.tag)
+            # After the tag: a sum that does not fit must not keep the right one out.
+            self._rounds.admit(UnmaskedRound(facts.run, facts.number, facts.attempt, digest))
+            call.answer(words.nbytes)
+            for start in range(0, words.size, CHUNK):
+                yield vault_pb2.Block(data=words[start : start + CHUNK].tobytes())
+
+    def seal(self, call: Call, requests: Iterator[vault_pb2.SealRequest]) -> Iterator[vault_pb2.Block]:
+        """Yield bytes sealed; the last record, without which nobody opens it, once the call is recorded."""
+        first = next(requests, vault_pb2.SealRequest())
+        if not first.about or len(first.about) > LONGEST_ABOUT or not first.about.isprintable():
+            raise VaultError(f"what is sealed is about something, in 1 to {LONGEST_ABOUT} printable characters")
+        call.tell(about=first.about)
+        size, held = 0, b""
+        for block in self._envelope.close(first.about, (request.data for request in _all(first, requests))):
+            if held:
+                yield vault_pb2.Block(data=held)
+            size, held = size + len(block), block
+        call.answer(size)
+        yield vault_pb2.Block(data=held)
+
+    def open(self, call: Call, requests: Iterator[vault_pb2.Block]) -> Iterator[vault_pb2.OpenReply]:
+        """Yield what sealed bytes are about, and their content."""
+        about, content = self._envelope.open(request.data for request in requests)
+        call.answer(len(about), about=about)
+        yield vault_pb2.OpenReply(about=about)
+        for data in content:
+            yield vault_pb2.OpenReply(data=data)
+
+    def _require_members(
+        self, first: vault_pb2.UnmaskRequest, facts: RoundFacts, total: Sum, co_participants: int
+    ) -> None:
+        """Refuse a sum of too few sites, or of one that did not prove to be a member for this run."""
+        card = self._site.domain.card()
+        run = Run(card.certifying_key, card.fingerprint, facts.run, first.run, first.bundle)
+        participants = Participants(facts.run, tuple(Proof.from_json(text) for text in first.proofs))
+        participants.others(self._site.identity.name, run, datetime.now(UTC))
+        known = {proof.certificate.member.site for proof in participants.proofs}
+        if strangers := sorted({part.site for part in total.parts} - known):
+            raise VaultError(f"the sum names {strangers[0]}, which did not prove to be a member for this run")
+        least = co_participants + 1
+        if len(total.parts) < least:
+            raise VaultError(
+                f"the sum is of {len(total.parts)} sites, and the policy wants {least}: co-participants and one more"
+            )
+
+
+def past_unmasked(record: Mapping[str, Any]) -> Iterator[UnmaskedRound]:
+    """Yield the round that an audit log's record tells was unmasked, if it was."""
+    if record["method"] == "Unmask" and "bytes" in record:
+        yield UnmaskedRound(record["run"], record["round"], record["attempt"], record["list"])
+
+
+def _round(facts: RoundFacts) -> Round:
+    ring = Ring(facts.bits, facts.examples, facts.sites, facts.bound)
+    return Round(facts.run, facts.number, facts.attempt, facts.base, facts.length, ring)
+
+
+def _all(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _words(requests: Iterator[Any], facts: RoundFacts) -> Iterator[Words]:
+    """Yield words in chunks of one size, but for the last; raise `MaskError` if they are not the round's number."""
+    dtype, size = np.dtype(f"<u{facts.bits // 8}"), CHUNK * facts.bits // 8
+    held, left = bytearray(), facts.length * facts.bits // 8
+    for request in requests:
+        held += request.words
+        left -= len(request.words)
+        if left < 0:
+            break
+        while len(held) >= size:
+            yield np.frombuffer(bytes(held[:size]), dtype)
+            del held[:size]
+    if left:
+        raise MaskError(f"an update of this round has {facts.length} words, got {'more' if left < 0 else 'fewer'}")
+    if held:
+        yield np.frombuffer(bytes(held), dtype)
+
+
+def _blocks(masked: Generator[Words, None, int]) -> Generator[vault_pb2.MaskReply, None, int]:
+    while True:
+        try:
+            words = next(masked)
+        except StopIteration as end:
+            return int(end.value)
+        yield vault_pb2.MaskReply(words=words.tobytes())
