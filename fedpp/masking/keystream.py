@@ -154,8 +154,6 @@ class MaskKey:
         return total
 
     def _stream(self, of: Round, part: Contribution) -> tuple["_Stream", int]:
-        if part.examples > of.ring.examples:
-            raise MaskError(f"this round counts 1 to {of.ring.examples} examples, got {part.examples}")
         content = self._subkey("mask", of, part, length=KEY_BYTES + _ELEMENT)
         return _Stream(content[:KEY_BYTES], of.ring), _element(content[KEY_BYTES:])
 
