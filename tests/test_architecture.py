@@ -28,7 +28,14 @@ def reaches(modules: set[str], forbidden: tuple[str, ...]) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["coordinator.app", "coordinator.strategy", "sites.app", "fedpp.learning.training", "fedpp.protocol.vault_client"],
+    [
+        "coordinator.app",
+        "coordinator.strategy",
+        "sites.app",
+        "fedpp.learning.training",
+        "fedpp.masking.keystream",
+        "fedpp.protocol.vault_client",
+    ],
 )
 def test_federated_code_loads_no_key_code(module: str):
     """Importing an app, and whatever that drags in, loads nothing of the secret zone."""
@@ -42,10 +49,11 @@ def test_the_test_can_see_key_code():
     assert "fedpp.keys.domain" in reaches(loaded_by("fedpp.keys.domain"), SECRET)
 
 
-def test_the_coordinator_loads_no_evaluation_key_and_no_tensorflow():
-    """The coordinator's code has no use for a key, and needs no TensorFlow."""
-    for module in ("coordinator.app", "coordinator.strategy"):
-        assert reaches(loaded_by(module), ("fedpp.cipher.evaluation_key", "tensorflow", "keras")) == set()
+def test_the_coordinator_loads_no_evaluation_key_no_keystream_and_no_tensorflow():
+    """The coordinator's code, and what it adds masked words with, has no use for a key, and needs no TensorFlow."""
+    forbidden = ("fedpp.cipher.evaluation_key", "fedpp.masking.keystream", "tensorflow", "keras")
+    for module in ("coordinator.app", "coordinator.strategy", "fedpp.masking.ring"):
+        assert reaches(loaded_by(module), forbidden) == set()
 
 
 def test_the_package_imports_nothing():
@@ -78,7 +86,8 @@ def bundle(copy: Path) -> set[str]:
 
 def test_the_bundle_holds_what_the_apps_load_and_nothing_else(bundle: set[str]):
     """Whatever module is new stays out of the bundle until an app needs it: so key code cannot slip in."""
-    needed = loaded_by("coordinator.app") | loaded_by("sites.app") | loaded_by("fedpp.learning.training")
+    apps = ("coordinator.app", "sites.app", "fedpp.learning.training", "fedpp.masking.ring")
+    needed = set().union(*(loaded_by(app) for app in apps))
     files = {
         path.relative_to(ROOT).as_posix()
         for name in needed
@@ -87,6 +96,8 @@ def test_the_bundle_holds_what_the_apps_load_and_nothing_else(bundle: set[str]):
         if path.is_file()
     }
     assert {name for name in bundle if name.endswith(".py")} == files
+    assert "fedpp/masking/ring.py" in bundle
+    assert "fedpp/masking/keystream.py" not in bundle
     assert reaches({name.removesuffix(".py").replace("/", ".") for name in bundle}, SECRET) == set()
 
 

@@ -6,14 +6,15 @@ keystream is used twice, whatever a site restores, copies or repeats. Whoever ha
 keystreams off a sum of words.
 
 A stream cipher is malleable, so a tag comes with the words: `t = <a, q> + pad mod p`, p = 2^127 - 1, with a secret
-vector a of the round and a pad of each contribution (Carter & Wegman 1979). Tags add up as words do, and a sum that was
-changed by any amount, or is of other contributions than it says, keeps its tag with probability 2^-126.
+vector a of the round and a pad of each contribution (Carter & Wegman 1979). Words are read as signed numbers, whose
+sums a ring keeps from wrapping: so tags add up as words do. A sum that was changed by any amount, or is of other
+contributions than it says, keeps its tag with probability 2^-125 at most.
 """
 
+import re
 import secrets
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,13 +25,17 @@ from numpy.typing import NDArray
 
 from fedpp.errors import MaskError
 from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.protocol.membership import canonical
+from fedpp.protocol.membership import canonical, is_site_name
 
 KEY_BYTES = NONCE_BYTES = 32
 PRIME = 2**127 - 1
+MOST_WORDS = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
 _SALT = b"fedpp domain mask 1"
+_HEX = re.compile("[0-9a-f]{64}")  # one spelling, so that nothing has two names
 _ELEMENT = 16  # bytes of the field
-_LIMBS = 4096  # 16-bit pieces of words in one row: sums of their products stay exact in float64, below 2^44
+# A row's sum of products is exact in float64: 2048 times a 32-bit signed piece of a word times 11 bits is 2^53 at most.
+_PIECES = 2048
+_DIGIT_BITS, _DIGITS = 11, 12
 _ROWS = 8  # of a matrix product: so small a one BLAS leaves to the thread that asks for it
 
 
@@ -45,6 +50,18 @@ class Round:
     length: int  # words of an update
     ring: Ring
 
+    def __post_init__(self) -> None:
+        """Refuse what has a second spelling, or is of another type than JSON shows."""
+        for name, text in (("run", self.run), ("base", self.base)):
+            _require_hex(f"a round's {name}", text)
+        for name, value, least, most in (
+            ("number", self.number, 0, 2**53),
+            ("attempt", self.attempt, 0, 2**53),
+            ("length", self.length, 1, MOST_WORDS),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise MaskError(f"a round's {name} must be a whole number from {least} to {most}, got {value!r:.40}")
+
     def content(self) -> dict[str, Any]:
         """Return what subkeys are bound to."""
         return asdict(self)
@@ -57,6 +74,14 @@ class Contribution:
     site: str
     nonce: str  # hex, drawn for this mask alone
     examples: int
+
+    def __post_init__(self) -> None:
+        """Refuse names that no site has, and nonces that `fresh` does not draw."""
+        if not is_site_name(self.site):
+            raise MaskError(f"a mask is of a site, got {self.site!r:.80}")
+        _require_hex("a mask's nonce", self.nonce)
+        if type(self.examples) is not int or self.examples < 1:
+            raise MaskError(f"an update counts one example at least, got {self.examples!r:.40}")
 
     @classmethod
     def fresh(cls, site: str, examples: int) -> "Contribution":
@@ -73,27 +98,34 @@ class MaskKey:
         """Hold 32 bytes."""
         if len(key) != KEY_BYTES:
             raise MaskError(f"a mask key has {KEY_BYTES} bytes, got {len(key)}")
-        self._key = key
+        self._key = bytes(key)
 
     def mask(self, of: Round, part: Contribution, chunks: Iterable[Words]) -> Generator[Words, None, int]:
         """Yield the words of one update masked, chunk by chunk; the generator's value is the tag.
 
-        Chunks have `ring.CHUNK` words but for the last. Law: `unmask(r, [p, q], x + y, s + t)` is the sum of the words,
-        where `x, s` and `y, t` are masks of words under p and q. Raises `MaskError` for words beyond the ring's bounds,
-        or for more or fewer than the round's.
+        The part is for this one update: two under one keystream show their difference. Chunks are one-dimensional and
+        have `ring.CHUNK` words but for the last. Law: `unmask(r, [p, q], x + y, s + t)` is the sum of the words, where
+        `x, s` and `y, t` are masks of words under p and q. Raises `MaskError` for words beyond the ring's bounds, or
+        for more or fewer than the round's; what was yielded until then is of no use.
         """
         stream, pad = self._stream(of, part)
-        tag = _Tag(self._subkey("tag", of), of)
+        tag = _Tag(self._subkey("tag", of), of.ring)
+        left = of.length
         for words in chunks:
             of.ring.require_within(words, part.examples)
+            if not left or words.shape != (min(CHUNK, left),):
+                raise MaskError(f"an update of this round goes on with {min(CHUNK, left)} words, got {words.shape}")
+            left -= words.size
             tag.take(words)
             yield words + stream.words(words.size)
+        if left:
+            raise MaskError(f"an update of this round has {of.length} words, and {left} are missing")
         return (tag.value() + pad) % PRIME
 
     def unmask(self, of: Round, parts: Sequence[Contribution], total: Words, tag: int) -> Words:
         """Take the keystreams of all contributions off a sum of masked words; raise `MaskError` if the tag is another.
 
-        `total` is overwritten, and is of no use where the tag does not fit.
+        Tags may come as their sum, not reduced. `total` is overwritten: by zeros where the tag does not fit.
         """
         if len({part.site for part in parts}) != len(parts) or not parts:
             raise MaskError("a sum is of one update of each site that it names, of one site at least")
@@ -102,27 +134,26 @@ class MaskKey:
                 f"a sum of {len(parts)} sites and {sum(part.examples for part in parts)} examples is beyond the round's"
                 f" {of.ring.sites} and {of.ring.examples}"
             )
+        if type(tag) is not int:  # as a float it would be compared to 53 bits
+            raise MaskError(f"a tag is a whole number, got {type(tag).__name__}")
         of.ring.require(total)
         if total.shape != (of.length,):
             raise MaskError(f"a sum of this round has {of.length} words, got {total.shape}")
         streams, pads = zip(*(self._stream(of, part) for part in parts), strict=True)
-        check = _Tag(self._subkey("tag", of), of)
+        check = _Tag(self._subkey("tag", of), of.ring)
         for start in range(0, of.length, CHUNK):
             words = total[start : start + CHUNK]
             for stream in streams:
                 np.subtract(words, stream.words(words.size), out=words)
             check.take(words)
         if (check.value() + sum(pads) - tag) % PRIME:
+            total.fill(0)
             raise MaskError(
                 "the sum does not fit its tag: it was altered, or is not of the contributions and the model it names"
             )
         return total
 
     def _stream(self, of: Round, part: Contribution) -> tuple["_Stream", int]:
-        if type(part.examples) is not int or not 1 <= part.examples <= of.ring.examples:
-            raise MaskError(f"an update counts 1 to {of.ring.examples} examples, got {part.examples!r:.40}")
-        if len(part.nonce) != 2 * NONCE_BYTES:
-            raise MaskError(f"a mask's nonce has {2 * NONCE_BYTES} hex digits, got {len(part.nonce)}")
         content = self._subkey("mask", of, part, length=KEY_BYTES + _ELEMENT)
         return _Stream(content[:KEY_BYTES], of.ring), _element(content[KEY_BYTES:])
 
@@ -152,40 +183,53 @@ class _Stream:
 class _Tag:
     """`<a, q>` over the field, where a has the structure `a[row, column] = x[row] y[column]`.
 
-    A change survives if every row's product with y is zero, or else their sum weighted by x is: twice 1 / p at most.
-    One row is `_LIMBS` pieces of 16 bits, whose products with the 16-bit pieces of y are one matrix product.
+    A change of words is below 2^65 and so no multiple of p. It survives if every row's product with y is zero, or else
+    their sum weighted by x is what the tag was changed by: each 3 / 2^128 at most, as elements are 128 bits modulo p.
+    One row is `_PIECES` signed pieces of 32 bits; their products with the digits of y are one matrix product.
     """
 
-    def __init__(self, key: bytes, of: Round) -> None:
+    def __init__(self, key: bytes, ring: Ring) -> None:
         self._rows = _aes_ctr(key)
-        pieces = of.ring.bits // 16
-        columns = [self._next() for _ in range(_LIMBS // pieces)]
-        shifted = [(y << (16 * piece)) % PRIME for y in columns for piece in range(pieces)]
-        content = b"".join(y.to_bytes(_ELEMENT, "little") for y in shifted)
-        self._y = np.frombuffer(content, "<u2").reshape(_LIMBS, -1).astype(np.float64)
-        self._sign = of.ring.dtype.type(2 ** (of.ring.bits - 1))
-        # Words are read as q + 2^(bits - 1), which is not negative: this much too much in each word.
-        self._excess = [total << (of.ring.bits - 1) for total in accumulate(columns, initial=0)]
+        pieces = ring.bits // 32
+        self._columns = _PIECES // pieces  # words of a row
+        y = self._next(self._columns)
+        self._digits = _digits([(element << (32 * piece)) % PRIME for element in y for piece in range(pieces)])
+        # The low piece of two is unsigned: it is read as signed, and is so much more than it is read as.
+        self._low = 2**31 if pieces == 2 else 0
+        self._excess = self._low * sum(y) % PRIME
         self._sum = 0
 
     def take(self, words: Words) -> None:
         """Add the next words, a whole number of rows but for the last time."""
-        columns = len(self._excess) - 1
-        limbs = np.zeros(-(-words.size // columns) * _LIMBS)
-        pieces: NDArray[np.uint16] = (words ^ self._sign).view("<u2")
-        limbs[: pieces.size] = pieces
-        rows = limbs.reshape(-1, _LIMBS)
-        several = [rows[start : start + _ROWS] @ self._y for start in range(0, len(rows), _ROWS)]
-        for row, products in enumerate(chain.from_iterable(part.tolist() for part in several)):
-            value = sum(int(product) << (16 * piece) for piece, product in enumerate(products))
-            count = min(columns, words.size - row * columns)
-            self._sum += self._next() * (value - self._excess[count])
+        for start in range(0, words.size, _ROWS * self._columns):
+            some = words[start : start + _ROWS * self._columns]
+            if missing := -some.size % self._columns:
+                some = np.append(some, np.zeros(missing, some.dtype))
+            rows = (some ^ some.dtype.type(self._low)).view("<i4").reshape(-1, _PIECES)
+            products = rows.astype(np.float64) @ self._digits
+            values = products.astype(np.int64).astype(object) @ _POWERS
+            for x, value in zip(self._next(len(values)), values, strict=True):
+                self._sum += x * (value + self._excess)
 
     def value(self) -> int:
         return self._sum % PRIME
 
-    def _next(self) -> int:
-        return _element(self._rows.update(_ZEROS[:_ELEMENT]))
+    def _next(self, count: int) -> list[int]:
+        content = self._rows.update(_ZEROS[: count * _ELEMENT])
+        return [_element(content[start : start + _ELEMENT]) for start in range(0, len(content), _ELEMENT)]
+
+
+def _digits(elements: Sequence[int]) -> NDArray[np.float64]:
+    """Return the digits of elements, the lowest first, `elements _DIGITS`."""
+    content = b"".join(element.to_bytes(_ELEMENT, "little") for element in elements)
+    bits = np.unpackbits(np.frombuffer(content, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
+    padded = np.pad(bits, ((0, 0), (0, _DIGITS * _DIGIT_BITS - 8 * _ELEMENT)))
+    return padded.reshape(-1, _DIGITS, _DIGIT_BITS) @ 2.0 ** np.arange(_DIGIT_BITS)
+
+
+def _require_hex(what: str, value: str) -> None:
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise MaskError(f"{what} is 64 hex digits in lower case, got {value!r:.80}")
 
 
 def _aes_ctr(key: bytes) -> CipherContext:
@@ -196,4 +240,5 @@ def _element(content: bytes) -> int:
     return int.from_bytes(content, "little") % PRIME
 
 
+_POWERS = np.array([1 << (_DIGIT_BITS * digit) for digit in range(_DIGITS)], object)
 _ZEROS = memoryview(bytes(CHUNK * 8))

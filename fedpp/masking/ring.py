@@ -4,7 +4,8 @@ A site's update times its example count becomes whole numbers; words that carry 
 This is all of masking that the coordinator may import: there is no key here.
 
 Bounds on values, examples and sites keep every sum of a round within the ring, so that averaging is exact but for the
-rounding of each value to a multiple of `2 ** -fraction`: what would leave the ring is an error, never a wrap.
+rounding of each value, times its examples, to a multiple of `2 ** -fraction` (and to float64, where a word has more
+than 53 bits): what would leave the ring is an error, never a wrap.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from fedpp.config import Dtype
 from fedpp.errors import MaskError
 
 Words = NDArray[np.unsignedinteger[Any]]
-Values = NDArray[np.float64]
+Values = NDArray[np.float32 | np.float64]
 
 BITS = (32, 64)
 MOST_EXAMPLES = 2**31  # of all sites together
@@ -38,7 +39,7 @@ class Ring:
 
     def __post_init__(self) -> None:
         """Refuse what could overflow, or what no round needs."""
-        if self.bits not in BITS:
+        if type(self.bits) is not int or self.bits not in BITS:
             raise MaskError(f"a ring has 32 or 64 bits, got {self.bits!r:.40}")
         for name, value, most in (("examples", self.examples, MOST_EXAMPLES), ("sites", self.sites, MOST_SITES)):
             if type(value) is not int or not 1 <= value <= most:
@@ -65,44 +66,48 @@ class Ring:
     def fraction(self) -> int:
         """Return f, the largest for which no sum of a round can leave the ring; negative where there is none.
 
-        `examples * bound * 2^f + sites / 2 < 2^(bits - 1)`, the half for each site's rounding.
+        `(1 + 2^-53) examples * bound * 2^f + sites / 2 < 2^(bits - 1)`: the product of a value and its examples is
+        rounded to float64, and then each site's to a whole number.
         """
-        room = 2 ** (self.bits - 1) - 1 - self.sites
+        largest = 2 ** (self.bits - 1)
+        room = largest - 1 - self.sites - (largest >> 53)
         numerator, denominator = self.bound.as_integer_ratio()
         most: int = room * denominator // (self.examples * numerator)
         return most.bit_length() - 1
 
     def most(self, examples: int) -> int:
-        """Return the largest magnitude that a word of so many examples can have."""
-        return int(self.bound * examples * 2.0**self.fraction) + 1
+        """Return the largest magnitude of a word that `encode` makes of so many examples."""
+        return round(self.bound * self._scale(examples))
 
     def encode(self, values: Values, examples: int, out: Words | None = None) -> Words:
         """Return `rint(values * examples * 2^fraction)` as words, of any shape; raise `MaskError` beyond the bounds.
 
         Law: `decode(encode(x, k) + encode(y, m), k + m)` is `(k x + m y) / (k + m)`, each x and y rounded once.
         """
-        if not 1 <= examples <= self.examples:
-            raise MaskError(f"an update counts 1 to {self.examples} examples in this round, got {examples}")
+        scale = self._scale(examples)
+        if values.dtype.kind != "f" or values.itemsize > 8:
+            raise MaskError(f"an update has values of float32 or float64, got {values.dtype}")
         words = np.empty(values.shape, self.dtype) if out is None else out
-        scale = examples * 2.0**self.fraction
+        self.require(words)
+        if words.shape != values.shape or not words.flags.c_contiguous:
+            raise MaskError(f"words of {values.shape} values need contiguous room of that shape, got {words.shape}")
         for source, target in _chunks(values, words):
-            largest = float(np.abs(source).max(initial=0.0))
-            if not largest <= self.bound:  # NaN is not
+            if not (source.max(initial=0.0) <= self.bound and source.min(initial=0.0) >= -self.bound):  # nor is NaN
                 raise MaskError(
-                    f"an update has a value of {largest:.3g}, and {self.bound:g} is the bound: "
+                    f"an update has a value of {np.abs(source).max():.3g}, and {self.bound:g} is the bound: "
                     "lower the learning rate, or raise update-bound"
                 )
-            target[:] = np.rint(source * scale).astype(f"<i{self.bits // 8}").view(self.dtype)
+            scaled = np.multiply(source, scale, dtype=np.float64)  # float32 would round the product to 24 bits
+            np.copyto(target.view(self._signed), np.rint(scaled, out=scaled), casting="unsafe")
         return words
 
-    def decode(self, words: Words, examples: int) -> Values:
+    def decode(self, words: Words, examples: int) -> NDArray[np.float64]:
         """Return the mean update of so many examples: signed words over `examples * 2^fraction`."""
         self.require(words)
-        if not 1 <= examples <= self.examples:
-            raise MaskError(f"a sum counts 1 to {self.examples} examples in this round, got {examples}")
+        scale = self._scale(examples)
         values = np.empty(words.shape, np.float64)
         for source, target in _chunks(words, values):
-            np.divide(source.view(f"<i{self.bits // 8}"), examples * 2.0**self.fraction, out=target)
+            np.divide(source.view(self._signed), scale, out=target)
         return values
 
     def add(self, total: Words, words: Words) -> None:
@@ -121,9 +126,19 @@ class Ring:
     def require_within(self, words: Words, examples: int) -> None:
         """Raise `MaskError` unless every word is one that `encode` can make of so many examples."""
         self.require(words)
-        signed, most = words.view(f"<i{self.bits // 8}"), self.most(examples)
+        signed, most = words.view(self._signed), self.most(examples)
         if words.size and (int(signed.max()) > most or int(signed.min()) < -most):
             raise MaskError(f"an update of {examples} examples has a word beyond {most}: encode it with this ring")
+
+    def _scale(self, examples: int) -> float:
+        """Return `examples * 2^fraction`, which float64 holds exactly."""
+        if type(examples) is not int or not 1 <= examples <= self.examples:
+            raise MaskError(f"this round counts 1 to {self.examples} examples, got {examples!r:.40}")
+        return examples * 2.0**self.fraction
+
+    @property
+    def _signed(self) -> np.dtype[np.signedinteger[Any]]:
+        return np.dtype(f"<i{self.bits // 8}")
 
 
 def _chunks(source: NDArray[Any], target: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
