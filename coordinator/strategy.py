@@ -24,11 +24,11 @@ from fedpp.config import SPLITS
 from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
 from fedpp.masking.ring import Ring, Words
+from fedpp.masking.rounds import Contribution, Sum
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
-from fedpp.protocol.masked import Contribution, Sum, added
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
@@ -128,7 +128,7 @@ class MaskedAveraging(Strategy):
         words = np.zeros(self._length, self._ring.dtype)
         for update in updates.values():
             self._ring.add(words, update.words)
-        self._sum = added([(update.part, update.tag) for update in updates.values()])
+        self._sum = Sum.of([(update.part, update.tag) for update in updates.values()])
         return ArrayRecord({wire.STATE: self._before, wire.WORDS: Array(words)}), None
 
     def configure_evaluate(
@@ -196,7 +196,9 @@ class MaskedAveraging(Strategy):
 
     def _evaluation(self, number: int, arrays: ArrayRecord, nodes: Sequence[int], *, keep: bool) -> list[Message]:
         request = wire.EvaluateRequest(self._plan, "validation", number, self._attempt, keep)
-        return self._messages(MessageType.EVALUATE, arrays, request, {wire.SUM: self._sum.to_record()}, nodes)
+        return self._messages(
+            MessageType.EVALUATE, arrays, request, {wire.SUM: ConfigRecord({wire.SUM: self._sum.to_json()})}, nodes
+        )
 
     def _messages(
         self,

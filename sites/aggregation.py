@@ -6,7 +6,7 @@ from typing import Protocol
 
 from fedpp.errors import FederationError
 from fedpp.masking.ring import Words
-from fedpp.protocol.masked import NONCE_BYTES, RoundFacts, Sum
+from fedpp.masking.rounds import NONCE_BYTES, Round, Sum
 from fedpp.protocol.membership import canonical
 from fedpp.protocol.vault_client import Membership, VaultClient
 from fedpp.protocol.wire import Mask
@@ -21,10 +21,10 @@ class Aggregation(Protocol):
     def open(self, about: str, sent: bytes) -> bytes:
         """Return a state that was sent; raise `FederationError` if it is about something else."""
 
-    def mask(self, facts: RoundFacts, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
         """Return the words of an update as they are sent."""
 
-    def unmask(self, facts: RoundFacts, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
         """Return the words of a sum of updates in clear."""
 
 
@@ -48,16 +48,16 @@ class Masked:
             raise FederationError(f"the coordinator sent a sealed state about {sealed_about:.200}, due is {about}")
         return state
 
-    def mask(self, facts: RoundFacts, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
         """Return the words masked."""
         with VaultClient(self.vault) as vault:
-            masked, nonce, tag = vault.mask(facts, examples, words)
+            masked, nonce, tag = vault.mask(of.to_json(), examples, words)
         return masked, Mask(nonce, tag)
 
-    def unmask(self, facts: RoundFacts, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
         """Return a sum without its masks; the vault refuses one that was altered, or of too few sites."""
         with VaultClient(self.vault) as vault:
-            return vault.unmask(facts, total, words, self.membership)
+            return vault.unmask(of.to_json(), total.to_json(), words, self.membership)
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Clear:
         del about
         return sent
 
-    def mask(self, facts: RoundFacts, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
         """Return the words as they are."""
-        del facts, examples
+        del of, examples
         return words, Mask(secrets.token_hex(NONCE_BYTES), 0)
 
-    def unmask(self, facts: RoundFacts, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
         """Return the words as they are."""
-        del facts, total
+        del of, total
         return words
 
 

@@ -39,11 +39,11 @@ from fedpp.errors import (
 from fedpp.files import replace
 from fedpp.learning import gate
 from fedpp.learning.metrics import metrics
+from fedpp.masking.rounds import Sum
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
 from fedpp.protocol.finding_counts import AnyCounts
-from fedpp.protocol.masked import Sum
 from fedpp.protocol.membership import NO_BUNDLE, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
@@ -198,7 +198,7 @@ def train(asked: Asked) -> RecordDict:
     examples = len(part.dataset.indices("train"))
     at = Position(part.nonce, request.round, request.attempt)
     words = rounds.encoded(part.plan, update, examples)
-    masked, mask = part.aggregation.mask(rounds.facts_of(part.plan, at, before), examples, words)
+    masked, mask = part.aggregation.mask(rounds.round_of(part.plan, at, before), examples, words)
     return RecordDict(
         {
             wire.ARRAYS: ArrayRecord({wire.WORDS: Array(masked)}),
@@ -286,10 +286,10 @@ def _closed(part: Part, state: GlobalState) -> ArrayRecord:
 
 def _advanced(part: Part, before: GlobalState, request: wire.EvaluateRequest) -> GlobalState:
     """Return the state after the round, of the sum that came."""
-    total = Sum.from_record(wire.record(part.asked.content, wire.SUM, ConfigRecord))
-    facts = rounds.facts_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
-    words = wire.words_of(part.asked.content, facts.bits, facts.length)
-    clear = part.aggregation.unmask(facts, total, words)
+    total = Sum.from_json(wire.text_of(part.asked.content, wire.SUM))
+    of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+    words = wire.words_of(part.asked.content, of.ring.bits, of.length)
+    clear = part.aggregation.unmask(of, total, words)
     return rounds.advanced(part.plan, before, total, clear, part.key.algebra())
 
 

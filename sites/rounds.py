@@ -13,8 +13,8 @@ from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError
 from fedpp.learning import gate
 from fedpp.masking.ring import Ring, Words
+from fedpp.masking.rounds import Round, Sum
 from fedpp.protocol import wire
-from fedpp.protocol.masked import RoundFacts, Sum
 
 MEMORY = "fedpp"  # record of a node's state, which Flower keeps between the messages of a run
 
@@ -33,13 +33,10 @@ def ring_of(plan: wire.Plan) -> Ring:
     return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
 
 
-def facts_of(plan: wire.Plan, at: Position, before: GlobalState) -> RoundFacts:
+def round_of(plan: wire.Plan, at: Position, before: GlobalState) -> Round:
     """Return what a mask of this attempt is bound to."""
     length = plan.network.parameters() * before.n
-    ring = ring_of(plan)
-    return RoundFacts(
-        at.run, at.number, at.attempt, before.digest, length, ring.bits, ring.examples, ring.sites, ring.bound
-    )
+    return Round(at.run, at.number, at.attempt, before.digest, length, ring_of(plan))
 
 
 def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]:

@@ -18,10 +18,10 @@ import numpy as np
 
 from fedpp.errors import MaskError, VaultError
 from fedpp.keys.store import Site
-from fedpp.masking.keystream import Round
-from fedpp.masking.ring import CHUNK, Ring, Words
+from fedpp.masking.ring import CHUNK, Words
+from fedpp.masking.rounds import Contribution, Round, Sum
+from fedpp.network import MOST_PARAMETERS
 from fedpp.protocol import vault_pb2
-from fedpp.protocol.masked import Contribution, RoundFacts, Sum
 from fedpp.protocol.membership import Proof, Run
 from fedpp.protocol.participants import Participants
 
@@ -71,16 +71,16 @@ class Masking:
     def mask(self, call: Call, requests: Iterator[vault_pb2.MaskRequest]) -> Iterator[vault_pb2.MaskReply]:
         """Yield the words masked, and in the end the mask's nonce and tag: without them the words are noise."""
         first = next(requests, vault_pb2.MaskRequest())
-        facts = RoundFacts.from_json(first.round)
+        of = self._round(first.round)
         if not 1 <= first.examples <= self._sequences:
             raise VaultError(
                 f"an update counts at most the {self._sequences} training sequences of this site, got {first.examples}"
             )
         part = Contribution.fresh(self._site.identity.name, first.examples)
-        call.tell(run=facts.run, round=facts.number, attempt=facts.attempt, samples=part.examples)
-        masked = self._key.mask(_round(facts), part, _words(_all(first, requests), facts))
+        call.tell(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
+        masked = self._key.mask(of, part, _words(_all(first, requests), of))
         tag = yield from _blocks(masked)
-        call.answer(facts.length * facts.bits // 8, mask=part.nonce)
+        call.answer(of.length * of.ring.bits // 8, mask=part.nonce)
         yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}")
 
     def unmask(
@@ -88,19 +88,19 @@ class Masking:
     ) -> Iterator[vault_pb2.Block]:
         """Yield the words of a sum without its masks; raise `MaskError` or `VaultError` before any of them."""
         first = next(requests, vault_pb2.UnmaskRequest())
-        facts, total = RoundFacts.from_json(first.round), Sum.from_json(first.sum)
+        of, total = self._round(first.round), Sum.from_json(first.sum)
         digest = sha256(first.sum.encode()).hexdigest()
-        call.tell(run=facts.run, round=facts.number, attempt=facts.attempt, list=digest, samples=total.examples)
-        self._require_members(first, facts, total, co_participants)
-        with self._room.taking(facts.length * facts.bits // 8):
-            words = np.empty(facts.length, f"<u{facts.bits // 8}")
+        call.tell(run=of.run, round=of.number, attempt=of.attempt, list=digest, samples=total.examples)
+        self._require_members(first, of, total, co_participants)
+        with self._room.taking(of.length * of.ring.bits // 8):
+            words = np.empty(of.length, f"<u{of.ring.bits // 8}")
             filled = 0
-            for chunk in _words(_all(first, requests), facts):
+            for chunk in _words(_all(first, requests), of):
                 words[filled : filled + chunk.size] = chunk
                 filled += chunk.size
-            self._key.unmask(_round(facts), total.parts, words, total.tag)
+            self._key.unmask(of, total.parts, words, total.tag)
             # After the tag: a sum that does not fit must not keep the right one out.
-            self._rounds.admit(UnmaskedRound(facts.run, facts.number, facts.attempt, digest))
+            self._rounds.admit(UnmaskedRound(of.run, of.number, of.attempt, digest))
             call.answer(words.nbytes)
             for start in range(0, words.size, CHUNK):
                 yield vault_pb2.Block(data=words[start : start + CHUNK].tobytes())
@@ -127,13 +127,17 @@ class Masking:
         for data in content:
             yield vault_pb2.OpenReply(data=data)
 
-    def _require_members(
-        self, first: vault_pb2.UnmaskRequest, facts: RoundFacts, total: Sum, co_participants: int
-    ) -> None:
+    def _round(self, text: str) -> Round:
+        of, most = Round.from_json(text), MOST_PARAMETERS * self._site.domain.n
+        if of.length > most:
+            raise VaultError(f"an update of {of.length} words is too large: at most {most}")
+        return of
+
+    def _require_members(self, first: vault_pb2.UnmaskRequest, of: Round, total: Sum, co_participants: int) -> None:
         """Refuse a sum of too few sites, or of one that did not prove to be a member for this run."""
         card = self._site.domain.card()
-        run = Run(card.certifying_key, card.fingerprint, facts.run, first.run, first.bundle)
-        participants = Participants(facts.run, tuple(Proof.from_json(text) for text in first.proofs))
+        run = Run(card.certifying_key, card.fingerprint, of.run, first.run, first.bundle)
+        participants = Participants(of.run, tuple(Proof.from_json(text) for text in first.proofs))
         participants.others(self._site.identity.name, run, datetime.now(UTC))
         known = {proof.certificate.member.site for proof in participants.proofs}
         if strangers := sorted({part.site for part in total.parts} - known):
@@ -151,20 +155,15 @@ def past_unmasked(record: Mapping[str, Any]) -> Iterator[UnmaskedRound]:
         yield UnmaskedRound(record["run"], record["round"], record["attempt"], record["list"])
 
 
-def _round(facts: RoundFacts) -> Round:
-    ring = Ring(facts.bits, facts.examples, facts.sites, facts.bound)
-    return Round(facts.run, facts.number, facts.attempt, facts.base, facts.length, ring)
-
-
 def _all(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
 
 
-def _words(requests: Iterator[Any], facts: RoundFacts) -> Iterator[Words]:
+def _words(requests: Iterator[Any], of: Round) -> Iterator[Words]:
     """Yield words in chunks of one size, but for the last; raise `MaskError` if they are not the round's number."""
-    dtype, size = np.dtype(f"<u{facts.bits // 8}"), CHUNK * facts.bits // 8
-    held, left = bytearray(), facts.length * facts.bits // 8
+    dtype, size = np.dtype(f"<u{of.ring.bits // 8}"), CHUNK * of.ring.bits // 8
+    held, left = bytearray(), of.length * of.ring.bits // 8
     for request in requests:
         held += request.words
         left -= len(request.words)
@@ -174,7 +173,7 @@ def _words(requests: Iterator[Any], facts: RoundFacts) -> Iterator[Words]:
             yield np.frombuffer(bytes(held[:size]), dtype)
             del held[:size]
     if left:
-        raise MaskError(f"an update of this round has {facts.length} words, got {'more' if left < 0 else 'fewer'}")
+        raise MaskError(f"an update of this round has {of.length} words, got {'more' if left < 0 else 'fewer'}")
     if held:
         yield np.frombuffer(bytes(held), dtype)
 

@@ -11,11 +11,9 @@ sums a ring keeps from wrapping: so tags add up as words do. A sum that was chan
 contributions than it says, keeps its tag with probability 2^-125 at most.
 """
 
-import re
-import secrets
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from dataclasses import asdict
+from typing import NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -25,68 +23,16 @@ from numpy.typing import NDArray
 
 from fedpp.errors import MaskError
 from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.protocol.membership import canonical, is_site_name
+from fedpp.masking.rounds import PRIME, Contribution, Round
+from fedpp.protocol.membership import canonical
 
-KEY_BYTES = NONCE_BYTES = 32
-PRIME = 2**127 - 1
-MOST_WORDS = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
+KEY_BYTES = 32
 _SALT = b"fedpp domain mask 1"
-_HEX = re.compile("[0-9a-f]{64}")  # one spelling, so that nothing has two names
 _ELEMENT = 16  # bytes of the field
 # A row's sum of products is exact in float64: 2048 times a 32-bit signed piece of a word times 11 bits is 2^53 at most.
 _PIECES = 2048
 _DIGIT_BITS, _DIGITS = 11, 12
 _ROWS = 8  # of a matrix product: so small a one BLAS leaves to the thread that asks for it
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a mask is for; sums of masks of different rounds, or attempts, or models, fit no tag."""
-
-    run: str  # the run's nonce, hex
-    number: int
-    attempt: int
-    base: str  # SHA-256 of the global state that the updates start from, hex
-    length: int  # words of an update
-    ring: Ring
-
-    def __post_init__(self) -> None:
-        """Refuse what has a second spelling, or is of another type than JSON shows."""
-        for name, text in (("run", self.run), ("base", self.base)):
-            _require_hex(f"a round's {name}", text)
-        for name, value, least, most in (
-            ("number", self.number, 0, 2**53),
-            ("attempt", self.attempt, 0, 2**53),
-            ("length", self.length, 1, MOST_WORDS),
-        ):
-            if type(value) is not int or not least <= value <= most:
-                raise MaskError(f"a round's {name} must be a whole number from {least} to {most}, got {value!r:.40}")
-
-    def content(self) -> dict[str, Any]:
-        """Return what subkeys are bound to."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """Whose mask it is."""
-
-    site: str
-    nonce: str  # hex, drawn for this mask alone
-    examples: int
-
-    def __post_init__(self) -> None:
-        """Refuse names that no site has, and nonces that `fresh` does not draw."""
-        if not is_site_name(self.site):
-            raise MaskError(f"a mask is of a site, got {self.site!r:.80}")
-        _require_hex("a mask's nonce", self.nonce)
-        if type(self.examples) is not int or self.examples < 1:
-            raise MaskError(f"an update counts one example at least, got {self.examples!r:.40}")
-
-    @classmethod
-    def fresh(cls, site: str, examples: int) -> "Contribution":
-        """Return a contribution under a nonce that nobody had before."""
-        return cls(site, secrets.token_hex(NONCE_BYTES), examples)
 
 
 class MaskKey:
@@ -225,11 +171,6 @@ def _digits(elements: Sequence[int]) -> NDArray[np.float64]:
     bits = np.unpackbits(np.frombuffer(content, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
     padded = np.pad(bits, ((0, 0), (0, _DIGITS * _DIGIT_BITS - 8 * _ELEMENT)))
     return padded.reshape(-1, _DIGITS, _DIGIT_BITS) @ 2.0 ** np.arange(_DIGIT_BITS)
-
-
-def _require_hex(what: str, value: str) -> None:
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise MaskError(f"{what} is 64 hex digits in lower case, got {value!r:.80}")
 
 
 def _aes_ctr(key: bytes) -> CipherContext:

@@ -17,7 +17,6 @@ from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.masked import RoundFacts, Sum
 from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.vault_channel import channel_to
@@ -150,11 +149,11 @@ class VaultClient:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
 
-    def mask(self, facts: RoundFacts, examples: int, words: Words) -> tuple[Words, str, int]:
-        """Return an update's words masked, and the mask's nonce and tag."""
+    def mask(self, of: str, examples: int, words: Words) -> tuple[Words, str, int]:
+        """Return an update's words masked, and the mask's nonce and tag; `of` is the round, JSON."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
-            yield vault_pb2.MaskRequest(round=facts.to_json(), examples=examples)
+            yield vault_pb2.MaskRequest(round=of, examples=examples)
             for data in _blocks(words):
                 yield vault_pb2.MaskRequest(words=data)
 
@@ -167,13 +166,13 @@ class VaultClient:
 
         return self._call(call)
 
-    def unmask(self, facts: RoundFacts, total: Sum, words: Words, of: Membership) -> Words:
-        """Return a sum's words without their masks."""
+    def unmask(self, of: str, total: str, words: Words, membership: Membership) -> Words:
+        """Return a sum's words without their masks; the round and what the sum is of are JSON."""
 
         def requests() -> Iterator[vault_pb2.UnmaskRequest]:
-            proofs = [proof.to_json() for proof in of.participants.proofs]
+            proofs = [proof.to_json() for proof in membership.participants.proofs]
             yield vault_pb2.UnmaskRequest(
-                round=facts.to_json(), sum=total.to_json(), proofs=proofs, run=of.run, bundle=of.bundle
+                round=of, sum=total, proofs=proofs, run=membership.run, bundle=membership.bundle
             )
             for data in _blocks(words):
                 yield vault_pb2.UnmaskRequest(words=data)

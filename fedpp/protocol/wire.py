@@ -246,6 +246,14 @@ def record(content: RecordDict, name: str, kind: type[Record]) -> Record:
     return found
 
 
+def text_of(content: RecordDict, name: str) -> str:
+    """Take the text that a record of this name holds under it; raise `FederationError` if there is none."""
+    text = record(content, name, ConfigRecord).get(name)
+    if not isinstance(text, str):
+        raise FederationError(f"a message came without the text {name}: use one fedpp at all sites")
+    return text
+
+
 def pack_state(state: bytes) -> Array:
     """Return a state as an array of bytes."""
     return Array(np.frombuffer(state, np.uint8))

@@ -1,0 +1,129 @@
+"""Which round a mask is for, whose update it hides, and what a sum of updates is of: facts, which the coordinator sees.
+
+They decide the keystreams and tags (`fedpp.masking.keystream`), so each has one spelling.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from fedpp.errors import MaskError
+from fedpp.masking.ring import MOST_EXAMPLES, MOST_SITES, Ring
+from fedpp.protocol.membership import canonical, is_site_name
+
+NONCE_BYTES = 32
+PRIME = 2**127 - 1  # tags are numbers modulo it
+MOST_WORDS = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
+LONGEST_ROUND = 4096  # characters
+LONGEST_SUM = 1024 * MOST_SITES
+_HEX = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a mask is for; sums of masks of different rounds, or attempts, or models, fit no tag."""
+
+    run: str  # the run's nonce, hex
+    number: int
+    attempt: int
+    base: str  # SHA-256 of the global state that the updates start from, hex
+    length: int  # words of an update
+    ring: Ring
+
+    def __post_init__(self) -> None:
+        """Refuse what has a second spelling, or is of another type than JSON shows."""
+        for name, text in (("run", self.run), ("base", self.base)):
+            _require_hex(f"a round's {name}", text)
+        for name, value, least, most in (
+            ("number", self.number, 0, 2**53),
+            ("attempt", self.attempt, 0, 2**53),
+            ("length", self.length, 1, MOST_WORDS),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise MaskError(f"a round's {name} must be a whole number from {least} to {most}, got {value!r:.40}")
+
+    def content(self) -> dict[str, Any]:
+        """Return what subkeys are bound to."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return canonical(self.content()).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned; raise `MaskError` for anything else."""
+        try:
+            values = json.loads(text[:LONGEST_ROUND])
+            made = cls(**{**values, "ring": Ring(**values["ring"])})
+            whole = made.to_json() == text
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            raise MaskError("a round's facts are damaged: use one fedpp everywhere")
+        return made
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Whose update it is, under which mask, and of how many examples."""
+
+    site: str
+    nonce: str  # hex, drawn for this mask alone
+    examples: int
+
+    def __post_init__(self) -> None:
+        """Refuse names that no site has, and nonces that `fresh` does not draw."""
+        if not is_site_name(self.site):
+            raise MaskError(f"a mask is of a site, got {self.site!r:.80}")
+        _require_hex("a mask's nonce", self.nonce)
+        if type(self.examples) is not int or not 1 <= self.examples <= MOST_EXAMPLES:
+            raise MaskError(f"an update counts 1 to {MOST_EXAMPLES} examples, got {self.examples!r:.40}")
+
+    @classmethod
+    def fresh(cls, site: str, examples: int) -> "Contribution":
+        """Return a contribution under a nonce that nobody had before."""
+        return cls(site, secrets.token_hex(NONCE_BYTES), examples)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a sum of words is of, and its tag, modulo `PRIME`; of words without a mask it is 0."""
+
+    parts: tuple[Contribution, ...]
+    tag: int
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Contribution, int]]) -> Self:
+        """Return what the sum of these contributions' words is of: their tags add up."""
+        return cls(tuple(part for part, _ in parts), sum(tag for _, tag in parts) % PRIME)
+
+    @property
+    def examples(self) -> int:
+        """Return how many examples it is of."""
+        return sum(part.examples for part in self.parts)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return canonical({"parts": [asdict(part) for part in self.parts], "tag": f"{self.tag:x}"}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned; raise `MaskError` for anything else."""
+        try:
+            values = json.loads(text[:LONGEST_SUM])
+            made = cls(tuple(Contribution(**part) for part in values["parts"]), int(values["tag"], 16))
+            whole = made.to_json() == text and 0 <= made.tag < PRIME
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            raise MaskError("the list of a sum's contributions is damaged: use one fedpp everywhere")
+        return made
+
+
+def _require_hex(what: str, value: str) -> None:
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise MaskError(f"{what} is 64 hex digits in lower case, got {value!r:.80}")

@@ -1,0 +1,356 @@
+"""The vault's Mask, Unmask, Seal and Open: what a coordinator, a neighbour or a restart could try with them."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import members
+import numpy as np
+import pytest
+from vaults import policy_of, serving, site_vault
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.errors import VaultError
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.store import Site
+from fedpp.masking.ring import CHUNK, Ring, Words
+from fedpp.masking.rounds import PRIME, Contribution, Round, Sum
+from fedpp.policy import SitePolicy
+from fedpp.protocol.membership import NO_BUNDLE, Proof, Statement
+from fedpp.protocol.participants import Participants
+from fedpp.protocol.vault_client import Membership, VaultClient
+from simulations.bench_vault import certified
+
+NONCE = "ab" * 32
+LENGTH = CHUNK + 77
+RING = Ring(32, 20, 3, 8.0)
+ROUND = Round(NONCE, 1, 1, "cd" * 32, LENGTH, RING)
+NAMES = ("north", "east", "west")
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's masked words, and what they hide."""
+
+    part: Contribution
+    tag: int
+    masked: Words
+    words: Words
+
+
+def identity(name: str) -> SiteIdentity:
+    return certified_as(name).identity
+
+
+def certified_as(name: str) -> Site:
+    """Return a site of the tests' domain, the vault's own for north."""
+    domain = KeyDomain.of_secret(bytes(range(32)), n=2)
+    if name == "north":
+        return certified(domain, "north")
+    own = SiteIdentity(name, name.encode().ljust(32, b"\1"))
+    return Site(domain, own, Issuer(domain.certifying_seed()).certify(own.recipient(), domain.card()))
+
+
+def proof(name: str, nonce: str = NONCE) -> Proof:
+    site = certified_as(name)
+    made = members.proof(site.identity, site.domain.card(), nonce)
+    return Proof(made.statement, made.signature, site.certificate)
+
+
+def membership(*names: str, nonce: str = NONCE) -> Membership:
+    return Membership(Participants(nonce, tuple(proof(name, nonce) for name in names)), "1", NO_BUNDLE)
+
+
+def update(name: str, of: Round = ROUND, seed: int | None = None) -> Update:
+    """Return what a site's vault would make of random words; the others' vaults are of the same domain."""
+    drawn = np.random.default_rng(NAMES.index(name) if seed is None else seed).normal(size=of.length)
+    words = of.ring.encode(drawn, 5)
+    part = Contribution.fresh(name, 5)
+    masker = (
+        certified_as(name)
+        .domain.mask_key()
+        .mask(of, part, (words[start : start + CHUNK] for start in range(0, words.size, CHUNK)))
+    )
+    masked = []
+    while True:
+        try:
+            masked.append(next(masker))
+        except StopIteration as end:
+            return Update(part, end.value, np.concatenate(masked), words)
+
+
+def added(updates: list[Update]) -> tuple[Sum, Words, Words]:
+    """Return what a sum is of, the sum of the masked words, and that of the words."""
+    total = Sum.of([(u.part, u.tag) for u in updates])
+    masked, clear = (
+        np.sum([getattr(u, name) for u in updates], axis=0, dtype=RING.dtype) for name in ("masked", "words")
+    )
+    return total, masked, clear
+
+
+@pytest.fixture
+def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[VaultClient]:
+    """Return a client of north's vault, whose policy wants one other site."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        yield client
+
+
+def unmask(client: VaultClient, of: Round, total: Sum, words: Words, given: Membership) -> Words:
+    return client.unmask(of.to_json(), total.to_json(), words, given)
+
+
+def test_what_the_vault_masks_comes_off_in_the_sum(vault: VaultClient):
+    """Its words and two others' add up to the sum of the words, by plain integers; each call has a nonce of its own."""
+    others = [update("east"), update("west")]
+    words = RING.encode(np.random.default_rng(9).normal(size=LENGTH), 4)
+    masked, nonce, tag = vault.mask(ROUND.to_json(), 4, words)
+    again = vault.mask(ROUND.to_json(), 4, words)
+    assert nonce != again[1]
+    assert (masked != again[0]).mean() > 0.99
+    own = Update(Contribution("north", nonce, 4), tag, masked, words)
+    total, sums, clear = added([own, *others])
+    unmasked = unmask(vault, ROUND, total, sums, membership(*NAMES))
+    np.testing.assert_array_equal(unmasked, clear)
+    expected = sum(u.words.view("<i4").astype(object) for u in (own, *others))
+    assert unmasked.view("<i4").tolist() == expected.tolist()
+
+
+def test_a_site_masks_no_more_examples_than_it_has(vault: VaultClient):
+    """The vault knows its training split: who claims more would weigh more."""
+    words = np.zeros(LENGTH, RING.dtype)
+    for examples in (0, 7):
+        with pytest.raises(VaultError, match=f"at most the 6 training sequences of this site, got {examples}"):
+            vault.mask(ROUND.to_json(), examples, words)
+
+
+def test_words_beyond_the_bound_are_not_masked(vault: VaultClient):
+    """No word may leave the room that its examples have in the ring: the sum could wrap, and nobody would see it."""
+    words = np.full(LENGTH, 2**30, RING.dtype)
+    with pytest.raises(VaultError, match="a word"):
+        vault.mask(ROUND.to_json(), 4, words)
+    for length in (LENGTH - 1, LENGTH + 1):
+        with pytest.raises(VaultError, match="words"):
+            vault.mask(ROUND.to_json(), 4, np.zeros(length, RING.dtype))
+
+
+ADVERSARIES: dict[str, tuple[Callable[[Round, Sum, Words], tuple[Round, Sum, Words]], str]] = {
+    "a replayed round": (lambda of, total, words: (replace(of, number=2), total, words), "does not fit its tag"),
+    "another attempt": (lambda of, total, words: (replace(of, attempt=2), total, words), "does not fit its tag"),
+    "another model": (lambda of, total, words: (replace(of, base="0" * 64), total, words), "does not fit its tag"),
+    "another scale": (
+        lambda of, total, words: (replace(of, ring=replace(of.ring, bound=16.0)), total, words),
+        "does not fit its tag",
+    ),
+    "a bit of the sum": (
+        lambda of, total, words: (of, total, words ^ (np.arange(LENGTH) == 9)),
+        "does not fit its tag",
+    ),
+    "another tag": (
+        lambda of, total, words: (of, replace(total, tag=(total.tag + 1) % PRIME), words),
+        "does not fit its tag",
+    ),
+    "one site less in the list": (
+        lambda of, total, words: (of, replace(total, parts=total.parts[1:]), words),
+        "does not fit its tag",
+    ),
+    "other examples": (
+        lambda of, total, words: (
+            of,
+            replace(total, parts=(replace(total.parts[0], examples=1), *total.parts[1:])),
+            words,
+        ),
+        "does not fit its tag",
+    ),
+    "two sites' nonces exchanged": (
+        lambda of, total, words: (
+            of,
+            replace(
+                total,
+                parts=(
+                    replace(total.parts[0], nonce=total.parts[1].nonce),
+                    replace(total.parts[1], nonce=total.parts[0].nonce),
+                    total.parts[2],
+                ),
+            ),
+            words,
+        ),
+        "does not fit its tag",
+    ),
+    "a site twice": (
+        lambda of, total, words: (of, replace(total, parts=(*total.parts, total.parts[0])), words),
+        "one update of each site",
+    ),
+    "a stranger": (
+        lambda of, total, words: (
+            of,
+            replace(total, parts=(*total.parts[:2], replace(total.parts[2], site="mallory"))),
+            words,
+        ),
+        "names mallory, which did not prove",
+    ),
+    "one site alone": (
+        lambda of, total, words: (of, replace(total, parts=total.parts[:1]), words),
+        "is of 1 sites, and the policy wants 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ADVERSARIES)
+def test_what_a_coordinator_could_change_is_refused(kind: str, vault: VaultClient):
+    """Nothing is handed out, the reason is one line, and the right sum is unmasked afterwards."""
+    change, reason = ADVERSARIES[kind]
+    total, sums, clear = added([update(name) for name in NAMES])
+    with pytest.raises(VaultError, match=reason):
+        unmask(vault, *change(ROUND, total, sums), membership(*NAMES))
+    np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+
+
+def test_an_update_with_a_flipped_bit_spoils_the_sum(vault: VaultClient):
+    """A bit that is flipped in one update on its way is in the sum, which does not fit its tag any more."""
+    updates = [update(name) for name in NAMES]
+    altered = updates[1].masked.copy()
+    altered[LENGTH // 2] ^= 4
+    total, sums, _ = added([updates[0], replace(updates[1], masked=altered), updates[2]])
+    with pytest.raises(VaultError, match="does not fit its tag"):
+        unmask(vault, ROUND, total, sums, membership(*NAMES))
+
+
+def test_updates_from_two_models_do_not_add_up(vault: VaultClient):
+    """A coordinator that shows two sites two states gets no sum of what they answer."""
+    forked = replace(ROUND, base="0" * 64)
+    total, sums, _ = added([update("north"), update("east", forked)])
+    for of in (ROUND, forked):
+        with pytest.raises(VaultError, match="does not fit its tag"):
+            unmask(vault, of, total, sums, membership(*NAMES))
+
+
+def test_a_round_has_one_list(vault: VaultClient):
+    """The same list is unmasked again, and a second one, which would show a site's own update, is not."""
+    updates = [update(name) for name in NAMES]
+    total, sums, clear = added(updates)
+    for _ in range(2):
+        np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+    fewer, other, _ = added(updates[:2])
+    with pytest.raises(VaultError, match="round 1, attempt 1 was unmasked for another list"):
+        unmask(vault, ROUND, fewer, other, membership(*NAMES))
+    later = replace(ROUND, number=2)
+    total, sums, clear = added([update(name, later) for name in NAMES[:2]])
+    np.testing.assert_array_equal(unmask(vault, later, total, sums, membership(*NAMES)), clear)
+
+
+def test_proofs_are_of_this_run(vault: VaultClient):
+    """Who takes part is proved for the run whose masks these are, to a vault that takes part itself."""
+    total, sums, _ = added([update(name) for name in NAMES])
+    for given, reason in (
+        (membership(*NAMES, nonce="0" * 64), "is for another run"),
+        (replace(membership(*NAMES), run="2"), "is for another run"),
+        (replace(membership(*NAMES), bundle="1" * 64), "runs app bundle"),
+        (membership("east", "west"), "is without north"),
+        (Membership(Participants(NONCE, ()), "1", NO_BUNDLE), "is without north"),
+    ):
+        with pytest.raises(VaultError, match=reason):
+            unmask(vault, ROUND, total, sums, given)
+
+
+def test_states_are_sealed_and_opened(vault: VaultClient):
+    """Whatever its size a state comes back with what it is about; a changed one does not."""
+    for size in (0, 1, 3 * 2**20 + 5):
+        state = os.urandom(size)
+        sealed = vault.seal("round 7", state)
+        assert state[:64] not in sealed or not size
+        assert vault.open(sealed) == ("round 7", state)
+    altered = bytearray(sealed)
+    altered[-1] ^= 1
+    with pytest.raises(VaultError, match="no sealed state, or it was altered"):
+        vault.open(bytes(altered))
+    for about in ("", "x" * 501, "a\nb"):
+        with pytest.raises(VaultError, match="is about something"):
+            vault.seal(about, b"state")
+
+
+def test_a_read_only_vault_masks_and_seals_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """It makes nothing new under a key, and still reads."""
+    total, sums, clear = added([update(name) for name in NAMES])
+    sealed = b"".join(domain.envelope().close("it", [b"state"]))
+    with serving(domain, dataset, address, read_only=True), VaultClient(address) as vault:
+        for call in (
+            lambda: vault.mask(ROUND.to_json(), 1, np.zeros(LENGTH, RING.dtype)),
+            lambda: vault.seal("it", b"state"),
+        ):
+            with pytest.raises(VaultError, match="read-only"):
+                call()
+        assert vault.open(sealed) == ("it", b"state")
+        np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+
+
+def test_a_restarted_vault_keeps_to_its_list(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
+):
+    """What it unmasked stands in its audit log: killed in between, it refuses the second list as before."""
+    updates = [update(name) for name in NAMES]
+    total, sums, clear = added(updates)
+    fewer, other, _ = added(updates[:2])
+    log = ("--audit-log", tmp_path / "audit.log")
+    with site_vault(domain, dataset, address, *log) as process, VaultClient(address) as vault:
+        np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with site_vault(domain, dataset, address, *log), VaultClient(address) as vault:
+        with pytest.raises(VaultError, match="was unmasked for another list"):
+            unmask(vault, ROUND, fewer, other, membership(*NAMES))
+        np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+
+
+@contextmanager
+def _vaults(domain: KeyDomain, dataset: EncryptedDataset, folder: Path, count: int) -> Iterator[list[VaultClient]]:
+    with ExitStack() as stack:
+        clients = []
+        for number in range(count):
+            address = f"unix:{folder}/{number}.sock"
+            stack.enter_context(serving(domain, dataset, address))
+            clients.append(stack.enter_context(VaultClient(address)))
+        yield clients
+
+
+def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Two copies of one vault mask the same round: no word of their keystreams is the same but by chance."""
+    folder = Path(address.removeprefix("unix:")).parent.parent
+    words = np.zeros(LENGTH, RING.dtype)
+    with _vaults(domain, dataset, folder, 2) as clients:
+        streams = [client.mask(ROUND.to_json(), 5, words) for client in clients for _ in range(2)]
+    assert len({nonce for _, nonce, _ in streams}) == 4
+    for number, (one, _, _) in enumerate(streams):
+        for other, _, _ in streams[:number]:
+            assert (one == other).mean() < 0.001
+
+
+def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """`co-participants` is the fewest other sites of a sum, as the file says now."""
+    path = policy_of(dataset)
+    total, sums, clear = added([update(name) for name in NAMES])
+    with serving(domain, dataset, address, policy=path), VaultClient(address) as vault:
+        policy = SitePolicy.load(path)
+        path.write_text(replace(policy, co_participants=3).to_yaml())
+        with pytest.raises(VaultError, match="is of 3 sites, and the policy wants 4"):
+            unmask(vault, ROUND, total, sums, membership(*NAMES))
+        path.write_text(replace(policy, co_participants=2).to_yaml())
+        np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+
+
+def test_a_round_too_large_for_any_network_is_refused(vault: VaultClient):
+    """What a caller announces costs no memory."""
+    huge = replace(ROUND, length=2**31)
+    with pytest.raises(VaultError, match="is too large"):
+        vault.mask(huge.to_json(), 1, np.zeros(1, RING.dtype))
+
+
+def test_statements_are_of_the_member_who_signs():
+    """A control of the tests' own proofs: they are real ones."""
+    given = proof("east")
+    assert isinstance(given.statement, Statement)
+    given.require(members.run_of(certified_as("east").domain.card(), NONCE))
