@@ -109,16 +109,16 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
 def initial_state(grid: Grid, admission: Admission, config: RunConfig, plan: wire.Plan) -> bytes:
     """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
     form, model = model_to_go_on_from(admission, config, plan)
-    content = {
-        wire.CONFIG: wire.InitialRequest(plan, form).to_record(),
-        wire.PARTICIPANTS: admission.participants.to_record(),
-    }
+    content = RecordDict(
+        {
+            wire.CONFIG: wire.InitialRequest(plan, form).to_record(),
+            wire.PARTICIPANTS: admission.participants.to_record(),
+        }
+    )
     if model:
         content[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(model)})
     for node, site in admission.sites.items():
-        question = Message(
-            RecordDict(content), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}"
-        )
+        question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}")
         reply = next(iter(grid.send_and_receive([question], timeout=config.reply_seconds)), None)
         try:
             return wire.state_of(wire.content_of(reply))
@@ -140,5 +140,12 @@ def model_to_go_on_from(admission: Admission, config: RunConfig, plan: wire.Plan
         raise FederationError(
             f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
         )
-    facts = {"network": model.network, "domain": model.domain, "dtype": model.dtype, "classes": model.classes}
-    return "clear", initial(model.rows, **facts, rule=plan.rule).to_bytes()
+    state = initial(
+        model.rows,
+        network=model.network,
+        domain=model.domain,
+        dtype=model.dtype,
+        classes=model.classes,
+        rule=plan.rule,
+    )
+    return "clear", state.to_bytes()
