@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from fedpp.errors import ConfigError
 from fedpp.network import ARCHITECTURES, Architecture
-from fedpp.recipe import Recipe
+from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
 _PATHS = ("dataset", "evaluation_key", "policy")  # of a site
 
@@ -43,6 +43,12 @@ class RunConfig:
     learning_rate: float
     positive_weight: float  # of the loss of all classes but the first, or of a finding that is present
     label_smoothing: float
+    proximal: float  # of FedProx, 0: none
+    server_optimizer: ServerOptimizer
+    server_learning_rate: float
+    server_momentum: float  # of fedavgm, and beta_1 of fedadam and fedyogi
+    server_beta_2: float
+    server_tau: float
     seed: int
     dtype: Dtype
     architecture: Architecture
@@ -76,6 +82,7 @@ class RunConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         self.recipe()
+        self.server_rule()
         if min(self.filter_sizes()) < 1:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
@@ -87,6 +94,11 @@ class RunConfig:
     def recipe(self) -> Recipe:
         """Return how the network learns."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+
+    def server_rule(self) -> ServerRule:
+        """Return how the mean update of a round moves the global model."""
+        numbers = (self.server_learning_rate, self.server_momentum, self.server_beta_2, self.server_tau)
+        return ServerRule(self.server_optimizer, *numbers)
 
     def filter_sizes(self) -> tuple[int, ...]:
         """Return `filters` as numbers."""

@@ -80,6 +80,7 @@ def _training(scenario: Scenario) -> Training:
         scenario.recipe(),
         scenario.seed,
         scenario.dtype,
+        scenario.server_rule(),
     )
 
 

@@ -17,7 +17,7 @@ from fedpp.imaging.layout import Choices
 from fedpp.imaging.splits import Method, SplitPlan
 from fedpp.keys.frame_cipher import DEFAULT_PATCH
 from fedpp.network import Architecture, Gaps
-from fedpp.recipe import Recipe
+from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
 FOLDER = Path(__file__).parent / "scenarios"
 _ACCEPTED: dict[object, tuple[type, ...]] = {
@@ -84,6 +84,12 @@ class Scenario:
     learning_rate: float = Recipe.learning_rate
     positive_weight: float = Recipe.positive_weight  # of the loss of all but the first class, or of a present finding
     label_smoothing: float = Recipe.label_smoothing
+    proximal: float = Recipe.proximal  # of FedProx, 0: none
+    server_optimizer: ServerOptimizer = ServerRule.name
+    server_learning_rate: float = ServerRule.learning_rate
+    server_momentum: float = ServerRule.momentum  # of fedavgm, and beta_1 of fedadam and fedyogi
+    server_beta_2: float = ServerRule.beta_2
+    server_tau: float = ServerRule.tau
     architecture: Architecture = "cnn-bi-lstm"
     voting: bool = False  # every frame is scored and votes, in place of the LSTM's last state alone
     filters: tuple[int, ...] = (16, 32, 64)
@@ -150,6 +156,7 @@ class Scenario:
         self._check_findings()
         self.plan()
         self.recipe()
+        self.server_rule()
         self._check_hospitals()
         self._check_lengths()
 
@@ -201,6 +208,11 @@ class Scenario:
     def recipe(self) -> Recipe:
         """Return how both twins learn."""
         return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+
+    def server_rule(self) -> ServerRule:
+        """Return how both twins' global models are moved by the mean update of a round."""
+        numbers = (self.server_learning_rate, self.server_momentum, self.server_beta_2, self.server_tau)
+        return ServerRule(self.server_optimizer, *numbers)
 
     def plan(self) -> SplitPlan:
         """Return how each site's patients are split."""

@@ -1,10 +1,11 @@
 """The plaintext twin: the same federation by a hand-written loop over stock Keras models, without any key.
 
-Same initial weights, batches, optimizer arithmetic and averaging weights; so what differs is the cipher.
+Same initial weights, batches, optimizer arithmetic, averaging weights and step of the global model; so what differs is
+the cipher.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest import sequence_pseudonym
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import PAIRS
+from fedpp.learning import global_state
 from fedpp.learning.batches import Reader
 from fedpp.learning.initial import initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import presence, softmax
+from fedpp.learning.server_optimizers import step
 from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe
+from fedpp.recipe import Recipe, ServerRule
 
 from .hospitals import Hospitals
 
@@ -54,6 +57,7 @@ class Training:
     recipe: Recipe
     seed: int
     dtype: Dtype
+    rule: ServerRule = field(default_factory=ServerRule)
 
 
 def plaintext_sites(hospitals: Hospitals, network: NetworkSpec) -> list[PlaintextSite]:
@@ -100,22 +104,34 @@ class PlaintextTwin:
     def federate(self, sites: Sequence[PlaintextSite], weights: Sequence[Values]) -> list[Values]:
         """Return the weights after all rounds."""
         examples = [len(site.split["train"]) for site in sites]
+        state = self._state(weights)
         for round_ in range(1, self.training.rounds + 1):
-            updates = [self._train(site, weights, round_) for site in sites]
-            weights = [
-                np.sum(
-                    [w * w.dtype.type(k / sum(examples)) for k, w in zip(examples, parts, strict=True)],
-                    axis=0,
-                )
-                for parts in zip(*updates, strict=True)
-            ]
-        return list(weights)
+            before = [rows[..., 0] for rows in state.rows.values()]
+            trained = [self._train(site, before, round_) for site in sites]
+            update = {
+                name: mean_update(examples, after, start)[..., np.newaxis]
+                for name, start, *after in zip(state.rows, before, *trained, strict=True)
+            }
+            state = step(state, update, self.training.rule, Algebra.plaintext())
+        return [rows[..., 0] for rows in state.rows.values()]
 
     def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
         """Return `[k, classes]`, or `[k, findings, 2]` of absence and presence, for all of a site's sequences."""
         self.model.set_weights(weights)
         logits = self._learner.predict(inputs_of(site, self.training.dtype), np.arange(len(site.labels)))
         return (presence if self.network.multi_label else softmax)(logits.astype(np.float64))
+
+    def _state(self, weights: Sequence[Values]) -> global_state.GlobalState:
+        """Return round 0; plain numbers are rows of one slot, and of no domain."""
+        named = zip(self.network.weights(), weights, strict=True)
+        return global_state.initial(
+            {spec.name: values[..., np.newaxis] for spec, values in named},
+            network=self.network,
+            domain="",
+            dtype=self.training.dtype,
+            classes=tuple(map(str, range(self.network.classes))),
+            rule=self.training.rule,
+        )
 
     def _train(self, site: PlaintextSite, weights: Sequence[Values], round_: int) -> list[Values]:
         self.model.set_weights(weights)
@@ -126,6 +142,14 @@ class PlaintextTwin:
         self._learner.fit(inputs_of(site, dtype), labels, site.split["train"], epochs=self.training.epochs, seed=seed)
         trained: list[Values] = self.model.get_weights()
         return trained
+
+
+def mean_update(examples: Sequence[int], trained: Sequence[Values], before: Values) -> NDArray[np.float64]:
+    """Return one weight's mean change in float64, weighted by the examples: `sum k_i (w_i - w) / sum k_i`."""
+    total = np.zeros(before.shape)
+    for k, after in zip(examples, trained, strict=True):
+        total += k * (after.astype(np.float64) - before.astype(np.float64))
+    return total / sum(examples)
 
 
 def inputs_of(site: PlaintextSite, dtype: Dtype) -> list[Reader]:

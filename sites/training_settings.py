@@ -42,6 +42,7 @@ class TrainingSettings:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned; raise `ModelError` for what another version wrote."""
+        values = {"proximal": Recipe.proximal, **values}  # a checkpoint from before it has none
         of_recipe = {each.name for each in fields(Recipe)}
         own = {each.name for each in fields(cls)} - {"recipe"}
         if set(values) != own | of_recipe:

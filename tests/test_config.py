@@ -10,6 +10,7 @@ from conftest import ROOT, TINY
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
+from fedpp.recipe import ServerRule
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
 
@@ -37,6 +38,12 @@ def test_the_defaults_are_a_run():
         ("voting", "yes"),
         ("positive-weight", 0.0),
         ("label-smoothing", 1.0),
+        ("proximal", -1.0),
+        ("server-optimizer", "adam"),
+        ("server-learning-rate", 0.0),
+        ("server-momentum", 1.0),
+        ("server-beta-2", -0.5),
+        ("server-tau", 0.0),
         ("micro-batch", 0),
         ("filters", "16,x"),
         ("filters", "0,-3"),
@@ -47,6 +54,14 @@ def test_values_out_of_range_are_refused(name: str, value: object):
     """What cannot be run is refused, with its name and the value."""
     with pytest.raises(ConfigError, match=f"setting {name} .*{value}"):
         RunConfig.from_mapping({**DEFAULTS, name: value})
+
+
+def test_the_server_s_rule_is_that_of_the_settings():
+    """By default it is the rule's own default; each setting is the field of its name."""
+    assert RunConfig.from_mapping(DEFAULTS).server_rule() == ServerRule()
+    numbers = {"server-learning-rate": 0.1, "server-momentum": 0.2, "server-beta-2": 0.3, "server-tau": 0.4}
+    run = RunConfig.from_mapping({**DEFAULTS, "server-optimizer": "fedyogi", **numbers})
+    assert run.server_rule() == ServerRule("fedyogi", learning_rate=0.1, momentum=0.2, beta_2=0.3, tau=0.4)
 
 
 TASK = Task(2, 8, 8, 1, ("no", "yes"), gaps=False)

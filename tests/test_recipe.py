@@ -21,6 +21,9 @@ from fedpp.recipe import Recipe
         ("positive_weight", float("nan")),
         ("label_smoothing", 1.0),
         ("label_smoothing", -0.1),
+        ("proximal", -0.1),
+        ("proximal", float("inf")),
+        ("proximal", True),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, value: Any):
@@ -31,5 +34,5 @@ def test_a_value_out_of_range_is_named(name: str, value: Any):
 
 def test_the_settings_come_back():
     """A recipe is what its mapping says."""
-    recipe = Recipe(learning_rate=0.1, batch_size=256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1)
+    recipe = Recipe(0.1, 256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1, proximal=0.01)
     assert Recipe(**recipe.to_mapping()) == recipe

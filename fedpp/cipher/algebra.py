@@ -14,6 +14,25 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.floating]
 
 
+def inverse(r: Matrix) -> Matrix:
+    """Return `SK = R^-1`, to the bit the same on every machine. Law: `inverse(r) @ r` is the identity, up to rounding.
+
+    Gauss-Jordan elimination in Python's floats, one IEEE operation at a time: libraries of linear algebra differ in the
+    last place. R must be invertible.
+    """
+    n = len(r)
+    table = [[*map(float, row), *(float(i == k) for k in range(n))] for i, row in enumerate(r)]
+    for k in range(n):
+        pivot = max(range(k, n), key=lambda i: abs(table[i][k]))
+        table[k], table[pivot] = table[pivot], table[k]
+        table[k] = [x / table[k][k] for x in table[k]]
+        for i in range(n):
+            if i != k:
+                factor = table[i][k]
+                table[i] = [x - factor * y for x, y in zip(table[i], table[k], strict=True)]
+    return np.array([row[n:] for row in table])
+
+
 def encrypt(slots: Matrix, r: Matrix) -> Matrix:
     """Pack slots into rows: `c = p SK`. Law: `decrypt(encrypt(p, r), r) == p`."""
     rows: Matrix = slots @ np.linalg.inv(r)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from fedpp.cipher.algebra import Matrix
+from fedpp.cipher.algebra import Matrix, inverse
 
 Tensor = Any  # a NumPy array or a TensorFlow tensor
 Ciphertext = tuple[Tensor, ...]  # n tensors of one shape
@@ -35,6 +35,7 @@ class Algebra:
         self._inverse = np.linalg.inv(self._basis)
         self._from_rows = r @ self._basis
         self._to_rows = np.linalg.inv(self._from_rows)
+        self._r, self._sk = r, inverse(r)
         self._correction = self._basis.T @ self._basis
         self._root_d = float(self._basis[0, 0] / self._basis[0, 1]) if self.n == 2 else 1.0
         self.d = self._root_d**2  # of the component form; 1 where there is none
@@ -66,6 +67,17 @@ class Algebra:
         if self.n == 2:
             return ((slots[0] + slots[1]) * 0.5, (slots[0] - slots[1]) * (0.5 / self._root_d))
         return self._map(slots, self._basis)
+
+    def decrypted(self, rows: Matrix) -> Slots:
+        """Return the n slots of rows `[..., n]`. Law: `decrypted(rows) == to_slots(from_rows(rows))`, up to rounding.
+
+        This and `encrypted` are to the bit the same on every machine; the maps by way of components are not.
+        """
+        return self._map(tuple(rows[..., j] for j in range(self.n)), self._r)
+
+    def encrypted(self, slots: Slots) -> Matrix:
+        """Return the rows `[..., n]` of n slots, NumPy arrays. Law: `decrypted(encrypted(s)) == s`, up to rounding."""
+        return np.stack(self._map(slots, self._sk), axis=-1)
 
     def public(self, values: Tensor) -> Ciphertext:
         """Return the ciphertext of public numbers, whose row is `m (1, .., 1) SK`. Law: every slot is the number."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from fedpp.learning import scope
 from fedpp.learning.decoys import DECOY_BOUND, excess, norm, shrunk
 
 _CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
+_ANCHOR = "anchor"  # beside the moments, where FedProx pulls: the weights that training began with
+STILL = 2.0**-26  # a weight that has gone less far than this is not pulled; see `EncryptedOptimizer`
 
 
 class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
@@ -31,6 +34,12 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     A decoy's weight that a step would take out of its bound (`fedpp.learning.decoys`) is scaled back to it; the
     message's step is the same to the bit, whether or not one is.
+
+    With `proximal` mu, each gradient gets `mu (w - w_0)` before it is clipped: FedProx (Li et al. 2020,
+    arXiv:1812.06127, the objective h_k), where w_0 are the weights at `build`, or at the last `restart`. Up to `STILL`
+    of w_0 there is no pull: on plaintext a dead unit's weights stay at w_0 exactly, in ciphertext rounding moves them,
+    and Adam, whose step hardly depends on the gradient's size, would make of any pull steps of the learning rate
+    (measured: 3e-3 after 12 steps at 1e-2).
     """
 
     moments: tuple[str, ...] = ()  # of each weight and slot, all zero at first
@@ -45,6 +54,7 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
         decoy_bound: float = DECOY_BOUND,
+        proximal: float = 0.0,
         name: str | None = None,
     ) -> None:
         """Take Keras's settings, decoupled weight decay among them; raise `ConfigError` for one out of range."""
@@ -56,8 +66,9 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             if value is not None:
                 check_setting(setting, value, above=0.0)
         check_setting("decoy_bound", decoy_bound, above=0.0, finite=False)
+        check_setting("proximal", proximal, least=0.0)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, name=name, **clippings)
-        self.algebra, self.decoy_bound = algebra, decoy_bound
+        self.algebra, self.decoy_bound, self.proximal = algebra, decoy_bound, proximal
 
     def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
         """Return what to subtract from one slot of a weight; its moments stand at `index`."""
@@ -86,7 +97,9 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"got {len(variables)} variables of {', '.join(sorted(dtypes))}"
             )
         super().build(variables)
-        self._moments = {name: self.add_optimizer_variables(variables, name) for name in self.moments}
+        kept = (*self.moments, _ANCHOR) if self.proximal else self.moments
+        self._moments = {name: self.add_optimizer_variables(variables, name) for name in kept}
+        self._drop_anchor()
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """Take one step; `grads` are the derivatives of the loss's slots, summed, by the variables."""
@@ -99,6 +112,8 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         gradients = [
             self.algebra.to_slots(self.algebra.gradient(tuple(grads[i : i + n]))) for i in range(0, len(grads), n)
         ]
+        if self.proximal:
+            gradients = [self._pulled(weight, slots) for weight, slots in zip(weights, gradients, strict=True)]
         rate = self.rate(dtype)
         for weight, slots in zip(weights, self._clipped(gradients), strict=True):
             self._decay(weight)
@@ -106,6 +121,26 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             for variable, part in zip(weight, self.algebra.from_slots(steps), strict=True):
                 variable.assign_sub(part)
         self.iterations.assign_add(1)
+
+    def _pulled(self, weight: list[keras.Variable], gradients: Slots) -> Slots:
+        """Return the gradients of a weight's slots with those of `mu / 2 ||w - w_0||^2`."""
+        first = self._get_variable_index(weight[0])
+        mu = ops.convert_to_tensor(self.proximal, weight[0].dtype)  # a cast would go by way of float32
+        values = self.algebra.to_slots(tuple(weight))
+        anchors = (self.moment(_ANCHOR, first + k) for k in range(self.algebra.n))
+        ways = (value - anchor for value, anchor in zip(values, anchors, strict=True))
+        pulls = (mu * ops.where(ops.abs(way) < STILL, ops.zeros_like(way), way) for way in ways)
+        return tuple(gradient + pull for gradient, pull in zip(gradients, pulls, strict=True))
+
+    def _drop_anchor(self) -> None:
+        if not self.proximal:
+            return
+        n, variables = self.algebra.n, self._trainable_variables
+        with tf.init_scope():  # once, also where a training step is being traced
+            for i in range(0, len(variables), n):
+                slots = self.algebra.to_slots(tuple(variables[i : i + n]))
+                for anchor, value in zip(self._moments[_ANCHOR][i : i + n], slots, strict=True):
+                    anchor.assign(value)
 
     def _clipped(self, gradients: list[Slots]) -> list[Slots]:
         """Clip gradients, slot by slot, as Keras would; where nothing is clipped they are the same to the bit."""
@@ -135,16 +170,18 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return (steps[0], *(step + excess(value - step, self.decoy_bound) for value, step in decoys))
 
     def restart(self) -> None:
-        """Forget all state but the learning rate, as if no step had been taken."""
+        """Forget all state but the learning rate, as if no step had been taken: training begins with these weights."""
         for variable in self.variables if self.built else ():
             if variable is not self._learning_rate:
                 variable.assign(ops.zeros_like(variable))
+        if self.built:
+            self._drop_anchor()
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings and which algebra they need; the key is not among them."""
         config = super().get_config()
         kept = ("name", "learning_rate", "weight_decay", *_CLIPPINGS)
-        own = {"decoy_bound": self.decoy_bound, **scope.describe(self.algebra)}
+        own = {"decoy_bound": self.decoy_bound, "proximal": self.proximal, **scope.describe(self.algebra)}
         return {**{name: config[name] for name in kept}, **own}
 
     @classmethod

@@ -35,7 +35,7 @@ class Learner:
         self.model = models.plaintext(network, dtype) if plain else models.encrypted(network, algebra, dtype)
         self.model.micro_batch = recipe.micro_batch if recipe.batch_size > recipe.micro_batch else None
         self.model.compile(
-            optimizer=Adam(algebra, recipe.learning_rate),
+            optimizer=Adam(algebra, recipe.learning_rate, proximal=recipe.proximal),
             loss=_loss(network, algebra, recipe, dtype),
             jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
         )

@@ -11,6 +11,11 @@ from fedpp.cipher.components import Algebra
 from fedpp.keys.domain import KeyDomain
 
 SIZES = pytest.mark.parametrize("n", [2, 3, 4])
+INVERSE = [
+    ["0x1.510f26c0c01bep+1", "-0x1.7728624cc0867p+1", "-0x1.3a98e11b6b5dap+0"],
+    ["0x1.f22d3a7d4d123p-1", "-0x1.192b7b178f97dp+1", "-0x1.237b2a4948c1cp-2"],
+    ["0x1.1cde74c519d90p+0", "-0x1.008265c673dd1p+1", "-0x1.b9e009abd1798p+0"],
+]
 VALUES = st.floats(-10, 10, width=32)
 
 
@@ -135,3 +140,33 @@ def test_plaintext_algebra_is_the_identity():
     a, x = Algebra.plaintext(), (np.array([1.1, -2.2]),)
     for mapped in (a.to_slots(x), a.from_slots(x), a.gradient(x), a.to_rows(x)):
         np.testing.assert_array_equal(mapped[0], x[0])
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+@given(st.integers(0, 255))
+def test_the_exact_inverse_is_the_inverse(n: int, number: int):
+    """For every size of key it inverts R, as LAPACK does up to rounding; zeros on the diagonal are no obstacle."""
+    r = np.ones((1, 1)) if n == 1 else matrix(n, number)
+    np.testing.assert_allclose(algebra.inverse(r), np.linalg.inv(r), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(algebra.inverse(r) @ r, np.eye(n), rtol=0, atol=1e-12)
+    turned = np.roll(np.eye(n), 1, axis=0) * 2.0
+    np.testing.assert_array_equal(algebra.inverse(turned), turned.T / 4)
+
+
+def test_the_exact_inverse_has_the_same_bits_everywhere():
+    """Of one key, its numbers are these."""
+    found = [[value.hex() for value in row] for row in algebra.inverse(matrix(3, 7)).tolist()]
+    assert found == INVERSE
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@given(st.data())
+def test_rows_and_slots_have_one_map(n: int, data: st.DataObject):
+    """Both ways, Algorithm 1 and decryption, are the cipher's, and agree with the way over components."""
+    r = np.ones((1, 1)) if n == 1 else matrix(n)
+    of, p = Algebra(r), data.draw(slots(n))
+    rows = of.encrypted(tuple(p.T))
+    np.testing.assert_allclose(rows, algebra.encrypt(p, r), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(np.stack(of.decrypted(rows), axis=-1), p, rtol=0, atol=1e-11)
+    for one, other in zip(of.decrypted(rows), of.to_slots(of.from_rows(rows)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11)

@@ -62,6 +62,8 @@ def config(out: Path, **changes: object) -> RunConfig:
     network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
     network |= {"architecture": "cnn-bi-lstm", "voting": False}
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
+    server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
+    learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
     waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
     return RunConfig.from_mapping({**values, **network, **learning, **waits, **changes})
 

@@ -229,11 +229,11 @@ def batch(of: Algebra, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return inputs, labels
 
 
-@pytest.mark.parametrize("rule", ["nesterov", "adamw"])
-def test_a_saved_model_goes_on_with_the_same_steps(rule: str, tmp_path: Path):
+@pytest.mark.parametrize(("rule", "proximal"), [("nesterov", 0.0), ("adamw", 0.0), ("adamw", 0.7)])
+def test_a_saved_model_goes_on_with_the_same_steps(rule: str, proximal: float, tmp_path: Path):
     """A compiled model, read from a `.keras` file under its key, takes the steps that the saved one takes."""
     of, path = algebra(2), tmp_path / "model.keras"
-    model = network(of, RULES[rule][0](of, 0.05, global_clipnorm=0.3, decoy_bound=3.0))
+    model = network(of, RULES[rule][0](of, 0.05, global_clipnorm=0.3, decoy_bound=3.0, proximal=proximal))
     for step in range(STEPS):
         model.train_on_batch(*batch(of, step))
     model.save(path)

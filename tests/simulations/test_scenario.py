@@ -7,6 +7,7 @@ import pytest
 from fedpp.errors import ConfigError
 from fedpp.imaging.chexpert import COMPETITION
 from fedpp.imaging.splits import SplitPlan
+from fedpp.recipe import ServerRule
 from simulations.scenario import PhantomData, Scenario, names
 
 LEAST = "description: x\nsites: 2\nrounds: 1\n"
@@ -43,6 +44,9 @@ def test_every_key_is_read(tmp_path: Path):
     assert (scenario.predict, scenario.window, scenario.stride, scenario.min_length) == ("visit", 3, 2, 2)
     assert (scenario.gaps, scenario.plaintext_central, scenario.local_only) == ("public", True, True)
     assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
+    assert (scenario.server_rule(), scenario.recipe().proximal) == (ServerRule(), 0.0)
+    pulled = load(tmp_path, "proximal: 0.01\nserver-optimizer: fedadam\nserver-tau: 0.1\nserver-beta-2: 0.5\n")
+    assert (pulled.server_rule(), pulled.recipe().proximal) == (ServerRule("fedadam", beta_2=0.5, tau=0.1), 0.01)
     assert load(tmp_path, "max-length: 9\n").max_length == 9
     several = load(tmp_path, "target: [Edema, Fracture]\ncolour: true\nsensitivity: 0.95\n")
     assert (several.choices().findings, several.colour, several.sensitivity) == (("Edema", "Fracture"), True, 0.95)
@@ -62,6 +66,9 @@ def test_every_key_is_read(tmp_path: Path):
         ("hospitals: ab", "hospitals must be a list of str, got 'ab'"),
         ("hospitals: [1, 2]", "hospitals must be a list of str"),
         ("hospitals: [a, b]\nphantom: {patients: 3}", "hospitals or phantom, not both"),
+        ("server-optimizer: adam", "server-optimizer must be one of fedavg, .* got 'adam'"),
+        ("server-tau: 0.0", "server-tau must be positive and finite, got 0.0"),
+        ("proximal: -1.0", "proximal must be at least 0 and finite, got -1.0"),
         ("classes: [0, 1]", r"classes must be a list of str, got \(0, 1\)"),
         ("filters: [4, x]", r"filters must be a list of int, got \(4, 'x'\)"),
         ("target: Effusion", "target must be one of No Finding, .*, got 'Effusion'"),

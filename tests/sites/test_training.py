@@ -26,6 +26,7 @@ from fedpp.recipe import Recipe
 from simulations.bench_vault import certified
 from sites.audit_log import AuditLog, Signer
 from sites.cli import main
+from sites.training_settings import TrainingSettings
 
 PROGRAM = [sys.executable, "-m", "sites.cli", "train"]
 SECONDS = 120.0  # a bound on one start of the program
@@ -250,3 +251,12 @@ def test_early_stopping_needs_the_vault(
     assert main(["train", *given, "--vault", address]) == 1
     assert "no vault answers at" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_from_before_the_pull_has_none():
+    """Settings without `proximal` are those of a training without it; they come back with it."""
+    settings = TrainingSettings("d" * 64, "e" * 64, "float32", recipe=Recipe(learning_rate=0.1))
+    older = {name: value for name, value in settings.to_mapping().items() if name != "proximal"}
+    assert TrainingSettings.from_mapping(older) == settings
+    pulled = replace(settings, recipe=Recipe(proximal=0.1))
+    assert TrainingSettings.from_mapping(pulled.to_mapping()) == pulled

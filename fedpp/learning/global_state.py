@@ -1,0 +1,247 @@
+"""The global model of a round and all that decides the next: one value, one byte string, one digest at every site.
+
+What is in it: rows, the moments of the server's optimizer as rows, and what they belong to. No slot of a message
+stands in clear: second moments are the rows of their slots, and the rows of what rounding took from those (a row rounds
+at its largest slot, and a decoy's second moment can be 1e10 times the message's).
+
+Bytes: a line of canonical JSON with every array's name, dtype and shape, the arrays' little-endian bytes in that order,
+and the SHA-256 of all that, which tells damage and proves nothing.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.config import DTYPES, Dtype
+from fedpp.errors import ConfigError, ModelError
+from fedpp.network import MOST_PARAMETERS, NetworkSpec
+from fedpp.recipe import ServerRule
+
+Rows = Mapping[str, NDArray[np.floating]]
+Vector = NDArray[np.float64]
+
+FORMAT = "fedpp-state-1"
+MOST_ROUND = 2**31
+MOST_HEADER = 2**20  # bytes
+_MOST_SLOTS = 8
+_SUM_BYTES = 32
+_HEADER = {"classes", "domain", "dtype", "format", "n", "network", "round", "rule"}
+_Expected = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array, in the order of the bytes
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalState:
+    """What all sites hold after a round; the same bytes mean the same state.
+
+    `rows` are `[*shape, n]` of the run's dtype. `moments` are float64: `first/NAME` is `[*shape, n]`, a row;
+    `second/NAME` is `[2, *shape, n]`, rows and what rounding took from them.
+    """
+
+    round: int  # 0: before the first
+    domain: str  # fingerprint; none of a plaintext twin's
+    network: NetworkSpec
+    dtype: Dtype
+    classes: tuple[str, ...]
+    rule: ServerRule
+    rows: Rows
+    moments: Rows
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together; the arrays become read-only."""
+        n = next((value.shape[-1] for value in self.rows.values() if value.ndim), 0)
+        _require_facts(self.round, self.domain, self.network, self.dtype, n, self.classes)
+        arrays = {**self.rows, **self.moments}
+        expected = _expected(self.network, self.dtype, n, self.rule)
+        if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
+            raise ModelError("the state's arrays have other names, dtypes or shapes than its network and rule")
+        if not all(np.isfinite(value).all() for value in arrays.values()):
+            raise ModelError("the state's arrays hold values that are not finite: go back to the round before")
+        ordered = {name: _read_only(arrays[name]) for name in expected}
+        object.__setattr__(self, "rows", {name: ordered.pop(name) for name in list(ordered) if name in self.rows})
+        object.__setattr__(self, "moments", ordered)
+
+    @property
+    def n(self) -> int:
+        """Return the number of slots."""
+        return int(next(iter(self.rows.values())).shape[-1])
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of `to_bytes()`, in hex."""
+        total = sha256()
+        for part in self._parts():
+            total.update(part)
+        return total.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the state as bytes. Law: `from_bytes(to_bytes())` is the same state, and has the same bytes."""
+        return b"".join(self._parts())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read what `to_bytes` returned; raise `ModelError` for anything else."""
+        if len(content) < _SUM_BYTES or sha256(content[:-_SUM_BYTES]).digest() != content[-_SUM_BYTES:]:
+            raise _damaged()
+        end = content.find(b"\n", 0, MOST_HEADER) + 1
+        try:
+            facts = _facts(content[:end])
+            expected = _expected(facts["network"], facts["dtype"], facts.pop("n"), facts["rule"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError):
+            raise _damaged() from None
+        arrays = _arrays(content, end, expected)
+        rows = {spec.name: arrays.pop(spec.name) for spec in facts["network"].weights()}
+        state = cls(**facts, rows=rows, moments=arrays)
+        if state._header() != content[:end]:  # another text of the same facts
+            raise _damaged()
+        return state
+
+    def __eq__(self, other: object) -> bool:
+        """Compare to the bit."""
+        return isinstance(other, GlobalState) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        """Hash the bytes."""
+        return hash(self.digest)
+
+    def _parts(self) -> Iterator[bytes]:
+        total = sha256()
+        arrays = (_little(value).tobytes() for of in (self.rows, self.moments) for value in of.values())
+        for part in (self._header(), *arrays):
+            total.update(part)
+            yield part
+        yield total.digest()
+
+    def _header(self) -> bytes:
+        expected = _expected(self.network, self.dtype, self.n, self.rule)
+        facts = {
+            "arrays": [[name, dtype, shape] for name, (dtype, shape) in expected.items()],
+            "classes": self.classes,
+            "domain": self.domain,
+            "dtype": self.dtype,
+            "format": FORMAT,
+            "n": self.n,
+            "network": self.network.to_json(),
+            "round": self.round,
+            "rule": self.rule.to_mapping(),
+        }
+        return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def initial(
+    rows: Rows, *, network: NetworkSpec, domain: str, dtype: Dtype, classes: tuple[str, ...], rule: ServerRule
+) -> GlobalState:
+    """Return round 0: the initial weights, rows `[*shape, n]` in the run's dtype, and moments of zero."""
+    own = {name: np.asarray(value, dtype) for name, value in rows.items()}
+    n = next((value.shape[-1] for value in own.values() if value.ndim), 0)
+    moments = {
+        name: np.zeros(shape) for name, (_, shape) in _expected(network, dtype, n, rule).items() if name not in own
+    }
+    return GlobalState(0, domain, network, dtype, classes, rule, own, moments)
+
+
+def flat(rows: Rows, network: NetworkSpec) -> Vector:
+    """Return rows, or an update of them, as one vector `[parameters * n]` in the network's order.
+
+    Law: `unflat(flat(rows, network), network, n)` are the rows, in float64.
+    """
+    n = next((value.shape[-1] for value in rows.values() if value.ndim), 0)
+    expected = {spec.name: (*spec.shape, n) for spec in network.weights()}
+    if {name: value.shape for name, value in rows.items()} != expected:
+        raise ModelError("the rows have other names or shapes than the network's weights")
+    return np.concatenate([np.asarray(rows[name], np.float64).reshape(-1) for name in expected])
+
+
+def unflat(vector: Vector, network: NetworkSpec, n: int) -> dict[str, Vector]:
+    """Return the rows `[*shape, n]` in a vector, as views of it."""
+    if vector.shape != (network.parameters() * n,) or vector.dtype != np.float64:
+        raise ModelError(
+            f"an update of this network is a vector of {network.parameters() * n} float64 values, "
+            f"got {vector.dtype} of shape {vector.shape}"
+        )
+    rows, start = {}, 0
+    for spec in network.weights():
+        size = prod(spec.shape) * n
+        rows[spec.name] = vector[start : start + size].reshape(*spec.shape, n)
+        start += size
+    return rows
+
+
+def _expected(network: NetworkSpec, dtype: Dtype, n: int, rule: ServerRule) -> _Expected:
+    specs = network.weights()
+    arrays: _Expected = {spec.name: (dtype, (*spec.shape, n)) for spec in specs}
+    parts: dict[str, tuple[int, ...]] = {"first": (), "second": (2,)}
+    for moment in rule.moments:
+        arrays |= {f"{moment}/{spec.name}": ("float64", (*parts[moment], *spec.shape, n)) for spec in specs}
+    return arrays
+
+
+def _require_facts(
+    number: Any, domain: Any, network: NetworkSpec, dtype: Any, n: Any, classes: tuple[Any, ...]
+) -> None:
+    """Raise `ModelError` for what no state can be: facts may come from a file."""
+    if type(number) is not int or not 0 <= number <= MOST_ROUND:
+        raise ModelError(f"a state's round is a whole number from 0 to {MOST_ROUND}, got {number!r:.40}")
+    if not isinstance(domain, str) or not re.fullmatch(r"([0-9a-f]{64})?", domain):
+        raise ModelError(f"a state's domain is a fingerprint of 64 hex digits, got {domain!r:.80}")
+    if dtype not in DTYPES:
+        raise ModelError(f"a state's dtype is one of {', '.join(DTYPES)}, got {dtype!r:.40}")
+    if type(n) is not int or not 1 <= n <= _MOST_SLOTS:
+        raise ModelError(f"a state has 1 to {_MOST_SLOTS} slots, got {n!r:.40}")
+    if network.parameters() > MOST_PARAMETERS:
+        raise ModelError(f"a network may have {MOST_PARAMETERS} parameters: use smaller images or layers")
+    if len(classes) != network.classes or not all(isinstance(name, str) for name in classes):
+        raise ModelError(f"a state names the {network.classes!r:.40} classes of its network, got {len(classes)} names")
+
+
+def _facts(header: bytes) -> dict[str, Any]:
+    """Return what a header says, of which only the arrays are left out: they follow from the rest."""
+    facts = json.loads(header)
+    if (
+        not isinstance(facts, dict)
+        or facts.pop("format") != FORMAT
+        or facts.keys() != _HEADER - {"format"} | {"arrays"}
+    ):
+        raise ValueError
+    del facts["arrays"]
+    facts["network"] = NetworkSpec.from_json(facts["network"])
+    facts["rule"] = ServerRule.from_mapping(facts["rule"])
+    if not isinstance(facts["classes"], list):
+        raise TypeError
+    facts["classes"] = tuple(facts["classes"])
+    _require_facts(*(facts[name] for name in ("round", "domain", "network", "dtype", "n", "classes")))
+    return facts
+
+
+def _arrays(content: bytes, start: int, expected: _Expected) -> dict[str, NDArray[np.floating]]:
+    """Return the arrays behind the header; nothing is allocated unless their bytes are there."""
+    sizes = [np.dtype(dtype).itemsize * prod(shape) for dtype, shape in expected.values()]
+    if start + sum(sizes) + _SUM_BYTES != len(content):
+        raise _damaged()
+    arrays: dict[str, NDArray[np.floating]] = {}
+    for (name, (dtype, shape)), size in zip(expected.items(), sizes, strict=True):
+        stored = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), prod(shape), start)
+        arrays[name] = stored.reshape(shape).astype(dtype)
+        start += size
+    return arrays
+
+
+def _little(value: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+
+
+def _read_only(value: NDArray[np.floating]) -> NDArray[np.floating]:
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
+def _damaged() -> ModelError:
+    return ModelError(f"not a state of fedpp ({FORMAT}), or damaged: take it from another site, or go back a round")

@@ -1,0 +1,119 @@
+"""The step of the global model between rounds, which every site takes by itself, to the bit alike.
+
+FedAvg: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1. FedAvgM: Hsu et al. 2019 (arXiv:1909.06335), section 4.3.
+FedAdam and FedYogi: Reddi et al. 2021 (arXiv:2003.00295), Algorithm 2. The arithmetic is that of Flower 1.41, which
+differs from Algorithm 2 in two ways: second moments begin at 0, where the paper has at least tau^2, and FedAdam
+corrects the moments' bias towards zero, as if one round more had been taken.
+
+Bit for bit on every machine: only additions, multiplications, divisions, square roots and comparisons of float64
+numbers, elementwise and one at a time. No matrix product, no sum along an axis and no power: their last bits are a
+library's.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.cipher.components import Algebra, Slots
+from fedpp.errors import DomainMismatchError, ModelError
+from fedpp.learning.global_state import GlobalState, Rows
+from fedpp.recipe import ServerRule
+
+Values = NDArray[np.floating]
+
+
+def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algebra) -> GlobalState:
+    """Return the next round's state, for the mean of the sites' updates, float64 rows `[*shape, n]`.
+
+    Law: decrypted, it is the step of the decrypted update on the decrypted state. Raises `ModelError` for an update
+    that does not fit, or a step to values that are not finite.
+    """
+    _require(state, mean_update, rule, algebra)
+    rows: dict[str, Values] = {}
+    moments: dict[str, Values] = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, before in state.rows.items():
+            own = {moment: state.moments[f"{moment}/{name}"] for moment in rule.moments}
+            change, after = _change(mean_update[name], own, rule, algebra, state.round + 1)
+            rows[name] = (before.astype(np.float64) + change).astype(state.dtype)
+            moments |= {f"{moment}/{name}": value for moment, value in after.items()}
+    if not all(np.isfinite(value).all() for of in (rows, moments) for value in of.values()):
+        raise ModelError(
+            f"{rule.name} took the global model to values that are not finite, at rate {rule.learning_rate:g}: "
+            "lower server-learning-rate, or the sites' own"
+        )
+    return GlobalState(state.round + 1, state.domain, state.network, state.dtype, state.classes, rule, rows, moments)
+
+
+def _change(
+    update: Values, moments: dict[str, Values], rule: ServerRule, algebra: Algebra, number: int
+) -> tuple[Values, dict[str, Values]]:
+    """Return by what one weight's rows change in round `number`, from 1, and the moments after it."""
+    if rule.name == "fedavg":
+        return rule.learning_rate * update, {}
+    if rule.name == "fedavgm":
+        first = rule.momentum * moments["first"] + update
+        return rule.learning_rate * first, {"first": first}
+    first = rule.momentum * moments["first"] + (1 - rule.momentum) * update
+    grow = _adam if rule.name == "fedadam" else _yogi
+    second = tuple(
+        grow(old, slot * slot, rule.beta_2)
+        for old, slot in zip(_whole(moments["second"], algebra), algebra.decrypted(update), strict=True)
+    )
+    rate = _rate(rule, number)
+    change = tuple(
+        rate * slot / (np.sqrt(square) + rule.tau)
+        for slot, square in zip(algebra.decrypted(first), second, strict=True)
+    )
+    return algebra.encrypted(change), {"first": first, "second": _parted(second, algebra)}
+
+
+def _adam(second: Values, square: Values, beta_2: float) -> Values:
+    return beta_2 * second + (1 - beta_2) * square
+
+
+def _yogi(second: Values, square: Values, beta_2: float) -> Values:
+    return second - (1 - beta_2) * square * np.sign(second - square)
+
+
+def _rate(rule: ServerRule, number: int) -> float:
+    """Return the learning rate of a round; FedAdam's with Flower's correction of bias, which counts from 2."""
+    if rule.name == "fedyogi":
+        return rule.learning_rate
+    root = float(np.sqrt(1 - _power(rule.beta_2, number + 1)))
+    return rule.learning_rate * root / (1 - _power(rule.momentum, number + 1))
+
+
+def _power(base: float, exponent: int) -> float:
+    result = 1.0
+    while exponent:
+        if exponent % 2:
+            result *= base
+        base, exponent = base * base, exponent // 2
+    return result
+
+
+def _whole(parts: Values, algebra: Algebra) -> Slots:
+    """Return second moments by slot: what `_parted` wrote, and 0 where rounding took it below."""
+    rows, lost = (algebra.decrypted(part) for part in parts)
+    sums = (kept + rest for kept, rest in zip(rows, lost, strict=True))
+    return tuple(np.where(value < 0, 0.0, value) for value in sums)
+
+
+def _parted(slots: Slots, algebra: Algebra) -> Values:
+    """Return second moments as rows `[2, *shape, n]`: rows, and the rows of what rounding took from them."""
+    rows = algebra.encrypted(slots)
+    lost = tuple(value - kept for value, kept in zip(slots, algebra.decrypted(rows), strict=True))
+    return np.stack([rows, algebra.encrypted(lost)])
+
+
+def _require(state: GlobalState, update: Rows, rule: ServerRule, algebra: Algebra) -> None:
+    if state.domain != algebra.domain or state.n != algebra.n:
+        raise DomainMismatchError(
+            f"the state belongs to domain {state.domain[:16]} of {state.n} slots, "
+            f"the key to {algebra.domain[:16]} of {algebra.n}: take the other"
+        )
+    if rule != state.rule:
+        raise ModelError(f"the state was begun with server-optimizer {state.rule}, got {rule}: give it the same")
+    expected = {name: ("float64", rows.shape) for name, rows in state.rows.items()}
+    if {name: (str(values.dtype), values.shape) for name, values in update.items()} != expected:
+        raise ModelError("the mean update has other names, dtypes or shapes than the global model")
