@@ -9,7 +9,6 @@ import secrets
 import time
 from pathlib import Path
 
-from fedpp.learning.global_state import GlobalState, initial
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -17,6 +16,7 @@ from fedpp.cipher.params import DomainCard
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
+from fedpp.learning.global_state import GlobalState, initial
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire

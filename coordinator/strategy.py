@@ -208,9 +208,16 @@ class MaskedAveraging(Strategy):
         more: Mapping[str, ConfigRecord] | None = None,
         nodes: Iterable[int] | None = None,
     ) -> list[Message]:
-        content = {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: self._participants}
+        content = RecordDict(
+            {
+                wire.ARRAYS: arrays,
+                wire.CONFIG: request.to_record(),
+                wire.PARTICIPANTS: self._participants,
+                **(more or {}),
+            }
+        )
         to = self.sites if nodes is None else nodes
-        return [Message(RecordDict({**content, **(more or {})}), dst_node_id=node, message_type=kind) for node in to]
+        return [Message(content, dst_node_id=node, message_type=kind) for node in to]
 
     def _accepted(
         self,
