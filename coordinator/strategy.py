@@ -165,27 +165,28 @@ class MaskedAveraging(Strategy):
         refusing = {name: answer.verdict.reason for name, answer in self._answers.items() if answer.verdict.reason}
         for name, reason in refusing.items():
             note(f"round {number}: {name} does not adopt the new model: {reason}")
-        if 2 * len(refusing) >= len(self._answers):
+            self._left_out[name] = f"it did not adopt the model: {reason}"
+        if 2 * len(refusing) >= len(self._answers):  # where none answered, too
             note(f"round {number}, attempt {self._attempt}: not adopted")
             return None
-        (digest, _), *others = Counter(
-            answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason
-        ).most_common()
+        agreed = {name: answer for name, answer in self._answers.items() if not answer.verdict.reason}
+        (digest, _), *others = Counter(answer.verdict.digest for answer in agreed.values()).most_common()
         if others:
             note(f"round {number}: the sites computed {len(others) + 1} different models: do all run one fedpp?")
-        for node in (None, *self.sites):
-            if node is not None:
-                asked = self._evaluation(number, arrays, [node], keep=True)
-                self._answers = {
-                    **self._answers,
-                    **self._accepted(
-                        f"round {number}: state", grid.send_and_receive(asked, timeout=timeout), self._answer, [node]
-                    ),
-                }
-            for answer in self._answers.values():
-                if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
-                    return answer.state
+        of_digest = {name: answer for name, answer in agreed.items() if answer.verdict.digest == digest}
+        for node, site in self.sites.items():
+            answer = of_digest.get(site.name)
+            if answer is not None and answer.state is None:
+                answer = self._asked_to_keep(number, node, arrays, grid, timeout)
+            if answer is not None and answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
+                return answer.state
+        note(f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state")
         return None
+
+    def _asked_to_keep(self, number: int, node: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> Answer | None:
+        asked = self._evaluation(number, arrays, [node], keep=True)
+        replies = grid.send_and_receive(asked, timeout=timeout)
+        return self._accepted(f"round {number}: state", replies, self._answer, [node]).get(self.sites[node].name)
 
     def _close(self, number: int, seconds: float) -> None:
         together = total([answer.counts for answer in self._answers.values()])

@@ -15,27 +15,28 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from members import founded, proof, run_of
+from masked_sites import DOMAIN as KEYS
+from masked_sites import Player, findings, opened
+from members import proof, run_of
 
 from coordinator import admission
 from coordinator.admission import Admission, admit
-from coordinator.app import federate, initial_weights
+from coordinator.app import federate
 from fedpp.config import RunConfig
 from fedpp.errors import DomainMismatchError, FederationError
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
-from fedpp.learning.metrics import count, count_findings
+from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import wire
-from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
-CARD = founded().card()
+CARD = KEYS.card()
 DOMAIN = CARD.fingerprint
-ROWS = {spec.name: np.zeros((*spec.shape, 2)) for spec in TINY.weights()}
+LENGTH = TINY.parameters() * 2
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,8 @@ def config(out: Path, **changes: object) -> RunConfig:
     server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
     waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
-    return RunConfig.from_mapping({**values, **network, **learning, **waits, **changes})
+    masking = {"masking": True, "update-bound": 8.0, "update-norm": 10.0, "loss-rise": 1.0, "repeats": 1}
+    return RunConfig.from_mapping({**values, **network, **learning, **masking, **waits, **changes})
 
 
 def describe(name: str, **changes: object) -> SiteDescription:
@@ -83,26 +85,30 @@ class Site:
     instead: Mapping[str, RecordDict | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     scored: list[tuple[str, int]] = field(default_factory=list)
+    seen: list[RecordDict] = field(default_factory=list)
+    step: float = 1.0
 
     def answer(self, question: Message) -> RecordDict | None:
         kind = question.metadata.message_type
         self.asked.append(kind)
+        self.seen.append(question.content)
         if kind in self.instead:
             return self.instead[kind]
         if kind == "query.describe":
             return described(self.description, question)
+        player = Player(self.description, self.step)
         if kind == "query.initial_weights":
-            return RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS)})
+            return player.initial(question.content)
         if kind == "train":
-            examples = MetricRecord({wire.EXAMPLES: self.description.sequences[0]})
-            rows = {name: value + 1 for name, value in wire.unpack_arrays(question.content).items()}
-            return RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.METRICS: examples})
+            return player.train(question.content)
         request = wire.EvaluateRequest.of(question.content)
         self.scored.append((request.split, request.round))
-        examples = {"validation": 2, "test": 1}[request.split]
-        if request.network.multi_label:
-            return metrics(findings(examples))
-        return metrics(count(np.zeros(examples, int), np.full((examples, 2), 0.5)))
+        return player.evaluate(question.content, self.reason_of(request))
+
+    def reason_of(self, request: wire.EvaluateRequest) -> str:
+        """Return why it does not adopt a model: it always does."""
+        del request
+        return ""
 
 
 def identity_of(name: str) -> SiteIdentity:
@@ -122,13 +128,6 @@ def answered(description: SiteDescription, proved: str) -> RecordDict:
 
 def admitted(grid: Grid, run: RunConfig) -> Admission:
     return admit(grid, run, run_of(CARD, "ab" * 32), CARD.n)
-
-
-def findings(examples: int, number: int = 2) -> FindingCounts:
-    """Return the counts of so many sequences, of which the first knows no finding but the first."""
-    states = np.ones((examples, number), int)
-    states[0, 1:] = UNKNOWN
-    return count_findings(states, np.full((examples, number, 2), 0.5))
 
 
 def metrics(counts: AnyCounts) -> RecordDict:
@@ -171,18 +170,24 @@ class LocalGrid(Grid):
     set_run = create_message = get_nodes = None
 
 
-def arrays(change: Callable[[ArrayRecord], object], examples: int = 3) -> RecordDict:
-    """Return an update, or initial weights, whose arrays were changed."""
-    record = wire.pack_arrays(ROWS)
-    change(record)
-    return RecordDict({wire.ARRAYS: record, wire.METRICS: MetricRecord({wire.EXAMPLES: examples})})
+def words(content: object = None, examples: int = 3, **mask: str) -> RecordDict:
+    """Return an update that is one, but for its words, or what it says of its mask."""
+    array = Array(np.zeros(LENGTH, "<u8")) if content is None else content
+    said = {"nonce": "ab" * 32, "tag": "0", **mask}
+    return RecordDict(
+        {
+            wire.ARRAYS: ArrayRecord({wire.WORDS: array}),
+            wire.MASK: ConfigRecord(said),
+            wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
+        }
+    )
 
 
-def with_data(data: bytes, shape: tuple[int, ...] = ROWS["dense/bias"].shape) -> RecordDict:
-    return arrays(lambda r: r.update({"dense/bias": Array("float64", shape, "numpy.ndarray", data)}))
+def raw(data: bytes, shape: tuple[int, ...] = (LENGTH,), dtype: str = "uint64") -> Array:
+    return Array(dtype, shape, "numpy.ndarray", data)
 
 
-def header(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:
+def header(shape: tuple[int, ...], dtype: str = "<u8") -> bytes:
     stream = BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
     return stream.getvalue()
@@ -192,27 +197,41 @@ def refusal(**values: str) -> RecordDict:
     return RecordDict({wire.REFUSAL: ConfigRecord(values)})
 
 
-NO_ROWS = {
-    "nothing": (RecordDict(), "without arrays"),
+def without(content: RecordDict, name: str) -> RecordDict:
+    return RecordDict({key: value for key, value in content.items() if key != name})
+
+
+NOTHING = {
     "a refusal without a reason": (refusal(), "gave no reason"),
     "a refusal that is no record of settings": (RecordDict({wire.REFUSAL: MetricRecord()}), "without refusal"),
     "a terminal's commands": (refusal(reason="a\x1b[2J\nb\u202e"), "left out: a[2J b"),
-    "no array's bytes": (with_data(b"no npy"), "do not fit its shape"),
-    "80 TB": (with_data(header((10**13,))), "do not fit its shape"),
-    "80 TB, announced": (with_data(header((10**13,)), (10**13,)), "do not fit its shape"),
-    "an empty array": (with_data(header((0,)), (0,)), "has dtype 'float64' and shape (0,)"),
-    "objects": (with_data(header((5, 2), "|O")), "do not fit its shape"),
-    "another array's name": (arrays(lambda r: r.update({"x": r.pop("dense/bias")})), "other names"),
-    "not a number": (with_data(header((5, 2)) + np.full(10, np.nan).tobytes()), "not finite"),
-}
-NO_UPDATE = NO_ROWS | {
-    "no number of examples": (RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS)}), "without metrics"),
-    "other metrics": (
-        RecordDict({wire.ARRAYS: wire.pack_arrays(ROWS), wire.METRICS: MetricRecord({"loss": 1.0})}),
-        "counts None examples and announced 3",
-    ),
-    "many examples": (arrays(lambda r: None, 10**12), "counts 1000000000000 examples and announced 3"),
     "silence": (None, "no answer in time"),
+}
+NO_STATE = NOTHING | {
+    "nothing": (RecordDict(), "without arrays"),
+    "words for a state": (words(), "without a state"),
+    "numbers for a state": (
+        RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: Array(np.zeros(9))})}),
+        "its state are 'float64'",
+    ),
+}
+NO_UPDATE = NOTHING | {
+    "nothing": (RecordDict(), "without mask"),
+    "no words": (without(words(), wire.ARRAYS), "without arrays"),
+    "no array's bytes": (words(raw(b"no npy")), "do not fit their shape"),
+    "80 TB": (words(raw(header((10**13,)))), "do not fit their shape"),
+    "80 TB, announced": (words(raw(header((10**13,)), (10**13,))), "of shape (10000000000000,)"),
+    "objects": (words(raw(header((LENGTH,), "|O"))), "do not fit their shape"),
+    "one word": (words(Array(np.zeros(1, "<u8"))), "of shape (1,)"),
+    "two axes": (words(Array(np.zeros((LENGTH, 1), "<u8"))), f"of shape ({LENGTH}, 1)"),
+    "narrow words": (words(Array(np.zeros(LENGTH, "<u4"))), "are 'uint32'"),
+    "floats": (words(Array(np.full(LENGTH, np.nan))), "are 'float64'"),
+    "another nonce": (words(nonce="AB" * 32), "nonce"),
+    "no nonce": (words(nonce=""), "nonce"),
+    "a tag of words": (words(tag="many"), "no nonce or no tag"),
+    "a tag beyond the field": (words(tag="f" * 33), "no nonce or no tag"),
+    "no number of examples": (without(words(), wire.METRICS), "without metrics"),
+    "many examples": (words(examples=10**12), "counts 1000000000000 examples and announced 3"),
 }
 THREE = count(np.zeros(2, int), np.full((2, 3), 1 / 3))
 BILLION = replace(
@@ -225,8 +244,16 @@ NO_COUNTS = {
     "nothing": (RecordDict(), "without metrics"),
     "three classes": (metrics(THREE), "counts 2 examples of 3 classes and announced 2 of 2"),
     "a billion": (metrics(BILLION), "counts 1000000000 examples of 2 classes and announced 2 of 2"),
-    "arrays as metrics": (RecordDict({wire.METRICS: wire.pack_arrays(ROWS)}), "without metrics"),
+    "arrays as metrics": (RecordDict({wire.METRICS: ArrayRecord()}), "without metrics"),
     "silence": (None, "no answer in time"),
+}
+GOOD_COUNTS = metrics(count(np.zeros(2, int), np.full((2, 2), 0.5)))
+NO_VERDICT = {
+    "no verdict": (GOOD_COUNTS, "without verdict"),
+    "no digest": (
+        RecordDict({**GOOD_COUNTS, wire.VERDICT: ConfigRecord({"digest": "", "reason": ""})}),
+        "its verdict does not fit",
+    ),
 }
 
 
@@ -236,7 +263,12 @@ def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> li
 
 @pytest.mark.parametrize(
     ("kind", "reply", "reason"),
-    [*cases("train", NO_UPDATE), *cases("evaluate", NO_COUNTS), *cases("query.initial_weights", NO_ROWS)],
+    [
+        *cases("train", NO_UPDATE),
+        *cases("evaluate", NO_COUNTS),
+        *cases("evaluate", NO_VERDICT),
+        *cases("query.initial_weights", NO_STATE),
+    ],
 )
 def test_no_single_site_ends_a_run(
     kind: str, reply: RecordDict | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -253,7 +285,10 @@ def test_no_single_site_ends_a_run(
     assert FederationRecord.load(tmp_path / "federation.json") == record
     assert [r.sites for r in record.rounds] == [("b",) if kind == "train" else ("a", "b")] * 2
     assert set(record.test) == ({"b"} if kind == "evaluate" else {"a", "b"})
-    np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], np.full((5, 2), 2.0))
+    assert [set(r.left_out) for r in record.rounds] == [set() if kind == "query.initial_weights" else {"a"}] * 2
+    final = opened((tmp_path / "model.sealed").read_bytes())
+    assert final.round == 2
+    np.testing.assert_array_equal(final.rows["dense/bias"], np.full((5, 2), 2.0))
 
 
 def test_every_question_for_counts_says_its_round(tmp_path: Path) -> None:
@@ -295,19 +330,10 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
     """Every admitted site is asked, in the order of their names, before the run is given up."""
     bad = {"query.initial_weights": RecordDict()}
     sites = [Site(describe("b"), bad), Site(describe("a"), bad)]
-    with pytest.raises(FederationError, match="no site sent initial weights that fit"):
+    with pytest.raises(FederationError, match="no site sent initial weights: "):
         federate(LocalGrid(sites), config(tmp_path))
     assert [site.asked for site in sites] == [["query.describe", "query.initial_weights"]] * 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_initial_weights_have_the_slots_of_the_site(tmp_path: Path) -> None:
-    """Weights of more slots than the sites' rows have are those of no site."""
-    wide = {name: np.zeros((*value.shape[:-1], 3)) for name, value in ROWS.items()}
-    first = Site(describe("a"), {"query.initial_weights": RecordDict({wire.ARRAYS: wire.pack_arrays(wide)})})
-    grid = LocalGrid([first, Site(describe("b"))])
-    record = initial_weights(grid, admitted(grid, config(tmp_path)), config(tmp_path), TINY)
-    assert wire.unpack_arrays(RecordDict({wire.ARRAYS: record}))["dense/bias"].shape == (5, 2)
 
 
 @pytest.mark.parametrize(
@@ -470,7 +496,7 @@ def test_who_proves_no_membership_is_refused_by_name_and_the_run_goes_on(
 
 
 def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
-    """Train and evaluate carry the proofs of all admitted sites, and of no other."""
+    """All questions but the first carry the proofs of all admitted sites, and of no other."""
     seen = []
 
     class Watching(Site):
@@ -483,16 +509,20 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
             return super().answer(question)
 
     federate(LocalGrid([Watching(describe("a")), Site(describe("b")), BadSite(describe("c"))]), config(tmp_path))
-    assert seen == [("train", 1), ("evaluate", 1)] * 2 + [("evaluate", 1)]
+    assert seen == [("query.initial_weights", 1), *[("train", 1), ("evaluate", 1)] * 2, ("evaluate", 1)]
 
 
-def test_a_run_goes_on_from_an_earlier_model(tmp_path: Path) -> None:
-    """No site is asked for initial weights; a model of another domain, network or dtype is refused."""
-    federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), config(tmp_path / "first"))
-    first = tmp_path / "first" / "model.npz"
+@pytest.mark.parametrize("masking", [True, False])
+def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> None:
+    """A site takes it up, sealed or in clear; one in clear of another domain, network or dtype is refused at once."""
     sites = [Site(describe("a")), Site(describe("b"))]
-    federate(LocalGrid(sites), config(tmp_path / "second", initial=str(first)))
-    assert not any("query.initial_weights" in site.asked for site in sites)
+    federate(LocalGrid(sites), config(tmp_path / "first", masking=masking))
+    first = tmp_path / "first" / ("model.sealed" if masking else "model.npz")
+    federate(LocalGrid(sites), config(tmp_path / "second", masking=masking, initial=str(first)))
+    if masking:
+        model = opened((tmp_path / "second" / "model.sealed").read_bytes())
+        np.testing.assert_array_equal(model.rows["dense/bias"], 4.0)
+        return
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "second" / "model.npz").rows["dense/bias"], 4.0)
     for change in ({"dtype": "float32"}, {"dense": 6}):
         with pytest.raises(FederationError, match="is another network, or of another dtype"):
@@ -502,3 +532,110 @@ def test_a_run_goes_on_from_an_earlier_model(tmp_path: Path) -> None:
     with pytest.raises(DomainMismatchError, match="the model belongs to domain eeee"):
         federate(LocalGrid(sites), config(tmp_path / "third", initial=str(tmp_path / "other.npz")))
     assert not (tmp_path / "third").exists()
+
+
+def test_masking_changes_nothing_but_what_the_coordinator_sees(tmp_path: Path) -> None:
+    """Masked and in clear a run ends in the same rows, bit for bit: the average of updates, by a hand-written loop."""
+    steps, rows = {"a": 0.25, "b": -0.125}, {}
+    for masking in (True, False):
+        sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
+        out = tmp_path / str(masking)
+        record = federate(LocalGrid(sites), config(out, masking=masking))
+        assert record.masked is masking
+        model = opened((out / "model.sealed").read_bytes()) if masking else EncryptedModel.load(out / "model.npz")
+        rows[masking] = model.rows
+    for name, values in rows[True].items():
+        np.testing.assert_array_equal(values, rows[False][name])
+        np.testing.assert_allclose(values, 2 * (3 * 0.25 - 5 * 0.125) / 8, rtol=1e-15)
+
+
+def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
+    """Nothing that a site answers, and nothing that the run writes, holds rows that are in it in clear otherwise."""
+    rows = [np.full(8, value).tobytes() for value in (0.25, 0.5)]  # after one round, and after two
+    found = {}
+    for masking in (True, False):
+        answers: list[bytes] = []
+
+        class Heard(Site):
+            def answer(self, question: Message, answers: list[bytes] = answers) -> RecordDict | None:
+                answer = super().answer(question)
+                for record in (question.content, answer or RecordDict()):
+                    if wire.ARRAYS in record:
+                        answers += [array.data for array in record.array_records[wire.ARRAYS].values()]
+                return answer
+
+        out = tmp_path / str(masking)
+        federate(LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, masking=masking))
+        written = [path.read_bytes() for path in out.iterdir()]
+        found[masking] = [any(row in c for c in contents for row in rows) for contents in (answers, written)]
+    assert found == {True: [False, False], False: [True, True]}
+
+
+class Sceptic(Site):
+    """A site that adopts no model of the first attempts, of a round."""
+
+    def __init__(self, name: str, attempts: int, round_: int = 2) -> None:
+        super().__init__(describe(name))
+        self.attempts, self.round = attempts, round_
+
+    def reason_of(self, request: wire.EvaluateRequest) -> str:
+        return "its validation loss rose" if (request.round == self.round and request.attempt <= self.attempts) else ""
+
+
+def test_a_model_that_the_sites_do_not_adopt_is_tried_again_from_the_last_good_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The round is repeated from the state before it, the record says which attempt counted, and no step is twice."""
+    sites = [Sceptic("a", 1), Sceptic("b", 1), Site(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3))
+    assert [r.attempt for r in record.rounds] == [1, 2]
+    np.testing.assert_array_equal(opened((tmp_path / "model.sealed").read_bytes()).rows["dense/bias"], 2.0)
+    err = capsys.readouterr().err
+    assert "round 2: a does not adopt the new model: its validation loss rose" in err
+    assert "round 2, attempt 1: not adopted" in err
+
+
+def test_one_site_of_three_does_not_keep_the_others_from_going_on(tmp_path: Path) -> None:
+    """Fewer than half that refuse are outvoted, and named."""
+    record = federate(LocalGrid([Sceptic("a", 9), Site(describe("b")), Site(describe("c"))]), config(tmp_path, sites=3))
+    assert [r.attempt for r in record.rounds] == [1, 1]
+    assert record.rounds[1].left_out == {"a": "it did not adopt the model: its validation loss rose"}
+
+
+def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
+    """No model is written, and the one line says which is the last good one."""
+    with pytest.raises(
+        FederationError, match=r"round 2 was tried 2 times, and the sites adopted no model of it; the last good one"
+    ):
+        federate(LocalGrid([Sceptic("a", 9), Sceptic("b", 9)]), config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_update_at_all_is_no_round(tmp_path: Path) -> None:
+    """Where every site abstains, the run never goes on as if there had been a round."""
+    abstaining = {"train": refusal(reason="the update's norm is 30 times the global model's")}
+    sites = [Site(describe("a"), abstaining), Site(describe("b"), abstaining)]
+    with pytest.raises(FederationError, match="round 1 was tried 2 times"):
+        federate(LocalGrid(sites), config(tmp_path))
+    assert [site.asked.count("train") for site in sites] == [2, 2]
+
+
+class Forked(Site):
+    """A site that computes another model than the others."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        if answer is not None and wire.VERDICT in answer:
+            answer[wire.VERDICT] = wire.Verdict("0" * 64, "").to_record()
+        return answer
+
+
+def test_a_state_comes_from_a_site_that_computed_what_most_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first site is asked for the state, and if its model is not the others', the next one is."""
+    sites = [Forked(describe("a")), Site(describe("b")), Site(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3))
+    assert [r.attempt for r in record.rounds] == [1, 1]
+    assert "round 1: the sites computed 2 different models" in capsys.readouterr().err
+    assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 1]

@@ -2,24 +2,16 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from conftest import TINY
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.admission import choose
 from coordinator.app import network_of
-from coordinator.strategy import EncryptedFedAvg, accept_update, average, note
+from coordinator.strategy import note
 from fedpp.config import RunConfig
-from fedpp.errors import ConfigError, FederationError
-from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.encryption import SequenceCipher
-from fedpp.protocol import wire
-from fedpp.protocol.participants import Participants
+from fedpp.errors import ConfigError
 from fedpp.protocol.site import SiteDescription
-from fedpp.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +46,11 @@ RUN = {
     "kernel": 3,
     "dense": 5,
     "lstm": 4,
+    "masking": True,
+    "update-bound": 8.0,
+    "update-norm": 10.0,
+    "loss-rise": 1.0,
+    "repeats": 1,
     "wait-seconds": 1.0,
     "reply-seconds": 1.0,
 }
@@ -64,70 +61,6 @@ def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescriptio
     form = {"multi_label": False, "patch": 0}
     counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
     return SiteDescription(name=name, domain=domain, **{**fields, **form, **counts, **changes})
-
-
-def reply(content: RecordDict, node: int = 1) -> Message:
-    question = Message(RecordDict(), dst_node_id=node, message_type="train")
-    question.metadata.__dict__["_message_id"] = "question"
-    return Message(content, reply_to=question)
-
-
-def update(rows: dict[str, np.ndarray], examples: int = 3) -> RecordDict:
-    return RecordDict({wire.ARRAYS: wire.pack_arrays(rows), wire.METRICS: MetricRecord({wire.EXAMPLES: examples})})
-
-
-def test_average_commutes_with_decryption(domain: KeyDomain):
-    """The average of encrypted weights decrypts to the weighted average of the weights, by a hand-written loop."""
-    generator = np.random.default_rng(0)
-    examples = (3, 1, 8)
-    plain = [{"a": generator.normal(size=(2, 3)), "b": generator.normal(size=4)} for _ in examples]
-    updates = [
-        (
-            k,
-            {n: SequenceCipher(domain, "float64").frames("s", v) for n, v in p.items()},
-        )
-        for k, p in zip(examples, plain, strict=True)
-    ]
-    averaged = average(updates)
-    for name in ("a", "b"):
-        expected = np.zeros_like(plain[0][name])
-        for k, p in zip(examples, plain, strict=True):
-            expected += k * p[name]
-        np.testing.assert_allclose(encryption.decrypt(domain, averaged[name]), expected / 12, atol=1e-13)
-
-
-NOBODY = Participants("0" * 64, ())
-COMMON = ("d" * 64, TINY, "float64")
-TRAIN = wire.TrainRequest(*COMMON, recipe=Recipe(learning_rate=0.1, batch_size=2), epochs=1, seed=0, round=1)
-ROWS = {spec.name: np.arange(2.0 * np.prod(spec.shape)).reshape(*spec.shape, 2) for spec in TINY.weights()}
-
-
-@pytest.mark.parametrize(
-    ("rows", "examples", "reason"),
-    [
-        ({**ROWS, "dense/bias": np.full((5, 2), np.nan)}, 3, "not finite"),
-        ({**ROWS, "dense/bias": np.zeros((1,))}, 3, "other names, shapes"),
-        ({**ROWS, "dense/bias": np.zeros((5, 3))}, 3, "other names, shapes"),
-        ({**ROWS, "dense/bias": np.zeros((5, 2), "float32")}, 3, "other names, shapes"),
-        ({**ROWS, "v": np.zeros((2, 2))}, 3, "other names, shapes"),
-        (ROWS, 10**12, "announced 3"),
-    ],
-)
-def test_an_update_that_does_not_fit_is_refused(rows: dict[str, np.ndarray], examples: int, reason: str):
-    """NaN, another shape, dtype or name, and an inflated number of examples are refused with the reason."""
-    with pytest.raises(FederationError, match=reason):
-        accept_update(reply(update(rows, examples)), site("a"), TRAIN)
-
-
-def test_a_fitting_update_is_accepted_and_a_refusal_carries_its_reason():
-    """A good update comes back as it is; a site's refusal becomes the error's text."""
-    examples, accepted = accept_update(reply(update(ROWS)), site("a"), TRAIN)
-    assert examples == 3
-    for name, value in ROWS.items():
-        np.testing.assert_array_equal(accepted[name], value)
-    refusal = RecordDict({wire.REFUSAL: ConfigRecord({"reason": "no vault answers"})})
-    with pytest.raises(FederationError, match="no vault answers"):
-        accept_update(reply(refusal), site("a"), TRAIN)
 
 
 def test_admission_takes_one_task_only():
@@ -211,24 +144,16 @@ def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "refused a: [2Jadmitted b\n"
 
 
-def test_a_round_without_an_accepted_update_ends_the_run():
-    """When no reply fits, the strategy raises instead of going on with the old weights."""
-    strategy = EncryptedFedAvg(
-        {1: site("a")}, TRAIN, wire.EvaluateRequest(*COMMON, Recipe(batch_size=2), split="validation", round=1), NOBODY
-    )
-    messages = list(strategy.configure_train(3, ArrayRecord([np.zeros((2, 2))]), ConfigRecord(), None))
-    assert [m.metadata.dst_node_id for m in messages] == [1]
-    request = wire.TrainRequest.from_record(messages[0].content.config_records[wire.CONFIG])
-    assert (request.round, request.network) == (3, TINY)
-    with pytest.raises(FederationError, match="round 3: update: no site sent one that fits"):
-        strategy.aggregate_train(3, [])
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"rounds": "ten"}, "rounds must be int"),
+        ({"repeats": -1}, "repeats must be at least 0"),
+        ({"masking": 1}, "masking must be bool"),
+        ({"update-bound": 0.0}, "update-bound must be positive and finite"),
+        ({"update-norm": float("inf")}, "update-norm must be positive and finite"),
+        ({"loss-rise": -1.0}, "loss-rise must be positive and finite"),
         ({"dtype": "float16"}, "one of float32, float64"),
         ({"filters": "a,b"}, "filters must be numbers"),
         ({"learning-rte": 1.0}, "unknown learning-rte"),
