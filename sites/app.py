@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpp.learning.global_state import GlobalState, Rows, initial
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -38,6 +37,7 @@ from fedpp.errors import (
 )
 from fedpp.files import replace
 from fedpp.learning import gate
+from fedpp.learning.global_state import GlobalState, Rows, initial
 from fedpp.learning.metrics import metrics
 from fedpp.masking.rounds import Sum
 from fedpp.network import NetworkSpec, Task
@@ -328,7 +328,7 @@ def _loss(counts: AnyCounts) -> float | None:
 def _keep_model(asked: Asked) -> None:
     """Keep the final model as it came, sealed or not, where `fedpp-site pull` finds it."""
     if asked.site.models is not None:
-        replace(asked.site.models / f"{asked.run}.state", wire.state_of(asked.content))
+        replace(asked.site.models / f"{asked.run}.state", wire.state_of(asked.content), mode=0o640)
 
 
 def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:

@@ -186,7 +186,10 @@ def canaries(deployment: Deployment) -> dict[str, bytes]:
         if hospital is deployment.east:
             secrets["certifying key"] = store.open_issuer(hospital.domain(1), passphrase).seed_bytes()
             secrets["domain secret"] = site.domain.secret_bytes()[:32]
-            for label in ("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"):
+            for label in (
+                *("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"),
+                *("domain mask", "sealed states"),
+            ):
                 secrets[f"derived: {label}"] = site.domain.derive(label)
             for label in ("decoy digest", "decoy keystream"):
                 secrets[f"derived: {label}"] = site.domain.derive(label, 16)
@@ -273,13 +276,35 @@ def test_no_secret_of_the_domain_is_in_a_client_app_s_memory(
     assert set().union(*watch.found.values()) == {"evaluation key", "domain"}
 
 
+def pulled(d: Deployment, hospital: Hospital, epoch: int) -> EncryptedModel:
+    """Return the first run's model, which a member fetches and opens in its secret zone."""
+    model = hospital.folder / "secret" / f"model-{epoch}.npz"
+    if not model.exists():
+        carry(d.folder / 'out "1" it\'s' / "model.sealed", d.folder / "post" / "model.sealed")
+        hospital.secret("pull", d.folder / "post" / "model.sealed", "--domain", hospital.domain(epoch), "--out", model)
+    return EncryptedModel.load(model)
+
+
+@pytest.mark.usefixtures("trained")
+def test_each_site_s_node_keeps_the_sealed_model(deployment: Deployment) -> None:
+    """What the nodes were sent last is the coordinator's file, and no member's model but by its vault or passphrase."""
+    sealed = (deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes()
+    for hospital in deployment.hospitals:
+        (kept,) = (hospital.identity / "models").iterdir()
+        assert kept.read_bytes() == sealed
+
+
 @pytest.mark.usefixtures("trained")
 def test_no_secret_of_the_domain_is_on_the_wire(deployment: Deployment, canaries: Mapping[str, bytes]) -> None:
-    """What East and the coordinator said to each other, with TLS taken off, has the model's rows and no canary."""
-    rows = EncryptedModel.load(deployment.folder / 'out "1" it\'s' / "model.npz").rows
+    """What East and the coordinator said to each other, with TLS taken off, has no canary, and no row of the model.
+
+    What must be there is found: the domain's fingerprint, and a part of the sealed model.
+    """
+    sealed = (deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes()
     wire = deployment.recording.content()
-    present = {"domain": controls(deployment)["domain"], "model": rows["dense/kernel"].tobytes()}
-    assert found_in(wire, {**canaries, **present}) == set(present)
+    present = {"domain": controls(deployment)["domain"], "model, sealed": sealed[-64:]}
+    rows = {"model": pulled(deployment, deployment.east, 1).rows["dense/kernel"].tobytes()}
+    assert found_in(wire, {**canaries, **rows, **present}) == set(present)
 
 
 @pytest.mark.usefixtures("trained")
@@ -296,7 +321,7 @@ def test_no_secret_of_the_domain_is_in_a_file(deployment: Deployment, canaries: 
                 inside |= found
             else:
                 outside[path] = found
-    assert {"federation.json", "model.npz", "superlink.sqlite", "east-1.join", "east-1.vault", "domain.eval"} <= {
+    assert {"federation.json", "model.sealed", "superlink.sqlite", "east-1.join", "east-1.vault", "domain.eval"} <= {
         path.name for path in outside
     }
     assert set().union(*outside.values()) == {"domain"}  # its fingerprint
@@ -423,13 +448,14 @@ def test_the_model_goes_on_in_a_new_epoch(
 
     A run that learns nothing tests what it started from: its figures are those of the last run's model to 1e-6.
     """
-    d, model = deployment, deployment.folder / 'out "1" it\'s' / "model.npz"
+    d = deployment
+    pulled(d, d.east, 1)
     d.services.close()
     east, west = d.hospitals
     east.secret("rotate", "--domain", east.domain(1), "--out", east.domain(2))
     (share,) = (east.domain(2) / "shares").iterdir()
     carry(share, d.folder / "post" / "west-2.share")
-    carry(model, d.folder / "post" / "model.npz")
+    carry(d.east.folder / "secret" / "model-1.npz", d.folder / "post" / "model.npz")
     west.secret("accept", d.folder / "post" / "west-2.share", "--identity", west.domain(1), "--out", west.domain(2))
     figures = {}
     for hospital in d.hospitals:
@@ -446,7 +472,7 @@ def test_the_model_goes_on_in_a_new_epoch(
         d.services.enter_context(running(d, hospital, 2))
     carry(east.folder / "secret" / "model-2.npz", d.folder / "post" / "model-2.npz")
 
-    out = d.folder / "second"
+    out = d.folder / "second"  # goes on from a file in clear, which a site seals
     settings = {**SETTINGS, "rounds": 1, "learning-rate": 1e-12}
     chosen = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
     goes_on = ["--model", str(d.folder / "post" / "model-2.npz"), *chosen, "--json"]
