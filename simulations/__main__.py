@@ -65,12 +65,12 @@ def paper(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
-    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault"}
+    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "words": "mask"}
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     for name in given:
         if names[name] != options.name:
             raise ConfigError(f"--{name} is for bench {names[name]} alone: leave it out for bench {options.name}")
-    if options.name != "vault":
+    if options.name not in {"vault", "mask"}:
         load_tensorflow()
     from .bench import BENCHMARKS
 
@@ -107,11 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     add_paper_arguments(reproduced)
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
-    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift", "vault"))
+    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift", "vault", "mask"))
     measured.add_argument("--data", type=path, help="drift: folder of labelled images, in place of a phantom's")
     measured.add_argument("--out", type=path, help="drift: folder for its chart")
     measured.add_argument("--calls", type=positive, help="vault: of all clients together (default 10000)")
     measured.add_argument("--clients", type=positive, help="vault: at a time (default 32)")
+    measured.add_argument("--words", type=positive, help="mask: of an update (default 1, 10 and 100 million)")
     for command in (listed, started, reproduced, measured):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser

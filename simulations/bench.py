@@ -33,4 +33,17 @@ def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any
     return measure(calls, clients)
 
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "ingest": ingest, "drift": drift, "vault": vault}
+def mask(words: int | None = None) -> dict[str, Any]:
+    """Time masking, adding and unmasking of updates, beside memcpy and CKKS."""
+    from .bench_mask import mask as measure
+
+    return measure(words)
+
+
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "step": step,
+    "ingest": ingest,
+    "drift": drift,
+    "vault": vault,
+    "mask": mask,
+}

@@ -122,10 +122,10 @@ def _ingest(images: Path, frames: int) -> dict[str, float]:
             progress=True,
         )
         seconds = time.perf_counter() - started
-    return {"frames_per_second": frames / seconds, "peak_mb": _peak_mb()}
+    return {"frames_per_second": frames / seconds, "peak_mb": peak_mb()}
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Return the peak of this process's memory; `ru_maxrss` would begin with that of the process that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

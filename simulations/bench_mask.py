@@ -1,0 +1,207 @@
+"""What the domain mask costs a site and the coordinator, beside memcpy of the same bytes and beside CKKS.
+
+Each size is measured in processes of its own, so that the peak memory is that of its step. CKKS is TenSEAL's (the extra
+`bench`), under parameters that are 128-bit secure by the Homomorphic Encryption Standard (2018): degree 8192 and at
+most 218 bits of primes. Two primes serve additions alone; a third leaves room for one product, as is usual.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.masking.keystream import Contribution, MaskKey, Round
+from fedpp.masking.ring import CHUNK, Ring, Words
+
+from .bench_ingest import peak_mb
+from .federation import ROOT
+
+CASES = ((32, 10**6), (64, 10**6), (32, 10**7), (32, 10**8))  # bits, words
+PARTICIPANTS = (3, 10, 100)
+CKKS_WORDS = 10**6
+CKKS = ((8192, (60, 40, 60)), (8192, (60, 60)))  # degree, bits of primes
+CKKS_PARTICIPANTS = 10  # for our part of the row: CKKS decrypts one sum, whoever is in it
+MOST_REPETITIONS, REPEATED_WORDS = 15, 5 * 10**7
+EXAMPLES = 1000  # of a site
+SCALE = 2.0**40
+
+Task = Callable[[], object]
+_KEY = MaskKey(bytes(range(32)))
+
+
+def mask(words: int | None = None) -> dict[str, Any]:
+    """Time masking, adding and unmasking of updates of several sizes, or of this many words alone."""
+    cases = CASES if words is None else ((32, words), (64, words))
+    rows = [_case(bits, count) for bits, count in cases]
+    names = ["fedpp", "numpy", "cryptography"]
+    if find_spec("tenseal") is None:
+        print("TenSEAL is not installed, so CKKS is left out: pip install -e '.[bench]'", file=sys.stderr)
+    else:
+        names.append("tenseal")
+        rows += [_measured("ckks", number, words or CKKS_WORDS) for number in range(len(CKKS))]
+    return {"name": "mask", "rows": rows, "versions": {name: version(name) for name in names}}
+
+
+def _case(bits: int, words: int) -> dict[str, Any]:
+    row = {"case": f"{words:,} words of {bits} bits", "mb": words * bits / 8e6, **_measured("site", bits, words)}
+    for participants in PARTICIPANTS:
+        row |= _measured("unmask", bits, words, participants)
+    return row | {"load": os.getloadavg()[0]}
+
+
+def _measured(step: str, *sizes: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "simulations.bench_mask", step, *map(str, sizes)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def _round(bits: int, words: int) -> Round:
+    ring = Ring(bits, examples=EXAMPLES * PARTICIPANTS[-1], sites=PARTICIPANTS[-1], bound=8.0)
+    return Round("0" * 64, 1, 0, "0" * 64, words, ring)
+
+
+def _values(words: int, bits: int = 32) -> NDArray[np.float32 | np.float64]:
+    values = np.random.default_rng(0).standard_normal(words, np.float32)
+    return values.astype(np.float64) if bits == 64 else values
+
+
+def _masked(of: Round, part: Contribution, values: NDArray[Any], out: Words) -> int:
+    """Encode and mask values, as a site does, chunk by chunk; return the tag."""
+    encoded = (of.ring.encode(values[start : start + CHUNK], EXAMPLES) for start in range(0, values.size, CHUNK))
+    return _each(_KEY.mask(of, part, encoded), lambda start, words: np.copyto(out[start : start + words.size], words))
+
+
+def _each(masks: Iterator[Words], take: Callable[[int, Words], None]) -> int:
+    start = 0
+    while True:
+        try:
+            words = next(masks)
+        except StopIteration as stop:
+            tag: int = stop.value
+            return tag
+        take(start, words)
+        start += words.size
+
+
+def _total(of: Round, parts: Sequence[Contribution]) -> tuple[Words, int]:
+    """Return the sum of the parts' masks, which never lie in memory, and their tags' sum."""
+    total, tag = np.zeros(of.length, of.ring.dtype), 0
+    words = of.ring.encode(_values(min(CHUNK, of.length)), EXAMPLES)
+    sizes = [min(CHUNK, of.length - start) for start in range(0, of.length, CHUNK)]
+    for part in parts:
+        masks = _KEY.mask(of, part, (words[:size] for size in sizes))
+        tag += _each(masks, lambda start, under: of.ring.add(total[start : start + under.size], under))
+    return total, tag
+
+
+def _parts(count: int) -> list[Contribution]:
+    return [Contribution.fresh(f"site-{number}", EXAMPLES) for number in range(count)]
+
+
+def _alternating(tasks: dict[str, Task], repetitions: int) -> dict[str, float]:
+    """Return the median seconds of tasks that take turns; the first turn is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for repetition in range(-1, repetitions):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if repetition >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _repetitions(words: int) -> int:
+    return max(1, min(MOST_REPETITIONS, REPEATED_WORDS // words))
+
+
+def _site(bits: int, words: int) -> dict[str, float]:
+    of, (part,), values = _round(bits, words), _parts(1), _values(words, bits)
+    under, total, copy = np.ones((3, words), of.ring.dtype)
+    tasks: dict[str, Task] = {
+        "mask": lambda: _masked(of, part, values, under),
+        "add": lambda: of.ring.add(total, under),
+        "memcpy": lambda: np.copyto(copy, under),
+    }
+    seconds = _alternating(tasks, _repetitions(words))
+    ratios = {f"{name}_to_memcpy": seconds[name] / seconds["memcpy"] for name in ("mask", "add")}
+    return {f"{name}_seconds": value for name, value in seconds.items()} | ratios
+
+
+def _unmask(bits: int, words: int, participants: int) -> dict[str, float]:
+    of, parts = _round(bits, words), _parts(participants)
+    before = peak_mb()
+    seconds = []
+    for _ in range(min(3, _repetitions(words))):
+        total, tag = _total(of, parts)
+        started = time.perf_counter()
+        _KEY.unmask(of, parts, total, tag)
+        seconds.append(time.perf_counter() - started)
+        del total
+    name = f"unmask_{participants}"
+    return {f"{name}_seconds": statistics.median(seconds), f"{name}_peak_mb": peak_mb() - before}
+
+
+def _ckks(number: int, words: int) -> dict[str, Any]:
+    import tenseal
+
+    degree, primes = CKKS[number]
+    context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, degree, coeff_mod_bit_sizes=list(primes))
+    context.global_scale = SCALE
+    of, values, slots = _round(32, words), _values(words), degree // 2
+    pieces = [values[start : start + slots] for start in range(0, words, slots)]
+
+    def encrypt() -> list[bytes]:
+        return [tenseal.ckks_vector(context, piece).serialize() for piece in pieces]
+
+    sent = encrypt()
+    sums = [tenseal.ckks_vector_from(context, content) for content in sent]
+    parts = _parts(CKKS_PARTICIPANTS)
+    under, total = np.ones((2, words), of.ring.dtype)
+    masked_sum, tag = _total(of, parts)
+
+    def add() -> None:
+        for piece, content in zip(sums, sent, strict=True):
+            piece.add_(tenseal.ckks_vector_from(context, content))
+
+    def decrypt() -> list[list[float]]:
+        return [tenseal.ckks_vector_from(context, content).decrypt() for content in sent]
+
+    error = max(float(np.abs(np.subtract(*pair)).max()) for pair in zip(decrypt(), pieces, strict=True))
+    tasks: dict[str, Task] = {
+        "mask": lambda: _masked(of, parts[0], values, under),
+        "add": lambda: of.ring.add(total, under),
+        "unmask": lambda: _KEY.unmask(of, parts, masked_sum.copy(), tag),
+        "ckks_encrypt": encrypt,
+        "ckks_add": add,
+        "ckks_decrypt": decrypt,
+    }
+    seconds = _alternating(tasks, 3)
+    size = sum(map(len, sent))
+    return {
+        "case": f"{words:,} values under CKKS, degree {degree}, primes of {'-'.join(map(str, primes))} bits",
+        "ckks_mb": size / 1e6,
+        **{f"{name}_seconds": value for name, value in seconds.items() if name.startswith("ckks")},
+        "ckks_largest_error": error,
+        "bytes_to_ckks": under.nbytes / size,
+        "mask_to_ckks_encrypt": seconds["mask"] / seconds["ckks_encrypt"],
+        "add_to_ckks_add": seconds["add"] / seconds["ckks_add"],
+        f"unmask_{CKKS_PARTICIPANTS}_to_ckks_decrypt": seconds["unmask"] / seconds["ckks_decrypt"],
+        "round_to_ckks": sum(seconds[name] for name in ("mask", "add", "unmask"))
+        / sum(seconds[f"ckks_{name}"] for name in ("encrypt", "add", "decrypt")),
+        "load": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    _step: dict[str, Callable[..., dict[str, Any]]] = {"site": _site, "unmask": _unmask, "ckks": _ckks}
+    print(json.dumps(_step[sys.argv[1]](*map(int, sys.argv[2:]))))
