@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.masking.keystream import Contribution, MaskKey, Round
+from fedpp.masking.keystream import MaskKey
 from fedpp.masking.ring import CHUNK, Ring, Words
+from fedpp.masking.rounds import Contribution, Round
 
 from .bench_ingest import peak_mb
 from .federation import ROOT

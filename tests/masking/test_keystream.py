@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from fedpp.errors import MaskError
 from fedpp.masking import keystream
-from fedpp.masking.keystream import MOST_WORDS, PRIME, Contribution, MaskKey, Round
+from fedpp.masking.keystream import MaskKey
 from fedpp.masking.ring import CHUNK, Ring, Words
+from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round
 
 VECTORS = sorted((ROOT / "tests" / "vectors" / "mask-1").glob("*.json"))
 SECRET = bytes(range(32))
@@ -424,7 +425,7 @@ def test_rounds_and_contributions_have_one_spelling():
     with pytest.raises(MaskError, match="length must be"):
         round_of(32, MOST_WORDS + 1)
     for examples in (0, -1, 1.0, True, None):
-        with pytest.raises(MaskError, match="one example at least"):
+        with pytest.raises(MaskError, match="an update counts 1 to"):
             Contribution("a", "0" * 64, examples)
     for site in ("", " a", "a\n", "\ud83d", "x" * 201, None):
         with pytest.raises(MaskError, match="a mask is of a site"):
