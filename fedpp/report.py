@@ -24,33 +24,46 @@ class Privacy:
     does_not_protect: tuple[str, ...]
 
 
-MORE_PRIVACY = Privacy(
-    protects=(
-        (
-            "Raw images, labels in clear, patient identifiers and the key domain's secret stayed in each "
-            "hospital's secret zone. Training code was given encrypted frames and labels, and pseudonyms."
+def privacy_of(*, masked: bool) -> Privacy:
+    """Return what a run with or without the domain mask protects, and what it does not."""
+    return Privacy(
+        protects=(
+            (
+                "Raw images, labels in clear, patient identifiers and the key domain's secret stayed in each "
+                "hospital's secret zone. Training code was given encrypted frames and labels, and pseudonyms."
+            ),
+            f"The coordinator was given no key and no dataset. {_SEEN_MASKED if masked else _SEEN_IN_CLEAR}",
         ),
-        "The coordinator was given no key and no dataset. It was sent rows of weights, sums, counts and histograms.",
-    ),
-    does_not_protect=(
-        (
-            "MORE over floating point is obfuscation of data in use, not a secure cipher: whoever holds the "
-            "evaluation key, or knows two of the values behind it, reads the plaintext exactly."
+        does_not_protect=(
+            (
+                "MORE over floating point is obfuscation of data in use, not a secure cipher: whoever holds the "
+                "evaluation key, or knows two of the values behind it, reads the plaintext exactly."
+            ),
+            (
+                "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
+                "own frames and labels: what counts is which code a hospital lets run, and whose coordinator it joins."
+            ),
+            _NOT_BY_THE_MASK if masked else _WITHOUT_MASK,
+            (
+                "A trained model, and counts over few patients, can give away something about single patients. "
+                "No differential privacy was applied."
+            ),
         ),
-        (
-            "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
-            "own frames and labels, and a coordinator that chooses its weights with care reads single images from the "
-            "counts: what counts is which code a hospital lets run, and whose coordinator it joins."
-        ),
-        (
-            "These weights travelled without a domain mask, and the first of them tell the evaluation key: regard the "
-            "model and every hospital's update as readable by the coordinator, and seal datasets at rest."
-        ),
-        (
-            "A trained model, and counts over few patients, can give away something about single patients. "
-            "No differential privacy was applied."
-        ),
-    ),
+    )
+
+
+_SEEN_MASKED = (
+    "Updates went to it under the domain mask, and models sealed: to it both were random bytes. It saw who took part, "
+    "when, example counts, and sums, counts and histograms of predictions."
+)
+_SEEN_IN_CLEAR = "MASKING WAS OFF: it was sent every hospital's update, and the model, as fixed-point rows of weights."
+_NOT_BY_THE_MASK = (
+    "The mask does not hold against a hospital that colludes with the coordinator: each member of the key domain can "
+    "take it off. Nor against code that leaks what it sees where it runs."
+)
+_WITHOUT_MASK = (
+    "Rows of weights tell the evaluation key: regard the model and every hospital's update as readable by the "
+    "coordinator, which can also read single images from the counts by weights of its choice; seal datasets at rest."
 )
 
 
@@ -252,7 +265,7 @@ class Report:
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)  # name -> seconds
     versions: Mapping[str, str] = field(default_factory=dict)
-    privacy: Privacy = MORE_PRIVACY
+    privacy: Privacy = field(default_factory=lambda: privacy_of(masked=True))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the record; a figure that is not finite becomes None, since JSON has no such number."""

@@ -26,6 +26,7 @@ from fedpp.report import (
     RoundResult,
     SharedPatients,
     SiteResult,
+    privacy_of,
     write_report,
 )
 from sites.pull import opened
@@ -171,12 +172,15 @@ def _report(
             "network": scenario.architecture + (", the frames vote" if scenario.voting else ""),
             "filters": ", ".join(map(str, scenario.filters)),
             "parameters": record.network.parameters(),
+            "server optimizer": scenario.server_optimizer,
+            "masking": "on: the coordinator saw random bytes" if record.masked else "OFF: the coordinator saw updates",
             "predicted": f"each {scenario.predict}",
             "split": scenario.split,
             "time gaps": scenario.gaps,
             "wanted sensitivity": scenario.sensitivity,
         },
         timing=timing,
+        privacy=privacy_of(masked=record.masked),
         versions={name: version(name) for name in _VERSIONS},
     )
 

@@ -27,6 +27,7 @@ from fedpp.report import (
     SharedPatients,
     SiteResult,
     load_report,
+    privacy_of,
     summary,
     write_report,
 )
@@ -257,7 +258,7 @@ def test_page_is_honest(tmp_path: Path) -> None:
     for words in (
         "obfuscation of data in use, not a secure cipher",
         "trainer holds the evaluation key",
-        "readable by the coordinator",
+        "The mask does not hold against a hospital that colludes with the coordinator",
         "No differential privacy was applied",
         "simulated on one computer",
     ):
@@ -266,6 +267,10 @@ def test_page_is_honest(tmp_path: Path) -> None:
     assert re.findall(r"(?i)\b(secure|private|privacy|safe|anonym\w*)\b", claims) == []
     _, deployed = page_of(replace(REPORT, mode="deployment"), tmp_path)
     assert "on one computer" not in deployed.text
+    _, clear = page_of(replace(REPORT, privacy=privacy_of(masked=False)), tmp_path)
+    assert "MASKING WAS OFF" in clear.text
+    assert "readable by the coordinator" in clear.text
+    assert "MASKING WAS OFF" not in page.text
 
 
 def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
