@@ -11,7 +11,7 @@ from .opening import passphrase_of, require_folder
 if TYPE_CHECKING:
     from fedpp.keys.identity import Recipient
 
-SHARES = Path("shares")
+SHARES, SUCCESSOR = Path("shares"), Path("successor")
 
 
 def keygen(options: argparse.Namespace) -> int:
@@ -50,6 +50,7 @@ def share(options: argparse.Namespace) -> int:
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
+    _require_newest(options)
     to = Recipient.load(options.to)
     _require_new(options.out)
     _require_own_name(options.domain, to)
@@ -72,7 +73,8 @@ def accept(options: argparse.Namespace) -> int:
     passphrase = passphrase_of(options)
     # What the old epoch's card says must be sealed with its secret: the file domain.card is anybody's to exchange.
     member = (options.identity / store.SECRET_KEY).exists()
-    if not (member and made.follows(store.open_domain(options.identity, passphrase).card())):
+    followed = member and made.follows(store.open_domain(options.identity, passphrase).card())
+    if not followed or options.words is not None:
         _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
     identity = store.open_identity(options.identity, passphrase)
     store.join(options.out, store.Site(made.open(identity), identity, made.certificate), passphrase)
@@ -103,13 +105,14 @@ def card(options: argparse.Namespace) -> int:
 
 def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.errors import KeyFileError
-    from fedpp.files import create_exclusively, make_folder, new_folder
+    from fedpp.files import create_exclusively, make_folder, new_folder, replace
     from fedpp.keys import store
     from fedpp.keys.identity import Recipient
     from fedpp.keys.issuer import Issuer
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
+    _require_newest(options)
     members = store.members(options.domain)
     if revoked == Recipient.load(options.domain / store.RECIPIENT).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
@@ -129,6 +132,7 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
             made = Share.make(new, issuer, member, succession=succession)
             create_exclusively(folder / share, made.to_json().encode())
             store.add_member(folder, member, made.certificate)
+    replace(options.domain / SUCCESSOR, f"{new.card().fingerprint}\n".encode(), mode=0o644)
     _tell(options.out)
     for member, share in shares.items():
         print(f"  {options.out / share}  for {member.site}: `fedpp-site accept` it")
@@ -156,6 +160,18 @@ def _require_new(path: Path) -> None:
 
     if path.exists():
         raise KeyFileError(f"{path} is there already: choose another --out, nothing is overwritten")
+
+
+def _require_newest(options: argparse.Namespace) -> None:
+    """Refuse to make a second successor of an epoch, which would have the members that the first one left out."""
+    from fedpp.errors import KeyFileError
+
+    mark = options.domain / SUCCESSOR
+    if mark.exists() and not options.again:
+        raise KeyFileError(
+            f"{options.domain} has a successor, {mark.read_text()[:16]}: take that folder; if it was never used and is "
+            "lost, --again makes another"
+        )
 
 
 def _require_own_name(folder: Path, to: "Recipient") -> None:

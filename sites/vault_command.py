@@ -69,18 +69,22 @@ def health(options: argparse.Namespace) -> int:
 
 def audit_log(options: argparse.Namespace) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
+    from fedpp.cipher.params import DomainCard
     from fedpp.errors import FederationError, KeyFileError
+    from fedpp.keys.store import CARD
     from fedpp.protocol.membership import Certificate
 
     from .audit_check import verify
 
     key, site = None, ""
     if options.certificate:
+        card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
         try:
-            member = Certificate.from_json(options.certificate.read_text().strip()).member
+            certificate = Certificate.from_json(options.certificate.read_text().strip())
+            certificate.require(card.certifying_key, card.fingerprint)
         except (OSError, UnicodeDecodeError, FederationError) as error:
             raise KeyFileError(f"cannot read the certificate {options.certificate}: {error}") from None
-        key, site = member.signing_key, member.site
+        key, site = certificate.member.signing_key, certificate.member.site
     found = verify(options.file, public_key=key, head=options.head)
     told: dict[str, Any] = {
         "records": found.records,
@@ -136,4 +140,5 @@ def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("action", choices=("verify",))
     to.add_argument("file", type=path, help="the log")
     to.add_argument("--certificate", type=path, help="of the site that must have signed it")
+    to.add_argument("--card", type=path, help="of the domain that certified it (default domain.card beside it)")
     to.add_argument("--head", help="a head that was noted earlier: proves that nothing was cut since")

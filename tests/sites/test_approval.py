@@ -113,6 +113,24 @@ def damaged(content: bytes) -> bytes:
             (archive({name: b""}), f"holds {name!r}, which would stand in for Python's own {module!r}")
             for name, module in (("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket"))
         ),
+        *(
+            (archive({"a.py": source}), f"holds 'a.py', which {problem}")
+            for source, problem in (
+                (
+                    b"# coding: unicode_escape\n# harmless \\u000aprint(1)\n",
+                    "is encoded in unicode_escape, not in UTF-8",
+                ),
+                (b"# coding: utf-7\n", "is encoded in utf-7, not in UTF-8"),
+                (b"# coding: no-such\n", "declares an encoding that is none"),
+                (b"# coding: latin-1\n", "is encoded in iso-8859-1, not in UTF-8"),
+                (b"# harmless\rprint(1)\n", "holds the character U+000D"),
+                (b"# harmless\x0cprint(1)\n", "holds the character U+000C"),
+                ("x = '\u202e'\n".encode(), "holds the character U+202E"),
+                ("# harmless\u2028print(1)\n".encode(), "holds the character U+2028"),
+                (b"x = '\xff'\n", "declares an encoding that is none"),
+            )
+        ),
+        (archive({"pyproject.toml": b"\xff"}), "holds 'pyproject.toml', which is not UTF-8"),
         (archive({"link.py": b"/etc/passwd"}, linked), "holds 'link.py', which is a link or another special file"),
         (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
         (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),
@@ -133,6 +151,30 @@ def test_what_a_bundle_has_no_need_of_is_refused(tmp_path: Path, content: bytes,
     assert str(raised.value).endswith(": do not approve it")
     assert str(raised.value).isprintable()
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_what_is_kept_for_review_is_what_came(tmp_path: Path) -> None:
+    """A file, or a link, that somebody put under a bundle's name is replaced, and is not read in its place."""
+    bundle, other = Bundle(archive({"a.py": b"print(1)"})), Bundle(archive({"a.py": b"print(2)"}))
+    path = tmp_path / f"{bundle.hash}.fab"
+    (tmp_path / "elsewhere").write_bytes(b"untouched")
+    for plant in (lambda: path.write_bytes(other.content), lambda: path.symlink_to(tmp_path / "elsewhere")):
+        path.unlink(missing_ok=True)
+        plant()
+        with pytest.raises(FederationError, match="is another bundle than its name says"):
+            Bundle.load(path)
+        assert Bundle.load(bundle.keep(tmp_path)) == bundle
+        assert not path.is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
+
+
+def test_a_pipe_is_no_bundle_and_no_policy(tmp_path: Path) -> None:
+    """Nothing waits for somebody to write into it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FederationError, match="is no file"):
+        Bundle.load(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no file"):
+        SitePolicy.load(tmp_path / "pipe")
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def share_for(name: str, domain: Path) -> Path:
 def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
     own = east / "domain" / "site.recipient"
-    line = east.refused("share", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z")
+    line = east.refused(
+        "share", "--again", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z"
+    )
     assert "East is this site itself" in line
     assert not (east / "z").exists()
 
@@ -168,7 +170,7 @@ def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
 def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     """A rotation whose disk takes the keys and no longer the shares leaves nothing behind, and can be made again."""
     before = written(east.folder)
-    rotate = ["rotate", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
+    rotate = ["rotate", "--again", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SHORTER_THAN_A_SHARE},) * 2)"
     code = f"{limit}; import sys; from sites.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
@@ -178,13 +180,13 @@ def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     assert done.stderr.startswith("fedpp-site rotate: File too large")
     assert written(east.folder) == before
     assert not [path for path in east.folder.iterdir() if path.name.startswith(".") or path == east / "n"]
-    east.run(*rotate[:3], "--out", east / "n")
+    east.run(*rotate[:4], "--out", east / "n")
     assert west.folder.exists()
 
 
 def test_who_makes_the_epoch_cannot_leave_itself_out(east: Hospital):
     """Revoking the site that holds the certifying key is refused with the reason."""
-    line = east.refused("revoke", "East", "--domain", east / "domain", "--out", east / "alone")
+    line = east.refused("revoke", "East", "--again", "--domain", east / "domain", "--out", east / "alone")
     assert "it cannot revoke itself" in line
     assert not (east / "alone").exists()
 
@@ -213,7 +215,9 @@ def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
     other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
     other.run("recipient", "--site", "WEST", "--out", other / "identity")
     to = other / "identity" / "site.recipient"
-    line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
+    line = east.refused(
+        "share", "--again", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y"
+    )
     assert "West is a member already, with other keys" in line
     assert west.folder.exists()
 
@@ -239,7 +243,9 @@ def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
     assert "not overwritten" in west.refused("recipient", "--site", "W", "--out", west / "identity")
     assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
-    assert "nothing is overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
+    assert "nothing is overwritten" in east.refused(
+        "rotate", "--again", "--domain", east / "domain", "--out", west / "domain"
+    )
     assert {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()} == before
 
 
@@ -255,9 +261,30 @@ def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
     reading, writing = os.pipe()
     os.write(writing, b"the founder's passphrase\n")
     os.close(writing)
-    command = [sys.executable, "-m", "sites.cli", "rotate", "--domain", str(east / "domain")]
+    command = [sys.executable, "-m", "sites.cli", "rotate", "--again", "--domain", str(east / "domain")]
     out = ["--out", str(east / "piped"), "--passphrase-fd", str(reading)]
     done = subprocess.run([*command, *out], cwd=ROOT, pass_fds=[reading], capture_output=True, text=True, check=False)
     os.close(reading)
     assert done.returncode == 0, done.stderr
     assert json.loads((east / "piped" / "domain.card").read_text())["epoch"] == 2
+
+
+def test_an_epoch_has_one_successor(tmp_path: Path):
+    """A second one would have the member that was revoked with the first; what rotates again by mistake is told so."""
+    hospital = Hospital(tmp_path / "hospital", "the eighth passphrase")
+    hospital.run("keygen", "--out", hospital / "domain", "--site", "H")
+    hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")
+    line = hospital.refused("rotate", "--domain", hospital / "domain", "--out", hospital / "other")
+    assert f"has a successor, {hospital.fingerprint('next')[:16]}: take that folder" in line
+    to = ("--to", hospital / "next" / "site.recipient", "--words", "x", "--out", hospital / "s")
+    assert "has a successor" in hospital.refused("share", "--domain", hospital / "domain", *to)
+    assert not (hospital / "other").exists()
+    hospital.run("rotate", "--domain", hospital / "next", "--out", hospital / "third")
+    hospital.run("rotate", "--again", "--domain", hospital / "domain", "--out", hospital / "other")
+
+
+def test_words_that_were_given_are_compared(east: Hospital, west: Hospital):
+    """An epoch that the old one named needs none; wrong ones are not passed over for that."""
+    accept = ("accept", share_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "unheard")
+    assert "the words differ" in west.refused(*accept, "--words", "lusab-babad-lusab-babad-lusab")
+    assert not (west / "unheard").exists()
