@@ -17,6 +17,7 @@ from fedpp.errors import NoImageError, RawDataError
 from fedpp.imaging.burned_in import suspicion
 from fedpp.imaging.dicom import is_dicom
 from fedpp.imaging.duplicates import Gallery, Pair
+from fedpp.imaging.folders import files_below
 from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MOST_CLASSES, said
 from fedpp.imaging.layout import Choices, read_sequences
@@ -157,10 +158,20 @@ class _Scan:
 
     def pass_over_the_rest(self) -> None:
         """Note the files of the folder that are in no sequence."""
-        for file in sorted(self._raw.rglob("*")) if self._raw.is_dir() else ():
-            if file not in self._facts and file.is_file():
+        for file in files_below(self._raw, self._refuse_the_rest) if self._raw.is_dir() else ():
+            if file in self._facts:
+                continue
+            try:
                 reason = UNLISTED if is_image(file) or is_dicom(file) else "no image, by its name"
+            except RawDataError as error:
+                self.refuse(file, error)
+            else:
                 self._facts[file] = FileFact(self.relative(file), "passed over", reason)
+
+    def _refuse_the_rest(self, what: Path, error: RawDataError) -> None:
+        """Note what cannot be looked at, but for a link through which a table names files that were read."""
+        if not any(what in path.parents for path in self._facts):
+            self.refuse(what, error)
 
     def survey(self, recognised: str, torn: int) -> Survey:
         """Return all of it, with what may be wrong."""
