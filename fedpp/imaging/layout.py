@@ -1,7 +1,7 @@
 """Recognises how raw images are laid out, reads them, and says in one line what it saw."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from .image_folders import read_image_folders
 from .images import is_image
 from .labels import said
 from .manifest import MANIFEST, read_manifest
-from .patient_labels import LABELS
+from .patient_labels import LABELS, without_images
 from .sequence import ImageSequence, Refuse, refuse
 from .tables import header, is_file, shown
 
@@ -59,11 +59,7 @@ def read_sequences(
     to `refuse`, and is left out if that returns; pixels are not looked at. Raises `RawDataError` for a table or
     folder that cannot be read, and where no file is left, `ConfigError` for choices that the layout does not leave.
     """
-    if layout not in LAYOUTS:
-        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    _require_readable(raw)
-    if layout == "auto":
-        layout = "dicom" if raw.is_file() else _recognised(raw)
+    layout = layout_of(raw, layout)
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
     choices.require(layout)
@@ -75,6 +71,21 @@ def read_sequences(
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
     return sequences, f"{read}, {f'labels: {labels}' if labels else 'without labels'}{remark and f'; {remark}'}"
+
+
+def layout_of(raw: Path, layout: str = "auto") -> str:
+    """Return the layout as which a folder or file is read; raise `RawDataError` where none is recognised."""
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    _require_readable(raw)
+    if layout != "auto":
+        return layout
+    return "dicom" if raw.is_file() else _recognised(raw)
+
+
+def absent_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
+    """Return how many patients a layout's table of labels names of whom nothing was read."""
+    return without_images(sequences, raw) if layout in {"dicom", "images"} and raw.is_dir() else 0
 
 
 def _require_readable(raw: Path) -> None:

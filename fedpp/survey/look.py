@@ -20,7 +20,7 @@ from fedpp.imaging.duplicates import Gallery, Pair
 from fedpp.imaging.folders import files_below
 from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MOST_CLASSES, said
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.imaging.layout import Choices, absent_patients, layout_of, read_sequences
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.readable import keeping
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
@@ -53,9 +53,11 @@ def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progres
     """
     scan = _Scan(raw, choices.findings)
     sequences: list[ImageSequence] = []
-    torn = 0
+    torn = absent = 0
     try:
+        layout = layout_of(raw, layout)
         sequences, recognised = read_sequences(raw, layout, choices, scan.refuse)
+        absent = absent_patients(raw, layout, sequences)
     except RawDataError as error:
         torn = _patients_in_two_splits(raw / MANIFEST) if layout in {"auto", "manifest"} else 0
         if not torn and not scan.refused():
@@ -68,7 +70,7 @@ def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progres
             scan.look(sequence, show=position in shown)
             bar.update(len(_files(sequence)))
     scan.pass_over_the_rest()
-    return scan.survey(printable(recognised), torn)
+    return scan.survey(printable(recognised), torn, absent)
 
 
 def summary(survey: Survey) -> str:
@@ -173,7 +175,7 @@ class _Scan:
         if not any(what in path.parents for path in self._facts):
             self.refuse(what, error)
 
-    def survey(self, recognised: str, torn: int) -> Survey:
+    def survey(self, recognised: str, torn: int, absent: int) -> Survey:
         """Return all of it, with what may be wrong."""
         near, more = self._gallery.near()
         duplicates = tuple(map(self._duplicate, (*self._gallery.same(), *near)))
@@ -195,7 +197,7 @@ class _Scan:
             gaps=gaps,
             duplicates=duplicates,
             files=files,
-            findings=findings(self._seen, self._heads, labels, files, duplicates, gaps, torn),
+            findings=findings(self._seen, self._heads, labels, files, duplicates, gaps, torn, absent),
             notes=notes(self._seen, labels, files, duplicates, gaps, len(self._sizes), more=more),
             thumbnails=tuple(self._thumbnails),
         )
