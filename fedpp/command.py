@@ -95,9 +95,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     ours ends in its traceback. Wrong usage exits with 2, as argparse does.
     """
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
     program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         status: int = options.run(options)
     except FedppError as error:
         print(f"{program}: {error}", file=sys.stderr)
