@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for `health`: a refusal is one line, ours
     from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.errors import VaultError
     from fedpp.keys import store
     from fedpp.policy import SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
@@ -28,6 +30,8 @@ def vault(options: argparse.Namespace) -> int:
     from .vault import serve
     from .vault_service import VaultService, past_score
 
+    if options.audit_log and not options.audit_log.parent.is_dir():
+        raise VaultError(f"the folder of the audit log {options.audit_log} is not there: make its folder first")
     if options.policy is not None:
         SitePolicy.load(options.policy)  # before a passphrase is asked for
     tls = TlsFiles.read(options.tls) if options.tls else None
@@ -35,14 +39,17 @@ def vault(options: argparse.Namespace) -> int:
     site = store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
     past: list[ScoreCall] = []
-    audit = None
+    audit, begun = None, False
     if options.audit_log:
+        begun = not os.path.lexists(options.audit_log)
         signer = Signer.of(site.identity)
         audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
 
     def ready() -> None:
+        nonlocal begun
+        begun = False  # it stays, whatever comes
         print(f"vault ready at {options.address}", flush=True)
         notify("READY=1")
 
@@ -53,6 +60,8 @@ def vault(options: argparse.Namespace) -> int:
         serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
     finally:
         if audit is not None:
+            if begun:  # by a start that failed: no vault was here
+                options.audit_log.unlink()
             audit.close()
     return 0
 
