@@ -106,6 +106,7 @@ def inspect(options: argparse.Namespace) -> int:
         options,
         {
             "domain": manifest.domain,
+            "fingerprint": manifest.fingerprint,
             "epoch": manifest.epoch,
             "scheme": manifest.scheme,
             "n": manifest.n,
