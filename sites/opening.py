@@ -24,7 +24,10 @@ def domain_of(options: argparse.Namespace) -> "KeyDomain":
 def require_folder(domain: Path) -> None:
     """Raise `KeyFileError` for what is no folder."""
     from fedpp.errors import KeyFileError
+    from fedpp.keys import store
 
+    if (domain / store.SITE_KEY).exists() and not (domain / store.CARD).exists():
+        raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` a share with it first")
     if not domain.is_dir():
         raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
 

@@ -60,9 +60,10 @@ def _set(path: Path, policy: SitePolicy, name: List, item: str, *, approved: boo
         raise ConfigError(f"{path} lists no other of its {name}, and needs one: add the other first")
     text = path.read_bytes().decode()  # with its line ends
     items = (*listed, item) if approved else tuple(other for other in listed if other != item)
+    wanted = changed(policy, bundles=items) if name == "bundles" else changed(policy, datasets=items)
     edited = (_with if approved else _without)(text, name, item)
     try:
-        understood = SitePolicy.parse(edited) == changed(policy, **{name: items})
+        understood = SitePolicy.parse(edited) == wanted
     except ConfigError:
         understood = False
     if not understood:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path
+from fedpp.command import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
@@ -88,7 +88,10 @@ def audit_log(options: argparse.Namespace) -> int:
         try:
             member = Certificate.from_json(options.certificate.read_text().strip()).member
         except (OSError, UnicodeDecodeError, FederationError) as error:
-            raise KeyFileError(f"cannot read the certificate {options.certificate}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise KeyFileError(
+                f"cannot read the certificate {options.certificate}: {reason}: name a site.certificate"
+            ) from None
         key, site = member.signing_key, member.site
     found = verify(options.file, public_key=key, head=options.head)
     told: dict[str, Any] = {
@@ -145,4 +148,4 @@ def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("action", choices=("verify",))
     to.add_argument("file", type=path, help="the log")
     to.add_argument("--certificate", type=path, help="of the site that must have signed it")
-    to.add_argument("--head", help="a head that was noted earlier: proves that nothing was cut since")
+    to.add_argument("--head", type=sha256, help="a head that was noted earlier: proves that nothing was cut since")
