@@ -83,6 +83,10 @@ def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)
