@@ -234,7 +234,7 @@ def _add_federation_commands(commands: "_Commands") -> None:
     read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
 
     allowed = _command(commands, approval.approve, json_output=False)
-    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash")
+    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash, or the folder of a dataset")
     allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
 

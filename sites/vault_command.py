@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path
+from fedpp.command import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for `health`: a refusal is one line, ours
     from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.errors import VaultError
     from fedpp.keys import store
     from fedpp.policy import SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
@@ -28,6 +30,8 @@ def vault(options: argparse.Namespace) -> int:
     from .vault import serve
     from .vault_service import VaultService, past_score
 
+    if options.audit_log and not options.audit_log.parent.is_dir():
+        raise VaultError(f"the folder of the audit log {options.audit_log} is not there: make its folder first")
     if options.policy is not None:
         SitePolicy.load(options.policy)  # before a passphrase is asked for
     tls = TlsFiles.read(options.tls) if options.tls else None
@@ -35,14 +39,17 @@ def vault(options: argparse.Namespace) -> int:
     site = store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
     past: list[ScoreCall] = []
-    audit = None
+    audit, begun = None, False
     if options.audit_log:
+        begun = not os.path.lexists(options.audit_log)
         signer = Signer.of(site.identity)
         audit = AuditLog.open(options.audit_log, signer, lambda record: past.extend(past_score(record)))
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
 
     def ready() -> None:
+        nonlocal begun
+        begun = False  # it stays, whatever comes
         print(f"vault ready at {options.address}", flush=True)
         notify("READY=1")
 
@@ -53,6 +60,8 @@ def vault(options: argparse.Namespace) -> int:
         serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
     finally:
         if audit is not None:
+            if begun:  # by a start that failed: no vault was here
+                options.audit_log.unlink()
             audit.close()
     return 0
 
@@ -83,7 +92,10 @@ def audit_log(options: argparse.Namespace) -> int:
             certificate = Certificate.from_json(options.certificate.read_text().strip())
             certificate.require(card.certifying_key, card.fingerprint)
         except (OSError, UnicodeDecodeError, FederationError) as error:
-            raise KeyFileError(f"cannot read the certificate {options.certificate}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise KeyFileError(
+                f"cannot read the certificate {options.certificate}: {reason}: name a site.certificate"
+            ) from None
         key, site = certificate.member.signing_key, certificate.member.site
     found = verify(options.file, public_key=key, head=options.head)
     told: dict[str, Any] = {
@@ -141,4 +153,4 @@ def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("file", type=path, help="the log")
     to.add_argument("--certificate", type=path, help="of the site that must have signed it")
     to.add_argument("--card", type=path, help="of the domain that certified it (default domain.card beside it)")
-    to.add_argument("--head", help="a head that was noted earlier: proves that nothing was cut since")
+    to.add_argument("--head", type=sha256, help="a head that was noted earlier: proves that nothing was cut since")

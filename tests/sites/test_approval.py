@@ -474,3 +474,22 @@ def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "cannot be enforced with Flower 1.41" in str(raised.value)
     assert "cannot import name 'push_message'" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_dataset_is_approved_by_its_folder(tmp_path: Path, dataset: EncryptedDataset) -> None:
+    """A re-encrypted dataset is added beside the old one, which is then withdrawn; the last one stays listed."""
+    policy, fingerprint = tmp_path / "site.yaml", dataset.manifest.fingerprint
+    policy.write_text(starting_text(DATASET))
+    command = [*SITE, "approve", str(dataset.path), "--policy", str(policy)]
+    assert call(command).stdout == f"dataset {fingerprint} may be used: {policy}\n"
+    assert SitePolicy.load(policy).datasets == (DATASET, fingerprint)
+    assert call(command).stdout == f"nothing to do: dataset {fingerprint} is already in {policy}\n"
+    assert call([*command, "--remove"]).stdout == f"dataset {fingerprint} may not be used any more: {policy}\n"
+    assert policy.read_text() == starting_text(DATASET)
+    policy.write_text(starting_text(fingerprint))
+    assert "lists no other of its datasets, and needs one" in call([*command, "--remove"], 1).stderr
+    assert policy.read_text() == starting_text(fingerprint)
+    shown = json.loads(call([*SITE, "inspect", str(dataset.path), "--json"]).stdout)
+    assert shown["fingerprint"] == fingerprint
+    empty = call([*SITE, "approve", str(tmp_path), "--policy", str(policy)], 1).stderr
+    assert "cannot read an encrypted dataset" in empty

@@ -375,6 +375,9 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
     assert "line 2 has a signature that is not by the log's key" in error_of("audit-log", "verify", short)
     assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
+    wrong = site("audit-log", "verify", short, "--head", "deadbeef", check=2).stderr
+    assert "argument --head: must be 64 hex digits in lower case, got 'deadbeef'" in wrong
+    assert wrong.count("\n") == 1
 
 
 def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(

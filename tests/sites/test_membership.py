@@ -84,8 +84,56 @@ def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
     for command, hospital in ((share, east), (accept, west)):
         assert "the words differ" in hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
         assert "give --words" in hospital.refused(*command)
+        few = hospital.refused(*command, "--words", "lusab babad")
+        assert "5 words of five letters are needed" in few
+        assert few.endswith("got 2")
+        refused = hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
+        assert not {told(west / "identity" / "site.recipient"), card_words(east / "domain")} & {*refused.split()}
     assert not (east / "none.share").exists()
     assert not (west / "none").exists()
+
+
+def test_a_share_of_an_epoch_that_is_there_is_told(east: Hospital, west: Hospital):
+    """Who accepts with the folder of that epoch, or of a later one, has it already."""
+    command = ("accept", east / "west.share", "--identity", west / "domain", "--out", west / "again")
+    line = west.refused(*command)
+    assert line.endswith(f"{west / 'domain'} is of epoch 1 of this domain, the share of epoch 1: nothing to accept")
+    assert not (west / "again").exists()
+
+
+def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
+    """A recipient's folder in a domain's place is told as that."""
+    identity = west / "identity"
+    said = f"{identity} is a site's identity and no domain: `fedpp-site accept` a share with it first"
+    assert error_of("card", identity).endswith(said)
+    to = ("--to", east / "domain" / "site.recipient", "--out", west / "x.share")
+    assert west.refused("share", "--domain", identity, *to).endswith(said)
+    given = ("--domain", identity, "--out", west / "data")
+    assert west.refused("ingest", ROOT / "tests", *given).endswith(said)
+
+
+def test_what_is_suggested_can_be_pasted(east: Hospital):
+    """Paths with blanks are quoted in commands; what is not there is named once, without a number."""
+    out = east / "new epoch"
+    told = east.run("rotate", "--domain", east / "domain", "--out", out)
+    assert f"--domain {east / 'domain'} --to '{out}'`" in told
+    open_file = east / "open file"
+    open_file.write_text("the founder's passphrase\n")
+    open_file.chmod(0o644)
+    line = error_of("rotate", "--domain", east / "domain", "--out", east / "w", "--passphrase-file", open_file)
+    assert line.endswith(f"run `chmod 600 '{open_file}'`")
+    for command, what in (
+        (("card", east.folder), f"domain card {east.folder}/domain.card"),
+        (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"share {east}/none"),
+        (
+            ("share", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
+            f"recipient {east / 'none'}",
+        ),
+        (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
+    ):
+        line = error_of(*command)
+        assert f"cannot read the {what.replace(str(east), str(east.folder))}: No such file or directory: " in line
+        assert "Errno" not in line
 
 
 def test_a_member_admits_nobody(east: Hospital, west: Hospital):
