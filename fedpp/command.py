@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from math import inf, nan
 from pathlib import Path
+from re import fullmatch
 from typing import NoReturn
 
 from fedpp.errors import FedppError
@@ -50,6 +51,13 @@ def rate(text: str) -> float:
 def share(text: str) -> float:
     """Return a number above 0 and at most 1, for argparse."""
     return _number(text, "above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def sha256(text: str) -> str:
+    """Return a SHA-256 in hex, for argparse."""
+    if not fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"must be 64 hex digits in lower case, got {text!r:.80}")
+    return text
 
 
 def path(text: str) -> Path:
@@ -95,9 +103,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     ours ends in its traceback. Wrong usage exits with 2, as argparse does.
     """
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
     program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         status: int = options.run(options)
     except FedppError as error:
         print(f"{program}: {error}", file=sys.stderr)

@@ -3,7 +3,10 @@
 Another mode must be asked for.
 """
 
+import fcntl
 import os
+import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -49,16 +52,46 @@ def rewrite(path: Path, content: bytes) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder, mode 0755, that becomes `path` in the end; after an error nothing of it is left.
 
+    What a killed process left is removed by the next one, which knows it by the lock that nobody holds any more.
     Raises `FileExistsError` if something is at `path` already.
     """
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another --out, nothing is overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer:
+    for left in path.parent.iterdir():
+        if (
+            re.fullmatch(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp", left.name)
+            and left.is_dir()
+            and not left.is_symlink()
+        ):
+            with _lock(left) as ours:
+                if ours:
+                    shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer,
+        _lock(Path(outer)) as ours,
+    ):
+        if not ours or not Path(outer).exists():  # between its two first lines another one took it for a leftover
+            raise FileExistsError(f"another process is writing {path}: try again")
         folder = Path(outer) / path.name
         make_folder(folder, 0o755)
         yield folder
         folder.replace(path)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which ends with the process, even a killed one; tell whether nobody else has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path, mode: int) -> None:

@@ -66,6 +66,8 @@ class SitePolicy:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a policy file; raise `ConfigError` for anything that is not one."""
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading from a pipe would wait for ever
+            raise ConfigError(f"the site's policy {path} is no file: `fedpp-site policy` writes one")
         try:
             with path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
@@ -233,6 +235,14 @@ class _Loader(yaml.SafeLoader):
         if "<<" in names:
             raise yaml.YAMLError("'<<' merges settings: write each where it belongs")
         return super().construct_mapping(node, deep)
+
+
+# As YAML 1.2 has it: 010 is no octal, and 1:30 no number of minutes, to whoever reads the file.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]*)$"), list("-0123456789"))
 
 
 def _mapping(what: str, value: object, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:

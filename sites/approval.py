@@ -18,7 +18,7 @@ from fedpp.files import create_exclusively
 from fedpp.policy import starting_text
 
 from .bundle import SUFFIX, Bundle
-from .policy_file import set_bundle
+from .policy_file import set_bundle, set_listed
 from .supernode import REFUSED
 
 _HASH = "[0-9a-f]{64}"
@@ -80,7 +80,9 @@ def review(options: argparse.Namespace) -> int:
 
 
 def approve(options: argparse.Namespace) -> int:
-    """Add a bundle's hash to the policy's list of those that may run, or withdraw it."""
+    """Add a bundle that may run, or an encrypted dataset that may be used, to the policy, or withdraw it."""
+    if options.bundle.is_dir():
+        return _approve_dataset(options)
     if fullmatch(_HASH, str(options.bundle)):
         bundle = str(options.bundle)
     else:
@@ -92,6 +94,18 @@ def approve(options: argparse.Namespace) -> int:
         print(f"bundle {bundle} {'may not run here any more' if options.remove else 'may run here'}: {options.policy}")
     else:
         print(f"nothing to do: bundle {bundle} is {'not in' if options.remove else 'already in'} {options.policy}")
+    return 0
+
+
+def _approve_dataset(options: argparse.Namespace) -> int:
+    from fedpp.cipher.dataset import EncryptedDataset
+
+    dataset = EncryptedDataset.open(options.bundle).manifest.fingerprint
+    if set_listed(options.policy, "datasets", dataset, approved=not options.remove):
+        print(f"dataset {dataset} {'may not be used any more' if options.remove else 'may be used'}: {options.policy}")
+    else:
+        listed = "not in" if options.remove else "already in"
+        print(f"nothing to do: dataset {dataset} is {listed} {options.policy}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 Its form stands in `sites.audit_check`. What is turned away before it reaches a method of the vault (an unknown name, a
 call without its message, a call beyond the limits of concurrency) is not logged, nor are questions for the vault's
-health. Who deletes the log's end, and writes no more, is found by who noted a head alone.
+health. Who cuts the log's end is found by who noted a head alone.
 """
 
 import fcntl
@@ -136,13 +136,23 @@ class AuditLog:
         self._chain.require_signature()
         return 0
 
+    def _is_at_its_path(self, own: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(own, os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+
     def _write(self, line: bytes) -> None:
         """Write a line, or leave the file as it was."""
         if len(line) > LONGEST_LINE:
             raise VaultError(f"a record of {len(line)} bytes is too long for the audit log")
         try:
-            if os.fstat(self._file).st_size != self._size:
+            own = os.fstat(self._file)
+            if own.st_size != self._size:
                 self._broken = f"the audit log {self._path} was altered by another program: restart the vault"
+                raise VaultError(self._broken)
+            if not self._is_at_its_path(own):
+                self._broken = f"the audit log {self._path} was moved or replaced: put it back, and restart the vault"
                 raise VaultError(self._broken)
             written, reason = os.write(self._file, line), "no space for a whole line"
         except OSError as error:

@@ -4,9 +4,12 @@ What `fedpp-site review` shows and what the launcher runs is unpacked by the sam
 means one thing to who reviews it and another to Python. Names, kinds and sizes are checked before anything is written.
 """
 
+import re
 import stat
 import struct
 import sys
+import tokenize
+import unicodedata
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ LONGEST_NAME = 200
 MOST_UNPACKED = 64 * 2**20
 MOST_KEPT = 8  # refused bundles
 SUFFIX = ".fab"
+_HASH = re.compile("[0-9a-f]{64}")
+_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's controls, formats (which turn text around or hide it), line separators
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What Flower puts into a bundle (flwr.common.constant.FAB_INCLUDE_PATTERNS, flwr.cli.build): nothing else is needed.
 _SUFFIXES = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
@@ -37,12 +42,17 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """Read a bundle from a file; raise `FederationError` if it is too large."""
+        """Read a bundle from a file; raise `FederationError` if it is too large, or another than its name says."""
+        if path.exists() and not path.is_file():
+            raise FederationError(f"{path} is no file: name an app bundle, BUNDLE{SUFFIX}")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise FederationError(f"{path} is larger than {MOST_BYTES} bytes: no app bundle is")
-        return cls(content)
+        bundle = cls(content)
+        if _HASH.fullmatch(path.stem) and path.stem != bundle.hash:  # what is approved by its name must be what is read
+            raise FederationError(f"{path} is another bundle than its name says, {bundle.hash}: do not approve it")
+        return bundle
 
     @property
     def hash(self) -> str:
@@ -79,9 +89,8 @@ class Bundle:
         if len(self.content) > MOST_BYTES:
             raise self._refused(f"is larger than {MOST_BYTES} bytes")
         path = folder / f"{self.hash}{SUFFIX}"
-        if not path.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace(path, self.content)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace(path, self.content)  # also where a file of this name is there: who put it there?
         kept = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: (file != path, -file.stat().st_mtime_ns))
         for oldest in kept[MOST_KEPT:]:
             oldest.unlink(missing_ok=True)
@@ -102,6 +111,8 @@ class Bundle:
             left -= len(files[entry.filename])
             if left < 0:
                 raise self._refused(f"unpacks to more than {MOST_UNPACKED} bytes")
+            if problem := _unreadable(entry.filename, files[entry.filename]):
+                raise self._refused(f"holds {entry.filename!r:.100}, which {problem}")
         folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
         if both := sorted(folders & set(files)):
             raise self._refused(f"holds {both[0]!r:.100} as a file and as a folder")
@@ -110,6 +121,8 @@ class Bundle:
     def _require_plain(self, entry: zipfile.ZipInfo) -> None:
         name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
         path = PurePosixPath(name)
+        if name != entry.filename:
+            raise self._refused(f"holds a file with two names, {name!r:.100} and {entry.filename!r:.100}")
         if path.is_absolute() or ".." in path.parts:
             raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
         if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_NAME:
@@ -125,6 +138,25 @@ class Bundle:
 
     def _refused(self, reason: str) -> FederationError:
         return FederationError(f"bundle {self.hash} {reason}: do not approve it")
+
+
+def _unreadable(name: str, content: bytes) -> str:
+    """Return why people and programs could read a file of text differently, or nothing."""
+    if name.endswith(".py"):
+        try:
+            encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
+        except SyntaxError:
+            return "declares an encoding that is none"
+        if encoding not in {"utf-8", "utf-8-sig"}:
+            return f"is encoded in {encoding:.40}, not in UTF-8: a reader sees other code than Python"
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    for character in set(text.replace("\r\n", "\n")) - {"\n", "\t"}:
+        if unicodedata.category(character) in _UNSEEN:
+            return f"holds the character U+{ord(character):04X}, by which a reader sees other text than a program"
+    return ""
 
 
 def _module(path: PurePosixPath) -> str:

@@ -82,6 +82,7 @@ def _add_key_commands(commands: "_Commands") -> None:
     shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.recipient")
     shared.add_argument("--words", help="what it told you by telephone (else it is asked)")
     shared.add_argument("--out", type=path, required=True, help="new file for the other site")
+    _add_again(shared)
 
     accepted = _command(commands, membership.accept, json_output=False)
     accepted.add_argument("share", type=path, help="file that the domain's founder sent")
@@ -96,6 +97,7 @@ def _add_key_commands(commands: "_Commands") -> None:
     ):
         _add_domain(begun)
         begun.add_argument("--out", type=path, required=True, help="new domain folder, of the new epoch")
+        _add_again(begun)
     revoked.add_argument("site", help="public name of the member that leaves")
 
     moved = _command(commands, reencryption.reencrypt)
@@ -232,7 +234,7 @@ def _add_federation_commands(commands: "_Commands") -> None:
     read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
 
     allowed = _command(commands, approval.approve, json_output=False)
-    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash")
+    allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash, or the folder of a dataset")
     allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
 
@@ -274,6 +276,10 @@ def _add_domain(to: argparse.ArgumentParser, *, sealed: bool = True) -> None:
     to.add_argument("--domain", type=path, required=True, help="domain folder that keygen or accept made")
     if sealed:
         _add_passphrase(to)
+
+
+def _add_again(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--again", action="store_true", help="even if the epoch has a successor, which was never used")
 
 
 def _add_raw(to: argparse.ArgumentParser) -> None:

@@ -106,6 +106,7 @@ def inspect(options: argparse.Namespace) -> int:
         options,
         {
             "domain": manifest.domain,
+            "fingerprint": manifest.fingerprint,
             "epoch": manifest.epoch,
             "scheme": manifest.scheme,
             "n": manifest.n,
@@ -148,17 +149,26 @@ def _patch(options: argparse.Namespace, domain: Any) -> int:
 
 def _sequences(options: argparse.Namespace) -> tuple[list[Any], str]:
     """Read the sequences that are wanted, and say what was recognised."""
-    from fedpp.imaging.layout import read_sequences
+    from fedpp.imaging.layout import absent_patients, layout_of, read_sequences
+    from fedpp.imaging.patient_labels import LABELS
     from fedpp.imaging.readable import readable
     from fedpp.imaging.visits import by_visit, of_length
 
+    layout = layout_of(options.raw, options.layout)
     if options.skip_unreadable:
         refused = _Refused()
-        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options), refused)
+        sequences, recognised = read_sequences(options.raw, layout, _choices(options), refused)
+        absent = absent_patients(options.raw, layout, sequences)
         sequences = readable(sequences, refused)
         print(f"{refused.count} files that cannot be used were left out", file=sys.stderr)
     else:
-        sequences, recognised = read_sequences(options.raw, options.layout, _choices(options))
+        sequences, recognised = read_sequences(options.raw, layout, _choices(options))
+        absent = absent_patients(options.raw, layout, sequences)
+    if absent:
+        print(
+            f"note: {LABELS} names {absent} patients of whom no image was read: are their folders gone?",
+            file=sys.stderr,
+        )
     least, visits = options.min_length, options.predict == "visit"
     if visits:
         window = options.window or options.frames

@@ -174,11 +174,12 @@ def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
     """Keep a bundle that is not approved, and return the line that says how to approve it."""
     try:
         kept = shlex.quote(str(bundle.keep(Path(options.refused))))
+        approved = kept  # the file, which is approved if it is what its name says
     except (OSError, FederationError) as error:
         _log.warning("bundle %s cannot be kept for review: %s", bundle.hash, error)
-        kept = "BUNDLE.fab"
+        kept, approved = "BUNDLE.fab", bundle.hash
     return (
         f"bundle {bundle.hash} of run {run} is not approved here: review it with "
         f"`fedpp-site review {kept} --out FOLDER`, approve it with "
-        f"`fedpp-site approve {bundle.hash} --policy {shlex.quote(options.policy)}`"
+        f"`fedpp-site approve {approved} --policy {shlex.quote(options.policy)}`"
     )

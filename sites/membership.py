@@ -4,14 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from .opening import passphrase_of, require_folder
 
 if TYPE_CHECKING:
+    from fedpp.cipher.params import DomainCard
     from fedpp.keys.identity import Recipient
 
-SHARES = Path("shares")
+SHARES, SUCCESSOR = Path("shares"), Path("successor")
 
 
 def keygen(options: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def share(options: argparse.Namespace) -> int:
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
+    _require_newest(options)
     to = Recipient.load(options.to)
     _require_new(options.out)
     _require_own_name(options.domain, to)
@@ -69,15 +72,32 @@ def accept(options: argparse.Namespace) -> int:
     from fedpp.keys.sharing import Share
 
     made = Share.load(options.share)
+    _require_earlier(options.identity, made.card)
     passphrase = passphrase_of(options)
     # What the old epoch's card says must be sealed with its secret: the file domain.card is anybody's to exchange.
     member = (options.identity / store.SECRET_KEY).exists()
-    if not (member and made.follows(store.open_domain(options.identity, passphrase).card())):
+    followed = member and made.follows(store.open_domain(options.identity, passphrase).card())
+    if not followed or options.words is not None:
         _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
     identity = store.open_identity(options.identity, passphrase)
     store.join(options.out, store.Site(made.open(identity), identity, made.certificate), passphrase)
     _tell(options.out)
     return 0
+
+
+def _require_earlier(folder: Path, offered: "DomainCard") -> None:
+    """Refuse a folder that is of the share's epoch already, or of a later one."""
+    from fedpp.cipher.params import DomainCard
+    from fedpp.errors import KeyFileError
+    from fedpp.keys import store
+
+    if not (folder / store.CARD).exists():
+        return
+    own = DomainCard.load(folder / store.CARD)
+    if own.id == offered.id and own.epoch >= offered.epoch:
+        raise KeyFileError(
+            f"{folder} is of epoch {own.epoch} of this domain, the share of epoch {offered.epoch}: nothing to accept"
+        )
 
 
 def rotate(options: argparse.Namespace) -> int:
@@ -95,6 +115,7 @@ def card(options: argparse.Namespace) -> int:
     from fedpp.cipher.params import DomainCard
     from fedpp.keys.store import CARD
 
+    require_folder(options.domain)
     shown = DomainCard.load(options.domain / CARD)
     print(shown.to_json(), end="")
     print(f"words {shown.words}", file=sys.stderr)
@@ -103,13 +124,14 @@ def card(options: argparse.Namespace) -> int:
 
 def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.errors import KeyFileError
-    from fedpp.files import create_exclusively, make_folder, new_folder
+    from fedpp.files import create_exclusively, make_folder, new_folder, replace
     from fedpp.keys import store
     from fedpp.keys.identity import Recipient
     from fedpp.keys.issuer import Issuer
     from fedpp.keys.sharing import Share
 
     require_folder(options.domain)
+    _require_newest(options)
     members = store.members(options.domain)
     if revoked == Recipient.load(options.domain / store.RECIPIENT).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
@@ -129,10 +151,12 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
             made = Share.make(new, issuer, member, succession=succession)
             create_exclusively(folder / share, made.to_json().encode())
             store.add_member(folder, member, made.certificate)
+    replace(options.domain / SUCCESSOR, f"{new.card().fingerprint}\n".encode(), mode=0o644)
     _tell(options.out)
     for member, share in shares.items():
         print(f"  {options.out / share}  for {member.site}: `fedpp-site accept` it")
-    print(f"bring datasets and models along: `fedpp-site reencrypt WHAT --domain {options.domain} --to {options.out}`")
+    folders = f"--domain {quote(str(options.domain))} --to {quote(str(options.out))}"
+    print(f"bring datasets and models along: `fedpp-site reencrypt WHAT {folders}`")
     return 0
 
 
@@ -158,6 +182,18 @@ def _require_new(path: Path) -> None:
         raise KeyFileError(f"{path} is there already: choose another --out, nothing is overwritten")
 
 
+def _require_newest(options: argparse.Namespace) -> None:
+    """Refuse to make a second successor of an epoch, which would have the members that the first one left out."""
+    from fedpp.errors import KeyFileError
+
+    mark = options.domain / SUCCESSOR
+    if mark.exists() and not options.again:
+        raise KeyFileError(
+            f"{options.domain} has a successor, {mark.read_text()[:16]}: take that folder; if it was never used and is "
+            "lost, --again makes another"
+        )
+
+
 def _require_own_name(folder: Path, to: "Recipient") -> None:
     """Refuse a second site of a name: a certificate tells members apart by it."""
     from fedpp.errors import KeyFileError
@@ -175,7 +211,7 @@ def _require_own_name(folder: Path, to: "Recipient") -> None:
 
 def _compare(meant: str, said: str | None, by_whom: str) -> None:
     """Let a person compare words; raise `KeyFileError` where they differ, or nobody can be asked."""
-    from fedpp.cipher.words import same
+    from fedpp.cipher.words import COUNT, letters, same
     from fedpp.errors import KeyFileError
 
     if said is None:
@@ -185,8 +221,10 @@ def _compare(meant: str, said: str | None, by_whom: str) -> None:
             said = input(f"the words that {by_whom}: ")
         except EOFError:
             raise KeyFileError("no words were typed: ask by telephone, and try again") from None
-    if not same(said, meant):
-        raise KeyFileError(f"the words differ: this file has {meant}; somebody may have exchanged it on the way")
+    if len(letters(said)) != len(letters(meant)):
+        raise KeyFileError(f"{COUNT} words of five letters are needed, all that {by_whom}: got {len(said.split())}")
+    if not same(said, meant):  # the file's own are not told: whoever copied them from here would compare nothing
+        raise KeyFileError("the words differ from this file's: somebody may have exchanged it on the way; ask again")
 
 
 def _names(members: "Sequence[Recipient]") -> str:

@@ -24,7 +24,10 @@ def domain_of(options: argparse.Namespace) -> "KeyDomain":
 def require_folder(domain: Path) -> None:
     """Raise `KeyFileError` for what is no folder."""
     from fedpp.errors import KeyFileError
+    from fedpp.keys import store
 
+    if (domain / store.SITE_KEY).exists() and not (domain / store.CARD).exists():
+        raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` a share with it first")
     if not domain.is_dir():
         raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
 
@@ -80,6 +83,10 @@ def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)

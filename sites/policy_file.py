@@ -1,4 +1,4 @@
-"""Edit the list of approved bundles in a site's policy, and nothing else of its text: comments and order stay."""
+"""Edit a list of bundles or of datasets in a site's policy, and nothing else of its text: comments and order stay."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -14,11 +14,16 @@ from fedpp.errors import ConfigError
 from fedpp.files import rewrite
 from fedpp.policy import SitePolicy
 
-KEY = "bundles"
+List = Literal["bundles", "datasets"]
 
 
 def set_bundle(path: Path, bundle: str, *, approved: bool) -> bool:
-    """Add a bundle's hash to the policy's list, or take it out; tell whether the file changed.
+    """Approve a bundle by its hash, or withdraw that: `set_listed`."""
+    return set_listed(path, "bundles", bundle, approved=approved)
+
+
+def set_listed(path: Path, name: List, item: str, *, approved: bool) -> bool:
+    """Add a hash to one of the policy's lists, or take it out; tell whether the file changed.
 
     Whoever reads the file meanwhile sees the old one or the new one. Raises `ConfigError` where it is no policy, or
     is written in a way that this does not understand: then nothing is changed.
@@ -26,7 +31,7 @@ def set_bundle(path: Path, bundle: str, *, approved: bool) -> bool:
     path = path.resolve()  # a link stays one
     SitePolicy.load(path)  # before the lock, since it says more of what is missing
     with _locked(path):
-        return _set_bundle(path, SitePolicy.load(path), bundle, approved=approved)
+        return _set(path, SitePolicy.load(path), name, item, approved=approved)
 
 
 @contextmanager
@@ -47,55 +52,59 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _set_bundle(path: Path, policy: SitePolicy, bundle: str, *, approved: bool) -> bool:
-    if (bundle in policy.bundles) == approved:
+def _set(path: Path, policy: SitePolicy, name: List, item: str, *, approved: bool) -> bool:
+    listed: tuple[str, ...] = getattr(policy, name)
+    if (item in listed) == approved:
         return False
+    if name == "datasets" and not approved and len(listed) == 1:
+        raise ConfigError(f"{path} lists no other of its {name}, and needs one: add the other first")
     text = path.read_bytes().decode()  # with its line ends
-    bundles = (*policy.bundles, bundle) if approved else tuple(other for other in policy.bundles if other != bundle)
-    edited = (_with if approved else _without)(text, bundle)
+    items = (*listed, item) if approved else tuple(other for other in listed if other != item)
+    wanted = changed(policy, bundles=items) if name == "bundles" else changed(policy, datasets=items)
+    edited = (_with if approved else _without)(text, name, item)
     try:
-        understood = SitePolicy.parse(edited) == changed(policy, bundles=bundles)
+        understood = SitePolicy.parse(edited) == wanted
     except ConfigError:
         understood = False
     if not understood:
-        raise ConfigError(f"cannot edit the list of {KEY} in {path}: write one hash a line, each after '- '")
+        raise ConfigError(f"cannot edit the list of {name} in {path}: write one hash a line, each after '- '")
     rewrite(path, edited.encode())
     return True
 
 
-def _with(text: str, bundle: str) -> str:
-    key, items = _list(text)
+def _with(text: str, name: List, item: str) -> str:
+    key, items = _list(text, name)
     if not isinstance(items, yaml.SequenceNode) or (items.flow_style and not items.value):
         empty = items.end_mark.index > items.start_mark.index  # '[]', '~' or nothing at all
         start, end = (items.start_mark.index, items.end_mark.index) if empty else (_colon(text, key),) * 2
-        return text[:start].rstrip(" ") + f'{_newline(text)}  - "{bundle}"' + text[end:]
+        return text[:start].rstrip(" ") + f'{_newline(text)}  - "{item}"' + text[end:]
     last = items.value[-1].end_mark.index
     if items.flow_style:
-        return f'{text[:last]}, "{bundle}"{text[last:]}'
+        return f'{text[:last]}, "{item}"{text[last:]}'
     line = _end_of_line(text, last)
-    return f'{text[:line]}{_newline(text)}{" " * items.start_mark.column}- "{bundle}"{text[line:]}'
+    return f'{text[:line]}{_newline(text)}{" " * items.start_mark.column}- "{item}"{text[line:]}'
 
 
-def _without(text: str, bundle: str) -> str:
-    key, items = _list(text)
-    (number,) = (n for n, item in enumerate(items.value) if item.value == bundle)
-    item, last = items.value[number], len(items.value) - 1
+def _without(text: str, name: List, item: str) -> str:
+    key, items = _list(text, name)
+    (number,) = (n for n, node in enumerate(items.value) if node.value == item)
+    found, last = items.value[number], len(items.value) - 1
     if items.flow_style and not last:  # with it goes a comma that may follow
         return f"{text[: items.start_mark.index]}[]{text[items.end_mark.index :]}"
     if items.flow_style:
-        start = items.value[number - 1].end_mark.index if number else item.start_mark.index
-        end = item.end_mark.index if number else items.value[1].start_mark.index
+        start = items.value[number - 1].end_mark.index if number else found.start_mark.index
+        end = found.end_mark.index if number else items.value[1].start_mark.index
         return text[:start] + text[end:]
-    start = _end_of_line(text, text.rfind("\n", 0, item.start_mark.index))
-    without = text[:start] + text[_end_of_line(text, item.end_mark.index) :]
+    start = _end_of_line(text, text.rfind("\n", 0, found.start_mark.index))
+    without = text[:start] + text[_end_of_line(text, found.end_mark.index) :]
     colon = _colon(text, key)
     return without if last else f"{without[:colon]} []{without[colon:]}"
 
 
-def _list(text: str) -> tuple[yaml.Node, Any]:
+def _list(text: str, name: List) -> tuple[yaml.Node, Any]:
     """Return the nodes of the key and of its value, a sequence or nothing; the text is a policy's."""
     policy: Any = yaml.compose(text, yaml.SafeLoader)
-    return next((key, value) for key, value in policy.value if key.value == KEY)
+    return next((key, value) for key, value in policy.value if key.value == name)
 
 
 def _colon(text: str, key: yaml.Node) -> int:

@@ -25,6 +25,7 @@ def reencrypt(options: argparse.Namespace) -> int:
     from fedpp.errors import ModelError
     from fedpp.keys import store
     from fedpp.keys.rotation import KeySwitch
+    from fedpp.learning.checkpoint import is_checkpoint
 
     if options.out.exists():
         raise ModelError(f"{options.out} is there already: choose another --out, nothing is overwritten")
@@ -36,6 +37,8 @@ def reencrypt(options: argparse.Namespace) -> int:
         figures = _dataset(options.what, options.out, switch)
     elif options.what.suffix == ".npz":
         figures = _model(options.what, options.out, switch)
+    elif not is_checkpoint(options.what):
+        raise ModelError(f"{options.what} is no dataset, model or checkpoint: name one of the old epoch")
     else:
         figures = _checkpoint(options, switch)
     show(options, {**figures, "domain": switch.new.card().fingerprint, "epoch": switch.new.epoch})

@@ -79,8 +79,8 @@ class ScoreAllowance:
                     f"split {call.split} was scored {used} times in round {call.round} of run {call.run}, and "
                     f"{limits.per_round} are allowed: set scores: per-round in its policy"
                 )
-            while self._recent and self._recent[0] <= call.time - DAY:
-                self._recent.popleft()
+            # A clock may have been wrong: what it dated later than now would count for ever.
+            self._recent = deque(time for time in self._recent if call.time - DAY < time <= call.time)
             if len(self._recent) >= limits.per_day:
                 raise VaultError(
                     f"{len(self._recent)} calls were scored within 24 hours, and {limits.per_day} are allowed: "

@@ -122,12 +122,21 @@ def _stopping(
     from fedpp.errors import VaultError
     from fedpp.learning.metrics import metrics
     from fedpp.learning.stopping import EarlyStopping
+    from fedpp.policy import ScoreLimits
     from fedpp.protocol.vault_client import VaultClient
 
     validation = dataset.indices("validation")
     with VaultClient(options.vault) as vault:
-        if vault.info().dataset != dataset.manifest.fingerprint:
+        info = vault.info()
+        if info.dataset != dataset.manifest.fingerprint:
             raise VaultError(f"the vault at {options.vault} serves another dataset: start it with {options.dataset}")
+        patients, least = info.patients["validation"], ScoreLimits().least_patients
+        if patients < least:
+            print(
+                f"note: split validation has {patients} patients: the vault tells their loss only if least-patients "
+                f"in its site.yaml is at most {patients}; without one it is {least}",
+                file=sys.stderr,
+            )
 
         def loss(epoch: int) -> float:
             told = metrics(vault.score("validation", trainer.logits(dataset, validation), round=epoch)).loss

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path
+from fedpp.command import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for `health`: a refusal is one line, ours
     from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.errors import VaultError
     from fedpp.keys import store
     from fedpp.policy import SitePolicy
     from fedpp.protocol.vault_channel import TlsFiles
@@ -30,6 +32,8 @@ def vault(options: argparse.Namespace) -> int:
     from .vault_masking import UnmaskedRound, past_unmasked
     from .vault_service import VaultService, past_score
 
+    if options.audit_log and not options.audit_log.parent.is_dir():
+        raise VaultError(f"the folder of the audit log {options.audit_log} is not there: make its folder first")
     if options.policy is not None:
         SitePolicy.load(options.policy)  # before a passphrase is asked for
     tls = TlsFiles.read(options.tls) if options.tls else None
@@ -43,13 +47,16 @@ def vault(options: argparse.Namespace) -> int:
         past.extend(past_score(record))
         unmasked.extend(past_unmasked(record))
 
-    audit = None
+    audit, begun = None, False
     if options.audit_log:
+        begun = not os.path.lexists(options.audit_log)
         audit = AuditLog.open(options.audit_log, Signer.of(site.identity), seen)
     else:
         print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
 
     def ready() -> None:
+        nonlocal begun
+        begun = False  # it stays, whatever comes
         print(f"vault ready at {options.address}", flush=True)
         notify("READY=1")
 
@@ -66,6 +73,8 @@ def vault(options: argparse.Namespace) -> int:
         serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
     finally:
         if audit is not None:
+            if begun:  # by a start that failed: no vault was here
+                options.audit_log.unlink()
             audit.close()
     return 0
 
@@ -82,18 +91,25 @@ def health(options: argparse.Namespace) -> int:
 
 def audit_log(options: argparse.Namespace) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
+    from fedpp.cipher.params import DomainCard
     from fedpp.errors import FederationError, KeyFileError
+    from fedpp.keys.store import CARD
     from fedpp.protocol.membership import Certificate
 
     from .audit_check import verify
 
     key, site = None, ""
     if options.certificate:
+        card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
         try:
-            member = Certificate.from_json(options.certificate.read_text().strip()).member
+            certificate = Certificate.from_json(options.certificate.read_text().strip())
+            certificate.require(card.certifying_key, card.fingerprint)
         except (OSError, UnicodeDecodeError, FederationError) as error:
-            raise KeyFileError(f"cannot read the certificate {options.certificate}: {error}") from None
-        key, site = member.signing_key, member.site
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise KeyFileError(
+                f"cannot read the certificate {options.certificate}: {reason}: name a site.certificate"
+            ) from None
+        key, site = certificate.member.signing_key, certificate.member.site
     found = verify(options.file, public_key=key, head=options.head)
     told: dict[str, Any] = {
         "records": found.records,
@@ -149,4 +165,5 @@ def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("action", choices=("verify",))
     to.add_argument("file", type=path, help="the log")
     to.add_argument("--certificate", type=path, help="of the site that must have signed it")
-    to.add_argument("--head", help="a head that was noted earlier: proves that nothing was cut since")
+    to.add_argument("--card", type=path, help="of the domain that certified it (default domain.card beside it)")
+    to.add_argument("--head", type=sha256, help="a head that was noted earlier: proves that nothing was cut since")

@@ -39,6 +39,7 @@ from .vault_masking import Masking, UnmaskedRound
 
 ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
+MOST_VALUES = 2 * MOST_PARAMETERS  # of weights that are drawn: more than 3 GB would be held meanwhile
 # How often the values of an answer lie in memory while it is made: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
@@ -222,8 +223,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     def _fitting(self, network: NetworkSpec) -> NetworkSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):
             raise VaultError(misfit)
-        if network.parameters() > MOST_PARAMETERS:
-            raise VaultError(f"a network of {network.parameters()} parameters is too large: at most {MOST_PARAMETERS}")
+        if network.parameters() * self._domain.n > MOST_VALUES:
+            raise VaultError(
+                f"a network of {network.parameters()} parameters of {self._domain.n} slots is too large: "
+                f"at most {MOST_VALUES // self._domain.n}"
+            )
         return network
 
     def _count(self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: ScoreLimits) -> AnyCounts:

@@ -113,7 +113,7 @@ def test_the_wheel_holds_the_library_and_the_site(copy: Path, tmp_path: Path):
     assert "fedpp/sites/vault.py" in names
     assert "fedpp/keys/domain.py" in names
     (points,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "fedpp-site = fedpp.sites.cli:main" in zipfile.ZipFile(wheel).read(points).decode()
+    assert "fedpp-site = fedpp.sites.__main__:main" in zipfile.ZipFile(wheel).read(points).decode()
 
 
 def test_import_contracts_hold():

@@ -80,3 +80,17 @@ def test_a_folder_has_its_mode_whatever_the_umask(umask: int, tmp_path: Path):
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/private")]
     assert modes == [0o755, 0o700]
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path):
+    """The next process removes what nobody holds, and neither what another one writes nor what is not its own."""
+    left, other, named = (tmp_path / name for name in (".new.abcdefgh.tmp", ".newer.abcdefgh.tmp", ".new.notes.tmp"))
+    for folder in (left, other, named):
+        (folder / "new").mkdir(parents=True)
+        (folder / "new" / "secret").write_text("left")
+    with files.new_folder(tmp_path / "new") as first:
+        (first / "key").write_text("mine")
+        with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "new"):
+            raise ZeroDivisionError
+        assert (first / "key").read_text() == "mine"
+    assert sorted(tmp_path.iterdir()) == sorted([other, named, tmp_path / "new"])

@@ -196,7 +196,7 @@ SPOILT: list[tuple[Callable[[Path, Rows], object], dict[str, int]]] = [
     (rare, {"rare-label": 1}),
     (contradicting, {"two-labels": 1}),
 ]
-ELSEWHERE = {"burned-in-text", "backward-time"}  # their tests follow
+ELSEWHERE = {"burned-in-text", "backward-time", "no-image"}  # their tests follow; the last is in sites/test_data.py
 
 
 @pytest.mark.parametrize(("spoil", "expected"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
@@ -229,7 +229,7 @@ def test_times_before_their_order_are_a_finding():
     assert gaps.classes["to a day"] == 2
     assert gaps.classes["to 3 months"] == 1
     assert gaps.classes["longer"] == 1
-    (finding,) = findings([], [], [], [], [], gaps, 0)
+    (finding,) = findings([], [], [], [], [], gaps, 0, 0)
     assert (finding.kind, finding.count) == ("backward-time", 1)
 
 

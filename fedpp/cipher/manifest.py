@@ -137,5 +137,5 @@ def mismatch(dataset: str, key: str) -> DomainMismatchError:
     """Return the error of a dataset and a key of different domains, by their fingerprints."""
     return DomainMismatchError(
         f"the dataset belongs to domain {dataset[:16]}, the key to {key[:16]}: "
-        "ingest again under this domain, or take the other key"
+        "take the other key; `fedpp-site reencrypt` the dataset if the key is of a later epoch, or else ingest again"
     )

@@ -72,8 +72,14 @@ class DomainCard:
         """Read a card file."""
         try:
             return cls.from_json(path.read_bytes().decode())
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyFileError(f"cannot read the domain card {path}: {error}") from None
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot read the domain card {path}: {error.strerror}: name a domain.card, or ask the domain for it"
+            ) from None
+        except UnicodeDecodeError:
+            raise KeyFileError(
+                f"the domain card {path} is no text: name a domain.card, or ask the domain for it"
+            ) from None
 
 
 def _is_hex(value: object, digits: int) -> bool:

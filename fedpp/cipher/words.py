@@ -16,7 +16,12 @@ def words(fingerprint: str) -> str:
 
 def same(said: str, meant: str) -> bool:
     """Tell whether words that were said are those that were meant, whatever stands between them."""
-    return [*"".join(filter(str.isalpha, said.lower()))] == [*meant.replace("-", "")]
+    return letters(said) == letters(meant)
+
+
+def letters(said: str) -> str:
+    """Return the letters of words, without what stands between them."""
+    return "".join(filter(str.isalpha, said.lower()))
 
 
 def _word(bits: int) -> str:

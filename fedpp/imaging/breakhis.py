@@ -5,6 +5,7 @@ is that of their numbers. It is not time: the images were taken at one time from
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
 
+from .folders import files_below
 from .images import read_image
 from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
@@ -67,17 +69,17 @@ def read_breakhis(root: Path, *, series: Series = "magnification", refuse: Refus
     ]
 
 
-def is_breakhis(root: Path) -> bool:
-    """Tell by the name of a first file whether images below a folder are named as BreakHis names them."""
-    return any(_NAME.fullmatch(file.name) for file in root.rglob("SOB_*"))
+def is_breakhis(files: Iterable[Path]) -> bool:
+    """Tell by the name of a first file whether images are named as BreakHis names them."""
+    return any(_NAME.fullmatch(file.name) for file in files)
 
 
 def _images(root: Path, refuse: Refuse) -> list[_Image]:
     """Return the images below `root`; other files are passed over."""
     images: dict[tuple[str, ...], _Image] = {}
-    for file in sorted(root.rglob("*")):
+    for file in files_below(root, refuse):
         name = _NAME.fullmatch(file.name)
-        if name is None or not file.is_file():
+        if name is None:
             continue
         kind, slide, magnification, number = key = name.groups()
         if kind not in TYPES:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
 
+from .folders import files_in
 from .images import read_image
 from .sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
 from .tables import file_inside, header, is_file, table_rows
@@ -88,7 +89,7 @@ def read_chexpert(
     ):
         if value not in known:
             raise ConfigError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    tables = _tables(root)
+    tables = _tables(root, refuse)
     if not tables:
         raise RawDataError(f"{root} holds no table with CheXpert's columns: choose the folder that holds train.csv")
     patients: dict[str, list[_View]] = {}
@@ -115,12 +116,12 @@ def read_chexpert(
 
 
 def is_chexpert(root: Path) -> bool:
-    """Tell by the headers of its tables whether a folder is laid out as CheXpert."""
-    return bool(_tables(root))
+    """Tell by the headers of its tables whether a folder is laid out as CheXpert; one that is closed is not."""
+    return bool(_tables(root, lambda *_: None))
 
 
-def _tables(root: Path) -> list[Path]:
-    return [table for table in sorted(root.glob("*.csv")) if set(COLUMNS) <= header(table)]
+def _tables(root: Path, refuse: Refuse) -> list[Path]:
+    return [table for table in files_in(root, refuse) if table.suffix == ".csv" and set(COLUMNS) <= header(table)]
 
 
 def _view(

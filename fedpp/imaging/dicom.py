@@ -7,7 +7,7 @@ doses, segmentations) are passed over, and so are copies of one image. Labels co
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from fedpp.errors import NoImageError, RawDataError
 from .dicom_codecs import frame_count
 from .dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
 from .dicom_pixels import display_frame
+from .folders import files_below
 from .patient_labels import labelled
 from .sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
@@ -53,7 +54,7 @@ class _Image:
 
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file carries the mark of DICOM, or claims to by its name."""
+    """Tell whether a file carries the mark of DICOM, or claims to by its name; raise `RawDataError` if it is closed."""
     if file.name.startswith("."):  # what desktops leave beside the files of other systems
         return False
     return file.suffix.lower() in _SUFFIXES or has_mark(file)
@@ -67,7 +68,7 @@ def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence]
     alone, or where there is no image at all.
     """
     single = path.is_file()
-    files = [path] if single else sorted(f for f in path.rglob("*") if f.is_file() and is_dicom(f))
+    files = [path] if single else _marked(files_below(path, refuse), refuse)
     images: dict[str, _Image] = {}
     passed = 0
     for file in files:
@@ -95,6 +96,18 @@ def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence]
     if not sequences:
         raise RawDataError(f"{path} holds no DICOM image")
     return sequences if single else labelled(sequences, path), len(images), passed
+
+
+def _marked(files: Iterable[Path], refuse: Refuse) -> list[Path]:
+    """Return the files that are DICOM; one that cannot be opened, and so may be, goes to `refuse`."""
+    marked = []
+    for file in files:
+        try:
+            if is_dicom(file):
+                marked.append(file)
+        except RawDataError as error:
+            refuse(file, error)
+    return marked
 
 
 def _image(file: Path, *, single: bool) -> _Image:

@@ -52,13 +52,13 @@ DAMAGE = (
 
 
 def has_mark(file: Path) -> bool:
-    """Tell whether a file carries the mark of DICOM."""
+    """Tell whether a file carries the mark of DICOM; raise `RawDataError` for one that cannot be opened."""
     try:
         with file.open("rb") as content:
             content.seek(_MARK_OFFSET)
             return content.read(len(_MARK)) == _MARK
-    except OSError:
-        return False
+    except OSError as error:
+        raise RawDataError(f"cannot read the file {file}: {error.strerror}: check its permissions") from None
 
 
 def opened(file: Path) -> pydicom.Dataset:

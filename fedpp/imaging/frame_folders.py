@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedpp.errors import RawDataError
 
+from .folders import files_in
 from .images import SUFFIXES, is_image, natural, read_image
 from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 from .tables import Line, file_inside, is_folder, read_table, shown
@@ -85,7 +86,13 @@ def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
     if not is_folder(folder):
         refuse(folder, RawDataError(f"{root / INDEX} names {shown(folder)}, which is missing: restore or remove it"))
         return []
-    files = [file for file in folder.iterdir() if is_image(file)]
-    if not files:
+    refused: list[Path] = []
+
+    def noted(what: Path, error: RawDataError) -> None:
+        refused.append(what)
+        refuse(what, error)
+
+    files = [file for file in files_in(folder, noted) if is_image(file)]
+    if not files and not refused:
         refuse(folder, RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"))
     return sorted(files, key=lambda file: natural(file.name))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedpp.errors import RawDataError
 
+from .folders import files_below
 from .images import is_image, natural, page_count, read_pages
 from .patient_labels import labelled
 from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
@@ -16,11 +17,12 @@ from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
     """Return one sequence for each folder of images below `root`; raise `RawDataError` if images lie loose.
 
-    A file whose header cannot be read goes to `refuse`, and is left out if that returns.
+    A folder that cannot be listed, or a file whose header cannot be read, goes to `refuse`, and is left out if that
+    returns.
     """
     folders: dict[Path, list[Path]] = {}
-    for file in root.rglob("*"):
-        if is_image(file) and file.is_file():
+    for file in files_below(root, refuse):
+        if is_image(file):
             folders.setdefault(file.parent, []).append(file)
     if root in folders:
         raise RawDataError(f"{root} holds loose images: put each patient's into a folder, or write a manifest.csv")

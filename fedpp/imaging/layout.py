@@ -1,7 +1,7 @@
 """Recognises how raw images are laid out, reads them, and says in one line what it saw."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -12,14 +12,15 @@ from fedpp.errors import ConfigError, RawDataError
 from .breakhis import Series, is_breakhis, read_breakhis
 from .chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
 from .dicom import is_dicom, read_dicom
+from .folders import files_below
 from .frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
 from .image_folders import read_image_folders
 from .images import is_image
 from .labels import said
 from .manifest import MANIFEST, read_manifest
-from .patient_labels import LABELS
+from .patient_labels import LABELS, without_images
 from .sequence import ImageSequence, Refuse, refuse
-from .tables import header, shown
+from .tables import header, is_file, shown
 
 Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
 
@@ -58,11 +59,7 @@ def read_sequences(
     to `refuse`, and is left out if that returns; pixels are not looked at. Raises `RawDataError` for a table or
     folder that cannot be read, and where no file is left, `ConfigError` for choices that the layout does not leave.
     """
-    if layout not in LAYOUTS:
-        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    _require_readable(raw)
-    if layout == "auto":
-        layout = "dicom" if raw.is_file() else _recognised(raw)
+    layout = layout_of(raw, layout)
     if layout != "dicom" and not raw.is_dir():
         raise RawDataError(f"{raw} is not a folder, which layout {layout} needs")
     choices.require(layout)
@@ -74,6 +71,21 @@ def read_sequences(
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
     return sequences, f"{read}, {f'labels: {labels}' if labels else 'without labels'}{remark and f'; {remark}'}"
+
+
+def layout_of(raw: Path, layout: str = "auto") -> str:
+    """Return the layout as which a folder or file is read; raise `RawDataError` where none is recognised."""
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    _require_readable(raw)
+    if layout != "auto":
+        return layout
+    return "dicom" if raw.is_file() else _recognised(raw)
+
+
+def absent_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
+    """Return how many patients a layout's table of labels names of whom nothing was read."""
+    return without_images(sequences, raw) if layout in {"dicom", "images"} and raw.is_dir() else 0
 
 
 def _require_readable(raw: Path) -> None:
@@ -89,28 +101,45 @@ def _require_readable(raw: Path) -> None:
 
 
 def _recognised(raw: Path) -> str:
-    recognisers: list[tuple[str, Callable[[Path], bool]]] = [
-        ("frames", lambda folder: COLUMNS[0] in header(folder / INDEX)),  # other tables may bear that name
-        ("manifest", lambda folder: (folder / MANIFEST).is_file()),
-        ("chexpert", is_chexpert),
-        ("dicom", lambda folder: any(map(is_dicom, _files(folder)))),
-        ("breakhis", is_breakhis),
-        ("frames", lambda folder: (folder / INDEX).exists()),  # its reader says what the table lacks
-        ("images", lambda folder: any(map(is_image, _files(folder)))),
+    closed: list[RawDataError] = []  # what cannot be looked at may be of any layout; its reader meets it again
+    files: list[Path] = []
+
+    def has_dicom() -> bool:
+        files.extend(files_below(raw, lambda _, error: closed.append(error)))
+        return any(_is_dicom(file, closed) for file in files)
+
+    recognisers: list[tuple[str, Callable[[], bool]]] = [
+        ("frames", lambda: COLUMNS[0] in header(raw / INDEX)),  # other tables may bear that name
+        ("manifest", (raw / MANIFEST).is_file),
+        ("chexpert", lambda: is_chexpert(raw)),
+        ("dicom", has_dicom),
+        ("breakhis", lambda: is_breakhis(files)),
+        ("frames", (raw / INDEX).exists),  # its reader says what the table lacks
+        ("images", lambda: any(map(is_image, files))),
     ]
     for layout, recognises in recognisers:
-        if recognises(raw):
+        if recognises():
             if layout == "images":
                 _refuse_tables_below(raw)
             return layout
+    if closed:
+        raise closed[0]
     found = "has no" if any(raw.iterdir()) else "is empty: it has no"
     raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
+
+
+def _is_dicom(file: Path, closed: list[RawDataError]) -> bool:
+    try:
+        return is_dicom(file)
+    except RawDataError as error:
+        closed.append(error)
+        return False
 
 
 def _refuse_tables_below(raw: Path) -> None:
     """Raise `RawDataError` if the folders of a folder have layouts of their own, and so are no patients."""
     for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
-        if COLUMNS[0] in header(folder / INDEX) or (folder / MANIFEST).is_file() or is_chexpert(folder):
+        if COLUMNS[0] in header(folder / INDEX) or is_file(folder / MANIFEST) or is_chexpert(folder):
             raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
 
 
@@ -168,7 +197,3 @@ _READERS: dict[str, Callable[[Path, Choices, Refuse], Read]] = {
     "breakhis": _breakhis,
     "images": _images,
 }
-
-
-def _files(raw: Path) -> Iterator[Path]:
-    return (file for file in raw.rglob("*") if file.is_file())

@@ -26,6 +26,11 @@ def read_labels(folder: Path) -> dict[str, str]:
     return labels
 
 
+def without_images(sequences: Sequence[ImageSequence], folder: Path) -> int:
+    """Return how many patients the folder's table names of whom there is no sequence: folders that are gone."""
+    return len(read_labels(folder).keys() - {sequence.patient for sequence in sequences})
+
+
 def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequence]:
     """Return the sequences with the labels of their patients, None where the table gives none.
 

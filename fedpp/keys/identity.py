@@ -151,5 +151,9 @@ class Recipient:
         """Read a recipient's file."""
         try:
             return cls.from_json(path.read_bytes().decode(), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyFileError(f"cannot read the recipient {path}: {error}") from None
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot read the recipient {path}: {error.strerror}: name the other site's site.recipient"
+            ) from None
+        except UnicodeDecodeError:
+            raise KeyFileError(f"the recipient {path} is no text: name the other site's site.recipient") from None

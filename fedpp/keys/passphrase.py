@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.sealed import Passphrase
@@ -22,7 +23,7 @@ def from_file(path: Path) -> Passphrase:
         raise KeyFileError(f"cannot read the passphrase file {path}: {error.strerror}") from None
     passphrase = _checked(content, str(path))
     if open_to_others:
-        raise KeyFileError(f"the passphrase file {path} is open to others: run `chmod 600 {path}`")
+        raise KeyFileError(f"the passphrase file {path} is open to others: run `chmod 600 {quote(str(path))}`")
     return passphrase
 
 

@@ -106,8 +106,12 @@ class Share:
         """Read a share's file."""
         try:
             return cls.from_json(path.read_bytes().decode(), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyFileError(f"cannot read the share {path}: {error}") from None
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot read the share {path}: {error.strerror}: name what `fedpp-site share` made"
+            ) from None
+        except UnicodeDecodeError:
+            raise KeyFileError(f"the share {path} is no text: name what `fedpp-site share` made") from None
 
     def _values(self) -> dict[str, Any]:
         return {

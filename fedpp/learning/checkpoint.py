@@ -28,6 +28,15 @@ _KIND = "checkpoint"
 State = dict[str, NDArray[np.generic]]
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Tell by a file's first bytes whether it is a checkpoint."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state after an epoch: `settings` are what must not change, `arrays` what training changes."""

@@ -18,6 +18,7 @@ UNLISTED = "an image in no sequence"  # why a file was passed over
 Kind = Literal[
     "unreadable",
     "two-splits",
+    "no-image",
     "same-image-in-two-splits",
     "same-image",
     "near-duplicate",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fedpp.imaging.breakhis import TYPES
 from fedpp.imaging.labels import MOST_CLASSES
 from fedpp.imaging.manifest import MANIFEST
+from fedpp.imaging.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.survey.facts import UNLISTED, DuplicateFact, FileFact, Finding, GapFact, LabelFact
 
@@ -23,10 +24,12 @@ def findings(
     duplicates: Sequence[DuplicateFact],
     gaps: GapFact | None,
     torn: int,
+    absent: int,
 ) -> tuple[Finding, ...]:
     """Return what may be wrong, the worst first.
 
-    `heads` are the first files of the sequences; `torn` patients are in several splits by the data's table.
+    `heads` are the first files of the sequences; `torn` patients are in several splits by the data's table, which names
+    `absent` patients of whom nothing was read.
     """
     found = (
         *_of_files(files),
@@ -35,6 +38,12 @@ def findings(
             torn,
             f"{number(torn, 'patient')} in more than one split",
             f"choose one split for each in {MANIFEST}, or remove its column split",
+        ),
+        Finding(
+            "no-image",
+            absent,
+            f"{number(absent, 'patient')} in {LABELS} of whom no image was read",
+            "restore their folders, or remove their lines",
         ),
         *_of_duplicates(duplicates),
         *_of_labels(sequences, heads, labels),

@@ -17,9 +17,10 @@ from fedpp.errors import NoImageError, RawDataError
 from fedpp.imaging.burned_in import suspicion
 from fedpp.imaging.dicom import is_dicom
 from fedpp.imaging.duplicates import Gallery, Pair
+from fedpp.imaging.folders import files_below
 from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MOST_CLASSES, said
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.imaging.layout import Choices, absent_patients, layout_of, read_sequences
 from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.readable import keeping
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
@@ -52,9 +53,11 @@ def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progres
     """
     scan = _Scan(raw, choices.findings)
     sequences: list[ImageSequence] = []
-    torn = 0
+    torn = absent = 0
     try:
+        layout = layout_of(raw, layout)
         sequences, recognised = read_sequences(raw, layout, choices, scan.refuse)
+        absent = absent_patients(raw, layout, sequences)
     except RawDataError as error:
         torn = _patients_in_two_splits(raw / MANIFEST) if layout in {"auto", "manifest"} else 0
         if not torn and not scan.refused():
@@ -67,7 +70,7 @@ def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progres
             scan.look(sequence, show=position in shown)
             bar.update(len(_files(sequence)))
     scan.pass_over_the_rest()
-    return scan.survey(printable(recognised), torn)
+    return scan.survey(printable(recognised), torn, absent)
 
 
 def summary(survey: Survey) -> str:
@@ -157,12 +160,22 @@ class _Scan:
 
     def pass_over_the_rest(self) -> None:
         """Note the files of the folder that are in no sequence."""
-        for file in sorted(self._raw.rglob("*")) if self._raw.is_dir() else ():
-            if file not in self._facts and file.is_file():
+        for file in files_below(self._raw, self._refuse_the_rest) if self._raw.is_dir() else ():
+            if file in self._facts:
+                continue
+            try:
                 reason = UNLISTED if is_image(file) or is_dicom(file) else "no image, by its name"
+            except RawDataError as error:
+                self.refuse(file, error)
+            else:
                 self._facts[file] = FileFact(self.relative(file), "passed over", reason)
 
-    def survey(self, recognised: str, torn: int) -> Survey:
+    def _refuse_the_rest(self, what: Path, error: RawDataError) -> None:
+        """Note what cannot be looked at, but for a link through which a table names files that were read."""
+        if not any(what in path.parents for path in self._facts):
+            self.refuse(what, error)
+
+    def survey(self, recognised: str, torn: int, absent: int) -> Survey:
         """Return all of it, with what may be wrong."""
         near, more = self._gallery.near()
         duplicates = tuple(map(self._duplicate, (*self._gallery.same(), *near)))
@@ -184,7 +197,7 @@ class _Scan:
             gaps=gaps,
             duplicates=duplicates,
             files=files,
-            findings=findings(self._seen, self._heads, labels, files, duplicates, gaps, torn),
+            findings=findings(self._seen, self._heads, labels, files, duplicates, gaps, torn, absent),
             notes=notes(self._seen, labels, files, duplicates, gaps, len(self._sizes), more=more),
             thumbnails=tuple(self._thumbnails),
         )

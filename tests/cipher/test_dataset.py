@@ -224,7 +224,10 @@ def test_a_sealed_dataset_finds_malice(sealed: Path, domain: KeyDomain):
 
 def test_the_key_of_another_domain_is_told_from_damage(sealed: Path, domain: KeyDomain):
     """Another domain's at-rest key is a DomainMismatchError; another key of the same domain opens nothing."""
-    with pytest.raises(DomainMismatchError, match="take the other key"):
+    with pytest.raises(
+        DomainMismatchError,
+        match="take the other key; `fedpp-site reencrypt` the dataset",
+    ):
         EncryptedDataset.open(sealed, KeyDomain.of_secret(bytes(32), n=2).at_rest_key())
     with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
         EncryptedDataset.open(sealed, AtRestKey(domain.card().fingerprint, bytes(32)))

@@ -41,7 +41,7 @@ def test_the_real_slides_are_read():
     assert magnifications == {"100X": 456, "40X": 17, "400X": 12, "200X": 8}
     assert len(sequences) == 73
     assert sequences[0].frames[0].shape == (92, 140)
-    assert is_breakhis(BREAKHIS)
+    assert is_breakhis(BREAKHIS.rglob("*"))
 
 
 def test_the_real_patients_are_the_slides():
@@ -94,13 +94,13 @@ def test_images_are_in_the_order_of_magnification_and_number(tmp_path: Path):
 def test_other_files_are_passed_over(tmp_path: Path):
     """Notes, what a desktop leaves, and folders named like images are no images."""
     (tmp_path / "SOB_notes.txt").write_text("no image")
-    assert not is_breakhis(tmp_path)
+    assert not is_breakhis(tmp_path.rglob("*"))
     write_images(tmp_path, "SOB_M_LC-14-1-40-001.png", "other.png", "SOB_M_LC-14-1-40-002.png.png")
     (tmp_path / "._SOB_M_LC-14-1-40-001.png").write_bytes(b"left by a desktop")
     (tmp_path / "SOB_M_LC-14-1-40-003.png").mkdir()
     (sequence,) = read_breakhis(tmp_path)
     assert len(sequence.frames) == 1
-    assert is_breakhis(tmp_path)
+    assert is_breakhis(tmp_path.rglob("*"))
 
 
 def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):

@@ -113,6 +113,24 @@ def damaged(content: bytes) -> bytes:
             (archive({name: b""}), f"holds {name!r}, which would stand in for Python's own {module!r}")
             for name, module in (("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket"))
         ),
+        *(
+            (archive({"a.py": source}), f"holds 'a.py', which {problem}")
+            for source, problem in (
+                (
+                    b"# coding: unicode_escape\n# harmless \\u000aprint(1)\n",
+                    "is encoded in unicode_escape, not in UTF-8",
+                ),
+                (b"# coding: utf-7\n", "is encoded in utf-7, not in UTF-8"),
+                (b"# coding: no-such\n", "declares an encoding that is none"),
+                (b"# coding: latin-1\n", "is encoded in iso-8859-1, not in UTF-8"),
+                (b"# harmless\rprint(1)\n", "holds the character U+000D"),
+                (b"# harmless\x0cprint(1)\n", "holds the character U+000C"),
+                ("x = '\u202e'\n".encode(), "holds the character U+202E"),
+                ("# harmless\u2028print(1)\n".encode(), "holds the character U+2028"),
+                (b"x = '\xff'\n", "declares an encoding that is none"),
+            )
+        ),
+        (archive({"pyproject.toml": b"\xff"}), "holds 'pyproject.toml', which is not UTF-8"),
         (archive({"link.py": b"/etc/passwd"}, linked), "holds 'link.py', which is a link or another special file"),
         (archive({"a.py": b"x" * 100}, packed), "holds 'a.py' encrypted or in an unusual compression"),
         (encrypted(archive({"a.py": b""})), "holds 'a.py' encrypted"),
@@ -133,6 +151,30 @@ def test_what_a_bundle_has_no_need_of_is_refused(tmp_path: Path, content: bytes,
     assert str(raised.value).endswith(": do not approve it")
     assert str(raised.value).isprintable()
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_what_is_kept_for_review_is_what_came(tmp_path: Path) -> None:
+    """A file, or a link, that somebody put under a bundle's name is replaced, and is not read in its place."""
+    bundle, other = Bundle(archive({"a.py": b"print(1)"})), Bundle(archive({"a.py": b"print(2)"}))
+    path = tmp_path / f"{bundle.hash}.fab"
+    (tmp_path / "elsewhere").write_bytes(b"untouched")
+    for plant in (lambda: path.write_bytes(other.content), lambda: path.symlink_to(tmp_path / "elsewhere")):
+        path.unlink(missing_ok=True)
+        plant()
+        with pytest.raises(FederationError, match="is another bundle than its name says"):
+            Bundle.load(path)
+        assert Bundle.load(bundle.keep(tmp_path)) == bundle
+        assert not path.is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
+
+
+def test_a_pipe_is_no_bundle_and_no_policy(tmp_path: Path) -> None:
+    """Nothing waits for somebody to write into it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FederationError, match="is no file"):
+        Bundle.load(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no file"):
+        SitePolicy.load(tmp_path / "pipe")
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
@@ -432,3 +474,22 @@ def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "cannot be enforced with Flower 1.41" in str(raised.value)
     assert "cannot import name 'push_message'" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_dataset_is_approved_by_its_folder(tmp_path: Path, dataset: EncryptedDataset) -> None:
+    """A re-encrypted dataset is added beside the old one, which is then withdrawn; the last one stays listed."""
+    policy, fingerprint = tmp_path / "site.yaml", dataset.manifest.fingerprint
+    policy.write_text(starting_text(DATASET))
+    command = [*SITE, "approve", str(dataset.path), "--policy", str(policy)]
+    assert call(command).stdout == f"dataset {fingerprint} may be used: {policy}\n"
+    assert SitePolicy.load(policy).datasets == (DATASET, fingerprint)
+    assert call(command).stdout == f"nothing to do: dataset {fingerprint} is already in {policy}\n"
+    assert call([*command, "--remove"]).stdout == f"dataset {fingerprint} may not be used any more: {policy}\n"
+    assert policy.read_text() == starting_text(DATASET)
+    policy.write_text(starting_text(fingerprint))
+    assert "lists no other of its datasets, and needs one" in call([*command, "--remove"], 1).stderr
+    assert policy.read_text() == starting_text(fingerprint)
+    shown = json.loads(call([*SITE, "inspect", str(dataset.path), "--json"]).stdout)
+    assert shown["fingerprint"] == fingerprint
+    empty = call([*SITE, "approve", str(tmp_path), "--policy", str(policy)], 1).stderr
+    assert "cannot read an encrypted dataset" in empty

@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -369,11 +369,15 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     certificate = tmp_path / "site.certificate"
     other = Issuer(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
     certificate.write_text(other.to_json() + "\n")
+    (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
     assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
     short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
     assert "line 2 has a signature that is not by the log's key" in error_of("audit-log", "verify", short)
     assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
+    wrong = site("audit-log", "verify", short, "--head", "deadbeef", check=2).stderr
+    assert "argument --head: must be 64 hex digits in lower case, got 'deadbeef'" in wrong
+    assert wrong.count("\n") == 1
 
 
 def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
@@ -383,6 +387,30 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
     vault.info()
     certificate = tmp_path / "site.certificate"
     certificate.write_text(certified(domain, "north").certificate.to_json())
+    refused = error_of("audit-log", "verify", path, "--certificate", certificate)
+    assert "cannot read the domain card" in refused
+    (tmp_path / "domain.card").write_text(domain.card().to_json())
     shown = json.loads(site("audit-log", "verify", path, "--certificate", certificate, "--json").stdout)
     expected = f"north, {certified(domain, 'north').identity.signing_key}"
     assert (shown["records"], shown["signed_by"]) == (2, expected)
+
+
+def test_a_certificate_that_its_domain_did_not_make_vouches_for_nobody(short: Path, tmp_path: Path, domain: KeyDomain):
+    """Who forges a log can write a certificate for its key, too: the domain's card shows that it is none."""
+    forger = SiteIdentity("north", bytes([9] * 32))
+    forged = Issuer(bytes([9] * 32)).certify(forger.recipient(), domain.card())
+    (tmp_path / "site.certificate").write_text(forged.to_json())
+    (tmp_path / "domain.card").write_text(domain.card().to_json())
+    line = error_of("audit-log", "verify", short, "--certificate", tmp_path / "site.certificate")
+    assert "the certificate of north was not made by domain" in line
+
+
+@pytest.mark.parametrize("move", [lambda path: path.rename(path.with_name("moved")), lambda path: path.unlink()])
+def test_a_log_that_was_moved_away_takes_no_more_calls(move: Callable[[Path], object], path: Path, vault: VaultClient):
+    """What nobody would find is not answered, and another log in its place is not this one."""
+    vault.info()
+    move(path)
+    for _ in range(2):
+        with pytest.raises(VaultError, match="was moved or replaced: put it back, and restart the vault"):
+            vault.info()
+        path.write_text("")

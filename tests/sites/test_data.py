@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from conftest import DATA, ROOT
 from hospital import error_of, found, keys, site
+from PIL import Image
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.imaging.dicom import is_dicom
@@ -286,3 +287,25 @@ def test_colours_of_the_real_histology(folder: Path, tmp_path: Path):
         rows = EncryptedDataset.open(tmp_path / name).frames(np.arange(5)).astype(np.float64)
         pixels = (rows @ domain.matrix())[..., 0]
         assert (np.ptp(pixels, axis=-1).max() < 1e-4) == equal
+
+
+def test_a_patient_of_the_table_whose_folder_is_gone_is_told(folder: Path, tmp_path: Path):
+    """A survey finds it, so that --strict fails, and ingest notes it, both by a count; nobody is named."""
+    raw = tmp_path / "raw"
+    for patient in range(6):
+        (raw / f"MRN-{patient}").mkdir(parents=True)
+        pixels = np.random.default_rng(patient).integers(0, 256, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(raw / f"MRN-{patient}" / "1.png")
+    labels = "".join(f"MRN-{patient},{'ill' if patient % 2 else 'well'}\n" for patient in range(8))
+    (raw / "labels.csv").write_text(f"patient,label\n{labels}")
+    strict = site("survey", raw, "--strict", check=1)
+    assert "finding no-image: 2 patients in labels.csv of whom no image was read; restore" in strict.stdout
+    assert "(no-image)" in strict.stderr
+    noted = "note: labels.csv names 2 patients of whom no image was read: are their folders gone?"
+    for number, options in enumerate([(), ("--skip-unreadable",)]):
+        done = site("ingest", raw, *keys(folder), "--out", tmp_path / str(number), *SMALL, *options)
+        assert noted in done.stderr.splitlines()
+        assert "MRN" not in done.stderr + done.stdout
+    (raw / "labels.csv").write_text("".join(f"{line}\n" for line in f"patient,label\n{labels}".split("\n")[:7]))
+    assert "no-image" not in site("survey", raw).stdout
+    assert "note" not in site("ingest", raw, *keys(folder), "--out", tmp_path / "all", *SMALL).stderr

@@ -84,8 +84,56 @@ def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
     for command, hospital in ((share, east), (accept, west)):
         assert "the words differ" in hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
         assert "give --words" in hospital.refused(*command)
+        few = hospital.refused(*command, "--words", "lusab babad")
+        assert "5 words of five letters are needed" in few
+        assert few.endswith("got 2")
+        refused = hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
+        assert not {told(west / "identity" / "site.recipient"), card_words(east / "domain")} & {*refused.split()}
     assert not (east / "none.share").exists()
     assert not (west / "none").exists()
+
+
+def test_a_share_of_an_epoch_that_is_there_is_told(east: Hospital, west: Hospital):
+    """Who accepts with the folder of that epoch, or of a later one, has it already."""
+    command = ("accept", east / "west.share", "--identity", west / "domain", "--out", west / "again")
+    line = west.refused(*command)
+    assert line.endswith(f"{west / 'domain'} is of epoch 1 of this domain, the share of epoch 1: nothing to accept")
+    assert not (west / "again").exists()
+
+
+def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
+    """A recipient's folder in a domain's place is told as that."""
+    identity = west / "identity"
+    said = f"{identity} is a site's identity and no domain: `fedpp-site accept` a share with it first"
+    assert error_of("card", identity).endswith(said)
+    to = ("--to", east / "domain" / "site.recipient", "--out", west / "x.share")
+    assert west.refused("share", "--domain", identity, *to).endswith(said)
+    given = ("--domain", identity, "--out", west / "data")
+    assert west.refused("ingest", ROOT / "tests", *given).endswith(said)
+
+
+def test_what_is_suggested_can_be_pasted(east: Hospital):
+    """Paths with blanks are quoted in commands; what is not there is named once, without a number."""
+    out = east / "new epoch"
+    told = east.run("rotate", "--domain", east / "domain", "--out", out)
+    assert f"--domain {east / 'domain'} --to '{out}'`" in told
+    open_file = east / "open file"
+    open_file.write_text("the founder's passphrase\n")
+    open_file.chmod(0o644)
+    line = error_of("rotate", "--domain", east / "domain", "--out", east / "w", "--passphrase-file", open_file)
+    assert line.endswith(f"run `chmod 600 '{open_file}'`")
+    for command, what in (
+        (("card", east.folder), f"domain card {east.folder}/domain.card"),
+        (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"share {east}/none"),
+        (
+            ("share", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
+            f"recipient {east / 'none'}",
+        ),
+        (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
+    ):
+        line = error_of(*command)
+        assert f"cannot read the {what.replace(str(east), str(east.folder))}: No such file or directory: " in line
+        assert "Errno" not in line
 
 
 def test_a_member_admits_nobody(east: Hospital, west: Hospital):
@@ -160,7 +208,9 @@ def share_for(name: str, domain: Path) -> Path:
 def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
     own = east / "domain" / "site.recipient"
-    line = east.refused("share", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z")
+    line = east.refused(
+        "share", "--again", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z"
+    )
     assert "East is this site itself" in line
     assert not (east / "z").exists()
 
@@ -168,7 +218,7 @@ def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
 def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     """A rotation whose disk takes the keys and no longer the shares leaves nothing behind, and can be made again."""
     before = written(east.folder)
-    rotate = ["rotate", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
+    rotate = ["rotate", "--again", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SHORTER_THAN_A_SHARE},) * 2)"
     code = f"{limit}; import sys; from sites.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
@@ -178,13 +228,13 @@ def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     assert done.stderr.startswith("fedpp-site rotate: File too large")
     assert written(east.folder) == before
     assert not [path for path in east.folder.iterdir() if path.name.startswith(".") or path == east / "n"]
-    east.run(*rotate[:3], "--out", east / "n")
+    east.run(*rotate[:4], "--out", east / "n")
     assert west.folder.exists()
 
 
 def test_who_makes_the_epoch_cannot_leave_itself_out(east: Hospital):
     """Revoking the site that holds the certifying key is refused with the reason."""
-    line = east.refused("revoke", "East", "--domain", east / "domain", "--out", east / "alone")
+    line = east.refused("revoke", "East", "--again", "--domain", east / "domain", "--out", east / "alone")
     assert "it cannot revoke itself" in line
     assert not (east / "alone").exists()
 
@@ -213,7 +263,9 @@ def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
     other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
     other.run("recipient", "--site", "WEST", "--out", other / "identity")
     to = other / "identity" / "site.recipient"
-    line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
+    line = east.refused(
+        "share", "--again", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y"
+    )
     assert "West is a member already, with other keys" in line
     assert west.folder.exists()
 
@@ -239,7 +291,9 @@ def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
     assert "not overwritten" in west.refused("recipient", "--site", "W", "--out", west / "identity")
     assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
-    assert "nothing is overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
+    assert "nothing is overwritten" in east.refused(
+        "rotate", "--again", "--domain", east / "domain", "--out", west / "domain"
+    )
     assert {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()} == before
 
 
@@ -255,9 +309,30 @@ def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
     reading, writing = os.pipe()
     os.write(writing, b"the founder's passphrase\n")
     os.close(writing)
-    command = [sys.executable, "-m", "sites.cli", "rotate", "--domain", str(east / "domain")]
+    command = [sys.executable, "-m", "sites.cli", "rotate", "--again", "--domain", str(east / "domain")]
     out = ["--out", str(east / "piped"), "--passphrase-fd", str(reading)]
     done = subprocess.run([*command, *out], cwd=ROOT, pass_fds=[reading], capture_output=True, text=True, check=False)
     os.close(reading)
     assert done.returncode == 0, done.stderr
     assert json.loads((east / "piped" / "domain.card").read_text())["epoch"] == 2
+
+
+def test_an_epoch_has_one_successor(tmp_path: Path):
+    """A second one would have the member that was revoked with the first; what rotates again by mistake is told so."""
+    hospital = Hospital(tmp_path / "hospital", "the eighth passphrase")
+    hospital.run("keygen", "--out", hospital / "domain", "--site", "H")
+    hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")
+    line = hospital.refused("rotate", "--domain", hospital / "domain", "--out", hospital / "other")
+    assert f"has a successor, {hospital.fingerprint('next')[:16]}: take that folder" in line
+    to = ("--to", hospital / "next" / "site.recipient", "--words", "x", "--out", hospital / "s")
+    assert "has a successor" in hospital.refused("share", "--domain", hospital / "domain", *to)
+    assert not (hospital / "other").exists()
+    hospital.run("rotate", "--domain", hospital / "next", "--out", hospital / "third")
+    hospital.run("rotate", "--again", "--domain", hospital / "domain", "--out", hospital / "other")
+
+
+def test_words_that_were_given_are_compared(east: Hospital, west: Hospital):
+    """An epoch that the old one named needs none; wrong ones are not passed over for that."""
+    accept = ("accept", share_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "unheard")
+    assert "the words differ" in west.refused(*accept, "--words", "lusab-babad-lusab-babad-lusab")
+    assert not (west / "unheard").exists()

@@ -15,7 +15,7 @@ from fedpp.cipher.manifest import SequenceRecord
 from fedpp.keys import encryption, store
 from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.keys.sealed import Passphrase
-from fedpp.learning.checkpoint import Checkpoint
+from fedpp.learning.checkpoint import MAGIC, Checkpoint
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec
 from sites.cli import main
@@ -156,7 +156,8 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     assert mixed.run("rows", "rows-2") == 0
     assert mixed.run("trained/model.npz", "model-2.npz") == 1
     assert "a network over mixed rows cannot be taken to another key" in capsys.readouterr().err
-    assert mixed.run("passphrase", "x", "--dataset", mixed.folder / "rows-2") == 1
+    (mixed.folder / "begun.sealed").write_bytes(MAGIC)
+    assert mixed.run("begun.sealed", "x", "--dataset", mixed.folder / "rows-2") == 1
     assert "a checkpoint of the frame form holds moments that cannot be taken to another" in capsys.readouterr().err
 
 
@@ -164,12 +165,14 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     ("what", "out", "line"),
     [
         ("data", "data", "is there already: choose another --out"),
-        ("passphrase", "x", "a checkpoint goes on with its dataset: name the re-encrypted one with --dataset"),
+        ("passphrase", "x", "passphrase is no dataset, model or checkpoint: name one of the old epoch"),
+        ("begun.sealed", "x", "a checkpoint goes on with its dataset: name the re-encrypted one with --dataset"),
         ("nothing.npz", "x", "nothing.npz: name a dataset"),
     ],
 )
 def test_mistakes_are_one_line(what: str, out: str, line: str, epochs: Epochs, capsys: pytest.CaptureFixture[str]):
     """What cannot be re-encrypted is named, and nothing is written."""
+    (epochs.folder / "begun.sealed").write_bytes(MAGIC)
     before = sorted(epochs.folder.iterdir())
     assert epochs.run(what, out) == 1
     assert line in capsys.readouterr().err

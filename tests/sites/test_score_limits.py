@@ -229,6 +229,37 @@ def test_a_dataset_that_is_no_longer_approved_is_not_asked(domain: KeyDomain, da
         assert client.info().frames == 2
 
 
+def test_after_its_last_day_a_policy_allows_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """`until` holds for whatever the vault answers but its public facts."""
+    policy = policy_of(dataset)
+    with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
+        policy.write_text(f"{policy.read_text()}until: 2026-01-31\n")
+        for call in calls(client):
+            with pytest.raises(VaultError, match="this site's policy ended with 2026-01-31"):
+                call()
+        assert client.info().frames == 2
+
+
+def test_code_that_is_not_approved_gets_no_signature(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The vault signs for bundles of the policy alone, whatever the caller says that it runs."""
+    with serving(domain, dataset, address), VaultClient(address) as client:
+        with pytest.raises(VaultError, match="this site has not approved bundle eeee"):
+            client.sign("0" * 64, "1", PROTOCOL, "e" * 64)
+        client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE)
+
+
+def test_a_clock_that_was_wrong_once_bounds_nothing_for_ever():
+    """A call that was dated years ahead counts for no day but its own, also after a restart."""
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    allowance = ScoreAllowance([ScoreCall(now + timedelta(days=3650), "", 1, "test")])
+    limits = ScoreLimits(per_day=2)
+    for day in range(0, 20, 2):
+        for _ in range(2):
+            allowance.admit(ScoreCall(now + timedelta(days=day), "", 1, "test"), 20, limits)
+        with pytest.raises(VaultError, match="2 calls were scored within 24 hours"):
+            allowance.admit(ScoreCall(now + timedelta(days=day, hours=1), "", 1, "test"), 20, limits)
+
+
 def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
     """Return all that the policy must allow."""
     return (

@@ -264,7 +264,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
     (line,) = [line for line in log.splitlines() if bundle.hash in line]
     assert line == (
         f"bundle {bundle.hash} of run {run} is not approved here: review it with `fedpp-site review {kept} --out "
-        f"FOLDER`, approve it with `fedpp-site approve {bundle.hash} --policy {tmp_path / 'b.yaml'}`"
+        f"FOLDER`, approve it with `fedpp-site approve {kept} --policy {tmp_path / 'b.yaml'}`"
     )
     assert "Traceback" not in log
 

@@ -223,7 +223,9 @@ def test_the_key_s_owner_stops_it_early(
     with serving(domain, dataset, address, audit=log):
         early = ["--vault", address, "--patience", "2", "--epochs", "60", "--learning-rate", "0.02", "--json"]
         assert main(["train", *arguments(dataset, folder, out, *early)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err.count("note: split validation has 2 patients: the vault tells their loss only if least-") == 1
+    told = json.loads(printed.out)
     losses, best = told["validation_loss"], told["best_epoch"]
     assert len(losses) == best + 2 < 60
     log.close()

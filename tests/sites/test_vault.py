@@ -266,7 +266,7 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
         (replace(TINY, height=16), "float32", "the network is for"),
         (replace(TINY, channels=3), "float32", "the network is for"),
         (replace(TINY, classes=3), "float32", "the network is for"),
-        (replace(TINY, dense=1_050_000), "float32", "parameters is too large: at most 50000000"),
+        (replace(TINY, dense=1_050_000), "float32", "parameters of 2 slots is too large: at most 50000000"),
         (TINY, "float16", "rows are float32 or float64, got 'float16'"),
     ],
 )

@@ -1,0 +1,35 @@
+"""Where `fedpp-site` starts: before anything else is imported it knows what Ctrl-C and SIGTERM are to do.
+
+Python's own answer to Ctrl-C is a traceback, and imports take a while.
+"""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run one command of `sites.cli`, and exit; until it runs, and after it has, there is nothing to clean up."""
+    signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
+        signal.signal(signal.SIGINT, _end)
+    cli = import_module(f"{__package__}.cli")  # another package's in a checkout than where it is installed
+    status: int = 1
+    try:
+        status = cli.main()
+    except KeyboardInterrupt:  # beside the command's own answer to it
+        print("fedpp-site: interrupted", file=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it is done, and its results are told
+    sys.exit(status)
+
+
+def _end(*_: object) -> None:
+    os.write(sys.stderr.fileno(), b"fedpp-site: interrupted\n")
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

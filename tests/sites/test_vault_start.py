@@ -1,0 +1,57 @@
+"""A vault that cannot start says so in one line, and leaves nothing."""
+
+from pathlib import Path
+
+import pytest
+from vaults import NotReadyError, site_vault
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys.domain import KeyDomain
+from fedpp.policy import starting_text
+
+
+def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object) -> str:
+    """Return what a vault that does not start writes to stderr."""
+    with pytest.raises(NotReadyError) as refused, site_vault(domain, dataset, address, *options):
+        pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--address", "{folder}/file", "must be unix:"),
+        ("--address", "unix:{folder}/file", "is a file and no socket"),
+        ("--address", "unix:vault.sock", "must be unix:/absolute/path.sock"),
+        ("--address", "localhost:1", "needs certificates: give --tls"),
+        ("--address", "unix:/proc/vault.sock", "cannot make a socket at /proc/vault.sock"),
+        ("--policy", "{folder}/file", "does not list its dataset"),
+    ],
+)
+def test_a_vault_that_does_not_start_begins_no_log(
+    option: str, value: str, said: str, domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
+):
+    """Whatever is wrong is one line, none of it gRPC's; a log that was there stays, and goes on afterwards."""
+    (tmp_path / "file").write_text(starting_text("0" * 64))
+    log = tmp_path / "audit.jsonl"
+    wrong = (option, value.format(folder=tmp_path))
+    for _ in range(2):
+        told = refusal(domain, dataset, address, "--audit-log", log, *wrong)
+        assert said in told
+        assert (told.count("\n"), told.startswith("fedpp-site vault: ")) == (1, True)
+        assert not log.exists()
+    with site_vault(domain, dataset, address, "--audit-log", log):
+        pass
+    before = log.read_bytes()
+    assert refusal(domain, dataset, address, "--audit-log", log, *wrong).count("\n") == 1
+    assert log.read_bytes() == before != b""
+
+
+def test_a_log_whose_folder_is_not_there_is_told(
+    domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
+):
+    """The folder is made by whoever decides who may read it."""
+    log = tmp_path / "none" / "audit.jsonl"
+    said = f"fedpp-site vault: the folder of the audit log {log} is not there: make its folder first\n"
+    assert refusal(domain, dataset, address, "--audit-log", log) == said
+    assert not log.parent.exists()
