@@ -43,6 +43,7 @@ SETTINGS = {
     "batch-size": 4,
     "seed": 3,
     "dtype": "float64",
+    "architecture": "cnn",  # every ClientApp's process traces it anew
     "filters": "4,8",
     "dense": 8,
     "lstm": 8,
