@@ -165,6 +165,7 @@ def _encrypted(
     learner = Learner(data.network(), key.algebra(), RECIPE, dtype)
     if optimizer is not None:
         learner.model.compile(optimizer(key.algebra(), RECIPE.learning_rate), learner.model.loss, jit_compile=False)
+        learner.model.optimizer.build(learner.model.trainable_variables)  # now, or the first step is traced twice
     models.set_rows(learner.model, data.network(), key.algebra(), encrypted_initial_weights(data.network(), 0, key))
     yield from _states(data, learner, frames, labels, checkpoints)
 
