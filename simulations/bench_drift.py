@@ -129,14 +129,15 @@ def _read(folder: Path | None) -> Data:
 
 def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> list[dict[str, Any]]:
     initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
-    twin = list(_plaintext(data, dtype, initial, checkpoints))
+    plain = Learner(data.network(), Algebra.plaintext(), RECIPE, dtype)  # one for all: tracing it takes seconds
+    twin = list(_plaintext(data, plain, initial, checkpoints))
     others = {
         "": [list(_encrypted(data, dtype, checkpoints))],
         "_moments_by_rows": [list(_encrypted(data, dtype, checkpoints, RowMoments))],
     }
     for name, units in CONTROLS.items():
         starts = [moved(initial, seed, units) for seed in range(draws)]
-        others[f"_{name}"] = [list(_plaintext(data, dtype, start, checkpoints)) for start in starts]
+        others[f"_{name}"] = [list(_plaintext(data, plain, start, checkpoints)) for start in starts]
     rows = []
     for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
         row: dict[str, Any] = {"case": f"{dtype}, step {step}", "twin_loss": state.loss}
@@ -146,12 +147,11 @@ def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> l
     return rows
 
 
-def _plaintext(data: Data, dtype: Dtype, initial: Sequence[Values], checkpoints: Sequence[int]) -> Iterator[State]:
-    learner = Learner(data.network(), Algebra.plaintext(), RECIPE, dtype)
+def _plaintext(data: Data, learner: Learner, initial: Sequence[Values], checkpoints: Sequence[int]) -> Iterator[State]:
     learner.model.set_weights(initial)
-    yield from _states(
-        data, learner, data.frames.astype(dtype), np.eye(data.classes, dtype=dtype)[data.labels], checkpoints
-    )
+    learner.model.optimizer.restart()
+    labels = np.eye(data.classes, dtype=learner.dtype)[data.labels]
+    yield from _states(data, learner, data.frames.astype(learner.dtype), labels, checkpoints)
 
 
 def _encrypted(
@@ -165,6 +165,7 @@ def _encrypted(
     learner = Learner(data.network(), key.algebra(), RECIPE, dtype)
     if optimizer is not None:
         learner.model.compile(optimizer(key.algebra(), RECIPE.learning_rate), learner.model.loss, jit_compile=False)
+        learner.model.optimizer.build(learner.model.trainable_variables)  # now, or the first step is traced twice
     models.set_rows(learner.model, data.network(), key.algebra(), encrypted_initial_weights(data.network(), 0, key))
     yield from _states(data, learner, frames, labels, checkpoints)
 

@@ -28,13 +28,16 @@ TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(
 FINDINGS = ("Edema", "Fracture", "Effusion")
 MOST_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (
-    "sites/test_training.py",
-    "simulations/test_simulation.py",
     "test_deployment.py",
-    "sites/test_cli.py",
+    "simulations/test_simulation.py",
+    "sites/test_training.py",
     "learning/test_learner.py",
-    "sites/test_data.py",
+    "simulations/test_bench_step.py",
+    "sites/test_supernode.py",
     "simulations/test_paper.py",
+    "sites/test_cli.py",
+    "sites/test_data.py",
+    "simulations/test_bench_drift.py",
 )
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 

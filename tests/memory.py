@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
-_CHUNK = 2**24
+_CHUNK = 2**22
 PAUSE_SECONDS = 3.0  # a look takes seconds of a processor, which what is looked at needs, too
 
 
@@ -16,9 +18,31 @@ def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:
     return {name for name, pattern in patterns.items() if pattern in content}
 
 
+class Search:
+    """Many patterns at once, as `found_in` finds them, in a small part of its time.
+
+    Wherever a pattern lies, one of its first four runs of four bytes is a whole word of the content. So a table of
+    half words leaves few places, their words fewer, and only content that has one is searched for each pattern.
+    """
+
+    def __init__(self, patterns: Mapping[str, bytes]) -> None:
+        assert min(map(len, patterns.values())) >= 7
+        self._patterns = patterns
+        runs = b"".join(pattern[i : i + 4] for pattern in patterns.values() for i in range(4))
+        self._words = np.unique(np.frombuffer(runs, np.uint32))
+        self._halves = np.zeros(2**16, bool)
+        self._halves[self._words & 0xFFFF] = True
+
+    def found_in(self, content: bytes) -> set[str]:
+        """Return the names of the patterns that stand somewhere in a content."""
+        words = np.frombuffer(content, np.uint32, len(content) // 4)
+        likely = words[self._halves[words & 0xFFFF]]
+        return found_in(content, self._patterns) if np.isin(likely, self._words).any() else set()
+
+
 def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
     """Return the names of the patterns in what a process can write to: heap, stacks, and all that it mapped."""
-    longest = max(map(len, patterns.values()))
+    longest, search = max(map(len, patterns.values())), Search(patterns)
     found: set[str] = set()
     with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
         for first, last, *_ in _REGION.findall(Path(f"/proc/{process}/maps").read_text()):
@@ -31,7 +55,7 @@ def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
                     break
                 if not content:
                     break
-                found |= found_in(content, patterns)
+                found |= search.found_in(content)
                 position += len(content) if position + len(content) == end else max(1, len(content) - longest)
     return found
 

@@ -12,6 +12,7 @@ from chexpert_folder import SPOILT
 from conftest import ROOT
 from deployment import processes_of
 
+from simulations.__main__ import main
 from simulations.twin import moved
 
 SCENARIO = """
@@ -51,15 +52,25 @@ local-only: true
 
 
 FINDINGS = (
-    VISITS.replace('classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\n")
+    VISITS.replace(
+        'classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\narchitecture: cnn\n"
+    )
     .replace("local-only: true\n", "sensitivity: 0.8\n")
     .replace("rounds: 1", "rounds: 2")
 )
 
 
-FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn-lstm\nvoting: true").replace(
+FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn\nvoting: true").replace(
     "batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1"
 )
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a scenario from this process, which has TensorFlow loaded; return what was printed."""
+    capfd.readouterr()
+    status, printed = main(["run", *map(str, arguments)]), capfd.readouterr()
+    assert status == 0, printed.err
+    return printed.out
 
 
 def simulations(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
@@ -96,12 +107,12 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
     assert "--overwrite" in again.stderr.strip().splitlines()[-1]
 
 
-def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path):
+def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Hospitals keep their folders' names; their visits are learned, with every baseline, and the report tells all."""
     scenario = tmp_path / "visits.yaml"
     scenario.write_text(VISITS)
     out = tmp_path / "run"
-    done = simulations("run", scenario, "--data", chexpert, "--seed", 2, "--out", out)
+    lines = run(capfd, scenario, "--data", chexpert, "--seed", 2, "--out", out).splitlines()
     report = json.loads((out / "report.json").read_text())
     assert [(site["name"], site["patients"]) for site in report["sites"]] == [("north", 14), ("south", 23)]
     assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_left_out": SPOILT[2]}
@@ -115,19 +126,21 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path):
         "  south alone, plaintext: AUC",
         "  patients at several sites: 5",
     ):
-        assert any(printed.startswith(line) for printed in done.stdout.splitlines())
+        assert any(printed.startswith(line) for printed in lines)
     page = (out / "report.html").read_text()
     assert "What a hospital gains by joining" in page
     for patient in ("patient00012", "train.csv", "view1"):  # nothing of the raw folder
         assert patient not in page
 
 
-def test_findings_are_learned_at_once_as_in_plaintext(chexpert: Path, tmp_path: Path):
+def test_findings_are_learned_at_once_as_in_plaintext(
+    chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     """Coloured and multi-label, ciphertext agrees with the plaintext twin; the report tells each finding."""
     scenario = tmp_path / "findings.yaml"
     scenario.write_text(FINDINGS)
     out = tmp_path / "run"
-    done = simulations("run", scenario, "--data", chexpert, "--out", out)
+    lines = run(capfd, scenario, "--data", chexpert, "--out", out).splitlines()
     report = json.loads((out / "report.json").read_text())
     assert report["parity"]["max_abs_probability_difference"] <= 1e-9
     assert report["parity"]["max_abs_weight_difference"] <= 1e-9
@@ -140,7 +153,7 @@ def test_findings_are_learned_at_once_as_in_plaintext(chexpert: Path, tmp_path: 
     losses = [finding["loss"] for finding in (consolidation, effusion)]
     assert report["final"]["loss"] == pytest.approx(sum(losses) / 2)
     assert consolidation["operating_point"]["wanted"] == 0.8
-    assert any(line.startswith("  Pleural Effusion: AUC ") for line in done.stdout.splitlines())
+    assert any(line.startswith("  Pleural Effusion: AUC ") for line in lines)
     assert "Each of 2 findings is asked about by itself" in (out / "report.html").read_text()
 
 
@@ -213,12 +226,12 @@ def test_moved_weights_are_neighbours():
     assert set(near.view(np.int32) - weights[0].view(np.int32)) == {-1, 1}
 
 
-def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path):
+def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Sites train plain Keras layers on mixed patches: no evaluation key is made, and the report names the scheme."""
     scenario = tmp_path / "frames.yaml"
     scenario.write_text(FRAME_FORM)
     out = tmp_path / "run"
-    simulations("run", scenario, "--out", out)
+    run(capfd, scenario, "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert (report["scheme"], report["parity"]) == ("more-frame", None)
     assert {len(r["sites"]) for r in report["rounds"]} == {2}
@@ -226,4 +239,4 @@ def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path):
     assert report["baselines"]["plaintext_federated"]["loss"] > 0
     assert not list(out.rglob("*.eval"))
     network = json.loads(json.loads((out / "federation" / "federation.json").read_text())["network"])
-    assert (network["patch"], network["architecture"], network["voting"]) == (2, "cnn-lstm", True)
+    assert (network["patch"], network["architecture"], network["voting"]) == (2, "cnn", True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from hospital import error_of, site
+from hospital import error_of, site, site_process
 from vaults import NotReadyError, serving, site_vault
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -354,7 +354,7 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     Without a certificate nobody vouches for the key that the log names: whoever forged all of it named its own.
     """
     found = verify(short)
-    shown = json.loads(site("audit-log", "verify", short, "--head", found.head, "--json").stdout)
+    shown = json.loads(site_process("audit-log", "verify", short, "--head", found.head, "--json").stdout)
     assert shown == {
         "records": 3,
         "first": records(short)[0]["time"],

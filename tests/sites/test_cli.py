@@ -1,4 +1,4 @@
-"""`fedpp-site` as a hospital uses it: real processes, real files, exit statuses and one line of error."""
+"""`fedpp-site` as a hospital uses it: real files, each command once as a process, exit statuses, one line of error."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DATA, ROOT
-from hospital import error_of, found, keys, site
+from hospital import error_of, found, keys, site, site_process
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.imaging.layout import Choices, read_sequences
@@ -25,17 +25,17 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     """keygen, ingest, inspect, train, evaluate and predict work on one another's results."""
     raw = folder / "raw" / "hospital-1"
     shape = ("--size", 16, "--frames", 3, "--split", "stratified")
-    taken = site("ingest", raw, *keys(folder), "--out", folder / "data", *shape, "--json")
+    taken = site_process("ingest", raw, *keys(folder), "--out", folder / "data", *shape, "--json")
     summary = json.loads(taken.stdout)
     assert sum(summary["sequences"].values()) == 12
-    shown = json.loads(site("inspect", folder / "data", "--json").stdout)
+    shown = json.loads(site_process("inspect", folder / "data", "--json").stdout)
     assert shown["shape"] == [3, 16, 16, 1]
     assert shown["checksums"] == "intact"
-    assert shown["domain"] == json.loads(site("card", folder / "domain").stdout)["fingerprint"]
+    assert shown["domain"] == json.loads(site_process("card", folder / "domain").stdout)["fingerprint"]
     training = ("train", folder / "data", "--domain", folder / "domain", "--epochs", 1, "--seed", 1)
-    trained = site(*training, "--out", folder / "model", "--json")
+    trained = site_process(*training, "--out", folder / "model", "--json")
     model = json.loads(trained.stdout)["model"]
-    figures = json.loads(site("evaluate", model, folder / "data", *keys(folder), "--json").stdout)
+    figures = json.loads(site_process("evaluate", model, folder / "data", *keys(folder), "--json").stdout)
     assert figures["examples"] == summary["sequences"]["test"]
     assert 0 <= figures["auc"] <= 1
     point = ("evaluate", model, folder / "data", *keys(folder), "--sensitivity", 1)
@@ -46,7 +46,7 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     assert len(rows) == figures["examples"]
     assert {(row["split"], *row["probabilities"]) for row in rows} == {("test", *summary["classes"])}
     assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
-    head, *lines = site("predict", model, folder / "data", *keys(folder)).stdout.splitlines()
+    head, *lines = site_process("predict", model, folder / "data", *keys(folder)).stdout.splitlines()
     assert head.split("\t") == ["sequence of split test", *(f"P({name})" for name in summary["classes"])]
     assert [line.split("\t")[0] for line in lines] == [row["sequence"] for row in rows]
     assert "not overwritten" in error_of(*training, "--out", folder / "model")
@@ -148,7 +148,8 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     assert "not overwritten" in error_of("keygen", "--out", folder / "domain", "--passphrase-file", wrong)
     failed = site("ingest", raw, *keys(folder), *out, "--negative", "healthy", check=1)
     assert "negative label" in failed.stderr.splitlines()[-1]
-    assert "cannot read" in error_of("inspect", tmp_path / "none")
+    (line,) = site_process("inspect", tmp_path / "none", check=1).stderr.splitlines()
+    assert line.startswith("fedpp-site inspect: cannot read")
 
 
 @pytest.mark.parametrize("command", [[], ["ingest"], ["train"], ["vault"], ["health"], ["audit-log"], ["join"]])

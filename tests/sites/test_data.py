@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import DATA, ROOT
-from hospital import error_of, found, keys, site
+from hospital import error_of, found, keys, site, site_process
 from PIL import Image
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -179,7 +179,7 @@ def test_a_sealed_dataset_is_trained_on_and_verified(folder: Path, tmp_path: Pat
     raw, out = folder / "raw" / "hospital-1", tmp_path / "sealed"
     ingested(folder, raw, out, *SMALL, "--at-rest", "--split", "stratified")
     domain = ("--domain", folder / "domain")
-    assert json.loads(site("verify", out, *domain, "--json").stdout)["seal"] == "intact"
+    assert json.loads(site_process("verify", out, *domain, "--json").stdout)["seal"] == "intact"
     assert json.loads(site("verify", out, "--json").stdout)["seal"] == "not checked: that needs --domain"
     training = ("train", out, *domain, "--epochs", 1, "--out", tmp_path / "model", "--json")
     model = json.loads(site(*training).stdout)["model"]

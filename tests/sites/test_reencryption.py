@@ -22,7 +22,8 @@ from sites.cli import main
 from sites.training import CHECKPOINT
 
 Plaintext = tuple[np.ndarray, np.ndarray]
-NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2)
+CNN = ("--architecture", "cnn")  # where any network will do: TensorFlow traces it in half the time
+NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, architecture="cnn")
 
 
 class Epochs:
@@ -76,7 +77,7 @@ def test_a_model_predicts_what_it_did(epochs: Epochs, capsys: pytest.CaptureFixt
 
 def test_a_checkpoint_goes_on_as_if_nothing_had_been(epochs: Epochs, monkeypatch: pytest.MonkeyPatch):
     """A training that was broken off in the old epoch ends in the new one with the weights of an unbroken one."""
-    assert epochs.train("data", "old", "whole", "--epochs", 3, "--dtype", "float64") == 0
+    assert epochs.train("data", "old", "whole", *CNN, "--epochs", 3, "--dtype", "float64") == 0
     kept = []
     save = Checkpoint.save
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(epochs: Epochs, monkeypatch
         kept.append(path.read_bytes())
 
     monkeypatch.setattr(Checkpoint, "save", keeping)
-    assert epochs.train("data", "old", "broken", "--epochs", 3, "--dtype", "float64") == 0
+    assert epochs.train("data", "old", "broken", *CNN, "--epochs", 3, "--dtype", "float64") == 0
     (epochs.folder / "checkpoint.sealed").write_bytes(kept[1])  # after one epoch
     monkeypatch.undo()
     assert epochs.run("data", "data-2") == 0
@@ -106,7 +107,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(epochs: Epochs, monkeypatch
 def test_the_best_weights_so_far_are_taken_along(epochs: Epochs, monkeypatch: pytest.MonkeyPatch):
     """What early stopping remembers of the best epoch changes keys as the weights do, and its losses stay."""
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the last checkpoint stays beside the model
-    assert epochs.train("data", "old", "trained", "--epochs", 1) == 0
+    assert epochs.train("data", "old", "trained", *CNN, "--epochs", 1) == 0
     monkeypatch.undo()
     kept = Checkpoint.load(epochs.folder / "trained" / CHECKPOINT, epochs.old.at_rest_key())
     weights = {name: values for name, values in kept.arrays.items() if int(name) < 2 * len(NETWORK.weights())}
@@ -152,7 +153,7 @@ def test_a_frame_form_model_is_taken_along(mixed: Epochs, capsys: pytest.Capture
 
 def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.CaptureFixture[str]):
     """A network over mixed rows, and the moments of a checkpoint of the frame form, are trained again."""
-    assert mixed.train("rows", "old", "trained", "--epochs", 1) == 0
+    assert mixed.train("rows", "old", "trained", *CNN, "--epochs", 1) == 0
     assert mixed.run("rows", "rows-2") == 0
     assert mixed.run("trained/model.npz", "model-2.npz") == 1
     assert "a network over mixed rows cannot be taken to another key" in capsys.readouterr().err

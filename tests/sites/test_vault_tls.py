@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import TINY
-from hospital import error_of, site
+from hospital import error_of, site, site_process
 from vaults import NotReadyError, service, serving, site_vault, stopped
 
 from fedpp.cipher.dataset import EncryptedDataset
@@ -29,7 +29,7 @@ from sites.vault import serve
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that `vault-tls` made."""
     folder = tmp_path_factory.mktemp("tls") / "made"
-    site("vault-tls", "--out", folder, "--name", "localhost")
+    site_process("vault-tls", "--out", folder, "--name", "localhost")
     return folder
 
 
@@ -60,7 +60,7 @@ def test_a_trainer_with_a_certificate_is_answered(vault: str, tls: Path, tmp_pat
         assert client.info().frames == 2
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [line["who"] for line in lines] == ["trainer"] * 4
-    assert site("health", vault, "--tls", tls / "trainer").stdout == "serving\n"
+    assert site_process("health", vault, "--tls", tls / "trainer").stdout == "serving\n"
 
 
 def test_others_are_not_heard(vault: str, tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
