@@ -92,6 +92,7 @@ def test_a_text_that_is_too_long_is_refused() -> None:
     for kind, of in ((Round, ROUND), (Sum, SUM)):
         refused(kind, of.to_json() + " " * LONGEST_ROUND)
         refused(kind, " " * 20_000_000 + of.to_json())
+    refused(Sum, Sum(PARTS[:1] * 100_000, 1).to_json())
     refused(Round, ROUND.to_json().replace('"number":1', f'"number":{"9" * 5000}'))
     refused(Sum, SUM.to_json().replace('"examples":5', f'"examples":{"9" * 5000}'))
     refused(Sum, SUM.to_json().replace(f'"tag":"{SUM.tag:x}"', f'"tag":"{"f" * 1_000_000}"'))
