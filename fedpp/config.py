@@ -21,6 +21,7 @@ Dtype = Literal["float32", "float64"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
+MOST_ATTEMPTS = 100  # of a round
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = (
@@ -73,6 +74,8 @@ class RunConfig:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
                 )
+        if self.repeats >= MOST_ATTEMPTS:
+            raise ConfigError(f"run setting repeats must be below {MOST_ATTEMPTS}, got {self.repeats}")
         for name in ("wait_seconds", "reply_seconds", "update_bound", "update_norm", "loss_rise"):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(

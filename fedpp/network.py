@@ -144,7 +144,8 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         """Refuse a network that cannot be built."""
         object.__setattr__(self, "filters", tuple(self.filters))
-        sizes = (self.frames, self.height, self.width, self.channels, self.kernel, self.dense, self.lstm, *self.filters)
+        images = (self.frames, self.height, self.width, self.channels)
+        sizes = (*images, self.classes, self.kernel, self.dense, self.lstm, *self.filters)
         least = 1 if self.multi_label else 2
         if any(type(size) is not int or size < 1 for size in sizes) or self.classes < least:
             raise ConfigError(f"a network needs sizes of at least 1 and two classes, or one finding, got {self}")

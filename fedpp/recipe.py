@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf
 from typing import Any, Literal, Self, get_args
 
 from fedpp.errors import ConfigError
@@ -41,11 +40,11 @@ class Recipe:
                 raise _refused(name, f"a whole number from 1 to {MOST}", value)
         for name in ("learning_rate", "positive_weight"):
             value = getattr(self, name)
-            if type(value) not in {int, float} or not 0 < value < inf:
+            if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
                 raise _refused(name, "positive and finite", value)
         if type(self.label_smoothing) not in {int, float} or not 0 <= self.label_smoothing < 1:
             raise _refused("label_smoothing", "at least 0 and below 1", self.label_smoothing)
-        if type(self.proximal) not in {int, float} or not 0 <= self.proximal < inf:
+        if type(self.proximal) not in {int, float} or not 0 <= self.proximal <= sys.float_info.max:
             raise _refused("proximal", "at least 0 and finite", self.proximal)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -184,6 +184,7 @@ def train(asked: Asked) -> RecordDict:
     request = wire.TrainRequest.of(asked.content)
     part = _part(asked, request.plan)
     before = _state(part, request.round - 1)
+    of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(before.rows)
     again = (request.attempt,) if request.attempt > 1 else ()
@@ -196,9 +197,7 @@ def train(asked: Asked) -> RecordDict:
             known, _loss(_counts(part, trainer, "validation", request.round)), part.plan.most_loss_rise
         )
     examples = len(part.dataset.indices("train"))
-    at = Position(part.nonce, request.round, request.attempt)
-    words = rounds.encoded(part.plan, update, examples)
-    masked, mask = part.aggregation.mask(rounds.round_of(part.plan, at, before), examples, words)
+    masked, mask = part.aggregation.mask(of, examples, rounds.encoded(part.plan, update, examples))
     return RecordDict(
         {
             wire.ARRAYS: ArrayRecord({wire.WORDS: Array(masked)}),
@@ -219,6 +218,8 @@ def evaluate(asked: Asked) -> RecordDict:
     part = _part(asked, request.plan)
     before = _state(part, request.round - 1)
     stepped = wire.SUM in asked.content
+    if stepped and request.split != "validation":  # its loss is what the next round's is compared to
+        raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
     after = _advanced(part, before, request) if stepped else before
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(after.rows)

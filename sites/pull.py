@@ -9,9 +9,8 @@ from fedpp.command import load_tensorflow, path
 from .opening import domain_of
 
 if TYPE_CHECKING:
-    from fedpp.learning.global_state import GlobalState
-
     from fedpp.keys.domain import KeyDomain
+    from fedpp.learning.global_state import GlobalState
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
 
@@ -57,9 +56,8 @@ def source_of(named: Path, identity: Path | None) -> Path:
 
 def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
     """Return the state in a file, sealed or, of a run without masking, in clear; raise `ModelError` or `MaskError`."""
-    from fedpp.learning.global_state import GlobalState
-
     from fedpp.errors import DomainMismatchError, ModelError
+    from fedpp.learning.global_state import GlobalState
 
     try:
         content = file.read_bytes()

@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fedpp.learning.global_state import GlobalState, Rows, flat, unflat
-from fedpp.learning.server_optimizers import step
 from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError
 from fedpp.learning import gate
+from fedpp.learning.global_state import GlobalState, Rows, flat, unflat
+from fedpp.learning.server_optimizers import step
 from fedpp.masking.ring import Ring, Words
 from fedpp.masking.rounds import Round, Sum
 from fedpp.protocol import wire
 
-MEMORY = "fedpp"  # record of a node's state, which Flower keeps between the messages of a run
+MEMORY = "fedpp"  # records of a node's state, which Flower keeps between the messages of a run
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,37 @@ def require_adoptable(plan: wire.Plan, before: GlobalState, after: GlobalState) 
 
 
 class Memory:
-    """What a node remembers of the last state that it computed itself: its digest, and its validation loss."""
+    """What a node remembers of the states of the last two rounds that it computed itself: digests, validation losses.
+
+    Two, since a round that the sites do not adopt is repeated from the round before.
+    """
 
     def __init__(self, state: RecordDict) -> None:
         self._state = state
 
     def require_same(self, state: GlobalState) -> None:
         """Refuse a state that claims to be of the round that this node computed, and is another."""
-        known = self._values()
-        if known.get("round") == state.round and known.get("digest") != state.digest:
+        if self._of(state.round).get("digest", state.digest) != state.digest:
             raise FederationError(
                 f"the state of round {state.round} is not the one that this site computed: who sealed it runs another "
                 "fedpp, or lies"
             )
 
     def loss_of(self, state: GlobalState) -> float | None:
-        """Return the validation loss of this state, if it is the last that was computed."""
-        known = self._values()
+        """Return the validation loss of this state, if it is what this node computed for its round."""
+        known = self._of(state.round)
         loss = known.get("loss")
         return loss if known.get("digest") == state.digest and isinstance(loss, float) else None
 
     def keep(self, state: GlobalState, loss: float | None) -> None:
-        """Remember a state."""
+        """Remember a state, in place of what was of its round, or two rounds before."""
         known: dict[str, Any] = {"round": state.round, "digest": state.digest}
-        self._state[MEMORY] = ConfigRecord(known if loss is None else {**known, "loss": loss})
+        self._state[_slot(state.round)] = ConfigRecord(known if loss is None else {**known, "loss": loss})
 
-    def _values(self) -> dict[str, Any]:
-        record = self._state.get(MEMORY)
-        return dict(record) if isinstance(record, ConfigRecord) else {}
+    def _of(self, number: int) -> dict[str, Any]:
+        record = self._state.get(_slot(number))
+        return dict(record) if isinstance(record, ConfigRecord) and record.get("round") == number else {}
+
+
+def _slot(number: int) -> str:
+    return f"{MEMORY}-{number % 2}"

@@ -3,11 +3,12 @@
 import json
 import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import RunConfig
+from fedpp.config import RunConfig, SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
 from fedpp.recipe import ServerRule
@@ -29,10 +30,17 @@ def test_the_defaults_are_a_run():
         *((name, 0) for name in ("sites", "rounds", "epochs", "batch-size", "kernel", "dense", "lstm")),
         *(
             (name, value)
-            for name in ("learning-rate", "wait-seconds", "reply-seconds")
+            for name in (
+                *("learning-rate", "wait-seconds", "reply-seconds", "update-bound", "update-norm", "loss-rise"),
+            )
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),
         ("seed", -1),
+        ("repeats", -1),
+        ("repeats", 100),
+        *((name, value) for name in ("repeats", "update-bound", "update-norm", "loss-rise") for value in (True, "1")),
+        ("repeats", 1.0),
+        *(("masking", value) for value in (1, 0, "true", "off")),
         ("dtype", "float16"),
         ("architecture", "transformer"),
         ("voting", "yes"),
@@ -54,6 +62,30 @@ def test_values_out_of_range_are_refused(name: str, value: object):
     """What cannot be run is refused, with its name and the value."""
     with pytest.raises(ConfigError, match=f"setting {name} .*{value}"):
         RunConfig.from_mapping({**DEFAULTS, name: value})
+
+
+def test_the_least_and_the_most_are_accepted():
+    """No repeat is one attempt a round, 99 are as many as a request can number; a whole number is a number."""
+    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"update-bound": 8, "loss-rise": 1}):
+        run = RunConfig.from_mapping({**DEFAULTS, **values})
+        assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
+
+
+SITE = {"dataset": "/data", "evaluation-key": "/keys/domain.eval", "vault": "unix:/v.sock", "policy": "/site.yaml"}
+
+
+def test_a_site_keeps_models_where_it_says():
+    """Without the setting, or with nothing in it, there is no folder; settings come back as they were."""
+    assert SiteConfig.from_mapping(SITE).models is SiteConfig.from_mapping({**SITE, "models": ""}).models is None
+    kept = {**SITE, "models": "/models"}
+    assert SiteConfig.from_mapping(kept).models == Path("/models")
+    for values in (SITE, kept):
+        assert SiteConfig.from_mapping(values).to_mapping() == values
+    for value in (7, True, None, ["/models"]):
+        with pytest.raises(ConfigError, match="site setting models must be str"):
+            SiteConfig.from_mapping({**SITE, "models": value})
+    with pytest.raises(ConfigError, match="site settings do not fit: unknown model; known are dataset, evaluation-key"):
+        SiteConfig.from_mapping({**SITE, "model": "/models"})
 
 
 def test_the_server_s_rule_is_that_of_the_settings():

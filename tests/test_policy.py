@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedpp.errors import ConfigError, PolicyError
-from fedpp.policy import ANSWERS, ScoreLimits, SitePolicy, starting_text
+from fedpp.policy import ANSWERS, MASKINGS, ScoreLimits, SitePolicy, starting_text
 
 A, B = "a" * 64, "0b" * 32
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -22,6 +22,7 @@ POLICIES = st.builds(
     scores=st.builds(ScoreLimits, COUNT, COUNT, COUNT, COUNT),
     until=st.none() | st.dates(),
     co_participants=st.integers(0, 2**31 - 1),
+    masking=st.sampled_from(MASKINGS),
 )
 LEAST = f"bundles: []\ndatasets: ['{A}']\n"
 # What YAML can say and a policy has no use for; on most of these PyYAML itself fails in one way or another.
@@ -35,14 +36,14 @@ EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
 )
 # Parts of YAML, which come together to what is nearly a policy.
-WORDS = """bundles datasets answers scores until co-participants train [ ] { } ' " # --- ... !!map !!seq !!set !!int
-!!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
+WORDS = """bundles datasets answers scores until co-participants masking optional train [ ] { } ' " # --- ... !!map !!seq
+!!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
 2030-12-31 9999-12-31t23:59:59-23:59"""
 SPACES = ("\n", "\n  ", "\n- ", ": ", ", ", "? ", "| ", "> ", " ", "\0", "\u202e", "\x85", "\ufeff", "%TAG ! x:\n")
 SETTINGS = st.builds(
     "{}{}: {}{}{}".format,
     st.just(LEAST),
-    st.sampled_from(("answers", "scores", "until", "co-participants", "? ")),
+    st.sampled_from(("answers", "scores", "until", "co-participants", "masking", "? ")),
     st.sampled_from(
         ("", "&a ", "!!map ", "!!set ", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "! ")
     ),
@@ -90,6 +91,11 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         (LEAST + "scores: {minimum: 3}", "scores does not fit: unknown 'minimum'"),
         (LEAST + "scores: 3", "scores must be settings"),
         (LEAST + "co-participants: -1", "co-participants must be a whole number of at least 0, got -1"),
+        *(
+            (LEAST + f"masking: {value}", "masking must be one of required, optional, got")
+            for value in ("none", "Required", "false", "true", "", "[required]", "{required: 1}", "1", "'optional '")
+        ),
+        (LEAST + "masking: optional\nmasking: required", "'masking' stands twice"),
         (LEAST + "until: soon", "until must be a date like 2030-12-31, got 'soon'"),
         (LEAST + "until: 2030-12-31 10:00:00", "until must be a date"),
         (LEAST + "until: 2030-13-31", "the policy is not YAML: month must be in 1..12"),
@@ -186,3 +192,14 @@ def test_company_is_counted() -> None:
     policy.require_participants(2)
     with pytest.raises(PolicyError, match="wants 2 other sites in a run, got 1"):
         policy.require_participants(1)
+
+
+def test_the_mask_is_required_unless_the_policy_says_otherwise() -> None:
+    """A run with masking is always allowed; one without only where the policy calls it optional."""
+    strict, lax = SitePolicy.parse(LEAST), SitePolicy.parse(LEAST + "masking: optional")
+    assert strict == SitePolicy.parse(LEAST + "masking: required")
+    for policy in (strict, lax):
+        policy.require_masking(masked=True)
+    lax.require_masking(masked=False)
+    with pytest.raises(PolicyError, match="wants the domain mask, and the run has masking off"):
+        strict.require_masking(masked=False)

@@ -15,6 +15,7 @@ from fedpp.files import create_exclusively
 from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.sealed import Passphrase
+from fedpp.keys.store import Site
 from fedpp.policy import ScoreLimits, SitePolicy
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.vault_channel import TlsFiles
@@ -59,11 +60,11 @@ def policy_of(dataset: EncryptedDataset, scores: ScoreLimits = FEW) -> Path:
     return path
 
 
-def service(domain: KeyDomain, dataset: EncryptedDataset, **options: Any) -> VaultService:
+def service(domain: KeyDomain, dataset: EncryptedDataset, *, site: Site | None = None, **options: Any) -> VaultService:
     """Return what a vault answers of a tiny dataset, whose splits are smaller than a vault's default allows."""
     if "policy" not in options:
         options["policy"] = policy_of(dataset)
-    return VaultService(certified(domain, "north"), dataset, **options)
+    return VaultService(site or certified(domain, "north"), dataset, **options)
 
 
 @contextmanager

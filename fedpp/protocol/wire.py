@@ -16,18 +16,18 @@ with one line instead.
 """
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, SPLITS, Dtype
+from fedpp.config import DTYPES, MOST_ATTEMPTS, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
@@ -40,10 +40,9 @@ MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
-MOST_ATTEMPTS = 100  # of a round
 MOST_STATE_BYTES = 2**34
 _BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, 2**31), "sites": (1, 10_000)}
-_TAG, _DIGEST = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}"), re.compile(r"[0-9a-f]{64}")
+_TAG, _HASH = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}"), re.compile(r"[0-9a-f]{64}")
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -67,21 +66,24 @@ class Plan:
     most_loss_rise: float  # of a site's validation loss, in nats
 
     def __post_init__(self) -> None:
-        """Refuse settings that no site should work on."""
+        """Refuse settings that no site should work on; numbers become floats, so that equal plans are one text."""
+        if not _is_hash(self.domain):
+            raise FederationError(f"domain must be a fingerprint of 64 hex digits, got {self.domain!r:.80}")
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
         for name in ("bound", "most_norm", "most_loss_rise"):
             value = getattr(self, name)
-            if type(value) is not float or not 0 < value < math.inf:
+            if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
                 raise FederationError(f"{name} must be a positive number, got {value!r:.40}")
-        if self.dtype not in DTYPES or type(self.masked) is not bool:
+            object.__setattr__(self, name, float(value))
+        if self.dtype not in DTYPES:
             raise FederationError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r:.40}")
-        if self.network.parameters() > MOST_PARAMETERS:
+        _require_bool("masked", self.masked)
+        if self.network.parameters() > MOST_PARAMETERS:  # which may be a number that no float holds
             raise FederationError(
-                f"a network may have {MOST_PARAMETERS} parameters, got {self.network.parameters():.4g}: "
-                "use smaller images or layers"
+                f"a network may have {MOST_PARAMETERS} parameters, this one has more: use smaller images or layers"
             )
 
     def to_json(self) -> str:
@@ -120,7 +122,7 @@ class Request:
         plan = Plan.from_json(text if isinstance(text, str) else "")
         try:
             return cls(**{**record, "plan": plan})
-        except TypeError as error:
+        except (TypeError, FederationError) as error:
             raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
 
     @classmethod
@@ -186,15 +188,16 @@ class EvaluateRequest(Request):
     def __post_init__(self) -> None:
         """Refuse a round that no run has, and a split that no dataset has."""
         _require_round(self.round, self.attempt)
-        if self.split not in SPLITS or type(self.keep) is not bool:
+        if self.split not in SPLITS:
             raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
+        _require_bool("keep", self.keep)
 
 
 @dataclass(frozen=True)
 class Mask:
     """What a site says of its words: the mask's nonce and their tag; of words in clear, a fresh nonce and 0."""
 
-    nonce: str
+    nonce: str  # 64 hex digits
     tag: int
 
     def to_record(self) -> ConfigRecord:
@@ -206,8 +209,8 @@ class Mask:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, MASK, ConfigRecord)
         nonce, tag = values.get("nonce"), values.get("tag")
-        if not (isinstance(nonce, str) and isinstance(tag, str) and _TAG.fullmatch(tag)):
-            raise FederationError("its mask has no nonce or no tag: use one fedpp everywhere")
+        if not (_is_hash(nonce) and isinstance(tag, str) and _TAG.fullmatch(tag) and len(values) == 2):
+            raise FederationError("its mask does not fit: use one fedpp everywhere")
         return cls(nonce, int(tag, 16))
 
 
@@ -227,9 +230,21 @@ class Verdict:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, VERDICT, ConfigRecord)
         digest, reason = values.get("digest"), values.get("reason")
-        if not (isinstance(digest, str) and isinstance(reason, str) and _DIGEST.fullmatch(digest)):
+        if not (_is_hash(digest) and isinstance(reason, str) and len(values) == 2):
             raise FederationError("its verdict does not fit: use one fedpp everywhere")
-        return cls(digest, one_line(reason))
+        line = one_line(reason)
+        if reason and not line:  # it would turn into a yes
+            raise FederationError("its verdict does not fit: its reason does not show")
+        return cls(digest, line)
+
+
+def _is_hash(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _require_bool(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise FederationError(f"{name} must be true or false, got {value!r:.40}")
 
 
 def _require_round(number: object, attempt: object) -> None:
