@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 
+from fedpp.cipher.components import Algebra
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys import encryption
+from fedpp.learning.initial import initial_weights
+from fedpp.learning.learner import Learner
 from fedpp.network import Gaps, NetworkSpec, Task
+from fedpp.recipe import Recipe, ServerRule
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
-from simulations.twin import plaintext_sites
+from simulations.twin import PlaintextSite, PlaintextTwin, Training, inputs_of, labels_of, plaintext_sites
 
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])
@@ -60,3 +65,42 @@ def test_the_twin_knows_the_states_of_findings(chexpert: Path, tmp_path: Path):
     np.testing.assert_allclose(
         site.frames, encryption.decrypt(hospitals.domain, dataset.frames(everything)), atol=1e-12
     )
+
+
+def drawn_site(seed: int, count: int) -> PlaintextSite:
+    generator = np.random.default_rng(seed)
+    frames, labels = generator.normal(size=(count, 2, 8, 8, 1)), generator.integers(2, size=count)
+    split = {"train": np.arange(count - 1), "validation": np.array([count - 1]), "test": np.array([], np.int64)}
+    return PlaintextSite(str(seed), frames, np.ones((count, 2), np.bool_), None, labels, split)
+
+
+@pytest.mark.parametrize("rule", [ServerRule(), ServerRule("fedavgm", 0.5, momentum=0.8), ServerRule("fedyogi", 0.01)])
+def test_a_twin_s_rounds_take_the_server_s_step(rule: ServerRule):
+    """Three rounds of two sites are those of a loop by hand: train, average what changed, and the rule's formula."""
+    recipe = Recipe(learning_rate=1e-2, batch_size=4)
+    sites, examples = [drawn_site(1, 6), drawn_site(2, 9)], (5, 8)
+    drawn = list(initial_weights(TINY, 1).values())
+    found = PlaintextTwin(TINY, Training(3, 2, recipe, 7, "float64", rule)).federate(sites, drawn)
+    learner = Learner(TINY, Algebra.plaintext(), recipe, "float64")
+    weights, first, second = drawn, [0.0 * w for w in drawn], [0.0 * w for w in drawn]
+    for number in (1, 2, 3):
+        changes = []
+        for site in sites:
+            learner.model.set_weights(weights)
+            learner.model.optimizer.restart()
+            labels = labels_of(site, TINY, "float64")
+            learner.fit(inputs_of(site, "float64"), labels, site.split["train"], epochs=2, seed=(7, number))
+            changes.append([w - w0 for w, w0 in zip(learner.model.get_weights(), weights, strict=True)])
+        for i, (one, other) in enumerate(zip(*changes, strict=True)):
+            mean = (examples[0] * one + examples[1] * other) / 13
+            if rule.name == "fedavgm":
+                first[i] = 0.8 * first[i] + mean
+                weights[i] = weights[i] + 0.5 * first[i]
+            elif rule.name == "fedyogi":
+                first[i] = 0.9 * first[i] + (1 - 0.9) * mean
+                second[i] = second[i] - (1 - 0.99) * mean**2 * np.sign(second[i] - mean**2)
+                weights[i] = weights[i] + 0.01 * first[i] / (np.sqrt(second[i]) + 1e-3)
+            else:
+                weights[i] = weights[i] + mean
+    for one, expected in zip(found, weights, strict=True):
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-9)
