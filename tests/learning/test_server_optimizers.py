@@ -234,3 +234,17 @@ def test_a_rule_is_what_its_mapping_says():
     assert {type(value) for value in rule.to_mapping().values()} == {str, float}
     with pytest.raises(ConfigError, match="a server's rule has name"):
         ServerRule.from_mapping({"name": "fedavg", "nesterov": True})
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_rounding_below_zero_is_no_second_moment(name: str, n: int):
+    """Where only decoys moved, rounding may take the message's second moments below 0: no root of that is taken."""
+    rule, of = RULES[name], algebra_of(n)
+    for seed in range(20):
+        state = begun(drawn(n, 0), rule)
+        loud = {name: of.decrypted(values) for name, values in drawn(n, seed, 1e3).items()}
+        loud_rows = {name: of.encrypted((0.0 * message, *decoys)) for name, (message, *decoys) in loud.items()}
+        still = {name: np.zeros_like(values) for name, values in loud_rows.items()}
+        for update in (loud_rows, still, still):
+            state = step(state, update, rule, of)
