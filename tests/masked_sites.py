@@ -13,6 +13,7 @@ from fedpp.learning.global_state import GlobalState, initial
 from fedpp.learning.metrics import count, count_findings
 from fedpp.masking.ring import CHUNK, Words
 from fedpp.masking.rounds import Contribution, Round, Sum
+from fedpp.network import NetworkSpec
 from fedpp.protocol import wire
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
@@ -35,9 +36,8 @@ class Player:
     def initial(self, content: RecordDict) -> RecordDict:
         """Answer the state of round 0: of zeros, or of the model that came."""
         request = wire.InitialRequest.of(content)
-        plan, rows = request.plan, dict(ROWS)
-        if plan.network != TINY:
-            rows = {spec.name: np.zeros((*spec.shape, 2)) for spec in plan.network.weights()}
+        plan = request.plan
+        rows = self.rows_of_round_0(plan.network)
         if request.model:
             sent = wire.state_of(content)
             rows = dict(GlobalState.from_bytes(_opened(sent)[1] if request.model == "sealed" else sent).rows)
@@ -55,7 +55,7 @@ class Player:
         """Answer the update in words."""
         request = wire.TrainRequest.of(content)
         before = self._state(content, request.plan, request.round - 1)
-        update = {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
+        update = self.update(before)
         examples = self.description.sequences[0]
         words = rounds.encoded(request.plan, update, examples)
         mask = wire.Mask("0" * 64, 0)
@@ -68,6 +68,14 @@ class Player:
                 wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
             }
         )
+
+    def rows_of_round_0(self, network: NetworkSpec) -> dict[str, np.ndarray]:
+        """Return the initial weights."""
+        return {spec.name: np.zeros((*spec.shape, 2)) for spec in network.weights()}
+
+    def update(self, before: GlobalState) -> dict[str, np.ndarray]:
+        """Return what training adds to the rows."""
+        return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
 
     def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
         """Answer counts, and of a sum the verdict, with this reason, and the state if it is to be kept."""

@@ -1,0 +1,138 @@
+"""A coordinator's run in this process: real Flower messages, and sites that play their part without a network."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from masked_sites import DOMAIN as KEYS
+from masked_sites import Player
+from members import proof
+
+from fedpp.config import RunConfig
+from fedpp.keys.identity import SiteIdentity
+from fedpp.protocol import wire
+from fedpp.protocol.site import SiteDescription
+
+CARD = KEYS.card()
+DOMAIN = CARD.fingerprint
+
+
+def config(out: Path, **changes: object) -> RunConfig:
+    values = {
+        "card": CARD.to_json(),
+        "out": str(out),
+        "initial": "",
+        "sites": 2,
+        "rounds": 2,
+        "epochs": 1,
+        "batch-size": 2,
+    }
+    network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
+    network |= {"architecture": "cnn-bi-lstm", "voting": False}
+    learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
+    server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
+    learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
+    waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
+    masking = {"masking": True, "update-bound": 8.0, "update-norm": 10.0, "loss-rise": 1.0, "repeats": 1}
+    return RunConfig.from_mapping({**values, **network, **learning, **masking, **waits, **changes})
+
+
+def describe(name: str, **changes: object) -> SiteDescription:
+    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
+    form = {"multi_label": False, "patch": 0}
+    counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
+    return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **form, **counts, **changes})
+
+
+@dataclass
+class Site:
+    """A site that answers as it should, but for the kinds of messages to which it answers `instead`, or nothing."""
+
+    description: SiteDescription
+    instead: Mapping[str, RecordDict | None] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    scored: list[tuple[str, int]] = field(default_factory=list)
+    seen: list[RecordDict] = field(default_factory=list)
+    step: float = 1.0
+
+    def answer(self, question: Message) -> RecordDict | None:
+        kind = question.metadata.message_type
+        self.asked.append(kind)
+        self.seen.append(question.content)
+        if kind in self.instead:
+            return self.instead[kind]
+        if kind == "query.describe":
+            return described(self.description, question)
+        player = self.player()
+        if kind == "query.initial_weights":
+            return player.initial(question.content)
+        if kind == "train":
+            return player.train(question.content)
+        request = wire.EvaluateRequest.of(question.content)
+        self.scored.append((request.split, request.round))
+        return player.evaluate(question.content, self.reason_of(request))
+
+    def player(self) -> Player:
+        """Return who plays its part."""
+        return Player(self.description, self.step)
+
+    def reason_of(self, request: wire.EvaluateRequest) -> str:
+        """Return why it does not adopt a model: it always does."""
+        del request
+        return ""
+
+
+def identity_of(name: str) -> SiteIdentity:
+    return SiteIdentity(name, sha256(name.encode()).digest())
+
+
+def described(description: SiteDescription, question: Message) -> RecordDict:
+    """Answer what a site is, with its own proof."""
+    nonce = wire.DescribeRequest.of(question.content).nonce
+    return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
+
+
+def answered(description: SiteDescription, proved: str) -> RecordDict:
+    records = {wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: ConfigRecord({"proof": proved})}
+    return RecordDict(records)
+
+
+class LocalGrid(Grid):
+    """The nodes of this process; after how many looks at them a node joins, and answers, is at once by default."""
+
+    def __init__(
+        self, sites: Iterable[Site], joins: Mapping[int, int] | None = None, answers: Mapping[int, int] | None = None
+    ) -> None:
+        self.sites = dict(enumerate(sites, 1))
+        self._joins, self._answers, self._looks = joins or {}, answers or {}, 0
+        self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> list[int]:
+        self._looks += 1
+        return [node for node in self.sites if self._looks > self._joins.get(node, 0)]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids.append(f"message {id(message)} {time.monotonic_ns()}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            content = self.sites[message.metadata.dst_node_id].answer(message)
+            if content is not None:
+                self._replies[ids[-1]] = Message(content, reply_to=message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        there = [i for i in message_ids if i in self._replies]
+        late = {node for node, look in self._answers.items() if self._looks <= look}
+        return [self._replies.pop(i) for i in there if self._replies[i].metadata.src_node_id not in late]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    run = Run.create_empty(1)
+    set_run = create_message = get_nodes = None
