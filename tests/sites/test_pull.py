@@ -1,0 +1,141 @@
+"""The model of a finished run: opened by a member, as ciphertext or for plain images, and by nobody else."""
+
+import stat
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY, write_dataset
+from members import EAST, cheap, founded, membership
+
+from fedpp.keys import encryption, store
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.frame_cipher import FrameCipher
+from fedpp.learning.global_state import GlobalState, initial
+from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.learning.training import EncryptedTrainer
+from fedpp.network import NetworkSpec
+from fedpp.recipe import Recipe, ServerRule
+from sites.cli import main
+
+PASSPHRASE = "correct horse battery"
+PATCHES = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4, patch=2)
+
+
+def state_of(domain: KeyDomain, network: NetworkSpec) -> GlobalState:
+    rows = encrypted_initial_weights(network, 0, domain.computing_key())
+    facts = {"domain": domain.card().fingerprint, "dtype": "float64", "classes": ("no", "yes")}
+    return initial(rows, network=network, rule=ServerRule(), **facts)
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> tuple[KeyDomain, Path]:
+    """Return a domain, and the folder of a member's keys and of a run's model."""
+    return prepared(tmp_path, founded(), TINY)
+
+
+def prepared(folder: Path, domain: KeyDomain, network: NetworkSpec) -> tuple[KeyDomain, Path]:
+    store.join(folder / "domain", membership(EAST, domain), cheap())
+    (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
+    (folder / "passphrase").chmod(0o600)
+    sealed = b"".join(domain.envelope().close("round 0", [state_of(domain, network).to_bytes()]))
+    (folder / "model.sealed").write_bytes(sealed)
+    (folder / "identity" / "models").mkdir(parents=True)
+    (folder / "identity" / "models" / "7.state").write_bytes(sealed)
+    return domain, folder
+
+
+def pull(folder: Path, run: object, out: str, *more: object) -> int:
+    keys = ("--domain", folder / "domain", "--passphrase-file", folder / "passphrase")
+    return main(list(map(str, ("pull", run, *keys, "--out", folder / out, *more))))
+
+
+def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path], capsys: pytest.CaptureFixture[str]):
+    """By the coordinator's file or by the number of a run that its node kept; the rows are the state's."""
+    domain, folder = member
+    assert pull(folder, folder / "model.sealed", "a.npz") == 0
+    assert pull(folder, "7", "b.npz", "--identity", folder / "identity") == 0
+    assert "round 0, classes no, yes" in capsys.readouterr().out
+    expected = state_of(domain, TINY)
+    for name in ("a.npz", "b.npz"):
+        model = EncryptedModel.load(folder / name)
+        assert (model.network, model.classes, model.domain) == (TINY, ("no", "yes"), domain.card().fingerprint)
+        for weight, rows in expected.rows.items():
+            np.testing.assert_array_equal(model.rows[weight], rows)
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+
+
+def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
+    member: tuple[KeyDomain, Path], plaintext: tuple[np.ndarray, np.ndarray]
+):
+    """Stock Keras loads it without fedpp's classes, and its logits are the decrypted ones to 1e-9."""
+    domain, folder = member
+    assert pull(folder, folder / "model.sealed", "model.keras") == 0
+    model = keras.models.load_model(folder / "model.keras")
+    dataset = write_dataset(folder / "data", domain, plaintext)
+    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Recipe(), "float64")
+    trainer.load(state_of(domain, TINY).rows)
+    expected = encryption.decrypt(domain, trainer.logits(dataset, np.arange(11)))
+    valid = np.ones((11, 2), bool)
+    np.testing.assert_allclose(np.asarray(model([plaintext[0], valid])), expected, atol=1e-9)
+
+
+def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
+    tmp_path: Path, plaintext: tuple[np.ndarray, np.ndarray]
+):
+    """Its first convolution is given the mixing matrix's share: on plain frames it says what it said on mixed ones."""
+    domain, folder = prepared(tmp_path, founded(scheme="more-frame"), PATCHES)
+    assert pull(folder, folder / "model.sealed", "model.keras") == 0
+    model = keras.models.load_model(folder / "model.keras")
+    mixed = FrameCipher(domain, "float64", layout="patches", patch=2)
+    frames = np.stack([mixed.frames("s", values)[..., 0] for values in plaintext[0]])
+    from fedpp.learning import models
+
+    on_mixed = models.plaintext(PATCHES, "float64")
+    drawn = initial_weights(PATCHES, 0)
+    on_mixed.set_weights([drawn[spec.name] for spec in PATCHES.weights()])
+    valid = np.ones((11, 2), bool)
+    expected = np.asarray(on_mixed([frames, valid]))
+    np.testing.assert_allclose(np.asarray(model([plaintext[0], valid])), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "more", "line"),
+    [
+        ("nothing.sealed", "x.npz", (), "cannot read the model"),
+        ("8", "x.npz", ("--identity", "identity"), "this site's node kept no model of run 8: it has 7"),
+        ("model.sealed", "x.h5", (), "--out names model.npz, of ciphertext, or model.keras"),
+        ("model.sealed", "passphrase.npz", (), "is there already"),
+        ("passphrase", "x.npz", (), "damaged"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: str,
+    out: str,
+    more: tuple[str, ...],
+    line: str,
+    member: tuple[KeyDomain, Path],
+    capsys: pytest.CaptureFixture[str],
+):
+    """What cannot be pulled is named, and nothing is written."""
+    _, folder = member
+    (folder / "passphrase.npz").write_bytes(b"")
+    source = run if more else folder / run
+    given = tuple(folder / text if text == "identity" else text for text in more)
+    before = sorted(folder.iterdir())
+    assert pull(folder, source, out, *given) == 1
+    error = capsys.readouterr().err.strip()
+    assert line in error
+    assert "\n" not in error
+    assert sorted(folder.iterdir()) == before
+
+
+def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], tmp_path: Path, capsys):
+    """Its key is refused by the domain's name."""
+    _, folder = member
+    (tmp_path / "other").mkdir()
+    _, other = prepared(tmp_path / "other", founded(), TINY)
+    assert pull(other, folder / "model.sealed", "x.npz") == 1
+    assert "belongs to domain" in capsys.readouterr().err
