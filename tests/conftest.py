@@ -1,6 +1,7 @@
 """Small real things that many tests need: a key domain, an encrypted dataset, the real data's folder."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left alone with one of them in the end."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def determinism_ends() -> Iterator[None]:
+    """Take back what a training in this process switched on for good: with it, no batch is read ahead."""
+    yield
+    if (config := sys.modules.get("tensorflow.python.framework.config")) is not None:
+        config.disable_op_determinism()
 
 
 @pytest.fixture(scope="session")
