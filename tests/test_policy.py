@@ -36,8 +36,8 @@ EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
 )
 # Parts of YAML, which come together to what is nearly a policy.
-WORDS = """bundles datasets answers scores until co-participants masking optional train [ ] { } ' " # --- ... !!map !!seq
-!!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
+WORDS = """bundles datasets answers scores until co-participants masking optional train [ ] { } ' " # --- ... !!map
+!!seq !!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
 2030-12-31 9999-12-31t23:59:59-23:59"""
 SPACES = ("\n", "\n  ", "\n- ", ": ", ", ", "? ", "| ", "> ", " ", "\0", "\u202e", "\x85", "\ufeff", "%TAG ! x:\n")
 SETTINGS = st.builds(
