@@ -37,12 +37,7 @@ EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 # Parts of YAML, which come together to what is nearly a policy.
 WORDS = """bundles datasets answers scores until co-participants masking optional train [ ] { } ' " # --- ... !!map
-<<<<<<< HEAD
-!!seq
-!!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
-=======
 !!seq !!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
->>>>>>> apptests
 2030-12-31 9999-12-31t23:59:59-23:59"""
 SPACES = ("\n", "\n  ", "\n- ", ": ", ", ", "? ", "| ", "> ", " ", "\0", "\u202e", "\x85", "\ufeff", "%TAG ! x:\n")
 SETTINGS = st.builds(
