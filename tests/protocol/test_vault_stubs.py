@@ -34,7 +34,7 @@ def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
     ],
 )
 def test_no_answer_has_a_place_for_a_single_sequence(message: str, fields: list[str]):
-    """Scores come back as sums and counts; all other answers are of no sequence: facts, proofs, weights, words, states."""
+    """Scores come back as sums and counts; all other answers are of no sequence: facts, proofs, words, states."""
     assert [field.name for field in getattr(vault_pb2, message).DESCRIPTOR.fields] == fields
     methods = vault_pb2.DESCRIPTOR.services_by_name["Vault"].methods
     assert {m.name: m.output_type.name for m in methods} == {
