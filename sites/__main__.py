@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from threading import Timer
 from typing import NoReturn
 
 
@@ -15,6 +16,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
         signal.signal(signal.SIGINT, _end)
+    sys.unraisablehook = _unraisable
     cli = import_module(f"{__package__}.cli")  # another package's in a checkout than where it is installed
     status: int = 1
     try:
@@ -24,6 +26,14 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it is done, and its results are told
     sys.exit(status)
+
+
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more where Python could not raise it, as in a callback of an import."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _end(*_: object) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for `health`: a refusal is one line, ours
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line, ours; Flower sets another in what it starts
     from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.errors import VaultError
     from fedpp.keys import store

@@ -51,7 +51,7 @@ def interrupted(arguments: list[str], after: float, number: int) -> "tuple[int, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_rotation_is_interrupted_at_any_moment(hospital: Path, number: int):
     """From the first imports on there is no traceback and no death by a signal, and what is left is all or nothing."""
-    arguments = ["rotate", "--domain", hospital / "domain", "--passphrase-file", hospital / "passphrase"]
+    arguments = ["rotate", "--again", "--domain", hospital / "domain", "--passphrase-file", hospital / "passphrase"]
     before = {path.name for path in hospital.iterdir()}
     statuses = []
     for step in range(12):
