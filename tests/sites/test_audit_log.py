@@ -326,7 +326,7 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """What the log tells of the last day and of each round counts, whatever became of the process."""
     options = ("--audit-log", path)
-    scores = ScoreLimits(least_patients=1, per_day=3)
+    scores = ScoreLimits(least_patients=1, per_round=2, per_day=3)
     with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
         client.score("test", LOGITS, "77", 1)
         client.score("test", LOGITS, "77", 1)
