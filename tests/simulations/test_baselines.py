@@ -33,7 +33,9 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
     folder.mkdir()
     hospitals = prepare(asked, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    return hospitals, FederationRecord(fingerprint, NO_BUNDLE, asked.seed, asked.dtype, NETWORK, (), {}, {}, (), {}, 0.0)
+    return hospitals, FederationRecord(
+        fingerprint, NO_BUNDLE, asked.seed, asked.dtype, NETWORK, (), {}, {}, (), {}, 0.0
+    )
 
 
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
