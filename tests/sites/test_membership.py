@@ -135,7 +135,7 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
         (("card", east.folder), f"domain card {east.folder}/domain.card"),
         (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"share {east}/none"),
         (
-            ("share", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
+            ("share", "--again", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
             f"recipient {east / 'none'}",
         ),
         (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
