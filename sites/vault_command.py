@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpp.command import path, sha256
@@ -13,6 +14,8 @@ from .opening import passphrase_of, require_folder, show
 UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
 
 if TYPE_CHECKING:
+    from fedpp.errors import KeyFileError
+
     from .audit_check import Record
     from .score_limits import ScoreCall
 
@@ -92,7 +95,7 @@ def health(options: argparse.Namespace) -> int:
 def audit_log(options: argparse.Namespace) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
     from fedpp.cipher.params import DomainCard
-    from fedpp.errors import FederationError, KeyFileError
+    from fedpp.errors import FederationError
     from fedpp.keys.store import CARD
     from fedpp.protocol.membership import Certificate
 
@@ -100,15 +103,15 @@ def audit_log(options: argparse.Namespace) -> int:
 
     key, site = None, ""
     if options.certificate:
-        card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
         try:
             certificate = Certificate.from_json(options.certificate.read_text().strip())
-            certificate.require(card.certifying_key, card.fingerprint)
         except (OSError, UnicodeDecodeError, FederationError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise KeyFileError(
-                f"cannot read the certificate {options.certificate}: {reason}: name a site.certificate"
-            ) from None
+            raise _unread(options.certificate, error) from None
+        card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
+        try:
+            certificate.require(card.certifying_key, card.fingerprint)
+        except FederationError as error:
+            raise _unread(options.certificate, error) from None
         key, site = certificate.member.signing_key, certificate.member.site
     found = verify(options.file, public_key=key, head=options.head)
     told: dict[str, Any] = {
@@ -125,6 +128,13 @@ def audit_log(options: argparse.Namespace) -> int:
     else:
         show(options, told)
     return 0
+
+
+def _unread(certificate: Path, error: Exception) -> "KeyFileError":
+    from fedpp.errors import KeyFileError
+
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return KeyFileError(f"cannot read the certificate {certificate}: {reason}: name a site.certificate")
 
 
 def vault_tls(options: argparse.Namespace) -> int:
