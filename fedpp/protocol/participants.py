@@ -7,12 +7,13 @@ not show that their updates are in the average: the coordinator computes it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
-
-from flwr.app import ConfigRecord
+from typing import TYPE_CHECKING, Any, Self
 
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import Proof, Run
+
+if TYPE_CHECKING:
+    from flwr.app import ConfigRecord
 
 MOST = 10_000  # sites of a run
 
@@ -36,8 +37,10 @@ class Participants:
             raise FederationError("the run's list of participants names one member twice")
         return len(members) - 1
 
-    def to_record(self) -> ConfigRecord:
+    def to_record(self) -> "ConfigRecord":
         """Return the record that carries them."""
+        from flwr.app import ConfigRecord  # a vault, which reads proofs, has no Flower in it
+
         return ConfigRecord({"nonce": self.nonce, "proofs": [proof.to_json() for proof in self.proofs]})
 
     @classmethod
