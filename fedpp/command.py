@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from math import inf, nan
 from pathlib import Path
-from re import fullmatch
 from typing import NoReturn
 
 from fedpp.errors import FedppError
+from fedpp.hexadecimal import is_hex
 
 
 def load_tensorflow(*, deterministic: bool = False) -> None:
@@ -60,7 +60,7 @@ def share(text: str) -> float:
 
 def sha256(text: str) -> str:
     """Return a SHA-256 in hex, for argparse."""
-    if not fullmatch("[0-9a-f]{64}", text):
+    if not is_hex(text):
         raise argparse.ArgumentTypeError(f"must be 64 hex digits in lower case, got {text!r:.80}")
     return text
 

@@ -3,6 +3,7 @@
 Another mode must be asked for.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -33,6 +34,21 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         raise
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """Return the first `most` bytes of a file; raise `OSError` for a folder, a pipe or a device, and wait for none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
 def rewrite(path: Path, content: bytes) -> None:
     """Replace a file that is there, and keep its owner, group and mode; raise `PermissionError` if they cannot be."""
     old = path.stat()
@@ -58,40 +74,44 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another --out, nothing is overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
     for left in path.parent.iterdir():
-        if (
-            re.fullmatch(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp", left.name)
-            and left.is_dir()
-            and not left.is_symlink()
-        ):
-            with _lock(left) as ours:
-                if ours:
-                    shutil.rmtree(left)
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer,
-        _lock(Path(outer)) as ours,
-    ):
-        if not ours or not Path(outer).exists():  # between its two first lines another one took it for a leftover
+        if temporary.fullmatch(left.name) and left.is_dir() and (lock := lock_folder(left)) is not None:
+            shutil.rmtree(left)
+            os.close(lock)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as outer:
+        lock = lock_folder(Path(outer))
+        if lock is None:  # another one took it for a leftover in between
             raise FileExistsError(f"another process is writing {path}: try again")
-        folder = Path(outer) / path.name
-        make_folder(folder, 0o755)
-        yield folder
-        folder.replace(path)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which ends with the process, even a killed one; tell whether nobody else has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = True
-        except BlockingIOError:
-            ours = False
-        yield ours
-    finally:
+            folder = Path(outer) / path.name
+            make_folder(folder, 0o755)
+            yield folder
+            folder.replace(path)
+        finally:
+            os.close(lock)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder until it is closed, or the process, even a killed one, ends.
+
+    Nothing is returned where another process holds the lock, or took the folder away in between.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except BlockingIOError:
+        pass
+    except OSError:
         os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def make_folder(path: Path, mode: int) -> None:

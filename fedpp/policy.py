@@ -17,6 +17,8 @@ from typing import Any, Literal, Self, get_args
 import yaml
 
 from fedpp.errors import ConfigError, PolicyError
+from fedpp.files import read_file
+from fedpp.hexadecimal import is_hex
 
 # What may be asked of a site, by the type of Flower's message that asks it.
 QUESTIONS = {
@@ -29,7 +31,6 @@ ANSWERS = tuple(QUESTIONS.values())
 Masking = Literal["required", "optional"]
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
-_HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 2**20
 _MOST = 2**31
 _LONGEST = 200  # characters of a value; Python refuses to write out a number of thousands of digits
@@ -66,11 +67,8 @@ class SitePolicy:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a policy file; raise `ConfigError` for anything that is not one."""
-        if path.exists() and not (path.is_file() or path.is_dir()):  # reading from a pipe would wait for ever
-            raise ConfigError(f"the site's policy {path} is no file: `fedpp-site policy` writes one")
         try:
-            with path.open("rb") as file:
-                content = file.read(_MOST_BYTES + 1)
+            content = read_file(path, _MOST_BYTES + 1)
         except FileNotFoundError:
             raise ConfigError(f"there is no site's policy {path}: `fedpp-site policy` writes one") from None
         except OSError as error:
@@ -262,7 +260,7 @@ def _hashes(name: str, value: object, *, least: int = 0) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < least:
         raise ConfigError(f"{name} must be a list{' of at least one' * least}, got {value!r:.60}")
     for item in value:
-        if not isinstance(item, str) or not _HASH.fullmatch(item):
+        if not is_hex(item):
             raise ConfigError(f"{name}: each must be 64 hexadecimal digits in lower case, quoted, got {item!r:.80}")
         if value.count(item) > 1:
             raise ConfigError(f"{name}: {item} stands twice: leave one of them out")

@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from re import fullmatch
 
 import fedpp
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
+from fedpp.hexadecimal import is_hex
 from fedpp.policy import starting_text
 
 from .bundle import SUFFIX, Bundle
-from .policy_file import set_bundle, set_listed
+from .policy_file import set_listed
 from .supernode import REFUSED
 
-_HASH = "[0-9a-f]{64}"
 # Where each folder of a bundle lies in an installed fedpp, or in a checkout.
 _INSTALLED = {"fedpp": Path(fedpp.__file__).parent, "sites": Path(__file__).parent}
 _SAME, _DIFFERENT, _UNKNOWN = "as installed", "DIFFERS from the installed", "not installed"
@@ -83,14 +82,14 @@ def approve(options: argparse.Namespace) -> int:
     """Add a bundle that may run, or an encrypted dataset that may be used, to the policy, or withdraw it."""
     if options.bundle.is_dir():
         return _approve_dataset(options)
-    if fullmatch(_HASH, str(options.bundle)):
+    if is_hex(str(options.bundle)):
         bundle = str(options.bundle)
     else:
         file = Bundle.load(options.bundle)
         for line in _warnings(_shadows(file)):  # refuses what is no bundle
             print(line, file=sys.stderr)
         bundle = file.hash
-    if set_bundle(options.policy, bundle, approved=not options.remove):
+    if set_listed(options.policy, "bundles", bundle, approved=not options.remove):
         print(f"bundle {bundle} {'may not run here any more' if options.remove else 'may run here'}: {options.policy}")
     else:
         print(f"nothing to do: bundle {bundle} is {'not in' if options.remove else 'already in'} {options.policy}")
@@ -128,7 +127,7 @@ def _warnings(shadows: Mapping[str, list[str]]) -> list[str]:
 
 def _file(options: argparse.Namespace) -> Path:
     """Return the bundle's file, which may be named by the hash of one that was refused and kept."""
-    if not fullmatch(_HASH, str(options.bundle)):
+    if not is_hex(str(options.bundle)):
         return Path(options.bundle)
     if options.identity is None:
         raise ConfigError(

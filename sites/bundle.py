@@ -4,7 +4,6 @@ What `fedpp-site review` shows and what the launcher runs is unpacked by the sam
 means one thing to who reviews it and another to Python. Names, kinds and sizes are checked before anything is written.
 """
 
-import re
 import stat
 import struct
 import sys
@@ -18,15 +17,15 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from fedpp.errors import FederationError
-from fedpp.files import replace
+from fedpp.files import read_file, replace
+from fedpp.hexadecimal import is_hex
 
 MOST_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
 MOST_FILES = 2000
-LONGEST_NAME = 200
+LONGEST_PATH = 200
 MOST_UNPACKED = 64 * 2**20
 MOST_KEPT = 8  # refused bundles
 SUFFIX = ".fab"
-_HASH = re.compile("[0-9a-f]{64}")
 _UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's controls, formats (which turn text around or hide it), line separators
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What Flower puts into a bundle (flwr.common.constant.FAB_INCLUDE_PATTERNS, flwr.cli.build): nothing else is needed.
@@ -43,14 +42,16 @@ class Bundle:
     @classmethod
     def load(cls, path: Path) -> "Bundle":
         """Read a bundle from a file; raise `FederationError` if it is too large, or another than its name says."""
-        if path.exists() and not path.is_file():
-            raise FederationError(f"{path} is no file: name an app bundle, BUNDLE{SUFFIX}")
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        try:
+            content = read_file(path, MOST_BYTES + 1)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise FederationError(f"cannot read {path}: {error.strerror}; name an app bundle, BUNDLE{SUFFIX}") from None
         if len(content) > MOST_BYTES:
             raise FederationError(f"{path} is larger than {MOST_BYTES} bytes: no app bundle is")
         bundle = cls(content)
-        if _HASH.fullmatch(path.stem) and path.stem != bundle.hash:  # what is approved by its name must be what is read
+        if is_hex(path.stem) and path.stem != bundle.hash:  # what is approved by its name must be what is read
             raise FederationError(f"{path} is another bundle than its name says, {bundle.hash}: do not approve it")
         return bundle
 
@@ -125,7 +126,7 @@ class Bundle:
             raise self._refused(f"holds a file with two names, {name!r:.100} and {entry.filename!r:.100}")
         if path.is_absolute() or ".." in path.parts:
             raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
-        if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_NAME:
+        if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_PATH:
             raise self._refused(f"holds a file with the name {name!r:.100}")
         if "__pycache__" in path.parts or (path.suffix not in _SUFFIXES and name not in _WITHOUT_SUFFIX):
             raise self._refused(f"holds {name!r:.100}, a kind of file that Flower puts into none")

@@ -17,11 +17,6 @@ from fedpp.policy import SitePolicy
 List = Literal["bundles", "datasets"]
 
 
-def set_bundle(path: Path, bundle: str, *, approved: bool) -> bool:
-    """Approve a bundle by its hash, or withdraw that: `set_listed`."""
-    return set_listed(path, "bundles", bundle, approved=approved)
-
-
 def set_listed(path: Path, name: List, item: str, *, approved: bool) -> bool:
     """Add a hash to one of the policy's lists, or take it out; tell whether the file changed.
 

@@ -1,6 +1,5 @@
 """Writes an encrypted dataset: all of it, or nothing, in bounded memory."""
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from fedpp.cipher.manifest import (
 from fedpp.cipher.params import DomainCard
 from fedpp.config import SPLITS, Dtype
 from fedpp.errors import DatasetError
+from fedpp.files import lock_folder
 from fedpp.network import Gaps
 
 FOLDER_MODE, FILE_MODE = 0o750, 0o640  # a dataset gives its key away: it is for its owner, and the trainer's group
@@ -203,18 +203,11 @@ class DatasetWriter:
 
 
 def _locked(folder: Path, path: Path) -> int:
-    """Return a descriptor that locks a folder until it, or the process, even a killed one, ends."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())  # and no other that was made since
-    except BlockingIOError:
-        same = False
-    except OSError:
-        os.close(lock)
-        raise
-    if not same or path.exists():
-        os.close(lock)
+    """Return a descriptor that locks the folder in which a dataset is written."""
+    lock = lock_folder(folder)
+    if lock is None or path.exists():
+        if lock is not None:
+            os.close(lock)
         require_new(path)
         raise DatasetError(f"another process is writing {path}: wait for it, or choose another folder")
     return lock

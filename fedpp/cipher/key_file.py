@@ -1,4 +1,4 @@
-"""The trainer's key files: one JSON object each, with its format, in clear and of mode 0600."""
+"""Key files that are text: public ones, and the trainer's, a JSON object each, in clear and of mode 0600."""
 
 import json
 from collections.abc import Callable
@@ -13,6 +13,16 @@ Key = TypeVar("Key")
 def text(format_: str, content: dict[str, Any]) -> bytes:
     """Return a key file's content."""
     return json.dumps({"format": format_, **content}).encode()
+
+
+def read_text(path: Path, what: str, instead: str) -> str:
+    """Return a file's text as it lies, line ends and all; raise `KeyFileError` that says what to name instead."""
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise KeyFileError(f"cannot read the {what} {path}: {error.strerror}: {instead}") from None
+    except UnicodeDecodeError:
+        raise KeyFileError(f"the {what} {path} is no text: {instead}") from None
 
 
 def read(path: Path, format_: str, parse: Callable[[dict[str, Any]], Key], what: str, name: str) -> Key:

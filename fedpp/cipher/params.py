@@ -6,8 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from fedpp.cipher import key_file
 from fedpp.cipher.words import words
 from fedpp.errors import KeyFileError
+from fedpp.hexadecimal import is_hex
 
 Scheme = Literal["more", "more-frame"]
 
@@ -58,8 +60,8 @@ class DomainCard:
         if card.scheme not in SCHEMES:
             raise KeyFileError(f"domain card has scheme {card.scheme!r:.40}, this program knows {', '.join(SCHEMES)}")
         fits = {
-            "id": _is_hex(card.id, 32),
-            "certifying key": _is_hex(card.certifying_key, 64),
+            "id": is_hex(card.id, 32),
+            "certifying key": is_hex(card.certifying_key, 64),
             "epoch": type(card.epoch) is int and card.epoch >= 1,
             "n": type(card.n) is int and card.n >= 1,
         }
@@ -70,17 +72,4 @@ class DomainCard:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a card file."""
-        try:
-            return cls.from_json(path.read_bytes().decode())
-        except OSError as error:
-            raise KeyFileError(
-                f"cannot read the domain card {path}: {error.strerror}: name a domain.card, or ask the domain for it"
-            ) from None
-        except UnicodeDecodeError:
-            raise KeyFileError(
-                f"the domain card {path} is no text: name a domain.card, or ask the domain for it"
-            ) from None
-
-
-def _is_hex(value: object, digits: int) -> bool:
-    return isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")
+        return cls.from_json(key_file.read_text(path, "domain card", "name a domain.card, or ask the domain for it"))

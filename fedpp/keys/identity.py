@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedpp.cipher import key_file
 from fedpp.cipher.words import words
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.protocol.membership import Member, canonical, is_signed, is_site_name, signed
@@ -149,11 +150,4 @@ class Recipient:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a recipient's file."""
-        try:
-            return cls.from_json(path.read_bytes().decode(), str(path))
-        except OSError as error:
-            raise KeyFileError(
-                f"cannot read the recipient {path}: {error.strerror}: name the other site's site.recipient"
-            ) from None
-        except UnicodeDecodeError:
-            raise KeyFileError(f"the recipient {path} is no text: name the other site's site.recipient") from None
+        return cls.from_json(key_file.read_text(path, "recipient", "name the other site's site.recipient"), str(path))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedpp.cipher import key_file
 from fedpp.cipher.params import DomainCard
 from fedpp.errors import DomainMismatchError, FedppError, KeyFileError
 from fedpp.keys.domain import KeyDomain
@@ -104,14 +105,7 @@ class Share:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a share's file."""
-        try:
-            return cls.from_json(path.read_bytes().decode(), str(path))
-        except OSError as error:
-            raise KeyFileError(
-                f"cannot read the share {path}: {error.strerror}: name what `fedpp-site share` made"
-            ) from None
-        except UnicodeDecodeError:
-            raise KeyFileError(f"the share {path} is no text: name what `fedpp-site share` made") from None
+        return cls.from_json(key_file.read_text(path, "share", "name what `fedpp-site share` made"), str(path))
 
     def _values(self) -> dict[str, Any]:
         return {

@@ -4,13 +4,13 @@ They decide the keystreams and tags (`fedpp.masking.keystream`), so each has one
 """
 
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from fedpp.errors import MaskError
+from fedpp.hexadecimal import is_hex
 from fedpp.masking.ring import MOST_EXAMPLES, MOST_SITES, Ring
 from fedpp.protocol.membership import canonical, is_site_name
 
@@ -19,7 +19,6 @@ PRIME = 2**127 - 1  # tags are numbers modulo it
 MOST_WORDS = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
 LONGEST_ROUND = 4096  # characters
 LONGEST_SUM = 1024 * MOST_SITES
-_HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -125,5 +124,5 @@ class Sum:
 
 
 def _require_hex(what: str, value: str) -> None:
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
+    if not is_hex(value):
         raise MaskError(f"{what} is 64 hex digits in lower case, got {value!r:.80}")

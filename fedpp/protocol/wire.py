@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Any, Self, TypeGuard, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from fedpp.config import DTYPES, MOST_ATTEMPTS, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
+from fedpp.hexadecimal import is_hex
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
 from fedpp.recipe import Recipe, ServerRule
@@ -42,7 +43,7 @@ EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
 _BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, 2**31), "sites": (1, 10_000)}
-_TAG, _HASH = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}"), re.compile(r"[0-9a-f]{64}")
+_TAG = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}")
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -67,7 +68,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse settings that no site should work on; numbers become floats, so that equal plans are one text."""
-        if not _is_hash(self.domain):
+        if not is_hex(self.domain):
             raise FederationError(f"domain must be a fingerprint of 64 hex digits, got {self.domain!r:.80}")
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
@@ -209,7 +210,7 @@ class Mask:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, MASK, ConfigRecord)
         nonce, tag = values.get("nonce"), values.get("tag")
-        if not (_is_hash(nonce) and isinstance(tag, str) and _TAG.fullmatch(tag) and len(values) == 2):
+        if not (is_hex(nonce) and isinstance(tag, str) and _TAG.fullmatch(tag) and len(values) == 2):
             raise FederationError("its mask does not fit: use one fedpp everywhere")
         return cls(nonce, int(tag, 16))
 
@@ -230,16 +231,12 @@ class Verdict:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, VERDICT, ConfigRecord)
         digest, reason = values.get("digest"), values.get("reason")
-        if not (_is_hash(digest) and isinstance(reason, str) and len(values) == 2):
+        if not (is_hex(digest) and isinstance(reason, str) and len(values) == 2):
             raise FederationError("its verdict does not fit: use one fedpp everywhere")
         line = one_line(reason)
         if reason and not line:  # it would turn into a yes
             raise FederationError("its verdict does not fit: its reason does not show")
         return cls(digest, line)
-
-
-def _is_hash(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def _require_bool(name: str, value: object) -> None:

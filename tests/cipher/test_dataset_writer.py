@@ -1,5 +1,6 @@
 """Writing an encrypted dataset: what is refused, what is padded, and that it is all or nothing."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -177,7 +178,7 @@ def test_padding_holds_nothing_of_an_earlier_sequence(tmp_path: Path, domain: Ke
 
 def test_a_folder_that_is_made_anew_while_it_is_locked_is_not_taken(tmp_path: Path, domain: KeyDomain, monkeypatch):
     """Between opening and locking, another writer ends and a third begins: its folder is left as it is."""
-    lock = format_.fcntl.flock
+    lock = fcntl.flock
 
     def meanwhile(descriptor: int, operation: int) -> None:
         shutil.rmtree(tmp_path / ".new.partial")
@@ -185,7 +186,7 @@ def test_a_folder_that_is_made_anew_while_it_is_locked_is_not_taken(tmp_path: Pa
         (tmp_path / ".new.partial" / "of-the-third").touch()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(format_.fcntl, "flock", meanwhile)
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
     writer = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
     with pytest.raises(DatasetError, match="another process is writing"), writer:
         pass

@@ -31,7 +31,7 @@ from sites.app import app
 from sites.bundle import MOST_KEPT, Bundle
 from sites.executor import require_flower
 from sites.launcher import answer
-from sites.policy_file import set_bundle
+from sites.policy_file import set_listed
 
 DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
 MINE = {"pyproject.toml": b"[project]\n", "fedpp/errors.py": (ROOT / "fedpp" / "errors.py").read_bytes()}
@@ -334,7 +334,7 @@ def test_approval_changes_the_list_and_nothing_else(
     path.chmod(0o640)
     expected = list(SitePolicy.load(path).bundles)
     for bundle, approved in steps:
-        assert set_bundle(path, bundle, approved=approved) == ((bundle in expected) != approved)
+        assert set_listed(path, "bundles", bundle, approved=approved) == ((bundle in expected) != approved)
         if approved and bundle not in expected:
             expected.append(bundle)
         elif not approved and bundle in expected:
@@ -355,7 +355,7 @@ def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(f"{{bundles: [], datasets: ['{DATASET}']}}")
     with pytest.raises(ConfigError, match=f"cannot edit the list of bundles in {path}: write one hash a line"):
-        set_bundle(path, A, approved=True)
+        set_listed(path, "bundles", A, approved=True)
     assert path.read_text() == f"{{bundles: [], datasets: ['{DATASET}']}}"
     assert sorted(tmp_path.iterdir()) == [tmp_path / ".site.yaml.lock", path]
 
@@ -367,10 +367,10 @@ def test_line_ends_stay(tmp_path_factory: pytest.TempPathFactory, written: str, 
     text = f"# Ours.\nbundles: {written}\ndatasets: ['{DATASET}']\n"
     path.write_bytes(text.replace("\n", newline).encode())
     approved = bundle not in SitePolicy.load(path).bundles
-    assert set_bundle(path, bundle, approved=approved)
+    assert set_listed(path, "bundles", bundle, approved=approved)
     after = path.read_bytes().decode()
     assert after.count("\r") == (after.count("\n") if newline == "\r\n" else 0)
-    assert set_bundle(path, bundle, approved=not approved)
+    assert set_listed(path, "bundles", bundle, approved=not approved)
     assert path.read_bytes().decode().count("\r") in {0, path.read_bytes().count(b"\r\n")}
 
 
@@ -381,7 +381,7 @@ def test_the_owner_stays(tmp_path: Path) -> None:
     path.write_text(starting_text(DATASET))
     os.chown(path, 20001, 20100)
     path.chmod(0o640)
-    set_bundle(path, A, approved=True)
+    set_listed(path, "bundles", A, approved=True)
     after = path.stat()
     assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (20001, 20100, 0o640)
     lock = (tmp_path / ".site.yaml.lock").stat()
@@ -393,9 +393,9 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(starting_text(DATASET))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sites.policy_file import set_bundle\nsys.stdin.readline()\n"
+        "import sys\nfrom pathlib import Path\nfrom sites.policy_file import set_listed\nsys.stdin.readline()\n"
         "for number in range(15):\n"
-        "    set_bundle(Path(sys.argv[1]), f'{int(sys.argv[2]) * 100 + number:064x}', approved=True)\n"
+        "    set_listed(Path(sys.argv[1]), 'bundles', f'{int(sys.argv[2]) * 100 + number:064x}', approved=True)\n"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(path), str(n)], cwd=ROOT, stdin=subprocess.PIPE)
