@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
+from fedpp.hexadecimal import is_hex
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
@@ -28,8 +29,12 @@ CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
 LONGEST_NAME = 200  # bytes
 LONGEST_TEXT = 4096
 _P = 2**255 - 19
-# Letters and signs that show nothing: fillers, a joiner, variation selectors, a blank Braille cell.
-_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 _RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
 
@@ -121,8 +126,7 @@ class _Facts:
             elif field.name == "run":
                 fits = is_run_number(value)
             elif digits is not None:
-                fits = isinstance(value, str) and len(value) == digits and not set(value) - set("0123456789abcdef")
-                fits = fits and not _WEAK.get(field.name, _never)(bytes.fromhex(value))
+                fits = is_hex(value, digits) and not _WEAK.get(field.name, _never)(bytes.fromhex(value))
             else:
                 fits = type(value) is int and 0 <= value < 2**53
             if not fits:

@@ -7,9 +7,10 @@ from typing import Any, Self
 from fedpp.config import SPLITS
 from fedpp.errors import FederationError
 from fedpp.network import GAPS, Gaps
+from fedpp.protocol.membership import is_site_name
 
 LARGEST = 2**31
-LONGEST_NAME = 200
+LONGEST_CLASS = 200  # characters of a class's name
 MOST_CLASSES = 1000
 _COUNTS = ("n", "frames", "height", "width", "channels", "patch")
 
@@ -35,12 +36,12 @@ class SiteDescription:
     def __post_init__(self) -> None:
         """Refuse values of another type, out of range, or that a terminal would not just show."""
         fits = {
-            "name": _is_name(self.name),
-            "domain": _is_name(self.domain),
+            "name": is_site_name(self.name),
+            "domain": _is_text(self.domain),
             **{name: _is_count(getattr(self, name)) for name in _COUNTS},
             "classes": isinstance(self.classes, tuple)
             and len(self.classes) <= MOST_CLASSES
-            and all(map(_is_name, self.classes))
+            and all(map(_is_text, self.classes))
             and len(set(self.classes)) == len(self.classes),
             "multi_label": type(self.multi_label) is bool,
             "gaps": self.gaps in GAPS,
@@ -67,8 +68,8 @@ class SiteDescription:
         return cls(**typed)
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_CLASS and value.isprintable()
 
 
 def _is_count(value: object) -> bool:

@@ -132,7 +132,16 @@ def test_what_is_no_json_of_ours_is_refused(text: str):
 
 
 LONGEST = "\N{HOSPITAL}" * 50  # 200 bytes
-UNSEEN = ["Ea\u200bst", "Ea\u115fst", "Ea\ufe0fst", "Ea\u2800st", "Ea\u034fst", "Ea\U000e0101st"]
+UNSEEN = [
+    "Ea\u200bst",
+    "Ea\u115fst",
+    "Ea\ufe0fst",
+    "Ea\u2800st",
+    "Ea\u034fst",
+    "Ea\U000e0101st",
+    "Ea\U0001d159st",
+    "Ea\u3164st",
+]
 OTHER_FORMS = [
     "\uff25ast",
     "Ea\u017ft",

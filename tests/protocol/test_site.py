@@ -52,6 +52,7 @@ def test_a_description_survives_the_wire(change: dict[str, object]) -> None:
         ("classes", ["no", "no"]),
         ("classes", ["no", "y\x00"]),
         ("classes", [0, 1]),
+        *(("name", name) for name in (" East", "Ea\U0001d159st", "\N{HOSPITAL}" * 51, "\uff25ast")),
         ("multi_label", 1),
         ("multi_label", None),
         ("patch", -1),
