@@ -6,7 +6,8 @@ one patient may have many, all of one label.
 """
 
 import threading
-from collections import Counter, deque
+from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from fedpp.policy import ScoreLimits
 from fedpp.protocol.counts import UNKNOWN
 
 DAY = timedelta(hours=24)
+AT_ONCE = timedelta(minutes=1)  # by which calls that run at the same time are dated after each other at most
 LONGEST_RUN = 64
 
 
@@ -50,9 +52,9 @@ class ScoreAllowance:
     """Counts a vault's calls of `Score` and refuses those beyond the limits; many threads may ask at once."""
 
     def __init__(self, past: Iterable[ScoreCall] = ()) -> None:
-        """Begin with the calls that an audit log tells of, oldest first."""
+        """Begin with the calls that an audit log tells of, in any order."""
         self._lock = threading.Lock()
-        self._recent: deque[datetime] = deque()
+        self._recent: list[datetime] = []  # sorted; what a wrong clock dated later does not count before that time
         self._rounds: Counter[tuple[str, int, str]] = Counter()
         for call in past:
             self._add(call)
@@ -79,16 +81,16 @@ class ScoreAllowance:
                     f"split {call.split} was scored {used} times in round {call.round} of run {call.run}, and "
                     f"{limits.per_round} are allowed: set scores: per-round in its policy"
                 )
-            # A clock may have been wrong: what it dated later than now would count for ever.
-            self._recent = deque(time for time in self._recent if call.time - DAY < time <= call.time)
-            if len(self._recent) >= limits.per_day:
+            del self._recent[: bisect_right(self._recent, call.time - DAY)]
+            used = bisect_right(self._recent, call.time + AT_ONCE)
+            if used >= limits.per_day:
                 raise VaultError(
-                    f"{len(self._recent)} calls were scored within 24 hours, and {limits.per_day} are allowed: "
+                    f"{used} calls were scored within 24 hours, and {limits.per_day} are allowed: "
                     "wait, or set scores: per-day in its policy"
                 )
             self._add(call)
 
     def _add(self, call: ScoreCall) -> None:
-        self._recent.append(call.time)
+        insort(self._recent, call.time)
         if call.run:
             self._rounds[call.run, call.round, call.split] += 1

@@ -159,6 +159,24 @@ def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: in
     assert all(sum(start <= hour < start + 24 for hour in admitted) <= most for start in admitted)
 
 
+@given(st.permutations([-25, -24, -23, -1, 0, 1, 2, 26]))
+def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
+    """Of calls logged in any order those of the last 24 hours count, and each leaves again; none else does."""
+    allowance = ScoreAllowance(ScoreCall(NOW + timedelta(hours=h), "", 1, "test") for h in hours)
+    four = ScoreLimits(per_day=4)
+    allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, four)
+    with pytest.raises(VaultError, match="4 calls were scored within 24 hours"):
+        allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, four)
+    allowance.admit(ScoreCall(NOW + timedelta(days=3), "", 1, "test"), 100, ScoreLimits(per_day=1))
+
+
+def test_calls_at_the_same_time_are_counted_all():
+    """Who took the time first, and is admitted last, does not pass the limit by that."""
+    allowance = ScoreAllowance([ScoreCall(NOW + timedelta(seconds=1), "", 1, "test")])
+    with pytest.raises(VaultError, match="1 calls were scored within 24 hours"):
+        allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, ScoreLimits(per_day=1))
+
+
 def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
     past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 6
