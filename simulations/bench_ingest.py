@@ -1,12 +1,10 @@
 """What ingest costs: encryption against memcpy and AES-256-GCM, and the memory of whole ingests of two sizes."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from fedpp.imaging.splits import SplitPlan
 from fedpp.ingest import ingest as write_dataset
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+
+from .alternating import alternating
 
 SIDE, REPETITIONS = 64, 15
 LENGTHS = (4, 16)  # frames of a sequence
@@ -60,7 +60,9 @@ def _encryption(frames: int) -> dict[str, Any]:
         for number in range(count):
             aes.encrypt(number.to_bytes(12, "little"), memoryview(pixels[number]).cast("B"), None)
 
-    seconds = _alternating({"encrypt": encrypt, "memcpy": lambda: np.copyto(copy, rows), "aes_gcm": aes_gcm})
+    seconds = alternating(
+        {"encrypt": encrypt, "memcpy": lambda: np.copyto(copy, rows), "aes_gcm": aes_gcm}, REPETITIONS
+    )
     return {
         "case": f"encryption alone, sequences of {frames} frames of {SIDE}x{SIDE}, float32",
         "frames_per_second": count * frames / seconds["encrypt"],
@@ -70,18 +72,6 @@ def _encryption(frames: int) -> dict[str, Any]:
         "aes_gcm_frames_per_second": count * frames / seconds["aes_gcm"],
         "time_to_aes_gcm": seconds["encrypt"] / seconds["aes_gcm"],
     }
-
-
-def _alternating(tasks: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Return the median seconds of tasks that take turns; the first turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repetition in range(-1, REPETITIONS):
-        for name, task in tasks.items():
-            started = time.perf_counter()
-            task()
-            if repetition >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _images(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +23,7 @@ from fedpp.masking.keystream import MaskKey
 from fedpp.masking.ring import CHUNK, Ring, Words
 from fedpp.masking.rounds import Contribution, Round
 
+from .alternating import alternating
 from .bench_ingest import peak_mb
 from .federation import ROOT
 
@@ -78,47 +79,28 @@ def _values(words: int, bits: int = 32) -> NDArray[np.float32 | np.float64]:
 
 def _masked(of: Round, part: Contribution, values: NDArray[Any], out: Words) -> int:
     """Encode and mask values, as a site does, chunk by chunk; return the tag."""
-    encoded = (of.ring.encode(values[start : start + CHUNK], EXAMPLES) for start in range(0, values.size, CHUNK))
-    return _each(_KEY.mask(of, part, encoded), lambda start, words: np.copyto(out[start : start + words.size], words))
-
-
-def _each(masks: Iterator[Words], take: Callable[[int, Words], None]) -> int:
-    start = 0
-    while True:
-        try:
-            words = next(masks)
-        except StopIteration as stop:
-            tag: int = stop.value
-            return tag
-        take(start, words)
-        start += words.size
+    masker = _KEY.masker(of, part)
+    for start in range(0, values.size, CHUNK):
+        encoded = of.ring.encode(values[start : start + CHUNK], EXAMPLES)
+        out[start : start + CHUNK] = masker.mask(encoded)
+    return masker.tag()
 
 
 def _total(of: Round, parts: Sequence[Contribution]) -> tuple[Words, int]:
     """Return the sum of the parts' masks, which never lie in memory, and their tags' sum."""
     total, tag = np.zeros(of.length, of.ring.dtype), 0
     words = of.ring.encode(_values(min(CHUNK, of.length)), EXAMPLES)
-    sizes = [min(CHUNK, of.length - start) for start in range(0, of.length, CHUNK)]
     for part in parts:
-        masks = _KEY.mask(of, part, (words[:size] for size in sizes))
-        tag += _each(masks, lambda start, under: of.ring.add(total[start : start + under.size], under))
+        masker = _KEY.masker(of, part)
+        for start in range(0, of.length, CHUNK):
+            some = total[start : start + CHUNK]
+            of.ring.add(some, masker.mask(words[: some.size]))
+        tag += masker.tag()
     return total, tag
 
 
 def _parts(count: int) -> list[Contribution]:
     return [Contribution.fresh(f"site-{number}", EXAMPLES) for number in range(count)]
-
-
-def _alternating(tasks: dict[str, Task], repetitions: int) -> dict[str, float]:
-    """Return the median seconds of tasks that take turns; the first turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repetition in range(-1, repetitions):
-        for name, task in tasks.items():
-            started = time.perf_counter()
-            task()
-            if repetition >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _repetitions(words: int) -> int:
@@ -133,7 +115,7 @@ def _site(bits: int, words: int) -> dict[str, float]:
         "add": lambda: of.ring.add(total, under),
         "memcpy": lambda: np.copyto(copy, under),
     }
-    seconds = _alternating(tasks, _repetitions(words))
+    seconds = alternating(tasks, _repetitions(words))
     ratios = {f"{name}_to_memcpy": seconds[name] / seconds["memcpy"] for name in ("mask", "add")}
     return {f"{name}_seconds": value for name, value in seconds.items()} | ratios
 
@@ -186,7 +168,7 @@ def _ckks(number: int, words: int) -> dict[str, Any]:
         "ckks_add": add,
         "ckks_decrypt": decrypt,
     }
-    seconds = _alternating(tasks, 3)
+    seconds = alternating(tasks, 3)
     size = sum(map(len, sent))
     return {
         "case": f"{words:,} values under CKKS, degree {degree}, primes of {'-'.join(map(str, primes))} bits",

@@ -7,7 +7,7 @@ after a restart.
 No TensorFlow is loaded here.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -78,8 +78,10 @@ class Masking:
             )
         part = Contribution.fresh(self._site.identity.name, first.examples)
         call.tell(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
-        masked = self._key.mask(of, part, _words(_all(first, requests), of))
-        tag = yield from _blocks(masked)
+        masker = self._key.masker(of, part)
+        for words in _words(_all(first, requests), of):
+            yield vault_pb2.MaskReply(words=masker.mask(words).tobytes())
+        tag = masker.tag()
         call.answer(of.length * of.ring.bits // 8, mask=part.nonce)
         yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}")
 
@@ -176,12 +178,3 @@ def _words(requests: Iterator[Any], of: Round) -> Iterator[Words]:
         raise MaskError(f"an update of this round has {of.length} words, got {'more' if left < 0 else 'fewer'}")
     if held:
         yield np.frombuffer(bytes(held), dtype)
-
-
-def _blocks(masked: Generator[Words, None, int]) -> Generator[vault_pb2.MaskReply, None, int]:
-    while True:
-        try:
-            words = next(masked)
-        except StopIteration as end:
-            return int(end.value)
-        yield vault_pb2.MaskReply(words=words.tobytes())

@@ -95,13 +95,9 @@ class Player:
     ) -> tuple[Words, wire.Mask]:
         part = Contribution.fresh(self.description.name, self.description.sequences[0])
         of = _round(content, request, before)
-        masker = DOMAIN.mask_key().mask(of, part, (words[s : s + CHUNK] for s in range(0, words.size, CHUNK)))
-        parts = []
-        while True:
-            try:
-                parts.append(next(masker))
-            except StopIteration as end:
-                return np.concatenate(parts), wire.Mask(part.nonce, end.value)
+        masker = DOMAIN.mask_key().masker(of, part)
+        masked = np.concatenate([masker.mask(words[s : s + CHUNK]) for s in range(0, words.size, CHUNK)])
+        return masked, wire.Mask(part.nonce, masker.tag())
 
     def _advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
         total, of = Sum.from_json(wire.text_of(content, wire.SUM)), _round(content, request, before)

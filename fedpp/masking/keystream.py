@@ -11,7 +11,7 @@ sums a ring keeps from wrapping: so tags add up as words do. A sum that was chan
 contributions than it says, keeps its tag with probability 2^-125 at most.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -46,27 +46,13 @@ class MaskKey:
             raise MaskError(f"a mask key has {KEY_BYTES} bytes, got {len(key)}")
         self._key = bytes(key)
 
-    def mask(self, of: Round, part: Contribution, chunks: Iterable[Words]) -> Generator[Words, None, int]:
-        """Yield the words of one update masked, chunk by chunk; the generator's value is the tag.
+    def masker(self, of: Round, part: Contribution) -> "Masker":
+        """Return what masks one update; the part is for it alone: two under one keystream show their difference.
 
-        The part is for this one update: two under one keystream show their difference. Chunks are one-dimensional and
-        have `ring.CHUNK` words but for the last. Law: `unmask(r, [p, q], x + y, s + t)` is the sum of the words, where
-        `x, s` and `y, t` are masks of words under p and q. Raises `MaskError` for words beyond the ring's bounds, or
-        for more or fewer than the round's; what was yielded until then is of no use.
+        Law: `unmask(r, [p, q], x + y, s + t)` is the sum of the words that the maskers of p and q made `x, s` and
+        `y, t` of, masked words and tags.
         """
-        stream, pad = self._stream(of, part)
-        tag = _Tag(self._subkey("tag", of), of.ring)
-        left = of.length
-        for words in chunks:
-            of.ring.require_within(words, part.examples)
-            if not left or words.shape != (min(CHUNK, left),):
-                raise MaskError(f"an update of this round goes on with {min(CHUNK, left)} words, got {words.shape}")
-            left -= words.size
-            tag.take(words)
-            yield words + stream.words(words.size)
-        if left:
-            raise MaskError(f"an update of this round has {of.length} words, and {left} are missing")
-        return (tag.value() + pad) % PRIME
+        return Masker(of, part, *self._stream(of, part), _Tag(self._subkey("tag", of), of.ring))
 
     def unmask(self, of: Round, parts: Sequence[Contribution], total: Words, tag: int) -> Words:
         """Take the keystreams of all contributions off a sum of masked words; raise `MaskError` if the tag is another.
@@ -114,6 +100,34 @@ class MaskKey:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         raise TypeError("a mask key is not pickled or copied: derive it from the domain")
+
+
+class Masker:
+    """Masks the words of one update, chunk by chunk, and then tells their tag."""
+
+    def __init__(self, of: Round, part: Contribution, stream: "_Stream", pad: int, tag: "_Tag") -> None:
+        self._of, self._part, self._stream, self._pad, self._tag = of, part, stream, pad, tag
+        self._left = of.length
+
+    def mask(self, words: Words) -> Words:
+        """Return the next words masked: one-dimensional, `ring.CHUNK` of them, or the last.
+
+        Raises `MaskError` for words beyond the ring's bounds, or for more than the round's; what was masked until then
+        is of no use.
+        """
+        due = min(CHUNK, self._left)
+        self._of.ring.require_within(words, self._part.examples)
+        if not due or words.shape != (due,):
+            raise MaskError(f"an update of this round goes on with {due} words, got {words.shape}")
+        self._left -= due
+        self._tag.take(words)
+        return words + self._stream.words(due)
+
+    def tag(self) -> int:
+        """Return the tag of all words; raise `MaskError` if some are missing."""
+        if self._left:
+            raise MaskError(f"an update of this round has {self._of.length} words, and {self._left} are missing")
+        return (self._tag.value() + self._pad) % PRIME
 
 
 class _Stream:

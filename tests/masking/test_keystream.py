@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fedpp.errors import MaskError
 from fedpp.masking import keystream
-from fedpp.masking.keystream import MaskKey
+from fedpp.masking.keystream import Masker, MaskKey
 from fedpp.masking.ring import CHUNK, Ring, Words
 from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round
 
@@ -46,12 +46,8 @@ def chunks(words: Words) -> Iterator[Words]:
 
 def masked(of: Round, part: Contribution, words: Words, key: MaskKey = KEY) -> tuple[Words, int]:
     """Return masked words and their tag."""
-    mask, collected = key.mask(of, part, chunks(words)), []
-    while True:
-        try:
-            collected.append(next(mask))
-        except StopIteration as stop:
-            return np.concatenate(collected), stop.value
+    masker = key.masker(of, part)
+    return np.concatenate([masker.mask(chunk) for chunk in chunks(words)]), masker.tag()
 
 
 def drawn(of: Round, seed: int, examples: int = 5) -> Words:
@@ -322,7 +318,7 @@ def test_sums_beyond_the_round_are_refused():
         with pytest.raises(MaskError, match="is beyond the round's 3 and 20"):
             KEY.unmask(of, parts, total, 0)
     with pytest.raises(MaskError, match="counts 1 to 20 examples"):
-        next(KEY.mask(of, part_of(0, 21), iter([total])))
+        KEY.masker(of, part_of(0, 21)).mask(total)
 
 
 @BOTH
@@ -348,19 +344,27 @@ def test_an_update_has_the_rounds_length(bits: int):
     }
     for message, updates in wrong.items():
         for update in updates:
+            masker = KEY.masker(of, PARTS[0])
             with pytest.raises(MaskError, match=message):
-                list(KEY.mask(of, PARTS[0], update))
-    assert [chunk.size for chunk in KEY.mask(of, PARTS[0], [whole, rest])] == [CHUNK, 10]
+                all_of(masker, update)
+    assert [chunk.size for chunk in all_of(KEY.masker(of, PARTS[0]), [whole, rest])] == [CHUNK, 10]
+
+
+def all_of(masker: Masker, update: list[Words]) -> list[Words]:
+    """Return an update's chunks masked, once the tag was told."""
+    made = [masker.mask(chunk) for chunk in update]
+    masker.tag()
+    return made
 
 
 def test_words_beyond_the_bounds_are_not_masked():
-    """A word that no value within the bound gives, or of another dtype, is refused before its chunk is yielded."""
+    """A word that no value within the bound gives, or of another dtype, is refused, and its chunk is not masked."""
     of = round_of(32, 10)
     words = np.zeros(10, of.ring.dtype)
     words[7] = of.ring.most(5) + 1
     for chunk, message in ((words, "has a word beyond"), (np.zeros(10, ">u4"), "32 bits"), (np.zeros(10), "32 bits")):
         with pytest.raises(MaskError, match=message):
-            next(KEY.mask(of, PARTS[0], [chunk]))
+            KEY.masker(of, PARTS[0]).mask(chunk)
 
 
 def test_masking_leaves_the_words_as_they_were():

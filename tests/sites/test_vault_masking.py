@@ -71,17 +71,9 @@ def update(name: str, of: Round = ROUND, seed: int | None = None) -> Update:
     drawn = np.random.default_rng(NAMES.index(name) if seed is None else seed).normal(size=of.length)
     words = of.ring.encode(drawn, 5)
     part = Contribution.fresh(name, 5)
-    masker = (
-        certified_as(name)
-        .domain.mask_key()
-        .mask(of, part, (words[start : start + CHUNK] for start in range(0, words.size, CHUNK)))
-    )
-    masked = []
-    while True:
-        try:
-            masked.append(next(masker))
-        except StopIteration as end:
-            return Update(part, end.value, np.concatenate(masked), words)
+    masker = certified_as(name).domain.mask_key().masker(of, part)
+    masked = [masker.mask(words[start : start + CHUNK]) for start in range(0, words.size, CHUNK)]
+    return Update(part, masker.tag(), np.concatenate(masked), words)
 
 
 def added(updates: list[Update]) -> tuple[Sum, Words, Words]:
