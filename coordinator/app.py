@@ -16,7 +16,7 @@ from fedpp.cipher.params import DomainCard
 from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
-from fedpp.learning.global_state import GlobalState, initial
+from fedpp.learning.global_state import GlobalState, begun_with
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
@@ -52,8 +52,8 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         length=plan.network.parameters() * card.n,
         repeats=config.repeats,
     )
-    initial = initial_state(grid, admission, config, plan)
-    final = strategy.federate(grid, initial, rounds=config.rounds, timeout=config.reply_seconds)
+    first = initial_state(grid, admission, config, plan)
+    final = strategy.federate(grid, first, rounds=config.rounds, timeout=config.reply_seconds)
     record = FederationRecord(
         domain=card.fingerprint,
         bundle=bundle,
@@ -73,8 +73,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     if config.masking:
         replace(out / SEALED, final)
     else:
-        state = GlobalState.from_bytes(final)
-        EncryptedModel(state.network, state.domain, state.classes, dict(state.rows)).save(out / CLEAR)
+        GlobalState.from_bytes(final).model().save(out / CLEAR)
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
 
@@ -140,12 +139,4 @@ def model_to_go_on_from(admission: Admission, config: RunConfig, plan: wire.Plan
         raise FederationError(
             f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
         )
-    state = initial(
-        model.rows,
-        network=model.network,
-        domain=model.domain,
-        dtype=model.dtype,
-        classes=model.classes,
-        rule=plan.rule,
-    )
-    return "clear", state.to_bytes()
+    return "clear", begun_with(model, plan.rule).to_bytes()

@@ -135,11 +135,10 @@ class MaskedAveraging(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the sum for the new model, to be scored on the validation split; the first site keeps its state."""
-        first = next(iter(self.sites))
+        first, *others = self.sites
         return [
-            message
-            for node in self.sites
-            for message in self._evaluation(server_round, arrays, [node], keep=node == first)
+            *self._evaluation(server_round, arrays, [first], keep=True),
+            *self._evaluation(server_round, arrays, others, keep=False),
         ]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

@@ -13,7 +13,6 @@ from fedpp.command import load_tensorflow
 from fedpp.config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.report import (
@@ -54,8 +53,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         with vaults(hospitals.sites, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
         if scenario.masking:
-            state = opened(out / "federation" / "model.sealed", hospitals.domain)
-            model = EncryptedModel(state.network, state.domain, state.classes, dict(state.rows))
+            model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
     baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")

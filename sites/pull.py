@@ -19,7 +19,6 @@ def pull(options: argparse.Namespace) -> int:
     """Open the model of a finished run: as ciphertext (--out model.npz), or for plain images (--out model.keras)."""
     from fedpp.errors import ConfigError
     from fedpp.files import create_exclusively
-    from fedpp.learning.model_file import EncryptedModel
 
     if options.out.suffix not in {CIPHERTEXT, PLAIN}:
         raise ConfigError(f"--out names model.npz, of ciphertext, or model.keras, for plain images; got {options.out}")
@@ -29,8 +28,7 @@ def pull(options: argparse.Namespace) -> int:
     domain = domain_of(options)
     state = opened(source, domain)
     if options.out.suffix == CIPHERTEXT:
-        model = EncryptedModel(state.network, state.domain, state.classes, dict(state.rows))
-        create_exclusively(options.out, model.content())
+        create_exclusively(options.out, state.model().content())
     else:
         create_exclusively(options.out, plain_model(state, domain))
         print("note: this file is the model in clear, for whoever gets it")

@@ -9,7 +9,6 @@ and the SHA-256 of all that, which tells damage and proves nothing.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 
 from fedpp.config import DTYPES, Dtype
 from fedpp.errors import ConfigError, ModelError
+from fedpp.hexadecimal import is_hex
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.recipe import ServerRule
 
@@ -72,6 +73,10 @@ class GlobalState:
     def n(self) -> int:
         """Return the number of slots."""
         return int(next(iter(self.rows.values())).shape[-1])
+
+    def model(self) -> EncryptedModel:
+        """Return the model alone, without what the server's optimizer remembers."""
+        return EncryptedModel(self.network, self.domain, self.classes, dict(self.rows))
 
     @cached_property
     def digest(self) -> str:
@@ -135,6 +140,18 @@ class GlobalState:
         return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
+def begun_with(model: EncryptedModel, rule: ServerRule) -> GlobalState:
+    """Return round 0 of an earlier run's model."""
+    return initial(
+        model.rows,
+        network=model.network,
+        domain=model.domain,
+        dtype=model.dtype,
+        classes=model.classes,
+        rule=rule,
+    )
+
+
 def initial(
     rows: Rows, *, network: NetworkSpec, domain: str, dtype: Dtype, classes: tuple[str, ...], rule: ServerRule
 ) -> GlobalState:
@@ -189,7 +206,7 @@ def _require_facts(
     """Raise `ModelError` for what no state can be: facts may come from a file."""
     if type(number) is not int or not 0 <= number <= MOST_ROUND:
         raise ModelError(f"a state's round is a whole number from 0 to {MOST_ROUND}, got {number!r:.40}")
-    if not isinstance(domain, str) or not re.fullmatch(r"([0-9a-f]{64})?", domain):
+    if domain != "" and not is_hex(domain):
         raise ModelError(f"a state's domain is a fingerprint of 64 hex digits, got {domain!r:.80}")
     if dtype not in DTYPES:
         raise ModelError(f"a state's dtype is one of {', '.join(DTYPES)}, got {dtype!r:.40}")
