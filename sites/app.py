@@ -79,6 +79,7 @@ class Asked:
 
     content: RecordDict
     site: SiteConfig
+    policy: SitePolicy  # as its file was when the question came
     run: str  # Flower's number of the run, as the SuperNode was told it
     memory: RecordDict  # what Flower keeps for this node between the messages of a run
 
@@ -97,7 +98,7 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
-            asked = Asked(message.content, site, str(message.metadata.run_id), context.state)
+            asked = Asked(message.content, site, policy, str(message.metadata.run_id), context.state)
             return Message(handler(asked), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
@@ -129,7 +130,7 @@ def describe(asked: Asked) -> RecordDict:
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
     """
     request = wire.DescribeRequest.of(asked.content)
-    key, dataset = _open(asked.site)
+    key, dataset = _open(asked)
     with VaultClient(asked.site.vault) as vault:
         info = vault.info()
         _require_one_site(key, dataset, info)
@@ -254,7 +255,7 @@ class Part:
 
 def _part(asked: Asked, plan: wire.Plan) -> Part:
     """Return the site's part, after checking that the run's domain, network, company and masking fit the site."""
-    key, dataset = _open(asked.site)
+    key, dataset = _open(asked)
     if plan.domain != key.domain:
         raise DomainMismatchError(
             f"this site belongs to domain {key.domain[:16]}, the run to {plan.domain[:16]}: "
@@ -262,11 +263,10 @@ def _part(asked: Asked, plan: wire.Plan) -> Part:
         )
     if misfit := plan.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
-    policy = SitePolicy.load(asked.site.policy)
-    policy.require_masking(masked=plan.masked)
+    asked.policy.require_masking(masked=plan.masked)
     participants = Participants.from_record(wire.record(asked.content, wire.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
-    policy.require_participants(_others(asked, membership))
+    asked.policy.require_participants(_others(asked, membership))
     aggregation = Masked(asked.site.vault, membership) if plan.masked else Clear()
     return Part(asked, plan, key, dataset, participants.nonce, aggregation)
 
@@ -332,10 +332,10 @@ def _keep_model(asked: Asked) -> None:
         replace(asked.site.models / f"{asked.run}.state", wire.state_of(asked.content), mode=0o640)
 
 
-def _open(site: SiteConfig) -> tuple[AnyKey, EncryptedDataset]:
-    dataset = EncryptedDataset.open_with(site.dataset, site.at_rest_key)
-    SitePolicy.load(site.policy).require_dataset(dataset.manifest.fingerprint)
-    return open_key(site.evaluation_key, dataset.manifest), dataset
+def _open(asked: Asked) -> tuple[AnyKey, EncryptedDataset]:
+    dataset = EncryptedDataset.open_with(asked.site.dataset, asked.site.at_rest_key)
+    asked.policy.require_dataset(dataset.manifest.fingerprint)
+    return open_key(asked.site.evaluation_key, dataset.manifest), dataset
 
 
 def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) -> None:
