@@ -1,0 +1,234 @@
+"""A site's ClientApp, called with real messages, beside a real vault: what tests of it ask and read."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
+from vaults import serving
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.store import Site
+from fedpp.learning import global_state
+from fedpp.learning.global_state import GlobalState
+from fedpp.learning.initial import encrypted_initial_weights
+from fedpp.masking.ring import Ring, Words
+from fedpp.masking.rounds import Contribution, Sum
+from fedpp.policy import SitePolicy
+from fedpp.protocol import wire
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
+from fedpp.protocol.participants import Participants
+from fedpp.recipe import Recipe, ServerRule
+from sites.app import app
+
+NONCE = "ab" * 32
+OTHER = KeyDomain.of_secret(bytes(31) + b"\1", n=2).card().fingerprint
+NUMBERS = {"north": 0, "south": 1, "east": 2, "centre": 1}
+CLOSED = "its vault does not answer, or refuses: its own log says why"
+MASKED, CLEAR = True, False
+BOTH = pytest.mark.parametrize("masked", [MASKED, CLEAR], ids=["masked", "clear"])
+Plaintext = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A site's node: what the SuperNode tells its app, its dataset, and whose vault stands beside it."""
+
+    context: Context
+    dataset: EncryptedDataset
+    site: Site
+    folder: Path
+
+    def ask(self, kind: str, content: RecordDict) -> RecordDict:
+        metadata = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind)
+        return app(Message(content=content, metadata=metadata), self.context).content
+
+    def permit(self, **changes: Any) -> None:
+        """Let the site's policy list its dataset, and say what else differs from the default."""
+        dataset = EncryptedDataset.open(Path(str(self.context.node_config["dataset"])), self.site.domain.at_rest_key())
+        policy = replace(SitePolicy((), (dataset.manifest.fingerprint,)), **changes)
+        (self.folder / "site.yaml").write_text(policy.to_yaml())
+
+    def use(self, dataset: EncryptedDataset) -> "Node":
+        """Return this node with another dataset."""
+        self.context.node_config["dataset"] = str(dataset.path)
+        self.permit()
+        return replace(self, dataset=dataset)
+
+    @contextmanager
+    def beside_vault(self, **options: Any) -> Iterator["Node"]:
+        address = str(self.context.node_config["vault"])
+        with serving(self.site.domain, self.dataset, address, site=self.site, **options):
+            yield self
+
+    def described(self) -> RecordDict:
+        """Return the answer to what every run asks first."""
+        question = wire.DescribeRequest(NONCE, PROTOCOL).to_record()
+        return self.ask("query.describe", RecordDict({wire.CONFIG: question}))
+
+
+def site_of(domain: KeyDomain, name: str) -> Site:
+    identity = SiteIdentity(name, bytes([NUMBERS[name]] * 32))
+    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+
+
+def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain, name: str) -> Node:
+    folder.mkdir(exist_ok=True)
+    domain.evaluation_key().save(folder / "domain.eval")
+    settings = {
+        "dataset": str(dataset.path),
+        "evaluation-key": str(folder / "domain.eval"),
+        "vault": f"unix:{sockets}/{name}.sock",
+        "policy": str(folder / "site.yaml"),
+    }
+    made = Node(Context(1, 1, settings, RecordDict(), {}), dataset, site_of(domain, name), folder)
+    made.permit()
+    return made
+
+
+def plan_of(domain: KeyDomain, **changes: Any) -> wire.Plan:
+    """Return what a run of two sites of six training sequences says, with these changes."""
+    values = {
+        "domain": domain.card().fingerprint,
+        "network": TINY,
+        "dtype": "float64",
+        "recipe": Recipe(batch_size=4),
+        "rule": ServerRule(),
+        "epochs": 1,
+        "seed": 0,
+        "masked": True,
+        "examples": 12,
+        "sites": 2,
+        "bound": 8.0,
+        "most_norm": 10.0,
+        "most_loss_rise": 1.0,
+    }
+    return wire.Plan(**{**values, **changes})
+
+
+def begun(domain: KeyDomain, plan: wire.Plan, *, seed: int = 0, number: int = 0) -> GlobalState:
+    """Return a state of fresh weights of the plan's network, under the domain's key."""
+    rows = encrypted_initial_weights(plan.network, seed, domain.evaluation_key())
+    facts = {"network": plan.network, "domain": domain.card().fingerprint, "dtype": plan.dtype, "rule": plan.rule}
+    return replace(global_state.initial(rows, classes=("no", "yes"), **facts), round=number)
+
+
+def about(number: int, run: str = NONCE) -> str:
+    return f'{{"kind":"state","round":{number},"run":"{run}"}}'
+
+
+def sealed(domain: KeyDomain, state: GlobalState, said: str | None = None) -> bytes:
+    return b"".join(domain.envelope().close(said or about(state.round), [state.to_bytes()]))
+
+
+def sent(domain: KeyDomain, plan: wire.Plan, state: GlobalState) -> bytes:
+    return sealed(domain, state) if plan.masked else state.to_bytes()
+
+
+def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
+    """Return the state that an answer holds, sealed about its round, or in clear."""
+    content = wire.state_of(answer)
+    if not masked:
+        return GlobalState.from_bytes(content)
+    said, opened = domain.envelope().open([content])
+    state = GlobalState.from_bytes(b"".join(opened))
+    assert said == about(state.round)
+    return state
+
+
+def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any) -> Proof:
+    """Return what a member of this name signed now for run 1, its statement with these changes."""
+    identity = SiteIdentity(name, bytes([NUMBERS[name] if number is None else number] * 32))
+    statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
+    statement = replace(statement, **change)
+    certificate = Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+    return Proof(statement, identity.sign("statement", statement.content()), certificate)
+
+
+def company(domain: KeyDomain, *others: Proof) -> Participants:
+    """Return a run's participants: north, and others."""
+    return Participants(NONCE, (proof(domain, "north"), *others))
+
+
+def question(
+    domain: KeyDomain,
+    request: wire.Request,
+    state: bytes | None = None,
+    *,
+    added: tuple[Sum, Words] | None = None,
+    participants: Participants | None = None,
+) -> RecordDict:
+    """Return a message's content, of a run in which north and south take part."""
+    given = participants or company(domain, proof(domain, "south"))
+    content = RecordDict({wire.CONFIG: request.to_record(), wire.PARTICIPANTS: given.to_record()})
+    arrays = {} if state is None else {wire.STATE: wire.pack_state(state)}
+    if added is not None:
+        total, words = added
+        content[wire.SUM] = ConfigRecord({wire.SUM: total.to_json()})
+        arrays[wire.WORDS] = Array(words)
+    content[wire.ARRAYS] = ArrayRecord(arrays)
+    return content
+
+
+def trained(node: Node, plan: wire.Plan, *, state: bytes | None = None, **more: Any) -> RecordDict:
+    """Return the answer to a first round, from fresh weights."""
+    domain = node.site.domain
+    state = sent(domain, plan, begun(domain, plan)) if state is None else state
+    return node.ask("train", question(domain, wire.TrainRequest(plan, 1), state, **more))
+
+
+def words_in(answer: RecordDict, plan: wire.Plan) -> Words:
+    return wire.words_of(answer, 64 if plan.dtype == "float64" else 32, 2 * plan.network.parameters())
+
+
+def ring_of(plan: wire.Plan) -> Ring:
+    return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+
+
+def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Words]:
+    """Return what a coordinator adds up."""
+    parts, words = [], np.zeros(2 * plan.network.parameters(), ring_of(plan).dtype)
+    for name, answer in answers.items():
+        mask = wire.Mask.of(answer)
+        examples = int(answer.metric_records[wire.METRICS][wire.EXAMPLES])
+        parts.append((Contribution(name, mask.nonce, examples), mask.tag))
+        words = words + words_in(answer, plan)
+    return Sum.of(parts), words
+
+
+def updates(
+    nodes: Sequence[Node], plan: wire.Plan, state: bytes, number: int = 1, attempt: int = 1
+) -> Mapping[str, RecordDict]:
+    """Return what each site answers to a round."""
+    request = wire.TrainRequest(plan, number, attempt)
+    answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state)) for n in nodes}
+    assert not [reason(answer) for answer in answers.values() if wire.REFUSAL in answer]
+    return answers
+
+
+def judged(
+    nodes: Sequence[Node], plan: wire.Plan, state: bytes, total: tuple[Sum, Words], number: int = 1, attempt: int = 1
+) -> list[RecordDict]:
+    """Return what each site answers to the sum of a round, its new state included."""
+    request = wire.EvaluateRequest(plan, "validation", number, attempt, keep=True)
+    return [n.ask("evaluate", question(n.site.domain, request, state, added=total)) for n in nodes]
+
+
+def reason(answer: RecordDict) -> str:
+    """Return the reason of a refusal, which must be all of the answer."""
+    assert list(answer) == [wire.REFUSAL]
+    return str(answer[wire.REFUSAL]["reason"])
+
+
+def decrypted(domain: KeyDomain, state: GlobalState) -> dict[str, np.ndarray]:
+    return {name: encryption.decrypt(domain, rows) for name, rows in state.rows.items()}

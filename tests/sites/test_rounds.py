@@ -1,0 +1,348 @@
+"""Whole rounds of two sites, by hand: real messages, and a real vault beside each."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from flwr.app import ConfigRecord
+from site_nodes import (
+    BOTH,
+    CLEAR,
+    CLOSED,
+    MASKED,
+    NONCE,
+    OTHER,
+    Node,
+    added,
+    begun,
+    decrypted,
+    judged,
+    plan_of,
+    question,
+    reason,
+    ring_of,
+    sealed,
+    sent,
+    state_in,
+    trained,
+    updates,
+    words_in,
+)
+
+from fedpp.keys import encryption
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.global_state import GlobalState
+from fedpp.learning.training import EncryptedTrainer
+from fedpp.masking.rounds import Contribution, Round, Sum
+from fedpp.protocol import wire
+from fedpp.protocol.vault_client import VaultClient
+from fedpp.recipe import Recipe, ServerRule
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
+    """Both sites hold the same next state, to the bit: decrypted, what a loop over each site's own training says."""
+    plan = plan_of(domain, masked=masked, dtype=dtype)
+    north, south = both
+    first = north.ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
+    before = state_in(first, domain, masked=masked)
+    content = wire.state_of(first)
+    answers = judged(both, plan, content, added(updates(both, plan, content), plan))
+    assert [wire.Verdict.of(answer).reason for answer in answers] == ["", ""]
+    after, other = (state_in(answer, domain, masked=masked) for answer in answers)
+    assert after == other
+    assert {wire.Verdict.of(answer).digest for answer in answers} == {after.digest}
+    assert (after.round, after.dtype) == (1, dtype)
+
+    expected = decrypted(domain, before)
+    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), plan.recipe, dtype)
+    for node in (north, south):
+        trainer.load(before.rows)
+        trainer.fit(node.dataset, epochs=1, seed=(0, 1))
+        for name, rows in trainer.rows().items():
+            start = encryption.decrypt(domain, before.rows[name])
+            expected[name] = expected[name] + 6 / 12 * (encryption.decrypt(domain, rows) - start)
+    resolution = max(2.0 ** -ring_of(plan).fraction, 1e-14)  # float64 itself is coarser than 64 bits
+    found = decrypted(domain, after)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=20 * resolution)
+    assert max(np.abs(found[name] - start).max() for name, start in decrypted(domain, before).items()) > 1e-4
+
+
+def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
+    """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
+    shown = {}
+    for masked in (MASKED, CLEAR):
+        plan = plan_of(domain, masked=masked)
+        first = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
+        state = wire.state_of(first)
+        answers = updates(both, plan, state)
+        after = wire.state_of(judged(both[:1], plan, state, added(answers, plan))[0])
+        shown[masked] = (state, after, words_in(answers["north"], plan).tobytes())
+    *states, words = shown[CLEAR]
+    secrets = [np.concatenate([r.reshape(-1) for r in GlobalState.from_bytes(state).rows.values()]) for state in states]
+    secrets.append(np.frombuffer(words, "<u8"))
+    for hidden, clear, values in zip(shown[MASKED], shown[CLEAR], secrets, strict=True):
+        pieces = {value.tobytes() for value in values} - {bytes(8)}
+        assert len(pieces) > values.size // 2
+        assert values.tobytes() in clear
+        assert not [start for start in range(len(hidden) - 7) if hidden[start : start + 8] in pieces]
+
+
+def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDomain):
+    """The same updates, under masks and in clear, give the same next state, to the bit."""
+    masked, clear = (plan_of(domain, masked=value) for value in (MASKED, CLEAR))
+    state = begun(domain, clear)
+    answers = updates(both, clear, state.to_bytes())
+    of = Round(NONCE, 1, 1, state.digest, 2 * TINY.parameters(), ring_of(clear))
+    parts, words = [], np.zeros(of.length, of.ring.dtype)
+    for node in both:
+        name = node.site.identity.name
+        with VaultClient(str(node.context.node_config["vault"])) as vault:
+            hidden, nonce, tag = vault.mask(of.to_json(), 6, words_in(answers[name], clear))
+        parts.append((Contribution(name, nonce, 6), tag))
+        words = words + hidden
+    ours = judged(both, masked, sealed(domain, state), (Sum.of(parts), words))
+    theirs = judged(both, clear, state.to_bytes(), added(answers, clear))
+    for answer, other in zip(ours, theirs, strict=True):
+        assert state_in(answer, domain, masked=True) == state_in(other, domain, masked=False) != state
+
+
+def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture):
+    """Of another attempt, altered, of other examples, of one site alone or of a stranger: no model comes of it."""
+    plan = plan_of(domain)
+    state = sealed(domain, begun(domain, plan))
+    total, words = added(updates(both, plan, state), plan)
+    second = added(updates(both, plan, state, attempt=2), plan)
+    stranger = replace(total.parts[1], site="mallory")
+    tampered = [
+        (second, "does not fit its tag"),
+        ((total, words ^ (np.arange(words.size) == 9)), "does not fit its tag"),
+        ((replace(total, tag=total.tag + 1), words), "does not fit its tag"),
+        (
+            (replace(total, parts=(total.parts[0], replace(total.parts[1], examples=5))), words),
+            "does not fit its tag",
+        ),
+        ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy wants 2"),
+        ((replace(total, parts=(total.parts[0], stranger)), words), "names mallory, which did not prove"),
+        ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update of each site"),
+    ]
+    for given, told in tampered:
+        caplog.clear()
+        for answer in judged(both, plan, state, given):
+            assert reason(answer) == CLOSED
+        logged = [entry.getMessage() for entry in caplog.records if entry.name == "fedpp.site"]
+        assert [told in line for line in logged] == [True, True]
+    assert [wire.VERDICT in answer for answer in judged(both, plan, state, (total, words))] == [True, True]
+
+
+@BOTH
+def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+    """Words of another number or width, examples beyond the plan's, and a list that is none are named."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    total, words = added(updates(both, plan, state), plan)
+    for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
+        (answer,) = judged(both[:1], plan, state, (total, given))
+        assert reason(answer).startswith("its words are ")
+    request = wire.EvaluateRequest(plan, "validation", 1)
+    content = question(domain, request, state, added=(total, words))
+    content[wire.SUM] = ConfigRecord({wire.SUM: total.to_json() + " "})
+    assert reason(both[0].ask("evaluate", content)).startswith("the list of a sum's contributions is damaged")
+    many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
+    (answer,) = judged(both[:1], plan, state, (many, words))
+    assert reason(answer) == (CLOSED if masked else "this round counts 1 to 12 examples, got 13")
+
+
+@BOTH
+def test_a_new_model_is_judged_on_the_validation_split(both: list[Node], domain: KeyDomain, masked: bool):
+    """The loss that the next round is compared to is of no other split."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    total = added(updates(both, plan, state), plan)
+    for split in ("train", "test"):
+        answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 1), state, added=total))
+        assert reason(answer) == f"a new model is judged on split validation, the request names {split}"
+
+
+def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDomain):
+    """Without `keep` the answer holds counts and a verdict alone, with it the state, sealed about its round."""
+    plan = plan_of(domain)
+    state = sealed(domain, begun(domain, plan))
+    total = added(updates(both, plan, state), plan)
+    request = wire.EvaluateRequest(plan, "validation", 1)
+    answer = both[0].ask("evaluate", question(domain, request, state, added=total))
+    assert set(answer) == {wire.METRICS, wire.VERDICT}
+    kept = both[0].ask("evaluate", question(domain, replace(request, keep=True), state, added=total))
+    assert set(kept) == {wire.METRICS, wire.VERDICT, wire.ARRAYS}
+    assert state_in(kept, domain, masked=True).digest == wire.Verdict.of(answer).digest
+
+
+@BOTH
+def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+    """Of a round that it computed itself a node takes that state alone, in the next round, a repeat and the test."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    after = state_in(answer, domain, masked=masked)
+    other = sent(domain, plan, replace(begun(domain, plan, seed=1), round=1))
+    requests: list[tuple[str, wire.Request]] = [
+        ("train", wire.TrainRequest(plan, 2)),
+        ("train", wire.TrainRequest(plan, 2, attempt=2)),
+        ("evaluate", wire.EvaluateRequest(plan, "test", 2)),
+    ]
+    for kind, request in requests:
+        told = reason(both[0].ask(kind, question(domain, request, other)))
+        assert told.startswith("the state of round 1 is not the one that this site computed")
+        assert wire.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, plan, after)))
+    later = updates(both, plan, wire.state_of(answer), 2)
+    judged(both, plan, wire.state_of(answer), added(later, plan), 2)
+    for kind, request in requests:  # round 2 was computed; round 1 is still what it was
+        told = reason(both[0].ask(kind, question(domain, request, other)))
+        assert told.startswith("the state of round 1 is not the one that this site computed")
+
+
+@BOTH
+def test_an_update_that_is_too_long_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
+    """Beyond the share of the model's norm, or a value beyond the bound, the site abstains and says why."""
+    long = trained(both[0], plan_of(domain, masked=masked, most_norm=1e-6))
+    assert reason(long).startswith("the update's Euclidean norm is ")
+    assert "and 1e-06 times is the most" in reason(long)
+    high = trained(both[0], plan_of(domain, masked=masked, bound=2.0**-20))
+    assert reason(high).startswith("an update has a value of ")
+    assert "9.53674e-07 is the bound" in reason(high)
+
+
+@BOTH
+def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: KeyDomain, masked: bool):
+    """A sum that takes the model beyond the share of its norm is scored, its state told, and not adopted."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    total = added(updates(both, plan, state), plan)
+    strict = replace(plan, most_norm=1e-6)
+    for answer in judged(both, strict, state, total):
+        verdict = wire.Verdict.of(answer)
+        assert verdict.reason.startswith("the update's Euclidean norm is ")
+        assert verdict.digest == state_in(answer, domain, masked=masked).digest
+        assert answer.metric_records[wire.METRICS]["examples"] == 2
+
+
+@BOTH
+def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: KeyDomain, masked: bool):
+    """From the second round on, in each attempt, a site's validation loss is compared to that of the round before."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    after = wire.state_of(answer)
+    wild = {"recipe": Recipe(learning_rate=1.0, batch_size=4), "bound": 2.0**10, "most_norm": 1e6}
+    strict, lax = (replace(plan, **wild, most_loss_rise=rise) for rise in (1e-9, 1e6))
+    for attempt in (1, 2):
+        for node in both:
+            told = node.ask("train", question(domain, wire.TrainRequest(strict, 2, attempt), after))
+            assert reason(told).startswith("the validation loss rose by ")
+        total = added(updates(both, lax, after, 2, attempt), plan)
+        for told in judged(both, strict, after, total, 2, attempt):
+            verdict = wire.Verdict.of(told)
+            assert verdict.reason.startswith("the validation loss rose by ")
+            assert verdict.digest == state_in(told, domain, masked=masked).digest
+
+
+def test_a_repeated_attempt_trains_with_another_seed(both: list[Node], domain: KeyDomain):
+    """An attempt gives one update, a second another; the first attempt's is that of the run's seed and round alone."""
+    plan = plan_of(domain, masked=False)
+    before = begun(domain, plan)
+    first, again, second = (
+        words_in(updates(both[:1], plan, before.to_bytes(), attempt=attempt)["north"], plan) for attempt in (1, 1, 2)
+    )
+    scale = 6 * 2.0 ** ring_of(plan).fraction
+    moved = [np.abs((one - other).view(np.int64)).max() / scale for one, other in ((first, again), (first, second))]
+    assert moved[0] < 1e-11
+    assert moved[1] > 1e-6
+
+
+def kept(node: Node) -> dict[str, bytes]:
+    folder = node.folder / "models"
+    return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
+
+
+@BOTH
+def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: KeyDomain, masked: bool):
+    """The test after the last round leaves the state as it came, under the run's number; without the setting, none."""
+    plan = plan_of(domain, masked=masked)
+    content = sent(domain, plan, begun(domain, plan, number=3))
+    for node, setting in zip(both, (True, False), strict=True):
+        if setting:
+            node.context.node_config["models"] = str(node.folder / "models")
+        answer = node.ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), content))
+        assert set(answer) == {wire.METRICS}
+        assert answer.metric_records[wire.METRICS]["examples"] == 3
+    assert kept(both[0]) == {"1.state": content}
+    assert kept(both[1]) == {}
+
+
+@BOTH
+def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked: bool):
+    """A round's new state is not the run's model, and a state that is refused is not kept."""
+    plan = plan_of(domain, masked=masked)
+    both[0].context.node_config["models"] = str(both[0].folder / "models")
+    state = sent(domain, plan, begun(domain, plan))
+    judged(both, plan, state, added(updates(both, plan, state), plan))
+    request = wire.EvaluateRequest(plan, "test", 4)
+    assert wire.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
+    assert kept(both[0]) == {}
+
+
+@BOTH
+@pytest.mark.parametrize("model", ["clear", "sealed"])
+def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
+    """The first state has the model's rows, in clear or sealed about whatever it was, the run's rule, and round 0."""
+    plan = plan_of(domain, masked=masked, rule=ServerRule("fedavgm", 0.5))
+    earlier = begun(domain, plan_of(domain), seed=9, number=7)
+    content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
+    answer = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, model), content))
+    state = state_in(answer, domain, masked=masked)
+    assert (state.round, state.rule) == (0, plan.rule)
+    for name, rows in earlier.rows.items():
+        np.testing.assert_array_equal(state.rows[name], rows)
+    assert all(not moment.any() for moment in state.moments.values())
+
+
+@pytest.mark.parametrize("model", ["clear", "sealed"])
+def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain: KeyDomain, model: str):
+    """Of another network, dtype, domain or classes, damaged, or missing: the reason says which."""
+    plan = plan_of(domain)
+    fitting = begun(domain, plan)
+    told = "the model to go on from is of another domain, network or dtype than the run"
+    others = {
+        told: [
+            begun(domain, replace(plan, network=replace(TINY, lstm=3))),
+            begun(domain, replace(plan, dtype="float32")),
+            replace(fitting, domain=OTHER),
+        ],
+        "the model to go on from tells yes, no: ingest alike": [replace(fitting, classes=("yes", "no"))],
+    }
+
+    def refused(content: bytes | None) -> str:
+        request = wire.InitialRequest(plan, model)
+        return reason(both[0].ask("query.initial_weights", question(domain, request, content)))
+
+    for said, models in others.items():
+        for other in models:
+            assert refused(other.to_bytes() if model == "clear" else sealed(domain, other)) == said
+    assert "came without a state" in refused(None)
+    damaged = fitting.to_bytes()[:-1]
+    if model == "clear":
+        assert refused(damaged).startswith("not a state of fedpp")
+    else:
+        assert refused(damaged) == CLOSED
+
+
+def test_a_model_is_sealed_as_the_request_says(both: list[Node], domain: KeyDomain):
+    """A sealed model that is said to be in clear is no state: what it is does not depend on the masking."""
+    plan = plan_of(domain)
+    content = sealed(domain, begun(domain, plan))
+    answer = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "clear"), content))
+    assert reason(answer).startswith("not a state of fedpp")
