@@ -1,7 +1,7 @@
 """Who takes part in a run, proved to each of its sites: the coordinator passes on what every site signed to join.
 
 It shows a site that so many members of its domain, each under its own certificate, signed for this run's nonce. It does
-not show that their updates are in the average: the coordinator computes it.
+not show whose updates are in a sum: the coordinator chooses them.
 """
 
 from collections.abc import Mapping
