@@ -254,7 +254,7 @@ def test_states_are_sealed_and_opened(vault: VaultClient):
     for size in (0, 1, 3 * 2**20 + 5):
         state = os.urandom(size)
         sealed = vault.seal("round 7", state)
-        assert state[:64] not in sealed or not size
+        assert size < 16 or state[:16] not in sealed
         assert vault.open(sealed) == ("round 7", state)
     altered = bytearray(sealed)
     altered[-1] ^= 1
