@@ -291,7 +291,7 @@ def _advanced(part: Part, before: GlobalState, request: wire.EvaluateRequest) ->
     of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
     words = wire.words_of(part.asked.content, of.ring.bits, of.length)
     clear = part.aggregation.unmask(of, total, words)
-    return rounds.advanced(part.plan, before, total, clear, part.key.algebra())
+    return rounds.advanced(part.plan, before, total, clear, part.key.algebra(), attempt=request.attempt)
 
 
 def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | None) -> wire.Verdict:

@@ -49,10 +49,12 @@ def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
     return ring_of(plan).encode(flat(update, plan.network), examples)
 
 
-def advanced(plan: wire.Plan, before: GlobalState, total: Sum, words: Words, algebra: Algebra) -> GlobalState:
+def advanced(
+    plan: wire.Plan, before: GlobalState, total: Sum, words: Words, algebra: Algebra, *, attempt: int
+) -> GlobalState:
     """Return the state after a round, of the sum of its updates: every site computes the same."""
     mean = ring_of(plan).decode(words, total.examples)
-    return step(before, unflat(mean, plan.network, before.n), plan.rule, algebra)
+    return step(before, unflat(mean, plan.network, before.n), plan.rule, algebra, attempt=attempt)
 
 
 def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
@@ -71,15 +73,22 @@ def require_adoptable(plan: wire.Plan, before: GlobalState, after: GlobalState) 
 class Memory:
     """What a node remembers of the states of the last two rounds that it computed itself: digests, validation losses.
 
-    Two, since a round that the sites do not adopt is repeated from the round before.
+    Two, since a round that the sites do not adopt is repeated from the round before. Of a round it is the last attempt
+    that this node computed: the sites may have adopted a later one, which it missed, and no earlier one.
     """
 
     def __init__(self, state: RecordDict) -> None:
         self._state = state
 
     def require_same(self, state: GlobalState) -> None:
-        """Refuse a state that claims to be of the round that this node computed, and is another."""
-        if self._of(state.round).get("digest", state.digest) != state.digest:
+        """Refuse a state that claims to be what this node computed, and is another, or what was thrown away since."""
+        known = self._of(state.round)
+        if state.attempt < known.get("attempt", 0):
+            raise FederationError(
+                f"the state of round {state.round} is of attempt {state.attempt}, and this site went on to attempt "
+                f"{known['attempt']}: the sites did not adopt the one that came"
+            )
+        if known.get("attempt") == state.attempt and known["digest"] != state.digest:
             raise FederationError(
                 f"the state of round {state.round} is not the one that this site computed: who sealed it runs another "
                 "fedpp, or lies"
@@ -92,8 +101,8 @@ class Memory:
         return loss if known.get("digest") == state.digest and isinstance(loss, float) else None
 
     def keep(self, state: GlobalState, loss: float | None) -> None:
-        """Remember a state, in place of what was of its round, or two rounds before."""
-        known: dict[str, Any] = {"round": state.round, "digest": state.digest}
+        """Remember a state, in place of an earlier attempt at its round, or of two rounds before."""
+        known: dict[str, Any] = {"round": state.round, "attempt": state.attempt, "digest": state.digest}
         self._state[_slot(state.round)] = ConfigRecord(known if loss is None else {**known, "loss": loss})
 
     def _of(self, number: int) -> dict[str, Any]:

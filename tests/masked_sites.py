@@ -104,7 +104,9 @@ class Player:
         words = wire.words_of(content, of.ring.bits, of.length)
         if request.plan.masked:
             words = DOMAIN.mask_key().unmask(of, total.parts, words.copy(), total.tag)
-        return rounds.advanced(request.plan, before, total, words, DOMAIN.evaluation_key().algebra())
+        return rounds.advanced(
+            request.plan, before, total, words, DOMAIN.evaluation_key().algebra(), attempt=request.attempt
+        )
 
     def _state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
         sent = wire.state_of(content)

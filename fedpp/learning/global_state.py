@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, Dtype
+from fedpp.config import DTYPES, MOST_ATTEMPTS, Dtype
 from fedpp.errors import ConfigError, ModelError
 from fedpp.hexadecimal import is_hex
 from fedpp.learning.model_file import EncryptedModel
@@ -34,7 +34,7 @@ MOST_ROUND = 2**31
 MOST_HEADER = 2**20  # bytes
 _MOST_SLOTS = 8
 _SUM_BYTES = 32
-_HEADER = {"classes", "domain", "dtype", "format", "n", "network", "round", "rule"}
+_HEADER = {"attempt", "classes", "domain", "dtype", "format", "n", "network", "round", "rule"}
 _Expected = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array, in the order of the bytes
 
 
@@ -47,6 +47,7 @@ class GlobalState:
     """
 
     round: int  # 0: before the first
+    attempt: int  # at this round, from 1: which of them the sites adopted
     domain: str  # fingerprint; none of a plaintext twin's
     network: NetworkSpec
     dtype: Dtype
@@ -58,7 +59,7 @@ class GlobalState:
     def __post_init__(self) -> None:
         """Refuse what does not fit together; the arrays become read-only."""
         n = next((value.shape[-1] for value in self.rows.values() if value.ndim), 0)
-        _require_facts(self.round, self.domain, self.network, self.dtype, n, self.classes)
+        _require_facts(self.round, self.attempt, self.domain, self.network, self.dtype, n, self.classes)
         arrays = {**self.rows, **self.moments}
         expected = _expected(self.network, self.dtype, n, self.rule)
         if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
@@ -127,6 +128,7 @@ class GlobalState:
     def _header(self) -> bytes:
         expected = _expected(self.network, self.dtype, self.n, self.rule)
         facts = {
+            "attempt": self.attempt,
             "arrays": [[name, dtype, shape] for name, (dtype, shape) in expected.items()],
             "classes": self.classes,
             "domain": self.domain,
@@ -161,7 +163,7 @@ def initial(
     moments = {
         name: np.zeros(shape) for name, (_, shape) in _expected(network, dtype, n, rule).items() if name not in own
     }
-    return GlobalState(0, domain, network, dtype, classes, rule, own, moments)
+    return GlobalState(0, 1, domain, network, dtype, classes, rule, own, moments)
 
 
 def flat(rows: Rows, network: NetworkSpec) -> Vector:
@@ -201,11 +203,13 @@ def _expected(network: NetworkSpec, dtype: Dtype, n: int, rule: ServerRule) -> _
 
 
 def _require_facts(
-    number: Any, domain: Any, network: NetworkSpec, dtype: Any, n: Any, classes: tuple[Any, ...]
+    number: Any, attempt: Any, domain: Any, network: NetworkSpec, dtype: Any, n: Any, classes: tuple[Any, ...]
 ) -> None:
     """Raise `ModelError` for what no state can be: facts may come from a file."""
     if type(number) is not int or not 0 <= number <= MOST_ROUND:
         raise ModelError(f"a state's round is a whole number from 0 to {MOST_ROUND}, got {number!r:.40}")
+    if type(attempt) is not int or not 1 <= attempt <= MOST_ATTEMPTS:
+        raise ModelError(f"a state's attempt is a whole number from 1 to {MOST_ATTEMPTS}, got {attempt!r:.40}")
     if domain != "" and not is_hex(domain):
         raise ModelError(f"a state's domain is a fingerprint of 64 hex digits, got {domain!r:.80}")
     if dtype not in DTYPES:
@@ -233,7 +237,7 @@ def _facts(header: bytes) -> dict[str, Any]:
     if not isinstance(facts["classes"], list):
         raise TypeError
     facts["classes"] = tuple(facts["classes"])
-    _require_facts(*(facts[name] for name in ("round", "domain", "network", "dtype", "n", "classes")))
+    _require_facts(*(facts[name] for name in ("round", "attempt", "domain", "network", "dtype", "n", "classes")))
     return facts
 
 

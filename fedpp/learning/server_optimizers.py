@@ -10,6 +10,8 @@ numbers, elementwise and one at a time. No matrix product, no sum along an axis 
 library's.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +23,8 @@ from fedpp.recipe import ServerRule
 Values = NDArray[np.floating]
 
 
-def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algebra) -> GlobalState:
-    """Return the next round's state, for the mean of the sites' updates, float64 rows `[*shape, n]`.
+def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algebra, *, attempt: int = 1) -> GlobalState:
+    """Return the next round's state, of this attempt at it, for the mean of the sites' updates, float64 `[*shape, n]`.
 
     Law: decrypted, it is the step of the decrypted update on the decrypted state. Raises `ModelError` for an update
     that does not fit, or a step to values that are not finite.
@@ -41,7 +43,7 @@ def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algeb
             f"{rule.name} took the global model to values that are not finite, at rate {rule.learning_rate:g}: "
             "lower server-learning-rate, or the sites' own"
         )
-    return GlobalState(state.round + 1, state.domain, state.network, state.dtype, state.classes, rule, rows, moments)
+    return replace(state, round=state.round + 1, attempt=attempt, rows=rows, moments=moments)
 
 
 def _change(

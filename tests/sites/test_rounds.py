@@ -206,6 +206,23 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
 
 
 @BOTH
+def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node], domain: KeyDomain, masked: bool):
+    """It computed the first, the other site the second, too; who computed the second goes back to no first."""
+    plan = plan_of(domain, masked=masked)
+    north, south = both
+    state = sent(domain, plan, begun(domain, plan))
+    first, _ = judged(both, plan, state, added(updates(both, plan, state), plan))
+    (second,) = judged([south], plan, state, added(updates(both, plan, state, attempt=2), plan), attempt=2)
+    adopted = state_in(second, domain, masked=masked)
+    assert (adopted.round, adopted.attempt) == (1, 2)
+    assert adopted.digest != state_in(first, domain, masked=masked).digest
+    assert set(updates(both, plan, wire.state_of(second), 2)) == {"north", "south"}
+    assert wire.REFUSAL not in north.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first)))
+    told = reason(south.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first))))
+    assert told.startswith("the state of round 1 is of attempt 1, and this site went on to attempt 2")
+
+
+@BOTH
 def test_an_update_that_is_too_long_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
     """Beyond the share of the model's norm, or a value beyond the bound, the site abstains and says why."""
     long = trained(both[0], plan_of(domain, masked=masked, most_norm=1e-6))
