@@ -1,8 +1,9 @@
 """Which sites take part: those of the run's key domain that agree on the task."""
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -16,9 +17,12 @@ from fedpp.protocol.membership import PROTOCOL, Proof, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
-from .strategy import note
-
 POLL_SECONDS = 0.5
+
+
+def note(text: str) -> None:
+    """Tell the user on stderr how far the run is, in one line."""
+    print(wire.one_line(text), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -30,51 +34,83 @@ class Admission:
     refused: Mapping[str, str]  # as `called`, `claimed` or "node N" names it -> reason
 
 
-def admit(grid: Grid, config: RunConfig, run: Run, n: int) -> Admission:
-    """Ask every node that connects what it is, until enough sites are admitted; raise `FederationError` if too few are.
+class Admissions:
+    """Asks every node that connects what it is, and admits or refuses it by its first answer, at any time of a run.
 
-    A site must prove that it is a member of the run's domain, of `n` slots, and runs its app bundle. One that cannot
-    take part does not count: the others have until the deadline to join.
+    A site must prove that it is a member of the run's domain, of `n` slots, and runs its app bundle. A node that was
+    refused is asked again when it was away and is back.
     """
-    note(f"waiting for {config.sites} sites of domain {run.domain[:16]}, {config.wait_seconds:.0f} s at most")
-    deadline = time.monotonic() + config.wait_seconds
-    question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
-    asked: set[int] = set()
-    pending: dict[str, int] = {}  # message -> node
-    described: dict[int, SiteDescription] = {}
-    proofs: dict[int, Proof] = {}
-    failed: dict[str, str] = {}
-    told: dict[str, str] = {}
-    while True:
-        for node in sorted(set(grid.get_node_ids()) - asked):
-            asked.add(node)
-            pending |= dict.fromkeys(filter(None, grid.push_messages([_question(node, question)])), node)
-        for reply in grid.pull_messages(list(pending)) if pending else ():
-            if reply.metadata.reply_to_message_id not in pending:
-                continue  # a node is admitted or refused by its first answer
-            node = pending.pop(reply.metadata.reply_to_message_id)
-            name = f"node {node}"
-            try:
-                content = wire.content_of(reply)
-                site = SiteDescription.from_mapping(wire.record(content, wire.SITE, ConfigRecord))
-                name = claimed(site.name, node)
-                proofs[node] = proved(content, site, run)
-                described[node] = site
-            except FederationError as error:
-                failed[name] = str(error)
-        admission = choose(described, failed, n)
-        for name, reason in sorted(admission.refused.items() - told.items()):
+
+    def __init__(self, grid: Grid, run: Run, n: int) -> None:
+        """Begin with nobody."""
+        self._grid, self._run, self._n = grid, run, n
+        self._question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
+        self._asked: set[int] = set()
+        self._pending: dict[str, int] = {}  # message -> node
+        self._described: dict[int, SiteDescription] = {}
+        self._proofs: dict[int, Proof] = {}
+        self._failed: dict[int, tuple[str, str]] = {}  # what it is called, and why
+        self._told: dict[str, str] = {}
+        self._admitted = Admission({}, Participants(run.nonce, ()), {})
+
+    def wait(self, config: RunConfig) -> Admission:
+        """Return who takes part as soon as they are enough; raise `FederationError` if they are too few in time.
+
+        One that cannot take part does not count: the others have until the deadline to join.
+        """
+        note(f"waiting for {config.sites} sites of domain {self._run.domain[:16]}, {config.wait_seconds:.0f} s at most")
+        deadline = time.monotonic() + config.wait_seconds
+        while True:
+            chosen = self._choose()
+            enough = len(chosen.sites) >= config.sites
+            if (enough and not self._pending) or time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        if not enough:
+            raise FederationError(_too_few(chosen, config, connected=len(self._asked)))
+        return self._admit(chosen)
+
+    def poll(self) -> Admission:
+        """Return who takes part now: who did, and who joined since and has answered; nobody is waited for."""
+        return self._admit(self._choose(self._admitted.sites))
+
+    def _choose(self, already: Collection[int] = ()) -> Admission:
+        """Ask who is new, take the answers that are there, and tell of each new refusal."""
+        connected = set(self._grid.get_node_ids())
+        self._asked &= connected | set(already) | set(self._pending.values())
+        for node in sorted(connected - self._asked):
+            self._asked.add(node)
+            asked = self._grid.push_messages([_question(node, self._question)])
+            self._pending |= dict.fromkeys(filter(None, asked), node)
+        for reply in self._grid.pull_messages(list(self._pending)) if self._pending else ():
+            if reply.metadata.reply_to_message_id in self._pending:  # or else it is a second answer
+                self._take(self._pending.pop(reply.metadata.reply_to_message_id), reply)
+        chosen = choose(self._described, dict(self._failed.values()), self._n, already)
+        for name, reason in sorted(chosen.refused.items() - self._told.items()):
             note(f"refused {name}: {reason}")
-            told[name] = reason
-        enough = len(admission.sites) >= config.sites
-        if (enough and not pending) or time.monotonic() >= deadline:
-            break
-        time.sleep(POLL_SECONDS)
-    if not enough:
-        raise FederationError(_too_few(admission, config, connected=len(asked)))
-    for site in admission.sites.values():
-        note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
-    return replace(admission, participants=Participants(run.nonce, tuple(proofs[node] for node in admission.sites)))
+            self._told[name] = reason
+        return chosen
+
+    def _take(self, node: int, reply: Message) -> None:
+        self._failed.pop(node, None)
+        self._described.pop(node, None)
+        name = f"node {node}"
+        try:
+            content = wire.content_of(reply)
+            site = SiteDescription.from_mapping(wire.record(content, wire.SITE, ConfigRecord))
+            name = claimed(site.name, node)
+            self._proofs[node] = proved(content, site, self._run)
+            self._described[node] = site
+        except FederationError as error:
+            self._failed[node] = name, str(error)
+
+    def _admit(self, chosen: Admission) -> Admission:
+        for node, site in chosen.sites.items():
+            if node not in self._admitted.sites:
+                note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
+        proofs = tuple(self._proofs[node] for node in chosen.sites)
+        self._admitted = replace(chosen, participants=Participants(self._run.nonce, proofs))
+        return self._admitted
 
 
 def claimed(name: str, node: int) -> str:
@@ -102,13 +138,18 @@ def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
     return proof
 
 
-def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], n: int) -> Admission:
-    """Admit the sites, all proved, that share the task of most of them, of the first by name if in doubt."""
+def choose(
+    described: Mapping[int, SiteDescription], failed: Mapping[str, str], n: int, already: Collection[int] = ()
+) -> Admission:
+    """Admit the sites, all proved, that share the task of most of them, of the first by name if in doubt.
+
+    Nodes that take part already go on, whoever comes; their task is the run's.
+    """
     candidates: dict[int, SiteDescription] = {}
     nodes = Counter(site.name for site in described.values())
     names = {node: called(site.name, node, alone=nodes[site.name] == 1) for node, site in described.items()}
     reasons = dict(failed)
-    for node, site in sorted(described.items(), key=lambda item: (item[1].name, item[0])):
+    for node, site in sorted(described.items(), key=lambda item: (item[0] not in already, item[1].name, item[0])):
         if site.n != n:
             reasons[names[node]] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
         elif len(site.classes) < (1 if site.multi_label else 2):
@@ -120,10 +161,10 @@ def choose(described: Mapping[int, SiteDescription], failed: Mapping[str, str], 
         else:
             candidates[node] = site
     # One site alone must not turn the others away: the task of most of them counts.
-    tasks = Counter(Task.of(site) for site in candidates.values())
+    tasks = Counter(Task.of(site) for node, site in candidates.items() if node in already or not already)
     task = max(tasks, key=tasks.__getitem__, default=None)
     sites: dict[int, SiteDescription] = {}
-    for node, site in candidates.items():
+    for node, site in sorted(candidates.items(), key=lambda item: item[1].name):
         if Task.of(site) == task:
             sites[node] = site
         else:

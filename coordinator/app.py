@@ -23,8 +23,8 @@ from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
-from .admission import Admission, admit
-from .strategy import MaskedAveraging, note
+from .admission import Admission, Admissions, note
+from .strategy import MaskedAveraging
 
 SEALED, CLEAR = "model.sealed", "model.npz"
 
@@ -43,17 +43,19 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
-    admission = admit(grid, config, run, card.n)
+    admissions = Admissions(grid, run, card.n)
+    admission = admissions.wait(config)
     plan = plan_of(admission, config, card)
     strategy = MaskedAveraging(
-        admission.sites,
+        admission,
         plan,
-        admission.participants,
         length=plan.network.parameters() * card.n,
         repeats=config.repeats,
+        joined=admissions.poll,
     )
     first = initial_state(grid, admission, config, plan)
     final = strategy.federate(grid, first, rounds=config.rounds, timeout=config.reply_seconds)
+    tested, admission = strategy.test(grid, final, config.reply_seconds), strategy.admission
     record = FederationRecord(
         domain=card.fingerprint,
         bundle=bundle,
@@ -65,7 +67,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         sites=tuple(admission.sites.values()),
         datasets={proof.statement.site: proof.statement.dataset for proof in admission.participants.proofs},
         refused=dict(admission.refused),
-        test=strategy.test(grid, final, config.reply_seconds),
+        test=tested,
         rounds=tuple(strategy.rounds),
         seconds=time.monotonic() - started,
     )

@@ -6,7 +6,6 @@ out, or abstains, is not in the list. A new global model that the sites do not a
 repeated from the last good one. With masking off the words are in clear, and all else is the same.
 """
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +28,9 @@ from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
-from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
+
+from .admission import Admission, note
 
 T = TypeVar("T")
 
@@ -58,21 +58,34 @@ class MaskedAveraging(Strategy):
 
     def __init__(
         self,
-        sites: Mapping[int, SiteDescription],
+        admission: Admission,
         plan: wire.Plan,
-        participants: Participants,
         *,
         length: int,
         repeats: int,
+        joined: Callable[[], Admission],
     ) -> None:
-        """Take the run's plan; an update has `length` words, and a round is repeated so many times at most."""
-        self.sites, self._plan, self._length, self._repeats = sites, plan, length, repeats
-        self._ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
-        self._participants = participants.to_record()
+        """Take the run's plan; an update has `length` words, and a round is repeated so many times at most.
+
+        Each round asks `joined` for the sites, which are those of the round before and others.
+        """
+        self._length, self._repeats, self._joined = length, repeats, joined
+        self._with(admission, plan)
         self._attempt, self._before, self._sum = 1, wire.pack_state(b""), Sum((), 0)
         self._answers: Mapping[str, Answer] = {}
         self._left_out: dict[str, str] = {}
         self.rounds: list[RoundRecord] = []
+
+    def _with(self, admission: Admission, plan: wire.Plan) -> None:
+        """Go on with these sites; raise `MaskError` if no word holds a sum of theirs."""
+        self._ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+        self.admission, self._plan = admission, plan
+        self._participants = admission.participants.to_record()
+
+    @property
+    def sites(self) -> Mapping[int, SiteDescription]:
+        """Return the sites that take part, by node."""
+        return self.admission.sites
 
     def summary(self) -> None:
         """Log who takes part."""
@@ -98,6 +111,7 @@ class MaskedAveraging(Strategy):
 
     def _try(self, grid: Grid, number: int, state: bytes, timeout: float) -> bytes | None:
         started, self._left_out, nothing = time.monotonic(), {}, ConfigRecord()
+        self._take_in()
         before = ArrayRecord({wire.STATE: wire.pack_state(state)})
         asked = self.configure_train(number, before, nothing, grid)
         arrays, _ = self.aggregate_train(number, grid.send_and_receive(asked, timeout=timeout))
@@ -109,6 +123,14 @@ class MaskedAveraging(Strategy):
         if after is not None:
             self._close(number, time.monotonic() - started)
         return after
+
+    def _take_in(self) -> None:
+        """Let sites that joined since the last round take part: the state that they are sent is all that they need."""
+        admission = self._joined()
+        try:
+            self._with(admission, self._plan.of_sites(admission.sites.values()))
+        except (FederationError, MaskError) as error:
+            note(f"the run goes on without the sites that joined: {error}")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -253,11 +275,6 @@ class MaskedAveraging(Strategy):
         counts = accept_counts(content, site, "validation")
         state = wire.state_of(content) if wire.ARRAYS in content else None
         return Answer(counts, wire.Verdict.of(content), state)
-
-
-def note(text: str) -> None:
-    """Tell the user on stderr how far the run is, in one line."""
-    print(wire.one_line(text), file=sys.stderr, flush=True)
 
 
 def _figures(counts: AnyCounts) -> str:

@@ -207,21 +207,27 @@ def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Word
 
 
 def updates(
-    nodes: Sequence[Node], plan: wire.Plan, state: bytes, number: int = 1, attempt: int = 1
+    nodes: Sequence[Node], plan: wire.Plan, state: bytes, number: int = 1, attempt: int = 1, **more: Any
 ) -> Mapping[str, RecordDict]:
     """Return what each site answers to a round."""
     request = wire.TrainRequest(plan, number, attempt)
-    answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state)) for n in nodes}
+    answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state, **more)) for n in nodes}
     assert not [reason(answer) for answer in answers.values() if wire.REFUSAL in answer]
     return answers
 
 
 def judged(
-    nodes: Sequence[Node], plan: wire.Plan, state: bytes, total: tuple[Sum, Words], number: int = 1, attempt: int = 1
+    nodes: Sequence[Node],
+    plan: wire.Plan,
+    state: bytes,
+    total: tuple[Sum, Words],
+    number: int = 1,
+    attempt: int = 1,
+    **more: Any,
 ) -> list[RecordDict]:
     """Return what each site answers to the sum of a round, its new state included."""
     request = wire.EvaluateRequest(plan, "validation", number, attempt, keep=True)
-    return [n.ask("evaluate", question(n.site.domain, request, state, added=total)) for n in nodes]
+    return [n.ask("evaluate", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
 
 
 def reason(answer: RecordDict) -> str:

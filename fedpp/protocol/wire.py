@@ -18,8 +18,8 @@ with one line instead.
 import json
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any, Self, TypeVar
 
@@ -32,6 +32,7 @@ from fedpp.errors import ConfigError, FederationError
 from fedpp.hexadecimal import is_hex
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
+from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe, ServerRule
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
@@ -86,6 +87,10 @@ class Plan:
             raise FederationError(
                 f"a network may have {MOST_PARAMETERS} parameters, this one has more: use smaller images or layers"
             )
+
+    def of_sites(self, sites: Collection[SiteDescription]) -> Self:
+        """Return the plan with these sites admitted; raise `FederationError` if they have too many examples."""
+        return replace(self, examples=sum(site.sequences[0] for site in sites), sites=len(sites))
 
     def to_json(self) -> str:
         """Return one line of JSON."""

@@ -13,12 +13,10 @@ from conftest import TINY
 from coordinator_runs import CARD, LocalGrid, Site, answered, config, describe, identity_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 from masked_sites import findings, opened
 from members import proof, run_of
 
-from coordinator import admission
-from coordinator.admission import Admission, admit
+from coordinator.admission import Admission, Admissions
 from coordinator.app import federate
 from fedpp.config import RunConfig
 from fedpp.errors import DomainMismatchError, FederationError
@@ -34,19 +32,8 @@ from fedpp.protocol.site import SiteDescription
 LENGTH = TINY.parameters() * 2
 
 
-@pytest.fixture(autouse=True)
-def _in_a_run() -> None:
-    """Tell Flower that messages are made inside a run, as its processes do."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
-
-
 def admitted(grid: Grid, run: RunConfig) -> Admission:
-    return admit(grid, run, run_of(CARD, "ab" * 32), CARD.n)
+    return Admissions(grid, run_of(CARD, "ab" * 32), CARD.n).wait(run)
 
 
 def metrics(counts: AnyCounts) -> RecordDict:

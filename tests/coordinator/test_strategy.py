@@ -4,21 +4,12 @@ from dataclasses import replace
 
 import pytest
 from conftest import TINY
-from flwr.supercore.task_identity import TaskIdentity
 
-from coordinator.admission import choose
+from coordinator.admission import choose, note
 from coordinator.app import network_of
-from coordinator.strategy import note
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError
 from fedpp.protocol.site import SiteDescription
-
-
-@pytest.fixture(autouse=True)
-def _in_a_run() -> None:
-    """Tell Flower that messages are made inside a run, as its processes do."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-
 
 RUN = {
     "card": "{}",

@@ -1,10 +1,12 @@
 """Whole rounds of two sites, by hand: real messages, and a real vault beside each."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import site_nodes
 from conftest import TINY
 from flwr.app import ConfigRecord
 from site_nodes import (
@@ -20,6 +22,7 @@ from site_nodes import (
     decrypted,
     judged,
     plan_of,
+    proof,
     question,
     reason,
     ring_of,
@@ -37,6 +40,7 @@ from fedpp.learning.global_state import GlobalState
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.masking.rounds import Contribution, Round, Sum
 from fedpp.protocol import wire
+from fedpp.protocol.participants import Participants
 from fedpp.protocol.vault_client import VaultClient
 from fedpp.recipe import Recipe, ServerRule
 
@@ -220,6 +224,29 @@ def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node]
     assert wire.REFUSAL not in north.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first)))
     told = reason(south.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first))))
     assert told.startswith("the state of round 1 is of attempt 1, and this site went on to attempt 2")
+
+
+@BOTH
+def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
+    both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
+):
+    """One of three computes nothing of round 1; of round 2, under a plan with room for it, all compute the same."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
+    east.permit(masking="optional")
+    with east.beside_vault():
+        three, plan = [*both, east], replace(plan, examples=18, sites=3)
+        company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
+        before = wire.state_of(answer)
+        trained = updates(three, plan, before, 2, participants=company)
+        answers = judged(three, plan, before, added(trained, plan), 2, participants=company)
+        states = [state_in(each, domain, masked=masked) for each in answers]
+    assert {state.digest for state in states} == {wire.Verdict.of(each).digest for each in answers}
+    assert [(state.round, wire.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
+        (2, "")
+    ] * 3
 
 
 @BOTH

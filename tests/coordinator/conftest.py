@@ -1,0 +1,17 @@
+"""Runs in this process, which Flower takes for one of its own."""
+
+import pytest
+from flwr.supercore.task_identity import TaskIdentity
+
+from coordinator import admission
+
+
+@pytest.fixture(autouse=True)
+def _in_a_run() -> None:
+    """Tell Flower that messages are made inside a run, as its processes do."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
