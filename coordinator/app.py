@@ -7,6 +7,7 @@ It writes `federation.json` (what happened, in public facts and counts) and the 
 import json
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
@@ -52,6 +53,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         length=plan.network.parameters() * card.n,
         repeats=config.repeats,
         joined=admissions.poll,
+        keep=partial(keep, out=Path(config.out), masked=config.masking),
     )
     first = initial_state(grid, admission, config, plan)
     final = strategy.federate(grid, first, rounds=config.rounds, timeout=config.reply_seconds)
@@ -71,13 +73,16 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         rounds=tuple(strategy.rounds),
         seconds=time.monotonic() - started,
     )
-    out = Path(config.out)
-    if config.masking:
-        replace(out / SEALED, final)
-    else:
-        GlobalState.from_bytes(final).model().save(out / CLEAR)
-    replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
+    replace(Path(config.out) / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     return record
+
+
+def keep(state: bytes, *, out: Path, masked: bool) -> None:
+    """Write the model of a round in place of the last one's."""
+    if masked:
+        replace(out / SEALED, state)
+    else:
+        GlobalState.from_bytes(state).model().save(out / CLEAR)
 
 
 def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> wire.Plan:

@@ -64,12 +64,14 @@ class MaskedAveraging(Strategy):
         length: int,
         repeats: int,
         joined: Callable[[], Admission],
+        keep: Callable[[bytes], None],
     ) -> None:
         """Take the run's plan; an update has `length` words, and a round is repeated so many times at most.
 
-        Each round asks `joined` for the sites, which are those of the round before and others.
+        Each round asks `joined` for the sites, which are those of the round before and others, and gives the state
+        that the sites adopted to `keep`: what comes later must not cost it.
         """
-        self._length, self._repeats, self._joined = length, repeats, joined
+        self._length, self._repeats, self._joined, self._keep = length, repeats, joined, keep
         self._with(admission, plan)
         self._attempt, self._before, self._sum = 1, wire.pack_state(b""), Sum((), 0)
         self._answers: Mapping[str, Answer] = {}
@@ -101,11 +103,13 @@ class MaskedAveraging(Strategy):
                 self._attempt = attempt
                 if adopted := self._try(grid, number, state, timeout):
                     state = adopted
+                    self._keep(state)
                     break
             else:
+                kept = f"the model of round {number - 1} is kept, to go on from" if number > 1 else "there is no model"
                 raise FederationError(
-                    f"round {number} was tried {self._repeats + 1} times, and the sites adopted no model of it; the "
-                    f"last good one is of round {number - 1}: the lines above say why"
+                    f"round {number} was tried {self._repeats + 1} times, and the sites adopted no model of it, as the "
+                    f"lines above say; {kept}"
                 )
         return state
 
@@ -178,30 +182,42 @@ class MaskedAveraging(Strategy):
             lambda reply, site: accept_counts(wire.content_of(reply), site, "test"),
         )
         if not tested:
-            raise FederationError("test counts: no site sent one that fits")
+            raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
         return tested
 
     def _adopted(self, number: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> bytes | None:
-        """Return the new state if more than half of the sites adopt it, and one of those sent it."""
-        refusing = {name: answer.verdict.reason for name, answer in self._answers.items() if answer.verdict.reason}
-        for name, reason in refusing.items():
-            note(f"round {number}: {name} does not adopt the new model: {reason}")
-            self._left_out[name] = f"it did not adopt the model: {reason}"
-        if 2 * len(refusing) >= len(self._answers):  # where none answered, too
+        """Return the new state if the sites adopt one, and a site that does sent it."""
+        digest = self._digest(number)
+        if digest is None:
             note(f"round {number}, attempt {self._attempt}: not adopted")
             return None
-        agreed = {name: answer for name, answer in self._answers.items() if not answer.verdict.reason}
-        (digest, _), *others = Counter(answer.verdict.digest for answer in agreed.values()).most_common()
-        if others:
-            note(f"round {number}: the sites computed {len(others) + 1} different models: do all run one fedpp?")
-        of_digest = {name: answer for name, answer in agreed.items() if answer.verdict.digest == digest}
         for node, site in self.sites.items():
-            answer = of_digest.get(site.name)
-            if answer is not None and answer.state is None:
+            answer = self._answers.get(site.name)
+            if answer is None or answer.verdict.reason:
+                continue
+            if answer.state is None:
                 answer = self._asked_to_keep(number, node, arrays, grid, timeout)
             if answer is not None and answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
                 return answer.state
         note(f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state")
+        return None
+
+    def _digest(self, number: int) -> str | None:
+        """Return which state more than half of the sites that answered computed and adopt; go on with its answers."""
+        for name, answer in self._answers.items():
+            if answer.verdict.reason:
+                note(f"round {number}: {name} does not adopt the new model: {answer.verdict.reason}")
+                self._left_out[name] = f"it did not adopt the model: {answer.verdict.reason}"
+        computed = Counter(answer.verdict.digest for answer in self._answers.values())
+        if len(computed) > 1:
+            note(f"round {number}: the sites computed {len(computed)} different models: do all run one fedpp?")
+        adopted = Counter(answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason)
+        for digest, votes in adopted.most_common(1):
+            if 2 * votes > len(self._answers):
+                others = {name for name, answer in self._answers.items() if answer.verdict.digest != digest}
+                self._left_out |= dict.fromkeys(others - self._left_out.keys(), "it computed another model")
+                self._answers = {name: answer for name, answer in self._answers.items() if name not in others}
+                return digest
         return None
 
     def _asked_to_keep(self, number: int, node: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> Answer | None:
@@ -268,7 +284,7 @@ class MaskedAveraging(Strategy):
         if examples != site.sequences[0]:
             raise FederationError(f"it counts {examples!r:.40} examples and announced {site.sequences[0]}")
         words = wire.words_of(content, self._ring.bits, self._length)
-        return Update(Contribution(site.name, mask.nonce, site.sequences[0]), mask.tag, words)
+        return Update(Contribution(site.name, mask.nonce, site.sequences[0], mask.least), mask.tag, words)
 
     def _answer(self, reply: Message | None, site: SiteDescription) -> Answer:
         content = wire.content_of(reply)

@@ -51,6 +51,15 @@ class ModelError(FedppError):
     """A model file is damaged or does not fit its network."""
 
 
+class GateError(ModelError):
+    """A site's gate keeps an update back, or a model out; the kind may be told to others, the figures not."""
+
+    def __init__(self, kind: str, figures: str) -> None:
+        """Say both."""
+        super().__init__(f"{kind} ({figures})")
+        self.kind = kind
+
+
 class VaultError(FedppError):
     """The vault cannot be reached, or refused."""
 

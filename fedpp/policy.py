@@ -201,7 +201,8 @@ scores:
 # How long: the last day, such as 2030-12-31. Without it there is no end.
 # until: 2030-12-31
 
-# In what company: the fewest other certified sites of the domain in a run, and in a sum of updates that is unmasked.
+# In what company: the fewest other certified sites of the domain in a run, and in a sum in which this site's update is
+# seen. A sum of two sites shows each of them the other's update.
 co-participants: 1
 
 # Whether updates go to the coordinator under the domain mask alone: required, or optional (it may see them).

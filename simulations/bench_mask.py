@@ -69,7 +69,7 @@ def _measured(step: str, *sizes: int) -> dict[str, Any]:
 
 def _round(bits: int, words: int) -> Round:
     ring = Ring(bits, examples=EXAMPLES * PARTICIPANTS[-1], sites=PARTICIPANTS[-1], bound=8.0)
-    return Round("0" * 64, 1, 0, "0" * 64, words, ring)
+    return Round("0" * 64, 1, 0, "0" * 64, "0" * 64, words, ring)
 
 
 def _values(words: int, bits: int = 32) -> NDArray[np.float32 | np.float64]:
@@ -100,7 +100,7 @@ def _total(of: Round, parts: Sequence[Contribution]) -> tuple[Words, int]:
 
 
 def _parts(count: int) -> list[Contribution]:
-    return [Contribution.fresh(f"site-{number}", EXAMPLES) for number in range(count)]
+    return [Contribution.fresh(f"site-{number}", EXAMPLES, 1) for number in range(count)]
 
 
 def _repetitions(words: int) -> int:

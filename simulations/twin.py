@@ -131,6 +131,7 @@ class PlaintextTwin:
             dtype=self.training.dtype,
             classes=tuple(map(str, range(self.network.classes))),
             rule=self.training.rule,
+            salt=global_state.UNSALTED,
         )
 
     def _train(self, site: PlaintextSite, weights: Sequence[Values], round_: int) -> list[Values]:

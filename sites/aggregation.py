@@ -51,8 +51,8 @@ class Masked:
     def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
         """Return the words masked."""
         with VaultClient(self.vault) as vault:
-            masked, nonce, tag = vault.mask(of.to_json(), examples, words)
-        return masked, Mask(nonce, tag)
+            masked = vault.mask(of.to_json(), examples, words)
+        return masked.words, Mask(masked.nonce, masked.tag, masked.least)
 
     def unmask(self, of: Round, total: Sum, words: Words) -> Words:
         """Return a sum without its masks; the vault refuses one that was altered, or of too few sites."""
@@ -77,7 +77,7 @@ class Clear:
     def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
         """Return the words as they are."""
         del of, examples
-        return words, Mask(secrets.token_hex(NONCE_BYTES), 0)
+        return words, Mask(secrets.token_hex(NONCE_BYTES), 0, 1)
 
     def unmask(self, of: Round, total: Sum, words: Words) -> Words:
         """Return the words as they are."""

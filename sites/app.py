@@ -9,6 +9,7 @@ configuration; in a simulation, whose nodes know a number only, in files of a fo
 import json
 import logging
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from fedpp.errors import (
     DomainMismatchError,
     FederationError,
     FedppError,
+    GateError,
     KeyFileError,
     MaskError,
     ModelError,
@@ -37,7 +39,7 @@ from fedpp.errors import (
 )
 from fedpp.files import replace
 from fedpp.learning import gate
-from fedpp.learning.global_state import GlobalState, Rows, initial
+from fedpp.learning.global_state import SALT_BYTES, GlobalState, Rows, initial
 from fedpp.learning.metrics import metrics
 from fedpp.masking.rounds import Sum
 from fedpp.network import NetworkSpec, Task
@@ -57,7 +59,7 @@ from .rounds import Position
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
-# Errors whose text holds no path of the hospital.
+# Errors whose text holds no path of the hospital, and but for a gate's no figure of its data.
 PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
 FAILED = "it failed: its own log says where"
 # What the coordinator is told of errors whose text may hold paths of the hospital.
@@ -102,13 +104,19 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             return Message(handler(asked), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            public = isinstance(error, PUBLIC)
-            return wire.refuse(str(error) if public else REASONS.get(type(error), FAILED), message)
+            return wire.refuse(_told(error), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
             return wire.refuse(FAILED, message)
 
     return answer
+
+
+def _told(error: FedppError) -> str:
+    """Return what others may know of an error: no path of the hospital, and no figure of its data."""
+    if isinstance(error, GateError):
+        return error.kind
+    return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
 
 
 def site_config(context: Context) -> SiteConfig:
@@ -174,6 +182,7 @@ def initial_weights(asked: Asked) -> RecordDict:
         dtype=plan.dtype,
         classes=part.dataset.manifest.classes,
         rule=plan.rule,
+        salt=secrets.token_hex(SALT_BYTES),
     )
     return RecordDict({wire.ARRAYS: _closed(part, state)})
 
@@ -299,13 +308,16 @@ def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | 
         rounds.require_adoptable(part.plan, before, after)
         gate.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
     except ModelError as error:
-        return wire.Verdict(after.digest, str(error))
+        _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, wire.one_line(str(error)))
+        return wire.Verdict(after.digest, _told(error))
     return wire.Verdict(after.digest, "")
 
 
 def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
     """Return an earlier run's model, of the same domain, network and dtype."""
     if sealed:
+        if not part.plan.masked:  # it would leave the site in clear
+            raise FederationError("a sealed model is gone on from with masking on alone: set masking=true")
         with VaultClient(part.asked.site.vault) as vault:
             _, sent = vault.open(sent)
     model, plan = GlobalState.from_bytes(sent), part.plan

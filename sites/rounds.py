@@ -36,7 +36,7 @@ def ring_of(plan: wire.Plan) -> Ring:
 def round_of(plan: wire.Plan, at: Position, before: GlobalState) -> Round:
     """Return what a mask of this attempt is bound to."""
     length = plan.network.parameters() * before.n
-    return Round(at.run, at.number, at.attempt, before.digest, length, ring_of(plan))
+    return Round(at.run, at.number, at.attempt, before.digest, plan.digest, length, ring_of(plan))
 
 
 def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]:

@@ -68,7 +68,9 @@ class Masking:
         self._key, self._envelope = site.domain.mask_key(), site.domain.envelope()
         self._rounds = UnmaskedRounds(past)
 
-    def mask(self, call: Call, requests: Iterator[vault_pb2.MaskRequest]) -> Iterator[vault_pb2.MaskReply]:
+    def mask(
+        self, call: Call, requests: Iterator[vault_pb2.MaskRequest], co_participants: int
+    ) -> Iterator[vault_pb2.MaskReply]:
         """Yield the words masked, and in the end the mask's nonce and tag: without them the words are noise."""
         first = next(requests, vault_pb2.MaskRequest())
         of = self._round(first.round)
@@ -76,14 +78,14 @@ class Masking:
             raise VaultError(
                 f"an update counts at most the {self._sequences} training sequences of this site, got {first.examples}"
             )
-        part = Contribution.fresh(self._site.identity.name, first.examples)
+        part = Contribution.fresh(self._site.identity.name, first.examples, co_participants + 1)
         call.tell(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
         masker = self._key.masker(of, part)
         for words in _words(_all(first, requests), of):
             yield vault_pb2.MaskReply(words=masker.mask(words).tobytes())
         tag = masker.tag()
         call.answer(of.length * of.ring.bits // 8, mask=part.nonce)
-        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}")
+        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", least=part.least)
 
     def unmask(
         self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], co_participants: int

@@ -173,8 +173,8 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Stream an update's words under a fresh mask."""
         with answering("Mask", context, self._record) as call:
             self._require_writing()
-            self._require_policy()
-            yield from self._masking.mask(call, requests)
+            policy = self._require_policy()
+            yield from self._masking.mask(call, requests, policy.co_participants)
 
     def Unmask(  # noqa: N802
         self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext

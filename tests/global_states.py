@@ -48,5 +48,11 @@ def message(rows: Arrays, n: int) -> dict[str, np.ndarray]:
 def begun(rows: Arrays, rule: ServerRule, *, dtype: str = "float64") -> GlobalState:
     n = next(iter(rows.values())).shape[-1]
     return global_state.initial(
-        rows, network=NETWORK, domain=algebra_of(n).domain, dtype=dtype, classes=("no", "yes"), rule=rule
+        rows,
+        network=NETWORK,
+        domain=algebra_of(n).domain,
+        dtype=dtype,
+        classes=("no", "yes"),
+        rule=rule,
+        salt="5a" * 32,
     )

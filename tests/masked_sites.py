@@ -48,6 +48,7 @@ class Player:
             dtype=plan.dtype,
             classes=self.description.classes,
             rule=plan.rule,
+            salt="5a" * 32,
         )
         return RecordDict({wire.ARRAYS: self._closed(content, plan, state)})
 
@@ -58,7 +59,7 @@ class Player:
         update = self.update(before)
         examples = self.description.sequences[0]
         words = rounds.encoded(request.plan, update, examples)
-        mask = wire.Mask("0" * 64, 0)
+        mask = wire.Mask("0" * 64, 0, 1)
         if request.plan.masked:
             words, mask = self._masked(content, request, before, words)
         return RecordDict(
@@ -93,11 +94,11 @@ class Player:
     def _masked(
         self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
     ) -> tuple[Words, wire.Mask]:
-        part = Contribution.fresh(self.description.name, self.description.sequences[0])
+        part = Contribution.fresh(self.description.name, self.description.sequences[0], 1)
         of = _round(content, request, before)
         masker = DOMAIN.mask_key().masker(of, part)
         masked = np.concatenate([masker.mask(words[s : s + CHUNK]) for s in range(0, words.size, CHUNK)])
-        return masked, wire.Mask(part.nonce, masker.tag())
+        return masked, wire.Mask(part.nonce, masker.tag(), part.least)
 
     def _advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
         total, of = Sum.from_json(wire.text_of(content, wire.SUM)), _round(content, request, before)

@@ -120,7 +120,7 @@ def begun(domain: KeyDomain, plan: wire.Plan, *, seed: int = 0, number: int = 0)
     """Return a state of fresh weights of the plan's network, under the domain's key."""
     rows = encrypted_initial_weights(plan.network, seed, domain.evaluation_key())
     facts = {"network": plan.network, "domain": domain.card().fingerprint, "dtype": plan.dtype, "rule": plan.rule}
-    return replace(global_state.initial(rows, classes=("no", "yes"), **facts), round=number)
+    return replace(global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts), round=number)
 
 
 def about(number: int, run: str = NONCE) -> str:
@@ -201,7 +201,7 @@ def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Word
     for name, answer in answers.items():
         mask = wire.Mask.of(answer)
         examples = int(answer.metric_records[wire.METRICS][wire.EXAMPLES])
-        parts.append((Contribution(name, mask.nonce, examples), mask.tag))
+        parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
         words = words + words_in(answer, plan)
     return Sum.of(parts), words
 

@@ -30,11 +30,13 @@ Rows = Mapping[str, NDArray[np.floating]]
 Vector = NDArray[np.float64]
 
 FORMAT = "fedpp-state-1"
+SALT_BYTES = 32
+UNSALTED = "0" * 64
 MOST_ROUND = 2**31
 MOST_HEADER = 2**20  # bytes
 _MOST_SLOTS = 8
 _SUM_BYTES = 32
-_HEADER = {"attempt", "classes", "domain", "dtype", "format", "n", "network", "round", "rule"}
+_HEADER = {"attempt", "classes", "domain", "dtype", "format", "n", "network", "round", "rule", "salt"}
 _Expected = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array, in the order of the bytes
 
 
@@ -48,6 +50,7 @@ class GlobalState:
 
     round: int  # 0: before the first
     attempt: int  # at this round, from 1: which of them the sites adopted
+    salt: str  # hex, drawn at round 0: who could guess the rows must not know them by the state's digest
     domain: str  # fingerprint; none of a plaintext twin's
     network: NetworkSpec
     dtype: Dtype
@@ -59,7 +62,7 @@ class GlobalState:
     def __post_init__(self) -> None:
         """Refuse what does not fit together; the arrays become read-only."""
         n = next((value.shape[-1] for value in self.rows.values() if value.ndim), 0)
-        _require_facts(self.round, self.attempt, self.domain, self.network, self.dtype, n, self.classes)
+        _require_facts(self.round, self.attempt, self.salt, self.domain, self.network, self.dtype, n, self.classes)
         arrays = {**self.rows, **self.moments}
         expected = _expected(self.network, self.dtype, n, self.rule)
         if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
@@ -138,12 +141,13 @@ class GlobalState:
             "network": self.network.to_json(),
             "round": self.round,
             "rule": self.rule.to_mapping(),
+            "salt": self.salt,
         }
         return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def begun_with(model: EncryptedModel, rule: ServerRule) -> GlobalState:
-    """Return round 0 of an earlier run's model."""
+    """Return round 0 of an earlier run's model, which is in clear: what its digest tells is no secret."""
     return initial(
         model.rows,
         network=model.network,
@@ -151,11 +155,19 @@ def begun_with(model: EncryptedModel, rule: ServerRule) -> GlobalState:
         dtype=model.dtype,
         classes=model.classes,
         rule=rule,
+        salt=UNSALTED,
     )
 
 
 def initial(
-    rows: Rows, *, network: NetworkSpec, domain: str, dtype: Dtype, classes: tuple[str, ...], rule: ServerRule
+    rows: Rows,
+    *,
+    network: NetworkSpec,
+    domain: str,
+    dtype: Dtype,
+    classes: tuple[str, ...],
+    rule: ServerRule,
+    salt: str,
 ) -> GlobalState:
     """Return round 0: the initial weights, rows `[*shape, n]` in the run's dtype, and moments of zero."""
     own = {name: np.asarray(value, dtype) for name, value in rows.items()}
@@ -163,7 +175,7 @@ def initial(
     moments = {
         name: np.zeros(shape) for name, (_, shape) in _expected(network, dtype, n, rule).items() if name not in own
     }
-    return GlobalState(0, 1, domain, network, dtype, classes, rule, own, moments)
+    return GlobalState(0, 1, salt, domain, network, dtype, classes, rule, own, moments)
 
 
 def flat(rows: Rows, network: NetworkSpec) -> Vector:
@@ -203,13 +215,22 @@ def _expected(network: NetworkSpec, dtype: Dtype, n: int, rule: ServerRule) -> _
 
 
 def _require_facts(
-    number: Any, attempt: Any, domain: Any, network: NetworkSpec, dtype: Any, n: Any, classes: tuple[Any, ...]
+    number: Any,
+    attempt: Any,
+    salt: Any,
+    domain: Any,
+    network: NetworkSpec,
+    dtype: Any,
+    n: Any,
+    classes: tuple[Any, ...],
 ) -> None:
     """Raise `ModelError` for what no state can be: facts may come from a file."""
     if type(number) is not int or not 0 <= number <= MOST_ROUND:
         raise ModelError(f"a state's round is a whole number from 0 to {MOST_ROUND}, got {number!r:.40}")
     if type(attempt) is not int or not 1 <= attempt <= MOST_ATTEMPTS:
         raise ModelError(f"a state's attempt is a whole number from 1 to {MOST_ATTEMPTS}, got {attempt!r:.40}")
+    if not is_hex(salt):
+        raise ModelError(f"a state's salt is 64 hex digits, got {salt!r:.80}")
     if domain != "" and not is_hex(domain):
         raise ModelError(f"a state's domain is a fingerprint of 64 hex digits, got {domain!r:.80}")
     if dtype not in DTYPES:
@@ -237,7 +258,9 @@ def _facts(header: bytes) -> dict[str, Any]:
     if not isinstance(facts["classes"], list):
         raise TypeError
     facts["classes"] = tuple(facts["classes"])
-    _require_facts(*(facts[name] for name in ("round", "attempt", "domain", "network", "dtype", "n", "classes")))
+    _require_facts(
+        *(facts[name] for name in ("round", "attempt", "salt", "domain", "network", "dtype", "n", "classes"))
+    )
     return facts
 
 

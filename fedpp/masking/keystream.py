@@ -61,6 +61,11 @@ class MaskKey:
         """
         if len({part.site for part in parts}) != len(parts) or not parts:
             raise MaskError("a sum is of one update of each site that it names, of one site at least")
+        if len(parts) < max(part.least for part in parts):
+            least = max(parts, key=lambda part: part.least)
+            raise MaskError(
+                f"{least.site} lets its update be seen in a sum of {least.least} sites, this is of {len(parts)}"
+            )
         if len(parts) > of.ring.sites or sum(part.examples for part in parts) > of.ring.examples:
             raise MaskError(
                 f"a sum of {len(parts)} sites and {sum(part.examples for part in parts)} examples is beyond the round's"

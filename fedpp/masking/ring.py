@@ -93,9 +93,9 @@ class Ring:
             raise MaskError(f"words of {values.shape} values need contiguous room of that shape, got {words.shape}")
         for source, target in _chunks(values, words):
             if not (source.max(initial=0.0) <= self.bound and source.min(initial=0.0) >= -self.bound):  # nor is NaN
+                # Without the value: it would tell a coordinator that chooses the bound.
                 raise MaskError(
-                    f"an update has a value of {np.abs(source).max():.3g}, and {self.bound:g} is the bound: "
-                    "lower the learning rate, or raise update-bound"
+                    f"an update has a value beyond {self.bound:g}: lower the learning rate, or raise update-bound"
                 )
             scaled = np.multiply(source, scale, dtype=np.float64)  # float32 would round the product to 24 bits
             np.copyto(target.view(self._signed), np.rint(scaled, out=scaled), casting="unsafe")

@@ -23,18 +23,19 @@ LONGEST_SUM = 1024 * MOST_SITES
 
 @dataclass(frozen=True)
 class Round:
-    """What a mask is for; sums of masks of different rounds, or attempts, or models, fit no tag."""
+    """What a mask is for; sums of masks of different rounds, or attempts, models or plans, fit no tag."""
 
     run: str  # the run's nonce, hex
     number: int
     attempt: int
     base: str  # SHA-256 of the global state that the updates start from, hex
+    plan: str  # SHA-256 of what the sites were told to do with it, hex
     length: int  # words of an update
     ring: Ring
 
     def __post_init__(self) -> None:
         """Refuse what has a second spelling, or is of another type than JSON shows."""
-        for name, text in (("run", self.run), ("base", self.base)):
+        for name, text in (("run", self.run), ("base", self.base), ("plan", self.plan)):
             _require_hex(f"a round's {name}", text)
         for name, value, least, most in (
             ("number", self.number, 0, 2**53),
@@ -68,11 +69,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Contribution:
-    """Whose update it is, under which mask, and of how many examples."""
+    """Whose update it is, under which mask, of how many examples, and in what company it may be seen."""
 
     site: str
     nonce: str  # hex, drawn for this mask alone
     examples: int
+    least: int  # fewest sites of a sum that the mask comes off in, as this site's own policy says
 
     def __post_init__(self) -> None:
         """Refuse names that no site has, and nonces that `fresh` does not draw."""
@@ -81,11 +83,13 @@ class Contribution:
         _require_hex("a mask's nonce", self.nonce)
         if type(self.examples) is not int or not 1 <= self.examples <= MOST_EXAMPLES:
             raise MaskError(f"an update counts 1 to {MOST_EXAMPLES} examples, got {self.examples!r:.40}")
+        if type(self.least) is not int or not 1 <= self.least <= MOST_SITES:
+            raise MaskError(f"an update may be seen in a sum of 1 to {MOST_SITES} sites, got {self.least!r:.40}")
 
     @classmethod
-    def fresh(cls, site: str, examples: int) -> "Contribution":
+    def fresh(cls, site: str, examples: int, least: int) -> "Contribution":
         """Return a contribution under a nonce that nobody had before."""
-        return cls(site, secrets.token_hex(NONCE_BYTES), examples)
+        return cls(site, secrets.token_hex(NONCE_BYTES), examples, least)
 
 
 @dataclass(frozen=True)

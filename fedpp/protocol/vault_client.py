@@ -42,6 +42,16 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """An update's words under a mask, and what of the mask is public."""
+
+    words: Words
+    nonce: str  # hex
+    tag: int
+    least: int  # fewest sites of a sum that the mask comes off in
+
+
+@dataclass(frozen=True)
 class SiteInfo:
     """Public facts about a vault's domain and dataset; counts are by split."""
 
@@ -149,20 +159,20 @@ class VaultClient:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
 
-    def mask(self, of: str, examples: int, words: Words) -> tuple[Words, str, int]:
-        """Return an update's words masked, and the mask's nonce and tag; `of` is the round, JSON."""
+    def mask(self, of: str, examples: int, words: Words) -> Masked:
+        """Return an update's words masked; `of` is the round, JSON."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
             yield vault_pb2.MaskRequest(round=of, examples=examples)
             for data in _blocks(words):
                 yield vault_pb2.MaskRequest(words=data)
 
-        def call() -> tuple[Words, str, int]:
-            masked, nonce, tag = _Filled(words), "", ""
+        def call() -> Masked:
+            masked, last = _Filled(words), vault_pb2.MaskReply()
             for reply in self._vault.Mask(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
                 masked.take(reply.words)
-                nonce, tag = reply.nonce, reply.tag
-            return masked.whole(), nonce, int(tag, 16)
+                last = reply
+            return Masked(masked.whole(), last.nonce, int(last.tag, 16), last.least)
 
         return self._call(call)
 

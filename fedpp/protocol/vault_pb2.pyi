@@ -145,14 +145,16 @@ class MaskRequest(_message.Message):
     def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., words: _Optional[bytes] = ...) -> None: ...
 
 class MaskReply(_message.Message):
-    __slots__ = ("words", "nonce", "tag")
+    __slots__ = ("words", "nonce", "tag", "least")
     WORDS_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
     words: bytes
     nonce: str
     tag: str
-    def __init__(self, words: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ...) -> None: ...
+    least: int
+    def __init__(self, words: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., least: _Optional[int] = ...) -> None: ...
 
 class UnmaskRequest(_message.Message):
     __slots__ = ("round", "sum", "proofs", "run", "bundle", "words")

@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from io import BytesIO
 from typing import Any, Self, TypeVar
 
@@ -95,6 +96,11 @@ class Plan:
     def to_json(self) -> str:
         """Return one line of JSON."""
         return canonical({**asdict(self), "network": self.network.to_json()}).decode()
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of its text, in hex."""
+        return sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -201,23 +207,31 @@ class EvaluateRequest(Request):
 
 @dataclass(frozen=True)
 class Mask:
-    """What a site says of its words: the mask's nonce and their tag; of words in clear, a fresh nonce and 0."""
+    """What a site says of its words: what is public of their mask; of words in clear, a fresh nonce, 0 and 1."""
 
     nonce: str  # 64 hex digits
     tag: int
+    least: int  # fewest sites of a sum that the mask comes off in
 
     def to_record(self) -> ConfigRecord:
         """Return the record that carries it."""
-        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}"})
+        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}", "least": self.least})
 
     @classmethod
     def of(cls, content: RecordDict) -> Self:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, MASK, ConfigRecord)
-        nonce, tag = values.get("nonce"), values.get("tag")
-        if not (is_hex(nonce) and isinstance(tag, str) and _TAG.fullmatch(tag) and len(values) == 2):
+        nonce, tag, least = values.get("nonce"), values.get("tag"), values.get("least")
+        if not (
+            is_hex(nonce)
+            and isinstance(tag, str)
+            and _TAG.fullmatch(tag)
+            and isinstance(least, int)
+            and type(least) is not bool
+            and len(values) == 3
+        ):
             raise FederationError("its mask does not fit: use one fedpp everywhere")
-        return cls(nonce, int(tag, 16))
+        return cls(nonce, int(tag, 16), least)
 
 
 @dataclass(frozen=True)

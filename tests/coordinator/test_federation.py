@@ -40,10 +40,10 @@ def metrics(counts: AnyCounts) -> RecordDict:
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def words(content: object = None, examples: int = 3, **mask: str) -> RecordDict:
+def words(content: object = None, examples: int = 3, **mask: object) -> RecordDict:
     """Return an update that is one, but for its words, or what it says of its mask."""
     array = Array(np.zeros(LENGTH, "<u8")) if content is None else content
-    said = {"nonce": "ab" * 32, "tag": "0", **mask}
+    said = {"nonce": "ab" * 32, "tag": "0", "least": 1, **mask}
     return RecordDict(
         {
             wire.ARRAYS: ArrayRecord({wire.WORDS: array}),
@@ -100,6 +100,8 @@ NO_UPDATE = NOTHING | {
     "no nonce": (words(nonce=""), "its mask does not fit"),
     "a tag of words": (words(tag="many"), "its mask does not fit"),
     "a tag beyond the field": (words(tag="f" * 33), "its mask does not fit"),
+    "a sum of no site": (words(least=0), "may be seen in a sum of 1 to"),
+    "no number of sites": (words(least="1"), "its mask does not fit"),
     "no number of examples": (without(words(), wire.METRICS), "without metrics"),
     "many examples": (words(examples=10**12), "counts 1000000000000 examples and announced 3"),
 }
@@ -473,12 +475,31 @@ def test_one_site_of_three_does_not_keep_the_others_from_going_on(tmp_path: Path
 
 
 def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
-    """No model is written, and the one line says which is the last good one."""
-    with pytest.raises(
-        FederationError, match=r"round 2 was tried 2 times, and the sites adopted no model of it; the last good one"
-    ):
+    """The last good model alone is kept, and the one line says of which round it is."""
+    with pytest.raises(FederationError, match=r"round 2 was tried 2 times, .*; the model of round 1 is kept, to go on"):
         federate(LocalGrid([Sceptic("a", 9), Sceptic("b", 9)]), config(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model.sealed"]
+    assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) -> None:
+    """The model of the last round is there, for `--model`, though the run failed after it."""
+    sites = [Untested(describe(name)) for name in "ab"]
+    with pytest.raises(FederationError, match="test counts: no site sent one that fits; the model is kept"):
+        federate(LocalGrid(sites), config(tmp_path, masking=masking))
+    (path,) = tmp_path.iterdir()
+    model = opened(path.read_bytes()) if masking else EncryptedModel.load(path)
+    np.testing.assert_array_equal(model.rows["dense/bias"], 2.0)
+
+
+class Untested(Site):
+    """A site that is silent when it is asked to test."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        kind, content = question.metadata.message_type, question.content
+        silent = kind == "evaluate" and wire.EvaluateRequest.of(content).split == "test"
+        return None if silent else super().answer(question)
 
 
 def test_no_update_at_all_is_no_round(tmp_path: Path) -> None:
@@ -509,3 +530,13 @@ def test_a_state_comes_from_a_site_that_computed_what_most_did(
     assert [r.attempt for r in record.rounds] == [1, 1]
     assert "round 1: the sites computed 2 different models" in capsys.readouterr().err
     assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 1]
+    assert [r.validation.examples for r in record.rounds] == [4, 4]  # of the model that went on alone
+    assert record.rounds[0].left_out == {"a": "it computed another model"}
+
+
+def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two sites with two models none goes on, in any attempt."""
+    with pytest.raises(FederationError, match="round 1 was tried 2 times"):
+        federate(LocalGrid([Forked(describe("a")), Site(describe("b"))]), config(tmp_path))
+    assert "round 1, attempt 2: not adopted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -26,18 +26,18 @@ from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round
 VECTORS = sorted((ROOT / "tests" / "vectors" / "mask-1").glob("*.json"))
 SECRET = bytes(range(32))
 KEY = MaskKey(SECRET)
-RUN, BASE = "a1" * 32, "b2" * 32
+RUN, BASE, PLAN = "a1" * 32, "b2" * 32, "c3" * 32
 BOTH = pytest.mark.parametrize("bits", [32, 64])
 # Around a row of the tag (2048 or 1024 words), a group of rows, and a chunk.
 LENGTHS = (1, 3, 1023, 1024, 1025, 2047, 2048, 2049, 8 * 2048, 8 * 2048 + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5)
 
 
 def round_of(bits: int, length: int, examples: int = 1000) -> Round:
-    return Round(RUN, 3, 0, BASE, length, Ring(bits, examples, sites=100, bound=4.0))
+    return Round(RUN, 3, 0, BASE, PLAN, length, Ring(bits, examples, sites=100, bound=4.0))
 
 
 def part_of(site: int, examples: int = 5) -> Contribution:
-    return Contribution(f"site-{site}", f"{site + 1:064x}", examples)
+    return Contribution(f"site-{site}", f"{site + 1:064x}", examples, 1)
 
 
 def chunks(words: Words) -> Iterator[Words]:
@@ -116,7 +116,7 @@ def test_a_mask_is_that_of_plain_integers(bits: int, length: int):
 def test_the_tag_is_exact_at_the_extremes(bits: int):
     """Rows of nothing but the largest or smallest words have the tag of Python's integers."""
     ring = Ring(bits, 1, sites=1, bound=1.0)
-    of, part = Round(RUN, 1, 0, BASE, 3 * 2048, ring), part_of(0, examples=1)
+    of, part = Round(RUN, 1, 0, BASE, PLAN, 3 * 2048, ring), part_of(0, examples=1)
     for word in (ring.most(1), -ring.most(1) % 2**bits, 2**31 - 1 if bits == 64 else 0, 2**31 if bits == 64 else 1):
         words = np.full(of.length, word, ring.dtype)
         assert masked(of, part, words)[1] == oracle(of, part, words)[1]
@@ -186,6 +186,19 @@ def test_a_hundred_sites_at_their_bounds_add_up(bits: int, sites: int):
     np.testing.assert_array_equal(KEY.unmask(of, parts, total, tag), plain)
     decoded = of.ring.decode(total, 7 * sites)
     assert decoded[:2] == pytest.approx([4.0, -4.0], abs=2.0**-of.ring.fraction)
+
+
+def test_a_part_is_seen_in_no_smaller_sum_than_it_allows():
+    """The fewest sites stand in the keystream: neither a small sum, nor one that says another number, comes off."""
+    of = round_of(64, 10)
+    parts = [replace(part_of(0), least=3), part_of(1)]
+    (one, tag), (other, second) = (masked(of, part, drawn(of, site)) for site, part in enumerate(parts))
+    for listed, told in (
+        (parts, "site-0 lets its update be seen in a sum of 3 sites, this is of 2"),
+        ([part_of(0), part_of(1)], "does not fit its tag"),
+    ):
+        with pytest.raises(MaskError, match=told):
+            KEY.unmask(of, listed, one + other, tag + second)
 
 
 @BOTH
@@ -312,7 +325,7 @@ def test_nobody_is_counted_twice():
 
 def test_sums_beyond_the_round_are_refused():
     """More sites or examples than the round may have could leave the ring: refused before anything is derived."""
-    of = Round(RUN, 1, 0, BASE, 10, Ring(32, examples=20, sites=3, bound=1.0))
+    of = Round(RUN, 1, 0, BASE, PLAN, 10, Ring(32, examples=20, sites=3, bound=1.0))
     total = np.zeros(10, of.ring.dtype)
     for parts in ([part_of(site, 5) for site in range(4)], [part_of(0, 10), part_of(1, 11)], [part_of(0, 21)]):
         with pytest.raises(MaskError, match="is beyond the round's 3 and 20"):
@@ -383,7 +396,7 @@ def test_no_two_masks_share_a_keystream(bits: int):
     """Another nonce, site, count, round, attempt or key gives another keystream and pad, from the first word."""
     of = round_of(bits, 64)
     zeros, part = np.zeros(of.length, of.ring.dtype), PARTS[0]
-    fresh = [Contribution.fresh("site-0", 5) for _ in range(50)]
+    fresh = [Contribution.fresh("site-0", 5, 1) for _ in range(50)]
     masks = [masked(of, other, zeros) for other in [part, *PARTS[1:], replace(part, examples=6), *fresh]]
     masks += [masked(replace(of, **change), part, zeros) for change in ({"number": 4}, {"attempt": 1}, {"run": BASE})]
     masks.append(masked(of, part, zeros, MaskKey(bytes(32))))
@@ -396,7 +409,7 @@ def test_no_two_masks_share_a_keystream(bits: int):
 
 def test_a_fresh_nonce_is_new():
     """Two contributions of one site never have the same nonce."""
-    assert len({Contribution.fresh("a", 1).nonce for _ in range(1000)}) == 1000
+    assert len({Contribution.fresh("a", 1, 1).nonce for _ in range(1000)}) == 1000
 
 
 @BOTH
@@ -413,7 +426,7 @@ def test_masked_words_look_uniform(bits: int):
 def test_a_nonce_is_hex(nonce: object):
     """A nonce of another length, alphabet or case is refused, and so are a run's and a base's."""
     with pytest.raises(MaskError, match="nonce is 64 hex digits"):
-        Contribution("a", nonce, 1)
+        Contribution("a", nonce, 1, 1)
     for name in ("run", "base"):
         with pytest.raises(MaskError, match=f"a round's {name} is 64 hex digits"):
             replace(round_of(32, 1), **{name: nonce})
@@ -430,10 +443,10 @@ def test_rounds_and_contributions_have_one_spelling():
         round_of(32, MOST_WORDS + 1)
     for examples in (0, -1, 1.0, True, None):
         with pytest.raises(MaskError, match="an update counts 1 to"):
-            Contribution("a", "0" * 64, examples)
+            Contribution("a", "0" * 64, examples, 1)
     for site in ("", " a", "a\n", "\ud83d", "x" * 201, None):
         with pytest.raises(MaskError, match="a mask is of a site"):
-            Contribution(site, "0" * 64, 1)
+            Contribution(site, "0" * 64, 1, 1)
 
 
 def test_a_mask_key_does_not_slip_out():

@@ -176,7 +176,7 @@ def test_a_value_beyond_the_bound_is_refused_wherever_it_is(value: float, place:
     values[::2] = -8.0
     SMALL.encode(values, 5)
     values[place] = value
-    with pytest.raises(MaskError, match="is the bound: lower the learning rate"):
+    with pytest.raises(MaskError, match="lower the learning rate, or raise update-bound"):
         SMALL.encode(values, 5)
 
 

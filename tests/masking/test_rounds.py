@@ -16,13 +16,15 @@ from fedpp.protocol.membership import is_site_name
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
 HUGE = 10**400  # which no float holds
 RING = Ring(64, 20, 3, 8.0)
-ROUND = Round("ab" * 32, 1, 2, "cd" * 32, 77, RING)
-PARTS = (Contribution("north", "01" * 32, 5), Contribution("süd", "23" * 32, 7))
+ROUND = Round("ab" * 32, 1, 2, "cd" * 32, "ef" * 32, 77, RING)
+PARTS = (Contribution("north", "01" * 32, 5, 2), Contribution("süd", "23" * 32, 7, 1))
 SUM = Sum(PARTS, PRIME - 1)
 RINGS = st.builds(Ring, st.just(64), st.integers(1, 2**20), st.integers(1, MOST_SITES), st.floats(2.0**-20, 2.0**10))
-ROUNDS = st.builds(Round, HASH, st.integers(0, 2**53), st.integers(0, 2**53), HASH, st.integers(1, MOST_WORDS), RINGS)
+ROUNDS = st.builds(
+    Round, HASH, st.integers(0, 2**53), st.integers(0, 2**53), HASH, HASH, st.integers(1, MOST_WORDS), RINGS
+)
 NAMES = st.text(min_size=1, max_size=20).filter(is_site_name)
-CONTRIBUTIONS = st.builds(Contribution, NAMES, HASH, st.integers(1, MOST_EXAMPLES))
+CONTRIBUTIONS = st.builds(Contribution, NAMES, HASH, st.integers(1, MOST_EXAMPLES), st.integers(1, MOST_SITES))
 SUMS = st.builds(Sum, st.lists(CONTRIBUTIONS, max_size=4).map(tuple), st.integers(0, PRIME - 1))
 NO_TEXTS = ("", "{", "null", "7", '"x"', "[]", "{}", "[" * 100_000, '{"ring":' * 50_000, '{"parts":' * 50_000)
 NO_NUMBERS = (-1, HUGE, 1.0, float("nan"), True, "1", None, [1])
@@ -115,7 +117,7 @@ def test_a_round_says_everything(name: str) -> None:
         *(("length", value) for value in (0, MOST_WORDS + 1)),
         *(
             (name, value)
-            for name in ("run", "base")
+            for name in ("run", "base", "plan")
             for value in ("", "a" * 63, "A" * 64, "a" * 64 + "\n", 7, None, ["a" * 64])
         ),
         *(("ring", value) for value in (None, 7, [], {}, "x", {"bits": 64})),
@@ -139,8 +141,10 @@ def test_a_round_has_bounds_and_types(name: str, value: Any) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_a_round_at_its_bounds_is_one(bits: int) -> None:
     """The least and the largest of each fact are read."""
-    least = Round("0" * 64, 0, 0, "f" * 64, 1, Ring(bits, 1, 1, 2.0**-20))
-    largest = Round("f" * 64, 2**53, 2**53, "0" * 64, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, MOST_BOUND))
+    least = Round("0" * 64, 0, 0, "f" * 64, "0" * 64, 1, Ring(bits, 1, 1, 2.0**-20))
+    largest = Round(
+        "f" * 64, 2**53, 2**53, "0" * 64, "f" * 64, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, MOST_BOUND)
+    )
     for of in (least, largest):
         assert Round.from_json(of.to_json()) == of
 
@@ -149,6 +153,7 @@ def test_a_round_at_its_bounds_is_one(bits: int) -> None:
     ("name", "value"),
     [
         *(("examples", value) for value in (*NO_NUMBERS, 0, MOST_EXAMPLES + 1)),
+        *(("least", value) for value in (*NO_NUMBERS, 0, MOST_SITES + 1)),
         *(("nonce", value) for value in ("", "a" * 63, "A" * 64, "a" * 64 + "\n", 7, None)),
         *(("site", value) for value in ("", " north", "no\nrth", "a" * 201, "\ud800", "\u200b", 7, None, ["north"])),
         ("more", 1),
@@ -187,7 +192,7 @@ def test_tags_and_examples_add_up(parts: list[tuple[Contribution, int]]) -> None
 
 def test_a_fresh_contribution_has_a_nonce_of_its_own() -> None:
     """No nonce comes twice."""
-    drawn = {Contribution.fresh("north", 5).nonce for _ in range(100)}
+    drawn = {Contribution.fresh("north", 5, 1).nonce for _ in range(100)}
     assert len(drawn) == 100
 
 
@@ -198,6 +203,7 @@ def test_what_differs_in_a_fact_is_another_round() -> None:
         replace(ROUND, number=2),
         replace(ROUND, attempt=3),
         replace(ROUND, base="0" * 64),
+        replace(ROUND, plan="0" * 64),
         replace(ROUND, length=78),
         *(replace(ROUND, ring=replace(RING, **{name: 5})) for name in ("examples", "sites")),
         replace(ROUND, ring=replace(RING, bits=32)),

@@ -191,10 +191,10 @@ def test_a_message_without_a_request_is_refused(content: RecordDict) -> None:
             kind.of(content)
 
 
-@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**127 - 1))
-def test_a_mask_survives_its_record(nonce: str, tag: int) -> None:
-    """A nonce and a tag are read as they were."""
-    mask = wire.Mask(nonce, tag)
+@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**127 - 1), st.integers(1, 2000))
+def test_a_mask_survives_its_record(nonce: str, tag: int, least: int) -> None:
+    """A nonce, a tag and a number of sites are read as they were."""
+    mask = wire.Mask(nonce, tag, least)
     assert wire.Mask.of(RecordDict({wire.MASK: mask.to_record()})) == mask
 
 
@@ -203,20 +203,21 @@ def test_a_mask_survives_its_record(nonce: str, tag: int) -> None:
     [
         *({"nonce": value} for value in ("", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", 7, b"a" * 64)),
         *({"tag": value} for value in ("", "00", "07", "-1", "+1", "0x1", "A", "g", "1 ", "1\n", "f" * 33, 7)),
+        *({"least": value} for value in (True, 1.0, "1", [1])),
         {"site": "north"},
     ],
 )
 def test_a_mask_has_one_spelling(change: dict[str, Any]) -> None:
-    """A nonce that is not 64 hex digits in lower case, a tag of another spelling and more than both are refused."""
-    record = ConfigRecord({**wire.Mask("ab" * 32, 7).to_record(), **change})
+    """Another nonce than 64 hex digits, another spelling of a tag, what is no number, and more are refused."""
+    record = ConfigRecord({**wire.Mask("ab" * 32, 7, 2).to_record(), **change})
     with pytest.raises(FederationError, match="its mask does not fit"):
         wire.Mask.of(RecordDict({wire.MASK: record}))
 
 
-@pytest.mark.parametrize("missing", ["nonce", "tag"])
+@pytest.mark.parametrize("missing", ["nonce", "tag", "least"])
 def test_a_mask_is_whole(missing: str) -> None:
-    """A mask without a nonce or a tag is none."""
-    record = wire.Mask("ab" * 32, 7).to_record()
+    """A mask that lacks one of them is none."""
+    record = wire.Mask("ab" * 32, 7, 2).to_record()
     del record[missing]
     with pytest.raises(FederationError, match="its mask does not fit"):
         wire.Mask.of(RecordDict({wire.MASK: record}))

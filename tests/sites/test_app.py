@@ -112,7 +112,8 @@ def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: K
         state_in(node.ask("query.initial_weights", question(domain, wire.InitialRequest(p, ""))), domain, masked=masked)
         for node, p in zip((*both, both[0]), (plan, plan, replace(plan, seed=4)), strict=True)
     )
-    assert first == second != other
+    assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}
+    assert replace(second, salt=first.salt) == first != replace(other, salt=first.salt)
     assert (first.round, first.network, first.dtype, first.rule) == (0, plan.network, plan.dtype, plan.rule)
     assert (first.domain, first.classes, first.n) == (domain.card().fingerprint, ("no", "yes"), 2)
     assert not any(moment.any() for moment in first.moments.values())
@@ -248,7 +249,7 @@ def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, 
     plan = plan_of(domain, masked=masked)
     rows = encrypted_initial_weights(TINY, 0, KeyDomain.of_secret(bytes(range(32)), n=3).evaluation_key())
     facts = {"network": TINY, "domain": plan.domain, "dtype": plan.dtype, "rule": plan.rule}
-    wide = global_state.initial(rows, classes=("no", "yes"), **facts)
+    wide = global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts)
     assert reason(trained(both[0], plan, state=sent(domain, plan, wide))) == (
         "weight conv0/kernel must have shape (3, 3, 1, 3, 2), got shape (3, 3, 1, 3, 3)"
     )

@@ -242,7 +242,7 @@ def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Ro
             return words, *masks.ask(address, of, words)
 
         words, hidden, nonce, tag = chaos.ask("mask", vault, masked)
-        parts.append((Contribution(name, nonce, EXAMPLES), tag))
+        parts.append((Contribution(name, nonce, EXAMPLES, 2), tag))
         total, clear = total + hidden, clear + words
 
     def unmasked(address: str) -> Words:
@@ -272,7 +272,7 @@ def test_no_keystream_is_used_twice_however_often_vaults_are_killed(
     ):
         while chaos.left or rounds < 3:
             rounds += 1
-            masked_round(chaos, vaults, masks, Round(NONCE, rounds, 1, "cd" * 32, LENGTH, RING), company)
+            masked_round(chaos, vaults, masks, Round(NONCE, rounds, 1, "cd" * 32, "ef" * 32, LENGTH, RING), company)
     assert sum(vault.kills for vault in vaults.values()) == KILLS
     assert min(chaos.within["mask"], chaos.within["unmask"]) > 0
     assert masks.whole > len(NAMES) * rounds  # of the same round and site, again

@@ -29,7 +29,7 @@ from simulations.bench_vault import certified
 NONCE = "ab" * 32
 LENGTH = CHUNK + 77
 RING = Ring(32, 20, 3, 8.0)
-ROUND = Round(NONCE, 1, 1, "cd" * 32, LENGTH, RING)
+ROUND = Round(NONCE, 1, 1, "cd" * 32, "ef" * 32, LENGTH, RING)
 NAMES = ("north", "east", "west")
 
 
@@ -66,11 +66,11 @@ def membership(*names: str, nonce: str = NONCE) -> Membership:
     return Membership(Participants(nonce, tuple(proof(name, nonce) for name in names)), "1", NO_BUNDLE)
 
 
-def update(name: str, of: Round = ROUND, seed: int | None = None) -> Update:
+def update(name: str, of: Round = ROUND, seed: int | None = None, least: int = 1) -> Update:
     """Return what a site's vault would make of random words; the others' vaults are of the same domain."""
     drawn = np.random.default_rng(NAMES.index(name) if seed is None else seed).normal(size=of.length)
     words = of.ring.encode(drawn, 5)
-    part = Contribution.fresh(name, 5)
+    part = Contribution.fresh(name, 5, least)
     masker = certified_as(name).domain.mask_key().masker(of, part)
     masked = [masker.mask(words[start : start + CHUNK]) for start in range(0, words.size, CHUNK)]
     return Update(part, masker.tag(), np.concatenate(masked), words)
@@ -100,11 +100,11 @@ def test_what_the_vault_masks_comes_off_in_the_sum(vault: VaultClient):
     """Its words and two others' add up to the sum of the words, by plain integers; each call has a nonce of its own."""
     others = [update("east"), update("west")]
     words = RING.encode(np.random.default_rng(9).normal(size=LENGTH), 4)
-    masked, nonce, tag = vault.mask(ROUND.to_json(), 4, words)
+    masked = vault.mask(ROUND.to_json(), 4, words)
     again = vault.mask(ROUND.to_json(), 4, words)
-    assert nonce != again[1]
-    assert (masked != again[0]).mean() > 0.99
-    own = Update(Contribution("north", nonce, 4), tag, masked, words)
+    assert masked.nonce != again.nonce
+    assert (masked.words != again.words).mean() > 0.99
+    own = Update(Contribution("north", masked.nonce, 4, masked.least), masked.tag, masked.words, words)
     total, sums, clear = added([own, *others])
     unmasked = unmask(vault, ROUND, total, sums, membership(*NAMES))
     np.testing.assert_array_equal(unmasked, clear)
@@ -315,10 +315,10 @@ def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: Encrypt
     words = np.zeros(LENGTH, RING.dtype)
     with _vaults(domain, dataset, folder, 2) as clients:
         streams = [client.mask(ROUND.to_json(), 5, words) for client in clients for _ in range(2)]
-    assert len({nonce for _, nonce, _ in streams}) == 4
-    for number, (one, _, _) in enumerate(streams):
-        for other, _, _ in streams[:number]:
-            assert (one == other).mean() < 0.001
+    assert len({stream.nonce for stream in streams}) == 4
+    for number, one in enumerate(streams):
+        for other in streams[:number]:
+            assert (one.words == other.words).mean() < 0.001
 
 
 def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset, address: str):
