@@ -1,5 +1,7 @@
 """The vault's Mask, Unmask, Seal and Open: what a coordinator, a neighbour or a restart could try with them."""
 
+import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +30,7 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.vault_client import Membership, VaultClient
 from simulations.bench_vault import certified
 from sites.audit_check import Record
+from sites.audit_log import AuditLog, Signer
 from sites.memory_room import MemoryRoom
 from sites.vault_calls import Call
 from sites.vault_masking import Masking
@@ -395,6 +398,35 @@ def test_sums_share_the_memory_for_them(domain: KeyDomain):
     with pytest.raises(VaultError, match="the vault is busy"):
         another()
     assert first.data + b"".join(reply.data for reply in replies) == another() == clear.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("about", "junk"),
+    [("it\nOpen: forged", True), ("it\nOpen: forged", False), ("forged", True)],
+    ids=["lines, and junk", "lines, sealed", "junk"],
+)
+def test_what_sealed_bytes_say_of_themselves_is_not_believed(
+    about: str,
+    junk: bool,
+    domain: KeyDomain,
+    dataset: EncryptedDataset,
+    address: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Until a record shows that they are the domain's it is not logged, and never where it is no line."""
+    header, *records = domain.envelope().close(about, [b"state"])
+    sealed = header + ((20).to_bytes(4, "little") + bytes(20) if junk else b"".join(records))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
+    caplog.set_level(logging.INFO, "fedpp.vault")
+    with serving(domain, dataset, address, audit=log), VaultClient(address) as vault, pytest.raises(VaultError) as told:
+        vault.open(sealed)
+    log.close()
+    _, record = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert record["method"] == "Open"
+    assert record["outcome"] in str(told.value)
+    assert "forged" not in f"{record} {told.value} {caplog.text}"
+    assert "Open refused: " in caplog.text
 
 
 def test_a_restarted_vault_keeps_to_its_list(
