@@ -227,6 +227,16 @@ def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node]
 
 
 @BOTH
+def test_a_site_that_missed_rounds_goes_on_from_the_state_that_came(both: list[Node], domain: KeyDomain, masked: bool):
+    """It computed round 1, and neither 2 nor 3: what it remembers of round 1 says nothing of the state of round 3."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    judged(both[:1], plan, state, added(updates(both, plan, state), plan))
+    later = sent(domain, plan, begun(domain, plan, seed=1, number=3))
+    assert set(updates(both[:1], plan, later, 4)) == {"north"}
+
+
+@BOTH
 def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
     both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
 ):
