@@ -350,6 +350,19 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
 
 
 @BOTH
+def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node], domain: KeyDomain, masked: bool):
+    """No other evaluation takes the place of the run's final model."""
+    plan = plan_of(domain, masked=masked)
+    both[0].context.node_config["models"] = str(both[0].folder / "models")
+    final, other = (sent(domain, plan, begun(domain, plan, seed=seed, number=3)) for seed in (0, 1))
+    both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), final))
+    for split in ("train", "validation"):
+        answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 4), other))
+        assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
+    assert kept(both[0]) == {"1.state": final}
+
+
+@BOTH
 @pytest.mark.parametrize("model", ["clear", "sealed"])
 def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
     """The first state has the model's rows, in clear or sealed about whatever it was, the run's rule, and round 0."""
