@@ -230,6 +230,8 @@ def evaluate(asked: Asked) -> RecordDict:
     stepped = wire.SUM in asked.content
     if stepped and request.split != "validation":  # its loss is what the next round's is compared to
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
+    if not stepped and request.split != "test":  # it would be kept as the run's final model
+        raise FederationError(f"a model without a sum is scored on split test, the request names {request.split}")
     after = _advanced(part, before, request) if stepped else before
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(after.rows)

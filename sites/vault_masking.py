@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -112,8 +113,7 @@ class Masking:
     def seal(self, call: Call, requests: Iterator[vault_pb2.SealRequest]) -> Iterator[vault_pb2.Block]:
         """Yield bytes sealed; the last record, without which nobody opens it, once the call is recorded."""
         first = next(requests, vault_pb2.SealRequest())
-        if not first.about or len(first.about) > LONGEST_ABOUT or not first.about.isprintable():
-            raise VaultError(f"what is sealed is about something, in 1 to {LONGEST_ABOUT} printable characters")
+        _require_about(first.about)
         call.tell(about=first.about)
         size, held = 0, b""
         for block in self._envelope.close(first.about, (request.data for request in _all(first, requests))):
@@ -124,11 +124,13 @@ class Masking:
         yield vault_pb2.Block(data=held)
 
     def open(self, call: Call, requests: Iterator[vault_pb2.Block]) -> Iterator[vault_pb2.OpenReply]:
-        """Yield what sealed bytes are about, and their content."""
+        """Yield what sealed bytes are about, and their content; the first record shows that both are the domain's."""
         about, content = self._envelope.open(request.data for request in requests)
+        _require_about(about)
+        first = next(content)
         call.answer(len(about), about=about)
         yield vault_pb2.OpenReply(about=about)
-        for data in content:
+        for data in chain([first], content):
             yield vault_pb2.OpenReply(data=data)
 
     def _round(self, text: str) -> Round:
@@ -157,6 +159,12 @@ def past_unmasked(record: Mapping[str, Any]) -> Iterator[UnmaskedRound]:
     """Yield the round that an audit log's record tells was unmasked, if it was."""
     if record["method"] == "Unmask" and "bytes" in record:
         yield UnmaskedRound(record["run"], record["round"], record["attempt"], record["list"])
+
+
+def _require_about(text: str) -> None:
+    """Refuse what would be more than a line of a log."""
+    if not text or len(text) > LONGEST_ABOUT or not text.isprintable():
+        raise VaultError(f"what is sealed is about something, in 1 to {LONGEST_ABOUT} printable characters")
 
 
 def _all(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

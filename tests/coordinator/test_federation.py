@@ -540,3 +540,33 @@ def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys
         federate(LocalGrid([Forked(describe("a")), Site(describe("b"))]), config(tmp_path))
     assert "round 1, attempt 2: not adopted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class Wavering(Site):
+    """A site that says something else of a round's model when it is asked for its state, and sends one that is none."""
+
+    def __init__(self, name: str, verdict: Callable[[wire.Verdict], wire.Verdict]) -> None:
+        super().__init__(describe(name))
+        self.verdict = verdict
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        if answer is not None and wire.VERDICT in answer and wire.ARRAYS in answer:
+            answer[wire.VERDICT] = self.verdict(wire.Verdict.of(answer)).to_record()
+            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(b"no state")})
+        return answer
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [lambda said: replace(said, digest="1" * 64), lambda said: replace(said, reason="its validation loss rose")],
+    ids=["another model", "a reason"],
+)
+def test_a_site_that_says_something_else_with_its_state_is_passed_over(
+    verdict: Callable[[wire.Verdict], wire.Verdict], tmp_path: Path
+) -> None:
+    """Asked again for its state it must adopt the same model as before; if it does not, the next site is asked."""
+    sites = [Forked(describe("a")), Wavering("b", verdict), Site(describe("c"))]
+    federate(LocalGrid(sites), config(tmp_path, sites=3))
+    assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 2]
+    np.testing.assert_array_equal(opened((tmp_path / "model.sealed").read_bytes()).rows["dense/bias"], 2.0)

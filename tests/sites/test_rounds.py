@@ -229,6 +229,16 @@ def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node]
 
 
 @BOTH
+def test_a_site_that_missed_rounds_goes_on_from_the_state_that_came(both: list[Node], domain: KeyDomain, masked: bool):
+    """It computed round 1, and neither 2 nor 3: what it remembers of round 1 says nothing of the state of round 3."""
+    plan = plan_of(domain, masked=masked)
+    state = sent(domain, plan, begun(domain, plan))
+    judged(both[:1], plan, state, added(updates(both, plan, state), plan))
+    later = sent(domain, plan, begun(domain, plan, seed=1, number=3))
+    assert set(updates(both[:1], plan, later, 4)) == {"north"}
+
+
+@BOTH
 def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
     both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
 ):
@@ -345,6 +355,19 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
     request = wire.EvaluateRequest(plan, "test", 4)
     assert wire.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
     assert kept(both[0]) == {}
+
+
+@BOTH
+def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node], domain: KeyDomain, masked: bool):
+    """No other evaluation takes the place of the run's final model."""
+    plan = plan_of(domain, masked=masked)
+    both[0].context.node_config["models"] = str(both[0].folder / "models")
+    final, other = (sent(domain, plan, begun(domain, plan, seed=seed, number=3)) for seed in (0, 1))
+    both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), final))
+    for split in ("train", "validation"):
+        answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 4), other))
+        assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
+    assert kept(both[0]) == {"1.state": final}
 
 
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])

@@ -1,11 +1,14 @@
 """The vault's Mask, Unmask, Seal and Open: what a coordinator, a neighbour or a restart could try with them."""
 
+import json
+import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import members
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from vaults import policy_of, serving, site_vault
 
 from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.errors import VaultError
+from fedpp.errors import MaskError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.identity import SiteIdentity
 from fedpp.keys.issuer import Issuer
@@ -21,10 +24,16 @@ from fedpp.keys.store import Site
 from fedpp.masking.ring import CHUNK, Ring, Words
 from fedpp.masking.rounds import PRIME, Contribution, Round, Sum
 from fedpp.policy import SitePolicy
+from fedpp.protocol import vault_pb2
 from fedpp.protocol.membership import NO_BUNDLE, Proof, Statement
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.vault_client import Membership, VaultClient
 from simulations.bench_vault import certified
+from sites.audit_check import Record
+from sites.audit_log import AuditLog, Signer
+from sites.memory_room import MemoryRoom
+from sites.vault_calls import Call
+from sites.vault_masking import Masking
 
 NONCE = "ab" * 32
 LENGTH = CHUNK + 77
@@ -278,6 +287,146 @@ def test_a_read_only_vault_masks_and_seals_nothing(domain: KeyDomain, dataset: E
                 call()
         assert vault.open(sealed) == ("it", b"state")
         np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
+
+
+class Unnamed:
+    """The context of a call over a Unix socket, whose caller says nothing of itself."""
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return []
+
+
+def recorded(facts: Record) -> None:
+    """Record a call."""
+
+
+def unrecorded(facts: Record) -> None:
+    """Fail to record a call."""
+    del facts
+    raise VaultError("the audit log cannot be written")
+
+
+def called(append: Callable[[Record], None] = recorded) -> Call:
+    return Call("method", Unnamed(), append)
+
+
+def left(replies: Iterator[Any]) -> list[Any]:
+    """Return what left of a call whose record failed."""
+    found: list[Any] = []
+    with pytest.raises(VaultError, match="the audit log cannot be written"):
+        found.extend(replies)
+    return found
+
+
+def masking(domain: KeyDomain, room: int = 2**30) -> Masking:
+    return Masking(certified(domain, "north"), 6, MemoryRoom(room, 0.05))
+
+
+def unmask_requests(total: Sum, *words: Words) -> Iterator[vault_pb2.UnmaskRequest]:
+    given = membership(*NAMES)
+    proofs = [proof.to_json() for proof in given.participants.proofs]
+    yield vault_pb2.UnmaskRequest(
+        round=ROUND.to_json(), sum=total.to_json(), proofs=proofs, run=given.run, bundle=given.bundle
+    )
+    for some in words:
+        yield vault_pb2.UnmaskRequest(words=some.tobytes())
+
+
+def test_no_word_of_a_sum_leaves_before_it_is_recorded(domain: KeyDomain):
+    """A vault whose log cannot be written tells nothing of a sum, and all of it once it can."""
+    vault, (total, sums, clear) = masking(domain), added([update(name) for name in NAMES])
+    assert left(vault.unmask(called(unrecorded), unmask_requests(total, sums), 1)) == []
+    replies = vault.unmask(called(), unmask_requests(total, sums), 1)
+    assert b"".join(reply.data for reply in replies) == clear.tobytes()
+
+
+def test_no_mask_s_nonce_and_tag_leave_before_it_is_recorded(domain: KeyDomain):
+    """Without them the words that left are noise; recorded, they come last."""
+    vault, words = masking(domain), np.zeros(LENGTH, RING.dtype)
+    request = vault_pb2.MaskRequest(round=ROUND.to_json(), examples=4, words=words.tobytes())
+    found = [(reply.nonce, reply.tag) for reply in left(vault.mask(called(unrecorded), iter([request])))]
+    assert found == [("", "")] * 2
+    *_, last = vault.mask(called(), iter([request]))
+    assert len(last.nonce) == 64
+
+
+def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain):
+    """Nobody opens what left without it; recorded, it is whole."""
+    vault, state = masking(domain), os.urandom(2**21 + 5)
+    request = vault_pb2.SealRequest(about="round 7", data=state)
+
+    def opened(replies: Iterable[Any]) -> bytes:
+        _, content = domain.envelope().open(reply.data for reply in replies)
+        return b"".join(content)
+
+    found = left(vault.seal(called(unrecorded), iter([request])))
+    assert len(found) == 3  # the header, and two records
+    with pytest.raises(MaskError, match="another is missing"):
+        opened(found)
+    assert opened(vault.seal(called(), iter([request]))) == state
+
+
+def test_nothing_is_opened_before_it_is_recorded(domain: KeyDomain):
+    """Neither what a state is about nor its content is told by a vault whose log cannot be written."""
+    vault, sealed = masking(domain), b"".join(domain.envelope().close("round 7", [b"state"]))
+    block = vault_pb2.Block(data=sealed)
+    assert left(vault.open(called(unrecorded), iter([block]))) == []
+    about, content = vault.open(called(), iter([block]))
+    assert (about.about, content.data) == ("round 7", b"state")
+
+
+def test_sums_share_the_memory_for_them(domain: KeyDomain):
+    """While one is taken in, and until it is told, another that finds too little memory is refused; not afterwards."""
+    total, sums, clear = added([update(name) for name in NAMES])
+    vault = masking(domain, room=2 * sums.nbytes - 1)
+
+    def another() -> bytes:
+        return b"".join(reply.data for reply in vault.unmask(called(), unmask_requests(total, sums), 1))
+
+    def slowly() -> Iterator[vault_pb2.UnmaskRequest]:
+        for request in unmask_requests(total, sums[:9], sums[9:]):
+            yield request
+            if request.words:
+                with pytest.raises(VaultError, match="the vault is busy"):
+                    another()
+
+    replies = vault.unmask(called(), slowly(), 1)
+    first = next(replies)
+    with pytest.raises(VaultError, match="the vault is busy"):
+        another()
+    assert first.data + b"".join(reply.data for reply in replies) == another() == clear.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("about", "junk"),
+    [("it\nOpen: forged", True), ("it\nOpen: forged", False), ("forged", True)],
+    ids=["lines, and junk", "lines, sealed", "junk"],
+)
+def test_what_sealed_bytes_say_of_themselves_is_not_believed(
+    about: str,
+    junk: bool,
+    domain: KeyDomain,
+    dataset: EncryptedDataset,
+    address: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Until a record shows that they are the domain's it is not logged, and never where it is no line."""
+    header, *records = domain.envelope().close(about, [b"state"])
+    sealed = header + ((20).to_bytes(4, "little") + bytes(20) if junk else b"".join(records))
+    log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
+    caplog.set_level(logging.INFO, "fedpp.vault")
+    with serving(domain, dataset, address, audit=log), VaultClient(address) as vault, pytest.raises(VaultError) as told:
+        vault.open(sealed)
+    log.close()
+    _, record = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert record["method"] == "Open"
+    assert record["outcome"] in str(told.value)
+    assert "forged" not in f"{record} {told.value} {caplog.text}"
+    assert "Open refused: " in caplog.text
 
 
 def test_a_restarted_vault_keeps_to_its_list(
