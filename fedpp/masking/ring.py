@@ -92,7 +92,9 @@ class Ring:
         if words.shape != values.shape or not words.flags.c_contiguous:
             raise MaskError(f"words of {values.shape} values need contiguous room of that shape, got {words.shape}")
         for source, target in _chunks(values, words):
-            if not (source.max(initial=0.0) <= self.bound and source.min(initial=0.0) >= -self.bound):  # nor is NaN
+            # As Python's floats: NumPy rounds a bound to the dtype of what it is compared with. NaN is no value within.
+            least, most = float(source.min(initial=0.0)), float(source.max(initial=0.0))
+            if not -self.bound <= least <= most <= self.bound:
                 raise MaskError(
                     f"an update has a value of {np.abs(source).max():.3g}, and {self.bound:g} is the bound: "
                     "lower the learning rate, or raise update-bound"
