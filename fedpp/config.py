@@ -22,6 +22,7 @@ Dtype = Literal["float32", "float64"]
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
 MOST_ATTEMPTS = 100  # of a round
+SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = (
@@ -35,7 +36,7 @@ class RunConfig:
 
     card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
-    initial: str  # model.npz to go on from, or nothing
+    initial: str  # model.sealed, or model.npz, of an earlier run to go on from, or nothing
     sites: int  # how many sites to wait for
     rounds: int
     epochs: int  # local epochs a round
@@ -84,6 +85,11 @@ class RunConfig:
         for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if Path(self.initial).suffix == SEALED_SUFFIX and not self.masking:
+            raise ConfigError(
+                f"run setting initial names a sealed model, and a run goes on from one with masking alone, got "
+                f"{self.initial!r}: set masking=true, or give a model.npz"
+            )
         self.recipe()
         self.server_rule()
         if min(self.filter_sizes()) < 1:

@@ -71,6 +71,14 @@ def test_the_least_and_the_most_are_accepted():
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
 
 
+def test_a_sealed_model_is_for_a_masked_run():
+    """Without masking the sites' states are in clear: a sealed model is refused, and one in clear is not."""
+    for masking, initial in ((True, "/m.sealed"), (True, "/m.npz"), (False, "/m.npz"), (False, "")):
+        RunConfig.from_mapping({**DEFAULTS, "masking": masking, "initial": initial})
+    with pytest.raises(ConfigError, match="got '/m.sealed': set masking=true, or give a model.npz"):
+        RunConfig.from_mapping({**DEFAULTS, "masking": False, "initial": "/m.sealed"})
+
+
 SITE = {"dataset": "/data", "evaluation-key": "/keys/domain.eval", "vault": "unix:/v.sock", "policy": "/site.yaml"}
 
 
