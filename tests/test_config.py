@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import RunConfig, SiteConfig
+from fedpp.config import MOST_SITES, RunConfig, SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
 from fedpp.recipe import ServerRule
@@ -35,6 +35,8 @@ def test_the_defaults_are_a_run():
             )
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),
+        *(("update-bound", value) for value in (2.0**-21, 2.0**20 + 1)),  # which no ring has
+        ("sites", MOST_SITES + 1),
         ("seed", -1),
         ("repeats", -1),
         ("repeats", 100),
@@ -66,7 +68,8 @@ def test_values_out_of_range_are_refused(name: str, value: object):
 
 def test_the_least_and_the_most_are_accepted():
     """No repeat is one attempt a round, 99 are as many as a request can number; a whole number is a number."""
-    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"update-bound": 8, "loss-rise": 1}):
+    bounds = ({"update-bound": 8, "loss-rise": 1}, {"update-bound": 2.0**-20}, {"update-bound": 2.0**20})
+    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MOST_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values})
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
 

@@ -27,7 +27,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, MOST_ATTEMPTS, SPLITS, Dtype
+from fedpp.config import DTYPES, MOST_ATTEMPTS, MOST_EXAMPLES, MOST_SITES, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
 from fedpp.hexadecimal import is_hex
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
@@ -43,7 +43,7 @@ DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
-_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, 2**31), "sites": (1, 10_000)}
+_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, MOST_EXAMPLES), "sites": (1, MOST_SITES)}
 _TAG = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}")
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)

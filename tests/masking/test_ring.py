@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import CHUNK, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Ring
+from fedpp.masking.ring import CHUNK, Ring
 
 BITS = st.sampled_from([32, 64])
 EXAMPLES = st.one_of(st.integers(1, MOST_EXAMPLES), st.just(MOST_EXAMPLES), st.just(1))
@@ -278,9 +279,9 @@ def test_add_is_addition_modulo_the_ring(bits: int, length: int, data: st.DataOb
         ((32.0, 1, 1, 1.0), "32 or 64 bits"),
         ((32, 0, 1, 1.0), "examples must be"),
         ((32, True, 1, 1.0), "examples must be"),
-        ((32, 2**31 + 1, 1, 1.0), "examples must be"),
+        ((32, MOST_EXAMPLES + 1, 1, 1.0), "examples must be"),
         ((32, 1, 0, 1.0), "sites must be"),
-        ((32, 1, 10_001, 1.0), "sites must be"),
+        ((32, 1, MOST_SITES + 1, 1.0), "sites must be"),
         ((32, 1, 1, 1), "bound must be"),
         ((32, 1, 1, np.nan), "bound must be"),
         ((32, 1, 1, np.inf), "bound must be"),
