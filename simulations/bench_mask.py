@@ -7,12 +7,9 @@ most 218 bits of primes. Two primes serve additions alone; a third leaves room f
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -34,7 +31,6 @@ CKKS_WORDS = 10**6
 CKKS = ((8192, (60, 40, 60)), (8192, (60, 60)))  # degree, bits of primes
 CKKS_PARTICIPANTS = 10  # for our part of the row: CKKS decrypts one sum, whoever is in it
 MOST_REPETITIONS, REPEATED_WORDS = 15, 5 * 10**7
-COPIES = 5  # after each unmasking
 EXAMPLES = 1000  # of a site
 SCALE = 2.0**40
 
@@ -124,26 +120,20 @@ def _site(bits: int, words: int) -> dict[str, float]:
 
 def _unmask(bits: int, words: int, participants: int) -> dict[str, float]:
     of, parts = _round(bits, words), _parts(participants)
-    copy = np.ones(words, of.ring.dtype)  # before the peak is looked at, in which it has no part
     before = peak_mb()
-    unmasking, copying = [], []
-    for _ in range(min(3, _repetitions(words))):
-        total, tag = _total(of, parts)
-        unmasking.append(_seconds(partial(_KEY.unmask, of, parts, total, tag)))
-        copying += [_seconds(partial(np.copyto, copy, total)) for _ in range(COPIES)]
-        del total
-    name, seconds = f"unmask_{participants}", statistics.median(unmasking)
-    return {
-        f"{name}_seconds": seconds,
-        f"{name}_to_memcpy": seconds / statistics.median(copying),
-        f"{name}_peak_mb": peak_mb() - before,
+    masked, tag = _total(of, parts)
+    total = np.empty_like(masked)
+    tasks: dict[str, Task] = {
+        "memcpy": lambda: np.copyto(total, masked),  # the sum for the next turn of unmask, which overwrites it
+        "unmask": lambda: _KEY.unmask(of, parts, total, tag),
     }
-
-
-def _seconds(task: Task) -> float:
-    started = time.perf_counter()
-    task()
-    return time.perf_counter() - started
+    seconds = alternating(tasks, _repetitions(words))
+    name = f"unmask_{participants}"
+    return {
+        f"{name}_seconds": seconds["unmask"],
+        f"{name}_to_memcpy": seconds["unmask"] / seconds["memcpy"],
+        f"{name}_peak_mb": peak_mb() - before - masked.nbytes / 2**20,
+    }
 
 
 def _ckks(number: int, words: int) -> dict[str, Any]:
