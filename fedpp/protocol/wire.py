@@ -16,7 +16,6 @@ with one line instead.
 """
 
 import json
-import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 from fedpp.config import DTYPES, MOST_ATTEMPTS, MOST_EXAMPLES, MOST_SITES, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
-from fedpp.hexadecimal import is_hex
+from fedpp.hexadecimal import is_hex, is_hex_number
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
 from fedpp.protocol.site import SiteDescription
@@ -44,7 +43,6 @@ EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
 _BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, MOST_EXAMPLES), "sites": (1, MOST_SITES)}
-_TAG = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}")
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -215,7 +213,7 @@ class Mask:
         """Take it out of a message's content; raise `FederationError` if it has none that fits."""
         values = record(content, MASK, ConfigRecord)
         nonce, tag = values.get("nonce"), values.get("tag")
-        if not (is_hex(nonce) and isinstance(tag, str) and _TAG.fullmatch(tag) and len(values) == 2):
+        if not (is_hex(nonce) and is_hex_number(tag) and len(values) == 2):
             raise FederationError("its mask does not fit: use one fedpp everywhere")
         return cls(nonce, int(tag, 16))
 
