@@ -82,21 +82,19 @@ def enrol(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
     from fedpp.cipher.params import DomainCard
-    from fedpp.learning.model_file import EncryptedModel
+
+    from . import earlier_model
 
     state, out = State(options.state.resolve()), options.out.resolve()
     if any((out / name).exists() for name in (RECORD, *MODELS)):
         raise ConfigError(f"{out} holds a federation already: choose another --out, results are not overwritten")
+    card = DomainCard.load(options.domain)
     if options.model is not None:
-        # A file that cannot be read must not cost a wait for sites.
-        if options.model.suffix == ".sealed":
-            options.model.open("rb").close()
-        else:
-            EncryptedModel.load(options.model)
+        earlier_model.read(options.model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
     config = run_config(
         options.set,
         {
-            "card": DomainCard.load(options.domain).to_json(),
+            "card": card.to_json(),
             "sites": options.sites,
             "out": str(out),
             "initial": str(options.model.resolve()) if options.model else "",

@@ -18,13 +18,14 @@ from fedpp.config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.global_state import GlobalState, begun_with
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
+from . import earlier_model
 from .admission import Admission, Admissions, note
+from .earlier_model import EarlierModel
 from .strategy import MaskedAveraging
 
 SEALED, CLEAR = "model.sealed", "model.npz"
@@ -42,6 +43,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     """Admit the sites, train for the given rounds, test, and write the results."""
     started = time.monotonic()
     card = DomainCard.from_json(config.card)
+    earlier = earlier_model.read(Path(config.initial), card.fingerprint) if config.initial else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
     admissions = Admissions(grid, run, card.n)
@@ -55,7 +57,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         joined=admissions.poll,
         keep=partial(keep, out=Path(config.out), masked=config.masking),
     )
-    first = initial_state(grid, admission, config, plan)
+    first = initial_state(grid, admission, earlier, plan, config.reply_seconds)
     final = strategy.federate(grid, first, rounds=config.rounds, timeout=config.reply_seconds)
     tested, admission = strategy.test(grid, final, config.reply_seconds), strategy.admission
     record = FederationRecord(
@@ -112,9 +114,11 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
     return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
 
 
-def initial_state(grid: Grid, admission: Admission, config: RunConfig, plan: wire.Plan) -> bytes:
+def initial_state(
+    grid: Grid, admission: Admission, earlier: EarlierModel | None, plan: wire.Plan, timeout: float
+) -> bytes:
     """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
-    form, model = model_to_go_on_from(admission, config, plan)
+    form, model = form_of(earlier, admission, plan)
     content = RecordDict(
         {
             wire.CONFIG: wire.InitialRequest(plan, form).to_record(),
@@ -125,7 +129,7 @@ def initial_state(grid: Grid, admission: Admission, config: RunConfig, plan: wir
         content[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(model)})
     for node, site in admission.sites.items():
         question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}")
-        reply = next(iter(grid.send_and_receive([question], timeout=config.reply_seconds)), None)
+        reply = next(iter(grid.send_and_receive([question], timeout=timeout)), None)
         try:
             return wire.state_of(wire.content_of(reply))
         except FederationError as error:
@@ -133,17 +137,16 @@ def initial_state(grid: Grid, admission: Admission, config: RunConfig, plan: wir
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def model_to_go_on_from(admission: Admission, config: RunConfig, plan: wire.Plan) -> tuple[str, bytes]:
-    """Return the form and the content of an earlier run's model, if one is named; raise `FederationError`."""
-    if not config.initial:
+def form_of(earlier: EarlierModel | None, admission: Admission, plan: wire.Plan) -> tuple[str, bytes]:
+    """Return the form and the content in which a site is sent an earlier model; raise an error if it does not fit."""
+    if earlier is None:
         return "", b""
-    path, site = Path(config.initial), next(iter(admission.sites.values()))
-    if path.suffix == Path(SEALED).suffix:
-        return "sealed", path.read_bytes()
-    model = EncryptedModel.load(path)
-    model.require_fitting(site.domain, site.classes)
-    if (model.network, model.dtype) != (plan.network, config.dtype):
+    if isinstance(earlier, bytes):
+        return "sealed", earlier
+    site = next(iter(admission.sites.values()))
+    earlier.require_fitting(site.domain, site.classes)
+    if (earlier.network, earlier.dtype) != (plan.network, plan.dtype):
         raise FederationError(
-            f"{config.initial} is another network, or of another dtype, than the run's: set what it was trained with"
+            "the earlier model is another network, or of another dtype, than the run's: set what it was trained with"
         )
-    return "clear", begun_with(model, plan.rule).to_bytes()
+    return "clear", begun_with(earlier, plan.rule).to_bytes()

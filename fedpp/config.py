@@ -22,6 +22,10 @@ Dtype = Literal["float32", "float64"]
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
 MOST_ATTEMPTS = 100  # of a round
+MOST_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum in one message, under gRPC's limit
+MOST_EXAMPLES = 2**31  # of all sites together
+LEAST_BOUND, MOST_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
+SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = (
@@ -35,7 +39,7 @@ class RunConfig:
 
     card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
-    initial: str  # model.npz to go on from, or nothing
+    initial: str  # model.sealed, or model.npz, of an earlier run to go on from, or nothing
     sites: int  # how many sites to wait for
     rounds: int
     epochs: int  # local epochs a round
@@ -68,26 +72,35 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(
-                    f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
-                )
-        if self.repeats >= MOST_ATTEMPTS:
-            raise ConfigError(f"run setting repeats must be below {MOST_ATTEMPTS}, got {self.repeats}")
-        for name in ("wait_seconds", "reply_seconds", "update_bound", "update_norm", "loss_rise"):
-            if not 0 < getattr(self, name) < inf:
-                raise ConfigError(
-                    f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
-                )
+        self._require_numbers()
         for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if Path(self.initial).suffix == SEALED_SUFFIX and not self.masking:
+            raise ConfigError(
+                f"run setting initial names a sealed model, and a run goes on from one with masking alone, got "
+                f"{self.initial!r}: set masking=true, or give a model.npz"
+            )
         self.recipe()
         self.server_rule()
         if min(self.filter_sizes()) < 1:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
+
+    def _require_numbers(self) -> None:
+        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"run setting {name} must be at least {lowest}, got {getattr(self, name)}")
+        for name, most in (("sites", MOST_SITES), ("repeats", MOST_ATTEMPTS - 1)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"run setting {name} must be at most {most}, got {getattr(self, name)}")
+        for name in ("wait_seconds", "reply_seconds", "update_norm", "loss_rise"):
+            if not 0 < getattr(self, name) < inf:
+                raise ConfigError(
+                    f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
+                )
+        if not LEAST_BOUND <= self.update_bound <= MOST_BOUND:
+            raise ConfigError(f"run setting update-bound must be from 2^-20 to 2^20, got {self.update_bound}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:

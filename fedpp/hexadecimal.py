@@ -1,11 +1,17 @@
-"""Hashes, keys and nonces as text: hexadecimal digits in lower case, so that none has two spellings."""
+"""Hashes, keys, nonces and tags as text: hexadecimal digits in lower case, so that none has two spellings."""
 
 import re
 from typing import TypeGuard
 
 _DIGITS = re.compile("[0-9a-f]+")
+_NUMBER = re.compile("0|[1-9a-f][0-9a-f]*")
 
 
 def is_hex(value: object, digits: int = 64) -> TypeGuard[str]:
     """Tell whether a value is a text of so many hexadecimal digits, by default those of 32 bytes."""
     return isinstance(value, str) and len(value) == digits and _DIGITS.fullmatch(value) is not None
+
+
+def is_hex_number(value: object, digits: int = 32) -> TypeGuard[str]:
+    """Tell whether a value is a number of at most so many hexadecimal digits, by default a tag's, the first no zero."""
+    return isinstance(value, str) and len(value) <= digits and _NUMBER.fullmatch(value) is not None

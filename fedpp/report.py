@@ -256,6 +256,7 @@ class Report:
     rounds: tuple[RoundResult, ...]
     final: Metrics  # on all test splits together; of several findings the mean over those for which it is defined
     confusion: Confusion | None  # None where there are several findings
+    privacy: Privacy  # as the run was: no report promises by default
     operating_point: OperatingPoint | None = None  # of all sites' validation splits, on their test splits
     findings: Mapping[str, FindingResult] = field(default_factory=dict)  # where there are several
     refused: tuple[RefusedSite, ...] = ()
@@ -265,7 +266,6 @@ class Report:
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)  # name -> seconds
     versions: Mapping[str, str] = field(default_factory=dict)
-    privacy: Privacy = field(default_factory=lambda: privacy_of(masked=True))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the record; a figure that is not finite becomes None, since JSON has no such number."""

@@ -1,6 +1,7 @@
 """`fedpp-site pull`: the model of a finished run, opened in the secret zone of a member."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def pull(options: argparse.Namespace) -> int:
         create_exclusively(options.out, state.model().content())
     else:
         create_exclusively(options.out, plain_model(state, domain))
-        print("note: this file is the model in clear, for whoever gets it")
+        print("note: this file is the model in clear, for whoever gets it", file=sys.stderr)
     print(f"{options.out}  round {state.round}, classes {', '.join(state.classes)}")
     return 0
 
@@ -55,13 +56,14 @@ def source_of(named: Path, identity: Path | None) -> Path:
 def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
     """Return the state in a file, sealed or, of a run without masking, in clear; raise `ModelError` or `MaskError`."""
     from fedpp.errors import DomainMismatchError, ModelError
+    from fedpp.keys.envelope import is_sealed
     from fedpp.learning.global_state import GlobalState
 
     try:
         content = file.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model {file}: {error.strerror}") from None
-    if b'"format":"fedpp-sealed-1"' in content[:4096]:
+    if is_sealed(content):
         _, records = domain.envelope().open([content])
         content = b"".join(records)
     state = GlobalState.from_bytes(content)

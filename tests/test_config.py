@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import RunConfig, SiteConfig
+from fedpp.config import MOST_SITES, RunConfig, SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
 from fedpp.recipe import ServerRule
@@ -35,6 +35,8 @@ def test_the_defaults_are_a_run():
             )
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),
+        *(("update-bound", value) for value in (2.0**-21, 2.0**20 + 1)),  # which no ring has
+        ("sites", MOST_SITES + 1),
         ("seed", -1),
         ("repeats", -1),
         ("repeats", 100),
@@ -66,9 +68,18 @@ def test_values_out_of_range_are_refused(name: str, value: object):
 
 def test_the_least_and_the_most_are_accepted():
     """No repeat is one attempt a round, 99 are as many as a request can number; a whole number is a number."""
-    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"update-bound": 8, "loss-rise": 1}):
+    bounds = ({"update-bound": 8, "loss-rise": 1}, {"update-bound": 2.0**-20}, {"update-bound": 2.0**20})
+    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MOST_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values})
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
+
+
+def test_a_sealed_model_is_for_a_masked_run():
+    """Without masking the sites' states are in clear: a sealed model is refused, and one in clear is not."""
+    for masking, initial in ((True, "/m.sealed"), (True, "/m.npz"), (False, "/m.npz"), (False, "")):
+        RunConfig.from_mapping({**DEFAULTS, "masking": masking, "initial": initial})
+    with pytest.raises(ConfigError, match="got '/m.sealed': set masking=true, or give a model.npz"):
+        RunConfig.from_mapping({**DEFAULTS, "masking": False, "initial": "/m.sealed"})
 
 
 SITE = {"dataset": "/data", "evaluation-key": "/keys/domain.eval", "vault": "unix:/v.sock", "policy": "/site.yaml"}

@@ -63,6 +63,7 @@ REPORT = Report(
     ),
     final=FINAL,
     confusion=Confusion(("stable", "growing"), ((36, 4), (5, 27))),
+    privacy=privacy_of(masked=True),
     refused=(RefusedSite("far", "another key domain"),),
     shared_patients=SharedPatients(6, 2),
     baselines=Baselines(
@@ -324,6 +325,13 @@ def test_parity_is_judged_by_its_control(parity: Parity, words: str, tmp_path: P
     assert ("Verdict" in page.text) == bool(parity.control_probability_differences)
 
 
+def test_no_report_promises_by_default() -> None:
+    """What a run protects must be said, with or without the mask, to make its report."""
+    facts = {name: value for name, value in vars(REPORT).items() if name != "privacy"}
+    with pytest.raises(TypeError, match="privacy"):
+        Report(**facts)
+
+
 def test_a_run_without_anything_still_has_a_page(tmp_path: Path) -> None:
     """No round, no site, no test sequence: the page says so and nothing fails."""
     empty = Report(
@@ -338,6 +346,7 @@ def test_a_run_without_anything_still_has_a_page(tmp_path: Path) -> None:
         rounds=(),
         final=UNDEFINED,
         confusion=Confusion(("a", "b"), ((0, 0), (0, 0))),
+        privacy=privacy_of(masked=False),
     )
     _, page = page_of(empty, tmp_path)
     assert "No round was completed." in page.text

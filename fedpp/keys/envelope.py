@@ -28,6 +28,12 @@ _TAG_BYTES, _LENGTH_BYTES, _SALT_BYTES = 16, 4, 32
 _LONGEST_HEADER = 2**14
 
 
+def is_sealed(content: bytes) -> bool:
+    """Tell whether content begins as sealed bytes do, of whatever domain, whole or not."""
+    line, end, _ = content[:_LONGEST_HEADER].partition(b"\n")
+    return _facts(line + end) is not None
+
+
 class Envelope:
     """Closes and opens sealed bytes of one epoch of one domain."""
 
@@ -57,16 +63,10 @@ class Envelope:
         """
         reader = _Reader(blocks)
         header = reader.line()
-        try:
-            values: Any = json.loads(header)
-            about, domain, salt = values["about"], values["domain"], values["salt"]
-            whole = (
-                canonical(values) + b"\n" == header and values["format"] == FORMAT and len(values) == len(_FIELDS)
-            ) and all(isinstance(text, str) for text in (about, domain, salt))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            whole = False
-        if not whole:
+        facts = _facts(header)
+        if facts is None:
             raise _damaged("it does not begin as one")
+        about, domain, salt = facts
         if domain != self._domain:
             raise DomainMismatchError(
                 f"the sealed state belongs to domain {domain[:16]}, this vault to {self._domain[:16]}: "
@@ -101,7 +101,15 @@ class Envelope:
         raise TypeError("an envelope holds a key: derive it from the domain")
 
 
-_FIELDS = ("about", "domain", "format", "salt")
+def _facts(header: bytes) -> tuple[str, str, str] | None:
+    """Return what a first line tells: what it is about, domain and salt; nothing if it is none."""
+    try:
+        values: Any = json.loads(header)
+        about, domain, salt = values["about"], values["domain"], values["salt"]
+        whole = canonical({"about": about, "domain": domain, "format": FORMAT, "salt": salt}) + b"\n" == header
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (about, domain, salt) if whole and all(isinstance(text, str) for text in (about, domain, salt)) else None
 
 
 class _Reader:

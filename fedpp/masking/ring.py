@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype
+from fedpp.config import LEAST_BOUND, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Dtype
 from fedpp.errors import MaskError
 
 Words = NDArray[np.unsignedinteger[Any]]
 Values = NDArray[np.float32 | np.float64]
 
 BITS = (32, 64)
-MOST_EXAMPLES = 2**31  # of all sites together
-MOST_SITES = 10_000
-MOST_BOUND = 2.0**20
 CHUNK = 2**17  # values at a time: what a step reads and writes stays in the processor's cache
 
 
@@ -44,7 +41,7 @@ class Ring:
         for name, value, most in (("examples", self.examples, MOST_EXAMPLES), ("sites", self.sites, MOST_SITES)):
             if type(value) is not int or not 1 <= value <= most:
                 raise MaskError(f"a ring's {name} must be a whole number from 1 to {most}, got {value!r:.40}")
-        if type(self.bound) is not float or not 2.0**-20 <= self.bound <= MOST_BOUND:
+        if type(self.bound) is not float or not LEAST_BOUND <= self.bound <= MOST_BOUND:
             raise MaskError(f"a ring's bound must be a number from 2^-20 to 2^20, got {self.bound!r:.40}")
         if self.fraction < 0:
             raise MaskError(
@@ -92,7 +89,9 @@ class Ring:
         if words.shape != values.shape or not words.flags.c_contiguous:
             raise MaskError(f"words of {values.shape} values need contiguous room of that shape, got {words.shape}")
         for source, target in _chunks(values, words):
-            if not (source.max(initial=0.0) <= self.bound and source.min(initial=0.0) >= -self.bound):  # nor is NaN
+            # As Python's floats: NumPy rounds a bound to the dtype of what it is compared with. NaN is no value within.
+            least, most = float(source.min(initial=0.0)), float(source.max(initial=0.0))
+            if not -self.bound <= least <= most <= self.bound:
                 # Without the value: it would tell a coordinator that chooses the bound.
                 raise MaskError(
                     f"an update has a value beyond {self.bound:g}: lower the learning rate, or raise update-bound"

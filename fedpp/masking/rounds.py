@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from fedpp.config import MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
 from fedpp.hexadecimal import is_hex
-from fedpp.masking.ring import MOST_EXAMPLES, MOST_SITES, Ring
+from fedpp.masking.ring import Ring
 from fedpp.protocol.membership import canonical, is_site_name
 
 NONCE_BYTES = 32

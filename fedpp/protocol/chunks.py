@@ -32,10 +32,15 @@ def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, N
                 yield _array(header, data)
             header, data = chunk, bytearray()
             if chunk.dtype not in DTYPES or _bytes(chunk) > MOST_BYTES:
-                raise VaultError(f"array {chunk.name!r} has dtype {chunk.dtype!r} and shape {list(chunk.shape)}")
+                raise VaultError(
+                    f"an array is of {' or '.join(DTYPES)} and at most {MOST_BYTES} bytes, got {chunk.name!r:.40} of "
+                    f"{chunk.dtype!r:.40} and shape {list(chunk.shape)!r:.80}: use one fedpp everywhere"
+                )
         data += chunk.data
-        if header is None or len(data) > _bytes(header):
-            raise VaultError("an array's data do not fit its shape")
+        if header is None:
+            raise VaultError(f"{len(data)} bytes of an array came before its name: use one fedpp everywhere")
+        if len(data) > _bytes(header):
+            raise _unfit(header, "more")
     if header is not None:
         yield _array(header, data)
 
@@ -49,6 +54,13 @@ def _bytes(header: vault_pb2.ArrayChunk) -> int:
 
 def _array(header: vault_pb2.ArrayChunk, data: bytearray) -> tuple[str, NDArray[np.floating]]:
     if len(data) != _bytes(header):
-        raise VaultError("an array's data do not fit its shape")
+        raise _unfit(header, "fewer")
     dtype = np.dtype(header.dtype)
     return header.name, np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(header.shape)
+
+
+def _unfit(header: vault_pb2.ArrayChunk, got: str) -> VaultError:
+    return VaultError(
+        f"array {header.name!r:.40} of {header.dtype} and shape {list(header.shape)!r:.80} has {_bytes(header)} bytes, "
+        f"got {got}: use one fedpp everywhere"
+    )

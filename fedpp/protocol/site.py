@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedpp.config import SPLITS
+from fedpp.config import MOST_EXAMPLES, SPLITS
 from fedpp.errors import FederationError
 from fedpp.network import GAPS, Gaps
 from fedpp.protocol.membership import is_site_name
 
-LARGEST = 2**31
 LONGEST_CLASS = 200  # characters of a class's name
 MOST_CLASSES = 1000
 _COUNTS = ("n", "frames", "height", "width", "channels", "patch")
@@ -73,7 +72,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST
+    return type(value) is int and 0 <= value <= MOST_EXAMPLES  # no image has more rows, either
 
 
 def _is_split_counts(values: object) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedpp.config import Dtype
 from fedpp.errors import ConfigError, FederationError, VaultError
+from fedpp.hexadecimal import is_hex, is_hex_number
 from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
@@ -172,6 +173,8 @@ class VaultClient:
             for reply in self._vault.Mask(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
                 masked.take(reply.words)
                 last = reply
+            if not (is_hex(last.nonce) and is_hex_number(last.tag)):
+                raise VaultError("the vault answered masked words without their nonce or tag: see its log, mask again")
             return Masked(masked.whole(), last.nonce, int(last.tag, 16), last.least)
 
         return self._call(call)

@@ -16,7 +16,6 @@ with one line instead.
 """
 
 import json
-import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,9 +27,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, MOST_ATTEMPTS, SPLITS, Dtype
+from fedpp.config import DTYPES, MOST_ATTEMPTS, MOST_EXAMPLES, MOST_SITES, SPLITS, Dtype
 from fedpp.errors import ConfigError, FederationError
-from fedpp.hexadecimal import is_hex
+from fedpp.hexadecimal import is_hex, is_hex_number
 from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
 from fedpp.protocol.site import SiteDescription
@@ -44,8 +43,7 @@ DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
-_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, 2**31), "sites": (1, 10_000)}
-_TAG = re.compile(r"0|[1-9a-f][0-9a-f]{0,31}")
+_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, MOST_EXAMPLES), "sites": (1, MOST_SITES)}
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -224,8 +222,7 @@ class Mask:
         nonce, tag, least = values.get("nonce"), values.get("tag"), values.get("least")
         if not (
             is_hex(nonce)
-            and isinstance(tag, str)
-            and _TAG.fullmatch(tag)
+            and is_hex_number(tag)
             and isinstance(least, int)
             and type(least) is not bool
             and len(values) == 3

@@ -19,7 +19,7 @@ from members import proof, run_of
 from coordinator.admission import Admission, Admissions
 from coordinator.app import federate
 from fedpp.config import RunConfig
-from fedpp.errors import DomainMismatchError, FederationError
+from fedpp.errors import FederationError, FedppError
 from fedpp.keys.issuer import Issuer
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
@@ -386,7 +386,7 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("masking", [True, False])
 def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> None:
-    """A site takes it up, sealed or in clear; one in clear of another domain, network or dtype is refused at once."""
+    """A site takes it up, sealed or in clear; one in clear of another network or dtype is refused at once."""
     sites = [Site(describe("a")), Site(describe("b"))]
     federate(LocalGrid(sites), config(tmp_path / "first", masking=masking))
     first = tmp_path / "first" / ("model.sealed" if masking else "model.npz")
@@ -399,11 +399,32 @@ def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> N
     for change in ({"dtype": "float32"}, {"dense": 6}):
         with pytest.raises(FederationError, match="is another network, or of another dtype"):
             federate(LocalGrid(sites), config(tmp_path / "third", initial=str(first), **change))
-    other = replace(EncryptedModel.load(first), domain="e" * 64)
-    other.save(tmp_path / "other.npz")
-    with pytest.raises(DomainMismatchError, match="the model belongs to domain eeee"):
-        federate(LocalGrid(sites), config(tmp_path / "third", initial=str(tmp_path / "other.npz")))
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("missing.sealed", "cannot read the model .*missing.sealed: No such file or directory; name a model.sealed"),
+        ("folder.sealed", "cannot read the model .*folder.sealed: Is a directory"),
+        ("empty.sealed", "the model .*empty.sealed is empty"),
+        ("missing.npz", "cannot read the model .*missing.npz: No such file or directory"),
+        ("empty.npz", "empty.npz is not a model of fedpp"),
+        ("other.npz", "the model belongs to domain eeee"),
+    ],
+)
+def test_an_earlier_model_is_read_before_any_site_is_asked(name: str, line: str, tmp_path: Path) -> None:
+    """One that is missing, unreadable, empty or of another domain ends the run in one line, before any site waits."""
+    (tmp_path / "folder.sealed").mkdir()
+    for empty in ("empty.sealed", "empty.npz"):
+        (tmp_path / empty).touch()
+    rows = {spec.name: np.zeros((*spec.shape, 2)) for spec in TINY.weights()}
+    EncryptedModel(TINY, "e" * 64, ("no", "yes"), rows).save(tmp_path / "other.npz")
+    site = Site(describe("a"))
+    with pytest.raises(FedppError, match=line) as raised:
+        federate(LocalGrid([site]), config(tmp_path / "out", initial=str(tmp_path / name), sites=1))
+    assert str(raised.value).isprintable()
+    assert site.asked == []
 
 
 def test_masking_changes_nothing_but_what_the_coordinator_sees(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
         ({"rounds": "ten"}, "rounds must be int"),
         ({"repeats": -1}, "repeats must be at least 0"),
         ({"masking": 1}, "masking must be bool"),
-        ({"update-bound": 0.0}, "update-bound must be positive and finite"),
+        ({"update-bound": 0.0}, r"update-bound must be from 2\^-20 to 2\^20"),
         ({"update-norm": float("inf")}, "update-norm must be positive and finite"),
         ({"loss-rise": -1.0}, "loss-rise must be positive and finite"),
         ({"dtype": "float16"}, "one of float32, float64"),

@@ -259,6 +259,28 @@ def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None
     assert line.startswith(("coordinator run: Not a directory", "coordinator run: No such file or directory"))
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "reason"),
+    [
+        ("missing.sealed", (), "cannot read the model {}: No such file or directory"),
+        ("missing.npz", (), "cannot read the model {}: No such file or directory"),
+        ("model.sealed", ("--set", "masking=false"), "got '{}': set masking=true, or give a model.npz"),
+    ],
+)
+def test_run_looks_at_the_earlier_model_before_it_starts(
+    model: str, settings: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    """A model that cannot be read, or that the run cannot go on from, is one line; nothing is submitted or made."""
+    card, out = tmp_path / "domain.card", tmp_path / "out"
+    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
+    (tmp_path / "model.sealed").write_bytes(b"sealed")
+    given = ("--state", tmp_path, "--domain", card, "--sites", "2", "--out", out, "--model", tmp_path / model)
+    line = fails("run", *given, *settings)
+    assert line.startswith("coordinator run: ")
+    assert reason.format(tmp_path / model) in line
+    assert not out.exists()
+
+
 def test_run_makes_its_folder(tmp_path: Path) -> None:
     """A new folder is made, parents too, and a run that did not start leaves it empty, fit for the next one."""
     card = tmp_path / "domain.card"

@@ -12,7 +12,7 @@ from members import flips, founded
 
 from fedpp.errors import DomainMismatchError, MaskError
 from fedpp.keys.domain import KeyDomain
-from fedpp.keys.envelope import RECORD_BYTES, Envelope
+from fedpp.keys.envelope import RECORD_BYTES, Envelope, is_sealed
 
 ENVELOPE = Envelope("ab" * 32, bytes(32))
 GOLDEN = ROOT / "tests" / "vectors" / "sealed-state-1"
@@ -41,6 +41,18 @@ def test_records_end_anywhere(size: int):
     """Contents of no, one and several records open to what they were."""
     content = bytes(range(251)) * (size // 251 + 1)
     assert opened(sealed(content[:size])) == ("it", content[:size])
+
+
+def test_what_is_sealed_is_known_by_its_first_line():
+    """Of any domain, and cut anywhere behind that line; a text, or a record, that has the format in it is not."""
+    header, end, records = sealed(b"a", "round \u00e9").partition(b"\n")
+    for content in (header + end + records, header + end, b"".join(Envelope("cd" * 32, bytes(32)).close("", []))):
+        assert is_sealed(content)
+    facts = json.loads(header)
+    others = [{**facts, "format": "fedpp-sealed-2"}, {**facts, "more": "facts"}, {**facts, "salt": 1}, [facts]]
+    lines = [json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + end for value in others]
+    for content in (b"", header, b" " + header + end, header + b" " + end, end + header + end, *lines):
+        assert not is_sealed(content)
 
 
 def test_every_changed_byte_is_refused():

@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import CHUNK, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Ring
+from fedpp.masking.ring import CHUNK, Ring
 
 BITS = st.sampled_from([32, 64])
 EXAMPLES = st.one_of(st.integers(1, MOST_EXAMPLES), st.just(MOST_EXAMPLES), st.just(1))
@@ -32,6 +33,18 @@ def rings(draw: st.DrawFn) -> Ring:
 
 def values_of(ring: Ring, shape: st.SearchStrategy) -> st.SearchStrategy[np.ndarray]:
     return arrays(np.float64, shape, elements=st.floats(-ring.bound, ring.bound))
+
+
+def floats_of(ring: Ring, shape: st.SearchStrategy) -> st.SearchStrategy[np.ndarray]:
+    """Return a strategy for values of float32 and of float64, among them the largest within the bound."""
+
+    def values(dtype: type[np.floating]) -> st.SearchStrategy[np.ndarray]:
+        most = dtype(ring.bound)
+        largest = float(most if float(most) <= ring.bound else np.nextafter(most, dtype(0)))
+        some = st.floats(-largest, largest, width=8 * most.itemsize)
+        return arrays(dtype, shape, elements=some | st.sampled_from([largest, -largest]))
+
+    return st.sampled_from([np.float32, np.float64]).flatmap(values)
 
 
 def signed(words: np.ndarray) -> list[int]:
@@ -85,7 +98,7 @@ def test_a_product_that_rounds_up_stays_in_the_ring(sign: float):
 def test_encode_rounds_the_product(ring: Ring, data: st.DataObject):
     """A word is rint(value examples 2^f), half to even, modulo 2^bits, and within most(examples)."""
     examples = data.draw(st.integers(1, ring.examples))
-    values = data.draw(values_of(ring, array_shapes(max_dims=3, max_side=4)))
+    values = data.draw(floats_of(ring, array_shapes(max_dims=3, max_side=4)))
     words = ring.encode(values, examples)
     scale = examples * 2.0**ring.fraction
     expected = [round(value * scale) for value in values.reshape(-1).tolist()]
@@ -180,6 +193,20 @@ def test_a_value_beyond_the_bound_is_refused_wherever_it_is(value: float, place:
         SMALL.encode(values, 5)
 
 
+@given(st.floats(2.0**-20, 2.0**10), st.sampled_from([-1, 1]))
+@example(0.1, 1)
+@example(1 - 2**-26, -1)
+def test_a_float32_value_just_beyond_the_bound_is_refused(bound: float, sign: int):
+    """The next float32 after a bound is refused, though the bound is that value in float32; the one before is not."""
+    ring, beyond = Ring(32, 1, 1, bound), np.float32(bound)
+    within = np.nextafter(beyond, np.float32(0))
+    if float(beyond) <= bound:
+        within, beyond = beyond, np.nextafter(beyond, np.float32(np.inf))
+    ring.require_within(ring.encode(np.array([sign * within]), 1), 1)
+    with pytest.raises(MaskError, match="is the bound"):
+        ring.encode(np.array([sign * beyond]), 1)
+
+
 @pytest.mark.parametrize("examples", [0, -1, 1001, True, 1.0, np.int64(5), np.nan, "5", None])
 def test_examples_are_a_whole_number_of_the_round(examples: object):
     """encode, decode and require_within count from one example to the round's."""
@@ -252,9 +279,9 @@ def test_add_is_addition_modulo_the_ring(bits: int, length: int, data: st.DataOb
         ((32.0, 1, 1, 1.0), "32 or 64 bits"),
         ((32, 0, 1, 1.0), "examples must be"),
         ((32, True, 1, 1.0), "examples must be"),
-        ((32, 2**31 + 1, 1, 1.0), "examples must be"),
+        ((32, MOST_EXAMPLES + 1, 1, 1.0), "examples must be"),
         ((32, 1, 0, 1.0), "sites must be"),
-        ((32, 1, 10_001, 1.0), "sites must be"),
+        ((32, 1, MOST_SITES + 1, 1.0), "sites must be"),
         ((32, 1, 1, 1), "bound must be"),
         ((32, 1, 1, np.nan), "bound must be"),
         ((32, 1, 1, np.inf), "bound must be"),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import BITS, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Ring
+from fedpp.masking.ring import BITS, Ring
 from fedpp.masking.rounds import LONGEST_ROUND, MOST_WORDS, PRIME, Contribution, Round, Sum
 from fedpp.protocol.membership import is_site_name
 

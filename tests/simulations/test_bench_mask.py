@@ -21,6 +21,8 @@ def test_the_command_measures_every_step(capfd: pytest.CaptureFixture[str]):
     assert [row["mb"] for row in ours] == [0.012, 0.024]
     steps = ("mask", "add", "memcpy", "unmask_3", "unmask_10", "unmask_100")
     assert all(row[f"{step}_seconds"] > 0 for row in ours for step in steps)
+    ratios = ("mask", "add", "unmask_3", "unmask_10", "unmask_100")
+    assert all(row[f"{step}_to_memcpy"] > 0 for row in ours for step in ratios)
     assert all(row["unmask_100_peak_mb"] > 0 for row in ours)
     if find_spec("tenseal") is None:
         assert theirs == []

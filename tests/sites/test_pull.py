@@ -1,6 +1,7 @@
 """The model of a finished run: opened by a member, as ciphertext or for plain images, and by nobody else."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -52,6 +53,18 @@ def pull(folder: Path, run: object, out: str, *more: object) -> int:
     return main(list(map(str, ("pull", run, *keys, "--out", folder / out, *more))))
 
 
+def test_a_run_without_masking_leaves_a_state_in_clear(member: tuple[KeyDomain, Path]):
+    """It is read as it is, even where the bytes of its weights spell what a sealed one begins with."""
+    domain, folder = member
+    state = state_of(domain, TINY)
+    first = TINY.weights()[0].name
+    spelled = np.frombuffer(b'"format":"fedpp-sealed-1"'.ljust(32), "<f8")
+    rows = {**state.rows, first: np.resize(spelled, state.rows[first].shape)}
+    (folder / "clear.state").write_bytes(replace(state, rows=rows).to_bytes())
+    assert pull(folder, folder / "clear.state", "a.npz") == 0
+    np.testing.assert_array_equal(EncryptedModel.load(folder / "a.npz").rows[first], rows[first])
+
+
 def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path], capsys: pytest.CaptureFixture[str]):
     """By the coordinator's file or by the number of a run that its node kept; the rows are the state's."""
     domain, folder = member
@@ -68,11 +81,14 @@ def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path], caps
 
 
 def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
-    member: tuple[KeyDomain, Path], plaintext: tuple[np.ndarray, np.ndarray]
+    member: tuple[KeyDomain, Path], plaintext: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
 ):
     """Stock Keras loads it without fedpp's classes, and its logits are the decrypted ones to 1e-9."""
     domain, folder = member
     assert pull(folder, folder / "model.sealed", "model.keras") == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{folder / 'model.keras'}  round 0, classes no, yes\n"
+    assert "note: this file is the model in clear, for whoever gets it\n" in printed.err
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)
     trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Recipe(), "float64")
@@ -133,9 +149,15 @@ def test_mistakes_are_one_line(
 
 
 def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], tmp_path: Path, capsys):
-    """Its key is refused by the domain's name."""
-    _, folder = member
+    """Its key is refused by the domain's name, for a sealed model and for one in clear."""
+    domain, folder = member
     (tmp_path / "other").mkdir()
     _, other = prepared(tmp_path / "other", founded(), TINY)
-    assert pull(other, folder / "model.sealed", "x.npz") == 1
-    assert "belongs to domain" in capsys.readouterr().err
+    (folder / "clear.state").write_bytes(state_of(domain, TINY).to_bytes())
+    for model, line in (
+        ("model.sealed", "the sealed state belongs to domain"),
+        ("clear.state", "the model belongs to domain"),
+    ):
+        assert pull(other, folder / model, "x.npz") == 1
+        assert f"{line} {domain.card().fingerprint[:16]}" in capsys.readouterr().err
+        assert not (other / "x.npz").exists()

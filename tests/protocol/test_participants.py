@@ -1,0 +1,80 @@
+"""The list of a run's sites, and how much of it one message holds."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord
+from members import founded, proof
+
+from fedpp.config import MOST_EXAMPLES, MOST_SITES
+from fedpp.errors import FederationError
+from fedpp.keys.identity import SiteIdentity
+from fedpp.masking.ring import Ring
+from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round, Sum
+from fedpp.protocol import vault_pb2, vault_pb2_grpc
+from fedpp.protocol.membership import LONGEST_NAME, Proof, is_site_name
+from fedpp.protocol.participants import Participants
+from fedpp.protocol.vault_channel import MOST_MESSAGE_BYTES
+from fedpp.protocol.vault_client import Membership, VaultClient
+
+NONCE = "ab" * 32
+
+
+def longest_name(number: int) -> str:
+    """Return a name of the most bytes, all but its end of letters that take most room in JSON."""
+    end = f"{number:04}"
+    return "\u00e9" * ((LONGEST_NAME - len(end)) // 2) + end
+
+
+class Echo(vault_pb2_grpc.VaultServicer):
+    """A server that answers words as they came, under the vault's limit of a message."""
+
+    def Unmask(  # noqa: N802
+        self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
+    ) -> Iterator[vault_pb2.Block]:
+        for request in requests:
+            yield vault_pb2.Block(data=request.words)
+
+
+@pytest.fixture
+def client(tmp_path) -> Iterator[VaultClient]:
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", MOST_MESSAGE_BYTES)])
+    vault_pb2_grpc.add_VaultServicer_to_server(Echo(), server)
+    server.add_insecure_port(f"unix:{tmp_path}/echo.sock")
+    server.start()
+    with VaultClient(f"unix:{tmp_path}/echo.sock") as opened:
+        yield opened
+    server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def proofs() -> tuple[Proof, ...]:
+    """Return the proofs of the most sites of a run, under the longest names."""
+    card = founded().card()
+    sites = [SiteIdentity(longest_name(i), i.to_bytes(32, "big")) for i in range(1, MOST_SITES + 1)]
+    assert all(is_site_name(site.name) for site in sites)
+    return tuple(proof(site, card, NONCE, run=str(2**64 - 1)) for site in sites)
+
+
+def test_a_vault_is_sent_the_most_sites_of_a_run(client: VaultClient, proofs: tuple[Proof, ...]):
+    """Proofs and the list of a sum of so many sites, under the longest names, are one message that a vault takes."""
+    parts = tuple(Contribution(given.statement.site, NONCE, MOST_EXAMPLES) for given in proofs)
+    total = Sum(parts, PRIME - 1).to_json()
+    of = Round(NONCE, 2**53, 2**53, NONCE, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, 8.0))
+    words = np.arange(5, dtype="<u8")
+    membership = Membership(Participants(NONCE, proofs), str(2**64 - 1), NONCE)
+    np.testing.assert_array_equal(client.unmask(of.to_json(), total, words, membership), words)
+    assert Sum.from_json(total).parts == parts
+
+
+def test_the_list_returns_from_its_record(proofs: tuple[Proof, ...]):
+    """The most sites are read as they were; one more is refused."""
+    given = Participants(NONCE, proofs)
+    assert Participants.from_record(given.to_record()) == given
+    more = replace(given, proofs=(*proofs, proofs[0])).to_record()
+    with pytest.raises(FederationError, match="the run's list of participants does not fit"):
+        Participants.from_record(ConfigRecord(more))

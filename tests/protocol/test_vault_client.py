@@ -1,0 +1,66 @@
+"""What the client makes of a vault that answers otherwise than a vault does."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from fedpp.errors import VaultError
+from fedpp.protocol import vault_pb2_grpc
+from fedpp.protocol.vault_client import VaultClient
+from fedpp.protocol.vault_pb2 import MaskReply, MaskRequest
+
+WORDS = np.arange(5, dtype="<u4")
+NONCE = "ab" * 32
+
+
+class Answering(vault_pb2_grpc.VaultServicer):
+    """A server that masks nothing, and answers what it was given."""
+
+    def __init__(self, replies: list[MaskReply]) -> None:
+        self._replies = replies
+
+    def Mask(self, requests: Iterator[MaskRequest], context: grpc.ServicerContext) -> Iterator[MaskReply]:  # noqa: N802
+        list(requests)
+        yield from self._replies
+
+
+@contextmanager
+def asked(folder: Path, *replies: MaskReply) -> Iterator[VaultClient]:
+    """Yield the client of a server with these answers."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    vault_pb2_grpc.add_VaultServicer_to_server(Answering(list(replies)), server)
+    server.add_insecure_port(f"unix:{folder}/vault.sock")
+    server.start()
+    with VaultClient(f"unix:{folder}/vault.sock") as client:
+        yield client
+    server.stop(None).wait()
+
+
+def test_words_come_with_nonce_and_tag(tmp_path: Path):
+    """They are the last message's."""
+    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), MaskReply(nonce=NONCE, tag="ff")) as client:
+        words, nonce, tag = client.mask("{}", 1, WORDS)
+    np.testing.assert_array_equal(words, WORDS)
+    assert (nonce, tag) == (NONCE, 255)
+
+
+@pytest.mark.parametrize(
+    ("last", "line"),
+    [
+        ((), "without their nonce or tag: see its log, mask again"),
+        ((MaskReply(nonce=NONCE),), "without their nonce or tag"),
+        ((MaskReply(tag="1"),), "without their nonce or tag"),
+        ((MaskReply(nonce=NONCE, tag="-1"),), "without their nonce or tag"),
+        ((MaskReply(nonce=NONCE, tag="many"),), "without their nonce or tag"),
+        ((MaskReply(words=b"more", nonce=NONCE, tag="1"),), "more words than it was asked for"),
+    ],
+)
+def test_a_vault_that_ends_otherwise_is_refused(last: tuple[MaskReply, ...], line: str, tmp_path: Path):
+    """Without a nonce and a tag that is a number, masked words are noise: one line says so."""
+    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), *last) as client, pytest.raises(VaultError, match=line):
+        client.mask("{}", 1, WORDS)
