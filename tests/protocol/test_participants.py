@@ -62,9 +62,9 @@ def proofs() -> tuple[Proof, ...]:
 
 def test_a_vault_is_sent_the_most_sites_of_a_run(client: VaultClient, proofs: tuple[Proof, ...]):
     """Proofs and the list of a sum of so many sites, under the longest names, are one message that a vault takes."""
-    parts = tuple(Contribution(given.statement.site, NONCE, MOST_EXAMPLES) for given in proofs)
+    parts = tuple(Contribution(given.statement.site, NONCE, MOST_EXAMPLES, MOST_SITES) for given in proofs)
     total = Sum(parts, PRIME - 1).to_json()
-    of = Round(NONCE, 2**53, 2**53, NONCE, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, 8.0))
+    of = Round(NONCE, 2**53, 2**53, NONCE, NONCE, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, 8.0))
     words = np.arange(5, dtype="<u8")
     membership = Membership(Participants(NONCE, proofs), str(2**64 - 1), NONCE)
     np.testing.assert_array_equal(client.unmask(of.to_json(), total, words, membership), words)

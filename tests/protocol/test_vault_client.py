@@ -42,11 +42,11 @@ def asked(folder: Path, *replies: MaskReply) -> Iterator[VaultClient]:
 
 
 def test_words_come_with_nonce_and_tag(tmp_path: Path):
-    """They are the last message's."""
-    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), MaskReply(nonce=NONCE, tag="ff")) as client:
-        words, nonce, tag = client.mask("{}", 1, WORDS)
-    np.testing.assert_array_equal(words, WORDS)
-    assert (nonce, tag) == (NONCE, 255)
+    """They are the last message's, as is the fewest sites of a sum."""
+    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), MaskReply(nonce=NONCE, tag="ff", least=3)) as client:
+        masked = client.mask("{}", 1, WORDS)
+    np.testing.assert_array_equal(masked.words, WORDS)
+    assert (masked.nonce, masked.tag, masked.least) == (NONCE, 255, 3)
 
 
 @pytest.mark.parametrize(

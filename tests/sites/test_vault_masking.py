@@ -347,9 +347,9 @@ def test_no_mask_s_nonce_and_tag_leave_before_it_is_recorded(domain: KeyDomain):
     """Without them the words that left are noise; recorded, they come last."""
     vault, words = masking(domain), np.zeros(LENGTH, RING.dtype)
     request = vault_pb2.MaskRequest(round=ROUND.to_json(), examples=4, words=words.tobytes())
-    found = [(reply.nonce, reply.tag) for reply in left(vault.mask(called(unrecorded), iter([request])))]
+    found = [(reply.nonce, reply.tag) for reply in left(vault.mask(called(unrecorded), iter([request]), 1))]
     assert found == [("", "")] * 2
-    *_, last = vault.mask(called(), iter([request]))
+    *_, last = vault.mask(called(), iter([request]), 1)
     assert len(last.nonce) == 64
 
 
