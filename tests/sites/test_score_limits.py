@@ -37,7 +37,7 @@ DEFAULT = ScoreLimits()
 
 def test_the_default_limits_are_those_of_the_documentation():
     """A vault that is told nothing keeps to these."""
-    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=6, rounds=1000, per_day=2000)
+    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=9, rounds=1000, per_day=2000)
 
 
 @pytest.mark.parametrize("name", ["least_patients", "per_round", "rounds", "per_day"])
