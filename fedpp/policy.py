@@ -41,7 +41,7 @@ class ScoreLimits:
     """How much the vault's `Score` may tell."""
 
     least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
-    per_round: int = 6  # calls of one round and split: a trained and an averaged model, three times
+    per_round: int = 9  # calls of one round and split: of three attempts, at most three each
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
 
@@ -194,7 +194,8 @@ answers: [describe, initial-weights, train, evaluate]
 # How much the vault's scores may tell.
 scores:
   least-patients: {least_patients}  # counts over fewer are not told, of a split or of a finding
-  per-round: {per_round}  # scores of one round and split
+  per-round: {per_round}  # scores of one round and split; an attempt at a round takes two of split validation, of the
+                # trained and of the new model, and a third where the new model is asked for again
   rounds: {rounds}  # of one run
   per-day: {per_day}  # scores in all
 

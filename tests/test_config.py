@@ -11,6 +11,7 @@ from conftest import ROOT, TINY
 from fedpp.config import MOST_SITES, RunConfig, SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
+from fedpp.policy import ScoreLimits
 from fedpp.recipe import ServerRule
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -72,6 +73,11 @@ def test_the_least_and_the_most_are_accepted():
     for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MOST_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values})
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
+
+
+def test_a_vault_by_default_scores_every_attempt_of_a_run_by_default():
+    """Each takes two scores of split validation, of the trained and the new model, and at most one again."""
+    assert ScoreLimits().per_round == 3 * (DEFAULTS["repeats"] + 1)
 
 
 def test_a_sealed_model_is_for_a_masked_run():

@@ -1,4 +1,8 @@
-"""A whole federation over real Flower messages: no single site's reply ends it, whatever it sends."""
+"""A whole federation over real Flower messages: a reply that the coordinator can see does not fit is left out.
+
+Masked words are random bytes to it. A member that masks noise, or sends a wrong tag, does end a masked run: nobody can
+tell whose words do not fit.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -142,10 +146,10 @@ def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> li
         *cases("query.initial_weights", NO_STATE),
     ],
 )
-def test_no_single_site_ends_a_run(
+def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     kind: str, reply: RecordDict | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bad reply of the first site is left out with its reason in one line, and the run ends with the others'."""
+    """What the coordinator can see does not fit, of the first site, is left out in one line; the others end the run."""
     bad, good = Site(describe("a"), {kind: reply}), Site(describe("b"))
     record = federate(LocalGrid([bad, good]), config(tmp_path))
     expected = {"train": 2, "evaluate": 3, "query.initial_weights": 1}[kind]  # of two rounds, and the test

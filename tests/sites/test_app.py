@@ -182,20 +182,20 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
 
 
 def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: KeyDomain, tmp_path: Path):
-    """Both come from Flower's message and the request, and stand in its audit log; a seventh score is refused."""
+    """Both come from Flower's message and the request, and stand in its audit log; a tenth score is refused."""
     plan = plan_of(domain)
     tested = wire.EvaluateRequest(plan, "test", round=9)
     content = question(domain, tested, sealed(domain, begun(domain, plan, number=8)))
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
-        for _ in range(6):
+        for _ in range(9):
             assert wire.METRICS in north.ask("evaluate", content)
         assert reason(north.ask("evaluate", content)) == CLOSED
         trained(north, plan)
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     scores = [line for line in lines if line["method"] == "Score"]
-    assert [(line["run"], line["round"], line["split"]) for line in scores] == [("1", 9, "test")] * 7
+    assert [(line["run"], line["round"], line["split"]) for line in scores] == [("1", 9, "test")] * 10
     (mask,) = (line for line in lines if line["method"] == "Mask")
     assert (mask["run"], mask["round"], mask["attempt"], mask["samples"]) == (NONCE, 1, 1, 6)
     assert {line["about"] for line in lines if line["method"] == "Open"} == {about(8), about(0)}

@@ -37,7 +37,7 @@ DEFAULT = ScoreLimits()
 
 def test_the_default_limits_are_those_of_the_documentation():
     """A vault that is told nothing keeps to these."""
-    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=6, rounds=1000, per_day=2000)
+    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=9, rounds=1000, per_day=2000)
 
 
 @pytest.mark.parametrize("name", ["least_patients", "per_round", "rounds", "per_day"])
@@ -104,12 +104,12 @@ def of_findings(path: Path, domain: KeyDomain, sequences: Sequence[tuple[int, Se
     return EncryptedDataset.open(path)
 
 
-def test_one_round_of_a_run_is_scored_six_times(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A seventh call for one run, round and split is refused; another run, round or split is another question."""
+def test_one_round_of_a_run_is_scored_nine_times(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A tenth call for one run, round and split is refused; another run, round or split is another question."""
     with serving(domain, dataset, address), VaultClient(address) as client:
-        for _ in range(6):
+        for _ in range(9):
             client.score("test", LOGITS, "run", 7)
-        with pytest.raises(VaultError, match="split test was scored 6 times in round 7 of run run, and 6 are allowed"):
+        with pytest.raises(VaultError, match="split test was scored 9 times in round 7 of run run, and 9 are allowed"):
             client.score("test", LOGITS, "run", 7)
         client.score("test", LOGITS, "run", 8)
         client.score("test", LOGITS, "another", 7)
@@ -179,8 +179,8 @@ def test_calls_at_the_same_time_are_counted_all():
 
 def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
-    past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 6
-    with pytest.raises(VaultError, match="scored 6 times in round 1"):
+    past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 9
+    with pytest.raises(VaultError, match="scored 9 times in round 1"):
         ScoreAllowance(past).admit(ScoreCall(NOW, "run", 1, "test"), 3, FEW)
 
 
