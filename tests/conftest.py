@@ -39,6 +39,10 @@ LONGEST = (
     "sites/test_cli.py",
     "sites/test_data.py",
     "simulations/test_bench_drift.py",
+    "sites/test_app.py",
+    "sites/test_rounds.py",
+    "test_ultrasound_masking.py",
+    "sites/test_vault_kills.py",
 )
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 
