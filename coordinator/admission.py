@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import RunConfig
+from fedpp.config import MOST_EXAMPLES, MOST_SITES, RunConfig
 from fedpp.errors import FederationError
 from fedpp.network import Task
 from fedpp.protocol import wire
@@ -164,12 +164,17 @@ def choose(
     tasks = Counter(Task.of(site) for node, site in candidates.items() if node in already or not already)
     task = max(tasks, key=tasks.__getitem__, default=None)
     sites: dict[int, SiteDescription] = {}
-    for node, site in sorted(candidates.items(), key=lambda item: item[1].name):
-        if Task.of(site) == task:
-            sites[node] = site
-        else:
+    examples = 0
+    for node, site in candidates.items():
+        if Task.of(site) != task:
             reasons[names[node]] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
-    return Admission(sites, Participants("", ()), reasons)
+        elif examples + site.sequences[0] > MOST_EXAMPLES or len(sites) == MOST_SITES:
+            most = f"{MOST_EXAMPLES}, or over {MOST_SITES} sites"
+            reasons[names[node]] = f"with its {site.sequences[0]} training sequences the run has over {most}"
+        else:
+            sites[node], examples = site, examples + site.sequences[0]
+    ordered = dict(sorted(sites.items(), key=lambda item: item[1].name))
+    return Admission(ordered, Participants("", ()), reasons)
 
 
 def _question(node: int, request: ConfigRecord) -> Message:

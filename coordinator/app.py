@@ -29,6 +29,7 @@ from .earlier_model import EarlierModel
 from .strategy import MaskedAveraging
 
 SEALED, CLEAR = "model.sealed", "model.npz"
+BEFORE = "model-before.sealed"  # of the round before, while a run goes on
 
 app = ServerApp()
 
@@ -46,6 +47,8 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     earlier = earlier_model.read(Path(config.initial), card.fingerprint) if config.initial else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
+    if not config.masking:
+        note("masking is OFF: this coordinator sees each site's updates, and the model")
     admissions = Admissions(grid, run, card.n)
     admission = admissions.wait(config)
     plan = plan_of(admission, config, card)
@@ -75,13 +78,20 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         rounds=tuple(strategy.rounds),
         seconds=time.monotonic() - started,
     )
-    replace(Path(config.out) / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
+    out = Path(config.out)
+    replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
+    (out / BEFORE).unlink(missing_ok=True)
     return record
 
 
 def keep(state: bytes, *, out: Path, masked: bool) -> None:
-    """Write the model of a round in place of the last one's."""
+    """Write the model of a round in place of the last one's.
+
+    A sealed one may be none, which only a site can see: the one before stays beside it until the run is over.
+    """
     if masked:
+        if (out / SEALED).exists():
+            (out / SEALED).replace(out / BEFORE)
         replace(out / SEALED, state)
     else:
         GlobalState.from_bytes(state).model().save(out / CLEAR)

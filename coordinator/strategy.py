@@ -20,7 +20,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedpp.config import SPLITS
-from fedpp.errors import FederationError, MaskError
+from fedpp.errors import FederationError, MaskError, ModelError
+from fedpp.learning.global_state import GlobalState
 from fedpp.learning.metrics import metrics
 from fedpp.masking.ring import Ring, Words
 from fedpp.masking.rounds import Contribution, Sum
@@ -106,7 +107,7 @@ class MaskedAveraging(Strategy):
                     self._keep(state)
                     break
             else:
-                kept = f"the model of round {number - 1} is kept, to go on from" if number > 1 else "there is no model"
+                kept = "the models of the last rounds are kept, to go on from" if number > 1 else "there is no model"
                 raise FederationError(
                     f"round {number} was tried {self._repeats + 1} times, and the sites adopted no model of it, as the "
                     f"lines above say; {kept}"
@@ -289,8 +290,20 @@ class MaskedAveraging(Strategy):
     def _answer(self, reply: Message | None, site: SiteDescription) -> Answer:
         content = wire.content_of(reply)
         counts = accept_counts(content, site, "validation")
-        state = wire.state_of(content) if wire.ARRAYS in content else None
-        return Answer(counts, wire.Verdict.of(content), state)
+        state, verdict = wire.state_of(content) if wire.ARRAYS in content else None, wire.Verdict.of(content)
+        if state is not None and not self._plan.masked:
+            _require_state(state, verdict.digest)
+        return Answer(counts, verdict, state)
+
+
+def _require_state(state: bytes, digest: str) -> None:
+    """Raise `FederationError` for a state in clear that is none, or another than its site says."""
+    try:
+        computed = GlobalState.from_bytes(state).digest
+    except ModelError as error:
+        raise FederationError(f"its state does not fit: {error}") from None
+    if computed != digest:
+        raise FederationError("its state is another than its verdict names")
 
 
 def _figures(counts: AnyCounts) -> str:

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -119,6 +120,15 @@ def _told(error: FedppError) -> str:
     return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
 
 
+@contextmanager
+def figures_stay() -> Iterator[None]:
+    """Keep what a training or a prediction tells of its numbers (layer, batch, sequences) from the coordinator."""
+    try:
+        yield
+    except ModelError as error:
+        raise GateError("the training diverged, or its data do not fit: lower the learning rate", str(error)) from None
+
+
 def site_config(context: Context) -> SiteConfig:
     """Return the addresses of this node's site."""
     node = dict(context.node_config)
@@ -198,7 +208,8 @@ def train(asked: Asked) -> RecordDict:
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(before.rows)
     again = (request.attempt,) if request.attempt > 1 else ()
-    trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, request.round, *again))
+    with figures_stay():
+        trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, request.round, *again))
     update = rounds.update_of(before, trainer.rows())
     gate.require_update(before.rows, update, part.plan.most_norm)
     known = part.memory.loss_of(before)
@@ -275,6 +286,7 @@ def _part(asked: Asked, plan: wire.Plan) -> Part:
     if misfit := plan.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
     asked.policy.require_masking(masked=plan.masked)
+    rounds.Memory(asked.memory).require_kind(masked=plan.masked)
     participants = Participants.from_record(wire.record(asked.content, wire.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
     asked.policy.require_participants(_others(asked, membership))
@@ -321,7 +333,9 @@ def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
         if not part.plan.masked:  # it would leave the site in clear
             raise FederationError("a sealed model is gone on from with masking on alone: set masking=true")
         with VaultClient(part.asked.site.vault) as vault:
-            _, sent = vault.open(sent)
+            said, sent = vault.open(sent)
+        if part.nonce in said:  # which would let a site see two sums of one round
+            raise FederationError("the model to go on from is a state of this run, which has its own")
     model, plan = GlobalState.from_bytes(sent), part.plan
     if (model.domain, model.network, model.dtype) != (plan.domain, plan.network, plan.dtype):
         raise FederationError("the model to go on from is of another domain, network or dtype than the run")
@@ -331,7 +345,8 @@ def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
 
 
 def _counts(part: Part, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
-    logits = trainer.logits(part.dataset, part.dataset.indices(split))
+    with figures_stay():
+        logits = trainer.logits(part.dataset, part.dataset.indices(split))
     with VaultClient(part.asked.site.vault) as vault:
         return vault.score(split, logits, part.asked.run, number)
 

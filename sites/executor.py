@@ -16,12 +16,13 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import fedpp
 from fedpp.errors import ConfigError
 
 MOST_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-ROOT = Path(__file__).parents[__package__.count(".") + 1]  # of the checkout, or site-packages
+ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
 
 
 def program(name: str) -> list[str]:

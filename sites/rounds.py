@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, MaskError
 from fedpp.learning import gate
 from fedpp.learning.global_state import GlobalState, Rows, flat, unflat
 from fedpp.learning.server_optimizers import step
@@ -16,6 +16,7 @@ from fedpp.masking.ring import Ring, Words
 from fedpp.masking.rounds import Round, Sum
 from fedpp.protocol import wire
 
+LEAST_STEP = 4  # units of a word that a step of training changes a value by, about
 MEMORY = "fedpp"  # records of a node's state, which Flower keeps between the messages of a run
 
 
@@ -45,8 +46,17 @@ def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]
 
 
 def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
-    """Return an update times its examples as words."""
-    return ring_of(plan).encode(flat(update, plan.network), examples)
+    """Return an update times its examples as words; raise `MaskError` where they are too coarse for a step of training.
+
+    Rounded away, the updates of small sites would leave the largest one's alone in a sum.
+    """
+    ring = ring_of(plan)
+    if plan.recipe.learning_rate * examples * 2.0**ring.fraction < LEAST_STEP:
+        raise MaskError(
+            f"a step of rate {plan.recipe.learning_rate:g} of {examples} examples is below {LEAST_STEP} units of a sum "
+            f"of {plan.examples}: take float64 weights, or a smaller update-bound"
+        )
+    return ring.encode(flat(update, plan.network), examples)
 
 
 def advanced(
@@ -79,6 +89,13 @@ class Memory:
 
     def __init__(self, state: RecordDict) -> None:
         self._state = state
+
+    def require_kind(self, *, masked: bool) -> None:
+        """Refuse a question that is not masked in a run that was, or the reverse."""
+        known = self._state.get(MEMORY)
+        if isinstance(known, ConfigRecord) and known.get("masked") is not masked:
+            raise FederationError("a run is masked from its first question to its last, or not at all")
+        self._state[MEMORY] = ConfigRecord({"masked": masked})
 
     def require_same(self, state: GlobalState) -> None:
         """Refuse a state that claims to be what this node computed, and is another, or what was thrown away since."""

@@ -23,7 +23,7 @@ from members import proof, run_of
 from coordinator.admission import Admission, Admissions
 from coordinator.app import federate
 from fedpp.config import RunConfig
-from fedpp.errors import FederationError, FedppError
+from fedpp.errors import FederationError, FedppError, MaskError, ModelError
 from fedpp.keys.issuer import Issuer
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
@@ -34,6 +34,7 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
 LENGTH = TINY.parameters() * 2
+KEPT = {True: {"model.sealed", "model-before.sealed"}, False: {"model.npz"}}  # of a run that failed
 
 
 def admitted(grid: Grid, run: RunConfig) -> Admission:
@@ -431,7 +432,9 @@ def test_an_earlier_model_is_read_before_any_site_is_asked(name: str, line: str,
     assert site.asked == []
 
 
-def test_masking_changes_nothing_but_what_the_coordinator_sees(tmp_path: Path) -> None:
+def test_masking_changes_nothing_but_what_the_coordinator_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Masked and in clear a run ends in the same rows, bit for bit: the average of updates, by a hand-written loop."""
     steps, rows = {"a": 0.25, "b": -0.125}, {}
     for masking in (True, False):
@@ -439,6 +442,7 @@ def test_masking_changes_nothing_but_what_the_coordinator_sees(tmp_path: Path) -
         out = tmp_path / str(masking)
         record = federate(LocalGrid(sites), config(out, masking=masking))
         assert record.masked is masking
+        assert ("masking is OFF: this coordinator sees" in capsys.readouterr().err) is not masking
         model = opened((out / "model.sealed").read_bytes()) if masking else EncryptedModel.load(out / "model.npz")
         rows[masking] = model.rows
     for name, values in rows[True].items():
@@ -500,8 +504,8 @@ def test_one_site_of_three_does_not_keep_the_others_from_going_on(tmp_path: Path
 
 
 def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
-    """The last good model alone is kept, and the one line says of which round it is."""
-    with pytest.raises(FederationError, match=r"round 2 was tried 2 times, .*; the model of round 1 is kept, to go on"):
+    """The last good model alone is kept, and the one line says so."""
+    with pytest.raises(FederationError, match=r"round 2 was tried 2 times, .*; the models of the last rounds are kept"):
         federate(LocalGrid([Sceptic("a", 9), Sceptic("b", 9)]), config(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["model.sealed"]
     assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
@@ -513,9 +517,49 @@ def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) ->
     sites = [Untested(describe(name)) for name in "ab"]
     with pytest.raises(FederationError, match="test counts: no site sent one that fits; the model is kept"):
         federate(LocalGrid(sites), config(tmp_path, masking=masking))
-    (path,) = tmp_path.iterdir()
+    assert {path.name for path in tmp_path.iterdir()} == KEPT[masking]
+    path = tmp_path / ("model.sealed" if masking else "model.npz")
     model = opened(path.read_bytes()) if masking else EncryptedModel.load(path)
     np.testing.assert_array_equal(model.rows["dense/bias"], 2.0)
+
+
+class Silent(Site):
+    """A site that does not answer what it cannot open."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        try:
+            return super().answer(question)
+        except (FederationError, MaskError, ModelError):
+            return None
+
+
+class Junk(Silent):
+    """A site that adopts a model, and sends something else, of a round."""
+
+    round = 2
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        kept = answer is not None and wire.VERDICT in answer and wire.ARRAYS in answer
+        if answer is not None and kept and wire.EvaluateRequest.of(question.content).round == self.round:
+            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(b"no state")})
+        return answer
+
+
+def test_a_state_that_is_none_does_not_cost_the_one_before(tmp_path: Path) -> None:
+    """Sealed, nobody but a site sees it: the run ends in the next round, and both files are there."""
+    with pytest.raises(FederationError, match="round 3 was tried 2 times, .*; the models of the last rounds are kept"):
+        federate(LocalGrid([Junk(describe("a")), Silent(describe("b"))]), config(tmp_path, rounds=3))
+    assert (tmp_path / "model.sealed").read_bytes() == b"no state"
+    assert opened((tmp_path / "model-before.sealed").read_bytes()).round == 1
+
+
+def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
+    """In clear the coordinator sees that it is none, or another than was adopted, and asks the next site."""
+    record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, masking=False))
+    assert [r.attempt for r in record.rounds] == [1, 1]
+    assert "its state does not fit: not a state of fedpp" in record.rounds[1].left_out["a"]
+    np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], 2.0)
 
 
 class Untested(Site):

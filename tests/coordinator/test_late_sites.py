@@ -73,13 +73,21 @@ def test_who_cannot_join_is_refused_and_nobody_else(late: list[Any], name: str, 
     assert [site.asked for site in sites[:-2]] == [["query.describe"]] * len(late)
 
 
-def test_a_site_that_no_sum_has_room_for_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """So many examples would wrap: the run goes on with the others, and says why."""
+def test_a_site_that_no_sum_has_room_for_is_refused_alone(tmp_path: Path) -> None:
+    """So many examples would wrap: the run goes on with the others, those that join later as well."""
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c", sequences=(2**31 - 3, 2, 1)))]
-    record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path))
-    assert [of.sites for of in record.rounds] == [("a", "b")] * 2
+    sites.append(Site(describe("d")))
+    record = federate(LocalGrid(sites, joins={3: AT_ROUND_2, 4: AT_ROUND_2}), config(tmp_path))
+    assert [of.sites for of in record.rounds] == [("a", "b"), ("a", "b", "d")]
+    assert "with its 2147483645 training sequences the run has over 2147483648" in record.refused["c"]
+
+
+def test_sites_whose_sum_has_no_word_do_not_join(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 32 bits fewer examples are too many: the run goes on, and says why."""
+    sites = [Site(describe("a")), Site(describe("b")), Site(describe("c", sequences=(2**30, 2, 1)))]
+    record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, dtype="float32"))
     assert [site.name for site in record.sites] == ["a", "b"]
-    assert "goes on without the sites that joined: examples must be a whole number" in capsys.readouterr().err
+    assert "goes on without the sites that joined: sums of 1073741830 examples" in capsys.readouterr().err
 
 
 @dataclass

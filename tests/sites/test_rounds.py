@@ -82,6 +82,8 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
     """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
     shown = {}
     for masked in (MASKED, CLEAR):
+        for each in both:
+            each.context.state.clear()  # another run
         plan = plan_of(domain, masked=masked)
         first = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
         state = wire.state_of(first)
@@ -111,7 +113,11 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
             hidden = vault.mask(of.to_json(), 6, words_in(answers[name], clear))
         parts.append((Contribution(name, hidden.nonce, 6, hidden.least), hidden.tag))
         words = words + hidden.words
+    for each in both:
+        each.context.state.clear()  # another run
     ours = judged(both, masked, sealed(domain, state), (Sum.of(parts), words))
+    for each in both:
+        each.context.state.clear()
     theirs = judged(both, clear, state.to_bytes(), added(answers, clear))
     for answer, other in zip(ours, theirs, strict=True):
         assert state_in(answer, domain, masked=True) == state_in(other, domain, masked=False) != state
@@ -392,10 +398,37 @@ def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     assert told == "a sealed model is gone on from with masking on alone: set masking=true"
 
 
+def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
+    """Or a coordinator could show a site the sums of two lists, each unmasked by another site's vault."""
+    plan = plan_of(domain)
+    own = sealed(domain, begun(domain, plan, number=1))
+    told = reason(both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "sealed"), own)))
+    assert told == "the model to go on from is a state of this run, which has its own"
+
+
+def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyDomain):
+    """A question in clear in the midst of a masked run is refused, also where the policy lets runs be in clear."""
+    masked, clear = (plan_of(domain, masked=value) for value in (MASKED, CLEAR))
+    state = begun(domain, masked)
+    updates(both[:1], masked, sealed(domain, state))
+    for kind, request in (("train", wire.TrainRequest(clear, 1)), ("evaluate", wire.EvaluateRequest(clear, "test", 1))):
+        told = reason(both[0].ask(kind, question(domain, request, state.to_bytes())))
+        assert told == "a run is masked from its first question to its last, or not at all"
+
+
+def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyDomain):
+    """Rounded to nothing, a small site's update would leave another's alone in the sum."""
+    coarse = plan_of(domain, examples=2**31, bound=2.0**20, recipe=Recipe(learning_rate=1e-5, batch_size=4))
+    assert ring_of(coarse).fraction < 12
+    told = reason(trained(both[0], coarse))
+    assert told.startswith("a step of rate 1e-05 of 6 examples is below 4 units of a sum of 2147483648: take float64")
+    assert wire.REFUSAL not in trained(both[0], replace(coarse, recipe=Recipe(learning_rate=0.1, batch_size=4)))
+
+
 def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
     """A coordinator that tells one site to train, and the other not to, gets no sum that is the first one's update."""
     plan = plan_of(domain)
-    idle = replace(plan, recipe=replace(plan.recipe, learning_rate=1e-300))
+    idle = replace(plan, recipe=replace(plan.recipe, learning_rate=1e-9))
     state = sealed(domain, begun(domain, plan))
     answers = {**updates(both[:1], plan, state), **updates(both[1:], idle, state)}
     for told in (plan, idle):
@@ -446,7 +479,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
 
     for said, models in others.items():
         for other in models:
-            assert refused(other.to_bytes() if model == "clear" else sealed(domain, other)) == said
+            assert refused(other.to_bytes() if model == "clear" else sealed(domain, other, "another run")) == said
     assert "came without a state" in refused(None)
     damaged = fitting.to_bytes()[:-1]
     if model == "clear":

@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
@@ -138,6 +139,18 @@ def test_a_site_of_the_frame_form_has_no_evaluation_key(tmp_path: Path, site: Si
     site.at_rest_key.touch()
     with pytest.raises(ConfigError, match="there is no vault at unix:/nowhere"):
         join("127.0.0.1:8000", ca, identity, replace(site, vault="unix:/nowhere"))
+
+
+def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
+    """Neither its parent, where others may write, however the package is installed and reached."""
+    code = "import {0}.executor as e, {0}.launcher as l; print(e.ROOT, l.ROOT)"
+    for package, folder in (("sites", ROOT), ("fedpp.sites", tmp_path)):
+        found = subprocess.run(
+            [sys.executable, "-c", code.format(package)], cwd=folder, capture_output=True, text=True, check=True
+        )
+        roots = {Path(text) for text in found.stdout.split()}
+        assert len(roots) == 1
+        assert [(root / "fedpp" / "__init__.py").is_file() for root in roots] == [True]
 
 
 def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
