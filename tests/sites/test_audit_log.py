@@ -112,11 +112,11 @@ def test_no_caller_can_make_its_call_too_long_to_record(vault: VaultClient, path
         vault.score("test", LOGITS, 64 * wide, 2**32 - 1)
     named = ArrayChunk(name=100_000 * wide, dtype="int8", shape=LOGITS.shape)
     request = ScoreRequest(split="test", run=64 * wide, logits=named)
-    with pytest.raises(VaultError, match="refused: array '"):
+    with pytest.raises(VaultError, match="refused: an array is of"):
         vault._call(lambda: vault._vault.Score(iter([ScoreRequest(split="test", run=64 * wide), request])))
     _, first, second, third = records(path)
     assert (first["method"], second["run"], third["run"]) == ("Score", 64 * wide, 64 * wide)
-    assert str(third["outcome"]).startswith("array '??")
+    assert "got '??" in str(third["outcome"])
     assert verify(path).records == 4
 
 

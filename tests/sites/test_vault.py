@@ -216,7 +216,7 @@ def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, addres
         ("test", np.zeros((2, 2, 2)), r"must be rows of shape \(3, 2, 2\), got \(2, 2, 2\)"),
         ("test", np.zeros((3, 2, 3)), r"must be rows of shape \(3, 2, 2\), got \(3, 2, 3\)"),
         ("test", np.zeros((12,)), r"must be rows of shape \(3, 2, 2\), got \(12,\)"),
-        ("test", np.zeros((3, 2, 2), dtype=np.int64), "dtype 'int64'"),
+        ("test", np.zeros((3, 2, 2), dtype=np.int64), "got 'logits' of 'int64'"),
         ("test", np.full((3, 2, 2), np.nan), "predictions are not finite"),
         ("test", np.full((3, 2, 2), np.inf, dtype=np.float32), "predictions are not finite"),
         ("tost", np.zeros((3, 2, 2)), "there is no split 'tost': ask for one of train, validation, test"),
