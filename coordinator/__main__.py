@@ -28,7 +28,7 @@ from .bundle import CHECKOUT, built, bundle
 from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
-RECORD, MODELS = "federation.json", ("model.sealed", "model.npz")
+RECORD, MODELS = "federation.json", ("model.sealed", "model-before.sealed", "model.npz")
 POLL_SECONDS = 1.0
 REASON = "ServerApp failed with exception: "  # SuperLink's words before the exception's own
 IN_USE = "public key already in use"  # SuperLink's answer, in lower case

@@ -3,7 +3,7 @@
 A mask is under a fresh nonce each time, so a vault that was restored or copied repeats nothing. A sum is unmasked where
 its tag fits, for a list of enough sites that proved to be members for the run, and for one list a round and attempt:
 two lists that differ by one site would show that site's update. Which were unmasked is in the audit log, and counts
-after a restart.
+after a restart; without a log it is forgotten.
 No TensorFlow is loaded here.
 """
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from flwr.app import RecordDict
 from scipy.stats import chi2
 from sklearn.decomposition import FastICA
 
@@ -16,6 +17,13 @@ SIGMAS = 5.0
 VIEWS = ("<u4", "<u8", "<f8")
 END = 32 + 16  # bytes after a sealed state's rows: its SHA-256, and the seal's tag
 _SEALED, _CLEAR = b'{"about":', b'{"arrays":'  # how states begin
+
+
+def arrays_of(content: RecordDict) -> Iterator[tuple[str, bytes]]:
+    """Yield the arrays of a message, each with its name, as bytes without NumPy's header."""
+    for record in content.array_records.values():
+        for name, array in record.items():
+            yield name, array.data[10 + int.from_bytes(array.data[8:10], "little") :]
 
 
 def is_state(tensor: bytes) -> bool:

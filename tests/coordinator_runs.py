@@ -102,6 +102,10 @@ def answered(description: SiteDescription, proved: str) -> RecordDict:
     return RecordDict(records)
 
 
+def refusal(**values: str) -> RecordDict:
+    return RecordDict({wire.REFUSAL: ConfigRecord(values)})
+
+
 class LocalGrid(Grid):
     """The nodes of this process; after how many looks at them a node joins, and answers, is at once by default."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from battery import findings, is_state, separated
+from battery import arrays_of, findings, is_state, separated
 from conftest import write_dataset
 from coordinator_runs import LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
@@ -25,7 +25,6 @@ from fedpp.learning.global_state import GlobalState, flat
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.network import NetworkSpec
-from fedpp.protocol import wire
 from fedpp.recipe import Recipe
 
 SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
@@ -81,9 +80,7 @@ class Hospital(Site):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         for content in (question.content, answer or RecordDict()):
-            if wire.ARRAYS in content:
-                for array in content.array_records[wire.ARRAYS].values():
-                    self.heard.append(array.data[10 + int.from_bytes(array.data[8:10], "little") :])  # NumPy's header
+            self.heard += [tensor for _, tensor in arrays_of(content)]
         return answer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from battery import VIEWS, findings, is_state, separated
+from battery import VIEWS, arrays_of, findings, is_state, separated
 from conftest import DATA
 from coordinator_runs import LocalGrid
 from flwr.app import Context, Message, Metadata, RecordDict
@@ -74,9 +74,7 @@ class Run:
     def arrays(self) -> Iterator[tuple[str, bytes]]:
         """Yield each array of a message, its name and its bytes."""
         for content in self.messages():
-            for record in content.array_records.values():
-                for name, array in record.items():
-                    yield name, array.data[10 + int.from_bytes(array.data[8:10], "little") :]
+            yield from arrays_of(content)
 
     def states(self, domain: KeyDomain, *, masked: bool) -> dict[int, GlobalState]:
         """Return the state of each round, which must be one."""

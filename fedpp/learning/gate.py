@@ -21,9 +21,8 @@ def require_update(global_rows: Rows, update: Rows, most_norm: float) -> None:
     """
     if {name: rows.shape for name, rows in update.items()} != {name: r.shape for name, r in global_rows.items()}:
         raise ModelError("the update has other names or shapes than the global model: use one fedpp at all sites")
-    if not all(np.isfinite(rows).all() for rows in update.values()):
-        of_all = sum(int((~np.isfinite(rows)).sum()) for rows in update.values())
-        raise GateError("the update holds values that are not finite: lower the learning rate", f"{of_all} of them")
+    if bad := sum(int((~np.isfinite(rows)).sum()) for rows in update.values()):
+        raise GateError("the update holds values that are not finite: lower the learning rate", f"{bad} of them")
     length, reference = norm(update.values()), norm(global_rows.values())
     if not length <= most_norm * reference:  # NaN is not
         raise GateError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coordinator_runs import CARD, LocalGrid, Site, config, describe, described
+from coordinator_runs import CARD, LocalGrid, Site, config, describe, described, refusal
 from flwr.app import ConfigRecord, Message, RecordDict
 from masked_sites import opened
 from members import run_of
@@ -102,8 +102,7 @@ class Unready(Site):
         self.times -= 1
         self.asked.append("query.describe")
         self.seen.append(question.content)
-        refusal = RecordDict({wire.REFUSAL: ConfigRecord({"reason": "its vault does not answer"})})
-        return refusal if self.times >= 0 else described(self.description, question)
+        return refusal(reason="its vault does not answer") if self.times >= 0 else described(self.description, question)
 
 
 class Restarting(LocalGrid):

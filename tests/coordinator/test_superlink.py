@@ -236,7 +236,7 @@ def test_settings_survive_toml(out: str, rate: float) -> None:
     assert tomllib.loads(to_toml(values)) == values
 
 
-@pytest.mark.parametrize("name", ["federation.json", "model.npz"])
+@pytest.mark.parametrize("name", ["federation.json", "model-before.sealed", "model.npz"])
 def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
     """A folder that holds a federation, or its model alone, is left alone."""
     (tmp_path / name).write_text("precious")
