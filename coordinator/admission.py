@@ -1,9 +1,9 @@
 """Which sites take part: those of the run's key domain that agree on the task."""
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -18,11 +18,6 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
 POLL_SECONDS = 0.5
-
-
-def note(text: str) -> None:
-    """Tell the user on stderr how far the run is, in one line."""
-    print(wire.one_line(text), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -41,9 +36,9 @@ class Admissions:
     refused is asked again when it was away and is back.
     """
 
-    def __init__(self, grid: Grid, run: Run, n: int) -> None:
-        """Begin with nobody."""
-        self._grid, self._run, self._n = grid, run, n
+    def __init__(self, grid: Grid, run: Run, n: int, note: Callable[[str], None]) -> None:
+        """Begin with nobody; `note` tells the user."""
+        self._grid, self._run, self._n, self._note = grid, run, n, note
         self._question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
         self._asked: set[int] = set()
         self._pending: dict[str, int] = {}  # message -> node
@@ -51,28 +46,41 @@ class Admissions:
         self._proofs: dict[int, Proof] = {}
         self._failed: dict[int, tuple[str, str]] = {}  # what it is called, and why
         self._told: dict[str, str] = {}
-        self._admitted = Admission({}, Participants(run.nonce, ()), {})
+        self.admitted = Admission({}, Participants(run.nonce, ()), {})
 
-    def wait(self, config: RunConfig) -> Admission:
+    @property
+    def nonce(self) -> str:
+        """Return the run's nonce."""
+        return self._run.nonce
+
+    def wait(self, config: RunConfig, wanted: AbstractSet[str] = frozenset()) -> Admission:
         """Return who takes part as soon as they are enough; raise `FederationError` if they are too few in time.
 
-        One that cannot take part does not count: the others have until the deadline to join.
+        One that cannot take part does not count: the others have until the deadline to join. A run that goes on waits
+        for the sites that it had, `wanted`, and takes a quorum of them in the end.
         """
-        note(f"waiting for {config.sites} sites of domain {self._run.domain[:16]}, {config.wait_seconds:.0f} s at most")
+        self._note(
+            f"waiting for {config.sites} sites of domain {self._run.domain[:16]}, {config.wait_seconds:.0f} s at most"
+        )
         deadline = time.monotonic() + config.wait_seconds
         while True:
             chosen = self._choose()
-            enough = len(chosen.sites) >= config.sites
+            names = {site.name for site in chosen.sites.values()}
+            enough = wanted <= names if wanted else len(names) >= config.sites
             if (enough and not self._pending) or time.monotonic() >= deadline:
                 break
             time.sleep(POLL_SECONDS)
-        if not enough:
+        if not enough and not (wanted and len(names) >= config.least_sites()):
             raise FederationError(_too_few(chosen, config, connected=len(self._asked)))
         return self._admit(chosen)
 
     def poll(self) -> Admission:
         """Return who takes part now: who did, and who joined since and has answered; nobody is waited for."""
-        return self._admit(self._choose(self._admitted.sites))
+        return self._admit(self._choose(self.admitted.sites))
+
+    def withdraw(self, before: Admission) -> None:
+        """Go back to those who took part before."""
+        self.admitted = before
 
     def _choose(self, already: Collection[int] = ()) -> Admission:
         """Ask who is new, take the answers that are there, and tell of each new refusal."""
@@ -87,7 +95,7 @@ class Admissions:
                 self._take(self._pending.pop(reply.metadata.reply_to_message_id), reply)
         chosen = choose(self._described, dict(self._failed.values()), self._n, already)
         for name, reason in sorted(chosen.refused.items() - self._told.items()):
-            note(f"refused {name}: {reason}")
+            self._note(f"refused {name}: {reason}")
             self._told[name] = reason
         return chosen
 
@@ -106,11 +114,11 @@ class Admissions:
 
     def _admit(self, chosen: Admission) -> Admission:
         for node, site in chosen.sites.items():
-            if node not in self._admitted.sites:
-                note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
+            if node not in self.admitted.sites:
+                self._note(f"admitted {site.name}: {site.sequences} sequences (train, validation, test)")
         proofs = tuple(self._proofs[node] for node in chosen.sites)
-        self._admitted = replace(chosen, participants=Participants(self._run.nonce, proofs))
-        return self._admitted
+        self.admitted = replace(chosen, participants=Participants(self._run.nonce, proofs))
+        return self.admitted
 
 
 def claimed(name: str, node: int) -> str:

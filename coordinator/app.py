@@ -1,12 +1,12 @@
 """The coordinator's ServerApp: it adds up words and counts, and is given no key.
 
 It writes `federation.json` (what happened, in public facts and counts) and the model into the run's `out` folder:
-`model.sealed`, which a member's vault opens, or where the run's masking is off `model.npz`, encrypted weights.
+`model.sealed`, which a member's vault opens, or where the run's masking is off `model.npz`, encrypted weights. In the
+folder `run` there it keeps what another one needs to go on in its place.
 """
 
 import json
 import secrets
-import time
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedpp.cipher.params import DomainCard
 from fedpp.config import RunConfig
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
 from fedpp.learning.global_state import GlobalState, begun_with
 from fedpp.network import NetworkSpec, Task
@@ -24,9 +24,11 @@ from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
 from . import earlier_model
-from .admission import Admission, Admissions, note
+from .admission import Admission, Admissions
 from .earlier_model import EarlierModel
-from .strategy import MaskedAveraging
+from .progress import Progress, ProgressFile
+from .run_folder import Checkpoint, RunFolder
+from .strategy import FederatedAveraging, StoppedError
 
 SEALED, CLEAR = "model.sealed", "model.npz"
 BEFORE = "model-before.sealed"  # of the round before, while a run goes on
@@ -41,46 +43,72 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def federate(grid: Grid, config: RunConfig) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results."""
-    started = time.monotonic()
+    """Admit the sites, train for the given rounds, test, and write the results; go on with a run that was begun."""
+    folder = RunFolder(Path(config.out))
+    with folder.held():
+        progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
+        try:
+            record = _federate(grid, config, folder, progress)
+        except FedppError as error:
+            progress.tell(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
+            raise
+        progress.tell(phase="completed")
+        return record
+
+
+def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     earlier = earlier_model.read(Path(config.initial), card.fingerprint) if config.initial else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
-    run = Run(card.certifying_key, card.fingerprint, secrets.token_hex(NONCE_BYTES), str(grid.run.run_id), bundle)
+    nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
+    run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
     if not config.masking:
-        note("masking is OFF: this coordinator sees each site's updates, and the model")
-    admissions = Admissions(grid, run, card.n)
-    admission = admissions.wait(config)
-    plan = plan_of(admission, config, card)
-    strategy = MaskedAveraging(
-        admission,
+        folder.note("masking is OFF: this coordinator sees each site's updates, and the model")
+    admissions = Admissions(grid, run, card.n, folder.note)
+    begun = folder.position()
+    admissions.wait(config, wanted=set() if begun is None else begun.sites.keys() - begun.quarantined.keys())
+    plan = plan_of(admissions.admitted, config, card)
+    at = folder.checkpoint(plan.network)
+    keep_model = partial(keep, out=folder.out, masked=config.masking)
+    if at is None:
+        at = initial_state(grid, admissions.admitted, earlier, plan, config.round_seconds, folder)
+        folder.keep(at)
+    elif at.round:
+        folder.note(f"going on after round {at.round}")
+        keep_model(at.state)  # who died may have kept the round, and not yet the model
+    rounds = FederatedAveraging(
+        grid,
+        config,
+        admissions,
         plan,
+        folder,
+        progress,
         length=plan.network.parameters() * card.n,
-        repeats=config.repeats,
-        joined=admissions.poll,
-        keep=partial(keep, out=Path(config.out), masked=config.masking),
+        keep=keep_model,
     )
-    first = initial_state(grid, admission, earlier, plan, config.reply_seconds)
-    final = strategy.federate(grid, first, rounds=config.rounds, timeout=config.reply_seconds)
-    tested, admission = strategy.test(grid, final, config.reply_seconds), strategy.admission
+    last = rounds.federate(at)
+    tested = rounds.test(last)
     record = FederationRecord(
         domain=card.fingerprint,
+        scheme=card.scheme,
         bundle=bundle,
         run=run.number,
         masked=config.masking,
         seed=config.seed,
         dtype=config.dtype,
         network=plan.network,
-        sites=tuple(admission.sites.values()),
-        datasets={proof.statement.site: proof.statement.dataset for proof in admission.participants.proofs},
-        refused=dict(admission.refused),
+        sites=tuple(rounds.known.values()),
+        datasets=rounds.datasets,
+        refused=dict(admissions.admitted.refused),
+        quarantined=rounds.quarantined,
         test=tested,
-        rounds=tuple(strategy.rounds),
-        seconds=time.monotonic() - started,
+        rounds=last.rounds,
+        seconds=last.seconds,
+        settings=config.told(),
     )
-    out = Path(config.out)
-    replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
-    (out / BEFORE).unlink(missing_ok=True)
+    replace(folder.out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
+    (folder.out / BEFORE).unlink(missing_ok=True)
+    folder.finish()
     return record
 
 
@@ -89,18 +117,18 @@ def keep(state: bytes, *, out: Path, masked: bool) -> None:
 
     A sealed one may be none, which only a site can see: the one before stays beside it until the run is over.
     """
-    if masked:
-        if (out / SEALED).exists():
-            (out / SEALED).replace(out / BEFORE)
-        replace(out / SEALED, state)
-    else:
+    sealed = out / SEALED
+    if not masked:
         GlobalState.from_bytes(state).model().save(out / CLEAR)
+    elif not sealed.exists() or sealed.read_bytes() != state:
+        if sealed.exists():
+            sealed.replace(out / BEFORE)
+        replace(sealed, state)
 
 
 def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> wire.Plan:
-    """Return what all questions of the run say alike."""
-    sites = admission.sites.values()
-    return wire.Plan(
+    """Return what all questions of the run say alike, of the admitted sites."""
+    plan = wire.Plan(
         domain=card.fingerprint,
         network=network_of(admission, config),
         dtype=config.dtype,
@@ -109,12 +137,14 @@ def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> wire.P
         epochs=config.epochs,
         seed=config.seed,
         masked=config.masking,
-        examples=sum(site.sequences[0] for site in sites),
-        sites=len(sites),
+        examples=1,
+        sites=1,
+        most_examples=config.most_examples,
         bound=config.update_bound,
         most_norm=config.update_norm,
         most_loss_rise=config.loss_rise,
     )
+    return plan.of_sites(admission.sites.values())
 
 
 def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
@@ -125,8 +155,13 @@ def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
 
 
 def initial_state(
-    grid: Grid, admission: Admission, earlier: EarlierModel | None, plan: wire.Plan, timeout: float
-) -> bytes:
+    grid: Grid,
+    admission: Admission,
+    earlier: EarlierModel | None,
+    plan: wire.Plan,
+    timeout: float,
+    folder: RunFolder,
+) -> Checkpoint:
     """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
     form, model = form_of(earlier, admission, plan)
     content = RecordDict(
@@ -141,9 +176,10 @@ def initial_state(
         question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}")
         reply = next(iter(grid.send_and_receive([question], timeout=timeout)), None)
         try:
-            return wire.state_of(wire.content_of(reply))
+            answer = wire.content_of(reply)
+            return Checkpoint(0, wire.Verdict.of(answer).digest, wire.state_of(answer), (), 0.0)
         except FederationError as error:
-            note(f"initial weights of {site.name} left out: {error}")
+            folder.note(f"initial weights of {site.name} left out: {error}")
     raise FederationError("no site sent initial weights: the messages above say why")
 
 

@@ -10,6 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0  # between two looks at who restarted
 
 
 class Exchange:
@@ -20,6 +21,8 @@ class Exchange:
         self._grid, self._tick = grid, tick
         self._asked: dict[str, int] = {}  # message -> node
         self._late: dict[str, int] = {}
+        self._activated: dict[int, str] = {}  # when each node that was asked had joined last
+        self._looked = 0.0
 
     @property
     def unanswered(self) -> set[int]:
@@ -29,13 +32,19 @@ class Exchange:
     def ask(self, messages: Iterable[Message]) -> None:
         """Send questions, all at once: what they have in common travels to SuperLink once."""
         questions = list(messages)
+        activated = self._activations()
         taken = set(self._grid.push_messages(questions)) if questions else set()
         for question in questions:
             if question.metadata.message_id in taken:  # or else SuperLink knows no such node, or no longer
-                self._asked[question.metadata.message_id] = question.metadata.dst_node_id
+                node = question.metadata.dst_node_id
+                self._asked[question.metadata.message_id] = node
+                self._activated[node] = activated.get(node, "")
 
-    def answers(self, seconds: float) -> Iterator[tuple[int, Message]]:
-        """Yield each node's answer as it comes, until all have answered or the time is over."""
+    def answers(self, seconds: float) -> Iterator[tuple[int, Message | None]]:
+        """Yield each node's answer as it comes, until all have answered or the time is over.
+
+        None is yielded for a node that restarted: what it was asked is lost, and nobody would tell.
+        """
         deadline = time.monotonic() + seconds
         while self._asked:
             came = False
@@ -50,6 +59,7 @@ class Exchange:
             if not came:
                 if time.monotonic() >= deadline:
                     return
+                yield from ((node, None) for node in self._restarted())
                 self._drop_late()
                 time.sleep(POLL_SECONDS)
 
@@ -57,6 +67,20 @@ class Exchange:
         """Wait no longer for who has not answered."""
         self._late |= self._asked
         self._asked = {}
+
+    def _restarted(self) -> list[int]:
+        """Return, and forget, the nodes that joined anew since they were asked."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return []
+        self._looked, activated = time.monotonic(), self._activations()
+        asked = {node: message for message, node in self._asked.items()}
+        lost = [node for node in asked if activated.get(node, self._activated[node]) != self._activated[node]]
+        for node in lost:
+            del self._asked[asked[node]]
+        return lost
+
+    def _activations(self) -> dict[int, str]:
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
 
     def _drop_late(self) -> None:
         """Take a late answer from SuperLink, whose database would keep it for the run."""

@@ -4,323 +4,421 @@ McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in 
 average is taken, and the server's optimizer runs, at the sites, which see the sum without its masks. A site that drops
 out, or abstains, is not in the list. A new global model that the sites do not adopt is thrown away, and the round is
 repeated from the last good one. With masking off the words are in clear, and all else is the same.
+
+What is done next is on the disk before a site hears of it (`coordinator.run_folder`), so that a coordinator that died
+goes on where it was: the same round, attempt, plan and sum.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from logging import INFO
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.common import log
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
-from fedpp.config import SPLITS
-from fedpp.errors import FederationError, MaskError, ModelError
-from fedpp.learning.global_state import GlobalState
+from fedpp.config import RunConfig
+from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
-from fedpp.masking.ring import Ring, Words
-from fedpp.masking.rounds import Contribution, Sum
+from fedpp.masking.ring import Ring
+from fedpp.masking.rounds import Contribution, Round, Sum
 from fedpp.protocol import wire
-from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
-from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
+from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.site import SiteDescription
 
-from .admission import Admission, note
+from .admission import Admissions
+from .answers import Answer, MisfitError, accept_answer, accept_counts, accept_update
+from .exchange import Exchange
+from .progress import ProgressFile
+from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Update:
-    """A site's words of one round, and whose they are."""
-
-    part: Contribution
-    tag: int
-    words: Words
+AWAY_SECONDS = 1.0  # between two looks at who is back
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a site found of a new global model."""
-
-    counts: AnyCounts
-    verdict: wire.Verdict
-    state: bytes | None  # of the new round, if it was asked to keep it
-
-
-class MaskedAveraging(Strategy):
-    """Add up the updates of all admitted sites in each round; keep each round's counts and seconds."""
+class FederatedAveraging:
+    """The rounds of a run."""
 
     def __init__(
         self,
-        admission: Admission,
+        grid: Grid,
+        config: RunConfig,
+        admissions: Admissions,
         plan: wire.Plan,
+        folder: RunFolder,
+        progress: ProgressFile,
         *,
         length: int,
-        repeats: int,
-        joined: Callable[[], Admission],
         keep: Callable[[bytes], None],
     ) -> None:
-        """Take the run's plan; an update has `length` words, and a round is repeated so many times at most.
+        """Take the run's plan; an update has `length` words.
 
-        Each round asks `joined` for the sites, which are those of the round before and others, and gives the state
-        that the sites adopted to `keep`: what comes later must not cost it.
+        Each state that the sites adopt is given to `keep`: what comes later must not cost it.
         """
-        self._length, self._repeats, self._joined, self._keep = length, repeats, joined, keep
-        self._with(admission, plan)
-        self._attempt, self._before, self._sum = 1, wire.pack_state(b""), Sum((), 0)
-        self._answers: Mapping[str, Answer] = {}
+        self._config, self._admissions, self._length = config, admissions, length
+        self._folder, self._progress, self._keep = folder, progress, keep
+        self._grid, self._exchange = grid, Exchange(grid, self._tick)
+        self._known: dict[str, SiteDescription] = {}
+        self._datasets: dict[str, str] = {}
+        self.quarantined: dict[str, str] = {}
+        if position := folder.position():
+            self._known, self._datasets = dict(position.sites), dict(position.datasets)
+            self.quarantined = dict(position.quarantined)
+        self._plan, self._attempt = plan, 1
         self._left_out: dict[str, str] = {}
-        self.rounds: list[RoundRecord] = []
+        self._answers: dict[str, Answer] = {}
+        self._join(() if position else self._admissions.admitted.sites.values())
 
-    def _with(self, admission: Admission, plan: wire.Plan) -> None:
-        """Go on with these sites; raise `MaskError` if no word holds a sum of theirs."""
-        self._ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
-        self.admission, self._plan = admission, plan
-        self._participants = admission.participants.to_record()
+    @property
+    def known(self) -> Mapping[str, SiteDescription]:
+        """Return all sites that were admitted so far, by name."""
+        return dict(sorted(self._known.items()))
+
+    @property
+    def datasets(self) -> Mapping[str, str]:
+        """Return the fingerprints of the datasets that they signed for."""
+        return self._datasets
 
     @property
     def sites(self) -> Mapping[int, SiteDescription]:
-        """Return the sites that take part, by node."""
-        return self.admission.sites
+        """Return the sites that are asked, by node, in the order of their names."""
+        admitted = self._admissions.admitted.sites
+        return {
+            node: site
+            for node, site in admitted.items()
+            if site.name in self._known and site.name not in self.quarantined
+        }
 
-    def summary(self) -> None:
-        """Log who takes part."""
-        log(INFO, "\t└──> Sites: %s", ", ".join(site.name for site in self.sites.values()))
+    def federate(self, start: Checkpoint) -> Checkpoint:
+        """Return the last round, of a run that is at `start`; raise `FederationError` if a round cannot be done."""
+        at = start
+        while at.round < self._config.rounds:
+            at = self._round(at)
+        return at
 
-    def federate(self, grid: Grid, state: bytes, *, rounds: int, timeout: float) -> bytes:
-        """Return the state after all rounds, as a site answered it; raise `FederationError` if a round cannot be done.
+    def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
+        """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
+        request = wire.EvaluateRequest(self._plan, "test", last.round + 1)
+        arrays = ArrayRecord({wire.STATE: wire.pack_state(last.state)})
+        tested: dict[str, AnyCounts] = {}
 
-        It is Flower's `Strategy.start`, with rounds that may be repeated.
-        """
-        for number in range(1, rounds + 1):
-            for attempt in range(1, self._repeats + 2):
-                self._attempt = attempt
-                if adopted := self._try(grid, number, state, timeout):
-                    state = adopted
-                    self._keep(state)
-                    break
+        def accept(content: RecordDict, site: SiteDescription) -> None:
+            tested[site.name] = accept_counts(content, site, "test")
+
+        self._progress.tell(phase="testing")
+
+        def questions(nodes: Iterable[int]) -> list[Message]:
+            return self._messages(MessageType.EVALUATE, arrays, request, nodes)
+
+        self._gather("test counts", questions, accept, least=1)
+        if not tested:
+            raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
+        return dict(sorted(tested.items()))
+
+    def _round(self, before: Checkpoint) -> Checkpoint:
+        number, started = before.round + 1, time.monotonic()
+        begun = self._folder.position()
+        if begun is not None and begun.round != number:
+            begun = None
+        for attempt in range(begun.attempt if begun else 1, self._config.repeats + 2):
+            if begun is not None and attempt == begun.attempt:
+                position = begun  # its plan is that of the sites of then: who has trained has not trained in vain
             else:
-                kept = "the models of the last rounds are kept, to go on from" if number > 1 else "there is no model"
-                raise FederationError(
-                    f"round {number} was tried {self._repeats + 1} times, and the sites adopted no model of it, as the "
-                    f"lines above say; {kept}"
-                )
-        return state
+                self._take_in()
+                position = self._begin(number, attempt)
+            self._attempt, self._answers = attempt, {}
+            self._left_out = {name: f"quarantined: {reason}" for name, reason in self.quarantined.items()}
+            closed = self._folder.closed(position) or self._trained(before)
+            state = None if closed is None else self._judged(before, closed)
+            if closed is not None and state is not None:
+                return self._adopt(before, closed, state, time.monotonic() - started)
+            self._folder.note(f"round {number}, attempt {attempt}: not adopted")
+        kept = "the models of the last rounds are kept, to go on from" if number > 1 else "there is no model"
+        raise FederationError(
+            f"round {number} was tried {self._config.repeats + 1} times, and the sites adopted no model of it, as the "
+            f"lines above say; {kept}"
+        )
 
-    def _try(self, grid: Grid, number: int, state: bytes, timeout: float) -> bytes | None:
-        started, self._left_out, nothing = time.monotonic(), {}, ConfigRecord()
-        self._take_in()
-        before = ArrayRecord({wire.STATE: wire.pack_state(state)})
-        asked = self.configure_train(number, before, nothing, grid)
-        arrays, _ = self.aggregate_train(number, grid.send_and_receive(asked, timeout=timeout))
-        if arrays is None:
-            return None
-        asked = self.configure_evaluate(number, arrays, nothing, grid)
-        self.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=timeout))
-        after = self._adopted(number, arrays, grid, timeout)
-        if after is not None:
-            self._close(number, time.monotonic() - started)
-        return after
+    def _begin(self, number: int, attempt: int) -> Position:
+        position = Position(number, attempt, self._known, self._datasets, self.quarantined)
+        self._write(lambda: self._folder.begin(position))
+        return position
+
+    def _write(self, write: Callable[[], None]) -> None:
+        patiently(write, self._config.wait_seconds, self._folder)
+
+    def _join(self, sites: Iterable[SiteDescription]) -> None:
+        """Go on with these sites as well; raise `FederationError` or `MaskError` if no word holds a sum of theirs."""
+        known = self._known | {site.name: site for site in sites}
+        plan = self._plan.of_sites(known.values())
+        Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+        self._known, self._plan = known, plan
+        for proof in self._admissions.admitted.participants.proofs:
+            self._datasets[proof.statement.site] = proof.statement.dataset
 
     def _take_in(self) -> None:
         """Let sites that joined since the last round take part: the state that they are sent is all that they need."""
-        admission = self._joined()
+        before = self._admissions.admitted
+        admission = self._admissions.poll()
         try:
-            self._with(admission, self._plan.of_sites(admission.sites.values()))
+            self._join(admission.sites.values())
         except (FederationError, MaskError) as error:
-            note(f"the run goes on without the sites that joined: {error}")
+            self._admissions.withdraw(before)
+            self._folder.note(f"the run goes on without the sites that joined: {error}")
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the state of the round before to every site."""
-        self._before = arrays[wire.STATE]
-        request = wire.TrainRequest(self._plan, server_round, self._attempt)
-        return self._messages(MessageType.TRAIN, arrays, request)
+    def _ring(self) -> Ring:
+        plan = self._plan
+        return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Add up the accepted updates, modulo 2^32 or 2^64; return nothing if there is none."""
-        updates = self._accepted(f"round {server_round}: update", replies, self._update)
-        if not updates:
-            return None, None
-        words = np.zeros(self._length, self._ring.dtype)
-        for update in updates.values():
-            self._ring.add(words, update.words)
-        self._sum = Sum.of([(update.part, update.tag) for update in updates.values()])
-        return ArrayRecord({wire.STATE: self._before, wire.WORDS: Array(words)}), None
+    def _trained(self, before: Checkpoint) -> ClosedSum | None:
+        """Add up the updates of a round as they come, modulo 2^32 or 2^64; return nothing if there are too few."""
+        number, ring = before.round + 1, self._ring()
+        due = Round(self._admissions.nonce, number, self._attempt, before.digest, self._plan.digest, self._length, ring)
+        words = np.zeros(self._length, ring.dtype)
+        parts: dict[str, tuple[Contribution, int]] = {}
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the sum for the new model, to be scored on the validation split; the first site keeps its state."""
-        first, *others = self.sites
-        return [
-            *self._evaluation(server_round, arrays, [first], keep=True),
-            *self._evaluation(server_round, arrays, others, keep=False),
-        ]
+        def accept(content: RecordDict, site: SiteDescription) -> None:
+            part, tag, update = accept_update(content, site, self._plan, due)
+            ring.add(words, update)
+            parts[site.name] = part, tag
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Take the sites' counts and verdicts."""
-        self._answers = self._accepted(f"round {server_round}: validation counts", replies, self._answer)
-        return None
-
-    def test(self, grid: Grid, state: bytes, timeout: float) -> Mapping[str, AnyCounts]:
-        """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
-        request = wire.EvaluateRequest(self._plan, "test", len(self.rounds) + 1)
-        asked = self._messages(MessageType.EVALUATE, ArrayRecord({wire.STATE: wire.pack_state(state)}), request)
-        tested = self._accepted(
-            "test counts",
-            grid.send_and_receive(asked, timeout=timeout),
-            lambda reply, site: accept_counts(wire.content_of(reply), site, "test"),
+        request = wire.TrainRequest(self._plan, number, self._attempt)
+        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state)})
+        self._progress.tell(
+            phase="training",
+            round=number,
+            attempt=self._attempt,
+            sites={site.name: "asked" for site in self.sites.values()} | dict.fromkeys(self.quarantined, "quarantined"),
         )
-        if not tested:
-            raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
-        return tested
+        self._gather(
+            f"round {number}: update", lambda nodes: self._messages(MessageType.TRAIN, arrays, request, nodes), accept
+        )
+        if len(parts) < self._config.least_sites():
+            self._folder.note(
+                f"round {number}: {len(parts)} of the {self._config.least_sites()} sites of its quorum sent an update"
+            )
+            return None
+        # In the order of the sites' names: nothing may depend on who answers first.
+        total = Sum.of([parts[name] for name in sorted(parts)])
+        closed = ClosedSum(number, self._attempt, total, words, dict(self._left_out))
+        self._write(lambda: self._folder.close(closed))
+        return closed
 
-    def _adopted(self, number: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> bytes | None:
+    def _judged(self, before: Checkpoint, closed: ClosedSum) -> bytes | None:
+        """Send the sum for the new model, to be scored on the validation split; return its state if it is adopted."""
+        number, self._left_out = closed.round, dict(closed.left_out)
+        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state), wire.WORDS: Array(closed.words)})
+        first = next(iter(self.sites), None)
+
+        def questions(nodes: Iterable[int]) -> list[Message]:
+            return [
+                message
+                for node in nodes
+                for message in self._evaluation(closed, arrays, [node], keep=node == first)  # one keeps its state
+            ]
+
+        self._progress.tell(phase="judging", sites={site.name: "asked" for site in self.sites.values()})
+        self._gather(f"round {number}: validation counts", questions, self._take_answer)
+        if len(self._answers) < self._config.least_sites():
+            self._folder.note(
+                f"round {number}: {len(self._answers)} of the {self._config.least_sites()} sites of its quorum judged "
+                "the new model"
+            )
+            return None
+        return self._adopted(number, closed, arrays)
+
+    def _take_answer(self, content: RecordDict, site: SiteDescription) -> None:
+        self._answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
+
+    def _adopted(self, number: int, closed: ClosedSum, arrays: ArrayRecord) -> bytes | None:
         """Return the new state if the sites adopt one, and a site that does sent it."""
         digest = self._digest(number)
         if digest is None:
-            note(f"round {number}, attempt {self._attempt}: not adopted")
             return None
+
+        def again(nodes: Iterable[int]) -> list[Message]:
+            return self._evaluation(closed, arrays, nodes, keep=True)
+
         for node, site in self.sites.items():
             answer = self._answers.get(site.name)
             if answer is None or answer.verdict.reason:
                 continue
             if answer.state is None:
-                answer = self._asked_to_keep(number, node, arrays, grid, timeout)
-            if answer is not None and answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
+                del self._answers[site.name]
+                self._gather(f"round {number}: state", again, self._take_answer, [node], least=0)
+                answer = self._answers.setdefault(site.name, answer)
+            if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
                 return answer.state
-        note(f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state")
+        self._folder.note(
+            f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state"
+        )
         return None
 
     def _digest(self, number: int) -> str | None:
         """Return which state more than half of the sites that answered computed and adopt; go on with its answers."""
-        for name, answer in self._answers.items():
+        answers = dict(sorted(self._answers.items()))
+        for name, answer in answers.items():
             if answer.verdict.reason:
-                note(f"round {number}: {name} does not adopt the new model: {answer.verdict.reason}")
+                self._folder.note(f"round {number}: {name} does not adopt the new model: {answer.verdict.reason}")
                 self._left_out[name] = f"it did not adopt the model: {answer.verdict.reason}"
-        computed = Counter(answer.verdict.digest for answer in self._answers.values())
+        computed = Counter(answer.verdict.digest for answer in answers.values())
         if len(computed) > 1:
-            note(f"round {number}: the sites computed {len(computed)} different models: do all run one fedpp?")
-        adopted = Counter(answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason)
+            self._folder.note(
+                f"round {number}: the sites computed {len(computed)} different models: do all run one fedpp?"
+            )
+        adopted = Counter(answer.verdict.digest for answer in answers.values() if not answer.verdict.reason)
         for digest, votes in adopted.most_common(1):
-            if 2 * votes > len(self._answers):
-                others = {name for name, answer in self._answers.items() if answer.verdict.digest != digest}
+            if 2 * votes > len(answers):
+                others = {name for name, answer in answers.items() if answer.verdict.digest != digest}
                 self._left_out |= dict.fromkeys(others - self._left_out.keys(), "it computed another model")
-                self._answers = {name: answer for name, answer in self._answers.items() if name not in others}
+                self._answers = {name: answer for name, answer in answers.items() if name not in others}
                 return digest
         return None
 
-    def _asked_to_keep(self, number: int, node: int, arrays: ArrayRecord, grid: Grid, timeout: float) -> Answer | None:
-        asked = self._evaluation(number, arrays, [node], keep=True)
-        replies = grid.send_and_receive(asked, timeout=timeout)
-        return self._accepted(f"round {number}: state", replies, self._answer, [node]).get(self.sites[node].name)
-
-    def _close(self, number: int, seconds: float) -> None:
-        together = total([answer.counts for answer in self._answers.values()])
-        trained = tuple(part.site for part in self._sum.parts)
-        self.rounds.append(RoundRecord(number, trained, together, seconds, self._attempt, self._left_out))
-        took = f"{len(trained)} sites, {seconds:.1f} s"
-        note(f"round {number}: {_figures(together)} on validation, {took}")
-
-    def _evaluation(self, number: int, arrays: ArrayRecord, nodes: Sequence[int], *, keep: bool) -> list[Message]:
-        request = wire.EvaluateRequest(self._plan, "validation", number, self._attempt, keep)
-        return self._messages(
-            MessageType.EVALUATE, arrays, request, {wire.SUM: ConfigRecord({wire.SUM: self._sum.to_json()})}, nodes
+    def _adopt(self, before: Checkpoint, closed: ClosedSum, state: bytes, seconds: float) -> Checkpoint:
+        trained = tuple(part.site for part in closed.total.parts)
+        counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
+        made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out)
+        digest = next(answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason)
+        after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds)
+        self._write(lambda: self._folder.keep(after))
+        self._write(lambda: self._keep(state))
+        self._folder.note(
+            f"round {closed.round}: {_figures(made.together)} on validation, {len(trained)} sites, {seconds:.1f} s"
         )
+        self._progress.tell(round=closed.round + 1, round_seconds=after.seconds / after.round)
+        return after
+
+    def _evaluation(self, closed: ClosedSum, arrays: ArrayRecord, nodes: Iterable[int], *, keep: bool) -> list[Message]:
+        request = wire.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep)
+        total = {wire.SUM: ConfigRecord({wire.SUM: closed.total.to_json()})}
+        return self._messages(MessageType.EVALUATE, arrays, request, nodes, total)
 
     def _messages(
         self,
         kind: str,
         arrays: ArrayRecord,
         request: wire.Request,
+        nodes: Iterable[int],
         more: Mapping[str, ConfigRecord] | None = None,
-        nodes: Iterable[int] | None = None,
     ) -> list[Message]:
+        participants = self._admissions.admitted.participants.to_record()
         content = RecordDict(
-            {
-                wire.ARRAYS: arrays,
-                wire.CONFIG: request.to_record(),
-                wire.PARTICIPANTS: self._participants,
-                **(more or {}),
-            }
+            {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
         )
-        to = self.sites if nodes is None else nodes
-        return [Message(content, dst_node_id=node, message_type=kind) for node in to]
+        return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
 
-    def _accepted(
+    def _gather(
         self,
         what: str,
-        replies: Iterable[Message],
-        accept: Callable[[Message | None, SiteDescription], T],
+        questions: Callable[[Iterable[int]], list[Message]],
+        accept: Callable[[RecordDict, SiteDescription], None],
         nodes: Iterable[int] | None = None,
-    ) -> dict[str, T]:
-        """Return what fits by site, and note why the others are left out."""
-        answered = {reply.metadata.src_node_id: reply for reply in replies}
-        accepted: dict[str, T] = {}
-        # In the order of the sites' names: nothing may depend on who answers first.
-        for node in self.sites if nodes is None else nodes:
-            site = self.sites[node]
-            try:
-                accepted[site.name] = accept(answered.get(node), site)
-            except (FederationError, MaskError) as error:
-                self._left_out[site.name] = f"{what}: {error}"
-                note(f"{what} of {site.name} left out: {error}")
-        return accepted
+        least: int | None = None,
+    ) -> None:
+        """Ask the sites, and give each answer to `accept` as it comes, until all have answered or the deadline is over.
 
-    def _update(self, reply: Message | None, site: SiteDescription) -> Update:
-        """Return a site's words; raise `FederationError` or `MaskError` if they do not fit the round."""
-        content = wire.content_of(reply)
-        mask, examples = wire.Mask.of(content), wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES)
-        if examples != site.sequences[0]:
-            raise FederationError(f"it counts {examples!r:.40} examples and announced {site.sequences[0]}")
-        words = wire.words_of(content, self._ring.bits, self._length)
-        return Update(Contribution(site.name, mask.nonce, site.sequences[0], mask.least), mask.tag, words)
+        Where fewer than `least`, by default the quorum, were accepted, and who is away or late could make it, they are
+        waited for, and who is back is asked again. Raises `FederationError` if they do not come.
+        """
+        sites = {node: self.sites[node] for node in (self.sites if nodes is None else nodes)}
+        accepted: set[int] = set()
+        away: set[int] = set()
 
-    def _answer(self, reply: Message | None, site: SiteDescription) -> Answer:
-        content = wire.content_of(reply)
-        counts = accept_counts(content, site, "validation")
-        state, verdict = wire.state_of(content) if wire.ARRAYS in content else None, wire.Verdict.of(content)
-        if state is not None and not self._plan.masked:
-            _require_state(state, verdict.digest)
-        return Answer(counts, verdict, state)
+        def hear(seconds: float) -> None:
+            for node, answer in self._exchange.answers(seconds):
+                if answer is None:
+                    self._folder.note(f"{what}: {sites[node].name} restarted, and is asked again")
+                    self._exchange.ask(questions([node]))
+                    continue
+                said = self._heard(what, sites[node], answer, accept)
+                (accepted if said == "answered" else away if said == "away" else set()).add(node)
+                self._progress.site(sites[node].name, said)
+
+        self._progress.tell(deadline=time.time() + self._config.round_seconds)
+        self._exchange.ask(questions(sites))
+        away |= sites.keys() - self._exchange.unanswered  # SuperLink knows them no longer
+        hear(self._config.round_seconds)
+        quorum = self._config.least_sites() if least is None else least
+        if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
+            self._wait_for(what, quorum, accepted, away, questions, hear, sites)
+        for node in sorted((self._exchange.unanswered | away) - accepted, key=lambda node: sites[node].name):
+            late = "no answer in time" if node in self._exchange.unanswered else "it is away"
+            self._leave_out(what, sites[node], late)
+            self._progress.site(sites[node].name, "late" if node in self._exchange.unanswered else "away")
+        self._exchange.give_up()
+
+    def _wait_for(
+        self,
+        what: str,
+        quorum: int,
+        accepted: set[int],
+        away: set[int],
+        questions: Callable[[Iterable[int]], list[Message]],
+        hear: Callable[[float], None],
+        sites: Mapping[int, SiteDescription],
+    ) -> None:
+        until = time.monotonic() + self._config.wait_seconds
+        missing = ", ".join(sorted(sites[node].name for node in away | self._exchange.unanswered))
+        self._folder.note(
+            f"{what}: {len(accepted)} of a quorum of {quorum} sites; waiting for {missing}, "
+            f"{self._config.wait_seconds:.0f} s at most"
+        )
+        self._progress.tell(deadline=time.time() + self._config.wait_seconds)
+        while len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
+            if time.monotonic() >= until:
+                raise FederationError(
+                    f"{what}: {len(accepted)} sites answered within {self._config.wait_seconds:.0f} s more, the quorum "
+                    f"is {quorum}; missing are {missing}: see that they run, and go on with run --resume"
+                )
+            back = away & set(self._grid.get_node_ids())
+            away -= back
+            self._exchange.ask(questions(sorted(back)))
+            hear(AWAY_SECONDS)
+            if not self._exchange.unanswered:
+                time.sleep(AWAY_SECONDS)
+                self._tick()
+
+    def _heard(
+        self,
+        what: str,
+        site: SiteDescription,
+        answer: Message,
+        accept: Callable[[RecordDict, SiteDescription], None],
+    ) -> str:
+        """Take one answer; return what became of it, in a word."""
+        if wire.is_away(answer):
+            return "away"
+        try:
+            accept(wire.content_of(answer), site)
+        except MisfitError as error:
+            self.quarantined[site.name] = f"{what}: {error}"
+            self._leave_out(what, site, str(error))
+            self._folder.note(f"{site.name} is quarantined: it is asked nothing more in this run")
+            return "quarantined"
+        except (FederationError, MaskError) as error:
+            self._leave_out(what, site, str(error))
+            return "left out"
+        return "answered"
+
+    def _leave_out(self, what: str, site: SiteDescription, reason: str) -> None:
+        self._left_out[site.name] = f"{what}: {reason}"
+        self._folder.note(f"{what} of {site.name} left out: {reason}")
+
+    def _tick(self) -> None:
+        """End a run that somebody stopped."""
+        if self._folder.stop.exists():
+            raise StoppedError
 
 
-def _require_state(state: bytes, digest: str) -> None:
-    """Raise `FederationError` for a state in clear that is none, or another than its site says."""
-    try:
-        computed = GlobalState.from_bytes(state).digest
-    except ModelError as error:
-        raise FederationError(f"its state does not fit: {error}") from None
-    if computed != digest:
-        raise FederationError("its state is another than its verdict names")
+class StoppedError(FederationError):
+    """Somebody stopped the run."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped; go on with run --resume")
 
 
 def _figures(counts: AnyCounts) -> str:
     figures = metrics(counts)
     shown = {"loss": figures.loss, "accuracy": figures.accuracy, "AUC": figures.auc}
     return ", ".join(f"{name} {'not defined' if v is None else f'{v:.3f}'}" for name, v in shown.items())
-
-
-def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
-    """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
-    kind = FindingCounts if site.multi_label else Counts
-    counts = kind.from_mapping(wire.record(content, wire.METRICS, MetricRecord))
-    announced = site.sequences[SPLITS.index(split)]
-    classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
-    if (counts.examples, classes) != (announced, len(site.classes)):
-        raise FederationError(
-            f"it counts {counts.examples} examples of {classes} {'findings' if site.multi_label else 'classes'} and "
-            f"announced {announced} of {len(site.classes)}"
-        )
-    return counts

@@ -15,7 +15,7 @@ from fedpp.errors import ConfigError
 from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
-_PATHS = ("dataset", "evaluation_key", "policy")  # of a site
+_PATHS = ("dataset", "evaluation_key", "policy", "work")  # of a site
 _NOT_TOLD = ("card", "out", "initial")  # of a run: the domain stands in its record, and paths are the coordinator's own
 
 Dtype = Literal["float32", "float64"]
@@ -43,6 +43,7 @@ class RunConfig:
     out: str  # folder for the federation's results
     initial: str  # model.sealed, or model.npz, of an earlier run to go on from, or nothing
     sites: int  # how many sites to wait for
+    quorum: int  # fewest sites of a round's sum, and of its verdicts; 0: more than half of `sites`
     rounds: int
     epochs: int  # local epochs a round
     batch_size: int
@@ -65,12 +66,13 @@ class RunConfig:
     dense: int
     lstm: int
     masking: bool  # whether updates are masked, and the model sealed, for the coordinator
+    most_examples: int  # that a site's update counts, however many it has; 0: all of them
     update_bound: float  # largest magnitude of an update's value
     update_norm: float  # most norm of an update, as a share of the global model's
     loss_rise: float  # most that a site's validation loss may rise, in nats
     repeats: int  # how often a round whose model the sites do not adopt is tried again
-    wait_seconds: float  # how long to wait for enough sites to connect
-    reply_seconds: float  # how long to wait for a site's reply, a round of training included
+    wait_seconds: float  # how long to wait for enough sites, before the run and in a round, and for room on the disk
+    round_seconds: float  # deadline of a round's training, and again of the verdicts on its model
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -90,13 +92,23 @@ class RunConfig:
 
     def _require_numbers(self) -> None:
         least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
+        least |= {"quorum": 0, "most_examples": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
-                raise ConfigError(f"run setting {name} must be at least {lowest}, got {getattr(self, name)}")
-        for name, most in (("sites", MOST_SITES), ("repeats", MOST_ATTEMPTS - 1)):
+                raise ConfigError(
+                    f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
+                )
+        for name, most in (
+            ("sites", MOST_SITES),
+            ("repeats", MOST_ATTEMPTS - 1),
+            ("quorum", self.sites),
+            ("most_examples", MOST_EXAMPLES),
+        ):
             if getattr(self, name) > most:
-                raise ConfigError(f"run setting {name} must be at most {most}, got {getattr(self, name)}")
-        for name in ("wait_seconds", "reply_seconds", "update_norm", "loss_rise"):
+                raise ConfigError(
+                    f"run setting {name.replace('_', '-')} must be at most {most}, got {getattr(self, name)}"
+                )
+        for name in ("wait_seconds", "round_seconds", "update_norm", "loss_rise"):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
@@ -110,9 +122,13 @@ class RunConfig:
         return cls(**_typed(cls, values, "run setting"))
 
     def told(self) -> dict[str, str | int | float]:
-        """Return the settings by name for the run's record: no path and no card, but whether it goes on from a model."""
+        """Return the settings by name, for the run's record: no path, no card, but whether it goes on from a model."""
         named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_TOLD}
         return {**named, "earlier-model": bool(self.initial)}
+
+    def least_sites(self) -> int:
+        """Return the quorum of a round."""
+        return self.quorum or self.sites // 2 + 1
 
     def recipe(self) -> Recipe:
         """Return how the network learns."""
@@ -133,13 +149,13 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site's trainer is told: four addresses inside its own hospital; the vault knows the site's name."""
+    """What a site's trainer is told: five addresses inside its own hospital; the vault knows the site's name."""
 
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
     policy: Path  # what the site allows
-    models: Path | None = None  # folder for the models of finished runs, as they came; none are kept without it
+    work: Path  # folder that it may write to: models of finished runs, and what it remembers of those that go on
 
     @property
     def at_rest_key(self) -> Path:
@@ -149,13 +165,12 @@ class SiteConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's node configuration or a site file; reject unknown, missing and mistyped names."""
-        typed = _typed(cls, {"models": "", **values}, "site setting")
-        paths = {name: Path(typed[name]) for name in _PATHS}
-        return cls(**typed | paths | {"models": Path(typed["models"]) if typed["models"] else None})
+        typed = _typed(cls, values, "site setting")
+        return cls(**typed | {name: Path(typed[name]) for name in _PATHS})
 
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads."""
-        return {name.replace("_", "-"): str(value) for name, value in asdict(self).items() if value is not None}
+        return {name.replace("_", "-"): str(value) for name, value in asdict(self).items()}
 
 
 def to_toml(values: Mapping[str, str | int | float]) -> str:

@@ -74,6 +74,7 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
                 dataset=site.dataset.resolve(),
                 evaluation_key=site.evaluation_key.resolve(),
                 policy=site.policy.resolve(),
+                work=site.work.resolve(),
             )
             (folder / f"{number}.json").write_text(json.dumps(absolute.to_mapping()))
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))

@@ -80,7 +80,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
         policy = out / "policies" / f"{name}.yaml"
         create_exclusively(policy, _policy(dataset).to_yaml().encode())
-        sites.append(SiteConfig(dataset, keys / store.EVALUATION_KEY, address, policy))
+        sites.append(SiteConfig(dataset, keys / store.EVALUATION_KEY, address, policy, out / "trainers" / name))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 

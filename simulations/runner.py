@@ -36,7 +36,18 @@ from .scenario import Scenario
 from .shared_patients import shared, trained_and_tested
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
-_OURS = ("domain", "keys", "passphrase", "policies", "raw", "sites", "federation", "report.json", "report.html")
+_OURS = (
+    "domain",
+    "keys",
+    "passphrase",
+    "policies",
+    "raw",
+    "sites",
+    "trainers",
+    "federation",
+    "report.json",
+    "report.html",
+)
 _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
 
 
@@ -90,6 +101,7 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "out": str(out.resolve()),
         "initial": "",
         "sites": len(hospitals.sites),
+        "quorum": len(hospitals.sites),
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
         **{name.replace("_", "-"): value for name, value in scenario.recipe().to_mapping().items()},
@@ -107,12 +119,13 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
         "masking": scenario.masking,
+        "most-examples": 0,
         "update-bound": 8.0,
         "update-norm": 10.0,
         "loss-rise": 1.0,
         "repeats": 2,
         "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
-        "reply-seconds": 3600.0,
+        "round-seconds": 3600.0,
     }
 
 

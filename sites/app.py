@@ -42,7 +42,7 @@ from fedpp.files import replace
 from fedpp.learning import gate
 from fedpp.learning.global_state import SALT_BYTES, GlobalState, Rows, initial
 from fedpp.learning.metrics import metrics
-from fedpp.masking.rounds import Sum
+from fedpp.masking.rounds import Round, Sum
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
@@ -56,6 +56,7 @@ from fedpp.recipe import Recipe
 from . import rounds
 from .aggregation import Aggregation, Clear, Masked, about
 from .rounds import Position
+from .run_memory import RunMemory
 
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
@@ -84,12 +85,28 @@ class Asked:
     site: SiteConfig
     policy: SitePolicy  # as its file was when the question came
     run: str  # Flower's number of the run, as the SuperNode was told it
-    memory: RecordDict  # what Flower keeps for this node between the messages of a run
 
     @property
     def bundle(self) -> str:
         """Return the hash of the app bundle that runs, as the site measured it; of none in a simulation."""
         return os.environ.get(BUNDLE, NO_BUNDLE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a site does its part in a run with."""
+
+    asked: Asked
+    plan: wire.Plan
+    key: AnyKey
+    dataset: EncryptedDataset
+    nonce: str  # of the run
+    aggregation: Aggregation
+
+    @property
+    def memory(self) -> RunMemory:
+        """Return what this site remembers of the run."""
+        return RunMemory(self.asked.site.work, self.nonce)
 
 
 def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Context], Message]:
@@ -101,7 +118,7 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_answer(question_of(message.metadata.message_type))
-            asked = Asked(message.content, site, policy, str(message.metadata.run_id), context.state)
+            asked = Asked(message.content, site, policy, str(message.metadata.run_id))
             return Message(handler(asked), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
@@ -194,35 +211,47 @@ def initial_weights(asked: Asked) -> RecordDict:
         rule=plan.rule,
         salt=secrets.token_hex(SALT_BYTES),
     )
-    return RecordDict({wire.ARRAYS: _closed(part, state)})
+    return RecordDict({wire.ARRAYS: _closed(part, state), wire.VERDICT: wire.Verdict(state.digest, "").to_record()})
 
 
 @app.train()
 @answering
 def train(asked: Asked) -> RecordDict:
-    """Train on the site's own ciphertext, and answer the update in words, if it passes the site's own gate."""
+    """Train on the site's own ciphertext, and answer the update in words, if it passes the site's own gate.
+
+    A question that was answered before, by a coordinator that died since, gets the same answer.
+    """
     request = wire.TrainRequest.of(asked.content)
     part = _part(asked, request.plan)
-    before = _state(part, request.round - 1)
-    of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+    with part.memory.turn(request.round, request.attempt):
+        before = _state(part, request.round - 1)
+        of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+        question = json.dumps([of.to_json(), asked.policy.co_participants])  # the mask is for the company of then
+        answer = part.memory.answer(question)
+        if answer is None:
+            answer = _trained(part, before, of)
+            part.memory.keep_answer(question, answer)
+    return answer
+
+
+def _trained(part: Part, before: GlobalState, of: Round) -> RecordDict:
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(before.rows)
-    again = (request.attempt,) if request.attempt > 1 else ()
+    again = (of.attempt,) if of.attempt > 1 else ()
     with figures_stay():
-        trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, request.round, *again))
+        trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, of.number, *again))
     update = rounds.update_of(before, trainer.rows())
     gate.require_update(before.rows, update, part.plan.most_norm)
     known = part.memory.loss_of(before)
     if known is not None:
-        gate.require_no_harm(
-            known, _loss(_counts(part, trainer, "validation", request.round)), part.plan.most_loss_rise
-        )
-    examples = len(part.dataset.indices("train"))
+        gate.require_no_harm(known, _loss(_counts(part, trainer, "validation", of.number)), part.plan.most_loss_rise)
+    examples = part.plan.weight(len(part.dataset.indices("train")))
     masked, mask = part.aggregation.mask(of, examples, rounds.encoded(part.plan, update, examples))
     return RecordDict(
         {
             wire.ARRAYS: ArrayRecord({wire.WORDS: Array(masked)}),
             wire.MASK: mask.to_record(),
+            wire.ORIGIN: wire.Origin(part.plan.domain, of.to_json()).to_record(),
             wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
         }
     )
@@ -243,36 +272,32 @@ def evaluate(asked: Asked) -> RecordDict:
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
     if not stepped and request.split != "test":  # it would be kept as the run's final model
         raise FederationError(f"a model without a sum is scored on split test, the request names {request.split}")
-    after = _advanced(part, before, request) if stepped else before
-    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
-    trainer.load(after.rows)
-    counts = _counts(part, trainer, request.split, request.round)
-    answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
-    if stepped:
-        answer[wire.VERDICT] = _verdict(part, before, after, _loss(counts)).to_record()
-        part.memory.keep(after, _loss(counts))
-        if request.keep:
-            answer[wire.ARRAYS] = _closed(part, after)
-    else:
+    if not stepped:
+        counts = _scored(part, before, request)
         _keep_model(asked)
+        return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+    after = _advanced(part, before, request)
+    judged = part.memory.judged(after)
+    if judged is None:
+        counts = _scored(part, after, request)
+        verdict = _verdict(part, before, after, _loss(counts))
+        judged = {"counts": counts.to_mapping(), "reason": verdict.reason}
+        part.memory.keep(after, _loss(counts), judged)
+    answer = RecordDict(
+        {
+            wire.METRICS: MetricRecord(judged["counts"]),
+            wire.VERDICT: wire.Verdict(after.digest, judged["reason"]).to_record(),
+        }
+    )
+    if request.keep:
+        answer[wire.ARRAYS] = _closed(part, after)
     return answer
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a site does its part in a run with."""
-
-    asked: Asked
-    plan: wire.Plan
-    key: AnyKey
-    dataset: EncryptedDataset
-    nonce: str  # of the run
-    aggregation: Aggregation
-
-    @property
-    def memory(self) -> rounds.Memory:
-        """Return what this node remembers of the run."""
-        return rounds.Memory(self.asked.memory)
+def _scored(part: Part, state: GlobalState, request: wire.EvaluateRequest) -> AnyCounts:
+    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+    trainer.load(state.rows)
+    return _counts(part, trainer, request.split, request.round)
 
 
 def _part(asked: Asked, plan: wire.Plan) -> Part:
@@ -286,12 +311,13 @@ def _part(asked: Asked, plan: wire.Plan) -> Part:
     if misfit := plan.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
     asked.policy.require_masking(masked=plan.masked)
-    rounds.Memory(asked.memory).require_kind(masked=plan.masked)
     participants = Participants.from_record(wire.record(asked.content, wire.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
     asked.policy.require_participants(_others(asked, membership))
     aggregation = Masked(asked.site.vault, membership) if plan.masked else Clear()
-    return Part(asked, plan, key, dataset, participants.nonce, aggregation)
+    part = Part(asked, plan, key, dataset, participants.nonce, aggregation)
+    part.memory.require_kind(masked=plan.masked)
+    return part
 
 
 def _state(part: Part, number: int) -> GlobalState:
@@ -357,8 +383,7 @@ def _loss(counts: AnyCounts) -> float | None:
 
 def _keep_model(asked: Asked) -> None:
     """Keep the final model as it came, sealed or not, where `fedpp-site pull` finds it."""
-    if asked.site.models is not None:
-        replace(asked.site.models / f"{asked.run}.state", wire.state_of(asked.content), mode=0o640)
+    replace(asked.site.work / "models" / f"{asked.run}.state", wire.state_of(asked.content), mode=0o640)
 
 
 def _open(asked: Asked) -> tuple[AnyKey, EncryptedDataset]:

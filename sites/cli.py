@@ -43,7 +43,7 @@ def join(options: argparse.Namespace) -> int:
     from .supernode import join as run
 
     paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
-    site = SiteConfig(paths[0], paths[1], options.vault, paths[2], options.identity.resolve() / "models")
+    site = SiteConfig(paths[0], paths[1], options.vault, paths[2], options.identity.resolve())
     return run(options.superlink, options.ca, options.identity, site)
 
 

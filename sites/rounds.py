@@ -1,10 +1,8 @@
 """A site's part in a round: from a state to an update in words, and from a sum of words to the next state."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
@@ -17,7 +15,6 @@ from fedpp.masking.rounds import Round, Sum
 from fedpp.protocol import wire
 
 LEAST_STEP = 4  # units of a word that a step of training changes a value by, about
-MEMORY = "fedpp"  # records of a node's state, which Flower keeps between the messages of a run
 
 
 @dataclass(frozen=True)
@@ -78,54 +75,3 @@ def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
 def require_adoptable(plan: wire.Plan, before: GlobalState, after: GlobalState) -> None:
     """Refuse a new global model that went too far from the one before."""
     gate.require_update(before.rows, update_of(before, after.rows), plan.most_norm)
-
-
-class Memory:
-    """What a node remembers of the states of the last two rounds that it computed itself: digests, validation losses.
-
-    Two, since a round that the sites do not adopt is repeated from the round before. Of a round it is the last attempt
-    that this node computed: the sites may have adopted a later one, which it missed, and no earlier one.
-    """
-
-    def __init__(self, state: RecordDict) -> None:
-        self._state = state
-
-    def require_kind(self, *, masked: bool) -> None:
-        """Refuse a question that is not masked in a run that was, or the reverse."""
-        known = self._state.get(MEMORY)
-        if isinstance(known, ConfigRecord) and known.get("masked") is not masked:
-            raise FederationError("a run is masked from its first question to its last, or not at all")
-        self._state[MEMORY] = ConfigRecord({"masked": masked})
-
-    def require_same(self, state: GlobalState) -> None:
-        """Refuse a state that claims to be what this node computed, and is another, or what was thrown away since."""
-        known = self._of(state.round)
-        if state.attempt < known.get("attempt", 0):
-            raise FederationError(
-                f"the state of round {state.round} is of attempt {state.attempt}, and this site went on to attempt "
-                f"{known['attempt']}: the sites did not adopt the one that came"
-            )
-        if known.get("attempt") == state.attempt and known["digest"] != state.digest:
-            raise FederationError(
-                f"the state of round {state.round} is not the one that this site computed: who sealed it runs another "
-                "fedpp, or lies"
-            )
-
-    def loss_of(self, state: GlobalState) -> float | None:
-        """Return the validation loss of this state, if it is what this node computed for its round."""
-        known = self._of(state.round)
-        loss = known.get("loss")
-        return loss if known.get("digest") == state.digest and isinstance(loss, float) else None
-
-    def keep(self, state: GlobalState, loss: float | None) -> None:
-        """Remember a state, in place of an earlier attempt at its round, or of two rounds before."""
-        known: dict[str, Any] = {"round": state.round, "attempt": state.attempt, "digest": state.digest}
-        self._state[_slot(state.round)] = ConfigRecord(known if loss is None else {**known, "loss": loss})
-
-    def _of(self, number: int) -> dict[str, Any]:
-        record = self._state.get(_slot(number))
-        return dict(record) if isinstance(record, ConfigRecord) and record.get("round") == number else {}
-
-
-def _slot(number: int) -> str:
-    return f"{MEMORY}-{number % 2}"

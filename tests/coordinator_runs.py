@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from masked_sites import DOMAIN as KEYS
@@ -28,6 +29,7 @@ def config(out: Path, **changes: object) -> RunConfig:
         "out": str(out),
         "initial": "",
         "sites": 2,
+        "quorum": 0,
         "rounds": 2,
         "epochs": 1,
         "batch-size": 2,
@@ -37,8 +39,15 @@ def config(out: Path, **changes: object) -> RunConfig:
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
     server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
-    waits = {"wait-seconds": 2.0, "reply-seconds": 2.0}
-    masking = {"masking": True, "update-bound": 8.0, "update-norm": 10.0, "loss-rise": 1.0, "repeats": 1}
+    waits = {"wait-seconds": 2.0, "round-seconds": 2.0}
+    masking = {
+        "masking": True,
+        "most-examples": 0,
+        "update-bound": 8.0,
+        "update-norm": 10.0,
+        "loss-rise": 1.0,
+        "repeats": 1,
+    }
     return RunConfig.from_mapping({**values, **network, **learning, **masking, **waits, **changes})
 
 
@@ -119,6 +128,9 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> list[int]:
         self._looks += 1
         return [node for node in self.sites if self._looks > self._joins.get(node, 0)]
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node, last_activated_at="at first") for node in self.sites]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []

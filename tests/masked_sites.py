@@ -50,14 +50,15 @@ class Player:
             rule=plan.rule,
             salt="5a" * 32,
         )
-        return RecordDict({wire.ARRAYS: self._closed(content, plan, state)})
+        verdict = wire.Verdict(state.digest, "").to_record()
+        return RecordDict({wire.ARRAYS: self._closed(content, plan, state), wire.VERDICT: verdict})
 
     def train(self, content: RecordDict) -> RecordDict:
         """Answer the update in words."""
         request = wire.TrainRequest.of(content)
         before = self._state(content, request.plan, request.round - 1)
         update = self.update(before)
-        examples = self.description.sequences[0]
+        examples = request.plan.weight(self.description.sequences[0])
         words = rounds.encoded(request.plan, update, examples)
         mask = wire.Mask("0" * 64, 0, 1)
         if request.plan.masked:
@@ -66,6 +67,7 @@ class Player:
             {
                 wire.ARRAYS: ArrayRecord({wire.WORDS: Array(words)}),
                 wire.MASK: mask.to_record(),
+                wire.ORIGIN: wire.Origin(request.plan.domain, _round(content, request, before).to_json()).to_record(),
                 wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
             }
         )
@@ -94,7 +96,9 @@ class Player:
     def _masked(
         self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
     ) -> tuple[Words, wire.Mask]:
-        part = Contribution.fresh(self.description.name, self.description.sequences[0], 1)
+        part = Contribution.fresh(
+            self.description.name, request.plan.weight(self.description.sequences[0]), 1
+        )
         of = _round(content, request, before)
         masker = DOMAIN.mask_key().masker(of, part)
         masked = np.concatenate([masker.mask(words[s : s + CHUNK]) for s in range(0, words.size, CHUNK)])
@@ -161,6 +165,7 @@ def plan(**changes: Any) -> wire.Plan:
         masked=True,
         examples=6,
         sites=2,
+        most_examples=0,
         bound=8.0,
         most_norm=10.0,
         most_loss_rise=1.0,

@@ -90,6 +90,7 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
         "evaluation-key": str(folder / "domain.eval"),
         "vault": f"unix:{sockets}/{name}.sock",
         "policy": str(folder / "site.yaml"),
+        "work": str(folder),
     }
     made = Node(Context(1, 1, settings, RecordDict(), {}), dataset, site_of(domain, name), folder)
     made.permit()
@@ -109,6 +110,7 @@ def plan_of(domain: KeyDomain, **changes: Any) -> wire.Plan:
         "masked": True,
         "examples": 12,
         "sites": 2,
+        "most_examples": 0,
         "bound": 8.0,
         "most_norm": 10.0,
         "most_loss_rise": 1.0,

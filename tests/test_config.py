@@ -32,7 +32,7 @@ def test_the_defaults_are_a_run():
         *(
             (name, value)
             for name in (
-                *("learning-rate", "wait-seconds", "reply-seconds", "update-bound", "update-norm", "loss-rise"),
+                *("learning-rate", "wait-seconds", "round-seconds", "update-bound", "update-norm", "loss-rise"),
             )
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),

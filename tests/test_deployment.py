@@ -374,7 +374,7 @@ def test_two_rounds_equal_the_simulation(
         "out": str(out),
         "sites": 2,
         "wait-seconds": 120.0,
-        "reply-seconds": 120.0,
+        "round-seconds": 120.0,
         **SETTINGS,
     }
     sites = [

@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from fedpp.config import DTYPES, MOST_ATTEMPTS, MOST_EXAMPLES, MOST_SITES, SPLITS, Dtype
@@ -37,13 +38,22 @@ from fedpp.recipe import Recipe, ServerRule
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
+ORIGIN = "origin"
 STATE, WORDS = "state", "words"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
-_BOUNDS = {"seed": (0, 2**63 - 1), "epochs": (1, 1000), "examples": (1, MOST_EXAMPLES), "sites": (1, MOST_SITES)}
+_BOUNDS = {
+    "seed": (0, 2**63 - 1),
+    "epochs": (1, 1000),
+    "examples": (1, MOST_EXAMPLES),
+    "sites": (1, MOST_SITES),
+    "most_examples": (0, MOST_EXAMPLES),
+}
+
+_AWAY = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -60,8 +70,9 @@ class Plan:
     epochs: int
     seed: int
     masked: bool
-    examples: int  # training sequences of all admitted sites
+    examples: int  # what the updates of all admitted sites count
     sites: int  # that were admitted
+    most_examples: int  # that one site's update counts; 0: all of them
     bound: float  # largest magnitude of an update's value
     most_norm: float  # of an update, as a share of the global model's norm
     most_loss_rise: float  # of a site's validation loss, in nats
@@ -89,7 +100,11 @@ class Plan:
 
     def of_sites(self, sites: Collection[SiteDescription]) -> Self:
         """Return the plan with these sites admitted; raise `FederationError` if they have too many examples."""
-        return replace(self, examples=sum(site.sequences[0] for site in sites), sites=len(sites))
+        return replace(self, examples=sum(self.weight(site.sequences[0]) for site in sites), sites=len(sites))
+
+    def weight(self, sequences: int) -> int:
+        """Return how many examples the update of a site with so many training sequences counts."""
+        return min(sequences, self.most_examples or sequences)
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -232,6 +247,27 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a site's update is of: its key domain, and the round, in the text that its mask is bound to."""
+
+    domain: str  # fingerprint
+    round: str
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries it."""
+        return ConfigRecord({**vars(self)})
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
+        values = record(content, ORIGIN, ConfigRecord)
+        domain, text = values.get("domain"), values.get("round")
+        if not (isinstance(domain, str) and isinstance(text, str) and len(values) == 2):
+            raise FederationError("it does not say which round its update is of: use one fedpp everywhere")
+        return cls(domain, text)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a site found of a new global model: its state's SHA-256, and why it does not adopt it, or nothing."""
 
@@ -332,6 +368,11 @@ def one_line(text: str) -> str:
 def refuse(reason: str, message: Message) -> Message:
     """Answer a message with the reason why it is not answered."""
     return Message(RecordDict({REFUSAL: ConfigRecord({"reason": reason})}), reply_to=message)
+
+
+def is_away(reply: Message) -> bool:
+    """Tell whether a reply is SuperLink's own word that the site cannot be reached, or that its answer is lost."""
+    return reply.has_error() and reply.error.code in _AWAY
 
 
 def content_of(reply: Message | None) -> RecordDict:

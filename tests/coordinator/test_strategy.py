@@ -16,6 +16,7 @@ RUN = {
     "out": "out",
     "initial": "",
     "sites": 2,
+    "quorum": 0,
     "rounds": 1,
     "epochs": 1,
     "batch-size": 2,
@@ -38,12 +39,13 @@ RUN = {
     "dense": 5,
     "lstm": 4,
     "masking": True,
+    "most-examples": 0,
     "update-bound": 8.0,
     "update-norm": 10.0,
     "loss-rise": 1.0,
     "repeats": 1,
     "wait-seconds": 1.0,
-    "reply-seconds": 1.0,
+    "round-seconds": 1.0,
 }
 
 

@@ -1,0 +1,95 @@
+"""What the coordinator can see of a site's answers, and checks before it uses them.
+
+With masking on the words of an update are random bytes: what only the domain can see is gated at the sites.
+"""
+
+from dataclasses import dataclass
+
+from flwr.app import MetricRecord, RecordDict
+
+from fedpp.config import SPLITS
+from fedpp.errors import FederationError, MaskError, ModelError
+from fedpp.learning.global_state import GlobalState
+from fedpp.masking.ring import Words
+from fedpp.masking.rounds import Contribution, Round
+from fedpp.protocol import wire
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.site import SiteDescription
+
+
+class MisfitError(FederationError):
+    """An update cannot be one of this round: who sends it is not asked again."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a site found of a new global model."""
+
+    counts: AnyCounts
+    verdict: wire.Verdict
+    state: bytes | None  # of the new round, if it was asked to keep it
+
+
+def accept_update(
+    content: RecordDict, site: SiteDescription, plan: wire.Plan, due: Round
+) -> tuple[Contribution, int, Words]:
+    """Return a site's part in the sum, its tag and its words; raise `MisfitError` if they do not fit the round."""
+    try:
+        _require_origin(wire.Origin.of(content), plan.domain, due)
+        mask, weight = wire.Mask.of(content), plan.weight(site.sequences[0])
+        _require_examples(wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES), weight)
+        words = wire.words_of(content, due.ring.bits, due.length)
+        if not plan.masked:
+            due.ring.require_within(words, weight)
+        return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, words
+    except (FederationError, MaskError) as error:
+        raise MisfitError(str(error)) from None
+
+
+def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Answer:
+    """Return what a site found of a new model; raise `FederationError` if that does not fit."""
+    counts = accept_counts(content, site, "validation")
+    state, verdict = wire.state_of(content) if wire.ARRAYS in content else None, wire.Verdict.of(content)
+    if state is not None and not masked:
+        _require_state(state, verdict.digest)
+    return Answer(counts, verdict, state)
+
+
+def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
+    """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
+    kind = FindingCounts if site.multi_label else Counts
+    counts = kind.from_mapping(wire.record(content, wire.METRICS, MetricRecord))
+    announced = site.sequences[SPLITS.index(split)]
+    classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
+    if (counts.examples, classes) != (announced, len(site.classes)):
+        raise FederationError(
+            f"it counts {counts.examples} examples of {classes} {'findings' if site.multi_label else 'classes'} and "
+            f"announced {announced} of {len(site.classes)}"
+        )
+    return counts
+
+
+def _require_origin(said: wire.Origin, domain: str, due: Round) -> None:
+    """Raise `FederationError` unless an update says that it is of this domain, round, attempt, model and plan."""
+    if said.domain != domain:
+        raise FederationError(f"its update is of domain {said.domain[:16]!r} (or epoch), this run of {domain[:16]!r}")
+    of = Round.from_json(said.round)
+    for name, value in vars(due).items():
+        if getattr(of, name) != value:
+            raise FederationError(f"its update is of {name} {getattr(of, name)!r:.40}, due is {value!r:.40}")
+
+
+def _require_examples(counted: object, weight: int) -> None:
+    if counted != weight:
+        raise FederationError(f"it counts {counted!r:.40} examples, and by what it announced these are {weight}")
+
+
+def _require_state(state: bytes, digest: str) -> None:
+    """Raise `FederationError` for a state in clear that is none, or another than its site says."""
+    try:
+        computed = GlobalState.from_bytes(state).digest
+    except ModelError as error:
+        raise FederationError(f"its state does not fit: {error}") from None
+    if computed != digest:
+        raise FederationError("its state is another than its verdict names")

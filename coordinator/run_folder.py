@@ -1,0 +1,240 @@
+"""What a run has on the disk while it goes on, in the folder `run` of its results: enough to go on after any death.
+
+::
+
+    run/lock        held by the ServerApp that runs: no other one writes, and who died holds nothing
+    run/settings    the run's nonce
+    run/position    which attempt at which round is made, and whose plan it follows; written before a site is asked
+    run/sum         the sum of an attempt, and whose updates are in it; written before a site is sent it
+    run/checkpoint  the last round that the sites adopted: its state and all rounds so far
+    run/progress    for people: where the run is (see `coordinator.progress`)
+    run/log         what the run tells, line by line
+
+Each file is replaced as a whole: who dies in between leaves the old one or the new one.
+"""
+
+import errno
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedpp import files
+from fedpp.errors import FederationError
+from fedpp.masking.ring import Words
+from fedpp.masking.rounds import Sum
+from fedpp.network import NetworkSpec
+from fedpp.protocol import wire
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.federation import RoundRecord
+from fedpp.protocol.finding_counts import FindingCounts
+from fedpp.protocol.site import SiteDescription
+
+FORMAT = "fedpp-run-1"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+RETRY_SECONDS = 2.0
+MOST_HEADER = 2**28  # bytes: the counts of many rounds at many sites
+_SUM_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Position:
+    """Which attempt is made, and which sites' plan it follows."""
+
+    round: int
+    attempt: int
+    sites: Mapping[str, SiteDescription]  # all that were admitted so far, by name
+    datasets: Mapping[str, str]  # site -> fingerprint of the dataset that it signed for
+    quarantined: Mapping[str, str]  # site -> reason
+
+
+@dataclass(frozen=True)
+class ClosedSum:
+    """The sum of an attempt's updates."""
+
+    round: int
+    attempt: int
+    total: Sum
+    words: Words
+    left_out: Mapping[str, str]  # site -> reason
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The last round that the sites adopted; of round 0 nothing but the initial state."""
+
+    round: int
+    digest: str  # of the state in it, as the sites named it
+    state: bytes  # as a site sent it, sealed or in clear
+    rounds: tuple[RoundRecord, ...]
+    seconds: float  # that the run took so far, but for what was done in vain
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder `run` of a run's results."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Return its path."""
+        return self.out / "run"
+
+    @property
+    def log(self) -> Path:
+        """Return the file of what the run tells."""
+        return self.folder / "log"
+
+    @property
+    def progress(self) -> Path:
+        """Return the file of where the run is."""
+        return self.folder / "progress"
+
+    @property
+    def stop(self) -> Path:
+        """Return the file that stops the run, if it is there."""
+        return self.folder / "stop"
+
+    def note(self, text: str) -> None:
+        """Tell the user how far the run is, in one line: on stderr, and in the log unless the disk is full."""
+        line = wire.one_line(text)
+        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError), self.log.open("a") as log:
+            log.write(f"{line}\n")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the run to this process; raise `FederationError` while another has it."""
+        files.make_folder(self.folder, 0o700)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FederationError(
+                    f"another process runs the federation of {self.out}: wait until it ends"
+                ) from None
+            for left in self.folder.glob(".*.tmp"):  # of who was killed while it wrote
+                left.unlink()
+            yield
+
+    def is_held(self) -> bool:
+        """Tell whether a process has the run."""
+        with suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def nonce(self, drawn: str) -> str:
+        """Return the run's nonce; one that begins gets the one that was drawn."""
+        if not (path := self.folder / "settings").exists():
+            self._write(path, {"nonce": drawn}, b"")
+        return str(self._read(path)[0]["nonce"])
+
+    def position(self) -> Position | None:
+        """Return the attempt that was begun last, if one was."""
+        if not (path := self.folder / "position").exists():
+            return None
+        facts, _ = self._read(path)
+        sites = {name: SiteDescription.from_mapping(site) for name, site in facts.pop("sites").items()}
+        return Position(**facts, sites=sites)
+
+    def begin(self, position: Position) -> None:
+        """Keep which attempt is made."""
+        sites = {name: site.to_mapping() for name, site in position.sites.items()}
+        self._write(self.folder / "position", {**vars(position), "sites": sites}, b"")
+
+    def closed(self, at: Position) -> ClosedSum | None:
+        """Return the sum of this attempt, if it was closed."""
+        if not (path := self.folder / "sum").exists():
+            return None
+        facts, content = self._read(path)
+        if (facts["round"], facts["attempt"]) != (at.round, at.attempt):
+            return None
+        words = np.frombuffer(content, facts.pop("dtype"))
+        return ClosedSum(**{**facts, "total": Sum.from_json(facts["total"])}, words=words)
+
+    def close(self, closed: ClosedSum) -> None:
+        """Keep an attempt's sum: a second one, of other sites, no vault would unmask."""
+        facts = {name: value for name, value in vars(closed).items() if name != "words"}
+        facts |= {"total": closed.total.to_json(), "dtype": closed.words.dtype.str}
+        self._write(self.folder / "sum", facts, closed.words.tobytes())
+
+    def checkpoint(self, network: NetworkSpec) -> Checkpoint | None:
+        """Return the last adopted round, if there is one, of a run of this network."""
+        if not (path := self.folder / "checkpoint").exists():
+            return None
+        facts, state = self._read(path)
+        kind = FindingCounts if network.multi_label else Counts
+        rounds = tuple(RoundRecord.from_mapping(of, kind) for of in facts.pop("rounds"))
+        return Checkpoint(**facts, state=state, rounds=rounds)
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Keep an adopted round in place of the one before."""
+        facts = {name: value for name, value in vars(checkpoint).items() if name != "state"}
+        facts["rounds"] = [of.to_mapping() for of in checkpoint.rounds]
+        self._write(self.folder / "checkpoint", facts, checkpoint.state)
+
+    def finish(self) -> None:
+        """Remove what a run needs to go on: it is over."""
+        for name in ("sum", "position", "checkpoint"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write(self, path: Path, facts: Mapping[str, Any], content: bytes) -> None:
+        header = json.dumps({"format": FORMAT, **facts}).encode() + b"\n"
+        total = sha256(header)
+        total.update(content)
+        files.replace(path, b"".join((header, content, total.digest())))
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], bytes]:
+        """Return what `_write` wrote; raise `FederationError` for anything else."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise FederationError(f"cannot read {path}: {error.strerror}; the run cannot go on") from None
+        try:
+            return _parsed(memoryview(content))
+        except (ValueError, KeyError, AttributeError):
+            raise FederationError(
+                f"{path} is damaged: begin a new run, with --model from the last model in {path.parents[1]}"
+            ) from None
+
+
+def _parsed(content: memoryview) -> tuple[dict[str, Any], bytes]:
+    """Return the facts and the content of a file; raise `ValueError`, `KeyError` or `AttributeError` if it is none."""
+    if sha256(content[:-_SUM_BYTES]).digest() != bytes(content[-_SUM_BYTES:]):
+        raise ValueError
+    header, _, _ = bytes(content[:MOST_HEADER]).partition(b"\n")
+    facts = json.loads(header)
+    if facts.pop("format") != FORMAT:
+        raise ValueError
+    return facts, bytes(content[len(header) + 1 : -_SUM_BYTES])
+
+
+def patiently(write: Callable[[], None], seconds: float, folder: RunFolder) -> None:
+    """Write; while the disk is full, say so and try again, for so long; raise `FederationError` after that."""
+    deadline, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if not told:
+                folder.note(f"the disk of {folder.out} is full: free some space; trying again for {seconds:.0f} s")
+                told = True
+            if time.monotonic() >= deadline:
+                raise FederationError(
+                    f"the disk of {folder.out} is full: free some space, and go on with run --resume"
+                ) from None
+            time.sleep(RETRY_SECONDS)
