@@ -17,6 +17,8 @@ from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.site import SiteDescription
 
+UNKNOWN = "0" * 64  # digest of a state that only the sites can read
+
 
 class MisfitError(FederationError):
     """An update cannot be one of this round: who sends it is not asked again."""
@@ -51,8 +53,8 @@ def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -
     """Return what a site found of a new model; raise `FederationError` if that does not fit."""
     counts = accept_counts(content, site, "validation")
     state, verdict = wire.state_of(content) if wire.ARRAYS in content else None, wire.Verdict.of(content)
-    if state is not None and not masked:
-        _require_state(state, verdict.digest)
+    if state is not None and not masked and digest_of(state) != verdict.digest:
+        raise FederationError("its state is another than its verdict names")
     return Answer(counts, verdict, state)
 
 
@@ -71,12 +73,15 @@ def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> Any
 
 
 def _require_origin(said: wire.Origin, domain: str, due: Round) -> None:
-    """Raise `FederationError` unless an update says that it is of this domain, round, attempt, model and plan."""
+    """Raise `FederationError` unless an update says that it is of this domain, round, attempt, model and plan.
+
+    Of which model the first round is, the sites alone know where it is sealed.
+    """
     if said.domain != domain:
         raise FederationError(f"its update is of domain {said.domain[:16]!r} (or epoch), this run of {domain[:16]!r}")
     of = Round.from_json(said.round)
     for name, value in vars(due).items():
-        if getattr(of, name) != value:
+        if getattr(of, name) != value and (name, value) != ("base", UNKNOWN):
             raise FederationError(f"its update is of {name} {getattr(of, name)!r:.40}, due is {value!r:.40}")
 
 
@@ -85,11 +90,9 @@ def _require_examples(counted: object, weight: int) -> None:
         raise FederationError(f"it counts {counted!r:.40} examples, and by what it announced these are {weight}")
 
 
-def _require_state(state: bytes, digest: str) -> None:
-    """Raise `FederationError` for a state in clear that is none, or another than its site says."""
+def digest_of(state: bytes) -> str:
+    """Return the digest of a state in clear; raise `FederationError` for what is none."""
     try:
-        computed = GlobalState.from_bytes(state).digest
+        return GlobalState.from_bytes(state).digest
     except ModelError as error:
         raise FederationError(f"its state does not fit: {error}") from None
-    if computed != digest:
-        raise FederationError("its state is another than its verdict names")

@@ -25,6 +25,7 @@ from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
 from . import earlier_model
 from .admission import Admission, Admissions
+from .answers import UNKNOWN, digest_of
 from .earlier_model import EarlierModel
 from .progress import Progress, ProgressFile
 from .run_folder import Checkpoint, RunFolder
@@ -176,8 +177,9 @@ def initial_state(
         question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}")
         reply = next(iter(grid.send_and_receive([question], timeout=timeout)), None)
         try:
-            answer = wire.content_of(reply)
-            return Checkpoint(0, wire.Verdict.of(answer).digest, wire.state_of(answer), (), 0.0)
+            state = wire.state_of(wire.content_of(reply))
+            # Of a sealed one there is one site's word alone: it must not turn the others away.
+            return Checkpoint(0, UNKNOWN if plan.masked else digest_of(state), state, (), 0.0)
         except FederationError as error:
             folder.note(f"initial weights of {site.name} left out: {error}")
     raise FederationError("no site sent initial weights: the messages above say why")

@@ -129,9 +129,9 @@ class FederatedAveraging:
             self._attempt, self._answers = attempt, {}
             self._left_out = {name: f"quarantined: {reason}" for name, reason in self.quarantined.items()}
             closed = self._folder.closed(position) or self._trained(before)
-            state = None if closed is None else self._judged(before, closed)
-            if closed is not None and state is not None:
-                return self._adopt(before, closed, state, time.monotonic() - started)
+            adopted = None if closed is None else self._judged(before, closed)
+            if closed is not None and adopted is not None:
+                return self._adopt(before, closed, *adopted, time.monotonic() - started)
             self._folder.note(f"round {number}, attempt {attempt}: not adopted")
         kept = "the models of the last rounds are kept, to go on from" if number > 1 else "there is no model"
         raise FederationError(
@@ -204,8 +204,8 @@ class FederatedAveraging:
         self._write(lambda: self._folder.close(closed))
         return closed
 
-    def _judged(self, before: Checkpoint, closed: ClosedSum) -> bytes | None:
-        """Send the sum for the new model, to be scored on the validation split; return its state if it is adopted."""
+    def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
+        """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
         number, self._left_out = closed.round, dict(closed.left_out)
         arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state), wire.WORDS: Array(closed.words)})
         first = next(iter(self.sites), None)
@@ -230,25 +230,28 @@ class FederatedAveraging:
     def _take_answer(self, content: RecordDict, site: SiteDescription) -> None:
         self._answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
 
-    def _adopted(self, number: int, closed: ClosedSum, arrays: ArrayRecord) -> bytes | None:
-        """Return the new state if the sites adopt one, and a site that does sent it."""
+    def _adopted(self, number: int, closed: ClosedSum, arrays: ArrayRecord) -> tuple[str, bytes] | None:
+        """Return digest and content of the new state if the sites adopt one, and a site that does sent it."""
         digest = self._digest(number)
         if digest is None:
             return None
+        again: dict[str, Answer] = {}
 
-        def again(nodes: Iterable[int]) -> list[Message]:
+        def questions(nodes: Iterable[int]) -> list[Message]:
             return self._evaluation(closed, arrays, nodes, keep=True)
+
+        def accept(content: RecordDict, site: SiteDescription) -> None:
+            again[site.name] = accept_answer(content, site, masked=self._plan.masked)
 
         for node, site in self.sites.items():
             answer = self._answers.get(site.name)
             if answer is None or answer.verdict.reason:
                 continue
             if answer.state is None:
-                del self._answers[site.name]
-                self._gather(f"round {number}: state", again, self._take_answer, [node], least=0)
-                answer = self._answers.setdefault(site.name, answer)
+                self._gather(f"round {number}: state", questions, accept, [node], least=0)
+                answer = again.get(site.name, answer)
             if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
-                return answer.state
+                return digest, answer.state
         self._folder.note(
             f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state"
         )
@@ -275,11 +278,10 @@ class FederatedAveraging:
                 return digest
         return None
 
-    def _adopt(self, before: Checkpoint, closed: ClosedSum, state: bytes, seconds: float) -> Checkpoint:
+    def _adopt(self, before: Checkpoint, closed: ClosedSum, digest: str, state: bytes, seconds: float) -> Checkpoint:
         trained = tuple(part.site for part in closed.total.parts)
         counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
         made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out)
-        digest = next(answer.verdict.digest for answer in self._answers.values() if not answer.verdict.reason)
         after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds)
         self._write(lambda: self._folder.keep(after))
         self._write(lambda: self._keep(state))

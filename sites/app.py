@@ -211,7 +211,7 @@ def initial_weights(asked: Asked) -> RecordDict:
         rule=plan.rule,
         salt=secrets.token_hex(SALT_BYTES),
     )
-    return RecordDict({wire.ARRAYS: _closed(part, state), wire.VERDICT: wire.Verdict(state.digest, "").to_record()})
+    return RecordDict({wire.ARRAYS: _closed(part, state)})
 
 
 @app.train()

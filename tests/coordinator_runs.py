@@ -1,7 +1,7 @@
 """A coordinator's run in this process: real Flower messages, and sites that play their part without a network."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ def config(out: Path, **changes: object) -> RunConfig:
         "out": str(out),
         "initial": "",
         "sites": 2,
-        "quorum": 0,
+        "quorum": 1,
         "rounds": 2,
         "epochs": 1,
         "batch-size": 2,
@@ -39,7 +39,7 @@ def config(out: Path, **changes: object) -> RunConfig:
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
     server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
-    waits = {"wait-seconds": 2.0, "round-seconds": 2.0}
+    waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
     masking = {
         "masking": True,
         "most-examples": 0,
@@ -60,10 +60,13 @@ def describe(name: str, **changes: object) -> SiteDescription:
 
 @dataclass
 class Site:
-    """A site that answers as it should, but for the kinds of messages to which it answers `instead`, or nothing."""
+    """A site that answers as it should, but for the kinds of messages to which it answers `instead`, or nothing.
+
+    What it does instead of training may be a change of the good answer.
+    """
 
     description: SiteDescription
-    instead: Mapping[str, RecordDict | None] = field(default_factory=dict)
+    instead: Mapping[str, RecordDict | Callable[[RecordDict], RecordDict] | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     scored: list[tuple[str, int]] = field(default_factory=list)
     seen: list[RecordDict] = field(default_factory=list)
@@ -74,7 +77,8 @@ class Site:
         self.asked.append(kind)
         self.seen.append(question.content)
         if kind in self.instead:
-            return self.instead[kind]
+            instead = self.instead[kind]
+            return instead(self.player().train(question.content)) if callable(instead) else instead
         if kind == "query.describe":
             return described(self.description, question)
         player = self.player()
@@ -151,4 +155,4 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     run = Run.create_empty(1)
-    set_run = create_message = get_nodes = None
+    set_run = create_message = None

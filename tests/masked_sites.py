@@ -50,8 +50,7 @@ class Player:
             rule=plan.rule,
             salt="5a" * 32,
         )
-        verdict = wire.Verdict(state.digest, "").to_record()
-        return RecordDict({wire.ARRAYS: self._closed(content, plan, state), wire.VERDICT: verdict})
+        return RecordDict({wire.ARRAYS: self._closed(content, plan, state)})
 
     def train(self, content: RecordDict) -> RecordDict:
         """Answer the update in words."""
@@ -96,9 +95,7 @@ class Player:
     def _masked(
         self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
     ) -> tuple[Words, wire.Mask]:
-        part = Contribution.fresh(
-            self.description.name, request.plan.weight(self.description.sequences[0]), 1
-        )
+        part = Contribution.fresh(self.description.name, request.plan.weight(self.description.sequences[0]), 1)
         of = _round(content, request, before)
         masker = DOMAIN.mask_key().masker(of, part)
         masked = np.concatenate([masker.mask(words[s : s + CHUNK]) for s in range(0, words.size, CHUNK)])

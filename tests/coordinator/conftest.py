@@ -3,7 +3,7 @@
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from coordinator import admission
+from coordinator import admission, exchange
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +15,4 @@ def _in_a_run() -> None:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.01)

@@ -4,10 +4,12 @@ Masked words are random bytes to it. A member that masks noise, or sends a wrong
 tell whose words do not fit.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from fedpp.errors import FederationError, FedppError
 from fedpp.keys.issuer import Issuer
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
+from fedpp.masking.ring import Ring
+from fedpp.masking.rounds import Round
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
@@ -37,24 +41,39 @@ LENGTH = TINY.parameters() * 2
 
 
 def admitted(grid: Grid, run: RunConfig) -> Admission:
-    return Admissions(grid, run_of(CARD, "ab" * 32), CARD.n).wait(run)
+    return Admissions(grid, run_of(CARD, "ab" * 32), CARD.n, partial(print, file=sys.stderr)).wait(run)
 
 
 def metrics(counts: AnyCounts) -> RecordDict:
     return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def words(content: object = None, examples: int = 3, **mask: object) -> RecordDict:
-    """Return an update that is one, but for its words, or what it says of its mask."""
-    array = Array(np.zeros(LENGTH, "<u8")) if content is None else content
-    said = {"nonce": "ab" * 32, "tag": "0", "least": 1, **mask}
-    return RecordDict(
-        {
-            wire.ARRAYS: ArrayRecord({wire.WORDS: array}),
-            wire.MASK: ConfigRecord(said),
-            wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
-        }
-    )
+def altered(content: object = None, **changes: object) -> Callable[[RecordDict], RecordDict]:
+    """Return what makes of an update one with these words, or of these examples, or of a mask that says this."""
+
+    def change(good: RecordDict) -> RecordDict:
+        if content is not None:
+            good[wire.ARRAYS] = ArrayRecord({wire.WORDS: content})
+        if "examples" in changes:
+            good[wire.METRICS] = MetricRecord({wire.EXAMPLES: changes["examples"]})
+        said = {name: value for name, value in changes.items() if name != "examples"}
+        good[wire.MASK] = ConfigRecord({**good[wire.MASK], **said})
+        return good
+
+    return change
+
+
+def of_another(**changes: object) -> Callable[[RecordDict], RecordDict]:
+    """Return what makes of an update one that says it is of another round, or of another domain."""
+
+    def change(good: RecordDict) -> RecordDict:
+        origin = dict(good[wire.ORIGIN])
+        facts = {name: value for name, value in changes.items() if name != "domain"}
+        of = replace(Round.from_json(origin["round"]), **facts).to_json()
+        good[wire.ORIGIN] = ConfigRecord({"domain": changes.get("domain", origin["domain"]), "round": of})
+        return good
+
+    return change
 
 
 def raw(data: bytes, shape: tuple[int, ...] = (LENGTH,), dtype: str = "uint64") -> Array:
@@ -67,8 +86,8 @@ def header(shape: tuple[int, ...], dtype: str = "<u8") -> bytes:
     return stream.getvalue()
 
 
-def without(content: RecordDict, name: str) -> RecordDict:
-    return RecordDict({key: value for key, value in content.items() if key != name})
+def without(name: str) -> Callable[[RecordDict], RecordDict]:
+    return lambda good: RecordDict({key: value for key, value in good.items() if key != name})
 
 
 NOTHING = {
@@ -79,31 +98,42 @@ NOTHING = {
 }
 NO_STATE = NOTHING | {
     "nothing": (RecordDict(), "without arrays"),
-    "words for a state": (words(), "without a state"),
+    "words for a state": (
+        RecordDict({wire.ARRAYS: ArrayRecord({wire.WORDS: Array(np.zeros(9, "<u8"))})}),
+        "without a state",
+    ),
     "numbers for a state": (
         RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: Array(np.zeros(9))})}),
         "its state are 'float64'",
     ),
 }
-NO_UPDATE = NOTHING | {
-    "nothing": (RecordDict(), "without mask"),
-    "no words": (without(words(), wire.ARRAYS), "without arrays"),
-    "no array's bytes": (words(raw(b"no npy")), "do not fit their shape"),
-    "80 TB": (words(raw(header((10**13,)))), "do not fit their shape"),
-    "80 TB, announced": (words(raw(header((10**13,)), (10**13,))), "of shape (10000000000000,)"),
-    "objects": (words(raw(header((LENGTH,), "|O"))), "do not fit their shape"),
-    "one word": (words(Array(np.zeros(1, "<u8"))), "of shape (1,)"),
-    "two axes": (words(Array(np.zeros((LENGTH, 1), "<u8"))), f"of shape ({LENGTH}, 1)"),
-    "narrow words": (words(Array(np.zeros(LENGTH, "<u4"))), "are 'uint32'"),
-    "floats": (words(Array(np.full(LENGTH, np.nan))), "are 'float64'"),
-    "another nonce": (words(nonce="AB" * 32), "its mask does not fit"),
-    "no nonce": (words(nonce=""), "its mask does not fit"),
-    "a tag of words": (words(tag="many"), "its mask does not fit"),
-    "a tag beyond the field": (words(tag="f" * 33), "its mask does not fit"),
-    "a sum of no site": (words(least=0), "may be seen in a sum of 1 to"),
-    "no number of sites": (words(least="1"), "its mask does not fit"),
-    "no number of examples": (without(words(), wire.METRICS), "without metrics"),
-    "many examples": (words(examples=10**12), "counts 1000000000000 examples and announced 3"),
+NO_UPDATE = {
+    "nothing": (RecordDict(), "without origin"),
+    "no words": (without(wire.ARRAYS), "without arrays"),
+    "no mask": (without(wire.MASK), "without mask"),
+    "another domain": (of_another(domain="e" * 64), "its update is of domain 'eeeeeeeeeeeeeeee' (or epoch)"),
+    "an earlier round": (of_another(number=0), "its update is of number 0, due is 1"),
+    "a later attempt": (of_another(attempt=2), "its update is of attempt 2, due is 1"),
+    "another run": (of_another(run="e" * 64), "its update is of run 'eeee"),
+    "another plan": (of_another(plan="e" * 64), "its update is of plan 'eeee"),
+    "another ring": (of_another(ring=Ring(64, 7, 2, 8.0)), "its update is of ring Ring"),
+    "another length": (of_another(length=9), "its update is of length 9"),
+    "no array's bytes": (altered(raw(b"no npy")), "do not fit their shape"),
+    "80 TB": (altered(raw(header((10**13,)))), "do not fit their shape"),
+    "80 TB, announced": (altered(raw(header((10**13,)), (10**13,))), "of shape (10000000000000,)"),
+    "objects": (altered(raw(header((LENGTH,), "|O"))), "do not fit their shape"),
+    "one word": (altered(Array(np.zeros(1, "<u8"))), "of shape (1,)"),
+    "two axes": (altered(Array(np.zeros((LENGTH, 1), "<u8"))), f"of shape ({LENGTH}, 1)"),
+    "narrow words": (altered(Array(np.zeros(LENGTH, "<u4"))), "are 'uint32'"),
+    "floats": (altered(Array(np.full(LENGTH, np.nan))), "are 'float64'"),
+    "another nonce": (altered(nonce="AB" * 32), "its mask does not fit"),
+    "no nonce": (altered(nonce=""), "its mask does not fit"),
+    "a tag of words": (altered(tag="many"), "its mask does not fit"),
+    "a tag beyond the field": (altered(tag="f" * 33), "its mask does not fit"),
+    "a sum of no site": (altered(least=0), "may be seen in a sum of 1 to"),
+    "no number of sites": (altered(least="1"), "its mask does not fit"),
+    "no number of examples": (without(wire.METRICS), "without metrics"),
+    "many examples": (altered(examples=10**12), "counts 1000000000000 examples, and by what it announced these are 3"),
 }
 THREE = count(np.zeros(2, int), np.full((2, 3), 1 / 3))
 BILLION = replace(
@@ -136,6 +166,7 @@ def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> li
 @pytest.mark.parametrize(
     ("kind", "reply", "reason"),
     [
+        *cases("train", NOTHING),
         *cases("train", NO_UPDATE),
         *cases("evaluate", NO_COUNTS),
         *cases("evaluate", NO_VERDICT),
@@ -148,7 +179,9 @@ def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     """What the coordinator can see does not fit, of the first site, is left out in one line; the others end the run."""
     bad, good = Site(describe("a"), {kind: reply}), Site(describe("b"))
     record = federate(LocalGrid([bad, good]), config(tmp_path))
-    expected = {"train": 2, "evaluate": 3, "query.initial_weights": 1}[kind]  # of two rounds, and the test
+    quarantined = kind == "train" and (reply, reason) in NO_UPDATE.values()
+    # Of two rounds, and the test; an update that cannot be one is the last thing that its site is asked for.
+    expected = 1 if quarantined else {"train": 2, "evaluate": 3, "query.initial_weights": 1}[kind]
     lines = [line for line in capsys.readouterr().err.splitlines() if " of a left out: " in line]
     left_out = [line for line in lines if reason in line or kind == "evaluate"]
     assert (len(lines), len(left_out)) == (expected, expected), lines
@@ -156,7 +189,9 @@ def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     assert all(line.isprintable() for line in lines)
     assert FederationRecord.load(tmp_path / "federation.json") == record
     assert [r.sites for r in record.rounds] == [("b",) if kind == "train" else ("a", "b")] * 2
-    assert set(record.test) == ({"b"} if kind == "evaluate" else {"a", "b"})
+    assert set(record.test) == ({"b"} if kind == "evaluate" or quarantined else {"a", "b"})
+    assert list(record.quarantined) == (["a"] if quarantined else [])
+    assert bad.asked.count("train") == (1 if quarantined else 2)
     assert [set(r.left_out) for r in record.rounds] == [set() if kind == "query.initial_weights" else {"a"}] * 2
     final = opened((tmp_path / "model.sealed").read_bytes())
     assert final.round == 2
@@ -188,7 +223,7 @@ def test_findings_are_added_up_and_bad_replies_left_out(
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert record.network.multi_label
     assert FederationRecord.load(tmp_path / "federation.json") == record
-    assert [r.validation for r in record.rounds] == [findings(2) + findings(2)] * 2
+    assert [r.together for r in record.rounds] == [findings(2) + findings(2)] * 2
     assert record.test == {"b": findings(1), "c": findings(1)}
     tested = record.test_counts()
     assert isinstance(tested, FindingCounts)
@@ -205,7 +240,7 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
     with pytest.raises(FederationError, match="no site sent initial weights: "):
         federate(LocalGrid(sites), config(tmp_path))
     assert [site.asked for site in sites] == [["query.describe", "query.initial_weights"]] * 2
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(
@@ -399,7 +434,7 @@ def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> N
     for change in ({"dtype": "float32"}, {"dense": 6}):
         with pytest.raises(FederationError, match="is another network, or of another dtype"):
             federate(LocalGrid(sites), config(tmp_path / "third", initial=str(first), **change))
-    assert not (tmp_path / "third").exists()
+    assert [path.name for path in (tmp_path / "third").iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(
@@ -462,6 +497,6 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
 
         out = tmp_path / str(masking)
         federate(LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, masking=masking))
-        written = [path.read_bytes() for path in out.iterdir()]
+        written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
         found[masking] = [any(row in c for c in contents for row in rows) for contents in (answers, written)]
     assert found == {True: [False, False], False: [True, True]}

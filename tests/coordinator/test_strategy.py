@@ -1,12 +1,14 @@
 """Federated averaging over real Flower records, admission, and replies that do not fit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import TINY
 
-from coordinator.admission import choose, note
+from coordinator.admission import choose
 from coordinator.app import network_of
+from coordinator.run_folder import RunFolder
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError
 from fedpp.protocol.site import SiteDescription
@@ -131,10 +133,12 @@ def test_public_and_encrypted_gaps_train_together():
     assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, gaps=True)
 
 
-def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]):
-    """Whatever it quotes, a note neither forges another line nor commands the terminal."""
-    note("refused a:\n\x1b[2Jadmitted b")
-    assert capsys.readouterr().err == "refused a: [2Jadmitted b\n"
+def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Whatever it quotes, a note neither forges another line nor commands the terminal; the log has it, too."""
+    folder = RunFolder(tmp_path)
+    folder.folder.mkdir()
+    folder.note("refused a:\n\x1b[2Jadmitted b")
+    assert capsys.readouterr().err == folder.log.read_text() == "refused a: [2Jadmitted b\n"
 
 
 @pytest.mark.parametrize(
