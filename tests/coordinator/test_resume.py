@@ -1,0 +1,95 @@
+"""A coordinator that dies at any moment goes on where it was: same rounds, same weights, nothing trained twice."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from coordinator_runs import LocalGrid, Site, config, describe
+from flwr.app import Message, RecordDict
+from masked_sites import opened
+
+from coordinator.app import federate
+from coordinator.run_folder import RunFolder
+from fedpp.protocol import wire
+from fedpp.protocol.federation import FederationRecord
+
+
+class Died(BaseException):
+    """What no handler of ours takes for an error, as a killed process's end is none."""
+
+
+class MortalGrid(LocalGrid):
+    """A grid that the coordinator calls so many times before it dies."""
+
+    def __init__(self, sites: Iterable[Site], calls: int) -> None:
+        super().__init__(sites)
+        self.left = calls
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Died
+
+    def get_node_ids(self) -> list[int]:
+        self._call()
+        return super().get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self._call()
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self._call()
+        pulled = super().pull_messages(message_ids)
+        self._call()  # an answer that was taken from SuperLink is lost
+        return pulled
+
+
+@dataclass
+class Remembering(Site):
+    """A site that answers a question once more as it did, and whose vault unmasks one list a round and attempt."""
+
+    trained: dict[str, RecordDict] = field(default_factory=dict)
+    lists: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def answer(self, question: Message) -> RecordDict | None:
+        content = question.content
+        if question.metadata.message_type == "train":
+            request = wire.TrainRequest.of(content)
+            asked = f"{request.round} {request.attempt} {request.plan.digest}"
+            if asked not in self.trained:
+                answer = super().answer(question)
+                assert answer is not None
+                self.trained[asked] = answer
+            return self.trained[asked]
+        if wire.SUM in content:
+            request, total = wire.EvaluateRequest.of(content), wire.text_of(content, wire.SUM)
+            assert self.lists.setdefault((request.round, request.attempt), total) == total
+        return super().answer(question)
+
+
+def sites() -> list[Remembering]:
+    return [Remembering(describe(name), step=step) for name, step in (("a", 0.25), ("b", -0.125), ("c", 0.5))]
+
+
+def facts(record: FederationRecord) -> list[object]:
+    """Return what must not depend on how often the coordinator died."""
+    return [replace(of, seconds=0.0) for of in record.rounds] + [record.test, record.sites, record.datasets]
+
+
+def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    """Whatever it did last, no site trains a round twice, no vault sees a second list, and the weights are the same."""
+    peace = MortalGrid(sites(), 10**6)
+    record = facts(federate(peace, config(tmp_path / "unbroken", sites=3)))
+    digest = opened((tmp_path / "unbroken" / "model.sealed").read_bytes()).digest
+    for died in range(10**6 - peace.left):
+        those, out = sites(), tmp_path / str(died)
+        with pytest.raises(Died):
+            federate(MortalGrid(those, died), config(out, sites=3))
+        assert not RunFolder(out).is_held()
+        assert facts(federate(LocalGrid(those), config(out, sites=3))) == record, died
+        assert opened((out / "model.sealed").read_bytes()).digest == digest
+        assert [len(site.trained) for site in those] == [2, 2, 2]
+        assert {path.name for path in out.iterdir()} == {"federation.json", "model.sealed", "run"}
+        assert not {path.name for path in (out / "run").iterdir()} & {"sum", "position", "checkpoint"}
