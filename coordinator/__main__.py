@@ -44,14 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def up(options: argparse.Namespace) -> int:
     """Run the coordinator until SIGTERM or Ctrl-C; the first time, make its certificates."""
     given = _given(options)
-    if options.listen is None:
-        print(
-            "note: without --listen HOST:PORT only this machine can reach the coordinator (docs/deployment.md)",
-            file=sys.stderr,
-            flush=True,
-        )
 
     def ready(address: Address, certificate: Path) -> None:
+        if options.listen is None:
+            print("note: without --listen HOST:PORT only this machine can reach the coordinator", file=sys.stderr)
         kind = "CA certificate" if given is None else "certificate"
         print(f"coordinator ready at {address}, {kind} {certificate}", flush=True)
 

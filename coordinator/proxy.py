@@ -17,6 +17,7 @@ from .address import Address
 from .certificates import Given
 
 NAME = "nginx.conf"
+PLACES = ("/usr/sbin", "/usr/local/sbin")  # which are not on every user's PATH
 BODY = "16m"  # Flower cuts arrays into objects of 5 MiB, and sends one object a request
 
 CONFIGURATION = """\
@@ -101,11 +102,10 @@ http {{
 
 def program() -> str:
     """Return nginx's path; raise `ConfigError` where there is none."""
-    places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-    found = shutil.which("nginx", path=places)
+    found = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *PLACES)))
     if found is None:
         raise ConfigError(
-            "--listen needs nginx, which is not here: install it (on Debian, apt-get install nginx-light)"
+            "--listen needs nginx, and there is none: install it (on Debian, apt-get install nginx-light)"
         )
     return found
 

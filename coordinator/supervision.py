@@ -24,9 +24,11 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
         since = inf
         try:
             start()
+            if group.stopped.is_set():
+                return
             if answered:
                 _note("the servers answer again")
-            elif not group.stopped.is_set():
+            else:
                 ready()
             answered, since = True, time.monotonic()
             _serve(group)
@@ -35,7 +37,7 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
             if not answered:
                 raise
             if failures > MOST_FAILURES:
-                raise FederationError(f"{error}, for the {failures}th time in a row: see the messages above") from None
+                raise FederationError(f"{error}, {failures} times in a row: see the messages above") from None
             _note(f"{error}: all servers are started again")
             group.end()
             group.stopped.wait(failures - 1.0)
