@@ -10,7 +10,6 @@ import json
 import secrets
 import socket
 import ssl
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpp.errors import ConfigError, FederationError
-from fedpp.files import create_exclusively, replace
+from fedpp.files import replace
 from fedpp.processes import ProcessGroup, flower_environment
 
 from . import proxy
@@ -46,6 +45,11 @@ class State:
     def database(self) -> Path:
         """Return SuperLink's database: nodes and runs."""
         return self.folder / "superlink.sqlite"
+
+    @property
+    def secret(self) -> Path:
+        """Return what SuperLink knows its SuperExec by: another one each time that `up` starts."""
+        return self.folder / "superexec.secret"
 
     @property
     def proxy(self) -> Path:
@@ -83,7 +87,7 @@ def up(
     if given is not None:
         given.check()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _exclusively(state), tempfile.TemporaryDirectory(prefix="fedpp-") as private:
+    with _exclusively(state):
         with local.listener(), nullcontext() if listen is None else listen.listener():
             pass  # both at once: they must not be one
         hosts = () if listen is None or listen.is_unspecified else (listen.host,)
@@ -94,12 +98,11 @@ def up(
             f"address = {json.dumps(str(local))}\n"
             f"root-certificates = {json.dumps(str(files.ca), ensure_ascii=False)}\n".encode(),
         )
-        secret = Path(private) / "superexec.secret"
-        create_exclusively(secret, secrets.token_bytes(32))
+        replace(state.secret, secrets.token_bytes(32))
         with ProcessGroup(state.environment()) as group:
 
             def start() -> None:
-                _start_superlink(group, state, local, secret)
+                _start_superlink(group, state, local)
                 if nginx is not None and listen is not None:
                     shown = given or Given(files.server, files.server_key)
                     group.start(
@@ -111,7 +114,7 @@ def up(
     return 0
 
 
-def _start_superlink(group: ProcessGroup, state: State, local: Address, secret: Path) -> None:
+def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
     """Start SuperLink and, when it answers, the SuperExec that starts its ServerApps."""
     files = state.certificates
     superlink = group.start(
@@ -120,7 +123,7 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address, secret: 
             *("--ssl-ca-certfile", str(files.ca)),
             *("--ssl-certfile", str(files.server), "--ssl-keyfile", str(files.server_key)),
             *("--enable-supernode-auth", "--database", str(state.database)),
-            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(state.secret)),
         ]
     )
     _wait_until_it_answers(group, local, files.ca)
@@ -128,7 +131,7 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address, secret: 
         [
             *("flower-superexec", "--runtime-api-address", str(local)),
             *("--root-certificates", str(files.ca), "--parent-pid", str(superlink)),
-            *("--superexec-auth-secret-file", str(secret)),
+            *("--superexec-auth-secret-file", str(state.secret)),
         ]
     )
 

@@ -68,7 +68,7 @@ def test_vault_and_site_fit_together() -> None:
 
 
 def test_the_containers_are_closed() -> None:
-    """None has root or rights to gain, or writes beside its volumes; one port is published, the vault has no network."""
+    """None has root or rights to gain, or writes beside its volumes; one port is open, and the vault has no network."""
     for service in SERVICES.values():
         assert service["user"].split(":")[0] not in {"0", "root"}
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
