@@ -24,7 +24,9 @@ from fedpp.config import RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
+from .address import Address, address, port
 from .bundle import CHECKOUT, built, bundle
+from .certificates import Given
 from .superlink import CONNECTION, State
 from .superlink import up as run_superlink
 
@@ -40,21 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Run the SuperLink until SIGTERM or Ctrl-C; the first time, make its certificates."""
-    if options.host not in ("127.0.0.1", "::1", "localhost"):
-        print(
-            f"note: on {options.host}, whoever reaches port {options.port} can submit code to the sites and stop runs: "
-            "let a firewall or proxy pass the sites' /v1/fleet/ alone (docs/deployment.md)",
-            file=sys.stderr,
-            flush=True,
-        )
+    """Run the coordinator until SIGTERM or Ctrl-C; the first time, make its certificates."""
+    given = _given(options)
+
+    def ready(address: Address, certificate: Path) -> None:
+        if options.listen is None:
+            print("note: without --listen HOST:PORT only this machine can reach the coordinator", file=sys.stderr)
+        kind = "CA certificate" if given is None else "certificate"
+        print(f"coordinator ready at {address}, {kind} {certificate}", flush=True)
+
     return run_superlink(
-        options.state,
-        host=options.host,
-        port=options.port,
-        names=options.name,
-        ready=lambda address, ca: print(f"coordinator ready at {address}, CA certificate {ca}", flush=True),
+        options.state, port=options.port, listen=options.listen, names=options.name, given=given, ready=ready
     )
+
+
+def _given(options: argparse.Namespace) -> Given | None:
+    """Return the server certificate that was given, if one was; raise `ConfigError` for half of it."""
+    if options.certificate is None and options.certificate_key is None:
+        return None
+    if options.certificate is None or options.certificate_key is None:
+        raise ConfigError("--certificate and --certificate-key belong together: give both")
+    if options.listen is None:
+        raise ConfigError("--certificate is what sites see: give --listen HOST:PORT, too")
+    if options.name:
+        raise ConfigError("--name is for the certificate that is made here: leave it out with --certificate")
+    return Given(options.certificate, options.certificate_key)
 
 
 def enrol(options: argparse.Namespace) -> int:
@@ -236,14 +248,22 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     served = command(up)
-    served.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    served.add_argument("--port", type=int, default=8000)
+    served.add_argument(
+        "--port", type=port, default=8000, help="of SuperLink, on this machine's loopback (default 8000)"
+    )
+    served.add_argument(
+        "--listen", type=address, metavar="HOST:PORT", help="where nginx lets the sites in, and nobody in to more"
+    )
     served.add_argument(
         "--name",
         action="append",
         default=[],
         help="host name or IP address for the certificate; may be repeated",
     )
+    served.add_argument(
+        "--certificate", type=path, metavar="PEM", help="a server certificate for --listen, with its chain"
+    )
+    served.add_argument("--certificate-key", type=path, metavar="PEM", help="its private key, unencrypted")
 
     enrolled = command(enrol)
     enrolled.add_argument("public_key", metavar="PUBLIC_KEY", type=path, help="from `fedpp-site identity`")

@@ -1,7 +1,7 @@
 """The coordinator's own certificate authority, and the TLS certificate of its SuperLink.
 
 Sites are given the authority's certificate and trust nothing else. Both private keys stay in the
-coordinator's state folder, mode 0600.
+coordinator's state folder, mode 0600. A hospital group's own certificate can be given for what sites call.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -49,6 +50,37 @@ class Certificates:
     def server_key(self) -> Path:
         """Return the server's private key."""
         return self.folder / "server.key"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A server certificate that somebody else issued, chain included, and its private key: two PEM files."""
+
+    certificate: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raise `KeyFileError` if a server could not show it today."""
+        try:
+            leaf = x509.load_pem_x509_certificates(self.certificate.read_bytes())[0]
+        except (OSError, ValueError) as error:
+            raise KeyFileError(f"cannot read a certificate from {self.certificate}: {_reason(error)}") from None
+        try:
+            key = serialization.load_pem_private_key(self.key.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+            raise KeyFileError(f"cannot read a private key from {self.key}: {_reason(error)}") from None
+        if key.public_key() != leaf.public_key():
+            raise KeyFileError(f"the private key {self.key} is not that of {self.certificate}: its first certificate")
+        start, end, now = leaf.not_valid_before_utc, leaf.not_valid_after_utc, datetime.now(UTC)
+        if not start <= now <= end:
+            raise KeyFileError(
+                f"the certificate {self.certificate} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, "
+                f"and it is {now:%Y-%m-%d %H:%M}: renew it, or set the clock"
+            )
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
 
 
 def ensure(folder: Path, names: Iterable[str]) -> Certificates:

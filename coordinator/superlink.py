@@ -1,28 +1,29 @@
-"""The coordinator's SuperLink: TLS, node authentication and a database, all of it in one state folder.
+"""The coordinator's servers: SuperLink with TLS, node authentication and a database, and nginx, in one state folder.
 
-Flower's processes run in a process group of their own, so that whatever ends the coordinator ends them all.
+They run in a process group of their own, so that whatever ends the coordinator ends them all.
 SuperLink runs with `--isolation process` and a SuperExec of ours beside it: by itself it would put its
 SuperExec into another session, out of reach, and serve it without a secret.
 """
 
 import fcntl
-import ipaddress
 import json
 import secrets
 import socket
 import ssl
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedpp.errors import ConfigError, FederationError
-from fedpp.files import create_exclusively, replace
+from fedpp.files import replace
 from fedpp.processes import ProcessGroup, flower_environment
 
-from .certificates import Certificates, ensure
+from . import proxy
+from .address import LOOPBACK, Address
+from .certificates import Certificates, Given, ensure
+from .supervision import supervise
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
 START_SECONDS = 60.0
@@ -46,6 +47,16 @@ class State:
         return self.folder / "superlink.sqlite"
 
     @property
+    def secret(self) -> Path:
+        """Return what SuperLink knows its SuperExec by: another one each time that `up` starts."""
+        return self.folder / "superexec.secret"
+
+    @property
+    def proxy(self) -> Path:
+        """Return nginx's folder."""
+        return self.folder / "proxy"
+
+    @property
     def connection(self) -> Path:
         """Return Flower's configuration file, which tells its commands where SuperLink is."""
         return self.folder / "flwr" / "config.toml"
@@ -55,68 +66,93 @@ class State:
         return flower_environment(self.connection.parent)
 
 
-def up(folder: Path, *, host: str, port: int, names: Sequence[str], ready: Callable[[str, Path], None]) -> int:
-    """Run SuperLink in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
+def up(
+    folder: Path,
+    *,
+    port: int,
+    listen: Address | None,
+    names: Sequence[str],
+    given: Given | None,
+    ready: Callable[[Address, Path], None],
+) -> int:
+    """Run the coordinator's servers in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    `ready` is called with HOST:PORT and the authority's certificate once SuperLink answers. Raises
-    `ConfigError` if the port or the folder is in use, `FederationError` if SuperLink does not start, or ends by itself.
+    SuperLink listens on this machine's loopback; nginx at `listen`, with our certificate, which then holds `names`, or
+    a given one. `ready` is called with the address for sites, and the certificate that they need or ours, once all
+    answer. What ends later is started again. Raises `ConfigError` if a port or the folder is in use or there is no
+    nginx, `KeyFileError` for a certificate that does not do, `FederationError` if the servers do not start.
     """
-    state = State(folder.resolve())
-    local = _local_address(host)
+    state, local = State(folder.resolve()), Address(LOOPBACK, port)
+    nginx = None if listen is None else proxy.program()
+    if given is not None:
+        given.check()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _exclusively(state), tempfile.TemporaryDirectory(prefix="fedpp-") as private:
-        _require_free(host, port)
-        files = ensure(state.certificates.folder, names if host in ("0.0.0.0", "::") else (host, *names))  # noqa: S104
+    with _exclusively(state):
+        with local.listener(), nullcontext() if listen is None else listen.listener():
+            pass  # both at once: they must not be one
+        hosts = () if listen is None or listen.is_unspecified else (listen.host,)
+        files = ensure(state.certificates.folder, (*hosts, *names))
         replace(
             state.connection,
             f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"
-            f"address = {json.dumps(_joined(local, port))}\n"
+            f"address = {json.dumps(str(local))}\n"
             f"root-certificates = {json.dumps(str(files.ca), ensure_ascii=False)}\n".encode(),
         )
-        secret = Path(private) / "superexec.secret"
-        create_exclusively(secret, secrets.token_bytes(32))
+        replace(state.secret, secrets.token_bytes(32))
         with ProcessGroup(state.environment()) as group:
-            superlink = group.start(
-                [
-                    *("flower-superlink", "--host", host, "--port", str(port)),
-                    *("--ssl-ca-certfile", str(files.ca)),
-                    *("--ssl-certfile", str(files.server), "--ssl-keyfile", str(files.server_key)),
-                    *("--enable-supernode-auth", "--database", str(state.database)),
-                    *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-                ]
-            )
-            _wait_until_it_answers(group, local, port, files.ca)
-            if not group.stopped.is_set():
-                group.start(
-                    [
-                        *("flower-superexec", "--runtime-api-address", _joined(local, port)),
-                        *("--root-certificates", str(files.ca), "--parent-pid", str(superlink)),
-                        *("--superexec-auth-secret-file", str(secret)),
-                    ]
-                )
-                ready(_joined(host, port), files.ca)
-            if not group.wait():
-                raise FederationError("SuperLink or its SuperExec ended by itself: its messages above say why")
+
+            def start() -> None:
+                _start_superlink(group, state, local)
+                if nginx is not None and listen is not None:
+                    shown = given or Given(files.server, files.server_key)
+                    group.start(
+                        proxy.command(nginx, state.proxy, listen=listen, upstream=local, shown=shown, ca=files.ca)
+                    )
+                    _wait_until_it_answers(group, listen, None)
+
+            supervise(group, start, lambda: ready(listen or local, given.certificate if given else files.ca))
     return 0
 
 
-def _wait_until_it_answers(group: ProcessGroup, host: str, port: int, ca: Path) -> None:
-    context = ssl.create_default_context(cafile=str(ca))
+def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
+    """Start SuperLink and, when it answers, the SuperExec that starts its ServerApps."""
+    files = state.certificates
+    superlink = group.start(
+        [
+            *("flower-superlink", "--host", local.host, "--port", str(local.port)),
+            *("--ssl-ca-certfile", str(files.ca)),
+            *("--ssl-certfile", str(files.server), "--ssl-keyfile", str(files.server_key)),
+            *("--enable-supernode-auth", "--database", str(state.database)),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(state.secret)),
+        ]
+    )
+    _wait_until_it_answers(group, local, files.ca)
+    group.start(
+        [
+            *("flower-superexec", "--runtime-api-address", str(local)),
+            *("--root-certificates", str(files.ca), "--parent-pid", str(superlink)),
+            *("--superexec-auth-secret-file", str(state.secret)),
+        ]
+    )
+
+
+def _wait_until_it_answers(group: ProcessGroup, address: Address, ca: Path | None) -> None:
+    """Wait for a server, with TLS under this authority if it is given, or for the group's stop."""
+    context = None if ca is None else ssl.create_default_context(cafile=str(ca))
     deadline = time.monotonic() + START_SECONDS
-    while group.running() and not group.stopped.is_set():
+    while not group.stopped.is_set():
+        if ended := group.ended():
+            raise FederationError(f"{' and '.join(ended)} ended before {address} answered: its messages above say why")
         try:
-            with socket.create_connection((host, port), 1.0) as plain:
-                context.wrap_socket(plain, server_hostname=host).close()
+            with socket.create_connection(address.from_here(), 1.0) as plain:
+                if context is not None:
+                    context.wrap_socket(plain, server_hostname=address.host).close()
         except OSError as error:
             if time.monotonic() > deadline:
-                raise FederationError(
-                    f"SuperLink did not answer at {_joined(host, port)} within {START_SECONDS:.0f} s: {error}"
-                ) from None
+                raise FederationError(f"{address} did not answer within {START_SECONDS:.0f} s: {error}") from None
             time.sleep(POLL_SECONDS)
         else:
             return
-    if not group.stopped.is_set():
-        raise FederationError("SuperLink ended before it answered: its messages above say why")
 
 
 @contextmanager
@@ -130,28 +166,3 @@ def _exclusively(state: State) -> Iterator[None]:
                 f"a coordinator runs with {state.folder} already: stop it, or use another --state"
             ) from None
         yield
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on {_joined(host, port)} ({error}): choose another --port or --host"
-        ) from None
-
-
-def _local_address(host: str) -> str:
-    """Return the address by which this machine reaches a server that listens on `host`."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "::1"
-    return host
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

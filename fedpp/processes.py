@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
@@ -21,6 +22,8 @@ QUIET_FLOWER = {
 }
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 10.0
+KILL_SECONDS = 30.0
+KEEPER = ("sh", "-c", "read -r _; kill -KILL 0")  # `read` ends with the pipe, and 0 is the keeper's own group
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -36,7 +39,9 @@ class ProcessGroup:
     """Commands and all that they start, in one process group that `with` ends completely.
 
     Within, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr. In the end they are asked
-    to stop, and killed if they have not after `grace` seconds.
+    to stop, and killed if they have not after `grace` seconds. The group's leader is a keeper of ours, which reads
+    a pipe that only this process holds: if this process is killed, whatever is in the group is killed at once, by
+    whomever it was started. (That a child dies with its parent, which Linux can do, would not reach grandchildren.)
     """
 
     def __init__(self, environment: Mapping[str, str], *, grace: float = GRACE_SECONDS) -> None:
@@ -44,7 +49,8 @@ class ProcessGroup:
         self._grace = grace
         self._handlers: dict[int, Any] = {}
         self._environment = {**os.environ, **QUIET_FLOWER, **environment}
-        self._members: list[subprocess.Popen[bytes]] = []
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._members: dict[subprocess.Popen[bytes], str] = {}  # the keeper, too, and their programs' names
 
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
@@ -53,19 +59,24 @@ class ProcessGroup:
 
     def start(self, command: Sequence[str]) -> int:
         """Start a command in the group; return its process id."""
-        member = subprocess.Popen(
-            command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            process_group=self._members[0].pid if self._members else 0,
+        if self._keeper is None:
+            self._keeper = self._started(KEEPER, subprocess.PIPE, 0)
+        return self._started(command, subprocess.DEVNULL, self._keeper.pid).pid
+
+    def _started(self, command: Sequence[str], stdin: int, group: int) -> subprocess.Popen[bytes]:
+        started = subprocess.Popen(
+            command, env=self._environment, stdin=stdin, stdout=sys.stderr.fileno(), process_group=group
         )
-        self._members.append(member)
-        return member.pid
+        self._members[started] = Path(command[0]).name
+        return started
 
     def running(self) -> bool:
         """Tell whether every command still runs."""
-        return all(member.poll() is None for member in self._members)
+        return not self.ended()
+
+    def ended(self) -> list[str]:
+        """Return the commands that have ended, each as its program's name and what ended it."""
+        return [f"{name} ({_cause(of.returncode)})" for of, name in self._members.items() if of.poll() is not None]
 
     def wait(self) -> bool:
         """Wait for a stop signal or the end of a command; tell whether it was the signal."""
@@ -74,28 +85,52 @@ class ProcessGroup:
                 return True
         return self.stopped.is_set()
 
-    def __exit__(self, *_: object) -> None:
-        if self._grace:
-            self._signal(signal.SIGTERM)
-        deadline = monotonic() + self._grace
-        while self._alive() and monotonic() < deadline:
+    def end(self, grace: float = 0.0) -> None:
+        """Ask all that is in the group to stop, kill it after `grace` seconds, and wait until none of it lives.
+
+        Then others can be started. Raises `TimeoutError` if a process cannot even be killed.
+        """
+        if self._keeper is None:
+            return
+        group = self._keeper.pid
+        if grace:
+            _signal(group, signal.SIGTERM)
+        deadline = monotonic() + grace
+        while alive(group) and monotonic() < deadline:
             sleep(0.05)
-        self._signal(signal.SIGKILL)
+        _signal(group, signal.SIGKILL)
+        deadline = monotonic() + KILL_SECONDS
+        while found := alive(group):
+            if monotonic() > deadline:
+                raise TimeoutError(f"processes {found} cannot be killed: is a disk or a network folder not answering?")
+            sleep(0.05)
         for member in self._members:
-            member.wait()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            member.communicate()  # closes the keeper's pipe, too
+        self._members, self._keeper = {}, None
 
-    def _alive(self) -> bool:
-        for member in self._members:
-            member.poll()  # reaps each one: a zombie would keep the group alive
-        return self._signal(0)
-
-    def _signal(self, number: int) -> bool:
-        if not self._members:
-            return False
+    def __exit__(self, *_: object) -> None:
         try:
-            os.killpg(self._members[0].pid, number)
-        except ProcessLookupError:
-            return False
-        return True
+            self.end(self._grace)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+
+def alive(group: int) -> list[int]:
+    """Return the ids of all processes of a group but those that have ended and that nobody has waited for yet."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended just now
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in {"Z", "X"}:
+                found.append(int(process.name))
+    return found
+
+
+def _signal(group: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _cause(status: int) -> str:
+    return f"{signal.strsignal(-status)}" if status < 0 else f"status {status}"

@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
+
+from fedpp.processes import QUIET_FLOWER
 
 SITE = [sys.executable, "-m", "sites.cli"]
 COORDINATOR = [sys.executable, "-m", "coordinator"]
@@ -217,6 +220,33 @@ def wait_for(log: Path, process: "subprocess.Popen[str]", sign: str) -> None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Let all that is started write into a folder what it would call beyond this machine (`socket_guard`).
+
+    It starts as from a plain shell: what keeps Flower quiet must be in what our commands start, not in the tests'
+    environment.
+    """
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in QUIET_FLOWER:
+            patch.delenv(name, raising=False)
+        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "socket_guard"))
+        patch.setenv("FEDPP_SOCKET_GUARD", str(folder))
+        yield
+
+
+def called(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the command lines of all that was guarded, and what was called beyond this machine."""
+    commands, calls = [], []
+    for file in folder.iterdir():
+        command, *others = file.read_text().splitlines()
+        commands.append(command)
+        calls += [f"{line} by {command}" for line in others]
+    return commands, calls
 
 
 def processes_of(folder: Path, program: str = "") -> dict[int, str]:

@@ -19,11 +19,14 @@ import pytest
 from conftest import ROOT
 from deployment import (
     COORDINATOR,
+    SITE,
     TWO_USERS,
     Hospital,
     User,
     call,
+    called,
     free_port,
+    guarded,
     processes_of,
     serving,
     wait_for,
@@ -61,7 +64,7 @@ class Deployment:
     folder: Path
     east: Hospital  # the domain's founder
     west: Hospital
-    address: str  # of the SuperLink
+    address: str  # of the coordinator's proxy
     relay: str  # the same, by way of the recording: East takes it
     recording: Recording  # of what passes between East and the coordinator
     services: ExitStack  # the hospitals' vaults and nodes
@@ -147,7 +150,7 @@ def deployment() -> Iterator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)  # pytest's own folders are closed to other users
         folder.chmod(0o755)
-        with ExitStack() as stack:
+        with guarded(folder / "calls"), ExitStack() as stack:
             yield built(folder, stack)
         assert processes_of(folder) == {}
 
@@ -162,8 +165,9 @@ def built(folder: Path, stack: ExitStack) -> Deployment:
         shape += ("--split", "stratified")  # by hash, one domain in 14 would have no sequence for validation
         hospital.secret("ingest", images, "--domain", hospital.domain(1), "--out", hospital.dataset(1), *shape)
         hospital.hand_over(1)
-    port = free_port()
-    up = [*COORDINATOR, "up", "--state", str(folder / "coordinator"), "--port", str(port)]
+    port = free_port()  # where sites call: nginx
+    up = [*COORDINATOR, "up", "--state", str(folder / "coordinator"), "--port", str(free_port())]
+    up += ["--listen", f"127.0.0.1:{port}"]
     stack.enter_context(serving(folder / "up.log", up, "coordinator ready at"))
     tls = folder / "coordinator" / "tls"
     carry(tls / "ca.pem", folder / "post" / "ca.pem")
@@ -459,8 +463,23 @@ def test_a_key_is_enrolled_once(deployment: Deployment) -> None:
     assert done.stderr == f"coordinator enrol: the key {key} is enrolled already\n"
 
 
+@pytest.mark.usefixtures("trained")
 def test_nothing_phones_home(deployment: Deployment) -> None:
-    """Every Flower process runs with telemetry, update check and dependency installation off."""
+    """Nothing that our commands started, from a shell that sets nothing, called or looked up another machine.
+
+    Each kind of process was watched; and all that is Flower's has telemetry, update check and dependency installation
+    switched off, which would also tell what is not Python.
+    """
+    for program in (SITE, COORDINATOR, [sys.executable, "-m", "simulations"]):
+        call([*program, "--help"])
+    commands, calls = called(deployment.folder / "calls")
+    assert calls == []
+    for kind in (
+        *(" -m coordinator up", " -m coordinator enrol", " -m coordinator run", " -m coordinator bundle", "/flwr run"),
+        *("/flower-superlink", "/flower-superexec", "/flwr-serverapp", "/flower-supernode"),
+        *("sites.executor", "sites.launcher", " -m sites.cli join", " -m sites.cli vault", " -m simulations --help"),
+    ):
+        assert [command for command in commands if kind in command], kind
     wanted = {
         b"FLWR_TELEMETRY_ENABLED=0",
         b"FLWR_DISABLE_UPDATE_CHECK=1",
@@ -471,6 +490,23 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
     for process in processes:
         environment = Path(f"/proc/{process}/environ").read_bytes()
         assert wanted <= set(environment.split(b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("from flwr.supercore import telemetry as t; t.create_event(t.EventType.PING, None)", ["telemetry.flower.ai"]),
+        ("from flwr.supercore import update_check as u; u.warn_if_flwr_update_available('x')", ["api.flower.ai"]),
+        ("import socket as s; s.socket(type=s.SOCK_DGRAM).connect(('192.0.2.1', 9))", ["192.0.2.1"]),
+        ("import socket as s; s.create_connection(('localhost', 9)); s.socket(s.AF_UNIX).connect('/none')", []),
+    ],
+)
+def test_the_guard_sees_a_call(tmp_path: Path, code: str, found: list[str]) -> None:
+    """What Flower does by itself would be found, and what leaves the machine by a socket, but not what stays on it."""
+    with guarded(tmp_path / "calls"):
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    calls = called(tmp_path / "calls")[1]
+    assert [call.split("'")[1] for call in calls] == found
 
 
 def test_the_model_goes_on_in_a_new_epoch(

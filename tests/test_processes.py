@@ -1,11 +1,15 @@
 """Process groups end completely and without delay, whatever their members do."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from fedpp import processes
 from fedpp.processes import ProcessGroup
@@ -13,7 +17,13 @@ from fedpp.processes import ProcessGroup
 ENDLESS = "import time\nwhile True: time.sleep(60)"
 SHORT = "pass"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n{ENDLESS}"
-PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {ENDLESS!r}])\n{ENDLESS}"
+PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {DEAF!r}])\n{ENDLESS}"
+OWNER = f"""import os, sys
+from fedpp.processes import ProcessGroup
+with ProcessGroup({{}}) as group:
+    print(os.getpgid(group.start([sys.executable, '-c', {PARENT!r}])), flush=True)
+    group.wait()
+"""
 
 
 def python(program: str) -> list[str]:
@@ -21,55 +31,87 @@ def python(program: str) -> list[str]:
 
 
 def alive(group: int) -> int:
-    """Count the live processes of a group."""
+    """Count the live processes of a group, the keeper among them."""
     listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)
     rows = (line.split() for line in listed.stdout.splitlines())
     return sum(int(row[0]) == group and not row[1].startswith("Z") for row in rows)
 
 
-def test_grandchildren_end_with_the_group() -> None:
-    """What a command started ends with it."""
-    with ProcessGroup({}) as group:
-        leader = group.start(python(PARENT))
-        deadline = time.monotonic() + 30
-        while alive(leader) != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    assert alive(leader) == 0
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_grandchildren_end_with_the_group(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a command started ends with it, and before `with` does, even if it will not."""
+    with ProcessGroup({}, grace=0.5) as group:
+        number = os.getpgid(group.start(python(PARENT)))
+        wait_until(lambda: "deaf" in capfd.readouterr().err)
+        assert alive(number) == 3
+    assert alive(number) == 0
 
 
 def test_who_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
     """A process that does not end when asked is killed after the grace period."""
     with ProcessGroup({}, grace=0.5) as group:
-        leader = group.start(python(DEAF))
-        deadline = time.monotonic() + 30
-        while "deaf" not in capfd.readouterr().err:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    assert alive(leader) == 0
+        number = os.getpgid(group.start(python(DEAF)))
+        wait_until(lambda: "deaf" in capfd.readouterr().err)
+    assert alive(number) == 0
+
+
+def test_all_die_with_a_killed_owner() -> None:
+    """SIGKILL of the process that holds the group kills its commands and what these started, also who is deaf."""
+    with subprocess.Popen(python(OWNER), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stderr is not None
+        number = int(owner.stdout.readline())
+        assert owner.stderr.readline() == "deaf\n"
+        assert alive(number) == 3
+        owner.kill()
+        wait_until(lambda: alive(number) == 0)
 
 
 @pytest.mark.parametrize("programs", [(SHORT, ENDLESS), (ENDLESS, SHORT)])
 def test_the_end_of_one_command_ends_the_others_at_once(programs: tuple[str, str]) -> None:
     """Whichever command ends by itself, `wait` says so, and the rest of the group needs no grace period."""
     with ProcessGroup({}) as group:
-        leader, _ = [group.start(python(program)) for program in programs]
+        number, _ = [os.getpgid(group.start(python(program))) for program in programs]
         assert not group.wait()
+        assert group.ended() == [f"{Path(sys.executable).name} (status 0)"]
         started = time.monotonic()
     assert time.monotonic() - started < processes.GRACE_SECONDS / 2
-    assert alive(leader) == 0
+    assert alive(number) == 0
+
+
+def test_after_its_end_a_group_starts_anew(capfd: pytest.CaptureFixture[str]) -> None:
+    """`end` kills all without asking; what is started next is in a new group, with a keeper of its own."""
+    with ProcessGroup({}) as group:
+        old = os.getpgid(group.start(python(PARENT)))
+        wait_until(lambda: "deaf" in capfd.readouterr().err)
+        os.kill(old, signal.SIGKILL)
+        assert not group.wait()
+        assert group.ended() == ["sh (Killed)"]
+        group.end()
+        assert alive(old) == 0
+        new = os.getpgid(group.start(python(ENDLESS)))
+        assert new != old
+        assert group.running()
+        assert alive(new) == 2
+    assert alive(new) == 0
 
 
 @pytest.mark.parametrize("number", processes.STOP_SIGNALS)
 def test_a_signal_ends_the_group_at_once(number: signal.Signals) -> None:
     """SIGHUP, SIGINT and SIGTERM end the group instead of this process."""
     with ProcessGroup({}) as group:
-        leader, _ = [group.start(python(ENDLESS)) for _ in range(2)]
+        of_group, _ = [os.getpgid(group.start(python(ENDLESS))) for _ in range(2)]
         signal.raise_signal(number)
         assert group.wait()
         started = time.monotonic()
     assert time.monotonic() - started < processes.GRACE_SECONDS / 2
-    assert alive(leader) == 0
+    assert alive(of_group) == 0
 
 
 def test_signals_are_given_back() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from coordinator.__main__ import _parser as coordinator_parser
 from sites.cli import _parser
 
 FOLDER = ROOT / "docs" / "systemd"
 UNITS = ("fedpp-vault.service", "fedpp-site.service")
-PROGRAM = "/opt/fedpp/bin/fedpp-site"
+COORDINATOR = "fedpp-coordinator.service"
+PROGRAM, PYTHON = "/opt/fedpp/bin/fedpp-site", "/opt/fedpp/bin/python"
 HARDENED = {
     "ProtectSystem": "strict",
     "ProtectHome": "true",
@@ -51,6 +53,19 @@ def test_the_units_start_commands_that_there_are(unit: str):
         assert {text for text in arguments if text.startswith("--")} <= set(known)  # argparse takes abbreviations
 
 
+def test_the_coordinator_s_unit_starts_a_command_that_there_is():
+    """It runs in the checkout, keeps its state where it may write, and opens a port that needs no right."""
+    (command,) = commands(COORDINATOR)
+    assert command[:3] == [PYTHON, "-m", "coordinator"]
+    options = coordinator_parser().parse_args(command[3:])
+    known = coordinator_parser()._subparsers._group_actions[0].choices["up"]._option_string_actions
+    assert {text for text in command if text.startswith("--")} <= set(known)
+    unit = settings(COORDINATOR)
+    assert unit["WorkingDirectory"] == ["/opt/fedpp/checkout"]
+    assert str(options.state).startswith(f"/var/lib/{unit['StateDirectory'][0]}/")
+    assert options.listen.port >= 1024
+
+
 def test_the_two_units_fit_together():
     """The trainer asks the vault where it listens, checks its health there, and cannot see its folders."""
     vault, site = (settings(unit) for unit in UNITS)
@@ -68,7 +83,7 @@ def test_the_two_units_fit_together():
     assert vault["Group"] == site["Group"]
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, COORDINATOR])
 def test_the_units_are_hardened(unit: str):
     """Each process has a user of its own and no way to more rights; the vault has no network."""
     found = settings(unit)
@@ -84,11 +99,11 @@ def test_the_units_are_hardened(unit: str):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd-analyze")
 def test_systemd_takes_the_units(tmp_path: Path):
     """`systemd-analyze verify` finds nothing to say, once the program is where it looks."""
-    for unit in UNITS:
-        text = (FOLDER / unit).read_text().replace(PROGRAM, str(shutil.which("true")))
+    for unit in (*UNITS, COORDINATOR):
+        text = re.sub(f"{PROGRAM}|{PYTHON}", str(shutil.which("true")), (FOLDER / unit).read_text())
         (tmp_path / unit).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE))
     done = subprocess.run(
-        ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in UNITS)],
+        ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in (*UNITS, COORDINATOR))],
         capture_output=True,
         text=True,
         check=False,

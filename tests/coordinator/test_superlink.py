@@ -1,6 +1,5 @@
 """The coordinator's commands up, enrol and run, where they must refuse, stop, or keep what they had."""
 
-import os
 import signal
 import socket
 import ssl
@@ -15,15 +14,22 @@ from threading import Event
 import pytest
 from conftest import ROOT
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from deployment import COORDINATOR, call, free_port, processes_of, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import certificates
 from coordinator.__main__ import _wait_for_end, main, run_config
-from coordinator.certificates import Certificates, ensure
+from coordinator.certificates import Certificates, Given, ensure
 from coordinator.superlink import State
 from fedpp.config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
@@ -124,6 +130,7 @@ def test_up_serves_tls_and_ends_completely(tmp_path: Path, number: signal.Signal
         (line,) = [line for line in log.read_text().splitlines() if "ready" in line]
         ca = tmp_path / "state" / "tls" / "ca.pem"
         assert line == f"coordinator ready at 127.0.0.1:{port}, CA certificate {ca}"
+        assert "note: without --listen HOST:PORT only this machine can reach" in log.read_text()
         for name in ("localhost", "127.0.0.1", "hub.example"):
             context = ssl.create_default_context(cafile=ca)
             with socket.create_connection(("127.0.0.1", port)) as plain:
@@ -139,35 +146,117 @@ def test_up_serves_tls_and_ends_completely(tmp_path: Path, number: signal.Signal
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_up_fails_when_superlink_dies(tmp_path: Path) -> None:
-    """If SuperLink is killed, `up` ends by itself with status 1 and leaves nothing behind."""
-    with serving(tmp_path / "log", up(tmp_path / "state", free_port()), "ready", status=1) as coordinator:
-        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
-        os.kill(superlink, signal.SIGKILL)
-        coordinator.wait(timeout=30)
-    assert "coordinator up: SuperLink or its SuperExec ended by itself" in (tmp_path / "log").read_text()
-    assert processes_of(tmp_path) == {}
-
-
 def test_port_in_use(tmp_path: Path) -> None:
     """A port in use is named in one line, and no state is left half-made."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = fails("up", "--state", tmp_path / "state", "--port", str(port))
     assert line.startswith(f"coordinator up: cannot listen on 127.0.0.1:{port}")
-    assert line.endswith("choose another --port or --host")
+    assert line.endswith("choose another --port or --listen")
     assert not (tmp_path / "state" / "tls").exists()
 
 
-@pytest.mark.parametrize(("host", "noted"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104
-def test_listening_beyond_the_machine_is_noted(
-    tmp_path: Path, host: str, noted: bool, capsys: pytest.CaptureFixture[str]
+def test_the_same_port_twice(tmp_path: Path) -> None:
+    """SuperLink and nginx cannot have one port, not even where nginx would listen on all addresses."""
+    port = free_port()
+    line = fails("up", "--state", tmp_path / "state", "--port", str(port), "--listen", f"0.0.0.0:{port}")
+    assert line.startswith(f"coordinator up: cannot listen on 0.0.0.0:{port}")
+
+
+def self_signed(folder: Path, *, until: timedelta = timedelta(days=1), password: bytes | None = None) -> Given:
+    """Make a server certificate that is no one's but its own, valid from two hours ago."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "given")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=2))
+        .not_valid_after(now + until)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hub.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    given = Given(folder / "given $certificate.pem", folder / "given key.pem")
+    folder.mkdir(exist_ok=True)
+    given.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    how = BestAvailableEncryption(password) if password else NoEncryption()
+    given.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    return given
+
+
+def test_a_given_certificate_is_what_sites_see(tmp_path: Path) -> None:
+    """Nginx shows it, and the fleet's half of SuperLink, whose own certificate is still ours, answers behind it."""
+    given, port, listen = self_signed(tmp_path / "given"), free_port(), free_port()
+    outside = ("--listen", f"127.0.0.1:{listen}", "--certificate", given.certificate, "--certificate-key", given.key)
+    with serving(tmp_path / "log", up(tmp_path / "state", port, *map(str, outside)), "ready"):
+        line = f"coordinator ready at 127.0.0.1:{listen}, certificate {given.certificate}\n"
+        assert line in (tmp_path / "log").read_text()
+        assert "only this machine" not in (tmp_path / "log").read_text()
+        for number, authority, name in (
+            (listen, given.certificate, "hub.example"),
+            (port, tmp_path / "state" / "tls" / "ca.pem", "localhost"),
+        ):
+            context = ssl.create_default_context(cafile=authority)
+            with (
+                socket.create_connection(("127.0.0.1", number)) as plain,
+                context.wrap_socket(plain, server_hostname=name) as connection,
+            ):
+                connection.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                assert connection.recv(12) == b"HTTP/1.1 415"  # SuperLink's: no content of Flower's
+
+
+@pytest.mark.parametrize("wrong", ["missing", "no certificate", "no key", "encrypted", "another key", "expired"])
+def test_a_given_certificate_that_no_server_could_show_is_refused(tmp_path: Path, wrong: str) -> None:
+    """It is named in one line before anything is made."""
+    until = timedelta(hours=-1 if wrong == "expired" else 1)
+    given = self_signed(tmp_path / "given", until=until, password=b"secret" if wrong == "encrypted" else None)
+    certificate, key = given.certificate, given.key
+    if wrong == "missing":
+        certificate, expected = (
+            tmp_path / "none.pem",
+            f"cannot read a certificate from {tmp_path / 'none.pem'}: No such",
+        )
+    elif wrong == "no certificate":
+        certificate, expected = key, f"cannot read a certificate from {key}: "
+    elif wrong == "no key":
+        key, expected = certificate, f"cannot read a private key from {certificate}: "
+    elif wrong == "encrypted":
+        expected = f"cannot read a private key from {key}: Password was not given but private key is encrypted"
+    elif wrong == "another key":
+        key = self_signed(tmp_path / "other").key
+        expected = f"the private key {key} is not that of {certificate}: its first certificate"
+    else:
+        expected = f"the certificate {certificate} is valid from 20"
+    outside = ("--listen", f"127.0.0.1:{free_port()}", "--certificate", certificate, "--certificate-key", key)
+    assert fails("up", "--state", tmp_path / "state", *outside).startswith(f"coordinator up: {expected}")
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--certificate", "c.pem"), "--certificate and --certificate-key belong together: give both"),
+        (("--certificate-key", "k.pem"), "--certificate and --certificate-key belong together: give both"),
+        (("--certificate", "c.pem", "--certificate-key", "k.pem"), "--certificate is what sites see: give --listen"),
+        (
+            ("--certificate", "c.pem", "--certificate-key", "k.pem", "--listen", "127.0.0.1:1", "--name", "hub"),
+            "--name is for the certificate that is made here: leave it out with --certificate",
+        ),
+    ],
+)
+def test_half_of_what_a_certificate_needs(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who lets others reach the port is told, before anything starts, what they can do there."""
-    with socket.create_server((host, 0)) as other:
-        port = other.getsockname()[1]
-        assert main(["up", "--state", str(tmp_path / "state"), "--host", host, "--port", str(port)]) == 1
-    assert ("whoever reaches port" in capsys.readouterr().err.splitlines()[0]) == noted
+    """Options that stand on others say so, and nothing is made."""
+    assert main(["up", "--state", str(tmp_path / "state"), *arguments]) == 1
+    assert f"coordinator up: {expected}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80 "])
+def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused in one line, with status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["up", "--state", str(tmp_path / "state"), f"--port={port}"])
+    assert "must be a port from 1 to 65535" in capsys.readouterr().err
 
 
 def test_enrol_needs_a_superlink(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""A coordinator whose servers are killed serves on, on what it knew before; one that is killed leaves nothing."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from deployment import COORDINATOR, call, free_port, processes_of, serving
+
+from coordinator import supervision
+from coordinator.supervision import supervise
+from fedpp.errors import FederationError
+from fedpp.processes import ProcessGroup, alive
+
+SHORT, ENDLESS = ["sh", "-c", "exit 3"], ["sleep", "600"]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def servers(folder: Path) -> tuple[int, dict[str, int]]:
+    """Return the process group of a coordinator's servers, and each by its name."""
+    (superlink,) = processes_of(folder, "bin/flower-superlink")
+    (superexec,) = processes_of(folder, "bin/flower-superexec")
+    group = os.getpgid(superlink)
+    nginx = [p for p in alive(group) if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"nginx: master")]
+    return group, {"flower-superlink": superlink, "flower-superexec": superexec, "nginx": nginx[0]}
+
+
+def test_what_is_killed_is_started_again(tmp_path: Path) -> None:
+    """After SIGKILL of each server all are ended, new ones serve the same nodes, and a stop signal ends them at last.
+
+    SIGSTOP first: a server that cannot even take a signal, and what it started, is gone as well.
+    """
+    log, state, port = tmp_path / "log", tmp_path / "state", free_port()
+    up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port), "--listen", f"127.0.0.1:{free_port()}"]
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    (tmp_path / "node.pub").write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    enrol = [*COORDINATOR, "enrol", "--state", str(state), str(tmp_path / "node.pub"), "A"]
+    with serving(log, up, "coordinator ready at") as coordinator:
+        call(enrol)
+        old = set()
+        for number, name in enumerate(("flower-superlink", "flower-superexec", "nginx"), 1):
+            group, running = servers(tmp_path)
+            old |= set(alive(group))
+            for other in set(running) - {name}:
+                os.kill(running[other], signal.SIGSTOP)
+            os.kill(running[name], signal.SIGKILL)
+            wait_until(lambda n=number: log.read_text().count("note: the servers answer again\n") == n)
+            assert f"note: {name} (Killed) ended by itself: all servers are started again\n" in log.read_text()
+            assert alive(group) == []
+        assert coordinator.poll() is None
+        assert "is enrolled already" in call(enrol, status=1).stderr
+        assert log.read_text().count("coordinator ready at") == 1
+        group, _ = servers(tmp_path)
+        assert not old & set(alive(group))
+    assert alive(group) == []
+
+
+def test_a_stop_signal_ends_a_coordinator_that_starts_again(tmp_path: Path) -> None:
+    """SIGTERM while the servers are down and coming up again is obeyed at once, with status 0."""
+    log = tmp_path / "log"
+    with serving(log, [*COORDINATOR, "up", "--state", str(tmp_path / "state"), "--port", str(free_port())], "ready at"):
+        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
+        os.kill(superlink, signal.SIGKILL)
+        wait_until(lambda: "all servers are started again" in log.read_text())
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert "answer again" not in log.read_text()
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL of `up` ends SuperLink, SuperExec and nginx with its workers at once; the next `up` serves."""
+    log, state, port, listen = tmp_path / "log", tmp_path / "state", free_port(), free_port()
+    up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port), "--listen", f"127.0.0.1:{listen}"]
+    with serving(log, up, "coordinator ready at", signal.SIGKILL, -signal.SIGKILL):
+        group, _ = servers(tmp_path)
+        assert len(alive(group)) == 6  # the keeper, SuperLink, SuperExec, nginx and two workers
+    wait_until(lambda: alive(group) == [], 2)
+    with serving(log, up, "coordinator ready at"):
+        pass
+
+
+def test_servers_that_do_not_start_end_the_command(tmp_path: Path) -> None:
+    """The first time that SuperLink does not come up is the last: one line says so, and nothing is left."""
+    state = tmp_path / "state"
+    (state / "superlink.sqlite").mkdir(parents=True)
+    port = free_port()
+    done = call([*COORDINATOR, "up", "--state", str(state), "--port", str(port)], status=1)
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        f"coordinator up: flower-superlink (status 1) ended before 127.0.0.1:{port} answered: "
+        "its messages above say why"
+    )
+    assert processes_of(tmp_path) == {}
+
+
+def test_servers_that_end_again_and_again_end_the_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of servers that answer and end at once there are a bounded number of starts, each in a group without the last."""
+    monkeypatch.setattr(supervision, "MOST_FAILURES", 2)
+    groups = []
+    with ProcessGroup({}) as group:
+
+        def start() -> None:
+            assert all(alive(old) == [] for old in groups)
+            groups.append(os.getpgid(group.start(ENDLESS)))
+            group.start(SHORT)
+
+        with pytest.raises(FederationError, match=r"sh \(status 3\) ended by itself, 3 times in a row"):
+            supervise(group, start, lambda: None)
+    assert len(groups) == 3
+    assert capfd.readouterr().err.count("started again") == 2
+
+
+def test_servers_that_served_for_long_are_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only failures in a row count: what ended after a while, or did not come up once, is no reason to give up."""
+    monkeypatch.setattr(supervision, "MOST_FAILURES", 1)
+    monkeypatch.setattr(supervision, "QUICK_SECONDS", 0.0)
+    starts = []
+    with ProcessGroup({}) as group:
+
+        def start() -> None:
+            starts.append(group.start(["sh", "-c", "sleep 0.01"]))
+            if len(starts) == 5:
+                group.stopped.set()
+
+        supervise(group, start, lambda: None)
+    assert len(starts) == 5
+
+
+def test_a_machine_that_is_full_for_a_moment_is_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the system refuses once does not end a coordinator that served; the first time it does."""
+    starts = []
+    with ProcessGroup({}) as group:
+
+        def start() -> None:
+            starts.append(1)
+            if len(starts) == 2:
+                raise BlockingIOError("Resource temporarily unavailable")
+            group.start(SHORT)
+            if len(starts) == 3:
+                group.stopped.set()
+
+        supervise(group, start, lambda: None)
+        assert len(starts) == 3
+        group.stopped.clear()
+        starts[:] = [1]
+        with pytest.raises(BlockingIOError):
+            supervise(group, start, lambda: None)
+    assert "note: Resource temporarily unavailable: all servers are started again" in capfd.readouterr().err
