@@ -36,8 +36,11 @@ class Admissions:
     refused is asked again when it was away and is back.
     """
 
-    def __init__(self, grid: Grid, run: Run, n: int, note: Callable[[str], None]) -> None:
-        """Begin with nobody; `note` tells the user."""
+    def __init__(
+        self, grid: Grid, run: Run, n: int, note: Callable[[str], None], tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin with nobody; `note` tells the user, and `tick` is called while sites are waited for."""
+        self._tick = tick
         self._grid, self._run, self._n, self._note = grid, run, n, note
         self._question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
         self._asked: set[int] = set()
@@ -69,6 +72,7 @@ class Admissions:
             enough = wanted <= names if wanted else len(names) >= config.sites
             if (enough and not self._pending) or time.monotonic() >= deadline:
                 break
+            self._tick()
             time.sleep(POLL_SECONDS)
         if not enough and not (wanted and len(names) >= config.least_sites()):
             raise FederationError(_too_few(chosen, config, connected=len(self._asked)))

@@ -28,8 +28,8 @@ from .admission import Admission, Admissions
 from .answers import UNKNOWN, digest_of
 from .earlier_model import EarlierModel
 from .progress import Progress, ProgressFile
-from .run_folder import Checkpoint, RunFolder
-from .strategy import FederatedAveraging, StoppedError
+from .run_folder import Checkpoint, RunFolder, StoppedError
+from .strategy import FederatedAveraging
 
 SEALED, CLEAR = "model.sealed", "model.npz"
 BEFORE = "model-before.sealed"  # of the round before, while a run goes on
@@ -65,7 +65,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
     run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
     if not config.masking:
         folder.note("masking is OFF: this coordinator sees each site's updates, and the model")
-    admissions = Admissions(grid, run, card.n, folder.note)
+    admissions = Admissions(grid, run, card.n, folder.note, folder.require_going)
     begun = folder.position()
     admissions.wait(config, wanted=set() if begun is None else begun.sites.keys() - begun.quarantined.keys())
     plan = plan_of(admissions.admitted, config, card)

@@ -3,7 +3,8 @@
 ::
 
     run/lock        held by the ServerApp that runs: no other one writes, and who died holds nothing
-    run/settings    the run's nonce
+    run/order       the settings that `run` was given
+    run/nonce       the run's nonce
     run/position    which attempt at which round is made, and whose plan it follows; written before a site is asked
     run/sum         the sum of an attempt, and whose updates are in it; written before a site is sent it
     run/checkpoint  the last round that the sites adopted: its state and all rounds so far
@@ -41,6 +42,7 @@ from fedpp.protocol.site import SiteDescription
 FORMAT = "fedpp-run-1"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 2.0
+HELD_SECONDS = 10.0  # a ServerApp that was told to end may take a moment, and who looks on holds the lock for one
 MOST_HEADER = 2**28  # bytes: the counts of many rounds at many sites
 _SUM_BYTES = 32
 
@@ -78,6 +80,13 @@ class Checkpoint:
     seconds: float  # that the run took so far, but for what was done in vain
 
 
+class StoppedError(FederationError):
+    """Somebody stopped the run."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped; go on with run --resume")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder `run` of a run's results."""
@@ -100,6 +109,11 @@ class RunFolder:
         return self.folder / "progress"
 
     @property
+    def order(self) -> Path:
+        """Return the file of the settings that the run was begun with."""
+        return self.folder / "order"
+
+    @property
     def stop(self) -> Path:
         """Return the file that stops the run, if it is there."""
         return self.folder / "stop"
@@ -110,6 +124,20 @@ class RunFolder:
         print(line, file=sys.stderr, flush=True)
         with suppress(OSError), self.log.open("a") as log:
             log.write(f"{line}\n")
+
+    def require_going(self) -> None:
+        """Raise `StoppedError` if somebody stopped the run."""
+        if self.stop.exists():
+            raise StoppedError
+
+    def clear(self) -> None:
+        """Forget how the run ended: it goes on."""
+        for left in (self.stop, self.progress):
+            left.unlink(missing_ok=True)
+
+    def checkpoint_exists(self) -> bool:
+        """Tell whether the run was begun by a ServerApp."""
+        return (self.folder / "nonce").exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -129,15 +157,12 @@ class RunFolder:
     def is_held(self) -> bool:
         """Tell whether a process has the run."""
         with suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+            return not _locked(lock.fileno(), fcntl.LOCK_SH)
         return False
 
     def nonce(self, drawn: str) -> str:
         """Return the run's nonce; one that begins gets the one that was drawn."""
-        if not (path := self.folder / "settings").exists():
+        if not (path := self.folder / "nonce").exists():
             self._write(path, {"nonce": drawn}, b"")
         return str(self._read(path)[0]["nonce"])
 
@@ -208,6 +233,15 @@ class RunFolder:
             raise FederationError(
                 f"{path} is damaged: begin a new run, with --model from the last model in {path.parents[1]}"
             ) from None
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    """Lock a file, if that needs no waiting, and tell whether it did not."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _parsed(content: memoryview) -> tuple[dict[str, Any], bytes]:

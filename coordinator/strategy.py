@@ -57,7 +57,7 @@ class FederatedAveraging:
         """
         self._config, self._admissions, self._length = config, admissions, length
         self._folder, self._progress, self._keep = folder, progress, keep
-        self._grid, self._exchange = grid, Exchange(grid, self._tick)
+        self._grid, self._exchange = grid, Exchange(grid, folder.require_going)
         self._known: dict[str, SiteDescription] = {}
         self._datasets: dict[str, str] = {}
         self.quarantined: dict[str, str] = {}
@@ -379,7 +379,7 @@ class FederatedAveraging:
             hear(AWAY_SECONDS)
             if not self._exchange.unanswered:
                 time.sleep(AWAY_SECONDS)
-                self._tick()
+                self._folder.require_going()
 
     def _heard(
         self,
@@ -406,18 +406,6 @@ class FederatedAveraging:
     def _leave_out(self, what: str, site: SiteDescription, reason: str) -> None:
         self._left_out[site.name] = f"{what}: {reason}"
         self._folder.note(f"{what} of {site.name} left out: {reason}")
-
-    def _tick(self) -> None:
-        """End a run that somebody stopped."""
-        if self._folder.stop.exists():
-            raise StoppedError
-
-
-class StoppedError(FederationError):
-    """Somebody stopped the run."""
-
-    def __init__(self) -> None:
-        super().__init__("the run was stopped; go on with run --resume")
 
 
 def _figures(counts: AnyCounts) -> str:

@@ -57,6 +57,11 @@ class State:
         return self.folder / "proxy"
 
     @property
+    def last(self) -> Path:
+        """Return the file that names the results of the run that was begun last."""
+        return self.folder / "last-run"
+
+    @property
     def connection(self) -> Path:
         """Return Flower's configuration file, which tells its commands where SuperLink is."""
         return self.folder / "flwr" / "config.toml"

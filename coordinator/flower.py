@@ -1,0 +1,43 @@
+"""Flower's own command line, by which SuperLink is driven through the connection that `up` wrote."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+from fedpp.errors import FederationError
+from fedpp.processes import QUIET_FLOWER
+
+from .superlink import State
+
+
+class NoSuperLinkError(FederationError):
+    """No SuperLink answers, now."""
+
+
+def flower(state: State, *arguments: str) -> dict[str, Any]:
+    """Call a command of Flower that answers JSON; raise `FederationError` with its reason if it fails."""
+    if not state.connection.exists():
+        raise FederationError(f"{state.folder} is no coordinator's state: start one with `up --state {state.folder}`")
+    done = subprocess.run(
+        ["flwr", *arguments, "--format", "json"],
+        env={**os.environ, **QUIET_FLOWER, **state.environment()},
+        cwd=state.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Ctrl-C is for us alone
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        answer = {"success": False, "error-message": done.stderr.strip() or done.stdout.strip()}
+    if done.returncode == 0 and answer.get("success"):
+        return answer
+    message = " ".join(str(answer.get("error-message", "")).split())
+    if "connection to the superlink is unavailable" in message.lower():
+        raise NoSuperLinkError(
+            f"no SuperLink answers: start one with `python -m coordinator up --state {state.folder}`"
+        )
+    raise FederationError(f"SuperLink refused `flwr {arguments[0]}`: {message or f'status {done.returncode}'}")

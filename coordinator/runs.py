@@ -1,0 +1,253 @@
+"""`run`, `status` and `stop`: one federation, from its settings to its figures."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedpp.config import RunConfig
+from fedpp.errors import ConfigError, FederationError
+from fedpp.files import replace
+
+from .bundle import CHECKOUT
+from .flower import flower
+from .progress import Progress
+from .run_folder import RunFolder
+from .superlink import CONNECTION, State
+
+RECORD, MODELS = "federation.json", ("model.sealed", "model-before.sealed", "model.npz")
+ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
+CHANGEABLE = ("rounds", "quorum", "repeats", "wait-seconds", "round-seconds")  # of a run that goes on
+WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
+Settings = dict[str, str | int | float]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
+    state = State(options.state.resolve())
+    given = _from_file(options.config) if options.config else {}
+    out = Path(options.out or given.get("out") or _missing("--out FOLDER")).resolve()
+    folder = RunFolder(out)
+    if options.resume and (out / RECORD).exists():
+        return _show(out, as_json=options.json)
+    if options.resume and folder.order.exists():
+        settings = _changed(folder, options, given)
+    else:
+        settings = _begun(folder, options, given)
+    folder.clear()
+    replace(state.last, str(out).encode())
+    from .submission import Submission
+
+    ended = Submission(state, folder, settings).carry_out()
+    if ended.phase != "completed":
+        raise FederationError(ended.reason if ended.phase == "stopped" else f"the run failed: {ended.reason}")
+    return _show(out, as_json=options.json)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show where the run is, which sites it waits for and who is connected; live on a terminal."""
+    state = State(options.state.resolve())
+    folder = RunFolder(_out(options, state))
+    nodes, asked = [], -NODES_SECONDS
+    while True:
+        if time.monotonic() - asked >= NODES_SECONDS:
+            nodes, asked = _nodes(state), time.monotonic()
+        progress = Progress.load(folder.progress)
+        alive = folder.is_held()
+        if options.json:
+            print(json.dumps({**progress.to_mapping(), "out": str(folder.out), "alive": alive, "nodes": nodes}))
+            return 0
+        lines = _told(progress, nodes, folder, alive=alive)
+        live = sys.stdout.isatty() and not progress.ended
+        print(("\x1b[H\x1b[2J" if live else "") + "\n".join(lines), flush=True)
+        if not live:
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Stop the run that goes on; `run --resume` takes it up again."""
+    state = State(options.state.resolve())
+    folder = RunFolder(_out(options, state))
+    if not folder.is_held():
+        raise FederationError(f"no run goes on in {folder.out}: `status` tells how the last one ended")
+    folder.stop.touch()
+    print(f"stopping the run in {folder.out}; go on with run --resume", file=sys.stderr)
+    while folder.is_held():
+        time.sleep(WATCH_SECONDS)
+    return 0
+
+
+def _begun(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a new run; all that can be checked before it begins is."""
+    from fedpp.cipher.params import DomainCard
+
+    from . import earlier_model
+
+    out = folder.out
+    if folder.order.exists() or any((out / name).exists() for name in (RECORD, *MODELS)):
+        raise ConfigError(
+            f"{out} holds a federation already: choose another --out, results are not overwritten, or go on with "
+            "--resume"
+        )
+    domain = Path(options.domain or given.get("domain") or _missing("--domain CARD"))
+    model = options.model or (Path(given["model"]) if given.get("model") else None)
+    card = DomainCard.load(domain)
+    if model is not None:
+        earlier_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
+    facts: Settings = {
+        "card": card.to_json(),
+        "sites": options.sites or given.get("sites") or _missing("--sites NUMBER"),
+        "out": str(out),
+        "initial": str(model.resolve()) if model else "",
+    }
+    written = {name: value for name, value in given.items() if name not in ARGUMENTS}
+    settings = run_config(options.set, facts, written)
+    folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
+    replace(folder.order, json.dumps(settings).encode())
+    return settings
+
+
+def _changed(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a run that goes on, with what may be changed of them."""
+    try:
+        begun: Settings = json.loads(folder.order.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {folder.order}: {error}; begin a new run, with --model") from None
+    settings = run_config(options.set, {name: begun[name] for name in ("card", "sites", "out", "initial")}, begun)
+    if given:
+        settings |= {name: value for name, value in given.items() if name not in ARGUMENTS}
+    changed = [name for name in settings if settings[name] != begun[name] and name not in CHANGEABLE]
+    if changed:
+        raise ConfigError(
+            f"a run goes on as it was begun, but for {', '.join(CHANGEABLE)}; {changed[0]} was {begun[changed[0]]!r}, "
+            f"got {settings[changed[0]]!r}: begin a new run, with --model"
+        )
+    RunConfig.from_mapping(settings)
+    replace(folder.order, json.dumps(settings).encode())
+    return settings
+
+
+def run_config(
+    texts: Sequence[str], given: Mapping[str, str | int | float], written: Mapping[str, Any] = {}
+) -> Settings:
+    """Return all settings of a run: the defaults, what was `written` in a file, `name=value` texts, and `given`.
+
+    Texts are typed like their defaults. Raises `ConfigError` for names that are unknown, given or twice there, and for
+    values that do not fit.
+    """
+    defaults = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    known = ", ".join(sorted(set(defaults) - set(given)))
+    settings: Settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in defaults or name in given:
+            raise ConfigError(f"--set takes name=value with a name of {known}; got {text!r}")
+        if name in settings:
+            raise ConfigError(f"--set {name} stands twice: give it once")
+        settings[name] = _typed(name, value, type(defaults[name]))
+    unknown = sorted(set(written) - set(defaults))
+    if unknown:
+        raise ConfigError(f"there is no setting {unknown[0]!r:.80}: known are {', '.join(ARGUMENTS)}, {known}")
+    made = {**defaults, **written, **settings, **given}
+    RunConfig.from_mapping(made)
+    return made
+
+
+def _typed(name: str, text: str, kind: type) -> str | int | float:
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    try:
+        if kind is bool:
+            return ("false", "true").index(text) == 1
+        made: str | int | float = kind(text)
+    except ValueError:
+        raise ConfigError(f"run setting {name} must be {wanted}, got {text!r:.80}") from None
+    return made
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file; raise `ConfigError` for what is no mapping of plain values."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the settings {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(value, (str, int, float)) for name, value in values.items()
+    ):
+        raise ConfigError(f"{path} must hold one setting a line, `name: value`, with texts, numbers, true or false")
+    return values
+
+
+def _missing(what: str) -> Any:
+    raise ConfigError(f"{what} is needed, on the command line or in the file of settings")
+
+
+def _show(out: Path, *, as_json: bool) -> int:
+    """Print the figures of a finished run."""
+    from fedpp.learning.metrics import metrics
+    from fedpp.protocol.federation import FederationRecord
+    from fedpp.protocol.finding_counts import FindingCounts
+
+    record = FederationRecord.load(out / RECORD)
+    tested = record.test_counts()
+    figures, findings = metrics(tested).to_mapping(), {}
+    if isinstance(tested, FindingCounts):
+        of_each = zip(record.sites[0].classes, tested.findings, strict=True)
+        findings = {name: metrics(counts).to_mapping() for name, counts in of_each}
+    if as_json:
+        print(json.dumps({**figures, "findings": findings} if findings else figures))
+    else:
+        shown = figures | {f"auc of {name}": of_one["auc"] for name, of_one in findings.items()}
+        for name, value in shown.items():
+            print(f"{name:{max(map(len, shown))}}  {'undefined' if value is None else f'{value:.4f}'}")
+    return 0
+
+
+def _out(options: argparse.Namespace, state: State) -> Path:
+    """Return the folder of the run that is meant: the last one of this coordinator, unless another is named."""
+    if options.out is not None:
+        out: Path = options.out.resolve()
+        return out
+    try:
+        return Path(state.last.read_text())
+    except OSError:
+        raise FederationError(f"{state.folder} knows of no run: begin one with `run`, or name its --out") from None
+
+
+def _nodes(state: State) -> list[dict[str, str]]:
+    """Return name and state of the enrolled nodes; none while SuperLink does not answer."""
+    with suppress(FederationError):
+        listed = flower(state, "supernode", "list", CONNECTION)["nodes"]
+        return [{"name": node.get("name") or str(node["node-id"]), "status": node["status"]} for node in listed]
+    return []
+
+
+def _told(progress: Progress, nodes: Sequence[Mapping[str, str]], folder: RunFolder, *, alive: bool) -> list[str]:
+    """Return the lines that tell of a run."""
+    dead = "" if alive or progress.ended else " (no ServerApp lives: `run` starts another, or go on with run --resume)"
+    lines = [f"run      {folder.out}", f"state    {progress.phase}{dead}"]
+    if progress.round:
+        attempt = f", attempt {progress.attempt}" if progress.attempt > 1 else ""
+        lines.append(f"round    {min(progress.round, progress.rounds)} of {progress.rounds}{attempt}")
+    lines += [f"{name:8} {said}" for name, said in progress.sites.items()]
+    if progress.late and progress.deadline:
+        lines.append(
+            f"waiting  for {', '.join(progress.late)}, {max(0, progress.deadline - time.time()):.0f} s at most"
+        )
+    if progress.eta:
+        lines.append(f"left     about {progress.eta / 60:.0f} min, at {progress.round_seconds:.0f} s a round")
+    if progress.reason:
+        lines.append(f"reason   {progress.reason}")
+    lines += [f"node     {node['name']}: {node['status']}" for node in nodes]
+    return lines
