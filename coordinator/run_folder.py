@@ -60,13 +60,15 @@ class Position:
 
 @dataclass(frozen=True)
 class ClosedSum:
-    """The sum of an attempt's updates."""
+    """What became of an attempt's updates."""
 
     round: int
     attempt: int
-    total: Sum
+    total: Sum  # whose they are
+    name: str  # of the array that the sites are sent
     words: Words
     left_out: Mapping[str, str]  # site -> reason
+    flagged: Mapping[str, str]  # site -> what is odd about its update
 
 
 @dataclass(frozen=True)

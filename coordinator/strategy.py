@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
@@ -21,7 +20,7 @@ from fedpp.config import RunConfig
 from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
 from fedpp.masking.ring import Ring
-from fedpp.masking.rounds import Contribution, Round, Sum
+from fedpp.masking.rounds import Round
 from fedpp.protocol import wire
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts
@@ -31,6 +30,7 @@ from .admission import Admissions
 from .answers import Answer, MisfitError, accept_answer, accept_counts, accept_update
 from .exchange import Exchange
 from .progress import ProgressFile
+from .ring_sum import RingSum
 from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
 
 AWAY_SECONDS = 1.0  # between two looks at who is back
@@ -174,13 +174,10 @@ class FederatedAveraging:
         """Add up the updates of a round as they come, modulo 2^32 or 2^64; return nothing if there are too few."""
         number, ring = before.round + 1, self._ring()
         due = Round(self._admissions.nonce, number, self._attempt, before.digest, self._plan.digest, self._length, ring)
-        words = np.zeros(self._length, ring.dtype)
-        parts: dict[str, tuple[Contribution, int]] = {}
+        updates = RingSum(due, masked=self._plan.masked)
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
-            part, tag, update = accept_update(content, site, self._plan, due)
-            ring.add(words, update)
-            parts[site.name] = part, tag
+            updates.add(*accept_update(content, site, self._plan, due))
 
         request = wire.TrainRequest(self._plan, number, self._attempt)
         arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state)})
@@ -193,21 +190,23 @@ class FederatedAveraging:
         self._gather(
             f"round {number}: update", lambda nodes: self._messages(MessageType.TRAIN, arrays, request, nodes), accept
         )
-        if len(parts) < self._config.least_sites():
+        if len(updates) < self._config.least_sites():
             self._folder.note(
-                f"round {number}: {len(parts)} of the {self._config.least_sites()} sites of its quorum sent an update"
+                f"round {number}: {len(updates)} of the {self._config.least_sites()} sites of its quorum sent an update"
             )
             return None
-        # In the order of the sites' names: nothing may depend on who answers first.
-        total = Sum.of([parts[name] for name in sorted(parts)])
-        closed = ClosedSum(number, self._attempt, total, words, dict(self._left_out))
+        for name, reason in updates.flagged().items():
+            self._folder.note(f"round {number}: look at {name}: {reason}")
+        closed = ClosedSum(
+            number, self._attempt, updates.total(), *updates.result(), dict(self._left_out), updates.flagged()
+        )
         self._write(lambda: self._folder.close(closed))
         return closed
 
     def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
         """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
         number, self._left_out = closed.round, dict(closed.left_out)
-        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state), wire.WORDS: Array(closed.words)})
+        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state), closed.name: Array(closed.words)})
         first = next(iter(self.sites), None)
 
         def questions(nodes: Iterable[int]) -> list[Message]:
@@ -281,7 +280,7 @@ class FederatedAveraging:
     def _adopt(self, before: Checkpoint, closed: ClosedSum, digest: str, state: bytes, seconds: float) -> Checkpoint:
         trained = tuple(part.site for part in closed.total.parts)
         counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
-        made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out)
+        made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out, closed.flagged)
         after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds)
         self._write(lambda: self._folder.keep(after))
         self._write(lambda: self._keep(state))

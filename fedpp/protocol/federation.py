@@ -24,6 +24,7 @@ class RoundRecord:
     seconds: float
     attempt: int = 1  # the one whose model the sites adopted
     left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
+    flagged: Mapping[str, str] = field(default_factory=dict)  # site -> what is odd about its update
 
     @property
     def together(self) -> AnyCounts:
@@ -39,6 +40,7 @@ class RoundRecord:
             "seconds": self.seconds,
             "attempt": self.attempt,
             "left_out": dict(self.left_out),
+            "flagged": dict(self.flagged),
         }
 
     @classmethod

@@ -1,0 +1,279 @@
+"""A whole deployment on this machine: coordinator with nginx, and for each hospital a vault and a SuperNode."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+from coordinator.bundle import built
+from coordinator.progress import Progress
+from coordinator.run_folder import RunFolder
+from fedpp.config import SiteConfig
+from fedpp.errors import FederationError
+from fedpp.policy import SitePolicy
+from fedpp.processes import QUIET_FLOWER
+from sites.supernode import PUBLIC_KEY, create_identity
+
+from ..hospitals import Hospitals
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS, CALL_SECONDS = 120.0, 300.0
+CONNECTED = "SuperNode ID"  # what a SuperNode logs once SuperLink let it in
+Settings = Mapping[str, str | int | float]
+
+
+class Program:
+    """One program of ours, and its messages in a file."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> None:
+        """Start it."""
+        self.log = log
+        with log.open("ab") as output:
+            self._from = output.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=ROOT,
+                env={**os.environ, **QUIET_FLOWER, "TF_DETERMINISTIC_OPS": "1", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def told(self) -> str:
+        """Return what it printed."""
+        return self.log.read_bytes()[self._from :].decode(errors="replace")
+
+    def wait_for(self, sign: str) -> None:
+        """Wait until it printed this; raise `FederationError` if it does not."""
+        deadline = time.monotonic() + START_SECONDS
+        while sign not in self.told():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise FederationError(f"no {sign!r} in {self.log}: {self.told()[-500:]}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill it, as a machine that loses power does, and nothing else: its children must see to themselves."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Ask it to end, and wait."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@dataclass
+class Cluster:
+    """The running deployment; programs by name: `up`, and of each site its vault and its node."""
+
+    folder: Path
+    hospitals: Hospitals
+    port: int  # where sites call
+    superlink: int
+    programs: dict[str, Program] = field(default_factory=dict)
+    runs: int = 0
+
+    @property
+    def state(self) -> Path:
+        """Return the coordinator's state folder."""
+        return self.folder / "coordinator"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the sites' names."""
+        return tuple(site.dataset.name for site in self.hospitals.sites)
+
+    def start_up(self) -> None:
+        """Start the coordinator's servers."""
+        ports = ("--port", str(self.superlink), "--listen", f"127.0.0.1:{self.port}")
+        self.programs["up"] = Program(["coordinator", "up", "--state", str(self.state), *ports], self.folder / "up.log")
+        self.programs["up"].wait_for("coordinator ready at")
+
+    def enrol(self, name: str) -> None:
+        """Make a site's node key, and enrol it."""
+        public = create_identity(self.identity(name))
+        call(["coordinator", "enrol", "--state", str(self.state), str(public), name])
+        assert public.name == PUBLIC_KEY
+
+    def identity(self, name: str) -> Path:
+        """Return the folder of a site's node key."""
+        return self.folder / "identities" / name
+
+    def start_vault(self, site: SiteConfig) -> None:
+        """Start a site's vault, and approve this checkout's bundle."""
+        name = site.dataset.name
+        policy = SitePolicy.load(site.policy)
+        site.policy.write_text(
+            SitePolicy(
+                (*policy.bundles, sha256(built()).hexdigest()),
+                policy.datasets,
+                scores=policy.scores,
+                co_participants=1,
+                masking=policy.masking,
+            ).to_yaml()
+        )
+        domain = site.evaluation_key.parents[1]
+        self.programs[f"vault {name}"] = Program(
+            [
+                *("sites.cli", "vault", "--domain", str(domain), "--dataset", str(site.dataset)),
+                *("--passphrase-file", str(self.hospitals.passphrase_file), "--address", site.vault),
+                *("--policy", str(site.policy), "--audit-log", str(self.folder / f"audit-{name}.log")),
+            ],
+            self.folder / f"vault-{name}.log",
+        )
+        self.programs[f"vault {name}"].wait_for("vault ready")
+
+    def start_node(self, name: str, address: str | None = None, environment: Mapping[str, str] = {}) -> None:
+        """Start a site's SuperNode, and do not wait until it is let in."""
+        site = self.site(name)
+        self.programs[f"node {name}"] = Program(
+            [
+                *("sites.cli", "join", "--superlink", address or f"127.0.0.1:{self.port}"),
+                *("--ca", str(self.state / "tls" / "ca.pem"), "--identity", str(self.identity(name))),
+                *("--dataset", str(site.dataset), "--evaluation-key", str(site.evaluation_key)),
+                *("--vault", site.vault, "--policy", str(site.policy)),
+            ],
+            self.folder / f"node-{name}.log",
+            environment,
+        )
+
+    def site(self, name: str) -> SiteConfig:
+        """Return a site's addresses."""
+        return self.hospitals.sites[self.names.index(name)]
+
+    def run(self, settings: Settings, *, resume: Path | None = None, environment: Mapping[str, str] = {}) -> "Run":
+        """Begin a run, or go on with one."""
+        self.runs += 1
+        out = resume or self.folder / f"run-{self.runs}"
+        card = self.folder / "domain.card"
+        card.write_text(self.hospitals.domain.card().to_json())
+        texts = [text for name, value in settings.items() if name != "sites" for text in ("--set", _text(name, value))]
+        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *texts]
+        if resume:
+            command += ["--resume"]
+        else:
+            command += ["--domain", str(card), "--sites", str(settings["sites"])]
+        return Run(Program(command, self.folder / f"run-{self.runs}.log", environment), RunFolder(out))
+
+    def processes(self, program: str) -> list[int]:
+        """Return the ids of the processes below this folder whose command has this text."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                environment = (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if program in command and str(self.folder).encode() in environment + command.encode():
+                found.append(int(process.name))
+        return found
+
+    def kill(self, *programs: str) -> int:
+        """Kill all processes of these programs; return how many there were."""
+        victims = [process for program in programs for process in self.processes(program)]
+        for victim in victims:
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return len(victims)
+
+    def trainings(self) -> int:
+        """Return how many updates the vaults masked so far: one a training that came to its end."""
+        return sum((self.folder / f"audit-{name}.log").read_text().count('"method":"Mask"') for name in self.names)
+
+
+@dataclass
+class Run:
+    """A run that goes on."""
+
+    program: Program
+    folder: RunFolder
+
+    @property
+    def out(self) -> Path:
+        """Return the folder of its results."""
+        return self.folder.out
+
+    def progress(self) -> Progress:
+        """Return where it is."""
+        return Progress.load(self.folder.progress)
+
+    def wait_until(self, phase: str, number: int) -> None:
+        """Wait until it is in this phase of this round, or beyond."""
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            progress = self.progress()
+            if progress.ended or progress.round > number or (progress.round, progress.phase) == (number, phase):
+                return
+            if self.program.process.poll() is not None or time.monotonic() > deadline:
+                raise FederationError(
+                    f"the run did not come to {phase} of round {number}: {self.program.told()[-500:]}"
+                )
+            time.sleep(0.05)
+
+    def end(self, seconds: float = 900.0) -> int:
+        """Wait until it ends by itself; return its exit status."""
+        return self.program.process.wait(seconds)
+
+
+@contextmanager
+def cluster(folder: Path, hospitals: Hospitals, sites: Sequence[str] | None = None) -> Iterator[Cluster]:
+    """Run a deployment of these hospitals, whose names may be chosen from; all of it ends with the block."""
+    ports = [_free_port(), _free_port()]
+    made = Cluster(folder, hospitals, *ports)
+    with ExitStack() as stack:
+        stack.callback(lambda: [program.end() for program in reversed(made.programs.values())])
+        made.start_up()
+        for site in hospitals.sites:
+            if sites is None or site.dataset.name in sites:
+                made.enrol(site.dataset.name)
+                made.start_vault(site)
+                made.start_node(site.dataset.name)
+        for name, program in made.programs.items():
+            if name.startswith("node "):
+                program.wait_for(CONNECTED)
+        yield made
+
+
+def call(command: Sequence[str]) -> str:
+    """Run one of our programs to its end; return what it printed, raise `FederationError` if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, **QUIET_FLOWER},
+        capture_output=True,
+        text=True,
+        timeout=CALL_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise FederationError(f"{' '.join(command[:2])} ended with {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def moments(seed: int, number: int, seconds: float) -> list[float]:
+    """Return random moments of a run, in order."""
+    return sorted(Random(seed).uniform(0.0, seconds) for _ in range(number))  # noqa: S311  no secret depends on it
+
+
+def _text(name: str, value: str | float) -> str:
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
