@@ -84,6 +84,21 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def chaos(options: argparse.Namespace) -> int:
+    """Shake whole deployments on this machine, and tell what came of it; exit with 1 if anything is not as designed."""
+    from .chaos import suite
+
+    result = suite.run(
+        options.case, data=options.data, layout=options.layout, kills=options.kills, rounds=options.rounds
+    )
+    if options.json:
+        print(json.dumps(result))
+    for row in () if options.json else result["rows"]:
+        shown = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items() if name != "case"}
+        print(f"{row['case']}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+    return 0 if all(row["as designed"] for row in result["rows"]) else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m simulations", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -113,7 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--calls", type=positive, help="vault: of all clients together (default 10000)")
     measured.add_argument("--clients", type=positive, help="vault: at a time (default 32)")
     measured.add_argument("--words", type=positive, help="mask: of an update (default 1, 10 and 100 million)")
-    for command in (listed, started, reproduced, measured):
+    shaken = commands.add_parser("chaos", help=chaos.__doc__, description=chaos.__doc__)
+    shaken.set_defaults(run=chaos)
+    shaken.add_argument("case", nargs="*", help="proxy, kills, site, cut, slow, disk, poison (default: all)")
+    shaken.add_argument("--data", type=path, help="folder of raw data, in place of phantoms, divided among the sites")
+    shaken.add_argument("--layout", choices=LAYOUTS, default="auto")
+    shaken.add_argument("--kills", type=positive, default=10, help="of the coordinator's programs, each (default 10)")
+    shaken.add_argument("--rounds", type=positive, default=6, help="of each run (default 6)")
+    for command in (listed, started, reproduced, measured, shaken):
         command.add_argument("--json", action="store_true", help="print one JSON value")
     return parser
 

@@ -1,1 +1,1 @@
-"""What hospitals' networks do to a federation, done on purpose: real processes on loopback, killed, cut and fed junk."""
+"""What hospitals' networks do to a federation, done on purpose: real processes, killed, cut off and fed junk."""

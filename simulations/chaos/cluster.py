@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from random import Random
+from types import MappingProxyType
 
 from coordinator.bundle import built
 from coordinator.progress import Progress
@@ -20,20 +20,20 @@ from fedpp.config import SiteConfig
 from fedpp.errors import FederationError
 from fedpp.policy import SitePolicy
 from fedpp.processes import QUIET_FLOWER
-from sites.supernode import PUBLIC_KEY, create_identity
-
-from ..hospitals import Hospitals
+from simulations.hospitals import Hospitals
+from sites.supernode import create_identity
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS, CALL_SECONDS = 120.0, 300.0
 CONNECTED = "SuperNode ID"  # what a SuperNode logs once SuperLink let it in
 Settings = Mapping[str, str | int | float]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Program:
     """One program of ours, and its messages in a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] = NOTHING) -> None:
         """Start it."""
         self.log = log
         with log.open("ab") as output:
@@ -95,6 +95,11 @@ class Cluster:
         """Return the sites' names."""
         return tuple(site.dataset.name for site in self.hospitals.sites)
 
+    def end(self) -> None:
+        """End all programs, the last one first."""
+        for program in reversed(self.programs.values()):
+            program.end()
+
     def start_up(self) -> None:
         """Start the coordinator's servers."""
         ports = ("--port", str(self.superlink), "--listen", f"127.0.0.1:{self.port}")
@@ -105,7 +110,6 @@ class Cluster:
         """Make a site's node key, and enrol it."""
         public = create_identity(self.identity(name))
         call(["coordinator", "enrol", "--state", str(self.state), str(public), name])
-        assert public.name == PUBLIC_KEY
 
     def identity(self, name: str) -> Path:
         """Return the folder of a site's node key."""
@@ -135,17 +139,24 @@ class Cluster:
         )
         self.programs[f"vault {name}"].wait_for("vault ready")
 
-    def start_node(self, name: str, address: str | None = None, environment: Mapping[str, str] = {}) -> None:
-        """Start a site's SuperNode, and do not wait until it is let in."""
+    def start_node(
+        self,
+        name: str,
+        address: str | None = None,
+        *,
+        identity: str | None = None,
+        environment: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """Start a site's SuperNode, by default with its own key, and do not wait until it is let in."""
         site = self.site(name)
-        self.programs[f"node {name}"] = Program(
+        self.programs[f"node {identity or name}"] = Program(
             [
                 *("sites.cli", "join", "--superlink", address or f"127.0.0.1:{self.port}"),
-                *("--ca", str(self.state / "tls" / "ca.pem"), "--identity", str(self.identity(name))),
+                *("--ca", str(self.state / "tls" / "ca.pem"), "--identity", str(self.identity(identity or name))),
                 *("--dataset", str(site.dataset), "--evaluation-key", str(site.evaluation_key)),
                 *("--vault", site.vault, "--policy", str(site.policy)),
             ],
-            self.folder / f"node-{name}.log",
+            self.folder / f"node-{identity or name}.log",
             environment,
         )
 
@@ -153,19 +164,24 @@ class Cluster:
         """Return a site's addresses."""
         return self.hospitals.sites[self.names.index(name)]
 
-    def run(self, settings: Settings, *, resume: Path | None = None, environment: Mapping[str, str] = {}) -> "Run":
-        """Begin a run, or go on with one."""
+    def run(self, settings: Settings, *, out: Path | None = None, resume: bool = False) -> "Run":
+        """Begin a run, or go on with the one in `out`."""
         self.runs += 1
-        out = resume or self.folder / f"run-{self.runs}"
+        out = out or self.folder / f"run-{self.runs}"
         card = self.folder / "domain.card"
         card.write_text(self.hospitals.domain.card().to_json())
         texts = [text for name, value in settings.items() if name != "sites" for text in ("--set", _text(name, value))]
-        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *texts]
-        if resume:
-            command += ["--resume"]
-        else:
-            command += ["--domain", str(card), "--sites", str(settings["sites"])]
-        return Run(Program(command, self.folder / f"run-{self.runs}.log", environment), RunFolder(out))
+        begun = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
+        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *begun, *texts]
+        return Run(Program(command, self.folder / f"run-{self.runs}.log"), RunFolder(out))
+
+    def launchers(self, name: str) -> list[int]:
+        """Return the processes of a site that answer questions."""
+        return [
+            process
+            for process in self.processes("sites.launcher")
+            if str(self.identity(name)) in Path(f"/proc/{process}/cmdline").read_text()
+        ]
 
     def processes(self, program: str) -> list[int]:
         """Return the ids of the processes below this folder whose command has this text."""
@@ -230,18 +246,16 @@ class Run:
 
 
 @contextmanager
-def cluster(folder: Path, hospitals: Hospitals, sites: Sequence[str] | None = None) -> Iterator[Cluster]:
-    """Run a deployment of these hospitals, whose names may be chosen from; all of it ends with the block."""
-    ports = [_free_port(), _free_port()]
-    made = Cluster(folder, hospitals, *ports)
+def cluster(folder: Path, hospitals: Hospitals) -> Iterator[Cluster]:
+    """Run a deployment of these hospitals; all of it ends with the block."""
+    made = Cluster(folder, hospitals, _free_port(), _free_port())
     with ExitStack() as stack:
-        stack.callback(lambda: [program.end() for program in reversed(made.programs.values())])
+        stack.callback(made.end)
         made.start_up()
         for site in hospitals.sites:
-            if sites is None or site.dataset.name in sites:
-                made.enrol(site.dataset.name)
-                made.start_vault(site)
-                made.start_node(site.dataset.name)
+            made.enrol(site.dataset.name)
+            made.start_vault(site)
+            made.start_node(site.dataset.name)
         for name, program in made.programs.items():
             if name.startswith("node "):
                 program.wait_for(CONNECTED)
@@ -262,11 +276,6 @@ def call(command: Sequence[str]) -> str:
     if done.returncode:
         raise FederationError(f"{' '.join(command[:2])} ended with {done.returncode}: {done.stderr[-500:]}")
     return done.stdout
-
-
-def moments(seed: int, number: int, seconds: float) -> list[float]:
-    """Return random moments of a run, in order."""
-    return sorted(Random(seed).uniform(0.0, seconds) for _ in range(number))  # noqa: S311  no secret depends on it
 
 
 def _text(name: str, value: str | float) -> str:
