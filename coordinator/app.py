@@ -65,6 +65,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     tested, admission = strategy.test(grid, final, config.reply_seconds), strategy.admission
     record = FederationRecord(
         domain=card.fingerprint,
+        scheme=card.scheme,
         bundle=bundle,
         run=run.number,
         masked=config.masking,
@@ -77,6 +78,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         test=tested,
         rounds=tuple(strategy.rounds),
         seconds=time.monotonic() - started,
+        settings=config.told(),
     )
     out = Path(config.out)
     replace(out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())

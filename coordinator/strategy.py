@@ -28,7 +28,7 @@ from fedpp.masking.rounds import Contribution, Sum
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
-from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.site import SiteDescription
 
 from .admission import Admission, note
@@ -227,11 +227,12 @@ class MaskedAveraging(Strategy):
         return self._accepted(f"round {number}: state", replies, self._answer, [node]).get(self.sites[node].name)
 
     def _close(self, number: int, seconds: float) -> None:
-        together = total([answer.counts for answer in self._answers.values()])
         trained = tuple(part.site for part in self._sum.parts)
-        self.rounds.append(RoundRecord(number, trained, together, seconds, self._attempt, self._left_out))
+        validation = {site: answer.counts for site, answer in self._answers.items()}
+        closed = RoundRecord(number, trained, validation, seconds, self._attempt, self._left_out)
+        self.rounds.append(closed)
         took = f"{len(trained)} sites, {seconds:.1f} s"
-        note(f"round {number}: {_figures(together)} on validation, {took}")
+        note(f"round {number}: {_figures(closed.together)} on validation, {took}")
 
     def _evaluation(self, number: int, arrays: ArrayRecord, nodes: Sequence[int], *, keep: bool) -> list[Message]:
         request = wire.EvaluateRequest(self._plan, "validation", number, self._attempt, keep)

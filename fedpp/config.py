@@ -16,6 +16,7 @@ from fedpp.network import ARCHITECTURES, Architecture
 from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
 _PATHS = ("dataset", "evaluation_key", "policy")  # of a site
+_NOT_TOLD = ("card", "out", "initial")  # of a run: the domain stands in its record, and paths are the coordinator's own
 
 Dtype = Literal["float32", "float64"]
 
@@ -27,6 +28,7 @@ MOST_EXAMPLES = 2**31  # of all sites together
 LEAST_BOUND, MOST_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
 SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
+WANTED_SENSITIVITY = 0.9  # on validation data, of a report's operating point, unless it is told another
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = (
     "FEDPP_BUNDLE"  # environment variable: in a deployment, SHA-256 of the app bundle that runs, as the site measured
@@ -106,6 +108,11 @@ class RunConfig:
     def from_mapping(cls, values: Mapping[str, object]) -> Self:
         """Read Flower's run configuration (names with hyphens); reject unknown, missing and mistyped names."""
         return cls(**_typed(cls, values, "run setting"))
+
+    def told(self) -> dict[str, str | int | float]:
+        """Return the settings by name for the run's record: no path and no card, but whether it goes on from a model."""
+        named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_TOLD}
+        return {**named, "earlier-model": bool(self.initial)}
 
     def recipe(self) -> Recipe:
         """Return how the network learns."""

@@ -155,9 +155,9 @@ def _report(
             )
             for site in record.sites
         ),
-        rounds=tuple(RoundResult(r.number, r.sites, metrics(r.validation), r.seconds) for r in record.rounds),
+        rounds=tuple(RoundResult(r.number, r.sites, metrics(r.together), r.seconds) for r in record.rounds),
         final=metrics(tested),
-        **_decisions(hospitals.classes.classes, record.rounds[-1].validation, tested, scenario.sensitivity),
+        **_decisions(hospitals.classes.classes, record.rounds[-1].together, tested, scenario.sensitivity),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
         shared_patients=patients,
         baselines=baselines,

@@ -7,23 +7,45 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedpp.config import Dtype
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, FedppError
 from fedpp.network import NetworkSpec
-from fedpp.protocol.counts import Counts
+from fedpp.protocol.counts import Counts, MappedCounts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 from fedpp.protocol.site import SiteDescription
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: who trained, the validation counts of all sites together, and its duration."""
+    """One round: who trained, what the new model is worth at each site, and its duration."""
 
     number: int
     sites: tuple[str, ...]
-    validation: AnyCounts
+    validation: Mapping[str, AnyCounts]  # site -> counts of the round's model on its validation split
     seconds: float
     attempt: int = 1  # the one whose model the sites adopted
     left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
+
+    @property
+    def together(self) -> AnyCounts:
+        """Return the validation counts of all sites together."""
+        return total(self.validation.values())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return values fit for JSON."""
+        return {
+            "number": self.number,
+            "sites": list(self.sites),
+            "validation": _mapped(self.validation),
+            "seconds": self.seconds,
+            "attempt": self.attempt,
+            "left_out": dict(self.left_out),
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], kind: type[AnyCounts]) -> Self:
+        """Read what `to_mapping` returned, with counts of this kind."""
+        validation = _counts(values["validation"], kind)
+        return cls(**{**values, "sites": tuple(values["sites"]), "validation": validation})
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,7 @@ class FederationRecord:
     """One finished federation."""
 
     domain: str  # fingerprint
+    scheme: str  # of the domain
     bundle: str  # SHA-256 of the app bundle that ran
     run: str  # Flower's number
     masked: bool  # whether updates were masked, and the model sealed, for the coordinator
@@ -43,6 +66,8 @@ class FederationRecord:
     rounds: tuple[RoundRecord, ...]
     test: Mapping[str, AnyCounts]  # site -> counts of the final model on its test split
     seconds: float
+    settings: Mapping[str, str | int | float]  # of the run, by name, as `RunConfig.told` gives them
+    alone: Mapping[str, AnyCounts] = field(default_factory=dict)  # site -> the same of a model that it trained alone
 
     def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
@@ -52,6 +77,7 @@ class FederationRecord:
         """Return values fit for JSON."""
         return {
             "domain": self.domain,
+            "scheme": self.scheme,
             "bundle": self.bundle,
             "run": self.run,
             "masked": self.masked,
@@ -61,19 +87,11 @@ class FederationRecord:
             "sites": [site.to_mapping() for site in self.sites],
             "datasets": dict(self.datasets),
             "refused": dict(self.refused),
-            "rounds": [
-                {
-                    "number": r.number,
-                    "sites": list(r.sites),
-                    "validation": r.validation.to_mapping(),
-                    "seconds": r.seconds,
-                    "attempt": r.attempt,
-                    "left_out": dict(r.left_out),
-                }
-                for r in self.rounds
-            ],
-            "test": {site: counts.to_mapping() for site, counts in self.test.items()},
+            "rounds": [r.to_mapping() for r in self.rounds],
+            "test": _mapped(self.test),
             "seconds": self.seconds,
+            "settings": dict(self.settings),
+            "alone": _mapped(self.alone),
         }
 
     @classmethod
@@ -88,21 +106,20 @@ class FederationRecord:
                     **values,
                     "network": network,
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
-                    "rounds": tuple(
-                        RoundRecord(
-                            r["number"],
-                            tuple(r["sites"]),
-                            kind.from_mapping(r["validation"]),
-                            r["seconds"],
-                            r["attempt"],
-                            r["left_out"],
-                        )
-                        for r in values["rounds"]
-                    ),
-                    "test": {site: kind.from_mapping(counts) for site, counts in values["test"].items()},
+                    "rounds": tuple(RoundRecord.from_mapping(r, kind) for r in values["rounds"]),
+                    "test": _counts(values["test"], kind),
+                    "alone": _counts(values["alone"], kind),
                 }
             )
         except OSError as error:
             raise FederationError(f"cannot read the federation's record {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (FedppError, AttributeError, ValueError, KeyError, TypeError) as error:
             raise FederationError(f"{path} is not a federation's record: {error}") from None
+
+
+def _mapped(counts: Mapping[str, AnyCounts]) -> dict[str, MappedCounts]:
+    return {site: of_site.to_mapping() for site, of_site in counts.items()}
+
+
+def _counts(values: Mapping[str, Any], kind: type[AnyCounts]) -> dict[str, AnyCounts]:
+    return {site: kind.from_mapping(of_site) for site, of_site in values.items()}

@@ -188,7 +188,8 @@ def test_findings_are_added_up_and_bad_replies_left_out(
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert record.network.multi_label
     assert FederationRecord.load(tmp_path / "federation.json") == record
-    assert [r.validation for r in record.rounds] == [findings(2) + findings(2)] * 2
+    assert [r.validation for r in record.rounds] == [{"b": findings(2), "c": findings(2)}] * 2
+    assert [r.together for r in record.rounds] == [findings(2) + findings(2)] * 2
     assert record.test == {"b": findings(1), "c": findings(1)}
     tested = record.test_counts()
     assert isinstance(tested, FindingCounts)
