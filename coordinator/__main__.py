@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from fedpp.command import Parser, path, run_command
-from fedpp.config import RunConfig, to_toml
+from fedpp.command import Parser, path, run_command, share
+from fedpp.config import WANTED_SENSITIVITY, RunConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import QUIET_FLOWER, ProcessGroup
 
@@ -128,6 +128,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write report.json and report.html of a finished federation beside its federation.json."""
+    from fedpp.report import summary
+
+    from .report import write
+
+    print(summary(write(options.out, sensitivity=options.sensitivity, overwrite=options.overwrite)))
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
 def submit(state: State, overrides: Path) -> tuple[str, str]:
     """Start a run with this TOML file of settings and follow its log on stderr; return its status and reason.
 
@@ -231,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(run=function)
-        if function is not bundle:
+        if function not in {bundle, report}:
             added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
         return added
 
@@ -260,6 +271,16 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a run setting; may be repeated"
     )
     federated.add_argument("--json", action="store_true", help="print one JSON object")
+
+    reported = command(report)
+    reported.add_argument("out", metavar="OUT", type=path, help="folder of the federation, from `run --out`")
+    reported.add_argument("--overwrite", action="store_true", help="replace an earlier report in the folder")
+    reported.add_argument(
+        "--sensitivity",
+        type=share,
+        default=WANTED_SENSITIVITY,
+        help="wanted on validation data: a threshold is chosen for it (default %(default)s)",
+    )
     return parser
 
 

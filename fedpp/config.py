@@ -110,7 +110,7 @@ class RunConfig:
         return cls(**_typed(cls, values, "run setting"))
 
     def told(self) -> dict[str, str | int | float]:
-        """Return the settings by name for the run's record: no path and no card, but whether it goes on from a model."""
+        """Return the settings by name for the run's record: no path, no card, but whether it goes on from a model."""
         named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_TOLD}
         return {**named, "earlier-model": bool(self.initial)}
 

@@ -80,8 +80,23 @@ tbody th.number { min-width: 0; }
 tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .refused td, .refused th { color: var(--warn); }
-.narrow { width: auto; }
-#joined { margin-top: 1.75rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .4rem 1.5rem; margin: .75rem 0 0; padding: 0; list-style: none;
+  font-size: .92rem; }
+.curve { display: inline-block; width: 2.2rem; margin-right: .2rem; border-bottom: 2px; line-height: 1.1;
+  text-align: center; font-size: .8rem; }
+#left-out { margin-top: 1.5rem; }
+.below, .continued { margin-top: 1.5rem; }
+.settings { columns: 20rem; column-gap: 3rem; }
+.settings div { break-inside: avoid; }
+.alarm { margin: 1rem 0 0; padding: .7rem 1rem; border: 1px solid var(--warn); border-left-width: .3rem;
+  border-radius: .6rem; }
+.alarm b, .alarm a { color: var(--warn); }
+.gains th, .gains td { padding-inline: .55rem; }
+.gains thead tr:first-child th { border-bottom: 0; }
+.gains .first, .gains [scope=colgroup] { border-left: 1px solid var(--line); }
+.verdict { white-space: nowrap; }
+.worse th, .worse td { color: var(--warn); font-weight: 650; }
+.worse th { box-shadow: inset .3rem 0 var(--warn); padding-left: .7rem !important; }
 .confusion { width: auto; }
 .confusion thead th { text-align: center; }
 .confusion th, .confusion td { min-width: 0; border: 0; }

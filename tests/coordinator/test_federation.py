@@ -170,6 +170,16 @@ def test_every_question_for_counts_says_its_round(tmp_path: Path) -> None:
     assert site.scored == [("validation", 1), ("validation", 2), ("test", 3)]
 
 
+def test_the_record_tells_how_the_run_was_set(tmp_path: Path) -> None:
+    """All settings stand in it but the card, and no folder of the coordinator's."""
+    run = config(tmp_path, seed=3)
+    record = federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), run)
+    assert (record.scheme, record.settings) == ("more", run.told())
+    text = (tmp_path / "federation.json").read_text()
+    assert str(tmp_path) not in text
+    assert CARD.certifying_key not in text
+
+
 NO_FINDINGS = {
     "one label": (metrics(count(np.zeros(2, int), np.full((2, 2), 0.5))), "counts of findings do not fit"),
     "three findings": (metrics(findings(2, 3)), "counts 2 examples of 3 findings and announced 2 of 2"),
