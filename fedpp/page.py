@@ -70,7 +70,11 @@ figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); }
-.scroll { overflow-x: auto; margin-top: .5rem; }
+.scroll { overflow-x: auto; margin-top: .5rem;  /* shadows at the edges beyond which there is more */
+  background: linear-gradient(90deg, var(--paper), transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper), transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(90deg, var(--line), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--line), transparent) right / 1rem 100% no-repeat scroll; }
 table { width: 100%; border-collapse: collapse; font-size: .95rem; }
 th, td { padding: .5rem .75rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th:first-child { padding-left: 0; }
@@ -86,6 +90,7 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
   text-align: center; font-size: .8rem; }
 #left-out { margin-top: 1.5rem; }
 .below, .continued { margin-top: 1.5rem; }
+.scroll + .note { margin-top: 1rem; }
 .settings { columns: 20rem; column-gap: 3rem; }
 .settings div { break-inside: avoid; }
 .alarm { margin: 1rem 0 0; padding: .7rem 1rem; border: 1px solid var(--warn); border-left-width: .3rem;
@@ -111,6 +116,7 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .pairs dt { font-size: .95rem; }
 .pairs dd { text-align: right; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+@media (max-width: 62rem) { table { font-size: .86rem; } th, td, .gains th, .gains td { padding-inline: .4rem; } }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media print { body { padding: 0; } section { break-inside: avoid; } details { display: none; } }
 """

@@ -318,11 +318,12 @@ TEMPLATE = (
   <div class="scroll" role="region" aria-labelledby="gains" tabindex="0">
   <table class="gains">
     <thead>
-      <tr><th scope="col" rowspan="2">Hospital</th><th scope="colgroup" colspan="2">Sequences</th>
+      <tr><th scope="col" rowspan="2">Hospital</th><th scope="col" rowspan="2">Joined is</th>
+        <th scope="colgroup" colspan="2">Sequences</th>
         {% for heading in ["AUC", "Accuracy"] %}
         <th scope="colgroup" colspan="{{ 4 if pooled else 3 }}">{{ heading }}</th>
         {% endfor %}
-        <th scope="col" rowspan="2">Federation</th></tr>
+        </tr>
       <tr><th scope="col" class="number first">Train</th><th scope="col" class="number">Test</th>
         {% for heading in ["AUC", "Accuracy"] %}
         <th scope="col" class="number first">Federated</th><th scope="col" class="number">Alone</th>
@@ -333,6 +334,8 @@ TEMPLATE = (
     <tbody>
     {% for site in gains %}
     <tr{% if site.gain.verdict == "worse" %} class="worse"{% endif %}><th scope="row">{{ site.name }}</th>
+      <td class="verdict">{{ {"worse": "&#9660; worse", "better": "&#9650; better", "equal": "= as good"}
+        .get(site.gain.verdict, "&ndash;") | safe }}</td>
       <td class="number first">{{ site.sequences.get("train", 0) }}</td>
       <td class="number">{{ site.sequences.get("test", 0) }}</td>
       {% for name in ["auc", "accuracy"] %}
@@ -343,8 +346,7 @@ TEMPLATE = (
       <td class="number">{{ site.baselines.get("plaintext_central", {}).get(name) | figure }}</td>
       {% endif %}
       {% endfor %}
-      <td class="verdict">{{ {"worse": "&#9660; worse", "better": "&#9650; better", "equal": "= as good"}
-        .get(site.gain.verdict, "&ndash;") | safe }}</td></tr>
+      </tr>
     {% endfor %}
     </tbody>
   </table>
