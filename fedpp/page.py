@@ -71,8 +71,8 @@ figure svg text { font-family: inherit !important; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); }
 .scroll { overflow-x: auto; margin-top: .5rem;  /* shadows at the edges beyond which there is more */
-  background: linear-gradient(90deg, var(--paper), transparent) left / 2.5rem 100% no-repeat local,
-    linear-gradient(270deg, var(--paper), transparent) right / 2.5rem 100% no-repeat local,
+  background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
     linear-gradient(90deg, var(--line), transparent) left / 1rem 100% no-repeat scroll,
     linear-gradient(270deg, var(--line), transparent) right / 1rem 100% no-repeat scroll; }
 table { width: 100%; border-collapse: collapse; font-size: .95rem; }
@@ -89,7 +89,8 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .curve { display: inline-block; width: 2.2rem; margin-right: .2rem; border-bottom: 2px; line-height: 1.1;
   text-align: center; font-size: .8rem; }
 #left-out { margin-top: 1.5rem; }
-.below, .continued { margin-top: 1.5rem; }
+.below { margin-top: 2.75rem; }
+.continued { margin-top: 1.5rem; }
 .scroll + .note { margin-top: 1rem; }
 .settings { columns: 20rem; column-gap: 3rem; }
 .settings div { break-inside: avoid; }
