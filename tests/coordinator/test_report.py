@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from coordinator_runs import LocalGrid, Site, config, describe, refusal
 from masked_sites import findings
 
 from coordinator.__main__ import main
 from coordinator.app import federate
-from fedpp.learning.metrics import metrics, operating_point
+from fedpp.learning.metrics import count, metrics, operating_point
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import FederationRecord
 from fedpp.report import load_report
@@ -108,6 +109,25 @@ def test_findings_have_names_and_points(tmp_path: Path) -> None:
     expected = operating_point(edema + edema, findings(1).findings[0] + findings(1).findings[0], 0.7)
     assert report.findings["Edema"].operating_point == expected
     assert report.settings["wanted sensitivity"] == 0.7
+
+
+def test_a_threshold_is_chosen_on_the_last_round_s_validation(tmp_path: Path) -> None:
+    """It is that of all sites' validation patients together, after the last round, and judged on the test patients."""
+    record = federated(tmp_path, Site(describe("a")), Site(describe("b")))
+    early, low, high, tests = (
+        count(np.array([1, 0]), np.array([[1 - p, p], [0.9, 0.1]])) for p in (0.2, 0.4, 0.6, 0.95)
+    )
+    first, last = record.rounds
+    rounds = (
+        replace(first, validation={"a": early, "b": early}),
+        replace(last, validation={"a": high, "b": low}),
+    )
+    write(tmp_path, replace(record, rounds=rounds, test={"a": tests}))
+    assert main(["report", str(tmp_path)]) == 0
+    point = load_report(tmp_path / "report.json").operating_point
+    assert point == operating_point(high + low, tests, 0.9)
+    assert point is not None
+    assert 0.3 < point.probability <= 0.4
 
 
 @pytest.mark.parametrize(("sensitivity", "status"), [("0", 2), ("1.1", 2), ("nan", 2), ("1", 0)])
