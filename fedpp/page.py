@@ -116,6 +116,7 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
   border-bottom: 1px solid var(--line); }
 .pairs dt { font-size: .95rem; }
 .pairs dd { text-align: right; }
+.long { overflow-wrap: anywhere; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 @media (max-width: 62rem) { table { font-size: .86rem; } th, td, .gains th, .gains td { padding-inline: .4rem; } }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }

@@ -412,7 +412,7 @@ TEMPLATE = (
     <h2>Versions</h2>
     <dl class="pairs">
       {% for name, version in versions.items() %}
-      <div><dt>{{ name }}</dt><dd>{{ version }}</dd></div>
+      <div><dt>{{ name }}</dt><dd class="long">{{ version }}</dd></div>
       {% else %}<div><dt>Not recorded</dt><dd>&ndash;</dd></div>{% endfor %}
     </dl>
   </div>
