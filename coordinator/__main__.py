@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, path, positive, run_command
+from fedpp.command import Parser, path, positive, run_command, share
+from fedpp.config import WANTED_SENSITIVITY
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 
 from .address import Address, address, port
@@ -78,6 +79,17 @@ def enrol(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write report.json and report.html of a finished federation beside its federation.json."""
+    from fedpp.report import summary
+
+    from .report import write
+
+    print(summary(write(options.out, sensitivity=options.sensitivity, overwrite=options.overwrite)))
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
 def _require_node_key(path: Path) -> None:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -100,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(run=function)
-        if function is not bundle:
+        if function not in {bundle, report}:
             added.add_argument("--state", type=path, required=True, help="the coordinator's folder")
         return added
 
@@ -143,6 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     for about in (shown := command(status), command(stop)):
         about.add_argument("--out", type=path, help="results of the run that is meant (default: the last one begun)")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
+
+    reported = command(report)
+    reported.add_argument("out", metavar="OUT", type=path, help="folder of the federation, from `run --out`")
+    reported.add_argument("--overwrite", action="store_true", help="replace an earlier report in the folder")
+    reported.add_argument(
+        "--sensitivity",
+        type=share,
+        default=WANTED_SENSITIVITY,
+        help="wanted on validation data: a threshold is chosen for it (default %(default)s)",
+    )
     return parser
 
 

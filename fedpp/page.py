@@ -70,7 +70,11 @@ figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); }
-.scroll { overflow-x: auto; margin-top: .5rem; }
+.scroll { overflow-x: auto; margin-top: .5rem;  /* shadows at the edges beyond which there is more */
+  background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(90deg, var(--line), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--line), transparent) right / 1rem 100% no-repeat scroll; }
 table { width: 100%; border-collapse: collapse; font-size: .95rem; }
 th, td { padding: .5rem .75rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th:first-child { padding-left: 0; }
@@ -80,8 +84,25 @@ tbody th.number { min-width: 0; }
 tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .refused td, .refused th { color: var(--warn); }
-.narrow { width: auto; }
-#joined { margin-top: 1.75rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .4rem 1.5rem; margin: .75rem 0 0; padding: 0; list-style: none;
+  font-size: .92rem; }
+.curve { display: inline-block; width: 2.2rem; margin-right: .2rem; border-bottom: 2px; line-height: 1.1;
+  text-align: center; font-size: .8rem; }
+#left-out { margin-top: 1.5rem; }
+.below { margin-top: 2.75rem; }
+.continued { margin-top: 1.5rem; }
+.scroll + .note { margin-top: 1rem; }
+.settings { columns: 20rem; column-gap: 3rem; }
+.settings div { break-inside: avoid; }
+.alarm { margin: 1rem 0 0; padding: .7rem 1rem; border: 1px solid var(--warn); border-left-width: .3rem;
+  border-radius: .6rem; }
+.alarm b, .alarm a { color: var(--warn); }
+.gains th, .gains td { padding-inline: .55rem; }
+.gains thead tr:first-child th { border-bottom: 0; }
+.gains .first, .gains [scope=colgroup] { border-left: 1px solid var(--line); }
+.verdict { white-space: nowrap; }
+.worse th, .worse td { color: var(--warn); font-weight: 650; }
+.worse th { box-shadow: inset .3rem 0 var(--warn); padding-left: .7rem !important; }
 .confusion { width: auto; }
 .confusion thead th { text-align: center; }
 .confusion th, .confusion td { min-width: 0; border: 0; }
@@ -95,7 +116,9 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
   border-bottom: 1px solid var(--line); }
 .pairs dt { font-size: .95rem; }
 .pairs dd { text-align: right; }
+.long { overflow-wrap: anywhere; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+@media (max-width: 62rem) { table { font-size: .86rem; } th, td, .gains th, .gains td { padding-inline: .4rem; } }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media print { body { padding: 0; } section { break-inside: avoid; } details { display: none; } }
 """

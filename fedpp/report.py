@@ -14,6 +14,7 @@ from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.metrics import Metrics, OperatingPoint, metrics, operating_point
 from fedpp.protocol.counts import Counts, Matrix
+from fedpp.protocol.federation import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -69,41 +70,114 @@ _WITHOUT_MASK = (
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round: the sites that took part, the figures on all their validation splits, and its duration."""
+    """One round: the sites that took part, what its model is worth on their validation splits, and its duration."""
 
     round: int
     sites: tuple[str, ...]
-    validation: Metrics
+    validation: Metrics  # on all of them together
     seconds: float
+    by_site: Mapping[str, Metrics] = field(default_factory=dict)
+    attempt: int = 1  # the one whose model the sites adopted
+    left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
+
+    @classmethod
+    def of(cls, record: RoundRecord) -> Self:
+        """Return the figures of a round's counts."""
+        by_site = {site: metrics(counts) for site, counts in record.validation.items()}
+        together = metrics(record.together)
+        return cls(record.number, record.sites, together, record.seconds, by_site, record.attempt, record.left_out)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the row of `report.json`; the loss is called `val_loss` there."""
         figures = self.validation.to_mapping()
         loss = figures.pop("loss")
-        row = {"round": self.round, "sites": list(self.sites), "val_loss": loss}
-        return {**row, **figures, "seconds": self.seconds}
+        row = {"round": self.round, "sites": list(self.sites), "val_loss": loss, **figures, "seconds": self.seconds}
+        by_site = {site: of_site.to_mapping() for site, of_site in self.by_site.items()}
+        return {**row, "by_site": by_site, "attempt": self.attempt, "left_out": dict(self.left_out)}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned."""
         figures = dict(values)
         number, sites, seconds = (figures.pop(name) for name in ("round", "sites", "seconds"))
-        return cls(number, tuple(sites), Metrics(loss=figures.pop("val_loss"), **figures), seconds)
+        by_site = {site: Metrics(**of_site) for site, of_site in figures.pop("by_site").items()}
+        attempt, left_out = (figures.pop(name) for name in ("attempt", "left_out"))
+        validation = Metrics(loss=figures.pop("val_loss"), **figures)
+        return cls(number, tuple(sites), validation, seconds, by_site, attempt, left_out)
+
+
+@dataclass(frozen=True)
+class SiteBaselines:
+    """What other models do on one site's own test split; None where there is none. `Baselines` says how they train."""
+
+    plaintext_federated: Metrics | None = None
+    plaintext_central: Metrics | None = None
+    local_only: Metrics | None = None  # the model that the site trained alone
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return those that there are."""
+        return {name: figures for name, figures in asdict(self).items() if figures is not None}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned."""
+        return cls(**{name: Metrics(**figures) for name, figures in values.items()})
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a site has of the federation: its model's figures less those of the site's own, on the site's test split."""
+
+    auc: float | None
+    accuracy: float | None
+
+    @classmethod
+    def of(cls, joined: Metrics, alone: Metrics) -> Self:
+        """Return the differences; one is None where a figure is."""
+        return cls(_difference(joined.auc, alone.auc), _difference(joined.accuracy, alone.accuracy))
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "equal"] | None:
+        """Judge by the AUC, and where a test split has none, by the accuracy; None without either."""
+        difference = self.accuracy if self.auc is None else self.auc
+        if difference is None:
+            return None
+        return "better" if difference > 0 else "worse" if difference < 0 else "equal"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the entry of `report.json`."""
+        return {**asdict(self), "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class SiteResult:
-    """One admitted site: its data, and the final model's figures on its own test split."""
+    """One admitted site: its data, and the final model's figures on its own test split, beside other models'."""
 
     name: str
     patients: int | None  # None where the site does not tell
     sequences: Mapping[str, int]  # split -> sequences
     test: Metrics | None
+    baselines: SiteBaselines = field(default_factory=SiteBaselines)
+
+    @property
+    def gain(self) -> Gain | None:
+        """Return what the site has of the federation; None without a test, or a model of its own."""
+        alone = self.baselines.local_only
+        return Gain.of(self.test, alone) if self.test and alone else None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the entry of `report.json`."""
+        gain = self.gain and self.gain.to_mapping()
+        return {**asdict(self), "baselines": self.baselines.to_mapping(), "gain": gain}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Read the entry of `report.json`."""
-        return cls(**{**values, "test": _metrics(values["test"])})
+        """Read what `to_mapping` returned."""
+        parts = {"test": _metrics(values["test"]), "baselines": SiteBaselines.from_mapping(values["baselines"])}
+        site = cls(**{name: value for name, value in {**values, **parts}.items() if name != "gain"})
+        if values["gain"] != (site.gain and site.gain.to_mapping()):
+            raise ValueError(f"the gain of {site.name!r:.80} is not that of its figures")
+        return site
 
 
 @dataclass(frozen=True)
@@ -161,27 +235,8 @@ class FindingResult:
 
 
 @dataclass(frozen=True)
-class LocalResult:
-    """The figures of a model that was trained at one site alone."""
-
-    together: Metrics  # on all sites' test splits together, as every other baseline
-    own: Metrics  # on the site's own test split
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the entry of `report.json`: the figures on all test splits, and `own_test`."""
-        return {**self.together.to_mapping(), "own_test": self.own.to_mapping()}
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_mapping` returned."""
-        figures = dict(values)
-        own = Metrics(**figures.pop("own_test"))
-        return cls(Metrics(**figures), own)
-
-
-@dataclass(frozen=True)
 class Baselines:
-    """The same task trained otherwise, on the same splits; None where it was not asked for.
+    """The same task trained otherwise, tested on all test splits together; None where it was not asked for.
 
     All start from the federation's initial weights and train for its rounds and local epochs; the number of steps
     follows from how many sequences are in one place.
@@ -189,7 +244,7 @@ class Baselines:
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_only: Mapping[str, LocalResult] | None = None  # by site
+    local_only: Mapping[str, Metrics] | None = None  # by the site that trained alone
 
     def to_mapping(self) -> dict[str, Any]:
         """Return those that were asked for."""
@@ -197,7 +252,7 @@ class Baselines:
         entries: dict[str, Any] = {
             "plaintext_federated": federated and federated.to_mapping(),
             "plaintext_central": central and central.to_mapping(),
-            "local_only": None if alone is None else {site: entry.to_mapping() for site, entry in alone.items()},
+            "local_only": None if alone is None else {site: figures.to_mapping() for site, figures in alone.items()},
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
 
@@ -208,7 +263,7 @@ class Baselines:
         return cls(
             _metrics(values.get("plaintext_federated")),
             _metrics(values.get("plaintext_central")),
-            None if alone is None else {site: LocalResult.from_mapping(entry) for site, entry in alone.items()},
+            None if alone is None else {site: Metrics(**figures) for site, figures in alone.items()},
         )
 
 
@@ -270,6 +325,7 @@ class Report:
     def to_mapping(self) -> dict[str, Any]:
         """Return the record; a figure that is not finite becomes None, since JSON has no such number."""
         values = asdict(self)
+        values["sites"] = [site.to_mapping() for site in self.sites]
         values["rounds"] = [result.to_mapping() for result in self.rounds]
         values["baselines"] = self.baselines.to_mapping()
         values["findings"] = {name: finding.to_mapping() for name, finding in self.findings.items()}
@@ -360,14 +416,19 @@ def _point_in_words(point: OperatingPoint) -> str:
 
 
 def _beside(report: Report) -> list[str]:
-    """Return lines on the pooled and the local baselines, and on patients of several sites."""
+    """Return lines on the pooled model, on each site's own, and on patients of several sites."""
     lines = []
     if report.baselines.plaintext_central:
         lines.append(f"  all data in one place, plaintext: AUC {_three_digits(report.baselines.plaintext_central.auc)}")
-    joined = {site.name: site.test.auc if site.test else None for site in report.sites}
-    for site, alone in (report.baselines.local_only or {}).items():
-        own = f"{_three_digits(alone.own.auc)} on its own tests (federated {_three_digits(joined.get(site))})"
-        lines.append(f"  {site} alone, plaintext: AUC {_three_digits(alone.together.auc)}, {own}")
+    everywhere = report.baselines.local_only or {}
+    for site in report.sites:
+        alone = site.baselines.local_only
+        if alone is None:
+            continue
+        joined = _three_digits(site.test.auc if site.test else None)
+        own = f"{_three_digits(alone.auc)} on its own tests (federated {joined}{_in_a_word(site.gain)})"
+        together = f"AUC {_three_digits(everywhere[site.name].auc)}, " if site.name in everywhere else "AUC "
+        lines.append(f"  {site.name} alone{', plaintext' if report.mode == 'simulation' else ''}: {together}{own}")
     shared = report.shared_patients
     if shared and shared.patients:
         lines.append(
@@ -377,8 +438,18 @@ def _beside(report: Report) -> list[str]:
     return lines
 
 
+def _in_a_word(gain: Gain | None) -> str:
+    if gain is None or gain.verdict != "worse":
+        return ""
+    return ": WORSE" if gain.auc is not None else ": WORSE in accuracy"
+
+
 def _three_digits(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
+
+
+def _difference(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
 
 
 def _metrics(values: Mapping[str, Any] | None) -> Metrics | None:

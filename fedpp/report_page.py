@@ -1,39 +1,43 @@
-"""The page of a report: its charts and its HTML, from the record in `report.json` alone.
+"""The page of a report: its figures and its HTML, from the record in `report.json` alone.
 
 Jinja and Matplotlib are loaded when a page is made, since every command line imports what leads here.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedpp import charts
+from fedpp import report_charts
 from fedpp.page import STYLE, duration, scientific, template
+from fedpp.report_charts import figure
 from fedpp.report_template import TEMPLATE
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class _Curve:
-    label: str
-    values: Sequence[float | None]
-    style: str  # a Matplotlib format, so that curves differ without colour too
+_MODELS = {
+    "local_only": "Its own model alone",
+    "plaintext_central": "All data in one place, plaintext",
+    "plaintext_federated": "Federated in plaintext (twin)",
+}
 
 
 def render(record: Mapping[str, Any]) -> str:
     """Return the page of a report's record; the same record gives the same text."""
     from markupsafe import Markup
 
-    page = template(TEMPLATE, figure=_figure, duration=_duration, scientific=_scientific, words=_words)
+    page = template(
+        TEMPLATE,
+        figure=figure,
+        difference=_difference,
+        duration=_duration,
+        scientific=_scientific,
+        words=_words,
+        value=_value,
+    )
     rounds, sites, parity = record["rounds"], record["sites"], record["parity"]
     patients = [site["patients"] for site in sites]
-    loss, quality = _charts(rounds) if rounds else ("", "")
+    names = report_charts.named(rounds)
+    loss, quality = report_charts.together(rounds) if rounds else ("", "")
+    site_loss, site_auc = report_charts.by_site(rounds, names) if len(names) > 1 else ("", "")
     return page.render(
         record,
         title=f"fedpp report: {record['scenario']}",
@@ -41,11 +45,18 @@ def render(record: Mapping[str, Any]) -> str:
         style=Markup(STYLE),  # noqa: S704
         loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
         quality_chart=Markup(quality),  # noqa: S704
+        site_loss_chart=Markup(site_loss),  # noqa: S704
+        site_auc_chart=Markup(site_auc),  # noqa: S704
+        legend=report_charts.legend(names),
+        left_out=_left_out(rounds),
+        repeated=[row for row in rounds if row["attempt"] > 1],
         tested=sum(site["sequences"].get("test", 0) for site in sites if site["test"]),
         cards=_cards(record),
         points=_points(record),
         compared=_compared(record),
-        joined=_joined(record),
+        gains=[site for site in sites if site["gain"]],
+        losing=[site["name"] for site in sites if site["gain"] and site["gain"]["verdict"] == "worse"],
+        models=_models(sites),
         patients=None if None in patients else sum(patients),
         totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
         **_judged(parity),
@@ -57,7 +68,7 @@ def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     final, twin = record["final"], record["baselines"].get("plaintext_federated")
     details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
     if twin:
-        details |= {name: f"plaintext twin {_figure(twin[name])}" for name in ("auc", "f1")}
+        details |= {name: f"plaintext twin {figure(twin[name])}" for name in ("auc", "f1")}
     labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
     return [
         {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}
@@ -104,14 +115,35 @@ def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
 
 
-def _joined(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return for each site its own test split's AUC, of the model trained there alone and of the federation's."""
-    alone = record["baselines"].get("local_only", {})
-    return [
-        {"label": site["name"], "alone": alone[site["name"]]["own_test"]["auc"], "federated": site["test"]["auc"]}
-        for site in record["sites"]
-        if site["name"] in alone and site["test"]
-    ]
+def _models(sites: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each model that was tested on a site's own test split, of the sites that have others."""
+    rows = []
+    for site in sites:
+        others = [(label, site["baselines"].get(name)) for name, label in _MODELS.items()]
+        if site["test"] and any(figures for _, figures in others):
+            models = [("The federation's", site["test"]), *others]
+            rows += [{"site": site["name"], "label": label, "figures": figures} for label, figures in models if figures]
+    return rows
+
+
+def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return who was left out of which rounds, a row for each site and reason, in the order of the first round."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rounds:
+        for site, reason in row["left_out"].items():
+            found.setdefault((site, reason.removeprefix(f"round {row['round']}: ")), []).append(row["round"])
+    return [{"site": site, "reason": reason, "rounds": _ranges(of)} for (site, reason), of in found.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as a reader says them: `1, 3 to 5`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
 def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -124,74 +156,19 @@ def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"control": control, "within_control": within}
 
 
-def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    def curve(label: str, name: str, style: str) -> _Curve:
-        return _Curve(label, [row[name] for row in rounds], style)
-
-    numbers = [row["round"] for row in rounds]
-    loss = (curve("Loss", "val_loss", "o-"),)
-    quality = (
-        curve("AUC", "auc", "o-"),
-        curve("Sensitivity", "sensitivity", "s--"),
-        curve("Specificity", "specificity", "^:"),
-        curve("Accuracy", "accuracy", "D-."),
-    )
-    return (
-        _chart("loss", "Validation loss by round", numbers, loss, limits=None),
-        _chart("quality", "Validation quality by round", numbers, quality, limits=(0.0, 1.0)),
-    )
+def _difference(value: float | None) -> str:
+    """Return a difference with its sign, also where it rounds to nothing."""
+    if value is None:
+        return figure(None)
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if value else figure(value)
 
 
-def _chart(
-    name: str,
-    title: str,
-    rounds: Sequence[int],
-    curves: Sequence[_Curve],
-    limits: tuple[float, float] | None,
-) -> str:
-    from matplotlib.figure import Figure
-
-    with charts.style():
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for curve, colour in zip(curves, charts.SERIES, strict=False):
-            values = [math.nan if value is None else value for value in curve.values]
-            axes.plot(rounds, values, curve.style, color=colour, label=curve.label, markersize=5)
-        _dress(axes, title, limits)
-        if len(curves) > 1:
-            axes.legend(frameon=False, ncols=2, loc="lower right", fontsize=10)
-        return charts.svg(figure, name, title, _in_words(rounds, curves))
-
-
-def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("Round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    axes.grid(axis="y", linewidth=0.8)
-    axes.tick_params(length=0)
-    axes.set_axisbelow(True)
-    if limits:
-        axes.set_ylim(limits[0] - 0.02, limits[1] + 0.02)
-    else:
-        axes.set_ylim(0, 1.08 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
-
-
-def _in_words(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:
-    return " ".join(
-        f"{curve.label}: {_figure(curve.values[0])} in round {rounds[0]}, "
-        f"{_figure(curve.values[-1])} in round {rounds[-1]}."
-        for curve in curves
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  an en dash, as tables have it
+def _value(setting: str | float) -> str:
+    return {True: "yes", False: "no"}[setting] if isinstance(setting, bool) else str(setting)
 
 
 def _duration(seconds: float | None) -> str:
-    return _figure(None) if seconds is None else duration(seconds)
+    return figure(None) if seconds is None else duration(seconds)
 
 
 def _scientific(value: float | None) -> str:

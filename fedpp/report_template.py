@@ -28,10 +28,22 @@ TEMPLATE = (
     <div><dt>Scheme</dt><dd>{{ scheme }}, n = {{ n }}</dd></div>
     <div><dt>Arithmetic</dt><dd>{{ dtype }}</dd></div>
     <div><dt>Seed</dt><dd>{{ seed }}</dd></div>
+    {% if mode == "simulation" %}
     {% for name, value in settings.items() %}
-    <div><dt>{{ name | words }}</dt><dd>{{ value }}</dd></div>
+    <div><dt>{{ name | words }}</dt><dd>{{ value | value }}</dd></div>
     {% endfor %}
+    {% endif %}
   </dl>
+  {% if mode == "deployment" and settings %}
+  <details>
+    <summary>All settings of the run</summary>
+    <dl class="pairs settings">
+    {% for name, value in settings.items() %}
+    <div><dt>{{ name }}</dt><dd>{{ value | value }}</dd></div>
+    {% endfor %}
+    </dl>
+  </details>
+  {% endif %}
 </header>
 <main>
 <section aria-labelledby="result">
@@ -53,6 +65,13 @@ TEMPLATE = (
     </li>
     {% endfor %}
   </ul>
+  {% if losing %}
+  <p class="alarm"><b>&#9660; Worse than alone:</b> {{ losing | join(", ") }}. On
+    {{ "its" if losing | length == 1 else "their" }} own test patients
+    {{ "this hospital&rsquo;s own model is" | safe if losing | length == 1
+       else "these hospitals&rsquo; own models are" | safe }} better than the federation&rsquo;s:
+    <a href="#gains">hospital by hospital</a>.</p>
+  {% endif %}
 </section>
 
 <section class="protection" aria-labelledby="protection">
@@ -83,7 +102,38 @@ TEMPLATE = (
       lower is better.</figcaption></figure>
     <figure>{{ quality_chart }}<figcaption>Quality on the same validation patients; higher is
       better.</figcaption></figure>
+    {% if site_loss_chart %}
+    <figure>{{ site_loss_chart }}<figcaption>The same on each hospital's own validation
+      patients.</figcaption></figure>
+    <figure>{{ site_auc_chart }}<figcaption>A gap means that a hospital told no figure of that round, or that none is
+      defined there.</figcaption></figure>
+    {% endif %}
   </div>
+  {% if site_loss_chart %}
+  <ul class="legend" aria-label="Curves of the hospitals">
+    {% for curve in legend %}
+    <li><span class="curve" style="color: {{ curve.colour }}; border-bottom-style: {{ curve.dashes }}"
+      aria-hidden="true">{{ curve.marker }}</span> {{ curve.label }}</li>
+    {% endfor %}
+  </ul>
+  {% endif %}
+  {% if left_out %}
+  <h3 id="left-out">Who was left out of a round</h3>
+  <div class="scroll" role="region" aria-labelledby="left-out" tabindex="0">
+  <table>
+    <thead><tr><th scope="col">Hospital</th><th scope="col">Rounds</th><th scope="col">Why</th></tr></thead>
+    <tbody>
+    {% for row in left_out %}
+    <tr><th scope="row">{{ row.site }}</th><td>{{ row.rounds }}</td><td>{{ row.reason }}</td></tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+  {% endif %}
+  {% if repeated %}
+  <p class="note">Rounds that were repeated until the hospitals adopted a model:
+    {% for row in repeated %}{{ row.round }} (attempt {{ row.attempt }}){{ "." if loop.last else ", " }}{% endfor %}</p>
+  {% endif %}
   <details>
     <summary>All rounds as a table</summary>
     <div class="scroll" role="region" aria-label="All rounds" tabindex="0">
@@ -102,12 +152,32 @@ TEMPLATE = (
     </table>
     </div>
   </details>
+  {% if site_loss_chart %}
+  <details>
+    <summary>Each hospital in each round as a table</summary>
+    <div class="scroll" role="region" aria-label="Each hospital in each round" tabindex="0">
+    <table>
+      <thead><tr><th scope="col" class="number">Round</th><th scope="col">Hospital</th>
+        <th scope="col" class="number">Loss</th>
+        {% for name in names %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
+      <tbody>
+      {% for row in rounds %}
+      {% for site, told in row.by_site.items() %}
+      <tr><td class="number">{{ row.round }}</td><th scope="row">{{ site }}</th>
+        <td class="number">{{ told.loss | figure }}</td>{{ figures(told, names) }}</tr>
+      {% endfor %}
+      {% endfor %}
+      </tbody>
+    </table>
+    </div>
+  </details>
+  {% endif %}
   {% else %}
   <p>No round was completed.</p>
   {% endif %}
 </section>
 
-<section class="columns" aria-label="Decisions and parity">
+<section{% if confusion and parity %} class="columns"{% endif %} aria-label="Decisions{{ " and parity" if parity }}">
 <div>
   <h2 id="decisions">Decisions on the test patients</h2>
   {% if confusion %}
@@ -148,27 +218,9 @@ TEMPLATE = (
   </table>
   </div>
   {% endif %}
-  {% if points %}
-  <h3 id="point">Where a diagnosis must not be missed</h3>
-  <p class="note">A threshold in place of one half: the highest that reaches a sensitivity of
-    {{ points[0].wanted }} on all hospitals&rsquo; validation patients, judged on the test patients.</p>
-  <div class="scroll" role="region" aria-labelledby="point" tabindex="0">
-  <table>
-    <thead><tr><th scope="col">{{ "Finding" if findings else "Of" }}</th>
-      <th scope="col" class="number">Threshold</th>
-      {% for name in decided %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
-    <tbody>
-    {% for point in points %}
-    <tr><th scope="row">{{ point.label }}</th><td class="number">{{ point.probability | figure }}</td>
-      {{- figures(point.figures, decided) }}</tr>
-    {% endfor %}
-    </tbody>
-  </table>
-  </div>
-  {% endif %}
 </div>
 {% if parity %}
-<div>
+<div{% if not confusion %} class="below"{% endif %}>
   <h2 id="parity">Does encryption change the model?</h2>
   <p class="note">The federation on ciphertext against its plaintext twin, which has the same initial weights,
     batches and optimizer arithmetic.</p>
@@ -190,6 +242,27 @@ TEMPLATE = (
 </div>
 {% endif %}
 </section>
+
+{% if points %}
+<section aria-labelledby="point">
+  <h2 id="point">Where a diagnosis must not be missed</h2>
+  <p class="note">A threshold in place of one half: the highest that reaches a sensitivity of
+    {{ points[0].wanted }} on all hospitals&rsquo; validation patients, judged on the test patients.</p>
+  <div class="scroll" role="region" aria-labelledby="point" tabindex="0">
+  <table>
+    <thead><tr><th scope="col">{{ "Finding" if findings else "Of" }}</th>
+      <th scope="col" class="number">Threshold</th>
+      {% for name in decided %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
+    <tbody>
+    {% for point in points %}
+    <tr><th scope="row">{{ point.label }}</th><td class="number">{{ point.probability | figure }}</td>
+      {{- figures(point.figures, decided) }}</tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+</section>
+{% endif %}
 
 <section aria-labelledby="hospitals">
   <h2 id="hospitals">Hospitals</h2>
@@ -234,6 +307,72 @@ TEMPLATE = (
   </div>
 </section>
 
+{% if gains %}
+{% set pooled = sites | selectattr("baselines.plaintext_central", "defined") | list | length > 0 -%}
+<section aria-labelledby="gains">
+  <h2 id="gains">What each hospital gains</h2>
+  <p class="note">On each hospital&rsquo;s own test patients: the federation&rsquo;s model, the model that it trained
+    alone{{ ", in plaintext" if mode == "simulation" }}, and what the first is better by.
+    {% if pooled %}Pooled is the model of all data in one place, in plaintext.{% endif %}
+    The AUC decides, and the accuracy where no AUC is defined. Of few sequences a small difference says little.</p>
+  <div class="scroll" role="region" aria-labelledby="gains" tabindex="0">
+  <table class="gains">
+    <thead>
+      <tr><th scope="col" rowspan="2">Hospital</th><th scope="col" rowspan="2">Joined is</th>
+        <th scope="colgroup" colspan="2">Sequences</th>
+        {% for heading in ["AUC", "Accuracy"] %}
+        <th scope="colgroup" colspan="{{ 4 if pooled else 3 }}">{{ heading }}</th>
+        {% endfor %}
+        </tr>
+      <tr><th scope="col" class="number first">Train</th><th scope="col" class="number">Test</th>
+        {% for heading in ["AUC", "Accuracy"] %}
+        <th scope="col" class="number first">Federated</th><th scope="col" class="number">Alone</th>
+        <th scope="col" class="number">Difference</th>
+        {% if pooled %}<th scope="col" class="number">Pooled</th>{% endif %}
+        {% endfor %}</tr>
+    </thead>
+    <tbody>
+    {% for site in gains %}
+    <tr{% if site.gain.verdict == "worse" %} class="worse"{% endif %}><th scope="row">{{ site.name }}</th>
+      <td class="verdict">{{ {"worse": "&#9660; worse", "better": "&#9650; better", "equal": "= as good"}
+        .get(site.gain.verdict, "&ndash;") | safe }}</td>
+      <td class="number first">{{ site.sequences.get("train", 0) }}</td>
+      <td class="number">{{ site.sequences.get("test", 0) }}</td>
+      {% for name in ["auc", "accuracy"] %}
+      <td class="number first">{{ site.test[name] | figure }}</td>
+      <td class="number">{{ site.baselines.local_only[name] | figure }}</td>
+      <td class="number">{{ site.gain[name] | difference }}</td>
+      {% if pooled %}
+      <td class="number">{{ site.baselines.get("plaintext_central", {}).get(name) | figure }}</td>
+      {% endif %}
+      {% endfor %}
+      </tr>
+    {% endfor %}
+    </tbody>
+  </table>
+  </div>
+</section>
+{% endif %}
+{% if models %}
+<section class="continued" aria-label="Models of each hospital">
+  <details>
+    <summary>All figures of each model on each hospital&rsquo;s own test patients</summary>
+    <div class="scroll" role="region" aria-label="All figures of each model" tabindex="0">
+    <table>
+      <thead><tr><th scope="col">Hospital</th><th scope="col">Model</th><th scope="col" class="number">Loss</th>
+        {% for name in names %}<th scope="col" class="number">{{ headings[name] }}</th>{% endfor %}</tr></thead>
+      <tbody>
+      {% for row in models %}
+      <tr><th scope="row">{{ row.site }}</th><td>{{ row.label }}</td>
+        <td class="number">{{ row.figures.loss | figure }}</td>{{ figures(row.figures, names) }}</tr>
+      {% endfor %}
+      </tbody>
+    </table>
+    </div>
+  </details>
+</section>
+{% endif %}
+
 {% if baselines %}
 <section aria-labelledby="baselines">
   <h2 id="baselines">Beside other ways to train</h2>
@@ -257,21 +396,6 @@ TEMPLATE = (
     </tbody>
   </table>
   </div>
-  {% if joined %}
-  <h3 id="joined">What a hospital gains by joining: AUC on its own test patients</h3>
-  <div class="scroll" role="region" aria-labelledby="joined" tabindex="0">
-  <table class="narrow">
-    <thead><tr><th scope="col">Hospital</th><th scope="col" class="number">Alone, plaintext</th>
-      <th scope="col" class="number">Federated on ciphertext</th></tr></thead>
-    <tbody>
-    {% for row in joined %}
-    <tr><th scope="row">{{ row.label }}</th><td class="number">{{ row.alone | figure }}</td>
-      <td class="number">{{ row.federated | figure }}</td></tr>
-    {% endfor %}
-    </tbody>
-  </table>
-  </div>
-  {% endif %}
 </section>
 {% endif %}
 
@@ -288,7 +412,7 @@ TEMPLATE = (
     <h2>Versions</h2>
     <dl class="pairs">
       {% for name, version in versions.items() %}
-      <div><dt>{{ name }}</dt><dd>{{ version }}</dd></div>
+      <div><dt>{{ name }}</dt><dd class="long">{{ version }}</dd></div>
       {% else %}<div><dt>Not recorded</dt><dd>&ndash;</dd></div>{% endfor %}
     </dl>
   </div>

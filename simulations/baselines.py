@@ -18,8 +18,9 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, total
-from fedpp.report import Baselines, LocalResult, Parity, SharedPatients
+from fedpp.report import Baselines, Parity, SharedPatients, SiteBaselines
 
+from .comparison import Comparison
 from .hospitals import Hospitals
 from .scenario import Scenario
 from .shared_patients import also_tested_elsewhere, shared, trained_and_tested
@@ -30,33 +31,39 @@ Note = Callable[[str], None]
 
 def compare(
     scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, note: Note
-) -> tuple[Baselines, Parity | None, SharedPatients]:
+) -> Comparison:
     """Train the baselines that the scenario asks for; return their test figures, and how far the twin is."""
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
     sites = plaintext_sites(hospitals, record.network)
     twin = PlaintextTwin(record.network, _training(scenario))
     initial = twin.initial(hospitals.domain)
     baselines, parity, left_out = Baselines(), None, None
+    by_site = {site.name: SiteBaselines() for site in sites}
     if scenario.plaintext_federated:
         note("the plaintext twin")
         weights = twin.federate(sites, initial)
-        baselines = replace(baselines, plaintext_federated=metrics(total(_tests(twin, weights, sites))))
+        tests = _tests(twin, weights, sites)
+        baselines = replace(baselines, plaintext_federated=metrics(total(tests.values())))
+        by_site = {name: replace(by_site[name], plaintext_federated=metrics(own)) for name, own in tests.items()}
         if scenario.scheme == "more":  # the frame form's network sees other frames, and has no slots to compare
             parity = _parity(scenario, hospitals, model_file, twin, sites, weights, note)
     if scenario.plaintext_central:
         note("all data in one place, plaintext")
         unfair = also_tested_elsewhere(datasets)
         left_out = sum(map(len, unfair))
-        weights = twin.federate([pooled(sites, unfair)], initial)
-        baselines = replace(baselines, plaintext_central=metrics(total(_tests(twin, weights, sites))))
+        tests = _tests(twin, twin.federate([pooled(sites, unfair)], initial), sites)
+        baselines = replace(baselines, plaintext_central=metrics(total(tests.values())))
+        by_site = {name: replace(by_site[name], plaintext_central=metrics(own)) for name, own in tests.items()}
     if scenario.local_only:
         alone = {}
-        for number, site in enumerate(sites):
+        for site in sites:
             note(f"{site.name} alone, plaintext")
             tests = _tests(twin, twin.federate([site], initial), sites)
-            alone[site.name] = LocalResult(metrics(total(tests)), metrics(tests[number]))
+            alone[site.name] = metrics(total(tests.values()))
+            by_site[site.name] = replace(by_site[site.name], local_only=metrics(tests[site.name]))
         baselines = replace(baselines, local_only=alone)
-    return baselines, parity, SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
+    patients = SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
+    return Comparison(patients, baselines, by_site, parity)
 
 
 def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]) -> PlaintextSite:
@@ -84,11 +91,11 @@ def _training(scenario: Scenario) -> Training:
     )
 
 
-def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> list[AnyCounts]:
+def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> dict[str, AnyCounts]:
     """Return what these weights do on each site's test split."""
     counted = count_findings if twin.network.multi_label else count
     tested = [(site, site.split["test"]) for site in sites]
-    return [counted(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested]
+    return {site.name: counted(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested}
 
 
 def _parity(

@@ -4,32 +4,19 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from coordinator.report import report_of
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.command import load_tensorflow
-from fedpp.config import SPLITS
-from fedpp.errors import ConfigError, FederationError
-from fedpp.learning.metrics import metrics, operating_point
+from fedpp.errors import ConfigError
 from fedpp.protocol.federation import FederationRecord
-from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.report import (
-    Baselines,
-    Confusion,
-    FindingResult,
-    Parity,
-    RefusedSite,
-    Report,
-    RoundResult,
-    SharedPatients,
-    SiteResult,
-    privacy_of,
-    write_report,
-)
+from fedpp.report import Report, SharedPatients, write_report
 from sites.pull import opened
 
+from .comparison import Comparison
 from .federation import federate, vaults
 from .hospitals import Hospitals, prepare
 from .scenario import Scenario
@@ -67,14 +54,14 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
             model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
-    baselines, parity, patients = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
+    compared = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
     timing = {
         "prepare": prepared - started,
         "federate": federated - prepared,
         "compare": time.monotonic() - federated,
         "total": time.monotonic() - started,
     }
-    report = _report(scenario, hospitals, record, baselines, parity, patients, timing)
+    report = _report(scenario, hospitals, record, compared, timing)
     write_report(out, report)
     return report
 
@@ -129,52 +116,34 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
     }
 
 
-def _compared(
-    scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path
-) -> tuple[Baselines, Parity | None, SharedPatients]:
+def _compared(scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path) -> Comparison:
     if scenario.plaintext_federated or scenario.plaintext_central or scenario.local_only:
         load_tensorflow()
         from .baselines import compare
 
         return compare(scenario, hospitals, record, model_file, lambda text: _note(f"{scenario.name}: {text}"))
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
-    return Baselines(), None, SharedPatients(len(shared(datasets)), trained_and_tested(datasets))
+    return Comparison(SharedPatients(len(shared(datasets)), trained_and_tested(datasets)))
 
 
 def _report(
     scenario: Scenario,
     hospitals: Hospitals,
     record: FederationRecord,
-    baselines: Baselines,
-    parity: Parity | None,
-    patients: SharedPatients,
+    compared: Comparison,
     timing: dict[str, float],
 ) -> Report:
-    tested = record.test_counts()
-    return Report(
+    """Return the federation's own report, with what only a simulation knows."""
+    told = report_of(record, scenario.sensitivity)
+    return replace(
+        told,
         scenario=scenario.name,
-        seed=scenario.seed,
-        scheme=hospitals.domain.card().scheme,
-        n=scenario.n,
-        dtype=scenario.dtype,
         mode="simulation",
         data=hospitals.data,
-        sites=tuple(
-            SiteResult(
-                site.name,
-                sum(site.patients),
-                dict(zip(SPLITS, site.sequences, strict=True)),
-                metrics(record.test[site.name]) if site.name in record.test else None,
-            )
-            for site in record.sites
-        ),
-        rounds=tuple(RoundResult(r.number, r.sites, metrics(r.together), r.seconds) for r in record.rounds),
-        final=metrics(tested),
-        **_decisions(hospitals.classes.classes, record.rounds[-1].together, tested, scenario.sensitivity),
-        refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
-        shared_patients=patients,
-        baselines=baselines,
-        parity=parity,
+        sites=tuple(replace(s, baselines=compared.by_site.get(s.name, s.baselines)) for s in told.sites),
+        shared_patients=compared.patients,
+        baselines=compared.together,
+        parity=compared.parity,
         settings={
             "rounds": scenario.rounds,
             "local epochs": scenario.epochs,
@@ -191,23 +160,8 @@ def _report(
             "wanted sensitivity": scenario.sensitivity,
         },
         timing=timing,
-        privacy=privacy_of(masked=record.masked),
         versions={name: version(name) for name in _VERSIONS},
     )
-
-
-def _decisions(
-    classes: tuple[str, ...], validation: AnyCounts, tested: AnyCounts, sensitivity: float
-) -> dict[str, Any]:
-    """Return the report's confusion and operating point, or its findings."""
-    if isinstance(tested, FindingCounts) and isinstance(validation, FindingCounts):
-        of_each = zip(classes, validation.findings, tested.findings, strict=True)
-        results = {name: FindingResult.of(chosen, found, sensitivity) for name, chosen, found in of_each}
-        return {"confusion": None, "findings": results}
-    if isinstance(tested, FindingCounts) or isinstance(validation, FindingCounts):
-        raise FederationError("counts of one label and of several findings do not belong to one federation")
-    point = operating_point(validation, tested, sensitivity)
-    return {"confusion": Confusion(classes, tested.confusion), "operating_point": point}
 
 
 def _note(text: str) -> None:

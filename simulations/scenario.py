@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 
 from fedpp.cipher.params import Scheme
-from fedpp.config import LAYOUTS, Dtype
+from fedpp.config import LAYOUTS, WANTED_SENSITIVITY, Dtype
 from fedpp.errors import ConfigError
 from fedpp.imaging.breakhis import Series
 from fedpp.imaging.chexpert import Uncertain, Views
@@ -98,7 +98,7 @@ class Scenario:
     plaintext_federated: bool = True  # train the plaintext twin too, for comparison and parity
     plaintext_central: bool = False  # and one on all sites' data in one place
     local_only: bool = False  # and one at each site alone
-    sensitivity: float = 0.9  # at least this on validation data: where the report's operating point is
+    sensitivity: float = WANTED_SENSITIVITY  # at least this on validation data: where the report's operating point is
     control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
 
     @classmethod

@@ -113,6 +113,16 @@ def test_the_server_s_rule_is_that_of_the_settings():
     assert run.server_rule() == ServerRule("fedyogi", learning_rate=0.1, momentum=0.2, beta_2=0.3, tau=0.4)
 
 
+@pytest.mark.parametrize(("initial", "goes_on"), [("", False), ("/models/earlier.npz", True)])
+def test_a_record_is_told_all_settings_but_paths_and_the_card(initial: str, goes_on: bool):
+    """Each has its name and value; of the earlier model it is told that there is one, and not where it lies."""
+    given = {**DEFAULTS, "card": "the card", "out": "/the/folder", "initial": initial}
+    told = RunConfig.from_mapping(given).told()
+    assert told == {name: DEFAULTS[name] for name in set(DEFAULTS) - {"card", "out", "initial"}} | {
+        "earlier-model": goes_on
+    }
+
+
 TASK = Task(2, 8, 8, 1, ("no", "yes"), gaps=False)
 
 

@@ -19,12 +19,12 @@ from fedpp.report import (
     Baselines,
     Confusion,
     FindingResult,
-    LocalResult,
     Parity,
     RefusedSite,
     Report,
     RoundResult,
     SharedPatients,
+    SiteBaselines,
     SiteResult,
     load_report,
     privacy_of,
@@ -43,6 +43,7 @@ METRICS = {
 }
 FINAL = Metrics(0.3125, 0.875, 0.871, 0.844, 0.9, 0.857, 0.931, 0.156)
 TWIN = replace(FINAL, auc=0.9294)
+OWN_OF_NORTH = replace(FINAL, auc=0.8222)
 UNDEFINED = Metrics(None, None, None, None, None, None, None, None)
 REPORT = Report(
     scenario="demo <3>",
@@ -53,22 +54,37 @@ REPORT = Report(
     mode="simulation",
     data="Phantom images.",
     sites=(
-        SiteResult("north", 40, {"train": 70, "validation": 18, "test": 52}, FINAL),
+        SiteResult(
+            "north", 40, {"train": 70, "validation": 18, "test": 52}, FINAL, SiteBaselines(TWIN, None, OWN_OF_NORTH)
+        ),
         SiteResult("river & hill", None, {"train": 51, "validation": 12, "test": 20}, UNDEFINED),
         SiteResult("lake", 5, {"train": 9}, None),
     ),
     rounds=(
-        RoundResult(1, ("north", "river & hill"), replace(UNDEFINED, loss=0.69), 9.5),
-        RoundResult(2, ("north",), FINAL, 75.0),
+        RoundResult(
+            1,
+            ("north", "river & hill"),
+            replace(UNDEFINED, loss=0.69),
+            9.5,
+            {"north": replace(UNDEFINED, loss=0.68), "river & hill": replace(UNDEFINED, loss=0.71)},
+            left_out={"lake": "round 1: update: no answer in time"},
+        ),
+        RoundResult(
+            2,
+            ("north",),
+            FINAL,
+            75.0,
+            {"north": replace(FINAL, auc=0.955)},
+            2,
+            {"lake": "round 2: update: no answer in time", "river & hill": "it did not adopt the model: loss"},
+        ),
     ),
     final=FINAL,
     confusion=Confusion(("stable", "growing"), ((36, 4), (5, 27))),
     privacy=privacy_of(masked=True),
     refused=(RefusedSite("far", "another key domain"),),
     shared_patients=SharedPatients(6, 2),
-    baselines=Baselines(
-        TWIN, local_only={"north": LocalResult(replace(FINAL, auc=0.8111), replace(FINAL, auc=0.8222))}
-    ),
+    baselines=Baselines(TWIN, local_only={"north": replace(FINAL, auc=0.8111)}),
     parity=Parity(3.1e-4, 8.8e-5, (4e-4, 9e-4)),
     settings={"batch-size": 16},
     timing={"total_seconds": 190.0},
@@ -136,15 +152,23 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
     assert contract | {"timing", "versions", "refused", "privacy", "confusion"} <= set(record)
     assert [site["name"] for site in record["sites"]] == ["north", "river & hill", "lake"]
     for row in record["rounds"]:
-        assert set(row) == METRICS | {"round", "sites", "val_loss", "seconds"}
+        assert set(row) == METRICS | {"round", "sites", "val_loss", "seconds", "by_site", "attempt", "left_out"}
+        assert all(set(figures) == METRICS | {"loss"} for figures in row["by_site"].values())
     assert [row["val_loss"] for row in record["rounds"]] == [0.69, 0.3125]
     assert record["rounds"][0]["sites"] == ["north", "river & hill"]
     assert set(record["final"]) == METRICS | {"loss"}
     assert record["final"]["auc"] == 0.931
     assert set(record["baselines"]) == {"plaintext_federated", "local_only"}
     assert set(record["baselines"]["plaintext_federated"]) == METRICS | {"loss"}
-    assert set(record["baselines"]["local_only"]["north"]) == METRICS | {"loss", "own_test"}
-    assert set(record["baselines"]["local_only"]["north"]["own_test"]) == METRICS | {"loss"}
+    assert set(record["baselines"]["local_only"]["north"]) == METRICS | {"loss"}
+    assert record["rounds"][0]["by_site"]["river & hill"]["loss"] == 0.71
+    assert [row["attempt"] for row in record["rounds"]] == [1, 2]
+    assert record["rounds"][0]["left_out"] == {"lake": "round 1: update: no answer in time"}
+    north, river, _ = record["sites"]
+    assert set(north["baselines"]) == {"plaintext_federated", "local_only"}
+    assert all(set(figures) == METRICS | {"loss"} for figures in north["baselines"].values())
+    assert north["gain"] == {"auc": 0.931 - 0.8222, "accuracy": 0.0, "verdict": "better"}
+    assert (river["baselines"], river["gain"]) == ({}, None)
     assert record["shared_patients"] == {"patients": 6, "trained_and_tested": 2, "central_left_out": None}
     assert record["parity"]["max_abs_probability_difference"] == 3.1e-4
     assert record["parity"]["max_abs_weight_difference"] == 8.8e-5
@@ -199,7 +223,7 @@ def test_page_is_well_formed(tmp_path: Path) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     charts = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(charts) == 2
+    assert len(charts) == 4
     for chart in charts:
         ET.fromstring(chart.replace("xlink:href", "href"))  # noqa: S314  our own page
 
@@ -212,9 +236,10 @@ def test_page_is_accessible(tmp_path: Path) -> None:
         assert attributes["role"] == "img"
         assert {attributes["aria-labelledby"], attributes["aria-describedby"]} <= ids
     assert "AUC: – in round 1, 0.931 in round 2." in html  # noqa: RUF001  an en dash
+    assert "north: 0.680 in round 1, 0.312 in round 2. river &amp; hill: 0.710 in round 1, – in round 2." in html  # noqa: RUF001
     headers = [attributes for tag, attributes in page.tags if tag == "th"]
     assert headers
-    assert all(header.get("scope") in {"row", "col"} for header in headers)
+    assert all(header.get("scope") in {"row", "col", "colgroup"} for header in headers)
     assert ("html", {"lang": "en"}) in page.tags
 
 
@@ -241,7 +266,14 @@ def test_page_tells_the_figures(tmp_path: Path) -> None:
         "All admitted – 130 30 72 0.931",  # noqa: RUF001
         "Federated in plaintext (twin) 0.312 0.929",
         "north alone, plaintext 0.312 0.811",
-        "Hospital Alone, plaintext Federated on ciphertext north 0.822 0.931 Time",
+        "north ▲ better 70 52 0.931 0.822 +0.109 0.875 0.875 0.000",
+        "north Its own model alone 0.312 0.822 0.844 0.900 0.871 0.857 0.875",
+        "north Federated in plaintext (twin) 0.312 0.929",
+        "lake 1 to 2 update: no answer in time",
+        "river & hill 2 it did not adopt the model: loss",
+        "until the hospitals adopted a model: 2 (attempt 2).",
+        "1 river & hill 0.710",
+        "2 north 0.312 0.955 0.844",
         "6 patients are known to more than one hospital, as equal pseudonyms tell, and count once at each.",
         "2 of them are in training at one hospital and in test at another",
         "true growing 5 16 % 27 84 %",
@@ -302,9 +334,102 @@ def test_page_tells_of_patients_at_several_hospitals(shared: SharedPatients | No
 
 def test_page_compares_all_data_in_one_place(tmp_path: Path) -> None:
     """The pooled baseline has a row; without local models there is no table of what a hospital gains."""
-    _, page = page_of(replace(REPORT, baselines=Baselines(plaintext_central=TWIN)), tmp_path)
+    report = replace(with_own(None, plaintext_central=TWIN), baselines=Baselines(plaintext_central=TWIN))
+    _, page = page_of(report, tmp_path)
     assert "All data in one place, plaintext 0.312 0.929" in page.text
-    assert "What a hospital gains" not in page.text
+    assert "What each hospital gains" not in page.text
+    assert "north All data in one place, plaintext 0.312 0.929" in page.text
+
+
+def with_own(alone: Metrics | None, joined: Metrics = FINAL, **others: Metrics) -> Report:
+    """Return a report whose first site has these figures of its own model, of the federation's and of others."""
+    north, *rest = REPORT.sites
+    return replace(
+        REPORT, sites=(replace(north, test=joined, baselines=SiteBaselines(local_only=alone, **others)), *rest)
+    )
+
+
+BETTER_ALONE = replace(FINAL, auc=0.97, accuracy=0.85)
+
+
+@pytest.mark.parametrize(
+    ("alone", "joined", "verdict", "cells"),
+    [
+        (OWN_OF_NORTH, FINAL, "▲ better", "0.931 0.822 +0.109 0.875 0.875 0.000"),
+        (FINAL, FINAL, "= as good", "0.931 0.931 0.000 0.875 0.875 0.000"),
+        (BETTER_ALONE, FINAL, "▼ worse", "0.931 0.970 −0.039 0.875 0.850 +0.025"),  # noqa: RUF001  a minus sign
+        (FINAL, replace(FINAL, auc=0.93099), "▼ worse", "0.931 0.931 −0.000"),  # noqa: RUF001
+        (replace(FINAL, auc=None, accuracy=0.9), FINAL, "▼ worse", "0.931 – – 0.875 0.900 −0.025"),  # noqa: RUF001
+        (UNDEFINED, FINAL, "–", "0.931 – – 0.875 – –"),  # noqa: RUF001  en dashes
+    ],
+)
+def test_a_site_that_loses_is_seen_at_a_glance(
+    alone: Metrics, joined: Metrics, verdict: str, cells: str, tmp_path: Path
+) -> None:
+    """Where its own model has the higher AUC, or accuracy, it is named under the result; its row says so in a word."""
+    html, page = page_of(with_own(alone, joined), tmp_path)
+    assert f"north {verdict} 70 52 {cells}" in page.text
+    worse = verdict.endswith("worse")
+    assert ("Worse than alone: north. On its own test patients this hospital’s own model is" in page.text) == worse  # noqa: RUF001
+    assert ('<tr class="worse">' in html) == worse
+
+
+def test_page_sets_the_pooled_model_beside_each_site(tmp_path: Path) -> None:
+    """Where there is one, its figures on the site's own test split stand in the row."""
+    _, page = page_of(with_own(OWN_OF_NORTH, plaintext_central=replace(FINAL, auc=0.944, accuracy=0.888)), tmp_path)
+    assert "north ▲ better 70 52 0.931 0.822 +0.109 0.944 0.875 0.875 0.000 0.888" in page.text
+    assert "Pooled is the model of all data in one place" in page.text
+
+
+def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
+    """What a deployment cannot know is not there; the names and values of its settings are, as they were given."""
+    sites = tuple(replace(site, baselines=SiteBaselines()) for site in REPORT.sites)
+    facts = {"mode": "deployment", "baselines": Baselines(), "parity": None, "shared_patients": None}
+    settings = {"batch-size": 16, "masking": True, "earlier-model": False}
+    report = replace(REPORT, **facts, sites=sites, settings=settings)  # type: ignore[arg-type]
+    _, page = page_of(report, tmp_path)
+    assert "batch-size 16 masking yes earlier-model no" in page.text
+    for words in (
+        "What each hospital gains",
+        "Beside other ways",
+        "Does encryption",
+        "Worse than",
+        "in plaintext",
+        "twin",
+    ):
+        assert words not in page.text
+    alone = replace(sites[0], baselines=SiteBaselines(local_only=BETTER_ALONE))
+    _, page = page_of(replace(report, sites=(alone, *sites[1:])), tmp_path)
+    assert "the model that it trained alone, and what the first is better by." in page.text
+    assert "Worse than alone: north." in page.text
+
+
+@pytest.mark.parametrize(("sites", "named"), [(1, None), (2, True), (15, True), (16, False)])
+def test_curves_of_sites_are_named_where_they_can_be_told_apart(sites: int, named: bool | None, tmp_path: Path) -> None:
+    """Up to 15 sites differ by colour or marker, of more each is a plain line; one site alone is all there is."""
+    names = [f"site \u4e00 {number}" for number in range(sites)]
+    rounds = tuple(RoundResult(k, tuple(names), FINAL, 1.0, dict.fromkeys(names, FINAL)) for k in (1, 2))
+    html, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
+    curves = re.findall(r'<span class="curve" style="([^"]*)"\s*aria-hidden="true">(.*?)</span> (.*?)</li>', html)
+    told = ["All hospitals", *(names if named else [f"each of {sites} hospitals"])]
+    assert [label for *_, label in curves] == ([] if named is None else told)
+    assert len({tuple(look) for *look, _ in curves}) == len(curves)
+    assert len(re.findall("<svg", html)) == (2 if named is None else 4)
+    assert page.open == []
+
+
+def test_rounds_of_one_reason_are_one_row(tmp_path: Path) -> None:
+    """Who was left out is told once for all rounds of the same reason, and once more for another."""
+    reasons = {1: "update: late", 2: "update: late", 4: "update: late", 5: "a test", 6: "update: late"}
+    rounds = tuple(
+        replace(REPORT.rounds[1], round=k, left_out={"lake": f"round {k}: {reasons[k]}"} if k in reasons else {})
+        for k in range(1, 7)
+    )
+    _, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
+    assert "Why lake 1 to 2, 4, 6 update: late lake 5 a test Rounds that were repeated" in page.text
+    _, page = page_of(replace(REPORT, rounds=(replace(REPORT.rounds[0], left_out={}),)), tmp_path)
+    assert "left out" not in page.text
+    assert "repeated" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -384,6 +509,7 @@ def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
         ("{}", r"not a report.*sites"),
         (json.dumps({**REPORT.to_mapping(), "surprise": 1}), r"not a report.*surprise"),
         (json.dumps({**REPORT.to_mapping(), "final": {"auc": 1}}), "not a report"),
+        (json.dumps({**REPORT.to_mapping(), "sites": [{**REPORT.sites[0].to_mapping(), "gain": None}]}), "the gain of"),
     ],
 )
 def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -422,6 +548,11 @@ def test_summary_tells_final_figures() -> None:
     ]
     assert "  north alone, plaintext: AUC 0.811, 0.822 on its own tests (federated 0.931)" in lines
     assert "  patients at several sites: 6, of whom 2 in training at one and in test at another" in lines
+    assert "  north alone, plaintext: AUC 0.811, 0.970 on its own tests (federated 0.931: WORSE)" in summary(
+        with_own(BETTER_ALONE)
+    )
+    deployed = replace(with_own(replace(FINAL, auc=None, accuracy=1.0)), mode="deployment", baselines=Baselines())
+    assert "  north alone: AUC not defined on its own tests (federated 0.931: WORSE in accuracy)" in summary(deployed)
     assert "AUC         not defined" in summary(replace(REPORT, final=UNDEFINED, baselines=Baselines()))
     pooled = summary(replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(0, 0)))
     assert "  all data in one place, plaintext: AUC 0.929" in pooled.splitlines()

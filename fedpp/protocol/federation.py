@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedpp.config import Dtype
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, FedppError
 from fedpp.network import NetworkSpec
 from fedpp.protocol.counts import Counts, MappedCounts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
@@ -117,7 +117,7 @@ class FederationRecord:
             )
         except OSError as error:
             raise FederationError(f"cannot read the federation's record {path}: {error.strerror}") from None
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
+        except (FedppError, AttributeError, ValueError, KeyError, TypeError) as error:
             raise FederationError(f"{path} is not a federation's record: {error}") from None
 
 

@@ -205,6 +205,16 @@ def test_every_question_for_counts_says_its_round(tmp_path: Path) -> None:
     assert site.scored == [("validation", 1), ("validation", 2), ("test", 3)]
 
 
+def test_the_record_tells_how_the_run_was_set(tmp_path: Path) -> None:
+    """All settings stand in it but the card, and no folder of the coordinator's."""
+    run = config(tmp_path, seed=3)
+    record = federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), run)
+    assert (record.scheme, record.settings) == ("more", run.told())
+    text = (tmp_path / "federation.json").read_text()
+    assert str(tmp_path) not in text
+    assert CARD.certifying_key not in text
+
+
 NO_FINDINGS = {
     "one label": (metrics(count(np.zeros(2, int), np.full((2, 2), 0.5))), "counts of findings do not fit"),
     "three findings": (metrics(findings(2, 3)), "counts 2 examples of 3 findings and announced 2 of 2"),
@@ -223,6 +233,7 @@ def test_findings_are_added_up_and_bad_replies_left_out(
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert record.network.multi_label
     assert FederationRecord.load(tmp_path / "federation.json") == record
+    assert [r.validation for r in record.rounds] == [{"b": findings(2), "c": findings(2)}] * 2
     assert [r.together for r in record.rounds] == [findings(2) + findings(2)] * 2
     assert record.test == {"b": findings(1), "c": findings(1)}
     tested = record.test_counts()

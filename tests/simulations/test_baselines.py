@@ -13,7 +13,7 @@ from fedpp.learning.metrics import Metrics, count, metrics
 from fedpp.network import NetworkSpec
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE
-from fedpp.report import Baselines, SharedPatients
+from fedpp.report import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
 from simulations.hospitals import Hospitals, prepare
 from simulations.scenario import Scenario
@@ -33,8 +33,8 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
     folder.mkdir()
     hospitals = prepare(asked, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    facts = (fingerprint, NO_BUNDLE, "1", True, asked.seed, asked.dtype, NETWORK)
-    return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0)
+    facts = (fingerprint, "more", NO_BUNDLE, "1", True, asked.seed, asked.dtype, NETWORK)
+    return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0, {})
 
 
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
@@ -77,13 +77,31 @@ def test_one_hospital_alone_is_all_there_is(chexpert: Path, tmp_path: Path):
     """With one hospital, its own training, that of all data in one place and the twin's federation are the same."""
     asked = scenario("north", plaintext_central=True, local_only=True)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
-    baselines, parity, patients = compare(asked, hospitals, record, tmp_path / "no model", print)
+    compared = compare(asked, hospitals, record, tmp_path / "no model", print)
     figures = alone(asked, hospitals, 0)
-    assert baselines.plaintext_central == figures
-    assert baselines.local_only is not None
-    assert baselines.local_only["north"].together == baselines.local_only["north"].own == figures
-    assert parity is None
-    assert patients == SharedPatients(0, 0, 0)
+    assert compared.together == Baselines(plaintext_central=figures, local_only={"north": figures})
+    assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_only=figures)}
+    assert compared.parity is None
+    assert compared.patients == SharedPatients(0, 0, 0)
+
+
+def test_each_site_s_own_test_split_is_told_of_every_baseline(chexpert: Path, tmp_path: Path):
+    """The figures of one site are those of its model on its split; counted together they are those of all."""
+    asked = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
+    hospitals, record = made(chexpert, tmp_path / "out", asked)
+    compared = compare(asked, hospitals, record, tmp_path / "no model", print)
+    sites = plaintext_sites(hospitals, NETWORK)
+    twin = PlaintextTwin(NETWORK, Training(2, 2, asked.recipe(), asked.seed, asked.dtype))
+    datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
+    for name, trained_at in (
+        ("plaintext_federated", sites),
+        ("plaintext_central", [pooled(sites, also_tested_elsewhere(datasets))]),
+    ):
+        weights = twin.federate(trained_at, twin.initial(hospitals.domain))
+        tests = [count(s.labels[s.split["test"]], twin.probabilities(weights, s)[s.split["test"]]) for s in sites]
+        assert [getattr(compared.by_site[s.name], name) for s in sites] == list(map(metrics, tests))
+        assert getattr(compared.together, name) == metrics(tests[0] + tests[1])
+    assert {of_site.local_only for of_site in compared.by_site.values()} == {None}
 
 
 @pytest.mark.parametrize("seed", [0, *SPOILT])
@@ -92,26 +110,26 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     asked = scenario("north", "south", plaintext_central=True, local_only=True, seed=seed)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     notes: list[str] = []
-    baselines, _, patients = compare(asked, hospitals, record, tmp_path / "no model", notes.append)
+    compared = compare(asked, hospitals, record, tmp_path / "no model", notes.append)
     assert notes == ["all data in one place, plaintext", "north alone, plaintext", "south alone, plaintext"]
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     unfair = also_tested_elsewhere(datasets)
-    assert patients == SharedPatients(5, int(seed in SPOILT), SPOILT.get(seed, 0))
+    assert compared.patients == SharedPatients(5, int(seed in SPOILT), SPOILT.get(seed, 0))
     everything = pooled(plaintext_sites(hospitals, NETWORK), unfair)
     names = np.concatenate([dataset.sequences["patient"] for dataset in datasets])
     assert not set(names[everything.split["train"]].tolist()) & set(names[everything.split["test"]].tolist())
-    assert baselines.local_only is not None
-    assert [(name, entry.own) for name, entry in baselines.local_only.items()] == [
-        ("north", alone(asked, hospitals, 0)),
-        ("south", alone(asked, hospitals, 1)),
-    ]
-    assert {f.name for f in fields(Baselines) if getattr(baselines, f.name) is None} == {"plaintext_federated"}
+    assert {name: of_site.local_only for name, of_site in compared.by_site.items()} == {
+        "north": alone(asked, hospitals, 0),
+        "south": alone(asked, hospitals, 1),
+    }
+    assert {f.name for f in fields(Baselines) if getattr(compared.together, f.name) is None} == {"plaintext_federated"}
 
 
 def test_what_is_not_asked_for_is_not_trained(chexpert: Path, tmp_path: Path):
     """Without a baseline there are no figures, and the shared patients are still told."""
     asked = scenario("north", "south")
     hospitals, record = made(chexpert, tmp_path / "out", asked)
-    baselines, parity, patients = compare(asked, hospitals, record, tmp_path / "no model", pytest.fail)
-    assert (baselines, parity) == (Baselines(), None)
-    assert patients == SharedPatients(5, 0)
+    compared = compare(asked, hospitals, record, tmp_path / "no model", pytest.fail)
+    assert (compared.together, compared.parity) == (Baselines(), None)
+    assert compared.by_site == {"north": SiteBaselines(), "south": SiteBaselines()}
+    assert compared.patients == SharedPatients(5, 0)

@@ -12,6 +12,8 @@ from chexpert_folder import SPOILT
 from conftest import ROOT
 from deployment import processes_of
 
+from fedpp.learning.metrics import metrics
+from fedpp.protocol.federation import FederationRecord
 from simulations.__main__ import main
 from simulations.twin import moved
 
@@ -118,6 +120,14 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_left_out": SPOILT[2]}
     assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_only"}
     assert set(report["baselines"]["local_only"]) == {"north", "south"}
+    record = FederationRecord.load(out / "federation" / "federation.json")
+    for site in report["sites"]:
+        assert set(site["baselines"]) == {"plaintext_federated", "plaintext_central", "local_only"}
+        assert site["test"] == pytest.approx(site["baselines"]["plaintext_federated"], abs=1e-6)
+        assert site["test"] == metrics(record.test[site["name"]]).to_mapping()
+        assert site["gain"]["auc"] == site["test"]["auc"] - site["baselines"]["local_only"]["auc"]
+    for told, of in zip(report["rounds"], record.rounds, strict=True):
+        assert told["by_site"] == {name: metrics(of.validation[name]).to_mapping() for name in ("north", "south")}
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-6)
     assert report["parity"]["max_abs_probability_difference"] <= 1e-9
     assert (report["settings"]["predicted"], report["settings"]["split"]) == ("each visit", "stratified")
@@ -128,7 +138,7 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     ):
         assert any(printed.startswith(line) for printed in lines)
     page = (out / "report.html").read_text()
-    assert "What a hospital gains by joining" in page
+    assert "What each hospital gains" in page
     for patient in ("patient00012", "train.csv", "view1"):  # nothing of the raw folder
         assert patient not in page
 

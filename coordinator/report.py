@@ -1,0 +1,82 @@
+"""The report of a finished federation, made of its `federation.json` alone. It is no part of the bundle."""
+
+from pathlib import Path
+from typing import Any
+
+from fedpp.config import SPLITS
+from fedpp.errors import ConfigError, FederationError
+from fedpp.learning.metrics import metrics, operating_point
+from fedpp.network import Task
+from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.site import SiteDescription
+from fedpp.report import (
+    Confusion,
+    FindingResult,
+    RefusedSite,
+    Report,
+    RoundResult,
+    SiteBaselines,
+    SiteResult,
+    privacy_of,
+    write_report,
+)
+
+RECORD, WRITTEN = "federation.json", ("report.json", "report.html")
+
+
+def write(out: Path, *, sensitivity: float, overwrite: bool) -> Report:
+    """Write the report of the federation in `out` beside its record; raise `ConfigError` if there is one already."""
+    present = [name for name in WRITTEN if (out / name).exists()]
+    if present and not overwrite:
+        raise ConfigError(f"{out} holds {' and '.join(present)} already: --overwrite replaces them")
+    made = report_of(FederationRecord.load(out / RECORD), sensitivity)
+    write_report(out, made)
+    return made
+
+
+def report_of(record: FederationRecord, sensitivity: float) -> Report:
+    """Return what a federation's record tells, with operating points for this sensitivity on validation data."""
+    if not (record.sites and record.rounds and record.test):
+        raise FederationError(f"the record of run {record.run} has no site, no round or no test: it is no finished run")
+    task, tested = Task.of(record.sites[0]), record.test_counts()
+    return Report(
+        scenario=f"run {record.run}",
+        seed=record.seed,
+        scheme=record.scheme,
+        n=record.sites[0].n,
+        dtype=record.dtype,
+        mode="deployment",
+        data=f"Each hospital's own images: {task}.",
+        sites=tuple(_site(site, record) for site in record.sites),
+        rounds=tuple(map(RoundResult.of, record.rounds)),
+        final=metrics(tested),
+        privacy=privacy_of(masked=record.masked),
+        **_decisions(task.classes, record.rounds[-1].together, tested, sensitivity),
+        refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
+        settings={**record.settings, "parameters": record.network.parameters(), "wanted sensitivity": sensitivity},
+        timing={"rounds": sum(r.seconds for r in record.rounds), "total": record.seconds},
+        versions={"app bundle, SHA-256": record.bundle},
+    )
+
+
+def _site(site: SiteDescription, record: FederationRecord) -> SiteResult:
+    test, alone = (
+        metrics(counts[site.name]) if site.name in counts else None for counts in (record.test, record.alone)
+    )
+    sequences = dict(zip(SPLITS, site.sequences, strict=True))
+    return SiteResult(site.name, sum(site.patients), sequences, test, SiteBaselines(local_only=alone))
+
+
+def _decisions(
+    classes: tuple[str, ...], validation: AnyCounts, tested: AnyCounts, sensitivity: float
+) -> dict[str, Any]:
+    """Return the report's confusion and operating point, or its findings."""
+    if isinstance(tested, FindingCounts) and isinstance(validation, FindingCounts):
+        of_each = zip(classes, validation.findings, tested.findings, strict=True)
+        results = {name: FindingResult.of(chosen, found, sensitivity) for name, chosen, found in of_each}
+        return {"confusion": None, "findings": results}
+    if isinstance(tested, FindingCounts) or isinstance(validation, FindingCounts):
+        raise FederationError("counts of one label and of several findings do not belong to one federation")
+    point = operating_point(validation, tested, sensitivity)
+    return {"confusion": Confusion(classes, tested.confusion), "operating_point": point}

@@ -1,0 +1,16 @@
+"""What a simulated federation is set beside: the same task trained otherwise, and its sites' patients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedpp.report import Baselines, Parity, SharedPatients, SiteBaselines
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The figures of the baselines that a scenario asks for, and how far the ciphertext is from its plaintext twin."""
+
+    patients: SharedPatients
+    together: Baselines = field(default_factory=Baselines)  # on all test splits
+    by_site: Mapping[str, SiteBaselines] = field(default_factory=dict)  # on each site's own
+    parity: Parity | None = None
