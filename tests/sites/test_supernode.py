@@ -41,15 +41,13 @@ TEXT = st.text(min_size=1)
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[SiteConfig]:
-    """Return a site whose dataset, key and vault look as if they were there."""
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "domain.eval").touch()
-    with tempfile.TemporaryDirectory(prefix="fedpp-") as folder, socket.socket(socket.AF_UNIX) as vault:
-        vault.bind(f"{folder}/vault.sock")
-        (tmp_path / "site.yaml").write_text(starting_text("0" * 64))
-        vault_address = f"unix:{folder}/vault.sock"
-        yield SiteConfig(tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
+def site(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[SiteConfig]:
+    """Return a site with a tiny dataset, beside its vault."""
+    key, policy = tmp_path / "domain.eval", tmp_path / "site.yaml"
+    domain.evaluation_key().save(key)
+    policy.write_text(starting_text(dataset.manifest.fingerprint))
+    with vaults.serving(domain, dataset, address):
+        yield SiteConfig(dataset.path, key, address, policy)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +104,7 @@ def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, p
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
-@pytest.mark.parametrize("missing", ["superlink", "ca", "identity", "dataset", "key", "vault", "policy"])
+@pytest.mark.parametrize("missing", ["superlink", "ca", "dataset", "key", "vault", "policy"])
 def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path, missing: str) -> None:
     """Every input that is missing is named before anything starts."""
     identity, superlink = create_identity(tmp_path / "identity").parent, "127.0.0.1:8000"
@@ -115,8 +113,6 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
         superlink = "127.0.0.1"
     elif missing == "ca":
         ca = nowhere
-    elif missing == "identity":
-        identity = nowhere
     elif missing == "dataset":
         site = replace(site, dataset=nowhere)
     elif missing == "key":
@@ -126,19 +122,21 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
     else:
         site = replace(site, vault=f"unix:{nowhere}")
     expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises((ConfigError, DatasetError, VaultError)) as raised:
         join(superlink, ca, identity, site)
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_site_of_the_frame_form_has_no_evaluation_key(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
+def test_a_site_of_the_frame_form_has_no_evaluation_key(tmp_path: Path, ca: Path) -> None:
     """It is let in with the at-rest key alone: what is refused is something else."""
+    domain = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
+    dataset = write_frames(tmp_path / "mixed", domain)
+    domain.at_rest_key().save(tmp_path / "domain.rest")
+    site = SiteConfig(dataset.path, tmp_path / "domain.eval", "unix:/nowhere", tmp_path / "site.yaml")
     identity = create_identity(tmp_path / "identity").parent
-    site.evaluation_key.unlink()
-    site.at_rest_key.touch()
-    with pytest.raises(ConfigError, match="there is no vault at unix:/nowhere"):
-        join("127.0.0.1:8000", ca, identity, replace(site, vault="unix:/nowhere"))
+    with pytest.raises(VaultError, match="no vault answers at unix:/nowhere"):
+        join("127.0.0.1:8000", ca, identity, site)
 
 
 def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
