@@ -150,7 +150,7 @@ def _require_fit(superlink: str, ca: Path, identity: Path, site: SiteConfig, dom
     """Make the doctor's quick checks; raise the first one's error, but for a coordinator that is not up yet."""
     for finding in examine(superlink, ca, identity, site, domain=domain):
         if isinstance(finding.error, UnreachableError):
-            _note(f"{finding.said}: waiting for it")
+            _note(f"waiting for the coordinator: {finding.said}")
         elif finding.error is not None:
             raise finding.error
         elif finding.status == "warn":
