@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -105,8 +106,8 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     """Parse the arguments and call the command's `run(options)`; return its exit status, 1 where it failed.
 
     A mistake of the user and what the system refuses (a full disk, no permission) end in one line; a defect of
-    ours ends in its traceback. Wrong usage exits with 2, as argparse does. Who reads our results through a pipe may stop
-    when he has seen enough: that is no failure, and nothing is said.
+    ours ends in its traceback. Wrong usage exits with 2, as argparse does. Who reads our results through a pipe may
+    stop when he has seen enough: that is no failure, and nothing is said.
     """
     options = parser.parse_args(arguments)
     program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
@@ -136,11 +137,14 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
 def _reader_left() -> bool:
     """Tell whether nobody reads our results any more; if so, what is left of them goes nowhere."""
+    watched = select.poll()
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        watched.register(sys.stdout.fileno(), 0)
+    except OSError:  # it is no file
+        return False
+    left = any(event & select.POLLERR for _, event in watched.poll(0))
+    if left:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
-        return True
-    return False
+    return left

@@ -16,6 +16,7 @@ from fedpp.files import create_exclusively, replace
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
 NODE = "node.json"
+REFUSED = "refused"  # folder of the bundles that wait for a review
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

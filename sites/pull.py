@@ -44,7 +44,7 @@ def source_of(named: Path, identity: Path | None) -> Path:
     if identity is None:
         if named.name.isdecimal() and not named.exists():
             raise ModelError(
-                f"there is no file {named}: if it is the number of a run, say whose node kept its model, with --identity"
+                f"there is no file {named}: if it is a run's number, name the node that kept its model (--identity)"
             )
         return named
     kept = identity / "models" / f"{named}.state"

@@ -23,11 +23,10 @@ from fedpp.processes import ProcessGroup, flower_environment
 
 from .doctor import examine
 from .executor import program, require_flower
-from .identity import PRIVATE_KEY, create_identity
+from .identity import PRIVATE_KEY, REFUSED, create_identity
 from .reachability import Coordinator
 from .trial_vault import TrialVault
 
-REFUSED = "refused"  # folder of the bundles that wait for a review
 STEADY_SECONDS = 120.0  # a SuperNode that ran so long counts as one that works
 MOST_TRIES = 8  # in a row, of SuperNodes that did not run so long
 LONGEST_PAUSE = 60.0  # seconds, before the next try

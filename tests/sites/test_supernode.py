@@ -38,9 +38,9 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.policy import starting_text
 from sites.bundle import Bundle
 from sites.executor import program
-from sites.identity import PRIVATE_KEY, Node, create_identity, require_key
+from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
 from sites.launcher import FAILED
-from sites.supernode import REFUSED, join
+from sites.supernode import join
 
 TEXT = st.text(min_size=1)
 JOINED = "SuperNode ID"
