@@ -208,10 +208,11 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
     for process in killed:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-    began = time.monotonic()
     with serving(tmp_path / "2.log", start, JOINED):
-        assert time.monotonic() - began < 30
-    assert "note: this site's SuperNode was killed: joining again in 5 s\n" in (tmp_path / "2.log").read_text()
+        pass
+    log = (tmp_path / "2.log").read_text()
+    assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
+    assert "still counts this node as online" not in log
     ended = Node.load(tmp_path / "identity")
     assert ended is not None
     assert ended.running == ""  # after a clean end there is nobody to replace
@@ -270,7 +271,7 @@ def test_a_site_that_is_struck_off_gives_up(tmp_path: Path, coordinator: tuple[s
 
 def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) -> None:
     """Wait until a sign stands in a process's log so often."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while log.read_text().count(sign) < times:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -308,6 +309,7 @@ def refusing_heartbeats(upstream: int, tls: Path, times: int) -> Iterator[int]:
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = ours.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  a SuperNode that is killed meanwhile
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server.server_port
         server.shutdown()
