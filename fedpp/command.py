@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -105,7 +106,8 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     """Parse the arguments and call the command's `run(options)`; return its exit status, 1 where it failed.
 
     A mistake of the user and what the system refuses (a full disk, no permission) end in one line; a defect of
-    ours ends in its traceback. Wrong usage exits with 2, as argparse does.
+    ours ends in its traceback. Wrong usage exits with 2, as argparse does. Who reads our results through a pipe may
+    stop when he has seen enough: that is no failure, and nothing is said.
     """
     options = parser.parse_args(arguments)
     program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
@@ -114,6 +116,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status: int = options.run(options)
+        sys.stdout.flush()
     except FedppError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
@@ -121,6 +124,8 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         print(f"{program}: not enough memory: {error}; take smaller images or batches", file=sys.stderr)
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 0
         where = f" ({error.filename}): check the path and its permissions" if error.filename else ""
         print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
@@ -128,3 +133,18 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         print(f"{program}: interrupted", file=sys.stderr)
         return 1
     return status
+
+
+def _reader_left() -> bool:
+    """Tell whether nobody reads our results any more; if so, what is left of them goes nowhere."""
+    watched = select.poll()
+    try:
+        watched.register(sys.stdout.fileno(), 0)
+    except OSError:  # it is no file
+        return False
+    left = any(event & select.POLLERR for _, event in watched.poll(0))
+    if left:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+    return left

@@ -14,6 +14,7 @@
     ├── PolicyError             a site's policy does not allow it
     ├── MaskError               masked words were altered, or do not fit their round
     └── FederationError         the federation cannot go on: too few sites, a bad reply
+        └── UnreachableError    the coordinator does not answer; it may do so later
 
 A message never holds key material, pixels or a patient's identifier.
 """
@@ -74,3 +75,7 @@ class MaskError(FedppError):
 
 class FederationError(FedppError):
     """The federation cannot go on: too few sites, or a reply that does not fit."""
+
+
+class UnreachableError(FederationError):
+    """The coordinator does not answer; it may do so later."""

@@ -50,11 +50,12 @@ from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import NO_BUNDLE, Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
-from fedpp.protocol.vault_client import Membership, SiteInfo, VaultClient
+from fedpp.protocol.vault_client import Membership, VaultClient
 from fedpp.recipe import Recipe
 
 from . import rounds
 from .aggregation import Aggregation, Clear, Masked, about
+from .one_site import require_one_site
 from .rounds import Position
 from .run_memory import RunMemory
 
@@ -168,7 +169,7 @@ def describe(asked: Asked) -> RecordDict:
     key, dataset = _open(asked)
     with VaultClient(asked.site.vault) as vault:
         info = vault.info()
-        _require_one_site(key, dataset, info)
+        require_one_site(key, dataset, info)
         dataset.verify()
         proof = vault.sign(request.nonce, asked.run, request.protocol, asked.bundle)
     description = SiteDescription(
@@ -390,21 +391,6 @@ def _open(asked: Asked) -> tuple[AnyKey, EncryptedDataset]:
     dataset = EncryptedDataset.open_with(asked.site.dataset, asked.site.at_rest_key)
     asked.policy.require_dataset(dataset.manifest.fingerprint)
     return open_key(asked.site.evaluation_key, dataset.manifest), dataset
-
-
-def _require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) -> None:
-    """Refuse a key, a dataset and a vault that do not belong together."""
-    for what, domain in (("vault", info.domain), ("dataset", dataset.manifest.domain)):
-        if domain != key.domain:
-            raise DomainMismatchError(
-                f"its {what} belongs to domain {domain[:16]}, its evaluation key to "
-                f"{key.domain[:16]}: give the trainer the key, dataset and vault of one domain"
-            )
-    if info.dataset != dataset.manifest.fingerprint:  # the vault would score with another dataset's labels
-        raise FederationError(
-            f"its vault serves dataset {info.dataset[:16]}, its trainer reads "
-            f"{dataset.manifest.fingerprint[:16]}: give both the same"
-        )
 
 
 def _others(asked: Asked, membership: Membership) -> int:

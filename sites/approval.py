@@ -18,8 +18,8 @@ from fedpp.hexadecimal import is_hex
 from fedpp.policy import starting_text
 
 from .bundle import SUFFIX, Bundle
+from .identity import REFUSED
 from .policy_file import set_listed
-from .supernode import REFUSED
 
 # Where each folder of a bundle lies in an installed fedpp, or in a checkout.
 _INSTALLED = {"fedpp": Path(fedpp.__file__).parent, "sites": Path(__file__).parent}

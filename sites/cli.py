@@ -6,6 +6,7 @@ TensorFlow and Flower are imported by the commands that use them.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def identity(options: argparse.Namespace) -> int:
     """Make the key pair by which SuperLink knows this site's node."""
-    from .supernode import create_identity
+    from .identity import create_identity
 
     public = create_identity(options.out)
     print(f"give {public} to the coordinator for `python -m coordinator enrol`")
@@ -37,14 +38,26 @@ def identity(options: argparse.Namespace) -> int:
 
 
 def join(options: argparse.Namespace) -> int:
-    """Run this site's SuperNode until SIGTERM or Ctrl-C."""
-    from fedpp.config import SiteConfig
-
+    """Check what can be checked, and run this site's SuperNode until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the one line of ours says what gRPC's lines would
+    from .doctor import site_of
     from .supernode import join as run
+    from .trial_vault import TrialVault
 
-    paths = [given.resolve() for given in (options.dataset, options.evaluation_key, options.policy)]
-    site = SiteConfig(paths[0], paths[1], options.vault, paths[2], options.identity.resolve())
-    return run(options.superlink, options.ca, options.identity, site)
+    own = (
+        None
+        if options.domain is None
+        else TrialVault(options.domain.resolve(), options.passphrase_file, options.passphrase_fd)
+    )
+    return run(options.superlink, options.ca, options.identity, site_of(options), own)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check what can be checked before `join`: keys, certificates, coordinator, clock, vault, dataset, policy."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from .doctor import doctor as run
+
+    return run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -238,20 +251,31 @@ def _add_federation_commands(commands: "_Commands") -> None:
     allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
 
-    joined = _command(commands, join, json_output=False)
-    joined.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
-    joined.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
-    joined.add_argument("--identity", type=path, required=True, help="folder that `identity` made")
-    joined.add_argument("--dataset", type=path, required=True)
-    joined.add_argument("--evaluation-key", type=path, required=True)
-    joined.add_argument("--vault", required=True, help="unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
-    joined.add_argument(
-        "--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here"
-    )
+    _add_join_arguments(_command(commands, join, json_output=False))
+    examined = _command(commands, doctor)
+    _add_join_arguments(examined)
+    examined.add_argument("--deep", action="store_true", help="also read every byte of the dataset")
 
     pulled = _command(commands, pull.pull, json_output=False)
     _add_domain(pulled)
     pull.add_pull_arguments(pulled)
+
+
+def _add_join_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--superlink", required=True, help="HOST:PORT of the coordinator")
+    to.add_argument("--ca", type=path, required=True, help="the coordinator's CA certificate")
+    to.add_argument(
+        "--identity", type=path, required=True, help="folder of the node's key, which `join` makes if need be"
+    )
+    to.add_argument("--dataset", type=path, required=True)
+    to.add_argument("--evaluation-key", type=path, help="the trainer's copy of domain.eval (with --domain: in there)")
+    to.add_argument("--policy", type=path, required=True, help="site.yaml, which `policy` writes: what may run here")
+    vault = to.add_mutually_exclusive_group(required=True)
+    vault.add_argument("--vault", help="of the secret zone: unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
+    vault.add_argument(
+        "--domain", type=path, help="for trials: domain folder, whose vault is started beside the trainer, as this user"
+    )
+    _add_passphrase(to)
 
 
 def _command(

@@ -46,7 +46,7 @@ def require_flower() -> None:
 def main() -> int:
     """Run the executor until SIGTERM or SIGINT; return the exit status."""
     parser = argparse.ArgumentParser(prog="executor", description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only import what it and the launcher need")
+    parser.add_argument("--check", action="store_true", help="only import what it, the launcher and the node need")
     for name in ("runtime", "secret", "policy", "refused", "work"):
         parser.add_argument(f"--{name}", default="")
     options = parser.parse_args()
@@ -67,7 +67,8 @@ def _serve(options: argparse.Namespace) -> None:
     from .runtime_client import runtime_client
 
     if options.check:
-        import_module(".launcher", __package__)
+        for name in ("launcher", "node"):
+            import_module(f".{name}", __package__)
         return
     disable_process_dumping(strict=False)  # the secret is for this process
     secret = Path(options.secret).read_bytes()

@@ -42,6 +42,10 @@ def source_of(named: Path, identity: Path | None) -> Path:
     from fedpp.errors import ModelError
 
     if identity is None:
+        if named.name.isdecimal() and not named.exists():
+            raise ModelError(
+                f"there is no file {named}: if it is a run's number, name the node that kept its model (--identity)"
+            )
         return named
     kept = identity / "models" / f"{named}.state"
     if not kept.is_file():

@@ -2,7 +2,7 @@
 
 Nothing here listens but one loopback port between SuperNode and the executor of ours that starts the ClientApp, if
 the site's policy allows it. It is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower would
-serve any local user, and run any code.
+serve any local user, and run any code. A SuperNode that ends by itself is started again, unless that is no use.
 """
 
 import os
@@ -10,108 +10,162 @@ import secrets
 import socket
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from fedpp.config import SiteConfig, to_toml
-from fedpp.errors import ConfigError, FederationError
-from fedpp.files import create_exclusively
-from fedpp.policy import SitePolicy
+from fedpp.errors import ConfigError, FederationError, UnreachableError
+from fedpp.files import create_exclusively, lock_folder
 from fedpp.processes import ProcessGroup, flower_environment
 
+from .doctor import examine
 from .executor import program, require_flower
+from .identity import PRIVATE_KEY, REFUSED, create_identity
+from .reachability import Coordinator
+from .trial_vault import TrialVault
 
-PRIVATE_KEY = "node.key"
-PUBLIC_KEY = "node.pub"
-REFUSED = "refused"  # folder of the bundles that wait for a review
-VAULT_SCHEME = "unix:"
-
-
-def create_identity(folder: Path) -> Path:
-    """Make the node's key pair, ECDSA P-384 in SSH formats; return the public key's path.
-
-    Raises `FileExistsError` where a key is there already: a site that loses its key must be enrolled again.
-    """
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    try:
-        create_exclusively(folder / PRIVATE_KEY, private)
-    except FileExistsError:
-        raise FileExistsError(
-            f"{folder / PRIVATE_KEY} is there already: choose another --out, keys are not overwritten"
-        ) from None
-    (folder / PUBLIC_KEY).write_bytes(public + b"\n")
-    return folder / PUBLIC_KEY
+STEADY_SECONDS = 120.0  # a SuperNode that ran so long counts as one that works
+MOST_TRIES = 8  # in a row, of SuperNodes that did not run so long
+LONGEST_PAUSE = 60.0  # seconds, before the next try
 
 
-def join(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> int:
+def join(superlink: str, ca: Path, identity: Path, site: SiteConfig, own_vault: TrialVault | None = None) -> int:
     """Run the SuperNode in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    `superlink` is HOST:PORT, `ca` the coordinator's authority. Raises `ConfigError` for what is missing,
-    `FederationError` if the SuperNode ends by itself.
+    `superlink` is HOST:PORT, `ca` the coordinator's authority. With `own_vault` the vault is started, too. Raises a
+    `FedppError` for what is missing or does not fit, `FederationError` if no further try can help.
     """
-    _check(superlink, ca, identity, site)
-    if any(os.access(path, os.W_OK) for path in (site.policy, site.policy.parent)):
-        print(
-            f"note: this user can write {site.policy}, so code that runs could approve other code: let another own it",
-            file=sys.stderr,
-            flush=True,
-        )
-    with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
-        secret, node = Path(private) / "superexec.secret", Path(private) / "node.toml"
-        create_exclusively(secret, secrets.token_bytes(32))
-        create_exclusively(node, to_toml(site.to_mapping()).encode())
-        runtime = f"127.0.0.1:{_free_port()}"
-        with ProcessGroup(flower_environment(identity.resolve() / "flwr")) as group:
-            group.start(
-                [
-                    *("flower-supernode", "--superlink", superlink, "--root-certificates", str(ca)),
-                    *("--auth-supernode-private-key", str(identity / PRIVATE_KEY)),
-                    *("--node-config", str(node)),
-                    *("--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]),
-                    *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-                ]
+    _require_identity(identity)
+    with _exclusively(identity):
+        _require_fit(superlink, ca, identity, site, None if own_vault is None else own_vault.domain)
+        require_flower()
+        coordinator = Coordinator.parse(superlink, ca)
+        if own_vault is None:
+            with ProcessGroup({}) as outer:
+                _Joined(coordinator, identity, site, outer).run()
+        else:
+            _note(
+                "vault and trainer are one user here, so code that the site lets run could read the vault's memory and "
+                "keys: this is for trials"
             )
-            group.start(
-                [
-                    *(*program("executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
-                    *("--policy", str(site.policy), "--refused", str(identity.resolve() / REFUSED)),
-                ]
-            )
-            if not group.wait():
-                raise FederationError(
-                    "the SuperNode ended by itself: its messages above say why. Is this site enrolled, "
-                    "is the certificate the coordinator's, and does no other process use this identity?"
-                )
+            with own_vault.started(site, identity) as (outer, address):
+                _Joined(coordinator, identity, replace(site, vault=address), outer).run()
     return 0
 
 
-def _check(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> None:
-    host, _, port = superlink.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--superlink must be HOST:PORT, got {superlink!r}")
-    if not (identity / PRIVATE_KEY).is_file():
-        raise ConfigError(f"there is no {identity / PRIVATE_KEY}: make it with `fedpp-site identity --out {identity}`")
-    if not ca.is_file():
-        raise ConfigError(f"there is no certificate {ca}: ask the coordinator for its ca.pem")
-    if not site.dataset.is_dir():
-        raise ConfigError(f"there is no dataset {site.dataset}: make it with `fedpp-site ingest`")
-    # In the frame form there is none, and the path names the folder of the at-rest key.
-    if not site.evaluation_key.is_file() and not site.at_rest_key.is_file():
-        raise ConfigError(f"there is no evaluation key {site.evaluation_key}: `fedpp-site keygen` writes it")
-    SitePolicy.load(site.policy)
-    require_flower()
-    socket_path = Path(site.vault.removeprefix(VAULT_SCHEME))
-    if site.vault.startswith(VAULT_SCHEME) and not socket_path.is_socket():
-        raise ConfigError(f"there is no vault at {site.vault}: start it with `fedpp-site vault`")
+@dataclass(frozen=True)
+class _Joined:
+    """One site's SuperNodes, one after another."""
+
+    coordinator: Coordinator
+    identity: Path
+    site: SiteConfig
+    outer: ProcessGroup  # of what lives longer than a SuperNode: it takes the signals that come between two
+
+    def run(self) -> None:
+        """Run SuperNodes until a signal comes; raise `FederationError` where another one would be no use."""
+        tries, pause = 0, 0.0
+        while not self.outer.stopped.wait(pause):
+            started = time.monotonic()
+            if self._run_one():
+                return
+            if not self.outer.running():
+                raise FederationError("the vault ended by itself: its messages above say why")
+            tries = 1 if time.monotonic() - started > STEADY_SECONDS else tries + 1
+            if tries == MOST_TRIES:
+                raise FederationError(
+                    f"the SuperNode ended by itself {tries} times in a row: its messages above say why"
+                )
+            self._require_trust()
+            pause = min(2.0**tries, LONGEST_PAUSE)
+            _note(f"the SuperNode ended by itself: another one starts in {pause:.0f} s")
+
+    def _run_one(self) -> bool:
+        """Run one SuperNode with its executor; tell whether a signal ended it."""
+        with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
+            secret, node, hopeless = (Path(private) / name for name in ("superexec.secret", "node.toml", "hopeless"))
+            create_exclusively(secret, secrets.token_bytes(32))
+            create_exclusively(node, to_toml(self.site.to_mapping()).encode())
+            runtime = f"127.0.0.1:{_free_port()}"
+            with ProcessGroup(flower_environment(self.identity.resolve() / "flwr")) as group:
+                group.start(
+                    [
+                        *(*program("node"), "--identity", str(self.identity.resolve()), "--hopeless", str(hopeless)),
+                        *("--", _flower_supernode(), "--superlink", str(self.coordinator)),
+                        *("--root-certificates", str(self.coordinator.ca)),
+                        *("--auth-supernode-private-key", str(self.identity / PRIVATE_KEY)),
+                        *("--node-config", str(node)),
+                        *("--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]),
+                        *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+                    ]
+                )
+                group.start(
+                    [
+                        *(*program("executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
+                        *("--policy", str(self.site.policy), "--refused", str(self.identity.resolve() / REFUSED)),
+                    ]
+                )
+                while group.running() and self.outer.running() and not group.stopped.wait(0.2):
+                    pass
+            if hopeless.exists() and not group.stopped.is_set():
+                raise FederationError(hopeless.read_text())
+        return group.stopped.is_set()
+
+    def _require_trust(self) -> None:
+        """Raise `FederationError` if somebody else answers than this coordinator; that nobody does may pass."""
+        with suppress(UnreachableError):
+            self.coordinator.certificate_end()
+
+
+def _require_identity(identity: Path) -> None:
+    """Make the node's key if there is none; raise `FederationError` then, since it must be enrolled first."""
+    if (identity / PRIVATE_KEY).exists():
+        return
+    public = create_identity(identity)
+    raise FederationError(
+        f"this site's node had no key, and has one now: give {public} to the coordinator for `python -m coordinator "
+        "enrol`, then join again"
+    )
+
+
+@contextmanager
+def _exclusively(identity: Path) -> Iterator[None]:
+    """Hold the identity for this process alone."""
+    lock = lock_folder(identity)
+    if lock is None:
+        raise ConfigError(
+            f"another `fedpp-site join` uses {identity} already: stop it, or give this one an identity of its own"
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _require_fit(superlink: str, ca: Path, identity: Path, site: SiteConfig, domain: Path | None) -> None:
+    """Make the doctor's quick checks; raise the first one's error, but for a coordinator that is not up yet."""
+    for finding in examine(superlink, ca, identity, site, domain=domain):
+        if isinstance(finding.error, UnreachableError):
+            _note(f"waiting for the coordinator: {finding.said}")
+        elif finding.error is not None:
+            raise finding.error
+        elif finding.status == "warn":
+            _note(f"{finding.said}")
+
+
+def _flower_supernode() -> str:
+    """Return Flower's program, by whose name the process is known."""
+    return str(Path(sys.executable).with_name("flower-supernode"))
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)

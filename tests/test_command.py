@@ -1,8 +1,12 @@
 """How a command of ours ends."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from fedpp.command import natural, positive, rate, run_command, share
 from fedpp.errors import ConfigError
@@ -39,6 +43,31 @@ def test_a_failure_is_one_line_and_status_1(error: BaseException, line: str, cap
     """What the user or the system did wrong is said in one line on stderr, and nothing on stdout."""
     assert run_command(ending_with(error), ["up"]) == 1
     assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_may_stop_reading(lines: int):
+    """A pipe that is closed, before the results are written or between, ends a command quietly."""
+    code = (
+        "import argparse, sys\n"
+        "from fedpp.command import run_command\n"
+        "parser = argparse.ArgumentParser(prog='p')\n"
+        f"run = lambda options: [print('result') for _ in range({lines})] and 0\n"
+        "parser.add_subparsers(dest='command').add_parser('c').set_defaults(run=run)\n"
+        "sys.exit(run_command(parser, ['c']))\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_broken_pipe_is_a_failure(capsys: pytest.CaptureFixture[str]):
+    """One that is not that of our results is told."""
+    assert run_command(ending_with(BrokenPipeError(32, "Broken pipe")), ["up"]) == 1
+    assert capsys.readouterr() == ("", "coordinator up: Broken pipe\n")
 
 
 def test_success_and_wrong_usage(capsys: pytest.CaptureFixture[str]):

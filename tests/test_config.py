@@ -15,6 +15,7 @@ from fedpp.policy import ScoreLimits
 from fedpp.recipe import ServerRule
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+GIVEN_BY_RUN = ("card", "out", "initial", "sites")  # options of `run` of their own
 
 
 def test_the_defaults_are_a_run():
@@ -23,6 +24,17 @@ def test_the_defaults_are_a_run():
     network = NetworkSpec(4, 64, 64, 1, 2)
     ours = (network.filters, network.kernel, network.dense, network.lstm)
     assert (run.filter_sizes(), run.kernel, run.dense, run.lstm) == ours
+
+
+def test_the_guide_names_every_setting():
+    """The table of docs/deployment.md has each name that `--set` takes, in order, with its default."""
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    table = guide.partition("| `--set` | default | what |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| `")]
+    expected = {name: value for name, value in DEFAULTS.items() if name not in GIVEN_BY_RUN}
+    assert [(name.strip("| `"), default) for name, default in rows] == [
+        (name, str(value).lower()) for name, value in expected.items()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ def from_descriptor(number: int) -> Passphrase:
 
 def from_terminal(*, new: bool) -> Passphrase:
     """Ask at the terminal, twice for a new one; raise `ConfigError` where there is none."""
+    return _checked(typed(new=new), "the terminal")
+
+
+def typed(*, new: bool) -> bytes:
+    """Return what is typed at the terminal, for another process of this user's; raise as `from_terminal` does."""
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask at: give --passphrase-file, or --passphrase-fd")
     try:
@@ -49,7 +54,7 @@ def from_terminal(*, new: bool) -> Passphrase:
         raise KeyFileError("no passphrase was typed: try again") from None
     if again != text:
         raise KeyFileError("the two passphrases differ: try again")
-    return _checked(text.encode(), "the terminal")
+    return text.encode()
 
 
 def _others(path: Path) -> int:

@@ -152,7 +152,9 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     assert line.startswith("fedpp-site inspect: cannot read")
 
 
-@pytest.mark.parametrize("command", [[], ["ingest"], ["train"], ["vault"], ["health"], ["audit-log"], ["join"]])
+@pytest.mark.parametrize(
+    "command", [[], ["ingest"], ["train"], ["vault"], ["health"], ["audit-log"], ["join"], ["doctor"]]
+)
 def test_help_is_quick(command: list[str]):
     """--help loads neither TensorFlow nor Flower."""
     code = f"import sys; from sites.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"

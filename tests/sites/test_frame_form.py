@@ -62,3 +62,16 @@ def test_what_the_forms_do_not_do_is_refused(folder: Path):
     gaps = error_of("ingest", raw, *keys(mixed), "--out", mixed / "no", *SHAPE, "--gaps", "encrypted")
     assert "does not encrypt time gaps" in gaps
     assert not (mixed / "no").exists()
+
+
+def test_a_site_that_joins_needs_no_evaluation_key(folder: Path, tmp_path: Path):
+    """Its dataset and its domain are found to fit, with the at-rest key alone; what fails is something else."""
+    mixed = folder / "mixed"
+    site("ingest", folder / "raw" / "hospital-1", *keys(mixed), "--out", tmp_path / "sealed", *SHAPE)
+    site("policy", "--dataset", tmp_path / "sealed", "--out", tmp_path / "site.yaml")
+    given = ("--dataset", tmp_path / "sealed", "--policy", tmp_path / "site.yaml", *keys(mixed))
+    nowhere = ("--superlink", "127.0.0.1:1", "--ca", tmp_path / "ca.pem", "--identity", tmp_path / "identity")
+    findings = json.loads(site("doctor", *nowhere, *given, "--json", check=1).stdout)
+    found = {finding["check"]: finding["status"] for finding in findings}
+    assert [found[check] for check in ("dataset", "evaluation key", "domain", "one site", "policy")] == ["ok"] * 5
+    assert found["node key"] == found["CA certificate"] == found["coordinator"] == "FAIL"

@@ -121,6 +121,7 @@ def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
     ("run", "out", "more", "line"),
     [
         ("nothing.sealed", "x.npz", (), "cannot read the model"),
+        ("7", "x.npz", (), "if it is a run's number, name the node that kept its model (--identity)"),
         ("8", "x.npz", ("--identity", "identity"), "this site's node kept no model of run 8: it has 7"),
         ("model.sealed", "x.h5", (), "--out names model.npz, of ciphertext, or model.keras"),
         ("model.sealed", "passphrase.npz", (), "is there already"),

@@ -2,22 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
-import socket
+import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.client import HTTPSConnection
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import vaults
 from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
@@ -29,27 +31,29 @@ from hypothesis import strategies as st
 from coordinator.__main__ import _wait_for_end, flower
 from coordinator.certificates import ensure
 from coordinator.superlink import CONNECTION, State
+from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig, to_toml
-from fedpp.errors import ConfigError
+from fedpp.errors import ConfigError, DatasetError, VaultError
+from fedpp.keys.domain import KeyDomain
 from fedpp.policy import starting_text
 from sites.bundle import Bundle
 from sites.executor import program
+from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
 from sites.launcher import FAILED
-from sites.supernode import PRIVATE_KEY, REFUSED, create_identity, join
+from sites.supernode import join
 
 TEXT = st.text(min_size=1)
+JOINED = "SuperNode ID"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[SiteConfig]:
-    """Return a site whose dataset, key and vault look as if they were there."""
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "domain.eval").touch()
-    with tempfile.TemporaryDirectory(prefix="fedpp-") as folder, socket.socket(socket.AF_UNIX) as vault:
-        vault.bind(f"{folder}/vault.sock")
-        (tmp_path / "site.yaml").write_text(starting_text("0" * 64))
-        vault_address = f"unix:{folder}/vault.sock"
-        yield SiteConfig(tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
+def site(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[SiteConfig]:
+    """Return a site with a tiny dataset, beside its vault."""
+    key, policy = tmp_path / "domain.eval", tmp_path / "site.yaml"
+    domain.evaluation_key().save(key)
+    policy.write_text(starting_text(dataset.manifest.fingerprint))
+    with vaults.serving(domain, dataset, address):
+        yield SiteConfig(dataset.path, key, address, policy)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,7 @@ def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, p
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
-@pytest.mark.parametrize("missing", ["superlink", "ca", "identity", "dataset", "key", "vault", "policy"])
+@pytest.mark.parametrize("missing", ["superlink", "ca", "dataset", "key", "vault", "policy"])
 def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path, missing: str) -> None:
     """Every input that is missing is named before anything starts."""
     identity, superlink = create_identity(tmp_path / "identity").parent, "127.0.0.1:8000"
@@ -115,8 +119,6 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
         superlink = "127.0.0.1"
     elif missing == "ca":
         ca = nowhere
-    elif missing == "identity":
-        identity = nowhere
     elif missing == "dataset":
         site = replace(site, dataset=nowhere)
     elif missing == "key":
@@ -126,19 +128,20 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
     else:
         site = replace(site, vault=f"unix:{nowhere}")
     expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises((ConfigError, DatasetError, VaultError)) as raised:
         join(superlink, ca, identity, site)
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_site_of_the_frame_form_has_no_evaluation_key(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
-    """It is let in with the at-rest key alone: what is refused is something else."""
-    identity = create_identity(tmp_path / "identity").parent
-    site.evaluation_key.unlink()
-    site.at_rest_key.touch()
-    with pytest.raises(ConfigError, match="there is no vault at unix:/nowhere"):
-        join("127.0.0.1:8000", ca, identity, replace(site, vault="unix:/nowhere"))
+def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
+    """A site without a node's key gets one, and is told where its public half lies and whose it is; nothing starts."""
+    done = call(command("127.0.0.1:8000", ca, tmp_path / "identity", site), status=1)
+    assert done.stderr == (
+        f"fedpp-site join: this site's node had no key, and has one now: give {tmp_path / 'identity' / 'node.pub'} to "
+        "the coordinator for `python -m coordinator enrol`, then join again\n"
+    )
+    require_key(tmp_path / "identity")
 
 
 def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
@@ -167,7 +170,11 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"), [("key", "Failed to activate SuperNode"), ("authority", "CERTIFICATE_VERIFY_FAILED")]
+    ("wrong", "reason"),
+    [
+        ("key", "this node is not enrolled: give {}/identity/node.pub to the coordinator"),
+        ("authority", "is of another authority than {}/tls/ca.pem: ask this coordinator for its ca.pem"),
+    ],
 )
 def test_strangers_do_not_meet(
     tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, wrong: str, reason: str
@@ -179,9 +186,133 @@ def test_strangers_do_not_meet(
         call([*COORDINATOR, "enrol", "--state", str(state), str(public), "a"])
     trusted = ca if wrong == "authority" else state / "tls" / "ca.pem"
     done = call(command(address, trusted, public.parent, site), status=1)
-    assert reason in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("fedpp-site join: the SuperNode ended by itself")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fedpp-site join: ")
+    assert reason.format(tmp_path) in last
     assert processes_of(tmp_path) == {}
+
+
+def enrolled(folder: Path, state: Path) -> Path:
+    """Return a new identity that the coordinator has enrolled."""
+    public = create_identity(folder)
+    call([*COORDINATOR, "enrol", "--state", str(state), str(public), folder.name])
+    return folder
+
+
+def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """SIGKILL of all of a site's processes costs it seconds, not the minute in which SuperLink misses heartbeats."""
+    address, state = coordinator
+    start = command(address, state / "tls" / "ca.pem", enrolled(tmp_path / "identity", state), site)
+    with serving(tmp_path / "1.log", start, JOINED, signal.SIGKILL, -signal.SIGKILL):
+        killed = processes_of(tmp_path, "sites.")
+    for process in killed:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    with serving(tmp_path / "2.log", start, JOINED):
+        pass
+    log = (tmp_path / "2.log").read_text()
+    assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
+    assert "still counts this node as online" not in log
+    ended = Node.load(tmp_path / "identity")
+    assert ended is not None
+    assert ended.running == ""  # after a clean end there is nobody to replace
+
+
+def test_a_supernode_that_ends_is_started_again(
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
+) -> None:
+    """A SuperNode that is killed, or loses its heartbeat by an answer that Flower does not foresee, comes back."""
+    address, state = coordinator
+    log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
+    with refusing_heartbeats(int(address.partition(":")[2]), state / "tls", times=1) as port:
+        start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
+        with serving(
+            log, start, "note: the SuperNode lost one of its threads, and starts again: HTTPStatusError"
+        ) as join_:
+            until(log, join_, JOINED, 2)
+            (supernode,) = processes_of(tmp_path, "bin/flower-supernode")
+            os.kill(supernode, signal.SIGKILL)
+            until(log, join_, JOINED, 3)
+            assert len(processes_of(tmp_path, "bin/flower-supernode")) == 1
+    assert processes_of(tmp_path, "sites.") == {}
+
+
+def test_an_identity_is_used_by_one_join(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """A second `join` with a folder is refused; with a copy of it, it waits while the node counts as online."""
+    address, state = coordinator
+    identity, ca = enrolled(tmp_path / "identity", state), state / "tls" / "ca.pem"
+    with serving(tmp_path / "1.log", command(address, ca, identity, site), JOINED) as first:
+        done = call(command(address, ca, identity, site), status=1)
+        assert done.stderr == (
+            f"fedpp-site join: another `fedpp-site join` uses {identity} already: stop it, or give this one an "
+            "identity of its own\n"
+        )
+        shutil.copytree(identity, tmp_path / "copy")
+        waiting = "note: the coordinator still counts this node as online"
+        with serving(tmp_path / "2.log", command(address, ca, tmp_path / "copy", site), waiting):
+            assert first.poll() is None
+        assert JOINED not in (tmp_path / "2.log").read_text()
+
+
+def test_a_site_that_is_struck_off_gives_up(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """A node that the coordinator unregisters while it runs ends loudly, and says what to do."""
+    address, state = coordinator
+    identity = enrolled(tmp_path / "identity", state)
+    with serving(
+        tmp_path / "log", command(address, state / "tls" / "ca.pem", identity, site), JOINED, status=1
+    ) as join_:
+        number = json.loads((identity / "node.json").read_text())["number"]
+        flower(State(state), "supernode", "unregister", str(number), CONNECTION)
+        join_.wait(60)
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith(f"fedpp-site join: this node is not enrolled: give {identity / 'node.pub'}")
+    assert processes_of(tmp_path) == {}
+
+
+def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) -> None:
+    """Wait until a sign stands in a process's log so often."""
+    deadline = time.monotonic() + 180
+    while log.read_text().count(sign) < times:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+@contextmanager
+def refusing_heartbeats(upstream: int, tls: Path, times: int) -> Iterator[int]:
+    """Pass calls on to a coordinator, but answer 500 to so many heartbeats, as a SuperLink with a full disk does."""
+    left = [None] * times
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path.endswith("heartbeat") and left:
+                left.pop()
+                self.send_error(500)
+                return
+            trusted = ssl.create_default_context(cafile=tls / "ca.pem")
+            connection = HTTPSConnection("127.0.0.1", upstream, context=trusted)
+            connection.request("POST", self.path, content, dict(self.headers))
+            answer = connection.getresponse()
+            body = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.getheader("Content-Type", ""))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            connection.close()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(tls / "server.pem", tls / "server.key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = ours.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  a SuperNode that is killed meanwhile
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 PYPROJECT = """\

@@ -1,0 +1,283 @@
+"""`fedpp-site doctor`: what can be checked before a site joins, each check by itself, and what to do where one fails.
+
+`join` makes the same checks, and stops at the first that fails.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from cryptography import x509
+
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.cipher.evaluation_key import AnyKey, open_key
+from fedpp.cipher.params import DomainCard
+from fedpp.config import SiteConfig
+from fedpp.errors import ConfigError, FederationError, FedppError, UnreachableError
+from fedpp.policy import SitePolicy, today
+from fedpp.protocol.vault_client import SiteInfo, VaultClient
+
+from .identity import PRIVATE_KEY, require_key
+from .one_site import require_one_domain, require_one_site
+from .reachability import FLEET, MOST_AHEAD, MOST_BEHIND, OTHERS, Answer, Coordinator, clock_error
+
+SOON = timedelta(days=30)  # before a certificate's end
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Status = Literal["ok", "warn", "skip", "FAIL"]
+
+
+class _Warning(Exception):  # noqa: N818  it ends a check, and is no error
+    """All works, and its user should know more."""
+
+
+@dataclass(frozen=True)
+class Finding(Generic[T_co]):
+    """What one check found."""
+
+    check: str
+    status: Status
+    said: str
+    got: T_co | None = None  # what later checks need of it
+    error: FedppError | None = None  # of a check that failed
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check what can be checked before `join`: keys, certificates, coordinator, clock, vault, dataset, policy."""
+    site = site_of(options)
+    found = []
+    for finding in examine(
+        options.superlink, options.ca, options.identity, site, domain=options.domain, deep=options.deep
+    ):
+        found.append(finding)
+        if not options.json:
+            print(f"{finding.status:4}  {finding.check}: {finding.said}", flush=True)
+    if options.json:
+        print(json.dumps([{"check": each.check, "status": each.status, "said": each.said} for each in found]))
+    return 1 if any(each.status == "FAIL" for each in found) else 0
+
+
+def site_of(options: argparse.Namespace) -> SiteConfig:
+    """Return what the arguments of `join` and `doctor` say of the site; raise `ConfigError` where they do not fit."""
+    key = options.evaluation_key
+    if options.vault is not None and (options.passphrase_file, options.passphrase_fd) != (None, None):
+        raise ConfigError("a passphrase is for --domain, whose vault `join` starts: leave it out with --vault")
+    if key is None and options.domain is None:
+        raise ConfigError("--evaluation-key is missing: name the trainer's copy of domain.eval")
+    if key is None:
+        from fedpp.keys.store import EVALUATION_KEY
+
+        key = options.domain / EVALUATION_KEY
+    paths = [path.resolve() for path in (options.dataset, key, options.policy)]
+    return SiteConfig(paths[0], paths[1], options.vault or "", paths[2], options.identity.resolve())
+
+
+def examine(
+    superlink: str, ca: Path, identity: Path, site: SiteConfig, *, domain: Path | None = None, deep: bool = False
+) -> Iterator[Finding[object]]:
+    """Yield the findings in the order in which `join` needs what they are about.
+
+    A check that needs what an earlier one did not get is skipped, and says so. With `domain` there is no vault yet, and
+    the domain's card stands for it. If `deep`, every byte of the dataset is read.
+    """
+    yield _check("node key", lambda: _key(identity))
+    yield from _of_coordinator(superlink, ca)
+    yield from _of_data(site, domain, deep=deep)
+
+
+def _check(name: str, of: Callable[[], tuple[str, T]]) -> Finding[T]:
+    try:
+        said, got = of()
+    except FedppError as error:
+        return Finding(name, "FAIL", str(error), error=error)
+    except _Warning as warning:
+        return Finding(name, "warn", str(warning))
+    return Finding(name, "ok", said, got)
+
+
+def _skip(name: str, needs: str) -> Finding[object]:
+    return Finding(name, "skip", f"it needs the {needs}")
+
+
+def _key(identity: Path) -> tuple[str, None]:
+    require_key(identity)
+    return f"{identity / PRIVATE_KEY}, ECDSA P-384, for its owner alone", None
+
+
+def _of_coordinator(superlink: str, ca: Path) -> Iterator[Finding[object]]:
+    authority = _check("CA certificate", lambda: _authority(ca))
+    yield authority
+    port = _check("coordinator", lambda: _port(superlink, ca))
+    yield port
+    coordinator = port.got
+    if coordinator is None or authority.status == "FAIL":
+        needs = "CA certificate" if authority.status == "FAIL" else "coordinator"
+        yield from (_skip(name, needs) for name in ("coordinator's certificate", "Fleet API", "clock", "other paths"))
+        return
+    certificate = _check("coordinator's certificate", lambda: _certificate(coordinator))
+    yield certificate
+    if certificate.status == "FAIL":
+        yield from (_skip(name, "coordinator's certificate") for name in ("Fleet API", "clock", "other paths"))
+        return
+    fleet = _check("Fleet API", lambda: _fleet(coordinator))
+    yield fleet
+    answer = fleet.got
+    yield _check("clock", lambda: _clock(answer)) if answer is not None else _skip("clock", "Fleet API")
+    yield _check("other paths", lambda: _others(coordinator))
+
+
+def _authority(ca: Path) -> tuple[str, None]:
+    try:
+        found = x509.load_pem_x509_certificate(ca.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no certificate {ca}: ask the coordinator for its ca.pem") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the certificate {ca}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{ca} is no certificate in PEM: ask the coordinator for its ca.pem") from None
+    now, begin, end = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc
+    if not begin <= now <= end:
+        raise ConfigError(
+            f"{ca} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d} and not today: is this machine's clock right? "
+            "else ask the coordinator for its new ca.pem"
+        )
+    return _until(end), None
+
+
+def _port(superlink: str, ca: Path) -> tuple[str, Coordinator]:
+    coordinator = Coordinator.parse(superlink, ca)
+    coordinator.require_port()
+    return f"{coordinator} answers", coordinator
+
+
+def _certificate(coordinator: Coordinator) -> tuple[str, None]:
+    return f"it is {coordinator.host}'s, {_until(coordinator.certificate_end())}", None
+
+
+def _until(end: datetime) -> str:
+    left = end - datetime.now(UTC)
+    said = f"valid until {end:%Y-%m-%d}, {left.days} more days"
+    if left < SOON:
+        raise _Warning(f"{said}: ask the coordinator to renew it")
+    return said
+
+
+def _fleet(coordinator: Coordinator) -> tuple[str, Answer]:
+    answer = coordinator.ask("POST", FLEET)
+    if answer.status in {502, 503, 504}:
+        raise UnreachableError(
+            f"the proxy at {coordinator} answers, and no SuperLink behind it: is the coordinator up?"
+        )
+    if answer.status in {403, 404}:
+        raise FederationError(
+            f"{coordinator} answers {answer.status} to {FLEET}: its proxy must let /v1/fleet/ pass; or it is no "
+            "SuperLink"
+        )
+    return "it is let through", answer
+
+
+def _clock(answer: Answer) -> tuple[str, None]:
+    ahead = clock_error(answer)
+    if ahead is None:
+        raise _Warning("the coordinator does not say what time it is: compare both clocks by hand")
+    if not -MOST_BEHIND <= ahead <= MOST_AHEAD:
+        which = "behind" if ahead < timedelta() else "ahead of"
+        raise FederationError(
+            f"this machine's clock is at least {abs(ahead).total_seconds():.0f} s {which} the coordinator's, which "
+            f"refuses what is signed more than {MOST_AHEAD.seconds} s in its future or {MOST_BEHIND.seconds} s in its "
+            "past: set both clocks (NTP)"
+        )
+    return "it goes with the coordinator's", None
+
+
+def _others(coordinator: Coordinator) -> tuple[str, None]:
+    if reached := [path for path in OTHERS if coordinator.ask("GET", path).status != 403]:
+        raise _Warning(
+            f"{', '.join(reached)} can be reached: the coordinator's control interface is open to whoever reaches "
+            f"{coordinator}, who can run and stop what he likes; ask its staff to put their proxy in front"
+        )
+    return "the coordinator's proxy closes all but the Fleet API", None
+
+
+def _of_data(site: SiteConfig, domain: Path | None, *, deep: bool) -> Iterator[Finding[object]]:
+    opened = _check("dataset", lambda: _dataset(site, deep=deep))
+    yield opened
+    dataset = opened.got
+    held = _check("evaluation key", lambda: _evaluation_key(site, dataset)) if dataset else None
+    yield held or _skip("evaluation key", "dataset")
+    beside = _check("vault", lambda: _vault(site.vault)) if domain is None else _check("domain", lambda: _card(domain))
+    yield beside
+    key, vault = held.got if held else None, beside.got
+    if dataset is None or key is None or vault is None:
+        yield _skip("one site", "dataset, evaluation key and vault")
+    else:
+        yield _check("one site", lambda: _one_site(key, dataset, vault))
+    allowed = _check("policy", lambda: _policy(site.policy, dataset))
+    yield allowed
+    policy = allowed.got
+    yield _check("approvals", lambda: _approvals(policy)) if policy else _skip("approvals", "policy")
+    yield _check("policy's owner", lambda: _owner(site.policy)) if policy else _skip("policy's owner", "policy")
+
+
+def _dataset(site: SiteConfig, *, deep: bool) -> tuple[str, EncryptedDataset]:
+    dataset = EncryptedDataset.open_with(site.dataset, site.at_rest_key)
+    if deep:
+        dataset.verify()
+    how = "every byte is as it was written" if deep else "it opens; --deep reads every byte"
+    return f"{dataset.manifest.fingerprint[:16]}, {len(dataset)} sequences, {how}", dataset
+
+
+def _evaluation_key(site: SiteConfig, dataset: EncryptedDataset) -> tuple[str, AnyKey]:
+    if dataset.manifest.scheme != "more-frame" and not site.evaluation_key.is_file():
+        raise ConfigError(f"there is no evaluation key {site.evaluation_key}: `fedpp-site keygen` writes it")
+    key = open_key(site.evaluation_key, dataset.manifest)
+    return f"of domain {key.domain[:16]}", key
+
+
+def _vault(address: str) -> tuple[str, SiteInfo | DomainCard]:
+    with VaultClient(address) as vault:
+        info = vault.info()
+    return f"{info.site or 'one without a name'} answers at {address}", info
+
+
+def _card(domain: Path) -> tuple[str, SiteInfo | DomainCard]:
+    from fedpp.keys.store import CARD
+
+    return f"{domain}, whose vault `join` starts", DomainCard.load(domain / CARD)
+
+
+def _one_site(key: AnyKey, dataset: EncryptedDataset, vault: SiteInfo | DomainCard) -> tuple[str, None]:
+    if isinstance(vault, DomainCard):
+        require_one_domain(key, dataset, vault.fingerprint)
+    else:
+        require_one_site(key, dataset, vault)
+    return "vault, evaluation key and dataset are of one domain, and the vault serves this dataset", None
+
+
+def _policy(path: Path, dataset: EncryptedDataset | None) -> tuple[str, SitePolicy]:
+    policy = SitePolicy.load(path)
+    policy.require_current(today())
+    if dataset is not None:
+        policy.require_dataset(dataset.manifest.fingerprint)
+    return f"{path} is read{' and lists this dataset' if dataset is not None else ''}", policy
+
+
+def _approvals(policy: SitePolicy) -> tuple[str, None]:
+    if not policy.bundles:
+        raise _Warning(
+            "no bundle is approved, so nothing may run yet: ask the coordinator for its bundle, then `fedpp-site "
+            "review` and `fedpp-site approve` it"
+        )
+    return f"{len(policy.bundles)} bundle{'s' * (len(policy.bundles) > 1)} may run", None
+
+
+def _owner(policy: Path) -> tuple[str, None]:
+    if any(os.access(path, os.W_OK) for path in (policy, policy.parent)):
+        raise _Warning(f"this user can write {policy}, so code that runs could approve other code: let another own it")
+    return "another user's than this one", None

@@ -1,0 +1,91 @@
+"""The node's identity at a site: the key pair by which SuperLink knows it, and which node it is there."""
+
+import json
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedpp.errors import ConfigError, KeyFileError
+from fedpp.files import create_exclusively, replace
+
+PRIVATE_KEY = "node.key"
+PUBLIC_KEY = "node.pub"
+NODE = "node.json"
+REFUSED = "refused"  # folder of the bundles that wait for a review
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def create_identity(folder: Path) -> Path:
+    """Make the node's key pair, ECDSA P-384 in SSH formats; return the public key's path.
+
+    Raises `FileExistsError` where a key is there already: a site that loses its key must be enrolled again.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    try:
+        create_exclusively(folder / PRIVATE_KEY, private)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{folder / PRIVATE_KEY} is there already: choose another --out, keys are not overwritten"
+        ) from None
+    (folder / PUBLIC_KEY).write_bytes(public + b"\n")
+    return folder / PUBLIC_KEY
+
+
+def require_key(folder: Path) -> None:
+    """Raise `ConfigError` if there is no private key, `KeyFileError` if it is another's to read, or of another kind."""
+    path = folder / PRIVATE_KEY
+    try:
+        content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {path}: make it with `fedpp-site identity --out {folder}`") from None
+    except OSError as error:
+        raise KeyFileError(f"cannot read {path}: {error.strerror}; it must be this user's own") from None
+    if mode & 0o077:
+        raise KeyFileError(f"{path} is open to others, mode {mode:04o}: run `chmod 600 {path}`")
+    try:
+        key = serialization.load_ssh_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise KeyFileError(
+            f"{path} is no unencrypted ECDSA P-384 key in SSH format: restore it, or make another identity and enrol it"
+        )
+
+
+@dataclass(frozen=True)
+class Node:
+    """Which node SuperLink takes this identity for, and who runs it now, if anybody does."""
+
+    number: int
+    running: str = ""  # the folder and the boot of the machine in which it runs, or ran until it was killed
+
+    def save(self, identity: Path) -> None:
+        """Write it into the identity's folder."""
+        replace(identity / NODE, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, identity: Path) -> Self | None:
+        """Read it; there is none before the first time that SuperLink let the node in, nor in a damaged file."""
+        try:
+            values = json.loads((identity / NODE).read_bytes())
+            return cls(int(values["number"]), str(values["running"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def here(identity: Path) -> str:
+    """Return what no copy of a folder has, on this machine or another, nor the folder itself after a restart of it.
+
+    So whoever holds the folder's lock knows that a node which ran here does so no more.
+    """
+    status = identity.stat()
+    return f"{status.st_dev}:{status.st_ino} {_BOOT.read_text().strip()}"

@@ -1,0 +1,154 @@
+"""What a site sees of its coordinator before it joins: the port, its certificate, its clock, and which paths are open.
+
+No key of the site's is needed, and nothing is asked that the coordinator would act on.
+"""
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Self
+
+from fedpp.errors import ConfigError, FederationError, UnreachableError
+
+SECONDS = 10.0  # for an answer
+MOST_AHEAD, MOST_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink refuses others
+FLEET = "/v1/fleet/pull-messages"  # what sites call
+OTHERS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health")  # what nobody outside should reach
+_EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came for a request, and when by the local clock; `date` is the coordinator's, in whole seconds."""
+
+    status: int
+    date: datetime | None
+    asked: datetime
+    answered: datetime
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """A coordinator's address, and the authority that vouches for it."""
+
+    host: str
+    port: int
+    ca: Path
+
+    @classmethod
+    def parse(cls, superlink: str, ca: Path) -> Self:
+        """Read HOST:PORT; raise `ConfigError` for anything else."""
+        host, _, port = superlink.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(f"--superlink must be HOST:PORT, got {superlink!r}")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port), ca)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def require_port(self) -> None:
+        """Raise `UnreachableError` unless somebody listens."""
+        with self._reaching(), socket.create_connection((self.host, self.port), SECONDS):
+            pass
+
+    def certificate_end(self) -> datetime:
+        """Return when the coordinator's certificate ends.
+
+        Raises `FederationError` that says what is wrong with it, `UnreachableError` if nobody answers.
+        """
+        with self._reaching(), self._secured(self._context()) as secured:
+            end = str((secured.getpeercert() or {})["notAfter"])
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC)
+
+    def ask(self, method: str, path: str) -> Answer:
+        """Send a request without content; raise as `certificate_end` does."""
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=SECONDS, context=self._context())
+        with self._reaching():
+            try:
+                asked = datetime.now(UTC)
+                connection.request(method, path)
+                response = connection.getresponse()
+                return Answer(response.status, _date(response.getheader("Date")), asked, datetime.now(UTC))
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _secured(self, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+        with (
+            socket.create_connection((self.host, self.port), SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=self.host) as secured,
+        ):
+            yield secured
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"cannot read the certificate {self.ca}: {error.strerror or error}") from None
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say in one line why a coordinator could not be reached or believed."""
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            raise FederationError(self._distrusted(error.verify_code)) from None
+        except ssl.SSLError as error:
+            raise FederationError(
+                f"{self} does not speak TLS as a coordinator does ({error.reason}): is it the right port?"
+            ) from None
+        except TimeoutError:
+            raise UnreachableError(
+                f"{self} timed out: a firewall may drop the connection; ask both sides' network staff to let it pass"
+            ) from None
+        except ConnectionRefusedError:
+            raise UnreachableError(
+                f"{self} refused the connection: nothing listens there; is the coordinator up, and the port right?"
+            ) from None
+        except socket.gaierror:
+            raise UnreachableError(f"{self.host} has no address: check the name, and this machine's DNS") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"{self} cannot be reached ({error}): check network and proxy") from None
+
+    def _distrusted(self, code: int) -> str:
+        if code == _EXPIRED:
+            return f"the certificate of {self} has expired: its coordinator renews it at the next start of `up`"
+        if code == _NOT_YET:
+            return f"the certificate of {self} is not valid yet: is this machine's clock right?"
+        if code in {_WRONG_NAME, _WRONG_ADDRESS}:
+            return (
+                f"the certificate of {self} is for {', '.join(self._names())} and not for {self.host}: call it by one "
+                f"of these names, or ask the coordinator to start `up` with --name {self.host}"
+            )
+        return f"the certificate of {self} is of another authority than {self.ca}: ask this coordinator for its ca.pem"
+
+    def _names(self) -> list[str]:
+        context = self._context()
+        context.check_hostname = False
+        with self._secured(context) as secured:
+            return sorted(str(name[1]) for name in (secured.getpeercert() or {}).get("subjectAltName", ()))
+
+
+def clock_error(answer: Answer) -> timedelta | None:
+    """Return by how much the local clock is ahead of the coordinator's, at least; or behind (negative), at least.
+
+    That is zero where whole seconds and the time of the call may explain it all, and None if no date came.
+    """
+    if answer.date is None:
+        return None
+    least, most = answer.asked - answer.date - timedelta(seconds=1), answer.answered - answer.date
+    return max(least, timedelta()) + min(most, timedelta())
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(header or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

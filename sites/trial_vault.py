@@ -1,0 +1,93 @@
+"""The vault that `fedpp-site join` starts beside the trainer, as the same user: for trials.
+
+Code that the site lets run then could read the vault's memory, and with it the domain secret (docs/threats.md).
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpp.config import SiteConfig
+from fedpp.errors import FederationError, VaultError
+from fedpp.processes import ProcessGroup
+from fedpp.protocol.vault_channel import SCHEME
+from fedpp.protocol.vault_client import VaultClient
+
+from .executor import program
+
+AUDIT_LOG = "audit.log"  # beside the node's key
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TrialVault:
+    """Where the vault's secret is, and what opens it: a file, an open descriptor, or else the terminal."""
+
+    domain: Path
+    passphrase_file: Path | None = None
+    passphrase_fd: int | None = None
+
+    @contextmanager
+    def started(self, site: SiteConfig, identity: Path) -> Iterator[tuple[ProcessGroup, str]]:
+        """Start the vault; yield its process group and its address, once it answers or a signal came.
+
+        Raises `FederationError` if the vault ends before it answers.
+        """
+        with (
+            self._passphrase() as passphrase,
+            tempfile.TemporaryDirectory(prefix="fedpp-") as private,  # mode 0700
+            ProcessGroup({}) as group,
+        ):
+            address = f"{SCHEME}{private}/vault.sock"
+            group.start(
+                [
+                    *(*program("cli"), "vault", "--domain", str(self.domain), "--passphrase-file", str(passphrase)),
+                    *("--dataset", str(site.dataset), "--address", address, "--policy", str(site.policy)),
+                    *("--audit-log", str(identity / AUDIT_LOG)),
+                ]
+            )
+            while group.running() and not _answers(address) and not group.stopped.wait(POLL_SECONDS):
+                pass
+            if not group.running() and not group.stopped.is_set():
+                raise FederationError("the vault ended before it answered: its messages above say why")
+            yield group, address
+
+    @contextmanager
+    def _passphrase(self) -> Iterator[Path]:
+        """Yield a path at which a process of this user, and no other, reads the passphrase while this process lives.
+
+        It stands in nobody's arguments or environment: a descriptor is read where this process has it.
+        """
+        if self.passphrase_file is not None:
+            yield self.passphrase_file.resolve()
+        elif self.passphrase_fd is not None:
+            yield _held(self.passphrase_fd)
+        else:
+            from fedpp.keys import passphrase
+
+            text = passphrase.typed(new=False)
+            reading, writing = os.pipe()
+            try:
+                os.write(writing, text[: passphrase.MOST_BYTES] + b"\n")  # a pipe holds more
+                os.close(writing)
+                yield _held(reading)
+            finally:
+                os.close(reading)
+
+
+def _held(descriptor: int) -> Path:
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+
+
+def _answers(address: str) -> bool:
+    if not Path(address.removeprefix(SCHEME)).is_socket():
+        return False
+    try:
+        with VaultClient(address) as vault:
+            vault.info()
+    except VaultError:
+        return False
+    return True

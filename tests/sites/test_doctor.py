@@ -1,0 +1,329 @@
+"""What can be checked before a site joins: each mistake is named, with what to do, and the other checks still run."""
+
+import json
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import vaults
+from conftest import write_dataset
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from deployment import COORDINATOR, call, free_port, serving
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+from hospital import site as command
+from hospital import site_process
+
+from coordinator import certificates
+from coordinator.certificates import Certificates, ensure
+from fedpp import certificates as parts
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import SiteConfig
+from fedpp.keys.domain import KeyDomain
+from fedpp.policy import SitePolicy
+from sites.doctor import examine
+from sites.identity import PRIVATE_KEY, create_identity
+from sites.reachability import MOST_AHEAD, MOST_BEHIND
+
+CHECKS = (
+    "node key",
+    "CA certificate",
+    "coordinator",
+    "coordinator's certificate",
+    "Fleet API",
+    "clock",
+    "other paths",
+    "dataset",
+    "evaluation key",
+    "vault",
+    "one site",
+    "policy",
+    "approvals",
+    "policy's owner",
+)
+AS_ROOT = {"policy's owner": "warn"}  # the tests' user can write the tests' policy
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the doctor is given."""
+
+    superlink: str
+    ca: Path
+    identity: Path
+    site: SiteConfig
+
+    def found(self, *, deep: bool = False) -> dict[str, tuple[str, str]]:
+        """Return status and text of each check."""
+        findings = examine(self.superlink, self.ca, self.identity, self.site, deep=deep)
+        return {finding.check: (finding.status, finding.said) for finding in findings}
+
+    def arguments(self) -> tuple[object, ...]:
+        site = ("--evaluation-key", self.site.evaluation_key, "--vault", self.site.vault, "--policy", self.site.policy)
+        where = ("--superlink", self.superlink, "--ca", self.ca, "--identity", self.identity)
+        return (*where, "--dataset", self.site.dataset, *site)
+
+
+@contextmanager
+def proxy(tls: Path, *, closed: bool = True, fleet: int = 415, ahead: timedelta | None = timedelta()) -> Iterator[str]:
+    """Answer as a coordinator's proxy does: 403 to all but the Fleet API, with a date by a clock that is `ahead`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            passed = self.path.startswith("/v1/fleet/")
+            self.send_response_only(fleet if passed else 403 if closed else 405)
+            if ahead is not None:
+                self.send_header("Date", format_datetime(datetime.now(UTC) + ahead, usegmt=True))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = answer  # noqa: N815  http.server's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls / "server.pem", tls / "server.key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that trusts another authority
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def given(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[Given]:
+    """Return a site to which nothing is wrong, beside its vault and in front of a coordinator's proxy."""
+    tls = ensure(tmp_path / "tls", [])
+    create_identity(tmp_path / "identity")
+    domain.evaluation_key().save(tmp_path / "domain.eval")
+    policy = tmp_path / "site.yaml"
+    policy.write_text(SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,)).to_yaml())
+    site = SiteConfig(dataset.path, tmp_path / "domain.eval", address, policy)
+    with vaults.serving(domain, dataset, address), proxy(tls.folder) as superlink:
+        yield Given(superlink, tls.ca, tmp_path / "identity", site)
+
+
+def statuses(found: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    return {check: status for check, (status, _) in found.items()}
+
+
+def fails(given: Given, check: str, reason: str, *skipped: str) -> None:
+    """Assert that this check alone fails, for this reason, and that these checks are skipped."""
+    found = given.found()
+    assert found[check][0] == "FAIL"
+    assert reason in found[check][1]
+    assert "\n" not in found[check][1]
+    others = {name: status for name, (status, _) in found.items() if name != check}
+    ok = dict.fromkeys(set(CHECKS) - {check, *skipped}, "ok")
+    assert others == {**ok, **dict.fromkeys(skipped, "skip"), **AS_ROOT}
+
+
+def test_where_nothing_is_wrong_every_check_says_so(given: Given) -> None:
+    """All checks are made, in the order in which `join` needs them; TensorFlow is not loaded; status 0."""
+    found = given.found(deep=True)
+    assert tuple(found) == CHECKS
+    assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT}
+    lines = site_process("doctor", *given.arguments()).stdout.splitlines()
+    assert [line.split(": ")[0].split(maxsplit=1) for line in lines] == [
+        [AS_ROOT.get(check, "ok"), check] for check in CHECKS
+    ]
+    findings = json.loads(command("doctor", *given.arguments(), "--json").stdout)
+    assert [finding["check"] for finding in findings] == list(CHECKS)
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    """The doctor needs neither TensorFlow nor Flower, and opens no image."""
+    code = "import sys, sites.doctor; print({'tensorflow', 'keras', 'flwr', 'pydicom'} & set(sys.modules))"
+    assert call([sys.executable, "-c", code]).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("wrong", ["none", "open to others", "P-256", "no key"])
+def test_node_keys(given: Given, wrong: str) -> None:
+    """A key that is missing, open to others, or of another kind is told from the rest."""
+    key = given.identity / PRIVATE_KEY
+    if wrong == "none":
+        key.unlink()
+    elif wrong == "open to others":
+        key.chmod(0o640)
+    elif wrong == "P-256":
+        other = ec.generate_private_key(ec.SECP256R1())
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        key.write_bytes(other.private_bytes(*form))
+    else:
+        key.write_text("no key")
+    reason = {"none": "there is no", "open to others": "run `chmod 600"}.get(wrong, "is no unencrypted ECDSA P-384 key")
+    fails(given, "node key", reason)
+
+
+def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that is none, and one that is past its end, are told; a port is tried without it."""
+    skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
+    given.ca.write_text("none")
+    fails(given, "CA certificate", "is no certificate in PEM", *skipped)
+    given.ca.unlink()
+    fails(given, "CA certificate", "there is no certificate", *skipped)
+    monkeypatch.setattr(certificates, "AUTHORITY_VALIDITY", timedelta(minutes=-1))
+    past = ensure(tmp_path / "past", []).ca
+    fails(replace(given, ca=past), "CA certificate", "and not today: is this machine's clock right?", *skipped)
+
+
+def test_a_coordinator_that_is_not_there(given: Given) -> None:
+    """A port on which nobody listens, and a name that nobody has, are two reasons."""
+    skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
+    fails(replace(given, superlink=f"127.0.0.1:{free_port()}"), "coordinator", "refused the connection", *skipped)
+    fails(replace(given, superlink="nobody.invalid:8000"), "coordinator", "nobody.invalid has no address", *skipped)
+    fails(replace(given, superlink="127.0.0.1"), "coordinator", "--superlink must be HOST:PORT", *skipped)
+
+
+@pytest.mark.parametrize("wrong", ["authority", "name", "expired", "not yet valid"])
+def test_certificates_of_coordinators(
+    given: Given, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another authority, another name, and a time before or after the certificate's are four reasons."""
+    reason = {
+        "authority": f"is of another authority than {given.ca}",
+        "name": "is for hub.example and not for 127.0.0.1: call it by one of these names",
+        "expired": "has expired",
+        "not yet valid": "is not valid yet: is this machine's clock right?",
+    }[wrong]
+    if wrong == "name":
+        monkeypatch.setattr(certificates, "LOOPBACK", ())
+    if wrong == "expired":
+        monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(seconds=-1))
+    tls = ensure(tmp_path / "other", ["hub.example"])
+    if wrong == "not yet valid":
+        monkeypatch.setattr(parts, "CLOCK_SKEW", timedelta(hours=-1))
+        again(tls)
+    trusted = given.ca if wrong == "authority" else tls.ca
+    with proxy(tls.folder) as superlink:
+        bad = replace(given, superlink=superlink, ca=trusted)
+        fails(bad, "coordinator's certificate", reason, "Fleet API", "clock", "other paths")
+
+
+def again(tls: Certificates) -> None:
+    """Issue the server's certificate once more."""
+    tls.server.unlink()
+    ensure(tls.folder, ["hub.example"])
+
+
+def test_a_certificate_that_ends_soon_is_told(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less than 30 days left the check warns and passes."""
+    monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(days=29, hours=1))
+    tls = ensure(tmp_path / "soon", [])
+    with proxy(tls.folder) as superlink:
+        found = replace(given, superlink=superlink, ca=tls.ca).found()
+    assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT, "coordinator's certificate": "warn"}
+    assert "29 more days: ask the coordinator to renew it" in found["coordinator's certificate"][1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (timedelta(seconds=-12), "clock is at least 1"),
+        (timedelta(seconds=310), "clock is at least 30"),
+        (timedelta(seconds=-2), None),
+        (timedelta(seconds=290), None),
+    ],
+)
+def test_clocks(given: Given, tmp_path: Path, theirs: timedelta, reason: str | None) -> None:
+    """A clock by which SuperLink would refuse signatures is told; other differences are not."""
+    with proxy(tmp_path / "tls", ahead=theirs) as superlink:
+        ours = replace(given, superlink=superlink)
+        if reason is None:
+            assert ours.found()["clock"][0] == "ok"
+        else:
+            fails(ours, "clock", reason)
+            assert ("ahead of" if theirs < timedelta() else "behind") in ours.found()["clock"][1]
+
+
+def test_the_clock_s_limits_are_flower_s() -> None:
+    """The bounds stand in Flower, too; and where no date comes, that is said."""
+    assert (MOST_AHEAD.seconds, MOST_BEHIND.seconds) == (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(403, "its proxy must let /v1/fleet/ pass"), (404, "or it is no SuperLink"), (502, "no SuperLink behind it")],
+)
+def test_a_fleet_api_that_does_not_answer(given: Given, tmp_path: Path, status: int, reason: str) -> None:
+    """A proxy that lets nothing pass, another server, and a proxy in front of nothing are three reasons."""
+    with proxy(tmp_path / "tls", fleet=status) as superlink:
+        fails(replace(given, superlink=superlink), "Fleet API", reason, "clock")
+
+
+def test_an_open_control_interface_is_told(given: Given, tmp_path: Path) -> None:
+    """In front of a real SuperLink without a proxy all passes, with a warning of what else can be reached."""
+    port, state = free_port(), tmp_path / "state"
+    with serving(tmp_path / "up.log", [*COORDINATOR, "up", "--state", str(state), "--port", str(port)], "ready"):
+        found = replace(given, superlink=f"127.0.0.1:{port}", ca=state / "tls" / "ca.pem").found()
+    assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT, "other paths": "warn"}
+    assert found["other paths"][1].startswith("/v1/control/list-runs, /v1/runtime/acquire-task, /health can be reached")
+
+
+def test_what_the_site_has_must_fit_together(
+    given: Given, tmp_path: Path, domain: KeyDomain, plaintext: tuple, address: str
+) -> None:
+    """A dataset that the vault does not serve, a key of another domain, and a vault that is not there are named."""
+    other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
+    given.site.policy.write_text(SitePolicy(("0" * 64,), (other.manifest.fingerprint,)).to_yaml())
+    served = replace(given, site=replace(given.site, dataset=other.path))
+    fails(served, "one site", "its vault serves dataset")
+    stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
+    stranger.evaluation_key().save(tmp_path / "stranger.eval")
+    fails(
+        replace(served, site=replace(served.site, evaluation_key=tmp_path / "stranger.eval")), "one site", "belongs to"
+    )
+    missing = replace(served, site=replace(served.site, vault=f"{address}.not"))
+    fails(missing, "vault", "no vault answers at", "one site")
+
+
+def test_datasets(given: Given, dataset: EncryptedDataset) -> None:
+    """A folder that is no dataset fails with its reason; a damaged byte is found by --deep alone."""
+    shard = dataset.path / dataset.manifest.shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert given.found()["dataset"][0] == "ok"
+    status, said = given.found(deep=True)["dataset"]
+    assert status == "FAIL"
+    assert str(shard) in said
+    empty = replace(given, site=replace(given.site, dataset=given.identity))
+    fails(empty, "dataset", "cannot read an encrypted dataset", "evaluation key", "one site")
+
+
+def test_policies(given: Given, dataset: EncryptedDataset) -> None:
+    """A policy that is past its end, or of another dataset, fails; one without a bundle is told, with what to do."""
+    listed = SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,))
+    skipped = ("approvals", "policy's owner")
+    for policy, reason in (
+        (replace(listed, until=datetime(2020, 1, 1, tzinfo=UTC).date()), "this site's policy ended with 2020-01-01"),
+        (replace(listed, datasets=("1" * 64,)), "does not list its dataset"),
+    ):
+        given.site.policy.write_text(policy.to_yaml())
+        found = given.found()
+        assert found["policy"][0] == "FAIL"
+        assert reason in found["policy"][1]
+        assert [found[check][0] for check in skipped] == ["skip", "skip"]
+    given.site.policy.write_text(replace(listed, bundles=()).to_yaml())
+    found = given.found()
+    assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT, "approvals": "warn"}
+    assert "`fedpp-site review` and `fedpp-site approve`" in found["approvals"][1]
+
+
+def test_a_failed_check_is_status_1(given: Given) -> None:
+    """The other lines are printed all the same, and nothing stands on stderr."""
+    (given.identity / PRIVATE_KEY).unlink()
+    done = command("doctor", *given.arguments(), check=1)
+    assert len(done.stdout.splitlines()) == len(CHECKS)
+    assert done.stdout.startswith("FAIL  node key: there is no")
+    assert done.stderr == ""

@@ -1,0 +1,117 @@
+"""A vault that `join` starts by itself: one user, one command, and a passphrase that nobody else can read."""
+
+import os
+import pty
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from deployment import SITE, free_port, processes_of, wait_for
+from hospital import error_of, site_process
+from hospital import site as command
+from vaults import FEW
+
+from coordinator.certificates import ensure
+from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.keys import store
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.sealed import Passphrase
+from fedpp.policy import SitePolicy
+from simulations.bench_vault import certified
+from sites.identity import create_identity
+from sites.trial_vault import AUDIT_LOG
+
+PASSPHRASE = b"correct horse battery staple"
+WAITING = "Uvicorn running on"
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset) -> list[str]:
+    """Return what `join` takes for a site that is its own secret zone, whose coordinator is not up yet."""
+    store.join(tmp_path / "domain", certified(domain, "north"), Passphrase(PASSPHRASE, log2_cost=10))
+    policy = tmp_path / "site.yaml"
+    policy.write_text(SitePolicy((), (dataset.manifest.fingerprint,), scores=FEW).to_yaml())
+    create_identity(tmp_path / "identity")
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
+    where = ("--superlink", f"127.0.0.1:{free_port()}", "--ca", ensure(tmp_path / "tls", []).ca)
+    site = ("--identity", tmp_path / "identity", "--dataset", dataset.path, "--policy", policy)
+    return [str(part) for part in (*where, *site, "--domain", tmp_path / "domain")]
+
+
+def sent(way: str) -> tuple[list[str], dict[str, object], int | None]:
+    """Return how `join` is given the passphrase: arguments, what `subprocess` needs, and a terminal to type at."""
+    if way == "descriptor":
+        reading, writing = os.pipe()
+        os.write(writing, PASSPHRASE + b"\n")
+        os.close(writing)
+        return ["--passphrase-fd", str(reading)], {"pass_fds": (reading,)}, None
+    ours, theirs = pty.openpty()
+    return [], {"stdin": theirs, "start_new_session": True}, ours
+
+
+@pytest.mark.parametrize("way", ["descriptor", "terminal"])  # a file: below
+def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[str], way: str) -> None:
+    """The vault answers before the trainer starts; its socket is private; both end with `join`, status 0.
+
+    However the passphrase is given, it stands in no process's arguments or environment.
+    """
+    more, options, terminal = sent(way)
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        join = subprocess.Popen(
+            [*SITE, "join", *arguments, *more], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, **options
+        )
+    try:
+        if terminal is not None:
+            wait_for(log, join, "passphrase: ")
+            os.write(terminal, PASSPHRASE + b"\n")
+        wait_for(log, join, WAITING)
+        running = processes_of(tmp_path)
+        kinds = {
+            part for part in ("sites.cli import", "sites.node", "sites.executor") for c in running.values() if part in c
+        }
+        assert len(kinds) == 3
+        for process in running:
+            shown = [(Path("/proc") / str(process) / name).read_bytes() for name in ("cmdline", "environ")]
+            assert not [content for content in shown if PASSPHRASE in content]
+        (ready,) = [line for line in log.read_text().splitlines() if line.startswith("vault ready at unix:")]
+        assert stat.S_IMODE(Path(ready.partition("unix:")[2]).parent.stat().st_mode) == 0o700
+        assert log.read_text().index("vault ready") < log.read_text().index(WAITING)
+        assert "note: vault and trainer are one user here" in log.read_text()
+        assert (tmp_path / "identity" / AUDIT_LOG).is_file()
+    finally:
+        join.send_signal(signal.SIGTERM)
+        ended = join.wait(30)
+    assert ended == 0, log.read_text()
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_site_does_not_outlive_its_vault(tmp_path: Path, arguments: list[str]) -> None:
+    """If its vault is killed, `join` ends all, with status 1 and the reason; a wrong passphrase ends it before."""
+    log = tmp_path / "log"
+    more = ["--passphrase-file", str(tmp_path / "passphrase")]
+    with log.open("w") as output:
+        join = subprocess.Popen([*SITE, "join", *arguments, *more], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    wait_for(log, join, WAITING)
+    (vault,) = processes_of(tmp_path, "sites.cli import")
+    os.kill(vault, signal.SIGKILL)
+    assert join.wait(30) == 1
+    assert log.read_text().endswith("fedpp-site join: the vault ended by itself: its messages above say why\n")
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE[::-1])
+    done = site_process("join", *arguments, *more, check=1)
+    assert done.stderr.endswith("fedpp-site join: the vault ended before it answered: its messages above say why\n")
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_vault_is_given_or_started(arguments: list[str]) -> None:
+    """Exactly one of --vault and --domain is given; a passphrase is for --domain alone, and a key for --vault."""
+    for more in (("--vault", "unix:/v"), ()):
+        given = [*arguments, *more] if more else arguments[:-2]
+        assert len(command("join", *given, check=2).stderr.splitlines()) == 1
+    other = [*arguments[:-2], "--vault", "unix:/v"]
+    assert "a passphrase is for --domain" in error_of("join", *other, "--passphrase-fd", 3)
+    assert "--evaluation-key is missing" in error_of("join", *other)
