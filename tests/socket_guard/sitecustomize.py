@@ -5,6 +5,7 @@ looked up that is not this machine. Those calls are refused. It does not see wha
 """
 
 import os
+import socket
 import sys
 import time
 from ipaddress import ip_address
@@ -23,13 +24,19 @@ def write(line: str) -> None:
 
 
 def is_here(host: object) -> bool:
-    """Tell whether a host is this machine, by what needs no look-up."""
+    """Tell whether a host is this machine, by what needs no look-up: an address that a socket can have."""
     text = host.decode() if isinstance(host, bytes) else str(host or "localhost")
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return text == "localhost"
-    return address.is_loopback or address.is_unspecified
+    kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((text, 0))
+        except OSError:
+            return False
+    return True
 
 
 def guard(event: str, arguments: tuple[object, ...]) -> None:
