@@ -383,6 +383,7 @@ def test_two_rounds_equal_the_simulation(
             "evaluation-key": str(hospital.evaluation_key(1)),
             "vault": hospital.vault,
             "policy": str(hospital.policy(1)),
+            "work": str(hospital.folder / "simulated"),
         }
         for hospital in deployment.hospitals
     ]
@@ -397,8 +398,8 @@ def test_two_rounds_equal_the_simulation(
     assert [r.sites for r in deployed.rounds] == [("East", "West"), ("East", "West")]
     assert deployed.bundle == deployment.bundle != simulated.bundle
     for ours, theirs in zip(
-        [*(r.validation for r in deployed.rounds), deployed.test_counts()],
-        [*(r.validation for r in simulated.rounds), simulated.test_counts()],
+        [*(r.together for r in deployed.rounds), deployed.test_counts()],
+        [*(r.together for r in simulated.rounds), simulated.test_counts()],
         strict=True,
     ):
         assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-6)

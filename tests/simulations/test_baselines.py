@@ -33,8 +33,8 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
     folder.mkdir()
     hospitals = prepare(asked, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    facts = (fingerprint, NO_BUNDLE, "1", True, asked.seed, asked.dtype, NETWORK)
-    return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0)
+    facts = (fingerprint, "more", NO_BUNDLE, "1", True, asked.seed, asked.dtype, NETWORK)
+    return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0, {})
 
 
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:

@@ -49,7 +49,9 @@ def site(tmp_path: Path) -> Iterator[SiteConfig]:
         vault.bind(f"{folder}/vault.sock")
         (tmp_path / "site.yaml").write_text(starting_text("0" * 64))
         vault_address = f"unix:{folder}/vault.sock"
-        yield SiteConfig(tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml")
+        yield SiteConfig(
+            tmp_path / "dataset", tmp_path / "domain.eval", vault_address, tmp_path / "site.yaml", tmp_path
+        )
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +101,10 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@given(TEXT, TEXT, TEXT, TEXT)
-def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str) -> None:
+@given(TEXT, TEXT, TEXT, TEXT, TEXT)
+def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str, work: str) -> None:
     """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
-    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy))
+    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy), Path(work))
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 
