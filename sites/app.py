@@ -1,9 +1,9 @@
 """The site's ClientApp: it trains on ciphertext and asks the vault for what needs the domain secret.
 
-It is told four addresses (`SiteConfig`): the encrypted dataset, the evaluation key, the vault, and the site's
-policy, without whose leave it answers nothing. It never holds the domain secret; what the evaluation key lets
-its reader see is said in docs/threats.md. In a deployment the addresses stand in the SuperNode's node
-configuration; in a simulation, whose nodes know a number only, in files of a folder that `FEDPP_SITES` names.
+It is told five addresses (`SiteConfig`): the encrypted dataset, the evaluation key, the vault, the site's policy,
+without whose leave it answers nothing, and a folder that it may write to. It never holds the domain secret; what the
+evaluation key lets its reader see is said in docs/threats.md. In a deployment the addresses stand in the SuperNode's
+node configuration; in a simulation, whose nodes know a number only, in files of a folder that `FEDPP_SITES` names.
 """
 
 import json

@@ -1,5 +1,6 @@
 """A site's ClientApp, called with real messages, beside a real vault: what tests of it ask and read."""
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,10 @@ class Node:
         self.context.node_config["dataset"] = str(dataset.path)
         self.permit()
         return replace(self, dataset=dataset)
+
+    def forget(self) -> None:
+        """Lose what the site remembers of its runs: the next question is of another run, though of the same nonce."""
+        shutil.rmtree(self.folder / "runs")
 
     @contextmanager
     def beside_vault(self, **options: Any) -> Iterator["Node"]:

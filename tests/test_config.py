@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import MOST_SITES, RunConfig, SiteConfig
+from fedpp.config import MOST_EXAMPLES, MOST_SITES, RunConfig, SiteConfig
 from fedpp.errors import ConfigError
 from fedpp.network import NetworkSpec, Task
 from fedpp.policy import ScoreLimits
@@ -50,6 +50,10 @@ def test_the_guide_names_every_setting():
         ),
         *(("update-bound", value) for value in (2.0**-21, 2.0**20 + 1)),  # which no ring has
         ("sites", MOST_SITES + 1),
+        ("quorum", -1),
+        ("quorum", 3),  # of 2 sites
+        ("most-examples", -1),
+        ("most-examples", MOST_EXAMPLES + 1),
         ("seed", -1),
         ("repeats", -1),
         ("repeats", 100),
@@ -87,6 +91,26 @@ def test_the_least_and_the_most_are_accepted():
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
 
 
+def test_a_quorum_is_more_than_half_of_the_sites_by_default():
+    """Or what the setting says."""
+    asked = {(sites, 0): sites // 2 + 1 for sites in (1, 2, 3, 4, MOST_SITES)} | {(4, 1): 1, (4, 4): 4}
+    for (sites, quorum), least in asked.items():
+        assert RunConfig.from_mapping({**DEFAULTS, "sites": sites, "quorum": quorum}).least_sites() == least
+
+
+def test_a_run_s_record_tells_no_path():
+    """Of its settings it has all but the domain's card and the coordinator's paths."""
+    run = RunConfig.from_mapping({**DEFAULTS, "card": "{}", "out": "/secret/out", "initial": "/secret/model.npz"})
+    told = run.told()
+    assert set(told) == set(DEFAULTS) - {"card", "out", "initial"} | {"earlier-model"}
+    assert told["earlier-model"] is True
+    assert RunConfig.from_mapping(DEFAULTS).told()["earlier-model"] is False
+    assert {name: told[name] for name in DEFAULTS if name in told} == {
+        name: DEFAULTS[name] for name in told if name in DEFAULTS
+    }
+    assert "/secret" not in json.dumps(told)
+
+
 def test_a_vault_by_default_scores_every_attempt_of_a_run_by_default():
     """Each takes two scores of split validation, of the trained and the new model, and at most one again."""
     assert ScoreLimits().per_round == 3 * (DEFAULTS["repeats"] + 1)
@@ -100,21 +124,29 @@ def test_a_sealed_model_is_for_a_masked_run():
         RunConfig.from_mapping({**DEFAULTS, "masking": False, "initial": "/m.sealed"})
 
 
-SITE = {"dataset": "/data", "evaluation-key": "/keys/domain.eval", "vault": "unix:/v.sock", "policy": "/site.yaml"}
+SITE = {
+    "dataset": "/data",
+    "evaluation-key": "/keys/domain.eval",
+    "vault": "unix:/v.sock",
+    "policy": "/site.yaml",
+    "work": "/work",
+}
 
 
-def test_a_site_keeps_models_where_it_says():
-    """Without the setting, or with nothing in it, there is no folder; settings come back as they were."""
-    assert SiteConfig.from_mapping(SITE).models is SiteConfig.from_mapping({**SITE, "models": ""}).models is None
-    kept = {**SITE, "models": "/models"}
-    assert SiteConfig.from_mapping(kept).models == Path("/models")
-    for values in (SITE, kept):
-        assert SiteConfig.from_mapping(values).to_mapping() == values
-    for value in (7, True, None, ["/models"]):
-        with pytest.raises(ConfigError, match="site setting models must be str"):
-            SiteConfig.from_mapping({**SITE, "models": value})
-    with pytest.raises(ConfigError, match="site settings do not fit: unknown model; known are dataset, evaluation-key"):
-        SiteConfig.from_mapping({**SITE, "model": "/models"})
+def test_a_site_says_all_of_its_addresses():
+    """Settings come back as they were; one that is missing, of another type or of no known name is refused."""
+    assert SiteConfig.from_mapping(SITE).work == Path("/work")
+    assert SiteConfig.from_mapping(SITE).to_mapping() == SITE
+    for name in SITE:
+        with pytest.raises(ConfigError, match=f"site settings do not fit: missing {name}"):
+            SiteConfig.from_mapping({known: value for known, value in SITE.items() if known != name})
+        for value in (7, True, None, ["/data"]):
+            with pytest.raises(ConfigError, match=f"site setting {name} must be str"):
+                SiteConfig.from_mapping({**SITE, name: value})
+    with pytest.raises(
+        ConfigError, match="site settings do not fit: unknown models; known are dataset, evaluation-key"
+    ):
+        SiteConfig.from_mapping({**SITE, "models": "/models"})
 
 
 def test_the_server_s_rule_is_that_of_the_settings():

@@ -387,6 +387,7 @@ def test_two_rounds_equal_the_simulation(
             "evaluation-key": str(hospital.evaluation_key(1)),
             "vault": hospital.vault,
             "policy": str(hospital.policy(1)),
+            "work": str(hospital.folder / "simulated"),
         }
         for hospital in deployment.hospitals
     ]

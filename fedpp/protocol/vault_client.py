@@ -28,6 +28,7 @@ Words = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one
 SECONDS = 60.0  # to answer a call
 TRANSFER_SECONDS = 600.0  # for calls that carry arrays
 CONNECT_SECONDS = 5.0
+HEALTH = "/grpc.health.v1.Health/Check"  # unlogged; whatever the answer, a vault is there
 SEEDS = 2**64
 ROUNDS = 2**32
 CLAIMS = "fedpp-claims"  # metadata: what a caller says of itself, which over a Unix socket nobody checks
@@ -84,14 +85,15 @@ class VaultClient:
         self._vault = vault_pb2_grpc.VaultStub(self._channel)
 
     def __enter__(self) -> Self:
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_SECONDS)
-        except grpc.FutureTimeoutError:
-            self._channel.close()
-            raise VaultError(
-                f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address, such as "
-                "unix:/absolute/path.sock"
-            ) from None
+        try:  # not grpc.channel_ready_future: the channel's end would wait 0.2 s for it, at each connection
+            self._channel.unary_unary(HEALTH)(b"", timeout=CONNECT_SECONDS, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                self._channel.close()
+                raise VaultError(
+                    f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address, "
+                    "such as unix:/absolute/path.sock"
+                ) from None
         return self
 
     def __exit__(

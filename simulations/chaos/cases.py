@@ -24,8 +24,8 @@ from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.federation import FederationRecord
 from simulations.federation import federate
+from sites.identity import create_identity
 from sites.pull import opened
-from sites.supernode import create_identity
 
 from .cluster import CONNECTED, ROOT, Cluster, Run, Settings
 from .relay import relay

@@ -21,7 +21,7 @@ from fedpp.errors import FederationError
 from fedpp.policy import SitePolicy
 from fedpp.processes import QUIET_FLOWER
 from simulations.hospitals import Hospitals
-from sites.supernode import create_identity
+from sites.identity import create_identity
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS, CALL_SECONDS = 120.0, 300.0

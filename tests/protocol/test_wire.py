@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY
+from coordinator_runs import describe
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ PLAN = wire.Plan(
     masked=True,
     examples=20,
     sites=3,
+    most_examples=7,
     bound=8.0,
     most_norm=10.0,
     most_loss_rise=1.0,
@@ -89,7 +91,7 @@ def test_equal_plans_are_one_text() -> None:
     [
         *(
             ({name: value}, f"{name} must be a whole number from ")
-            for name in ("epochs", "seed", "examples", "sites")
+            for name in ("epochs", "seed", "examples", "sites", "most_examples")
             for value in (-1, 2**63, HUGE, 1.0, True, "1", None, [1])
         ),
         *(({name: 0}, f"{name} must be a whole number from 1 to ") for name in ("epochs", "examples", "sites")),
@@ -221,6 +223,35 @@ def test_a_mask_is_whole(missing: str) -> None:
     del record[missing]
     with pytest.raises(FederationError, match="its mask does not fit"):
         wire.Mask.of(RecordDict({wire.MASK: record}))
+
+
+@given(st.text(), st.text())
+def test_an_origin_survives_its_record(domain: str, round_: str) -> None:
+    """A domain and a round are read as they were."""
+    origin = wire.Origin(domain, round_)
+    assert wire.Origin.of(RecordDict({wire.ORIGIN: origin.to_record()})) == origin
+
+
+@pytest.mark.parametrize("change", [{"domain": 7}, {"round": 1}, {"round": b"{}"}, {"site": "north"}])
+def test_an_origin_is_two_texts(change: dict[str, Any]) -> None:
+    """A number, bytes, and more are refused; so is one that lacks either, or is not there."""
+    record = wire.Origin("d" * 64, "{}").to_record()
+    halves = [{name: record[name]} for name in record]
+    contents = [RecordDict({wire.ORIGIN: ConfigRecord(values)}) for values in ({**record, **change}, *halves)]
+    for content in contents:
+        with pytest.raises(FederationError, match="it does not say which round its update is of"):
+            wire.Origin.of(content)
+    with pytest.raises(FederationError, match="a message came without origin"):
+        wire.Origin.of(RecordDict())
+
+
+def test_a_site_counts_what_the_run_lets_it() -> None:
+    """At most so many examples, or all that it has where there is no such bound; the sum of a run is of what counts."""
+    bounded, free = replace(PLAN, most_examples=7), replace(PLAN, most_examples=0)
+    assert [bounded.weight(examples) for examples in (0, 6, 7, 8, 10**9)] == [0, 6, 7, 7, 7]
+    assert [free.weight(examples) for examples in (0, 6, 10**9)] == [0, 6, 10**9]
+    sites = [describe(name, sequences=(sequences, 2, 1)) for name, sequences in (("a", 3), ("b", 12))]
+    assert (bounded.of_sites(sites).examples, free.of_sites(sites).examples) == (10, 15)
 
 
 @pytest.mark.parametrize("reason", ["", "the validation loss rose"])

@@ -317,7 +317,7 @@ def test_the_policy_decides_whether_the_mask_may_be_off(kind: str, north: Node, 
         assert wire.REFUSAL not in _asked(north, kind, plan_of(domain))
         north.permit(masking="optional")
         for masked in (False, True):
-            north.context.state.clear()  # another run
+            north.forget()
             assert wire.REFUSAL not in _asked(north, kind, plan_of(domain, masked=masked))
 
 

@@ -82,14 +82,14 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
     """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
     shown = {}
     for masked in (MASKED, CLEAR):
-        for each in both:
-            each.context.state.clear()  # another run
         plan = plan_of(domain, masked=masked)
         first = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
         state = wire.state_of(first)
         answers = updates(both, plan, state)
         after = wire.state_of(judged(both[:1], plan, state, added(answers, plan))[0])
         shown[masked] = (state, after, words_in(answers["north"], plan).tobytes())
+        for each in both:
+            each.forget()
     *states, words = shown[CLEAR]
     secrets = [np.concatenate([r.reshape(-1) for r in GlobalState.from_bytes(state).rows.values()]) for state in states]
     secrets.append(np.frombuffer(words, "<u8"))
@@ -114,10 +114,10 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
         parts.append((Contribution(name, hidden.nonce, 6, hidden.least), hidden.tag))
         words = words + hidden.words
     for each in both:
-        each.context.state.clear()  # another run
+        each.forget()
     ours = judged(both, masked, sealed(domain, state), (Sum.of(parts), words))
     for each in both:
-        each.context.state.clear()
+        each.forget()
     theirs = judged(both, clear, state.to_bytes(), added(answers, clear))
     for answer, other in zip(ours, theirs, strict=True):
         assert state_in(answer, domain, masked=True) == state_in(other, domain, masked=False) != state
@@ -322,58 +322,57 @@ def test_a_repeated_attempt_trains_with_another_seed(both: list[Node], domain: K
     """An attempt gives one update, a second another; the first attempt's is that of the run's seed and round alone."""
     plan = plan_of(domain, masked=False)
     before = begun(domain, plan)
-    first, again, second = (
-        words_in(updates(both[:1], plan, before.to_bytes(), attempt=attempt)["north"], plan) for attempt in (1, 1, 2)
-    )
+    found = []
+    for attempt in (1, 1, 2):
+        found.append(words_in(updates(both[:1], plan, before.to_bytes(), attempt=attempt)["north"], plan))
+        both[0].forget()  # or it would send the first attempt's answer again, and train no second time
+    first, again, second = found
     scale = 6 * 2.0 ** ring_of(plan).fraction
     moved = [np.abs((one - other).view(np.int64)).max() / scale for one, other in ((first, again), (first, second))]
     assert moved[0] < 1e-11
     assert moved[1] > 1e-6
 
 
-def kept(node: Node) -> dict[str, bytes]:
-    folder = node.folder / "models"
+def kept(work: Path) -> dict[str, bytes]:
+    folder = work / "models"
     return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
 
 
 @BOTH
 def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: KeyDomain, masked: bool):
-    """The test after the last round leaves the state as it came, under the run's number; without the setting, none."""
+    """The test after the last round leaves the state as it came, under the run's number, in the site's own folder."""
     plan = plan_of(domain, masked=masked)
     content = sent(domain, plan, begun(domain, plan, number=3))
-    for node, setting in zip(both, (True, False), strict=True):
-        if setting:
-            node.context.node_config["models"] = str(node.folder / "models")
+    both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
+    for node in both:
         answer = node.ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), content))
         assert set(answer) == {wire.METRICS}
         assert answer.metric_records[wire.METRICS]["examples"] == 3
-    assert kept(both[0]) == {"1.state": content}
-    assert kept(both[1]) == {}
+    assert kept(both[0].folder) == kept(both[1].folder / "elsewhere") == {"1.state": content}
+    assert kept(both[1].folder) == {}
 
 
 @BOTH
 def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked: bool):
     """A round's new state is not the run's model, and a state that is refused is not kept."""
     plan = plan_of(domain, masked=masked)
-    both[0].context.node_config["models"] = str(both[0].folder / "models")
     state = sent(domain, plan, begun(domain, plan))
     judged(both, plan, state, added(updates(both, plan, state), plan))
     request = wire.EvaluateRequest(plan, "test", 4)
     assert wire.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
-    assert kept(both[0]) == {}
+    assert kept(both[0].folder) == {}
 
 
 @BOTH
 def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node], domain: KeyDomain, masked: bool):
     """No other evaluation takes the place of the run's final model."""
     plan = plan_of(domain, masked=masked)
-    both[0].context.node_config["models"] = str(both[0].folder / "models")
     final, other = (sent(domain, plan, begun(domain, plan, seed=seed, number=3)) for seed in (0, 1))
     both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), final))
     for split in ("train", "validation"):
         answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 4), other))
         assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
-    assert kept(both[0]) == {"1.state": final}
+    assert kept(both[0].folder) == {"1.state": final}
 
 
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
@@ -441,6 +440,7 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
     """Alone it is not, though the policy of the site that takes the mask off would let it be."""
 
     def let_alone(node: Node) -> None:
+        node.permit(masking="optional", co_participants=0)
         path = policy_of(node.dataset)  # its vault's
         path.write_text(replace(SitePolicy.load(path), co_participants=0).to_yaml())
 

@@ -53,7 +53,7 @@ def site(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: 
     domain.evaluation_key().save(key)
     policy.write_text(starting_text(dataset.manifest.fingerprint))
     with vaults.serving(domain, dataset, address):
-        yield SiteConfig(dataset.path, key, address, policy)
+        yield SiteConfig(dataset.path, key, address, policy, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@given(TEXT, TEXT, TEXT, TEXT)
-def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str) -> None:
+@given(TEXT, TEXT, TEXT, TEXT, TEXT)
+def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str, work: str) -> None:
     """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
-    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy))
+    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy), Path(work))
     assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
 
 

@@ -55,7 +55,7 @@ def test_a_trainer_with_a_certificate_is_answered(vault: str, tls: Path, tmp_pat
         assert client.info().frames == 2
         assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
         assert client.score("test", np.zeros((3, 2, 2))).examples == 3
-    config = SiteConfig(tmp_path, tmp_path, f"{vault},tls={tls / 'trainer'}", tmp_path)
+    config = SiteConfig(tmp_path, tmp_path, f"{vault},tls={tls / 'trainer'}", tmp_path, tmp_path)
     with VaultClient(config.vault) as client:
         assert client.info().frames == 2
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
