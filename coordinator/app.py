@@ -89,6 +89,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
     )
     last = rounds.federate(at)
     tested = rounds.test(last)
+    alone = rounds.alone() if config.alone else {}
     record = FederationRecord(
         domain=card.fingerprint,
         scheme=card.scheme,
@@ -106,6 +107,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         rounds=last.rounds,
         seconds=last.seconds,
         settings=config.told(),
+        alone=alone,
     )
     replace(folder.out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
     (folder.out / BEFORE).unlink(missing_ok=True)

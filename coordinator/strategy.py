@@ -115,6 +115,20 @@ class FederatedAveraging:
             raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
         return dict(sorted(tested.items()))
 
+    def alone(self) -> Mapping[str, AnyCounts]:
+        """Return each site's test counts of a model that it trains alone, of those that answer in the time of a run."""
+        request, counted = wire.AloneRequest(self._plan, self._config.rounds), dict[str, AnyCounts]()
+
+        def accept(content: RecordDict, site: SiteDescription) -> None:
+            counted[site.name] = accept_counts(content, site, "test")
+
+        def questions(nodes: Iterable[int]) -> list[Message]:
+            return self._messages(f"{MessageType.QUERY}.{wire.ALONE}", ArrayRecord(), request, nodes)
+
+        self._folder.note("each site trains a model of its own, to be compared with")
+        self._gather("own model", questions, accept, least=0, times=self._config.rounds)
+        return dict(sorted(counted.items()))
+
     def _round(self, before: Checkpoint) -> Checkpoint:
         number, started = before.round + 1, time.monotonic()
         begun = self._folder.position()
@@ -316,11 +330,13 @@ class FederatedAveraging:
         accept: Callable[[RecordDict, SiteDescription], None],
         nodes: Iterable[int] | None = None,
         least: int | None = None,
+        times: int = 1,
     ) -> None:
         """Ask the sites, and give each answer to `accept` as it comes, until all have answered or the deadline is over.
 
         Where fewer than `least`, by default the quorum, were accepted, and who is away or late could make it, they are
-        waited for, and who is back is asked again. Raises `FederationError` if they do not come.
+        waited for, and who is back is asked again. The deadline is so many `times` a round's. Raises
+        `FederationError` if they do not come.
         """
         sites = {node: self.sites[node] for node in (self.sites if nodes is None else nodes)}
         accepted: set[int] = set()
@@ -336,10 +352,11 @@ class FederatedAveraging:
                 (accepted if said == "answered" else away if said == "away" else set()).add(node)
                 self._progress.site(sites[node].name, said)
 
-        self._progress.tell(deadline=time.time() + self._config.round_seconds)
+        seconds = times * self._config.round_seconds
+        self._progress.tell(deadline=time.time() + seconds)
         self._exchange.ask(questions(sites))
         away |= sites.keys() - self._exchange.unanswered  # SuperLink knows them no longer
-        hear(self._config.round_seconds)
+        hear(seconds)
         quorum = self._config.least_sites() if least is None else least
         if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
             self._wait_for(what, quorum, accepted, away, questions, hear, sites)

@@ -70,6 +70,7 @@ class RunConfig:
     update_bound: float  # largest magnitude of an update's value
     update_norm: float  # most norm of an update, as a share of the global model's
     loss_rise: float  # most that a site's validation loss may rise, in nats
+    alone: bool  # whether each site trains a model of its own data alone, too, to be compared with
     repeats: int  # how often a round whose model the sites do not adopt is tried again
     wait_seconds: float  # how long to wait for enough sites, before the run and in a round, and for room on the disk
     round_seconds: float  # deadline of a round's training, and again of the verdicts on its model

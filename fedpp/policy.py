@@ -26,6 +26,7 @@ QUESTIONS = {
     "query.initial_weights": "initial-weights",
     "train": "train",
     "evaluate": "evaluate",
+    "query.alone": "alone",
 }
 ANSWERS = tuple(QUESTIONS.values())
 Masking = Literal["required", "optional"]
@@ -189,7 +190,7 @@ datasets:
   - "{dataset}"
 
 # What may be asked.
-answers: [describe, initial-weights, train, evaluate]
+answers: [describe, initial-weights, train, evaluate, alone]
 
 # How much the vault's scores may tell.
 scores:

@@ -110,6 +110,7 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "update-bound": 8.0,
         "update-norm": 10.0,
         "loss-rise": 1.0,
+        "alone": False,  # the baselines are trained in plaintext
         "repeats": 2,
         "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
         "round-seconds": 3600.0,

@@ -295,6 +295,30 @@ def evaluate(asked: Asked) -> RecordDict:
     return answer
 
 
+@app.query(wire.ALONE)
+@answering
+def alone(asked: Asked) -> RecordDict:
+    """Train from fresh weights on this site's data alone, as long as the run, and answer the test counts of that."""
+    request = wire.AloneRequest.of(asked.content)
+    part = _part(asked, request.plan)
+    question = json.dumps(["alone", part.plan.to_json(), request.rounds])
+    with part.memory.turn(request.rounds + 1, 1):
+        answer = part.memory.answer(question)
+        if answer is None:
+            with VaultClient(part.asked.site.vault) as vault:
+                rows: Rows = vault.initial_weights(part.plan.network, part.plan.seed, part.plan.dtype)
+            trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+            for number in range(1, request.rounds + 1):  # with the breaks of rounds: each begins with fresh moments
+                trainer.load(rows)
+                with figures_stay():
+                    trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, number))
+                rows = trainer.rows()
+            counts = _counts(part, trainer, "test", request.rounds + 2)
+            answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+            part.memory.keep_answer(question, answer)
+    return answer
+
+
 def _scored(part: Part, state: GlobalState, request: wire.EvaluateRequest) -> AnyCounts:
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(state.rows)

@@ -84,6 +84,8 @@ class Site:
         player = self.player()
         if kind == "query.initial_weights":
             return player.initial(question.content)
+        if kind == "query.alone":
+            return player.alone()
         if kind == "train":
             return player.train(question.content)
         request = wire.EvaluateRequest.of(question.content)

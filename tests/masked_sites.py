@@ -92,6 +92,10 @@ class Player:
                 answer[wire.ARRAYS] = self._closed(content, request.plan, after)
         return answer
 
+    def alone(self) -> RecordDict:
+        """Answer the test counts of a model of its own."""
+        return RecordDict({wire.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
+
     def _masked(
         self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
     ) -> tuple[Words, wire.Mask]:

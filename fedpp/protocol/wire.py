@@ -41,7 +41,7 @@ PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum"
 ORIGIN = "origin"
 STATE, WORDS = "state", "words"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
-DESCRIBE, INITIAL_WEIGHTS = "describe", "initial_weights"
+DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
 EXAMPLES = "num-examples"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
@@ -216,6 +216,17 @@ class EvaluateRequest(Request):
         if self.split not in SPLITS:
             raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
         _require_bool("keep", self.keep)
+
+
+@dataclass(frozen=True)
+class AloneRequest(Request):
+    """Ask for the test counts of a model that the site trains alone, for as many rounds as the run has."""
+
+    rounds: int
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rounds that no run has."""
+        _require_round(self.rounds, 1)
 
 
 @dataclass(frozen=True)

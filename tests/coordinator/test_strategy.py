@@ -45,6 +45,7 @@ RUN = {
     "update-bound": 8.0,
     "update-norm": 10.0,
     "loss-rise": 1.0,
+    "alone": False,
     "repeats": 1,
     "wait-seconds": 1.0,
     "round-seconds": 1.0,

@@ -108,7 +108,7 @@ def given(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address:
     domain.evaluation_key().save(tmp_path / "domain.eval")
     policy = tmp_path / "site.yaml"
     policy.write_text(SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,)).to_yaml())
-    site = SiteConfig(dataset.path, tmp_path / "domain.eval", address, policy)
+    site = SiteConfig(dataset.path, tmp_path / "domain.eval", address, policy, tmp_path)
     with vaults.serving(domain, dataset, address), proxy(tls.folder) as superlink:
         yield Given(superlink, tls.ca, tmp_path / "identity", site)
 
