@@ -35,6 +35,7 @@ LONGEST = (
     "learning/test_learner.py",
     "simulations/test_bench_step.py",
     "sites/test_supernode.py",
+    "coordinator/test_supervision.py",
     "simulations/test_paper.py",
     "sites/test_cli.py",
     "sites/test_data.py",
