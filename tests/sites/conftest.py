@@ -23,7 +23,7 @@ def sockets() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trainers() -> Iterator[None]:
-    """Keep the compiled networks of a file's tests: in a site's own process, a run has but one, and here they take turns."""
+    """Keep the compiled networks of a file's tests, which take turns: a site's own process has but one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "_trainer", lru_cache(maxsize=8)(app._trainer.__wrapped__))
         yield

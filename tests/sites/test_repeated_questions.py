@@ -1,4 +1,4 @@
-"""What a site is asked twice, by a coordinator that died in between: real messages, and a real vault beside each site."""
+"""What a site is asked twice, by a coordinator that died in between: real messages, and real vaults."""
 
 import json
 import resource
@@ -95,7 +95,7 @@ def calls(log: Path, method: str) -> int:
 
 @BOTH
 def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
-    """Here, and in a new process under another number of Flower's, which does not even load what it would train with."""
+    """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(masking="optional")
     plan = plan_of(domain, masked=masked)
     state, request = sent(domain, plan, begun(domain, plan)), wire.TrainRequest(plan, 1)
@@ -107,7 +107,7 @@ def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: K
 
 
 def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
-    """Another attempt, plan, base state, or company that the policy wants; then the first one again, which was replaced."""
+    """Another attempt, plan, base state, or company that the policy wants; the first one again, which was replaced."""
     plan = plan_of(domain)
     state = begun(domain, plan)
     first = (plan, state, 1, 1)
@@ -173,7 +173,7 @@ def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: P
 
 
 def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
-    """The second time its counts and verdict are what they were, without a score; the state comes where it is asked for."""
+    """The second time its counts and verdict are what they were, without a score; the state comes if it is asked for."""
     plan = plan_of(domain)
     state = sent(domain, plan, begun(domain, plan))
     with south.beside_vault():

@@ -258,7 +258,7 @@ def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path)
     assert len(files(tmp_path / "runs")) == MOST_RUNS
 
 
-@pytest.mark.parametrize("nonce", ["../../x", "/tmp/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
+@pytest.mark.parametrize("nonce", ["../../x", "/etc/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
 def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
     work = tmp_path / "a" / "b" / "work"
