@@ -173,7 +173,7 @@ def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: P
 
 
 def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
-    """The second time its counts and verdict are what they were, without a score; the state comes if it is asked for."""
+    """The second time its counts and verdict are what they were, without a score; the state comes if asked for."""
     plan = plan_of(domain)
     state = sent(domain, plan, begun(domain, plan))
     with south.beside_vault():

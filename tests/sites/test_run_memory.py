@@ -202,7 +202,10 @@ def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("newer", [(1, 2), (2, 1)])
-def test_who_waits_is_refused_once_a_later_round_was_asked_for(tmp_path: Path, newer: tuple[int, int]) -> None:
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_who_waits_is_refused_once_a_later_round_was_asked_for(
+    tmp_path: Path, newer: tuple[int, int], overtaken: bool
+) -> None:
     """Its training would hold the later one up, and nobody waits for it; the later one has its turn."""
     ended: dict[tuple[int, int], str] = {}
 
@@ -213,7 +216,8 @@ def test_who_waits_is_refused_once_a_later_round_was_asked_for(tmp_path: Path, n
         except FederationError as error:
             ended[at] = str(error)
 
-    asking = [Thread(target=ask, args=at) for at in ((1, 1), newer)]
+    asked = (newer, (1, 1)) if overtaken else ((1, 1), newer)
+    asking = [Thread(target=ask, args=at) for at in asked]
     with RunMemory(tmp_path, NONCE).turn(1, 1):
         for number, thread in enumerate(asking, 1):
             thread.start()
@@ -253,7 +257,9 @@ def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path)
         RunMemory(tmp_path, str(number)).require_kind(masked=True)
     for run in (tmp_path / "runs").iterdir():
         os.utime(run, (2**33, 2**33))
-    RunMemory(tmp_path, "now").keep_answer("a question", answer_of())
+    memory = RunMemory(tmp_path, "now")
+    memory.require_kind(masked=True)
+    memory.keep_answer("a question", answer_of())
     assert packed(RunMemory(tmp_path, "now").answer("a question")) == packed(answer_of())
     assert len(files(tmp_path / "runs")) == MOST_RUNS
 
