@@ -44,8 +44,9 @@ class RunMemory:
         self._folder = work / "runs" / sha256(nonce.encode()).hexdigest()[:32]
         if not self._folder.exists():
             make_folder(self._folder, 0o700)
-            runs = sorted(self._folder.parent.iterdir(), key=lambda run: run.stat().st_mtime, reverse=True)
-            for old in runs[MOST_RUNS:]:
+            others = [run for run in self._folder.parent.iterdir() if run != self._folder]  # a clock may have gone back
+            others.sort(key=lambda run: run.stat().st_mtime, reverse=True)
+            for old in others[MOST_RUNS - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
@@ -106,7 +107,7 @@ class RunMemory:
         """Return the answer that was kept, if it is to this question."""
         try:
             content = (self._folder / "answer").read_bytes()
-        except FileNotFoundError:
+        except OSError:  # most often there is none; one that cannot be read is none, either
             return None
         asked, whole, answer = content[:_SUM_BYTES], content[_SUM_BYTES : 2 * _SUM_BYTES], content[2 * _SUM_BYTES :]
         if asked != sha256(question.encode()).digest() or whole != sha256(answer).digest():
@@ -117,6 +118,8 @@ class RunMemory:
         """Keep an answer in place of the last; where there is no room for it, it may have to be computed again."""
         content = recorddict_to_proto(answer).SerializeToString()
         try:
+            for left in self._folder.glob(".answer.*.tmp"):  # by a process that was killed in the midst of this
+                left.unlink()
             replace(self._folder / "answer", sha256(question.encode()).digest() + sha256(content).digest() + content)
         except OSError as error:
             _log.warning("the update is sent, and not kept for a second question: %s", error.strerror)
@@ -133,14 +136,19 @@ class RunMemory:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known, and keep what it was changed to."""
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            known = self._known()
-            before = json.dumps(known)
-            yield known
-            if json.dumps(known) != before:
-                replace(self._folder / "memory", json.dumps(known).encode())
+        """Yield what is known, and keep what it was changed to; raise `FederationError` where that cannot be kept."""
+        try:
+            with (self._folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                known = self._known()
+                before = json.dumps(known)
+                yield known
+                if json.dumps(known) != before:
+                    replace(self._folder / "memory", json.dumps(known).encode())
+        except OSError as error:
+            raise FederationError(
+                f"this site cannot keep what it must remember of the run: {error.strerror}: see to its disk"
+            ) from None
 
 
 def _slot(number: int) -> str:

@@ -50,8 +50,8 @@ class Node:
     site: Site
     folder: Path
 
-    def ask(self, kind: str, content: RecordDict) -> RecordDict:
-        metadata = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind)
+    def ask(self, kind: str, content: RecordDict, run: int = 1) -> RecordDict:
+        metadata = Metadata(run, "question", 0, 1, "", "", 0.0, 60.0, kind)
         return app(Message(content=content, metadata=metadata), self.context).content
 
     def permit(self, **changes: Any) -> None:

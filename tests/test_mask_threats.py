@@ -31,6 +31,7 @@ SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
 NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
 VIEWS = {True: "<f8", False: "<u8"}  # of the numbers in a state, and of words
 WEIGHTS = {"initial weights", "model"}
+TEXTS = ("federation.json", "run/lock", "run/log", "run/progress", "run/settings")
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def run(folder: Path, datasets: list[EncryptedDataset], capsys: pytest.CaptureFi
         description = describe(name, sequences=(6, 2, 1), patients=(6, 2, 1))
         sites.append(Hospital(description, player_=Learner(description, dataset=dataset, truth=truth)))
     federate(LocalGrid(sites), config(folder, masking=masking, **SETTINGS))
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     out = capsys.readouterr()
     return Seen([tensor for site in sites for tensor in site.heard], files, out.out + out.err, truth)
 
@@ -151,8 +152,8 @@ def test_nothing_else_that_it_wrote_or_printed_tells_a_weight(
 ) -> None:
     """The record and the notes hold counts and names: no number of theirs is a weight, and there is no other file."""
     seen = run(tmp_path / "run", datasets, capsys, masking=True)
-    assert set(seen.files) == {"federation.json", "model.sealed"}
-    texts = seen.files["federation.json"].decode() + seen.printed
+    assert set(seen.files) == {"model.sealed", *TEXTS}
+    texts = "".join(seen.files[name].decode() for name in TEXTS) + seen.printed
     weights = _texts(np.concatenate(list(seen.truth.values())))
     assert [weight for weight in weights if weight in texts] == []
 

@@ -35,6 +35,7 @@ from sites.app import app
 
 SMALL = {"sites": 3, "rounds": 2, "epochs": 1, "frames": 2, "size": 16, "filters": (4, 8), "dense": 16, "lstm": 8}
 KINDS = {"initial weights", "model", "update"}
+TEXTS = ("federation.json", "run/lock", "run/log", "run/progress", "run/settings")
 
 
 @dataclass
@@ -43,12 +44,11 @@ class Hospital:
 
     config: SiteConfig
     number: int
-    memory: RecordDict = field(default_factory=RecordDict)
     heard: list[tuple[str, int, RecordDict, RecordDict]] = field(default_factory=list)  # kind, round, question, answer
 
     def answer(self, question: Message) -> RecordDict:
         kind = question.metadata.message_type
-        context = Context(1, self.number, self.config.to_mapping(), self.memory, {})
+        context = Context(1, self.number, self.config.to_mapping(), RecordDict(), {})
         metadata = Metadata(1, "question", 0, self.number, "", "", 0.0, 600.0, kind)
         answer = app(Message(content=question.content, metadata=metadata), context).content
         assert wire.REFUSAL not in answer, answer
@@ -110,7 +110,7 @@ def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPat
         config = RunConfig.from_mapping(run_config(replace(scenario, masking=masked), made, folder))
         with redirect_stdout(printed), redirect_stderr(printed):
             federate(LocalGrid(sites), config)
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         found[masked] = Run(sites, files, printed.getvalue())
     return found
 
@@ -170,11 +170,12 @@ def test_nothing_else_of_a_run_holds_a_weight(hospitals: tuple[Scenario, Hospita
     """The record, the notes, and what in messages is no array, hold no number of a model or an update."""
     domain = hospitals[1].domain
     truth = truth_of(runs[False], runs[False].states(domain, masked=False), domain)
-    texts = runs[True].files["federation.json"].decode() + runs[True].printed + "".join(_told(runs[True]))
+    written = "".join(runs[True].files[name].decode() for name in TEXTS)
+    texts = written + runs[True].printed + "".join(_told(runs[True]))
     numbers = np.concatenate(list(truth.values()))
     spelled = {text[:12] for text in map(repr, numbers.tolist()) if len(text) >= 16}
     assert len(spelled) > 1000
-    assert set(runs[True].files) == {"federation.json", "model.sealed"}
+    assert set(runs[True].files) == {"model.sealed", *TEXTS}
     assert [text for text in spelled if text in texts] == []
 
 

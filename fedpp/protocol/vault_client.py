@@ -85,8 +85,10 @@ class VaultClient:
         self._vault = vault_pb2_grpc.VaultStub(self._channel)
 
     def __enter__(self) -> Self:
-        try:  # not grpc.channel_ready_future: the channel's end would wait 0.2 s for it, at each connection
-            self._channel.unary_unary(HEALTH)(b"", timeout=CONNECT_SECONDS, wait_for_ready=True)
+        # Not grpc.channel_ready_future: the channel's end would wait 0.2 s for it, at each connection.
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(HEALTH)
+        try:
+            check(b"", timeout=CONNECT_SECONDS, wait_for_ready=True)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 self._channel.close()

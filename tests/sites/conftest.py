@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from site_nodes import Node, Plaintext, node
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys.domain import KeyDomain
+from sites import app
 
 
 @pytest.fixture
@@ -19,18 +21,33 @@ def sockets() -> Iterator[str]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def trainers() -> Iterator[None]:
+    """Keep the compiled networks of a file's tests, which take turns: a site's own process has but one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "_trainer", lru_cache(maxsize=8)(app._trainer.__wrapped__))
+        yield
+
+
 @pytest.fixture
-def north(tmp_path: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain) -> Node:
+def north(trainers: None, tmp_path: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain) -> Node:
     """Return a node whose vault does not run."""
+    del trainers
     return node(tmp_path / "north", sockets, dataset, domain, "north")
 
 
 @pytest.fixture
-def both(north: Node, tmp_path: Path, sockets: str, domain: KeyDomain, plaintext: Plaintext) -> Iterator[list[Node]]:
-    """Return two nodes of a domain, beside their vaults; either may run without masking, too."""
+def south(trainers: None, tmp_path: Path, sockets: str, domain: KeyDomain, plaintext: Plaintext) -> Node:
+    """Return another one, with other images."""
+    del trainers
     lengths = (2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2)
     dataset = write_dataset(tmp_path / "southern", domain, (plaintext[0] * 0.7 + 0.1, plaintext[1]), lengths=lengths)
-    south = node(tmp_path / "south", sockets, dataset, domain, "south")
+    return node(tmp_path / "south", sockets, dataset, domain, "south")
+
+
+@pytest.fixture
+def both(north: Node, south: Node) -> Iterator[list[Node]]:
+    """Return two nodes of a domain, beside their vaults; either may run without masking, too."""
     for each in (north, south):
         each.permit(masking="optional")
     with north.beside_vault(), south.beside_vault():

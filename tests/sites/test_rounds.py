@@ -1,6 +1,7 @@
 """Whole rounds of two sites, by hand: real messages, and a real vault beside each."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ from fedpp.protocol.vault_client import VaultClient
 from fedpp.recipe import Recipe, ServerRule
 
 
+@cache
+def trainer_of(domain: KeyDomain, recipe: Recipe, dtype: Any) -> EncryptedTrainer:
+    return EncryptedTrainer(TINY, domain.evaluation_key().algebra(), recipe, dtype)
+
+
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
@@ -64,7 +70,7 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
     assert (after.round, after.dtype) == (1, dtype)
 
     expected = decrypted(domain, before)
-    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), plan.recipe, dtype)
+    trainer = trainer_of(domain, plan.recipe, dtype)
     for node in (north, south):
         trainer.load(before.rows)
         trainer.fit(node.dataset, epochs=1, seed=(0, 1))
@@ -427,7 +433,7 @@ def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyD
 def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
     """A coordinator that tells one site to train, and the other not to, gets no sum that is the first one's update."""
     plan = plan_of(domain)
-    idle = replace(plan, recipe=replace(plan.recipe, learning_rate=1e-9))
+    idle = replace(plan, recipe=replace(plan.recipe, learning_rate=1e-12))
     state = sealed(domain, begun(domain, plan))
     answers = {**updates(both[:1], plan, state), **updates(both[1:], idle, state)}
     for told in (plan, idle):

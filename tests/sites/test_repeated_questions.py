@@ -1,0 +1,204 @@
+"""What a site is asked twice, by a coordinator that died in between: real messages, and real vaults."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from conftest import ROOT
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from site_nodes import (
+    BOTH,
+    NONCE,
+    Node,
+    added,
+    begun,
+    judged,
+    plan_of,
+    proof,
+    question,
+    reason,
+    sent,
+    state_in,
+    updates,
+)
+
+from fedpp.keys.domain import KeyDomain
+from fedpp.protocol import wire
+from fedpp.protocol.participants import Participants
+from sites.audit_log import AuditLog, Signer
+
+NAMES = ("north", "south", "east")
+SECONDS = 60.0
+ASKED = """
+import json, os, sys
+from pathlib import Path
+from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from sites.app import app
+
+folder, kind, run, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "question").read_bytes()))
+metadata = Metadata(run, "question", 0, 1, "", "", 0.0, 60.0, kind)
+answer = app(Message(content=content, metadata=metadata), Context(run, 1, settings, RecordDict(), {})).content
+(folder / "answered").write_bytes(recorddict_to_proto(answer).SerializeToString())
+print("tensorflow" in sys.modules)
+"""
+
+
+def packed(answer: RecordDict) -> bytes:
+    return recorddict_to_proto(answer).SerializeToString()
+
+
+def nonce_of(answer: RecordDict) -> str:
+    """Return what is drawn afresh for each update that is made."""
+    return wire.Mask.of(answer).nonce
+
+
+def asked_anew(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
+    """Return what a new process of the site answers in Flower's run of this number; it must not load TensorFlow."""
+    (node.folder / "question").write_bytes(packed(content))
+    given = (str(node.folder), kind, str(run), json.dumps(dict(node.context.node_config)))
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+    return recorddict_from_proto(ProtoRecordDict.FromString((node.folder / "answered").read_bytes()))
+
+
+def company(domain: KeyDomain, run: int = 1) -> Participants:
+    """Return three participants of the run that Flower gave this number."""
+    return Participants(NONCE, tuple(proof(domain, name, run=str(run)) for name in NAMES))
+
+
+@pytest.fixture
+def log(north: Node, tmp_path: Path) -> Iterator[Path]:
+    """Run north's vault, and return its audit log."""
+    audit = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
+    with north.beside_vault(audit=audit):
+        yield tmp_path / "log"
+    audit.close()
+
+
+def calls(log: Path, method: str) -> int:
+    """Return how often a vault was asked for this."""
+    return sum(json.loads(line).get("method") == method for line in log.read_text().splitlines())
+
+
+@BOTH
+def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
+    """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
+    north.permit(masking="optional")
+    plan = plan_of(domain, masked=masked)
+    state, request = sent(domain, plan, begun(domain, plan)), wire.TrainRequest(plan, 1)
+    first = north.ask("train", question(domain, request, state, participants=company(domain)))
+    assert nonce_of(first) == nonce_of(north.ask("train", question(domain, request, state)))
+    again = question(domain, request, state, participants=company(domain, 2))
+    assert packed(asked_anew(north, "train", again, 2)) == packed(first)
+    assert calls(log, "Mask") == masked
+
+
+def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
+    """Another attempt, plan, base state, or company that the policy wants; the first one again, which was replaced."""
+    plan = plan_of(domain)
+    state = begun(domain, plan)
+    first = (plan, state, 1, 1)
+    asked = [first, (plan, state, 2, 1), (replace(plan, seed=1), state, 1, 1)]
+    asked += [(plan, begun(domain, plan, seed=1), 1, 1), (plan, state, 1, 2), first]
+    nonces = []
+    for told, before, attempt, others in asked:
+        north.permit(co_participants=others)
+        content = question(
+            domain, wire.TrainRequest(told, 1, attempt), sent(domain, told, before), participants=company(domain)
+        )
+        answer = north.ask("train", content)
+        assert packed(north.ask("train", content)) == packed(answer)
+        nonces.append(nonce_of(answer))
+    assert len(set(nonces)) == calls(log, "Mask") == len(asked)
+
+
+def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDomain) -> None:
+    """What was answered before is not answered again to a question that the site would refuse at first."""
+    plan = plan_of(domain)
+    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    assert wire.REFUSAL not in north.ask("train", content)
+    assert reason(north.ask("train", content, run=2)) == "the proof of north is for another run: it was replayed"
+    north.permit(co_participants=2)
+    assert (
+        reason(north.ask("train", content))
+        == "this site's policy wants 2 other sites in a run, got 1: ask more to join"
+    )
+    assert calls(log, "Mask") == 1
+
+
+def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
+    """The second waits for the first one's answer, and gives it, too."""
+    plan = plan_of(domain)
+    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    answers: list[bytes] = []
+    asking = [Thread(target=lambda: answers.append(packed(north.ask("train", content)))) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(SECONDS)
+    assert len(answers) == 3
+    assert len(set(answers)) == 1
+    assert calls(log, "Mask") == 1
+
+
+def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: Path, domain: KeyDomain) -> None:
+    """It costs another training if the question comes again, and nothing else; then it is kept."""
+    plan = plan_of(domain)
+    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 8 * plan.network.parameters(), most))  # its words, and nothing more
+    try:
+        first = north.ask("train", content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    (folder,) = (north.folder / "runs").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"lock", "memory", "turn"}
+    second = north.ask("train", content)
+    assert nonce_of(second) != nonce_of(first)
+    assert packed(north.ask("train", content)) == packed(second)
+    assert calls(log, "Mask") == 2
+
+
+def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
+    """The second time its counts and verdict are what they were, without a score; the state comes if asked for."""
+    plan = plan_of(domain)
+    state = sent(domain, plan, begun(domain, plan))
+    with south.beside_vault():
+        total = added(updates([north, south], plan, state), plan)
+        request = wire.EvaluateRequest(plan, "validation", 1)
+        first, second = (north.ask("evaluate", question(domain, request, state, added=total)) for _ in range(2))
+        (other,) = judged([south], plan, state, total)
+    assert set(first) == {wire.METRICS, wire.VERDICT}
+    assert packed(first) == packed(second)
+    (kept,) = judged([north], plan, state, total)
+    assert kept[wire.METRICS] == first[wire.METRICS]
+    assert kept[wire.VERDICT] == first[wire.VERDICT]
+    assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
+    assert calls(log, "Score") == 1
+
+
+def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
+    """A question in clear is refused in a new process, and under another number of Flower's."""
+    north.permit(masking="optional")
+    masked, clear = (plan_of(domain, masked=value) for value in (True, False))
+    state = begun(domain, masked)
+    assert wire.REFUSAL not in north.ask(
+        "train", question(domain, wire.TrainRequest(masked, 1), sent(domain, masked, state))
+    )
+    content = question(domain, wire.TrainRequest(clear, 1), state.to_bytes(), participants=company(domain, 2))
+    told = "a run is masked from its first question to its last, or not at all"
+    assert reason(asked_anew(north, "train", content, 2)) == told
+    assert calls(log, "Mask") == 1

@@ -1,0 +1,314 @@
+"""What a site remembers of a run: whole or not at all, its own run's alone, and one training at a time."""
+
+import fcntl
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from site_nodes import NONCE, begun, plan_of
+
+from fedpp.errors import FederationError
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.global_state import GlobalState
+from sites.run_memory import MOST_RUNS, RunMemory
+
+SECONDS = 20.0
+KILLED = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from sites.run_memory import RunMemory
+
+memory = RunMemory(Path(sys.argv[1]), sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends the process when a file grows beyond the limit
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+memory.keep_answer("a question", RecordDict({"arrays": ArrayRecord({"words": Array(np.ones(10**4))})}))
+"""
+
+
+def answer_of(size: int = 3) -> RecordDict:
+    arrays = ArrayRecord({"words": Array(np.arange(size, dtype="<u8"))})
+    return RecordDict({"metrics": MetricRecord({"num-examples": size, "loss": 0.1}), "arrays": arrays})
+
+
+def packed(answer: RecordDict | None) -> bytes:
+    assert answer is not None
+    return recorddict_to_proto(answer).SerializeToString()
+
+
+def folder_of(work: Path) -> Path:
+    """Return the folder of the one run."""
+    (folder,) = (work / "runs").iterdir()
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file grow beyond this size, as a disk without room for more would: that holds for root, too."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def waiting(file: Path) -> int:
+    """Return how many wait for the lock of a file, as the kernel lists them."""
+    inode = f":{file.stat().st_ino}"
+    return sum("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.fixture
+def state(domain: KeyDomain) -> GlobalState:
+    return replace(begun(domain, plan_of(domain)), round=1, attempt=1)
+
+
+def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
+    """To the byte, from any process; another question, another run, and the question before it get none."""
+    RunMemory(tmp_path, NONCE).keep_answer("the first", answer_of(3))
+    again = RunMemory(tmp_path, NONCE)
+    assert packed(again.answer("the first")) == packed(answer_of(3))
+    for other in ("the second", "the first ", ""):
+        assert again.answer(other) is None
+    assert RunMemory(tmp_path, NONCE[:-1]).answer("the first") is None
+    again.keep_answer("the second", answer_of(5))
+    assert packed(again.answer("the second")) == packed(answer_of(5))
+    assert again.answer("the first") is None
+
+
+def test_a_damaged_answer_is_none(tmp_path: Path) -> None:
+    """With any byte changed, cut anywhere, or with more behind it; the next one is kept as ever."""
+    memory = RunMemory(tmp_path, NONCE)
+    memory.keep_answer("a question", answer_of())
+    kept = folder_of(tmp_path) / "answer"
+    whole = kept.read_bytes()
+    flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    for damaged in (*flipped, *(whole[:length] for length in range(len(whole))), whole + b"\0"):
+        kept.write_bytes(damaged)
+        assert memory.answer("a question") is None
+    memory.keep_answer("a question", answer_of())
+    assert packed(memory.answer("a question")) == packed(answer_of())
+
+
+def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else in its place is no answer, and keeping one is a line in the site's log."""
+    memory = RunMemory(tmp_path, NONCE)
+    (folder_of(tmp_path) / "answer").mkdir()
+    assert memory.answer("a question") is None
+    memory.keep_answer("a question", answer_of())
+    assert caplog.messages == ["the update is sent, and not kept for a second question: Is a directory"]
+    memory.require_kind(masked=True)
+    assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
+
+
+def test_without_room_for_an_answer_the_last_one_stays(
+    tmp_path: Path, state: GlobalState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is half-written, a line in the site's log says why, and the rest is remembered as ever."""
+    memory = RunMemory(tmp_path, NONCE)
+    memory.keep_answer("the first", answer_of())
+    with files_of_at_most(4096):
+        memory.keep_answer("the second", answer_of(10**4))
+        memory.keep(state, 0.5, {"reason": ""})
+    assert caplog.messages == ["the update is sent, and not kept for a second question: File too large"]
+    assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
+    assert packed(memory.answer("the first")) == packed(answer_of())
+    assert memory.answer("the second") is None
+    assert memory.loss_of(state) == 0.5
+
+
+def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState) -> None:
+    """What the gates and the mask rest on is kept, or the question is refused, and the memory is as it was."""
+    memory = RunMemory(tmp_path, NONCE)
+    memory.require_kind(masked=True)
+    told = "this site cannot keep what it must remember of the run: File too large: see to its disk"
+    with files_of_at_most(8):
+        with pytest.raises(FederationError, match=told):
+            memory.keep(state, 0.5, {"reason": ""})
+        with pytest.raises(FederationError, match=told), memory.turn(1, 1):
+            pass
+        memory.require_kind(masked=True)  # which it knows
+    assert files(folder_of(tmp_path)) == {"lock", "memory"}
+    assert memory.judged(state) is None
+    with pytest.raises(FederationError, match="masked from its first question to its last"):
+        memory.require_kind(masked=False)
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    """The answer before is whole, and the next one takes away what was written of it."""
+    memory = RunMemory(tmp_path, NONCE)
+    memory.keep_answer("the first", answer_of())
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), NONCE], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    assert len(files(folder_of(tmp_path))) == 2
+    assert packed(memory.answer("the first")) == packed(answer_of())
+    memory.keep_answer("the second", answer_of())
+    assert files(folder_of(tmp_path)) == {"answer"}
+
+
+def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
+    """One trains at a time; a question that was asked before may still wait for the one after it."""
+    found: list[RecordDict | None] = []
+
+    def ask(number: int) -> None:
+        memory = RunMemory(tmp_path, NONCE)
+        with memory.turn(number, 1):
+            found.append(memory.answer("a question"))
+
+    memory = RunMemory(tmp_path, NONCE)
+    with memory.turn(1, 1):
+        same, later = Thread(target=ask, args=(1,)), Thread(target=ask, args=(2,))
+        same.start()
+        until(lambda: waiting(folder_of(tmp_path) / "turn") == 1)
+        assert found == []
+        memory.keep_answer("a question", answer_of())
+    same.join(SECONDS)
+    assert list(map(packed, found)) == [packed(answer_of())]
+    with memory.turn(1, 1):
+        later.start()
+        until(lambda: waiting(folder_of(tmp_path) / "turn") == 1)
+        assert len(found) == 1
+    later.join(SECONDS)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("newer", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_who_waits_is_refused_once_a_later_round_was_asked_for(
+    tmp_path: Path, newer: tuple[int, int], overtaken: bool
+) -> None:
+    """Its training would hold the later one up, and nobody waits for it; the later one has its turn."""
+    ended: dict[tuple[int, int], str] = {}
+
+    def ask(*at: int) -> None:
+        try:
+            with RunMemory(tmp_path, NONCE).turn(*at):
+                ended[at] = "trained"
+        except FederationError as error:
+            ended[at] = str(error)
+
+    asked = (newer, (1, 1)) if overtaken else ((1, 1), newer)
+    asking = [Thread(target=ask, args=at) for at in asked]
+    with RunMemory(tmp_path, NONCE).turn(1, 1):
+        for number, thread in enumerate(asking, 1):
+            thread.start()
+            until(lambda number=number: waiting(folder_of(tmp_path) / "turn") == number)
+    for thread in asking:
+        thread.join(SECONDS)
+    assert ended == {(1, 1): "a later round was asked for before this one's turn came", newer: "trained"}
+
+
+def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
+    """A training that failed is followed by the next one at once."""
+    memory = RunMemory(tmp_path, NONCE)
+    with pytest.raises(ZeroDivisionError), memory.turn(1, 1):
+        raise ZeroDivisionError
+    with memory.turn(1, 1), (folder_of(tmp_path) / "turn").open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_newest_runs_are_remembered(tmp_path: Path) -> None:
+    """By when they were last used: one that eight others followed is forgotten, one that was used again is not."""
+    names = [f"{number:064x}" for number in range(MOST_RUNS + 1)]
+    for age, name in enumerate(names[:-1]):
+        RunMemory(tmp_path, name).keep_answer(name, answer_of())
+        newest = max((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
+        os.utime(newest, (age, age))
+    RunMemory(tmp_path, names[0]).require_kind(masked=True)  # used again
+    RunMemory(tmp_path, names[-1]).keep_answer(names[-1], answer_of())
+    assert len(files(tmp_path / "runs")) == MOST_RUNS
+    for name in (names[0], *names[2:]):
+        assert packed(RunMemory(tmp_path, name).answer(name)) == packed(answer_of())
+    assert RunMemory(tmp_path, names[1]).answer(names[1]) is None
+
+
+def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path) -> None:
+    """Runs of a time when the clock was ahead are newer than it by their date, and go first all the same."""
+    for number in range(MOST_RUNS):
+        RunMemory(tmp_path, str(number)).require_kind(masked=True)
+    for run in (tmp_path / "runs").iterdir():
+        os.utime(run, (2**33, 2**33))
+    memory = RunMemory(tmp_path, "now")
+    memory.require_kind(masked=True)
+    memory.keep_answer("a question", answer_of())
+    assert packed(RunMemory(tmp_path, "now").answer("a question")) == packed(answer_of())
+    assert len(files(tmp_path / "runs")) == MOST_RUNS
+
+
+@pytest.mark.parametrize("nonce", ["../../x", "/etc/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
+def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
+    """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
+    work = tmp_path / "a" / "b" / "work"
+    memory = RunMemory(work, nonce)
+    memory.require_kind(masked=True)
+    memory.keep_answer("a question", answer_of())
+    made = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert made == {folder_of(work) / name for name in ("answer", "lock", "memory")}
+    assert len(folder_of(work).name) == 32
+    assert stat.S_IMODE(folder_of(work).stat().st_mode) == 0o700
+    assert {stat.S_IMODE((folder_of(work) / name).stat().st_mode) for name in ("answer", "memory")} == {0o600}
+
+
+def test_a_run_is_of_one_kind_in_every_process(tmp_path: Path) -> None:
+    """What it was first it stays; another run is what it is."""
+    for masked in (True, False):
+        name = f"{masked}"
+        RunMemory(tmp_path, name).require_kind(masked=masked)
+        RunMemory(tmp_path, name).require_kind(masked=masked)
+        with pytest.raises(FederationError, match="a run is masked from its first question to its last, or not at all"):
+            RunMemory(tmp_path, name).require_kind(masked=not masked)
+
+
+def test_a_verdict_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
+    """Loss and verdict are those of the last state of its round alone; two rounds are remembered, and no third."""
+    other = replace(begun(domain, plan_of(domain), seed=1), round=1, attempt=1)
+    second, third = replace(state, round=2), replace(state, round=3)
+    judged = {"counts": {"examples": 2, "loss": 0.1}, "reason": ""}
+    RunMemory(tmp_path, NONCE).keep(state, 0.1, judged)
+    memory = RunMemory(tmp_path, NONCE)
+    assert (memory.judged(state), memory.loss_of(state)) == (judged, 0.1)
+    assert memory.judged(other) is memory.loss_of(other) is memory.judged(second) is None
+    with pytest.raises(FederationError, match="is not the one that this site computed"):
+        memory.require_same(other)
+    memory.keep(second, None, {**judged, "reason": "too far"})
+    assert memory.judged(second) == {**judged, "reason": "too far"}
+    assert memory.loss_of(second) is None
+    assert memory.judged(state) == judged
+    memory.keep(third, 0.3, judged)
+    assert memory.judged(state) is None
+    assert memory.judged(second) is not None
+    memory.require_same(other)  # of a round that it knows nothing of any more
+    repeated = replace(third, attempt=2)
+    memory.keep(repeated, 0.4, judged)
+    assert memory.judged(third) is None
+    with pytest.raises(FederationError, match="is of attempt 1, and this site went on to attempt 2"):
+        memory.require_same(third)
