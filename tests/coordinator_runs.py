@@ -39,6 +39,7 @@ def config(out: Path, **changes: object) -> RunConfig:
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
     server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
+    learning |= {"strategy": "", "strategy-settings": ""}
     waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
     masking = {
         "masking": True,
