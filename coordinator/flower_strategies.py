@@ -93,7 +93,7 @@ class FlowerAggregation:
             raise FederationError(
                 f"{self._called} failed: {wire.one_line(str(error)) or type(error).__name__}"
             ) from None
-        if arrays is None:
+        if not arrays:
             raise FederationError(f"{self._called} makes no model of them: its settings want more, as the log says")
         return self._next(before, arrays), remembered(strategy, as_made)
 

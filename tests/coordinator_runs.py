@@ -157,3 +157,34 @@ class LocalGrid(Grid):
 
     run = Run.create_empty(1)
     set_run = create_message = None
+
+
+class Died(BaseException):
+    """What no handler of ours takes for an error, as a killed process's end is none."""
+
+
+class MortalGrid(LocalGrid):
+    """A grid that the coordinator calls so many times before it dies."""
+
+    def __init__(self, sites: Iterable[Site], calls: int) -> None:
+        super().__init__(sites)
+        self.left = calls
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Died
+
+    def get_node_ids(self) -> list[int]:
+        self._call()
+        return super().get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self._call()
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self._call()
+        pulled = super().pull_messages(message_ids)
+        self._call()  # an answer that was taken from SuperLink is lost
+        return pulled
