@@ -41,15 +41,13 @@ def recall(strategy: Strategy, memory: bytes) -> None:
     header, _, content = memory.partition(b"\n")
     try:
         told = json.loads(header)
-        rest = memoryview(content)
-        for name, value in told.items():
-            found, rest = _read(value, rest)
-            setattr(strategy, name, found)
-        whole = not rest and told.keys() <= vars(strategy).keys()
+        found, rest = _read({"dict": told}, memoryview(content))
+        whole = not rest and found.keys() <= vars(strategy).keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise FederationError(f"what {type(strategy).__name__} remembered is damaged: begin a new run, with --model")
+    vars(strategy).update(found)
 
 
 def _told(value: Any, arrays: list[np.ndarray], name: str) -> Any:

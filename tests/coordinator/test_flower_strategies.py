@@ -124,7 +124,7 @@ class Round:
 
 
 def krum(r: Round, bad: int, chosen: int) -> np.ndarray:
-    """Return which sites have the least sum of squared distances to their k - bad - 2 nearest (Blanchard et al. 2017)."""
+    """Return which sites have the least sum of squared distances to their k - bad - 2 nearest (arXiv:1703.02757)."""
     distances = ((r.weights[:, None] - r.weights[None]) ** 2).sum(-1)
     nearest = np.sort(distances, axis=1)[:, 1 : len(distances) - bad - 1]
     return np.argsort(nearest.sum(1))[:chosen]
@@ -153,13 +153,13 @@ def adam(r: Round, state: State) -> np.ndarray:
     return adaptive(r, state, lambda v, d: 0.99 * v + (1 - 0.99) * d, 0.8, rate)
 
 
-def bulyan(r: Round, state: State) -> np.ndarray:
+def bulyan(r: Round, _: State) -> np.ndarray:
     chosen = r.weights[krum(r, 1, 5)]
     nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
     return np.take_along_axis(chosen, nearest, axis=0).mean(0)
 
 
-def q_fair(r: Round, state: State) -> np.ndarray:
+def q_fair(r: Round, _: State) -> np.ndarray:
     """Return Algorithm 1 of Li et al. 2020 (arXiv:1905.10497), of rate 0.5 and q = 2."""
     rate, q, loss = 0.5, 2.0, r.losses + 1e-10
     steps = (r.before - r.weights) / rate
@@ -231,7 +231,7 @@ def test_every_strategy_of_flower_is_accepted_or_refused_with_a_reason():
 
 @pytest.mark.parametrize("strategy", ORACLES)
 def test_a_strategy_is_what_a_few_lines_of_numpy_say(strategy: str, tmp_path: Path):
-    """Two rounds of seven sites, weighted and remembered, end in the oracle's model, and each site judges each round."""
+    """Two rounds of seven sites, weighted and remembered, end in the oracle's model, and all sites judge each."""
     sites = [site(name) for name in MANY]
     settings, oracle = ORACLES[strategy]
     record, model = ended(LocalGrid(sites), run_of(tmp_path, strategy, settings))
@@ -246,8 +246,8 @@ def test_a_strategy_is_what_a_few_lines_of_numpy_say(strategy: str, tmp_path: Pa
 def test_nothing_depends_on_who_answers_first(strategy: str, tmp_path: Path):
     """Nodes of other numbers, whose answers come the other way round, end in the same model, to the bit."""
     run, settings = {}, ORACLES[strategy][0]
-    for order, names in (("one", MANY), ("other", MANY[::-1])):
-        grid = LocalGrid([site(name) for name in names])
+    for order, those in (("one", MANY), ("other", MANY[::-1])):
+        grid = LocalGrid([site(name) for name in those])
         run[order] = ended(grid, run_of(tmp_path / order, strategy, settings))[1]
     np.testing.assert_array_equal(run["one"], run["other"])
 
@@ -275,7 +275,7 @@ def test_a_far_off_site_moves_no_robust_strategy(strategy: str, settings: str, r
 
 
 def test_float32_weights_stay_float32(tmp_path: Path):
-    """FedAdam computes in float64 there; the model is rounded to the run's dtype, and the next round goes on from it."""
+    """FedAdam computes in float64 there; the model is rounded to the run's dtype, and the next round begins with it."""
     model = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path, "FedAdam", dtype="float32"))
     assert {rows.dtype for rows in EncryptedModel.load(tmp_path / "model.npz").rows.values()} == {np.dtype("float32")}
     double = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path / "double", "FedAdam"))
@@ -454,7 +454,7 @@ def test_refusals_are_of_strategies_that_flower_has():
     ],
 )
 def test_settings_of_a_strategy_are_checked(strategy: str, settings: str, told: str):
-    """Unknown names, wrong types, missing ones and what the constructor refuses are one line that says what it takes."""
+    """Unknown names, wrong types, missing ones and what the constructor refuses are one line with what it takes."""
     assert told in refused(strategy, settings)
 
 
