@@ -10,7 +10,7 @@ from typing import Any
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.command import load_tensorflow
-from fedpp.config import SPLITS
+from fedpp.config import SPLITS, RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
 from fedpp.protocol.federation import FederationRecord
@@ -54,6 +54,11 @@ _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may 
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
     scenario.source(data)
+    config = RunConfig.from_mapping(_settings(scenario, card="", sites=scenario.sites, out=out))
+    if config.strategy:
+        from coordinator.chosen_strategy import ChosenStrategy
+
+        ChosenStrategy.of(config, scenario.scheme)
     _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
@@ -96,12 +101,16 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
 
 def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
     """Return the coordinator's run configuration for a scenario."""
+    return _settings(scenario, card=hospitals.domain.card().to_json(), sites=len(hospitals.sites), out=out)
+
+
+def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[str, str | int | float]:
     return {
-        "card": hospitals.domain.card().to_json(),
+        "card": card,
         "out": str(out.resolve()),
         "initial": "",
-        "sites": len(hospitals.sites),
-        "quorum": len(hospitals.sites),
+        "sites": sites,
+        "quorum": sites,
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
         **{name.replace("_", "-"): value for name, value in scenario.recipe().to_mapping().items()},

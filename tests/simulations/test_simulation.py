@@ -256,3 +256,25 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
     assert (record["settings"]["strategy"], record["settings"]["strategy-settings"]) == ("FedTrimmedAvg", "beta=0.4")
     assert [(of["attempt"], of["left_out"]) for of in record["rounds"]] == [(1, {}), (1, {})]
     assert not (out / "federation" / "model.sealed").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("strategy: FedAdam\n", "the plaintext twin has no strategies of Flower, got 'FedAdam'"),
+        ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs masking=false"),
+        (
+            "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nmasking: false\n",
+            "got 'etta=1': FedAdam takes eta (float)",
+        ),
+    ],
+)
+def test_a_strategy_that_does_not_fit_is_refused_before_anything_is_made(
+    lines: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """One line, and no folder of a run."""
+    scenario = tmp_path / "strategy.yaml"
+    scenario.write_text(FRAME_FORM + lines)
+    assert main(["run", str(scenario), "--out", str(tmp_path / "run")]) == 1
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
