@@ -2,6 +2,7 @@
 
 It writes `federation.json` (what happened, in public facts and counts) and the model into the run's `out` folder:
 `model.sealed`, which a member's vault opens, or where the run's masking is off `model.npz`, encrypted weights. In the
+frame form without masking a strategy of Flower may make the model here, of the updates that it then reads. In the
 folder `run` there it keeps what another one needs to go on in its place.
 """
 
@@ -18,6 +19,7 @@ from fedpp.config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
 from fedpp.learning.global_state import GlobalState, begun_with
+from fedpp.masking.rounds import Round
 from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
@@ -25,9 +27,13 @@ from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 
 from . import earlier_model
 from .admission import Admission, Admissions
+from .aggregation import Aggregation
 from .answers import UNKNOWN, digest_of
+from .chosen_strategy import ChosenStrategy
 from .earlier_model import EarlierModel
+from .flower_strategies import FlowerAggregation
 from .progress import Progress, ProgressFile
+from .ring_sum import RingSum
 from .run_folder import Checkpoint, RunFolder, StoppedError
 from .strategy import FederatedAveraging
 
@@ -59,12 +65,15 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
 
 def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
+    chosen = ChosenStrategy.of(config, card.scheme)
     earlier = earlier_model.read(Path(config.initial), card.fingerprint) if config.initial else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
     if not config.masking:
         folder.note("masking is OFF: this coordinator sees each site's updates, and the model")
+    if chosen:
+        folder.note(f"{config.strategy} of Flower makes each new model here, of the sites' updates")
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_going)
     begun = folder.position()
     admissions.wait(config, wanted=set() if begun is None else begun.sites.keys() - begun.quarantined.keys())
@@ -77,6 +86,10 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
     elif at.round:
         folder.note(f"going on after round {at.round}")
         keep_model(at.state)  # who died may have kept the round, and not yet the model
+
+    def aggregate(due: Round, before: Checkpoint) -> Aggregation:
+        return RingSum(due, masked=config.masking) if chosen is None else FlowerAggregation(chosen, due, before)
+
     rounds = FederatedAveraging(
         grid,
         config,
@@ -85,6 +98,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         folder,
         progress,
         length=plan.network.parameters() * card.n,
+        aggregate=aggregate,
         keep=keep_model,
     )
     last = rounds.federate(at)

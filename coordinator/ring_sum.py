@@ -1,7 +1,6 @@
 """The sum of a round's updates, word by word as they come: its memory is that of one update, however many sites."""
 
 from collections.abc import Mapping
-from statistics import median
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from fedpp.masking.ring import Words
 from fedpp.masking.rounds import Contribution, Round, Sum
 from fedpp.protocol import wire
 
-FAR = 5.0  # times the others' median norm: an update that is longer is told of
+from .aggregation import far_off
 
 
 class RingSum:
@@ -44,9 +43,8 @@ class RingSum:
 
     def flagged(self) -> Mapping[str, str]:
         """Return whose update is far longer than the others', and by how much; they are in the sum all the same."""
-        found = {}
-        for name, length in sorted(self._norms.items()):
-            others = [of for other, of in self._norms.items() if other != name]
-            if len(others) > 1 and length > FAR * median(others):
-                found[name] = f"its update's norm is {length:.3g}, the median of the others' {median(others):.3g}"
-        return found
+        return far_off(self._norms)
+
+    def memory(self) -> bytes:
+        """Return nothing: what the server's optimizer remembers is the sites' own, in the state."""
+        return b""

@@ -6,8 +6,9 @@
     run/order       the settings that `run` was given
     run/nonce       the run's nonce
     run/position    which attempt at which round is made, and whose plan it follows; written before a site is asked
-    run/sum         the sum of an attempt, and whose updates are in it; written before a site is sent it
-    run/checkpoint  the last round that the sites adopted: its state and all rounds so far
+    run/sum         the sum of an attempt, or what a strategy made of it, and of whose updates; written before a site is
+                    sent it
+    run/checkpoint  the last round that the sites adopted: its state, all rounds so far, and what a strategy remembers
     run/progress    for people: where the run is (see `coordinator.progress`)
     run/log         what the run tells, line by line
 
@@ -69,6 +70,7 @@ class ClosedSum:
     words: Words
     left_out: Mapping[str, str]  # site -> reason
     flagged: Mapping[str, str]  # site -> what is odd about its update
+    memory: bytes  # of the aggregation, for the next round, should the sites adopt what came of this one
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Checkpoint:
     state: bytes  # as a site sent it, sealed or in clear
     rounds: tuple[RoundRecord, ...]
     seconds: float  # that the run took so far, but for what was done in vain
+    memory: bytes = b""  # of the aggregation, which began with none
 
 
 class StoppedError(FederationError):
@@ -188,29 +191,33 @@ class RunFolder:
         facts, content = self._read(path)
         if (facts["round"], facts["attempt"]) != (at.round, at.attempt):
             return None
-        words = np.frombuffer(content, facts.pop("dtype"))
-        return ClosedSum(**{**facts, "total": Sum.from_json(facts["total"])}, words=words)
+        size = facts.pop("memory")
+        words = np.frombuffer(content[: len(content) - size], facts.pop("dtype"))
+        memory = content[len(content) - size :]
+        return ClosedSum(**{**facts, "total": Sum.from_json(facts["total"])}, words=words, memory=memory)
 
     def close(self, closed: ClosedSum) -> None:
         """Keep an attempt's sum: a second one, of other sites, no vault would unmask."""
         facts = {name: value for name, value in vars(closed).items() if name != "words"}
-        facts |= {"total": closed.total.to_json(), "dtype": closed.words.dtype.str}
-        self._write(self.folder / "sum", facts, closed.words.tobytes())
+        facts |= {"total": closed.total.to_json(), "dtype": closed.words.dtype.str, "memory": len(closed.memory)}
+        self._write(self.folder / "sum", facts, closed.words.tobytes() + closed.memory)
 
     def checkpoint(self, network: NetworkSpec) -> Checkpoint | None:
         """Return the last adopted round, if there is one, of a run of this network."""
         if not (path := self.folder / "checkpoint").exists():
             return None
-        facts, state = self._read(path)
+        facts, content = self._read(path)
         kind = FindingCounts if network.multi_label else Counts
         rounds = tuple(RoundRecord.from_mapping(of, kind) for of in facts.pop("rounds"))
-        return Checkpoint(**facts, state=state, rounds=rounds)
+        size = facts.pop("memory")
+        state, memory = content[: len(content) - size], content[len(content) - size :]
+        return Checkpoint(**facts, state=state, rounds=rounds, memory=memory)
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Keep an adopted round in place of the one before."""
         facts = {name: value for name, value in vars(checkpoint).items() if name != "state"}
-        facts["rounds"] = [of.to_mapping() for of in checkpoint.rounds]
-        self._write(self.folder / "checkpoint", facts, checkpoint.state)
+        facts |= {"rounds": [of.to_mapping() for of in checkpoint.rounds], "memory": len(checkpoint.memory)}
+        self._write(self.folder / "checkpoint", facts, checkpoint.state + checkpoint.memory)
 
     def finish(self) -> None:
         """Remove what a run needs to go on: it is over."""

@@ -109,6 +109,11 @@ def _begun(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, A
     }
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(options.set, facts, written)
+    config = RunConfig.from_mapping(settings)
+    if config.strategy:
+        from .chosen_strategy import ChosenStrategy
+
+        ChosenStrategy.of(config, card.scheme)
     folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
     replace(folder.order, json.dumps(settings).encode())

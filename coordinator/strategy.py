@@ -3,7 +3,8 @@
 McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round, but for its last line: the
 average is taken, and the server's optimizer runs, at the sites, which see the sum without its masks. A site that drops
 out, or abstains, is not in the list. A new global model that the sites do not adopt is thrown away, and the round is
-repeated from the last good one. With masking off the words are in clear, and all else is the same.
+repeated from the last good one. With masking off the words are in clear, and all else is the same; or a strategy of
+Flower makes the new model of the updates (`coordinator.flower_strategies`), which the sites judge as any other.
 
 What is done next is on the disk before a site hears of it (`coordinator.run_folder`), so that a coordinator that died
 goes on where it was: the same round, attempt, plan and sum.
@@ -27,10 +28,10 @@ from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.site import SiteDescription
 
 from .admission import Admissions
+from .aggregation import Begin
 from .answers import Answer, MisfitError, accept_answer, accept_counts, accept_update
 from .exchange import Exchange
 from .progress import ProgressFile
-from .ring_sum import RingSum
 from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
 
 AWAY_SECONDS = 1.0  # between two looks at who is back
@@ -49,9 +50,10 @@ class FederatedAveraging:
         progress: ProgressFile,
         *,
         length: int,
+        aggregate: Begin,
         keep: Callable[[bytes], None],
     ) -> None:
-        """Take the run's plan; an update has `length` words.
+        """Take the run's plan; an update has `length` words, and `aggregate` begins what becomes of a round's.
 
         Each state that the sites adopt is given to `keep`: what comes later must not cost it.
         """
@@ -65,6 +67,7 @@ class FederatedAveraging:
             self._known, self._datasets = dict(position.sites), dict(position.datasets)
             self.quarantined = dict(position.quarantined)
         self._plan, self._attempt = plan, 1
+        self._aggregate = aggregate
         self._left_out: dict[str, str] = {}
         self._answers: dict[str, Answer] = {}
         self._join(() if position else self._admissions.admitted.sites.values())
@@ -185,10 +188,10 @@ class FederatedAveraging:
         return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
 
     def _trained(self, before: Checkpoint) -> ClosedSum | None:
-        """Add up the updates of a round as they come, modulo 2^32 or 2^64; return nothing if there are too few."""
+        """Take the updates of a round as they come; return nothing if there are too few, or nothing comes of them."""
         number, ring = before.round + 1, self._ring()
         due = Round(self._admissions.nonce, number, self._attempt, before.digest, self._plan.digest, self._length, ring)
-        updates = RingSum(due, masked=self._plan.masked)
+        updates = self._aggregate(due, before)
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             updates.add(*accept_update(content, site, self._plan, due))
@@ -211,8 +214,19 @@ class FederatedAveraging:
             return None
         for name, reason in updates.flagged().items():
             self._folder.note(f"round {number}: look at {name}: {reason}")
+        try:
+            result = updates.result()
+        except FederationError as error:
+            self._folder.note(f"round {number}: {error}")
+            return None
         closed = ClosedSum(
-            number, self._attempt, updates.total(), *updates.result(), dict(self._left_out), updates.flagged()
+            number,
+            self._attempt,
+            updates.total(),
+            *result,
+            dict(self._left_out),
+            updates.flagged(),
+            updates.memory(),
         )
         self._write(lambda: self._folder.close(closed))
         return closed
@@ -295,7 +309,7 @@ class FederatedAveraging:
         trained = tuple(part.site for part in closed.total.parts)
         counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
         made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out, closed.flagged)
-        after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds)
+        after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds, closed.memory)
         self._write(lambda: self._folder.keep(after))
         self._write(lambda: self._keep(state))
         self._folder.note(

@@ -57,6 +57,8 @@ class RunConfig:
     server_momentum: float  # of fedavgm, and beta_1 of fedadam and fedyogi
     server_beta_2: float
     server_tau: float
+    strategy: str  # of Flower, that makes the new model at the coordinator; nothing: a sum, and the server's optimizer
+    strategy_settings: str  # of that strategy: name=value, name=value
     seed: int
     dtype: Dtype
     architecture: Architecture
@@ -88,6 +90,7 @@ class RunConfig:
             )
         self.recipe()
         self.server_rule()
+        self._require_strategy()
         if min(self.filter_sizes()) < 1:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
@@ -116,6 +119,25 @@ class RunConfig:
                 )
         if not LEAST_BOUND <= self.update_bound <= MOST_BOUND:
             raise ConfigError(f"run setting update-bound must be from 2^-20 to 2^20, got {self.update_bound}")
+
+    def _require_strategy(self) -> None:
+        """Refuse a strategy beside what it takes the place of; `coordinator.chosen_strategy` knows which there are."""
+        if not self.strategy:
+            if self.strategy_settings:
+                raise ConfigError(
+                    f"run setting strategy-settings is for a strategy, got {self.strategy_settings!r:.80}: name one"
+                )
+            return
+        if self.masking:
+            raise ConfigError(
+                f"run setting strategy needs masking=false: a strategy of Flower reads each site's update, got "
+                f"{self.strategy!r:.80}"
+            )
+        if (self.server_optimizer, self.server_learning_rate) != ("fedavg", 1.0):
+            raise ConfigError(
+                f"run setting strategy takes the place of the server's optimizer, got {self.strategy!r:.80} beside "
+                f"{self.server_optimizer} at rate {self.server_learning_rate:g}: leave out one of them"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> Self:

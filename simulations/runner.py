@@ -11,6 +11,7 @@ from pathlib import Path
 from coordinator.report import report_of
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.command import load_tensorflow
+from fedpp.config import RunConfig
 from fedpp.errors import ConfigError
 from fedpp.protocol.federation import FederationRecord
 from fedpp.report import Report, SharedPatients, write_report
@@ -41,6 +42,11 @@ _MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may 
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
     scenario.source(data)
+    config = RunConfig.from_mapping(_settings(scenario, card="", sites=scenario.sites, out=out))
+    if config.strategy:
+        from coordinator.chosen_strategy import ChosenStrategy
+
+        ChosenStrategy.of(config, scenario.scheme)
     _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
@@ -83,12 +89,16 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
 
 def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
     """Return the coordinator's run configuration for a scenario."""
+    return _settings(scenario, card=hospitals.domain.card().to_json(), sites=len(hospitals.sites), out=out)
+
+
+def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[str, str | int | float]:
     return {
-        "card": hospitals.domain.card().to_json(),
+        "card": card,
         "out": str(out.resolve()),
         "initial": "",
-        "sites": len(hospitals.sites),
-        "quorum": len(hospitals.sites),
+        "sites": sites,
+        "quorum": sites,
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
         **{name.replace("_", "-"): value for name, value in scenario.recipe().to_mapping().items()},
@@ -97,6 +107,8 @@ def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str,
         "server-momentum": scenario.server_momentum,
         "server-beta-2": scenario.server_beta_2,
         "server-tau": scenario.server_tau,
+        "strategy": scenario.strategy,
+        "strategy-settings": scenario.strategy_settings,
         "seed": scenario.seed,
         "dtype": scenario.dtype,
         "architecture": scenario.architecture,
@@ -153,7 +165,7 @@ def _report(
             "network": scenario.architecture + (", the frames vote" if scenario.voting else ""),
             "filters": ", ".join(map(str, scenario.filters)),
             "parameters": record.network.parameters(),
-            "server optimizer": scenario.server_optimizer,
+            "server optimizer": scenario.strategy or scenario.server_optimizer,
             "masking": "on: the coordinator saw random bytes" if record.masked else "OFF: the coordinator saw updates",
             "predicted": f"each {scenario.predict}",
             "split": scenario.split,

@@ -90,6 +90,8 @@ class Scenario:
     server_momentum: float = ServerRule.momentum  # of fedavgm, and beta_1 of fedadam and fedyogi
     server_beta_2: float = ServerRule.beta_2
     server_tau: float = ServerRule.tau
+    strategy: str = ""  # of Flower, in place of the server's optimizer; in the frame form without masking alone
+    strategy_settings: str = ""
     architecture: Architecture = "cnn-bi-lstm"
     voting: bool = False  # every frame is scored and votes, in place of the LSTM's last state alone
     filters: tuple[int, ...] = (16, 32, 64)
@@ -157,6 +159,7 @@ class Scenario:
         self.plan()
         self.recipe()
         self.server_rule()
+        self._check_strategy()
         self._check_hospitals()
         self._check_lengths()
 
@@ -170,6 +173,13 @@ class Scenario:
         item = {"classes": str, "hospitals": str, "filters": int}.get(name)
         if item and value is not None and not (isinstance(value, tuple) and all(type(v) is item for v in value)):
             raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
+
+    def _check_strategy(self) -> None:
+        if self.strategy and self.plaintext_federated:
+            raise ConfigError(
+                f"the plaintext twin has no strategies of Flower, got {self.strategy!r:.80}: set plaintext-federated: "
+                "false"
+            )
 
     def _check_findings(self) -> None:
         several = len(self.choices().findings) > 1

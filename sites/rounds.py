@@ -64,6 +64,22 @@ def advanced(
     return step(before, unflat(mean, plan.network, before.n), plan.rule, algebra, attempt=attempt)
 
 
+def given(plan: wire.Plan, before: GlobalState, made: bytes, *, attempt: int) -> GlobalState:
+    """Return the state after a round that the coordinator made of the updates, which it must be shown for that.
+
+    Raises `FederationError` where it is not, and for a state of another round, attempt or run.
+    """
+    if plan.masked or before.n != 1:
+        raise FederationError(
+            "a new model that the coordinator made is for the frame form without masking; other sites take a sum"
+        )
+    after = GlobalState.from_bytes(made)
+    require_state(plan, after, before.round + 1)
+    if (after.attempt, after.salt, after.classes) != (attempt, before.salt, before.classes):
+        raise FederationError("the new model that the coordinator made is of another attempt, or of another run")
+    return after
+
+
 def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
     """Refuse a state of another run, or of another round than is due."""
     if (state.domain, state.network, state.dtype, state.rule) != (plan.domain, plan.network, plan.dtype, plan.rule):

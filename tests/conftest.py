@@ -16,6 +16,7 @@ from fedpp.cipher.manifest import SequenceRecord
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
+from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.network import Gaps, NetworkSpec
 from fedpp.processes import QUIET_FLOWER
 
@@ -100,13 +101,15 @@ def write_dataset(
 ) -> EncryptedDataset:
     """Write the tiny dataset, in float64, under a domain: the first `lengths` of the frames and `times` `[11, 2]`.
 
-    Labels are class numbers `[11]`, or the states `[11, 3]` of three findings.
+    Labels are class numbers `[11]`, or the states `[11, 3]` of three findings. In the frame form it is of patches.
     """
     frames, labels = plaintext
     several, at_rest = labels.ndim == 2, domain.at_rest_key() if sealed else None
     classes = FINDINGS if several else ("no", "yes")
-    cipher = encryption.SequenceCipher(domain, "float64")
-    shape = {"frames": 2, "height": 8, "width": 8, "channels": 1}
+    patch = DEFAULT_PATCH if domain.scheme == "more-frame" else 0
+    mixed = FrameCipher(domain, "float64", "patches", patch) if patch else None
+    cipher = mixed or encryption.SequenceCipher(domain, "float64")
+    shape = {"frames": 2, "height": 8, "width": 8, "channels": 1, "patch": patch}
     with DatasetWriter(
         path, domain.card(), dtype="float64", **shape, classes=classes, multi_label=several, gaps=gaps, at_rest=at_rest
     ) as writer:

@@ -39,6 +39,7 @@ def config(out: Path, **changes: object) -> RunConfig:
     learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
     server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
+    learning |= {"strategy": "", "strategy-settings": ""}
     waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
     masking = {
         "masking": True,
@@ -159,3 +160,34 @@ class LocalGrid(Grid):
 
     run = Run.create_empty(1)
     set_run = create_message = None
+
+
+class Died(BaseException):
+    """What no handler of ours takes for an error, as a killed process's end is none."""
+
+
+class MortalGrid(LocalGrid):
+    """A grid that the coordinator calls so many times before it dies."""
+
+    def __init__(self, sites: Iterable[Site], calls: int) -> None:
+        super().__init__(sites)
+        self.left = calls
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Died
+
+    def get_node_ids(self) -> list[int]:
+        self._call()
+        return super().get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self._call()
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self._call()
+        pulled = super().pull_messages(message_ids)
+        self._call()  # an answer that was taken from SuperLink is lost
+        return pulled

@@ -89,7 +89,8 @@ def site_of(domain: KeyDomain, name: str) -> Site:
 
 def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain, name: str) -> Node:
     folder.mkdir(exist_ok=True)
-    domain.evaluation_key().save(folder / "domain.eval")
+    if domain.scheme == "more":
+        domain.evaluation_key().save(folder / "domain.eval")
     settings = {
         "dataset": str(dataset.path),
         "evaluation-key": str(folder / "domain.eval"),
@@ -125,7 +126,7 @@ def plan_of(domain: KeyDomain, **changes: Any) -> wire.Plan:
 
 def begun(domain: KeyDomain, plan: wire.Plan, *, seed: int = 0, number: int = 0) -> GlobalState:
     """Return a state of fresh weights of the plan's network, under the domain's key."""
-    rows = encrypted_initial_weights(plan.network, seed, domain.evaluation_key())
+    rows = encrypted_initial_weights(plan.network, seed, domain.computing_key())
     facts = {"network": plan.network, "domain": domain.card().fingerprint, "dtype": plan.dtype, "rule": plan.rule}
     return replace(global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts), round=number)
 

@@ -6,13 +6,13 @@
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
     train                  "config": TrainRequest, "arrays": state              "arrays": words, "mask", "metrics"
-    evaluate               "config": EvaluateRequest, "arrays": state, words,   "metrics": Counts, "verdict"
-                           "sum": Sum                                           (, "arrays": state)
+    evaluate               "config": EvaluateRequest, "arrays": state, words    "metrics": Counts, "verdict"
+                           or after, "sum": Sum                                 (, "arrays": state)
 
 A state is the global model with what its optimizer remembers, as bytes: sealed by a vault, or in clear where the run's
-masking is off. Words are an update, or a sum of updates, masked or not; the evaluation of a split after the last round
-has none. All but the first carry the "participants" of the run. A site that will not or cannot answer sends "refusal"
-with one line instead.
+masking is off. Words are an update, or a sum of updates, masked or not; after is the next state, where the coordinator
+made it of the updates. The evaluation of a split after the last round has neither. All but the first carry the
+"participants" of the run. A site that will not or cannot answer sends "refusal" with one line instead.
 """
 
 import json
@@ -39,7 +39,7 @@ from fedpp.recipe import Recipe, ServerRule
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
 ORIGIN = "origin"
-STATE, WORDS = "state", "words"  # arrays
+STATE, WORDS, AFTER = "state", "words", "after"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
 EXAMPLES = "num-examples"
@@ -334,12 +334,12 @@ def pack_state(state: bytes) -> Array:
     return Array(np.frombuffer(state, np.uint8))
 
 
-def state_of(content: RecordDict) -> bytes:
-    """Take a state out of a message's content; raise `FederationError` if it has none that fits."""
-    array = record(content, ARRAYS, ArrayRecord).get(STATE)
+def state_of(content: RecordDict, name: str = STATE) -> bytes:
+    """Take the state of this name out of a message's content; raise `FederationError` if it has none that fits."""
+    array = record(content, ARRAYS, ArrayRecord).get(name)
     if array is None or len(array.shape) != 1 or not 0 < array.shape[0] <= MOST_STATE_BYTES:
         raise FederationError("a message came without a state: use one fedpp at all sites")
-    return vector(array, STATE, "uint8", array.shape[0]).tobytes()
+    return vector(array, name, "uint8", array.shape[0]).tobytes()
 
 
 def words_of(content: RecordDict, bits: int, length: int) -> NDArray[np.unsignedinteger[Any]]:

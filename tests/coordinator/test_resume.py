@@ -1,11 +1,10 @@
 """A coordinator that dies at any moment goes on where it was: same rounds, same weights, nothing trained twice."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from coordinator_runs import LocalGrid, Site, config, describe
+from coordinator_runs import Died, LocalGrid, MortalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from masked_sites import opened
 
@@ -13,37 +12,6 @@ from coordinator.app import federate
 from coordinator.run_folder import RunFolder
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
-
-
-class Died(BaseException):
-    """What no handler of ours takes for an error, as a killed process's end is none."""
-
-
-class MortalGrid(LocalGrid):
-    """A grid that the coordinator calls so many times before it dies."""
-
-    def __init__(self, sites: Iterable[Site], calls: int) -> None:
-        super().__init__(sites)
-        self.left = calls
-
-    def _call(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Died
-
-    def get_node_ids(self) -> list[int]:
-        self._call()
-        return super().get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        self._call()
-        return super().push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        self._call()
-        pulled = super().pull_messages(message_ids)
-        self._call()  # an answer that was taken from SuperLink is lost
-        return pulled
 
 
 @dataclass

@@ -32,6 +32,8 @@ RUN = {
     "server-momentum": 0.9,
     "server-beta-2": 0.99,
     "server-tau": 0.001,
+    "strategy": "",
+    "strategy-settings": "",
     "seed": 0,
     "dtype": "float64",
     "architecture": "cnn-bi-lstm",

@@ -250,3 +250,41 @@ def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path, c
     assert not list(out.rglob("*.eval"))
     network = json.loads(json.loads((out / "federation" / "federation.json").read_text())["network"])
     assert (network["patch"], network["architecture"], network["voting"]) == (2, "cnn", True)
+
+
+def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Without masking the coordinator takes the median of real updates, the sites adopt it, and the report says so."""
+    scenario = tmp_path / "median.yaml"
+    chosen = "strategy: FedTrimmedAvg\nstrategy-settings: beta=0.4\nmasking: false\nplaintext-federated: false\n"
+    scenario.write_text(f"{FRAME_FORM}{chosen}sites: 3\n".replace("sites: 2\n", ""))
+    out = tmp_path / "run"
+    run(capfd, scenario, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert [len(r["sites"]) for r in report["rounds"]] == [3, 3]
+    assert report["settings"]["server optimizer"] == "FedTrimmedAvg"
+    record = json.loads((out / "federation" / "federation.json").read_text())
+    assert (record["settings"]["strategy"], record["settings"]["strategy-settings"]) == ("FedTrimmedAvg", "beta=0.4")
+    assert [(of["attempt"], of["left_out"]) for of in record["rounds"]] == [(1, {}), (1, {})]
+    assert not (out / "federation" / "model.sealed").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("strategy: FedAdam\n", "the plaintext twin has no strategies of Flower, got 'FedAdam'"),
+        ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs masking=false"),
+        (
+            "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nmasking: false\n",
+            "got 'etta=1': FedAdam takes eta (float)",
+        ),
+    ],
+)
+def test_a_strategy_that_does_not_fit_is_refused_before_anything_is_made(
+    lines: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """One line, and no folder of a run."""
+    scenario = tmp_path / "strategy.yaml"
+    scenario.write_text(FRAME_FORM + lines)
+    assert main(["run", str(scenario), "--out", str(tmp_path / "run")]) == 1
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,124 @@
+"""A new model that the coordinator made: real sites of the frame form judge it as they judge a sum's."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TINY, write_dataset
+from flwr.app import ConfigRecord, RecordDict
+from site_nodes import Node, Plaintext, begun, node, plan_of, question, reason, sent, state_in, trained
+
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.global_state import GlobalState
+from fedpp.masking.rounds import Contribution, Sum
+from fedpp.protocol import wire
+
+FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
+NETWORK = replace(TINY, patch=2)
+PLAN = plan_of(FRAMES, masked=False, network=NETWORK)
+TOTAL = Sum((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, sockets: str, plaintext: Plaintext) -> Iterator[list[Node]]:
+    """Return two sites of the frame form beside their vaults, which may run without masking, too."""
+    made = []
+    for name in ("north", "south"):
+        dataset = write_dataset(tmp_path / f"data of {name}", FRAMES, plaintext)
+        made.append(node(tmp_path / name, sockets, dataset, FRAMES, name))
+        made[-1].permit(masking="optional")
+    with made[0].beside_vault(), made[1].beside_vault():
+        yield made
+
+
+def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
+    """Return the state after a round that moved each weight a little."""
+    rows = {name: (values * (1 + by)).astype(before.dtype) for name, values in before.rows.items()}
+    return replace(before, round=before.round + 1, attempt=1, rows=rows)
+
+
+def shown(each: Node, plan: wire.Plan, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
+    """Return what a site answers that is sent this in place of a sum."""
+    domain = each.site.domain
+    content = question(
+        domain, wire.EvaluateRequest(plan, "validation", number, 1, keep=True), sent(domain, plan, before)
+    )
+    content[wire.SUM] = ConfigRecord({wire.SUM: TOTAL.to_json()})
+    content[wire.ARRAYS][wire.AFTER] = wire.pack_state(made)
+    return each.ask("evaluate", content)
+
+
+def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
+    """Each scores it, names it by its digest and keeps it; a second round begins with it."""
+    before = begun(FRAMES, PLAN)
+    after = stepped(before)
+    for each in nodes:
+        answer = shown(each, PLAN, before, after.to_bytes())
+        assert wire.Verdict.of(answer) == wire.Verdict(after.digest, "")
+        assert state_in(answer, FRAMES, masked=False) == after
+        assert answer[wire.METRICS]["examples"] == 2
+    later = stepped(after)
+    assert wire.Verdict.of(shown(nodes[0], PLAN, after, later.to_bytes(), 2)) == wire.Verdict(later.digest, "")
+    assert "is not the one that this site computed" in reason(
+        shown(nodes[0], PLAN, stepped(before, 0.02), later.to_bytes(), 2)
+    )
+
+
+def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
+    """The gates are those of a sum: the step's norm, and the loss beside that of the model before."""
+    before = begun(FRAMES, PLAN)
+    assert "Euclidean norm" in wire.Verdict.of(shown(nodes[0], PLAN, before, stepped(before, 11.0).to_bytes())).reason
+    careful = replace(PLAN, most_loss_rise=1e-9)
+    after = stepped(before)
+    assert wire.Verdict.of(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
+    loud = stepped(after, 7.0)
+    assert "loss rose" in wire.Verdict.of(shown(nodes[1], careful, after, loud.to_bytes(), 2)).reason
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda after: replace(after, salt="0" * 64).to_bytes(), "of another attempt, or of another run"),
+        (lambda after: replace(after, attempt=2).to_bytes(), "of another attempt, or of another run"),
+        (lambda after: replace(after, classes=("yes", "no")).to_bytes(), "of another attempt, or of another run"),
+        (lambda after: replace(after, round=2).to_bytes(), "is of round 2, due is that of round 1"),
+        (lambda after: replace(after, round=0).to_bytes(), "is of round 0, due is that of round 1"),
+        (lambda after: replace(after, domain="d" * 64).to_bytes(), "of another domain, network or server optimizer"),
+        (lambda after: after.to_bytes()[:-1], "not a state of fedpp"),
+        (lambda after: b"junk", "not a state of fedpp"),
+    ],
+    ids=["salt", "attempt", "classes", "later", "earlier", "domain", "cut", "junk"],
+)
+def test_what_is_no_next_state_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], told: str):
+    """Of another run, attempt, round or domain, or damaged: the site says so, and remembers nothing of it."""
+    before = begun(FRAMES, PLAN)
+    assert told in reason(shown(nodes[0], PLAN, before, change(stepped(before))))
+    good = stepped(before, 0.02)
+    assert wire.Verdict.of(shown(nodes[0], PLAN, before, good.to_bytes())) == wire.Verdict(good.digest, "")
+
+
+def test_a_masked_run_takes_a_sum_alone(nodes: list[Node]):
+    """Where updates are masked, a coordinator that makes the model made it of nothing."""
+    masked = replace(PLAN, masked=True)
+    before = begun(FRAMES, masked)
+    assert "is for the frame form without masking" in reason(
+        shown(nodes[0], masked, before, stepped(before).to_bytes())
+    )
+
+
+def test_rows_of_slots_take_a_sum_alone(both: list[Node], domain: KeyDomain):
+    """In the scheme `more` no median of rows is one of weights: a site refuses whatever is said to be of it."""
+    plan = plan_of(domain, masked=False)
+    before = begun(domain, plan)
+    assert "is for the frame form without masking" in reason(shown(both[0], plan, before, stepped(before).to_bytes()))
+
+
+def test_a_site_of_the_frame_form_trains_from_it(nodes: list[Node]):
+    """What it answers to the next round is an update of the model that the coordinator made."""
+    before = begun(FRAMES, PLAN)
+    after = stepped(before)
+    assert wire.Verdict.of(shown(nodes[0], PLAN, before, after.to_bytes())).reason == ""
+    answer = nodes[0].ask("train", question(FRAMES, wire.TrainRequest(PLAN, 2), after.to_bytes()))
+    assert after.digest in wire.Origin.of(answer).round
+    assert wire.REFUSAL not in trained(nodes[1], PLAN)
