@@ -1,0 +1,197 @@
+"""Who is waited for in a round, who is left out and named, and when a run gives up."""
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coordinator_runs import LocalGrid, Site, config, describe, refusal
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from masked_sites import opened
+
+from coordinator import exchange, strategy
+from coordinator.app import federate
+from coordinator.progress import Progress
+from coordinator.run_folder import RunFolder
+from fedpp.errors import FederationError
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.protocol import wire
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(strategy, "AWAY_SECONDS", 0.02)
+
+
+def asked_to_train(question: Message, number: int) -> bool:
+    """Tell whether a question is for the training of this round."""
+    return question.metadata.message_type == "train" and wire.TrainRequest.of(question.content).round == number
+
+
+class Network(LocalGrid):
+    """A network that loses a node when it is asked to train in round 2, for so many looks at who is there."""
+
+    def __init__(self, sites: Iterable[Site], lost: int, looks: int) -> None:
+        super().__init__(sites)
+        self.lost, self.looks, self.times = lost, looks, 0
+
+    def get_node_ids(self) -> list[int]:
+        there = super().get_node_ids()
+        if self.times and self.looks > 0:
+            self.looks -= 1
+            return [node for node in there if node != self.lost]
+        return there
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            if message.metadata.dst_node_id == self.lost and asked_to_train(message, 2) and not self.times:
+                self.times = 1
+                ids.append(f"lost {time.monotonic_ns()}")
+                message.metadata.__dict__["_message_id"] = ids[-1]
+                away = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable"), reply_to=message)
+                away.metadata.__dict__["_src_node_id"] = 1  # it is SuperLink's word
+                self._replies[ids[-1]] = away
+            else:
+                ids += super().push_messages([message])
+        return ids
+
+
+def test_a_round_closes_without_a_site_that_is_away_and_the_next_one_has_it(tmp_path: Path) -> None:
+    """Where the others are a quorum nobody is waited for: the site is named, and asked again in the next round."""
+    sites = [Site(describe(name)) for name in "abc"]
+    started = time.monotonic()
+    record = federate(Network(sites, 3, looks=0), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
+    assert time.monotonic() - started < 30
+    assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
+    assert record.rounds[1].left_out == {"c": "round 2: update: it is away"}
+    assert sites[2].asked.count("query.describe") == 1
+
+
+def test_below_the_quorum_who_is_away_is_waited_for_and_asked_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The round goes on when the site is back: nothing that the others sent is asked for twice."""
+    sites = [Site(describe(name)) for name in "abc"]
+    grid = Network(sites, 3, looks=3)
+    record = federate(grid, config(tmp_path, sites=3, quorum=3, **{"wait-seconds": 60.0}))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+    assert [site.asked.count("train") for site in sites] == [2, 2, 2]
+    assert "round 2: update: 2 of a quorum of 3 sites; waiting for c, 60 s at most" in capsys.readouterr().err
+
+
+def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Path) -> None:
+    """The one line names who is missing and what to do; the progress says failed; what was adopted is kept."""
+    sites = [Site(describe(name)) for name in "abc"]
+    started = time.monotonic()
+    with pytest.raises(FederationError) as raised:
+        federate(Network(sites, 3, looks=10**6), config(tmp_path, sites=3, quorum=3, **{"wait-seconds": 0.5}))
+    assert time.monotonic() - started < 20
+    assert str(raised.value) == (
+        "round 2: update: 2 sites answered within 0 s more, the quorum is 3; missing are c: see that they run, and go "
+        "on with run --resume"
+    )
+    ended = Progress.load(RunFolder(tmp_path).progress)
+    assert (ended.phase, ended.reason, ended.round) == ("failed", str(raised.value), 2)
+    assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
+
+
+class Late(Site):
+    """A site that does not answer to the training of a round."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        return None if asked_to_train(question, 2) else answer
+
+
+def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) -> None:
+    """After the deadline the round closes without it."""
+    sites = [Site(describe("a")), Site(describe("b")), Late(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.3}))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
+    assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
+    assert record.rounds[1].seconds >= 0.3
+
+
+class Restarting(LocalGrid):
+    """A node that takes its question of round 2 with it when it restarts."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        super().__init__(sites)
+        self.restarts = 0
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node, last_activated_at=f"{self.restarts if node == 3 else 0}") for node in self.sites]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            if message.metadata.dst_node_id == 3 and asked_to_train(message, 2) and not self.restarts:
+                self.restarts = 1
+                ids.append("taken along")
+                message.metadata.__dict__["_message_id"] = ids[-1]
+            else:
+                ids += super().push_messages([message])
+        return ids
+
+
+def test_a_site_that_restarts_in_a_round_is_asked_again_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would tell that its question is lost: the deadline is not waited for, and it takes part in the round."""
+    sites = [Site(describe(name)) for name in "abc"]
+    started = time.monotonic()
+    record = federate(Restarting(sites), config(tmp_path, sites=3, **{"round-seconds": 60.0}))
+    assert time.monotonic() - started < 30
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+    assert "round 2: update: c restarted, and is asked again" in capsys.readouterr().err
+
+
+def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:
+    """A quorum that only they could make is given up at once, attempt by attempt."""
+    abstaining = {"train": refusal(reason="its gate")}
+    sites = [Site(describe("a")), Site(describe("b"), abstaining), Site(describe("c"), abstaining)]
+    started = time.monotonic()
+    with pytest.raises(FederationError, match="round 1 was tried 2 times"):
+        federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, **{"wait-seconds": 60.0}))
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("sites", "quorum", "least"), [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 0, 3), (4, 1, 1), (4, 4, 4)]
+)
+def test_by_default_a_quorum_is_more_than_half(sites: int, quorum: int, least: int, tmp_path: Path) -> None:
+    """Of the sites that are waited for, unless the run says how many."""
+    assert config(tmp_path, sites=sites, quorum=quorum).least_sites() == least
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
+    """An update counts `most-examples` at most: the average, by a hand-written loop."""
+    examples: Mapping[str, int] = {"a": 3, "b": 8, "c": 100}
+    steps = {"a": 0.25, "b": -0.125, "c": 0.5}
+    sites = [Site(describe(name, sequences=(examples[name], 2, 1)), step=steps[name]) for name in examples]
+    run = config(tmp_path, sites=3, masking=masking, rounds=1, **{"most-examples": 5})
+    federate(LocalGrid(sites), run)
+    model = opened((tmp_path / "model.sealed").read_bytes()) if masking else EncryptedModel.load(tmp_path / "model.npz")
+    mean = (3 * 0.25 - 5 * 0.125 + 5 * 0.5) / 13
+    for rows in model.rows.values():
+        np.testing.assert_allclose(rows, mean, rtol=1e-14)
+
+
+def test_a_norm_far_from_the_others_is_told_of_and_counted_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In clear the coordinator sees it; the record has it, and the site is not left out."""
+    steps = {"a": 0.01, "b": -0.01, "c": 0.012, "d": 0.2}
+    sites = [Site(describe(name), step=step) for name, step in steps.items()]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=4, masking=False, rounds=1))
+    assert list(record.rounds[0].flagged) == ["d"]
+    assert record.rounds[0].sites == ("a", "b", "c", "d")
+    assert "round 1: look at d: its update's norm is" in capsys.readouterr().err
+    masked = federate(LocalGrid(sites), config(tmp_path / "masked", sites=4, rounds=1))
+    assert masked.rounds[0].flagged == {}
