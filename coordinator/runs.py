@@ -126,7 +126,9 @@ def _changed(folder: RunFolder, options: argparse.Namespace, given: Mapping[str,
         begun: Settings = json.loads(folder.order.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {folder.order}: {error}; begin a new run, with --model") from None
-    settings = run_config(options.set, {name: begun[name] for name in ("card", "sites", "out", "initial")}, begun)
+    facts = {name: begun.pop(name) for name in ("card", "sites", "out", "initial")}
+    settings = run_config(options.set, facts, begun)
+    begun |= facts
     if given:
         settings |= {name: value for name, value in given.items() if name not in ARGUMENTS}
     changed = [name for name in settings if settings[name] != begun[name] and name not in CHANGEABLE]
@@ -158,7 +160,7 @@ def run_config(
         if name in settings:
             raise ConfigError(f"--set {name} stands twice: give it once")
         settings[name] = _typed(name, value, type(defaults[name]))
-    unknown = sorted(set(written) - set(defaults))
+    unknown = sorted(set(written) - (set(defaults) - set(given)))
     if unknown:
         raise ConfigError(f"there is no setting {unknown[0]!r:.80}: known are {', '.join(ARGUMENTS)}, {known}")
     made = {**defaults, **written, **settings, **given}

@@ -1,0 +1,203 @@
+"""`run`, `status` and `stop` without a SuperLink: settings from file and command line, and what goes on with what."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_runs import CARD
+
+from coordinator import runs
+from coordinator.__main__ import main
+from coordinator.progress import Progress
+from coordinator.run_folder import RunFolder
+from fedpp.errors import ConfigError
+
+
+def settings(out: Path) -> dict[str, Any]:
+    """Return the settings that a run was begun with."""
+    return dict(json.loads(RunFolder(out).order.read_text()))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    path = tmp_path / "domain.card"
+    path.write_text(CARD.to_json())
+    return path
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a coordinator's state folder, whose SuperLink is not there."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
+
+
+def run(*arguments: object, status: int = 1) -> None:
+    assert main(["run", *map(str, arguments)]) == status
+
+
+def test_a_file_of_settings_says_what_the_command_line_does_not(
+    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line counts before the file, and the file before the defaults."""
+    file, out = tmp_path / "run.yaml", tmp_path / "out"
+    file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nmasking: false\n")
+    run("--state", state, file, "--set", "rounds=9", "--sites", 4)
+    begun = settings(out)
+    assert (begun["rounds"], begun["sites"], begun["learning-rate"], begun["masking"]) == (9, 4, 1, False)
+    assert (begun["epochs"], begun["out"], begun["card"]) == (2, str(out), CARD.to_json())
+    assert "is no coordinator's state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("rounds: [1]", "must hold one setting a line"),
+        ("- rounds", "must hold one setting a line"),
+        ("", "must hold one setting a line"),
+        ("rounds: {", "is no YAML"),
+        ("epoch: 3", "there is no setting 'epoch'"),
+        ("card: x", "there is no setting 'card'"),
+        ("rounds: 1.5", "run setting rounds must be int, got 1.5"),
+        ("masking: 1", "run setting masking must be bool, got 1"),
+        ("rounds: 0", "run setting rounds must be at least 1, got 0"),
+        ("quorum: 3", "run setting quorum must be at most 2, got 3"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_before_anything_begins(
+    text: str, reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and no folder."""
+    file, out = tmp_path / "run.yaml", tmp_path / "out"
+    file.write_text(text)
+    run("--state", state, file, "--domain", card, "--sites", 2, "--out", out)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--set", "rounds"], "--set takes name=value"),
+        (["--set", "card=x"], "--set takes name=value"),
+        (["--set", "rounds=1", "--set", "rounds=2"], "--set rounds stands twice"),
+        (["--set", "rounds=ten"], "run setting rounds must be a whole number, got 'ten'"),
+        (["--set", "masking=yes"], "run setting masking must be true or false, got 'yes'"),
+        (["--set", "learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_words(
+    arguments: list[str], reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A type is named as people do."""
+    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out", *arguments)
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of out, domain and sites, wherever it may be said."""
+    for given, missing in (
+        ([], "--out FOLDER"),
+        (["--out", tmp_path / "out"], "--domain CARD"),
+        (["--out", tmp_path / "out", "--domain", card], "--sites NUMBER"),
+    ):
+        run("--state", state, *given)
+        assert f"{missing} is needed, on the command line or in the file of settings" in capsys.readouterr().err
+
+
+def test_a_run_that_was_begun_is_not_begun_again(
+    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --resume its folder is another run's; with it, the settings are those of then."""
+    out = tmp_path / "out"
+    begin = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
+    run(*begin, "--set", "rounds=3")
+    before = settings(out)
+    run(*begin)
+    assert "holds a federation already: choose another --out" in capsys.readouterr().err
+    run("--state", state, "--out", out, "--resume", "--set", "wait-seconds=5")
+    assert settings(out) == {**before, "wait-seconds": 5.0}
+
+
+def test_a_run_goes_on_as_it_was_begun(
+    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its length and its patience may change; what the sites were told may not."""
+    out = tmp_path / "out"
+    run("--state", state, "--domain", card, "--sites", 2, "--out", out)
+    before = settings(out)
+    capsys.readouterr()
+    for name in runs.CHANGEABLE:
+        value = {"quorum": 1}.get(name, 7)
+        run("--state", state, "--out", out, "--resume", "--set", f"{name}={value}")
+        assert settings(out)[name] == value
+    capsys.readouterr()
+    run("--state", state, "--out", out, "--resume", "--set", "learning-rate=0.5")
+    assert "learning-rate was 0.001, got 0.5: begin a new run, with --model" in capsys.readouterr().err
+    assert settings(out)["learning-rate"] == before["learning-rate"]
+
+
+def test_resume_begins_where_nothing_was_begun(card: Path, state: Path, tmp_path: Path) -> None:
+    """So a unit that starts again whatever ended may always say it."""
+    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out", "--resume")
+    assert settings(tmp_path / "out")["sites"] == 2
+
+
+def test_status_tells_where_a_run_is(
+    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last run that was begun, or of another; for people in lines, for programs in one JSON object."""
+    out = tmp_path / "out"
+    run("--state", state, "--domain", card, "--sites", 2, "--out", out)
+    told = Progress("7", "training", 2, 5, 2, {"a": "asked", "b": "answered"}, 0.0, 1.0, 90.0)
+    RunFolder(out).progress.write_text(json.dumps(told.to_mapping()))
+    capsys.readouterr()
+    assert main(["status", "--state", str(state)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"run      {out}",
+        "state    training (no ServerApp lives: `run` starts another, or go on with run --resume)",
+    ]
+    assert lines[2:] == [
+        "round    2 of 5, attempt 2",
+        "a        asked",
+        "b        answered",
+        "left     about 6 min, at 90 s a round",
+    ]
+    assert main(["status", "--state", str(state), "--out", str(out), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {**told.to_mapping(), "out": str(out), "alive": False, "nodes": []}
+    with RunFolder(out).held():
+        assert main(["status", "--state", str(state)]) == 0
+    assert "state    training" in capsys.readouterr().out.splitlines()
+
+
+def test_status_and_stop_of_no_run_are_one_line(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where none was begun, and where none goes on."""
+    for command in ("status", "stop"):
+        assert main([command, "--state", str(state)]) == 1
+        assert "knows of no run: begin one with `run`" in capsys.readouterr().err
+    assert main(["stop", "--state", str(state), "--out", str(tmp_path)]) == 1
+    assert "no run goes on in" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_shown_and_not_run(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--resume` of a run that is done prints its figures."""
+    (tmp_path / "federation.json").write_text("{}")
+    run("--state", state, "--out", tmp_path, "--resume")
+    assert "is not a federation's record" in capsys.readouterr().err
+
+
+def test_every_default_can_be_set() -> None:
+    """`run_config` gives all settings of a run, typed like the defaults."""
+    given = {"card": "{}", "sites": 2, "out": "out", "initial": ""}
+    made = runs.run_config(["rounds=3", "masking=false", "learning-rate=1e-4", "filters=4,8"], given)
+    assert (made["rounds"], made["masking"], made["learning-rate"], made["filters"]) == (3, False, 1e-4, "4,8")
+    with pytest.raises(ConfigError, match="there is no setting 'nothing'"):
+        runs.run_config([], given, {"nothing": 1})
