@@ -170,7 +170,7 @@ def test_nothing_else_of_a_run_holds_a_weight(hospitals: tuple[Scenario, Hospita
     """The record, the notes, and what in messages is no array, hold no number of a model or an update."""
     domain = hospitals[1].domain
     truth = truth_of(runs[False], runs[False].states(domain, masked=False), domain)
-    written = "".join(runs[True].files[name].decode() for name in TEXTS)
+    written = "".join(runs[True].files[name].decode(errors="replace") for name in TEXTS)
     texts = written + runs[True].printed + "".join(_told(runs[True]))
     numbers = np.concatenate(list(truth.values()))
     spelled = {text[:12] for text in map(repr, numbers.tolist()) if len(text) >= 16}
