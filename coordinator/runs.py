@@ -127,17 +127,15 @@ def _changed(folder: RunFolder, options: argparse.Namespace, given: Mapping[str,
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {folder.order}: {error}; begin a new run, with --model") from None
     facts = {name: begun.pop(name) for name in ("card", "sites", "out", "initial")}
-    settings = run_config(options.set, facts, begun)
+    written = {name: value for name, value in given.items() if name not in ARGUMENTS}
+    settings = run_config(options.set, facts, begun | written)
     begun |= facts
-    if given:
-        settings |= {name: value for name, value in given.items() if name not in ARGUMENTS}
     changed = [name for name in settings if settings[name] != begun[name] and name not in CHANGEABLE]
     if changed:
         raise ConfigError(
             f"a run goes on as it was begun, but for {', '.join(CHANGEABLE)}; {changed[0]} was {begun[changed[0]]!r}, "
             f"got {settings[changed[0]]!r}: begin a new run, with --model"
         )
-    RunConfig.from_mapping(settings)
     replace(folder.order, json.dumps(settings).encode())
     return settings
 

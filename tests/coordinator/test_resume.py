@@ -1,5 +1,6 @@
 """A coordinator that dies at any moment goes on where it was: same rounds, same weights, nothing trained twice."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,3 +62,64 @@ def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path:
         assert [len(site.trained) for site in those] == [2, 2, 2]
         assert {path.name for path in out.iterdir()} == {"federation.json", "model.sealed", "run"}
         assert not {path.name for path in (out / "run").iterdir()} & {"sum", "position", "checkpoint"}
+
+
+class Changed(MortalGrid):
+    """A grid that dies while the sum of round 2 is judged."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        super().__init__(sites, 10**6)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        questions = list(messages)
+        ids = super().push_messages(questions)
+        content = questions[0].content
+        if wire.SUM in content and wire.EvaluateRequest.of(content).round == 2:
+            raise Died
+        return ids
+
+
+def test_a_sum_that_was_sent_is_sent_again_whoever_is_there(tmp_path: Path) -> None:
+    """A site that does not answer after the death is in the sum all the same: another list no vault would unmask."""
+    those = sites()
+    with pytest.raises(Died):
+        federate(Changed(those), config(tmp_path, sites=3))
+    answer = those[2].answer
+    those[2].answer = lambda question: None if question.metadata.message_type == "train" else answer(question)
+    record = federate(LocalGrid(those), config(tmp_path, sites=3))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+
+
+class Answered(MortalGrid):
+    """A grid that dies when all have been asked to train in round 2."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        super().__init__(sites, 10**6)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        questions = list(messages)
+        ids = super().push_messages(questions)
+        kind, content = questions[0].metadata.message_type, questions[0].content
+        if kind == "train" and wire.TrainRequest.of(content).round == 2:
+            raise Died
+        return ids
+
+
+def test_a_site_that_joins_after_the_death_costs_nobody_a_training(tmp_path: Path) -> None:
+    """The round that was begun keeps its plan; who is new takes part from the next one on."""
+    those = sites()
+    with pytest.raises(Died):
+        federate(Answered(those), config(tmp_path, sites=3, rounds=3))
+    new = Remembering(describe("d"))
+    record = federate(LocalGrid([*those, new]), config(tmp_path, sites=3, rounds=3))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2 + [("a", "b", "c", "d")]
+    assert [len(site.trained) for site in (*those, new)] == [3, 3, 3, 1]
+
+
+def test_a_run_goes_on_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
+    """A site that is gone for good is waited for as long as any site, and then the others judge the round."""
+    those = sites()
+    with pytest.raises(Died):
+        federate(Changed(those), config(tmp_path, sites=3))
+    record = federate(LocalGrid(those[:2]), config(tmp_path, sites=3, **{"wait-seconds": 0.3}))
+    assert [set(of.validation) for of in record.rounds] == [{"a", "b", "c"}, {"a", "b"}]
