@@ -1,6 +1,6 @@
 """Strategies of Flower over real records: each is what a few lines of NumPy say, and outlives the coordinator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from coordinator_runs import Died, LocalGrid, MortalGrid, Site, answered, config, describe, identity_of
 from flwr.app import ArrayRecord, Message, RecordDict
-from masked_sites import Player
+from masked_sites import DOMAIN, Player
 from members import founded, proof
 
+from coordinator.__main__ import main
 from coordinator.app import federate
 from coordinator.chosen_strategy import REFUSED, ChosenStrategy, names
 from coordinator.run_folder import RunFolder
@@ -242,14 +243,21 @@ def test_a_strategy_is_what_a_few_lines_of_numpy_say(strategy: str, tmp_path: Pa
     assert record.settings["strategy-settings"] == settings
 
 
+class LastFirst(LocalGrid):
+    """A grid where who was asked last answers first."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        last = next(reversed(self._replies), None)
+        return super().pull_messages([message for message in message_ids if message == last])
+
+
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam", "MultiKrum", "QFedAvg"])
 def test_nothing_depends_on_who_answers_first(strategy: str, tmp_path: Path):
-    """Nodes of other numbers, whose answers come the other way round, end in the same model, to the bit."""
-    run, settings = {}, ORACLES[strategy][0]
-    for order, those in (("one", MANY), ("other", MANY[::-1])):
-        grid = LocalGrid([site(name) for name in those])
-        run[order] = ended(grid, run_of(tmp_path / order, strategy, settings))[1]
-    np.testing.assert_array_equal(run["one"], run["other"])
+    """Answers that come the other way round, from nodes of other numbers, end in the same model, to the bit."""
+    settings = ORACLES[strategy][0]
+    first = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path / "first", strategy, settings))[1]
+    last = ended(LastFirst([site(name) for name in MANY[::-1]]), run_of(tmp_path / "last", strategy, settings))[1]
+    np.testing.assert_array_equal(first, last)
 
 
 @pytest.mark.parametrize(
@@ -456,6 +464,19 @@ def test_refusals_are_of_strategies_that_flower_has():
 def test_settings_of_a_strategy_are_checked(strategy: str, settings: str, told: str):
     """Unknown names, wrong types, missing ones and what the constructor refuses are one line with what it takes."""
     assert told in refused(strategy, settings)
+
+
+def test_the_command_refuses_a_strategy_that_does_not_fit_the_domain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The card says that there are rows of slots: one line, before SuperLink is asked for anything."""
+    card, out = tmp_path / "domain.card", tmp_path / "out"
+    card.write_text(DOMAIN.card().to_json())
+    given = ("--state", tmp_path, "--domain", card, "--sites", 2, "--out", out)
+    assert main(["run", *map(str, given), "--set", "masking=false", "--set", "strategy=FedMedian"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "strategy=FedMedian is for domains of the scheme more-frame, this one is of more" in line
+    assert not out.exists()
 
 
 def test_a_run_that_is_refused_asks_no_site(tmp_path: Path):

@@ -338,16 +338,6 @@ def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_run_refuses_a_strategy_that_does_not_fit_the_domain(tmp_path: Path) -> None:
-    """The card says that there are rows of slots: one line, before SuperLink is asked for anything."""
-    card = tmp_path / "domain.card"
-    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
-    given = ("--domain", card, "--sites", "2", "--out", tmp_path / "out")
-    line = fails("run", "--state", tmp_path, *given, "--set", "masking=false", "--set", "strategy=FedMedian")
-    assert "strategy=FedMedian is for domains of the scheme more-frame, this one is of more" in line
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("out", ["file/out", "/proc"])
 def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None:
     """A folder that cannot be made or written to is one line, before SuperLink is asked for anything."""
