@@ -5,6 +5,7 @@ give equal bytes on every machine, and no zip library has a say in them.
 """
 
 import argparse
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,16 +13,26 @@ from fedpp.errors import FederationError
 from fedpp.files import create_exclusively
 
 CHECKOUT = Path(__file__).parents[1]
+SOURCES = ("fedpp", "sites", "coordinator", "pyproject.toml")
 
 
-def built() -> bytes:
+def built(sources: Path = CHECKOUT) -> bytes:
     """Return the bundle as `flwr run` builds it; raise `FederationError` if Flower cannot build one."""
     from flwr.cli.build import build_fab_from_disk
 
     try:
-        return build_fab_from_disk(CHECKOUT)
+        return build_fab_from_disk(sources)
     except ValueError as error:
         raise FederationError(f"this checkout makes no bundle: {' '.join(str(error).split())}") from None
+
+
+def copy_sources(to: Path) -> None:
+    """Copy what a bundle is built of: a run that goes on after a week runs the code that the sites approved."""
+    for name in SOURCES:
+        if (CHECKOUT / name).is_dir():
+            shutil.copytree(CHECKOUT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(CHECKOUT / name, to / name)
 
 
 def bundle(options: argparse.Namespace) -> int:

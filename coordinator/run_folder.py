@@ -4,6 +4,7 @@
 
     run/lock        held by the ServerApp that runs: no other one writes, and who died holds nothing
     run/order       the settings that `run` was given
+    run/app         the sources of the bundle that it submits, as they were then
     run/nonce       the run's nonce
     run/position    which attempt at which round is made, and whose plan it follows; written before a site is asked
     run/sum         the sum of an attempt, or what a strategy made of it, and of whose updates; written before a site is
@@ -117,6 +118,11 @@ class RunFolder:
     def order(self) -> Path:
         """Return the file of the settings that the run was begun with."""
         return self.folder / "order"
+
+    @property
+    def app(self) -> Path:
+        """Return the folder of the sources that the run was begun with."""
+        return self.folder / "app"
 
     @property
     def stop(self) -> Path:

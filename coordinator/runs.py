@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
 
-from .bundle import CHECKOUT
+from .bundle import CHECKOUT, copy_sources
 from .flower import flower
 from .progress import Progress
 from .run_folder import RunFolder
@@ -116,6 +117,8 @@ def _begun(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, A
         ChosenStrategy.of(config, card.scheme)
     folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
+    shutil.rmtree(folder.app, ignore_errors=True)
+    copy_sources(folder.app)
     replace(folder.order, json.dumps(settings).encode())
     return settings
 

@@ -17,7 +17,7 @@ from fedpp.config import to_toml
 from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup
 
-from .bundle import CHECKOUT, built
+from .bundle import built
 from .flower import NoSuperLinkError, flower
 from .progress import Progress
 from .run_folder import RunFolder
@@ -71,9 +71,8 @@ class Submission:
                     overrides = Path(folder) / "run.toml"
                     overrides.write_text(to_toml(self._settings))
                     previous, self._run = self._run, ""
-                    self._run = flower(self._state, "run", str(CHECKOUT), CONNECTION, "--run-config", str(overrides))[
-                        "run-id"
-                    ]
+                    command = ("run", str(self._folder.app), CONNECTION, "--run-config", str(overrides))
+                    self._run = flower(self._state, *command)["run-id"]
             except FederationError as error:
                 waiting = previous or (isinstance(error, NoSuperLinkError) and self._folder.checkpoint_exists())
                 self._run = previous
@@ -84,7 +83,7 @@ class Submission:
                     told = True
                 group.stopped.wait(1.0)
             else:
-                self._note(f"bundle {sha256(built()).hexdigest()}")
+                self._note(f"bundle {sha256(built(self._folder.app)).hexdigest()}")
                 self._note(f"run {self._run} started")
                 self._abandon(previous)
                 return

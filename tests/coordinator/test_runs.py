@@ -9,6 +9,7 @@ from coordinator_runs import CARD
 
 from coordinator import runs
 from coordinator.__main__ import main
+from coordinator.bundle import built
 from coordinator.progress import Progress
 from coordinator.run_folder import RunFolder
 from fedpp.errors import ConfigError
@@ -49,6 +50,12 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
     assert (begun["rounds"], begun["sites"], begun["learning-rate"], begun["masking"]) == (9, 4, 1, False)
     assert (begun["epochs"], begun["out"], begun["card"]) == (2, str(out), CARD.to_json())
     assert "is no coordinator's state" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_code_that_it_was_begun_with(card: Path, state: Path, tmp_path: Path) -> None:
+    """Its copy makes the bundle that `bundle` tells the sites of, whatever the checkout becomes."""
+    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out")
+    assert built(RunFolder(tmp_path / "out").app) == built()
 
 
 @pytest.mark.parametrize(
