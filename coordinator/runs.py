@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError
@@ -18,9 +18,11 @@ from fedpp.files import replace
 
 from .bundle import CHECKOUT, copy_sources
 from .flower import flower
-from .progress import Progress
-from .run_folder import RunFolder
 from .superlink import CONNECTION, State
+
+if TYPE_CHECKING:
+    from .progress import Progress
+    from .run_folder import RunFolder
 
 RECORD, MODELS = "federation.json", ("model.sealed", "model-before.sealed", "model.npz")
 ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
@@ -31,6 +33,8 @@ Settings = dict[str, str | int | float]
 
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
+    from .run_folder import RunFolder  # with it come NumPy and Flower, which --help does not wait for
+
     state = State(options.state.resolve())
     given = _from_file(options.config) if options.config else {}
     out = Path(options.out or given.get("out") or _missing("--out FOLDER")).resolve()
@@ -53,6 +57,9 @@ def run(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show where the run is, which sites it waits for and who is connected; live on a terminal."""
+    from .progress import Progress
+    from .run_folder import RunFolder
+
     state = State(options.state.resolve())
     folder = RunFolder(_out(options, state))
     nodes, asked = [], -NODES_SECONDS
@@ -74,6 +81,8 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop the run that goes on; `run --resume` takes it up again."""
+    from .run_folder import RunFolder
+
     state = State(options.state.resolve())
     folder = RunFolder(_out(options, state))
     if not folder.is_held():
@@ -85,7 +94,7 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begun(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a new run; all that can be checked before it begins is."""
     from fedpp.cipher.params import DomainCard
 
@@ -123,7 +132,7 @@ def _begun(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, A
     return settings
 
 
-def _changed(folder: RunFolder, options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _changed(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a run that goes on, with what may be changed of them."""
     try:
         begun: Settings = json.loads(folder.order.read_text())
@@ -241,7 +250,7 @@ def _nodes(state: State) -> list[dict[str, str]]:
     return []
 
 
-def _told(progress: Progress, nodes: Sequence[Mapping[str, str]], folder: RunFolder, *, alive: bool) -> list[str]:
+def _told(progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunFolder", *, alive: bool) -> list[str]:
     """Return the lines that tell of a run."""
     dead = "" if alive or progress.ended else " (no ServerApp lives: `run` starts another, or go on with run --resume)"
     lines = [f"run      {folder.out}", f"state    {progress.phase}{dead}"]

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from coordinator.flower import flower
+from coordinator.superlink import CONNECTION, State
 from fedpp.processes import QUIET_FLOWER
 
 SITE = [sys.executable, "-m", "sites.cli"]
@@ -269,3 +271,14 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+def ended(state: State, run: str) -> str:
+    """Wait until SuperLink says that a run is over; return how."""
+    deadline = time.monotonic() + CALL_SECONDS
+    while not (status := flower(state, "list", CONNECTION, "--run-id", run)["runs"][0]["status"]).startswith(
+        "finished"
+    ):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    return str(status)

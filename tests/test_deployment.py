@@ -441,7 +441,7 @@ def test_failed_run_says_why(deployment: Deployment) -> None:
     command = deployment.run(deployment.folder / "failed", sites=3, more=["--set", "wait-seconds=1"])
     done = call(command, status=1)
     assert done.stderr.splitlines()[-1] == (
-        "coordinator run: the run ended failed: the run needs 3 sites, 2 connected within 1 s: "
+        "coordinator run: the run failed: the run needs 3 sites, 2 connected within 1 s: "
         "check that every site has joined"
     )
     assert done.stdout == ""
@@ -455,7 +455,7 @@ def test_sigterm_stops_the_run(deployment: Deployment) -> None:
         wait_for(log, process, "started")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 1
-    assert log.read_text().splitlines()[-1].startswith("coordinator run: the run ended stopped")
+    assert log.read_text().splitlines()[-1].startswith("coordinator run: the run was stopped; go on with run --resume")
     assert not (out / "federation.json").exists()
 
 

@@ -9,7 +9,6 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
 
 import pytest
 from conftest import ROOT
@@ -28,23 +27,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import certificates
-from coordinator.__main__ import _wait_for_end, main, run_config
+from coordinator.__main__ import main
 from coordinator.certificates import Certificates, Given, ensure
-from coordinator.superlink import State
+from coordinator.runs import run_config
 from fedpp.config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
 
-FLWR = """#!/bin/sh
-# The run ends a moment after the second `flwr stop`; the first one fails.
-echo $1 >> calls
-case "$1 $(grep -c stop calls) $(grep -c list calls)" in
-  "stop 1 "*) echo '{"success": false, "error-message": "busy"}'; exit 1 ;;
-  "list "*" 3") status=finished:stopped ;;
-  *) status=running ;;
-esac
-echo '{"success": true, "runs": [{"status": "'$status'", "status-details": "by request"}]}'
-"""
 GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
 
 
@@ -294,11 +283,11 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("colour=red", "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
+        ("colour=red", "--set takes name=value with a name of alone, architecture, batch-size, dense, dtype"),
         ("rounds", "got 'rounds'"),
         ("out=/elsewhere", "got 'out=/elsewhere'"),
-        ("rounds=two", "run setting rounds must be int, got 'two'"),
-        ("voting=True", "run setting voting must be bool, got 'True'"),
+        ("rounds=two", "run setting rounds must be a whole number, got 'two'"),
+        ("voting=True", "run setting voting must be true or false, got 'True'"),
         ("rounds=0", "run setting rounds must be at least 1, got 0"),
         ("dtype=float16", "run setting dtype must be one of float32, float64, got 'float16'"),
     ],
@@ -312,9 +301,10 @@ def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> Non
 
 def test_settings_have_the_type_of_their_default() -> None:
     """A whole number for a real setting is a real number, and text stays text."""
+    defaults = run_config([], GIVEN)
     config = run_config(["learning-rate=1", "filters=4,8", "seed=7", "voting=true"], GIVEN)
-    assert config == {**GIVEN, "learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True}
-    assert run_config(["voting=false"], GIVEN) == {**GIVEN, "voting": False}
+    assert config == {**defaults, "learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True}
+    assert run_config(["voting=false"], GIVEN) == {**defaults, "voting": False}
     assert isinstance(config["learning-rate"], float)
 
 
@@ -378,23 +368,6 @@ def test_run_makes_its_folder(tmp_path: Path) -> None:
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", out)
     assert "is no coordinator's state" in line
     assert list(out.iterdir()) == []
-
-
-def test_a_stop_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is asked to stop until SuperLink has taken it, and not once more."""
-    program = tmp_path / "bin" / "flwr"  # in the place of Flower's, which is looked for beside Python's
-    program.parent.mkdir()
-    program.write_text(FLWR)
-    program.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(program.with_name("python")))
-    monkeypatch.setattr("coordinator.__main__.POLL_SECONDS", 0.01)
-    state = State(tmp_path)
-    state.connection.parent.mkdir()
-    state.connection.touch()
-    asked = Event()
-    asked.set()
-    assert _wait_for_end(state, "7", asked) == ("finished:stopped", "by request")
-    assert (tmp_path / "calls").read_text().split() == ["stop", "list", "stop", "list", "list"]
 
 
 def test_run_needs_a_card(tmp_path: Path) -> None:

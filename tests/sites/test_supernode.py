@@ -16,20 +16,20 @@ from dataclasses import replace
 from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 import pytest
 import vaults
 from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
-from deployment import COORDINATOR, SITE, call, free_port, processes_of, serving
+from deployment import COORDINATOR, SITE, call, ended, free_port, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.__main__ import _wait_for_end, flower
 from coordinator.certificates import ensure
+from coordinator.flower import flower
 from coordinator.superlink import CONNECTION, State
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig, to_toml
@@ -392,7 +392,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
         ran_first = len(list(tmp_path.glob("ran *")))
         call([*approve, str(tmp_path / "b.yaml")])
         second = _answers(tmp_path, 2)
-        assert _wait_for_end(State(state), run, Event())[0] == "finished:completed"
+        assert ended(State(state), run) == "finished:completed"
 
     answer = {"bundle": bundle.hash, "fedpp": "the bundle's", "ours": False}
     refusal = [f"this site has not approved bundle {bundle.hash}: ask its staff to review it"]
@@ -460,7 +460,7 @@ def test_whatever_a_bundle_does_the_coordinator_is_answered(
         for number, mischief in enumerate(expected, 1):
             (tmp_path / "mischief").write_text(mischief)
             (found[mischief],) = _answers(tmp_path, number)
-        assert _wait_for_end(State(state), run, Event())[0] == "finished:completed"
+        assert ended(State(state), run) == "finished:completed"
     assert found == expected
     log = (tmp_path / "site.log").read_text()
     for line in (
