@@ -47,6 +47,7 @@ def config(out: Path, **changes: object) -> RunConfig:
         "update-norm": 10.0,
         "loss-rise": 1.0,
         "repeats": 1,
+        "alone": False,
     }
     return RunConfig.from_mapping({**values, **network, **learning, **masking, **waits, **changes})
 
