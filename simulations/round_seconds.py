@@ -1,8 +1,8 @@
 """Seconds a round of a whole deployment whose training is nothing, beside an empty Flower app on the same SuperLink.
 
 Real processes on loopback: SuperLink with TLS, node authentication and a database, nginx, and two sites, each with its
-vault and its SuperNode; masking is on. Runs of both take turns, and each has its nodes to itself. A run's first round
-is left out on both sides: in it a node gets the app, and Python compiles it.
+vault and its SuperNode; masking is on. Runs of both take turns, and each has its nodes to itself. Of runs of several
+rounds the first is left out on both sides: in it nodes get the app, and Python compiles it.
 """
 
 import os
@@ -25,7 +25,6 @@ from .hospitals import prepare
 from .scenario import PhantomData, Scenario
 
 SITES, SLOTS, WORD_BYTES = 2, 2, 4
-TURNS = 2  # of each side
 POLL_SECONDS = 0.02
 UNTRAINED = {"PYTHONPATH": str(Path(__file__).parent / "untrained")}
 FILTERS, FRAMES, SIZE = (4, 8), 2, 16
@@ -41,8 +40,8 @@ class Seconds:
     judging: float
 
 
-def round_seconds(megabytes: Sequence[float], rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each size of an update, of the medians over so many rounds a run."""
+def round_seconds(megabytes: Sequence[float], rounds: int, turns: int) -> list[dict[str, Any]]:
+    """Return a row for each size of an update: medians over so many runs of so many rounds, of each side."""
     scenario = Scenario(
         name="bench",
         description="",
@@ -59,18 +58,19 @@ def round_seconds(megabytes: Sequence[float], rounds: int) -> list[dict[str, Any
         folder = Path(name)
         hospitals = prepare(scenario, None, folder, Path(sockets))
         with cluster(folder, hospitals, UNTRAINED) as running:
-            return [_row(running, size, rounds) for size in megabytes]
+            return [_row(running, size, rounds, turns) for size in megabytes]
 
 
-def _row(running: Cluster, megabytes: float, rounds: int) -> dict[str, Any]:
+def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[str, Any]:
     dense = dense_of(round(megabytes * 1e6))
+    first = 1 if rounds > 1 else 0
     ours: list[Seconds] = []
     theirs: list[float] = []
-    for turn in range(TURNS):
-        _note(f"{megabytes:g} MB, turn {turn + 1} of {TURNS}")
+    for turn in range(turns):
+        _note(f"{megabytes:g} MB, turn {turn + 1} of {turns}")
         with _sites(running):
-            ours += our_rounds(running, dense, rounds + 1)[1:]
-        theirs += empty_rounds(running, SITES, round(megabytes * 1e6), rounds + 1)[1:]
+            ours += our_rounds(running, dense, rounds)[first:]
+        theirs += empty_rounds(running, SITES, round(megabytes * 1e6), rounds)[first:]
     seconds, empty = median(of.whole for of in ours), median(theirs)
     return {
         "case": f"{megabytes:g} MB, {SITES} sites",
