@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, load_tensorflow, natural, path, positive, run_command
+from fedpp.command import Parser, load_tensorflow, natural, path, positive, rate, run_command
 from fedpp.config import DTYPES, LAYOUTS
 from fedpp.errors import ConfigError
 
@@ -66,11 +66,12 @@ def paper(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
     names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "words": "mask"}
+    names |= dict.fromkeys(("megabytes", "rounds", "turns", "senders", "sent"), "rounds")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     for name in given:
         if names[name] != options.name:
             raise ConfigError(f"--{name} is for bench {names[name]} alone: leave it out for bench {options.name}")
-    if options.name not in {"vault", "mask"}:
+    if options.name not in {"vault", "mask", "rounds"}:
         load_tensorflow()
     from .bench import BENCHMARKS
 
@@ -122,12 +123,19 @@ def _parser() -> argparse.ArgumentParser:
     add_paper_arguments(reproduced)
     measured = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     measured.set_defaults(run=bench)
-    measured.add_argument("name", nargs="?", default="step", choices=("step", "ingest", "drift", "vault", "mask"))
+    measured.add_argument(
+        "name", nargs="?", default="step", choices=("step", "ingest", "drift", "vault", "mask", "rounds")
+    )
     measured.add_argument("--data", type=path, help="drift: folder of labelled images, in place of a phantom's")
     measured.add_argument("--out", type=path, help="drift: folder for its chart")
     measured.add_argument("--calls", type=positive, help="vault: of all clients together (default 10000)")
     measured.add_argument("--clients", type=positive, help="vault: at a time (default 32)")
     measured.add_argument("--words", type=positive, help="mask: of an update (default 1, 10 and 100 million)")
+    measured.add_argument("--megabytes", type=rate, nargs="+", help="rounds: of an update (default 1 and 100)")
+    measured.add_argument("--rounds", type=positive, help="rounds: of a run (default 5)")
+    measured.add_argument("--turns", type=positive, help="rounds: runs of each side (default 2)")
+    measured.add_argument("--senders", type=positive, nargs="+", help="rounds: simulated sites (default 4, 16 and 64)")
+    measured.add_argument("--sent", type=rate, help="rounds: megabytes that each of them sends (default 50)")
     shaken = commands.add_parser("chaos", help=chaos.__doc__, description=chaos.__doc__)
     shaken.set_defaults(run=chaos)
     shaken.add_argument("case", nargs="*", help="proxy, kills, site, cut, slow, disk, poison (default: all)")

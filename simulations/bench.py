@@ -1,6 +1,6 @@
 """Benchmarks: commands that print figures. Ratios are ours divided by the other, in one process, alternating."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,24 @@ def mask(words: int | None = None) -> dict[str, Any]:
     return measure(words)
 
 
+def rounds(
+    megabytes: Sequence[float] | None = None,
+    rounds: int | None = None,
+    turns: int | None = None,
+    senders: Sequence[int] | None = None,
+    sent: float | None = None,
+) -> dict[str, Any]:
+    """Time the rounds of a deployment beside an empty Flower app's, and weigh its coordinator."""
+    from .bench_rounds import rounds as measure
+
+    return measure(megabytes, rounds, turns, senders, sent)
+
+
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "step": step,
     "ingest": ingest,
     "drift": drift,
     "vault": vault,
     "mask": mask,
+    "rounds": rounds,
 }

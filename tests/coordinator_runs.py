@@ -11,13 +11,13 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from masked_sites import DOMAIN as KEYS
-from masked_sites import Player
 from members import proof
 
 from fedpp.config import RunConfig
 from fedpp.keys.identity import SiteIdentity
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
+from simulations.played_site import Player
 
 CARD = KEYS.card()
 DOMAIN = CARD.fingerprint
@@ -96,7 +96,7 @@ class Site:
 
     def player(self) -> Player:
         """Return who plays its part."""
-        return Player(self.description, self.step)
+        return Player(self.description, KEYS, self.step)
 
     def reason_of(self, request: wire.EvaluateRequest) -> str:
         """Return why it does not adopt a model: it always does."""

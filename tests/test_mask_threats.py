@@ -16,7 +16,7 @@ from conftest import write_dataset
 from coordinator_runs import LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from masked_sites import DOMAIN, Player
+from masked_sites import DOMAIN
 
 from coordinator.app import federate
 from fedpp.cipher.dataset import EncryptedDataset
@@ -26,6 +26,7 @@ from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.network import NetworkSpec
 from fedpp.recipe import Recipe
+from simulations.played_site import Player
 
 SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
 NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
@@ -100,7 +101,7 @@ def run(folder: Path, datasets: list[EncryptedDataset], capsys: pytest.CaptureFi
     sites = []
     for name, dataset in zip("ab", datasets, strict=True):
         description = describe(name, sequences=(6, 2, 1), patients=(6, 2, 1))
-        sites.append(Hospital(description, player_=Learner(description, dataset=dataset, truth=truth)))
+        sites.append(Hospital(description, player_=Learner(description, DOMAIN, dataset=dataset, truth=truth)))
     federate(LocalGrid(sites), config(folder, masking=masking, **SETTINGS))
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     out = capsys.readouterr()

@@ -33,13 +33,20 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class Program:
     """One program of ours, and its messages in a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start it."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] = NOTHING,
+        *,
+        by: Sequence[str] = (sys.executable, "-m"),
+    ) -> None:
+        """Start it, a module of ours unless it is run `by` nothing."""
         self.log = log
         with log.open("ab") as output:
             self._from = output.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [*by, *command],
                 cwd=ROOT,
                 env={**os.environ, **QUIET_FLOWER, "TF_DETERMINISTIC_OPS": "1", **environment},
                 stdin=subprocess.DEVNULL,
@@ -246,16 +253,16 @@ class Run:
 
 
 @contextmanager
-def cluster(folder: Path, hospitals: Hospitals) -> Iterator[Cluster]:
-    """Run a deployment of these hospitals; all of it ends with the block."""
-    made = Cluster(folder, hospitals, _free_port(), _free_port())
+def cluster(folder: Path, hospitals: Hospitals, environment: Mapping[str, str] = NOTHING) -> Iterator[Cluster]:
+    """Run a deployment of these hospitals, its nodes in this environment; all of it ends with the block."""
+    made = Cluster(folder, hospitals, free_port(), free_port())
     with ExitStack() as stack:
         stack.callback(made.end)
         made.start_up()
         for site in hospitals.sites:
             made.enrol(site.dataset.name)
             made.start_vault(site)
-            made.start_node(site.dataset.name)
+            made.start_node(site.dataset.name, environment=environment)
         for name, program in made.programs.items():
             if name.startswith("node "):
                 program.wait_for(CONNECTED)
@@ -282,7 +289,8 @@ def _text(name: str, value: str | float) -> str:
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

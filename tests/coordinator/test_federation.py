@@ -19,7 +19,7 @@ from conftest import TINY
 from coordinator_runs import CARD, LocalGrid, Site, answered, config, describe, identity_of, refusal
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from masked_sites import findings, opened
+from masked_sites import opened
 from members import proof, run_of
 
 from coordinator.admission import Admission, Admissions
@@ -36,6 +36,7 @@ from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
+from simulations.played_site import findings
 
 LENGTH = TINY.parameters() * 2
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coordinator_runs import LocalGrid, Site, config, describe, refusal
-from masked_sites import findings
 
 from coordinator.__main__ import main
 from coordinator.app import federate
@@ -15,6 +14,7 @@ from fedpp.learning.metrics import count, metrics, operating_point
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import FederationRecord
 from fedpp.report import load_report
+from simulations.played_site import findings
 
 LATE = refusal(reason="its disk is full")
 

@@ -1,0 +1,222 @@
+"""Many played sites in one process, each a node of its own: the Fleet API is spoken as a SuperNode speaks it.
+
+Each has its node key and its certified identity, pulls what it is sent and pushes what it answers, byte for byte. What
+all of them would work out alike, the global state and an update before its mask, is worked out once: a machine that
+plays 64 sites has not the memory and the time of 64.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event, RLock
+from typing import Any, TypeVar, cast
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supernode.fleet_http_connection import http_request_response
+
+from fedpp.keys.domain import KeyDomain
+from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.issuer import Issuer
+from fedpp.keys.store import Site
+from fedpp.learning.global_state import GlobalState
+from fedpp.masking.ring import Words
+from fedpp.protocol import wire
+from fedpp.protocol.membership import PROTOCOL, Proof, Statement
+from fedpp.protocol.site import SiteDescription
+from sites.identity import PRIVATE_KEY
+
+from .played_site import Player
+
+DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
+FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
+SEQUENCES = (2, 2, 1)  # train, validation and test, of each site
+POLL_SECONDS = 1.0
+READY = "played sites ready"
+
+T = TypeVar("T")
+
+
+class Shared:
+    """What the sites have in common, the newest of each kind, and one lock: one site answers at a time."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.lock = RLock()
+        self._known: dict[str, tuple[object, Any]] = {}
+        self._contents: dict[str, bytes] = {}
+        self.inflated: dict[str, InflatableObject] = {}
+
+    def once(self, kind: str, key: object, make: Callable[[], T]) -> T:
+        """Return what was made for this key, or make it in place of the last one of its kind."""
+        with self.lock:
+            if kind not in self._known or self._known[kind][0] != key:
+                self._known[kind] = key, make()
+            return cast("T", self._known[kind][1])
+
+    def keep(self, wanted: Collection[str]) -> None:
+        """Forget all contents but these objects'."""
+        with self.lock:
+            self._contents = {name: content for name, content in self._contents.items() if name in wanted}
+
+    def same(self, name: str, content: bytes) -> bytes:
+        """Return the one copy of an object's content."""
+        with self.lock:
+            return self._contents.setdefault(name, content)
+
+
+@dataclass(frozen=True)
+class Member(Player):
+    """A played site that works out with the others what is the same for all in an honest run of one attempt a round."""
+
+    shared: Shared = field(default_factory=Shared)
+
+    def state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
+        """Return the state that came."""
+        return self.shared.once("state", number, lambda: Player.state(self, content, plan, number))
+
+    def words(self, request: wire.TrainRequest, before: GlobalState) -> Words:
+        """Return the update in words, not masked yet."""
+        return self.shared.once("words", before.round, lambda: Player.words(self, request, before))
+
+    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
+        """Return the state after the round."""
+        return self.shared.once("after", request.round, lambda: Player.advanced(self, content, request, before))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A played site's connection."""
+
+    member: Member
+    site: Site
+    receive: Callable[[], tuple[Message, ObjectTree] | None]
+    send: Callable[[Message, ObjectTree, float], tuple[set[str], str]]
+    bundle_of: Callable[[int], str]
+    pull: Callable[[int, str], bytes]
+    push: Callable[[int, str, str, bytes], None]
+    confirm: Callable[[int, str], None]
+
+    def serve(self, stopped: Event) -> None:
+        """Answer until told to stop."""
+        while not stopped.is_set():
+            received = self.receive()
+            if received is None:
+                stopped.wait(POLL_SECONDS)
+            else:
+                self._answer(*received)
+
+    def _answer(self, message: Message, tree: ObjectTree) -> None:
+        run, shared = message.metadata.run_id, self.member.shared
+        names = [of.object_id for of in iterate_object_tree(tree)]
+        shared.keep(names)
+        contents = pull_objects(names, lambda name: shared.same(name, self.pull(run, name)))
+        self.confirm(run, message.metadata.message_id)
+        with shared.lock, no_object_id_recompute():
+            inflated = dict(shared.inflated)
+            question = cast("Message", inflate_object_from_contents(tree.object_id, contents, objects=inflated))
+            shared.inflated = {
+                name: of for name, of in inflated.items() if name in names and isinstance(of, ArrayRecord)
+            }
+            question.metadata.__dict__["_message_id"] = tree.object_id  # which an object's content does not hold
+            answer = Message(self._content(question), reply_to=question)
+            answer.metadata.__dict__["_message_id"] = answer.object_id
+            answered, objects = get_object_tree(answer), get_all_nested_objects(answer)
+        wanted, session = self.send(answer, answered, 0.0)
+        del answer, question, inflated
+        push_objects(objects, partial(self.push, run, session), object_ids_to_push=wanted)
+
+    def _content(self, question: Message) -> RecordDict:
+        answers: Mapping[str, Callable[[], RecordDict]] = {
+            f"query.{wire.DESCRIBE}": lambda: self._description(question),
+            f"query.{wire.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
+            f"query.{wire.ALONE}": self.member.alone,
+            "train": lambda: self.member.train(question.content),
+            "evaluate": lambda: self.member.evaluate(question.content),
+        }
+        return answers[question.metadata.message_type]()
+
+    def _description(self, question: Message) -> RecordDict:
+        run, card = question.metadata.run_id, self.site.domain.card()
+        nonce, name = wire.DescribeRequest.of(question.content).nonce, self.site.identity.name
+        facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run))
+        statement = Statement(nonce, str(run), int(time.time()), *facts)
+        signature = self.site.identity.sign("statement", statement.content())
+        proof = Proof(statement, signature, self.site.certificate)
+        return RecordDict(
+            {
+                wire.SITE: ConfigRecord(self.member.description.to_mapping()),
+                wire.PROOF: ConfigRecord({"proof": proof.to_json()}),
+            }
+        )
+
+
+def described(name: str) -> SiteDescription:
+    """Return what a played site says of itself."""
+    return SiteDescription(
+        name=name,
+        domain=DOMAIN.card().fingerprint,
+        n=DOMAIN.card().n,
+        frames=FRAMES,
+        height=SIZE,
+        width=SIZE,
+        channels=1,
+        classes=CLASSES,
+        multi_label=False,
+        gaps="none",
+        patch=0,
+        sequences=SEQUENCES,
+        patients=SEQUENCES,
+    )
+
+
+def main() -> int:
+    """Play the sites whose node keys are named, until SIGTERM; return the exit status."""
+    parser = argparse.ArgumentParser(prog="played_fleet", description=__doc__.split("\n")[0])
+    parser.add_argument("--superlink", required=True)
+    parser.add_argument("--ca", required=True)
+    parser.add_argument("identities", nargs="+", type=Path, help="folders of node keys, each named as its site")
+    options = parser.parse_args()
+    stopped, shared = Event(), Shared()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    with ThreadPoolExecutor(len(options.identities)) as pool:
+        played = [pool.submit(_play, options, identity, shared, stopped) for identity in options.identities]
+        while not stopped.wait(POLL_SECONDS):
+            for of in played:
+                if of.done():  # it failed
+                    stopped.set()
+    for of in played:
+        of.result()
+    return 0
+
+
+def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: Event) -> None:
+    key = cast("ec.EllipticCurvePrivateKey", load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None))
+    own, card = SiteIdentity.generate(identity.name), DOMAIN.card()
+    site = Site(DOMAIN, own, Issuer(DOMAIN.certifying_seed()).certify(own.recipient(), card))
+    member = Member(described(identity.name), DOMAIN, shared=shared)
+    keys = key, key.public_key()
+    with http_request_response(options.superlink, False, options.ca, keys) as connection:
+        number, receive, send, get_run, _, pull, push, confirm = connection
+        print(f"{READY}: {identity.name} is node {number}", flush=True)
+        Node(member, site, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

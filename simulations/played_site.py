@@ -1,0 +1,169 @@
+"""A site's part in a run, played without vault, dataset or network: real masks, seals and states, and updates of one.
+
+Whoever plays holds the domain's secret: it is for measurements and tests of the coordinator, which cannot tell.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedpp.errors import FederationError
+from fedpp.keys.domain import KeyDomain
+from fedpp.learning.global_state import GlobalState, initial
+from fedpp.learning.metrics import count, count_findings
+from fedpp.masking.ring import CHUNK, Words
+from fedpp.masking.rounds import Contribution, Round, Sum
+from fedpp.network import NetworkSpec
+from fedpp.protocol import wire
+from fedpp.protocol.counts import UNKNOWN
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.participants import Participants
+from fedpp.protocol.site import SiteDescription
+from sites import rounds
+from sites.aggregation import about
+
+Rows = dict[str, NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A site of `domain` that answers as `sites.app` does, whose training adds `step` to every row."""
+
+    description: SiteDescription
+    domain: KeyDomain
+    step: float = 1.0
+
+    def initial(self, content: RecordDict) -> RecordDict:
+        """Answer the state of round 0: of zeros, or of the model that came."""
+        request = wire.InitialRequest.of(content)
+        plan = request.plan
+        rows = self.rows_of_round_0(plan.network)
+        if request.model:
+            sent = wire.state_of(content)
+            rows = dict(GlobalState.from_bytes(self._opened(sent)[1] if request.model == "sealed" else sent).rows)
+        state = initial(
+            rows,
+            network=plan.network,
+            domain=plan.domain,
+            dtype=plan.dtype,
+            classes=self.description.classes,
+            rule=plan.rule,
+            salt="5a" * 32,
+        )
+        return RecordDict({wire.ARRAYS: self._closed(content, plan, state)})
+
+    def train(self, content: RecordDict) -> RecordDict:
+        """Answer the update in words."""
+        request = wire.TrainRequest.of(content)
+        before = self.state(content, request.plan, request.round - 1)
+        words = self.words(request, before)
+        mask = wire.Mask("0" * 64, 0, 1)
+        if request.plan.masked:
+            words, mask = self._masked(content, request, before, words)
+        return RecordDict(
+            {
+                wire.ARRAYS: ArrayRecord({wire.WORDS: Array(words)}),
+                wire.MASK: mask.to_record(),
+                wire.ORIGIN: wire.Origin(request.plan.domain, _round(content, request, before).to_json()).to_record(),
+                wire.METRICS: MetricRecord({wire.EXAMPLES: self._examples(request.plan)}),
+            }
+        )
+
+    def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
+        """Answer counts, and of a sum the verdict, with this reason, and the state if it is to be kept."""
+        request = wire.EvaluateRequest.of(content)
+        counts = counted(self.description, {"validation": 2, "test": 1}[request.split])
+        answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+        before = self.state(content, request.plan, request.round - 1)
+        if wire.SUM in content:
+            after = self.advanced(content, request, before)
+            answer[wire.VERDICT] = wire.Verdict(after.digest, reason).to_record()
+            if request.keep:
+                answer[wire.ARRAYS] = self._closed(content, request.plan, after)
+        return answer
+
+    def alone(self) -> RecordDict:
+        """Answer the test counts of a model of its own."""
+        return RecordDict({wire.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
+
+    def rows_of_round_0(self, network: NetworkSpec) -> Rows:
+        """Return the initial weights."""
+        n = self.domain.card().n
+        return {spec.name: np.zeros((*spec.shape, n)) for spec in network.weights()}
+
+    def update(self, before: GlobalState) -> Rows:
+        """Return what training adds to the rows."""
+        return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
+
+    def words(self, request: wire.TrainRequest, before: GlobalState) -> Words:
+        """Return the update in words, not masked yet."""
+        return rounds.encoded(request.plan, self.update(before), self._examples(request.plan))
+
+    def state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
+        """Return the state that came, which must be of this round of this run."""
+        sent = wire.state_of(content)
+        if plan.masked:
+            told, sent = self._opened(sent)
+            if told != about(_nonce(content), number):
+                raise FederationError(f"a sealed state about {told:.200} came, due is that of round {number}")
+        state = GlobalState.from_bytes(sent)
+        rounds.require_state(plan, state, number)
+        return state
+
+    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
+        """Return the state after the round, of the sum that came."""
+        total, of = Sum.from_json(wire.text_of(content, wire.SUM)), _round(content, request, before)
+        words = wire.words_of(content, of.ring.bits, of.length)
+        if request.plan.masked:
+            words = self.domain.mask_key().unmask(of, total.parts, words.copy(), total.tag)
+        algebra = self.domain.evaluation_key().algebra()
+        return rounds.advanced(request.plan, before, total, words, algebra, attempt=request.attempt)
+
+    def _masked(
+        self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
+    ) -> tuple[Words, wire.Mask]:
+        part = Contribution.fresh(self.description.name, self._examples(request.plan), 1)
+        masker = self.domain.mask_key().masker(_round(content, request, before), part)
+        masked = np.empty_like(words)
+        for start in range(0, words.size, CHUNK):
+            masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
+        return masked, wire.Mask(part.nonce, masker.tag(), part.least)
+
+    def _examples(self, plan: wire.Plan) -> int:
+        return plan.weight(self.description.sequences[0])
+
+    def _closed(self, content: RecordDict, plan: wire.Plan, state: GlobalState) -> ArrayRecord:
+        sent = state.to_bytes()
+        if plan.masked:
+            sent = b"".join(self.domain.envelope().close(about(_nonce(content), state.round), [sent]))
+        return ArrayRecord({wire.STATE: wire.pack_state(sent)})
+
+    def _opened(self, sealed: bytes) -> tuple[str, bytes]:
+        told, records = self.domain.envelope().open([sealed])
+        return told, b"".join(records)
+
+
+def counted(description: SiteDescription, examples: int) -> AnyCounts:
+    """Return counts of a model that knows nothing; of several findings the first alone is known to one sequence."""
+    if description.multi_label:
+        return findings(examples, len(description.classes))
+    return count(np.zeros(examples, int), np.full((examples, 2), 0.5))
+
+
+def findings(examples: int, number: int = 2) -> FindingCounts:
+    """Return the counts of so many sequences, of which the first knows no finding but the first."""
+    states = np.ones((examples, number), int)
+    states[0, 1:] = UNKNOWN
+    return count_findings(states, np.full((examples, number, 2), 0.5))
+
+
+def _nonce(content: RecordDict) -> str:
+    return Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord)).nonce
+
+
+def _round(content: RecordDict, request: wire.TrainRequest | wire.EvaluateRequest, before: GlobalState) -> Round:
+    at = rounds.Position(_nonce(content), request.round, request.attempt)
+    return rounds.round_of(request.plan, at, before)

@@ -1,0 +1,156 @@
+"""Seconds a round of a whole deployment whose training is nothing, beside an empty Flower app on the same SuperLink.
+
+Real processes on loopback: SuperLink with TLS, node authentication and a database, nginx, and two sites, each with its
+vault and its SuperNode; masking is on. Runs of both take turns, and each has its nodes to itself. Of runs of several
+rounds the first is left out on both sides: in it nodes get the app, and Python compiles it.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fedpp.errors import FederationError
+from fedpp.network import NetworkSpec, Task
+
+from .chaos.cluster import CONNECTED, Cluster, Settings, cluster
+from .empty_app import empty_rounds
+from .hospitals import prepare
+from .scenario import PhantomData, Scenario
+
+SITES, SLOTS, WORD_BYTES = 2, 2, 4
+POLL_SECONDS = 0.02
+UNTRAINED = {"PYTHONPATH": str(Path(__file__).parent / "untrained")}
+FILTERS, FRAMES, SIZE = (4, 8), 2, 16
+LIMIT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long a round took, and its two phases: the sites train, and the sites judge the new model."""
+
+    whole: float
+    training: float
+    judging: float
+
+
+def round_seconds(megabytes: Sequence[float], rounds: int, turns: int) -> list[dict[str, Any]]:
+    """Return a row for each size of an update: medians over so many runs of so many rounds, of each side."""
+    scenario = Scenario(
+        name="bench",
+        description="",
+        sites=SITES,
+        rounds=rounds,
+        phantom=PhantomData(patients=6, visits=2, size=32),
+        frames=FRAMES,
+        size=SIZE,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="f-") as sockets,
+    ):
+        folder = Path(name)
+        hospitals = prepare(scenario, None, folder, Path(sockets))
+        with cluster(folder, hospitals, UNTRAINED) as running:
+            return [_row(running, size, rounds, turns) for size in megabytes]
+
+
+def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[str, Any]:
+    dense = dense_of(round(megabytes * 1e6))
+    first = 1 if rounds > 1 else 0
+    ours: list[Seconds] = []
+    theirs: list[float] = []
+    for turn in range(turns):
+        _note(f"{megabytes:g} MB, turn {turn + 1} of {turns}")
+        with _sites(running):
+            ours += our_rounds(running, dense, rounds)[first:]
+        theirs += empty_rounds(running, SITES, round(megabytes * 1e6), rounds)[first:]
+    seconds, empty = median(of.whole for of in ours), median(theirs)
+    return {
+        "case": f"{megabytes:g} MB, {SITES} sites",
+        "update_mb": words_of(dense) * WORD_BYTES / 1e6,
+        "seconds": seconds,
+        "seconds_training": median(of.training for of in ours),
+        "seconds_judging": median(of.judging for of in ours),
+        "empty_app_seconds": empty,
+        "to_empty_app": seconds / empty,
+        "rounds": len(ours),
+        "load": os.getloadavg()[0],
+    }
+
+
+def our_rounds(running: Cluster, dense: int, rounds: int) -> list[Seconds]:
+    """Return the seconds of each round of one run."""
+    run = running.run(settings(dense, rounds))
+    begun: dict[tuple[int, str], float] = {}
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while run.program.process.poll() is None and time.monotonic() < deadline:
+        progress = run.progress()
+        begun.setdefault((progress.round, progress.phase), time.monotonic())
+        time.sleep(POLL_SECONDS)
+    if run.program.process.poll() != 0:
+        raise FederationError(f"the run did not come to its end: {run.program.told()[-500:]}")
+    return [_seconds(begun, number) for number in range(1, rounds + 1)]
+
+
+def _seconds(begun: Mapping[tuple[int, str], float], number: int) -> Seconds:
+    """Return how long a round took: it is over when its model is on the coordinator's disk, and the next one begins."""
+    first, judged = begun[number, "training"], begun[number, "judging"]
+    over = min(moment for (at, _), moment in begun.items() if at == number + 1)
+    return Seconds(over - first, judged - first, over - judged)
+
+
+def settings(dense: int, rounds: int) -> Settings:
+    """Return the settings of a run."""
+    return {
+        "sites": SITES,
+        "rounds": rounds,
+        "epochs": 1,
+        "batch-size": 1,
+        "dtype": "float32",
+        "architecture": "cnn",
+        "filters": ",".join(map(str, FILTERS)),
+        "dense": dense,
+    }
+
+
+def network_of(dense: int) -> NetworkSpec:
+    """Return the network, whose size is that of its dense layer."""
+    task = Task(FRAMES, SIZE, SIZE, 1, ("no", "yes"), gaps=False)
+    return NetworkSpec.of(task, FILTERS, dense=dense, architecture="cnn")
+
+
+def words_of(dense: int) -> int:
+    """Return how many words an update of the network has."""
+    return SLOTS * network_of(dense).parameters()
+
+
+def dense_of(update_bytes: int) -> int:
+    """Return the units of the dense layer for which an update has so many bytes, about."""
+    least, step = words_of(1), words_of(2) - words_of(1)
+    return max(1, 1 + round((update_bytes / WORD_BYTES - least) / step))
+
+
+@contextmanager
+def _sites(running: Cluster) -> Iterator[None]:
+    """Let the sites' nodes be connected for this block; they are when a cluster begins."""
+    nodes = {name: f"node {name}" for name in running.names}
+    for name, node in nodes.items():
+        if running.programs[node].process.poll() is not None:
+            running.start_node(name, environment=UNTRAINED)
+            running.programs[node].wait_for(CONNECTED)
+    try:
+        yield
+    finally:
+        for node in nodes.values():
+            running.programs[node].end()
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)

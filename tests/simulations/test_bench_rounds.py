@@ -1,0 +1,62 @@
+"""The rounds bench, in short: real deployments, whose figures are there and can be true. No test depends on a time."""
+
+import json
+from pathlib import Path
+
+import pytest
+from flwr.app import RecordDict
+
+from simulations import bench_rounds, round_seconds
+from simulations.__main__ import main
+from simulations.played_fleet import DOMAIN, FRAMES, SIZE, described
+from simulations.played_site import Player
+
+SHORT = ("--megabytes", "0.25", "--rounds", "1", "--turns", "1", "--senders", "2", "3", "--sent", "0.5")
+
+
+def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str]):
+    """A round has seconds, in two phases, beside the empty app's; a coordinator's peak has two parts."""
+    assert main(["bench", "rounds", *SHORT, "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    seconds, *memory = result["rows"]
+    assert seconds["case"] == "0.25 MB, 2 sites"
+    assert seconds["update_mb"] == pytest.approx(0.25, rel=0.01)
+    assert seconds["rounds"] == 1
+    assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_judging"])
+    assert min(seconds["seconds_training"], seconds["seconds_judging"], seconds["empty_app_seconds"]) > 1
+    assert seconds["to_empty_app"] == seconds["seconds"] / seconds["empty_app_seconds"]
+    assert [row["case"] for row in memory] == ["2 senders of 0.5 MB", "3 senders of 0.5 MB"]
+    for row in memory:
+        assert row["peak_mb"] == row["superlink_peak_mb"] + row["serverapp_peak_mb"]
+        assert min(row["superlink_peak_mb"], row["serverapp_peak_mb"]) > 50  # Python with Flower in it
+        assert row["to_first"] == row["peak_mb"] / memory[0]["peak_mb"]
+
+
+@pytest.mark.parametrize("megabytes", [1, 50, 100])
+def test_an_update_has_the_size_that_was_asked_for(megabytes: int):
+    """The words of both slots, four bytes each, are so many megabytes, to a thousandth."""
+    words = round_seconds.words_of(round_seconds.dense_of(megabytes * 10**6))
+    assert words * 4 == pytest.approx(megabytes * 10**6, rel=1e-3)
+    assert words == 2 * round_seconds.network_of(round_seconds.dense_of(megabytes * 10**6)).parameters()
+
+
+def test_played_sites_are_of_the_network_that_is_measured():
+    """What they say of their data fits the network of the other half of the benchmark."""
+    network = round_seconds.network_of(5)
+    assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
+    counts = Player(described("a"), DOMAIN).alone()
+    assert isinstance(counts, RecordDict)
+    assert described("a").sequences[1:] == (2, 1)  # what a player counts of validation and test
+
+
+def test_the_empty_app_is_found_as_it_is_run():
+    """Its folder has what `flwr run` needs."""
+    from flwr.cli.build import build_fab_from_disk
+
+    assert len(build_fab_from_disk(Path(bench_rounds.__file__).parent / "empty")) > 0
+
+
+def test_options_of_rounds_are_for_it_alone(capsys: pytest.CaptureFixture[str]):
+    """Another benchmark refuses --senders."""
+    assert main(["bench", "step", "--senders", "3"]) != 0
+    assert "--senders is for bench rounds alone" in capsys.readouterr().err
