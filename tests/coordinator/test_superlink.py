@@ -323,7 +323,8 @@ def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
     card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
     assert line == (
-        f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten, or go on with --resume"
+        f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten, "
+        "or go on with --resume"
     )
     assert (tmp_path / name).read_text() == "precious"
 
