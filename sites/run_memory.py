@@ -11,6 +11,7 @@ An update under the domain mask is random bytes here as well; in clear it is wha
 import fcntl
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from fedpp.files import make_folder, replace
 from fedpp.learning.global_state import GlobalState
 
 MOST_RUNS = 8  # whose folders are kept
+OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder
 _SUM_BYTES = 32
 
 _log = logging.getLogger("fedpp.site")
@@ -44,7 +46,9 @@ class RunMemory:
         self._folder = work / "runs" / sha256(nonce.encode()).hexdigest()[:32]
         if not self._folder.exists():
             make_folder(self._folder, 0o700)
-            others = [run for run in self._folder.parent.iterdir() if run != self._folder]  # a clock may have gone back
+            # Nothing but what was made here is removed; this run's stays, even if the clock has gone back.
+            named = (run for run in self._folder.parent.iterdir() if OF_A_RUN.fullmatch(run.name))
+            others = [run for run in named if run != self._folder]
             others.sort(key=lambda run: run.stat().st_mtime, reverse=True)
             for old in others[MOST_RUNS - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)

@@ -264,11 +264,23 @@ def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path)
     assert len(files(tmp_path / "runs")) == MOST_RUNS
 
 
-@pytest.mark.parametrize("nonce", ["../../x", "/etc/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
+def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
+    """What else lies beside them was put there by somebody: it stays, however old."""
+    for name in ("backup", "0" * 31, "g" * 32, "A" * 32):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        os.utime(tmp_path / "runs" / name, (0, 0))
+    for number in range(MOST_RUNS + 3):
+        RunMemory(tmp_path, str(number)).require_kind(masked=True)
+    left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left > {"backup", "0" * 31, "g" * 32, "A" * 32}
+    assert len(left) == MOST_RUNS + 4
+
+
+@pytest.mark.parametrize("nonce", ["../../x", "{}/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
 def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
     work = tmp_path / "a" / "b" / "work"
-    memory = RunMemory(work, nonce)
+    memory = RunMemory(work, nonce.format(tmp_path / "c"))
     memory.require_kind(masked=True)
     memory.keep_answer("a question", answer_of())
     made = {path for path in tmp_path.rglob("*") if path.is_file()}
