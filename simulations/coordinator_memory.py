@@ -87,8 +87,8 @@ def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, round
     chosen = {**settings(dense_of(round(megabytes * 1e6)), rounds), "sites": len(identities)}
     with _watched(cluster) as peaks:
         run = cluster.run(chosen)
-        if run.end(RUN_SECONDS):
-            raise FederationError(f"the run failed: {run.program.told()[-500:]}")
+        if status := run.end(RUN_SECONDS):
+            raise FederationError(f"the run ended with status {status}: {run.program.told()[-500:]}")
     seconds, lost = time.monotonic() - began, fleet.told().count(LOST_ANSWER)
     return {**{f"{name}_peak_mb": peak for name, peak in peaks.items()}, "seconds": seconds, "lost_answers": lost}
 
