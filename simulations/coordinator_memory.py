@@ -25,7 +25,7 @@ from sites.identity import PUBLIC_KEY, create_identity
 
 from .chaos.cluster import Cluster, Program, free_port
 from .hospitals import Hospitals
-from .played_fleet import CLASSES, DOMAIN, READY
+from .played_fleet import CLASSES, DOMAIN, LOST_ANSWER, READY
 from .round_seconds import dense_of, settings
 
 PROGRAMS = {"superlink": "flower-superlink", "serverapp": "flwr-serverapp"}
@@ -60,7 +60,7 @@ def coordinator_memory(senders: Sequence[int], megabytes: float, rounds: int) ->
 
 def _enrol(cluster: Cluster, identities: Sequence[Path]) -> None:
     """Enrol all nodes by SuperLink's own API: a `python -m coordinator enrol` each would take minutes."""
-    ca = str(cluster.state / "tls" / "ca.pem")
+    ca = (cluster.state / "tls" / "ca.pem").read_bytes()
     version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
     client = ControlHttpClient.from_server_address(f"127.0.0.1:{cluster.superlink}", False, ca, [version])
     try:
@@ -72,7 +72,7 @@ def _enrol(cluster: Cluster, identities: Sequence[Path]) -> None:
 
 
 def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, rounds: int) -> dict[str, float]:
-    """Return both programs' peaks over a run, and the seconds that it took."""
+    """Return both programs' peaks over a run, the seconds that it took, and how many answers SuperLink did not take."""
     command = [
         *("simulations.played_fleet", "--superlink", f"127.0.0.1:{cluster.port}"),
         *("--ca", str(cluster.state / "tls" / "ca.pem"), *map(str, identities)),
@@ -87,9 +87,10 @@ def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, round
     chosen = {**settings(dense_of(round(megabytes * 1e6)), rounds), "sites": len(identities)}
     with _watched(cluster) as peaks:
         run = cluster.run(chosen)
-        if run.end(RUN_SECONDS):
-            raise FederationError(f"the run failed: {run.program.told()[-500:]}")
-    return {**{f"{name}_peak_mb": peak for name, peak in peaks.items()}, "seconds": time.monotonic() - began}
+        if status := run.end(RUN_SECONDS):
+            raise FederationError(f"the run ended with status {status}: {run.program.told()[-500:]}")
+    seconds, lost = time.monotonic() - began, fleet.told().count(LOST_ANSWER)
+    return {**{f"{name}_peak_mb": peak for name, peak in peaks.items()}, "seconds": seconds, "lost_answers": lost}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, RLock
 from typing import Any, TypeVar, cast
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -28,7 +29,14 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fedpp.keys.domain import KeyDomain
@@ -47,8 +55,9 @@ from .played_site import Player
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
 SEQUENCES = (2, 2, 1)  # train, validation and test, of each site
-POLL_SECONDS = 1.0
-READY = "played sites ready"
+POLL_SECONDS, GONE_SECONDS = 1.0, 60.0  # after which a SuperLink that does not answer is gone
+READY, LOST_ANSWER = "played sites ready", "lost is an answer"
+LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError, RunNotRunningException)
 
 T = TypeVar("T")
 
@@ -114,13 +123,16 @@ class Node:
     confirm: Callable[[int, str], None]
 
     def serve(self, stopped: Event) -> None:
-        """Answer until told to stop."""
+        """Answer until told to stop; as at a SuperNode, what SuperLink does not take is lost."""
         while not stopped.is_set():
-            received = self.receive()
-            if received is None:
-                stopped.wait(POLL_SECONDS)
-            else:
-                self._answer(*received)
+            try:
+                received = self.receive()
+                if received is None:
+                    stopped.wait(POLL_SECONDS)
+                else:
+                    self._answer(*received)
+            except LOST as error:
+                print(f"{LOST_ANSWER} of {self.site.identity.name}: {error}", flush=True)
 
     def _answer(self, message: Message, tree: ObjectTree) -> None:
         run, shared = message.metadata.run_id, self.member.shared
@@ -212,7 +224,7 @@ def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: 
     site = Site(DOMAIN, own, Issuer(DOMAIN.certifying_seed()).certify(own.recipient(), card))
     member = Member(described(identity.name), DOMAIN, shared=shared)
     keys = key, key.public_key()
-    with http_request_response(options.superlink, False, options.ca, keys) as connection:
+    with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:
         number, receive, send, get_run, _, pull, push, confirm = connection
         print(f"{READY}: {identity.name} is node {number}", flush=True)
         Node(member, site, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(stopped)

@@ -94,8 +94,8 @@ def our_rounds(running: Cluster, dense: int, rounds: int) -> list[Seconds]:
         progress = run.progress()
         begun.setdefault((progress.round, progress.phase), time.monotonic())
         time.sleep(POLL_SECONDS)
-    if run.program.process.poll() != 0:
-        raise FederationError(f"the run did not come to its end: {run.program.told()[-500:]}")
+    if status := run.program.process.poll():
+        raise FederationError(f"the run ended with status {status}: {run.program.told()[-500:]}")
     return [_seconds(begun, number) for number in range(1, rounds + 1)]
 
 
