@@ -146,7 +146,7 @@ class RunFolder:
         for left in (self.stop, self.progress):
             left.unlink(missing_ok=True)
 
-    def checkpoint_exists(self) -> bool:
+    def was_begun(self) -> bool:
         """Tell whether the run was begun by a ServerApp."""
         return (self.folder / "nonce").exists()
 

@@ -49,7 +49,12 @@ def run(options: argparse.Namespace) -> int:
     replace(state.last, str(out).encode())
     from .submission import Submission
 
-    ended = Submission(state, folder, settings).carry_out()
+    try:
+        ended = Submission(state, folder, settings).carry_out()
+    except FederationError:
+        if not folder.was_begun():
+            shutil.rmtree(folder.folder)  # fit for the next try
+        raise
     if ended.phase != "completed":
         raise FederationError(ended.reason if ended.phase == "stopped" else f"the run failed: {ended.reason}")
     return _show(out, as_json=options.json)

@@ -74,7 +74,7 @@ class Submission:
                     command = ("run", str(self._folder.app), CONNECTION, "--run-config", str(overrides))
                     self._run = flower(self._state, *command)["run-id"]
             except FederationError as error:
-                waiting = previous or (isinstance(error, NoSuperLinkError) and self._folder.checkpoint_exists())
+                waiting = previous or (isinstance(error, NoSuperLinkError) and self._folder.was_begun())
                 self._run = previous
                 if not waiting or time.monotonic() > deadline:
                     raise

@@ -32,7 +32,7 @@ SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
 NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
 VIEWS = {True: "<f8", False: "<u8"}  # of the numbers in a state, and of words
 WEIGHTS = {"initial weights", "model"}
-TEXTS = ("federation.json", "run/lock", "run/log", "run/progress", "run/settings")
+TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ from sites.app import app
 
 SMALL = {"sites": 3, "rounds": 2, "epochs": 1, "frames": 2, "size": 16, "filters": (4, 8), "dense": 16, "lstm": 8}
 KINDS = {"initial weights", "model", "update"}
-TEXTS = ("federation.json", "run/lock", "run/log", "run/progress", "run/settings")
+TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")
 
 
 @dataclass

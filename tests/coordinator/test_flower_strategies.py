@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coordinator_runs import Died, LocalGrid, MortalGrid, Site, answered, config, describe, identity_of
 from flwr.app import ArrayRecord, Message, RecordDict
-from masked_sites import DOMAIN, Player
+from masked_sites import DOMAIN
 from members import founded, proof
 
 from coordinator.__main__ import main
@@ -25,9 +25,11 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
+from simulations.played_site import Player
 from sites import rounds
 
-FRAMES = founded(scheme="more-frame").card()
+KEYS = founded(scheme="more-frame")
+FRAMES = KEYS.card()
 MANY = "abcdefg"
 State = dict[str, np.ndarray]
 
@@ -84,7 +86,7 @@ class FrameSite(Site):
         return super().answer(question)
 
     def player(self) -> FramePlayer:
-        return FramePlayer(self.description, shift=self.shift)
+        return FramePlayer(self.description, KEYS, shift=self.shift)
 
     def reason_of(self, request: wire.EvaluateRequest) -> str:
         return "no" if (request.round, request.attempt) in self.thrown_away else ""

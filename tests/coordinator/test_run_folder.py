@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import TINY
 from coordinator_runs import describe
-from masked_sites import counted
 
 from coordinator import run_folder
 from coordinator.progress import Progress, ProgressFile
@@ -20,6 +19,7 @@ from fedpp.errors import FederationError
 from fedpp.masking.rounds import Contribution, Sum
 from fedpp.protocol import wire
 from fedpp.protocol.federation import RoundRecord
+from simulations.played_site import counted
 
 SITE = describe("a")
 POSITION = Position(2, 1, {"a": SITE}, {"a": "cd" * 32}, {"b": "its words"})

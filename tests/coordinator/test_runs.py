@@ -15,6 +15,13 @@ from coordinator.run_folder import RunFolder
 from fedpp.errors import ConfigError
 
 
+def begun(out: Path) -> Path:
+    """Return the folder of a run whose ServerApp was there: what failed before leaves none."""
+    RunFolder(out).folder.mkdir(parents=True)
+    (RunFolder(out).folder / "nonce").touch()
+    return out
+
+
 def settings(out: Path) -> dict[str, Any]:
     """Return the settings that a run was begun with."""
     return dict(json.loads(RunFolder(out).order.read_text()))
@@ -43,18 +50,18 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command line counts before the file, and the file before the defaults."""
-    file, out = tmp_path / "run.yaml", tmp_path / "out"
+    file, out = tmp_path / "run.yaml", begun(tmp_path / "out")
     file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nmasking: false\n")
     run("--state", state, file, "--set", "rounds=9", "--sites", 4)
-    begun = settings(out)
-    assert (begun["rounds"], begun["sites"], begun["learning-rate"], begun["masking"]) == (9, 4, 1, False)
-    assert (begun["epochs"], begun["out"], begun["card"]) == (2, str(out), CARD.to_json())
+    made = settings(out)
+    assert (made["rounds"], made["sites"], made["learning-rate"], made["masking"]) == (9, 4, 1, False)
+    assert (made["epochs"], made["out"], made["card"]) == (2, str(out), CARD.to_json())
     assert "is no coordinator's state" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_code_that_it_was_begun_with(card: Path, state: Path, tmp_path: Path) -> None:
     """Its copy makes the bundle that `bundle` tells the sites of, whatever the checkout becomes."""
-    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out")
+    run("--state", state, "--domain", card, "--sites", 2, "--out", begun(tmp_path / "out"))
     assert built(RunFolder(tmp_path / "out").app) == built()
 
 
@@ -120,7 +127,7 @@ def test_a_run_that_was_begun_is_not_begun_again(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without --resume its folder is another run's; with it, the settings are those of then."""
-    out = tmp_path / "out"
+    out = begun(tmp_path / "out")
     begin = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
     run(*begin, "--set", "rounds=3")
     before = settings(out)
@@ -134,7 +141,7 @@ def test_a_run_goes_on_as_it_was_begun(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its length and its patience may change; what the sites were told may not."""
-    out = tmp_path / "out"
+    out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     before = settings(out)
     capsys.readouterr()
@@ -150,15 +157,16 @@ def test_a_run_goes_on_as_it_was_begun(
 
 def test_resume_begins_where_nothing_was_begun(card: Path, state: Path, tmp_path: Path) -> None:
     """So a unit that starts again whatever ended may always say it."""
-    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out", "--resume")
-    assert settings(tmp_path / "out")["sites"] == 2
+    out = begun(tmp_path / "out")
+    run("--state", state, "--domain", card, "--sites", 2, "--out", out, "--resume")
+    assert settings(out)["sites"] == 2
 
 
 def test_status_tells_where_a_run_is(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the last run that was begun, or of another; for people in lines, for programs in one JSON object."""
-    out = tmp_path / "out"
+    out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     told = Progress("7", "training", 2, 5, 2, {"a": "asked", "b": "answered"}, 0.0, 1.0, 90.0)
     RunFolder(out).progress.write_text(json.dumps(told.to_mapping()))

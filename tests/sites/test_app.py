@@ -55,7 +55,7 @@ def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, m
     """The answer holds an update in words, what it says of them, and the number of training sequences; no more."""
     plan = plan_of(domain, masked=masked)
     answer = trained(both[0], plan)
-    assert set(answer) == {wire.ARRAYS, wire.MASK, wire.METRICS}
+    assert set(answer) == {wire.ARRAYS, wire.MASK, wire.METRICS, wire.ORIGIN}
     assert list(answer.array_records[wire.ARRAYS]) == [wire.WORDS]
     assert dict(answer.metric_records[wire.METRICS]) == {wire.EXAMPLES: 6}
     assert words_in(answer, plan).any()

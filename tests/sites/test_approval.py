@@ -454,7 +454,7 @@ def test_without_a_policy_nothing_is_answered(
     asked = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "query.describe")
     message = Message(content=RecordDict(), metadata=asked)
     options = Namespace(policy=str(policy), refused=str(tmp_path / "refused"), work=str(tmp_path))
-    node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy)}
+    node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy), "work": "work"}
     launched = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert launched.error.reason == "this site's policy cannot be read: its own log says why"
     answered = app(message, Context(1, 1, node, RecordDict(), {}))
