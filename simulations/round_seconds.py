@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ POLL_SECONDS = 0.02
 UNTRAINED = {"PYTHONPATH": str(Path(__file__).parent / "untrained")}
 FILTERS, FRAMES, SIZE = (4, 8), 2, 16
 LIMIT_SECONDS = 3600.0
+Moment = tuple[float, int, str]  # at which a run came to a round and a phase
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,30 @@ def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[st
 def our_rounds(running: Cluster, dense: int, rounds: int) -> list[Seconds]:
     """Return the seconds of each round of one run."""
     run = running.run(settings(dense, rounds))
-    begun: dict[tuple[int, str], float] = {}
+    moments: list[Moment] = []
     deadline = time.monotonic() + LIMIT_SECONDS
     while run.program.process.poll() is None and time.monotonic() < deadline:
         progress = run.progress()
-        begun.setdefault((progress.round, progress.phase), time.monotonic())
+        if not moments or moments[-1][1:] != (progress.round, progress.phase):
+            moments.append((time.monotonic(), progress.round, progress.phase))
         time.sleep(POLL_SECONDS)
     if status := run.program.process.poll():
         raise FederationError(f"the run ended with status {status}: {run.program.told()[-500:]}")
-    return [_seconds(begun, number) for number in range(1, rounds + 1)]
+    return seconds_of(moments)
 
 
-def _seconds(begun: Mapping[tuple[int, str], float], number: int) -> Seconds:
-    """Return how long a round took: it is over when its model is on the coordinator's disk, and the next one begins."""
-    first, judged = begun[number, "training"], begun[number, "judging"]
-    over = min(moment for (at, _), moment in begun.items() if at == number + 1)
-    return Seconds(over - first, judged - first, over - judged)
+def seconds_of(moments: Sequence[Moment]) -> list[Seconds]:
+    """Return the seconds of each round: from the beginning of its training to that of the next one's, or of the test.
+
+    For a moment before that, the round is the next one's and the phase still the last one's.
+    """
+    begun = [(moment, number) for moment, number, phase in moments if phase == "training"]
+    tested = next(moment for moment, _, phase in moments if phase == "testing")
+    made = []
+    for (first, number), after in zip(begun, [*(moment for moment, _ in begun[1:]), tested], strict=True):
+        judged = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "judging"))
+        made.append(Seconds(after - first, judged - first, after - judged))
+    return made
 
 
 def settings(dense: int, rounds: int) -> Settings:

@@ -32,6 +32,22 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
         assert row["to_first"] == row["peak_mb"] / memory[0]["peak_mb"]
 
 
+def test_a_round_ends_where_the_next_one_begins():
+    """What is done between two rounds counts as the first one's judging; the last one ends with the test."""
+    moments = [
+        *((0.0, 0, "waiting"), (2.0, 1, "training"), (5.0, 1, "judging"), (8.0, 2, "judging")),
+        *(
+            (9.0, 2, "training"),
+            (13.0, 2, "judging"),
+            (18.0, 3, "judging"),
+            (20.0, 3, "testing"),
+            (30.0, 3, "completed"),
+        ),
+    ]
+    seconds = round_seconds.Seconds
+    assert round_seconds.seconds_of(moments) == [seconds(7.0, 3.0, 4.0), seconds(11.0, 4.0, 7.0)]
+
+
 @pytest.mark.parametrize("megabytes", [1, 50, 100])
 def test_an_update_has_the_size_that_was_asked_for(megabytes: int):
     """The words of both slots, four bytes each, are so many megabytes, to a thousandth."""
