@@ -66,7 +66,7 @@ class FramePlayer(Player):
             answer[wire.METRICS].update(counts.to_mapping())
         return answer
 
-    def _advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
         made = wire.state_of(content, wire.AFTER)
         return rounds.given(request.plan, before, made, attempt=request.attempt)
 
