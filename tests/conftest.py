@@ -35,6 +35,7 @@ LONGEST = (
     "sites/test_training.py",
     "learning/test_learner.py",
     "simulations/test_bench_step.py",
+    "simulations/test_bench_rounds.py",
     "sites/test_supernode.py",
     "coordinator/test_supervision.py",
     "simulations/test_paper.py",
