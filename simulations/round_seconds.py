@@ -19,14 +19,14 @@ from typing import Any
 from fedpp.errors import FederationError
 from fedpp.network import NetworkSpec, Task
 
-from .chaos.cluster import CONNECTED, Cluster, Settings, cluster
+from .chaos.cluster import CONNECTED, Cluster, Settings, altered, cluster
 from .empty_app import empty_rounds
 from .hospitals import prepare
 from .scenario import PhantomData, Scenario
 
 SITES, SLOTS, WORD_BYTES = 2, 2, 4
 POLL_SECONDS = 0.02
-UNTRAINED = {"PYTHONPATH": str(Path(__file__).parent / "untrained")}
+UNTRAINED = altered("untrained")
 FILTERS, FRAMES, SIZE = (4, 8), 2, 16
 LIMIT_SECONDS = 3600.0
 Moment = tuple[float, int, str]  # at which a run came to a round and a phase

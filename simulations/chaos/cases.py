@@ -27,10 +27,9 @@ from simulations.federation import federate
 from sites.identity import create_identity
 from sites.pull import opened
 
-from .cluster import CONNECTED, ROOT, Cluster, Run, Settings
+from .cluster import CONNECTED, Cluster, Run, Settings, altered
 from .relay import relay
 
-POISON = ROOT / "simulations" / "chaos" / "poison"
 HALF = 0.5
 LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "replay")
 KILLED = {  # what is killed -> programs
@@ -294,9 +293,7 @@ def lying(cluster: Cluster, name: str, lie: str, kept: Path) -> None:
     """Let a site lie from now on."""
     if program := cluster.programs.get(f"node {name}"):
         program.end()
-    cluster.start_node(
-        name, environment={"PYTHONPATH": str(POISON), "FEDPP_POISON": lie, "FEDPP_POISON_KEPT": str(kept)}
-    )
+    cluster.start_node(name, environment={**altered("poison"), "FEDPP_POISON": lie, "FEDPP_POISON_KEPT": str(kept)})
     cluster.programs[f"node {name}"].wait_for(CONNECTED)
 
 

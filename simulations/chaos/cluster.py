@@ -24,6 +24,7 @@ from simulations.hospitals import Hospitals
 from sites.identity import create_identity
 
 ROOT = Path(__file__).parents[2]
+ALTERED = ROOT / "simulations" / "altered"
 START_SECONDS, CALL_SECONDS = 120.0, 300.0
 CONNECTED = "SuperNode ID"  # what a SuperNode logs once SuperLink let it in
 Settings = Mapping[str, str | int | float]
@@ -267,6 +268,11 @@ def cluster(folder: Path, hospitals: Hospitals, environment: Mapping[str, str] =
             if name.startswith("node "):
                 program.wait_for(CONNECTED)
         yield made
+
+
+def altered(how: str) -> dict[str, str]:
+    """Return the environment in which a site's processes are altered: `poison` or `untrained`."""
+    return {"PYTHONPATH": os.pathsep.join(map(str, (ALTERED / how, ALTERED)))}
 
 
 def call(command: Sequence[str]) -> str:

@@ -4,48 +4,28 @@ Which lie is told stands in `FEDPP_POISON`. Nothing of the approved bundle is ch
 from it what he likes.
 """
 
-import importlib.abc
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from after_import import after_import  # type: ignore[import-not-found]  # beside which this folder is on the path
 
 SENDER = "flwr.supernode.runtime.run_clientapp"
 LIE = os.environ.get("FEDPP_POISON", "")
 KEPT = Path(os.environ.get("FEDPP_POISON_KEPT", "kept"))  # an old update, to be sent again
 
 
-class Liar(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the module that sends answers, and wraps the function that does."""
+def lying(module: Any) -> None:
+    """Wrap the function that sends answers."""
+    honest = module.push_message
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """Find it, and load it by ourselves."""
-        if name != SENDER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            self._loader, spec.loader = spec.loader, self
-        return spec
+    def push_message(client: Any, message: Any, context: Any) -> Any:
+        if message.has_content() and "origin" in message.content:
+            lie(message.content)
+        return honest(client, message, context)
 
-    def create_module(self, spec: Any) -> Any:
-        """Leave it to the loader."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run it, and wrap the sender."""
-        self._loader.exec_module(module)
-        honest = module.push_message
-
-        def push_message(client: Any, message: Any, context: Any) -> Any:
-            if message.has_content() and "origin" in message.content:
-                lie(message.content)
-            return honest(client, message, context)
-
-        module.push_message = push_message  # type: ignore[attr-defined]
+    module.push_message = push_message
 
 
 def lie(content: Any) -> None:
@@ -88,4 +68,4 @@ def replay(content: Any) -> None:
 
 
 if LIE:
-    sys.meta_path.insert(0, Liar())
+    after_import(SENDER, lying)
