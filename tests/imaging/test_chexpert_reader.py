@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, path: str, fin
     with pytest.raises(RawDataError, match=message) as refused:
         read_chexpert(root)
     assert "\n" not in str(refused.value)
-    assert "666" not in str(refused.value)
+    assert "666" not in str(refused.value).replace(str(tmp_path), "")
 
 
 def test_an_absolute_path_is_refused(tmp_path: Path):
