@@ -49,6 +49,11 @@ def accept_update(
         raise MisfitError(str(error)) from None
 
 
+def base_of(content: RecordDict) -> str:
+    """Return the digest of the state that an accepted update starts from, as its site names it."""
+    return Round.from_json(wire.Origin.of(content).round).base
+
+
 def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Answer:
     """Return what a site found of a new model; raise `FederationError` if that does not fit."""
     counts = accept_counts(content, site, "validation")

@@ -13,6 +13,7 @@ goes on where it was: the same round, attempt, plan and sum.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -29,10 +30,12 @@ from fedpp.protocol.site import SiteDescription
 
 from .admission import Admissions
 from .aggregation import Begin
-from .answers import Answer, MisfitError, accept_answer, accept_counts, accept_update
+from .answers import UNKNOWN, Answer, MisfitError, accept_answer, accept_counts, accept_update, base_of
 from .exchange import Exchange
 from .progress import ProgressFile
 from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
+
+Questions = Callable[[Iterable[int]], list[Message]]
 
 AWAY_SECONDS = 1.0  # between two looks at who is back
 
@@ -70,6 +73,7 @@ class FederatedAveraging:
         self._aggregate = aggregate
         self._left_out: dict[str, str] = {}
         self._answers: dict[str, Answer] = {}
+        self._holds: dict[tuple[str, int], str] = {}  # site and round -> the state of it that the site named
         self._join(() if position else self._admissions.admitted.sites.values())
 
     @property
@@ -102,7 +106,7 @@ class FederatedAveraging:
     def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
         """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
         request = wire.EvaluateRequest(self._plan, "test", last.round + 1)
-        arrays = ArrayRecord({wire.STATE: wire.pack_state(last.state)})
+        arrays = ArrayRecord({wire.STATE: wire.pack_state(last.state)})  # sites keep the last one as it comes
         tested: dict[str, AnyCounts] = {}
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
@@ -111,7 +115,7 @@ class FederatedAveraging:
         self._progress.tell(phase="testing")
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            return self._messages(MessageType.EVALUATE, arrays, request, nodes)
+            return [self._message(MessageType.EVALUATE, node, request, arrays) for node in nodes]
 
         self._gather("test counts", questions, accept, least=1)
         if not tested:
@@ -126,7 +130,7 @@ class FederatedAveraging:
             counted[site.name] = accept_counts(content, site, "test")
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            return self._messages(f"{MessageType.QUERY}.{wire.ALONE}", ArrayRecord(), request, nodes)
+            return [self._message(f"{MessageType.QUERY}.{wire.ALONE}", node, request, ArrayRecord()) for node in nodes]
 
         self._folder.note("each site trains a model of its own, to be compared with")
         self._gather("own model", questions, accept, least=0, times=self._config.rounds)
@@ -157,6 +161,7 @@ class FederatedAveraging:
         )
 
     def _begin(self, number: int, attempt: int) -> Position:
+        self._holds = {(name, of): digest for (name, of), digest in self._holds.items() if of >= number - 1}
         position = Position(number, attempt, self._known, self._datasets, self.quarantined)
         self._write(lambda: self._folder.begin(position))
         return position
@@ -195,18 +200,18 @@ class FederatedAveraging:
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             updates.add(*accept_update(content, site, self._plan, due))
+            self._holds[site.name, before.round] = base_of(content)
 
-        request = wire.TrainRequest(self._plan, number, self._attempt)
-        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state)})
+        def request(_: int, base: str) -> wire.Request:
+            return wire.TrainRequest(self._plan, number, self._attempt, base)
+
         self._progress.tell(
             phase="training",
             round=number,
             attempt=self._attempt,
             sites={site.name: "asked" for site in self.sites.values()} | dict.fromkeys(self.quarantined, "quarantined"),
         )
-        self._gather(
-            f"round {number}: update", lambda nodes: self._messages(MessageType.TRAIN, arrays, request, nodes), accept
-        )
+        self._gather(f"round {number}: update", self._questions(MessageType.TRAIN, before, request), accept)
         if len(updates) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(updates)} of the {self._config.least_sites()} sites of its quorum sent an update"
@@ -234,48 +239,50 @@ class FederatedAveraging:
     def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
         """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
         number, self._left_out = closed.round, dict(closed.left_out)
-        arrays = ArrayRecord({wire.STATE: wire.pack_state(before.state), closed.name: Array(closed.words)})
         first = next(iter(self.sites), None)
-
-        def questions(nodes: Iterable[int]) -> list[Message]:
-            return [
-                message
-                for node in nodes
-                for message in self._evaluation(closed, arrays, [node], keep=node == first)  # one keeps its state
-            ]
-
+        questions = self._evaluations(before, closed, lambda node: node == first)  # one answers its state
         self._progress.tell(phase="judging", sites={site.name: "asked" for site in self.sites.values()})
-        self._gather(f"round {number}: validation counts", questions, self._take_answer)
+        self._gather(f"round {number}: validation counts", questions, self._judge(number, self._answers))
         if len(self._answers) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(self._answers)} of the {self._config.least_sites()} sites of its quorum judged "
                 "the new model"
             )
             return None
-        return self._adopted(number, closed, arrays)
+        return self._adopted(before, closed)
 
-    def _take_answer(self, content: RecordDict, site: SiteDescription) -> None:
-        self._answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
+    def _evaluations(self, before: Checkpoint, closed: ClosedSum, keep: Callable[[int], bool]) -> Questions:
+        """Return what asks nodes to judge a new model, and those that `keep` it to answer its state."""
 
-    def _adopted(self, number: int, closed: ClosedSum, arrays: ArrayRecord) -> tuple[str, bytes] | None:
+        def request(node: int, base: str) -> wire.Request:
+            return wire.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep(node), base)
+
+        total = {wire.SUM: ConfigRecord({wire.SUM: closed.total.to_json()})}
+        return self._questions(MessageType.EVALUATE, before, request, {closed.name: Array(closed.words)}, total)
+
+    def _judge(self, number: int, answers: dict[str, Answer]) -> Callable[[RecordDict, SiteDescription], None]:
+        """Return what takes an answer to the new model of a round, whose state its site holds from then on."""
+
+        def accept(content: RecordDict, site: SiteDescription) -> None:
+            answer = answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
+            self._holds[site.name, number] = answer.verdict.digest
+
+        return accept
+
+    def _adopted(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
         """Return digest and content of the new state if the sites adopt one, and a site that does sent it."""
+        number = closed.round
         digest = self._digest(number)
         if digest is None:
             return None
         again: dict[str, Answer] = {}
-
-        def questions(nodes: Iterable[int]) -> list[Message]:
-            return self._evaluation(closed, arrays, nodes, keep=True)
-
-        def accept(content: RecordDict, site: SiteDescription) -> None:
-            again[site.name] = accept_answer(content, site, masked=self._plan.masked)
-
+        questions = self._evaluations(before, closed, lambda _: True)
         for node, site in self.sites.items():
             answer = self._answers.get(site.name)
             if answer is None or answer.verdict.reason:
                 continue
             if answer.state is None:
-                self._gather(f"round {number}: state", questions, accept, [node], least=0)
+                self._gather(f"round {number}: state", questions, self._judge(number, again), [node], least=0)
                 answer = again.get(site.name, answer)
             if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
                 return digest, answer.state
@@ -318,29 +325,50 @@ class FederatedAveraging:
         self._progress.tell(round=closed.round + 1, round_seconds=after.seconds / after.round)
         return after
 
-    def _evaluation(self, closed: ClosedSum, arrays: ArrayRecord, nodes: Iterable[int], *, keep: bool) -> list[Message]:
-        request = wire.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep)
-        total = {wire.SUM: ConfigRecord({wire.SUM: closed.total.to_json()})}
-        return self._messages(MessageType.EVALUATE, arrays, request, nodes, total)
-
-    def _messages(
+    def _questions(
         self,
         kind: str,
-        arrays: ArrayRecord,
-        request: wire.Request,
-        nodes: Iterable[int],
+        before: Checkpoint,
+        request: Callable[[int, str], wire.Request],
+        results: Mapping[str, Array] | None = None,
         more: Mapping[str, ConfigRecord] | None = None,
-    ) -> list[Message]:
+    ) -> Questions:
+        """Return what asks nodes about the state of the round before: who named it is sent its digest alone."""
+
+        @cache
+        def arrays(base: str) -> ArrayRecord:
+            state = {} if base else {wire.STATE: wire.pack_state(before.state)}
+            return ArrayRecord({**state, **(results or {})})
+
+        def questions(nodes: Iterable[int]) -> list[Message]:
+            bases = {node: self._base(self.sites[node].name, before) for node in nodes}
+            return [self._message(kind, node, request(node, base), arrays(base), more) for node, base in bases.items()]
+
+        return questions
+
+    def _base(self, name: str, before: Checkpoint) -> str:
+        """Return the digest by which a site knows the state of the round before, or nothing if it must be sent it."""
+        held = self._holds.get((name, before.round), "")
+        return held if before.digest in {held, UNKNOWN} else ""
+
+    def _message(
+        self,
+        kind: str,
+        node: int,
+        request: wire.Request,
+        arrays: ArrayRecord,
+        more: Mapping[str, ConfigRecord] | None = None,
+    ) -> Message:
         participants = self._admissions.admitted.participants.to_record()
         content = RecordDict(
             {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
         )
-        return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+        return Message(content, dst_node_id=node, message_type=kind)
 
     def _gather(
         self,
         what: str,
-        questions: Callable[[Iterable[int]], list[Message]],
+        questions: Questions,
         accept: Callable[[RecordDict, SiteDescription], None],
         nodes: Iterable[int] | None = None,
         least: int | None = None,
@@ -362,6 +390,10 @@ class FederatedAveraging:
                     self._folder.note(f"{what}: {sites[node].name} restarted, and is asked again")
                     self._exchange.ask(questions([node]))
                     continue
+                if wire.lost_base(answer) and self._forget(sites[node].name):
+                    self._folder.note(f"{what}: {sites[node].name} has lost the last model, and is sent it again")
+                    self._exchange.ask(questions([node]))
+                    continue
                 said = self._heard(what, sites[node], answer, accept)
                 (accepted if said == "answered" else away if said == "away" else set()).add(node)
                 self._progress.site(sites[node].name, said)
@@ -380,13 +412,20 @@ class FederatedAveraging:
             self._progress.site(sites[node].name, "late" if node in self._exchange.unanswered else "away")
         self._exchange.give_up()
 
+    def _forget(self, name: str) -> bool:
+        """Take it that a site holds no state; tell whether it was taken to hold one."""
+        lost = [held for held in self._holds if held[0] == name]
+        for held in lost:
+            del self._holds[held]
+        return bool(lost)
+
     def _wait_for(
         self,
         what: str,
         quorum: int,
         accepted: set[int],
         away: set[int],
-        questions: Callable[[Iterable[int]], list[Message]],
+        questions: Questions,
         hear: Callable[[float], None],
         sites: Mapping[int, SiteDescription],
     ) -> None:

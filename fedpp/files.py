@@ -24,9 +24,12 @@ def create_exclusively(path: Path, content: bytes, *, mode: int = 0o600) -> None
         temporary.unlink()
 
 
-def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Write a file; who reads it meanwhile sees the old one or the new one."""
-    temporary = _written(path, content, mode)
+def replace(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = True) -> None:
+    """Write a file; who reads it meanwhile sees the old one or the new one.
+
+    If it is not `synced`, nobody waits for the disk: a machine that loses power may leave a damaged one.
+    """
+    temporary = _written(path, content, mode, synced=synced)
     try:
         temporary.replace(path)
     except BaseException:
@@ -123,8 +126,8 @@ def make_folder(path: Path, mode: int) -> None:
     path.chmod(mode)
 
 
-def _written(path: Path, content: bytes, mode: int) -> Path:
-    """Return a new file of this content beside `path`, on the disk."""
+def _written(path: Path, content: bytes, mode: int, *, synced: bool = True) -> Path:
+    """Return a new file of this content beside `path`, on the disk if it is to be `synced`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -132,7 +135,8 @@ def _written(path: Path, content: bytes, mode: int) -> Path:
             os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
     except BaseException:
         Path(name).unlink()
         raise

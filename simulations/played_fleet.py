@@ -71,6 +71,7 @@ class Shared:
         self._known: dict[str, tuple[object, Any]] = {}
         self._contents: dict[str, bytes] = {}
         self.inflated: dict[str, InflatableObject] = {}
+        self.held: dict[str, GlobalState] = {}
 
     def once(self, kind: str, key: object, make: Callable[[], T]) -> T:
         """Return what was made for this key, or make it in place of the last one of its kind."""
@@ -222,7 +223,7 @@ def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: 
     key = cast("ec.EllipticCurvePrivateKey", load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None))
     own, card = SiteIdentity.generate(identity.name), DOMAIN.card()
     site = Site(DOMAIN, own, Issuer(DOMAIN.certifying_seed()).certify(own.recipient(), card))
-    member = Member(described(identity.name), DOMAIN, shared=shared)
+    member = Member(described(identity.name), DOMAIN, held=shared.held, shared=shared)
     keys = key, key.public_key()
     with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:
         number, receive, send, get_run, _, pull, push, confirm = connection

@@ -3,7 +3,7 @@
 Whoever plays holds the domain's secret: it is for measurements and tests of the coordinator, which cannot tell.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Player:
     description: SiteDescription
     domain: KeyDomain
     step: float = 1.0
+    held: dict[str, GlobalState] = field(default_factory=dict)  # by digest
 
     def initial(self, content: RecordDict) -> RecordDict:
         """Answer the state of round 0: of zeros, or of the model that came."""
@@ -58,7 +59,9 @@ class Player:
     def train(self, content: RecordDict) -> RecordDict:
         """Answer the update in words."""
         request = wire.TrainRequest.of(content)
-        before = self.state(content, request.plan, request.round - 1)
+        before = self.base(content, request)
+        if before is None:
+            return RecordDict({wire.REFUSAL: ConfigRecord({"reason": wire.LOST_BASE})})
         words = self.words(request, before)
         mask = wire.Mask("0" * 64, 0, 1)
         if request.plan.masked:
@@ -77,9 +80,12 @@ class Player:
         request = wire.EvaluateRequest.of(content)
         counts = counted(self.description, {"validation": 2, "test": 1}[request.split])
         answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
-        before = self.state(content, request.plan, request.round - 1)
+        before = self.base(content, request)
+        if before is None:
+            return RecordDict({wire.REFUSAL: ConfigRecord({"reason": wire.LOST_BASE})})
         if wire.SUM in content:
             after = self.advanced(content, request, before)
+            self._hold(after)
             answer[wire.VERDICT] = wire.Verdict(after.digest, reason).to_record()
             if request.keep:
                 answer[wire.ARRAYS] = self._closed(content, request.plan, after)
@@ -101,6 +107,20 @@ class Player:
     def words(self, request: wire.TrainRequest, before: GlobalState) -> Words:
         """Return the update in words, not masked yet."""
         return rounds.encoded(request.plan, self.update(before), self._examples(request.plan))
+
+    def base(self, content: RecordDict, request: wire.TrainRequest | wire.EvaluateRequest) -> GlobalState | None:
+        """Return the state that the question is about; nothing if it is to be held, and is not."""
+        if request.base:
+            return self.held.get(request.base)
+        state = self.state(content, request.plan, request.round - 1)
+        self._hold(state)
+        return state
+
+    def _hold(self, state: GlobalState) -> None:
+        """Hold a state, and no more of those before it than the last round's."""
+        for digest in [digest for digest, of in self.held.items() if of.round < state.round - 1]:
+            self.held.pop(digest, None)
+        self.held[state.digest] = state
 
     def state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
         """Return the state that came, which must be of this round of this run."""

@@ -212,7 +212,7 @@ def initial_weights(asked: Asked) -> RecordDict:
         rule=plan.rule,
         salt=secrets.token_hex(SALT_BYTES),
     )
-    return RecordDict({wire.ARRAYS: _closed(part, state)})
+    return RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: wire.pack_state(_closed(part, state))})})
 
 
 @app.train()
@@ -225,7 +225,7 @@ def train(asked: Asked) -> RecordDict:
     request = wire.TrainRequest.of(asked.content)
     part = _part(asked, request.plan)
     with part.memory.turn(request.round, request.attempt):
-        before = _state(part, request.round - 1)
+        before = _state(part, request.round - 1, request.base)
         of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
         question = json.dumps([of.to_json(), asked.policy.co_participants])  # the mask is for the company of then
         answer = part.memory.answer(question)
@@ -268,7 +268,7 @@ def evaluate(asked: Asked) -> RecordDict:
     """
     request = wire.EvaluateRequest.of(asked.content)
     part = _part(asked, request.plan)
-    before = _state(part, request.round - 1)
+    before = _state(part, request.round - 1, request.base)
     stepped = wire.SUM in asked.content
     if stepped and request.split != "validation":  # its loss is what the next round's is compared to
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
@@ -277,6 +277,7 @@ def evaluate(asked: Asked) -> RecordDict:
     if not stepped:
         counts = _scored(part, before, request)
         _keep_model(asked)
+        part.memory.release()
         return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
     after = _advanced(part, before, request)
     judged = part.memory.judged(after)
@@ -291,8 +292,12 @@ def evaluate(asked: Asked) -> RecordDict:
             wire.VERDICT: wire.Verdict(after.digest, judged["reason"]).to_record(),
         }
     )
+    sent = part.memory.held(after.digest)
+    if sent is None:
+        sent = _closed(part, after)
+        part.memory.hold(after, sent)
     if request.keep:
-        answer[wire.ARRAYS] = _closed(part, after)
+        answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(sent)})
     return answer
 
 
@@ -346,18 +351,21 @@ def _part(asked: Asked, plan: wire.Plan) -> Part:
     return part
 
 
-def _state(part: Part, number: int) -> GlobalState:
-    """Return the state that came, which must be of this round of this run."""
-    sent = wire.state_of(part.asked.content)
+def _state(part: Part, number: int, base: str) -> GlobalState:
+    """Return the state of this round of this run: the one that is held here as `base`, or without that what came."""
+    sent = part.memory.held(base) if base else wire.state_of(part.asked.content)
+    if sent is None:
+        raise FederationError(wire.LOST_BASE)
     state = GlobalState.from_bytes(part.aggregation.open(about(part.nonce, number), sent))
     rounds.require_state(part.plan, state, number)
     part.memory.require_same(state)
+    if not base:
+        part.memory.hold(state, sent)
     return state
 
 
-def _closed(part: Part, state: GlobalState) -> ArrayRecord:
-    sent = part.aggregation.close(about(part.nonce, state.round), state.to_bytes())
-    return ArrayRecord({wire.STATE: wire.pack_state(sent)})
+def _closed(part: Part, state: GlobalState) -> bytes:
+    return part.aggregation.close(about(part.nonce, state.round), state.to_bytes())
 
 
 def _advanced(part: Part, before: GlobalState, request: wire.EvaluateRequest) -> GlobalState:

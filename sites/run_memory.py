@@ -2,10 +2,12 @@
 
 Flower gives each message a process of its own, and a run that goes on after the coordinator died another number. So
 what must last is kept here, by the run's nonce: digests and validation losses of the states of the last two rounds that
-this site computed itself, the verdict on the newest, and the last update as it was sent. The same question gets the
-same answer, and costs no training.
+this site computed itself, the verdict on the newest, the last update as it was sent, and the states of the last two
+rounds as they are sent. The same question gets the same answer, and costs no training; a state that is here need not
+come again.
 
-An update under the domain mask is random bytes here as well; in clear it is what the trainer can compute anyway.
+Under the domain mask an update is random bytes here as well, and a state is sealed by the vault; in clear they are what
+the trainer can compute anyway.
 """
 
 import fcntl
@@ -20,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fedpp.errors import FederationError
 from fedpp.files import make_folder, replace
 from fedpp.learning.global_state import GlobalState
 
+from .packed_answer import pack, unpack
+
 MOST_RUNS = 8  # whose folders are kept
 OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder
+HELD = ("state-0", "state-1")  # files of the states of even and of odd rounds
 _SUM_BYTES = 32
 
 _log = logging.getLogger("fedpp.site")
@@ -52,6 +55,8 @@ class RunMemory:
             others.sort(key=lambda run: run.stat().st_mtime, reverse=True)
             for old in others[MOST_RUNS - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
+            for old in others:
+                RunMemory._release(old)
 
     @contextmanager
     def turn(self, number: int, attempt: int) -> Iterator[None]:
@@ -109,24 +114,50 @@ class RunMemory:
 
     def answer(self, question: str) -> RecordDict | None:
         """Return the answer that was kept, if it is to this question."""
-        try:
-            content = (self._folder / "answer").read_bytes()
-        except OSError:  # most often there is none; one that cannot be read is none, either
-            return None
-        asked, whole, answer = content[:_SUM_BYTES], content[_SUM_BYTES : 2 * _SUM_BYTES], content[2 * _SUM_BYTES :]
-        if asked != sha256(question.encode()).digest() or whole != sha256(answer).digest():
-            return None
-        return recorddict_from_proto(ProtoRecordDict.FromString(answer))
+        packed = self._kept("answer", sha256(question.encode()).digest())
+        return None if packed is None else unpack(packed)
 
     def keep_answer(self, question: str, answer: RecordDict) -> None:
         """Keep an answer in place of the last; where there is no room for it, it may have to be computed again."""
-        content = recorddict_to_proto(answer).SerializeToString()
+        self._keep("answer", sha256(question.encode()).digest(), pack(answer))
+
+    def held(self, digest: str) -> bytes | None:
+        """Return the state of this digest as it is sent, if it is held here."""
+        wanted = bytes.fromhex(digest)
+        return next((sent for slot in HELD if (sent := self._kept(slot, wanted)) is not None), None)
+
+    def hold(self, state: GlobalState, sent: bytes) -> None:
+        """Hold a state, as it is sent, in place of an earlier attempt at its round, or of two rounds before."""
+        self._keep(HELD[state.round % 2], bytes.fromhex(state.digest), sent)
+
+    def release(self) -> None:
+        """Hold no state any longer: the run is over."""
+        self._release(self._folder)
+
+    @staticmethod
+    def _release(folder: Path) -> None:
+        for slot in HELD:
+            (folder / slot).unlink(missing_ok=True)
+
+    def _kept(self, name: str, key: bytes) -> bytes | None:
+        """Return the content of a file, if it is whole and of this key."""
         try:
-            for left in self._folder.glob(".answer.*.tmp"):  # by a process that was killed in the midst of this
+            with (self._folder / name).open("rb") as file:
+                if file.read(_SUM_BYTES) != key:
+                    return None
+                whole, content = file.read(_SUM_BYTES), file.read()
+        except OSError:  # most often there is none; one that cannot be read is none, either
+            return None
+        return content if sha256(content).digest() == whole else None
+
+    def _keep(self, name: str, key: bytes, content: bytes) -> None:
+        """Write a file that may be lost, or damaged, by what ends a machine: that costs time and nothing else."""
+        try:
+            for left in self._folder.glob(f".{name}.*.tmp"):  # by a process that was killed in the midst of this
                 left.unlink()
-            replace(self._folder / "answer", sha256(question.encode()).digest() + sha256(content).digest() + content)
+            replace(self._folder / name, b"".join((key, sha256(content).digest(), content)), synced=False)
         except OSError as error:
-            _log.warning("the update is sent, and not kept for a second question: %s", error.strerror)
+            _log.warning("the run goes on, and its %s is not kept: %s", name, error.strerror)
 
     def _of(self, number: int) -> dict[str, Any]:
         known = self._known().get(_slot(number), {})

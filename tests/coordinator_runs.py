@@ -15,6 +15,7 @@ from members import proof
 
 from fedpp.config import RunConfig
 from fedpp.keys.identity import SiteIdentity
+from fedpp.learning.global_state import GlobalState
 from fedpp.protocol import wire
 from fedpp.protocol.site import SiteDescription
 from simulations.played_site import Player
@@ -73,6 +74,7 @@ class Site:
     scored: list[tuple[str, int]] = field(default_factory=list)
     seen: list[RecordDict] = field(default_factory=list)
     step: float = 1.0
+    held: dict[str, GlobalState] = field(default_factory=dict)
 
     def answer(self, question: Message) -> RecordDict | None:
         kind = question.metadata.message_type
@@ -96,7 +98,7 @@ class Site:
 
     def player(self) -> Player:
         """Return who plays its part."""
-        return Player(self.description, KEYS, self.step)
+        return Player(self.description, KEYS, self.step, self.held)
 
     def reason_of(self, request: wire.EvaluateRequest) -> str:
         """Return why it does not adopt a model: it always does."""

@@ -215,10 +215,16 @@ def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Word
 
 
 def updates(
-    nodes: Sequence[Node], plan: wire.Plan, state: bytes, number: int = 1, attempt: int = 1, **more: Any
+    nodes: Sequence[Node],
+    plan: wire.Plan,
+    state: bytes | None,
+    number: int = 1,
+    attempt: int = 1,
+    base: str = "",
+    **more: Any,
 ) -> Mapping[str, RecordDict]:
     """Return what each site answers to a round."""
-    request = wire.TrainRequest(plan, number, attempt)
+    request = wire.TrainRequest(plan, number, attempt, base)
     answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state, **more)) for n in nodes}
     assert not [reason(answer) for answer in answers.values() if wire.REFUSAL in answer]
     return answers
@@ -227,14 +233,15 @@ def updates(
 def judged(
     nodes: Sequence[Node],
     plan: wire.Plan,
-    state: bytes,
+    state: bytes | None,
     total: tuple[Sum, Words],
     number: int = 1,
     attempt: int = 1,
+    base: str = "",
     **more: Any,
 ) -> list[RecordDict]:
     """Return what each site answers to the sum of a round, its new state included."""
-    request = wire.EvaluateRequest(plan, "validation", number, attempt, keep=True)
+    request = wire.EvaluateRequest(plan, "validation", number, attempt, keep=True, base=base)
     return [n.ask("evaluate", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
 
 

@@ -5,14 +5,17 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    train                  "config": TrainRequest, "arrays": state              "arrays": words, "mask", "metrics"
-    evaluate               "config": EvaluateRequest, "arrays": state, words    "metrics": Counts, "verdict"
+    train                  "config": TrainRequest(, "arrays": state)             "arrays": words, "mask", "metrics"
+    evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
                            or after, "sum": Sum                                 (, "arrays": state)
 
 A state is the global model with what its optimizer remembers, as bytes: sealed by a vault, or in clear where the run's
 masking is off. Words are an update, or a sum of updates, masked or not; after is the next state, where the coordinator
 made it of the updates. The evaluation of a split after the last round has neither. All but the first carry the
 "participants" of the run. A site that will not or cannot answer sends "refusal" with one line instead.
+
+A state goes to a site once: a question about one that the site named before names it, by its digest, as its `base`. A
+site that has lost it refuses with `LOST_BASE`, and is asked again with the state.
 """
 
 import json
@@ -43,6 +46,7 @@ STATE, WORDS, AFTER = "state", "words", "after"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
 EXAMPLES = "num-examples"
+LOST_BASE = "it does not hold the state that the question names: send it"
 MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
 _BOUNDS = {
@@ -195,10 +199,12 @@ class TrainRequest(Request):
 
     round: int
     attempt: int = 1
+    base: str = ""  # digest of that state; none if it comes along
 
     def __post_init__(self) -> None:
-        """Refuse a round that no run has."""
+        """Refuse a round that no run has, and a base that is no digest."""
         _require_round(self.round, self.attempt)
+        _require_base(self.base)
 
 
 @dataclass(frozen=True)
@@ -209,10 +215,12 @@ class EvaluateRequest(Request):
     round: int
     attempt: int = 1
     keep: bool = False  # whether to answer the new state, too
+    base: str = ""  # digest of the state of the round before; none if it comes along
 
     def __post_init__(self) -> None:
-        """Refuse a round that no run has, and a split that no dataset has."""
+        """Refuse a round that no run has, a base that is no digest, and a split that no dataset has."""
         _require_round(self.round, self.attempt)
+        _require_base(self.base)
         if self.split not in SPLITS:
             raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
         _require_bool("keep", self.keep)
@@ -307,6 +315,11 @@ def _require_bool(name: str, value: object) -> None:
         raise FederationError(f"{name} must be true or false, got {value!r:.40}")
 
 
+def _require_base(base: object) -> None:
+    if base != "" and not is_hex(base):
+        raise FederationError(f"base must be a digest of 64 hex digits, or nothing, got {base!r:.80}")
+
+
 def _require_round(number: object, attempt: object) -> None:
     for name, value, most in (("round", number, 2**31 - 1), ("attempt", attempt, MOST_ATTEMPTS)):
         if type(value) is not int or not 1 <= value <= most:
@@ -384,6 +397,11 @@ def refuse(reason: str, message: Message) -> Message:
 def is_away(reply: Message) -> bool:
     """Tell whether a reply is SuperLink's own word that the site cannot be reached, or that its answer is lost."""
     return reply.has_error() and reply.error.code in _AWAY
+
+
+def lost_base(reply: Message) -> bool:
+    """Tell whether a site says that it does not hold the state which it was asked about."""
+    return reply.has_content() and dict(reply.content.config_records.get(REFUSAL, {})) == {"reason": LOST_BASE}
 
 
 def content_of(reply: Message | None) -> RecordDict:

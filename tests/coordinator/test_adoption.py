@@ -92,10 +92,30 @@ class Junk(Silent):
         return answer
 
 
+class Forgetful(Silent):
+    """A site that loses all states that it holds before it is asked to train."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        if question.metadata.message_type == "train":
+            self.held.clear()
+        return super().answer(question)
+
+
+class ForgetfulJunk(Junk, Forgetful):
+    """A site that does both."""
+
+
+def test_a_state_that_is_none_costs_nobody_who_holds_the_true_one(tmp_path: Path) -> None:
+    """Sealed, nobody but a site sees it; a round later a true one takes its place."""
+    record = federate(LocalGrid([Junk(describe("a")), Silent(describe("b"))]), config(tmp_path, rounds=3))
+    assert [of.sites for of in record.rounds] == [("a", "b")] * 3
+    np.testing.assert_array_equal(opened((tmp_path / "model.sealed").read_bytes()).rows["dense/bias"], 3.0)
+
+
 def test_a_state_that_is_none_does_not_cost_the_one_before(tmp_path: Path) -> None:
-    """Sealed, nobody but a site sees it: the run ends in the next round, and both files are there."""
+    """Where no site holds the true one, the run ends in the next round, and both files are there."""
     with pytest.raises(FederationError, match="round 3: update: 0 sites answered"):
-        federate(LocalGrid([Junk(describe("a")), Silent(describe("b"))]), config(tmp_path, rounds=3))
+        federate(LocalGrid([ForgetfulJunk(describe("a")), Forgetful(describe("b"))]), config(tmp_path, rounds=3))
     assert (tmp_path / "model.sealed").read_bytes() == b"no state"
     assert opened((tmp_path / "model-before.sealed").read_bytes()).round == 1
 

@@ -86,7 +86,7 @@ class FrameSite(Site):
         return super().answer(question)
 
     def player(self) -> FramePlayer:
-        return FramePlayer(self.description, KEYS, shift=self.shift)
+        return FramePlayer(self.description, KEYS, held=self.held, shift=self.shift)
 
     def reason_of(self, request: wire.EvaluateRequest) -> str:
         return "no" if (request.round, request.attempt) in self.thrown_away else ""
@@ -376,14 +376,16 @@ def test_a_strategy_that_makes_no_model_fails_the_run_in_words(strategy: str, se
     assert not [kind for s in sites for kind in s.asked if kind == "evaluate"]
 
 
-def test_the_sites_are_sent_the_state_and_whose_updates_are_in_it(tmp_path: Path):
-    """Beside the state before and the list there is no word of an update in the question."""
+def test_the_sites_are_sent_the_new_model_and_whose_updates_are_in_it(tmp_path: Path):
+    """Beside the new state and the list there is no word of an update in the question; the state before they hold."""
     sites = [site(name) for name in "abc"]
     ended(LocalGrid(sites), run_of(tmp_path, "FedMedian", sites=3, rounds=1))
+    trained = next(seen for seen in sites[0].seen if wire.STATE in seen.array_records.get(wire.ARRAYS, {}))
     asked = next(seen for seen in sites[0].seen if wire.SUM in seen)
     arrays = wire.record(asked, wire.ARRAYS, ArrayRecord)
-    assert arrays.keys() == {wire.STATE, wire.AFTER}
-    before, after = (GlobalState.from_bytes(wire.state_of(asked, name)) for name in (wire.STATE, wire.AFTER))
+    assert arrays.keys() == {wire.AFTER}
+    before, after = (GlobalState.from_bytes(wire.state_of(*of)) for of in ((trained,), (asked, wire.AFTER)))
+    assert wire.EvaluateRequest.of(asked).base == before.digest
     assert after == replace(before, round=1, rows=after.rows)
 
 

@@ -171,6 +171,11 @@ def test_any_value_is_a_plan_s_or_refused(name: str, value: Any) -> None:
             for name in ("round", "attempt")
             for value in (0, -1, 1.0, True, "1", 2**31)
         ),
+        *(
+            (request, {"base": value}, "base must be a digest of 64 hex digits, or nothing, got ")
+            for request in (TRAIN, EVALUATE)
+            for value in ("ab" * 31, "xy" * 32, "AB" * 32, 0, False, b"")
+        ),
         (TRAIN, {"attempt": 101}, "attempt must be a whole number from 1 to 100, got 101"),
         (EVALUATE, {"split": "all"}, "split must be one of train, validation, test, got 'all'"),
         (EVALUATE, {"split": 1}, "split must be one of"),

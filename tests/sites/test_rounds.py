@@ -84,6 +84,44 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
     assert max(np.abs(found[name] - start).max() for name, start in decrypted(domain, before).items()) > 1e-4
 
 
+@BOTH
+def test_a_state_that_a_site_named_need_not_come_again(both: list[Node], domain: KeyDomain, masked: bool):
+    """What a site answers to a state's name is what it answers to the state: of the one that came, and its own."""
+    plan = plan_of(domain, masked=masked)
+    first = begun(domain, plan)
+    content, base = sent(domain, plan, first), first.digest
+    for number in (1, 2):
+        total = added(
+            updates(both, plan, content if number == 1 else None, number, base=base if number == 2 else ""), plan
+        )
+        named = judged(both, plan, None, total, number, base=base)
+        whole = judged(both, plan, content, total, number)
+        states = {state_in(answer, domain, masked=masked).digest for answer in (*named, *whole)}
+        assert [wire.Verdict.of(answer) for answer in named] == [wire.Verdict(*states, "")] * 2
+        content, (base,) = wire.state_of(named[0]), states
+
+
+@BOTH
+def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain: KeyDomain, masked: bool):
+    """One that it never had, one that was damaged, and that of another run; with the state it answers."""
+    plan = plan_of(domain, masked=masked)
+    state, north = begun(domain, plan), both[0]
+    content = sent(domain, plan, state)
+    by_name = wire.TrainRequest(plan, 1, base=state.digest)
+    assert reason(north.ask("train", question(domain, by_name))) == wire.LOST_BASE
+    trained(north, plan, state=content)
+    assert wire.REFUSAL not in north.ask("train", question(domain, by_name))
+    (kept,) = north.folder.glob("runs/*/state-0")
+    assert content in kept.read_bytes()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert reason(north.ask("train", question(domain, by_name))) == wire.LOST_BASE
+    trained(north, plan, state=content)
+    late = wire.TrainRequest(plan, 2, base=state.digest)
+    assert (
+        "sealed state about" in (told := reason(north.ask("train", question(domain, late)))) or "is of round 0" in told
+    )
+
+
 def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
     """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
     shown = {}
@@ -104,6 +142,23 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
         assert len(pieces) > values.size // 2
         assert values.tobytes() in clear
         assert not [start for start in range(len(hidden) - 7) if hidden[start : start + 8] in pieces]
+
+
+def test_nothing_of_the_rows_is_on_the_disk_under_the_mask(both: list[Node], domain: KeyDomain):
+    """What a site keeps of a masked run is sealed or masked; in clear all values are there."""
+    for masked in (MASKED, CLEAR):
+        plan = plan_of(domain, masked=masked)
+        state = begun(domain, plan)
+        content = sent(domain, plan, state)
+        (answer,) = judged(both[:1], plan, content, added(updates(both, plan, content), plan))
+        after = state_in(answer, domain, masked=masked)
+        disk = b"".join(path.read_bytes() for path in both[0].folder.glob("runs/*/*"))
+        for of in (state, after):
+            values = np.concatenate([rows.reshape(-1) for rows in of.rows.values()])
+            found = sum(value.tobytes() in disk for value in values[:200] if value)
+            assert found == (0 if masked else np.count_nonzero(values[:200]))
+        for each in both:
+            each.forget()
 
 
 def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDomain):

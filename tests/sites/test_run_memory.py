@@ -17,7 +17,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from conftest import ROOT
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from site_nodes import NONCE, begun, plan_of
 
@@ -125,7 +125,7 @@ def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
     (folder_of(tmp_path) / "answer").mkdir()
     assert memory.answer("a question") is None
     memory.keep_answer("a question", answer_of())
-    assert caplog.messages == ["the update is sent, and not kept for a second question: Is a directory"]
+    assert caplog.messages == ["the run goes on, and its answer is not kept: Is a directory"]
     memory.require_kind(masked=True)
     assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
 
@@ -139,7 +139,7 @@ def test_without_room_for_an_answer_the_last_one_stays(
     with files_of_at_most(4096):
         memory.keep_answer("the second", answer_of(10**4))
         memory.keep(state, 0.5, {"reason": ""})
-    assert caplog.messages == ["the update is sent, and not kept for a second question: File too large"]
+    assert caplog.messages == ["the run goes on, and its answer is not kept: File too large"]
     assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
     assert packed(memory.answer("the first")) == packed(answer_of())
     assert memory.answer("the second") is None
@@ -173,6 +173,68 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path)
     assert packed(memory.answer("the first")) == packed(answer_of())
     memory.keep_answer("the second", answer_of())
     assert files(folder_of(tmp_path)) == {"answer"}
+
+
+def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
+    """Each record, array, dtype, shape and text comes back, in any number; an array of no bytes, too."""
+    arrays = ArrayRecord({"words": Array(np.arange(6, dtype="<u4").reshape(2, 3)), "none": Array(np.zeros(0))})
+    answer = RecordDict(
+        {
+            "metrics": MetricRecord({"num-examples": 7, "losses": [0.1, 0.2]}),
+            "arrays": arrays,
+            "origin": ConfigRecord({"domain": "e\u00e9", "digest": b"\0\xff", "round": 3, "masked": True}),
+            "more": ArrayRecord({"one": Array(np.float64([0.5]))}),
+            "empty": ArrayRecord(),
+        }
+    )
+    memory = RunMemory(tmp_path, NONCE)
+    memory.keep_answer("a question", answer)
+    kept = memory.answer("a question")
+    assert kept is not None
+    assert {name: dict(record) for name, record in kept.items()} == {
+        name: dict(record) for name, record in answer.items() if name != "empty"
+    }
+
+
+def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> None:
+    """To the byte, by digest, from any process; a later attempt takes the place of an earlier one, and no other's."""
+    states = {at: replace(state, round=at[0], attempt=at[1]) for at in ((1, 1), (2, 1), (2, 2), (3, 1))}
+    memory = RunMemory(tmp_path, NONCE)
+    assert memory.held(state.digest) is None
+    held: list[set[tuple[int, int]]] = []
+    for at, of in states.items():
+        RunMemory(tmp_path, NONCE).hold(of, f"sealed {at}".encode())
+        there = {at: memory.held(of.digest) for at, of in states.items()}
+        assert all(sent in {None, f"sealed {at}".encode()} for at, sent in there.items())
+        held.append({at for at, sent in there.items() if sent})
+    assert held == [{(1, 1)}, {(1, 1), (2, 1)}, {(1, 1), (2, 2)}, {(2, 2), (3, 1)}]
+    assert RunMemory(tmp_path, NONCE[:-1]).held(states[3, 1].digest) is None
+    memory.release()
+    assert [memory.held(of.digest) for of in states.values()] == [None] * 4
+
+
+def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None:
+    """With any byte changed, or cut anywhere."""
+    memory = RunMemory(tmp_path, NONCE)
+    memory.hold(state, b"sealed")
+    kept = folder_of(tmp_path) / "state-1"
+    whole = kept.read_bytes()
+    flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    for damaged in (*flipped, *(whole[:length] for length in range(len(whole))), whole + b"\0"):
+        kept.write_bytes(damaged)
+        assert memory.held(state.digest) is None
+
+
+def test_a_run_that_begins_releases_the_states_of_others(tmp_path: Path, state: GlobalState) -> None:
+    """A site's disk holds the states of one run, and of the others what cannot be sent again."""
+    first = RunMemory(tmp_path, "first")
+    first.hold(state, b"sealed")
+    first.keep_answer("a question", answer_of())
+    RunMemory(tmp_path, "first")  # which is there already
+    assert first.held(state.digest) == b"sealed"
+    RunMemory(tmp_path, "second")
+    assert first.held(state.digest) is None
+    assert packed(first.answer("a question")) == packed(answer_of())
 
 
 def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""An answer as bytes: Flower's own form copies an array several times, and ends at two gigabytes.
+
+::
+
+    4 bytes    length of the header, big-endian
+    header     JSON: the arrays, each as record, name, dtype, shape, form and length, and the length of the rest
+    rest       all other records, in Flower's own form
+    arrays     their data, in the order of the header
+"""
+
+import json
+from io import BytesIO
+
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+_LENGTH_BYTES = 4
+
+
+def pack(answer: RecordDict) -> bytes:
+    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, with its array records last."""
+    others = RecordDict({name: record for name, record in answer.items() if not isinstance(record, ArrayRecord)})
+    rest = recorddict_to_proto(others).SerializeToString()
+    arrays = [(record, name, array) for record, of in answer.array_records.items() for name, array in of.items()]
+    facts = [[record, name, of.dtype, of.shape, of.stype, len(of.data)] for record, name, of in arrays]
+    header = json.dumps({"arrays": facts, "rest": len(rest)}).encode()
+    return b"".join((len(header).to_bytes(_LENGTH_BYTES, "big"), header, rest, *(array.data for _, _, array in arrays)))
+
+
+def unpack(packed: bytes) -> RecordDict:
+    """Return the answer that `pack` was given; the bytes must be whole."""
+    stream = BytesIO(packed)
+    facts = json.loads(stream.read(int.from_bytes(stream.read(_LENGTH_BYTES), "big")))
+    answer = recorddict_from_proto(ProtoRecordDict.FromString(stream.read(facts["rest"])))
+    for record, name, dtype, shape, stype, length in facts["arrays"]:
+        arrays = answer.array_records.setdefault(record, ArrayRecord())
+        arrays[name] = Array(dtype, tuple(shape), stype, stream.read(length))
+    return answer

@@ -1,0 +1,92 @@
+"""A state goes to a site once: a question about one that the site named before names it, by its digest."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from coordinator_runs import LocalGrid, Site, config, describe, refusal
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from coordinator.app import federate
+from coordinator.run_folder import RunFolder
+from fedpp.protocol import wire
+
+
+@dataclass
+class Forgetting(Site):
+    """A site that loses all that it holds before the questions whose kind and round are here."""
+
+    loses: tuple[tuple[str, int], ...] = ()
+
+    def answer(self, question: Message) -> RecordDict | None:
+        if asked(question.content, question.metadata.message_type) in self.loses:
+            self.held.clear()
+        return super().answer(question)
+
+
+@dataclass
+class Lying(Site):
+    """A site that says of each state that it does not hold it, and is asked again and again."""
+
+    told: list[int] = field(default_factory=list)
+
+    def answer(self, question: Message) -> RecordDict | None:
+        kind, round_ = asked(question.content, question.metadata.message_type)
+        if kind == "train" and round_ == 2:
+            self.told.append(len(question.content.array_records[wire.ARRAYS]))
+            return refusal(reason=wire.LOST_BASE)
+        return super().answer(question)
+
+
+def asked(content: RecordDict, kind: str) -> tuple[str, int]:
+    requests = {"train": wire.TrainRequest, "evaluate": wire.EvaluateRequest}
+    return (kind, requests[kind].of(content).round) if kind in requests else (kind, 0)
+
+
+def sent(site: Site) -> list[tuple[str, int]]:
+    """Return the questions whose state came along."""
+    kinds = zip(site.asked, site.seen, strict=True)
+    return [asked(c, kind) for kind, c in kinds if wire.STATE in c.array_records.get(wire.ARRAYS, ArrayRecord())]
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> None:
+    """The state of round 0, and at the end the model; all others it computed itself."""
+    sites = [Site(describe(name)) for name in "ab"]
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, masking=masking))
+    assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
+    assert [of.sites for of in record.rounds] == [("a", "b")] * 3
+
+
+@pytest.mark.parametrize("masking", [True, False])
+@pytest.mark.parametrize("lost", [("train", 2), ("train", 3), ("evaluate", 1), ("evaluate", 2)])
+def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost: tuple[str, int]) -> None:
+    """Once more, of the same round: it costs no site's part, and the model is the one of peace."""
+    at_peace = federate(LocalGrid([Site(describe(name)) for name in "ab"]), config(tmp_path / "peace", rounds=3))
+    sites = [Site(describe("a")), Forgetting(describe("b"), loses=(lost,))]
+    record = federate(LocalGrid(sites), config(tmp_path / "lost", rounds=3, masking=masking))
+    assert sent(sites[0]) == [("train", 1), ("evaluate", 4)]
+    assert sent(sites[1]) == sorted([("train", 1), lost, ("evaluate", 4)], key=lambda of: (of[1], of[0] != "train"))
+    assert [of.sites for of in record.rounds] == [("a", "b")] * 3
+    assert not [of.left_out for of in record.rounds if of.left_out]
+    assert record.test_counts() == at_peace.test_counts()
+    assert RunFolder(tmp_path / "lost").log.read_text().count("b has lost the last model, and is sent it again") == 1
+
+
+def test_a_site_that_takes_no_state_is_left_out(tmp_path: Path) -> None:
+    """It is sent the state once, and not for ever."""
+    liar = Lying(describe("b"))
+    record = federate(LocalGrid([Site(describe("a")), liar]), config(tmp_path, rounds=3))
+    assert liar.told == [0, 1]
+    assert record.rounds[1].sites == ("a",)
+    assert wire.LOST_BASE in record.rounds[1].left_out["b"]
+    assert record.rounds[2].sites == ("a", "b")
+
+
+def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
+    """A site that did not judge a new model is sent it, to train from."""
+    missing = Site(describe("b"), {"evaluate": refusal(reason="busy")})
+    sites = [Site(describe("a")), missing]
+    federate(LocalGrid(sites), config(tmp_path, rounds=2))
+    assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
+    assert sent(sites[1]) == [("train", 1), ("train", 2), ("evaluate", 3)]
