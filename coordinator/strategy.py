@@ -73,6 +73,7 @@ class FederatedAveraging:
         self._aggregate = aggregate
         self._left_out: dict[str, str] = {}
         self._answers: dict[str, Answer] = {}
+        self._late: set[int] = set()  # nodes that still train, as far as is known
         self._holds: dict[tuple[str, int], str] = {}  # site and round -> the state of it that the site named
         self._join(() if position else self._admissions.admitted.sites.values())
 
@@ -147,7 +148,7 @@ class FederatedAveraging:
             else:
                 self._take_in()
                 position = self._begin(number, attempt)
-            self._attempt, self._answers = attempt, {}
+            self._attempt, self._answers, self._late = attempt, {}, set()
             self._left_out = {name: f"quarantined: {reason}" for name, reason in self.quarantined.items()}
             closed = self._folder.closed(position) or self._trained(before)
             adopted = None if closed is None else self._judged(before, closed)
@@ -239,10 +240,13 @@ class FederatedAveraging:
     def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
         """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
         number, self._left_out = closed.round, dict(closed.left_out)
-        first = next(iter(self.sites), None)
+        nodes = [
+            node for node in self.sites if node not in self._late
+        ]  # the others train yet: it would be a second wait
+        first = next(iter(nodes), None)
         questions = self._evaluations(before, closed, lambda node: node == first)  # one answers its state
-        self._progress.tell(phase="judging", sites={site.name: "asked" for site in self.sites.values()})
-        self._gather(f"round {number}: validation counts", questions, self._judge(number, self._answers))
+        self._progress.tell(phase="judging", sites={self.sites[node].name: "asked" for node in nodes})
+        self._gather(f"round {number}: validation counts", questions, self._judge(number, self._answers), nodes)
         if len(self._answers) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(self._answers)} of the {self._config.least_sites()} sites of its quorum judged "
@@ -406,6 +410,7 @@ class FederatedAveraging:
         quorum = self._config.least_sites() if least is None else least
         if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
             self._wait_for(what, quorum, accepted, away, questions, hear, sites)
+        self._late |= self._exchange.unanswered
         for node in sorted((self._exchange.unanswered | away) - accepted, key=lambda node: sites[node].name):
             late = "no answer in time" if node in self._exchange.unanswered else "it is away"
             self._leave_out(what, sites[node], late)

@@ -73,6 +73,26 @@ def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost
     assert RunFolder(tmp_path / "lost").log.read_text().count("b has lost the last model, and is sent it again") == 1
 
 
+class Another(Site):
+    """A site that computes another model in the first round than the others do."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+            answer[wire.VERDICT] = wire.Verdict("e" * 64, "").to_record()
+        return answer
+
+
+def test_a_site_that_computed_another_model_is_sent_the_adopted_one(tmp_path: Path) -> None:
+    """It is not told to train from what the others do not have."""
+    sites = [*(Site(describe(name)) for name in "ab"), Another(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3))
+    assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
+    assert sent(sites[2]) == [("train", 1), ("train", 2), ("evaluate", 3)]
+    assert record.rounds[1].sites == ("a", "b", "c")
+    assert record.rounds[1].left_out == {}
+
+
 def test_a_site_that_takes_no_state_is_left_out(tmp_path: Path) -> None:
     """It is sent the state once, and not for ever."""
     liar = Lying(describe("b"))

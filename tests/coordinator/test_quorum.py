@@ -115,6 +115,11 @@ def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) 
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
     assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
     assert record.rounds[1].seconds >= 0.3
+    assert [site.scored for site in sites] == [
+        [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
+        [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
+        [("validation", 1), ("validation", 3), ("test", 4)],  # while it trained yet it was asked nothing more
+    ]
 
 
 class Restarting(LocalGrid):

@@ -409,6 +409,7 @@ def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: K
         answer = node.ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), content))
         assert set(answer) == {wire.METRICS}
         assert answer.metric_records[wire.METRICS]["examples"] == 3
+        assert not list(node.folder.rglob("state-*"))  # the run is over
     assert kept(both[0].folder) == kept(both[1].folder / "elsewhere") == {"1.state": content}
     assert kept(both[1].folder) == {}
 
