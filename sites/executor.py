@@ -3,24 +3,31 @@
 It stands where Flower has `flower-superexec`, which would start `flwr-clientapp` and other programs that install
 and run whatever bundle the coordinator names. This one starts `sites.launcher` only, which asks the site's policy
 first. If a Flower version changes what the two stand on, they fail to import or to call it, and nothing runs.
+
+A launcher is a process of its own, forked from one that has imported TensorFlow and does nothing else: to import it
+takes seconds, and a message of a small model hardly more. The secret by which tasks are taken is not in that process.
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import fedpp
 from fedpp.errors import ConfigError
 
+from .launch import Launch
+
 MOST_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
+IMPORTED = ("flwr.clientapp", "flwr.supernode.runtime.run_clientapp", "keras")  # nothing of a bundle, or of ours
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
 
@@ -74,26 +81,23 @@ def _serve(options: argparse.Namespace) -> None:
     secret = Path(options.secret).read_bytes()
     authentication = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
     client = runtime_client(options.runtime, "SuperExec", authentication)
-    command = [
-        *(*program("launcher"), "--runtime", options.runtime, "--parent", str(os.getpid())),
-        *("--policy", options.policy, "--refused", options.refused, "--work", options.work),
-    ]
+    launch = Launch(options.runtime, os.getpid(), Path(options.policy), Path(options.refused), Path(options.work))
     # An AgentApp is a bundle too: it gets the same answer as all else.
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP, TaskType.AGENT_APP])
-    running: list[subprocess.Popen[bytes]] = []
-    while True:
-        running = [process for process in running if process.poll() is None]
-        if len(running) < MOST_TASKS:
-            task = client.AcquireTask(wanted)
-            if task.HasField("task") and task.token:
-                running.append(_start(command, task.token))
-        time.sleep(POLL_SECONDS)
-
-
-def _start(command: list[str], token: str) -> subprocess.Popen[bytes]:
-    """Start a launcher; its token goes through a pipe, since arguments are for everybody to read."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    if process.stdin is not None:
-        with suppress(BrokenPipeError), process.stdin as pipe:  # it ended at once: its messages say why
-            pipe.write(f"{token}\n".encode())
-    return process
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    running: list[ForkServerProcess] = [context.Process(target=os.getpid)]  # a task must not wait for the imports
+    running[0].start()
+    running[0].join()
+    try:
+        while True:
+            running = [process for process in running if process.is_alive()]
+            if len(running) < MOST_TASKS:
+                task = client.AcquireTask(wanted)
+                if task.HasField("task") and task.token:
+                    running.append(context.Process(target=launch.run, args=(task.token,)))
+                    running[-1].start()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process in running:
+            process.terminate()

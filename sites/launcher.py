@@ -6,7 +6,6 @@ what was hashed, in a fresh folder (Flower's is named by 32 bits of the claimed 
 run unseen); and no text of an error leaves the hospital.
 """
 
-import argparse
 import logging
 import os
 import shlex
@@ -17,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, NoReturn
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -36,6 +35,7 @@ from fedpp.policy import SitePolicy, question_of, today
 
 from .bundle import Bundle
 from .executor import ROOT
+from .launch import Launch
 from .runtime_client import runtime_client
 
 EXIT_SECONDS = 5.0
@@ -45,28 +45,23 @@ FAILED = "this site failed to answer: its own log says where"
 _log = logging.getLogger("fedpp.site")
 
 
-def main() -> int:
-    """Run the task whose token comes on stdin; return the exit status."""
-    parser = argparse.ArgumentParser(prog="launcher", description=__doc__.split("\n")[0])
-    parser.add_argument("--parent", type=int, default=0)
-    for name in ("runtime", "policy", "refused", "work"):
-        parser.add_argument(f"--{name}", default="")
-    options = parser.parse_args()
+def main(options: Launch, token: str) -> NoReturn:
+    """Run the task of this token, and exit."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 1
     try:
         start_parent_process_monitor(options.parent)
-        status = _run(options, sys.stdin.readline().strip())
+        status = _run(options, token)
     except KeyboardInterrupt:
         pass  # the run or the site was stopped
     finally:
         forced = Timer(EXIT_SECONDS, os._exit, (status,))  # a thread that the bundle left must not hold a place
         forced.daemon = True
         forced.start()
-    return status
+    sys.exit(status)
 
 
-def _run(options: argparse.Namespace, token: str) -> int:
+def _run(options: Launch, token: str) -> int:
     """Pull the task, answer it, and tell the SuperNode that it is done; return the exit status.
 
     For a task that is left without an answer the SuperNode gives one, once its heartbeat is missed: it is not told
@@ -101,7 +96,7 @@ def _run(options: argparse.Namespace, token: str) -> int:
     return 0
 
 
-def answer(message: Message, context: Context, bundle: Bundle, options: argparse.Namespace) -> Message:
+def answer(message: Message, context: Context, bundle: Bundle, options: Launch) -> Message:
     """Return the answer of the bundle's ClientApp, or the reason why the site lets none be given."""
     try:
         if reason := _denied(message, bundle, options):
@@ -138,11 +133,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def _denied(message: Message, bundle: Bundle, options: argparse.Namespace) -> str | None:
+def _denied(message: Message, bundle: Bundle, options: Launch) -> str | None:
     """Return why the site's policy does not let this bundle answer, without a path, and log it; None if it does."""
     run = message.metadata.run_id
     try:
-        policy = SitePolicy.load(Path(options.policy))
+        policy = SitePolicy.load(options.policy)
         policy.require_current(today())
         policy.require_answer(question_of(message.metadata.message_type))
     except FedppError as error:
@@ -170,10 +165,10 @@ def _loaded(bundle: Bundle, folder: Path) -> ClientApp:
     return app
 
 
-def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
+def _not_approved(bundle: Bundle, run: int, options: Launch) -> str:
     """Keep a bundle that is not approved, and return the line that says how to approve it."""
     try:
-        kept = shlex.quote(str(bundle.keep(Path(options.refused))))
+        kept = shlex.quote(str(bundle.keep(options.refused)))
         approved = kept  # the file, which is approved if it is what its name says
     except (OSError, FederationError) as error:
         _log.warning("bundle %s cannot be kept for review: %s", bundle.hash, error)
@@ -181,5 +176,5 @@ def _not_approved(bundle: Bundle, run: int, options: argparse.Namespace) -> str:
     return (
         f"bundle {bundle.hash} of run {run} is not approved here: review it with "
         f"`fedpp-site review {kept} --out FOLDER`, approve it with "
-        f"`fedpp-site approve {approved} --policy {shlex.quote(options.policy)}`"
+        f"`fedpp-site approve {approved} --policy {shlex.quote(str(options.policy))}`"
     )

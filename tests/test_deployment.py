@@ -221,7 +221,7 @@ def seen(
     out = deployment.folder / 'out "1" it\'s'
 
     def launched() -> Iterator[int]:
-        return iter(processes_of(deployment.folder, "sites.launcher"))
+        return iter(processes_of(deployment.folder, "multiprocessing.forkserver"))
 
     with watched(launched, {**canaries, **controls(deployment)}) as watch:
         done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
@@ -480,7 +480,13 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
     for kind in (
         *(" -m coordinator up", " -m coordinator enrol", " -m coordinator run", " -m coordinator bundle", "/flwr run"),
         *("/flower-superlink", "/flower-superexec", "/flwr-serverapp", "/flower-supernode"),
-        *("sites.executor", "sites.launcher", " -m sites.cli join", " -m sites.cli vault", " -m simulations --help"),
+        *(
+            "sites.executor",
+            "multiprocessing.forkserver",
+            " -m sites.cli join",
+            " -m sites.cli vault",
+            " -m simulations --help",
+        ),
     ):
         assert [command for command in commands if kind in command], kind
     wanted = {

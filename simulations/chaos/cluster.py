@@ -187,8 +187,8 @@ class Cluster:
         """Return the processes of a site that answer questions."""
         return [
             process
-            for process in self.processes("sites.launcher")
-            if str(self.identity(name)) in Path(f"/proc/{process}/cmdline").read_text()
+            for process in self.processes("multiprocessing.forkserver")  # and what they are forked from
+            if str(self.identity(name)) in Path(f"/proc/{process}/environ").read_text()
         ]
 
     def processes(self, program: str) -> list[int]:

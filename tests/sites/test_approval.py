@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from argparse import Namespace
 from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
@@ -30,6 +29,7 @@ from sites import bundle as bundle_module
 from sites.app import app
 from sites.bundle import MOST_KEPT, Bundle
 from sites.executor import require_flower
+from sites.launch import Launch
 from sites.launcher import answer
 from sites.policy_file import set_listed
 
@@ -428,12 +428,17 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
 )
 def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
     """Whatever the policy does not allow is an error reply with one line, before the bundle is looked into."""
-    options = Namespace(policy=str(tmp_path / "site.yaml"), refused=str(tmp_path / "refused"), work=str(tmp_path))
-    Path(options.policy).write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
+    options = launch(tmp_path)
+    options.policy.write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
     message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
     reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
     assert reply.error.reason == told
+
+
+def launch(folder: Path) -> Launch:
+    """Return how a launcher is started that has all that it needs in this folder, and takes no task."""
+    return Launch("127.0.0.1:1", os.getpid(), folder / "site.yaml", folder / "refused", folder)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +458,7 @@ def test_without_a_policy_nothing_is_answered(
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as in Flower's processes
     asked = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "query.describe")
     message = Message(content=RecordDict(), metadata=asked)
-    options = Namespace(policy=str(policy), refused=str(tmp_path / "refused"), work=str(tmp_path))
+    options = launch(tmp_path)
     node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy), "work": "work"}
     launched = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert launched.error.reason == "this site's policy cannot be read: its own log says why"

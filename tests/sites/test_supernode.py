@@ -37,8 +37,8 @@ from fedpp.errors import ConfigError, DatasetError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.policy import starting_text
 from sites.bundle import Bundle
-from sites.executor import program
 from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
+from sites.launch import Launch
 from sites.launcher import FAILED
 from sites.supernode import join
 
@@ -486,9 +486,10 @@ def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         runtime = f"127.0.0.1:{server.server_port}"
-        options = ("--runtime", runtime, "--parent", str(os.getpid()), "--work", str(tmp_path))
+        launch = Launch(runtime, os.getpid(), tmp_path / "site.yaml", tmp_path, tmp_path)
+        code = f"from pathlib import *; from sites.launch import Launch; {launch!r}.run('token')"
         done = subprocess.run(
-            [*program("launcher"), *options], input="token\n", capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
         )
         server.shutdown()
     assert done.returncode == 1

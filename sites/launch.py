@@ -1,0 +1,20 @@
+"""How the executor starts a launcher: it and the process that launchers are forked from load no more of them."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a launcher finds what it needs."""
+
+    runtime: str  # HOST:PORT of the SuperNode
+    parent: int  # the executor's process, with which it ends
+    policy: Path
+    refused: Path  # folder for bundles that the site has not approved
+    work: Path
+
+    def run(self, token: str) -> None:
+        """Run the task of this token, and exit with its status."""
+        import_module(".launcher", __package__).main(self, token)
