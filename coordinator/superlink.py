@@ -10,6 +10,7 @@ import json
 import secrets
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from .certificates import Certificates, Given, ensure
 from .supervision import supervise
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
+SUPERLINK = "flower-superlink"  # Flower's program, by whose name the process is known
 START_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
@@ -124,12 +126,14 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
     files = state.certificates
     superlink = group.start(
         [
-            *("flower-superlink", "--host", local.host, "--port", str(local.port)),
+            *(sys.executable, "-m", "coordinator.bounded_superlink", str(Path(sys.executable).with_name(SUPERLINK))),
+            *("--host", local.host, "--port", str(local.port)),
             *("--ssl-ca-certfile", str(files.ca)),
             *("--ssl-certfile", str(files.server), "--ssl-keyfile", str(files.server_key)),
             *("--enable-supernode-auth", "--database", str(state.database)),
             *("--isolation", "process", "--superexec-auth-secret-file", str(state.secret)),
-        ]
+        ],
+        SUPERLINK,
     )
     _wait_until_it_answers(group, local, files.ca)
     group.start(

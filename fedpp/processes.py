@@ -50,24 +50,24 @@ class ProcessGroup:
         self._handlers: dict[int, Any] = {}
         self._environment = {**os.environ, **QUIET_FLOWER, **environment}
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._members: dict[subprocess.Popen[bytes], str] = {}  # the keeper, too, and their programs' names
+        self._members: dict[subprocess.Popen[bytes], str] = {}  # the keeper, too, and their names
 
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, lambda *_: self.stopped.set())
         return self
 
-    def start(self, command: Sequence[str]) -> int:
-        """Start a command in the group; return its process id."""
+    def start(self, command: Sequence[str], name: str | None = None) -> int:
+        """Start a command in the group, by default known by its program's name; return its process id."""
         if self._keeper is None:
-            self._keeper = self._started(KEEPER, subprocess.PIPE, 0)
-        return self._started(command, subprocess.DEVNULL, self._keeper.pid).pid
+            self._keeper = self._started(KEEPER, None, subprocess.PIPE, 0)
+        return self._started(command, name, subprocess.DEVNULL, self._keeper.pid).pid
 
-    def _started(self, command: Sequence[str], stdin: int, group: int) -> subprocess.Popen[bytes]:
+    def _started(self, command: Sequence[str], name: str | None, stdin: int, group: int) -> subprocess.Popen[bytes]:
         started = subprocess.Popen(
             command, env=self._environment, stdin=stdin, stdout=sys.stderr.fileno(), process_group=group
         )
-        self._members[started] = Path(command[0]).name
+        self._members[started] = name or Path(command[0]).name
         return started
 
     def running(self) -> bool:
@@ -75,7 +75,7 @@ class ProcessGroup:
         return not self.ended()
 
     def ended(self) -> list[str]:
-        """Return the commands that have ended, each as its program's name and what ended it."""
+        """Return the commands that have ended, each as its name and what ended it."""
         return [f"{name} ({_cause(of.returncode)})" for of, name in self._members.items() if of.poll() is not None]
 
     def wait(self) -> bool:

@@ -1,0 +1,234 @@
+"""SuperLink's memory and its database's locks: turns, garbage, arenas, pragmas, and that `up` starts this SuperLink."""
+
+import asyncio
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployment import COORDINATOR, call, free_port, processes_of, serving
+from flwr.supercore import sql_mixin
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.superlink import extensions
+from flwr.superlink.main import create_app
+from sqlalchemy import text
+from starlette.types import Message, Receive, Scope, Send
+
+from coordinator import bounded_superlink
+from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, Collector, Turns
+
+PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
+PART = b"part "
+
+
+class App:
+    """What stands behind the turns: it reads a body, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.most, self._now = 0, 0
+        self.let = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        self.bodies.append((await receive())["body"])
+        await self.let.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        self._now -= 1
+
+
+class Client:
+    """One request of a client, which sends its body in parts, or stops after the first."""
+
+    def __init__(self, path: str, *, stalls: bool = False) -> None:
+        self.scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        self._stalls = stalls
+        self.read, self.status = 0, 0
+
+    async def receive(self) -> Message:
+        if self._stalls and self.read:
+            await asyncio.Event().wait()
+        self.read += 1
+        return {"type": "http.request", "body": PART, "more_body": self.read < 3}
+
+    async def send(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+
+    def call(self, app: Turns) -> asyncio.Task[None]:
+        return asyncio.ensure_future(app(self.scope, self.receive, self.send))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Bound Flower's SuperLink in this process, but for its allocator, until the test ends."""
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+    monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    monkeypatch.setattr(bounded_superlink, "ARENAS", 0)  # as many as before
+    bounded_superlink.bound()
+    yield
+    gc.unfreeze()
+
+
+def test_transfers_take_turns() -> None:
+    """So many transfers are worked on at a time; no part of another's body is read; each is passed on whole."""
+
+    async def scenario() -> None:
+        app = App()
+        turns = Turns(app)
+        clients = [Client(path) for path in (PUSH, PULL) * MOST_TRANSFERS]
+        calls = [client.call(turns) for client in clients]
+        await settle()
+        assert [client.read for client in clients] == [3] * MOST_TRANSFERS + [0] * MOST_TRANSFERS
+        app.let.set()
+        await asyncio.gather(*calls)
+        assert app.most == MOST_TRANSFERS
+        assert app.bodies == [3 * PART] * len(clients)
+        assert {client.status for client in clients} == {200}
+
+    asyncio.run(scenario())
+
+
+def test_no_other_request_waits() -> None:
+    """While all turns are taken, what a ServerApp sends is passed on at once."""
+
+    async def scenario() -> None:
+        app = App()
+        turns = Turns(app)
+        calls = [Client(PUSH).call(turns) for _ in range(2 * MOST_TRANSFERS)]
+        await settle()
+        own = Client(OTHERS)
+        calls.append(own.call(turns))
+        await settle()
+        assert own.read == 1
+        app.let.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_too_long_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a turn for so long the answer is 503, which Flower's clients try again after; no body was read."""
+    monkeypatch.setattr(bounded_superlink, "WAIT_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        app = App()
+        turns = Turns(app)
+        calls = [Client(PUSH).call(turns) for _ in range(MOST_TRANSFERS)]
+        late = Client(PUSH)
+        await late.call(turns)
+        assert (late.status, late.read) == (503, 0)
+        app.let.set()
+        await asyncio.gather(*calls)
+        again = Client(PUSH)
+        await again.call(turns)
+        assert again.status == 200
+
+    asyncio.run(scenario())
+
+
+def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that stop coming keep the others waiting for so long, and not longer; nothing of them is passed on."""
+    monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        app = App()
+        app.let.set()
+        turns = Turns(app)
+        stalled = [Client(PUSH, stalls=True) for _ in range(MOST_TRANSFERS)]
+        other = Client(PUSH)
+        await asyncio.gather(*(client.call(turns) for client in (*stalled, other)))
+        assert {client.status for client in stalled} == {503}
+        assert other.status == 200
+        assert app.bodies == [3 * PART]
+
+    asyncio.run(scenario())
+
+
+class Left:
+    """What can be watched, beside a body."""
+
+
+def test_what_requests_leave_is_freed() -> None:
+    """A cycle is gone when the request has ended that carried so many bytes, without Python's own collector."""
+    left: list[weakref.ref[object]] = []
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        cycle: list[object] = [Left()]
+        cycle.append(cycle)
+        left.append(weakref.ref(cycle[0]))
+        await send({"type": "http.response.body", "body": bytes(COLLECT_BYTES)})
+
+    async def send(message: Message) -> None:
+        pass
+
+    gc.disable()
+    try:
+        client = Client(OTHERS)
+        asyncio.run(Collector(app)(client.scope, client.receive, send))
+        assert [one() for one in left] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")  # flwr's alembic
+@pytest.mark.usefixtures("bounded")
+def test_the_database_is_opened_with_our_pragmas(tmp_path: Path) -> None:
+    """Each connection of SuperLink's store waits a minute for a lock, and has a small cache and no map of the file."""
+    store = SqlObjectStore(str(tmp_path / "superlink.sqlite"))
+    store.initialize()
+    names = ("busy_timeout", "cache_size", "mmap_size", "journal_mode")
+    with store.session() as one:
+        found = [one.execute(text(f"PRAGMA {name}")).scalar() for name in names]
+    assert found == [60_000, -4_000, 0, "wal"]
+
+
+@pytest.mark.usefixtures("bounded")
+def test_flowers_app_has_our_middlewares() -> None:
+    """The outermost ones of SuperLink's application are ours: the turn comes before any of Flower's reads a body."""
+    ours = [middleware.cls for middleware in create_app().user_middleware[:2]]
+    assert ours == [Collector, Turns]
+
+
+def test_the_allocator_keeps_few_arenas(tmp_path: Path) -> None:
+    """Threads that allocate share the C library's two arenas, and do not get one each."""
+    code = """
+import ctypes, sys, threading
+from coordinator import bounded_superlink
+bounded_superlink.bound()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+barrier = threading.Barrier(8)
+def allocate():
+    barrier.wait()
+    taken = [library.malloc(1000) for _ in range(1000)]
+    barrier.wait()
+    for one in taken: library.free(one)
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+library.fopen.restype, library.fclose.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+out = library.fopen(sys.argv[1].encode(), b"w")
+library.malloc_info(0, ctypes.c_void_p(out))
+library.fclose(out)
+print(open(sys.argv[1]).read().count("<heap nr="))
+"""
+    assert call([sys.executable, "-c", code, str(tmp_path / "heaps")]).stdout == "2\n"
+
+
+def test_up_starts_it(tmp_path: Path) -> None:
+    """The process that is known as `flower-superlink` is ours, with Flower's arguments."""
+    up = [*COORDINATOR, "up", "--state", str(tmp_path / "state"), "--port", str(free_port())]
+    with serving(tmp_path / "log", up, "coordinator ready at"):
+        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
+        command = Path(f"/proc/{superlink}/cmdline").read_text().split("\0")
+    flower = str(Path(sys.executable).with_name("flower-superlink"))
+    assert command[1:5] == ["-m", "coordinator.bounded_superlink", flower, "--host"]
