@@ -89,15 +89,17 @@ def chaos(options: argparse.Namespace) -> int:
     """Shake whole deployments on this machine, and tell what came of it; exit with 1 if anything is not as designed."""
     from .chaos import suite
 
-    result = suite.run(
+    rows = []
+    for row in suite.run(
         options.case, data=options.data, layout=options.layout, kills=options.kills, rounds=options.rounds
-    )
-    if options.json:
-        print(json.dumps(result))
-    for row in () if options.json else result["rows"]:
+    ):
+        rows.append(row)
         shown = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items() if name != "case"}
-        print(f"{row['case']}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-    return 0 if all(row["as designed"] for row in result["rows"]) else 1
+        line = f"{row['case']}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+    if options.json:
+        print(json.dumps({"name": "chaos", "rows": rows}))
+    return 0 if all(row["as designed"] for row in rows) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -48,6 +48,7 @@ class Trial:
     cluster: Cluster
     settings: Settings
     kills: int  # of each kind
+    lies: tuple[str, ...] = LIES
     seed: int = 0
 
     def unbroken(self, **changes: str | float | bool) -> Run:
@@ -217,7 +218,7 @@ def poison(trial: Trial) -> Iterator[Row]:
     expected = trial.rows(trial.unbroken(**clear))
     lying(trial.cluster, liar, "replay", kept)
     trial.unbroken(**{**clear, "sites": 4, "quorum": 3})  # honest, but that it keeps its update
-    for lie in LIES:
+    for lie in trial.lies:
         lying(trial.cluster, liar, lie, kept)
         run = trial.cluster.run({**clear, "sites": 4, "quorum": 3})
         status = run.end()
@@ -233,7 +234,7 @@ def poison(trial: Trial) -> Iterator[Row]:
             largest_difference=far,
         )
     masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "repeats": 1}
-    for lie in LIES:
+    for lie in trial.lies:
         lying(trial.cluster, liar, lie, kept)
         run = trial.cluster.run(masked)
         status = run.end()
@@ -261,7 +262,8 @@ CASES: Mapping[str, Callable[[Trial], Iterator[Row]]] = {
 
 def moments(seed: int, number: int, rounds: int) -> list[float]:
     """Return random moments of a run in its order, in rounds: the first half of each is its training."""
-    return sorted(Random(seed).uniform(0.0, rounds) for _ in range(number))  # noqa: S311  no secret depends on it
+    drawn = Random(seed)  # noqa: S311  no secret depends on it
+    return sorted(drawn.uniform(0.0, rounds) for _ in range(number))
 
 
 def row(case: str, as_designed: bool, **figures: Any) -> Row:  # noqa: FBT001  it is what a row says first

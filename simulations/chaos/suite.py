@@ -1,16 +1,16 @@
-"""`python -m simulations chaos`: run the cases, and print what came of each."""
+"""`python -m simulations chaos`: run the cases, and tell what came of each."""
 
-import sys
+import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from fedpp.errors import ConfigError
+from fedpp.errors import ConfigError, FederationError
+from fedpp.protocol import wire
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
-from .cases import CASES, Trial
+from .cases import CASES, LIES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6
@@ -18,22 +18,32 @@ NETWORK = {"architecture": "cnn", "filters": (4, 8), "dense": 8, "lstm": 8}  # w
 
 
 def run(
-    cases: Sequence[str] = (), *, data: Path | None = None, layout: str = "auto", kills: int = 10, rounds: int = ROUNDS
-) -> dict[str, Any]:
-    """Run the named cases, by default all, on phantom hospitals or on these data; return their rows."""
+    cases: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    layout: str = "auto",
+    kills: int = 10,
+    rounds: int = ROUNDS,
+    lies: Sequence[str] = LIES,
+) -> Iterator[Row]:
+    """Run the named cases, by default all, on phantom hospitals or on these data; yield their rows as they are made.
+
+    A case that cannot be run to its end is a row, too. Raises `ConfigError` for a case that there is not.
+    """
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
         raise ConfigError(f"there is no case {unknown[0]!r:.40}: there are {', '.join(CASES)}")
-    rows = []
     for name in cases or CASES:
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
-            for made in _case(name, Path(folder), data, layout, kills=kills, rounds=rounds):
-                print(f"{made['case']}: {'as designed' if made['as designed'] else 'NOT AS DESIGNED'}", file=sys.stderr)
-                rows.append(made)
-    return {"name": "chaos", "rows": rows}
+            try:
+                yield from _case(name, Path(folder), data, layout, kills=kills, rounds=rounds, lies=lies)
+            except (FederationError, subprocess.TimeoutExpired) as error:
+                yield row(name, False, ended=wire.one_line(str(error)))
 
 
-def _case(name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int) -> Any:
+def _case(
+    name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int, lies: Sequence[str]
+) -> Iterator[Row]:
     scenario = Scenario(
         name="chaos",
         description="",
@@ -63,4 +73,4 @@ def _case(name: str, folder: Path, data: Path | None, layout: str, *, kills: int
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
         with cluster(folder, hospitals) as running:
-            yield from CASES[name](Trial(running, settings, kills))
+            yield from CASES[name](Trial(running, settings, kills, tuple(lies)))
