@@ -30,14 +30,11 @@ from fedpp.protocol.site import SiteDescription
 
 from .admission import Admissions
 from .aggregation import Begin
-from .answers import UNKNOWN, Answer, MisfitError, accept_answer, accept_counts, accept_update, base_of
-from .exchange import Exchange
+from .answers import Answer, accept_answer, accept_counts, accept_update, base_of
+from .gathering import Accept, Gathering, Questions
+from .holdings import Holdings
 from .progress import ProgressFile
 from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
-
-Questions = Callable[[Iterable[int]], list[Message]]
-
-AWAY_SECONDS = 1.0  # between two looks at who is back
 
 
 class FederatedAveraging:
@@ -62,19 +59,16 @@ class FederatedAveraging:
         """
         self._config, self._admissions, self._length = config, admissions, length
         self._folder, self._progress, self._keep = folder, progress, keep
-        self._grid, self._exchange = grid, Exchange(grid, folder.require_going)
         self._known: dict[str, SiteDescription] = {}
         self._datasets: dict[str, str] = {}
-        self.quarantined: dict[str, str] = {}
         if position := folder.position():
             self._known, self._datasets = dict(position.sites), dict(position.datasets)
-            self.quarantined = dict(position.quarantined)
+        self._holdings = Holdings()
+        quarantined = position.quarantined if position else {}
+        self._gathering = Gathering(grid, config, folder, progress, self._holdings, quarantined)
         self._plan, self._attempt = plan, 1
         self._aggregate = aggregate
-        self._left_out: dict[str, str] = {}
         self._answers: dict[str, Answer] = {}
-        self._late: set[int] = set()  # nodes that still train, as far as is known
-        self._holds: dict[tuple[str, int], str] = {}  # site and round -> the state of it that the site named
         self._join(() if position else self._admissions.admitted.sites.values())
 
     @property
@@ -86,6 +80,11 @@ class FederatedAveraging:
     def datasets(self) -> Mapping[str, str]:
         """Return the fingerprints of the datasets that they signed for."""
         return self._datasets
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Return the sites that are asked nothing more, and why."""
+        return self._gathering.quarantined
 
     @property
     def sites(self) -> Mapping[int, SiteDescription]:
@@ -118,7 +117,7 @@ class FederatedAveraging:
         def questions(nodes: Iterable[int]) -> list[Message]:
             return [self._message(MessageType.EVALUATE, node, request, arrays) for node in nodes]
 
-        self._gather("test counts", questions, accept, least=1)
+        self._gathering.gather("test counts", self.sites, questions, accept, least=1)
         if not tested:
             raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
         return dict(sorted(tested.items()))
@@ -134,7 +133,7 @@ class FederatedAveraging:
             return [self._message(f"{MessageType.QUERY}.{wire.ALONE}", node, request, ArrayRecord()) for node in nodes]
 
         self._folder.note("each site trains a model of its own, to be compared with")
-        self._gather("own model", questions, accept, least=0, times=self._config.rounds)
+        self._gathering.gather("own model", self.sites, questions, accept, least=0, times=self._config.rounds)
         return dict(sorted(counted.items()))
 
     def _round(self, before: Checkpoint) -> Checkpoint:
@@ -148,8 +147,8 @@ class FederatedAveraging:
             else:
                 self._take_in()
                 position = self._begin(number, attempt)
-            self._attempt, self._answers, self._late = attempt, {}, set()
-            self._left_out = {name: f"quarantined: {reason}" for name, reason in self.quarantined.items()}
+            self._attempt, self._answers = attempt, {}
+            self._gathering.begin({name: f"quarantined: {reason}" for name, reason in self.quarantined.items()})
             closed = self._folder.closed(position) or self._trained(before)
             adopted = None if closed is None else self._judged(before, closed)
             if closed is not None and adopted is not None:
@@ -162,7 +161,7 @@ class FederatedAveraging:
         )
 
     def _begin(self, number: int, attempt: int) -> Position:
-        self._holds = {(name, of): digest for (name, of), digest in self._holds.items() if of >= number - 1}
+        self._holdings.prune(number - 1)
         position = Position(number, attempt, self._known, self._datasets, self.quarantined)
         self._write(lambda: self._folder.begin(position))
         return position
@@ -201,7 +200,7 @@ class FederatedAveraging:
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             updates.add(*accept_update(content, site, self._plan, due))
-            self._holds[site.name, before.round] = base_of(content)
+            self._holdings.name(site.name, before.round, base_of(content))
 
         def request(_: int, base: str) -> wire.Request:
             return wire.TrainRequest(self._plan, number, self._attempt, base)
@@ -212,7 +211,8 @@ class FederatedAveraging:
             attempt=self._attempt,
             sites={site.name: "asked" for site in self.sites.values()} | dict.fromkeys(self.quarantined, "quarantined"),
         )
-        self._gather(f"round {number}: update", self._questions(MessageType.TRAIN, before, request), accept)
+        questions = self._questions(MessageType.TRAIN, before, request)
+        self._gathering.gather(f"round {number}: update", self.sites, questions, accept)
         if len(updates) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(updates)} of the {self._config.least_sites()} sites of its quorum sent an update"
@@ -230,7 +230,7 @@ class FederatedAveraging:
             self._attempt,
             updates.total(),
             *result,
-            dict(self._left_out),
+            dict(self._gathering.left_out),
             updates.flagged(),
             updates.memory(),
         )
@@ -239,14 +239,15 @@ class FederatedAveraging:
 
     def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
         """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
-        number, self._left_out = closed.round, dict(closed.left_out)
-        nodes = [
-            node for node in self.sites if node not in self._late
-        ]  # the others train yet: it would be a second wait
-        first = next(iter(nodes), None)
+        number, late = closed.round, self._gathering.late  # who trains yet would be waited for a second time
+        self._gathering.left_out = dict(closed.left_out)
+        sites = {node: site for node, site in self.sites.items() if node not in late}
+        first = next(iter(sites), None)
         questions = self._evaluations(before, closed, lambda node: node == first)  # one answers its state
-        self._progress.tell(phase="judging", sites={self.sites[node].name: "asked" for node in nodes})
-        self._gather(f"round {number}: validation counts", questions, self._judge(number, self._answers), nodes)
+        self._progress.tell(phase="judging", sites={site.name: "asked" for site in sites.values()})
+        self._gathering.gather(
+            f"round {number}: validation counts", sites, questions, self._judge(number, self._answers)
+        )
         if len(self._answers) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(self._answers)} of the {self._config.least_sites()} sites of its quorum judged "
@@ -264,12 +265,12 @@ class FederatedAveraging:
         total = {wire.SUM: ConfigRecord({wire.SUM: closed.total.to_json()})}
         return self._questions(MessageType.EVALUATE, before, request, {closed.name: Array(closed.words)}, total)
 
-    def _judge(self, number: int, answers: dict[str, Answer]) -> Callable[[RecordDict, SiteDescription], None]:
+    def _judge(self, number: int, answers: dict[str, Answer]) -> Accept:
         """Return what takes an answer to the new model of a round, whose state its site holds from then on."""
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             answer = answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
-            self._holds[site.name, number] = answer.verdict.digest
+            self._holdings.name(site.name, number, answer.verdict.digest)
 
         return accept
 
@@ -286,7 +287,9 @@ class FederatedAveraging:
             if answer is None or answer.verdict.reason:
                 continue
             if answer.state is None:
-                self._gather(f"round {number}: state", questions, self._judge(number, again), [node], least=0)
+                self._gathering.gather(
+                    f"round {number}: state", {node: site}, questions, self._judge(number, again), least=0
+                )
                 answer = again.get(site.name, answer)
             if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
                 return digest, answer.state
@@ -301,7 +304,7 @@ class FederatedAveraging:
         for name, answer in answers.items():
             if answer.verdict.reason:
                 self._folder.note(f"round {number}: {name} does not adopt the new model: {answer.verdict.reason}")
-                self._left_out[name] = f"it did not adopt the model: {answer.verdict.reason}"
+                self._gathering.left_out[name] = f"it did not adopt the model: {answer.verdict.reason}"
         computed = Counter(answer.verdict.digest for answer in answers.values())
         if len(computed) > 1:
             self._folder.note(
@@ -311,7 +314,7 @@ class FederatedAveraging:
         for digest, votes in adopted.most_common(1):
             if 2 * votes > len(answers):
                 others = {name for name, answer in answers.items() if answer.verdict.digest != digest}
-                self._left_out |= dict.fromkeys(others - self._left_out.keys(), "it computed another model")
+                self._gathering.left_out = dict.fromkeys(others, "it computed another model") | self._gathering.left_out
                 self._answers = {name: answer for name, answer in answers.items() if name not in others}
                 return digest
         return None
@@ -319,7 +322,9 @@ class FederatedAveraging:
     def _adopt(self, before: Checkpoint, closed: ClosedSum, digest: str, state: bytes, seconds: float) -> Checkpoint:
         trained = tuple(part.site for part in closed.total.parts)
         counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
-        made = RoundRecord(closed.round, trained, counts, seconds, self._attempt, self._left_out, closed.flagged)
+        made = RoundRecord(
+            closed.round, trained, counts, seconds, self._attempt, self._gathering.left_out, closed.flagged
+        )
         after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds, closed.memory)
         self._write(lambda: self._folder.keep(after))
         self._write(lambda: self._keep(state))
@@ -345,15 +350,10 @@ class FederatedAveraging:
             return ArrayRecord({**state, **(results or {})})
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            bases = {node: self._base(self.sites[node].name, before) for node in nodes}
+            bases = {node: self._holdings.base(self.sites[node].name, before.round, before.digest) for node in nodes}
             return [self._message(kind, node, request(node, base), arrays(base), more) for node, base in bases.items()]
 
         return questions
-
-    def _base(self, name: str, before: Checkpoint) -> str:
-        """Return the digest by which a site knows the state of the round before, or nothing if it must be sent it."""
-        held = self._holds.get((name, before.round), "")
-        return held if before.digest in {held, UNKNOWN} else ""
 
     def _message(
         self,
@@ -368,118 +368,6 @@ class FederatedAveraging:
             {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
         )
         return Message(content, dst_node_id=node, message_type=kind)
-
-    def _gather(
-        self,
-        what: str,
-        questions: Questions,
-        accept: Callable[[RecordDict, SiteDescription], None],
-        nodes: Iterable[int] | None = None,
-        least: int | None = None,
-        times: int = 1,
-    ) -> None:
-        """Ask the sites, and give each answer to `accept` as it comes, until all have answered or the deadline is over.
-
-        Where fewer than `least`, by default the quorum, were accepted, and who is away or late could make it, they are
-        waited for, and who is back is asked again. The deadline is so many `times` a round's. Raises
-        `FederationError` if they do not come.
-        """
-        sites = {node: self.sites[node] for node in (self.sites if nodes is None else nodes)}
-        accepted: set[int] = set()
-        away: set[int] = set()
-
-        def hear(seconds: float) -> None:
-            for node, answer in self._exchange.answers(seconds):
-                if answer is None:
-                    self._folder.note(f"{what}: {sites[node].name} restarted, and is asked again")
-                    self._exchange.ask(questions([node]))
-                    continue
-                if wire.lost_base(answer) and self._forget(sites[node].name):
-                    self._folder.note(f"{what}: {sites[node].name} has lost the last model, and is sent it again")
-                    self._exchange.ask(questions([node]))
-                    continue
-                said = self._heard(what, sites[node], answer, accept)
-                (accepted if said == "answered" else away if said == "away" else set()).add(node)
-                self._progress.site(sites[node].name, said)
-
-        seconds = times * self._config.round_seconds
-        self._progress.tell(deadline=time.time() + seconds)
-        self._exchange.ask(questions(sites))
-        away |= sites.keys() - self._exchange.unanswered  # SuperLink knows them no longer
-        hear(seconds)
-        quorum = self._config.least_sites() if least is None else least
-        if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
-            self._wait_for(what, quorum, accepted, away, questions, hear, sites)
-        self._late |= self._exchange.unanswered
-        for node in sorted((self._exchange.unanswered | away) - accepted, key=lambda node: sites[node].name):
-            late = "no answer in time" if node in self._exchange.unanswered else "it is away"
-            self._leave_out(what, sites[node], late)
-            self._progress.site(sites[node].name, "late" if node in self._exchange.unanswered else "away")
-        self._exchange.give_up()
-
-    def _forget(self, name: str) -> bool:
-        """Take it that a site holds no state; tell whether it was taken to hold one."""
-        lost = [held for held in self._holds if held[0] == name]
-        for held in lost:
-            del self._holds[held]
-        return bool(lost)
-
-    def _wait_for(
-        self,
-        what: str,
-        quorum: int,
-        accepted: set[int],
-        away: set[int],
-        questions: Questions,
-        hear: Callable[[float], None],
-        sites: Mapping[int, SiteDescription],
-    ) -> None:
-        until = time.monotonic() + self._config.wait_seconds
-        missing = ", ".join(sorted(sites[node].name for node in away | self._exchange.unanswered))
-        self._folder.note(
-            f"{what}: {len(accepted)} of a quorum of {quorum} sites; waiting for {missing}, "
-            f"{self._config.wait_seconds:.0f} s at most"
-        )
-        self._progress.tell(deadline=time.time() + self._config.wait_seconds)
-        while len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
-            if time.monotonic() >= until:
-                raise FederationError(
-                    f"{what}: {len(accepted)} sites answered within {self._config.wait_seconds:.0f} s more, the quorum "
-                    f"is {quorum}; missing are {missing}: see that they run, and go on with run --resume"
-                )
-            back = away & set(self._grid.get_node_ids())
-            away -= back
-            self._exchange.ask(questions(sorted(back)))
-            hear(AWAY_SECONDS)
-            if not self._exchange.unanswered:
-                time.sleep(AWAY_SECONDS)
-                self._folder.require_going()
-
-    def _heard(
-        self,
-        what: str,
-        site: SiteDescription,
-        answer: Message,
-        accept: Callable[[RecordDict, SiteDescription], None],
-    ) -> str:
-        """Take one answer; return what became of it, in a word."""
-        if wire.is_away(answer):
-            return "away"
-        try:
-            accept(wire.content_of(answer), site)
-        except MisfitError as error:
-            self.quarantined[site.name] = f"{what}: {error}"
-            self._leave_out(what, site, str(error))
-            self._folder.note(f"{site.name} is quarantined: it is asked nothing more in this run")
-            return "quarantined"
-        except (FederationError, MaskError) as error:
-            self._leave_out(what, site, str(error))
-            return "left out"
-        return "answered"
-
-    def _leave_out(self, what: str, site: SiteDescription, reason: str) -> None:
-        self._left_out[site.name] = f"{what}: {reason}"
-        self._folder.note(f"{what} of {site.name} left out: {reason}")
 
 
 def _figures(counts: AnyCounts) -> str:

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from masked_sites import opened
 
-from coordinator import exchange, strategy
+from coordinator import exchange, gathering
 from coordinator.app import federate
 from coordinator.progress import Progress
 from coordinator.run_folder import RunFolder
@@ -24,7 +24,7 @@ from fedpp.protocol import wire
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(strategy, "AWAY_SECONDS", 0.02)
+    monkeypatch.setattr(gathering, "AWAY_SECONDS", 0.02)
 
 
 def asked_to_train(question: Message, number: int) -> bool:
