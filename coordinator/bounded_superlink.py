@@ -1,5 +1,7 @@
 """Flower's SuperLink, whose memory is that of a few objects on their way, however many sites send at once.
 
+Each object that waits still has a connection with its TLS buffers, a megabyte or so.
+
 Four things differ from `flower-superlink` (measured with 1.41, whose memory grows with the number of sites):
 - Sites' objects take turns, from the first byte to the last. Flower reads all that come, and keeps all that go until
   they are taken; an object of 5 MiB takes several times its size.
