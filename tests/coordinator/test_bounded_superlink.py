@@ -153,6 +153,41 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer goes in slices, and whole; who takes no more of it loses the turn, and is not told that it ended."""
+    monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
+    answer = bytes(range(256)) * 1000
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def taken(most: int) -> list[Message]:
+        got: list[Message] = []
+        stalls = [asyncio.Event()]  # once
+
+        async def send(message: Message) -> None:
+            if len(got) == most and stalls:
+                await stalls.pop().wait()
+            got.append(message)
+
+        client = Client(PULL)
+        await turns(client.scope, client.receive, send)
+        return got[1:]
+
+    async def scenario() -> None:
+        for _ in range(MOST_TRANSFERS + 1):
+            assert [len(part["body"]) for part in await taken(3)] == [2**16, 2**16]
+        whole = await taken(100)
+        assert b"".join(part["body"] for part in whole) == answer
+        assert [part["more_body"] for part in whole] == [True, True, True, False]
+        assert max(len(part["body"]) for part in whole) == 2**16
+
+    turns = Turns(app)
+    asyncio.run(scenario())
+
+
 class Left:
     """What can be watched, beside a body."""
 
