@@ -3,8 +3,8 @@
 Each object that waits still has a connection with its TLS buffers, a megabyte or so.
 
 Four things differ from `flower-superlink` (measured with 1.41, whose memory grows with the number of sites):
-- Sites' objects take turns, from the first byte to the last. Flower reads all that come, and keeps all that go until
-  they are taken; an object of 5 MiB takes several times its size.
+- Sites' objects take turns on their way, from the first byte to the last, and fewer of them are worked on, which takes
+  several times an object's 5 MiB. Flower reads all that come, and keeps all that go until they are taken.
 - What a request leaves behind is freed when it ends. In Flower's stack of middlewares its exceptions keep its body in
   cycles, which Python's collector looks for seldom.
 - The C library keeps freed memory in two places, not in several for each of the threads that Flower works with.
@@ -16,6 +16,7 @@ import ctypes
 import gc
 import sys
 from asyncio import Semaphore, timeout
+from contextlib import suppress
 
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
@@ -27,7 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PRAGMAS = {"busy_timeout": "60000", "cache_size": "-4000", "mmap_size": "0"}  # milliseconds; KiB, if negative; bytes
 TRANSFERS = frozenset({"/v1/fleet/push-object", "/v1/fleet/pull-object"})  # a ServerApp's own are never kept waiting
-MOST_TRANSFERS = 4  # at a time, of two that each SuperNode has under way
+MOST_TRANSFERS = 16  # on their way at a time, of two that each SuperNode has: a slow line holds up nobody before that
+MOST_WORKED_ON = 4
 WAIT_SECONDS = 20.0  # for a turn. After 30 s a client gives up, and tries again: what came of the first try is lost
 STALL_SECONDS = 10.0  # in which nothing comes, or is taken, of an object that has its turn
 SLICE_BYTES = 2**16  # of an answer that the server takes at once; for the next one it waits until the client has it
@@ -38,11 +40,11 @@ _BUSY = 503  # Flower's clients try again
 
 
 class Turns:
-    """Let so many of the sites' transfers be worked on at a time; the bodies of others stay where they come from."""
+    """Let so many of the sites' transfers come and go at a time; the bodies of others stay where they come from."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._turns = Semaphore(MOST_TRANSFERS)
+        self._turns, self._work = Semaphore(MOST_TRANSFERS), Semaphore(MOST_WORKED_ON)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, a transfer when it is its turn, and answer 503 where none comes or the body does not."""
@@ -64,7 +66,14 @@ class Turns:
             async def received() -> Message:
                 return whole.pop() if whole else await receive()
 
-            await self._app(scope, received, _sliced(send))
+            answer: list[Message] = []
+
+            async def answered(message: Message) -> None:
+                answer.append(message)
+
+            async with self._work:
+                await self._app(scope, received, answered)
+            await _send_as_taken(answer, send)
         finally:
             self._turns.release()
 
@@ -82,23 +91,15 @@ async def _whole(receive: Receive) -> Message:
             return {"type": "http.request", "body": b"".join(parts)}
 
 
-def _sliced(send: Send) -> Send:
-    """Return what sends answers no faster than the client takes them; one that stalls is cut off."""
-    stalled = False
-
-    async def sent(message: Message) -> None:
-        nonlocal stalled
-        body, more = message.get("body", b""), message.get("more_body", False)
-        for start in range(0, len(body) or 1, SLICE_BYTES):
-            part, rest = body[start : start + SLICE_BYTES], len(body) > start + SLICE_BYTES
-            try:
+async def _send_as_taken(answer: list[Message], send: Send) -> None:
+    """Send an answer no faster than the client takes it; one that stalls is cut off, as what does not end is."""
+    with suppress(TimeoutError):
+        for message in answer:
+            body, more = message.get("body", b""), message.get("more_body", False)
+            for start in range(0, len(body) or 1, SLICE_BYTES):
+                part, rest = body[start : start + SLICE_BYTES], len(body) > start + SLICE_BYTES
                 async with timeout(STALL_SECONDS):
-                    if not stalled:
-                        await send({**message, "body": part, "more_body": rest or more} if body else message)
-            except TimeoutError:
-                stalled = True  # the server closes a connection whose answer did not come to its end
-
-    return sent
+                    await send({**message, "body": part, "more_body": rest or more} if body else message)
 
 
 class Collector:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from starlette.types import Message, Receive, Scope, Send
 
 from coordinator import bounded_superlink
-from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, Collector, Turns
+from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
 PART = b"part "
@@ -79,7 +79,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_transfers_take_turns() -> None:
-    """So many transfers are worked on at a time; no part of another's body is read; each is passed on whole."""
+    """So many come at a time, and fewer are worked on; of no other one is any part read; each is passed on whole."""
 
     async def scenario() -> None:
         app = App()
@@ -90,7 +90,7 @@ def test_transfers_take_turns() -> None:
         assert [client.read for client in clients] == [3] * MOST_TRANSFERS + [0] * MOST_TRANSFERS
         app.let.set()
         await asyncio.gather(*calls)
-        assert app.most == MOST_TRANSFERS
+        assert app.most == MOST_WORKED_ON < MOST_TRANSFERS
         assert app.bodies == [3 * PART] * len(clients)
         assert {client.status for client in clients} == {200}
 
@@ -149,6 +149,25 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {client.status for client in stalled} == {503}
         assert other.status == 200
         assert app.bodies == [3 * PART]
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_line_keeps_nobody_from_work() -> None:
+    """Bodies that come slowly, and answers that are taken slowly, hold a turn, and no place at work."""
+
+    async def scenario() -> None:
+        app = App()
+        turns = Turns(app)
+        slow = [Client(PUSH, stalls=True) for _ in range(MOST_TRANSFERS - 1)]
+        calls = [client.call(turns) for client in slow]
+        await settle()
+        app.let.set()
+        quick = Client(PUSH)
+        await asyncio.wait_for(quick.call(turns), 1)
+        assert quick.status == 200
+        for call_ in calls:
+            call_.cancel()
 
     asyncio.run(scenario())
 
