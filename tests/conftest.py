@@ -31,6 +31,7 @@ FINDINGS = ("Edema", "Fracture", "Effusion")
 MOST_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (
     "test_deployment.py",
+    "simulations/test_chaos.py",
     "simulations/test_simulation.py",
     "sites/test_training.py",
     "learning/test_learner.py",
