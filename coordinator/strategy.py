@@ -350,7 +350,8 @@ class FederatedAveraging:
             return ArrayRecord({**state, **(results or {})})
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            bases = {node: self._holdings.base(self.sites[node].name, before.round, before.digest) for node in nodes}
+            sites = self.sites
+            bases = {node: self._holdings.base(sites[node].name, before.round, before.digest) for node in nodes}
             return [self._message(kind, node, request(node, base), arrays(base), more) for node, base in bases.items()]
 
         return questions

@@ -267,13 +267,15 @@ def evaluate(asked: Asked) -> RecordDict:
     there is no sum: the state that came is scored, and kept for the site.
     """
     request = wire.EvaluateRequest.of(asked.content)
-    part = _part(asked, request.plan)
-    before = _state(part, request.round - 1, request.base)
     stepped = wire.SUM in asked.content
     if stepped and request.split != "validation":  # its loss is what the next round's is compared to
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
     if not stepped and request.split != "test":  # it would be kept as the run's final model
         raise FederationError(f"a model without a sum is scored on split test, the request names {request.split}")
+    if not stepped and request.base:
+        raise FederationError("the final model comes along, for the site to keep: the request names it alone")
+    part = _part(asked, request.plan)
+    before = _state(part, request.round - 1, request.base)
     if not stepped:
         counts = _scored(part, before, request)
         _keep_model(asked)

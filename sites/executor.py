@@ -27,6 +27,7 @@ from .launch import Launch
 
 MOST_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
+EXIT_SECONDS = 6.0  # for launchers, which take 5 at most
 IMPORTED = ("flwr.clientapp", "flwr.supernode.runtime.run_clientapp", "keras")  # nothing of a bundle, or of ours
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
@@ -86,18 +87,23 @@ def _serve(options: argparse.Namespace) -> None:
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP, TaskType.AGENT_APP])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))
-    running: list[ForkServerProcess] = [context.Process(target=os.getpid)]  # a task must not wait for the imports
-    running[0].start()
-    running[0].join()
+    first = context.Process(target=os.getpid)  # a task must not wait for the imports
+    first.start()
+    first.join()
+    running: list[ForkServerProcess] = []
     try:
         while True:
             running = [process for process in running if process.is_alive()]
             if len(running) < MOST_TASKS:
                 task = client.AcquireTask(wanted)
                 if task.HasField("task") and task.token:
-                    running.append(context.Process(target=launch.run, args=(task.token,)))
-                    running[-1].start()
+                    launcher = context.Process(target=launch.run, args=(task.token,))
+                    launcher.start()
+                    running.append(launcher)
             time.sleep(POLL_SECONDS)
     finally:
         for process in running:
             process.terminate()
+        for process in running:  # which Python would wait for without an end
+            process.join(EXIT_SECONDS)
+            process.kill()

@@ -1,4 +1,4 @@
-"""How the executor starts a launcher: it and the process that launchers are forked from load no more of them."""
+"""How the executor starts a launcher, of which it loads no more itself."""
 
 from dataclasses import dataclass
 from importlib import import_module

@@ -7,6 +7,7 @@ run unseen); and no text of an error leaves the hospital.
 """
 
 import logging
+import multiprocessing
 import os
 import shlex
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, NoReturn
 
+import numpy as np
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.client_app import LoadClientAppError
@@ -48,6 +50,8 @@ _log = logging.getLogger("fedpp.site")
 def main(options: Launch, token: str) -> NoReturn:
     """Run the task of this token, and exit."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    np.random.seed()  # noqa: NPY002  a bundle may use it, and all that are forked from one process would share it
+    multiprocessing.set_start_method("fork", force=True)  # a bundle's processes are its own, as Python's default is
     status = 1
     try:
         start_parent_process_monitor(options.parent)

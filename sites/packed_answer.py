@@ -19,7 +19,7 @@ _LENGTH_BYTES = 4
 
 
 def pack(answer: RecordDict) -> bytes:
-    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, with its array records last."""
+    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, but for empty array records."""
     others = RecordDict({name: record for name, record in answer.items() if not isinstance(record, ArrayRecord)})
     rest = recorddict_to_proto(others).SerializeToString()
     arrays = [(record, name, array) for record, of in answer.array_records.items() for name, array in of.items()]

@@ -16,7 +16,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,9 @@ class RunMemory:
         self._folder = work / "runs" / sha256(nonce.encode()).hexdigest()[:32]
         if not self._folder.exists():
             make_folder(self._folder, 0o700)
-            # Nothing but what was made here is removed; this run's stays, even if the clock has gone back.
-            named = (run for run in self._folder.parent.iterdir() if OF_A_RUN.fullmatch(run.name))
-            others = [run for run in named if run != self._folder]
-            others.sort(key=lambda run: run.stat().st_mtime, reverse=True)
+            others = sorted(self._others(), key=lambda run: run.stat().st_mtime, reverse=True)
             for old in others[MOST_RUNS - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
-            for old in others:
-                RunMemory._release(old)
 
     @contextmanager
     def turn(self, number: int, attempt: int) -> Iterator[None]:
@@ -127,17 +122,31 @@ class RunMemory:
         return next((sent for slot in HELD if (sent := self._kept(slot, wanted)) is not None), None)
 
     def hold(self, state: GlobalState, sent: bytes) -> None:
-        """Hold a state, as it is sent, in place of an earlier attempt at its round, or of two rounds before."""
+        """Hold a state, as it is sent, in place of an earlier attempt at its round, or of two rounds before.
+
+        Other runs' are released: a site's disk has room for those of one, and what is gone is sent again.
+        """
+        self._release_others()
         self._keep(HELD[state.round % 2], bytes.fromhex(state.digest), sent)
 
     def release(self) -> None:
         """Hold no state any longer: the run is over."""
         self._release(self._folder)
 
+    def _release_others(self) -> None:
+        for run in self._others():
+            self._release(run)
+
+    def _others(self) -> list[Path]:
+        """Return the folders of other runs: nothing but what was made here is ever removed."""
+        named = (run for run in self._folder.parent.iterdir() if OF_A_RUN.fullmatch(run.name))
+        return [run for run in named if run != self._folder]
+
     @staticmethod
     def _release(folder: Path) -> None:
         for slot in HELD:
-            (folder / slot).unlink(missing_ok=True)
+            with suppress(OSError):
+                (folder / slot).unlink(missing_ok=True)
 
     def _kept(self, name: str, key: bytes) -> bytes | None:
         """Return the content of a file, if it is whole and of this key."""

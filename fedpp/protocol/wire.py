@@ -5,7 +5,7 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    train                  "config": TrainRequest(, "arrays": state)             "arrays": words, "mask", "metrics"
+    train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "metrics"
     evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
                            or after, "sum": Sum                                 (, "arrays": state)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -185,11 +185,12 @@ class Cluster:
 
     def launchers(self, name: str) -> list[int]:
         """Return the processes of a site that answer questions."""
-        return [
-            process
-            for process in self.processes("multiprocessing.forkserver")  # and what they are forked from
-            if str(self.identity(name)) in Path(f"/proc/{process}/environ").read_text()
-        ]
+        identity, found = str(self.identity(name)), []
+        for process in self.processes("multiprocessing.forkserver"):  # and what they are forked from
+            with suppress(OSError):  # it ended just now
+                if identity in Path(f"/proc/{process}/environ").read_text():
+                    found.append(process)
+        return found
 
     def processes(self, program: str) -> list[int]:
         """Return the ids of the processes below this folder whose command has this text."""

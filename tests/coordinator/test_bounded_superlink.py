@@ -15,6 +15,7 @@ from flwr.superlink import extensions
 from flwr.superlink.main import create_app
 from sqlalchemy import text
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from coordinator import bounded_superlink
 from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
@@ -72,6 +73,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Bound Flower's SuperLink in this process, but for its allocator, until the test ends."""
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
     monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    monkeypatch.setattr(AutoHTTPProtocol, "connection_made", AutoHTTPProtocol.connection_made)
     monkeypatch.setattr(bounded_superlink, "ARENAS", 0)  # as many as before
     bounded_superlink.bound()
     yield
@@ -154,7 +156,7 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slow_line_keeps_nobody_from_work() -> None:
-    """Bodies that come slowly, and answers that are taken slowly, hold a turn, and no place at work."""
+    """Bodies that come slowly hold a turn, and no place at work."""
 
     async def scenario() -> None:
         app = App()
@@ -170,6 +172,59 @@ def test_a_slow_line_keeps_nobody_from_work() -> None:
             call_.cancel()
 
     asyncio.run(scenario())
+
+
+def test_an_answer_that_is_taken_slowly_keeps_nobody_from_work() -> None:
+    """It holds a turn, and no place at work."""
+
+    async def scenario() -> None:
+        app = App()
+        app.let.set()
+        turns = Turns(app)
+
+        async def never(_: Message) -> None:
+            await asyncio.Event().wait()
+
+        slow = [Client(PULL) for _ in range(MOST_TRANSFERS - 1)]
+        calls = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in slow]
+        await settle()
+        quick = Client(PUSH)
+        await asyncio.wait_for(quick.call(turns), 1)
+        assert quick.status == 200
+        for call_ in calls:
+            call_.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_an_object_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends a little now and then, as one does who wants to hold all turns, loses his in the end."""
+    monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
+    monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
+
+    async def dripping() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b".", "more_body": True}
+
+    async def scenario() -> None:
+        turns = Turns(App())
+        client = Client(PUSH)
+        await asyncio.wait_for(turns(client.scope, dripping, client.send), 5)
+        assert client.status == 503
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_is_read_little_ahead() -> None:
+    """As soon as it is made."""
+    told: list[object] = []
+
+    class Transport:
+        def set_read_buffer_limits(self, high: int) -> None:
+            told.append(high)
+
+    bounded_superlink._reading_little(lambda *_: told.append("made"))(None, Transport())
+    assert told == ["made", bounded_superlink.READ_BYTES]
 
 
 def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

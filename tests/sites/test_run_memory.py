@@ -208,7 +208,9 @@ def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> No
         assert all(sent in {None, f"sealed {at}".encode()} for at, sent in there.items())
         held.append({at for at, sent in there.items() if sent})
     assert held == [{(1, 1)}, {(1, 1), (2, 1)}, {(1, 1), (2, 2)}, {(2, 2), (3, 1)}]
-    assert RunMemory(tmp_path, NONCE[:-1]).held(states[3, 1].digest) is None
+    other = RunMemory(tmp_path, NONCE[:-1])
+    assert other.held(states[3, 1].digest) is None
+    assert memory.held(states[3, 1].digest) is not None
     memory.release()
     assert [memory.held(of.digest) for of in states.values()] == [None] * 4
 
@@ -225,15 +227,15 @@ def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None
         assert memory.held(state.digest) is None
 
 
-def test_a_run_that_begins_releases_the_states_of_others(tmp_path: Path, state: GlobalState) -> None:
-    """A site's disk holds the states of one run, and of the others what cannot be sent again."""
-    first = RunMemory(tmp_path, "first")
+def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: GlobalState) -> None:
+    """Runs that take turns hold those of the last one alone, and of the others what cannot be sent again."""
+    first, second = RunMemory(tmp_path, "first"), RunMemory(tmp_path, "second")
+    (tmp_path / "runs" / ("ab" * 16)).touch()  # a file, where a run's folder could be
     first.hold(state, b"sealed")
     first.keep_answer("a question", answer_of())
-    RunMemory(tmp_path, "first")  # which is there already
-    assert first.held(state.digest) == b"sealed"
-    RunMemory(tmp_path, "second")
-    assert first.held(state.digest) is None
+    for one, other in ((second, first), (first, second), (second, first)):
+        one.hold(state, b"sealed")
+        assert (one.held(state.digest), other.held(state.digest)) == (b"sealed", None)
     assert packed(first.answer("a question")) == packed(answer_of())
 
 
