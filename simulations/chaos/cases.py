@@ -31,6 +31,8 @@ from .cluster import CONNECTED, Cluster, Run, Settings, altered
 from .relay import relay
 
 HALF = 0.5
+OUTLASTING = 20  # rounds that take longer than a cut
+MOST_SECONDS = 1800.0  # of a run that is held up
 LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "replay")
 KILLED = {  # what is killed -> programs
     "ServerApp": ("flwr-serverapp",),
@@ -138,25 +140,27 @@ def cut(trial: Trial) -> Iterator[Row]:
         trial.cluster.programs[f"node {victim}"].end()
         trial.cluster.start_node(victim, stretch.address)
         trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)
-        run = trial.cluster.run({**trial.settings, "round-seconds": 240.0})
+        rounds = max(OUTLASTING, int(trial.settings["rounds"]))
+        run = trial.cluster.run({**trial.settings, "rounds": rounds, "round-seconds": 240.0})
         run.wait_until("training", 2)
         stretch.cut(seconds)
-        status = run.end()
+        status = run.end(MOST_SECONDS)
         trial.cluster.programs[f"node {victim}"].end()
     trial.cluster.start_node(victim)
     trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)
     _require(status == 0, run.program.told()[-500:])
-    rounds = FederationRecord.load(run.out / "federation.json").rounds
-    missed = [r.number for r in rounds if victim not in r.sites]
+    record = FederationRecord.load(run.out / "federation.json").rounds
+    missed = [r.number for r in record if victim not in r.sites]
     yield row(
         f"a network cut for {seconds:.0f} s",
-        all(len(r.sites) >= 2 for r in rounds)
-        and all(victim in rounds[number - 1].left_out for number in missed)
-        and sum(rounds[number - 1].seconds for number in missed) < 2 * seconds
-        and victim in rounds[-1].sites,
+        all(len(r.sites) >= 2 for r in record)
+        and all(victim in record[number - 1].left_out for number in missed)
+        and sum(record[number - 1].seconds for number in missed) < 2 * seconds
+        and victim in record[-1].sites,
         missed_rounds=missed,
-        seconds_missed=sum(rounds[number - 1].seconds for number in missed),
-        named=[rounds[number - 1].left_out.get(victim, "") for number in missed],
+        of_rounds=len(record),
+        seconds_missed=sum(record[number - 1].seconds for number in missed),
+        named=[record[number - 1].left_out.get(victim, "") for number in missed],
     )
 
 
