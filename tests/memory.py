@@ -10,7 +10,7 @@ import numpy as np
 
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
 _CHUNK = 2**22
-PAUSE_SECONDS = 3.0  # a look takes seconds of a processor, which what is looked at needs, too
+PAUSE_SECONDS = 0.3  # a look takes seconds of a processor, which what is looked at needs, too
 
 
 def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:

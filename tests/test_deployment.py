@@ -221,11 +221,22 @@ def seen(
     out = deployment.folder / 'out "1" it\'s'
 
     def launched() -> Iterator[int]:
-        return iter(processes_of(deployment.folder, "multiprocessing.forkserver"))
+        servers = {
+            launcher: parent(launcher) for launcher in processes_of(deployment.folder, "multiprocessing.forkserver")
+        }
+        return (launcher for launcher, server in servers.items() if server in servers)  # forked, and no server
 
     with watched(launched, {**canaries, **controls(deployment)}) as watch:
         done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
     return FederationRecord.load(out / "federation.json"), json.loads(done.stdout), watch
+
+
+def parent(process: int) -> int:
+    """Return the process that started this one; 0 if it ended."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 @pytest.fixture(scope="module")
