@@ -50,7 +50,6 @@ class Trial:
     cluster: Cluster
     settings: Settings
     kills: int  # of each kind
-    lies: tuple[str, ...] = LIES
     seed: int = 0
 
     def unbroken(self, **changes: str | float | bool) -> Run:
@@ -89,12 +88,13 @@ def kills(trial: Trial) -> Iterator[Row]:
     peace = trial.unbroken()
     seconds, calm = time.monotonic() - began, trial.cluster.trainings() - before
     expected, rounds = trial.rows(peace), int(trial.settings["rounds"])
+    a_round = FederationRecord.load(peace.out / "federation.json").seconds / rounds
     for number, (what, programs) in enumerate(KILLED.items()):
         before, began, done = trial.cluster.trainings(), time.monotonic(), 0
         run = trial.cluster.run(trial.settings)
         for moment in moments(trial.seed + number, trial.kills, rounds):
             run.wait_until("judging" if moment % 1 >= HALF else "training", int(moment) + 1)
-            time.sleep(moment % HALF / rounds * seconds)
+            time.sleep(moment % HALF * a_round)
             done += bool(trial.cluster.kill(*programs))
         status = run.end()
         same = status == 0 and same_rows(trial.rows(run), expected)
@@ -222,7 +222,7 @@ def poison(trial: Trial) -> Iterator[Row]:
     expected = trial.rows(trial.unbroken(**clear))
     lying(trial.cluster, liar, "replay", kept)
     trial.unbroken(**{**clear, "sites": 4, "quorum": 3})  # honest, but that it keeps its update
-    for lie in trial.lies:
+    for lie in LIES:
         lying(trial.cluster, liar, lie, kept)
         run = trial.cluster.run({**clear, "sites": 4, "quorum": 3})
         status = run.end()
@@ -238,7 +238,7 @@ def poison(trial: Trial) -> Iterator[Row]:
             largest_difference=far,
         )
     masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "repeats": 1}
-    for lie in trial.lies:
+    for lie in LIES:
         lying(trial.cluster, liar, lie, kept)
         run = trial.cluster.run(masked)
         status = run.end()

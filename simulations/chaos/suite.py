@@ -10,7 +10,7 @@ from fedpp.protocol import wire
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
-from .cases import CASES, LIES, Row, Trial, row
+from .cases import CASES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6
@@ -24,7 +24,6 @@ def run(
     layout: str = "auto",
     kills: int = 10,
     rounds: int = ROUNDS,
-    lies: Sequence[str] = LIES,
 ) -> Iterator[Row]:
     """Run the named cases, by default all, on phantom hospitals or on these data; yield their rows as they are made.
 
@@ -36,14 +35,12 @@ def run(
     for name in cases or CASES:
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
             try:
-                yield from _case(name, Path(folder), data, layout, kills=kills, rounds=rounds, lies=lies)
+                yield from _case(name, Path(folder), data, layout, kills=kills, rounds=rounds)
             except (FederationError, subprocess.TimeoutExpired) as error:
                 yield row(name, False, ended=wire.one_line(str(error)))
 
 
-def _case(
-    name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int, lies: Sequence[str]
-) -> Iterator[Row]:
+def _case(name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int) -> Iterator[Row]:
     scenario = Scenario(
         name="chaos",
         description="",
@@ -73,4 +70,4 @@ def _case(
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
         with cluster(folder, hospitals) as running:
-            yield from CASES[name](Trial(running, settings, kills, tuple(lies)))
+            yield from CASES[name](Trial(running, settings, kills))

@@ -1,4 +1,4 @@
-"""The chaos suite in a form of minutes: real deployments that are killed and lied to, and what it is made of."""
+"""The chaos suite in a form of minutes: a real deployment whose coordinator is killed, and what it is made of."""
 
 import json
 import socket
@@ -27,17 +27,6 @@ def test_a_coordinator_that_is_killed_ends_with_the_weights_of_peace(capfd: pyte
     for row in rows:
         assert (row["same_weights"], row["retrained"]) == (True, 0)
         assert row["kills"] == 1
-
-
-@pytest.mark.timeout(1200)
-def test_a_site_that_lies_is_named_or_ends_the_run() -> None:
-    """In clear it is out of the model; under the mask its structure is seen, or the sites adopt nothing of its sum."""
-    rows = {row["case"]: row for row in suite.run(["poison"], lies=("nan", "garbage"))}
-    assert [row for row in rows.values() if not row["as designed"]] == []
-    assert "float64" in rows["in clear: nan"]["named"]
-    assert rows["masked: nan"]["outcome"] == "quarantined"
-    assert rows["masked: garbage"]["outcome"] == "ended loudly"
-    assert len(rows) == 4
 
 
 @pytest.mark.parametrize("error", [FederationError("no\nnode"), subprocess.TimeoutExpired("run", 9)])
