@@ -3,7 +3,8 @@
 ::
 
     4 bytes    length of the header, big-endian
-    header     JSON: the arrays, each as record, name, dtype, shape, form and length, and the length of the rest
+    header     JSON: the records' names in order; the arrays, each as record, name, dtype, shape, form and length;
+               and the length of the rest
     rest       all other records, in Flower's own form
     arrays     their data, in the order of the header
 """
@@ -19,12 +20,12 @@ _LENGTH_BYTES = 4
 
 
 def pack(answer: RecordDict) -> bytes:
-    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, but for empty array records."""
+    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, its records in their order."""
     others = RecordDict({name: record for name, record in answer.items() if not isinstance(record, ArrayRecord)})
     rest = recorddict_to_proto(others).SerializeToString()
     arrays = [(record, name, array) for record, of in answer.array_records.items() for name, array in of.items()]
     facts = [[record, name, of.dtype, of.shape, of.stype, len(of.data)] for record, name, of in arrays]
-    header = json.dumps({"arrays": facts, "rest": len(rest)}).encode()
+    header = json.dumps({"records": list(answer), "arrays": facts, "rest": len(rest)}).encode()
     return b"".join((len(header).to_bytes(_LENGTH_BYTES, "big"), header, rest, *(array.data for _, _, array in arrays)))
 
 
@@ -32,8 +33,8 @@ def unpack(packed: bytes) -> RecordDict:
     """Return the answer that `pack` was given; the bytes must be whole."""
     stream = BytesIO(packed)
     facts = json.loads(stream.read(int.from_bytes(stream.read(_LENGTH_BYTES), "big")))
-    answer = recorddict_from_proto(ProtoRecordDict.FromString(stream.read(facts["rest"])))
+    others = recorddict_from_proto(ProtoRecordDict.FromString(stream.read(facts["rest"])))
+    arrays = {name: ArrayRecord() for name in facts["records"] if name not in others}
     for record, name, dtype, shape, stype, length in facts["arrays"]:
-        arrays = answer.array_records.setdefault(record, ArrayRecord())
-        arrays[name] = Array(dtype, tuple(shape), stype, stream.read(length))
-    return answer
+        arrays[record][name] = Array(dtype, tuple(shape), stype, stream.read(length))
+    return RecordDict({name: arrays[name] if name in arrays else others[name] for name in facts["records"]})
