@@ -37,7 +37,7 @@ MOST_WORKED_ON = 4
 WAIT_SECONDS = 20.0  # for a turn. After 30 s a client gives up, and tries again: what came of the first try is lost
 STALL_SECONDS = 10.0  # in which nothing comes, or is taken, of an object that has its turn
 OBJECT_SECONDS = 60.0  # for an object of 5 MiB to come, and for one to be taken: a line of 0.7 Mbit/s
-READ_BYTES = 2**16  # of a connection, ahead of what the application took
+READ_BYTES = 2**16, 2**15  # of a connection, ahead of what the application took: at most, and when it is read again
 SLICE_BYTES = 2**16  # of an answer that the server takes at once; for the next one it waits until the client has it
 COLLECT_BYTES = 8 * 2**20  # of bodies that came and went
 ARENAS = 2  # of the C library
@@ -144,7 +144,7 @@ def _reading_little(connection_made: Callable[[Any, Any], None]) -> Callable[[An
 
     def made(protocol: Any, transport: Any) -> None:
         connection_made(protocol, transport)
-        transport.set_read_buffer_limits(READ_BYTES)
+        transport.set_read_buffer_limits(*READ_BYTES)  # the second holds a TLS record: less would wait for its end
 
     return made
 

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -155,21 +155,26 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
+async def require_answer_beside(slow: Sequence[asyncio.Task[None]], app: App, turns: Turns) -> None:
+    """Assert that one more client is answered at once while these are on their way."""
+    await settle()
+    app.let.set()
+    quick = Client(PUSH)
+    await asyncio.wait_for(quick.call(turns), 1)
+    assert quick.status == 200
+    for call_ in slow:
+        assert not call_.done()
+        call_.cancel()
+
+
 def test_a_slow_line_keeps_nobody_from_work() -> None:
     """Bodies that come slowly hold a turn, and no place at work."""
 
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
-        slow = [Client(PUSH, stalls=True) for _ in range(MOST_TRANSFERS - 1)]
-        calls = [client.call(turns) for client in slow]
-        await settle()
-        app.let.set()
-        quick = Client(PUSH)
-        await asyncio.wait_for(quick.call(turns), 1)
-        assert quick.status == 200
-        for call_ in calls:
-            call_.cancel()
+        slow = [Client(PUSH, stalls=True).call(turns) for _ in range(MOST_TRANSFERS - 1)]
+        await require_answer_beside(slow, app, turns)
 
     asyncio.run(scenario())
 
@@ -177,22 +182,16 @@ def test_a_slow_line_keeps_nobody_from_work() -> None:
 def test_an_answer_that_is_taken_slowly_keeps_nobody_from_work() -> None:
     """It holds a turn, and no place at work."""
 
+    async def never(_: Message) -> None:
+        await asyncio.Event().wait()
+
     async def scenario() -> None:
         app = App()
         app.let.set()
         turns = Turns(app)
-
-        async def never(_: Message) -> None:
-            await asyncio.Event().wait()
-
-        slow = [Client(PULL) for _ in range(MOST_TRANSFERS - 1)]
-        calls = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in slow]
-        await settle()
-        quick = Client(PUSH)
-        await asyncio.wait_for(quick.call(turns), 1)
-        assert quick.status == 200
-        for call_ in calls:
-            call_.cancel()
+        clients = [Client(PULL) for _ in range(MOST_TRANSFERS - 1)]
+        slow = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in clients]
+        await require_answer_beside(slow, app, turns)
 
     asyncio.run(scenario())
 
@@ -215,16 +214,41 @@ def test_an_object_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes a little of it now and then loses the turn in the end, as who sends so does."""
+    monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
+    monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(bounded_superlink, "SLICE_BYTES", 1)
+    taken: list[Message] = []
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(1000)})
+
+    async def dripping(message: Message) -> None:
+        await asyncio.sleep(0.01)
+        taken.append(message)
+
+    async def scenario() -> None:
+        client = Client(PULL)
+        await asyncio.wait_for(Turns(app)(client.scope, client.receive, dripping), 5)
+        assert 1 < len(taken) < 100
+
+    asyncio.run(scenario())
+
+
 def test_a_connection_is_read_little_ahead() -> None:
-    """As soon as it is made."""
+    """As soon as it is made; and it is read again while what there is may be a part of a TLS record."""
     told: list[object] = []
 
     class Transport:
-        def set_read_buffer_limits(self, high: int) -> None:
-            told.append(high)
+        def set_read_buffer_limits(self, high: int, low: int) -> None:
+            told.append((high, low))
 
     bounded_superlink._reading_little(lambda *_: told.append("made"))(None, Transport())
     assert told == ["made", bounded_superlink.READ_BYTES]
+    assert bounded_superlink.READ_BYTES[0] > bounded_superlink.READ_BYTES[1] > 2**14 + 256 + 5  # RFC 8446, section 5.2
 
 
 def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
