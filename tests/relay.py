@@ -1,6 +1,9 @@
-"""A TLS relay that keeps what passes in clear: who owns a coordinator's keys can read what its sites send."""
+"""A TLS relay that keeps what passes in clear: who owns a coordinator's keys can read what its sites send.
 
-import socket
+One thread serves all connections: OpenSSL's are not for two at a time, one that reads and one that writes.
+"""
+
+import asyncio
 import ssl
 import threading
 from collections.abc import Iterator
@@ -29,45 +32,47 @@ class Recording:
 @contextmanager
 def recorded(upstream: int, tls: Path) -> Iterator[tuple[int, Recording]]:
     """Relay a new port of this machine to another, with a coordinator's certificates; yield it and what passes."""
-    recording, ours, theirs = Recording(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), None
+    recording, ours = Recording(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     theirs = ssl.create_default_context(cafile=str(tls / "ca.pem"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_accept, args=(server, upstream, ours, theirs, recording), daemon=True)
-        thread.start()
-        yield server.getsockname()[1], recording
+
+    async def relay(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        try:
+            far, on = await asyncio.open_connection("127.0.0.1", upstream, ssl=theirs)
+        except OSError:
+            back.close()
+            return
+        with suppress(asyncio.CancelledError):  # the relay ends
+            await asyncio.gather(_pump(near, on, recording.stream()), _pump(far, back, recording.stream()))
+
+    async def listen() -> int:
+        server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=ours)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield asyncio.run_coroutine_threadsafe(listen(), loop).result(), recording
+    finally:
+        asyncio.run_coroutine_threadsafe(_end_all(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
-def _accept(
-    server: socket.socket, upstream: int, ours: ssl.SSLContext, theirs: ssl.SSLContext, recording: Recording
-) -> None:
-    with suppress(OSError):  # closed: the relay ends
-        while True:
-            connection, _ = server.accept()
-            threading.Thread(target=_relay, args=(connection, upstream, ours, theirs, recording), daemon=True).start()
+async def _end_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _relay(
-    connection: socket.socket, upstream: int, ours: ssl.SSLContext, theirs: ssl.SSLContext, recording: Recording
-) -> None:
-    with (
-        suppress(OSError),
-        connection,
-        ours.wrap_socket(connection, server_side=True) as near,
-        socket.create_connection(("127.0.0.1", upstream)) as plain,
-        theirs.wrap_socket(plain, server_hostname="127.0.0.1") as far,
-    ):
-        back = threading.Thread(target=_pump, args=(far, near, recording.stream()), daemon=True)
-        back.start()
-        _pump(near, far, recording.stream())
-        back.join()
-
-
-def _pump(source: ssl.SSLSocket, target: ssl.SSLSocket, kept: bytearray) -> None:
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray) -> None:
     with suppress(OSError):
-        while data := source.recv(CHUNK):
+        while data := await source.read(CHUNK):
             kept += data
-            target.sendall(data)
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            target.write(data)
+            await target.drain()
+    target.close()

@@ -440,7 +440,7 @@ def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> 
     west, bundle = deployment.west, deployment.bundle
     approval = ("approve", bundle, "--policy", west.policy(1))
     west.zone(*approval, "--remove")
-    command = deployment.run(deployment.folder / "withdrawn", sites=2, more=["--set", "wait-seconds=20"])
+    command = deployment.run(deployment.folder / "withdrawn", sites=2, more=["--set", "wait-seconds=10"])
     reason = call(command, status=1).stderr.splitlines()[-1]
     west.zone(*approval)
     assert "the run needs 2 sites and admitted 1. node " in reason
