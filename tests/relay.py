@@ -5,8 +5,8 @@ One thread serves all connections: OpenSSL's are not for two at a time, one that
 
 import asyncio
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def recorded(upstream: int, tls: Path) -> Iterator[tuple[int, Recording]]:
     recording, ours = Recording(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     theirs = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+    started: Future[tuple[int, Callable[[], object]]] = Future()
 
     async def relay(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         try:
@@ -42,31 +43,26 @@ def recorded(upstream: int, tls: Path) -> Iterator[tuple[int, Recording]]:
         except OSError:
             back.close()
             return
-        with suppress(asyncio.CancelledError):  # the relay ends
+        try:
             await asyncio.gather(_pump(near, on, recording.stream()), _pump(far, back, recording.stream()))
+        except asyncio.CancelledError:  # the relay ends
+            on.transport.abort()
+            back.transport.abort()
 
-    async def listen() -> int:
+    async def serve() -> None:
         server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=ours)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        started.set_result((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(ended.set)))
+        await ended.wait()
+        server.close()
 
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield asyncio.run_coroutine_threadsafe(listen(), loop).result(), recording
-    finally:
-        asyncio.run_coroutine_threadsafe(_end_all(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _end_all() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, serve())
+        port, end = started.result(10)
+        try:
+            yield port, recording
+        finally:
+            end()
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray) -> None:
