@@ -8,46 +8,29 @@ node configuration; in a simulation, whose nodes know a number only, in files of
 
 import json
 import logging
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import AnyKey, open_key
 from fedpp.cipher.params import DomainCard
-from fedpp.config import BUNDLE, SITES_FOLDER, SPLITS, Dtype, SiteConfig
-from fedpp.errors import (
-    ConfigError,
-    DatasetError,
-    DomainMismatchError,
-    FederationError,
-    FedppError,
-    GateError,
-    KeyFileError,
-    MaskError,
-    ModelError,
-    PolicyError,
-    VaultError,
-)
+from fedpp.config import SPLITS, Dtype
+from fedpp.errors import DomainMismatchError, FederationError, ModelError
 from fedpp.files import replace
 from fedpp.learning import gate
 from fedpp.learning.global_state import SALT_BYTES, GlobalState, Rows, initial
 from fedpp.learning.metrics import metrics
 from fedpp.masking.rounds import Round, Sum
 from fedpp.network import NetworkSpec, Task
-from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
 from fedpp.protocol.finding_counts import AnyCounts
-from fedpp.protocol.membership import NO_BUNDLE, Run
+from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import Membership, VaultClient
@@ -55,6 +38,7 @@ from fedpp.recipe import Recipe
 
 from . import rounds
 from .aggregation import Aggregation, Clear, Masked, about
+from .answering import Asked, answering, figures_stay, told_of
 from .one_site import require_one_site
 from .rounds import Position
 from .run_memory import RunMemory
@@ -62,35 +46,9 @@ from .run_memory import RunMemory
 if TYPE_CHECKING:
     from fedpp.learning.training import EncryptedTrainer
 
-# Errors whose text holds no path of the hospital, and but for a gate's no figure of its data.
-PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
-FAILED = "it failed: its own log says where"
-# What the coordinator is told of errors whose text may hold paths of the hospital.
-REASONS: Mapping[type[FedppError], str] = {
-    ConfigError: "its settings do not fit: its own log says which",
-    DatasetError: "its dataset cannot be read: its own log says why",
-    KeyFileError: "its keys cannot be read: its own log says why",
-    VaultError: "its vault does not answer, or refuses: its own log says why",
-}
-
 _log = logging.getLogger("fedpp.site")
 
 app = ClientApp()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One question of the coordinator to this site."""
-
-    content: RecordDict
-    site: SiteConfig
-    policy: SitePolicy  # as its file was when the question came
-    run: str  # Flower's number of the run, as the SuperNode was told it
-
-    @property
-    def bundle(self) -> str:
-        """Return the hash of the app bundle that runs, as the site measured it; of none in a simulation."""
-        return os.environ.get(BUNDLE, NO_BUNDLE)
 
 
 @dataclass(frozen=True)
@@ -108,54 +66,6 @@ class Part:
     def memory(self) -> RunMemory:
         """Return what this site remembers of the run."""
         return RunMemory(self.asked.site.work, self.nonce)
-
-
-def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Context], Message]:
-    """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
-
-    def answer(message: Message, context: Context) -> Message:
-        try:
-            site = site_config(context)
-            policy = SitePolicy.load(site.policy)
-            policy.require_current(today())
-            policy.require_answer(question_of(message.metadata.message_type))
-            asked = Asked(message.content, site, policy, str(message.metadata.run_id))
-            return Message(handler(asked), reply_to=message)
-        except FedppError as error:
-            _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
-            return wire.refuse(_told(error), message)
-        except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
-            _log.exception("%s failed", handler.__name__)
-            return wire.refuse(FAILED, message)
-
-    return answer
-
-
-def _told(error: FedppError) -> str:
-    """Return what others may know of an error: no path of the hospital, and no figure of its data."""
-    if isinstance(error, GateError):
-        return error.kind
-    return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
-
-
-@contextmanager
-def figures_stay() -> Iterator[None]:
-    """Keep what a training or a prediction tells of its numbers (layer, batch, sequences) from the coordinator."""
-    try:
-        yield
-    except ModelError as error:
-        raise GateError("the training diverged, or its data do not fit: lower the learning rate", str(error)) from None
-
-
-def site_config(context: Context) -> SiteConfig:
-    """Return the addresses of this node's site."""
-    node = dict(context.node_config)
-    if "partition-id" not in node:
-        return SiteConfig.from_mapping(node)
-    folder = os.environ.get(SITES_FOLDER)
-    if folder is None:
-        raise ConfigError(f"a simulated node needs the folder of site files in {SITES_FOLDER}")
-    return SiteConfig.from_mapping(json.loads((Path(folder) / f"{node['partition-id']}.json").read_text()))
 
 
 @app.query(wire.DESCRIBE)
@@ -388,7 +298,7 @@ def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | 
         gate.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
     except ModelError as error:
         _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, wire.one_line(str(error)))
-        return wire.Verdict(after.digest, _told(error))
+        return wire.Verdict(after.digest, told_of(error))
     return wire.Verdict(after.digest, "")
 
 

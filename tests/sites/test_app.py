@@ -37,6 +37,7 @@ from site_nodes import (
 )
 
 from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config import SITES_FOLDER
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import global_state
 from fedpp.learning.initial import encrypted_initial_weights
@@ -46,7 +47,6 @@ from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe, ServerRule
-from sites.app import SITES_FOLDER
 from sites.audit_log import AuditLog, Signer
 
 

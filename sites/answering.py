@@ -1,0 +1,108 @@
+"""How a site answers: by its policy of that moment, and telling of an error no more than others may know.
+
+Paths of the hospital and figures of its data stay in the site's own log.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+
+from fedpp.config import BUNDLE, SITES_FOLDER, SiteConfig
+from fedpp.errors import (
+    ConfigError,
+    DatasetError,
+    DomainMismatchError,
+    FederationError,
+    FedppError,
+    GateError,
+    KeyFileError,
+    MaskError,
+    ModelError,
+    PolicyError,
+    VaultError,
+)
+from fedpp.policy import SitePolicy, question_of, today
+from fedpp.protocol import wire
+from fedpp.protocol.membership import NO_BUNDLE
+
+# Errors whose text holds no path of the hospital, and but for a gate's no figure of its data.
+PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
+FAILED = "it failed: its own log says where"
+# What the coordinator is told of errors whose text may hold paths of the hospital.
+REASONS: Mapping[type[FedppError], str] = {
+    ConfigError: "its settings do not fit: its own log says which",
+    DatasetError: "its dataset cannot be read: its own log says why",
+    KeyFileError: "its keys cannot be read: its own log says why",
+    VaultError: "its vault does not answer, or refuses: its own log says why",
+}
+
+_log = logging.getLogger("fedpp.site")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of the coordinator to this site."""
+
+    content: RecordDict
+    site: SiteConfig
+    policy: SitePolicy  # as its file was when the question came
+    run: str  # Flower's number of the run, as the SuperNode was told it
+
+    @property
+    def bundle(self) -> str:
+        """Return the hash of the app bundle that runs, as the site measured it; of none in a simulation."""
+        return os.environ.get(BUNDLE, NO_BUNDLE)
+
+
+def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Context], Message]:
+    """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            site = site_config(context)
+            policy = SitePolicy.load(site.policy)
+            policy.require_current(today())
+            policy.require_answer(question_of(message.metadata.message_type))
+            asked = Asked(message.content, site, policy, str(message.metadata.run_id))
+            return Message(handler(asked), reply_to=message)
+        except FedppError as error:
+            _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
+            return wire.refuse(told_of(error), message)
+        except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
+            _log.exception("%s failed", handler.__name__)
+            return wire.refuse(FAILED, message)
+
+    return answer
+
+
+def told_of(error: FedppError) -> str:
+    """Return what others may know of an error: no path of the hospital, and no figure of its data."""
+    if isinstance(error, GateError):
+        return error.kind
+    return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
+
+
+@contextmanager
+def figures_stay() -> Iterator[None]:
+    """Keep what a training or a prediction tells of its numbers (layer, batch, sequences) from the coordinator."""
+    try:
+        yield
+    except ModelError as error:
+        raise GateError("the training diverged, or its data do not fit: lower the learning rate", str(error)) from None
+
+
+def site_config(context: Context) -> SiteConfig:
+    """Return the addresses of this node's site."""
+    node = dict(context.node_config)
+    if "partition-id" not in node:
+        return SiteConfig.from_mapping(node)
+    folder = os.environ.get(SITES_FOLDER)
+    if folder is None:
+        raise ConfigError(f"a simulated node needs the folder of site files in {SITES_FOLDER}")
+    return SiteConfig.from_mapping(json.loads((Path(folder) / f"{node['partition-id']}.json").read_text()))
