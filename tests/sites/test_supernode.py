@@ -17,6 +17,7 @@ from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import vaults
@@ -416,6 +417,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
 MISCHIEF = """\
 import asyncio, shutil
 from pathlib import Path
+import numpy
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -425,7 +427,7 @@ app = ClientApp()
 @app.query("describe")
 def describe(message, context):
     mischief = Path({folder!r}, "mischief").read_text()
-    reply = Message(RecordDict({{"answer": ConfigRecord({{"fine": True}})}}), reply_to=message)
+    reply = Message(RecordDict({{"answer": ConfigRecord({{"drawn": numpy.random.random()}})}}), reply_to=message)
     if mischief == "cancelled":
         raise asyncio.CancelledError({folder!r})
     if mischief == "no message":
@@ -445,23 +447,27 @@ def describe(message, context):
 def test_whatever_a_bundle_does_the_coordinator_is_answered(
     tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
 ) -> None:
-    """A failure at any step is answered by one constant text; the site's log has a line and the details of it."""
+    """A failure at any step is answered by one constant text; the site's log has a line and the details of it.
+
+    Two tasks draw different numbers, though they come of one process.
+    """
     address, state = coordinator
-    failing, fine = ("cancelled", "no message", "a message that cannot be sent"), {"fine": True}
-    expected = {**{name: [FAILED] for name in failing}, "a state that cannot be kept": fine, "no folder": fine}
-    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, MISCHIEF, nodes=1, questions=len(expected))))
+    failing = ("cancelled", "no message", "a message that cannot be sent")
+    fine = ("a state that cannot be kept", "no folder")
+    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, MISCHIEF, nodes=1, questions=5)))
     call([*SITE, "approve", bundle.hash, "--policy", str(site.policy)])
     public = create_identity(tmp_path / "identity")
     call([*COORDINATOR, "enrol", "--state", str(state), str(public), "mischief"])
     start = command(address, state / "tls" / "ca.pem", public.parent, site)
     with serving(tmp_path / "site.log", start, "SuperNode ID"):
         run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
-        found = {}
-        for number, mischief in enumerate(expected, 1):
+        found: dict[str, Any] = {}
+        for number, mischief in enumerate((*failing, *fine), 1):
             (tmp_path / "mischief").write_text(mischief)
             (found[mischief],) = _answers(tmp_path, number)
         assert ended(State(state), run) == "finished:completed"
-    assert found == expected
+    assert [found[name] for name in failing] == [[FAILED]] * 3
+    assert len({found[name]["drawn"] for name in fine}) == 2
     log = (tmp_path / "site.log").read_text()
     for line in (
         f"run {run} failed",
