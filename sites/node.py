@@ -1,13 +1,16 @@
 """Flower's SuperNode, made to come back: its process ends when a part of it has, and says when to try again is no use.
 
-Three things differ from `flower-supernode` (measured with 1.41):
+Four things differ from `flower-supernode` (measured with 1.41):
 - SuperLink counts a node that was killed as online for up to a minute, and lets it in again after that alone. Here
   the next process of the same identity, on the same machine, first says that the one before is gone: SuperLink then
   answers at once for what that one had been asked.
 - SuperLink gives one reason for "not enrolled" and for "online". Here the two are told apart by the node's number,
   which is kept from the first time on, and the latter is waited for.
 - A heartbeat that gets an unforeseen answer ends its thread and nothing else: SuperLink then takes a node for lost
-  that waits for work. Here the whole process ends, and `join` starts another.
+  that waits for work. Any other call that does ends the work, and not the process. Here the whole process ends, and
+  `join` starts another.
+- A TLS handshake that breaks off or takes too long, as in a network that is cut, is taken for one that never can be:
+  Flower gives up. Here it tries again, unless it is a certificate that does not fit.
 """
 
 import argparse
@@ -16,8 +19,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
@@ -29,6 +33,7 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.proto.node_pb2 import Node as FlowerNode
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -44,11 +49,29 @@ WAIT_SECONDS = 2.5 * HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL  # SuperLin
 ORPHAN_SECONDS = 20.0  # for a SuperNode whose `join` was killed to end
 
 
+class _Patient:
+    """Flower gives up on each error whose text names TLS: of those that may pass, say no more than their kind."""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Pass a call on."""
+        try:
+            return call_next(context)
+        except httpx.TransportError as error:
+            if "certificate" in str(error).lower():
+                raise
+            raise type(error)("no connection") from error
+
+
 class _Client(FleetHttpClient):
     """Flower's, whose first call waits where that helps."""
 
     identity: Path
     hopeless: Path  # file for the reason why no further try can help
+
+    def __init__(
+        self, base_url: str, *, interceptors: Sequence[ProtobufClientInterceptor] = (), **settings: Any
+    ) -> None:
+        super().__init__(base_url, interceptors=[_Patient(), *interceptors], **settings)
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802  Flower's name
         """Let SuperLink count this node as online."""
@@ -130,7 +153,8 @@ def main() -> int:
     threading.excepthook = _end
     sys.argv = flower
     flower_supernode()
-    return 1  # no signal ended it
+    _restart("gave up")  # with threads left that would keep the process
+    return 1
 
 
 def _locked(folder: Path) -> int | None:
@@ -143,9 +167,13 @@ def _locked(folder: Path) -> int | None:
 
 
 def _end(failed: threading.ExceptHookArgs) -> None:
-    """End the process as a signal would, since one of its threads ended by an error."""
     error = " ".join(f"{failed.exc_type.__name__}: {failed.exc_value}".split())[:300]
-    _note(f"the SuperNode lost one of its threads, and starts again: {error}")
+    _restart(f"lost one of its threads: {error}")
+
+
+def _restart(reason: str) -> None:
+    """End the process as a signal would, for `join` to start another."""
+    _note(f"the SuperNode {reason}")
     os.kill(os.getpid(), signal.SIGINT)
 
 

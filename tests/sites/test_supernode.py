@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 import vaults
 from conftest import ROOT
@@ -26,6 +28,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from deployment import COORDINATOR, SITE, call, ended, free_port, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.retry import make_simple_http_retry_invoker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +46,7 @@ from sites.bundle import Bundle
 from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
 from sites.launch import Launch
 from sites.launcher import FAILED
+from sites.node import _Client
 from sites.supernode import join
 
 TEXT = st.text(min_size=1)
@@ -222,18 +228,17 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
 def test_a_supernode_that_ends_is_started_again(
     tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
 ) -> None:
-    """A SuperNode that is killed, or loses its heartbeat by an answer that Flower does not foresee, comes back."""
+    """A SuperNode that is killed comes back, and one whose heartbeat or wait for work Flower ends by an answer."""
     address, state = coordinator
     log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
-    with refusing_heartbeats(int(address.partition(":")[2]), state / "tls", times=1) as port:
+    with refusing(["heartbeat", "pull-messages"], int(address.partition(":")[2]), state / "tls") as port:
         start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
-        with serving(
-            log, start, "note: the SuperNode lost one of its threads, and starts again: HTTPStatusError"
-        ) as join_:
-            until(log, join_, JOINED, 2)
+        with serving(log, start, "note: the SuperNode lost one of its threads: HTTPStatusError") as join_:
+            until(log, join_, "note: the SuperNode gave up\n", 1)
+            until(log, join_, JOINED, 3)
             (supernode,) = processes_of(tmp_path, "bin/flower-supernode")
             os.kill(supernode, signal.SIGKILL)
-            until(log, join_, JOINED, 3)
+            until(log, join_, JOINED, 4)
             assert len(processes_of(tmp_path, "bin/flower-supernode")) == 1
     assert processes_of(tmp_path, "sites.") == {}
 
@@ -279,16 +284,58 @@ def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) ->
         time.sleep(0.1)
 
 
+def test_a_handshake_that_breaks_off_is_tried_again(tmp_path: Path) -> None:
+    """By Flower's own retries, as a call that times out is; a certificate that does not fit is given up on."""
+    content = GetRunResponse().SerializeToString()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", PROTOBUF_MEDIA_TYPE)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        cut = 2
+
+        def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+            connection, address = self.socket.accept()
+            if self.cut:
+                self.cut -= 1
+                connection.recv(2**16)
+                connection.close()
+                raise ConnectionAbortedError
+            return ours.wrap_socket(connection, server_side=True), address
+
+    tls, stranger = (ensure(tmp_path / name, []) for name in "ab")
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(tls.server, tls.server_key)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        for authority in (tls, stranger):
+            tries = make_simple_http_retry_invoker()
+            tries.max_tries = 4
+            client = _Client.from_server_address(f"127.0.0.1:{server.server_port}", False, str(authority.ca), [])
+            with client, nullcontext() if authority is tls else pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
+                assert tries.invoke(client.GetRun, GetRunRequest()) == GetRunResponse()
+        server.shutdown()
+    assert server.cut == 0
+
+
 @contextmanager
-def refusing_heartbeats(upstream: int, tls: Path, times: int) -> Iterator[int]:
-    """Pass calls on to a coordinator, but answer 500 to so many heartbeats, as a SuperLink with a full disk does."""
-    left = [None] * times
+def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
+    """Pass calls on to a coordinator, but answer 500 once to each of these, as a SuperLink with a full disk does."""
+    left = list(once)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path.endswith("heartbeat") and left:
-                left.pop()
+            if left and self.path.endswith(left[0]):
+                left.pop(0)
                 self.send_error(500)
                 return
             trusted = ssl.create_default_context(cafile=tls / "ca.pem")
