@@ -33,7 +33,7 @@ class Admissions:
     """Asks every node that connects what it is, and admits or refuses it by its first answer, at any time of a run.
 
     A site must prove that it is a member of the run's domain, of `n` slots, and runs its app bundle. A node that was
-    refused is asked again when it was away and is back.
+    refused, or has not answered, is asked again when it was away and is back.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class Admissions:
         self._tick = tick
         self._grid, self._run, self._n, self._note = grid, run, n, note
         self._question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
-        self._asked: set[int] = set()
+        self._asked: dict[int, str] = {}  # node -> when it had joined
+        self._connected: set[int] = set()
         self._pending: dict[str, int] = {}  # message -> node
         self._described: dict[int, SiteDescription] = {}
         self._proofs: dict[int, Proof] = {}
@@ -56,22 +57,30 @@ class Admissions:
         """Return the run's nonce."""
         return self._run.nonce
 
-    def wait(self, config: RunConfig, wanted: AbstractSet[str] = frozenset()) -> Admission:
+    def wait(self, config: RunConfig, wanted: AbstractSet[str] = frozenset(), busy_seconds: float = 0.0) -> Admission:
         """Return who takes part as soon as they are enough; raise `FederationError` if they are too few in time.
 
         One that cannot take part does not count: the others have until the deadline to join. A run that goes on waits
-        for the sites that it had, `wanted`, and takes a quorum of them in the end.
+        for the sites that it had, `wanted`, and takes a quorum of them in the end. A site answers one question after
+        another: who is connected has so many seconds more to finish what it was asked by a coordinator that died.
         """
         self._note(
             f"waiting for {config.sites} sites of domain {self._run.domain[:16]}, {config.wait_seconds:.0f} s at most"
         )
-        deadline = time.monotonic() + config.wait_seconds
+        deadline, told = time.monotonic() + config.wait_seconds, False
         while True:
             chosen = self._choose()
             names = {site.name for site in chosen.sites.values()}
             enough = wanted <= names if wanted else len(names) >= config.sites
-            if (enough and not self._pending) or time.monotonic() >= deadline:
+            if enough and not self._pending:
                 break
+            late = time.monotonic() - deadline
+            if late >= 0 and (enough or not self._busy() or late >= busy_seconds):
+                break
+            if late >= 0 and not told:
+                more = f"waiting for {len(self._busy())} more, at work on an earlier question yet"
+                self._note(f"{more}, {busy_seconds:.0f} s at most")
+                told = True
             self._tick()
             time.sleep(POLL_SECONDS)
         if not enough and not (wanted and len(names) >= config.least_sites()):
@@ -88,10 +97,14 @@ class Admissions:
 
     def _choose(self, already: Collection[int] = ()) -> Admission:
         """Ask who is new, take the answers that are there, and tell of each new refusal."""
-        connected = set(self._grid.get_node_ids())
-        self._asked &= connected | set(already) | set(self._pending.values())
-        for node in sorted(connected - self._asked):
-            self._asked.add(node)
+        self._connected = set(self._grid.get_node_ids())
+        joined = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+        kept = self._connected | set(already) | set(self._pending.values())
+        anew = {node for node, when in self._asked.items() if joined.get(node, when) != when} - set(already)
+        self._asked = {node: when for node, when in self._asked.items() if node in kept - anew}
+        self._pending = {message: node for message, node in self._pending.items() if node not in anew}
+        for node in sorted(self._connected - self._asked.keys()):
+            self._asked[node] = joined.get(node, "")
             asked = self._grid.push_messages([_question(node, self._question)])
             self._pending |= dict.fromkeys(filter(None, asked), node)
         for reply in self._grid.pull_messages(list(self._pending)) if self._pending else ():
@@ -102,6 +115,10 @@ class Admissions:
             self._note(f"refused {name}: {reason}")
             self._told[name] = reason
         return chosen
+
+    def _busy(self) -> set[int]:
+        """Return who is connected and has not answered yet."""
+        return self._connected & set(self._pending.values())
 
     def _take(self, node: int, reply: Message) -> None:
         self._failed.pop(node, None)

@@ -34,10 +34,10 @@ from .earlier_model import EarlierModel
 from .flower_strategies import FlowerAggregation
 from .progress import Progress, ProgressFile
 from .ring_sum import RingSum
-from .run_folder import Checkpoint, RunFolder, StoppedError
+from .run_folder import Checkpoint, RunFolder, StoppedError, patiently
 from .strategy import FederatedAveraging
 
-SEALED, CLEAR = "model.sealed", "model.npz"
+RECORD, SEALED, CLEAR = "federation.json", "model.sealed", "model.npz"
 BEFORE = "model-before.sealed"  # of the round before, while a run goes on
 
 app = ServerApp()
@@ -55,10 +55,15 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     with folder.held():
         progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
         try:
-            record = _federate(grid, config, folder, progress)
+            if (folder.out / RECORD).exists():  # who died had it all but told
+                record = FederationRecord.load(folder.out / RECORD)
+            else:
+                record = _federate(grid, config, folder, progress)
         except FedppError as error:
             progress.tell(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
             raise
+        (folder.out / BEFORE).unlink(missing_ok=True)
+        folder.finish()
         progress.tell(phase="completed")
         return record
 
@@ -76,13 +81,22 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         folder.note(f"{config.strategy} of Flower makes each new model here, of the sites' updates")
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_going)
     begun = folder.position()
-    admissions.wait(config, wanted=set() if begun is None else begun.sites.keys() - begun.quarantined.keys())
+    if begun is None:
+        admissions.wait(config)
+    else:  # its sites may be at work on the round yet, and in the end on models of their own for as long as the run
+        times = config.rounds if config.alone and begun.round == config.rounds else 1
+        wanted = begun.sites.keys() - begun.quarantined.keys()
+        admissions.wait(config, wanted, times * config.round_seconds)
     plan = plan_of(admissions.admitted, config, card)
     at = folder.checkpoint(plan.network)
-    keep_model = partial(keep, out=folder.out, masked=config.masking)
+    write = partial(patiently, seconds=config.wait_seconds, folder=folder)
+
+    def keep_model(state: bytes) -> None:
+        write(lambda: keep(state, out=folder.out, masked=config.masking))
+
     if at is None:
         at = initial_state(grid, admissions.admitted, earlier, plan, config.round_seconds, folder)
-        folder.keep(at)
+        write(partial(folder.keep, at))
     elif at.round:
         folder.note(f"going on after round {at.round}")
         keep_model(at.state)  # who died may have kept the round, and not yet the model
@@ -123,9 +137,8 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         settings=config.told(),
         alone=alone,
     )
-    replace(folder.out / "federation.json", json.dumps(record.to_mapping(), indent=1).encode())
-    (folder.out / BEFORE).unlink(missing_ok=True)
-    folder.finish()
+    content = json.dumps(record.to_mapping(), indent=1).encode()
+    write(lambda: replace(folder.out / RECORD, content))
     return record
 
 

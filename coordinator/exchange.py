@@ -5,9 +5,14 @@ Flower's own `send_and_receive` holds all answers of a round, and waits three se
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.superlink.grid import http_grid
+
+from fedpp.protocol import wire
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between two looks at who restarted
@@ -49,7 +54,9 @@ class Exchange:
         while self._asked:
             came = False
             for message in list(self._asked):  # one by one: a pull brings all that is there into memory
-                for answer in self._grid.pull_messages([message]):
+                for answer in self._pull(message, deadline - time.monotonic()):
+                    if wire.is_lost(answer) and time.monotonic() >= deadline:
+                        continue  # it was on its way, and is late
                     node = self._asked.pop(answer.metadata.reply_to_message_id, None)
                     if node is not None:  # or else it is a second answer
                         came = True
@@ -67,6 +74,14 @@ class Exchange:
         """Wait no longer for who has not answered."""
         self._late |= self._asked
         self._asked = {}
+
+    def _pull(self, message: str, seconds: float) -> Iterable[Message]:
+        """Return the answer to a question if there is one, whose content may be on its way for so long.
+
+        Flower gives an answer that a site has announced two hours to come, in which no other is heard.
+        """
+        http_grid.pull_objects = partial(pull_objects, max_time=seconds)  # type: ignore[attr-defined]
+        return self._grid.pull_messages([message])
 
     def _restarted(self) -> list[int]:
         """Return, and forget, the nodes that joined anew since they were asked."""
@@ -86,5 +101,5 @@ class Exchange:
         """Take a late answer from SuperLink, whose database would keep it for the run."""
         for message in list(self._late)[:1]:
             node = self._late.pop(message)
-            if not list(self._grid.pull_messages([message])):
+            if not list(self._pull(message, 0)):
                 self._late[message] = node  # behind the others

@@ -10,6 +10,8 @@ from fedpp.processes import QUIET_FLOWER
 
 from .superlink import State
 
+ANSWER_SECONDS = 120.0  # to a command; to begin one alone takes seconds
+
 
 class NoSuperLinkError(FederationError):
     """No SuperLink answers, now."""
@@ -19,16 +21,22 @@ def flower(state: State, *arguments: str) -> dict[str, Any]:
     """Call a command of Flower that answers JSON; raise `FederationError` with its reason if it fails."""
     if not state.connection.exists():
         raise FederationError(f"{state.folder} is no coordinator's state: start one with `up --state {state.folder}`")
-    done = subprocess.run(
-        ["flwr", *arguments, "--format", "json"],
-        env={**os.environ, **QUIET_FLOWER, **state.environment()},
-        cwd=state.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        start_new_session=True,  # Ctrl-C is for us alone
-    )
+    try:
+        done = subprocess.run(
+            ["flwr", *arguments, "--format", "json"],
+            env={**os.environ, **QUIET_FLOWER, **state.environment()},
+            cwd=state.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for us alone
+            timeout=ANSWER_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoSuperLinkError(
+            f"SuperLink did not answer `flwr {arguments[0]}` within {ANSWER_SECONDS:.0f} s: see the messages of `up`"
+        ) from None
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -63,6 +63,7 @@ class Gathering:
         """
         accepted: set[int] = set()
         away: set[int] = set()
+        again: set[int] = set()
 
         def hear(seconds: float) -> None:
             for node, answer in self._exchange.answers(seconds):
@@ -72,6 +73,10 @@ class Gathering:
                     self._exchange.ask(questions([node]))
                 elif wire.lost_base(answer) and self._holdings.forget(name):
                     self._folder.note(f"{what}: {name} has lost the last model, and is sent it again")
+                    self._exchange.ask(questions([node]))
+                elif wire.is_lost(answer) and node not in again:
+                    again.add(node)
+                    self._folder.note(f"{what}: the answer of {name} was lost on its way, and it is asked again")
                     self._exchange.ask(questions([node]))
                 else:
                     said = self._heard(what, sites[node], answer, accept)

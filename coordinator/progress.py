@@ -71,8 +71,18 @@ class ProgressFile:
     def tell(self, **changes: Any) -> None:
         """Change what is told."""
         self._last = replace(self._last, **changes, updated=self._now())
+        content = json.dumps(self._last.to_mapping()).encode()
         with suppress(OSError):
-            files.replace(self._path, json.dumps(self._last.to_mapping()).encode(), mode=0o644)
+            try:
+                files.replace(self._path, content, mode=0o644)
+            except OSError:
+                if self._last.ended:  # who runs it must hear of that: the file's own place on the disk is there
+                    self._overwrite(content)
+
+    def _overwrite(self, content: bytes) -> None:
+        with self._path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
 
     def site(self, name: str, said: str) -> None:
         """Tell of one site."""

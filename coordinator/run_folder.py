@@ -44,6 +44,7 @@ from fedpp.protocol.site import SiteDescription
 FORMAT = "fedpp-run-1"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 2.0
+LOCK_SECONDS = 0.05  # between two tries to get the lock
 HELD_SECONDS = 10.0  # a ServerApp that was told to end may take a moment, and who looks on holds the lock for one
 MOST_HEADER = 2**28  # bytes: the counts of many rounds at many sites
 _SUM_BYTES = 32
@@ -155,12 +156,11 @@ class RunFolder:
         """Keep the run to this process; raise `FederationError` while another has it."""
         files.make_folder(self.folder, 0o700)
         with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FederationError(
-                    f"another process runs the federation of {self.out}: wait until it ends"
-                ) from None
+            deadline = time.monotonic() + HELD_SECONDS
+            while not _locked(lock.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise FederationError(f"another process runs the federation of {self.out}: wait until it ends")
+                time.sleep(LOCK_SECONDS)
             for left in self.folder.glob(".*.tmp"):  # of who was killed while it wrote
                 left.unlink()
             yield

@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         settings = _changed(folder, options, given)
     else:
         settings = _begun(folder, options, given)
-    folder.clear()
+    if not folder.is_held():
+        folder.clear()
     replace(state.last, str(out).encode())
     from .submission import Submission
 

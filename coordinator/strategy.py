@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedpp.config import RunConfig
@@ -68,6 +68,7 @@ class FederatedAveraging:
         self._gathering = Gathering(grid, config, folder, progress, self._holdings, quarantined)
         self._plan, self._attempt = plan, 1
         self._aggregate = aggregate
+        self._ttl = max(DEFAULT_TTL, config.rounds * config.round_seconds + config.wait_seconds)
         self._answers: dict[str, Answer] = {}
         self._join(() if position else self._admissions.admitted.sites.values())
 
@@ -211,8 +212,10 @@ class FederatedAveraging:
             attempt=self._attempt,
             sites={site.name: "asked" for site in self.sites.values()} | dict.fromkeys(self.quarantined, "quarantined"),
         )
-        questions = self._questions(MessageType.TRAIN, before, request)
+        questions, quarantined = self._questions(MessageType.TRAIN, before, request), len(self.quarantined)
         self._gathering.gather(f"round {number}: update", self.sites, questions, accept)
+        if len(self.quarantined) > quarantined:  # who goes on in our place must know
+            self._begin(number, self._attempt)
         if len(updates) < self._config.least_sites():
             self._folder.note(
                 f"round {number}: {len(updates)} of the {self._config.least_sites()} sites of its quorum sent an update"
@@ -327,7 +330,7 @@ class FederatedAveraging:
         )
         after = Checkpoint(closed.round, digest, state, (*before.rounds, made), before.seconds + seconds, closed.memory)
         self._write(lambda: self._folder.keep(after))
-        self._write(lambda: self._keep(state))
+        self._keep(state)
         self._folder.note(
             f"round {closed.round}: {_figures(made.together)} on validation, {len(trained)} sites, {seconds:.1f} s"
         )
@@ -368,7 +371,7 @@ class FederatedAveraging:
         content = RecordDict(
             {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
         )
-        return Message(content, dst_node_id=node, message_type=kind)
+        return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)
 
 
 def _figures(counts: AnyCounts) -> str:

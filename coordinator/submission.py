@@ -19,7 +19,7 @@ from fedpp.processes import ProcessGroup
 
 from .bundle import built
 from .flower import NoSuperLinkError, flower
-from .progress import Progress
+from .progress import Phase, Progress, ProgressFile
 from .run_folder import RunFolder
 from .superlink import CONNECTION, State
 
@@ -44,23 +44,31 @@ class Submission:
 
         Raises `FederationError` if it cannot be submitted, or its ServerApps die without getting any further.
         """
-        deaths, reached = 0, 0
         with ProcessGroup({}) as group:  # for its signals alone
-            while True:
-                if not self._folder.is_held():
-                    self._submit(group)
-                ended = self._follow(group)
-                if ended is not None:
-                    return ended
-                progress = Progress.load(self._folder.progress)
-                deaths = 1 if progress.round > reached else deaths + 1
-                reached = max(reached, progress.round)
-                if deaths > MOST_DEATHS:
-                    raise FederationError(
-                        f"the ServerApp ended {deaths} times in round {progress.round}: see the messages of `up`, and "
-                        "go on with run --resume"
-                    )
-                self._note(f"the ServerApp ended in round {progress.round}: another one goes on from there")
+            try:
+                return self._carried(group)
+            except FederationError as error:
+                if self._folder.was_begun() and not self._folder.is_held():
+                    self._tell("failed", str(error))
+                raise
+
+    def _carried(self, group: ProcessGroup) -> Progress:
+        deaths, reached = 0, 0
+        while True:
+            if not self._folder.is_held():
+                self._submit(group)
+            ended = self._follow(group)
+            if ended is not None:
+                return ended
+            progress = Progress.load(self._folder.progress)
+            deaths = 1 if progress.round > reached else deaths + 1
+            reached = max(reached, progress.round)
+            if deaths > MOST_DEATHS:
+                raise FederationError(
+                    f"the ServerApp ended {deaths} times in round {progress.round}: see the messages of `up`, and "
+                    "go on with run --resume"
+                )
+            self._note(f"the ServerApp ended in round {progress.round}: another one goes on from there")
 
     def _submit(self, group: ProcessGroup) -> None:
         """Start a ServerApp; while SuperLink is away, wait for it."""
@@ -103,7 +111,7 @@ class Submission:
                 self._folder.stop.touch()
             if stopping and (not held or time.monotonic() - stopping > STOP_SECONDS):
                 self._abandon(self._run)
-                return replace(progress, phase="stopped", reason="the run was stopped; go on with run --resume")
+                return self._tell("stopped", "the run was stopped; go on with run --resume")
             if seen and not held:
                 return None
             if not seen and time.monotonic() - asked > ASK_SECONDS:
@@ -126,6 +134,12 @@ class Submission:
         if run:
             with suppress(FederationError):
                 flower(self._state, "stop", run, CONNECTION)
+
+    def _tell(self, phase: Phase, reason: str) -> Progress:
+        """Tell who looks on how the run ended, in place of a ServerApp; return it."""
+        ended = replace(Progress.load(self._folder.progress), phase=phase, reason=reason)
+        ProgressFile(self._folder.progress, ended)
+        return ended
 
     def _show(self) -> None:
         """Pass on what was added to the log."""

@@ -57,7 +57,8 @@ _BOUNDS = {
     "most_examples": (0, MOST_EXAMPLES),
 }
 
-_AWAY = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+_LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+_AWAY = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -397,6 +398,11 @@ def refuse(reason: str, message: Message) -> Message:
 def is_away(reply: Message) -> bool:
     """Tell whether a reply is SuperLink's own word that the site cannot be reached, or that its answer is lost."""
     return reply.has_error() and reply.error.code in _AWAY
+
+
+def is_lost(reply: Message) -> bool:
+    """Tell whether a reply is SuperLink's own word that the site's answer, or the question, was lost on its way."""
+    return reply.has_error() and reply.error.code in _LOST
 
 
 def lost_base(reply: Message) -> bool:

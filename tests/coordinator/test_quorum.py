@@ -10,6 +10,8 @@ from coordinator_runs import LocalGrid, Site, config, describe, refusal
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.superlink.grid import http_grid
 from masked_sites import opened
 
 from coordinator import exchange, gathering
@@ -154,6 +156,111 @@ def test_a_site_that_restarts_in_a_round_is_asked_again_at_once(
     assert time.monotonic() - started < 30
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
     assert "round 2: update: c restarted, and is asked again" in capsys.readouterr().err
+
+
+class Losing(LocalGrid):
+    """A network that loses what a node answers in round 2, the first time or always, and says so."""
+
+    def __init__(self, sites: Iterable[Site], times: int) -> None:
+        super().__init__(sites)
+        self.times = times
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids += super().push_messages([message])
+            if message.metadata.dst_node_id == 3 and asked_to_train(message, 2) and self.times:
+                self.times -= 1
+                self._replies[ids[-1]] = lost(message)
+        return ids
+
+
+def lost(question: Message) -> Message:
+    """Return SuperLink's word that an answer is lost."""
+    return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "objects are unavailable"), reply_to=question)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_answer_that_is_lost_on_its_way_is_asked_for_once_more(
+    times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its site has it yet. Who loses it again is away in this round."""
+    sites = [Site(describe(name)) for name in "abc"]
+    record = federate(Losing(sites, times), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c"), tuple("abc" if times == 1 else "ab"), tuple("abc")]
+    told = capsys.readouterr().err
+    assert told.count("round 2: update: the answer of c was lost on its way, and it is asked again") == 1
+
+
+class Uploading(LocalGrid):
+    """A network in which a node announces its answer of round 2, and its content never comes."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        super().__init__(sites)
+        self.announced: dict[str, Message] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids += super().push_messages([message])
+            if message.metadata.dst_node_id == 3 and asked_to_train(message, 2):
+                del self._replies[ids[-1]]
+                self.announced[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        for question in [self.announced.pop(i) for i in message_ids if i in self.announced]:
+            with pytest.raises(ObjectPullError):
+                http_grid.pull_objects(["object"], _never)
+            return [lost(question)]
+        return super().pull_messages(message_ids)
+
+
+def _never(_: str) -> bytes:
+    raise ObjectUnavailableError("object")
+
+
+def test_an_answer_on_its_way_does_not_hold_up_a_round(tmp_path: Path) -> None:
+    """Flower waits two hours for it; at the deadline its site is late, as one is that has not begun to answer."""
+    sites = [Site(describe(name)) for name in "abc"]
+    started = time.monotonic()
+    record = federate(Uploading(sites), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 1.5}))
+    assert time.monotonic() - started < 30
+    assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
+    assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
+
+
+class Timed(Site):
+    """A site that knows how long its questions live."""
+
+    lives: float = 0.0
+
+    def answer(self, question: Message) -> RecordDict | None:
+        self.lives = question.metadata.ttl
+        return super().answer(question)
+
+
+def test_questions_live_as_long_as_the_longest_deadline(tmp_path: Path) -> None:
+    """Flower's would be lost after twelve hours."""
+    sites = [Timed(describe("a")), Timed(describe("b"))]
+    federate(LocalGrid(sites), config(tmp_path, rounds=3, **{"round-seconds": 20_000.0, "wait-seconds": 100.0}))
+    assert [site.lives for site in sites] == [60_100.0] * 2
+
+
+def test_a_site_that_restarts_before_it_said_what_it_is_is_asked_again(tmp_path: Path) -> None:
+    """The question went with it, and nobody would tell."""
+
+    class Restarted(Restarting):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            questions = list(messages)
+            if questions[0].metadata.dst_node_id == 3 and not self.restarts:
+                self.restarts = 1
+                return ["taken along"]
+            return LocalGrid.push_messages(self, questions)
+
+    sites = [Site(describe(name)) for name in "abc"]
+    record = federate(Restarted(sites), config(tmp_path, sites=3, **{"wait-seconds": 5.0}))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
 
 
 def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:

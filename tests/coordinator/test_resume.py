@@ -10,6 +10,7 @@ from flwr.app import Message, RecordDict
 from masked_sites import opened
 
 from coordinator.app import federate
+from coordinator.progress import Progress, ProgressFile
 from coordinator.run_folder import RunFolder
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
@@ -123,3 +124,61 @@ def test_a_run_goes_on_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
         federate(Changed(those), config(tmp_path, sites=3))
     record = federate(LocalGrid(those[:2]), config(tmp_path, sites=3, **{"wait-seconds": 0.3}))
     assert [set(of.validation) for of in record.rounds] == [{"a", "b", "c"}, {"a", "b"}]
+
+
+def test_a_site_at_work_is_waited_for_after_the_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It answers one question after another: it has the time of a round to finish what the dead one had asked."""
+    those, slow = sites(), {"wait-seconds": 0.1, "round-seconds": 60.0}
+    with pytest.raises(Died):
+        federate(Answered(those), config(tmp_path, sites=3, **slow))
+    record = federate(LocalGrid(those, answers={3: 40}), config(tmp_path, sites=3, **slow))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+    assert [len(site.trained) for site in those] == [2, 2, 2]
+    assert "waiting for 1 more, at work on an earlier question yet, 60 s at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", ["finish", "tell"])
+def test_a_run_that_had_all_but_ended_is_not_run_again(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is there: who goes on in its place clears up, says so and asks nobody."""
+    those = sites()
+
+    def dies(*_: object, **told: object) -> None:
+        if last == "finish" or told.get("phase") == "completed":
+            raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(RunFolder if last == "finish" else ProgressFile, last, dies)
+        federate(MortalGrid(those, 10**6), config(tmp_path, sites=3))
+    model = (tmp_path / "model.sealed").read_bytes()
+    record = federate(LocalGrid([]), config(tmp_path, sites=3))
+    assert record == FederationRecord.load(tmp_path / "federation.json")
+    assert (tmp_path / "model.sealed").read_bytes() == model
+    assert Progress.load(RunFolder(tmp_path).progress).phase == "completed"
+    assert {path.name for path in tmp_path.iterdir()} == {"federation.json", "model.sealed", "run"}
+    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"sum", "position", "checkpoint"}
+
+
+class Judging(MortalGrid):
+    """A grid that dies when all have been asked to judge round 1."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        super().__init__(sites, 10**6)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        questions = list(messages)
+        if wire.SUM in questions[0].content:
+            raise Died
+        return super().push_messages(questions)
+
+
+def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:
+    """Also in the round that found it out."""
+    those: list[Site] = [*sites()[:2], Site(describe("c"), {"train": RecordDict()})]
+    with pytest.raises(Died):
+        federate(Judging(those), config(tmp_path, sites=3))
+    record = federate(LocalGrid(those), config(tmp_path, sites=3))
+    assert [of.sites for of in record.rounds] == [("a", "b")] * 2
+    assert list(record.quarantined) == ["c"]
+    assert those[2].asked.count("train") == 1

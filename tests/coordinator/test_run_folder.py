@@ -1,8 +1,10 @@
 """What a run keeps on the disk: whole or not at all, one process at a time, and patient while the disk is full."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from coordinator_runs import describe
 from coordinator import run_folder
 from coordinator.progress import Progress, ProgressFile
 from coordinator.run_folder import Checkpoint, ClosedSum, Position, RunFolder, StoppedError, patiently
+from fedpp import files
 from fedpp.errors import FederationError
 from fedpp.masking.rounds import Contribution, Sum
 from fedpp.protocol import wire
@@ -107,6 +110,17 @@ def test_one_process_at_a_time_has_a_run(folder: RunFolder, monkeypatch: pytest.
         assert folder.is_held()
 
 
+def test_who_only_looks_on_keeps_nobody_out(folder: RunFolder) -> None:
+    """A look takes the lock for a moment: who begins a run waits for that long."""
+    with (folder.folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        looked = threading.Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN))
+        looked.start()
+        with folder.held():
+            assert folder.is_held()
+        looked.join()
+
+
 def _hold(out: Path, begun: "multiprocessing.synchronize.Event") -> None:
     with RunFolder(out).held():
         begun.set()
@@ -193,3 +207,18 @@ def test_progress_that_cannot_be_written_costs_the_run_nothing(tmp_path: Path) -
     (tmp_path / "progress").mkdir()  # nothing can be renamed to a folder's name
     gone.tell(phase="training")
     assert [path.name for path in tmp_path.iterdir()] == ["progress"]
+
+
+def test_the_end_is_told_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs it would start another for ever: the end takes the place of what was told before."""
+    told = ProgressFile(tmp_path / "progress", Progress(run="7"))
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "replace", fails)
+    told.tell(phase="training")
+    assert Progress.load(tmp_path / "progress").phase == "waiting"
+    told.tell(phase="failed", reason="the disk is full")
+    seen = Progress.load(tmp_path / "progress")
+    assert (seen.run, seen.phase, seen.reason) == ("7", "failed", "the disk is full")

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from coordinator_runs import CARD
 
+from coordinator import flower as flower_commands
 from coordinator import runs
 from coordinator.__main__ import main
 from coordinator.bundle import built
+from coordinator.flower import NoSuperLinkError, flower
 from coordinator.progress import Progress
 from coordinator.run_folder import RunFolder
+from coordinator.superlink import CONNECTION, State
 from fedpp.errors import ConfigError
 
 
@@ -216,3 +219,24 @@ def test_every_default_can_be_set() -> None:
     assert (made["rounds"], made["masking"], made["learning-rate"], made["filters"]) == (3, False, 1e-4, "4,8")
     with pytest.raises(ConfigError, match="there is no setting 'nothing'"):
         runs.run_config([], given, {"nothing": 1})
+
+
+def test_status_tells_that_a_run_was_given_up(card: Path, state: Path, tmp_path: Path) -> None:
+    """Where no ServerApp lives to say it, who runs it does."""
+    out = begun(tmp_path / "out")
+    command = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
+    run(*command)
+    ended = Progress.load(RunFolder(out).progress)
+    assert ended.phase == "failed"
+    assert "is no coordinator's state" in ended.reason
+
+
+def test_a_superlink_that_does_not_answer_is_not_waited_for_without_end(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one line says so; it counts as one that is away."""
+    (made := State(state)).connection.parent.mkdir(parents=True, exist_ok=True)
+    made.connection.touch()
+    monkeypatch.setattr(flower_commands, "ANSWER_SECONDS", 0.01)
+    with pytest.raises(NoSuperLinkError, match="did not answer `flwr list` within 0 s: see the messages of `up`"):
+        flower(made, "list", CONNECTION)
