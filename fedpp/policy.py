@@ -42,7 +42,7 @@ class ScoreLimits:
     """How much the vault's `Score` may tell."""
 
     least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
-    per_round: int = 9  # calls of one round and split: of three attempts, at most three each
+    per_round: int = 9  # calls of one round and split: two in each of three attempts, and three to do some again
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
 
@@ -196,7 +196,7 @@ answers: [describe, initial-weights, train, evaluate, alone]
 scores:
   least-patients: {least_patients}  # counts over fewer are not told, of a split or of a finding
   per-round: {per_round}  # scores of one round and split; an attempt at a round takes two of split validation, of the
-                # trained and of the new model, and a third where the new model is asked for again
+                # trained and of the new model, and one more where a training that was broken off is done again
   rounds: {rounds}  # of one run
   per-day: {per_day}  # scores in all
 
