@@ -79,6 +79,15 @@ def test_the_containers_are_closed() -> None:
     assert {name for name, service in SERVICES.items() if service.get("network_mode") == "none"} == {"vault"}
 
 
+def test_no_image_is_built_of_what_lies_beside_the_file() -> None:
+    """The context is the whole checkout: secrets and data that are put beside the compose file are left out of it."""
+    left_out = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
+    beside = {name.removeprefix("./") for name in mounted if name.startswith("./")}
+    assert beside == {"secret", "dataset", "policy", "trainer", "exchange"}
+    assert {f"docs/compose/{name}" for name in beside} <= set(left_out)
+
+
 def test_the_hospital_has_no_coordinator() -> None:
     """Its image gets the wheel, not the checkout; the coordinator's gets nginx."""
     assert "COPY . " not in stage("hospital")

@@ -101,7 +101,7 @@ def test_systemd_takes_the_units(tmp_path: Path):
     """`systemd-analyze verify` finds nothing to say, once the program is where it looks."""
     for unit in (*UNITS, COORDINATOR):
         text = re.sub(f"{PROGRAM}|{PYTHON}", str(shutil.which("true")), (FOLDER / unit).read_text())
-        (tmp_path / unit).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE))
+        (tmp_path / unit).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in (*UNITS, COORDINATOR))],
         capture_output=True,
