@@ -75,7 +75,10 @@ class SiteInfo:
 
 
 class VaultClient:
-    """A connection to one vault; every failure of a call is a `VaultError` of one line."""
+    """A connection to one vault; a call that fails is a `VaultError` of one line.
+
+    Numbers that no message holds are a `ConfigError`, and counts that contradict each other a `FederationError`.
+    """
 
     def __init__(self, address: str, tls: Path | None = None) -> None:
         """Prepare a connection to `unix:PATH`, or to `HOST:PORT` with a folder of certificates (`vault_channel`)."""
@@ -160,6 +163,8 @@ class VaultClient:
                 yield vault_pb2.ScoreRequest(logits=chunk)
 
         reply = self._call(lambda: self._vault.Score(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims))
+        if not reply.counts:
+            raise VaultError(f"the vault at {self._address} answered no counts: use one fedpp everywhere")
         if reply.multi_label:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
