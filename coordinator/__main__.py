@@ -73,7 +73,9 @@ def enrol(options: argparse.Namespace) -> int:
         )
     except FederationError as error:
         if IN_USE in str(error).lower():
-            raise FederationError(f"the key {options.public_key} is enrolled already") from None
+            raise FederationError(
+                f"the key {options.public_key} is enrolled already: its site may join, another site needs its own"
+            ) from None
         raise
     print(f"enrolled {options.site} as node {answer['node-id']}")
     return 0
@@ -98,7 +100,7 @@ def _require_node_key(path: Path) -> None:
     try:
         key = load_ssh_public_key(path.read_bytes())
     except OSError as error:
-        raise KeyFileError(f"cannot read the public key {path}: {error.strerror}") from None
+        raise KeyFileError(f"cannot read the public key {path}: {error.strerror}: name a site's node.pub") from None
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):

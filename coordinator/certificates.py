@@ -64,11 +64,15 @@ class Given:
         try:
             leaf = x509.load_pem_x509_certificates(self.certificate.read_bytes())[0]
         except (OSError, ValueError) as error:
-            raise KeyFileError(f"cannot read a certificate from {self.certificate}: {_reason(error)}") from None
+            raise KeyFileError(
+                f"cannot read a certificate from {self.certificate}: {_reason(error)}: name a PEM file of its chain"
+            ) from None
         try:
             key = serialization.load_pem_private_key(self.key.read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
-            raise KeyFileError(f"cannot read a private key from {self.key}: {_reason(error)}") from None
+            raise KeyFileError(
+                f"cannot read a private key from {self.key}: {_reason(error)}: name its PEM file, without a password"
+            ) from None
         if key.public_key() != leaf.public_key():
             raise KeyFileError(f"the private key {self.key} is not that of {self.certificate}: its first certificate")
         start, end, now = leaf.not_valid_before_utc, leaf.not_valid_after_utc, datetime.now(UTC)

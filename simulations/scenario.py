@@ -112,7 +112,9 @@ class Scenario:
         except FileNotFoundError:
             raise ConfigError(f"no scenario {name!r}: known are {', '.join(names())}, or name a .yaml file") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read scenario {path}: {' '.join(str(error).split())}") from None
+            raise ConfigError(
+                f"cannot read scenario {path}: {' '.join(str(error).split())}: correct it, or name another"
+            ) from None
         return cls._checked({"name": path.stem, **values} if isinstance(values, dict) else {}, path)
 
     @classmethod
@@ -202,7 +204,10 @@ class Scenario:
             if self.max_length is not None:
                 raise ConfigError("max-length is for predict: sequence; predict: visit has window")
             if self.shuffle_labels:
-                raise ConfigError("shuffle-labels deals one label a patient, and visits have labels of their own")
+                raise ConfigError(
+                    "shuffle-labels deals one label a patient, and visits have labels of their own: leave one of "
+                    "shuffle-labels and predict: visit out"
+                )
             if self.min_length > (self.window or self.frames):
                 raise ConfigError(f"min-length must be at most the window, got {self.min_length}")
             return

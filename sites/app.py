@@ -313,7 +313,9 @@ def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
             raise FederationError("the model to go on from is a state of this run, which has its own")
     model, plan = GlobalState.from_bytes(sent), part.plan
     if (model.domain, model.network, model.dtype) != (plan.domain, plan.network, plan.dtype):
-        raise FederationError("the model to go on from is of another domain, network or dtype than the run")
+        raise FederationError(
+            "the model to go on from is of another domain, network or dtype than the run: take that model's settings"
+        )
     if model.classes != part.dataset.manifest.classes:
         raise FederationError(f"the model to go on from tells {', '.join(model.classes)}: ingest alike")
     return model

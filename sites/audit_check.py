@@ -115,7 +115,9 @@ def verify(path: Path, *, public_key: str | None = None, head: str | None = None
                 if chain.head == head:
                     known = chain.count
     except OSError as error:
-        raise VaultError(f"cannot read the audit log {path}: {error.strerror}") from None
+        raise VaultError(
+            f"cannot read the audit log {path}: {error.strerror}: name the file of the vault's --audit-log"
+        ) from None
     if not chain.count:
         raise VaultError(f"{path}: line 1 is missing: an audit log is never empty")
     if head is not None and known is None:

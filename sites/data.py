@@ -143,7 +143,9 @@ def _patch(options: argparse.Namespace, domain: Any) -> int:
     from fedpp.keys.frame_cipher import DEFAULT_PATCH
 
     if options.patch is not None and domain.scheme != "more-frame":
-        raise ConfigError(f"--patch is for domains of the scheme more-frame, this one is of {domain.scheme}")
+        raise ConfigError(
+            f"--patch is for domains of the scheme more-frame, this one is of {domain.scheme}: leave it out"
+        )
     return DEFAULT_PATCH if options.patch is None else int(options.patch)
 
 

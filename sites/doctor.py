@@ -138,7 +138,9 @@ def _authority(ca: Path) -> tuple[str, None]:
     except FileNotFoundError:
         raise ConfigError(f"there is no certificate {ca}: ask the coordinator for its ca.pem") from None
     except OSError as error:
-        raise ConfigError(f"cannot read the certificate {ca}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read the certificate {ca}: {error.strerror}: name the coordinator's ca.pem, readable for this user"
+        ) from None
     except ValueError:
         raise ConfigError(f"{ca} is no certificate in PEM: ask the coordinator for its ca.pem") from None
     now, begin, end = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc

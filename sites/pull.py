@@ -66,7 +66,10 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read the model {file}: {error.strerror}") from None
+        raise ModelError(
+            f"cannot read the model {file}: {error.strerror}: name the coordinator's model.sealed, or a run's number "
+            "with --identity"
+        ) from None
     if is_sealed(content):
         _, records = domain.envelope().open([content])
         content = b"".join(records)

@@ -90,7 +90,9 @@ class Coordinator:
         try:
             return ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"cannot read the certificate {self.ca}: {error.strerror or error}") from None
+            raise ConfigError(
+                f"cannot read the certificate {self.ca}: {error.strerror or error}: ask the coordinator for its ca.pem"
+            ) from None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

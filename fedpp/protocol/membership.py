@@ -198,7 +198,10 @@ class Certificate:
                 "accept the share of this epoch"
             )
         if not is_signed(certifying_key, self.signature, "certificate", self.member.content()):
-            raise FederationError(f"the certificate of {self.member.site} was not made by domain {domain[:16]}")
+            raise FederationError(
+                f"the certificate of {self.member.site} was not made by domain {domain[:16]}: "
+                "ask its founder for a share"
+            )
 
     def to_json(self) -> str:
         """Return one line of JSON."""

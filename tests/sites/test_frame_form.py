@@ -56,7 +56,7 @@ def test_what_the_forms_do_not_do_is_refused(folder: Path):
     """Patches in a domain of rows, sizes that are no whole patches, and gaps to encrypt are one line each."""
     raw, mixed = folder / "raw" / "hospital-1", folder / "mixed"
     plain = error_of("ingest", raw, *keys(folder), "--out", folder / "no", *SHAPE, "--patch", 2)
-    assert plain.endswith("--patch is for domains of the scheme more-frame, this one is of more")
+    assert plain.endswith("--patch is for domains of the scheme more-frame, this one is of more: leave it out")
     size = error_of("ingest", raw, *keys(mixed), "--out", mixed / "no", "--size", 15)
     assert "images of 15 x 15 are not made of patches of 2 x 2" in size
     gaps = error_of("ingest", raw, *keys(mixed), "--out", mixed / "no", *SHAPE, "--gaps", "encrypted")

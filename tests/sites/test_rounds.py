@@ -526,7 +526,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
     """Of another network, dtype, domain or classes, damaged, or missing: the reason says which."""
     plan = plan_of(domain)
     fitting = begun(domain, plan)
-    told = "the model to go on from is of another domain, network or dtype than the run"
+    told = "the model to go on from is of another domain, network or dtype than the run: take that model's settings"
     others = {
         told: [
             begun(domain, replace(plan, network=replace(TINY, lstm=3))),
