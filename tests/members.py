@@ -24,7 +24,7 @@ def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
 
 def founded(**choices: object) -> KeyDomain:
     """Return a domain that `ISSUER` certifies members of."""
-    return KeyDomain.found(ISSUER.public_key, **choices)  # type: ignore[arg-type]
+    return KeyDomain.found(ISSUER.public_key, **choices)
 
 
 def membership(identity: SiteIdentity, domain: KeyDomain) -> store.Site:
@@ -40,7 +40,7 @@ def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
 def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: object) -> Proof:
     """Return what a site that `ISSUER` certified signs now for run 1, its statement with these changes."""
     statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
-    statement = replace(statement, **change)  # type: ignore[arg-type]
+    statement = replace(statement, **change)
     signature = identity.sign("statement", statement.content())
     return Proof(statement, signature, ISSUER.certify(identity.recipient(), card))
 

@@ -386,7 +386,7 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
     sites = tuple(replace(site, baselines=SiteBaselines()) for site in REPORT.sites)
     facts = {"mode": "deployment", "baselines": Baselines(), "parity": None, "shared_patients": None}
     settings = {"batch-size": 16, "masking": True, "earlier-model": False}
-    report = replace(REPORT, **facts, sites=sites, settings=settings)  # type: ignore[arg-type]
+    report = replace(REPORT, **facts, sites=sites, settings=settings)
     _, page = page_of(report, tmp_path)
     assert "batch-size 16 masking yes earlier-model no" in page.text
     for words in (
@@ -494,7 +494,7 @@ def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
     """If a page cannot be made, the earlier report stands whole and nothing is left beside it."""
     write_report(tmp_path, REPORT)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    broken = replace(REPORT, sites=(SiteResult("x", "many", {}, None),))  # type: ignore[arg-type]
+    broken = replace(REPORT, sites=(SiteResult("x", "many", {}, None),))
     with pytest.raises(TypeError):
         write_report(tmp_path, broken)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -119,7 +119,7 @@ def test_a_new_site_has_an_identity_alone(tmp_path: Path):
 
 def test_the_formats_stay():
     """Sealed files that their first version wrote open in every version."""
-    site = store.Site(store.unseal((GOLDEN / "domain.key").read_bytes(), cheap(), "key"), EAST, None)  # type: ignore[arg-type]
+    site = store.Site(store.unseal((GOLDEN / "domain.key").read_bytes(), cheap(), "key"), EAST, None)
     assert site.domain.card() == DomainCard.load(GOLDEN / "domain.card")
     assert site.domain.matrix().tobytes().hex() == (GOLDEN / "matrix.hex").read_text().strip()
     assert site.domain.pseudonym("patient", "A-17") == (GOLDEN / "pseudonym").read_text().strip()

@@ -46,7 +46,7 @@ def model(seen: list[object] | None = None) -> keras.Model:
 
     def look(x: object) -> object:
         if seen is not None:
-            seen.append((x.dtype.name, tuple(x.shape)))  # type: ignore[attr-defined]
+            seen.append((x.dtype.name, tuple(x.shape)))
         return x
 
     x = keras.Input((1,), dtype="float64")
@@ -164,7 +164,7 @@ def test_a_readers_error_comes_out_as_it_is(failing: int, capsys: pytest.Capture
 def test_another_error_of_tensorflow_is_its_own():
     """What is wrong with the step and not with a reader is raised as TensorFlow tells it."""
 
-    class Refusing(keras.Model):  # type: ignore[misc]
+    class Refusing(keras.Model):
         def call(self, inputs: tuple[tf.Tensor]) -> tf.Tensor:
             (x,) = inputs
             with tf.control_dependencies([tf.debugging.assert_less(x, tf.cast(2, x.dtype), "too large")]):

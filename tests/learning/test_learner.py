@@ -32,7 +32,7 @@ INDICES = np.arange(COUNT)
 
 
 def reading(*arrays: NDArray[Any]) -> list[Reader]:
-    return [lambda indices, values=values: values[indices] for values in arrays]  # type: ignore[misc]
+    return [lambda indices, values=values: values[indices] for values in arrays]
 
 
 def trained(

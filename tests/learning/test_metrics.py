@@ -163,7 +163,7 @@ def test_nothing_is_defined_without_examples() -> None:
 def test_what_is_no_prediction_is_refused(labels: object, probabilities: object, message: str) -> None:
     """Logits, diverged networks and labels of another task are refused in one line."""
     with pytest.raises(FederationError, match=message):
-        count(labels, probabilities)  # type: ignore[arg-type]
+        count(labels, probabilities)
 
 
 @st.composite
@@ -242,7 +242,7 @@ def test_presence_is_the_sigmoid() -> None:
 def test_what_is_no_prediction_of_findings_is_refused(states: object, probabilities: object, message: str) -> None:
     """Another number of findings, states of no finding and logits are refused in one line."""
     with pytest.raises(FederationError, match=message):
-        count_findings(states, probabilities)  # type: ignore[arg-type]
+        count_findings(states, probabilities)
 
 
 wanted = st.sampled_from([0.01, 0.1, 0.5, 0.7, 0.9, 1.0])

@@ -23,7 +23,7 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
     assert seconds["update_mb"] == pytest.approx(0.25, rel=0.01)
     assert seconds["rounds"] == 1
     assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_judging"])
-    assert min(seconds["seconds_training"], seconds["seconds_judging"], seconds["empty_app_seconds"]) > 1
+    assert min(seconds["seconds_training"], seconds["seconds_judging"], seconds["empty_app_seconds"]) > 0
     assert seconds["to_empty_app"] == seconds["seconds"] / seconds["empty_app_seconds"]
     assert [row["case"] for row in memory] == ["2 senders of 0.5 MB", "3 senders of 0.5 MB"]
     for row in memory:

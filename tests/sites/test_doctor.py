@@ -94,7 +94,7 @@ def proxy(tls: Path, *, closed: bool = True, fleet: int = 415, ahead: timedelta 
     context.load_cert_chain(tls / "server.pem", tls / "server.key")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that trusts another authority
+        server.handle_error = lambda *_: None  # a client that trusts another authority
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()

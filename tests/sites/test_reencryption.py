@@ -82,7 +82,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(epochs: Epochs, monkeypatch
     save = Checkpoint.save
 
     def keeping(self: Checkpoint, path: Path, key: object) -> None:
-        save(self, path, key)  # type: ignore[arg-type]
+        save(self, path, key)
         kept.append(path.read_bytes())
 
     monkeypatch.setattr(Checkpoint, "save", keeping)
