@@ -1,5 +1,5 @@
-# `make demo` and `make test` each set everything up by themselves: Python 3.11, git and make are enough, and nginx for
-# the tests.
+# `make demo` and `make test` each set everything up by themselves: Python 3.11 (3.11.1 or later), git and make are
+# enough, and nginx for the tests.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED = 0

@@ -1,4 +1,4 @@
-"""Benchmarks: commands that print figures. Ratios are ours divided by the other, in one process, alternating."""
+"""Benchmarks: commands that print figures. Each one's file says what its ratios are of, and how they were taken."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

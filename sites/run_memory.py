@@ -1,9 +1,9 @@
 """What a site remembers of a run, on its disk: it outlives the ClientApp, the SuperNode and the coordinator.
 
 Flower gives each message a process of its own, and a run that goes on after the coordinator died another number. So
-what must last is kept here, by the run's nonce: digests and validation losses of the states of the last two rounds that
-this site computed itself, the verdict on the newest, the last update as it was sent, and the states of the last two
-rounds as they are sent. The same question gets the same answer, and costs no training; a state that is here need not
+what must last is kept here, by the run's nonce: of the states of the last two rounds that this site computed itself the
+digests, validation losses, counts and verdicts; the last update as it was sent; and the states of the last two rounds
+as they are sent. The same question gets the same answer, and costs no training; a state that is here need not
 come again.
 
 Under the domain mask an update is random bytes here as well, and a state is sealed by the vault; in clear they are what

@@ -11,6 +11,7 @@ from fedpp.command import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
+READ_ONLY = "make nothing new under a key: no weights, signatures, masks or seals"
 UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
     to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
     to.add_argument("--audit-log", type=path, help="file that gets one signed line a call (default: stderr only)")
-    to.add_argument("--read-only", action="store_true", help="make nothing new under a key: no weights, no signatures")
+    to.add_argument("--read-only", action="store_true", help=READ_ONLY)
     to.add_argument("--policy", type=path, help="site.yaml: what Score tells at most, for how long, and to which code")
 
 

@@ -1,5 +1,7 @@
 """What the vault answers: public facts, encrypted initial weights, proofs of membership, counts of predictions.
 
+It masks and unmasks words of updates, and seals and opens states (`vault_masking`).
+
 Whoever chooses the predictions reads labels, and any row of the domain, from the counts (docs/threats.md): access to
 the vault is read access, which `ScoreLimits` bound. It counts whole splits that it knows, in its own order, and nothing
 else.

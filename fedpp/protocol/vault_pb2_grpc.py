@@ -115,7 +115,7 @@ class VaultServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unmask(self, request_iterator, context):
-        """A sum of masked words without its masks: of one list of contributions a round, and if the tag fits.
+        """A sum of masked words without its masks: of one list of contributions a round and attempt, if the tag fits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,7 +5,9 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "metrics"
+    query.alone            "config": AloneRequest                               "metrics": Counts
+    train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "origin",
+                                                                                "metrics"
     evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
                            or after, "sum": Sum                                 (, "arrays": state)
 
