@@ -95,13 +95,15 @@ def kills(trial: Trial) -> Iterator[Row]:
         for moment in moments(trial.seed + number, trial.kills, rounds):
             run.wait_until("judging" if moment % 1 >= HALF else "training", int(moment) + 1)
             time.sleep(moment % HALF * a_round)
-            done += bool(trial.cluster.kill(*programs))
+            while run.goes_on() and not trial.cluster.kill(*programs):
+                time.sleep(0.05)  # it was killed before, and is not back yet
+            done += run.goes_on()
         status = run.end()
         same = status == 0 and same_rows(trial.rows(run), expected)
         again = trial.cluster.trainings() - before - calm
         yield row(
             f"{what} killed",
-            same and done > 0 and again == 0,
+            same and done == trial.kills and again == 0,
             kills=done,
             same_weights=same,
             retrained=again,

@@ -84,7 +84,7 @@ class Program:
 
 @dataclass
 class Cluster:
-    """The running deployment; programs by name: `up`, and of each site its vault and its node."""
+    """The running deployment; programs by name: `up`, each run, and of each site its vault and its node."""
 
     folder: Path
     hospitals: Hospitals
@@ -181,7 +181,8 @@ class Cluster:
         texts = [text for name, value in settings.items() if name != "sites" for text in ("--set", _text(name, value))]
         begun = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
         command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *begun, *texts]
-        return Run(Program(command, self.folder / f"run-{self.runs}.log"), RunFolder(out))
+        program = self.programs[f"run {self.runs}"] = Program(command, self.folder / f"run-{self.runs}.log")
+        return Run(program, RunFolder(out))
 
     def launchers(self, name: str) -> list[int]:
         """Return the processes of a site that answer questions."""
@@ -232,6 +233,10 @@ class Run:
         """Return the folder of its results."""
         return self.folder.out
 
+    def goes_on(self) -> bool:
+        """Tell whether it has not ended."""
+        return self.program.process.poll() is None
+
     def progress(self) -> Progress:
         """Return where it is."""
         return Progress.load(self.folder.progress)
@@ -243,7 +248,7 @@ class Run:
             progress = self.progress()
             if progress.ended or progress.round > number or (progress.round, progress.phase) == (number, phase):
                 return
-            if self.program.process.poll() is not None or time.monotonic() > deadline:
+            if not self.goes_on() or time.monotonic() > deadline:
                 raise FederationError(
                     f"the run did not come to {phase} of round {number}: {self.program.told()[-500:]}"
                 )
