@@ -62,6 +62,7 @@ class Gathering:
         `FederationError` if they do not come.
         """
         accepted: set[int] = set()
+        refused: set[int] = set()
         away: set[int] = set()
         again: set[int] = set()
 
@@ -80,7 +81,7 @@ class Gathering:
                     self._exchange.ask(questions([node]))
                 else:
                     said = self._heard(what, sites[node], answer, accept)
-                    (accepted if said == "answered" else away if said == "away" else set()).add(node)
+                    (accepted if said == "answered" else away if said == "away" else refused).add(node)
                     self._progress.site(name, said)
 
         seconds = times * self._config.round_seconds
@@ -92,7 +93,7 @@ class Gathering:
         if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
             self._wait_for(what, quorum, accepted, away, questions, hear, sites)
         self.late |= self._exchange.unanswered
-        for node in sorted((self._exchange.unanswered | away) - accepted, key=lambda node: sites[node].name):
+        for node in sorted(sites.keys() - accepted - refused, key=lambda node: sites[node].name):
             late = "no answer in time" if node in self._exchange.unanswered else "it is away"
             self._leave_out(what, sites[node], late)
             self._progress.site(sites[node].name, "late" if node in self._exchange.unanswered else "away")

@@ -102,18 +102,37 @@ def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Pat
     assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
 
 
-class Late(Site):
-    """A site that does not answer to the training of a round."""
+class Slow(LocalGrid):
+    """A network in which what node 3 answers to the training of round 2 comes when it is looked for in this round."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        return None if asked_to_train(question, 2) else answer
+    def __init__(self, sites: Iterable[Site], comes: int) -> None:
+        super().__init__(sites)
+        self.comes, self.round, self.late = comes, 1, ""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids += super().push_messages([message])
+            if message.metadata.message_type == "train":
+                self.round = wire.TrainRequest.of(message.content).round
+                if self.round == 2 and message.metadata.dst_node_id == 3:
+                    self.late = ids[-1]
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return super().pull_messages([i for i in message_ids if i != self.late or self.round >= self.comes])
+
+
+def rounds_asked(site: Site) -> list[int]:
+    """Return the rounds that a site was asked to train."""
+    asked = zip(site.asked, site.seen, strict=True)
+    return [wire.TrainRequest.of(content).round for kind, content in asked if kind == "train"]
 
 
 def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) -> None:
     """After the deadline the round closes without it."""
-    sites = [Site(describe("a")), Site(describe("b")), Late(describe("c"))]
-    record = federate(LocalGrid(sites), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.3}))
+    sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
+    record = federate(Slow(sites, comes=3), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.3}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
     assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
     assert record.rounds[1].seconds >= 0.3
@@ -122,6 +141,29 @@ def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) 
         [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
         [("validation", 1), ("validation", 3), ("test", 4)],  # while it trained yet it was asked nothing more
     ]
+
+
+@pytest.mark.parametrize("comes", [4, 9])
+def test_who_is_at_work_yet_is_not_asked_for_more(comes: int, tmp_path: Path) -> None:
+    """It would train round after round too late. Its answer may be lost: nobody is passed over twice in a row."""
+    sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
+    record = federate(Slow(sites, comes), config(tmp_path, sites=3, rounds=5, **{"round-seconds": 0.3}))
+    assert rounds_asked(sites[2]) == [1, 2, 4, 5]
+    assert [of.number for of in record.rounds if "c" in of.sites] == [1, 4, 5]
+    assert [dict(of.left_out) for of in record.rounds[2:]] == [{"c": "round 3: update: no answer in time"}, {}, {}]
+
+
+def test_a_late_site_that_restarts_is_asked_at_once(tmp_path: Path) -> None:
+    """What it was at work on is gone."""
+
+    class Restarted(Slow):
+        def get_nodes(self) -> list[NodeInfo]:
+            restarts = {3: str(self.round > 2)}
+            return [NodeInfo(node_id=node, last_activated_at=restarts.get(node, "")) for node in self.sites]
+
+    sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
+    record = federate(Restarted(sites, 9), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.5}))
+    assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
 
 
 class Restarting(LocalGrid):
