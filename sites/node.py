@@ -9,8 +9,9 @@ Four things differ from `flower-supernode` (measured with 1.41):
 - A heartbeat that gets an unforeseen answer ends its thread and nothing else: SuperLink then takes a node for lost
   that waits for work. Any other call that does ends the work, and not the process. Here the whole process ends, and
   `join` starts another.
-- A TLS handshake that breaks off or takes too long, as in a network that is cut, is taken for one that never can be:
-  Flower gives up. Here it tries again, unless it is a certificate that does not fit.
+- A TLS handshake that breaks off or takes too long, as in a network that is cut, and an answer 500, as of a SuperLink
+  whose disk is full, are taken for what never passes: Flower gives up. Here it tries again, unless it is a certificate
+  that does not fit.
 """
 
 import argparse
@@ -50,16 +51,20 @@ ORPHAN_SECONDS = 20.0  # for a SuperNode whose `join` was killed to end
 
 
 class _Patient:
-    """Flower gives up on each error whose text names TLS: of those that may pass, say no more than their kind."""
+    """Makes what may pass an error that Flower tries again after: it gives up on each whose text names TLS."""
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Pass a call on."""
         try:
-            return call_next(context)
+            answer = call_next(context)
         except httpx.TransportError as error:
             if "certificate" in str(error).lower():
                 raise
             raise type(error)("no connection") from error
+        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            answer.close()
+            raise httpx.RemoteProtocolError("no answer: the coordinator failed")
+        return answer
 
 
 class _Client(FleetHttpClient):

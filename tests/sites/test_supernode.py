@@ -12,7 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -231,9 +231,12 @@ def test_a_supernode_that_ends_is_started_again(
     """A SuperNode that is killed comes back, and one whose heartbeat or wait for work Flower ends by an answer."""
     address, state = coordinator
     log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
-    with refusing(["heartbeat", "pull-messages"], int(address.partition(":")[2]), state / "tls") as port:
+    refused = ["heartbeat"]
+    with refusing(refused, int(address.partition(":")[2]), state / "tls") as port:
         start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
         with serving(log, start, "note: the SuperNode lost one of its threads: HTTPStatusError") as join_:
+            until(log, join_, JOINED, 2)
+            refused.append("pull-messages")
             until(log, join_, "note: the SuperNode gave up\n", 1)
             until(log, join_, JOINED, 3)
             (supernode,) = processes_of(tmp_path, "bin/flower-supernode")
@@ -284,13 +287,14 @@ def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) ->
         time.sleep(0.1)
 
 
-def test_a_handshake_that_breaks_off_is_tried_again(tmp_path: Path) -> None:
-    """By Flower's own retries, as a call that times out is; a certificate that does not fit is given up on."""
+def test_what_may_pass_is_tried_again(tmp_path: Path) -> None:
+    """A handshake that breaks off and an answer 500, by Flower's retries; a certificate that does not fit is not."""
     content = GetRunResponse().SerializeToString()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_response(200)
+            self.send_response(500 if server.failures else 200)
+            server.failures = max(0, server.failures - 1)
             self.send_header("Content-Type", PROTOBUF_MEDIA_TYPE)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -300,7 +304,7 @@ def test_a_handshake_that_breaks_off_is_tried_again(tmp_path: Path) -> None:
             pass
 
     class Server(HTTPServer):
-        cut = 2
+        cut, failures = 2, 1
 
         def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
             connection, address = self.socket.accept()
@@ -318,37 +322,35 @@ def test_a_handshake_that_breaks_off_is_tried_again(tmp_path: Path) -> None:
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         for authority in (tls, stranger):
             tries = make_simple_http_retry_invoker()
-            tries.max_tries = 4
+            tries.max_tries = 5
             client = _Client.from_server_address(f"127.0.0.1:{server.server_port}", False, str(authority.ca), [])
             with client, nullcontext() if authority is tls else pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
                 assert tries.invoke(client.GetRun, GetRunRequest()) == GetRunResponse()
         server.shutdown()
-    assert server.cut == 0
+    assert (server.cut, server.failures) == (0, 0)
 
 
 @contextmanager
 def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
-    """Pass calls on to a coordinator, but answer 500 once to each of these, as a SuperLink with a full disk does."""
-    left = list(once)
+    """Pass calls on to a coordinator, but answer 400 to one of these, and strike it out: Flower does not foresee it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            if left and self.path.endswith(left[0]):
-                left.pop(0)
-                self.send_error(500)
+            if once and self.path.endswith(once[0]):
+                once.pop()
+                self.send_error(400)
                 return
             trusted = ssl.create_default_context(cafile=tls / "ca.pem")
-            connection = HTTPSConnection("127.0.0.1", upstream, context=trusted)
-            connection.request("POST", self.path, content, dict(self.headers))
-            answer = connection.getresponse()
-            body = answer.read()
+            with closing(HTTPSConnection("127.0.0.1", upstream, context=trusted)) as connection:
+                connection.request("POST", self.path, content, dict(self.headers))
+                answer = connection.getresponse()
+                body = answer.read()
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.getheader("Content-Type", ""))
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-            connection.close()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -357,7 +359,7 @@ def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = ours.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  a SuperNode that is killed meanwhile
+        server.handle_error = lambda *_: None  # a SuperNode that is killed meanwhile
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server.server_port
         server.shutdown()
