@@ -36,7 +36,7 @@ from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
-from simulations.played_site import findings
+from simulations.played_site import counted, findings
 
 LENGTH = TINY.parameters() * 2
 
@@ -512,3 +512,14 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
         written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
         found[masking] = [any(row in c for c in contents for row in rows) for contents in (answers, written)]
     assert found == {True: [False, False], False: [True, True]}
+
+
+def test_each_site_may_be_asked_for_a_model_of_its_own(tmp_path: Path) -> None:
+    """Its test counts stand in the record; who has none, or does not answer, costs the run nothing but the deadline."""
+    instead = {"a": {}, "b": {"query.alone": refusal(reason="its gate")}, "c": {"query.alone": None}}
+    sites = [Site(describe(name), answers) for name, answers in instead.items()]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, alone=True))
+    assert dict(record.alone) == {"a": counted(describe("a"), 1)}
+    assert FederationRecord.load(tmp_path / "federation.json") == record
+    assert [site.asked[-1] for site in sites] == ["query.alone"] * 3
+    assert [set(of.sites) for of in record.rounds] == [{"a", "b", "c"}] * 2

@@ -31,8 +31,11 @@ from site_nodes import (
 )
 
 from fedpp.keys.domain import KeyDomain
+from fedpp.learning.initial import encrypted_initial_weights
+from fedpp.learning.training import EncryptedTrainer
 from fedpp.protocol import wire
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.vault_client import VaultClient
 from sites.audit_log import AuditLog, Signer
 
 NAMES = ("north", "south", "east")
@@ -202,3 +205,21 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
     told = "a run is masked from its first question to its last, or not at all"
     assert reason(asked_anew(north, "train", content, 2)) == told
     assert calls(log, "Mask") == 1
+
+
+def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log: Path, domain: KeyDomain) -> None:
+    """From the run's fresh weights, on this site's data: a loop by hand ends alike; asked again, nothing is done."""
+    plan = plan_of(domain, epochs=2)
+    content = question(domain, wire.AloneRequest(plan, 2))
+    answer = north.ask("query.alone", content)
+    trainer = EncryptedTrainer(plan.network, domain.evaluation_key().algebra(), plan.recipe, plan.dtype)
+    rows = encrypted_initial_weights(plan.network, domain.initial_seed(plan.seed), domain.computing_key())
+    for number in (1, 2):
+        trainer.load(rows)
+        trainer.fit(north.dataset, epochs=2, seed=(plan.seed, number))
+        rows = trainer.rows()
+    with VaultClient(str(north.context.node_config["vault"])) as vault:
+        logits = trainer.logits(north.dataset, north.dataset.indices("test"))
+        assert dict(answer[wire.METRICS]) == vault.score("test", logits, "9", 1).to_mapping()
+    assert packed(asked_anew(north, "query.alone", content, 1)) == packed(answer)
+    assert (calls(log, "InitialWeights"), calls(log, "Score")) == (1, 2)  # one of them of the loop by hand
