@@ -46,7 +46,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 2.0
 LOCK_SECONDS = 0.05  # between two tries to get the lock
 HELD_SECONDS = 10.0  # a ServerApp that was told to end may take a moment, and who looks on holds the lock for one
-MOST_HEADER = 2**28  # bytes: the counts of many rounds at many sites
 _SUM_BYTES = 32
 
 
@@ -243,7 +242,7 @@ class RunFolder:
         except OSError as error:
             raise FederationError(f"cannot read {path}: {error.strerror}; the run cannot go on") from None
         try:
-            return _parsed(memoryview(content))
+            return _parsed(content)
         except (ValueError, KeyError, AttributeError):
             raise FederationError(
                 f"{path} is damaged: begin a new run, with --model from the last model in {path.parents[1]}"
@@ -259,15 +258,15 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _parsed(content: memoryview) -> tuple[dict[str, Any], bytes]:
+def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the facts and the content of a file; raise `ValueError`, `KeyError` or `AttributeError` if it is none."""
-    if sha256(content[:-_SUM_BYTES]).digest() != bytes(content[-_SUM_BYTES:]):
+    if sha256(memoryview(content)[:-_SUM_BYTES]).digest() != content[-_SUM_BYTES:]:
         raise ValueError
-    header, _, _ = bytes(content[:MOST_HEADER]).partition(b"\n")
-    facts = json.loads(header)
+    end = content.index(b"\n")
+    facts = json.loads(content[:end])
     if facts.pop("format") != FORMAT:
         raise ValueError
-    return facts, bytes(content[len(header) + 1 : -_SUM_BYTES])
+    return facts, content[end + 1 : -_SUM_BYTES]
 
 
 def patiently(write: Callable[[], None], seconds: float, folder: RunFolder) -> None:
