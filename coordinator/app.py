@@ -62,6 +62,9 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         except FedppError as error:
             progress.tell(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
             raise
+        except Exception as error:  # `run` starts another one: not in silence
+            folder.note(f"the ServerApp failed: {type(error).__name__}: {error}")
+            raise
         (folder.out / BEFORE).unlink(missing_ok=True)
         folder.finish()
         progress.tell(phase="completed")

@@ -182,3 +182,16 @@ def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:
     assert [of.sites for of in record.rounds] == [("a", "b")] * 2
     assert list(record.quarantined) == ["c"]
     assert those[2].asked.count("train") == 1
+
+
+def test_why_a_serverapp_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, also of what nobody foresaw: another one takes its place, and may fail likewise."""
+
+    class Broken(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            raise RuntimeError("no\nconnection")
+
+    with pytest.raises(RuntimeError):
+        federate(Broken(sites()), config(tmp_path, sites=3))
+    assert "the ServerApp failed: RuntimeError: no connection" in capsys.readouterr().err.splitlines()
+    assert Progress.load(RunFolder(tmp_path).progress).phase == "waiting"
