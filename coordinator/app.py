@@ -102,6 +102,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         write(partial(folder.keep, at))
     elif at.round:
         folder.note(f"going on after round {at.round}")
+        progress.tell(round_seconds=at.seconds / at.round)
         keep_model(at.state)  # who died may have kept the round, and not yet the model
 
     def aggregate(due: Round, before: Checkpoint) -> Aggregation:

@@ -195,3 +195,19 @@ def test_why_a_serverapp_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         federate(Broken(sites()), config(tmp_path, sites=3))
     assert "the ServerApp failed: RuntimeError: no connection" in capsys.readouterr().err.splitlines()
     assert Progress.load(RunFolder(tmp_path).progress).phase == "waiting"
+
+
+def test_who_goes_on_knows_how_long_a_round_takes(tmp_path: Path) -> None:
+    """So the time that is left is told at once, and not after another round."""
+    told: list[float] = []
+
+    class Looking(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            told.append(Progress.load(RunFolder(tmp_path).progress).eta)
+            return super().push_messages(messages)
+
+    those = sites()
+    with pytest.raises(Died):
+        federate(Answered(those), config(tmp_path, sites=3))
+    federate(Looking(those), config(tmp_path, sites=3))
+    assert told[-3] > 0  # round 2 is asked for; what follows is to judge, and to test
