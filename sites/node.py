@@ -1,6 +1,6 @@
 """Flower's SuperNode, made to come back: its process ends when a part of it has, and says when to try again is no use.
 
-Four things differ from `flower-supernode` (measured with 1.41):
+Five things differ from `flower-supernode` (measured with 1.41):
 - SuperLink counts a node that was killed as online for up to a minute, and lets it in again after that alone. Here
   the next process of the same identity, on the same machine, first says that the one before is gone: SuperLink then
   answers at once for what that one had been asked.
@@ -12,6 +12,7 @@ Four things differ from `flower-supernode` (measured with 1.41):
 - A TLS handshake that breaks off or takes too long, as in a network that is cut, and an answer 500, as of a SuperLink
   whose disk is full, are taken for what never passes: Flower gives up. Here it tries again, unless it is a certificate
   that does not fit.
+- An answer is the one to the question in hand (`sites.question_in_hand`).
 """
 
 import argparse
@@ -35,14 +36,16 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.node_pb2 import Node as FlowerNode
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
-from flwr.supernode import fleet_http_connection
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.start_client_internal import _pull_and_store_message, _push_messages
 
 from fedpp.errors import FederationError
 from fedpp.files import lock_folder
 
 from .identity import PUBLIC_KEY, Node, here
+from .question_in_hand import one_at_a_time
 
 NOTICE_SECONDS = 5.0  # in which who waits for a lost answer asks SuperLink for it, and is told
 POLL_SECONDS = 5.0
@@ -155,6 +158,9 @@ def main() -> int:
         options.hopeless.write_text("a SuperNode that an earlier `fedpp-site join` started still runs: end it first")
         return 1
     fleet_http_connection.FleetHttpClient = _Client  # type: ignore[attr-defined]
+    pull, push = one_at_a_time(_pull_and_store_message, _push_messages)
+    start_client_internal._pull_and_store_message = pull  # noqa: SLF001  Flower's
+    start_client_internal._push_messages = push  # noqa: SLF001
     threading.excepthook = _end
     sys.argv = flower
     flower_supernode()
