@@ -18,6 +18,7 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.site import SiteDescription
 
 POLL_SECONDS = 0.5
+AGAIN_SECONDS = 60.0  # after which a node is asked again that has not answered, and then after twice as long, and so on
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Admissions:
         self._asked: dict[int, str] = {}  # node -> when it had joined
         self._connected: set[int] = set()
         self._pending: dict[str, int] = {}  # message -> node
+        self._again: dict[int, tuple[float, float]] = {}  # node -> when to ask again, and how long after the last time
         self._described: dict[int, SiteDescription] = {}
         self._proofs: dict[int, Proof] = {}
         self._failed: dict[int, tuple[str, str]] = {}  # what it is called, and why
@@ -105,16 +107,26 @@ class Admissions:
         self._pending = {message: node for message, node in self._pending.items() if node not in anew}
         for node in sorted(self._connected - self._asked.keys()):
             self._asked[node] = joined.get(node, "")
-            asked = self._grid.push_messages([_question(node, self._question)])
-            self._pending |= dict.fromkeys(filter(None, asked), node)
+            self._ask(node, AGAIN_SECONDS)
+        for node in sorted(self._busy()):
+            if time.monotonic() >= self._again[node][0]:
+                self._ask(node, 2 * self._again[node][1])
         for reply in self._grid.pull_messages(list(self._pending)) if self._pending else ():
             if reply.metadata.reply_to_message_id in self._pending:  # or else it is a second answer
-                self._take(self._pending.pop(reply.metadata.reply_to_message_id), reply)
+                node = self._pending[reply.metadata.reply_to_message_id]
+                self._pending = {message: of for message, of in self._pending.items() if of != node}
+                self._take(node, reply)
         chosen = choose(self._described, dict(self._failed.values()), self._n, already)
         for name, reason in sorted(chosen.refused.items() - self._told.items()):
             self._note(f"refused {name}: {reason}")
             self._told[name] = reason
         return chosen
+
+    def _ask(self, node: int, seconds: float) -> None:
+        """Ask a node; if it has not answered in so long, the question may be lost."""
+        asked = self._grid.push_messages([_question(node, self._question)])
+        self._pending |= dict.fromkeys(filter(None, asked), node)
+        self._again[node] = time.monotonic() + seconds, seconds
 
     def _busy(self) -> set[int]:
         """Return who is connected and has not answered yet."""

@@ -14,7 +14,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUn
 from flwr.superlink.grid import http_grid
 from masked_sites import opened
 
-from coordinator import exchange, gathering
+from coordinator import admission, exchange, gathering
 from coordinator.app import federate
 from coordinator.progress import Progress
 from coordinator.run_folder import RunFolder
@@ -303,6 +303,32 @@ def test_a_site_that_restarts_before_it_said_what_it_is_is_asked_again(tmp_path:
     sites = [Site(describe(name)) for name in "abc"]
     record = federate(Restarted(sites), config(tmp_path, sites=3, **{"wait-seconds": 5.0}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+
+
+def test_a_site_whose_question_is_lost_is_asked_again_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With longer and longer pauses, as it may be at work on an earlier question; no lost answer is waited for."""
+    monkeypatch.setattr(admission, "AGAIN_SECONDS", 0.1)
+    asked: list[float] = []
+
+    class Deaf(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            questions = list(messages)
+            if questions[0].metadata.message_type == "query.describe" and questions[0].metadata.dst_node_id == 3:
+                asked.append(time.monotonic())
+                if len(asked) < 4:
+                    return [f"lost {len(asked)}"]
+            return super().push_messages(questions)
+
+    sites = [Site(describe(name)) for name in "abc"]
+    started = time.monotonic()
+    record = federate(Deaf(sites), config(tmp_path, sites=3, **{"wait-seconds": 60.0}))
+    assert time.monotonic() - started < 30
+    assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
+    pauses = [later - before for before, later in zip(asked, asked[1:], strict=False)]
+    assert len(asked) == 4
+    assert all(pause >= 0.1 * 2**number for number, pause in enumerate(pauses))
 
 
 def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:
