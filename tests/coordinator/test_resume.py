@@ -66,16 +66,17 @@ def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path:
 
 
 class Changed(MortalGrid):
-    """A grid that dies while the sum of round 2 is judged."""
+    """A grid that dies while the sum of a round is judged."""
 
-    def __init__(self, sites: Iterable[Site]) -> None:
+    def __init__(self, sites: Iterable[Site], number: int = 2) -> None:
         super().__init__(sites, 10**6)
+        self.number = number
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         questions = list(messages)
         ids = super().push_messages(questions)
         content = questions[0].content
-        if wire.SUM in content and wire.EvaluateRequest.of(content).round == 2:
+        if wire.SUM in content and wire.EvaluateRequest.of(content).round == self.number:
             raise Died
         return ids
 
@@ -160,24 +161,11 @@ def test_a_run_that_had_all_but_ended_is_not_run_again(
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"sum", "position", "checkpoint"}
 
 
-class Judging(MortalGrid):
-    """A grid that dies when all have been asked to judge round 1."""
-
-    def __init__(self, sites: Iterable[Site]) -> None:
-        super().__init__(sites, 10**6)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        questions = list(messages)
-        if wire.SUM in questions[0].content:
-            raise Died
-        return super().push_messages(questions)
-
-
 def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:
     """Also in the round that found it out."""
     those: list[Site] = [*sites()[:2], Site(describe("c"), {"train": RecordDict()})]
     with pytest.raises(Died):
-        federate(Judging(those), config(tmp_path, sites=3))
+        federate(Changed(those, 1), config(tmp_path, sites=3))
     record = federate(LocalGrid(those), config(tmp_path, sites=3))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 2
     assert list(record.quarantined) == ["c"]
