@@ -30,7 +30,7 @@ from fedpp.protocol.site import SiteDescription
 
 from .admission import Admissions
 from .aggregation import Begin
-from .answers import Answer, accept_answer, accept_counts, accept_update, base_of
+from .answers import UNKNOWN, Answer, accept_answer, accept_counts, accept_update, base_of
 from .gathering import Accept, Gathering, Questions
 from .holdings import Holdings
 from .progress import ProgressFile
@@ -106,7 +106,7 @@ class FederatedAveraging:
 
     def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
         """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
-        request = wire.EvaluateRequest(self._plan, "test", last.round + 1)
+        request = wire.EvaluateRequest(self._plan, "test", last.round + 1, base=_name(last))
         arrays = ArrayRecord({wire.STATE: wire.pack_state(last.state)})  # sites keep the last one as it comes
         tested: dict[str, AnyCounts] = {}
 
@@ -348,14 +348,17 @@ class FederatedAveraging:
         """Return what asks nodes about the state of the round before: who named it is sent its digest alone."""
 
         @cache
-        def arrays(base: str) -> ArrayRecord:
-            state = {} if base else {wire.STATE: wire.pack_state(before.state)}
+        def arrays(*, with_state: bool) -> ArrayRecord:
+            state = {wire.STATE: wire.pack_state(before.state)} if with_state else {}
             return ArrayRecord({**state, **(results or {})})
+
+        def question(node: int, name: str) -> Message:
+            held = self._holdings.base(name, before.round, before.digest)
+            return self._message(kind, node, request(node, held or _name(before)), arrays(with_state=not held), more)
 
         def questions(nodes: Iterable[int]) -> list[Message]:
             sites = self.sites
-            bases = {node: self._holdings.base(sites[node].name, before.round, before.digest) for node in nodes}
-            return [self._message(kind, node, request(node, base), arrays(base), more) for node, base in bases.items()]
+            return [question(node, sites[node].name) for node in nodes]
 
         return questions
 
@@ -372,6 +375,11 @@ class FederatedAveraging:
             {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
         )
         return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)
+
+
+def _name(of: Checkpoint) -> str:
+    """Return the digest of a checkpoint's state, or nothing if the sites alone know it."""
+    return "" if of.digest == UNKNOWN else of.digest
 
 
 def _figures(counts: AnyCounts) -> str:

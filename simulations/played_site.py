@@ -110,9 +110,11 @@ class Player:
 
     def base(self, content: RecordDict, request: wire.TrainRequest | wire.EvaluateRequest) -> GlobalState | None:
         """Return the state that the question is about; nothing if it is to be held, and is not."""
-        if request.base:
+        if wire.STATE not in content.array_records[wire.ARRAYS]:
             return self.held.get(request.base)
         state = self.state(content, request.plan, request.round - 1)
+        if request.base not in {"", state.digest}:
+            raise FederationError("another state came than the question names")
         self._hold(state)
         return state
 

@@ -182,7 +182,7 @@ def evaluate(asked: Asked) -> RecordDict:
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
     if not stepped and request.split != "test":  # it would be kept as the run's final model
         raise FederationError(f"a model without a sum is scored on split test, the request names {request.split}")
-    if not stepped and request.base:
+    if not stepped and not _comes(asked.content):
         raise FederationError("the final model comes along, for the site to keep: the request names it alone")
     part = _part(asked, request.plan)
     before = _state(part, request.round - 1, request.base)
@@ -264,16 +264,28 @@ def _part(asked: Asked, plan: wire.Plan) -> Part:
 
 
 def _state(part: Part, number: int, base: str) -> GlobalState:
-    """Return the state of this round of this run: the one that is held here as `base`, or without that what came."""
-    sent = part.memory.held(base) if base else wire.state_of(part.asked.content)
+    """Return the state of this round of this run: what came, which must be `base` if that is named, or is held here."""
+    content = part.asked.content
+    came = _comes(content) or not base
+    sent = wire.state_of(content) if came else part.memory.held(base)
     if sent is None:
         raise FederationError(wire.LOST_BASE)
     state = GlobalState.from_bytes(part.aggregation.open(about(part.nonce, number), sent))
     rounds.require_state(part.plan, state, number)
     part.memory.require_same(state)
-    if not base:
+    if base not in {"", state.digest}:
+        raise FederationError(
+            f"the state of round {number} that came is not the one that the sites adopted: who sealed it runs another "
+            "fedpp, or lies"
+        )
+    if came:
         part.memory.hold(state, sent)
     return state
+
+
+def _comes(content: RecordDict) -> bool:
+    """Tell whether a state comes along with a question."""
+    return wire.STATE in wire.record(content, wire.ARRAYS, ArrayRecord)
 
 
 def _closed(part: Part, state: GlobalState) -> bytes:

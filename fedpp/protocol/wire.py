@@ -16,8 +16,9 @@ masking is off. Words are an update, or a sum of updates, masked or not; after i
 made it of the updates. The evaluation of a split after the last round has neither. All but the first carry the
 "participants" of the run. A site that will not or cannot answer sends "refusal" with one line instead.
 
-A state goes to a site once: a question about one that the site named before names it, by its digest, as its `base`. A
-site that has lost it refuses with `LOST_BASE`, and is asked again with the state.
+A question names the state that it is about by its digest, as its `base`, but for a first one, sealed, which the sites
+alone know. The state itself goes to a site once: a site that named it before is sent its name alone, refuses with
+`LOST_BASE` if it has lost it, and is asked again with the state.
 """
 
 import json
@@ -202,7 +203,7 @@ class TrainRequest(Request):
 
     round: int
     attempt: int = 1
-    base: str = ""  # digest of that state; none if it comes along
+    base: str = ""  # digest of that state; none if it comes along and the coordinator does not know it
 
     def __post_init__(self) -> None:
         """Refuse a round that no run has, and a base that is no digest."""
@@ -218,7 +219,7 @@ class EvaluateRequest(Request):
     round: int
     attempt: int = 1
     keep: bool = False  # whether to answer the new state, too
-    base: str = ""  # digest of the state of the round before; none if it comes along
+    base: str = ""  # digest of the state of the round before, as in training
 
     def __post_init__(self) -> None:
         """Refuse a round that no run has, a base that is no digest, and a split that no dataset has."""

@@ -1,16 +1,18 @@
 """A state goes to a site once: a question about one that the site named before names it, by its digest."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coordinator_runs import LocalGrid, Site, config, describe, refusal
+from coordinator_runs import KEYS, LocalGrid, Site, config, describe, refusal
 from flwr.app import ArrayRecord, Message, RecordDict
 from masked_sites import opened
 
 from coordinator.app import federate
 from coordinator.run_folder import RunFolder
+from fedpp.errors import FederationError
+from fedpp.learning.global_state import GlobalState
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import wire
 
@@ -59,6 +61,10 @@ def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> 
     record = federate(LocalGrid(sites), config(tmp_path, rounds=3, masking=masking))
     assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
+    final = sites[0].seen[-1]
+    content = wire.state_of(final)
+    model = opened(content) if masking else GlobalState.from_bytes(content)
+    assert wire.EvaluateRequest.of(final).base == model.digest
 
 
 @pytest.mark.parametrize("masking", [True, False])
@@ -114,3 +120,40 @@ def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
     federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
     assert sent(sites[1]) == [("train", 1), ("train", 2), ("evaluate", 3)]
+
+
+class Forging(Site):
+    """A site that adopts the first new model, and seals another as it."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        answer = super().answer(question)
+        if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+            told, content = KEYS.envelope().open([wire.state_of(answer)])
+            state = GlobalState.from_bytes(b"".join(content))
+            forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
+            sealed = b"".join(KEYS.envelope().close(told, [forged.to_bytes()]))
+            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(sealed)})
+        return answer
+
+
+class Refusing(Site):
+    """A site that refuses the questions that it cannot answer, as a real one does."""
+
+    def answer(self, question: Message) -> RecordDict | None:
+        if asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+            return refusal(reason="busy")
+        try:
+            return super().answer(question)
+        except FederationError as error:
+            return refusal(reason=str(error))
+
+
+def test_who_is_sent_a_forged_state_is_left_out_and_not_quarantined(tmp_path: Path) -> None:
+    """The question names the adopted one, so it is not trained from the other: an honest site stays one."""
+    sites = [Forging(describe("a")), Refusing(describe("b")), Site(describe("c"))]
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
+    assert sent(sites[1]) == [("train", 1), ("train", 2), ("evaluate", 2), ("evaluate", 3)]
+    assert record.rounds[1].sites == ("a", "c")
+    assert record.rounds[1].left_out == {"b": "round 2: validation counts: another state came than the question names"}
+    assert record.quarantined == {}
+    assert record.test.keys() == {"a", "b", "c"}

@@ -121,6 +121,26 @@ def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain
     assert told in reason(north.ask("train", question(domain, late)))
 
 
+@BOTH
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_another_state_than_the_question_names_is_refused(
+    both: list[Node], domain: KeyDomain, masked: bool, split: str
+):
+    """A site that computed none of its own is not led astray by one that seals another, nor keeps that as the model."""
+    plan, north = plan_of(domain, masked=masked), both[0]
+    named, came = (begun(domain, plan, seed=seed, number=3) for seed in (0, 1))
+    requests = {
+        "train": ("train", wire.TrainRequest(plan, 4, base=named.digest)),
+        "test": ("evaluate", wire.EvaluateRequest(plan, "test", 4, base=named.digest)),
+    }
+    kind, request = requests[split]
+    answer = north.ask(kind, question(domain, request, sent(domain, plan, came)))
+    assert reason(answer).startswith("the state of round 3 that came is not the one that the sites adopted")
+    assert not list(north.folder.glob("runs/*/state-*"))
+    assert kept(north.folder) == {}
+    assert wire.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, plan, named)))
+
+
 def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
     """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
     shown = {}
