@@ -122,12 +122,17 @@ class Submission:
 
     def _is_over(self) -> bool:
         """Tell whether SuperLink says that the run is over, though no ServerApp of it was seen."""
-        with suppress(FederationError):
+        try:
             described = flower(self._state, "list", CONNECTION, "--run-id", self._run)["runs"][0]
-            if described["status"].startswith("finished"):
-                self._note(f"the ServerApp did not start: {described['status-details'] or described['status']}")
-                return True
-        return False
+            reason = described["status-details"] or described["status"]
+            over = str(described["status"]).startswith("finished")
+        except NoSuperLinkError:
+            return False
+        except FederationError as error:  # the run of a database that was taken away is known to none
+            reason, over = str(error), True
+        if over:
+            self._note(f"the ServerApp did not start: {reason}")
+        return over
 
     def _abandon(self, run: str) -> None:
         """Tell SuperLink that nobody is behind a run any more, so that no site works for it."""

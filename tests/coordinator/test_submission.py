@@ -1,0 +1,186 @@
+"""A run is carried through the deaths of its ServerApps, which threads play here."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from coordinator import submission
+from coordinator.flower import NoSuperLinkError
+from coordinator.progress import Progress, ProgressFile
+from coordinator.run_folder import RunFolder
+from coordinator.submission import Submission
+from coordinator.superlink import State
+from fedpp.errors import FederationError
+
+ServerApp = Callable[[RunFolder, str], None]
+AWAY = NoSuperLinkError("no SuperLink answers")
+
+
+def completes(folder: RunFolder, run: str) -> None:
+    with folder.held():
+        ProgressFile(folder.progress, Progress(run, "completed", 2))
+
+
+def dies(folder: RunFolder, run: str, *, number: int = 1) -> None:
+    with folder.held():
+        folder.nonce("0")
+        ProgressFile(folder.progress, Progress(run, "training", number))
+
+
+def dies_later(folder: RunFolder, run: str) -> None:
+    dies(folder, run, number=int(run))
+
+
+def never_starts(folder: RunFolder, run: str) -> None:
+    del folder, run
+
+
+def stops_when_told(folder: RunFolder, run: str) -> None:
+    with folder.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not folder.stop.exists():
+            time.sleep(0.01)
+        ProgressFile(folder.progress, Progress(run, "stopped", 1, reason="stopped in round 1"))
+
+
+def hangs(folder: RunFolder, run: str) -> None:
+    with folder.held():
+        ProgressFile(folder.progress, Progress(run, "training", 1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
+
+
+class SuperLink:
+    """Flower's command line: what each `run` starts, or why it does not, and what each `list` answers."""
+
+    def __init__(self, folder: RunFolder, runs: Iterator[ServerApp | FederationError]) -> None:
+        self.folder, self.runs = folder, runs
+        self.listed: list[str | FederationError] = []
+        self.calls: list[str] = []
+        self.servers: list[Thread] = []
+
+    def __call__(self, state: State, command: str, *arguments: str) -> dict[str, Any]:
+        del state
+        if command == "run":
+            started = next(self.runs)
+            if isinstance(started, FederationError):
+                raise started
+            self.servers.append(Thread(target=started, args=(self.folder, str(len(self.servers) + 1))))
+            self.servers[-1].start()
+            self.calls.append("run")
+            return {"run-id": str(len(self.servers))}
+        if command == "stop":
+            self.calls.append(f"stop {arguments[0]}")
+            return {}
+        assert (command, arguments[-1]) == ("list", str(len(self.servers)))
+        status = self.listed.pop(0)
+        if isinstance(status, FederationError):
+            raise status
+        return {"runs": [{"status": status, "status-details": ""}]}
+
+
+@pytest.fixture
+def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Progress, SuperLink]]]:
+    """Return how a run ends whose ServerApps are these, and what SuperLink was asked."""
+    folder = RunFolder(tmp_path)
+    folder.folder.mkdir()
+    for name, value in {"POLL_SECONDS": 0.01, "ASK_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MOST_DEATHS": 3}.items():
+        monkeypatch.setattr(submission, name, value)
+    monkeypatch.setattr(submission, "built", lambda app: b"")
+    links = []
+
+    def carry(
+        *runs: ServerApp | FederationError, listed: tuple[str | FederationError, ...] = (), wait: float = 60.0
+    ) -> tuple[Progress, SuperLink]:
+        links.append(superlink := SuperLink(folder, iter(runs)))
+        superlink.listed = list(listed)
+        monkeypatch.setattr(submission, "flower", superlink)
+        return Submission(State(tmp_path), folder, {"wait-seconds": wait}).carry_out(), superlink
+
+    yield carry
+    for server in (server for link in links for server in link.servers):
+        server.join()
+
+
+def test_a_run_that_ends_is_submitted_once(carried: Callable[..., tuple[Progress, SuperLink]]) -> None:
+    """How it ended is what its ServerApp told."""
+    ended, superlink = carried(completes)
+    assert (ended.run, ended.phase, ended.round) == ("1", "completed", 2)
+    assert superlink.calls == ["run"]
+
+
+def test_another_server_goes_on(
+    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In place of each that died; SuperLink is told that nobody is behind the one before."""
+    ended, superlink = carried(dies, dies, completes)
+    assert (ended.run, ended.phase) == ("3", "completed")
+    assert superlink.calls == ["run", "run", "stop 1", "run", "stop 2"]
+    assert capsys.readouterr().err.count("the ServerApp ended in round 1: another one goes on from there\n") == 2
+
+
+def test_servers_that_get_no_further_fail_the_run(
+    carried: Callable[..., tuple[Progress, SuperLink]], tmp_path: Path
+) -> None:
+    """After a bounded number of deaths in one round, which each later round begins to count anew."""
+    ended, _ = carried(dies, dies, dies, dies_later, dies_later, dies_later, completes)
+    assert ended.phase == "completed"
+    RunFolder(tmp_path).clear()
+    with pytest.raises(FederationError, match="the ServerApp ended 4 times in round 1: .*go on with run --resume"):
+        carried(dies, dies, dies, dies, completes)
+    told = Progress.load(RunFolder(tmp_path).progress)
+    assert (told.phase, told.reason[:30]) == ("failed", "the ServerApp ended 4 times in")
+
+
+def test_a_superlink_that_is_away_is_waited_for(
+    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a run that was begun; one that was not fails at once, and so does one that waited for its time."""
+    with pytest.raises(NoSuperLinkError):
+        carried(AWAY, completes)
+    ended, superlink = carried(dies, AWAY, AWAY, completes)
+    assert (ended.phase, superlink.calls) == ("completed", ["run", "run", "stop 1"])
+    assert capsys.readouterr().err.count("no SuperLink answers; trying again\n") == 1
+    with pytest.raises(NoSuperLinkError):
+        carried(dies, AWAY, AWAY, completes, wait=0.0)
+
+
+@pytest.mark.parametrize("over", ["finished:failed", FederationError("Run 1 not found")])
+def test_a_server_that_does_not_start_is_replaced(
+    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str], over: str | FederationError
+) -> None:
+    """Once SuperLink says that its run is over, or does not know it; until then, or while it is away, it may come."""
+    ended, superlink = carried(never_starts, completes, listed=("starting", AWAY, over))
+    assert (ended.run, ended.phase) == ("2", "completed")
+    assert superlink.listed == []
+    assert f"the ServerApp did not start: {over}\n" in capsys.readouterr().err
+
+
+def test_a_superlink_that_took_a_server_once_is_asked_again(
+    carried: Callable[..., tuple[Progress, SuperLink]],
+) -> None:
+    """Whatever it answers to the next: a machine that is full for a moment must not cost the run."""
+    ended, superlink = carried(never_starts, FederationError("refused"), completes, listed=("finished:failed",))
+    assert (ended.phase, superlink.calls) == ("completed", ["run", "run", "stop 1"])
+
+
+def test_a_stop_signal_stops_the_run(carried: Callable[..., tuple[Progress, SuperLink]]) -> None:
+    """Its ServerApp ends by itself, and tells how."""
+    ended, superlink = carried(stops_when_told)
+    assert (ended.phase, ended.reason, superlink.calls) == ("stopped", "stopped in round 1", ["run"])
+
+
+def test_a_server_that_does_not_stop_is_given_up(
+    carried: Callable[..., tuple[Progress, SuperLink]], tmp_path: Path
+) -> None:
+    """SuperLink ends it, and the run is told as stopped."""
+    ended, superlink = carried(hangs)
+    assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
+    told = Progress.load(RunFolder(tmp_path).progress)
+    assert (told.phase, told.reason) == ("stopped", "the run was stopped; go on with run --resume")
