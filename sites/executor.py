@@ -20,17 +20,15 @@ from importlib.metadata import version
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import fedpp
 from fedpp.errors import ConfigError
 
-from .launch import Launch
+from .launch import ROOT, Launch
 
 MOST_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
 EXIT_SECONDS = 6.0  # for launchers, which take 5 at most
 IMPORTED = ("flwr.clientapp", "flwr.supernode.runtime.run_clientapp", "keras")  # nothing of a bundle, or of ours
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
 
 
 def program(name: str) -> list[str]:

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import fedpp
+
+ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
+
 
 @dataclass(frozen=True)
 class Launch:

@@ -36,8 +36,7 @@ from fedpp.errors import FederationError, FedppError, PolicyError
 from fedpp.policy import SitePolicy, question_of, today
 
 from .bundle import Bundle
-from .executor import ROOT
-from .launch import Launch
+from .launch import ROOT, Launch
 from .runtime_client import runtime_client
 
 EXIT_SECONDS = 5.0
