@@ -1,7 +1,9 @@
 """`run`, `status` and `stop` without a SuperLink: settings from file and command line, and what goes on with what."""
 
 import json
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -203,6 +205,31 @@ def test_status_and_stop_of_no_run_are_one_line(
         assert "knows of no run: begin one with `run`" in capsys.readouterr().err
     assert main(["stop", "--state", str(state), "--out", str(tmp_path)]) == 1
     assert "no run goes on in" in capsys.readouterr().err
+
+
+def test_stop_ends_the_run_that_goes_on(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told to stop, and waited for: of the state's last run, if none is named."""
+    monkeypatch.setattr(runs, "WATCH_SECONDS", 0.01)
+    folder, ended = RunFolder(tmp_path / "out"), []
+    State(state).last.write_text(str(folder.out))
+
+    def run_until_stopped() -> None:
+        with folder.held():
+            while not folder.stop.exists():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            ended.append(True)
+
+    going = Thread(target=run_until_stopped)
+    going.start()
+    while not folder.is_held():
+        time.sleep(0.01)
+    assert main(["stop", "--state", str(state)]) == 0
+    assert ended == [True]
+    assert f"stopping the run in {folder.out}; go on with run --resume" in capsys.readouterr().err
+    going.join()
 
 
 def test_a_finished_run_is_shown_and_not_run(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
