@@ -275,8 +275,8 @@ def _state(part: Part, number: int, base: str) -> GlobalState:
     part.memory.require_same(state)
     if base not in {"", state.digest}:
         raise FederationError(
-            f"the state of round {number} that came is not the one that the sites adopted: who sealed it runs another "
-            "fedpp, or lies"
+            f"the state of round {number} that came is not the one that the sites adopted, as the question names it: "
+            "who sealed it runs another fedpp, or lies"
         )
     if came:
         part.memory.hold(state, sent)

@@ -207,6 +207,7 @@ def test_status_and_stop_of_no_run_are_one_line(
     assert "no run goes on in" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(60)
 def test_stop_ends_the_run_that_goes_on(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +223,7 @@ def test_stop_ends_the_run_that_goes_on(
             time.sleep(0.1)
             ended.append(True)
 
-    going = Thread(target=run_until_stopped)
+    going = Thread(target=run_until_stopped, daemon=True)  # a test that fails ends
     going.start()
     while not folder.is_held():
         time.sleep(0.01)

@@ -18,6 +18,7 @@ from coordinator.submission import Submission
 from coordinator.superlink import State
 from fedpp.errors import FederationError
 
+pytestmark = pytest.mark.timeout(60)  # what is never told to stop fails
 ServerApp = Callable[[RunFolder, str], None]
 AWAY = NoSuperLinkError("no SuperLink answers")
 
@@ -71,10 +72,11 @@ class SuperLink:
             started = next(self.runs)
             if isinstance(started, FederationError):
                 raise started
-            self.servers.append(Thread(target=started, args=(self.folder, str(len(self.servers) + 1))))
+            number = str(len(self.servers) + 1)
+            self.servers.append(Thread(target=started, args=(self.folder, number), daemon=True))
             self.servers[-1].start()
             self.calls.append("run")
-            return {"run-id": str(len(self.servers))}
+            return {"run-id": number}
         if command == "stop":
             self.calls.append(f"stop {arguments[0]}")
             return {}
@@ -85,8 +87,11 @@ class SuperLink:
         return {"runs": [{"status": status, "status-details": ""}]}
 
 
+Carry = Callable[..., tuple[Progress, SuperLink]]
+
+
 @pytest.fixture
-def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Progress, SuperLink]]]:
+def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
     """Return how a run ends whose ServerApps are these, and what SuperLink was asked."""
     folder = RunFolder(tmp_path)
     folder.folder.mkdir()
@@ -105,19 +110,17 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield carry
     for server in (server for link in links for server in link.servers):
-        server.join()
+        server.join(5)
 
 
-def test_a_run_that_ends_is_submitted_once(carried: Callable[..., tuple[Progress, SuperLink]]) -> None:
+def test_a_run_that_ends_is_submitted_once(carried: Carry) -> None:
     """How it ended is what its ServerApp told."""
     ended, superlink = carried(completes)
     assert (ended.run, ended.phase, ended.round) == ("1", "completed", 2)
     assert superlink.calls == ["run"]
 
 
-def test_another_server_goes_on(
-    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_server_goes_on(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
     """In place of each that died; SuperLink is told that nobody is behind the one before."""
     ended, superlink = carried(dies, dies, completes)
     assert (ended.run, ended.phase) == ("3", "completed")
@@ -125,9 +128,7 @@ def test_another_server_goes_on(
     assert capsys.readouterr().err.count("the ServerApp ended in round 1: another one goes on from there\n") == 2
 
 
-def test_servers_that_get_no_further_fail_the_run(
-    carried: Callable[..., tuple[Progress, SuperLink]], tmp_path: Path
-) -> None:
+def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path) -> None:
     """After a bounded number of deaths in one round, which each later round begins to count anew."""
     ended, _ = carried(dies, dies, dies, dies_later, dies_later, dies_later, completes)
     assert ended.phase == "completed"
@@ -138,9 +139,7 @@ def test_servers_that_get_no_further_fail_the_run(
     assert (told.phase, told.reason[:30]) == ("failed", "the ServerApp ended 4 times in")
 
 
-def test_a_superlink_that_is_away_is_waited_for(
-    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_superlink_that_is_away_is_waited_for(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
     """In a run that was begun; one that was not fails at once, and so does one that waited for its time."""
     with pytest.raises(NoSuperLinkError):
         carried(AWAY, completes)
@@ -153,7 +152,7 @@ def test_a_superlink_that_is_away_is_waited_for(
 
 @pytest.mark.parametrize("over", ["finished:failed", FederationError("Run 1 not found")])
 def test_a_server_that_does_not_start_is_replaced(
-    carried: Callable[..., tuple[Progress, SuperLink]], capsys: pytest.CaptureFixture[str], over: str | FederationError
+    carried: Carry, capsys: pytest.CaptureFixture[str], over: str | FederationError
 ) -> None:
     """Once SuperLink says that its run is over, or does not know it; until then, or while it is away, it may come."""
     ended, superlink = carried(never_starts, completes, listed=("starting", AWAY, over))
@@ -163,22 +162,20 @@ def test_a_server_that_does_not_start_is_replaced(
 
 
 def test_a_superlink_that_took_a_server_once_is_asked_again(
-    carried: Callable[..., tuple[Progress, SuperLink]],
+    carried: Carry,
 ) -> None:
     """Whatever it answers to the next: a machine that is full for a moment must not cost the run."""
     ended, superlink = carried(never_starts, FederationError("refused"), completes, listed=("finished:failed",))
     assert (ended.phase, superlink.calls) == ("completed", ["run", "run", "stop 1"])
 
 
-def test_a_stop_signal_stops_the_run(carried: Callable[..., tuple[Progress, SuperLink]]) -> None:
+def test_a_stop_signal_stops_the_run(carried: Carry) -> None:
     """Its ServerApp ends by itself, and tells how."""
     ended, superlink = carried(stops_when_told)
     assert (ended.phase, ended.reason, superlink.calls) == ("stopped", "stopped in round 1", ["run"])
 
 
-def test_a_server_that_does_not_stop_is_given_up(
-    carried: Callable[..., tuple[Progress, SuperLink]], tmp_path: Path
-) -> None:
+def test_a_server_that_does_not_stop_is_given_up(carried: Carry, tmp_path: Path) -> None:
     """SuperLink ends it, and the run is told as stopped."""
     ended, superlink = carried(hangs)
     assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
