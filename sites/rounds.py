@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, MaskError
 from fedpp.learning import gate
-from fedpp.learning.global_state import GlobalState, Rows, flat, unflat
+from fedpp.learning.global_state import GlobalState, Rows, in_order, unflat
 from fedpp.learning.server_optimizers import step
 from fedpp.masking.ring import Ring, Words
 from fedpp.masking.rounds import Round, Sum
@@ -39,7 +39,7 @@ def round_of(plan: wire.Plan, at: Position, before: GlobalState) -> Round:
 
 def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]:
     """Return by how much training changed the global model, in float64."""
-    return {name: rows[name].astype(np.float64) - values.astype(np.float64) for name, values in before.rows.items()}
+    return {name: np.subtract(rows[name], values, dtype=np.float64) for name, values in before.rows.items()}
 
 
 def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
@@ -53,7 +53,13 @@ def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
             f"a step of rate {plan.recipe.learning_rate:g} of {examples} examples is below {LEAST_STEP} units of a sum "
             f"of {plan.examples}: take float64 weights, or a smaller update-bound"
         )
-    return ring.encode(flat(update, plan.network), examples)
+    values = in_order(update, plan.network)
+    words = np.empty(sum(some.size for some in values), ring.dtype)
+    start = 0
+    for some in values:
+        ring.encode(some, examples, out=words[start : start + some.size])
+        start += some.size
+    return words
 
 
 def advanced(

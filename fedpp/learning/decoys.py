@@ -5,23 +5,42 @@ on the message always and on decoys within it; docs/numerics.md says what was me
 """
 
 from collections.abc import Sequence
-from math import inf, prod, sqrt
+from math import prod, sqrt
 
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
+from fedpp.arrays import pieces
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
+
+Rows = NDArray[np.floating]
 
 DECOY_BOUND = 4.0  # of a weight, in units of what its initialiser draws: with Adam decoys grow to 1.7, at most 2.3
 DECOY_LABEL = 2.0  # decoy labels are one-hot; beyond this they are cut, for a gradient grows with its label
 DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to three bits of the message's gradient
 
 
-def bounded(algebra: Algebra, weight: Ciphertext, bound: float = DECOY_BOUND) -> Ciphertext:
-    """Return a weight with its decoys scaled back into their bound. Law: the message's slot is the weight's."""
-    message, *decoys = algebra.to_slots(weight)
-    if not decoys or bound == inf:
+def shares(algebra: Algebra, rows: Rows, bound: float = DECOY_BOUND) -> tuple[float, ...]:
+    """Return what is left of each decoy of a weight, rows `[*shape, n]`, when it is taken into its bound: 1 within."""
+    squares = [0.0] * (algebra.n - 1)
+    for (some,) in pieces(rows.reshape(-1, algebra.n)):
+        decoys = algebra.decrypted(some.astype(np.float64))[1:]
+        squares = [square + float(np.sum(decoy * decoy)) for square, decoy in zip(squares, decoys, strict=True)]
+    limit = _limit(rows.shape[:-1], bound)
+    return tuple(limit / length if length > limit else 1.0 for length in map(sqrt, squares))
+
+
+def scaled(algebra: Algebra, weight: Ciphertext, factors: Sequence[float]) -> Ciphertext:
+    """Return a weight with its decoys times these factors. Law: the message's slot is the weight's.
+
+    Where all are 1 it is the weight to the bit.
+    """
+    if all(factor == 1.0 for factor in factors):
         return weight
-    over = algebra.from_slots((ops.zeros_like(message), *(excess(decoy, bound) for decoy in decoys)))
+    message, *decoys = algebra.to_slots(weight)
+    gone = (decoy * (1.0 - factor) for decoy, factor in zip(decoys, factors, strict=True))
+    over = algebra.from_slots((np.zeros_like(message), *gone))
     return tuple(part - more for part, more in zip(weight, over, strict=True))
 
 
@@ -31,8 +50,7 @@ def excess(decoy: Tensor, bound: float) -> Tensor:
     Of a norm, and not of each value: what the next layer sees is as large as the norm lets it be, and a single large
     weight harms nothing.
     """
-    limit = bound * initial_deviation(decoy.shape) * sqrt(prod(decoy.shape))
-    return decoy - shrunk(decoy, norm([decoy]), limit)
+    return decoy - shrunk(decoy, norm([decoy]), _limit(decoy.shape, bound))
 
 
 def initial_deviation(shape: Sequence[int]) -> float:
@@ -51,3 +69,8 @@ def norm(values: Sequence[Tensor]) -> Tensor:
 def shrunk(value: Tensor, length: Tensor, limit: float) -> Tensor:
     """Scale a value by what takes a norm of this length to the limit; leave it as it is, to the bit, within."""
     return ops.where(length > limit, value * (limit / length), value)
+
+
+def _limit(shape: Sequence[int], bound: float) -> float:
+    """Return the largest norm of a decoy of a weight."""
+    return bound * initial_deviation(shape) * sqrt(prod(shape))

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.arrays import are_finite
 from fedpp.config import DTYPES, MOST_ATTEMPTS, Dtype
 from fedpp.errors import ConfigError, ModelError
 from fedpp.hexadecimal import is_hex
@@ -67,7 +68,7 @@ class GlobalState:
         expected = _expected(self.network, self.dtype, n, self.rule)
         if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
             raise ModelError("the state's arrays have other names, dtypes or shapes than its network and rule")
-        if not all(np.isfinite(value).all() for value in arrays.values()):
+        if not are_finite(arrays.values()):
             raise ModelError("the state's arrays hold values that are not finite: go back to the round before")
         ordered = {name: _read_only(arrays[name]) for name in expected}
         object.__setattr__(self, "rows", {name: ordered.pop(name) for name in list(ordered) if name in self.rows})
@@ -82,33 +83,31 @@ class GlobalState:
         """Return the model alone, without what the server's optimizer remembers."""
         return EncryptedModel(self.network, self.domain, self.classes, dict(self.rows))
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Return the SHA-256 of `to_bytes()`, in hex."""
-        total = sha256()
-        for part in self._parts():
-            total.update(part)
-        return total.hexdigest()
+        return self._sums[1]
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes. Law: `from_bytes(to_bytes())` is the same state, and has the same bytes."""
-        return b"".join(self._parts())
+        return b"".join((*self._parts(), self._sums[0]))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
         """Read what `to_bytes` returned; raise `ModelError` for anything else."""
-        if len(content) < _SUM_BYTES or sha256(content[:-_SUM_BYTES]).digest() != content[-_SUM_BYTES:]:
+        whole, end = memoryview(content)[:-_SUM_BYTES], content[-_SUM_BYTES:]
+        if len(content) < _SUM_BYTES or sha256(whole).digest() != end:
             raise _damaged()
-        end = content.find(b"\n", 0, MOST_HEADER) + 1
+        begin = content.find(b"\n", 0, MOST_HEADER) + 1
         try:
-            facts = _facts(content[:end])
+            facts = _facts(content[:begin])
             expected = _expected(facts["network"], facts["dtype"], facts.pop("n"), facts["rule"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError):
             raise _damaged() from None
-        arrays = _arrays(content, end, expected)
+        arrays = _arrays(content, begin, expected)
         rows = {spec.name: arrays.pop(spec.name) for spec in facts["network"].weights()}
         state = cls(**facts, rows=rows, moments=arrays)
-        if state._header() != content[:end]:  # another text of the same facts
+        if state._header() != content[:begin]:  # another text of the same facts
             raise _damaged()
         return state
 
@@ -120,13 +119,19 @@ class GlobalState:
         """Hash the bytes."""
         return hash(self.digest)
 
-    def _parts(self) -> Iterator[bytes]:
+    @cached_property
+    def _sums(self) -> tuple[bytes, str]:
+        """Return the SHA-256 at the end of the bytes, and that of all of them, in hex."""
         total = sha256()
-        arrays = (_little(value).tobytes() for of in (self.rows, self.moments) for value in of.values())
-        for part in (self._header(), *arrays):
+        for part in self._parts():
             total.update(part)
-            yield part
-        yield total.digest()
+        end = total.digest()
+        total.update(end)
+        return end, total.hexdigest()
+
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        yield self._header()
+        yield from (_little(value).data for of in (self.rows, self.moments) for value in of.values())
 
     def _header(self) -> bytes:
         expected = _expected(self.network, self.dtype, self.n, self.rule)
@@ -183,11 +188,16 @@ def flat(rows: Rows, network: NetworkSpec) -> Vector:
 
     Law: `unflat(flat(rows, network), network, n)` are the rows, in float64.
     """
+    return np.concatenate([values.astype(np.float64) for values in in_order(rows, network)])
+
+
+def in_order(rows: Rows, network: NetworkSpec) -> list[NDArray[np.floating]]:
+    """Return each weight's values in the network's order, with one axis; raise `ModelError` if they do not fit."""
     n = next((value.shape[-1] for value in rows.values() if value.ndim), 0)
     expected = {spec.name: (*spec.shape, n) for spec in network.weights()}
     if {name: value.shape for name, value in rows.items()} != expected:
         raise ModelError("the rows have other names or shapes than the network's weights")
-    return np.concatenate([np.asarray(rows[name], np.float64).reshape(-1) for name in expected])
+    return [rows[name].reshape(-1) for name in expected]
 
 
 def unflat(vector: Vector, network: NetworkSpec, n: int) -> dict[str, Vector]:
@@ -265,14 +275,14 @@ def _facts(header: bytes) -> dict[str, Any]:
 
 
 def _arrays(content: bytes, start: int, expected: _Expected) -> dict[str, NDArray[np.floating]]:
-    """Return the arrays behind the header; nothing is allocated unless their bytes are there."""
+    """Return the arrays behind the header, as views; nothing is allocated unless their bytes are there."""
     sizes = [np.dtype(dtype).itemsize * prod(shape) for dtype, shape in expected.values()]
     if start + sum(sizes) + _SUM_BYTES != len(content):
         raise _damaged()
     arrays: dict[str, NDArray[np.floating]] = {}
     for (name, (dtype, shape)), size in zip(expected.items(), sizes, strict=True):
         stored = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), prod(shape), start)
-        arrays[name] = stored.reshape(shape).astype(dtype)
+        arrays[name] = stored.reshape(shape).astype(dtype, copy=False)
         start += size
     return arrays
 

@@ -39,7 +39,6 @@ class Learner:
             loss=_loss(network, algebra, recipe, dtype),
             jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
         )
-        self.model.optimizer.build(self.model.trainable_variables)
 
     def fit(
         self,
@@ -57,6 +56,7 @@ class Learner:
 
         Raises `ModelError` where a loss, a gradient or a weight is not finite, and names the layer.
         """
+        self._build_optimizer()
         data = Batches(inputs, labels, indices, self.recipe.batch_size, seed)
         watch = Watch(self.algebra, data.batch)
         losses = data.fit(self.model, epochs, [watch, *callbacks], verbose, done)
@@ -75,14 +75,20 @@ class Learner:
 
     def state(self) -> State:
         """Return all that training changes, to the bit: weights, the optimizer's variables, seeds of dropout."""
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        return {f"{number:04}": np.array(variable) for number, variable in enumerate(variables)}
+        return {f"{number:04}": np.array(variable) for number, variable in enumerate(self._variables())}
 
     def restore(self, state: State) -> None:
         """Set what `state` returned."""
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        for variable, values in zip(variables, (state[name] for name in sorted(state)), strict=True):
+        for variable, values in zip(self._variables(), (state[name] for name in sorted(state)), strict=True):
             variable.assign(values)
+
+    def _variables(self) -> list[keras.Variable]:
+        self._build_optimizer()
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _build_optimizer(self) -> None:
+        """Make the moments, which take twice the network's memory: who only predicts needs none."""
+        self.model.optimizer.build(self.model.trainable_variables)
 
 
 def _loss(network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> keras.losses.Loss:

@@ -4,21 +4,21 @@ Both fold the frames into the batch by a reshape (a `TimeDistributed` costs thre
 and end in logits. Weights are exchanged by name, in the order of `NetworkSpec.weights`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from fedpp.arrays import pieces
 from fedpp.cipher.components import Algebra, Tensor
 from fedpp.config import Dtype
 from fedpp.errors import ModelError
-from fedpp.learning import layers
+from fedpp.learning import decoys, layers
 from fedpp.learning.accumulation import AccumulatingModel
-from fedpp.learning.decoys import bounded
 from fedpp.learning.voting import EncryptedVote, Vote
-from fedpp.network import NetworkSpec
+from fedpp.network import NetworkSpec, WeightSpec
 
 Weights = Mapping[str, NDArray[np.floating]]
 
@@ -111,22 +111,37 @@ def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:
     """Set weights from rows `[*shape, n]`, decoys taken into their bound; raise `ModelError` if they do not fit."""
-    values: list[NDArray[np.floating]] = []
-    for spec in network.weights():
+    for spec, variables in _by_weight(model, network, algebra):
         row = rows.get(spec.name)
         if row is None or row.shape != (*spec.shape, algebra.n):
             received = "nothing" if row is None else f"shape {row.shape}"
             raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, algebra.n)}, got {received}")
-        parts = algebra.from_rows(row.astype(np.float64))
-        values.extend(np.asarray(part) for part in bounded(algebra, parts))
-    model.set_weights(values)
+        factors = decoys.shares(algebra, row)
+        parts = [np.empty(spec.shape, variable.dtype) for variable in variables]
+        for some, *into in pieces(row.reshape(-1, algebra.n), *(part.reshape(-1) for part in parts)):
+            weight = decoys.scaled(algebra, algebra.from_rows(some.astype(np.float64)), factors)
+            for target, values in zip(into, weight, strict=True):
+                target[:] = values
+        for variable, part in zip(variables, parts, strict=True):
+            variable.assign(part)
 
 
 def get_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra) -> dict[str, NDArray[np.floating]]:
     """Return the encrypted network's weights as rows `[*shape, n]` of the model's dtype, by name."""
-    values = model.get_weights()
     rows: dict[str, NDArray[np.floating]] = {}
-    for i, spec in enumerate(network.weights()):
-        parts = tuple(value.astype(np.float64) for value in values[i * algebra.n : (i + 1) * algebra.n])
-        rows[spec.name] = np.stack(algebra.to_rows(parts), axis=-1).astype(values[0].dtype)
+    for spec, variables in _by_weight(model, network, algebra):
+        row = rows[spec.name] = np.empty((*spec.shape, algebra.n), variables[0].dtype)
+        parts = [np.asarray(variable).reshape(-1) for variable in variables]
+        for into, *some in pieces(row.reshape(-1, algebra.n), *parts):
+            weight = tuple(part.astype(np.float64) for part in some)
+            for slot, values in enumerate(algebra.to_rows(weight)):
+                into[:, slot] = values
     return rows
+
+
+def _by_weight(
+    model: keras.Model, network: NetworkSpec, algebra: Algebra
+) -> Iterator[tuple[WeightSpec, list[keras.Variable]]]:
+    """Yield each weight with the n variables of its ciphertext."""
+    for i, spec in enumerate(network.weights()):
+        yield spec, model.weights[i * algebra.n : (i + 1) * algebra.n]

@@ -15,12 +15,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.arrays import are_finite, spans
 from fedpp.cipher.components import Algebra, Slots
 from fedpp.errors import DomainMismatchError, ModelError
 from fedpp.learning.global_state import GlobalState, Rows
 from fedpp.recipe import ServerRule
 
 Values = NDArray[np.floating]
+Moments = dict[str, Values]  # of one weight
 
 
 def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algebra, *, attempt: int = 1) -> GlobalState:
@@ -35,10 +37,9 @@ def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algeb
     with np.errstate(over="ignore", invalid="ignore"):
         for name, before in state.rows.items():
             own = {moment: state.moments[f"{moment}/{name}"] for moment in rule.moments}
-            change, after = _change(mean_update[name], own, rule, algebra, state.round + 1)
-            rows[name] = (before.astype(np.float64) + change).astype(state.dtype)
+            rows[name], after = _stepped(before, mean_update[name], own, rule, algebra, state.round + 1)
             moments |= {f"{moment}/{name}": value for moment, value in after.items()}
-    if not all(np.isfinite(value).all() for of in (rows, moments) for value in of.values()):
+    if not are_finite([*rows.values(), *moments.values()]):
         raise ModelError(
             f"{rule.name} took the global model to values that are not finite, at rate {rule.learning_rate:g}: "
             "lower server-learning-rate, or the sites' own"
@@ -46,9 +47,29 @@ def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algeb
     return replace(state, round=state.round + 1, attempt=attempt, rows=rows, moments=moments)
 
 
+def _stepped(
+    before: Values, update: Values, moments: Moments, rule: ServerRule, algebra: Algebra, number: int
+) -> tuple[Values, Moments]:
+    """Return one weight's rows and moments after round `number`, from 1, computed piece by piece."""
+    rows: Values = np.empty(before.shape, before.dtype)
+    after: Moments = {name: np.empty(value.shape) for name, value in moments.items()}
+
+    def flat(values: Values) -> Values:
+        return values.reshape(*values.shape[: values.ndim - before.ndim], -1, algebra.n)
+
+    for span in spans(before.size // algebra.n):
+        some = np.s_[..., span, :]
+        old = {name: flat(values)[some] for name, values in moments.items()}
+        change, new = _change(flat(update)[some], old, rule, algebra, number)
+        flat(rows)[some] = flat(before)[some].astype(np.float64) + change
+        for name, values in new.items():
+            flat(after[name])[some] = values
+    return rows, after
+
+
 def _change(
-    update: Values, moments: dict[str, Values], rule: ServerRule, algebra: Algebra, number: int
-) -> tuple[Values, dict[str, Values]]:
+    update: Values, moments: Moments, rule: ServerRule, algebra: Algebra, number: int
+) -> tuple[Values, Moments]:
     """Return by what one weight's rows change in round `number`, from 1, and the moments after it."""
     if rule.name == "fedavg":
         return rule.learning_rate * update, {}

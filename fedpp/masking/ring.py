@@ -8,13 +8,13 @@ rounding of each value, times its examples, to a multiple of `2 ** -fraction` (a
 than 53 bits): what would leave the ring is an error, never a wrap.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.arrays import pieces
 from fedpp.config import LEAST_BOUND, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Dtype
 from fedpp.errors import MaskError
 
@@ -88,7 +88,7 @@ class Ring:
         self.require(words)
         if words.shape != values.shape or not words.flags.c_contiguous:
             raise MaskError(f"words of {values.shape} values need contiguous room of that shape, got {words.shape}")
-        for source, target in _chunks(values, words):
+        for source, target in pieces(values.reshape(-1), words.reshape(-1)):
             # As Python's floats: NumPy rounds a bound to the dtype of what it is compared with. NaN is no value within.
             least, most = float(source.min(initial=0.0)), float(source.max(initial=0.0))
             if not -self.bound <= least <= most <= self.bound:
@@ -105,7 +105,7 @@ class Ring:
         self.require(words)
         scale = self._scale(examples)
         values = np.empty(words.shape, np.float64)
-        for source, target in _chunks(words, values):
+        for source, target in pieces(words.reshape(-1), values.reshape(-1)):
             np.divide(source.view(self._signed), scale, out=target)
         return values
 
@@ -138,10 +138,3 @@ class Ring:
     @property
     def _signed(self) -> np.dtype[np.signedinteger[Any]]:
         return np.dtype(f"<i{self.bits // 8}")
-
-
-def _chunks(source: NDArray[Any], target: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield both arrays piece by piece, flat; a target must be contiguous, so that its pieces are views."""
-    flat, into = source.reshape(-1), target.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
-        yield flat[start : start + CHUNK], into[start : start + CHUNK]

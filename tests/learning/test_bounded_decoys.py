@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedpp.cipher.components import Algebra
+from fedpp.cipher.components import Algebra, Ciphertext
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import losses
-from fedpp.learning.decoys import DECOY_BOUND, bounded, initial_deviation
+from fedpp.learning.decoys import DECOY_BOUND, initial_deviation, scaled, shares
 from fedpp.learning.encrypted_optimizer import EncryptedOptimizer
 from fedpp.learning.layers import Conv2D, Dense, Flatten, FromRows, ToRows
 from fedpp.learning.losses import CategoricalCrossentropy
@@ -73,6 +73,10 @@ def encrypted(optimizer: EncryptedOptimizer, weights: list[Slots], dtype: str) -
 
 def rows_of(of: Algebra, slots: Slots, dtype: str) -> np.ndarray:
     return np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1).astype(dtype)
+
+
+def bounded(of: Algebra, weight: Ciphertext, bound: float) -> Ciphertext:
+    return scaled(of, weight, shares(of, np.stack(of.to_rows(weight), axis=-1), bound))
 
 
 def difference(driven: str | None, optimizer: str, dtype: str = "float64", bound: float = DECOY_BOUND) -> float:

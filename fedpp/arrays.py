@@ -1,0 +1,29 @@
+"""Large arrays piece by piece: what a step reads and writes stays in the processor's cache.
+
+A temporary as large as a model costs ten times the arithmetic that it is for, where the system has to find memory for
+it (measured: 0.5 s for 200 MB, against 0.05 s).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PIECE = 2**16  # entries of an axis
+
+
+def spans(length: int) -> Iterator[slice]:
+    """Yield which entries each piece of an axis of this length has."""
+    return (slice(start, start + PIECE) for start in range(0, length, PIECE))
+
+
+def pieces(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Yield the pieces of arrays of one length side by side, as views."""
+    for span in spans(len(arrays[0])):
+        yield tuple(array[span] for array in arrays)
+
+
+def are_finite(arrays: Iterable[NDArray[np.floating]]) -> bool:
+    """Tell whether all values are."""
+    return all(np.isfinite(some).all() for array in arrays for (some,) in pieces(array.reshape(-1)))
