@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-PRAGMAS = {"busy_timeout": "60000", "cache_size": "-4000", "mmap_size": "0"}  # milliseconds; KiB, if negative; bytes
+PRAGMAS = {"busy_timeout": "60000", "cache_size": "-1000", "mmap_size": "0"}  # milliseconds; KiB, if negative; bytes
 TRANSFERS = frozenset({"/v1/fleet/push-object", "/v1/fleet/pull-object"})  # a ServerApp's own are never kept waiting
 MOST_TRANSFERS = 8  # on their way at a time, of two that each SuperNode has
 MOST_WORKED_ON = 4

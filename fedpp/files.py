@@ -17,19 +17,19 @@ from pathlib import Path
 
 def create_exclusively(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a new file; raise `FileExistsError` if it is there already."""
-    temporary = _written(path, content, mode)
+    temporary = _written(path, content, mode=mode)
     try:
         os.link(temporary, path)
     finally:
         temporary.unlink()
 
 
-def replace(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = True) -> None:
-    """Write a file; who reads it meanwhile sees the old one or the new one.
+def replace(path: Path, *content: bytes, mode: int = 0o600, synced: bool = True) -> None:
+    """Write a file, whose content may come in parts; who reads it meanwhile sees the old one or the new one.
 
     If it is not `synced`, nobody waits for the disk: a machine that loses power may leave a damaged one.
     """
-    temporary = _written(path, content, mode, synced=synced)
+    temporary = _written(path, *content, mode=mode, synced=synced)
     try:
         temporary.replace(path)
     except BaseException:
@@ -55,7 +55,7 @@ def read_file(path: Path, most: int) -> bytes:
 def rewrite(path: Path, content: bytes) -> None:
     """Replace a file that is there, and keep its owner, group and mode; raise `PermissionError` if they cannot be."""
     old = path.stat()
-    temporary = _written(path, content, 0o600)
+    temporary = _written(path, content, mode=0o600)
     try:
         new = temporary.stat()
         if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
@@ -126,14 +126,14 @@ def make_folder(path: Path, mode: int) -> None:
     path.chmod(mode)
 
 
-def _written(path: Path, content: bytes, mode: int, *, synced: bool = True) -> Path:
+def _written(path: Path, *content: bytes, mode: int, synced: bool = True) -> Path:
     """Return a new file of this content beside `path`, on the disk if it is to be `synced`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
-            file.write(content)
+            file.writelines(content)
             file.flush()
             if synced:
                 os.fsync(file.fileno())

@@ -19,18 +19,21 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 _LENGTH_BYTES = 4
 
 
-def pack(answer: RecordDict) -> bytes:
-    """Return an answer as bytes. Law: `unpack(pack(answer))` is the answer, its records in their order."""
+def pack(answer: RecordDict) -> list[bytes]:
+    """Return an answer as bytes in parts, arrays not copied.
+
+    Law: `unpack(b"".join(pack(answer)))` is the answer, its records in their order.
+    """
     others = RecordDict({name: record for name, record in answer.items() if not isinstance(record, ArrayRecord)})
     rest = recorddict_to_proto(others).SerializeToString()
     arrays = [(record, name, array) for record, of in answer.array_records.items() for name, array in of.items()]
     facts = [[record, name, of.dtype, of.shape, of.stype, len(of.data)] for record, name, of in arrays]
     header = json.dumps({"records": list(answer), "arrays": facts, "rest": len(rest)}).encode()
-    return b"".join((len(header).to_bytes(_LENGTH_BYTES, "big"), header, rest, *(array.data for _, _, array in arrays)))
+    return [len(header).to_bytes(_LENGTH_BYTES, "big"), header, rest, *(array.data for _, _, array in arrays)]
 
 
 def unpack(packed: bytes) -> RecordDict:
-    """Return the answer that `pack` was given; the bytes must be whole."""
+    """Return the answer that `pack` was given, of its parts together; the bytes must be whole."""
     stream = BytesIO(packed)
     facts = json.loads(stream.read(int.from_bytes(stream.read(_LENGTH_BYTES), "big")))
     others = recorddict_from_proto(ProtoRecordDict.FromString(stream.read(facts["rest"])))

@@ -114,7 +114,7 @@ class RunMemory:
 
     def keep_answer(self, question: str, answer: RecordDict) -> None:
         """Keep an answer in place of the last; where there is no room for it, it may have to be computed again."""
-        self._keep("answer", sha256(question.encode()).digest(), pack(answer))
+        self._keep("answer", sha256(question.encode()).digest(), *pack(answer))
 
     def held(self, digest: str) -> bytes | None:
         """Return the state of this digest as it is sent, if it is held here."""
@@ -159,12 +159,15 @@ class RunMemory:
             return None
         return content if sha256(content).digest() == whole else None
 
-    def _keep(self, name: str, key: bytes, content: bytes) -> None:
+    def _keep(self, name: str, key: bytes, *content: bytes) -> None:
         """Write a file that may be lost, or damaged, by what ends a machine: that costs time and nothing else."""
+        whole = sha256()
+        for part in content:
+            whole.update(part)
         try:
             for left in self._folder.glob(f".{name}.*.tmp"):  # by a process that was killed in the midst of this
                 left.unlink()
-            replace(self._folder / name, b"".join((key, sha256(content).digest(), content)), synced=False)
+            replace(self._folder / name, key, whole.digest(), *content, synced=False)
         except OSError as error:
             _log.warning("the run goes on, and its %s is not kept: %s", name, error.strerror)
 

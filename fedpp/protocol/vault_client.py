@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -215,11 +216,13 @@ class VaultClient:
             for start in range(0, len(content), chunks.CHUNK_BYTES):
                 yield vault_pb2.SealRequest(data=content[start : start + chunks.CHUNK_BYTES])
 
-        return self._call(
-            lambda: b"".join(
-                reply.data for reply in self._vault.Seal(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims)
-            )
-        )
+        def call() -> bytes:
+            sealed = BytesIO()  # which a list to be joined would take the memory of twice
+            for reply in self._vault.Seal(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
+                sealed.write(reply.data)
+            return sealed.getvalue()
+
+        return self._call(call)
 
     def open(self, sealed: bytes) -> tuple[str, bytes]:
         """Return what sealed bytes are about, and their content."""
@@ -229,11 +232,11 @@ class VaultClient:
                 yield vault_pb2.Block(data=sealed[start : start + chunks.CHUNK_BYTES])
 
         def call() -> tuple[str, bytes]:
-            about, content = "", []
+            about, content = "", BytesIO()
             for reply in self._vault.Open(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
                 about = about or reply.about
-                content.append(reply.data)
-            return about, b"".join(content)
+                content.write(reply.data)
+            return about, content.getvalue()
 
         return self._call(call)
 

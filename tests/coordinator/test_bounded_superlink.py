@@ -321,7 +321,7 @@ def test_the_database_is_opened_with_our_pragmas(tmp_path: Path) -> None:
     names = ("busy_timeout", "cache_size", "mmap_size", "journal_mode")
     with store.session() as one:
         found = [one.execute(text(f"PRAGMA {name}")).scalar() for name in names]
-    assert found == [60_000, -4_000, 0, "wal"]
+    assert found == [60_000, -1_000, 0, "wal"]
 
 
 @pytest.mark.usefixtures("bounded")

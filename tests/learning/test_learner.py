@@ -137,3 +137,17 @@ def test_a_diverging_training_names_the_layer(domain: KeyDomain):
     """With a step that is far too large it ends with where, in which epoch and batch, and what to do."""
     with pytest.raises(ModelError, match=r"is not finite.*, in epoch 1, batch 2: lower the learning rate"):
         trained(THREE, domain, Recipe(learning_rate=1e200, batch_size=3))
+
+
+@pytest.mark.parametrize("use", ["fit", "state"])
+def test_who_only_predicts_has_no_moments(use: str):
+    """The optimizer's variables, twice the network's memory, are made where training or its checkpoint needs them."""
+    learner = Learner(THREE, Algebra.plaintext(), Recipe(), "float64")
+    inputs, labels = reading(FRAMES, VALID), reading(np.eye(3)[CLASSES])[0]
+    learner.predict(inputs, INDICES)
+    assert not learner.model.optimizer.built
+    if use == "fit":
+        learner.fit(inputs, labels, INDICES, epochs=1, seed=(3,))
+    else:
+        learner.state()
+    assert learner.model.optimizer.built
