@@ -25,5 +25,5 @@ def pieces(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
 
 
 def are_finite(arrays: Iterable[NDArray[np.floating]]) -> bool:
-    """Tell whether all values are."""
+    """Tell whether all values are finite."""
     return all(np.isfinite(some).all() for array in arrays for (some,) in pieces(array.reshape(-1)))

@@ -165,7 +165,6 @@ def _encrypted(
     learner = Learner(data.network(), key.algebra(), RECIPE, dtype)
     if optimizer is not None:
         learner.model.compile(optimizer(key.algebra(), RECIPE.learning_rate), learner.model.loss, jit_compile=False)
-        learner.model.optimizer.build(learner.model.trainable_variables)  # now, or the first step is traced twice
     models.set_rows(learner.model, data.network(), key.algebra(), encrypted_initial_weights(data.network(), 0, key))
     yield from _states(data, learner, frames, labels, checkpoints)
 
@@ -174,6 +173,7 @@ def _states(
     data: Data, learner: Learner, frames: Values, labels: Values, checkpoints: Sequence[int]
 ) -> Iterator[State]:
     """Train, and yield the state at each checkpoint; all trainings see the same batches."""
+    learner.model.optimizer.build(learner.model.trainable_variables)  # now, or the first step is traced twice
     valid = np.ones((len(frames), FRAMES), bool)
     batches = _batches(data.training)
     for step in range(1, checkpoints[-1] + 1):

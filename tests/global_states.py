@@ -7,7 +7,7 @@ import numpy as np
 from fedpp.cipher.components import Algebra
 from fedpp.keys.domain import KeyDomain
 from fedpp.learning import global_state
-from fedpp.learning.global_state import GlobalState
+from fedpp.learning.global_state import GlobalState, in_order
 from fedpp.network import NetworkSpec
 from fedpp.recipe import ServerRule
 
@@ -43,6 +43,11 @@ def drawn(n: int, seed: int, size: float = 1.0) -> dict[str, np.ndarray]:
 def message(rows: Arrays, n: int) -> dict[str, np.ndarray]:
     """Return rows `[*shape, 1]` of the first slot alone: what plain numbers are."""
     return {name: algebra_of(n).decrypted(values)[0][..., None] for name, values in rows.items()}
+
+
+def flat(rows: Arrays, network: NetworkSpec) -> np.ndarray:
+    """Return rows as one float64 vector `[parameters * n]` in the network's order."""
+    return np.concatenate(in_order(rows, network)).astype(np.float64)
 
 
 def begun(rows: Arrays, rule: ServerRule, *, dtype: str = "float64") -> GlobalState:

@@ -52,6 +52,13 @@ def test_an_existing_file_is_kept_or_replaced(tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == [link, old]
 
 
+def test_a_content_may_come_in_parts(tmp_path: Path):
+    """The file is all of them, one behind the other."""
+    files.replace(tmp_path / "file", b"a", b"", b"bc", b"d", mode=0o640, synced=False)
+    assert (tmp_path / "file").read_bytes() == b"abcd"
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
 def test_a_new_folder_is_whole_or_not_there(tmp_path: Path):
     """Until the end nothing is at its path, an error leaves nothing at all, and what is there is kept."""
     path = tmp_path / "new"

@@ -16,12 +16,13 @@ from conftest import write_dataset
 from coordinator_runs import LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from global_states import flat
 from masked_sites import DOMAIN
 
 from coordinator.app import federate
 from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.learning.global_state import GlobalState, flat
+from fedpp.learning.global_state import GlobalState
 from fedpp.learning.initial import encrypted_initial_weights
 from fedpp.learning.training import EncryptedTrainer
 from fedpp.network import NetworkSpec

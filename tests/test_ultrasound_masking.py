@@ -18,13 +18,14 @@ from conftest import DATA
 from coordinator_runs import LocalGrid
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from global_states import flat
 
 from coordinator.app import federate
 from fedpp.command import load_tensorflow
 from fedpp.config import RunConfig, SiteConfig
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState, flat
+from fedpp.learning.global_state import GlobalState
 from fedpp.masking.ring import Ring
 from fedpp.protocol import wire
 from simulations.federation import vaults

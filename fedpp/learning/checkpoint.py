@@ -57,7 +57,7 @@ class Checkpoint:
         seal = key.seal(salt)
         records = [seal.close(_KIND, number, part) for number, part in enumerate([json.dumps(facts).encode(), *parts])]
         framed = [len(record).to_bytes(8, "little") + record for record in records]
-        replace(path, b"".join([MAGIC, salt, *framed]))
+        replace(path, MAGIC, salt, *framed)
 
     @classmethod
     def load(cls, path: Path, key: AtRestKey) -> Self:

@@ -24,9 +24,10 @@ DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to 
 def shares(algebra: Algebra, rows: Rows, bound: float = DECOY_BOUND) -> tuple[float, ...]:
     """Return what is left of each decoy of a weight, rows `[*shape, n]`, when it is taken into its bound: 1 within."""
     squares = [0.0] * (algebra.n - 1)
-    for (some,) in pieces(rows.reshape(-1, algebra.n)):
-        decoys = algebra.decrypted(some.astype(np.float64))[1:]
-        squares = [square + float(np.sum(decoy * decoy)) for square, decoy in zip(squares, decoys, strict=True)]
+    with np.errstate(over="ignore"):
+        for (some,) in pieces(rows.reshape(-1, algebra.n)):
+            decoys = algebra.decrypted(some.astype(np.float64))[1:]
+            squares = [square + float(np.sum(decoy * decoy)) for square, decoy in zip(squares, decoys, strict=True)]
     limit = _limit(rows.shape[:-1], bound)
     return tuple(limit / length if length > limit else 1.0 for length in map(sqrt, squares))
 

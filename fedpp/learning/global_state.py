@@ -183,16 +183,11 @@ def initial(
     return GlobalState(0, 1, salt, domain, network, dtype, classes, rule, own, moments)
 
 
-def flat(rows: Rows, network: NetworkSpec) -> Vector:
-    """Return rows, or an update of them, as one vector `[parameters * n]` in the network's order.
-
-    Law: `unflat(flat(rows, network), network, n)` are the rows, in float64.
-    """
-    return np.concatenate([values.astype(np.float64) for values in in_order(rows, network)])
-
-
 def in_order(rows: Rows, network: NetworkSpec) -> list[NDArray[np.floating]]:
-    """Return each weight's values in the network's order, with one axis; raise `ModelError` if they do not fit."""
+    """Return the values of each weight's rows, or update, as vectors in the network's order.
+
+    Law: `unflat` of them together, in float64, is the rows. Raises `ModelError` if they do not fit the network.
+    """
     n = next((value.shape[-1] for value in rows.values() if value.ndim), 0)
     expected = {spec.name: (*spec.shape, n) for spec in network.weights()}
     if {name: value.shape for name, value in rows.items()} != expected:
@@ -275,7 +270,7 @@ def _facts(header: bytes) -> dict[str, Any]:
 
 
 def _arrays(content: bytes, start: int, expected: _Expected) -> dict[str, NDArray[np.floating]]:
-    """Return the arrays behind the header, as views; nothing is allocated unless their bytes are there."""
+    """Return the arrays behind the header, as views of the content, aligned or not: a claim allocates nothing."""
     sizes = [np.dtype(dtype).itemsize * prod(shape) for dtype, shape in expected.values()]
     if start + sum(sizes) + _SUM_BYTES != len(content):
         raise _damaged()

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.arrays import are_finite
 from fedpp.cipher.components import Algebra
 from fedpp.config import Dtype
 from fedpp.errors import ModelError
@@ -60,7 +61,7 @@ class Learner:
         data = Batches(inputs, labels, indices, self.recipe.batch_size, seed)
         watch = Watch(self.algebra, data.batch)
         losses = data.fit(self.model, epochs, [watch, *callbacks], verbose, done)
-        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):  # the last step's, too
+        if not are_finite(np.asarray(weight) for weight in self.model.weights):  # the last step's, too
             rate = self.recipe.learning_rate
             raise ModelError(f"the training diverged at learning rate {rate}: weights are not finite; lower it")
         return losses

@@ -111,11 +111,13 @@ def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
 
 def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:
     """Set weights from rows `[*shape, n]`, decoys taken into their bound; raise `ModelError` if they do not fit."""
-    for spec, variables in _by_weight(model, network, algebra):
-        row = rows.get(spec.name)
-        if row is None or row.shape != (*spec.shape, algebra.n):
-            received = "nothing" if row is None else f"shape {row.shape}"
+    for spec in network.weights():  # all, before any is set
+        found = rows.get(spec.name)
+        if found is None or found.shape != (*spec.shape, algebra.n):
+            received = "nothing" if found is None else f"shape {found.shape}"
             raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, algebra.n)}, got {received}")
+    for spec, variables in _by_weight(model, network, algebra):
+        row = rows[spec.name]
         factors = decoys.shares(algebra, row)
         parts = [np.empty(spec.shape, variable.dtype) for variable in variables]
         for some, *into in pieces(row.reshape(-1, algebra.n), *(part.reshape(-1) for part in parts)):
@@ -143,5 +145,5 @@ def _by_weight(
     model: keras.Model, network: NetworkSpec, algebra: Algebra
 ) -> Iterator[tuple[WeightSpec, list[keras.Variable]]]:
     """Yield each weight with the n variables of its ciphertext."""
-    for i, spec in enumerate(network.weights()):
-        yield spec, model.weights[i * algebra.n : (i + 1) * algebra.n]
+    weights, n = model.weights, algebra.n
+    yield from zip(network.weights(), (weights[i : i + n] for i in range(0, len(weights), n)), strict=True)

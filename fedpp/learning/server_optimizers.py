@@ -57,20 +57,21 @@ def _stepped(
     def flat(values: Values) -> Values:
         return values.reshape(*values.shape[: values.ndim - before.ndim], -1, algebra.n)
 
-    for span in spans(before.size // algebra.n):
+    source, mean, target = map(flat, (before, update, rows))
+    old, new = ({name: flat(values) for name, values in of.items()} for of in (moments, after))
+    for span in spans(len(target)):
         some = np.s_[..., span, :]
-        old = {name: flat(values)[some] for name, values in moments.items()}
-        change, new = _change(flat(update)[some], old, rule, algebra, number)
-        flat(rows)[some] = flat(before)[some].astype(np.float64) + change
-        for name, values in new.items():
-            flat(after[name])[some] = values
+        change, moved = _change(mean[some], {name: values[some] for name, values in old.items()}, rule, algebra, number)
+        target[some] = source[some].astype(np.float64) + change
+        for name, values in moved.items():
+            new[name][some] = values
     return rows, after
 
 
 def _change(
     update: Values, moments: Moments, rule: ServerRule, algebra: Algebra, number: int
 ) -> tuple[Values, Moments]:
-    """Return by what one weight's rows change in round `number`, from 1, and the moments after it."""
+    """Return by what rows of one weight change in round `number`, from 1, and their moments after it."""
     if rule.name == "fedavg":
         return rule.learning_rate * update, {}
     if rule.name == "fedavgm":

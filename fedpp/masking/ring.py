@@ -22,7 +22,7 @@ Words = NDArray[np.unsignedinteger[Any]]
 Values = NDArray[np.float32 | np.float64]
 
 BITS = (32, 64)
-CHUNK = 2**17  # values at a time: what a step reads and writes stays in the processor's cache
+CHUNK = 2**17  # words that are masked at a time: what a step reads and writes stays in the processor's cache
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ class VaultClient:
                 yield vault_pb2.SealRequest(data=content[start : start + chunks.CHUNK_BYTES])
 
         def call() -> bytes:
-            sealed = BytesIO()  # which a list to be joined would take the memory of twice
+            sealed = BytesIO()  # a list is in memory twice while it is joined
             for reply in self._vault.Seal(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
                 sealed.write(reply.data)
             return sealed.getvalue()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from coordinator_runs import Died, LocalGrid, MortalGrid, Site, answered, config, describe, identity_of
 from flwr.app import ArrayRecord, Message, RecordDict
+from global_states import flat
 from masked_sites import DOMAIN
 from members import founded, proof
 
@@ -19,7 +20,7 @@ from coordinator.run_folder import RunFolder
 from fedpp.cipher.params import Scheme
 from fedpp.config import RunConfig
 from fedpp.errors import ConfigError, FederationError
-from fedpp.learning.global_state import GlobalState, flat
+from fedpp.learning.global_state import GlobalState
 from fedpp.learning.metrics import count, metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.network import NetworkSpec

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, TINY
-from global_states import NETWORK, RULES, algebra_of, begun, drawn
+from global_states import NETWORK, RULES, algebra_of, begun, drawn, flat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.errors import FedppError, ModelError
 from fedpp.learning import global_state
-from fedpp.learning.global_state import MOST_ROUND, GlobalState, flat, unflat
+from fedpp.learning.global_state import MOST_ROUND, GlobalState, unflat
 from fedpp.learning.server_optimizers import step
 from fedpp.network import NetworkSpec
 from fedpp.recipe import ServerRule

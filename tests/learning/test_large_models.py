@@ -1,14 +1,18 @@
 """Models that are worked on piece by piece: to the same bits, and without another copy of them in memory."""
 
+import math
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from conftest import TINY
-from global_states import NETWORK, RULES, algebra_of, begun, drawn
+from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, drawn
+from hypothesis import given
+from hypothesis import strategies as st
 from site_nodes import plan_of
 
 from fedpp import arrays
@@ -73,30 +77,34 @@ def test_a_step_in_pieces_is_the_step(n: int, rule: ServerRule, small_pieces: Ca
     assert len(set(states)) == 1
 
 
-@pytest.mark.parametrize("factor", [1.0, 1000.0], ids=["within", "beyond"])
+@pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_weights_in_pieces_are_the_weights(
-    dtype: str, factor: float, domain: KeyDomain, small_pieces: Callable[[int], None]
-):
-    """Rows that are set and read again are the same, also where decoys are taken into their bound, of all pieces."""
-    key = domain.evaluation_key()
-    of = key.algebra()
+def test_weights_in_pieces_are_the_weights(dtype: str, n: int, small_pieces: Callable[[int], None]):
+    """Variables are the components of the rows to the bit, and the rows that are read those of the variables."""
+    small_pieces(3)
+    of, key = algebra_of(n), domain_of(n).evaluation_key()
+    rows = {name: row.astype(dtype) for name, row in encrypted_initial_weights(TINY, 1, key).items()}
     model = models.encrypted(TINY, of, dtype)
-    rows = {
-        name: of.encrypted((message, decoy * factor))
-        for name, row in encrypted_initial_weights(TINY, 1, key).items()
-        for message, decoy in [of.decrypted(row)]
-    }
-    found = []
-    for size in (10**9, 3):
-        small_pieces(size)
-        models.set_rows(model, TINY, of, rows)
-        found.append(models.get_rows(model, TINY, of))
-    tolerance = {"rtol": 0, "atol": 0} if factor == 1.0 else {"rtol": 1e-6, "atol": 1e-6}  # a norm is summed otherwise
-    for name, whole in found[0].items():
-        np.testing.assert_allclose(found[1][name], whole, **tolerance)
-        beyond = decoys.shares(of, rows[name])[0] < 1.0
-        assert beyond == (factor > 1.0 and np.any(whole != 0)), name
+    models.set_rows(model, TINY, of, rows)
+    parts = [part.astype(dtype) for row in rows.values() for part in of.from_rows(row.astype(np.float64))]
+    for found, part in zip(model.get_weights(), parts, strict=True):
+        np.testing.assert_array_equal(found, part)
+    wholes = (tuple(part.astype(np.float64) for part in parts[i : i + n]) for i in range(0, len(parts), n))
+    for found, whole in zip(models.get_rows(model, TINY, of).values(), wholes, strict=True):
+        np.testing.assert_array_equal(found, np.stack(of.to_rows(whole), axis=-1).astype(dtype))
+
+
+@given(st.integers(1, 40), st.lists(st.sampled_from([0.5, 3.0, 50.0]), min_size=2, max_size=2), st.integers(0, 99))
+def test_a_decoy_is_measured_over_all_pieces(entries: int, sizes: list[float], seed: int):
+    """What is left of a decoy is its bound over its norm, and all of it within; each decoy is taken by itself."""
+    of = algebra_of(3)
+    slots = np.random.default_rng(seed).normal(size=(3, entries)) * np.array([100.0, *sizes])[:, None]
+    with patch("fedpp.arrays.PIECE", 3):
+        found = decoys.shares(of, of.encrypted(tuple(slots)))
+    lengths = [math.sqrt(math.fsum(slot**2)) for slot in slots[1:]]
+    limit = decoys.DECOY_BOUND * math.sqrt(entries)  # of a vector
+    assert found == tuple(pytest.approx(min(1.0, limit / length), rel=1e-9) for length in lengths)
+    assert all(share == 1.0 for share, length in zip(found, lengths, strict=True) if length < limit * (1 - 1e-9))
 
 
 def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
@@ -105,6 +113,7 @@ def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
     values = np.array([1e-200, 3.0, 0.0, 0.0, 4e150, 1.0, 3e150])
     assert gate.norm([values]) == pytest.approx(5e150, rel=1e-14)
     assert gate.norm([values[::-1]]) == pytest.approx(5e150, rel=1e-14)
+    assert gate.norm([np.zeros(4), np.array([3.0, 4.0])]) == 5.0
     rows = drawn(2, 0)
     for place in range(rows["dense/kernel"].size):
         update = drawn(2, 1)
@@ -135,31 +144,44 @@ def at_most(size: int) -> Iterator[None]:
         tracemalloc.stop()
 
 
-def large() -> GlobalState:
+def large(rule: ServerRule) -> GlobalState:
     generator = np.random.default_rng(1)
-    rows = {spec.name: generator.normal(size=(*spec.shape, 2)).astype(np.float32) for spec in LARGE.weights()}
+    rows = {spec.name: generator.normal(size=(*spec.shape, 2)) for spec in LARGE.weights()}
     return initial(
         rows,
         network=LARGE,
         domain=algebra_of(2).domain,
         dtype="float32",
         classes=("no", "yes"),
-        rule=ServerRule(),
+        rule=rule,
         salt="5a" * 32,
     )
 
 
-def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callable[[int], None]):
-    """No step of a round holds more than what it returns, and some pieces."""
+def size_of(rows: Arrays) -> int:
+    return sum(values.nbytes for values in rows.values())
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_step_of_a_large_model_makes_the_next_one_alone(rule: ServerRule, small_pieces: Callable[[int], None]):
+    """Rows and moments are in memory once more, whatever the rule computes them of."""
     small_pieces(2**12)  # 64 KiB of float64 rows
-    before, of = large(), algebra_of(2)
-    rows = sum(values.nbytes for values in before.rows.values())
+    before = large(rule)
+    update = {name: np.full(values.shape, 1e-3) for name, values in before.rows.items()}
+    with at_most(size_of(before.rows) + size_of(before.moments) + 2 * MEGABYTE):
+        step(before, update, rule, algebra_of(2))
+
+
+def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callable[[int], None]):
+    """What a site does with it in a round holds what it returns, and some pieces."""
+    small_pieces(2**12)
+    before = large(ServerRule())
+    rows = size_of(before.rows)
     assert rows > 8 * MEGABYTE
     update = {name: np.full(values.shape, 1e-3) for name, values in before.rows.items()}
+    after = step(before, update, before.rule, algebra_of(2))
     plan = replace(plan_of(domain, masked=True), network=LARGE, dtype="float32", bound=1.0)
     content = before.to_bytes()
-    with at_most(rows + MEGABYTE):
-        after = step(before, update, before.rule, of)
     with at_most(2 * rows + MEGABYTE):
         rounds.update_of(before, after.rows)
     with at_most(rows + MEGABYTE):
@@ -177,8 +199,8 @@ def test_the_weights_of_a_large_model_are_set_and_read_piece_by_piece(
 ):
     """Setting rows holds what variables are set from and one of these twice, reading them what is read and returned."""
     small_pieces(2**12)
-    state, of = large(), domain.evaluation_key().algebra()
-    rows = sum(values.nbytes for values in state.rows.values())
+    state, of = large(ServerRule()), domain.evaluation_key().algebra()
+    rows = size_of(state.rows)
     model = models.encrypted(LARGE, of, "float32")
     with at_most(rows + rows // 2 + MEGABYTE):
         models.set_rows(model, LARGE, of, state.rows)

@@ -147,7 +147,10 @@ def test_who_only_predicts_has_no_moments(use: str):
     learner.predict(inputs, INDICES)
     assert not learner.model.optimizer.built
     if use == "fit":
-        learner.fit(inputs, labels, INDICES, epochs=1, seed=(3,))
+        began: list[bool] = []
+        seen = keras.callbacks.LambdaCallback(on_train_begin=lambda _: began.append(learner.model.optimizer.built))
+        learner.fit(inputs, labels, INDICES, epochs=1, seed=(3,), callbacks=[seen])
+        assert began == [True], "a step that is traced before would be traced twice"
     else:
         learner.state()
-    assert learner.model.optimizer.built
+        assert learner.model.optimizer.built

@@ -8,6 +8,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
+from fedpp.errors import ModelError
 from fedpp.keys import encryption
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
@@ -97,6 +98,22 @@ def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
     model = models.encrypted(network, domain.evaluation_key().algebra(), "float64")
     model.compile(Adam(domain.evaluation_key().algebra()))
     assert [v.shape for v in model.trainable_variables[::2]] == [s.shape for s in network.weights()]
+
+
+def test_rows_that_do_not_fit_set_nothing(domain: KeyDomain):
+    """Whichever weight it is, all others are as they were."""
+    key, network = domain.evaluation_key(), spec(4, gaps=False)
+    model = models.encrypted(network, key.algebra(), "float64")
+    rows = encrypted_initial_weights(network, 3, key)
+    models.set_rows(model, network, key.algebra(), rows)
+    before = model.get_weights()
+    for name in rows:
+        for other in ({}, {name: rows[name][..., :1]}):
+            changed = {**{each: row + 1 for each, row in rows.items() if each != name}, **other}
+            with pytest.raises(ModelError, match=f"weight {name} must have shape"):
+                models.set_rows(model, network, key.algebra(), changed)
+    for found, kept in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, kept)
 
 
 def test_decoys_of_weights_that_are_set_are_within_their_bound(domain: KeyDomain):

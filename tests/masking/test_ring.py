@@ -8,9 +8,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fedpp.arrays import PIECE
 from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import CHUNK, Ring
+from fedpp.masking.ring import Ring
 
 BITS = st.sampled_from([32, 64])
 EXAMPLES = st.one_of(st.integers(1, MOST_EXAMPLES), st.just(MOST_EXAMPLES), st.just(1))
@@ -136,10 +137,10 @@ def test_decode_reads_words_as_signed(ring: Ring, data: st.DataObject):
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_more_values_than_a_chunk_are_encoded_as_one_by_one(bits: int):
-    """The end of a chunk shows in nothing, in place or not, to words or from them."""
+def test_more_values_than_a_piece_are_encoded_as_one_by_one(bits: int):
+    """The end of a piece shows in nothing, in place or not, to words or from them."""
     ring = Ring(bits, 1000, 10, 8.0)
-    values = np.random.default_rng(0).uniform(-8, 8, 2 * CHUNK + 3)
+    values = np.random.default_rng(0).uniform(-8, 8, 2 * PIECE + 3)
     out = np.zeros(values.size, ring.dtype)
     assert ring.encode(values, 7, out) is out
     np.testing.assert_array_equal(out, ring.encode(values, 7))
@@ -182,10 +183,10 @@ def test_zeros_and_nothing():
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, np.nextafter(8.0, 9), -np.nextafter(8.0, 9)])
-@pytest.mark.parametrize("place", [0, 1, CHUNK, CHUNK + 4])
+@pytest.mark.parametrize("place", [0, 1, PIECE, PIECE + 4])
 def test_a_value_beyond_the_bound_is_refused_wherever_it_is(value: float, place: int):
     """NaN, infinity and the next number after the bound are refused, and the bound itself is not."""
-    values = np.full(CHUNK + 5, 8.0)
+    values = np.full(PIECE + 5, 8.0)
     values[::2] = -8.0
     SMALL.encode(values, 5)
     values[place] = value
