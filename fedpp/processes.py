@@ -1,7 +1,9 @@
 """Servers that run in the foreground together and end together, whatever ends them."""
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,8 @@ QUIET_FLOWER = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PORTS = range(20_000, 32_000)  # Linux gives connections those from 32768 on
+PORT_TRIES = 100
 GRACE_SECONDS = 10.0
 KILL_SECONDS = 30.0
 KEEPER = ("sh", "-c", "read -r _; kill -KILL 0")  # `read` ends with the pipe, and 0 is the keeper's own group
@@ -33,6 +37,14 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_HOME": str(home),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a second
     }
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on, and that the system gives to no connection meanwhile."""
+    for port in (*(secrets.choice(PORTS) for _ in range(PORT_TRIES)), 0):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
+            return int(server.getsockname()[1])
+    raise OSError("no port of this machine is free")
 
 
 class ProcessGroup:

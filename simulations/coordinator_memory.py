@@ -21,9 +21,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fedpp.errors import FederationError
 from fedpp.imaging.labels import ClassMap
+from fedpp.processes import free_port
 from sites.identity import PUBLIC_KEY, create_identity
 
-from .chaos.cluster import Cluster, Program, free_port
+from .chaos.cluster import Cluster, Program
 from .hospitals import Hospitals
 from .played_fleet import CLASSES, DOMAIN, LOST_ANSWER, READY
 from .round_seconds import dense_of, settings

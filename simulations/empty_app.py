@@ -14,10 +14,10 @@ from coordinator.flower import flower
 from coordinator.superlink import CONNECTION, State
 from fedpp.config import to_toml
 from fedpp.errors import FederationError
-from fedpp.processes import flower_environment
+from fedpp.processes import flower_environment, free_port
 from sites.identity import PRIVATE_KEY
 
-from .chaos.cluster import CONNECTED, Cluster, Program, free_port
+from .chaos.cluster import CONNECTED, Cluster, Program
 
 APP = Path(__file__).parent / "empty"
 POLL_SECONDS, ASK_SECONDS = 0.2, 10.0

@@ -7,7 +7,6 @@ serve any local user, and run any code. A SuperNode that ends by itself is start
 
 import os
 import secrets
-import socket
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, UnreachableError
 from fedpp.files import create_exclusively, lock_folder
-from fedpp.processes import ProcessGroup, flower_environment
+from fedpp.processes import ProcessGroup, flower_environment, free_port
 
 from .doctor import examine
 from .executor import program, require_flower
@@ -89,7 +88,7 @@ class _Joined:
             secret, node, hopeless = (Path(private) / name for name in ("superexec.secret", "node.toml", "hopeless"))
             create_exclusively(secret, secrets.token_bytes(32))
             create_exclusively(node, to_toml(self.site.to_mapping()).encode())
-            runtime = f"127.0.0.1:{_free_port()}"
+            runtime = f"127.0.0.1:{free_port()}"
             with ProcessGroup(flower_environment(self.identity.resolve() / "flwr")) as group:
                 group.start(
                     [
@@ -159,12 +158,6 @@ def _require_fit(superlink: str, ca: Path, identity: Path, site: SiteConfig, dom
 def _flower_supernode() -> str:
     """Return Flower's program, by whose name the process is known."""
     return str(Path(sys.executable).with_name("flower-supernode"))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _note(text: str) -> None:

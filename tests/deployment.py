@@ -8,7 +8,6 @@ process has the deployment's folder in its arguments or its environment, so none
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -264,13 +263,6 @@ def processes_of(folder: Path, program: str = "") -> dict[int, str]:
         if others and program in command and str(folder).encode() in arguments + environment:
             found[int(process.name)] = command
     return found
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def ended(state: State, run: str) -> str:

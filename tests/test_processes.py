@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from fedpp import processes
-from fedpp.processes import ProcessGroup
+from fedpp.processes import PORTS, ProcessGroup, free_port
 
 ENDLESS = "import time\nwhile True: time.sleep(60)"
 SHORT = "pass"
@@ -120,3 +121,15 @@ def test_signals_are_given_back() -> None:
     with ProcessGroup({}):
         assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] != before
     assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] == before
+
+
+def test_a_free_port_is_none_that_a_connection_is_given(monkeypatch: pytest.MonkeyPatch):
+    """It can be listened on, and is below those that Linux gives to connections; one that is taken is passed over."""
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    port = free_port()
+    assert port in PORTS
+    assert PORTS.stop <= least
+    with socket.create_server(("127.0.0.1", port)):
+        chosen = iter([port, port, port + 1])
+        monkeypatch.setattr("secrets.choice", lambda _: next(chosen, port))
+        assert free_port() != port

@@ -23,13 +23,13 @@ DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to 
 
 def shares(algebra: Algebra, rows: Rows, bound: float = DECOY_BOUND) -> tuple[float, ...]:
     """Return what is left of each decoy of a weight, rows `[*shape, n]`, when it is taken into its bound: 1 within."""
-    squares = [0.0] * (algebra.n - 1)
+    squares: list[list[float]] = []  # of each piece, by decoy
     with np.errstate(over="ignore"):
         for (some,) in pieces(rows.reshape(-1, algebra.n)):
-            decoys = algebra.decrypted(some.astype(np.float64))[1:]
-            squares = [square + float(np.sum(decoy * decoy)) for square, decoy in zip(squares, decoys, strict=True)]
-    limit = _limit(rows.shape[:-1], bound)
-    return tuple(limit / length if length > limit else 1.0 for length in map(sqrt, squares))
+            decoys = algebra.to_slots(algebra.from_rows(some.astype(np.float64)))[1:]
+            squares.append([float(np.sum(decoy * decoy)) for decoy in decoys])
+    limit, lengths = _limit(rows.shape[:-1], bound), (sqrt(sum(of)) for of in zip(*squares, strict=True))
+    return tuple(limit / length if length > limit else 1.0 for length in lengths)
 
 
 def scaled(algebra: Algebra, weight: Ciphertext, factors: Sequence[float]) -> Ciphertext:

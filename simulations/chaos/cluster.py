@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from coordinator.run_folder import RunFolder
 from fedpp.config import SiteConfig
 from fedpp.errors import FederationError
 from fedpp.policy import SitePolicy
-from fedpp.processes import QUIET_FLOWER
+from fedpp.processes import QUIET_FLOWER, free_port
 from simulations.hospitals import Hospitals
 from sites.identity import create_identity
 
@@ -299,10 +298,3 @@ def call(command: Sequence[str]) -> str:
 
 def _text(name: str, value: str | float) -> str:
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from deployment import COORDINATOR, call, free_port, processes_of, serving
+from deployment import COORDINATOR, call, processes_of, serving
 from flwr.supercore import sql_mixin
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.superlink import extensions
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from coordinator import bounded_superlink
 from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
+from fedpp.processes import free_port
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
 PART = b"part "

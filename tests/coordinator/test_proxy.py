@@ -14,7 +14,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from deployment import COORDINATOR, NOBODY_ELSE, TWO_USERS, User, call, free_port, processes_of, serving
+from deployment import COORDINATOR, NOBODY_ELSE, TWO_USERS, User, call, processes_of, serving
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
@@ -27,7 +27,7 @@ from coordinator import proxy
 from coordinator.__main__ import main
 from coordinator.address import Address, address
 from coordinator.certificates import Given, ensure
-from fedpp.processes import ProcessGroup, alive
+from fedpp.processes import ProcessGroup, alive, free_port
 
 OTHER = User(20777, 20777) if TWO_USERS else NOBODY_ELSE
 FLEET = "/v1/fleet/pull-messages"

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from deployment import COORDINATOR, call, free_port, processes_of, serving
+from deployment import COORDINATOR, call, processes_of, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +33,7 @@ from coordinator.runs import run_config
 from fedpp.config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.domain import KeyDomain
+from fedpp.processes import free_port
 
 GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from deployment import COORDINATOR, call, free_port, processes_of, serving
+from deployment import COORDINATOR, call, processes_of, serving
 
 from coordinator import supervision
 from coordinator.supervision import supervise
 from fedpp.errors import FederationError
-from fedpp.processes import ProcessGroup, alive
+from fedpp.processes import ProcessGroup, alive, free_port
 
 SHORT, ENDLESS = ["sh", "-c", "exit 3"], ["sleep", "600"]
 

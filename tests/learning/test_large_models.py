@@ -197,12 +197,12 @@ def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callab
 def test_the_weights_of_a_large_model_are_set_and_read_piece_by_piece(
     domain: KeyDomain, small_pieces: Callable[[int], None]
 ):
-    """Setting rows holds what variables are set from and one of these twice, reading them what is read and returned."""
+    """Setting rows holds what variables are set from, and TensorFlow's copy; reading them what is read and returned."""
     small_pieces(2**12)
     state, of = large(ServerRule()), domain.evaluation_key().algebra()
     rows = size_of(state.rows)
     model = models.encrypted(LARGE, of, "float32")
-    with at_most(rows + rows // 2 + MEGABYTE):
+    with at_most(2 * rows + MEGABYTE):
         models.set_rows(model, LARGE, of, state.rows)
     with at_most(2 * rows + MEGABYTE):
         models.get_rows(model, LARGE, of)

@@ -17,7 +17,7 @@ import vaults
 from conftest import write_dataset
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from deployment import COORDINATOR, call, free_port, serving
+from deployment import COORDINATOR, call, serving
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from hospital import site as command
 from hospital import site_process
@@ -29,6 +29,7 @@ from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.config import SiteConfig
 from fedpp.keys.domain import KeyDomain
 from fedpp.policy import SitePolicy
+from fedpp.processes import free_port
 from sites.doctor import examine
 from sites.identity import PRIVATE_KEY, create_identity
 from sites.reachability import MOST_AHEAD, MOST_BEHIND

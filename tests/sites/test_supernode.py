@@ -26,7 +26,7 @@ import vaults
 from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
-from deployment import COORDINATOR, SITE, call, ended, free_port, processes_of, serving
+from deployment import COORDINATOR, SITE, call, ended, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -42,6 +42,7 @@ from fedpp.config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, DatasetError, VaultError
 from fedpp.keys.domain import KeyDomain
 from fedpp.policy import starting_text
+from fedpp.processes import free_port
 from sites.bundle import Bundle
 from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
 from sites.launch import Launch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from deployment import SITE, free_port, processes_of, wait_for
+from deployment import SITE, processes_of, wait_for
 from hospital import error_of, site_process
 from hospital import site as command
 from vaults import FEW
@@ -20,6 +20,7 @@ from fedpp.keys import store
 from fedpp.keys.domain import KeyDomain
 from fedpp.keys.sealed import Passphrase
 from fedpp.policy import SitePolicy
+from fedpp.processes import free_port
 from simulations.bench_vault import certified
 from sites.identity import create_identity
 from sites.trial_vault import AUDIT_LOG
