@@ -24,6 +24,11 @@ def pieces(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
         yield tuple(array[span] for array in arrays)
 
 
+def flat_pieces(arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Yield the values of arrays, whatever their shapes, in pieces of one axis."""
+    return (some for array in arrays for (some,) in pieces(array.reshape(-1)))
+
+
 def are_finite(arrays: Iterable[NDArray[np.floating]]) -> bool:
     """Tell whether all values are finite."""
-    return all(np.isfinite(some).all() for array in arrays for (some,) in pieces(array.reshape(-1)))
+    return all(np.isfinite(some).all() for some in flat_pieces(arrays))

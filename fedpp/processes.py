@@ -13,6 +13,8 @@ from threading import Event
 from time import monotonic, sleep
 from typing import Any, Self
 
+from fedpp.errors import FederationError
+
 # A hospital's machine makes no call that it did not ask for.
 QUIET_FLOWER = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -41,10 +43,14 @@ def flower_environment(home: Path) -> dict[str, str]:
 
 def free_port() -> int:
     """Return a port of this machine that nobody listens on, and that the system gives to no connection meanwhile."""
-    for port in (*(secrets.choice(PORTS) for _ in range(PORT_TRIES)), 0):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
-            return int(server.getsockname()[1])
-    raise OSError("no port of this machine is free")
+    for _ in range(PORT_TRIES):
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise FederationError(
+        f"no port of 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1} can be listened on, tried {PORT_TRIES}: end what "
+        "listens there"
+    )
 
 
 class ProcessGroup:

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 from fedpp import processes
+from fedpp.errors import FederationError
 from fedpp.processes import PORTS, ProcessGroup, free_port
 
 ENDLESS = "import time\nwhile True: time.sleep(60)"
@@ -133,3 +134,5 @@ def test_a_free_port_is_none_that_a_connection_is_given(monkeypatch: pytest.Monk
         chosen = iter([port, port, port + 1])
         monkeypatch.setattr("secrets.choice", lambda _: next(chosen, port))
         assert free_port() != port
+        with pytest.raises(FederationError, match="can be listened on, tried 100: end what listens there"):
+            free_port()

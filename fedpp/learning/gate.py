@@ -5,12 +5,12 @@ the site: a coordinator that chooses the bounds would read them off.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.arrays import pieces
+from fedpp.arrays import flat_pieces
 from fedpp.errors import GateError, ModelError
 from fedpp.learning.global_state import Rows
 
@@ -22,7 +22,7 @@ def require_update(global_rows: Rows, update: Rows, most_norm: float) -> None:
     """
     if {name: rows.shape for name, rows in update.items()} != {name: r.shape for name, r in global_rows.items()}:
         raise ModelError("the update has other names or shapes than the global model: use one fedpp at all sites")
-    if bad := sum(some.size - int(np.isfinite(some).sum()) for some in _flat(update.values())):
+    if bad := sum(some.size - int(np.isfinite(some).sum()) for some in flat_pieces(update.values())):
         raise GateError("the update holds values that are not finite: lower the learning rate", f"{bad} of them")
     length, reference = norm(update.values()), norm(global_rows.values())
     if not length <= most_norm * reference:  # NaN is not
@@ -54,7 +54,7 @@ def require_no_harm(before: float | None, after: float | None, most_rise: float)
 def norm(arrays: Iterable[NDArray[np.floating]]) -> float:
     """Return the Euclidean norm of arrays taken together, which overflows only where the norm itself does."""
     largest = squares = 0.0  # the sum of squares is in units of the largest's
-    for some in _flat(arrays):
+    for some in flat_pieces(arrays):
         values = np.abs(some, dtype=np.float64)
         most = float(values.max(initial=0.0))
         if not most < math.inf:
@@ -64,7 +64,3 @@ def norm(arrays: Iterable[NDArray[np.floating]]) -> float:
         if largest:
             squares += float(np.sum((values / largest) ** 2))
     return largest * math.sqrt(squares)
-
-
-def _flat(arrays: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.floating]]:
-    return (some for array in arrays for (some,) in pieces(array.reshape(-1)))
