@@ -25,7 +25,6 @@ from deployment import (
     User,
     call,
     called,
-    free_port,
     guarded,
     processes_of,
     serving,
@@ -40,6 +39,7 @@ from fedpp.keys import store
 from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
+from fedpp.processes import free_port
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE
 from simulations.phantom import write_phantom
