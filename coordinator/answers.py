@@ -15,6 +15,7 @@ from fedpp.masking.rounds import Contribution, Round
 from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 
 UNKNOWN = "0" * 64  # digest of a state that only the sites can read
@@ -34,7 +35,7 @@ class Answer:
 
 
 def accept_update(
-    content: RecordDict, site: SiteDescription, plan: wire.Plan, due: Round
+    content: RecordDict, site: SiteDescription, plan: Plan, due: Round
 ) -> tuple[Contribution, int, Words]:
     """Return a site's part in the sum, its tag and its words; raise `MisfitError` if they do not fit the round."""
     try:

@@ -24,6 +24,7 @@ from fedpp.network import NetworkSpec, Task
 from fedpp.protocol import wire
 from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
+from fedpp.protocol.plan import Plan
 
 from . import earlier_model
 from .admission import Admission, Admissions
@@ -33,12 +34,10 @@ from .chosen_strategy import ChosenStrategy
 from .earlier_model import EarlierModel
 from .flower_strategies import FlowerAggregation
 from .progress import Progress, ProgressFile
+from .results import BEFORE, CLEAR, RECORD, SEALED
 from .ring_sum import RingSum
 from .run_folder import Checkpoint, RunFolder, StoppedError, patiently
 from .strategy import FederatedAveraging
-
-RECORD, SEALED, CLEAR = "federation.json", "model.sealed", "model.npz"
-BEFORE = "model-before.sealed"  # of the round before, while a run goes on
 
 app = ServerApp()
 
@@ -160,9 +159,9 @@ def keep(state: bytes, *, out: Path, masked: bool) -> None:
         replace(sealed, state)
 
 
-def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> wire.Plan:
+def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> Plan:
     """Return what all questions of the run say alike, of the admitted sites."""
-    plan = wire.Plan(
+    plan = Plan(
         domain=card.fingerprint,
         network=network_of(admission, config),
         dtype=config.dtype,
@@ -192,7 +191,7 @@ def initial_state(
     grid: Grid,
     admission: Admission,
     earlier: EarlierModel | None,
-    plan: wire.Plan,
+    plan: Plan,
     timeout: float,
     folder: RunFolder,
 ) -> Checkpoint:
@@ -218,7 +217,7 @@ def initial_state(
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def form_of(earlier: EarlierModel | None, admission: Admission, plan: wire.Plan) -> tuple[str, bytes]:
+def form_of(earlier: EarlierModel | None, admission: Admission, plan: Plan) -> tuple[str, bytes]:
     """Return the form and the content in which a site is sent an earlier model; raise an error if it does not fit."""
     if earlier is None:
         return "", b""

@@ -34,6 +34,7 @@ from fedpp.learning.metrics import metrics
 from fedpp.masking.ring import Words
 from fedpp.masking.rounds import Contribution, Round, Sum
 from fedpp.protocol import wire
+from fedpp.texts import one_line
 
 from .aggregation import far_off
 from .chosen_strategy import ChosenStrategy
@@ -90,9 +91,7 @@ class FlowerAggregation:
             with np.errstate(all="ignore"):  # what is not finite is refused below
                 arrays = self._aggregated(strategy, before)
         except _FAILURES as error:
-            raise FederationError(
-                f"{self._called} failed: {wire.one_line(str(error)) or type(error).__name__}"
-            ) from None
+            raise FederationError(f"{self._called} failed: {one_line(str(error)) or type(error).__name__}") from None
         if not arrays:
             raise FederationError(f"{self._called} makes no model of them: its settings want more, as the log says")
         return self._next(before, arrays), remembered(strategy, as_made)

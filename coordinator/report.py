@@ -22,7 +22,9 @@ from fedpp.report import (
     write_report,
 )
 
-RECORD, WRITTEN = "federation.json", ("report.json", "report.html")
+from .results import RECORD
+
+WRITTEN = ("report.json", "report.html")
 
 
 def write(out: Path, *, sensitivity: float, overwrite: bool) -> Report:

@@ -35,11 +35,11 @@ from fedpp.errors import FederationError
 from fedpp.masking.ring import Words
 from fedpp.masking.rounds import Sum
 from fedpp.network import NetworkSpec
-from fedpp.protocol import wire
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.site import SiteDescription
+from fedpp.texts import one_line
 
 FORMAT = "fedpp-run-1"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -131,7 +131,7 @@ class RunFolder:
 
     def note(self, text: str) -> None:
         """Tell the user how far the run is, in one line: on stderr, and in the log unless the disk is full."""
-        line = wire.one_line(text)
+        line = one_line(text)
         print(line, file=sys.stderr, flush=True)
         with suppress(OSError), self.log.open("a") as log:
             log.write(f"{line}\n")

@@ -18,13 +18,13 @@ from fedpp.files import replace
 
 from .bundle import CHECKOUT, copy_sources
 from .flower import flower
+from .results import BEFORE, CLEAR, RECORD, SEALED
 from .superlink import CONNECTION, State
 
 if TYPE_CHECKING:
     from .progress import Progress
     from .run_folder import RunFolder
 
-RECORD, MODELS = "federation.json", ("model.sealed", "model-before.sealed", "model.npz")
 ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
 CHANGEABLE = ("rounds", "quorum", "repeats", "wait-seconds", "round-seconds")  # of a run that goes on
 WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
@@ -107,7 +107,7 @@ def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str,
     from . import earlier_model
 
     out = folder.out
-    if folder.order.exists() or any((out / name).exists() for name in (RECORD, *MODELS)):
+    if folder.order.exists() or any((out / name).exists() for name in (RECORD, SEALED, BEFORE, CLEAR)):
         raise ConfigError(
             f"{out} holds a federation already: choose another --out, results are not overwritten, or go on with "
             "--resume"

@@ -26,6 +26,7 @@ from fedpp.masking.rounds import Round
 from fedpp.protocol import wire
 from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 
 from .admission import Admissions
@@ -45,7 +46,7 @@ class FederatedAveraging:
         grid: Grid,
         config: RunConfig,
         admissions: Admissions,
-        plan: wire.Plan,
+        plan: Plan,
         folder: RunFolder,
         progress: ProgressFile,
         *,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coordinator.results import RECORD
 from fedpp.command import load_tensorflow
 from fedpp.config import SITES_FOLDER, SiteConfig
 from fedpp.errors import FederationError, VaultError
@@ -84,7 +85,7 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
             stopped = group.wait()
     if stopped:
         raise KeyboardInterrupt
-    record = Path(str(run["out"])) / "federation.json"
+    record = Path(str(run["out"])) / RECORD
     if not record.is_file():
         raise FederationError("the federation ended without a result: see the messages above")
     return FederationRecord.load(record)

@@ -47,6 +47,7 @@ from fedpp.learning.global_state import GlobalState
 from fedpp.masking.ring import Words
 from fedpp.protocol import wire
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 from sites.identity import PRIVATE_KEY
 
@@ -97,7 +98,7 @@ class Member(Player):
 
     shared: Shared = field(default_factory=Shared)
 
-    def state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
+    def state(self, content: RecordDict, plan: Plan, number: int) -> GlobalState:
         """Return the state that came."""
         return self.shared.once("state", number, lambda: Player.state(self, content, plan, number))
 

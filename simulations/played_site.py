@@ -21,6 +21,7 @@ from fedpp.protocol import wire
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 from sites import rounds
 from sites.aggregation import about
@@ -124,7 +125,7 @@ class Player:
             self.held.pop(digest, None)
         self.held[state.digest] = state
 
-    def state(self, content: RecordDict, plan: wire.Plan, number: int) -> GlobalState:
+    def state(self, content: RecordDict, plan: Plan, number: int) -> GlobalState:
         """Return the state that came, which must be of this round of this run."""
         sent = wire.state_of(content)
         if plan.masked:
@@ -154,10 +155,10 @@ class Player:
             masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
         return masked, wire.Mask(part.nonce, masker.tag(), part.least)
 
-    def _examples(self, plan: wire.Plan) -> int:
+    def _examples(self, plan: Plan) -> int:
         return plan.weight(self.description.sequences[0])
 
-    def _closed(self, content: RecordDict, plan: wire.Plan, state: GlobalState) -> ArrayRecord:
+    def _closed(self, content: RecordDict, plan: Plan, state: GlobalState) -> ArrayRecord:
         sent = state.to_bytes()
         if plan.masked:
             sent = b"".join(self.domain.envelope().close(about(_nonce(content), state.round), [sent]))

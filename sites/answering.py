@@ -30,6 +30,7 @@ from fedpp.errors import (
 from fedpp.policy import SitePolicy, question_of, today
 from fedpp.protocol import wire
 from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.texts import one_line
 
 # Errors whose text holds no path of the hospital, and but for a gate's no figure of its data.
 PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
@@ -72,7 +73,7 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             asked = Asked(message.content, site, policy, str(message.metadata.run_id))
             return Message(handler(asked), reply_to=message)
         except FedppError as error:
-            _log.warning("%s refused: %s", handler.__name__, wire.one_line(str(error)))
+            _log.warning("%s refused: %s", handler.__name__, one_line(str(error)))
             return wire.refuse(told_of(error), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)

@@ -32,9 +32,11 @@ from fedpp.protocol import wire
 from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 from fedpp.protocol.vault_client import Membership, VaultClient
 from fedpp.recipe import Recipe
+from fedpp.texts import one_line
 
 from . import rounds
 from .aggregation import Aggregation, Clear, Masked, about
@@ -56,7 +58,7 @@ class Part:
     """What a site does its part in a run with."""
 
     asked: Asked
-    plan: wire.Plan
+    plan: Plan
     key: AnyKey
     dataset: EncryptedDataset
     nonce: str  # of the run
@@ -243,7 +245,7 @@ def _scored(part: Part, state: GlobalState, request: wire.EvaluateRequest) -> An
     return _counts(part, trainer, request.split, request.round)
 
 
-def _part(asked: Asked, plan: wire.Plan) -> Part:
+def _part(asked: Asked, plan: Plan) -> Part:
     """Return the site's part, after checking that the run's domain, network, company and masking fit the site."""
     key, dataset = _open(asked)
     if plan.domain != key.domain:
@@ -309,7 +311,7 @@ def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | 
         rounds.require_adoptable(part.plan, before, after)
         gate.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
     except ModelError as error:
-        _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, wire.one_line(str(error)))
+        _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, one_line(str(error)))
         return wire.Verdict(after.digest, told_of(error))
     return wire.Verdict(after.digest, "")
 

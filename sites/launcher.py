@@ -34,6 +34,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from fedpp.config import BUNDLE
 from fedpp.errors import FederationError, FedppError, PolicyError
 from fedpp.policy import SitePolicy, question_of, today
+from fedpp.texts import one_line
 
 from .bundle import Bundle
 from .launch import ROOT, Launch
@@ -76,7 +77,7 @@ def _run(options: Launch, token: str) -> int:
         heartbeat.start()
         message, context, _, fab = pull_task_input(client)
     except Exception as error:  # noqa: BLE001  Flower's, its HTTP library's, and whatever a message is damaged to
-        _log.error("a task could not be taken from the SuperNode: %s", _one_line(error))
+        _log.error("a task could not be taken from the SuperNode: %s", one_line(f"{type(error).__name__}: {error}"))
         return 1  # to stop the heartbeat could take for ever; it ends with this process
     run = message.metadata.run_id
     try:
@@ -130,10 +131,6 @@ def _heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
 
 def _failed(message: Message) -> Message:
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _denied(message: Message, bundle: Bundle, options: Launch) -> str | None:

@@ -12,7 +12,7 @@ from fedpp.learning.global_state import GlobalState, Rows, in_order, unflat
 from fedpp.learning.server_optimizers import step
 from fedpp.masking.ring import Ring, Words
 from fedpp.masking.rounds import Round, Sum
-from fedpp.protocol import wire
+from fedpp.protocol.plan import Plan
 
 LEAST_STEP = 4  # units of a word that a step of training changes a value by, about
 
@@ -26,12 +26,12 @@ class Position:
     attempt: int
 
 
-def ring_of(plan: wire.Plan) -> Ring:
+def ring_of(plan: Plan) -> Ring:
     """Return how this run's words are written."""
     return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
 
 
-def round_of(plan: wire.Plan, at: Position, before: GlobalState) -> Round:
+def round_of(plan: Plan, at: Position, before: GlobalState) -> Round:
     """Return what a mask of this attempt is bound to."""
     length = plan.network.parameters() * before.n
     return Round(at.run, at.number, at.attempt, before.digest, plan.digest, length, ring_of(plan))
@@ -42,7 +42,7 @@ def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]
     return {name: np.subtract(rows[name], values, dtype=np.float64) for name, values in before.rows.items()}
 
 
-def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
+def encoded(plan: Plan, update: Rows, examples: int) -> Words:
     """Return an update times its examples as words; raise `MaskError` where they are too coarse for a step of training.
 
     Rounded away, the updates of small sites would leave the largest one's alone in a sum.
@@ -63,14 +63,14 @@ def encoded(plan: wire.Plan, update: Rows, examples: int) -> Words:
 
 
 def advanced(
-    plan: wire.Plan, before: GlobalState, total: Sum, words: Words, algebra: Algebra, *, attempt: int
+    plan: Plan, before: GlobalState, total: Sum, words: Words, algebra: Algebra, *, attempt: int
 ) -> GlobalState:
     """Return the state after a round, of the sum of its updates: every site computes the same."""
     mean = ring_of(plan).decode(words, total.examples)
     return step(before, unflat(mean, plan.network, before.n), plan.rule, algebra, attempt=attempt)
 
 
-def given(plan: wire.Plan, before: GlobalState, made: bytes, *, attempt: int) -> GlobalState:
+def given(plan: Plan, before: GlobalState, made: bytes, *, attempt: int) -> GlobalState:
     """Return the state after a round that the coordinator made of the updates, which it must be shown for that.
 
     Raises `FederationError` where it is not, and for a state of another round, attempt or run.
@@ -86,7 +86,7 @@ def given(plan: wire.Plan, before: GlobalState, made: bytes, *, attempt: int) ->
     return after
 
 
-def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
+def require_state(plan: Plan, state: GlobalState, number: int) -> None:
     """Refuse a state of another run, or of another round than is due."""
     if (state.domain, state.network, state.dtype, state.rule) != (plan.domain, plan.network, plan.dtype, plan.rule):
         raise FederationError("the state that came is of another domain, network or server optimizer than the run")
@@ -94,6 +94,6 @@ def require_state(plan: wire.Plan, state: GlobalState, number: int) -> None:
         raise FederationError(f"the state that came is of round {state.round}, due is that of round {number}")
 
 
-def require_adoptable(plan: wire.Plan, before: GlobalState, after: GlobalState) -> None:
+def require_adoptable(plan: Plan, before: GlobalState, after: GlobalState) -> None:
     """Refuse a new global model that went too far from the one before."""
     gate.require_update(before.rows, update_of(before, after.rows), plan.most_norm)

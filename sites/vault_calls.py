@@ -14,6 +14,7 @@ import grpc
 
 from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.protocol.vault_client import CLAIMS
+from fedpp.texts import one_line
 
 ANSWERED = "answered"
 LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 500, 300, 64, 64
@@ -72,10 +73,10 @@ def answering(method: str, context: grpc.ServicerContext, append: Append) -> Ite
 def _refuse(call: Call, method: str, context: grpc.ServicerContext, error: FedppError) -> None:
     told = str(error)
     try:
-        call.end(_one_line(told))
+        call.end(_short(told))
     except VaultError as unwritable:
         told = str(unwritable)
-    _log.warning("%s refused: %s", method, _one_line(told))
+    _log.warning("%s refused: %s", method, _short(told))
     asked_wrongly = isinstance(error, ConfigError | VaultError | FederationError)
     code = grpc.StatusCode.INVALID_ARGUMENT if asked_wrongly else grpc.StatusCode.FAILED_PRECONDITION
     context.abort(code, told[:LONGEST_TOLD])  # gRPC drops what is longer than its headers may be
@@ -88,21 +89,20 @@ def _end(call: Call, outcome: str) -> None:
         _log.warning("a call that %s was not recorded: %s", outcome, unwritable)
 
 
-def _one_line(text: str) -> str:
+def _short(text: str) -> str:
     """Return a text as one line whose length in JSON is bounded: no caller may make its record too long to write."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return "".join(character for character in line if character.isprintable())[:LONGEST_OUTCOME]
+    return one_line(text).encode("ascii", "replace").decode()[:LONGEST_OUTCOME]
 
 
 def _who(context: grpc.ServicerContext) -> str:
     for name in context.auth_context().get("x509_common_name", ()):
         if isinstance(name, bytes):
-            return _one_line(name.decode(errors="replace"))[:LONGEST_WHO]
+            return _short(name.decode(errors="replace"))[:LONGEST_WHO]
     return "unix socket"
 
 
 def _claims(context: grpc.ServicerContext) -> str:
     for name, value in context.invocation_metadata():
         if name == CLAIMS and isinstance(value, str):
-            return _one_line(value)[:LONGEST_CLAIMS]
+            return _short(value)[:LONGEST_CLAIMS]
     return ""

@@ -29,6 +29,7 @@ from fedpp.policy import SitePolicy
 from fedpp.protocol import wire
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.plan import Plan
 from fedpp.recipe import Recipe, ServerRule
 from sites.app import app
 
@@ -103,7 +104,7 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
     return made
 
 
-def plan_of(domain: KeyDomain, **changes: Any) -> wire.Plan:
+def plan_of(domain: KeyDomain, **changes: Any) -> Plan:
     """Return what a run of two sites of six training sequences says, with these changes."""
     values = {
         "domain": domain.card().fingerprint,
@@ -121,10 +122,10 @@ def plan_of(domain: KeyDomain, **changes: Any) -> wire.Plan:
         "most_norm": 10.0,
         "most_loss_rise": 1.0,
     }
-    return wire.Plan(**{**values, **changes})
+    return Plan(**{**values, **changes})
 
 
-def begun(domain: KeyDomain, plan: wire.Plan, *, seed: int = 0, number: int = 0) -> GlobalState:
+def begun(domain: KeyDomain, plan: Plan, *, seed: int = 0, number: int = 0) -> GlobalState:
     """Return a state of fresh weights of the plan's network, under the domain's key."""
     rows = encrypted_initial_weights(plan.network, seed, domain.computing_key())
     facts = {"network": plan.network, "domain": domain.card().fingerprint, "dtype": plan.dtype, "rule": plan.rule}
@@ -139,7 +140,7 @@ def sealed(domain: KeyDomain, state: GlobalState, said: str | None = None) -> by
     return b"".join(domain.envelope().close(said or about(state.round), [state.to_bytes()]))
 
 
-def sent(domain: KeyDomain, plan: wire.Plan, state: GlobalState) -> bytes:
+def sent(domain: KeyDomain, plan: Plan, state: GlobalState) -> bytes:
     return sealed(domain, state) if plan.masked else state.to_bytes()
 
 
@@ -188,22 +189,22 @@ def question(
     return content
 
 
-def trained(node: Node, plan: wire.Plan, *, state: bytes | None = None, **more: Any) -> RecordDict:
+def trained(node: Node, plan: Plan, *, state: bytes | None = None, **more: Any) -> RecordDict:
     """Return the answer to a first round, from fresh weights."""
     domain = node.site.domain
     state = sent(domain, plan, begun(domain, plan)) if state is None else state
     return node.ask("train", question(domain, wire.TrainRequest(plan, 1), state, **more))
 
 
-def words_in(answer: RecordDict, plan: wire.Plan) -> Words:
+def words_in(answer: RecordDict, plan: Plan) -> Words:
     return wire.words_of(answer, 64 if plan.dtype == "float64" else 32, 2 * plan.network.parameters())
 
 
-def ring_of(plan: wire.Plan) -> Ring:
+def ring_of(plan: Plan) -> Ring:
     return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
 
 
-def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Words]:
+def added(answers: Mapping[str, RecordDict], plan: Plan) -> tuple[Sum, Words]:
     """Return what a coordinator adds up."""
     parts, words = [], np.zeros(2 * plan.network.parameters(), ring_of(plan).dtype)
     for name, answer in answers.items():
@@ -216,7 +217,7 @@ def added(answers: Mapping[str, RecordDict], plan: wire.Plan) -> tuple[Sum, Word
 
 def updates(
     nodes: Sequence[Node],
-    plan: wire.Plan,
+    plan: Plan,
     state: bytes | None,
     number: int = 1,
     attempt: int = 1,
@@ -232,7 +233,7 @@ def updates(
 
 def judged(
     nodes: Sequence[Node],
-    plan: wire.Plan,
+    plan: Plan,
     state: bytes | None,
     total: tuple[Sum, Words],
     number: int = 1,

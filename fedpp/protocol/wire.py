@@ -21,11 +21,8 @@ alone know. The state itself goes to a site once: a site that named it before is
 `LOST_BASE` if it has lost it, and is asked again with the state.
 """
 
-import json
-import sys
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any, Self, TypeVar
 
@@ -34,13 +31,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES, MOST_ATTEMPTS, MOST_EXAMPLES, MOST_SITES, SPLITS, Dtype
-from fedpp.errors import ConfigError, FederationError
+from fedpp.config import MOST_ATTEMPTS, SPLITS
+from fedpp.errors import FederationError
 from fedpp.hexadecimal import is_hex, is_hex_number
-from fedpp.network import MOST_PARAMETERS, NetworkSpec
-from fedpp.protocol.membership import canonical
-from fedpp.protocol.site import SiteDescription
-from fedpp.recipe import Recipe, ServerRule
+from fedpp.protocol.plan import Plan
+from fedpp.texts import one_line
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
@@ -50,92 +45,12 @@ MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
-MOST_CHARACTERS = 1000  # of a reason
 MOST_STATE_BYTES = 2**34
-_BOUNDS = {
-    "seed": (0, 2**63 - 1),
-    "epochs": (1, 1000),
-    "examples": (1, MOST_EXAMPLES),
-    "sites": (1, MOST_SITES),
-    "most_examples": (0, MOST_EXAMPLES),
-}
 
 _LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 _AWAY = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all questions of a run say alike: what is trained and how, and how updates are added up."""
-
-    domain: str  # fingerprint; a site of another domain refuses
-    network: NetworkSpec
-    dtype: Dtype
-    recipe: Recipe
-    rule: ServerRule
-    epochs: int
-    seed: int
-    masked: bool
-    examples: int  # what the updates of all admitted sites count
-    sites: int  # that were admitted
-    most_examples: int  # that one site's update counts; 0: all of them
-    bound: float  # largest magnitude of an update's value
-    most_norm: float  # of an update, as a share of the global model's norm
-    most_loss_rise: float  # of a site's validation loss, in nats
-
-    def __post_init__(self) -> None:
-        """Refuse settings that no site should work on; numbers become floats, so that equal plans are one text."""
-        if not is_hex(self.domain):
-            raise FederationError(f"domain must be a fingerprint of 64 hex digits, got {self.domain!r:.80}")
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-        for name in ("bound", "most_norm", "most_loss_rise"):
-            value = getattr(self, name)
-            if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
-                raise FederationError(f"{name} must be a positive number, got {value!r:.40}")
-            object.__setattr__(self, name, float(value))
-        if self.dtype not in DTYPES:
-            raise FederationError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r:.40}")
-        _require_bool("masked", self.masked)
-        if self.network.parameters() > MOST_PARAMETERS:  # which may be a number that no float holds
-            raise FederationError(
-                f"a network may have {MOST_PARAMETERS} parameters, this one has more: use smaller images or layers"
-            )
-
-    def of_sites(self, sites: Collection[SiteDescription]) -> Self:
-        """Return the plan with these sites admitted; raise `FederationError` if they have too many examples."""
-        return replace(self, examples=sum(self.weight(site.sequences[0]) for site in sites), sites=len(sites))
-
-    def weight(self, sequences: int) -> int:
-        """Return how many examples the update of a site with so many training sequences counts."""
-        return min(sequences, self.most_examples or sequences)
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return canonical({**asdict(self), "network": self.network.to_json()}).decode()
-
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 of its text, in hex."""
-        return sha256(self.to_json().encode()).hexdigest()
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` returned; raise `FederationError` for anything else."""
-        try:
-            values = json.loads(text)
-            parts = {
-                "network": NetworkSpec.from_json(values["network"]),
-                "recipe": Recipe(**values["recipe"]),
-                "rule": ServerRule(**values["rule"]),
-            }
-            return cls(**{**values, **parts})
-        except (TypeError, ValueError, KeyError, RecursionError, ConfigError, FederationError) as error:
-            raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
 
 
 @dataclass(frozen=True)
@@ -227,7 +142,8 @@ class EvaluateRequest(Request):
         _require_base(self.base)
         if self.split not in SPLITS:
             raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
-        _require_bool("keep", self.keep)
+        if type(self.keep) is not bool:
+            raise FederationError(f"keep must be true or false, got {self.keep!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -314,11 +230,6 @@ class Verdict:
         return cls(digest, line)
 
 
-def _require_bool(name: str, value: object) -> None:
-    if type(value) is not bool:
-        raise FederationError(f"{name} must be true or false, got {value!r:.40}")
-
-
 def _require_base(base: object) -> None:
     if base != "" and not is_hex(base):
         raise FederationError(f"base must be a digest of 64 hex digits, or nothing, got {base!r:.80}")
@@ -385,12 +296,6 @@ def vector(array: Array, name: str, kind: str, length: int) -> NDArray[Any]:
 
 def _parts(header: bytes) -> tuple[bytes, list[bytes]]:
     return header[:8], header[10:].split()  # the text is padded with spaces
-
-
-def one_line(text: str) -> str:
-    """Return a text that came from others as one line of printable characters, cut where it is long."""
-    line = " ".join(text[: 2 * MOST_CHARACTERS].split())
-    return "".join(character for character in line if character.isprintable())[:MOST_CHARACTERS]
 
 
 def refuse(reason: str, message: Message) -> Message:

@@ -14,11 +14,13 @@ from types import MappingProxyType
 
 from coordinator.bundle import built
 from coordinator.progress import Progress
+from coordinator.results import RECORD
 from coordinator.run_folder import RunFolder
 from fedpp.config import SiteConfig
 from fedpp.errors import FederationError
 from fedpp.policy import SitePolicy
 from fedpp.processes import QUIET_FLOWER, free_port
+from fedpp.protocol.federation import FederationRecord
 from simulations.hospitals import Hospitals
 from sites.identity import create_identity
 
@@ -231,6 +233,11 @@ class Run:
     def out(self) -> Path:
         """Return the folder of its results."""
         return self.folder.out
+
+    @property
+    def record(self) -> FederationRecord:
+        """Return what the coordinator wrote of it when it had ended."""
+        return FederationRecord.load(self.out / RECORD)
 
     def goes_on(self) -> bool:
         """Tell whether it has not ended."""

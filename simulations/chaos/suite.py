@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedpp.errors import ConfigError, FederationError
-from fedpp.protocol import wire
+from fedpp.texts import one_line
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
@@ -37,7 +37,7 @@ def run(
             try:
                 yield from _case(name, Path(folder), data, layout, kills=kills, rounds=rounds)
             except (FederationError, subprocess.TimeoutExpired) as error:
-                yield row(name, False, ended=wire.one_line(str(error)))
+                yield row(name, False, ended=one_line(str(error)))
 
 
 def _case(name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int) -> Iterator[Row]:

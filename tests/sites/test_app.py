@@ -45,6 +45,7 @@ from fedpp.network import Gaps, NetworkSpec
 from fedpp.protocol import wire
 from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.plan import Plan
 from fedpp.protocol.site import SiteDescription
 from fedpp.recipe import Recipe, ServerRule
 from sites.audit_log import AuditLog, Signer
@@ -297,7 +298,7 @@ def test_the_policy_decides_what_is_answered(
     assert reason(answer).startswith(told.format(dataset=north.dataset.manifest.fingerprint))
 
 
-def _asked(node: Node, kind: str, plan: wire.Plan) -> RecordDict:
+def _asked(node: Node, kind: str, plan: Plan) -> RecordDict:
     """Return the answer to a question that fits, of any kind about a network."""
     requests: Mapping[str, wire.Request] = {
         "query.initial_weights": wire.InitialRequest(plan, ""),

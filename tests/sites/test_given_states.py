@@ -13,6 +13,7 @@ from fedpp.keys.domain import KeyDomain
 from fedpp.learning.global_state import GlobalState
 from fedpp.masking.rounds import Contribution, Sum
 from fedpp.protocol import wire
+from fedpp.protocol.plan import Plan
 
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 NETWORK = replace(TINY, patch=2)
@@ -38,7 +39,7 @@ def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
     return replace(before, round=before.round + 1, attempt=1, rows=rows)
 
 
-def shown(each: Node, plan: wire.Plan, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
+def shown(each: Node, plan: Plan, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
     """Return what a site answers that is sent this in place of a sum."""
     domain = each.site.domain
     content = question(

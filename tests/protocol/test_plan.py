@@ -1,0 +1,121 @@
+"""A plan: within bounds, of one spelling, and whole."""
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from conftest import TINY
+from coordinator_runs import describe
+from hypothesis import given
+from hypothesis import strategies as st
+from plans import PLAN
+
+from fedpp.errors import FederationError
+from fedpp.protocol.plan import Plan
+
+SAID = json.loads(PLAN.to_json())
+HUGE = 10**400  # which no float holds
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(HUGE) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def refusal(text: str) -> str:
+    """Return why a plan is refused, which must be one line."""
+    with pytest.raises(FederationError, match="the coordinator's request does not fit: ") as raised:
+        Plan.from_json(text)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1100
+    return str(raised.value)
+
+
+def test_equal_plans_are_one_text() -> None:
+    """A number that a setting has as a whole one is the same number."""
+    whole = replace(PLAN, bound=8, most_norm=10, most_loss_rise=1)
+    assert whole == PLAN
+    assert whole.to_json() == PLAN.to_json() == Plan.from_json(whole.to_json()).to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *(
+            ({name: value}, f"{name} must be a whole number from ")
+            for name in ("epochs", "seed", "examples", "sites", "most_examples")
+            for value in (-1, 2**63, HUGE, 1.0, True, "1", None, [1])
+        ),
+        *(({name: 0}, f"{name} must be a whole number from 1 to ") for name in ("epochs", "examples", "sites")),
+        ({"epochs": 1001}, "epochs must be a whole number from 1 to 1000, got 1001"),
+        ({"sites": 1001}, "sites must be a whole number from 1 to 1000, got 1001"),
+        *(
+            ({name: value}, f"{name} must be a positive number")
+            for name in ("bound", "most_norm", "most_loss_rise")
+            for value in (0.0, -1.0, float("nan"), float("inf"), HUGE, True, "1", None, [1.0])
+        ),
+        *(({"masked": value}, "masked must be true or false") for value in (1, 0, "yes", None)),
+        *(({"dtype": value}, "dtype must be one of float32, float64, got") for value in ("float16", 64, None, [])),
+        *(
+            ({"domain": value}, "domain must be a fingerprint of 64 hex digits")
+            for value in (7, None, "", "d" * 63, "D" * 64, "d" * 64 + "\n")
+        ),
+        ({"network": replace(TINY, lstm=10_000).to_json()}, "a network may have 50000000 parameters"),
+        ({"network": replace(TINY, dense=HUGE).to_json()}, "a network may have 50000000 parameters"),
+        *(({"network": value}, "not a network specification") for value in ("no network", 7, None, {})),
+        ({"network": TINY.to_json().replace('"classes": 2', '"classes": 2.0')}, "a network needs sizes"),
+        *(({"recipe": {"batch_size": value}}, "setting batch-size must be") for value in (0, 4097, 2.0, True)),
+        *(
+            ({"recipe": {name: value}}, f"setting {name.replace('_', '-')} must be")
+            for name in ("learning_rate", "positive_weight", "label_smoothing", "proximal")
+            for value in (-1.0, float("nan"), float("inf"), HUGE, "fast", None)
+        ),
+        *(
+            ({"rule": {name: value}}, f"setting server-{name.replace('_', '-')} must be")
+            for name in ("learning_rate", "momentum", "beta_2", "tau")
+            for value in (-1.0, float("nan"), float("inf"), HUGE, "fast", None)
+        ),
+        ({"rule": {"name": "adam"}}, "setting server-optimizer must be one of"),
+        *(({name: value}, "must be a mapping") for name in ("recipe", "rule") for value in ([1], 7, None)),
+        ({"split": "test"}, "unexpected keyword argument 'split'"),
+    ],
+)
+def test_a_plan_out_of_bounds_is_refused(change: dict[str, object], reason: str) -> None:
+    """A site does no work for a plan that no coordinator of ours would make."""
+    assert reason in refusal(json.dumps({**SAID, **change}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", "7", "[]", '"x"', "{}", "[" * 100_000, '{"network":' * 50_000, '{"seed":' + "9" * 5000 + "}"],
+)
+def test_a_text_that_is_no_plan_is_refused(text: str) -> None:
+    """Neither nested, nor huge, nor of another kind: one line says so."""
+    refusal(text)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Plan)])
+def test_a_plan_says_everything(name: str) -> None:
+    """Nothing is taken for granted that the text does not say."""
+    refusal(json.dumps({key: value for key, value in SAID.items() if key != name}))
+
+
+@given(st.sampled_from([field.name for field in fields(Plan)]), ANY)
+def test_any_value_is_a_plan_s_or_refused(name: str, value: Any) -> None:
+    """Whatever stands in a plan, it is read as a plan that reads the same again, or refused."""
+    try:
+        plan = Plan.from_json(json.dumps({**SAID, name: value}))
+    except FederationError as error:
+        assert str(error).isprintable()
+    else:
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_site_counts_what_the_run_lets_it() -> None:
+    """At most so many examples, or all that it has where there is no such bound; the sum of a run is of what counts."""
+    bounded, free = replace(PLAN, most_examples=7), replace(PLAN, most_examples=0)
+    assert [bounded.weight(examples) for examples in (0, 6, 7, 8, 10**9)] == [0, 6, 7, 7, 7]
+    assert [free.weight(examples) for examples in (0, 6, 10**9)] == [0, 6, 10**9]
+    sites = [describe(name, sequences=(sequences, 2, 1)) for name, sequences in (("a", 3), ("b", 12))]
+    assert (bounded.of_sites(sites).examples, free.of_sites(sites).examples) == (10, 15)
