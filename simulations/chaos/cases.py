@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.app import CLEAR, SEALED
+from coordinator.results import CLEAR, SEALED
 from coordinator.runs import run_config
 from fedpp.errors import FederationError
+from fedpp.keys.domain import KeyDomain
 from fedpp.learning.global_state import Rows
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
@@ -33,7 +34,7 @@ from .relay import relay
 HALF = 0.5
 OUTLASTING = 20  # rounds that take longer than a cut
 MOST_SECONDS = 1800.0  # of a run that is held up
-LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "replay")
+LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "old run", "old round")
 KILLED = {  # what is killed -> programs
     "ServerApp": ("flwr-serverapp",),
     "SuperLink": ("flower-superlink",),
@@ -71,7 +72,7 @@ def proxy(trial: Trial) -> Iterator[Row]:
     out = trial.cluster.folder / "simulated"
     defaults = {**trial.settings, "out": str(out), "card": trial.cluster.hospitals.domain.card().to_json()}
     simulated = federate(trial.cluster.hospitals.sites, run_config((), {}, {**defaults, "initial": ""}))
-    deployed = FederationRecord.load(run.out / "federation.json")
+    deployed = run.record
     far = largest_difference(figures(deployed), figures(simulated))
     yield row("metrics as simulated", far <= 1e-6, largest_difference=far, rounds=len(deployed.rounds))
     answers = {path: answered(trial.cluster, path) for path in PATHS}
@@ -88,7 +89,7 @@ def kills(trial: Trial) -> Iterator[Row]:
     peace = trial.unbroken()
     seconds, calm = time.monotonic() - began, trial.cluster.trainings() - before
     expected, rounds = trial.rows(peace), int(trial.settings["rounds"])
-    a_round = FederationRecord.load(peace.out / "federation.json").seconds / rounds
+    a_round = peace.record.seconds / rounds
     for number, (what, programs) in enumerate(KILLED.items()):
         before, began, done = trial.cluster.trainings(), time.monotonic(), 0
         run = trial.cluster.run(trial.settings)
@@ -123,7 +124,7 @@ def site_killed(trial: Trial) -> Iterator[Row]:
     trial.cluster.start_node(victim)
     status = run.end()
     _require(status == 0, run.program.told()[-500:])
-    rounds = FederationRecord.load(run.out / "federation.json").rounds
+    rounds = run.record.rounds
     second = rounds[1]
     back = [r.number for r in rounds[2:] if victim in r.sites]
     yield row(
@@ -151,7 +152,7 @@ def cut(trial: Trial) -> Iterator[Row]:
     trial.cluster.start_node(victim)
     trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)
     _require(status == 0, run.program.told()[-500:])
-    record = FederationRecord.load(run.out / "federation.json").rounds
+    record = run.record.rounds
     missed = [r.number for r in record if victim not in r.sites]
     yield row(
         f"a network cut for {seconds:.0f} s",
@@ -169,13 +170,13 @@ def cut(trial: Trial) -> Iterator[Row]:
 def slow(trial: Trial) -> Iterator[Row]:
     """A site that is ten times slower is late, named, and asked again in the next round; the others go on."""
     victim = trial.cluster.names[-1]
-    calm = FederationRecord.load(trial.unbroken().out / "federation.json").rounds
+    calm = trial.unbroken().record.rounds
     deadline = 1.5 * max(r.seconds for r in calm)
     with slowed(trial.cluster, victim, 10):
         run = trial.cluster.run({**trial.settings, "round-seconds": deadline})
         status = run.end(3 * deadline * (len(calm) + 1))
     _require(status == 0, run.program.told()[-500:])
-    rounds = FederationRecord.load(run.out / "federation.json").rounds
+    rounds = run.record.rounds
     late = [r.number for r in rounds if victim not in r.sites]
     yield row(
         "a site ten times slower",
@@ -218,21 +219,24 @@ def full_disk(trial: Trial) -> Iterator[Row]:
 def poison(trial: Trial) -> Iterator[Row]:
     """One of four sites lies: in clear it is refused and named; masked, no lie gets into a model."""
     liar = trial.cluster.names[-1]
-    kept = trial.cluster.folder / "kept"
     clear = {**trial.settings, "masking": False, "rounds": 2, "sites": 3}
+    of_four = {**clear, "sites": 4, "quorum": 3}
     trial.cluster.programs[f"node {liar}"].end()
-    expected = trial.rows(trial.unbroken(**clear))
-    lying(trial.cluster, liar, "replay", kept)
-    trial.unbroken(**{**clear, "sites": 4, "quorum": 3})  # honest, but that it keeps its update
+    expected = dict.fromkeys(LIES, trial.rows(trial.unbroken(**clear)))
+    lying(trial, liar, "nan later")
+    expected["old round"] = trial.rows(trial.unbroken(**of_four))  # its first round is an honest one
+    lying(trial, liar, "old run")
+    trial.unbroken(**of_four)  # honest, but that it keeps its update
     for lie in LIES:
-        lying(trial.cluster, liar, lie, kept)
-        run = trial.cluster.run({**clear, "sites": 4, "quorum": 3})
+        lying(trial, liar, lie)
+        run = trial.cluster.run(of_four)
         status = run.end()
         if status:
             yield row(f"in clear: {lie}", False, told=run.program.told()[-300:])
             continue
-        record = FederationRecord.load(run.out / "federation.json")
-        far = max(float(np.abs(rows - expected[name]).max()) for name, rows in trial.rows(run).items())
+        record = run.record
+        rows = trial.rows(run).items()
+        far = max(float(np.abs(values - expected[lie][name]).max()) for name, values in rows)
         yield row(
             f"in clear: {lie}",
             list(record.quarantined) == [liar] and far <= 1e-12,
@@ -241,7 +245,7 @@ def poison(trial: Trial) -> Iterator[Row]:
         )
     masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "repeats": 1}
     for lie in LIES:
-        lying(trial.cluster, liar, lie, kept)
+        lying(trial, liar, lie)
         run = trial.cluster.run(masked)
         status = run.end()
         told = run.program.told()
@@ -301,11 +305,20 @@ def answered(cluster: Cluster, path: str) -> int:
     return connection.getresponse().status
 
 
-def lying(cluster: Cluster, name: str, lie: str, kept: Path) -> None:
+def lying(trial: Trial, name: str, lie: str) -> None:
     """Let a site lie from now on."""
+    cluster, domain = trial.cluster, trial.cluster.hospitals.domain
+    other = KeyDomain.of_secret(bytes(32), n=domain.n, scheme=domain.scheme)
+    if lie == "epoch":
+        other = domain.successor(domain.card().certifying_key)
     if program := cluster.programs.get(f"node {name}"):
         program.end()
-    cluster.start_node(name, environment={**altered("poison"), "FEDPP_POISON": lie, "FEDPP_POISON_KEPT": str(kept)})
+    told = {
+        "FEDPP_POISON": lie,
+        "FEDPP_POISON_DOMAIN": other.card().fingerprint,
+        "FEDPP_POISON_KEPT": str(cluster.folder / "kept"),
+    }
+    cluster.start_node(name, environment={**altered("poison"), **told})
     cluster.programs[f"node {name}"].wait_for(CONNECTED)
 
 

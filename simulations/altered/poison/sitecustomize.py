@@ -13,7 +13,8 @@ from after_import import after_import  # type: ignore[import-not-found]  # besid
 
 SENDER = "flwr.supernode.runtime.run_clientapp"
 LIE = os.environ.get("FEDPP_POISON", "")
-KEPT = Path(os.environ.get("FEDPP_POISON_KEPT", "kept"))  # an old update, to be sent again
+OTHER = os.environ.get("FEDPP_POISON_DOMAIN", "")  # fingerprint of another domain, or of another epoch
+KEPT = Path(os.environ.get("FEDPP_POISON_KEPT", "kept"))  # folder of old updates, to be sent again
 
 
 def lying(module: Any) -> None:
@@ -34,6 +35,7 @@ def lie(content: Any) -> None:
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
     words = content["arrays"]["words"].numpy()
+    of = json.loads(content["origin"]["round"])
     junk = {
         "nan": np.full(words.shape, np.nan),
         "inf": np.full(words.shape, np.inf),
@@ -44,25 +46,31 @@ def lie(content: Any) -> None:
     }
     if LIE in junk:
         content["arrays"] = ArrayRecord({"words": Array(np.ascontiguousarray(junk[LIE]))})
+    elif LIE == "nan later" and of["number"] > 1:
+        content["arrays"] = ArrayRecord({"words": Array(junk["nan"])})
     elif LIE == "examples":
         content["metrics"] = MetricRecord({"num-examples": 10**12})
     elif LIE in {"domain", "epoch"}:
-        content["origin"] = ConfigRecord({**content["origin"], "domain": "e" * 64})
-    elif LIE == "replay":
-        replay(content)
+        content["origin"] = ConfigRecord({**content["origin"], "domain": OTHER})
+    elif LIE == "old run":
+        replay(content, KEPT / "words")
+    elif LIE == "old round":
+        replay(content, KEPT / of["run"])
 
 
-def replay(content: Any) -> None:
-    """Send the first update again, as it was."""
+def replay(content: Any, kept: Path) -> None:
+    """Send what was kept there again, as it was; the first update is kept, and sent honestly."""
     from flwr.app import Array, ArrayRecord, ConfigRecord
 
     words = content["arrays"]["words"]
-    if not KEPT.exists():
-        KEPT.write_bytes(words.data)
-        KEPT.with_suffix(".facts").write_text(json.dumps([dict(content["mask"]), dict(content["origin"])]))
+    facts = kept.with_suffix(".facts")
+    if not kept.exists():
+        KEPT.mkdir(exist_ok=True)
+        kept.write_bytes(words.data)
+        facts.write_text(json.dumps([dict(content["mask"]), dict(content["origin"])]))
         return
-    mask, origin = json.loads(KEPT.with_suffix(".facts").read_text())
-    old = Array(words.dtype, tuple(words.shape), words.stype, KEPT.read_bytes())
+    mask, origin = json.loads(facts.read_text())
+    old = Array(words.dtype, tuple(words.shape), words.stype, kept.read_bytes())
     content["arrays"] = ArrayRecord({"words": old})
     content["mask"], content["origin"] = ConfigRecord(mask), ConfigRecord(origin)
 
