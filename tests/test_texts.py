@@ -1,5 +1,6 @@
 """Texts of others."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,3 +14,18 @@ def test_a_text_of_others_is_one_printable_line(text: str) -> None:
     assert line.isprintable()
     assert len(line) <= MOST_CHARACTERS
     assert one_line(line.strip()) == " ".join(line.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no\n such\tsite \r\n", "no such site"),
+        ("\x1b[31mred\x1b[0m", "[31mred[0m"),
+        ("x" * 5000, "x" * MOST_CHARACTERS),
+        (" " * 5000 + "x", ""),
+    ],
+    ids=["breaks", "a terminal's command", "long", "spaces"],
+)
+def test_a_line_keeps_its_words_apart_and_ends(text: str, line: str) -> None:
+    """What breaks a line parts two words; what does not show is left out; only the beginning is read."""
+    assert one_line(text) == line
