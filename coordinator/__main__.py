@@ -9,17 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, path, positive, run_command, share
-from fedpp.config import WANTED_SENSITIVITY
+from fedpp.cli import Parser, path, positive, run_command, share
+from fedpp.config.run_config import WANTED_SENSITIVITY
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 
-from .address import Address, address, port
-from .bundle import bundle
-from .certificates import Given
-from .flower import flower
-from .runs import run, status, stop
-from .superlink import CONNECTION, State
-from .superlink import up as run_superlink
+from .operator.address import Address, address, port
+from .operator.bundle_build import bundle
+from .operator.coordinator_certificates import Given
+from .operator.flower_command import flower
+from .operator.run_commands import run, status, stop
+from .operator.superlink import CONNECTION, State
+from .operator.superlink import up as run_superlink
 
 IN_USE = "public key already in use"  # SuperLink's answer, in lower case
 
@@ -83,9 +83,9 @@ def enrol(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write report.json and report.html of a finished federation beside its federation.json."""
-    from fedpp.report import summary
+    from fedpp.reporting.report import summary
 
-    from .report import write
+    from .operator.report_command import write
 
     print(summary(write(options.out, sensitivity=options.sensitivity, overwrite=options.overwrite)))
     print(f"report: {options.out / 'report.html'}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fedpp.errors import FedppError
-from fedpp.hexadecimal import is_hex
+from fedpp.values import is_hex
 
 
 def load_tensorflow(*, deterministic: bool = False) -> None:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpp.command import Parser, load_tensorflow, natural, path, positive, rate, run_command
-from fedpp.config import DTYPES, LAYOUTS
+from fedpp.cli import Parser, load_tensorflow, natural, path, positive, rate, run_command
+from fedpp.config.run_config import DTYPES, LAYOUTS
 from fedpp.errors import ConfigError
 
-from .paper.arguments import add_arguments as add_paper_arguments
+from .paper.paper_arguments import add_arguments as add_paper_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     scenario = Scenario.load(options.scenario).with_options(
         seed=options.seed, dtype=options.dtype, layout=options.layout
     )
-    from fedpp.report import summary
+    from fedpp.reporting.report import summary
 
     from .runner import run as run_scenario
 
@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
 
 def paper(options: argparse.Namespace) -> int:
     """Run the paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient."""
-    from .paper import command
+    from .paper import paper_command
 
-    record = command.run(options)
-    print(json.dumps(record) if options.json else command.summary(record))
+    record = paper_command.run(options)
+    print(json.dumps(record) if options.json else paper_command.summary(record))
     print(f"page: {options.out / 'paper.html'}", file=sys.stderr if options.json else sys.stdout)
     return 0
 
@@ -73,7 +73,7 @@ def bench(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} is for bench {names[name]} alone: leave it out for bench {options.name}")
     if options.name not in {"vault", "mask", "rounds"}:
         load_tensorflow()
-    from .bench import BENCHMARKS
+    from .benchmarks.benchmark_commands import BENCHMARKS
 
     result = BENCHMARKS[options.name](**given)
     if options.json:
@@ -87,10 +87,10 @@ def bench(options: argparse.Namespace) -> int:
 
 def chaos(options: argparse.Namespace) -> int:
     """Shake whole deployments on this machine, and tell what came of it; exit with 1 if anything is not as designed."""
-    from .chaos import suite
+    from .chaos import chaos_command
 
     rows = []
-    for row in suite.run(
+    for row in chaos_command.run(
         options.case, data=options.data, layout=options.layout, kills=options.kills, rounds=options.rounds
     ):
         rows.append(row)

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
+from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.learning.metrics import count, count_findings, metrics, presence, softmax
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, total
-from fedpp.report import Baselines, Parity, SharedPatients, SiteBaselines
+from fedpp.protocol.run_record import FederationRecord
+from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaselines
 
 from .comparison import Comparison
 from .hospitals import Hospitals
+from .plaintext_reference import PlaintextSite, PlaintextTwin, Training, Values, moved, plaintext_sites
 from .scenario import Scenario
 from .shared_patients import also_tested_elsewhere, shared, trained_and_tested
-from .twin import PlaintextSite, PlaintextTwin, Training, Values, moved, plaintext_sites
 
 Note = Callable[[str], None]
 

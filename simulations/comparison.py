@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedpp.report import Baselines, Parity, SharedPatients, SiteBaselines
+from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaselines
 
 
 @dataclass(frozen=True)

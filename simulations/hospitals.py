@@ -7,22 +7,22 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SiteConfig
+from fedpp.config.run_config import SiteConfig
+from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import partition_patients
 from fedpp.imaging.visits import by_visit, of_length
-from fedpp.ingest import ingest
-from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
+from fedpp.ingest.ingestion import ingest
+from fedpp.keys import key_store
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.passphrase import from_file
-from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
 
 from .phantom import write_phantom
@@ -54,14 +54,14 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
     passphrase, domain = from_file(passphrase_file), _domain(scenario)
     issuer = Issuer(domain.certifying_seed())
-    store.found(out / "domain", domain, issuer, SiteIdentity.generate("simulation"), passphrase)
+    key_store.found(out / "domain", domain, issuer, SiteIdentity.generate("simulation"), passphrase)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
         dataset, keys = out / "sites" / name, out / "keys" / name
         identity = SiteIdentity.generate(name)
         certificate = issuer.certify(identity.recipient(), domain.card())
-        store.join(keys, store.Site(domain, identity, certificate), passphrase)
+        key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
         ingest(
             sequences,
             dataset,
@@ -80,7 +80,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
         policy = out / "policies" / f"{name}.yaml"
         create_exclusively(policy, _policy(dataset).to_yaml().encode())
-        sites.append(SiteConfig(dataset, keys / store.EVALUATION_KEY, address, policy, out / "trainers" / name))
+        sites.append(SiteConfig(dataset, keys / key_store.EVALUATION_KEY, address, policy, out / "trainers" / name))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 

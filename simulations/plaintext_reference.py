@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation import global_state
+from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS, Dtype
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.ingest import sequence_pseudonym
-from fedpp.keys.domain import KeyDomain
+from fedpp.ingest.ingestion import sequence_pseudonym
 from fedpp.keys.encryption import PAIRS
-from fedpp.learning import global_state
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.batches import Reader
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import presence, softmax
-from fedpp.learning.server_optimizers import step
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe, ServerRule
 
 from .hospitals import Hospitals
 

@@ -8,20 +8,20 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from coordinator.report import report_of
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.command import load_tensorflow
-from fedpp.config import RunConfig
+from coordinator.operator.report_command import report_of
+from fedpp.cli import load_tensorflow
+from fedpp.config.run_config import RunConfig
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
-from fedpp.protocol.federation import FederationRecord
-from fedpp.report import Report, SharedPatients, write_report
-from sites.pull import opened
+from fedpp.protocol.run_record import FederationRecord
+from fedpp.reporting.report import Report, SharedPatients, write_report
+from sites.cli.pull_command import opened
 
 from .comparison import Comparison
-from .federation import federate, vaults
 from .hospitals import Hospitals, prepare
 from .scenario import Scenario
 from .shared_patients import shared, trained_and_tested
+from .simulated_federation import federate, vaults
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
 _OURS = (
@@ -44,7 +44,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     scenario.source(data)
     config = RunConfig.from_mapping(_settings(scenario, card="", sites=scenario.sites, out=out))
     if config.strategy:
-        from coordinator.chosen_strategy import ChosenStrategy
+        from coordinator.server.chosen_strategy import ChosenStrategy
 
         ChosenStrategy.of(config, scenario.scheme)
     _clear(out, data, overwrite=overwrite)

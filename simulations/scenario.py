@@ -8,16 +8,16 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 
-from fedpp.cipher.params import Scheme
-from fedpp.config import LAYOUTS, WANTED_SENSITIVITY, Dtype
+from fedpp.cipher.domain_card import Scheme
+from fedpp.config.hyperparameters import Recipe, ServerOptimizer, ServerRule
+from fedpp.config.model_spec import Architecture, Gaps
+from fedpp.config.run_config import LAYOUTS, WANTED_SENSITIVITY, Dtype
 from fedpp.errors import ConfigError
-from fedpp.imaging.breakhis import Series
-from fedpp.imaging.chexpert import Uncertain, Views
-from fedpp.imaging.layout import Choices
+from fedpp.imaging.readers.breakhis import Series
+from fedpp.imaging.readers.chexpert import Uncertain, Views
+from fedpp.imaging.readers.layout import Choices
 from fedpp.imaging.splits import Method, SplitPlan
 from fedpp.keys.frame_cipher import DEFAULT_PATCH
-from fedpp.network import Architecture, Gaps
-from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
 FOLDER = Path(__file__).parent / "scenarios"
 _ACCEPTED: dict[object, tuple[type, ...]] = {

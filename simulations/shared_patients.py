@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
 Patients = NDArray[np.bytes_]
 

@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.results import RECORD
-from fedpp.command import load_tensorflow
-from fedpp.config import SITES_FOLDER, SiteConfig
+from fedpp.cli import load_tensorflow
+from fedpp.config.run_config import SITES_FOLDER, SiteConfig
 from fedpp.errors import FederationError, VaultError
 from fedpp.processes import ProcessGroup
-from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.run_record import RECORD, FederationRecord
 
 ROOT = Path(__file__).parents[1]
 VAULT_SECONDS = 30.0
@@ -35,7 +34,7 @@ def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
             address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
             process = subprocess.Popen(
-                [sys.executable, "-m", "sites.cli", "vault", *address, *domain, *passphrase],
+                [sys.executable, "-m", "sites", "vault", *address, *domain, *passphrase],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -81,7 +80,7 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with ProcessGroup({SITES_FOLDER: name, "PYTHONPATH": path}, grace=0) as group:
-            group.start([sys.executable, "-m", "simulations.federation", name])
+            group.start([sys.executable, "-m", "simulations.simulated_federation", name])
             stopped = group.wait()
     if stopped:
         raise KeyboardInterrupt
@@ -102,8 +101,8 @@ def engine(folder: Path) -> None:
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    from coordinator.app import main
-    from sites.app import app as client_app
+    from coordinator.server.app import main
+    from sites.client.app import app as client_app
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # the apps tell the progress themselves
     given = json.loads((folder / RUN).read_text())

@@ -12,12 +12,12 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run one command of `sites.cli`, and exit; until it runs, and after it has, there is nothing to clean up."""
+    """Run one command of `sites.cli.site_cli`, and exit."""
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
         signal.signal(signal.SIGINT, _end)
     sys.unraisablehook = _unraisable
-    cli = import_module(f"{__package__}.cli")  # another package's in a checkout than where it is installed
+    cli = import_module(f"{__package__}.cli.site_cli")  # another package's in a checkout than where it is installed
     status: int = 1
     try:
         status = cli.main()

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
+from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
-from fedpp.network import Gaps, NetworkSpec
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import QUIET_FLOWER
 
 ROOT = Path(__file__).parents[1]
@@ -31,22 +31,22 @@ FINDINGS = ("Edema", "Fracture", "Effusion")
 MOST_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (
     "test_deployment.py",
-    "simulations/test_chaos.py",
+    "simulations/chaos/test_chaos_cases.py",
     "simulations/test_simulation.py",
-    "sites/test_training.py",
+    "sites/cli/test_train_command.py",
     "learning/test_learner.py",
-    "simulations/test_bench_step.py",
-    "simulations/test_bench_rounds.py",
-    "sites/test_supernode.py",
-    "coordinator/test_supervision.py",
-    "simulations/test_paper.py",
-    "sites/test_cli.py",
-    "sites/test_data.py",
-    "simulations/test_bench_drift.py",
-    "sites/test_app.py",
-    "sites/test_rounds.py",
+    "simulations/benchmarks/test_bench_step.py",
+    "simulations/benchmarks/test_bench_rounds.py",
+    "sites/node/test_join.py",
+    "coordinator/operator/test_supervision.py",
+    "simulations/paper/test_paper.py",
+    "sites/cli/test_site_cli.py",
+    "sites/cli/test_data_commands.py",
+    "simulations/benchmarks/test_bench_drift.py",
+    "sites/client/test_client_app.py",
+    "sites/client/test_local_round.py",
     "test_ultrasound_masking.py",
-    "sites/test_vault_kills.py",
+    "sites/vault/test_vault_kills.py",
 )
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 
@@ -60,6 +60,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left alone with one of them in the end."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in places), "LONGEST names a file that is not there"
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 

@@ -13,12 +13,12 @@ from flwr.supercore.run import Run
 from masked_sites import DOMAIN as KEYS
 from members import proof
 
-from fedpp.config import RunConfig
-from fedpp.keys.identity import SiteIdentity
-from fedpp.learning.global_state import GlobalState
-from fedpp.protocol import wire
-from fedpp.protocol.site import SiteDescription
-from simulations.played_site import Player
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.config.run_config import RunConfig
+from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol import messages
+from fedpp.protocol.site_description import SiteDescription
+from simulations.benchmarks.simulated_client import Player
 
 CARD = KEYS.card()
 DOMAIN = CARD.fingerprint
@@ -92,7 +92,7 @@ class Site:
             return player.alone()
         if kind == "train":
             return player.train(question.content)
-        request = wire.EvaluateRequest.of(question.content)
+        request = messages.EvaluateRequest.of(question.content)
         self.scored.append((request.split, request.round))
         return player.evaluate(question.content, self.reason_of(request))
 
@@ -100,7 +100,7 @@ class Site:
         """Return who plays its part."""
         return Player(self.description, KEYS, self.step, self.held)
 
-    def reason_of(self, request: wire.EvaluateRequest) -> str:
+    def reason_of(self, request: messages.EvaluateRequest) -> str:
         """Return why it does not adopt a model: it always does."""
         del request
         return ""
@@ -112,17 +112,17 @@ def identity_of(name: str) -> SiteIdentity:
 
 def described(description: SiteDescription, question: Message) -> RecordDict:
     """Answer what a site is, with its own proof."""
-    nonce = wire.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.of(question.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
 
 
 def answered(description: SiteDescription, proved: str) -> RecordDict:
-    records = {wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: ConfigRecord({"proof": proved})}
+    records = {messages.SITE: ConfigRecord(description.to_mapping()), messages.PROOF: ConfigRecord({"proof": proved})}
     return RecordDict(records)
 
 
 def refusal(**values: str) -> RecordDict:
-    return RecordDict({wire.REFUSAL: ConfigRecord(values)})
+    return RecordDict({messages.REFUSAL: ConfigRecord(values)})
 
 
 class LocalGrid(Grid):

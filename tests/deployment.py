@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from coordinator.flower import flower
-from coordinator.superlink import CONNECTION, State
+from coordinator.operator.flower_command import flower
+from coordinator.operator.superlink import CONNECTION, State
 from fedpp.processes import QUIET_FLOWER
 
-SITE = [sys.executable, "-m", "sites.cli"]
+SITE = [sys.executable, "-m", "sites"]
 COORDINATOR = [sys.executable, "-m", "coordinator"]
 PASSPHRASE = "correct horse battery staple"
 MATPLOTLIB = f"{tempfile.gettempdir()}/fedpp-test-matplotlib"  # its cache of fonts takes seconds to make

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedpp.aggregation import global_state
+from fedpp.aggregation.global_state import GlobalState, in_order
 from fedpp.cipher.components import Algebra
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import global_state
-from fedpp.learning.global_state import GlobalState, in_order
-from fedpp.network import NetworkSpec
-from fedpp.recipe import ServerRule
+from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.keys.key_domain import KeyDomain
 
 Arrays = Mapping[str, np.ndarray]
 

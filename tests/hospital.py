@@ -9,12 +9,12 @@ from pathlib import Path
 from conftest import ROOT
 
 from simulations.phantom import write_phantom
-from sites.cli import main
+from sites.cli.site_cli import main
 
 
 def site_process(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command as a process of its own, and check its exit status."""
-    command = [sys.executable, "-m", "sites.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sites", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == check, done.stdout + done.stderr
     return done

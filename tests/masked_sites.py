@@ -1,9 +1,9 @@
-"""The domain of tiny masked rounds, whose sites `simulations.played_site` plays."""
+"""The domain of tiny masked rounds, whose sites `simulations.benchmarks.simulated_client` plays."""
 
 from members import founded
 
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.keys.key_domain import KeyDomain
 
 DOMAIN = founded()
 

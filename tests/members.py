@@ -4,12 +4,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedpp.cipher.params import DomainCard
-from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.sealed import Passphrase
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.keys import key_store
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_secret import Passphrase
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Run, Statement
 
 SECRET_WORDS = b"correct horse battery"
@@ -27,9 +27,9 @@ def founded(**choices: object) -> KeyDomain:
     return KeyDomain.found(ISSUER.public_key, **choices)
 
 
-def membership(identity: SiteIdentity, domain: KeyDomain) -> store.Site:
+def membership(identity: SiteIdentity, domain: KeyDomain) -> key_store.Site:
     """Return a site as a member of a domain of `ISSUER`."""
-    return store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
+    return key_store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
 
 
 def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:

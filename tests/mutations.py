@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from fedpp.errors import FedppError
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.readers.layout import read_sequences
 
 MEMORY = 2 * 2**30  # bytes of address space that reading may add
 HOSTILE = (0, 1, 2**7, 2**8 - 1, 2**15, 60_000, 2**16 - 1, 2**24, 2**31 - 1, 2**32 - 2, 2**32 - 1)

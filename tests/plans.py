@@ -2,8 +2,8 @@
 
 from conftest import TINY
 
-from fedpp.protocol.plan import Plan
-from fedpp.recipe import Recipe, ServerRule
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.protocol.run_spec import Plan
 
 PLAN = Plan(
     domain="d" * 64,

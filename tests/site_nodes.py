@@ -14,24 +14,24 @@ from conftest import TINY
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
 from vaults import serving
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.aggregation import global_state
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.ring import Ring, Words
+from fedpp.aggregation.round_context import Contribution, Sum
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.site_policy import SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.store import Site
-from fedpp.learning import global_state
-from fedpp.learning.global_state import GlobalState
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.masking.ring import Ring, Words
-from fedpp.masking.rounds import Contribution, Sum
-from fedpp.policy import SitePolicy
-from fedpp.protocol import wire
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.site_identity import SiteIdentity
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.plan import Plan
-from fedpp.recipe import Recipe, ServerRule
-from sites.app import app
+from fedpp.protocol.run_spec import Plan
+from sites.client.app import app
 
 NONCE = "ab" * 32
 OTHER = KeyDomain.of_secret(bytes(31) + b"\1", n=2).card().fingerprint
@@ -79,8 +79,8 @@ class Node:
 
     def described(self) -> RecordDict:
         """Return the answer to what every run asks first."""
-        question = wire.DescribeRequest(NONCE, PROTOCOL).to_record()
-        return self.ask("query.describe", RecordDict({wire.CONFIG: question}))
+        question = messages.DescribeRequest(NONCE, PROTOCOL).to_record()
+        return self.ask("query.describe", RecordDict({messages.CONFIG: question}))
 
 
 def site_of(domain: KeyDomain, name: str) -> Site:
@@ -146,7 +146,7 @@ def sent(domain: KeyDomain, plan: Plan, state: GlobalState) -> bytes:
 
 def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
     """Return the state that an answer holds, sealed about its round, or in clear."""
-    content = wire.state_of(answer)
+    content = messages.state_of(answer)
     if not masked:
         return GlobalState.from_bytes(content)
     said, opened = domain.envelope().open([content])
@@ -171,7 +171,7 @@ def company(domain: KeyDomain, *others: Proof) -> Participants:
 
 def question(
     domain: KeyDomain,
-    request: wire.Request,
+    request: messages.Request,
     state: bytes | None = None,
     *,
     added: tuple[Sum, Words] | None = None,
@@ -179,13 +179,13 @@ def question(
 ) -> RecordDict:
     """Return a message's content, of a run in which north and south take part."""
     given = participants or company(domain, proof(domain, "south"))
-    content = RecordDict({wire.CONFIG: request.to_record(), wire.PARTICIPANTS: given.to_record()})
-    arrays = {} if state is None else {wire.STATE: wire.pack_state(state)}
+    content = RecordDict({messages.CONFIG: request.to_record(), messages.PARTICIPANTS: given.to_record()})
+    arrays = {} if state is None else {messages.STATE: messages.pack_state(state)}
     if added is not None:
         total, words = added
-        content[wire.SUM] = ConfigRecord({wire.SUM: total.to_json()})
-        arrays[wire.WORDS] = Array(words)
-    content[wire.ARRAYS] = ArrayRecord(arrays)
+        content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json()})
+        arrays[messages.WORDS] = Array(words)
+    content[messages.ARRAYS] = ArrayRecord(arrays)
     return content
 
 
@@ -193,11 +193,11 @@ def trained(node: Node, plan: Plan, *, state: bytes | None = None, **more: Any) 
     """Return the answer to a first round, from fresh weights."""
     domain = node.site.domain
     state = sent(domain, plan, begun(domain, plan)) if state is None else state
-    return node.ask("train", question(domain, wire.TrainRequest(plan, 1), state, **more))
+    return node.ask("train", question(domain, messages.TrainRequest(plan, 1), state, **more))
 
 
 def words_in(answer: RecordDict, plan: Plan) -> Words:
-    return wire.words_of(answer, 64 if plan.dtype == "float64" else 32, 2 * plan.network.parameters())
+    return messages.words_of(answer, 64 if plan.dtype == "float64" else 32, 2 * plan.network.parameters())
 
 
 def ring_of(plan: Plan) -> Ring:
@@ -208,8 +208,8 @@ def added(answers: Mapping[str, RecordDict], plan: Plan) -> tuple[Sum, Words]:
     """Return what a coordinator adds up."""
     parts, words = [], np.zeros(2 * plan.network.parameters(), ring_of(plan).dtype)
     for name, answer in answers.items():
-        mask = wire.Mask.of(answer)
-        examples = int(answer.metric_records[wire.METRICS][wire.EXAMPLES])
+        mask = messages.Mask.of(answer)
+        examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
         parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
         words = words + words_in(answer, plan)
     return Sum.of(parts), words
@@ -225,9 +225,9 @@ def updates(
     **more: Any,
 ) -> Mapping[str, RecordDict]:
     """Return what each site answers to a round."""
-    request = wire.TrainRequest(plan, number, attempt, base)
+    request = messages.TrainRequest(plan, number, attempt, base)
     answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state, **more)) for n in nodes}
-    assert not [reason(answer) for answer in answers.values() if wire.REFUSAL in answer]
+    assert not [reason(answer) for answer in answers.values() if messages.REFUSAL in answer]
     return answers
 
 
@@ -242,14 +242,14 @@ def judged(
     **more: Any,
 ) -> list[RecordDict]:
     """Return what each site answers to the sum of a round, its new state included."""
-    request = wire.EvaluateRequest(plan, "validation", number, attempt, keep=True, base=base)
+    request = messages.EvaluateRequest(plan, "validation", number, attempt, keep=True, base=base)
     return [n.ask("evaluate", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
 
 
 def reason(answer: RecordDict) -> str:
     """Return the reason of a refusal, which must be all of the answer."""
-    assert list(answer) == [wire.REFUSAL]
-    return str(answer[wire.REFUSAL]["reason"])
+    assert list(answer) == [messages.REFUSAL]
+    return str(answer[messages.REFUSAL]["reason"])
 
 
 def decrypted(domain: KeyDomain, state: GlobalState) -> dict[str, np.ndarray]:

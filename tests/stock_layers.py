@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import layers
 
 DTYPE = "float64"

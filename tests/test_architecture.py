@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest", "fedpp.survey", "imagecodecs", "pydicom")
+SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest.ingestion", "fedpp.survey", "imagecodecs", "pydicom")
 
 
 def loaded_by(module: str) -> set[str]:
@@ -29,12 +29,12 @@ def reaches(modules: set[str], forbidden: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "coordinator.app",
-        "coordinator.strategy",
-        "sites.app",
-        "fedpp.learning.training",
-        "fedpp.masking.keystream",
-        "fedpp.protocol.vault_client",
+        "coordinator.server.app",
+        "coordinator.server.strategy",
+        "sites.client.app",
+        "fedpp.learning.encrypted_training",
+        "fedpp.aggregation.masks",
+        "fedpp.vault_api.vault_client",
     ],
 )
 def test_federated_code_loads_no_key_code(module: str):
@@ -46,13 +46,13 @@ def test_federated_code_loads_no_key_code(module: str):
 
 def test_the_test_can_see_key_code():
     """The check above finds key code where it is loaded."""
-    assert "fedpp.keys.domain" in reaches(loaded_by("fedpp.keys.domain"), SECRET)
+    assert "fedpp.keys.key_domain" in reaches(loaded_by("fedpp.keys.key_domain"), SECRET)
 
 
 def test_the_coordinator_loads_no_evaluation_key_no_keystream_and_no_tensorflow():
     """The coordinator's code, and what it adds masked words with, has no use for a key, and needs no TensorFlow."""
-    forbidden = ("fedpp.cipher.evaluation_key", "fedpp.masking.keystream", "tensorflow", "keras")
-    for module in ("coordinator.app", "coordinator.strategy"):
+    forbidden = ("fedpp.cipher.evaluation_key", "fedpp.aggregation.masks", "tensorflow", "keras")
+    for module in ("coordinator.server.app", "coordinator.server.strategy"):
         assert reaches(loaded_by(module), forbidden) == set()
 
 
@@ -86,7 +86,7 @@ def bundle(copy: Path) -> set[str]:
 
 def test_the_bundle_holds_what_the_apps_load_and_nothing_else(bundle: set[str]):
     """Whatever module is new stays out of the bundle until an app needs it: so key code cannot slip in."""
-    apps = ("coordinator.app", "sites.app", "fedpp.learning.training", "fedpp.masking.ring")
+    apps = ("coordinator.server.app", "sites.client.app", "fedpp.learning.encrypted_training", "fedpp.aggregation.ring")
     needed = set().union(*(loaded_by(app) for app in apps))
     files = {
         path.relative_to(ROOT).as_posix()
@@ -96,8 +96,8 @@ def test_the_bundle_holds_what_the_apps_load_and_nothing_else(bundle: set[str]):
         if path.is_file()
     }
     assert {name for name in bundle if name.endswith(".py")} == files
-    assert "fedpp/masking/ring.py" in bundle
-    assert "fedpp/masking/keystream.py" not in bundle
+    assert "fedpp/aggregation/ring.py" in bundle
+    assert "fedpp/aggregation/masks.py" not in bundle
     assert reaches({name.removesuffix(".py").replace("/", ".") for name in bundle}, SECRET) == set()
 
 
@@ -109,9 +109,10 @@ def test_the_wheel_holds_the_library_and_the_site(copy: Path, tmp_path: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fedpp"}
     packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "fedpp").rglob("__init__.py")}
-    assert packages | {"fedpp.sites"} == set(PROJECT["tool"]["setuptools"]["packages"])
-    assert "fedpp/sites/vault.py" in names
-    assert "fedpp/keys/domain.py" in names
+    own = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "sites").rglob("__init__.py")}
+    assert packages | {f"fedpp.{name}" for name in own} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert "fedpp/sites/vault/vault_server.py" in names
+    assert "fedpp/keys/key_domain.py" in names
     (points,) = [name for name in names if name.endswith("entry_points.txt")]
     assert "fedpp-site = fedpp.sites.__main__:main" in zipfile.ZipFile(wheel).read(points).decode()
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from fedpp.command import natural, positive, rate, run_command, share
+from fedpp.cli import natural, positive, rate, run_command, share
 from fedpp.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ def test_a_reader_may_stop_reading(lines: int):
     """A pipe that is closed, before the results are written or between, ends a command quietly."""
     code = (
         "import argparse, sys\n"
-        "from fedpp.command import run_command\n"
+        "from fedpp.cli import run_command\n"
         "parser = argparse.ArgumentParser(prog='p')\n"
         f"run = lambda options: [print('result') for _ in range({lines})] and 0\n"
         "parser.add_subparsers(dest='command').add_parser('c').set_defaults(run=run)\n"

@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from coordinator.__main__ import _parser as coordinator_parser
-from sites.cli import _parser as site_parser
+from sites.cli.site_cli import _parser as site_parser
 
 FOLDER = ROOT / "docs" / "compose"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]

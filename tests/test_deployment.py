@@ -35,13 +35,13 @@ from memory import Watch, found_in, watched
 from relay import Recording, recorded
 
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.keys import store
+from fedpp.keys import key_store
 from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.processes import free_port
-from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.protocol.run_record import FederationRecord
 from simulations.phantom import write_phantom
 
 SETTINGS = {
@@ -188,11 +188,11 @@ def canaries(deployment: Deployment) -> dict[str, bytes]:
     secrets: dict[str, bytes] = {}
     for hospital in deployment.hospitals:
         passphrase = from_file(hospital.passphrase)
-        site = store.open_site(hospital.domain(1), passphrase)
+        site = key_store.open_site(hospital.domain(1), passphrase)
         secrets[f"{hospital.name}'s identity"] = site.identity.seed_bytes()
         secrets[f"{hospital.name}'s passphrase"] = hospital.passphrase.read_bytes().strip()
         if hospital is deployment.east:
-            secrets["certifying key"] = store.open_issuer(hospital.domain(1), passphrase).seed_bytes()
+            secrets["certifying key"] = key_store.open_issuer(hospital.domain(1), passphrase).seed_bytes()
             secrets["domain secret"] = site.domain.secret_bytes()[:32]
             for label in (
                 *("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"),
@@ -262,9 +262,12 @@ def test_the_secret_zone_is_out_of_the_trainers_reach(deployment: Deployment) ->
         for path in (hospital.evaluation_key(1), hospital.dataset(1) / "manifest.json"):
             assert hospital.trainer.can_read(path)
             assert not other.trainer.can_read(path)
-    users = {name: owners(deployment, name) for name in ("sites.cli vault", "sites.executor", "flower-supernode")}
+    users = {
+        name: owners(deployment, name)
+        for name in ("sites.cli.site_cli vault", "sites.node.executor", "flower-supernode")
+    }
     zones, trainers = ({getattr(h, part).uid for h in deployment.hospitals} for part in ("secret_zone", "trainer"))
-    assert users == {"sites.cli vault": zones, "sites.executor": trainers, "flower-supernode": trainers}
+    assert users == {"sites.cli.site_cli vault": zones, "sites.node.executor": trainers, "flower-supernode": trainers}
 
 
 @pytest.mark.skipif(not TWO_USERS, reason="needs root")
@@ -403,7 +406,8 @@ def test_two_rounds_equal_the_simulation(
         for hospital in deployment.hospitals
     ]
     program = (
-        "import json, sys; from fedpp.config import SiteConfig; from simulations.federation import federate; "
+        "import json, sys; from fedpp.config.run_config import SiteConfig; "
+        "from simulations.simulated_federation import federate; "
         "sites, run = json.loads(sys.argv[1]); federate([SiteConfig.from_mapping(s) for s in sites], run)"
     )
     with pytest.MonkeyPatch.context() as unguarded:  # Ray asks whether it is in a cloud, whatever it is told
@@ -494,10 +498,10 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
         *(" -m coordinator up", " -m coordinator enrol", " -m coordinator run", " -m coordinator bundle", "/flwr run"),
         *("/flower-superlink", "/flower-superexec", "/flwr-serverapp", "/flower-supernode"),
         *(
-            "sites.executor",
+            "sites.node.executor",
             "multiprocessing.forkserver",
-            " -m sites.cli join",
-            " -m sites.cli vault",
+            " -m sites.cli.site_cli join",
+            " -m sites.cli.site_cli vault",
             " -m simulations --help",
         ),
     ):
@@ -507,7 +511,7 @@ def test_nothing_phones_home(deployment: Deployment) -> None:
         b"FLWR_DISABLE_UPDATE_CHECK=1",
         b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
     }
-    processes = processes_of(deployment.folder, "bin/flower-") | processes_of(deployment.folder, "sites.executor")
+    processes = processes_of(deployment.folder, "bin/flower-") | processes_of(deployment.folder, "sites.node.executor")
     assert len(processes) == 6
     for process in processes:
         environment = Path(f"/proc/{process}/environ").read_bytes()

@@ -11,8 +11,8 @@ from conftest import DATA
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
+from fedpp.keys.key_domain import KeyDomain
 
 SIZE, COUNT = 64, 200
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")

@@ -19,15 +19,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from global_states import flat
 from masked_sites import DOMAIN
 
-from coordinator.app import federate
-from fedpp.cipher.dataset import EncryptedDataset
+from coordinator.server.app import federate
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.learning.global_state import GlobalState
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe
-from simulations.played_site import Player
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from simulations.benchmarks.simulated_client import Player
 
 SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
 NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)

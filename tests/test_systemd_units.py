@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from coordinator.__main__ import _parser as coordinator_parser
-from sites.cli import _parser
+from sites.cli.site_cli import _parser
 
 FOLDER = ROOT / "docs" / "systemd"
 UNITS = ("fedpp-vault.service", "fedpp-site.service")

@@ -14,16 +14,16 @@ from sklearn.decomposition import FastICA
 from vaults import serving
 
 from fedpp.cipher import algebra
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.network import NetworkSpec
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.protocol.counts import SCORE_EDGES
-from fedpp.protocol.vault_client import VaultClient
-from fedpp.recipe import Recipe
+from fedpp.vault_api.vault_client import VaultClient
 
 NETWORK = NetworkSpec(4, 32, 32, 1, 2)
 

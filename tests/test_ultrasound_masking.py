@@ -20,19 +20,19 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from global_states import flat
 
-from coordinator.app import federate
-from fedpp.command import load_tensorflow
-from fedpp.config import RunConfig, SiteConfig
+from coordinator.server.app import federate
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.ring import Ring
+from fedpp.cli import load_tensorflow
+from fedpp.config.run_config import RunConfig, SiteConfig
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState
-from fedpp.masking.ring import Ring
-from fedpp.protocol import wire
-from simulations.federation import vaults
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.protocol import messages
 from simulations.hospitals import Hospitals, prepare
 from simulations.runner import run_config
 from simulations.scenario import Scenario
-from sites.app import app
+from simulations.simulated_federation import vaults
+from sites.client.app import app
 
 SMALL = {"sites": 3, "rounds": 2, "epochs": 1, "frames": 2, "size": 16, "filters": (4, 8), "dense": 16, "lstm": 8}
 KINDS = {"initial weights", "model", "update"}
@@ -52,8 +52,8 @@ class Hospital:
         context = Context(1, self.number, self.config.to_mapping(), RecordDict(), {})
         metadata = Metadata(1, "question", 0, self.number, "", "", 0.0, 600.0, kind)
         answer = app(Message(content=question.content, metadata=metadata), context).content
-        assert wire.REFUSAL not in answer, answer
-        round_ = int(question.content.config_records[wire.CONFIG].get("round", 0))
+        assert messages.REFUSAL not in answer, answer
+        round_ = int(question.content.config_records[messages.CONFIG].get("round", 0))
         self.heard.append((kind, round_, question.content, answer))
         return answer
 
@@ -81,7 +81,7 @@ class Run:
         """Return the state of each round, which must be one."""
         found: dict[int, GlobalState] = {}
         for name, content in self.arrays():
-            if name == wire.STATE:
+            if name == messages.STATE:
                 opened = b"".join(domain.envelope().open([content])[1]) if masked else content
                 state = GlobalState.from_bytes(opened)
                 assert found.setdefault(state.round, state) == state
@@ -128,10 +128,10 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
     for site in run.sites:
         for kind, number, asked, content in site.heard:
             if kind == "train":
-                plan = wire.TrainRequest.of(asked).plan
+                plan = messages.TrainRequest.of(asked).plan
                 ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
-                examples = int(content.metric_records[wire.METRICS][wire.EXAMPLES])
-                words = wire.words_of(content, ring.bits, network.parameters() * 2)
+                examples = int(content.metric_records[messages.METRICS][messages.EXAMPLES])
+                words = messages.words_of(content, ring.bits, network.parameters() * 2)
                 truth[f"update of {site.number} in round {number}"] = decrypted(ring.decode(words, examples))
     return truth
 

@@ -10,30 +10,30 @@ from typing import Any
 
 from conftest import ROOT
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.files import create_exclusively
-from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.sealed import Passphrase
-from fedpp.keys.store import Site
-from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.keys import key_store
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.sealed_secret import Passphrase
 from fedpp.protocol.membership import NO_BUNDLE
-from fedpp.protocol.vault_channel import TlsFiles
-from simulations.bench_vault import certified
-from sites.call_guard import IDLE_SECONDS
-from sites.vault import serve
-from sites.vault_service import VaultService
+from fedpp.vault_api.vault_channel import TlsFiles
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.call_guard import IDLE_SECONDS
+from sites.vault.vault_server import serve
+from sites.vault.vault_service import VaultService
 
 SECONDS = 20.0
 FEW = ScoreLimits(least_patients=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys.domain import KeyDomain
-from simulations.bench_vault import certified
-from sites.vault import serve
-from sites.vault_service import VaultService
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.vault_server import serve
+from sites.vault.vault_service import VaultService
 
 site = certified(KeyDomain.of_secret(bytes(range(32)), n=2), "north")
 service = VaultService(site, EncryptedDataset.open(Path(sys.argv[1])), policy=Path(sys.argv[2]))
@@ -108,11 +108,11 @@ def site_vault(
     passphrase = folder / "passphrase"
     if not folder.exists():
         passphrase_ = Passphrase(b"correct horse battery staple", log2_cost=10)
-        store.join(folder, certified(domain, "north"), passphrase_)
+        key_store.join(folder, certified(domain, "north"), passphrase_)
         create_exclusively(passphrase, b"correct horse battery staple")
     secret = ("--domain", folder, "--passphrase-file", passphrase)
     given = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, scores), *options)
-    command = [sys.executable, "-m", "sites.cli", "vault", *map(str, (*secret, *given))]
+    command = [sys.executable, "-m", "sites", "vault", *map(str, (*secret, *given))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

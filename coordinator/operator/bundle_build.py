@@ -12,7 +12,7 @@ from pathlib import Path
 from fedpp.errors import FederationError
 from fedpp.files import create_exclusively
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 SOURCES = ("fedpp", "sites", "coordinator", "pyproject.toml")
 
 

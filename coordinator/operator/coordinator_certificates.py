@@ -15,9 +15,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedpp.certificates import authority, general_name, issued, private_pem
 from fedpp.errors import KeyFileError
 from fedpp.files import create_exclusively, replace
+from fedpp.tls import authority, general_name, issued, private_pem
 
 LOOPBACK = ("localhost", "127.0.0.1")
 AUTHORITY_VALIDITY = timedelta(days=3650)

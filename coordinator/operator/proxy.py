@@ -14,7 +14,7 @@ from fedpp.errors import ConfigError
 from fedpp.files import replace
 
 from .address import Address
-from .certificates import Given
+from .coordinator_certificates import Given
 
 NAME = "nginx.conf"
 PLACES = ("/usr/sbin", "/usr/local/sbin")  # which are not on every user's PATH

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from fedpp.config import SPLITS
+from fedpp.config.model_spec import Task
+from fedpp.config.run_config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
-from fedpp.network import Task
-from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.site import SiteDescription
-from fedpp.report import (
+from fedpp.protocol.run_record import RECORD, FederationRecord
+from fedpp.protocol.site_description import SiteDescription
+from fedpp.reporting.report import (
     Confusion,
     FindingResult,
     RefusedSite,
@@ -21,8 +21,6 @@ from fedpp.report import (
     privacy_of,
     write_report,
 )
-
-from .results import RECORD
 
 WRITTEN = ("report.json", "report.html")
 

@@ -12,18 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.config import RunConfig
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
+from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED
 
-from .bundle import CHECKOUT, copy_sources
-from .flower import flower
-from .results import BEFORE, CLEAR, RECORD, SEALED
+from .bundle_build import CHECKOUT, copy_sources
+from .flower_command import flower
 from .superlink import CONNECTION, State
 
 if TYPE_CHECKING:
-    from .progress import Progress
-    from .run_folder import RunFolder
+    from coordinator.server.progress import Progress
+    from coordinator.server.run_state import RunFolder
 
 ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
 CHANGEABLE = ("rounds", "quorum", "repeats", "wait-seconds", "round-seconds")  # of a run that goes on
@@ -33,7 +33,7 @@ Settings = dict[str, str | int | float]
 
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
-    from .run_folder import RunFolder  # with it come NumPy and Flower, which --help does not wait for
+    from coordinator.server.run_state import RunFolder  # with it come NumPy and Flower, which --help does not wait for
 
     state = State(options.state.resolve())
     given = _from_file(options.config) if options.config else {}
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show where the run is, which sites it waits for and who is connected; live on a terminal."""
-    from .progress import Progress
-    from .run_folder import RunFolder
+    from coordinator.server.progress import Progress
+    from coordinator.server.run_state import RunFolder
 
     state = State(options.state.resolve())
     folder = RunFolder(_out(options, state))
@@ -87,7 +87,7 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop the run that goes on; `run --resume` takes it up again."""
-    from .run_folder import RunFolder
+    from coordinator.server.run_state import RunFolder
 
     state = State(options.state.resolve())
     folder = RunFolder(_out(options, state))
@@ -102,9 +102,8 @@ def stop(options: argparse.Namespace) -> int:
 
 def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a new run; all that can be checked before it begins is."""
-    from fedpp.cipher.params import DomainCard
-
-    from . import earlier_model
+    from coordinator.server import initial_model
+    from fedpp.cipher.domain_card import DomainCard
 
     out = folder.out
     if folder.order.exists() or any((out / name).exists() for name in (RECORD, SEALED, BEFORE, CLEAR)):
@@ -116,7 +115,7 @@ def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str,
     model = options.model or (Path(given["model"]) if given.get("model") else None)
     card = DomainCard.load(domain)
     if model is not None:
-        earlier_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
+        initial_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
     facts: Settings = {
         "card": card.to_json(),
         "sites": options.sites or given.get("sites") or _missing("--sites NUMBER"),
@@ -127,7 +126,7 @@ def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str,
     settings = run_config(options.set, facts, written)
     config = RunConfig.from_mapping(settings)
     if config.strategy:
-        from .chosen_strategy import ChosenStrategy
+        from coordinator.server.chosen_strategy import ChosenStrategy
 
         ChosenStrategy.of(config, card.scheme)
     folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -219,8 +218,8 @@ def _missing(what: str) -> Any:
 def _show(out: Path, *, as_json: bool) -> int:
     """Print the figures of a finished run."""
     from fedpp.learning.metrics import metrics
-    from fedpp.protocol.federation import FederationRecord
     from fedpp.protocol.finding_counts import FindingCounts
+    from fedpp.protocol.run_record import FederationRecord
 
     record = FederationRecord.load(out / RECORD)
     tested = record.test_counts()

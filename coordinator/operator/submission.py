@@ -13,14 +13,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from fedpp.config import to_toml
+from coordinator.server.progress import Phase, Progress, ProgressFile
+from coordinator.server.run_state import RunFolder
+from fedpp.config.run_config import to_toml
 from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup
 
-from .bundle import built
-from .flower import NoSuperLinkError, flower
-from .progress import Phase, Progress, ProgressFile
-from .run_folder import RunFolder
+from .bundle_build import built
+from .flower_command import NoSuperLinkError, flower
 from .superlink import CONNECTION, State
 
 POLL_SECONDS = 0.2

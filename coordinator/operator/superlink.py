@@ -23,7 +23,7 @@ from fedpp.processes import ProcessGroup, flower_environment
 
 from . import proxy
 from .address import LOOPBACK, Address
-from .certificates import Certificates, Given, ensure
+from .coordinator_certificates import Certificates, Given, ensure
 from .supervision import supervise
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
@@ -126,7 +126,7 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
     files = state.certificates
     superlink = group.start(
         [
-            *(sys.executable, "-m", "coordinator.bounded_superlink", str(Path(sys.executable).with_name(SUPERLINK))),
+            *(sys.executable, "-m", "fedpp.flower.bounded_superlink", str(Path(sys.executable).with_name(SUPERLINK))),
             *("--host", local.host, "--port", str(local.port)),
             *("--ssl-ca-certfile", str(files.ca)),
             *("--ssl-certfile", str(files.server), "--ssl-keyfile", str(files.server_key)),

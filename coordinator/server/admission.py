@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import MOST_EXAMPLES, MOST_SITES, RunConfig
+from fedpp.config.model_spec import Task
+from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES, RunConfig
 from fedpp.errors import FederationError
-from fedpp.network import Task
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.membership import PROTOCOL, Proof, Run
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.site_description import SiteDescription
 
 POLL_SECONDS = 0.5
 AGAIN_SECONDS = 60.0  # after which a node is asked again that has not answered, and then after twice as long, and so on
@@ -43,7 +43,7 @@ class Admissions:
         """Begin with nobody; `note` tells the user, and `tick` is called while sites are waited for."""
         self._tick = tick
         self._grid, self._run, self._n, self._note = grid, run, n, note
-        self._question = wire.DescribeRequest(run.nonce, PROTOCOL).to_record()
+        self._question = messages.DescribeRequest(run.nonce, PROTOCOL).to_record()
         self._asked: dict[int, str] = {}  # node -> when it had joined
         self._connected: set[int] = set()
         self._pending: dict[str, int] = {}  # message -> node
@@ -137,8 +137,8 @@ class Admissions:
         self._described.pop(node, None)
         name = f"node {node}"
         try:
-            content = wire.content_of(reply)
-            site = SiteDescription.from_mapping(wire.record(content, wire.SITE, ConfigRecord))
+            content = messages.content_of(reply)
+            site = SiteDescription.from_mapping(messages.record(content, messages.SITE, ConfigRecord))
             name = claimed(site.name, node)
             self._proofs[node] = proved(content, site, self._run)
             self._described[node] = site
@@ -171,7 +171,7 @@ def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
             f"its key domain is {site.domain[:16]}, this run is for {run.domain[:16]}: "
             "weights under different keys cannot be averaged"
         )
-    text = wire.record(content, wire.PROOF, ConfigRecord).get("proof")
+    text = messages.record(content, messages.PROOF, ConfigRecord).get("proof")
     proof = Proof.from_json(text if isinstance(text, str) else "")
     proof.require(run)
     if proof.statement.site != site.name:
@@ -220,7 +220,9 @@ def choose(
 
 def _question(node: int, request: ConfigRecord) -> Message:
     return Message(
-        RecordDict({wire.CONFIG: request}), dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.DESCRIBE}"
+        RecordDict({messages.CONFIG: request}),
+        dst_node_id=node,
+        message_type=f"{MessageType.QUERY}.{messages.DESCRIBE}",
     )
 
 

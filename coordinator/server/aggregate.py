@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Protocol
 
-from fedpp.masking.ring import Words
-from fedpp.masking.rounds import Contribution, Round, Sum
+import numpy as np
 
-from .run_folder import Checkpoint
+from fedpp.aggregation.ring import Words
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.aggregation.update_check import norm
+from fedpp.protocol import messages
+
+from .run_state import Checkpoint
 
 FAR = 5.0  # times the others' median norm: an update that is longer is told of
 
@@ -45,3 +49,41 @@ def far_off(norms: Mapping[str, float]) -> Mapping[str, str]:
         if len(others) > 1 and length > FAR * median(others):
             found[name] = f"its update's norm is {length:.3g}, the median of the others' {median(others):.3g}"
     return found
+
+
+class RingSum:
+    """Updates added up modulo 2^32 or 2^64; nothing depends on the order in which they come."""
+
+    def __init__(self, due: Round, *, masked: bool) -> None:
+        """Begin with zero; words that are not masked are looked at."""
+        self._due, self._masked = due, masked
+        self._words = np.zeros(due.length, due.ring.dtype)
+        self._parts: dict[str, tuple[Contribution, int]] = {}
+        self._norms: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """Return how many updates were added."""
+        return len(self._parts)
+
+    def add(self, part: Contribution, tag: int, words: Words) -> None:
+        """Add a site's update."""
+        self._due.ring.add(self._words, words)
+        self._parts[part.site] = part, tag
+        if not self._masked:
+            self._norms[part.site] = norm([self._due.ring.decode(words, part.examples)])
+
+    def total(self) -> Sum:
+        """Return what the sum is of, in the order of the sites' names."""
+        return Sum.of([self._parts[name] for name in sorted(self._parts)])
+
+    def result(self) -> tuple[str, Words]:
+        """Return what the sites are sent, and its name in a message."""
+        return messages.WORDS, self._words
+
+    def flagged(self) -> Mapping[str, str]:
+        """Return whose update is far longer than the others', and by how much; they are in the sum all the same."""
+        return far_off(self._norms)
+
+    def memory(self) -> bytes:
+        """Return nothing: what the server's optimizer remembers is the sites' own, in the state."""
+        return b""

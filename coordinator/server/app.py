@@ -14,29 +14,27 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedpp.cipher.params import DomainCard
-from fedpp.config import RunConfig
+from fedpp.aggregation.global_state import GlobalState, begun_with
+from fedpp.aggregation.round_context import Round
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
-from fedpp.learning.global_state import GlobalState, begun_with
-from fedpp.masking.rounds import Round
-from fedpp.network import NetworkSpec, Task
-from fedpp.protocol import wire
-from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
-from fedpp.protocol.plan import Plan
+from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED, FederationRecord
+from fedpp.protocol.run_spec import Plan
 
-from . import earlier_model
+from . import initial_model
 from .admission import Admission, Admissions
-from .aggregation import Aggregation
-from .answers import UNKNOWN, digest_of
+from .aggregate import Aggregation, RingSum
 from .chosen_strategy import ChosenStrategy
-from .earlier_model import EarlierModel
 from .flower_strategies import FlowerAggregation
+from .initial_model import EarlierModel
 from .progress import Progress, ProgressFile
-from .results import BEFORE, CLEAR, RECORD, SEALED
-from .ring_sum import RingSum
-from .run_folder import Checkpoint, RunFolder, StoppedError, patiently
+from .replies import UNKNOWN, digest_of
+from .run_state import Checkpoint, RunFolder, StoppedError, patiently
 from .strategy import FederatedAveraging
 
 app = ServerApp()
@@ -73,7 +71,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
 def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     chosen = ChosenStrategy.of(config, card.scheme)
-    earlier = earlier_model.read(Path(config.initial), card.fingerprint) if config.initial else None
+    earlier = initial_model.read(Path(config.initial), card.fingerprint) if config.initial else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
@@ -199,17 +197,17 @@ def initial_state(
     form, model = form_of(earlier, admission, plan)
     content = RecordDict(
         {
-            wire.CONFIG: wire.InitialRequest(plan, form).to_record(),
-            wire.PARTICIPANTS: admission.participants.to_record(),
+            messages.CONFIG: messages.InitialRequest(plan, form).to_record(),
+            messages.PARTICIPANTS: admission.participants.to_record(),
         }
     )
     if model:
-        content[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(model)})
+        content[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(model)})
     for node, site in admission.sites.items():
-        question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{wire.INITIAL_WEIGHTS}")
+        question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{messages.INITIAL_WEIGHTS}")
         reply = next(iter(grid.send_and_receive([question], timeout=timeout)), None)
         try:
-            state = wire.state_of(wire.content_of(reply))
+            state = messages.state_of(messages.content_of(reply))
             # Of a sealed one there is one site's word alone: it must not turn the others away.
             return Checkpoint(0, UNKNOWN if plan.masked else digest_of(state), state, (), 0.0)
         except FederationError as error:

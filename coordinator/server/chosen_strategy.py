@@ -13,8 +13,8 @@ from typing import Any, Self
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedpp.cipher.params import Scheme
-from fedpp.config import RunConfig
+from fedpp.cipher.domain_card import Scheme
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError
 
 _TREES = "it grows trees, and a run trains a neural network"

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.superlink.grid import http_grid
 
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between two looks at who restarted
@@ -69,7 +69,7 @@ class Exchange:
             came = False
             for message in list(self._asked):  # one by one: a pull brings all that is there into memory
                 for answer in self._pull(message, deadline - time.monotonic()):
-                    if wire.is_lost(answer) and time.monotonic() >= deadline:
+                    if messages.is_lost(answer) and time.monotonic() >= deadline:
                         self._cut_short.add(self._asked.pop(message))
                         continue
                     node = self._asked.pop(answer.metadata.reply_to_message_id, None)

@@ -27,19 +27,19 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
+from fedpp.aggregation.global_state import GlobalState, unflat
+from fedpp.aggregation.ring import Words
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.aggregation.update_check import norm
 from fedpp.errors import ConfigError, FederationError, ModelError
-from fedpp.learning.gate import norm
-from fedpp.learning.global_state import GlobalState, unflat
 from fedpp.learning.metrics import metrics
-from fedpp.masking.ring import Words
-from fedpp.masking.rounds import Contribution, Round, Sum
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.texts import one_line
 
-from .aggregation import far_off
+from .aggregate import far_off
 from .chosen_strategy import ChosenStrategy
-from .run_folder import Checkpoint
-from .strategy_memory import recall, remembered
+from .run_state import Checkpoint
+from .strategy_state import recall, remembered
 
 LOSS, UNKNOWN_LOSS = "train_loss", 1.0
 _FAILURES = (AppExitException, ConfigError, ValueError, ArithmeticError, LookupError)
@@ -75,7 +75,7 @@ class FlowerAggregation:
     def result(self) -> tuple[str, Words]:
         """Return the next state, as bytes; raise `FederationError` if the strategy makes none that could be one."""
         state, _ = self._stepped
-        return wire.AFTER, np.frombuffer(state.to_bytes(), np.uint8)
+        return messages.AFTER, np.frombuffer(state.to_bytes(), np.uint8)
 
     def memory(self) -> bytes:
         """Return what the strategy remembers for the next round."""
@@ -112,8 +112,8 @@ class FlowerAggregation:
         part, words = self._updates[name]
         update = unflat(self._due.ring.decode(words, part.examples), before.network, before.n)
         rows = {of: (values + update[of]).astype(before.dtype) for of, values in before.rows.items()}
-        told = MetricRecord({wire.EXAMPLES: part.examples, LOSS: self._loss_of(name)})
-        return RecordDict({wire.ARRAYS: _record(rows), wire.METRICS: told})
+        told = MetricRecord({messages.EXAMPLES: part.examples, LOSS: self._loss_of(name)})
+        return RecordDict({messages.ARRAYS: _record(rows), messages.METRICS: told})
 
     def _loss_of(self, name: str) -> float:
         counts = self._before.rounds[-1].validation.get(name) if self._before.rounds else None

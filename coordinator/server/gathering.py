@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import RunConfig
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, MaskError
-from fedpp.protocol import wire
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol import messages
+from fedpp.protocol.site_description import SiteDescription
 
-from .answers import MisfitError
 from .exchange import Exchange
-from .holdings import Holdings
 from .progress import ProgressFile
-from .run_folder import RunFolder
+from .replies import UNKNOWN, MisfitError
+from .run_state import RunFolder
 
 Questions = Callable[[Iterable[int]], list[Message]]  # of nodes
 Accept = Callable[[RecordDict, SiteDescription], None]
@@ -32,7 +31,7 @@ class Gathering:
         config: RunConfig,
         folder: RunFolder,
         progress: ProgressFile,
-        holdings: Holdings,
+        holdings: "Holdings",
         quarantined: Mapping[str, str],
     ) -> None:
         """Begin with those who were quarantined before; who lost what it held is asked again with it."""
@@ -72,10 +71,10 @@ class Gathering:
                 if answer is None:
                     self._folder.note(f"{what}: {name} restarted, and is asked again")
                     self._exchange.ask(questions([node]))
-                elif wire.lost_base(answer) and self._holdings.forget(name):
+                elif messages.lost_base(answer) and self._holdings.forget(name):
                     self._folder.note(f"{what}: {name} has lost the last model, and is sent it again")
                     self._exchange.ask(questions([node]))
-                elif wire.is_lost(answer) and node not in again:
+                elif messages.is_lost(answer) and node not in again:
                     again.add(node)
                     self._folder.note(f"{what}: the answer of {name} was lost on its way, and it is asked again")
                     self._exchange.ask(questions([node]))
@@ -132,10 +131,10 @@ class Gathering:
 
     def _heard(self, what: str, site: SiteDescription, answer: Message, accept: Accept) -> str:
         """Take one answer; return what became of it, in a word."""
-        if wire.is_away(answer):
+        if messages.is_away(answer):
             return "away"
         try:
-            accept(wire.content_of(answer), site)
+            accept(messages.content_of(answer), site)
         except MisfitError as error:
             self.quarantined[site.name] = f"{what}: {error}"
             self._leave_out(what, site, str(error))
@@ -149,3 +148,34 @@ class Gathering:
     def _leave_out(self, what: str, site: SiteDescription, reason: str) -> None:
         self.left_out[site.name] = f"{what}: {reason}"
         self._folder.note(f"{what} of {site.name} left out: {reason}")
+
+
+class Holdings:
+    """Digests of states, by site and round."""
+
+    def __init__(self) -> None:
+        """Begin with nothing, as a coordinator that goes on does: a site that has a state is sent it once more."""
+        self._held: dict[tuple[str, int], str] = {}
+
+    def name(self, site: str, number: int, digest: str) -> None:
+        """Take it that a site holds this state of a round."""
+        self._held[site, number] = digest
+
+    def base(self, site: str, number: int, digest: str) -> str:
+        """Return by which digest a site knows the state of a round, or nothing if it must be sent it.
+
+        Of the first one, sealed, the coordinator itself does not know the digest.
+        """
+        held = self._held.get((site, number), "")
+        return held if digest in {held, UNKNOWN} else ""
+
+    def forget(self, site: str) -> bool:
+        """Take it that a site holds nothing; tell whether it was taken to hold something."""
+        lost = [held for held in self._held if held[0] == site]
+        for held in lost:
+            del self._held[held]
+        return bool(lost)
+
+    def prune(self, number: int) -> None:
+        """Forget what was before this round."""
+        self._held = {(site, of): digest for (site, of), digest in self._held.items() if of >= number}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedpp.config import SEALED_SUFFIX
+from fedpp.config.run_config import SEALED_SUFFIX
 from fedpp.errors import ModelError
 from fedpp.learning.model_file import EncryptedModel
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from flwr.app import MetricRecord, RecordDict
 
-from fedpp.config import SPLITS
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.ring import Words
+from fedpp.aggregation.round_context import Contribution, Round
+from fedpp.config.run_config import SPLITS
 from fedpp.errors import FederationError, MaskError, ModelError
-from fedpp.learning.global_state import GlobalState
-from fedpp.masking.ring import Words
-from fedpp.masking.rounds import Contribution, Round
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
 
 UNKNOWN = "0" * 64  # digest of a state that only the sites can read
 
@@ -30,7 +30,7 @@ class Answer:
     """What a site found of a new global model."""
 
     counts: AnyCounts
-    verdict: wire.Verdict
+    verdict: messages.Verdict
     state: bytes | None  # of the new round, if it was asked to keep it
 
 
@@ -39,10 +39,10 @@ def accept_update(
 ) -> tuple[Contribution, int, Words]:
     """Return a site's part in the sum, its tag and its words; raise `MisfitError` if they do not fit the round."""
     try:
-        _require_origin(wire.Origin.of(content), plan.domain, due)
-        mask, weight = wire.Mask.of(content), plan.weight(site.sequences[0])
-        _require_examples(wire.record(content, wire.METRICS, MetricRecord).get(wire.EXAMPLES), weight)
-        words = wire.words_of(content, due.ring.bits, due.length)
+        _require_origin(messages.Origin.of(content), plan.domain, due)
+        mask, weight = messages.Mask.of(content), plan.weight(site.sequences[0])
+        _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
+        words = messages.words_of(content, due.ring.bits, due.length)
         if not plan.masked:
             due.ring.require_within(words, weight)
         return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, words
@@ -52,13 +52,13 @@ def accept_update(
 
 def base_of(content: RecordDict) -> str:
     """Return the digest of the state that an accepted update starts from, as its site names it."""
-    return Round.from_json(wire.Origin.of(content).round).base
+    return Round.from_json(messages.Origin.of(content).round).base
 
 
 def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Answer:
     """Return what a site found of a new model; raise `FederationError` if that does not fit."""
     counts = accept_counts(content, site, "validation")
-    state, verdict = wire.state_of(content) if wire.ARRAYS in content else None, wire.Verdict.of(content)
+    state, verdict = messages.state_of(content) if messages.ARRAYS in content else None, messages.Verdict.of(content)
     if state is not None and not masked and digest_of(state) != verdict.digest:
         raise FederationError("its state is another than its verdict names")
     return Answer(counts, verdict, state)
@@ -67,7 +67,7 @@ def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -
 def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
     """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
     kind = FindingCounts if site.multi_label else Counts
-    counts = kind.from_mapping(wire.record(content, wire.METRICS, MetricRecord))
+    counts = kind.from_mapping(messages.record(content, messages.METRICS, MetricRecord))
     announced = site.sequences[SPLITS.index(split)]
     classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
     if (counts.examples, classes) != (announced, len(site.classes)):
@@ -78,7 +78,7 @@ def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> Any
     return counts
 
 
-def _require_origin(said: wire.Origin, domain: str, due: Round) -> None:
+def _require_origin(said: messages.Origin, domain: str, due: Round) -> None:
     """Raise `FederationError` unless an update says that it is of this domain, round, attempt, model and plan.
 
     Of which model the first round is, the sites alone know where it is sealed.

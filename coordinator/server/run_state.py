@@ -10,7 +10,7 @@
     run/sum         the sum of an attempt, or what a strategy made of it, and of whose updates; written before a site is
                     sent it
     run/checkpoint  the last round that the sites adopted: its state, all rounds so far, and what a strategy remembers
-    run/progress    for people: where the run is (see `coordinator.progress`)
+    run/progress    for people: where the run is (see `coordinator.server.progress`)
     run/log         what the run tells, line by line
 
 Each file is replaced as a whole: who dies in between leaves the old one or the new one.
@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 
 from fedpp import files
+from fedpp.aggregation.ring import Words
+from fedpp.aggregation.round_context import Sum
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import FederationError
-from fedpp.masking.ring import Words
-from fedpp.masking.rounds import Sum
-from fedpp.network import NetworkSpec
 from fedpp.protocol.counts import Counts
-from fedpp.protocol.federation import RoundRecord
 from fedpp.protocol.finding_counts import FindingCounts
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.run_record import RoundRecord
+from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
 
 FORMAT = "fedpp-run-1"

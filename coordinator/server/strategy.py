@@ -4,9 +4,10 @@ McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in 
 average is taken, and the server's optimizer runs, at the sites, which see the sum without its masks. A site that drops
 out, or abstains, is not in the list. A new global model that the sites do not adopt is thrown away, and the round is
 repeated from the last good one. With masking off the words are in clear, and all else is the same; or a strategy of
-Flower makes the new model of the updates (`coordinator.flower_strategies`), which the sites judge as any other.
+Flower makes the new model of the updates (`coordinator.server.flower_strategies`), which the sites judge as any other.
 
-What is done next is on the disk before a site hears of it (`coordinator.run_folder`), so that a coordinator that died
+What is done next is on the disk before a site hears of it (`coordinator.server.run_state`), so that a coordinator
+that died
 goes on where it was: the same round, attempt, plan and sum.
 """
 
@@ -18,24 +19,23 @@ from functools import cache
 from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.config import RunConfig
+from fedpp.aggregation.ring import Ring
+from fedpp.aggregation.round_context import Round
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
-from fedpp.masking.ring import Ring
-from fedpp.masking.rounds import Round
-from fedpp.protocol import wire
-from fedpp.protocol.federation import RoundRecord
+from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.run_record import RoundRecord
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
 
 from .admission import Admissions
-from .aggregation import Begin
-from .answers import UNKNOWN, Answer, accept_answer, accept_counts, accept_update, base_of
-from .gathering import Accept, Gathering, Questions
-from .holdings import Holdings
+from .aggregate import Begin
+from .gathering import Accept, Gathering, Holdings, Questions
 from .progress import ProgressFile
-from .run_folder import Checkpoint, ClosedSum, Position, RunFolder, patiently
+from .replies import UNKNOWN, Answer, accept_answer, accept_counts, accept_update, base_of
+from .run_state import Checkpoint, ClosedSum, Position, RunFolder, patiently
 
 
 class FederatedAveraging:
@@ -107,8 +107,8 @@ class FederatedAveraging:
 
     def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
         """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
-        request = wire.EvaluateRequest(self._plan, "test", last.round + 1, base=_name(last))
-        arrays = ArrayRecord({wire.STATE: wire.pack_state(last.state)})  # sites keep the last one as it comes
+        request = messages.EvaluateRequest(self._plan, "test", last.round + 1, base=_name(last))
+        arrays = ArrayRecord({messages.STATE: messages.pack_state(last.state)})  # sites keep the last one as it comes
         tested: dict[str, AnyCounts] = {}
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
@@ -126,13 +126,15 @@ class FederatedAveraging:
 
     def alone(self) -> Mapping[str, AnyCounts]:
         """Return each site's test counts of a model that it trains alone, of those that answer in the time of a run."""
-        request, counted = wire.AloneRequest(self._plan, self._config.rounds), dict[str, AnyCounts]()
+        request, counted = messages.AloneRequest(self._plan, self._config.rounds), dict[str, AnyCounts]()
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             counted[site.name] = accept_counts(content, site, "test")
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            return [self._message(f"{MessageType.QUERY}.{wire.ALONE}", node, request, ArrayRecord()) for node in nodes]
+            return [
+                self._message(f"{MessageType.QUERY}.{messages.ALONE}", node, request, ArrayRecord()) for node in nodes
+            ]
 
         self._folder.note("each site trains a model of its own, to be compared with")
         self._gathering.gather("own model", self.sites, questions, accept, least=0, times=self._config.rounds)
@@ -204,8 +206,8 @@ class FederatedAveraging:
             updates.add(*accept_update(content, site, self._plan, due))
             self._holdings.name(site.name, before.round, base_of(content))
 
-        def request(_: int, base: str) -> wire.Request:
-            return wire.TrainRequest(self._plan, number, self._attempt, base)
+        def request(_: int, base: str) -> messages.Request:
+            return messages.TrainRequest(self._plan, number, self._attempt, base)
 
         self._progress.tell(
             phase="training",
@@ -263,10 +265,10 @@ class FederatedAveraging:
     def _evaluations(self, before: Checkpoint, closed: ClosedSum, keep: Callable[[int], bool]) -> Questions:
         """Return what asks nodes to judge a new model, and those that `keep` it to answer its state."""
 
-        def request(node: int, base: str) -> wire.Request:
-            return wire.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep(node), base)
+        def request(node: int, base: str) -> messages.Request:
+            return messages.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep(node), base)
 
-        total = {wire.SUM: ConfigRecord({wire.SUM: closed.total.to_json()})}
+        total = {messages.SUM: ConfigRecord({messages.SUM: closed.total.to_json()})}
         return self._questions(MessageType.EVALUATE, before, request, {closed.name: Array(closed.words)}, total)
 
     def _judge(self, number: int, answers: dict[str, Answer]) -> Accept:
@@ -295,7 +297,7 @@ class FederatedAveraging:
                     f"round {number}: state", {node: site}, questions, self._judge(number, again), least=0
                 )
                 answer = again.get(site.name, answer)
-            if answer.state is not None and answer.verdict == wire.Verdict(digest, ""):
+            if answer.state is not None and answer.verdict == messages.Verdict(digest, ""):
                 return digest, answer.state
         self._folder.note(
             f"round {number}, attempt {self._attempt}: no site that adopts the new model answered its state"
@@ -342,7 +344,7 @@ class FederatedAveraging:
         self,
         kind: str,
         before: Checkpoint,
-        request: Callable[[int, str], wire.Request],
+        request: Callable[[int, str], messages.Request],
         results: Mapping[str, Array] | None = None,
         more: Mapping[str, ConfigRecord] | None = None,
     ) -> Questions:
@@ -350,7 +352,7 @@ class FederatedAveraging:
 
         @cache
         def arrays(*, with_state: bool) -> ArrayRecord:
-            state = {wire.STATE: wire.pack_state(before.state)} if with_state else {}
+            state = {messages.STATE: messages.pack_state(before.state)} if with_state else {}
             return ArrayRecord({**state, **(results or {})})
 
         def question(node: int, name: str) -> Message:
@@ -367,13 +369,18 @@ class FederatedAveraging:
         self,
         kind: str,
         node: int,
-        request: wire.Request,
+        request: messages.Request,
         arrays: ArrayRecord,
         more: Mapping[str, ConfigRecord] | None = None,
     ) -> Message:
         participants = self._admissions.admitted.participants.to_record()
         content = RecordDict(
-            {wire.ARRAYS: arrays, wire.CONFIG: request.to_record(), wire.PARTICIPANTS: participants, **(more or {})}
+            {
+                messages.ARRAYS: arrays,
+                messages.CONFIG: request.to_record(),
+                messages.PARTICIPANTS: participants,
+                **(more or {}),
+            }
         )
         return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)
 

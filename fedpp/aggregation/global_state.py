@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.arrays import are_finite
-from fedpp.config import DTYPES, MOST_ATTEMPTS, Dtype
+from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec
+from fedpp.config.run_config import DTYPES, MOST_ATTEMPTS, Dtype
 from fedpp.errors import ConfigError, ModelError
-from fedpp.hexadecimal import is_hex
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.network import MOST_PARAMETERS, NetworkSpec
-from fedpp.recipe import ServerRule
+from fedpp.values import is_hex
 
 Rows = Mapping[str, NDArray[np.floating]]
 Vector = NDArray[np.float64]

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.round_context import PRIME, Contribution, Round
 from fedpp.errors import MaskError
-from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.masking.rounds import PRIME, Contribution, Round
 from fedpp.protocol.membership import canonical
 
 KEY_BYTES = 32

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
-from fedpp.config import LEAST_BOUND, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Dtype
+from fedpp.config.run_config import LEAST_BOUND, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Dtype
 from fedpp.errors import MaskError
 
 Words = NDArray[np.unsignedinteger[Any]]

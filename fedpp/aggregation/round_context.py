@@ -1,6 +1,6 @@
 """Which round a mask is for, whose update it hides, and what a sum of updates is of: facts, which the coordinator sees.
 
-They decide the keystreams and tags (`fedpp.masking.keystream`), so each has one spelling.
+They decide the keystreams and tags (`fedpp.aggregation.masks`), so each has one spelling.
 """
 
 import json
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from fedpp.config import MOST_EXAMPLES, MOST_SITES
+from fedpp.aggregation.ring import Ring
+from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.hexadecimal import is_hex
-from fedpp.masking.ring import Ring
 from fedpp.protocol.membership import canonical, is_site_name
+from fedpp.values import is_hex
 
 NONCE_BYTES = 32
 PRIME = 2**127 - 1  # tags are numbers modulo it

@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.arrays import are_finite, spans
 from fedpp.cipher.components import Algebra, Slots
+from fedpp.config.hyperparameters import ServerRule
 from fedpp.errors import DomainMismatchError, ModelError
-from fedpp.learning.global_state import GlobalState, Rows
-from fedpp.recipe import ServerRule
 
 Values = NDArray[np.floating]
 Moments = dict[str, Values]  # of one weight

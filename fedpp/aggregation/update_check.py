@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation.global_state import Rows
 from fedpp.arrays import flat_pieces
 from fedpp.errors import GateError, ModelError
-from fedpp.learning.global_state import Rows
 
 
 def require_update(global_rows: Rows, update: Rows, most_norm: float) -> None:

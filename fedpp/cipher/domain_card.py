@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fedpp.cipher import key_file
-from fedpp.cipher.words import words
+from fedpp.cipher.verification_phrase import words
 from fedpp.errors import KeyFileError
-from fedpp.hexadecimal import is_hex
+from fedpp.values import is_hex
 
 Scheme = Literal["more", "more-frame"]
 

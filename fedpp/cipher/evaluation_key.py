@@ -15,7 +15,6 @@ import numpy as np
 from fedpp.cipher import key_file
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.manifest import DatasetManifest
 from fedpp.errors import KeyFileError
 from fedpp.files import create_exclusively
 
@@ -118,11 +117,6 @@ class PlainNumbers:
 
 
 AnyKey = EvaluationKey | PlainNumbers
-
-
-def open_key(path: Path, manifest: DatasetManifest) -> AnyKey:
-    """Return what a dataset's trainer computes with: the evaluation key in this file, or none in the frame form."""
-    return PlainNumbers(manifest.domain) if manifest.scheme == "more-frame" else EvaluationKey.load(path)
 
 
 def _matrix(rows: list[list[str]], path: Path) -> Matrix:

@@ -54,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ServerRule:
-    """How the mean update of a round moves the global model; `fedpp.learning.server_optimizers` takes the step.
+    """How the mean update of a round moves the global model; `fedpp.aggregation.server_step` takes the step.
 
     `momentum` is the beta of FedAvgM, and beta_1 of FedAdam and FedYogi; they alone have `beta_2` and `tau`.
     """

@@ -84,7 +84,8 @@ class NetworkSpec:
     patches and ReLU, of four times its filters and without pooling: a patch takes its place.
 
     A linear layer of `classes` logits ends it: on the LSTM's last state, or in the CNN on the frames' mean. With
-    `voting` every frame is scored and votes instead (`fedpp.learning.voting`). With `multi_label` each class is a
+    `voting` every frame is scored and votes instead (`fedpp.learning.layers.voting`). With `multi_label` each class
+    is a
     finding of its own, whose logit is that of its presence.
     """
 

@@ -11,9 +11,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from fedpp.config.hyperparameters import Recipe, ServerOptimizer, ServerRule
+from fedpp.config.model_spec import ARCHITECTURES, Architecture
 from fedpp.errors import ConfigError
-from fedpp.network import ARCHITECTURES, Architecture
-from fedpp.recipe import Recipe, ServerOptimizer, ServerRule
 
 _PATHS = ("dataset", "evaluation_key", "policy", "work")  # of a site
 _NOT_TOLD = ("card", "out", "initial")  # of a run: the domain stands in its record, and paths are the coordinator's own
@@ -121,7 +121,7 @@ class RunConfig:
             raise ConfigError(f"run setting update-bound must be from 2^-20 to 2^20, got {self.update_bound}")
 
     def _require_strategy(self) -> None:
-        """Refuse a strategy beside what it takes the place of; `coordinator.chosen_strategy` knows which there are."""
+        """Refuse a strategy beside what it replaces; `coordinator.server.chosen_strategy` lists the strategies."""
         if not self.strategy:
             if self.strategy_settings:
                 raise ConfigError(

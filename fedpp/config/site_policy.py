@@ -18,7 +18,7 @@ import yaml
 
 from fedpp.errors import ConfigError, PolicyError
 from fedpp.files import read_file
-from fedpp.hexadecimal import is_hex
+from fedpp.values import is_hex
 
 # What may be asked of a site, by the type of Flower's message that asks it.
 QUESTIONS = {

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.at_rest import AtRestKey, Seal
-from fedpp.config import Dtype
+from fedpp.config.model_spec import Gaps
+from fedpp.config.run_config import Dtype
+from fedpp.dataset.at_rest import AtRestKey, Seal
 from fedpp.errors import DatasetError, DomainMismatchError
-from fedpp.network import Gaps
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -14,8 +14,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.at_rest import AtRestKey
-from fedpp.cipher.manifest import (
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.config.model_spec import Gaps
+from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.dataset.at_rest import AtRestKey
+from fedpp.dataset.dataset_manifest import (
     FORMAT,
     MANIFEST,
     ROW,
@@ -27,11 +30,8 @@ from fedpp.cipher.manifest import (
     SequenceRecord,
     Shard,
 )
-from fedpp.cipher.params import DomainCard
-from fedpp.config import SPLITS, Dtype
 from fedpp.errors import DatasetError
 from fedpp.files import lock_folder
-from fedpp.network import Gaps
 
 FOLDER_MODE, FILE_MODE = 0o750, 0o640  # a dataset gives its key away: it is for its owner, and the trainer's group
 SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory

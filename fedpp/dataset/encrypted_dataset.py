@@ -11,9 +11,10 @@ from typing import BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.at_rest import TAG_BYTES, AtRestKey, Seal
-from fedpp.cipher.manifest import MANIFEST, ROW, DatasetManifest, File, Kind, Rows, Shard, mismatch
-from fedpp.config import SPLITS
+from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.at_rest import TAG_BYTES, AtRestKey, Seal
+from fedpp.dataset.dataset_manifest import MANIFEST, ROW, DatasetManifest, File, Kind, Rows, Shard, mismatch
 from fedpp.errors import DatasetError
 
 
@@ -172,3 +173,8 @@ def _check(path: Path, file: File) -> None:
     with (path / file.file).open("rb") as content:
         if file_digest(content, "sha256").hexdigest() != file.sha256:
             raise DatasetError(f"{path / file.file} is damaged: its checksum differs; restore it")
+
+
+def open_key(path: Path, manifest: DatasetManifest) -> AnyKey:
+    """Return what a dataset's trainer computes with: the evaluation key in this file, or none in the frame form."""
+    return PlainNumbers(manifest.domain) if manifest.scheme == "more-frame" else EvaluationKey.load(path)

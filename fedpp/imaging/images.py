@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fedpp.errors import RawDataError
-
-from .sequence import DecodedLater, Frame
+from fedpp.imaging.sequence import DecodedLater, Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.sequence import ImageSequence, Label
 from fedpp.protocol.counts import UNKNOWN
-
-from .sequence import ImageSequence, Label
 
 Target = int | tuple[int, ...]  # the number of a class, 0 the negative one; or of each finding 1, 0 or UNKNOWN
 

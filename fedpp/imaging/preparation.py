@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
-
-from .sequence import FrameFiles, ImageSequence
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
 
 DAYS_A_YEAR = 365.0
 CHANNELS = (1, 3)  # grey, or red, green and blue

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fedpp.errors import RawDataError
-
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known
 
 
 def readable(sequences: Iterable[ImageSequence], refuse: Refuse) -> list[ImageSequence]:

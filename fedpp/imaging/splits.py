@@ -11,8 +11,7 @@ from hashlib import sha256
 from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
-
-from .sequence import ImageSequence, Label
+from fedpp.imaging.sequence import ImageSequence, Label
 
 Digest = Callable[[str], str]  # of a text, in hex: splits are public, so it must be keyed where patients are real
 Method = Literal["hashed", "stratified"]

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fedpp.errors import ConfigError
-
-from .sequence import ImageSequence
+from fedpp.imaging.sequence import ImageSequence
 
 
 def by_visit(

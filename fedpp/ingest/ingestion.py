@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import SPLITS, Dtype
+from fedpp.config.model_spec import Gaps
+from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import ImageSequence, strict
 from fedpp.imaging.splits import SplitPlan
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
-from fedpp.network import Gaps
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
 SAMPLE = 8  # sequences that are read to estimate how long all will take

@@ -10,9 +10,9 @@ from typing import NoReturn, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import KeyFileError
-from fedpp.keys.identity import Recipient
+from fedpp.keys.site_identity import Recipient
 from fedpp.protocol.membership import Certificate, Member, canonical, is_signed, signed
 
 SEED_BYTES = 32
@@ -62,7 +62,7 @@ class Issuer:
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
-        raise TypeError("a certifying key is not pickled or copied: seal it with fedpp.keys.store")
+        raise TypeError("a certifying key is not pickled or copied: seal it with fedpp.keys.key_store")
 
 
 def succeeds(old: DomainCard, new: DomainCard, signature: str) -> bool:

@@ -1,7 +1,7 @@
 """Encryption under a key domain: pack values with their decoys, and multiply by SK (Algorithm 1).
 
 The slots 1 .. n-1 carry a decoy that must stay finite through training: inputs uniform at the data's scale,
-labels one-hot, a pair for each finding. (Weights get theirs in `fedpp.learning.initial`.)
+labels one-hot, a pair for each finding. (Weights get theirs in `fedpp.learning.initial_weights`.)
 
 Decoys are a deterministic function of the domain, the sequence's name and its values, by the construction of
 AES-GCM-SIV (RFC 8452): a keyed hash of name and values (here AES-GMAC) starts a keystream (AES-CTR). So the same raw
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dgemm, sgemm
 
 from fedpp.cipher import algebra
-from fedpp.config import Dtype
+from fedpp.config.run_config import Dtype
 from fedpp.errors import DatasetError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
 Values = NDArray[np.floating]

@@ -15,10 +15,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from fedpp.cipher.algebra import Matrix
-from fedpp.config import Dtype
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import PAIRS, Values
+from fedpp.keys.key_domain import KeyDomain
 
 FrameLayout = Literal["rows", "patches"]
 

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher import key_file
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import DomainMismatchError, FedppError, KeyFileError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import Recipient, SiteIdentity
-from fedpp.keys.issuer import Issuer, succeeds
+from fedpp.keys.domain_ca import Issuer, succeeds
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.site_identity import Recipient, SiteIdentity
 from fedpp.protocol.membership import Certificate, canonical, is_signed
 
 FORMAT = "fedpp-share-1"

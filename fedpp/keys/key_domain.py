@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedpp.aggregation.masks import MaskKey
 from fedpp.cipher.algebra import Matrix
-from fedpp.cipher.at_rest import AtRestKey
+from fedpp.cipher.domain_card import MAX_CONDITION, SCHEMES, DomainCard, Scheme
 from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
-from fedpp.cipher.params import MAX_CONDITION, SCHEMES, DomainCard, Scheme
+from fedpp.dataset.at_rest import AtRestKey
 from fedpp.errors import ConfigError
-from fedpp.keys.envelope import Envelope
-from fedpp.masking.keystream import MaskKey
+from fedpp.keys.sealed_state import Envelope
 
 SECRET_BYTES = 32
 PSEUDONYMS = ("patient", "sequence", "split")  # kinds, each with a key of its own
@@ -57,7 +57,7 @@ class KeyDomain:
     def found(cls, certifying_key: str, *, n: int | None = None, scheme: Scheme = "more") -> Self:
         """Draw a new domain from the operating system, by default of 2 slots, or of the frame form's 1.
 
-        `certifying_key` is the public half, in hex, of the key that says who is a member (`fedpp.keys.issuer`).
+        `certifying_key` is the public half, in hex, of the key that says who is a member (`fedpp.keys.domain_ca`).
         """
         slots = {"more": 2, "more-frame": 1}[scheme] if n is None else n
         card = DomainCard(secrets.token_hex(16), 1, scheme, slots, certifying_key)
@@ -218,7 +218,7 @@ class KeyDomain:
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
-        raise TypeError("a key domain is not pickled or copied: seal it with fedpp.keys.store")
+        raise TypeError("a key domain is not pickled or copied: seal it with fedpp.keys.key_store")
 
 
 def _renamed(keys: list[bytes], name: bytes) -> str:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import DatasetManifest, SequenceRecord
-from fedpp.config import SPLITS
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.dataset_manifest import DatasetManifest, SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher, FrameLayout
+from fedpp.keys.key_domain import KeyDomain
 
 Rows = NDArray[np.floating]
 

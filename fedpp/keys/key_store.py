@@ -17,13 +17,13 @@ A new hospital begins with `secret/site.key` and `site.recipient` alone, in a fo
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError, FedppError, KeyFileError
 from fedpp.files import create_exclusively, make_folder
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import Recipient, SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.sealed import Passphrase
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_secret import Passphrase
+from fedpp.keys.site_identity import Recipient, SiteIdentity
 from fedpp.protocol.membership import Certificate
 
 DOMAIN_FORMAT, SITE_FORMAT, ISSUER_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-issuer-key-1"

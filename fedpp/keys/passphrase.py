@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.sealed import Passphrase
+from fedpp.keys.sealed_secret import Passphrase
 
 LEAST_BYTES = 12
 MOST_BYTES = 4096

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.cipher import key_file
-from fedpp.cipher.words import words
+from fedpp.cipher.verification_phrase import words
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.protocol.membership import Member, canonical, is_signed, is_site_name, signed
 
@@ -94,7 +94,7 @@ class SiteIdentity:
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
-        raise TypeError("a site's identity is not pickled or copied: seal it with fedpp.keys.store")
+        raise TypeError("a site's identity is not pickled or copied: seal it with fedpp.keys.key_store")
 
 
 @dataclass(frozen=True)

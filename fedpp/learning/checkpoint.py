@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.at_rest import AtRestKey, Seal
+from fedpp.dataset.at_rest import AtRestKey, Seal
 from fedpp.errors import ModelError
 from fedpp.files import replace
 

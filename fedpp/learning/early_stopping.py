@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.recipe import MIN_DELTA, PATIENCE
+from fedpp.config.hyperparameters import MIN_DELTA, PATIENCE
 
 State = dict[str, NDArray[np.generic]]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra, Slots, Tensor
 from fedpp.errors import ConfigError, ModelError
-from fedpp.learning import scope
+from fedpp.learning import key_scope
 from fedpp.learning.decoys import DECOY_BOUND, excess, norm, shrunk
 
 _CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -181,14 +181,14 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Return the settings and which algebra they need; the key is not among them."""
         config = super().get_config()
         kept = ("name", "learning_rate", "weight_decay", *_CLIPPINGS)
-        own = {"decoy_bound": self.decoy_bound, "proximal": self.proximal, **scope.describe(self.algebra)}
+        own = {"decoy_bound": self.decoy_bound, "proximal": self.proximal, **key_scope.describe(self.algebra)}
         return {**{name: config[name] for name in kept}, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Make the optimizer again, under the algebra of the scope (`fedpp.learning.scope`)."""
+        """Make the optimizer again, under the algebra of the scope (`fedpp.learning.key_scope`)."""
         settings = dict(config)
-        algebra = scope.current(settings)
+        algebra = key_scope.current(settings)
         if isinstance(settings["learning_rate"], dict):  # a schedule
             schedule = keras.saving.deserialize_keras_object(settings["learning_rate"], custom_objects)
             settings["learning_rate"] = schedule

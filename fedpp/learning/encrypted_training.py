@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import Dtype
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.run_config import Dtype
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.learner import Learner, State
-from fedpp.network import NetworkSpec, Task
-from fedpp.recipe import Recipe
 
 Rows = NDArray[np.floating]
 

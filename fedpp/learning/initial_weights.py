@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
 from fedpp.cipher.evaluation_key import AnyKey
-from fedpp.network import NetworkSpec, WeightSpec
+from fedpp.config.model_spec import NetworkSpec, WeightSpec
 
 
 def initial_weights(network: NetworkSpec, seed: int) -> dict[str, NDArray[np.float64]]:

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import are_finite
 from fedpp.cipher.components import Algebra
-from fedpp.config import Dtype
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Indices, Reader
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
+from fedpp.learning.nonfinite_watch import Watch
 from fedpp.learning.optimizers import Adam
-from fedpp.learning.watch import Watch
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe
 
 Values = NDArray[np.floating]
 State = dict[str, NDArray[np.generic]]

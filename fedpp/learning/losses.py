@@ -9,7 +9,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Slots, Tensor
 from fedpp.errors import ConfigError
-from fedpp.learning import scope
+from fedpp.learning import key_scope
 from fedpp.learning.decoys import DECOY_LABEL, DECOY_WEIGHT
 
 
@@ -53,13 +53,13 @@ class EncryptedLoss(keras.losses.Loss):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the settings and which algebra they need; the key is not among them."""
         own = {"dtype": self.dtype, "label_smoothing": self.label_smoothing}
-        return {**super().get_config(), **scope.describe(self.algebra), **own}
+        return {**super().get_config(), **key_scope.describe(self.algebra), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the loss again, under the algebra of the scope (`fedpp.learning.scope`)."""
+        """Make the loss again, under the algebra of the scope (`fedpp.learning.key_scope`)."""
         settings = dict(config)
-        return cls(scope.current(settings), settings.pop("dtype"), **settings)
+        return cls(key_scope.current(settings), settings.pop("dtype"), **settings)
 
     def _slots(self, rows: Tensor) -> Slots:
         return (rows,) if self.algebra.n == 1 else self.algebra.to_slots(self.algebra.from_rows(rows))

@@ -13,10 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import Dtype
 from fedpp.errors import DomainMismatchError, ModelError
 from fedpp.files import replace
-from fedpp.network import NetworkSpec
 
 
 @dataclass(frozen=True)

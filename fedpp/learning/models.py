@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
 from fedpp.cipher.components import Algebra, Tensor
-from fedpp.config import Dtype
+from fedpp.config.model_spec import NetworkSpec, WeightSpec
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import decoys, layers
-from fedpp.learning.accumulation import AccumulatingModel
-from fedpp.learning.voting import EncryptedVote, Vote
-from fedpp.network import NetworkSpec, WeightSpec
+from fedpp.learning.gradient_accumulation import AccumulatingModel
+from fedpp.learning.layers.voting import EncryptedVote, Vote
 
 Weights = Mapping[str, NDArray[np.floating]]
 

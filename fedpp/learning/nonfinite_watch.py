@@ -29,7 +29,8 @@ DAMAGED = "the data are damaged: ingest them again"
 class Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a training at its first batch whose loss is not finite, with an error that says what is not finite first.
 
-    The model must not take such a step (`fedpp.learning.accumulation`): its weights are those that the batch saw.
+    The model must not take such a step (`fedpp.learning.gradient_accumulation`): its weights are those that the
+    batch saw.
     """
 
     def __init__(self, algebra: Algebra, batch: Reader) -> None:

@@ -7,8 +7,7 @@ from operator import add
 from typing import Self
 
 from fedpp.errors import FederationError
-
-from .counts import Counts, MappedCounts
+from fedpp.protocol.counts import Counts, MappedCounts
 
 _EXAMPLES = "examples"
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
-from fedpp.hexadecimal import is_hex
+from fedpp.values import is_hex
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run

@@ -31,11 +31,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from fedpp.config import MOST_ATTEMPTS, SPLITS
+from fedpp.config.run_config import MOST_ATTEMPTS, SPLITS
 from fedpp.errors import FederationError
-from fedpp.hexadecimal import is_hex, is_hex_number
-from fedpp.protocol.plan import Plan
+from fedpp.protocol.run_spec import Plan
 from fedpp.texts import one_line
+from fedpp.values import is_hex, is_hex_number
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"

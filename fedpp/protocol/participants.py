@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from fedpp.config import MOST_SITES
+from fedpp.config.run_config import MOST_SITES
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import Proof, Run
 

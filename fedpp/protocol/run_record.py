@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fedpp.config import Dtype
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import Dtype
 from fedpp.errors import FederationError, FedppError
-from fedpp.network import NetworkSpec
 from fedpp.protocol.counts import Counts, MappedCounts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.site_description import SiteDescription
+
+RECORD = "federation.json"  # in the folder of a run's results
+SEALED, CLEAR = "model.sealed", "model.npz"  # the last model: sealed under the domain, or in clear
+BEFORE = "model-before.sealed"  # the model of the previous round, until the run is complete
 
 
 @dataclass(frozen=True)

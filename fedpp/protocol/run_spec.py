@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Self
 
-from fedpp.config import DTYPES, MOST_EXAMPLES, MOST_SITES, Dtype
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec
+from fedpp.config.run_config import DTYPES, MOST_EXAMPLES, MOST_SITES, Dtype
 from fedpp.errors import ConfigError, FederationError
-from fedpp.hexadecimal import is_hex
-from fedpp.network import MOST_PARAMETERS, NetworkSpec
 from fedpp.protocol.membership import canonical
-from fedpp.protocol.site import SiteDescription
-from fedpp.recipe import Recipe, ServerRule
+from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
+from fedpp.values import is_hex
 
 _BOUNDS = {
     "seed": (0, 2**63 - 1),

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedpp.config import MOST_EXAMPLES, SPLITS
+from fedpp.config.model_spec import GAPS, Gaps
+from fedpp.config.run_config import MOST_EXAMPLES, SPLITS
 from fedpp.errors import FederationError
-from fedpp.network import GAPS, Gaps
 from fedpp.protocol.membership import is_site_name
 
 LONGEST_CLASS = 200  # characters of a class's name

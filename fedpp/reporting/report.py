@@ -14,7 +14,7 @@ from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.metrics import Metrics, OperatingPoint, metrics, operating_point
 from fedpp.protocol.counts import Counts, Matrix
-from fedpp.protocol.federation import RoundRecord
+from fedpp.protocol.run_record import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class Report:
 
 def write_report(out: Path, report: Report) -> None:
     """Write `report.json` and `report.html` into the folder `out`; a failure leaves earlier ones alone."""
-    from fedpp.report_page import render
+    from fedpp.reporting.report_page import render
 
     record = report.to_mapping()
     texts = {

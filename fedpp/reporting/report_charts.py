@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedpp import charts
+from fedpp.reporting import charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

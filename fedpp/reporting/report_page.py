@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpp import report_charts
-from fedpp.page import STYLE, duration, scientific, template
-from fedpp.report_charts import figure
-from fedpp.report_template import TEMPLATE
+from fedpp.reporting import report_charts
+from fedpp.reporting.page import STYLE, duration, scientific, template
+from fedpp.reporting.report_charts import figure
+from fedpp.reporting.report_template import TEMPLATE
 
 _SPLITS = ("train", "validation", "test")
 _MODELS = {

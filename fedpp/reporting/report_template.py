@@ -1,6 +1,6 @@
 """The page of a report as a Jinja template."""
 
-from fedpp.page import HEAD
+from fedpp.reporting.page import HEAD
 
 TEMPLATE = (
     """\

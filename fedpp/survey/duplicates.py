@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .sequence import Frame, FrameFile
+from fedpp.imaging.sequence import Frame, FrameFile
 
 SIDE = 16  # of the hash: 16 rows of 16 comparisons
 MARGIN = 2.0  # of 255 grey levels: smaller steps are noise, such as JPEG leaves on black

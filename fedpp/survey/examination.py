@@ -14,17 +14,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from fedpp.errors import NoImageError, RawDataError
-from fedpp.imaging.burned_in import suspicion
-from fedpp.imaging.dicom import is_dicom
-from fedpp.imaging.duplicates import Gallery, Pair
-from fedpp.imaging.folders import files_below
+from fedpp.imaging.dicom.burned_in import suspicion
 from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MOST_CLASSES, said
-from fedpp.imaging.layout import Choices, absent_patients, layout_of, read_sequences
-from fedpp.imaging.manifest import MANIFEST
 from fedpp.imaging.readable import keeping
+from fedpp.imaging.readers.dicom_folder import is_dicom
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.layout import Choices, absent_patients, layout_of, read_sequences
+from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
 from fedpp.imaging.tables import is_file, table_rows
+from fedpp.survey.duplicates import Gallery, Pair
 from fedpp.survey.facts import (
     UNLISTED,
     DuplicateFact,
@@ -37,7 +37,7 @@ from fedpp.survey.facts import (
     lengths,
     printable,
 )
-from fedpp.survey.findings import findings, listed, notes, number
+from fedpp.survey.issues import findings, listed, notes, number
 
 CHOICES = Choices()
 SHOWN = 24  # sequences with thumbnails

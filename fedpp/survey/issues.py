@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from fedpp.imaging.breakhis import TYPES
 from fedpp.imaging.labels import MOST_CLASSES
-from fedpp.imaging.manifest import MANIFEST
-from fedpp.imaging.patient_labels import LABELS
+from fedpp.imaging.readers.breakhis import TYPES
+from fedpp.imaging.readers.manifest_table import MANIFEST
+from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.survey.facts import UNLISTED, DuplicateFact, FileFact, Finding, GapFact, LabelFact
 

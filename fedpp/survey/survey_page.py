@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from fedpp import charts
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
-from fedpp.page import STYLE as PAGE_STYLE
-from fedpp.page import template
+from fedpp.reporting import charts
+from fedpp.reporting.page import STYLE as PAGE_STYLE
+from fedpp.reporting.page import template
 from fedpp.survey.facts import Survey, Thumbnails
-from fedpp.survey.template import STYLE, TEMPLATE
+from fedpp.survey.survey_template import STYLE, TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import DTYPES
+from fedpp.config.run_config import DTYPES
 from fedpp.errors import VaultError
-from fedpp.protocol import vault_pb2
+from fedpp.vault_api import vault_pb2
 
 CHUNK_BYTES = 2**20
 MOST_BYTES = 2**32  # of one array

@@ -12,16 +12,16 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config import Dtype
+from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError, FederationError, VaultError
-from fedpp.hexadecimal import is_hex, is_hex_number
-from fedpp.network import Gaps, NetworkSpec
-from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_channel import channel_to
+from fedpp.values import is_hex, is_hex_number
+from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_channel import channel_to
 
 T = TypeVar("T")
 Words = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis

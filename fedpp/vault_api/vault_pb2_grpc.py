@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from fedpp.protocol import vault_pb2 as fedpp_dot_protocol_dot_vault__pb2
+from fedpp.vault_api import vault_pb2 as fedpp_dot_vault__api_dot_vault__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in fedpp/protocol/vault_pb2_grpc.py depends on'
+        + ' but the generated code in fedpp/vault_api/vault_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,43 +36,43 @@ class VaultStub:
         """
         self.Info = channel.unary_unary(
                 '/fedpp.vault.v1.Vault/Info',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.InfoRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.InfoReply.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.InfoRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.InfoReply.FromString,
                 _registered_method=True)
         self.InitialWeights = channel.unary_stream(
                 '/fedpp.vault.v1.Vault/InitialWeights',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ArrayChunk.FromString,
                 _registered_method=True)
         self.Sign = channel.unary_unary(
                 '/fedpp.vault.v1.Vault/Sign',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.SignRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.SignReply.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.SignRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SignReply.FromString,
                 _registered_method=True)
         self.Score = channel.stream_unary(
                 '/fedpp.vault.v1.Vault/Score',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.ScoreReply.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.FromString,
                 _registered_method=True)
         self.Mask = channel.stream_stream(
                 '/fedpp.vault.v1.Vault/Mask',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.MaskRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.MaskReply.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.MaskReply.FromString,
                 _registered_method=True)
         self.Unmask = channel.stream_stream(
                 '/fedpp.vault.v1.Vault/Unmask',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
                 _registered_method=True)
         self.Seal = channel.stream_stream(
                 '/fedpp.vault.v1.Vault/Seal',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.SealRequest.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
                 _registered_method=True)
         self.Open = channel.stream_stream(
                 '/fedpp.vault.v1.Vault/Open',
-                request_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
-                response_deserializer=fedpp_dot_protocol_dot_vault__pb2.OpenReply.FromString,
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.OpenReply.FromString,
                 _registered_method=True)
 
 
@@ -139,43 +139,43 @@ def add_VaultServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.InfoRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.InfoReply.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.InfoRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.InfoReply.SerializeToString,
             ),
             'InitialWeights': grpc.unary_stream_rpc_method_handler(
                     servicer.InitialWeights,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.InitialWeightsRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.ArrayChunk.SerializeToString,
             ),
             'Sign': grpc.unary_unary_rpc_method_handler(
                     servicer.Sign,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.SignRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.SignReply.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SignRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.SignReply.SerializeToString,
             ),
             'Score': grpc.stream_unary_rpc_method_handler(
                     servicer.Score,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.ScoreReply.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.SerializeToString,
             ),
             'Mask': grpc.stream_stream_rpc_method_handler(
                     servicer.Mask,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.MaskRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.MaskReply.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.MaskReply.SerializeToString,
             ),
             'Unmask': grpc.stream_stream_rpc_method_handler(
                     servicer.Unmask,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
             ),
             'Seal': grpc.stream_stream_rpc_method_handler(
                     servicer.Seal,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.SealRequest.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
             ),
             'Open': grpc.stream_stream_rpc_method_handler(
                     servicer.Open,
-                    request_deserializer=fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
-                    response_serializer=fedpp_dot_protocol_dot_vault__pb2.OpenReply.SerializeToString,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.OpenReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -203,8 +203,8 @@ class Vault:
             request,
             target,
             '/fedpp.vault.v1.Vault/Info',
-            fedpp_dot_protocol_dot_vault__pb2.InfoRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.InfoReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.InfoRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.InfoReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -230,8 +230,8 @@ class Vault:
             request,
             target,
             '/fedpp.vault.v1.Vault/InitialWeights',
-            fedpp_dot_protocol_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.ArrayChunk.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.InitialWeightsRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.ArrayChunk.FromString,
             options,
             channel_credentials,
             insecure,
@@ -257,8 +257,8 @@ class Vault:
             request,
             target,
             '/fedpp.vault.v1.Vault/Sign',
-            fedpp_dot_protocol_dot_vault__pb2.SignRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.SignReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.SignRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.SignReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -284,8 +284,8 @@ class Vault:
             request_iterator,
             target,
             '/fedpp.vault.v1.Vault/Score',
-            fedpp_dot_protocol_dot_vault__pb2.ScoreRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.ScoreReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -311,8 +311,8 @@ class Vault:
             request_iterator,
             target,
             '/fedpp.vault.v1.Vault/Mask',
-            fedpp_dot_protocol_dot_vault__pb2.MaskRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.MaskReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.MaskReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -338,8 +338,8 @@ class Vault:
             request_iterator,
             target,
             '/fedpp.vault.v1.Vault/Unmask',
-            fedpp_dot_protocol_dot_vault__pb2.UnmaskRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
             options,
             channel_credentials,
             insecure,
@@ -365,8 +365,8 @@ class Vault:
             request_iterator,
             target,
             '/fedpp.vault.v1.Vault/Seal',
-            fedpp_dot_protocol_dot_vault__pb2.SealRequest.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.Block.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.SealRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
             options,
             channel_credentials,
             insecure,
@@ -392,8 +392,8 @@ class Vault:
             request_iterator,
             target,
             '/fedpp.vault.v1.Vault/Open',
-            fedpp_dot_protocol_dot_vault__pb2.Block.SerializeToString,
-            fedpp_dot_protocol_dot_vault__pb2.OpenReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.OpenReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,6 +1,7 @@
 """Three clients that do their worst to a vault's Unix socket: garbage, a message of 1 GB, and silence.
 
-`python -m simulations.bad_clients ADDRESS SECONDS` lets all three at it until SIGTERM. It prints `begun` when each has
+`python -m simulations.benchmarks.bad_clients ADDRESS SECONDS` lets all three at it until SIGTERM. It prints `begun`
+when each has
 reached the vault, and at the end how often each has, as JSON; it exits with 1 if one of them failed, or has not reached
 it in so many seconds.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from fedpp.protocol.vault_channel import SCHEME
+from fedpp.vault_api.vault_channel import SCHEME
 
 GIGABYTE = 2**30
 VAULT = "/fedpp.vault.v1.Vault/"

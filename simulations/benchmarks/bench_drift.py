@@ -19,24 +19,23 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from fedpp.charts import style
 from fedpp.cipher.components import Algebra, Slots, Tensor
-from fedpp.config import Dtype
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import Dtype
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.preparation import pad, prepare
-from fedpp.keys.domain import KeyDomain
+from fedpp.imaging.readers.layout import read_sequences
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import softmax
 from fedpp.learning.optimizers import Adam
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe
-
-from .phantom import write_phantom
-from .twin import moved
+from fedpp.reporting.charts import style
+from simulations.phantom import write_phantom
+from simulations.plaintext_reference import moved
 
 CHECKPOINTS = (1, 10, 25, 100, 200, 500, 1000, 2000)
 DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of each control

@@ -17,9 +17,9 @@ from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import SplitPlan
-from fedpp.ingest import ingest as write_dataset
-from fedpp.keys.domain import KeyDomain
+from fedpp.ingest.ingestion import ingest as write_dataset
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 
 from .alternating import alternating
 
@@ -82,7 +82,7 @@ def _images(folder: Path) -> Path:
 
 
 def _measured(images: Path, frames: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "simulations.bench_ingest", str(images), str(frames)]
+    command = [sys.executable, "-m", "simulations.benchmarks.bench_ingest", str(images), str(frames)]
     figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {"case": f"ingest of {frames:,} PNG frames of {SIDE}x{SIDE}", **figures}
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.masking.keystream import MaskKey
-from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.masking.rounds import Contribution, Round
+from fedpp.aggregation.masks import MaskKey
+from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.round_context import Contribution, Round
+from simulations.simulated_federation import ROOT
 
 from .alternating import alternating
 from .bench_ingest import peak_mb
-from .federation import ROOT
 
 CASES = ((32, 10**6), (64, 10**6), (32, 10**7), (32, 10**8))  # bits, words
 PARTICIPANTS = (3, 10, 100)
@@ -59,7 +59,7 @@ def _case(bits: int, words: int) -> dict[str, Any]:
 
 
 def _measured(step: str, *sizes: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "simulations.bench_mask", step, *map(str, sizes)]
+    command = [sys.executable, "-m", "simulations.benchmarks.bench_mask", step, *map(str, sizes)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures

@@ -22,14 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from fedpp.cipher.components import Algebra
-from fedpp.keys.domain import KeyDomain
+from fedpp.config.model_spec import Architecture, NetworkSpec
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.losses import CategoricalCrossentropy
 from fedpp.learning.optimizers import Adam
-from fedpp.network import Architecture, NetworkSpec
 
 from .block_form import BlockForm
 
@@ -191,8 +191,8 @@ def _memory(case: Case) -> dict[str, float]:
 
 def _peak(case: Case, form: Form) -> tuple[float, float]:
     """Return the memory in MB of a new process after its imports, and its peak after a few steps."""
-    command = [sys.executable, "-m", "simulations.bench_step", form, json.dumps(asdict(case))]
-    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "simulations.benchmarks.bench_step", form, json.dumps(asdict(case))]
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     loaded, peak = json.loads(done.stdout)
     return loaded, peak

@@ -19,20 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
+from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.domain_ca import Issuer
 from fedpp.keys.encryption import SequenceCipher
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.store import Site
-from fedpp.policy import ScoreLimits, SitePolicy
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
-from fedpp.protocol.vault_client import VaultClient
-
-from .federation import ROOT
+from fedpp.vault_api.vault_client import VaultClient
+from simulations.simulated_federation import ROOT
 
 CALLS, CLIENTS = 10_000, 32
 SEQUENCES = 200  # of the split that is scored
@@ -117,12 +116,14 @@ def rounds_of(bad_clients: "subprocess.Popen[str]") -> dict[str, int]:
 @contextmanager
 def running(command: list[str], sign: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a module of `simulations` from its sign to the end of the block; raise `VaultError` if it does not begin."""
-    module = [sys.executable, "-m", f"simulations.{command[0]}", *command[1:]]
+    module = [sys.executable, "-m", f"simulations.benchmarks.{command[0]}", *command[1:]]
     with subprocess.Popen(module, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             first = process.stdout.readline() if process.stdout else ""
             if first != f"{sign}\n":
-                raise VaultError(f"simulations.{command[0]} did not begin, so nothing was measured: {first.strip()}")
+                raise VaultError(
+                    f"simulations.benchmarks.{command[0]} did not begin, so nothing was measured: {first.strip()}"
+                )
             yield process
         finally:
             process.kill()
@@ -148,9 +149,9 @@ def certified(domain: KeyDomain, name: str) -> Site:
 
 
 def _serve(folder: Path, address: str) -> None:
-    from sites.audit_log import AuditLog, Signer
-    from sites.vault import serve
-    from sites.vault_service import VaultService
+    from sites.vault.audit_log import AuditLog, Signer
+    from sites.vault.vault_server import serve
+    from sites.vault.vault_service import VaultService
 
     site, dataset = certified(_DOMAIN, "bench"), EncryptedDataset.open(folder / "dataset")
     socket = Path(address.removeprefix("unix:"))

@@ -1,6 +1,7 @@
 """Peak memory of the coordinator, by how many sites send to it: SuperLink's process and the ServerApp's.
 
-Both are real, as are SuperLink's database and the proxy; `simulations.played_fleet` plays the sites, in one process.
+Both are real, as are SuperLink's database and the proxy; `simulations.benchmarks.simulated_clients` plays the sites,
+in one process.
 """
 
 import re
@@ -22,12 +23,12 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from fedpp.errors import FederationError
 from fedpp.imaging.labels import ClassMap
 from fedpp.processes import free_port
-from sites.identity import PUBLIC_KEY, create_identity
+from simulations.chaos.cluster import Cluster, Program
+from simulations.hospitals import Hospitals
+from sites.node.node_identity import PUBLIC_KEY, create_identity
 
-from .chaos.cluster import Cluster, Program
-from .hospitals import Hospitals
-from .played_fleet import CLASSES, DOMAIN, LOST_ANSWER, READY
 from .round_seconds import dense_of, settings
+from .simulated_clients import CLASSES, DOMAIN, LOST_ANSWER, READY
 
 PROGRAMS = {"superlink": "flower-superlink", "serverapp": "flwr-serverapp"}
 LOOK_SECONDS, START_SECONDS, RUN_SECONDS = 0.2, 300.0, 7200.0
@@ -75,7 +76,7 @@ def _enrol(cluster: Cluster, identities: Sequence[Path]) -> None:
 def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, rounds: int) -> dict[str, float]:
     """Return both programs' peaks over a run, the seconds that it took, and how many answers SuperLink did not take."""
     command = [
-        *("simulations.played_fleet", "--superlink", f"127.0.0.1:{cluster.port}"),
+        *("simulations.benchmarks.simulated_clients", "--superlink", f"127.0.0.1:{cluster.port}"),
         *("--ca", str(cluster.state / "tls" / "ca.pem"), *map(str, identities)),
     ]
     fleet = cluster.programs["fleet"] = Program(command, cluster.folder / f"fleet-{len(identities)}.log")

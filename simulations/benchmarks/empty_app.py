@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from coordinator.flower import flower
-from coordinator.superlink import CONNECTION, State
-from fedpp.config import to_toml
+from coordinator.operator.flower_command import flower
+from coordinator.operator.superlink import CONNECTION, State
+from fedpp.config.run_config import to_toml
 from fedpp.errors import FederationError
 from fedpp.processes import flower_environment, free_port
-from sites.identity import PRIVATE_KEY
-
-from .chaos.cluster import CONNECTED, Cluster, Program
+from simulations.chaos.cluster import CONNECTED, Cluster, Program
+from sites.node.node_identity import PRIVATE_KEY
 
 APP = Path(__file__).parent / "empty"
 POLL_SECONDS, ASK_SECONDS = 0.2, 10.0

@@ -16,13 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedpp.config.model_spec import NetworkSpec, Task
 from fedpp.errors import FederationError
-from fedpp.network import NetworkSpec, Task
+from simulations.chaos.cluster import CONNECTED, Cluster, Settings, altered, cluster
+from simulations.hospitals import prepare
+from simulations.scenario import PhantomData, Scenario
 
-from .chaos.cluster import CONNECTED, Cluster, Settings, altered, cluster
 from .empty_app import empty_rounds
-from .hospitals import prepare
-from .scenario import PhantomData, Scenario
 
 SITES, SLOTS, WORD_BYTES = 2, 2, 4
 POLL_SECONDS = 0.02

@@ -10,28 +10,28 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from fedpp.aggregation.global_state import GlobalState, initial
+from fedpp.aggregation.ring import CHUNK, Words
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import FederationError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState, initial
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import count, count_findings
-from fedpp.masking.ring import CHUNK, Words
-from fedpp.masking.rounds import Contribution, Round, Sum
-from fedpp.network import NetworkSpec
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
-from sites import rounds
-from sites.aggregation import about
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
+from sites.client import local_round
+from sites.client.update_path import about
 
 Rows = dict[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
 class Player:
-    """A site of `domain` that answers as `sites.app` does, whose training adds `step` to every row."""
+    """A site of `domain` that answers as `sites.client.app` does, whose training adds `step` to every row."""
 
     description: SiteDescription
     domain: KeyDomain
@@ -40,11 +40,11 @@ class Player:
 
     def initial(self, content: RecordDict) -> RecordDict:
         """Answer the state of round 0: of zeros, or of the model that came."""
-        request = wire.InitialRequest.of(content)
+        request = messages.InitialRequest.of(content)
         plan = request.plan
         rows = self.rows_of_round_0(plan.network)
         if request.model:
-            sent = wire.state_of(content)
+            sent = messages.state_of(content)
             rows = dict(GlobalState.from_bytes(self._opened(sent)[1] if request.model == "sealed" else sent).rows)
         state = initial(
             rows,
@@ -55,46 +55,48 @@ class Player:
             rule=plan.rule,
             salt="5a" * 32,
         )
-        return RecordDict({wire.ARRAYS: self._closed(content, plan, state)})
+        return RecordDict({messages.ARRAYS: self._closed(content, plan, state)})
 
     def train(self, content: RecordDict) -> RecordDict:
         """Answer the update in words."""
-        request = wire.TrainRequest.of(content)
+        request = messages.TrainRequest.of(content)
         before = self.base(content, request)
         if before is None:
-            return RecordDict({wire.REFUSAL: ConfigRecord({"reason": wire.LOST_BASE})})
+            return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
         words = self.words(request, before)
-        mask = wire.Mask("0" * 64, 0, 1)
+        mask = messages.Mask("0" * 64, 0, 1)
         if request.plan.masked:
             words, mask = self._masked(content, request, before, words)
         return RecordDict(
             {
-                wire.ARRAYS: ArrayRecord({wire.WORDS: Array(words)}),
-                wire.MASK: mask.to_record(),
-                wire.ORIGIN: wire.Origin(request.plan.domain, _round(content, request, before).to_json()).to_record(),
-                wire.METRICS: MetricRecord({wire.EXAMPLES: self._examples(request.plan)}),
+                messages.ARRAYS: ArrayRecord({messages.WORDS: Array(words)}),
+                messages.MASK: mask.to_record(),
+                messages.ORIGIN: messages.Origin(
+                    request.plan.domain, _round(content, request, before).to_json()
+                ).to_record(),
+                messages.METRICS: MetricRecord({messages.EXAMPLES: self._examples(request.plan)}),
             }
         )
 
     def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
         """Answer counts, and of a sum the verdict, with this reason, and the state if it is to be kept."""
-        request = wire.EvaluateRequest.of(content)
+        request = messages.EvaluateRequest.of(content)
         counts = counted(self.description, {"validation": 2, "test": 1}[request.split])
-        answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+        answer = RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
         before = self.base(content, request)
         if before is None:
-            return RecordDict({wire.REFUSAL: ConfigRecord({"reason": wire.LOST_BASE})})
-        if wire.SUM in content:
+            return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
+        if messages.SUM in content:
             after = self.advanced(content, request, before)
             self._hold(after)
-            answer[wire.VERDICT] = wire.Verdict(after.digest, reason).to_record()
+            answer[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
             if request.keep:
-                answer[wire.ARRAYS] = self._closed(content, request.plan, after)
+                answer[messages.ARRAYS] = self._closed(content, request.plan, after)
         return answer
 
     def alone(self) -> RecordDict:
         """Answer the test counts of a model of its own."""
-        return RecordDict({wire.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
+        return RecordDict({messages.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
 
     def rows_of_round_0(self, network: NetworkSpec) -> Rows:
         """Return the initial weights."""
@@ -105,13 +107,15 @@ class Player:
         """Return what training adds to the rows."""
         return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
 
-    def words(self, request: wire.TrainRequest, before: GlobalState) -> Words:
+    def words(self, request: messages.TrainRequest, before: GlobalState) -> Words:
         """Return the update in words, not masked yet."""
-        return rounds.encoded(request.plan, self.update(before), self._examples(request.plan))
+        return local_round.encoded(request.plan, self.update(before), self._examples(request.plan))
 
-    def base(self, content: RecordDict, request: wire.TrainRequest | wire.EvaluateRequest) -> GlobalState | None:
+    def base(
+        self, content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest
+    ) -> GlobalState | None:
         """Return the state that the question is about; nothing if it is to be held, and is not."""
-        if wire.STATE not in content.array_records[wire.ARRAYS]:
+        if messages.STATE not in content.array_records[messages.ARRAYS]:
             return self.held.get(request.base)
         state = self.state(content, request.plan, request.round - 1)
         if request.base not in {"", state.digest}:
@@ -127,33 +131,33 @@ class Player:
 
     def state(self, content: RecordDict, plan: Plan, number: int) -> GlobalState:
         """Return the state that came, which must be of this round of this run."""
-        sent = wire.state_of(content)
+        sent = messages.state_of(content)
         if plan.masked:
             told, sent = self._opened(sent)
             if told != about(_nonce(content), number):
                 raise FederationError(f"a sealed state about {told:.200} came, due is that of round {number}")
         state = GlobalState.from_bytes(sent)
-        rounds.require_state(plan, state, number)
+        local_round.require_state(plan, state, number)
         return state
 
-    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round, of the sum that came."""
-        total, of = Sum.from_json(wire.text_of(content, wire.SUM)), _round(content, request, before)
-        words = wire.words_of(content, of.ring.bits, of.length)
+        total, of = Sum.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
+        words = messages.words_of(content, of.ring.bits, of.length)
         if request.plan.masked:
             words = self.domain.mask_key().unmask(of, total.parts, words.copy(), total.tag)
         algebra = self.domain.evaluation_key().algebra()
-        return rounds.advanced(request.plan, before, total, words, algebra, attempt=request.attempt)
+        return local_round.advanced(request.plan, before, total, words, algebra, attempt=request.attempt)
 
     def _masked(
-        self, content: RecordDict, request: wire.TrainRequest, before: GlobalState, words: Words
-    ) -> tuple[Words, wire.Mask]:
+        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, words: Words
+    ) -> tuple[Words, messages.Mask]:
         part = Contribution.fresh(self.description.name, self._examples(request.plan), 1)
         masker = self.domain.mask_key().masker(_round(content, request, before), part)
         masked = np.empty_like(words)
         for start in range(0, words.size, CHUNK):
             masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
-        return masked, wire.Mask(part.nonce, masker.tag(), part.least)
+        return masked, messages.Mask(part.nonce, masker.tag(), part.least)
 
     def _examples(self, plan: Plan) -> int:
         return plan.weight(self.description.sequences[0])
@@ -162,7 +166,7 @@ class Player:
         sent = state.to_bytes()
         if plan.masked:
             sent = b"".join(self.domain.envelope().close(about(_nonce(content), state.round), [sent]))
-        return ArrayRecord({wire.STATE: wire.pack_state(sent)})
+        return ArrayRecord({messages.STATE: messages.pack_state(sent)})
 
     def _opened(self, sealed: bytes) -> tuple[str, bytes]:
         told, records = self.domain.envelope().open([sealed])
@@ -184,9 +188,11 @@ def findings(examples: int, number: int = 2) -> FindingCounts:
 
 
 def _nonce(content: RecordDict) -> str:
-    return Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord)).nonce
+    return Participants.from_record(messages.record(content, messages.PARTICIPANTS, ConfigRecord)).nonce
 
 
-def _round(content: RecordDict, request: wire.TrainRequest | wire.EvaluateRequest, before: GlobalState) -> Round:
-    at = rounds.Position(_nonce(content), request.round, request.attempt)
-    return rounds.round_of(request.plan, at, before)
+def _round(
+    content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest, before: GlobalState
+) -> Round:
+    at = local_round.Position(_nonce(content), request.round, request.attempt)
+    return local_round.round_of(request.plan, at, before)

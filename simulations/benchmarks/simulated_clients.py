@@ -39,19 +39,19 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.store import Site
-from fedpp.learning.global_state import GlobalState
-from fedpp.masking.ring import Words
-from fedpp.protocol import wire
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.ring import Words
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol import messages
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
-from sites.identity import PRIVATE_KEY
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
+from sites.node.node_identity import PRIVATE_KEY
 
-from .played_site import Player
+from .simulated_client import Player
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
@@ -102,11 +102,11 @@ class Member(Player):
         """Return the state that came."""
         return self.shared.once("state", number, lambda: Player.state(self, content, plan, number))
 
-    def words(self, request: wire.TrainRequest, before: GlobalState) -> Words:
+    def words(self, request: messages.TrainRequest, before: GlobalState) -> Words:
         """Return the update in words, not masked yet."""
         return self.shared.once("words", before.round, lambda: Player.words(self, request, before))
 
-    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round."""
         return self.shared.once("after", request.round, lambda: Player.advanced(self, content, request, before))
 
@@ -158,9 +158,9 @@ class Node:
 
     def _content(self, question: Message) -> RecordDict:
         answers: Mapping[str, Callable[[], RecordDict]] = {
-            f"query.{wire.DESCRIBE}": lambda: self._description(question),
-            f"query.{wire.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
-            f"query.{wire.ALONE}": self.member.alone,
+            f"query.{messages.DESCRIBE}": lambda: self._description(question),
+            f"query.{messages.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
+            f"query.{messages.ALONE}": self.member.alone,
             "train": lambda: self.member.train(question.content),
             "evaluate": lambda: self.member.evaluate(question.content),
         }
@@ -168,15 +168,15 @@ class Node:
 
     def _description(self, question: Message) -> RecordDict:
         run, card = question.metadata.run_id, self.site.domain.card()
-        nonce, name = wire.DescribeRequest.of(question.content).nonce, self.site.identity.name
+        nonce, name = messages.DescribeRequest.of(question.content).nonce, self.site.identity.name
         facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run))
         statement = Statement(nonce, str(run), int(time.time()), *facts)
         signature = self.site.identity.sign("statement", statement.content())
         proof = Proof(statement, signature, self.site.certificate)
         return RecordDict(
             {
-                wire.SITE: ConfigRecord(self.member.description.to_mapping()),
-                wire.PROOF: ConfigRecord({"proof": proof.to_json()}),
+                messages.SITE: ConfigRecord(self.member.description.to_mapping()),
+                messages.PROOF: ConfigRecord({"proof": proof.to_json()}),
             }
         )
 

@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.results import CLEAR, SEALED
-from coordinator.runs import run_config
+from coordinator.operator.run_commands import run_config
+from fedpp.aggregation.global_state import Rows
 from fedpp.errors import FederationError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import Rows
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol.federation import FederationRecord
-from simulations.federation import federate
-from sites.identity import create_identity
-from sites.pull import opened
+from fedpp.protocol.run_record import CLEAR, SEALED, FederationRecord
+from simulations.simulated_federation import federate
+from sites.cli.pull_command import opened
+from sites.node.node_identity import create_identity
 
 from .cluster import CONNECTED, Cluster, Run, Settings, altered
 from .relay import relay

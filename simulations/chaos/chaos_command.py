@@ -10,7 +10,7 @@ from fedpp.texts import one_line
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
-from .cases import CASES, Row, Trial, row
+from .chaos_cases import CASES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6

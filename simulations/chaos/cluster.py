@@ -12,20 +12,19 @@ from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
-from coordinator.bundle import built
-from coordinator.progress import Progress
-from coordinator.results import RECORD
-from coordinator.run_folder import RunFolder
-from fedpp.config import SiteConfig
+from coordinator.operator.bundle_build import built
+from coordinator.server.progress import Progress
+from coordinator.server.run_state import RunFolder
+from fedpp.config.run_config import SiteConfig
+from fedpp.config.site_policy import SitePolicy
 from fedpp.errors import FederationError
-from fedpp.policy import SitePolicy
 from fedpp.processes import QUIET_FLOWER, free_port
-from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.run_record import RECORD, FederationRecord
 from simulations.hospitals import Hospitals
-from sites.identity import create_identity
+from sites.node.node_identity import create_identity
 
 ROOT = Path(__file__).parents[2]
-ALTERED = ROOT / "simulations" / "altered"
+ALTERED = ROOT / "simulations" / "chaos" / "altered"
 START_SECONDS, CALL_SECONDS = 120.0, 300.0
 CONNECTED = "SuperNode ID"  # what a SuperNode logs once SuperLink let it in
 Settings = Mapping[str, str | int | float]
@@ -140,7 +139,7 @@ class Cluster:
         domain = site.evaluation_key.parents[1]
         self.programs[f"vault {name}"] = Program(
             [
-                *("sites.cli", "vault", "--domain", str(domain), "--dataset", str(site.dataset)),
+                *("sites", "vault", "--domain", str(domain), "--dataset", str(site.dataset)),
                 *("--passphrase-file", str(self.hospitals.passphrase_file), "--address", site.vault),
                 *("--policy", str(site.policy), "--audit-log", str(self.folder / f"audit-{name}.log")),
             ],
@@ -160,7 +159,7 @@ class Cluster:
         site = self.site(name)
         self.programs[f"node {identity or name}"] = Program(
             [
-                *("sites.cli", "join", "--superlink", address or f"127.0.0.1:{self.port}"),
+                *("sites", "join", "--superlink", address or f"127.0.0.1:{self.port}"),
                 *("--ca", str(self.state / "tls" / "ca.pem"), "--identity", str(self.identity(identity or name))),
                 *("--dataset", str(site.dataset), "--evaluation-key", str(site.evaluation_key)),
                 *("--vault", site.vault, "--policy", str(site.policy)),

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.keys import encryption
 from fedpp.learning.batches import Indices
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.network import NetworkSpec
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights
 
-from .settings import Settings
+from .paper_settings import Settings
 from .study import Fold, Study
 
 Values = NDArray[np.floating]

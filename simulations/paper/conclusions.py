@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from fedpp.recipe import MIN_DELTA, PATIENCE
+from fedpp.config.hyperparameters import MIN_DELTA, PATIENCE
 
+from .paper_settings import NETWORK_NAMES, Settings
+from .paper_tables import AucRow, ParityRow, Tables
 from .scores import LEAST_FOLDS
-from .settings import NETWORK_NAMES, Settings
 from .study import Study
-from .tables import AucRow, ParityRow, Tables
 
 _PAPERS_CLAIM = (
     "The paper reports an accuracy above 0.99 for CheXpert and BreakHis. It says nothing of a split by patient, nor of "

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.network import Architecture, NetworkSpec, Task
-from fedpp.page import duration
+from fedpp.config.model_spec import Architecture, NetworkSpec, Task
+from fedpp.reporting.page import duration
 
-from . import hog
-from .ciphertext import CiphertextSide
-from .folder import ExperimentFolder
-from .plaintext import PlaintextSide
-from .settings import Settings
+from . import hog_baseline
+from .ciphertext_side import CiphertextSide
+from .experiment_folder import ExperimentFolder
+from .paper_settings import Settings
+from .plaintext_side import PlaintextSide
 from .study import Fold, Study, folds
 from .trial import Trial, train
 
@@ -91,8 +91,8 @@ def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome
     networks = {name: network_of(study, settings, name) for name in settings.networks}
     baseline = {}
     if settings.hog:
-        described = hog.features(study.frames, study.valid)
-        baseline = {(f.seed, f.number): hog.probabilities(study, f, described) for f in cut}
+        described = hog_baseline.features(study.frames, study.valid)
+        baseline = {(f.seed, f.number): hog_baseline.probabilities(study, f, described) for f in cut}
     kept.claim(study.dataset.manifest.fingerprint)
     runs = list(all_runs(settings, cut))
     loaded = {run.name: kept.load(run.name) for run in runs}

@@ -8,7 +8,7 @@ from typing import Any
 from fedpp.errors import ConfigError
 from fedpp.files import replace
 
-from .settings import Settings
+from .paper_settings import Settings
 from .trial import Trial
 
 SETTINGS = "settings.json"  # marks the folder as ours, and says what its trials belong to

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from fedpp import charts
+from fedpp.reporting import charts
 
 from .experiment import Outcome
-from .settings import NETWORK_NAMES, Settings
+from .paper_settings import NETWORK_NAMES, Settings
 from .trial import CURVES
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LINES = {  # part, side -> position in the series' colours, line style: curves 
     ("validation", "plaintext"): (2, "-"),
     ("validation", "ciphertext"): (3, "--"),
 }
-# A PNG cannot follow a page's variables: these are their values on paper (`fedpp.page`).
+# A PNG cannot follow a page's variables: these are their values on paper (`fedpp.reporting.page`).
 _ON_PAPER = dict(
     zip(
         charts.COLOURS,

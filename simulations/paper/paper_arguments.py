@@ -2,8 +2,8 @@
 
 import argparse
 
-from fedpp.command import natural, path, positive, rate
-from fedpp.config import DTYPES, LAYOUTS
+from fedpp.cli import natural, path, positive, rate
+from fedpp.config.run_config import DTYPES, LAYOUTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fedpp.command import load_tensorflow
+from fedpp.cli import load_tensorflow
 from fedpp.errors import ConfigError
 
-from .settings import Settings
+from .paper_settings import Settings
 
 _SHOWN = ("accuracy", "sensitivity", "auc_by_patient")  # on a terminal
 
@@ -32,12 +32,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("--resume goes on and --overwrite starts anew: choose one of them")
     started = time.monotonic()
     load_tensorflow()
-    from . import record
-    from .curves import curves
+    from . import paper_record
     from .experiment import perform
-    from .folder import ExperimentFolder
+    from .experiment_folder import ExperimentFolder
+    from .learning_curves import curves
+    from .paper_tables import tables
     from .study import prepare_study
-    from .tables import tables
 
     kept = ExperimentFolder.choose(
         options.out, options.data, settings, resume=options.resume, overwrite=options.overwrite
@@ -48,14 +48,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         outcome = perform(study, settings, kept)
         results = tables(study, settings, outcome)
         made = curves(settings, outcome)
-        told = record.record(study, settings, outcome, results, made, time.monotonic() - started)
-    record.write(options.out, told, settings, results, made)
+        told = paper_record.record(study, settings, outcome, results, made, time.monotonic() - started)
+    paper_record.write(options.out, told, settings, results, made)
     return told
 
 
 def summary(record: dict[str, Any]) -> str:
     """Return the tables as lines for a terminal."""
-    from .page import HEADINGS
+    from .paper_page import HEADINGS
 
     lines = []
     for row in record["networks"]:

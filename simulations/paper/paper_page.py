@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpp.page import STYLE, duration, scientific, template
+from fedpp.reporting.page import STYLE, duration, scientific, template
 
 from .conclusions import counted
+from .paper_settings import NETWORK_NAMES
+from .paper_template import OWN_STYLE, TEMPLATE
 from .scores import FIGURES
-from .settings import NETWORK_NAMES
-from .template import OWN_STYLE, TEMPLATE
 from .trial import CURVE_SAMPLE
 
 HEADINGS = {
@@ -22,7 +22,7 @@ HEADINGS = {
     "auc_by_patient": "AUC by patient",
     "missed_diagnosis_rate": "Missed diagnoses",
 }
-# Settings of one layout, by what the description of data so read begins with (`fedpp.imaging.layout`).
+# Settings of one layout, by what the description of data so read begins with (`fedpp.imaging.readers.layout`).
 _OF_LAYOUT = {"target": "CheXpert", "uncertain": "CheXpert", "views": "CheXpert", "series": "BreakHis"}
 _DASH = "\N{EN DASH}"
 

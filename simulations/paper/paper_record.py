@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.config import SPLITS
+from fedpp.config.run_config import SPLITS
 from fedpp.files import replace
 
-from . import curves, page
+from . import learning_curves, paper_page
 from .conclusions import conclusions
 from .experiment import Outcome
+from .paper_settings import Settings
+from .paper_tables import NetworkRow, Tables
 from .scores import FIGURES, Summary, mixed_patients
-from .settings import Settings
 from .study import Study
-from .tables import NetworkRow, Tables
 
 _VERSIONS = ("fedpp", "tensorflow", "keras", "numpy", "scikit-learn")
 FIGURE_TITLES = {
@@ -30,7 +30,12 @@ FIGURE_TITLES = {
 
 
 def record(
-    study: Study, settings: Settings, outcome: Outcome, results: Tables, made: Sequence[curves.Curve], seconds: float
+    study: Study,
+    settings: Settings,
+    outcome: Outcome,
+    results: Tables,
+    made: Sequence[learning_curves.Curve],
+    seconds: float,
 ) -> dict[str, Any]:
     """Return all that is told about an experiment, as JSON has it; `made` are its curves."""
     positive = study.labels > 0
@@ -79,15 +84,18 @@ def record(
 
 
 def write(
-    out: Path, told: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[curves.Curve]
+    out: Path, told: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[learning_curves.Curve]
 ) -> None:
     """Write all files, each whole or not at all; they are made before the first is written."""
-    charts = {kind: [curves.svg(kind, network, made) for network in settings.networks] for kind in ("accuracy", "loss")}
+    charts = {
+        kind: [learning_curves.svg(kind, network, made) for network in settings.networks]
+        for kind in ("accuracy", "loss")
+    }
     files = {
         "table.csv": _csv(table_rows(results.networks)),
-        "curves.csv": _csv(curves.rows(made)),
-        **{name: curves.png(kind, title, made) for name, (kind, title) in FIGURE_TITLES.items()},
-        "paper.html": page.render(told, charts).encode(),
+        "curves.csv": _csv(learning_curves.rows(made)),
+        **{name: learning_curves.png(kind, title, made) for name, (kind, title) in FIGURE_TITLES.items()},
+        "paper.html": paper_page.render(told, charts).encode(),
         "paper.json": (json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
     }
     for name, content in files.items():

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from fedpp.config import DTYPES, LAYOUTS, Dtype
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import ARCHITECTURES, Architecture
+from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
 from fedpp.errors import ConfigError
-from fedpp.imaging.breakhis import Series
-from fedpp.imaging.chexpert import Uncertain, Views
-from fedpp.imaging.layout import Choices
-from fedpp.network import ARCHITECTURES, Architecture
-from fedpp.recipe import Recipe
+from fedpp.imaging.readers.breakhis import Series
+from fedpp.imaging.readers.chexpert import Uncertain, Views
+from fedpp.imaging.readers.layout import Choices
 
 Side = Literal["plaintext", "ciphertext"]
 Stopping = Literal["none", "early"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.network import Architecture
+from fedpp.config.model_spec import Architecture
 
 from .experiment import Outcome, network_of
+from .paper_settings import Settings
 from .scores import FIGURES, Figures, Summary, figures, interval
-from .settings import Settings
 from .study import Fold, Study
 from .trial import Trial
 

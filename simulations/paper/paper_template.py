@@ -1,6 +1,6 @@
 """The page of an experiment as a Jinja template."""
 
-from fedpp.page import HEAD
+from fedpp.reporting.page import HEAD
 
 OWN_STYLE = """\
 .dense { font-size: .88rem; line-height: 1.4; }

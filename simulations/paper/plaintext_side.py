@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.learning.batches import Indices, Reader
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
-from fedpp.network import NetworkSpec
-from simulations.twin import moved
+from simulations.plaintext_reference import moved
 
-from .settings import Settings
+from .paper_settings import Settings
 from .study import Fold, Study
 
 Values = NDArray[np.floating]

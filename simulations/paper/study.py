@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS, Dtype
+from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.preparation import pad
+from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.imaging.visits import by_visit
-from fedpp.ingest import ingest, prepared, sequence_pseudonym
-from fedpp.keys.domain import KeyDomain
+from fedpp.ingest.ingestion import ingest, prepared, sequence_pseudonym
+from fedpp.keys.key_domain import KeyDomain
 
-from .settings import Settings
+from .paper_settings import Settings
 
 Positions = NDArray[np.int64]
 

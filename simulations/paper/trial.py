@@ -9,12 +9,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.learning.early_stopping import EarlyStopping
 from fedpp.learning.metrics import count, metrics, softmax
-from fedpp.learning.stopping import EarlyStopping
 
-from .ciphertext import CiphertextSide
-from .plaintext import PlaintextSide
-from .settings import Settings
+from .ciphertext_side import CiphertextSide
+from .paper_settings import Settings
+from .plaintext_side import PlaintextSide
 from .study import Fold, Study
 
 CURVE_SAMPLE = 32  # training sequences of which curves are made: to predict all of them would cost a third more

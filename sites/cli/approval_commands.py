@@ -12,23 +12,23 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import fedpp
+from fedpp.config.site_policy import starting_text
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
-from fedpp.hexadecimal import is_hex
-from fedpp.policy import starting_text
+from fedpp.values import is_hex
 
-from .bundle import SUFFIX, Bundle
-from .identity import REFUSED
-from .policy_file import set_listed
+from ..node.app_bundle import SUFFIX, Bundle
+from ..node.node_identity import REFUSED
+from ..node.policy_file import set_listed
 
 # Where each folder of a bundle lies in an installed fedpp, or in a checkout.
-_INSTALLED = {"fedpp": Path(fedpp.__file__).parent, "sites": Path(__file__).parent}
+_INSTALLED = {"fedpp": Path(fedpp.__file__).parent, "sites": Path(__file__).parents[1]}
 _SAME, _DIFFERENT, _UNKNOWN = "as installed", "DIFFERS from the installed", "not installed"
 
 
 def policy(options: argparse.Namespace) -> int:
     """Write a site's first policy: one dataset, no bundle approved yet."""
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
     fingerprint = EncryptedDataset.open(options.dataset).manifest.fingerprint
     try:
@@ -97,7 +97,7 @@ def approve(options: argparse.Namespace) -> int:
 
 
 def _approve_dataset(options: argparse.Namespace) -> int:
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
     dataset = EncryptedDataset.open(options.bundle).manifest.fingerprint
     if set_listed(options.policy, "datasets", dataset, approved=not options.remove):

@@ -13,8 +13,8 @@ from .opening import domain_of, show, trainers_dataset
 
 def survey(options: argparse.Namespace) -> int:
     """Look at raw data before anything is encrypted; write a page of it for the secret zone."""
-    from fedpp.survey.look import look, summary
-    from fedpp.survey.page import require_new, write
+    from fedpp.survey.examination import look, summary
+    from fedpp.survey.survey_page import require_new, write
 
     if options.out is not None:
         require_new(options.out, overwrite=options.overwrite)
@@ -33,10 +33,10 @@ def survey(options: argparse.Namespace) -> int:
 
 def ingest(options: argparse.Namespace) -> int:
     """Read raw sequences, split them by patient, and write them encrypted."""
-    from fedpp import ingest as pipeline
-    from fedpp.cipher.dataset_writer import require_new
+    from fedpp.dataset.dataset_writer import require_new
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.splits import SplitPlan
+    from fedpp.ingest import ingestion as pipeline
 
     _refuse_idle(options)
     require_new(options.out)
@@ -77,9 +77,9 @@ def ingest(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Read every byte of an encrypted dataset and compare checksums; with the domain's folder check its seal too."""
-    from fedpp.cipher.dataset import EncryptedDataset
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys.store import CARD
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
+    from fedpp.keys.key_store import CARD
 
     if options.domain is None:
         dataset = EncryptedDataset.open(options.dataset)
@@ -97,7 +97,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     """Print what is public about an encrypted dataset, and check every byte of it."""
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
     dataset = EncryptedDataset.open(options.dataset)
     dataset.verify()
@@ -151,9 +151,9 @@ def _patch(options: argparse.Namespace, domain: Any) -> int:
 
 def _sequences(options: argparse.Namespace) -> tuple[list[Any], str]:
     """Read the sequences that are wanted, and say what was recognised."""
-    from fedpp.imaging.layout import absent_patients, layout_of, read_sequences
-    from fedpp.imaging.patient_labels import LABELS
     from fedpp.imaging.readable import readable
+    from fedpp.imaging.readers.layout import absent_patients, layout_of, read_sequences
+    from fedpp.imaging.readers.patient_labels import LABELS
     from fedpp.imaging.visits import by_visit, of_length
 
     layout = layout_of(options.raw, options.layout)
@@ -188,7 +188,7 @@ def _sequences(options: argparse.Namespace) -> tuple[list[Any], str]:
 
 
 def _choices(options: argparse.Namespace) -> Any:
-    from fedpp.imaging.layout import Choices
+    from fedpp.imaging.readers.layout import Choices
 
     return Choices(options.target, options.uncertain, options.views, options.series)
 

@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING
 from .opening import passphrase_of, require_folder
 
 if TYPE_CHECKING:
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys.identity import Recipient
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.keys.site_identity import Recipient
 
 SHARES, SUCCESSOR = Path("shares"), Path("successor")
 
 
 def keygen(options: argparse.Namespace) -> int:
     """Found a key domain: draw its secret, seal it, and write the trainer's keys and the card beside it."""
-    from fedpp.keys import store
-    from fedpp.keys.domain import KeyDomain
-    from fedpp.keys.identity import SiteIdentity
-    from fedpp.keys.issuer import Issuer
+    from fedpp.keys import key_store
+    from fedpp.keys.domain_ca import Issuer
+    from fedpp.keys.key_domain import KeyDomain
+    from fedpp.keys.site_identity import SiteIdentity
 
     identity, issuer = SiteIdentity.generate(options.site), Issuer.generate()
     domain = KeyDomain.found(issuer.public_key, n=options.n, scheme=options.scheme)
-    store.found(options.out, domain, issuer, identity, passphrase_of(options, new=True))
+    key_store.found(options.out, domain, issuer, identity, passphrase_of(options, new=True))
     _tell(options.out)
     return 0
 
 
 def recipient(options: argparse.Namespace) -> int:
     """Make a new site's own identity: to its public half another hospital seals the domain's secret."""
-    from fedpp.keys import store
-    from fedpp.keys.identity import SiteIdentity
+    from fedpp.keys import key_store
+    from fedpp.keys.site_identity import SiteIdentity
 
     identity = SiteIdentity.generate(options.site)
-    store.create_identity(options.out, identity, passphrase_of(options, new=True))
+    key_store.create_identity(options.out, identity, passphrase_of(options, new=True))
     print(f"recipient {identity.name}")
-    print(f"  {options.out / store.SITE_KEY}  for the secret zone only")
-    print(f"  {options.out / store.RECIPIENT}  send it to the domain's founder, and tell these words by telephone:")
+    print(f"  {options.out / key_store.SITE_KEY}  for the secret zone only")
+    print(f"  {options.out / key_store.RECIPIENT}  send it to the domain's founder, and tell these words by telephone:")
     print(f"  {identity.recipient().words}")
     return 0
 
@@ -47,9 +47,9 @@ def recipient(options: argparse.Namespace) -> int:
 def share(options: argparse.Namespace) -> int:
     """Seal the domain's secret to another hospital, after comparing its words, and certify it as a member."""
     from fedpp.files import create_exclusively
-    from fedpp.keys import store
-    from fedpp.keys.identity import Recipient
-    from fedpp.keys.sharing import Share
+    from fedpp.keys import key_store
+    from fedpp.keys.invitation import Share
+    from fedpp.keys.site_identity import Recipient
 
     require_folder(options.domain)
     _require_newest(options)
@@ -58,8 +58,10 @@ def share(options: argparse.Namespace) -> int:
     _require_own_name(options.domain, to)
     _compare(to.words, options.words, f"{to.site} told you by telephone")
     passphrase = passphrase_of(options)
-    made = Share.make(store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase), to)
-    store.add_member(options.domain, to, made.certificate)  # first: whoever has the secret can be revoked
+    made = Share.make(
+        key_store.open_domain(options.domain, passphrase), key_store.open_issuer(options.domain, passphrase), to
+    )
+    key_store.add_member(options.domain, to, made.certificate)  # first: whoever has the secret can be revoked
     create_exclusively(options.out, made.to_json().encode())
     print(f"{options.out}  for {to.site} alone; tell it these words of the domain by telephone:")
     print(f"  {made.card.words}")
@@ -68,32 +70,32 @@ def share(options: argparse.Namespace) -> int:
 
 def accept(options: argparse.Namespace) -> int:
     """Open a share with this site's identity, and become a member of the domain in a folder of its own."""
-    from fedpp.keys import store
-    from fedpp.keys.sharing import Share
+    from fedpp.keys import key_store
+    from fedpp.keys.invitation import Share
 
     made = Share.load(options.share)
     _require_earlier(options.identity, made.card)
     passphrase = passphrase_of(options)
     # What the old epoch's card says must be sealed with its secret: the file domain.card is anybody's to exchange.
-    member = (options.identity / store.SECRET_KEY).exists()
-    followed = member and made.follows(store.open_domain(options.identity, passphrase).card())
+    member = (options.identity / key_store.SECRET_KEY).exists()
+    followed = member and made.follows(key_store.open_domain(options.identity, passphrase).card())
     if not followed or options.words is not None:
         _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
-    identity = store.open_identity(options.identity, passphrase)
-    store.join(options.out, store.Site(made.open(identity), identity, made.certificate), passphrase)
+    identity = key_store.open_identity(options.identity, passphrase)
+    key_store.join(options.out, key_store.Site(made.open(identity), identity, made.certificate), passphrase)
     _tell(options.out)
     return 0
 
 
 def _require_earlier(folder: Path, offered: "DomainCard") -> None:
     """Refuse a folder that is of the share's epoch already, or of a later one."""
-    from fedpp.cipher.params import DomainCard
+    from fedpp.cipher.domain_card import DomainCard
     from fedpp.errors import KeyFileError
-    from fedpp.keys import store
+    from fedpp.keys import key_store
 
-    if not (folder / store.CARD).exists():
+    if not (folder / key_store.CARD).exists():
         return
-    own = DomainCard.load(folder / store.CARD)
+    own = DomainCard.load(folder / key_store.CARD)
     if own.id == offered.id and own.epoch >= offered.epoch:
         raise KeyFileError(
             f"{folder} is of epoch {own.epoch} of this domain, the share of epoch {offered.epoch}: nothing to accept"
@@ -112,8 +114,8 @@ def revoke(options: argparse.Namespace) -> int:
 
 def card(options: argparse.Namespace) -> int:
     """Print a domain's public card, and its words."""
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys.store import CARD
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.keys.key_store import CARD
 
     require_folder(options.domain)
     shown = DomainCard.load(options.domain / CARD)
@@ -125,32 +127,35 @@ def card(options: argparse.Namespace) -> int:
 def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.errors import KeyFileError
     from fedpp.files import create_exclusively, make_folder, new_folder, replace
-    from fedpp.keys import store
-    from fedpp.keys.identity import Recipient
-    from fedpp.keys.issuer import Issuer
-    from fedpp.keys.sharing import Share
+    from fedpp.keys import key_store
+    from fedpp.keys.domain_ca import Issuer
+    from fedpp.keys.invitation import Share
+    from fedpp.keys.site_identity import Recipient
 
     require_folder(options.domain)
     _require_newest(options)
-    members = store.members(options.domain)
-    if revoked == Recipient.load(options.domain / store.RECIPIENT).site:
+    members = key_store.members(options.domain)
+    if revoked == Recipient.load(options.domain / key_store.RECIPIENT).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
     staying = [member for member in members if member.site != revoked]
     if revoked is not None and len(staying) == len(members):
         raise KeyFileError(f"{revoked!r} is no member here: members are {_names(members)}")
     passphrase = passphrase_of(options)
-    old, old_issuer = store.open_domain(options.domain, passphrase), store.open_issuer(options.domain, passphrase)
-    identity, issuer = store.open_identity(options.domain, passphrase), Issuer.generate()
+    old, old_issuer = (
+        key_store.open_domain(options.domain, passphrase),
+        key_store.open_issuer(options.domain, passphrase),
+    )
+    identity, issuer = key_store.open_identity(options.domain, passphrase), Issuer.generate()
     new = old.successor(issuer.public_key)
     succession = old_issuer.succession(old.card(), new.card())
     shares = {member: Path(SHARES, f"{member.fingerprint[:16]}.share") for member in staying}
     with new_folder(options.out) as folder:
-        store.found(folder, new, issuer, identity, passphrase)
+        key_store.found(folder, new, issuer, identity, passphrase)
         make_folder(folder / SHARES, 0o755)
         for member, share in shares.items():
             made = Share.make(new, issuer, member, succession=succession)
             create_exclusively(folder / share, made.to_json().encode())
-            store.add_member(folder, member, made.certificate)
+            key_store.add_member(folder, member, made.certificate)
     replace(options.domain / SUCCESSOR, f"{new.card().fingerprint}\n".encode(), mode=0o644)
     _tell(options.out)
     for member, share in shares.items():
@@ -161,18 +166,20 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
 
 
 def _tell(folder: Path) -> None:
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys import store
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.keys import key_store
 
-    made = DomainCard.load(folder / store.CARD)
+    made = DomainCard.load(folder / key_store.CARD)
     print(f"key domain {made.fingerprint}, epoch {made.epoch}, words {made.words}")
-    print(f"  {folder / store.SECRET_KEY}, {store.SITE_KEY.name}  for the secret zone only")
-    if (folder / store.ISSUER_KEY).exists():
-        print(f"  {folder / store.ISSUER_KEY}  admits members and makes new epochs: keep it apart, and a copy of it")
+    print(f"  {folder / key_store.SECRET_KEY}, {key_store.SITE_KEY.name}  for the secret zone only")
+    if (folder / key_store.ISSUER_KEY).exists():
+        print(
+            f"  {folder / key_store.ISSUER_KEY}  admits members and makes new epochs: keep it apart, and a copy of it"
+        )
     if made.scheme == "more":
-        print(f"  {folder / store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
-    print(f"  {folder / store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
-    print(f"  {folder / store.CARD}, {store.CERTIFICATE}  public")
+        print(f"  {folder / key_store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
+    print(f"  {folder / key_store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
+    print(f"  {folder / key_store.CARD}, {key_store.CERTIFICATE}  public")
 
 
 def _require_new(path: Path) -> None:
@@ -197,21 +204,21 @@ def _require_newest(options: argparse.Namespace) -> None:
 def _require_own_name(folder: Path, to: "Recipient") -> None:
     """Refuse a second site of a name: a certificate tells members apart by it."""
     from fedpp.errors import KeyFileError
-    from fedpp.keys import store
-    from fedpp.keys.identity import Recipient
+    from fedpp.keys import key_store
+    from fedpp.keys.site_identity import Recipient
     from fedpp.protocol.membership import same_name
 
-    own = Recipient.load(folder / store.RECIPIENT)
+    own = Recipient.load(folder / key_store.RECIPIENT)
     if to == own:
         raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.recipient")
-    for other in (*store.members(folder), own):
+    for other in (*key_store.members(folder), own):
         if same_name(other.site, to.site) and other != to:
             raise KeyFileError(f"{other.site} is a member already, with other keys: revoke it, or choose another name")
 
 
 def _compare(meant: str, said: str | None, by_whom: str) -> None:
     """Let a person compare words; raise `KeyFileError` where they differ, or nobody can be asked."""
-    from fedpp.cipher.words import COUNT, letters, same
+    from fedpp.cipher.verification_phrase import COUNT, letters, same
     from fedpp.errors import KeyFileError
 
     if said is None:

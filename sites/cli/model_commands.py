@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from fedpp.command import load_tensorflow
+from fedpp.cli import load_tensorflow
 
 from .opening import domain_of, show
 
@@ -104,10 +104,10 @@ class _Predictor:
 
     def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
-        from fedpp.cipher.dataset import EncryptedDataset
+        from fedpp.config.hyperparameters import Recipe
+        from fedpp.dataset.encrypted_dataset import EncryptedDataset
         from fedpp.errors import DatasetError
         from fedpp.learning.model_file import EncryptedModel
-        from fedpp.recipe import Recipe
 
         self._domain = domain_of(options)
         self._dataset = EncryptedDataset.open(options.dataset, self._domain.at_rest_key())
@@ -123,7 +123,7 @@ class _Predictor:
         self.classes, self.multi_label = model.classes, model.network.multi_label
 
         load_tensorflow()
-        from fedpp.learning.training import EncryptedTrainer
+        from fedpp.learning.encrypted_training import EncryptedTrainer
 
         algebra = self._domain.computing_key().algebra()
         self._trainer = EncryptedTrainer(model.network, algebra, Recipe(), model.dtype)

@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedpp.cipher.at_rest import AtRestKey
-    from fedpp.cipher.dataset import EncryptedDataset
     from fedpp.cipher.evaluation_key import AnyKey
-    from fedpp.keys.domain import KeyDomain
-    from fedpp.keys.sealed import Passphrase
+    from fedpp.dataset.at_rest import AtRestKey
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
+    from fedpp.keys.key_domain import KeyDomain
+    from fedpp.keys.sealed_secret import Passphrase
 
 
 def domain_of(options: argparse.Namespace) -> "KeyDomain":
     """Open the domain secret with its passphrase."""
-    from fedpp.keys import store
+    from fedpp.keys import key_store
 
     require_folder(options.domain)
-    return store.open_domain(options.domain, passphrase_of(options))
+    return key_store.open_domain(options.domain, passphrase_of(options))
 
 
 def require_folder(domain: Path) -> None:
     """Raise `KeyFileError` for what is no folder."""
     from fedpp.errors import KeyFileError
-    from fedpp.keys import store
+    from fedpp.keys import key_store
 
-    if (domain / store.SITE_KEY).exists() and not (domain / store.CARD).exists():
+    if (domain / key_store.SITE_KEY).exists() and not (domain / key_store.CARD).exists():
         raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` a share with it first")
     if not domain.is_dir():
         raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
@@ -45,8 +45,8 @@ def passphrase_of(options: argparse.Namespace, *, new: bool = False) -> "Passphr
 
 def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
     """Return the key of sealed datasets and checkpoints."""
-    from fedpp.cipher.at_rest import AtRestKey
-    from fedpp.keys.store import AT_REST_KEY
+    from fedpp.dataset.at_rest import AtRestKey
+    from fedpp.keys.key_store import AT_REST_KEY
 
     require_folder(options.domain)
     return AtRestKey.load(options.domain / AT_REST_KEY)
@@ -54,17 +54,17 @@ def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
 
 def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
     """Open a dataset with what the trainer's folder holds."""
-    from fedpp.cipher.dataset import EncryptedDataset
-    from fedpp.keys.store import AT_REST_KEY
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
+    from fedpp.keys.key_store import AT_REST_KEY
 
     return EncryptedDataset.open_with(options.dataset, options.domain / AT_REST_KEY)
 
 
 def trainers_key(options: argparse.Namespace, dataset: "EncryptedDataset") -> "AnyKey":
     """Return what the trainer computes with; in the frame form that is no key, and the domain's card tells whose."""
-    from fedpp.cipher.evaluation_key import open_key
-    from fedpp.cipher.params import DomainCard
-    from fedpp.keys.store import CARD, EVALUATION_KEY
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.dataset.encrypted_dataset import open_key
+    from fedpp.keys.key_store import CARD, EVALUATION_KEY
 
     mixed = dataset.manifest.scheme == "more-frame"
     key = open_key(options.domain / EVALUATION_KEY, dataset.manifest)

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import load_tensorflow, path
+from fedpp.cli import load_tensorflow, path
 
 from .opening import domain_of
 
 if TYPE_CHECKING:
-    from fedpp.keys.domain import KeyDomain
-    from fedpp.learning.global_state import GlobalState
+    from fedpp.aggregation.global_state import GlobalState
+    from fedpp.keys.key_domain import KeyDomain
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
 
@@ -59,9 +59,9 @@ def source_of(named: Path, identity: Path | None) -> Path:
 
 def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
     """Return the state in a file, sealed or, of a run without masking, in clear; raise `ModelError` or `MaskError`."""
+    from fedpp.aggregation.global_state import GlobalState
     from fedpp.errors import DomainMismatchError, ModelError
-    from fedpp.keys.envelope import is_sealed
-    from fedpp.learning.global_state import GlobalState
+    from fedpp.keys.sealed_state import is_sealed
 
     try:
         content = file.read_bytes()

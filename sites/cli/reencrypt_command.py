@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fedpp.keys.rotation import KeySwitch
+    from fedpp.config.model_spec import NetworkSpec
+    from fedpp.keys.key_rotation import KeySwitch
     from fedpp.learning.checkpoint import Checkpoint
-    from fedpp.network import NetworkSpec
 
     Arrays = dict[str, NDArray[np.generic]]
     Rows = dict[str, NDArray[np.floating]]
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def reencrypt(options: argparse.Namespace) -> int:
     """Take a dataset, a model or a checkpoint from an old epoch of its domain to a new one."""
     from fedpp.errors import ModelError
-    from fedpp.keys import store
-    from fedpp.keys.rotation import KeySwitch
+    from fedpp.keys import key_store
+    from fedpp.keys.key_rotation import KeySwitch
     from fedpp.learning.checkpoint import is_checkpoint
 
     if options.out.exists():
@@ -32,7 +32,7 @@ def reencrypt(options: argparse.Namespace) -> int:
     if not options.what.exists():
         raise ModelError(f"there is no {options.what}: name a dataset, a model.npz or a checkpoint.sealed")
     passphrase = passphrase_of(options)
-    switch = KeySwitch(store.open_domain(options.domain, passphrase), store.open_domain(options.to, passphrase))
+    switch = KeySwitch(key_store.open_domain(options.domain, passphrase), key_store.open_domain(options.to, passphrase))
     if options.what.is_dir():
         figures = _dataset(options.what, options.out, switch)
     elif options.what.suffix == ".npz":
@@ -48,8 +48,8 @@ def reencrypt(options: argparse.Namespace) -> int:
 def _dataset(path: Path, out: Path, switch: "KeySwitch") -> dict[str, Any]:
     from tqdm import tqdm
 
-    from fedpp.cipher.dataset import EncryptedDataset
-    from fedpp.keys.rotation import reencrypt as reencrypt_dataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
+    from fedpp.keys.key_rotation import reencrypt as reencrypt_dataset
 
     source = EncryptedDataset.open(path, switch.old.at_rest_key())
     source.verify()
@@ -80,7 +80,7 @@ def _stem(network: "NetworkSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
 
 
 def _checkpoint(options: argparse.Namespace, switch: "KeySwitch") -> dict[str, Any]:
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.errors import DomainMismatchError, ModelError
     from fedpp.learning.checkpoint import Checkpoint
 
@@ -108,7 +108,7 @@ def _switched(checkpoint: "Checkpoint", network: "NetworkSpec", switch: "KeySwit
     """Return a training's state in the new epoch: weights are components, the optimizer's moments stand by slot."""
     import numpy as np
 
-    from .training import NETWORKS
+    from .train_command import NETWORKS
 
     old, new = (domain.computing_key().algebra() for domain in (switch.old, switch.new))
     arrays = dict(checkpoint.arrays)

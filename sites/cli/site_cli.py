@@ -11,12 +11,21 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fedpp.cipher.params import SCHEMES
-from fedpp.command import Parser, natural, path, positive, rate, run_command, share
-from fedpp.config import DTYPES, LAYOUTS, SPLITS
-from fedpp.network import ARCHITECTURES, GAPS
+from fedpp.cipher.domain_card import SCHEMES
+from fedpp.cli import Parser, natural, path, positive, rate, run_command, share
+from fedpp.config.model_spec import ARCHITECTURES, GAPS
+from fedpp.config.run_config import DTYPES, LAYOUTS, SPLITS
 
-from . import approval, data, membership, models, pull, reencryption, training, vault_command
+from . import (
+    approval_commands,
+    data_commands,
+    key_commands,
+    model_commands,
+    pull_command,
+    reencrypt_command,
+    train_command,
+    vault_commands,
+)
 
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001  it has no public name
@@ -30,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def identity(options: argparse.Namespace) -> int:
     """Make the key pair by which SuperLink knows this site's node."""
-    from .identity import create_identity
+    from ..node.node_identity import create_identity
 
     public = create_identity(options.out)
     print(f"give {public} to the coordinator for `python -m coordinator enrol`")
@@ -40,9 +49,9 @@ def identity(options: argparse.Namespace) -> int:
 def join(options: argparse.Namespace) -> int:
     """Check what can be checked, and run this site's SuperNode until SIGTERM or Ctrl-C."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the one line of ours says what gRPC's lines would
-    from .doctor import site_of
-    from .supernode import join as run
-    from .trial_vault import TrialVault
+    from ..node.doctor import site_of
+    from ..node.join import join as run
+    from ..node.trial_vault import TrialVault
 
     own = (
         None
@@ -55,7 +64,7 @@ def join(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Check what can be checked before `join`: keys, certificates, coordinator, clock, vault, dataset, policy."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from .doctor import doctor as run
+    from ..node.doctor import doctor as run
 
     return run(options)
 
@@ -73,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_key_commands(commands: "_Commands") -> None:
     """Add the life of a key."""
-    keys = _command(commands, membership.keygen, json_output=False)
+    keys = _command(commands, key_commands.keygen, json_output=False)
     keys.add_argument("--out", type=path, required=True, help="new domain folder")
     keys.add_argument("--site", default="founder", help="this site's public name in reports (default founder)")
     keys.add_argument(
@@ -85,19 +94,19 @@ def _add_key_commands(commands: "_Commands") -> None:
     keys.add_argument("-n", type=int, help="more: slots of a ciphertext row (default 2, the fast one)")
     _add_passphrase(keys)
 
-    new = _command(commands, membership.recipient, json_output=False)
+    new = _command(commands, key_commands.recipient, json_output=False)
     new.add_argument("--site", required=True, help="this site's public name in reports")
     new.add_argument("--out", type=path, required=True, help="new folder for the site's identity")
     _add_passphrase(new)
 
-    shared = _command(commands, membership.share, json_output=False)
+    shared = _command(commands, key_commands.share, json_output=False)
     _add_domain(shared)
     shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.recipient")
     shared.add_argument("--words", help="what it told you by telephone (else it is asked)")
     shared.add_argument("--out", type=path, required=True, help="new file for the other site")
     _add_again(shared)
 
-    accepted = _command(commands, membership.accept, json_output=False)
+    accepted = _command(commands, key_commands.accept, json_output=False)
     accepted.add_argument("share", type=path, help="file that the domain's founder sent")
     accepted.add_argument("--identity", type=path, required=True, help="folder of recipient, or of the epoch before")
     _add_passphrase(accepted)
@@ -105,15 +114,15 @@ def _add_key_commands(commands: "_Commands") -> None:
     accepted.add_argument("--out", type=path, required=True, help="new domain folder")
 
     for begun in (
-        _command(commands, membership.rotate, json_output=False),
-        revoked := _command(commands, membership.revoke, json_output=False),
+        _command(commands, key_commands.rotate, json_output=False),
+        revoked := _command(commands, key_commands.revoke, json_output=False),
     ):
         _add_domain(begun)
         begun.add_argument("--out", type=path, required=True, help="new domain folder, of the new epoch")
         _add_again(begun)
     revoked.add_argument("site", help="public name of the member that leaves")
 
-    moved = _command(commands, reencryption.reencrypt)
+    moved = _command(commands, reencrypt_command.reencrypt)
     moved.add_argument("what", type=path, help="encrypted dataset, model.npz or checkpoint.sealed of the old epoch")
     _add_domain(moved)
     moved.add_argument(
@@ -122,22 +131,22 @@ def _add_key_commands(commands: "_Commands") -> None:
     moved.add_argument("--dataset", type=path, help="of a checkpoint: its dataset, re-encrypted")
     moved.add_argument("--out", type=path, required=True, help="new folder or file")
 
-    shown = _command(commands, membership.card, json_output=False)
+    shown = _command(commands, key_commands.card, json_output=False)
     shown.add_argument("domain", type=path, help="domain folder")
 
 
 def _add_data_commands(commands: "_Commands") -> None:
     """Add images, and datasets of them."""
-    looked = _command(commands, data.survey)
+    looked = _command(commands, data_commands.survey)
     _add_raw(looked)
     looked.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     looked.add_argument("--overwrite", action="store_true", help="replace an earlier page")
     looked.add_argument("--strict", action="store_true", help="fail if there is any finding")
 
     _add_ingest_command(commands)
-    _command(commands, data.inspect).add_argument("dataset", type=path)
+    _command(commands, data_commands.inspect).add_argument("dataset", type=path)
 
-    checked = _command(commands, data.verify)
+    checked = _command(commands, data_commands.verify)
     checked.add_argument("dataset", type=path)
     checked.add_argument(
         "--domain", type=path, help="domain folder, to check the domain, and the seal of a sealed dataset"
@@ -145,7 +154,7 @@ def _add_data_commands(commands: "_Commands") -> None:
 
 
 def _add_ingest_command(commands: "_Commands") -> None:
-    taken = _command(commands, data.ingest)
+    taken = _command(commands, data_commands.ingest)
     _add_raw(taken)
     _add_domain(taken)
     taken.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
@@ -188,7 +197,7 @@ def _add_ingest_command(commands: "_Commands") -> None:
 
 def _add_model_commands(commands: "_Commands") -> None:
     """Add training and what comes of it at one site."""
-    trained = _command(commands, training.train)
+    trained = _command(commands, train_command.train)
     trained.add_argument("dataset", type=path)
     _add_domain(trained, sealed=False)
     trained.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
@@ -209,13 +218,13 @@ def _add_model_commands(commands: "_Commands") -> None:
     stopped.add_argument("--vault", help="address of the vault that tells the validation loss, unix:/path.sock")
     stopped.add_argument("--patience", type=positive, help="epochs without a loss lower by 0.001 (default 10)")
 
-    evaluated = _command(commands, models.evaluate)
+    evaluated = _command(commands, model_commands.evaluate)
     evaluated.add_argument(
         "--sensitivity",
         type=share,
         help="set the threshold that reaches it on split validation, and tell what it is worth on --split",
     )
-    for scored in (evaluated, _command(commands, models.predict)):
+    for scored in (evaluated, _command(commands, model_commands.predict)):
         scored.add_argument("model", type=path, help="model.npz")
         scored.add_argument("dataset", type=path)
         _add_domain(scored)
@@ -224,12 +233,12 @@ def _add_model_commands(commands: "_Commands") -> None:
 
 def _add_vault_commands(commands: "_Commands") -> None:
     """Add the secret zone's service."""
-    served = _command(commands, vault_command.vault, json_output=False)
+    served = _command(commands, vault_commands.vault, json_output=False)
     _add_domain(served)
-    vault_command.add_vault_arguments(served)
-    vault_command.add_health_arguments(_command(commands, vault_command.health, json_output=False))
-    vault_command.add_audit_log_arguments(_command(commands, vault_command.audit_log))
-    vault_command.add_vault_tls_arguments(_command(commands, vault_command.vault_tls, json_output=False))
+    vault_commands.add_vault_arguments(served)
+    vault_commands.add_health_arguments(_command(commands, vault_commands.health, json_output=False))
+    vault_commands.add_audit_log_arguments(_command(commands, vault_commands.audit_log))
+    vault_commands.add_vault_tls_arguments(_command(commands, vault_commands.vault_tls, json_output=False))
 
 
 def _add_federation_commands(commands: "_Commands") -> None:
@@ -237,16 +246,16 @@ def _add_federation_commands(commands: "_Commands") -> None:
     made = _command(commands, identity, json_output=False)
     made.add_argument("--out", type=path, required=True, help="new folder for the node's key pair")
 
-    decided = _command(commands, approval.policy, json_output=False)
+    decided = _command(commands, approval_commands.policy, json_output=False)
     decided.add_argument("--dataset", type=path, required=True, help="the one dataset that may be used")
     decided.add_argument("--out", type=path, required=True, help="new file, site.yaml")
 
-    read = _command(commands, approval.review)
+    read = _command(commands, approval_commands.review)
     read.add_argument("bundle", type=path, help="file BUNDLE.fab, or the hash of a refused one, with --identity")
     read.add_argument("--identity", type=path, help="the joined site's identity, which keeps refused bundles")
     read.add_argument("--out", type=path, required=True, help="new folder for the bundle's files")
 
-    allowed = _command(commands, approval.approve, json_output=False)
+    allowed = _command(commands, approval_commands.approve, json_output=False)
     allowed.add_argument("bundle", type=path, help="file BUNDLE.fab, or its hash, or the folder of a dataset")
     allowed.add_argument("--policy", type=path, required=True, help="site.yaml")
     allowed.add_argument("--remove", action="store_true", help="withdraw the approval")
@@ -256,9 +265,9 @@ def _add_federation_commands(commands: "_Commands") -> None:
     _add_join_arguments(examined)
     examined.add_argument("--deep", action="store_true", help="also read every byte of the dataset")
 
-    pulled = _command(commands, pull.pull, json_output=False)
+    pulled = _command(commands, pull_command.pull, json_output=False)
     _add_domain(pulled)
-    pull.add_pull_arguments(pulled)
+    pull_command.add_pull_arguments(pulled)
 
 
 def _add_join_arguments(to: argparse.ArgumentParser) -> None:

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import load_tensorflow
+from fedpp.cli import load_tensorflow
 from fedpp.errors import DatasetError, ModelError
 
 from .opening import show, trainers_at_rest_key, trainers_dataset, trainers_key
 from .training_settings import TrainingSettings, settings_of
 
 if TYPE_CHECKING:
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.learning.checkpoint import Checkpoint
-    from fedpp.learning.stopping import EarlyStopping
-    from fedpp.learning.training import EncryptedTrainer
+    from fedpp.learning.early_stopping import EarlyStopping
+    from fedpp.learning.encrypted_training import EncryptedTrainer
 
 MODEL, CHECKPOINT = "model.npz", "checkpoint.sealed"
 STOPPING = "stopping/"  # what the early stopping remembers, in a checkpoint
@@ -26,7 +26,7 @@ NETWORKS = ("", f"{STOPPING}best/")  # where weights stand in a checkpoint, thos
 
 def train(options: argparse.Namespace) -> int:
     """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
-    from fedpp.learning.initial import encrypted_initial_weights
+    from fedpp.learning.initial_weights import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
 
     at_rest = trainers_at_rest_key(options)
@@ -44,7 +44,7 @@ def train(options: argparse.Namespace) -> int:
     network = settings.network(manifest)
 
     load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
-    from fedpp.learning.training import EncryptedTrainer
+    from fedpp.learning.encrypted_training import EncryptedTrainer
 
     trainer = EncryptedTrainer(network, key.algebra(), settings.recipe, settings.dtype)
     # Under the key: the run's seed alone does not tell the weights. Their rows tell the key all the same (threats.md).
@@ -119,11 +119,11 @@ def _stopping(
     if settings.patience is None:
         yield None
         return
+    from fedpp.config.site_policy import ScoreLimits
     from fedpp.errors import VaultError
+    from fedpp.learning.early_stopping import EarlyStopping
     from fedpp.learning.metrics import metrics
-    from fedpp.learning.stopping import EarlyStopping
-    from fedpp.policy import ScoreLimits
-    from fedpp.protocol.vault_client import VaultClient
+    from fedpp.vault_api.vault_client import VaultClient
 
     validation = dataset.indices("validation")
     with VaultClient(options.vault) as vault:

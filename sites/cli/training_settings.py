@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from fedpp.config import Dtype
+from fedpp.config.hyperparameters import PATIENCE, Recipe
+from fedpp.config.model_spec import Architecture, NetworkSpec, Task
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError, DatasetError, ModelError
-from fedpp.network import Architecture, NetworkSpec, Task
-from fedpp.recipe import PATIENCE, Recipe
 
 if TYPE_CHECKING:
-    from fedpp.cipher.manifest import DatasetManifest
+    from fedpp.dataset.dataset_manifest import DatasetManifest
     from fedpp.learning.checkpoint import Checkpoint
 
 

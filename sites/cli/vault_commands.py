@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.command import path, sha256
+from fedpp.cli import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
@@ -17,24 +17,24 @@ UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
 if TYPE_CHECKING:
     from fedpp.errors import KeyFileError
 
-    from .audit_check import Record
-    from .score_limits import ScoreCall
+    from ..vault.audit_chain import Record
+    from ..vault.evaluation_limits import ScoreCall
 
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
     os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line, ours; Flower sets another in what it starts
-    from fedpp.cipher.dataset import EncryptedDataset
+    from fedpp.config.site_policy import SitePolicy
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.errors import VaultError
-    from fedpp.keys import store
-    from fedpp.policy import SitePolicy
-    from fedpp.protocol.vault_channel import TlsFiles
+    from fedpp.keys import key_store
+    from fedpp.vault_api.vault_channel import TlsFiles
 
-    from .audit_log import AuditLog, Signer
-    from .sd_notify import notify
-    from .vault import serve
-    from .vault_masking import UnmaskedRound, past_unmasked
-    from .vault_service import VaultService, past_score
+    from ..vault.audit_log import AuditLog, Signer
+    from ..vault.sd_notify import notify
+    from ..vault.vault_aggregation import UnmaskedRound, past_unmasked
+    from ..vault.vault_server import serve
+    from ..vault.vault_service import VaultService, past_score
 
     if options.audit_log and not options.audit_log.parent.is_dir():
         raise VaultError(f"the folder of the audit log {options.audit_log} is not there: make its folder first")
@@ -42,7 +42,7 @@ def vault(options: argparse.Namespace) -> int:
         SitePolicy.load(options.policy)  # before a passphrase is asked for
     tls = TlsFiles.read(options.tls) if options.tls else None
     require_folder(options.domain)
-    site = store.open_site(options.domain, passphrase_of(options))
+    site = key_store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
     past: list[ScoreCall] = []
     unmasked: list[UnmaskedRound] = []
@@ -86,7 +86,7 @@ def vault(options: argparse.Namespace) -> int:
 def health(options: argparse.Namespace) -> int:
     """Ask a vault whether it can answer."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the one line of ours says what gRPC's lines of a handshake do
-    from .health import require_health
+    from ..vault.vault_health import require_health
 
     require_health(options.address, options.tls)
     print("serving")
@@ -95,12 +95,12 @@ def health(options: argparse.Namespace) -> int:
 
 def audit_log(options: argparse.Namespace) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
-    from fedpp.cipher.params import DomainCard
+    from fedpp.cipher.domain_card import DomainCard
     from fedpp.errors import FederationError
-    from fedpp.keys.store import CARD
+    from fedpp.keys.key_store import CARD
     from fedpp.protocol.membership import Certificate
 
-    from .audit_check import verify
+    from ..vault.audit_chain import verify
 
     key, site = None, ""
     if options.certificate:
@@ -140,7 +140,7 @@ def _unread(certificate: Path, error: Exception) -> "KeyFileError":
 
 def vault_tls(options: argparse.Namespace) -> int:
     """Make the certificates of a vault and a trainer that are on two machines."""
-    from .vault_certificates import HOLDERS, create
+    from ..vault.vault_certificates import HOLDERS, create
 
     create(options.out, options.name)
     for holder in HOLDERS:

@@ -17,36 +17,36 @@ from typing import TYPE_CHECKING
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.evaluation_key import AnyKey, open_key
-from fedpp.cipher.params import DomainCard
-from fedpp.config import SPLITS, Dtype
+from fedpp.aggregation import update_check
+from fedpp.aggregation.global_state import SALT_BYTES, GlobalState, Rows, initial
+from fedpp.aggregation.round_context import Round, Sum
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.cipher.evaluation_key import AnyKey
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import DomainMismatchError, FederationError, ModelError
 from fedpp.files import replace
-from fedpp.learning import gate
-from fedpp.learning.global_state import SALT_BYTES, GlobalState, Rows, initial
 from fedpp.learning.metrics import metrics
-from fedpp.masking.rounds import Round, Sum
-from fedpp.network import NetworkSpec, Task
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
-from fedpp.protocol.vault_client import Membership, VaultClient
-from fedpp.recipe import Recipe
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
+from fedpp.vault_api.vault_client import Membership, VaultClient
 
-from . import rounds
-from .aggregation import Aggregation, Clear, Masked, about
-from .answering import Asked, answering, figures_stay, told_of
-from .one_site import require_one_site
-from .rounds import Position
-from .run_memory import RunMemory
+from . import local_round
+from .local_round import Position
+from .reply_cache import RunMemory
+from .reply_policy import Asked, answering, figures_stay, told_of
+from .same_site import require_one_site
+from .update_path import Aggregation, Clear, Masked, about
 
 if TYPE_CHECKING:
-    from fedpp.learning.training import EncryptedTrainer
+    from fedpp.learning.encrypted_training import EncryptedTrainer
 
 _log = logging.getLogger("fedpp.site")
 
@@ -70,14 +70,14 @@ class Part:
         return RunMemory(self.asked.site.work, self.nonce)
 
 
-@app.query(wire.DESCRIBE)
+@app.query(messages.DESCRIBE)
 @answering
 def describe(asked: Asked) -> RecordDict:
     """Answer the site's description and its proof, after checking that key, dataset and vault belong together.
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training and not in its midst.
     """
-    request = wire.DescribeRequest.of(asked.content)
+    request = messages.DescribeRequest.of(asked.content)
     key, dataset = _open(asked)
     with VaultClient(asked.site.vault) as vault:
         info = vault.info()
@@ -100,21 +100,21 @@ def describe(asked: Asked) -> RecordDict:
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
     )
     proved = ConfigRecord({"proof": proof.to_json()})
-    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping()), wire.PROOF: proved})
+    return RecordDict({messages.SITE: ConfigRecord(description.to_mapping()), messages.PROOF: proved})
 
 
-@app.query(wire.INITIAL_WEIGHTS)
+@app.query(messages.INITIAL_WEIGHTS)
 @answering
 def initial_weights(asked: Asked) -> RecordDict:
     """Answer the state of round 0: of weights that the vault draws, or of the model that came along."""
-    request = wire.InitialRequest.of(asked.content)
+    request = messages.InitialRequest.of(asked.content)
     part = _part(asked, request.plan)
     plan = request.plan
     if request.model == "":
         with VaultClient(asked.site.vault) as vault:
             rows: Rows = vault.initial_weights(plan.network, plan.seed, plan.dtype)
     else:
-        rows = _model(part, wire.state_of(asked.content), sealed=request.model == "sealed").rows
+        rows = _model(part, messages.state_of(asked.content), sealed=request.model == "sealed").rows
     state = initial(
         rows,
         network=plan.network,
@@ -124,7 +124,7 @@ def initial_weights(asked: Asked) -> RecordDict:
         rule=plan.rule,
         salt=secrets.token_hex(SALT_BYTES),
     )
-    return RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: wire.pack_state(_closed(part, state))})})
+    return RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(_closed(part, state))})})
 
 
 @app.train()
@@ -134,11 +134,11 @@ def train(asked: Asked) -> RecordDict:
 
     A question that was answered before, by a coordinator that died since, gets the same answer.
     """
-    request = wire.TrainRequest.of(asked.content)
+    request = messages.TrainRequest.of(asked.content)
     part = _part(asked, request.plan)
     with part.memory.turn(request.round, request.attempt):
         before = _state(part, request.round - 1, request.base)
-        of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+        of = local_round.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
         question = json.dumps([of.to_json(), asked.policy.co_participants])  # the mask is for the company of then
         answer = part.memory.answer(question)
         if answer is None:
@@ -153,19 +153,21 @@ def _trained(part: Part, before: GlobalState, of: Round) -> RecordDict:
     again = (of.attempt,) if of.attempt > 1 else ()
     with figures_stay():
         trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, of.number, *again))
-    update = rounds.update_of(before, trainer.rows())
-    gate.require_update(before.rows, update, part.plan.most_norm)
+    update = local_round.update_of(before, trainer.rows())
+    update_check.require_update(before.rows, update, part.plan.most_norm)
     known = part.memory.loss_of(before)
     if known is not None:
-        gate.require_no_harm(known, _loss(_counts(part, trainer, "validation", of.number)), part.plan.most_loss_rise)
+        update_check.require_no_harm(
+            known, _loss(_counts(part, trainer, "validation", of.number)), part.plan.most_loss_rise
+        )
     examples = part.plan.weight(len(part.dataset.indices("train")))
-    masked, mask = part.aggregation.mask(of, examples, rounds.encoded(part.plan, update, examples))
+    masked, mask = part.aggregation.mask(of, examples, local_round.encoded(part.plan, update, examples))
     return RecordDict(
         {
-            wire.ARRAYS: ArrayRecord({wire.WORDS: Array(masked)}),
-            wire.MASK: mask.to_record(),
-            wire.ORIGIN: wire.Origin(part.plan.domain, of.to_json()).to_record(),
-            wire.METRICS: MetricRecord({wire.EXAMPLES: examples}),
+            messages.ARRAYS: ArrayRecord({messages.WORDS: Array(masked)}),
+            messages.MASK: mask.to_record(),
+            messages.ORIGIN: messages.Origin(part.plan.domain, of.to_json()).to_record(),
+            messages.METRICS: MetricRecord({messages.EXAMPLES: examples}),
         }
     )
 
@@ -178,8 +180,8 @@ def evaluate(asked: Asked) -> RecordDict:
     In the frame form without masking the coordinator may have made it, by a strategy of Flower. After the last round
     there is no sum: the state that came is scored, and kept for the site.
     """
-    request = wire.EvaluateRequest.of(asked.content)
-    stepped = wire.SUM in asked.content
+    request = messages.EvaluateRequest.of(asked.content)
+    stepped = messages.SUM in asked.content
     if stepped and request.split != "validation":  # its loss is what the next round's is compared to
         raise FederationError(f"a new model is judged on split validation, the request names {request.split}")
     if not stepped and request.split != "test":  # it would be kept as the run's final model
@@ -192,7 +194,7 @@ def evaluate(asked: Asked) -> RecordDict:
         counts = _scored(part, before, request)
         _keep_model(asked)
         part.memory.release()
-        return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+        return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
     after = _advanced(part, before, request)
     judged = part.memory.judged(after)
     if judged is None:
@@ -202,8 +204,8 @@ def evaluate(asked: Asked) -> RecordDict:
         part.memory.keep(after, _loss(counts), judged)
     answer = RecordDict(
         {
-            wire.METRICS: MetricRecord(judged["counts"]),
-            wire.VERDICT: wire.Verdict(after.digest, judged["reason"]).to_record(),
+            messages.METRICS: MetricRecord(judged["counts"]),
+            messages.VERDICT: messages.Verdict(after.digest, judged["reason"]).to_record(),
         }
     )
     sent = part.memory.held(after.digest)
@@ -211,15 +213,15 @@ def evaluate(asked: Asked) -> RecordDict:
         sent = _closed(part, after)
         part.memory.hold(after, sent)
     if request.keep:
-        answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(sent)})
+        answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sent)})
     return answer
 
 
-@app.query(wire.ALONE)
+@app.query(messages.ALONE)
 @answering
 def alone(asked: Asked) -> RecordDict:
     """Train from fresh weights on this site's data alone, as long as the run, and answer the test counts of that."""
-    request = wire.AloneRequest.of(asked.content)
+    request = messages.AloneRequest.of(asked.content)
     part = _part(asked, request.plan)
     question = json.dumps(["alone", part.plan.to_json(), request.rounds])
     with part.memory.turn(request.rounds + 1, 1):
@@ -234,12 +236,12 @@ def alone(asked: Asked) -> RecordDict:
                     trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, number))
                 rows = trainer.rows()
             counts = _counts(part, trainer, "test", request.rounds + 2)
-            answer = RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+            answer = RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
             part.memory.keep_answer(question, answer)
     return answer
 
 
-def _scored(part: Part, state: GlobalState, request: wire.EvaluateRequest) -> AnyCounts:
+def _scored(part: Part, state: GlobalState, request: messages.EvaluateRequest) -> AnyCounts:
     trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
     trainer.load(state.rows)
     return _counts(part, trainer, request.split, request.round)
@@ -256,7 +258,7 @@ def _part(asked: Asked, plan: Plan) -> Part:
     if misfit := plan.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
     asked.policy.require_masking(masked=plan.masked)
-    participants = Participants.from_record(wire.record(asked.content, wire.PARTICIPANTS, ConfigRecord))
+    participants = Participants.from_record(messages.record(asked.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
     asked.policy.require_participants(_others(asked, membership))
     aggregation = Masked(asked.site.vault, membership) if plan.masked else Clear()
@@ -269,11 +271,11 @@ def _state(part: Part, number: int, base: str) -> GlobalState:
     """Return the state of this round of this run: what came, which must be `base` if that is named, or is held here."""
     content = part.asked.content
     came = _comes(content) or not base
-    sent = wire.state_of(content) if came else part.memory.held(base)
+    sent = messages.state_of(content) if came else part.memory.held(base)
     if sent is None:
-        raise FederationError(wire.LOST_BASE)
+        raise FederationError(messages.LOST_BASE)
     state = GlobalState.from_bytes(part.aggregation.open(about(part.nonce, number), sent))
-    rounds.require_state(part.plan, state, number)
+    local_round.require_state(part.plan, state, number)
     part.memory.require_same(state)
     if base not in {"", state.digest}:
         raise FederationError(
@@ -287,33 +289,33 @@ def _state(part: Part, number: int, base: str) -> GlobalState:
 
 def _comes(content: RecordDict) -> bool:
     """Tell whether a state comes along with a question."""
-    return wire.STATE in wire.record(content, wire.ARRAYS, ArrayRecord)
+    return messages.STATE in messages.record(content, messages.ARRAYS, ArrayRecord)
 
 
 def _closed(part: Part, state: GlobalState) -> bytes:
     return part.aggregation.close(about(part.nonce, state.round), state.to_bytes())
 
 
-def _advanced(part: Part, before: GlobalState, request: wire.EvaluateRequest) -> GlobalState:
+def _advanced(part: Part, before: GlobalState, request: messages.EvaluateRequest) -> GlobalState:
     """Return the state after the round: of the sum that came, or what the coordinator made of the updates."""
-    if wire.AFTER in wire.record(part.asked.content, wire.ARRAYS, ArrayRecord):
-        made = wire.state_of(part.asked.content, wire.AFTER)
-        return rounds.given(part.plan, before, made, attempt=request.attempt)
-    total = Sum.from_json(wire.text_of(part.asked.content, wire.SUM))
-    of = rounds.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
-    words = wire.words_of(part.asked.content, of.ring.bits, of.length)
+    if messages.AFTER in messages.record(part.asked.content, messages.ARRAYS, ArrayRecord):
+        made = messages.state_of(part.asked.content, messages.AFTER)
+        return local_round.given(part.plan, before, made, attempt=request.attempt)
+    total = Sum.from_json(messages.text_of(part.asked.content, messages.SUM))
+    of = local_round.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+    words = messages.words_of(part.asked.content, of.ring.bits, of.length)
     clear = part.aggregation.unmask(of, total, words)
-    return rounds.advanced(part.plan, before, total, clear, part.key.algebra(), attempt=request.attempt)
+    return local_round.advanced(part.plan, before, total, clear, part.key.algebra(), attempt=request.attempt)
 
 
-def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | None) -> wire.Verdict:
+def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | None) -> messages.Verdict:
     try:
-        rounds.require_adoptable(part.plan, before, after)
-        gate.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
+        local_round.require_adoptable(part.plan, before, after)
+        update_check.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
     except ModelError as error:
         _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, one_line(str(error)))
-        return wire.Verdict(after.digest, told_of(error))
-    return wire.Verdict(after.digest, "")
+        return messages.Verdict(after.digest, told_of(error))
+    return messages.Verdict(after.digest, "")
 
 
 def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
@@ -348,7 +350,7 @@ def _loss(counts: AnyCounts) -> float | None:
 
 def _keep_model(asked: Asked) -> None:
     """Keep the final model as it came, sealed or not, where `fedpp-site pull` finds it."""
-    replace(asked.site.work / "models" / f"{asked.run}.state", wire.state_of(asked.content), mode=0o640)
+    replace(asked.site.work / "models" / f"{asked.run}.state", messages.state_of(asked.content), mode=0o640)
 
 
 def _open(asked: Asked) -> tuple[AnyKey, EncryptedDataset]:
@@ -370,6 +372,6 @@ def _others(asked: Asked, membership: Membership) -> int:
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.
 @lru_cache(maxsize=1)
 def _trainer(network: NetworkSpec, key: AnyKey, recipe: Recipe, dtype: Dtype) -> "EncryptedTrainer":
-    from fedpp.learning.training import EncryptedTrainer
+    from fedpp.learning.encrypted_training import EncryptedTrainer
 
     return EncryptedTrainer(network, key.algebra(), recipe, dtype)

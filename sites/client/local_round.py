@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation import update_check
+from fedpp.aggregation.global_state import GlobalState, Rows, in_order, unflat
+from fedpp.aggregation.ring import Ring, Words
+from fedpp.aggregation.round_context import Round, Sum
+from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, MaskError
-from fedpp.learning import gate
-from fedpp.learning.global_state import GlobalState, Rows, in_order, unflat
-from fedpp.learning.server_optimizers import step
-from fedpp.masking.ring import Ring, Words
-from fedpp.masking.rounds import Round, Sum
-from fedpp.protocol.plan import Plan
+from fedpp.protocol.run_spec import Plan
 
 LEAST_STEP = 4  # units of a word that a step of training changes a value by, about
 
@@ -96,4 +96,4 @@ def require_state(plan: Plan, state: GlobalState, number: int) -> None:
 
 def require_adoptable(plan: Plan, before: GlobalState, after: GlobalState) -> None:
     """Refuse a new global model that went too far from the one before."""
-    gate.require_update(before.rows, update_of(before, after.rows), plan.most_norm)
+    update_check.require_update(before.rows, update_of(before, after.rows), plan.most_norm)

@@ -23,11 +23,11 @@ from typing import Any
 
 from flwr.app import RecordDict
 
+from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
 from fedpp.files import make_folder, replace
-from fedpp.learning.global_state import GlobalState
 
-from .packed_answer import pack, unpack
+from .packed_reply import pack, unpack
 
 MOST_RUNS = 8  # whose folders are kept
 OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder

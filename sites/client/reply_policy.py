@@ -13,7 +13,8 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 
-from fedpp.config import BUNDLE, SITES_FOLDER, SiteConfig
+from fedpp.config.run_config import BUNDLE, SITES_FOLDER, SiteConfig
+from fedpp.config.site_policy import SitePolicy, question_of, today
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -27,8 +28,7 @@ from fedpp.errors import (
     PolicyError,
     VaultError,
 )
-from fedpp.policy import SitePolicy, question_of, today
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.texts import one_line
 
@@ -74,10 +74,10 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             return Message(handler(asked), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, one_line(str(error)))
-            return wire.refuse(told_of(error), message)
+            return messages.refuse(told_of(error), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
-            return wire.refuse(FAILED, message)
+            return messages.refuse(FAILED, message)
 
     return answer
 

@@ -1,9 +1,9 @@
 """Whether a key, a dataset and a vault are of one domain, and one site's."""
 
-from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import AnyKey
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError, FederationError
-from fedpp.protocol.vault_client import SiteInfo
+from fedpp.vault_api.vault_client import SiteInfo
 
 
 def require_one_domain(key: AnyKey, dataset: EncryptedDataset, vault: str) -> None:

@@ -4,12 +4,12 @@ import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedpp.aggregation.ring import Words
+from fedpp.aggregation.round_context import NONCE_BYTES, Round, Sum
 from fedpp.errors import FederationError
-from fedpp.masking.ring import Words
-from fedpp.masking.rounds import NONCE_BYTES, Round, Sum
 from fedpp.protocol.membership import canonical
-from fedpp.protocol.vault_client import Membership, VaultClient
-from fedpp.protocol.wire import Mask
+from fedpp.protocol.messages import Mask
+from fedpp.vault_api.vault_client import Membership, VaultClient
 
 
 class Aggregation(Protocol):

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from fedpp.errors import FederationError
 from fedpp.files import read_file, replace
-from fedpp.hexadecimal import is_hex
+from fedpp.values import is_hex
 
 MOST_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
 MOST_FILES = 2000

@@ -14,16 +14,16 @@ from typing import Generic, Literal, TypeVar
 
 from cryptography import x509
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.evaluation_key import AnyKey, open_key
-from fedpp.cipher.params import DomainCard
-from fedpp.config import SiteConfig
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.cipher.evaluation_key import AnyKey
+from fedpp.config.run_config import SiteConfig
+from fedpp.config.site_policy import SitePolicy, today
+from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import ConfigError, FederationError, FedppError, UnreachableError
-from fedpp.policy import SitePolicy, today
-from fedpp.protocol.vault_client import SiteInfo, VaultClient
+from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
-from .identity import PRIVATE_KEY, require_key
-from .one_site import require_one_domain, require_one_site
+from ..client.same_site import require_one_domain, require_one_site
+from .node_identity import PRIVATE_KEY, require_key
 from .reachability import FLEET, MOST_AHEAD, MOST_BEHIND, OTHERS, Answer, Coordinator, clock_error
 
 SOON = timedelta(days=30)  # before a certificate's end
@@ -71,7 +71,7 @@ def site_of(options: argparse.Namespace) -> SiteConfig:
     if key is None and options.domain is None:
         raise ConfigError("--evaluation-key is missing: name the trainer's copy of domain.eval")
     if key is None:
-        from fedpp.keys.store import EVALUATION_KEY
+        from fedpp.keys.key_store import EVALUATION_KEY
 
         key = options.domain / EVALUATION_KEY
     paths = [path.resolve() for path in (options.dataset, key, options.policy)]
@@ -249,7 +249,7 @@ def _vault(address: str) -> tuple[str, SiteInfo | DomainCard]:
 
 
 def _card(domain: Path) -> tuple[str, SiteInfo | DomainCard]:
-    from fedpp.keys.store import CARD
+    from fedpp.keys.key_store import CARD
 
     return f"{domain}, whose vault `join` starts", DomainCard.load(domain / CARD)
 

@@ -1,7 +1,7 @@
 """The site's executor: it takes tasks from the SuperNode and starts a launcher of ours for each.
 
 It stands where Flower has `flower-superexec`, which would start `flwr-clientapp` and other programs that install
-and run whatever bundle the coordinator names. This one starts `sites.launcher` only, which asks the site's policy
+and run whatever bundle the coordinator names. This one starts `sites.node.launcher` only, which asks the site's policy
 first. If a Flower version changes what the two stand on, they fail to import or to call it, and nothing runs.
 
 A launcher is a process of its own, forked from one that has imported TensorFlow and does nothing else: to import it
@@ -32,14 +32,15 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
 def program(name: str) -> list[str]:
-    """Return the command of a module of this package, which works in any folder and makes none importable."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {__package__}.{name} import main; sys.exit(main())"
+    """Return the command of a module of the sites, such as `node.executor`; no folder becomes importable by it."""
+    package = (__package__ or "").rpartition(".")[0]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {package}.{name} import main; sys.exit(main())"
     return [sys.executable, "-P", "-c", code]
 
 
 def require_flower() -> None:
     """Raise `ConfigError` unless the installed Flower has what executor and launcher stand on."""
-    command = [*program("executor"), "--check"]
+    command = [*program("node.executor"), "--check"]
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if tried.returncode:
         reason = (tried.stderr.strip().splitlines() or ["no reason was given"])[-1]
@@ -70,10 +71,10 @@ def _serve(options: argparse.Namespace) -> None:
     from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
     from flwr.supercore.utils import disable_process_dumping
 
-    from .runtime_client import runtime_client
+    from fedpp.flower.runtime_client import runtime_client
 
     if options.check:
-        for name in ("launcher", "node"):
+        for name in ("launcher", "supernode_process"):
             import_module(f".{name}", __package__)
         return
     disable_process_dumping(strict=False)  # the secret is for this process

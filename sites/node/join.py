@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedpp.config import SiteConfig, to_toml
+from fedpp.config.run_config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, UnreachableError
 from fedpp.files import create_exclusively, lock_folder
 from fedpp.processes import ProcessGroup, flower_environment, free_port
 
 from .doctor import examine
 from .executor import program, require_flower
-from .identity import PRIVATE_KEY, REFUSED, create_identity
+from .node_identity import PRIVATE_KEY, REFUSED, create_identity
 from .reachability import Coordinator
 from .trial_vault import TrialVault
 
@@ -92,7 +92,13 @@ class _Joined:
             with ProcessGroup(flower_environment(self.identity.resolve() / "flwr")) as group:
                 group.start(
                     [
-                        *(*program("node"), "--identity", str(self.identity.resolve()), "--hopeless", str(hopeless)),
+                        *(
+                            *program("node.supernode_process"),
+                            "--identity",
+                            str(self.identity.resolve()),
+                            "--hopeless",
+                            str(hopeless),
+                        ),
                         *("--", _flower_supernode(), "--superlink", str(self.coordinator)),
                         *("--root-certificates", str(self.coordinator.ca)),
                         *("--auth-supernode-private-key", str(self.identity / PRIVATE_KEY)),
@@ -103,7 +109,7 @@ class _Joined:
                 )
                 group.start(
                     [
-                        *(*program("executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
+                        *(*program("node.executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
                         *("--policy", str(self.site.policy), "--refused", str(self.identity.resolve() / REFUSED)),
                     ]
                 )

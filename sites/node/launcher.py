@@ -31,14 +31,14 @@ from flwr.supercore.object_ref import load_app
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from fedpp.config import BUNDLE
+from fedpp.config.run_config import BUNDLE
+from fedpp.config.site_policy import SitePolicy, question_of, today
 from fedpp.errors import FederationError, FedppError, PolicyError
-from fedpp.policy import SitePolicy, question_of, today
+from fedpp.flower.runtime_client import runtime_client
 from fedpp.texts import one_line
 
-from .bundle import Bundle
+from .app_bundle import Bundle
 from .launch import ROOT, Launch
-from .runtime_client import runtime_client
 
 EXIT_SECONDS = 5.0
 UNREADABLE = "this site's policy cannot be read: its own log says why"

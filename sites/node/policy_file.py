@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import yaml
 
+from fedpp.config.site_policy import SitePolicy
 from fedpp.errors import ConfigError
 from fedpp.files import rewrite
-from fedpp.policy import SitePolicy
 
 List = Literal["bundles", "datasets"]
 

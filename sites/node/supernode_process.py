@@ -12,7 +12,7 @@ Five things differ from `flower-supernode` (measured with 1.41):
 - A TLS handshake that breaks off or takes too long, as in a network that is cut, and an answer 500, as of a SuperLink
   whose disk is full, are taken for what never passes: Flower gives up. Here it tries again, unless it is a certificate
   that does not fit.
-- An answer is the one to the question in hand (`sites.question_in_hand`).
+- An answer is the one to the question in hand (`fedpp.flower.message_in_hand`).
 """
 
 import argparse
@@ -43,9 +43,9 @@ from flwr.supernode.start_client_internal import _pull_and_store_message, _push_
 
 from fedpp.errors import FederationError
 from fedpp.files import lock_folder
+from fedpp.flower.message_in_hand import one_at_a_time
 
-from .identity import PUBLIC_KEY, Node, here
-from .question_in_hand import one_at_a_time
+from .node_identity import PUBLIC_KEY, Node, here
 
 NOTICE_SECONDS = 5.0  # in which who waits for a lost answer asks SuperLink for it, and is told
 POLL_SECONDS = 5.0

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpp.config import SiteConfig
+from fedpp.config.run_config import SiteConfig
 from fedpp.errors import FederationError, VaultError
 from fedpp.processes import ProcessGroup
-from fedpp.protocol.vault_channel import SCHEME
-from fedpp.protocol.vault_client import VaultClient
+from fedpp.vault_api.vault_channel import SCHEME
+from fedpp.vault_api.vault_client import VaultClient
 
 from .executor import program
 
@@ -44,7 +44,14 @@ class TrialVault:
             address = f"{SCHEME}{private}/vault.sock"
             group.start(
                 [
-                    *(*program("cli"), "vault", "--domain", str(self.domain), "--passphrase-file", str(passphrase)),
+                    *(
+                        *program("cli.site_cli"),
+                        "vault",
+                        "--domain",
+                        str(self.domain),
+                        "--passphrase-file",
+                        str(passphrase),
+                    ),
                     *("--dataset", str(site.dataset), "--address", address, "--policy", str(site.policy)),
                     *("--audit-log", str(identity / AUDIT_LOG)),
                 ]

@@ -1,4 +1,4 @@
-"""The form of an audit log, and its check: what `sites.audit_log` writes, and anybody can verify without a secret.
+"""Audit chain: the records that `sites.vault.audit_log` writes, and their verification without a secret.
 
 A log is lines of canonical JSON, numbered from 0. Each has `time`, `number`, `method` and `outcome`, the SHA-256 of the
 line before it, newline included, as `previous`, and a `signature` (Ed25519, purpose "audit record") of all the rest.

@@ -1,6 +1,7 @@
 """The vault's audit log: one signed line a call, on the disk before the call's answer leaves.
 
-Its form stands in `sites.audit_check`. What is turned away before it reaches a method of the vault (an unknown name, a
+Its form stands in `sites.vault.audit_chain`. What is turned away before it reaches a method of the vault (an unknown
+name, a
 call without its message, a call beyond the limits of concurrency) is not logged, nor are questions for the vault's
 health. Who cuts the log's end is found by who noted a head alone.
 """
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Self
 
 from fedpp.errors import VaultError
-from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import canonical
 
-from .audit_check import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
+from .audit_chain import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
 
 MODE = 0o640
 

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.config.site_policy import ScoreLimits
 from fedpp.errors import VaultError
-from fedpp.policy import ScoreLimits
 from fedpp.protocol.counts import UNKNOWN
 
 DAY = timedelta(hours=24)

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 
 from fedpp.errors import ConfigError, VaultError
-from fedpp.protocol.vault_channel import SCHEME, TlsFiles, is_tcp
+from fedpp.vault_api.vault_channel import SCHEME, TlsFiles, is_tcp
 
 LONGEST_SOCKET_PATH = 107  # of a sockaddr_un
 PROBE_SECONDS = 2.0

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from fedpp.aggregation.ring import CHUNK, Words
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.config.model_spec import MOST_PARAMETERS
 from fedpp.errors import MaskError, VaultError
-from fedpp.keys.store import Site
-from fedpp.masking.ring import CHUNK, Words
-from fedpp.masking.rounds import Contribution, Round, Sum
-from fedpp.network import MOST_PARAMETERS
-from fedpp.protocol import vault_pb2
+from fedpp.keys.key_store import Site
 from fedpp.protocol.membership import Proof, Run
 from fedpp.protocol.participants import Participants
+from fedpp.vault_api import vault_pb2
 
-from .memory_room import MemoryRoom
+from .memory_budget import MemoryRoom
 from .vault_calls import Call
 
 LONGEST_ABOUT = 500

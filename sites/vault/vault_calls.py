@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 
 from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
-from fedpp.protocol.vault_client import CLAIMS
 from fedpp.texts import one_line
+from fedpp.vault_api.vault_client import CLAIMS
 
 ANSWERED = "answered"
 LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 500, 300, 64, 64

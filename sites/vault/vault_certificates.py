@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fedpp.certificates import authority, general_name, issued, private_pem
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
+from fedpp.tls import authority, general_name, issued, private_pem
 
 AUTHORITY_VALIDITY, HOLDER_VALIDITY = timedelta(days=3650), timedelta(days=825)
 HOLDERS = {"vault": ExtendedKeyUsageOID.SERVER_AUTH, "trainer": ExtendedKeyUsageOID.CLIENT_AUTH}

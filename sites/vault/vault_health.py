@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedpp.errors import VaultError
-from fedpp.protocol.vault_channel import channel_to
+from fedpp.vault_api.vault_channel import channel_to
 
 SERVICES = ("", "fedpp.vault.v1.Vault")
 SECONDS = 10.0

@@ -1,7 +1,8 @@
 """The vault: the one process of a hospital that holds the domain secret and answers the trainer.
 
-What it answers stands in `sites.vault_service`, who is let in in `sites.vault_address`, and what keeps one caller from
-harming another in `sites.call_guard`. Access to the vault is read access (docs/threats.md).
+What it answers stands in `sites.vault.vault_service`, who is let in in `sites.vault.vault_address`, and what keeps
+one caller from
+harming another in `sites.vault.call_guard`. Access to the vault is read access (docs/threats.md).
 No TensorFlow is loaded here.
 """
 
@@ -13,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from fedpp.protocol import vault_pb2_grpc
-from fedpp.protocol.vault_channel import MOST_MESSAGE_BYTES, TlsFiles
+from fedpp.vault_api import vault_pb2_grpc
+from fedpp.vault_api.vault_channel import MOST_MESSAGE_BYTES, TlsFiles
 
 from .call_guard import IDLE_SECONDS, MOST_CALLS, CallGuard
-from .health import HealthService
 from .vault_address import bind
+from .vault_health import HealthService
 from .vault_service import VaultService
 
 GRACE_SECONDS = 5.0

@@ -18,26 +18,26 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import DTYPES, SPLITS
+from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec, Task
+from fedpp.config.run_config import DTYPES, SPLITS
+from fedpp.config.site_policy import ScoreLimits, SitePolicy, today
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError, VaultError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.store import Site
-from fedpp.learning.initial import encrypted_initial_weights
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
-from fedpp.network import MOST_PARAMETERS, NetworkSpec, Task
-from fedpp.policy import ScoreLimits, SitePolicy, today
-from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import UNKNOWN, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
+from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 
 from .audit_log import AuditLog
-from .memory_room import MemoryRoom
-from .score_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
+from .evaluation_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
+from .memory_budget import MemoryRoom
+from .vault_aggregation import Masking, UnmaskedRound
 from .vault_calls import Call, answering
-from .vault_masking import Masking, UnmaskedRound
 
 ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them

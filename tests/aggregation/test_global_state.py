@@ -12,12 +12,12 @@ from global_states import NETWORK, RULES, algebra_of, begun, drawn, flat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpp.aggregation import global_state
+from fedpp.aggregation.global_state import MOST_ROUND, GlobalState, unflat
+from fedpp.aggregation.server_step import step
+from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import FedppError, ModelError
-from fedpp.learning import global_state
-from fedpp.learning.global_state import MOST_ROUND, GlobalState, unflat
-from fedpp.learning.server_optimizers import step
-from fedpp.network import NetworkSpec
-from fedpp.recipe import ServerRule
 
 GOLDEN = ROOT / "tests" / "vectors" / "state-1"
 SUM = 32

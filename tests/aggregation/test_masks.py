@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpp.aggregation import masks
+from fedpp.aggregation.masks import Masker, MaskKey
+from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.round_context import MOST_WORDS, PRIME, Contribution, Round
 from fedpp.errors import MaskError
-from fedpp.masking import keystream
-from fedpp.masking.keystream import Masker, MaskKey
-from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round
 
 VECTORS = sorted((ROOT / "tests" / "vectors" / "mask-1").glob("*.json"))
 SECRET = bytes(range(32))
@@ -126,13 +126,13 @@ def test_a_row_of_products_stays_exact():
     """The largest digits times the smallest pieces, 2048 times, is no more than float64 counts to."""
     for bits in (32, 64):
         ring = Ring(bits, 1, sites=1, bound=1.0)
-        tag = keystream._Tag(bytes(32), ring)
+        tag = masks._Tag(bytes(32), ring)
         assert tag._digits.shape[0] * tag._digits.max() * 2**31 <= 2**53
         assert tag._digits.max() == 2**11 - 1
         words = np.full(2048 * 2, 2**bits - 2 ** (bits - 1), ring.dtype)  # as a sum that was altered may have
         tag.take(words)
         y = [sum(int(d) << (11 * i) for i, d in enumerate(row)) for row in tag._digits[:: bits // 32]]
-        x = keystream._Tag(bytes(32), ring)._next(words.size * bits // 2**16)
+        x = masks._Tag(bytes(32), ring)._next(words.size * bits // 2**16)
         assert tag.value() == sum(x) * sum(y) * -(2 ** (bits - 1)) % PRIME
 
 

@@ -8,10 +8,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fedpp.aggregation.ring import Ring
 from fedpp.arrays import PIECE
-from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
+from fedpp.config.run_config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import Ring
 
 BITS = st.sampled_from([32, 64])
 EXAMPLES = st.one_of(st.integers(1, MOST_EXAMPLES), st.just(MOST_EXAMPLES), st.just(1))

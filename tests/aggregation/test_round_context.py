@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
+from fedpp.aggregation.ring import BITS, Ring
+from fedpp.aggregation.round_context import LONGEST_ROUND, MOST_WORDS, PRIME, Contribution, Round, Sum
+from fedpp.config.run_config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import MaskError
-from fedpp.masking.ring import BITS, Ring
-from fedpp.masking.rounds import LONGEST_ROUND, MOST_WORDS, PRIME, Contribution, Round, Sum
 from fedpp.protocol.membership import is_site_name
 
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)

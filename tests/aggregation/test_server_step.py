@@ -10,11 +10,11 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedYogi
 from flwr.supercore.task_identity import TaskIdentity
 from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, drawn, message
 
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
+from fedpp.config.hyperparameters import ServerRule
 from fedpp.errors import ConfigError, DomainMismatchError, ModelError
-from fedpp.learning.global_state import GlobalState
-from fedpp.learning.server_optimizers import step
-from fedpp.recipe import ServerRule
 
 CASES = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 ROUNDS = 20

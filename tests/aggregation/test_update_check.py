@@ -9,8 +9,8 @@ from global_states import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpp.aggregation.update_check import norm, require_no_harm, require_update
 from fedpp.errors import GateError, ModelError
-from fedpp.learning.gate import norm, require_no_harm, require_update
 
 
 def test_a_norm_is_over_all_values_of_all_rows():

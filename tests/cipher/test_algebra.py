@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 
 SIZES = pytest.mark.parametrize("n", [2, 3, 4])
 INVERSE = [

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from fedpp.config.hyperparameters import Recipe
 from fedpp.errors import ConfigError
-from fedpp.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config import MOST_EXAMPLES, MOST_SITES, RunConfig, SiteConfig
+from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES, RunConfig, SiteConfig
+from fedpp.config.site_policy import ScoreLimits
 from fedpp.errors import ConfigError
-from fedpp.network import NetworkSpec, Task
-from fedpp.policy import ScoreLimits
-from fedpp.recipe import ServerRule
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
 GIVEN_BY_RUN = ("card", "out", "initial", "sites")  # options of `run` of their own

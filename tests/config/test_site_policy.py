@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedpp.config.site_policy import ANSWERS, MASKINGS, ScoreLimits, SitePolicy, starting_text
 from fedpp.errors import ConfigError, PolicyError
-from fedpp.policy import ANSWERS, MASKINGS, ScoreLimits, SitePolicy, starting_text
 
 A, B = "a" * 64, "0b" * 32
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)

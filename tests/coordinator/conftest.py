@@ -3,7 +3,7 @@
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from coordinator import admission, exchange
+from coordinator.server import admission, exchange
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fedpp.cipher.at_rest import TAG_BYTES, AtRestKey
+from fedpp.dataset.at_rest import TAG_BYTES, AtRestKey
 from fedpp.errors import KeyFileError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 
 SALT = bytes(16)
 

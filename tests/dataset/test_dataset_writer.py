@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpp.cipher import dataset_writer as format_
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
+from fedpp.dataset import dataset_writer as format_
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 
 SMALL = {"dtype": "float32", "frames": 3, "height": 2, "width": 2, "channels": 1, "classes": ()}
 GENERATOR = np.random.default_rng(0)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_dataset
 
-from fedpp.cipher import dataset_writer as format_
-from fedpp.cipher.at_rest import AtRestKey
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import DatasetManifest, SequenceRecord
+from fedpp.dataset import dataset_writer as format_
+from fedpp.dataset.at_rest import AtRestKey
+from fedpp.dataset.dataset_manifest import DatasetManifest, SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, DomainMismatchError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
 

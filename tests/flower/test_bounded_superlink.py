@@ -17,8 +17,8 @@ from sqlalchemy import text
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from coordinator import bounded_superlink
-from coordinator.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
+from fedpp.flower import bounded_superlink
+from fedpp.flower.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
 from fedpp.processes import free_port
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
@@ -365,4 +365,4 @@ def test_up_starts_it(tmp_path: Path) -> None:
         (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
         command = Path(f"/proc/{superlink}/cmdline").read_text().split("\0")
     flower = str(Path(sys.executable).with_name("flower-superlink"))
-    assert command[1:5] == ["-m", "coordinator.bounded_superlink", flower, "--host"]
+    assert command[1:5] == ["-m", "fedpp.flower.bounded_superlink", flower, "--host"]

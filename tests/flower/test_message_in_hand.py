@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate.nodestate_factory import NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message, _pull_and_store_message, _push_messages
 
-from sites.question_in_hand import one_at_a_time
+from fedpp.flower.message_in_hand import one_at_a_time
 
 RUN = 7
 

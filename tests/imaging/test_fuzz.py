@@ -20,10 +20,10 @@ from mutations import read_damaged, sources
 from PIL import Image
 
 from fedpp.errors import FedppError, RawDataError
-from fedpp.imaging.chexpert import COLUMNS as CHEXPERT
-from fedpp.imaging.chexpert import FINDINGS
 from fedpp.imaging.images import page_count, read_pages
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
+from fedpp.imaging.readers.chexpert import FINDINGS
+from fedpp.imaging.readers.layout import Choices, read_sequences
 
 FILES = 2_000
 PROCESSES = 2

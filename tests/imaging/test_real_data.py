@@ -7,8 +7,8 @@ import pytest
 from conftest import DATA
 
 from fedpp.errors import NoImageError, RawDataError
-from fedpp.imaging.layout import Choices, read_sequences
 from fedpp.imaging.readable import readable
+from fedpp.imaging.readers.layout import Choices, read_sequences
 from fedpp.imaging.sequence import refuse
 
 DICOM = DATA / "dicom"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import METHODS, Digest, SplitPlan, partition_patients
 

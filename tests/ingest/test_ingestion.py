@@ -15,18 +15,18 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from fedpp import ingest as pipeline
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import gaps, prepare
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import SplitPlan
-from fedpp.ingest import IngestSummary, ingest, sequence_pseudonym
+from fedpp.ingest import ingestion as pipeline
+from fedpp.ingest.ingestion import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 
 PLAN = SplitPlan("stratified", 0, validation=0.2, test=0.3)
 COHORT = {f"patient-{i}": "ill" if i % 2 else "well" for i in range(12)}

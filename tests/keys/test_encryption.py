@@ -10,8 +10,8 @@ from fedpp.errors import DatasetError
 from fedpp.imaging.preparation import gaps
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import BLOCK, CHUNK, SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
 PIXELS = np.random.default_rng(0).normal(size=(3, 20, 17, 1))

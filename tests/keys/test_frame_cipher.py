@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fedpp.errors import ConfigError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")

@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 from members import EAST, ISSUER, WEST, flips, founded
 
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import DomainMismatchError, FederationError, KeyFileError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import Recipient, SiteIdentity
-from fedpp.keys.issuer import Issuer, succeeds
-from fedpp.keys.sharing import Share
+from fedpp.keys.domain_ca import Issuer, succeeds
+from fedpp.keys.invitation import Share
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.site_identity import Recipient, SiteIdentity
 from fedpp.protocol.membership import canonical
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"

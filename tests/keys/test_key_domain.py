@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import ISSUER, flips, founded
 
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.cipher.params import DomainCard
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.issuer import Issuer
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
 
 
 def test_derivation_has_golden_values():

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from members import founded
 
 from fedpp.cipher import algebra
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
-from fedpp.keys.rotation import KeySwitch, reencrypt
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_rotation import KeySwitch, reencrypt
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 EVERYTHING = np.arange(len(SPLIT))

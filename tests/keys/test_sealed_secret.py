@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from members import SECRET_WORDS, cheap, flips
 
 from fedpp.errors import KeyFileError
-from fedpp.keys.sealed import Passphrase
+from fedpp.keys.sealed_secret import Passphrase
 
 FORMAT, FACTS, SECRET = "a-format-1", {"site": "East"}, bytes(range(32))
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from members import flips, founded
 
 from fedpp.errors import DomainMismatchError, MaskError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.envelope import RECORD_BYTES, Envelope, is_sealed
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_state import RECORD_BYTES, Envelope, is_sealed
 
 ENVELOPE = Envelope("ab" * 32, bytes(32))
 GOLDEN = ROOT / "tests" / "vectors" / "sealed-state-1"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from members import EAST, WEST, flips
 
-from fedpp.cipher.words import same, words
+from fedpp.cipher.verification_phrase import same, words
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.identity import Recipient, SiteIdentity
+from fedpp.keys.site_identity import Recipient, SiteIdentity
 from fedpp.protocol.membership import is_signed
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"

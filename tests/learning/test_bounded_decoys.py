@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedpp.cipher.components import Algebra, Ciphertext
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import losses
 from fedpp.learning.decoys import DECOY_BOUND, initial_deviation, scaled, shares
 from fedpp.learning.encrypted_optimizer import EncryptedOptimizer

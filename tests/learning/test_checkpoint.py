@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedpp.errors import ModelError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import checkpoint
 from fedpp.learning.checkpoint import Checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpp.learning.stopping import EarlyStopping
+from fedpp.learning.early_stopping import EarlyStopping
 
 
 class Steps(keras.Model):

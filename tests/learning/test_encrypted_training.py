@@ -11,20 +11,20 @@ from conftest import TINY, write_dataset
 
 from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.dataset import EncryptedDataset
 from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Reader
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.metrics import softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.network import Gaps, NetworkSpec
-from fedpp.recipe import Recipe
 
 
 def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:

@@ -7,10 +7,10 @@ import pytest
 from conftest import TINY
 
 from fedpp.errors import ConfigError, ModelError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.frame_cipher import FrameCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial_weights import initial_weights
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 FRAMES = np.random.default_rng(0).normal(size=(3, 2, 8, 8, 3))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpp.errors import ModelError
-from fedpp.learning.accumulation import AccumulatingModel
+from fedpp.learning.gradient_accumulation import AccumulatingModel
 
 
 def model(micro_batch: int | None, rate: float = 0.5) -> AccumulatingModel:

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from site_nodes import plan_of
 
 from fedpp import arrays
+from fedpp.aggregation import update_check
+from fedpp.aggregation.global_state import GlobalState, initial, unflat
+from fedpp.aggregation.server_step import step
 from fedpp.arrays import are_finite, pieces
+from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import GateError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import decoys, gate, models
-from fedpp.learning.global_state import GlobalState, initial, unflat
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.learning.server_optimizers import step
-from fedpp.network import NetworkSpec
-from fedpp.recipe import ServerRule
-from sites import rounds
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning import decoys, models
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from sites.client import local_round
 
 MEGABYTE = 2**20
 LARGE = NetworkSpec(1, 16, 16, 1, 2, filters=(4,), kernel=1, dense=2**12, lstm=1, architecture="cnn")  # 8 MB of rows
@@ -111,15 +112,15 @@ def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
     """The norm is that of all values, in whatever order small and large ones come; a bad value is seen in any piece."""
     small_pieces(2)
     values = np.array([1e-200, 3.0, 0.0, 0.0, 4e150, 1.0, 3e150])
-    assert gate.norm([values]) == pytest.approx(5e150, rel=1e-14)
-    assert gate.norm([values[::-1]]) == pytest.approx(5e150, rel=1e-14)
-    assert gate.norm([np.zeros(4), np.array([3.0, 4.0])]) == 5.0
+    assert update_check.norm([values]) == pytest.approx(5e150, rel=1e-14)
+    assert update_check.norm([values[::-1]]) == pytest.approx(5e150, rel=1e-14)
+    assert update_check.norm([np.zeros(4), np.array([3.0, 4.0])]) == 5.0
     rows = drawn(2, 0)
     for place in range(rows["dense/kernel"].size):
         update = drawn(2, 1)
         update["dense/kernel"].flat[place] = np.nan
         with pytest.raises(GateError, match="not finite"):
-            gate.require_update(rows, update, np.inf)
+            update_check.require_update(rows, update, np.inf)
 
 
 def test_an_update_is_encoded_in_the_networks_order(domain: KeyDomain, small_pieces: Callable[[int], None]):
@@ -127,8 +128,8 @@ def test_an_update_is_encoded_in_the_networks_order(domain: KeyDomain, small_pie
     small_pieces(3)
     plan = replace(plan_of(domain, masked=True), network=NETWORK, dtype="float64")
     update = drawn(2, 1, 1e-3)
-    words = rounds.encoded(plan, dict(reversed(update.items())), 2)
-    back = unflat(rounds.ring_of(plan).decode(words, 2), NETWORK, 2)
+    words = local_round.encoded(plan, dict(reversed(update.items())), 2)
+    back = unflat(local_round.ring_of(plan).decode(words, 2), NETWORK, 2)
     for name, values in update.items():
         np.testing.assert_allclose(back[name], values, rtol=0, atol=1e-12)
 
@@ -183,12 +184,12 @@ def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callab
     plan = replace(plan_of(domain, masked=True), network=LARGE, dtype="float32", bound=1.0)
     content = before.to_bytes()
     with at_most(2 * rows + MEGABYTE):
-        rounds.update_of(before, after.rows)
+        local_round.update_of(before, after.rows)
     with at_most(rows + MEGABYTE):
-        rounds.encoded(plan, update, 2)
+        local_round.encoded(plan, update, 2)
     with at_most(MEGABYTE):
         assert after.digest != before.digest
-        gate.require_update(before.rows, update, 1.0)
+        update_check.require_update(before.rows, update, 1.0)
         GlobalState.from_bytes(content)
     with at_most(rows + MEGABYTE):
         after.to_bytes()

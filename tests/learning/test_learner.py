@@ -11,16 +11,16 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
+from fedpp.config.hyperparameters import Recipe
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import PAIRS, SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.batches import Reader
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.learner import Learner
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe
 
 GENERATOR = np.random.default_rng(4)
 COUNT = 9

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import ConfigError, DomainMismatchError, KeyFileError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import scope
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning import key_scope
 from fedpp.learning.decoys import DECOY_WEIGHT
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy, EncryptedLoss
 
@@ -144,14 +144,14 @@ def test_a_configuration_names_the_domain_and_holds_no_key(make: Callable[..., E
     """A loss comes back from its configuration under the key of its domain, and under no other."""
     of = algebra(2)
     config = keras.losses.serialize(make(of, "float64", **given))
-    with scope.under(of):
+    with key_scope.under(of):
         again = keras.losses.deserialize(config)
     assert keras.losses.serialize(again) == config
     assert config["config"]["domain"] == of.domain
     assert not any(isinstance(value, Algebra | np.ndarray) for value in config["config"].values())
     with pytest.raises(KeyFileError, match="needs the evaluation key"):
         make.from_config(config["config"])
-    with scope.under(algebra(2, seed=6)), pytest.raises(DomainMismatchError, match="belongs to domain"):
+    with key_scope.under(algebra(2, seed=6)), pytest.raises(DomainMismatchError, match="belongs to domain"):
         make.from_config(config["config"])
 
 

@@ -8,15 +8,15 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
+from fedpp.config.model_spec import NetworkSpec
 from fedpp.errors import ModelError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.decoys import DECOY_BOUND, initial_deviation
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.optimizers import Adam
-from fedpp.network import NetworkSpec
 
 Values = NDArray[np.floating]
 GAPS = pytest.mark.parametrize("gaps", [False, True])

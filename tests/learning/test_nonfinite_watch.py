@@ -11,16 +11,16 @@ import pytest
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
+from fedpp.config.model_spec import Architecture
 from fedpp.errors import ModelError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
-from fedpp.learning.accumulation import AccumulatingModel
 from fedpp.learning.batches import Batches
+from fedpp.learning.gradient_accumulation import AccumulatingModel
 from fedpp.learning.layers import Activation, Conv2D, Dense, Flatten, FromRows, ToRows
 from fedpp.learning.losses import CategoricalCrossentropy
+from fedpp.learning.nonfinite_watch import Watch, first_failure
 from fedpp.learning.optimizers import SGD
-from fedpp.learning.watch import Watch, first_failure
-from fedpp.network import Architecture
 
 EXAMPLES, BATCH, SIDE = 12, 3, 4
 SIZES = pytest.mark.parametrize("n", [2, 3])

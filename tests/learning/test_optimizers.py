@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as arrays
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import ConfigError, DomainMismatchError, KeyFileError, ModelError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import scope
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning import key_scope
 from fedpp.learning.decoys import initial_deviation
 from fedpp.learning.encrypted_optimizer import EncryptedOptimizer
 from fedpp.learning.layers import Dense, FromRows, ToRows
@@ -237,7 +237,7 @@ def test_a_saved_model_goes_on_with_the_same_steps(rule: str, proximal: float, t
     for step in range(STEPS):
         model.train_on_batch(*batch(of, step))
     model.save(path)
-    with scope.under(of):
+    with key_scope.under(of):
         read = keras.models.load_model(path)
     assert read.optimizer.get_config() == model.optimizer.get_config()
     assert int(read.optimizer.iterations) == STEPS
@@ -318,7 +318,7 @@ def test_another_domain_is_refused():
     config = Adam(algebra(2)).get_config()
     with pytest.raises(KeyFileError, match="needs the evaluation key"):
         Adam.from_config(config)
-    with scope.under(algebra(2, seed=6)), pytest.raises(DomainMismatchError, match="belongs to domain"):
+    with key_scope.under(algebra(2, seed=6)), pytest.raises(DomainMismatchError, match="belongs to domain"):
         Adam.from_config(config)
     assert Adam.from_config(Adam(algebra(1), 0.25).get_config()).learning_rate == 0.25
 

@@ -9,18 +9,18 @@ import tensorflow as tf
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.hyperparameters import Recipe
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Reader
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.optimizers import SGD, Adam
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.recipe import Recipe
 
 MU, SEED, EPOCHS = 0.5, (3,), 4
 RECIPE = Recipe(learning_rate=1e-2, batch_size=3, proximal=MU)

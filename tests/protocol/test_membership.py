@@ -8,10 +8,10 @@ import members
 import pytest
 from members import EAST, ISSUER, WEST, flips, founded, run_of
 
-from fedpp.cipher.params import DomainCard
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical, is_signed, same_name
 
 NONCE = "ab" * 32

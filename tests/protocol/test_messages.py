@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from plans import PLAN
 
+from fedpp.config.hyperparameters import Recipe
 from fedpp.errors import FederationError
-from fedpp.protocol import wire
-from fedpp.recipe import Recipe
+from fedpp.protocol import messages
 from fedpp.texts import one_line
 
-INITIAL = wire.InitialRequest(PLAN, "sealed")
-TRAIN = wire.TrainRequest(PLAN, 1)
-EVALUATE = wire.EvaluateRequest(PLAN, "validation", 2, attempt=3, keep=True)
+INITIAL = messages.InitialRequest(PLAN, "sealed")
+TRAIN = messages.TrainRequest(PLAN, 1)
+EVALUATE = messages.EvaluateRequest(PLAN, "validation", 2, attempt=3, keep=True)
 
 
-def refusal(kind: type[wire.Request], record: ConfigRecord) -> str:
+def refusal(kind: type[messages.Request], record: ConfigRecord) -> str:
     """Return why a request is refused, which must be one line."""
     with pytest.raises(FederationError, match="the coordinator's request does not fit: ") as raised:
-        kind.of(RecordDict({wire.CONFIG: record}))
+        kind.of(RecordDict({messages.CONFIG: record}))
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 1100
     return str(raised.value)
@@ -44,9 +44,9 @@ def refusal(kind: type[wire.Request], record: ConfigRecord) -> str:
         replace(TRAIN, plan=replace(PLAN, masked=False, dtype="float32", recipe=Recipe(learning_rate=1))),
     ],
 )
-def test_a_request_survives_its_record(request_: wire.Request) -> None:
+def test_a_request_survives_its_record(request_: messages.Request) -> None:
     """What `to_record` returned is read as it was."""
-    content = RecordDict({wire.CONFIG: request_.to_record()})
+    content = RecordDict({messages.CONFIG: request_.to_record()})
     assert type(request_).of(content) == request_
 
 
@@ -75,15 +75,15 @@ def test_a_request_survives_its_record(request_: wire.Request) -> None:
         (TRAIN, {"plan": b"{}"}, "Expecting value"),
     ],
 )
-def test_a_request_out_of_bounds_is_refused(request_: wire.Request, change: dict[str, Any], reason: str) -> None:
+def test_a_request_out_of_bounds_is_refused(request_: messages.Request, change: dict[str, Any], reason: str) -> None:
     """What a request says beside its plan is as strict."""
     assert reason in refusal(type(request_), ConfigRecord({**request_.to_record(), **change}))
 
 
-@pytest.mark.parametrize("content", [RecordDict(), RecordDict({wire.CONFIG: MetricRecord()})])
+@pytest.mark.parametrize("content", [RecordDict(), RecordDict({messages.CONFIG: MetricRecord()})])
 def test_a_message_without_a_request_is_refused(content: RecordDict) -> None:
     """A missing record, and one of another kind, are one line."""
-    for kind in (wire.DescribeRequest, wire.InitialRequest, wire.TrainRequest, wire.EvaluateRequest):
+    for kind in (messages.DescribeRequest, messages.InitialRequest, messages.TrainRequest, messages.EvaluateRequest):
         with pytest.raises(FederationError, match="a message came without config"):
             kind.of(content)
 
@@ -91,8 +91,8 @@ def test_a_message_without_a_request_is_refused(content: RecordDict) -> None:
 @given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**127 - 1), st.integers(1, 2000))
 def test_a_mask_survives_its_record(nonce: str, tag: int, least: int) -> None:
     """A nonce, a tag and a number of sites are read as they were."""
-    mask = wire.Mask(nonce, tag, least)
-    assert wire.Mask.of(RecordDict({wire.MASK: mask.to_record()})) == mask
+    mask = messages.Mask(nonce, tag, least)
+    assert messages.Mask.of(RecordDict({messages.MASK: mask.to_record()})) == mask
 
 
 @pytest.mark.parametrize(
@@ -106,53 +106,53 @@ def test_a_mask_survives_its_record(nonce: str, tag: int, least: int) -> None:
 )
 def test_a_mask_has_one_spelling(change: dict[str, Any]) -> None:
     """Another nonce than 64 hex digits, another spelling of a tag, what is no number, and more are refused."""
-    record = ConfigRecord({**wire.Mask("ab" * 32, 7, 2).to_record(), **change})
+    record = ConfigRecord({**messages.Mask("ab" * 32, 7, 2).to_record(), **change})
     with pytest.raises(FederationError, match="its mask does not fit"):
-        wire.Mask.of(RecordDict({wire.MASK: record}))
+        messages.Mask.of(RecordDict({messages.MASK: record}))
 
 
 @pytest.mark.parametrize("missing", ["nonce", "tag", "least"])
 def test_a_mask_is_whole(missing: str) -> None:
     """A mask that lacks one of them is none."""
-    record = wire.Mask("ab" * 32, 7, 2).to_record()
+    record = messages.Mask("ab" * 32, 7, 2).to_record()
     del record[missing]
     with pytest.raises(FederationError, match="its mask does not fit"):
-        wire.Mask.of(RecordDict({wire.MASK: record}))
+        messages.Mask.of(RecordDict({messages.MASK: record}))
 
 
 @given(st.text(), st.text())
 def test_an_origin_survives_its_record(domain: str, round_: str) -> None:
     """A domain and a round are read as they were."""
-    origin = wire.Origin(domain, round_)
-    assert wire.Origin.of(RecordDict({wire.ORIGIN: origin.to_record()})) == origin
+    origin = messages.Origin(domain, round_)
+    assert messages.Origin.of(RecordDict({messages.ORIGIN: origin.to_record()})) == origin
 
 
 @pytest.mark.parametrize("change", [{"domain": 7}, {"round": 1}, {"round": b"{}"}, {"site": "north"}])
 def test_an_origin_is_two_texts(change: dict[str, Any]) -> None:
     """A number, bytes, and more are refused; so is one that lacks either, or is not there."""
-    record = wire.Origin("d" * 64, "{}").to_record()
+    record = messages.Origin("d" * 64, "{}").to_record()
     halves = [{name: record[name]} for name in record]
-    contents = [RecordDict({wire.ORIGIN: ConfigRecord(values)}) for values in ({**record, **change}, *halves)]
+    contents = [RecordDict({messages.ORIGIN: ConfigRecord(values)}) for values in ({**record, **change}, *halves)]
     for content in contents:
         with pytest.raises(FederationError, match="it does not say which round its update is of"):
-            wire.Origin.of(content)
+            messages.Origin.of(content)
     with pytest.raises(FederationError, match="a message came without origin"):
-        wire.Origin.of(RecordDict())
+        messages.Origin.of(RecordDict())
 
 
 @pytest.mark.parametrize("reason", ["", "the validation loss rose"])
 def test_a_verdict_survives_its_record(reason: str) -> None:
     """It is read as it was."""
-    verdict = wire.Verdict("ab" * 32, reason)
-    assert wire.Verdict.of(RecordDict({wire.VERDICT: verdict.to_record()})) == verdict
+    verdict = messages.Verdict("ab" * 32, reason)
+    assert messages.Verdict.of(RecordDict({messages.VERDICT: verdict.to_record()})) == verdict
 
 
 @given(st.text(min_size=1, max_size=50))
 def test_no_reason_turns_into_a_yes(reason: str) -> None:
     """A verdict with a reason is read as one line of it, or refused: never as an adoption."""
-    content = RecordDict({wire.VERDICT: wire.Verdict("ab" * 32, reason).to_record()})
+    content = RecordDict({messages.VERDICT: messages.Verdict("ab" * 32, reason).to_record()})
     try:
-        assert wire.Verdict.of(content).reason == one_line(reason) != ""
+        assert messages.Verdict.of(content).reason == one_line(reason) != ""
     except FederationError:
         assert not one_line(reason)
 
@@ -167,59 +167,62 @@ def test_no_reason_turns_into_a_yes(reason: str) -> None:
 )
 def test_a_verdict_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     """A digest is 64 hex digits, a reason text that shows."""
-    record = ConfigRecord({**wire.Verdict("ab" * 32, "no").to_record(), **change})
+    record = ConfigRecord({**messages.Verdict("ab" * 32, "no").to_record(), **change})
     with pytest.raises(FederationError, match="its verdict does not fit"):
-        wire.Verdict.of(RecordDict({wire.VERDICT: record}))
+        messages.Verdict.of(RecordDict({messages.VERDICT: record}))
 
 
 @given(st.binary(min_size=1, max_size=300))
 def test_a_state_survives_packing(state: bytes) -> None:
     """What was packed is unpacked, byte by byte."""
-    assert wire.state_of(RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: wire.pack_state(state)})})) == state
+    assert (
+        messages.state_of(RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(state)})}))
+        == state
+    )
 
 
 @given(arrays(st.sampled_from(["<u4", "<u8"]), st.integers(1, 50)))
 def test_words_survive_packing(words: np.ndarray) -> None:
     """Words are read as they were, and as words of another number or width they are refused."""
-    content = RecordDict({wire.ARRAYS: ArrayRecord({wire.WORDS: Array(words)})})
+    content = RecordDict({messages.ARRAYS: ArrayRecord({messages.WORDS: Array(words)})})
     bits = 8 * words.itemsize
-    np.testing.assert_array_equal(wire.words_of(content, bits, words.size), words)
+    np.testing.assert_array_equal(messages.words_of(content, bits, words.size), words)
     for width, length in ((96 - bits, words.size), (bits, words.size + 1), (bits, words.size - 1)):
         with pytest.raises(FederationError, match="its words are"):
-            wire.words_of(content, width, length)
+            messages.words_of(content, width, length)
 
 
 @pytest.mark.parametrize(
     "arrays_",
     [
         {},
-        {wire.STATE: Array(np.zeros(0, np.uint8))},
-        {wire.STATE: Array(np.zeros((2, 2), np.uint8))},
-        {wire.STATE: Array("uint8", (2**35,), "numpy.ndarray", b"")},
-        {wire.STATE: Array("uint8", (-1,), "numpy.ndarray", b"")},
-        {wire.STATE: Array("uint8", (), "numpy.ndarray", b"")},
+        {messages.STATE: Array(np.zeros(0, np.uint8))},
+        {messages.STATE: Array(np.zeros((2, 2), np.uint8))},
+        {messages.STATE: Array("uint8", (2**35,), "numpy.ndarray", b"")},
+        {messages.STATE: Array("uint8", (-1,), "numpy.ndarray", b"")},
+        {messages.STATE: Array("uint8", (), "numpy.ndarray", b"")},
     ],
 )
 def test_a_message_without_a_state_or_words_is_refused(arrays_: dict[str, Array]) -> None:
     """What is missing, empty, of another shape or beyond all bounds is no state."""
-    content = RecordDict({wire.ARRAYS: ArrayRecord(arrays_)})
+    content = RecordDict({messages.ARRAYS: ArrayRecord(arrays_)})
     with pytest.raises(FederationError, match="a message came without a state"):
-        wire.state_of(content)
+        messages.state_of(content)
     with pytest.raises(FederationError, match="a message came without words"):
-        wire.words_of(content, 32, 2)
-    for read in (wire.state_of, lambda content: wire.words_of(content, 32, 2)):
+        messages.words_of(content, 32, 2)
+    for read in (messages.state_of, lambda content: messages.words_of(content, 32, 2)):
         with pytest.raises(FederationError, match="a message came without arrays"):
-            read(RecordDict({wire.ARRAYS: ConfigRecord()}))
+            read(RecordDict({messages.ARRAYS: ConfigRecord()}))
 
 
 def test_a_text_is_where_its_name_says() -> None:
     """The text of a record is returned; a missing one, or what is no text, is refused."""
-    assert wire.text_of(RecordDict({wire.SUM: ConfigRecord({wire.SUM: "{}"})}), wire.SUM) == "{}"
-    for record in (ConfigRecord(), ConfigRecord({wire.SUM: 7}), ConfigRecord({wire.SUM: b"{}"})):
+    assert messages.text_of(RecordDict({messages.SUM: ConfigRecord({messages.SUM: "{}"})}), messages.SUM) == "{}"
+    for record in (ConfigRecord(), ConfigRecord({messages.SUM: 7}), ConfigRecord({messages.SUM: b"{}"})):
         with pytest.raises(FederationError, match="a message came without the text sum"):
-            wire.text_of(RecordDict({wire.SUM: record}), wire.SUM)
+            messages.text_of(RecordDict({messages.SUM: record}), messages.SUM)
     with pytest.raises(FederationError, match="a message came without sum"):
-        wire.text_of(RecordDict(), wire.SUM)
+        messages.text_of(RecordDict(), messages.SUM)
 
 
 def npy(shape: tuple[int, ...], dtype: str, data: bytes) -> bytes:
@@ -258,7 +261,7 @@ def test_arrays_that_are_not_what_they_say_are_refused(dtype: str, shape: tuple[
     tracemalloc.start()
     try:
         with pytest.raises(FederationError, match="its words are|the data of its words") as raised:
-            wire.vector(array, wire.WORDS, "uint64", 2)
+            messages.vector(array, messages.WORDS, "uint64", 2)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()

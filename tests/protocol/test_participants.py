@@ -10,16 +10,16 @@ import pytest
 from flwr.app import ConfigRecord
 from members import founded, proof
 
-from fedpp.config import MOST_EXAMPLES, MOST_SITES
+from fedpp.aggregation.ring import Ring
+from fedpp.aggregation.round_context import MOST_WORDS, PRIME, Contribution, Round, Sum
+from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES
 from fedpp.errors import FederationError
-from fedpp.keys.identity import SiteIdentity
-from fedpp.masking.ring import Ring
-from fedpp.masking.rounds import MOST_WORDS, PRIME, Contribution, Round, Sum
-from fedpp.protocol import vault_pb2, vault_pb2_grpc
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import LONGEST_NAME, Proof, is_site_name
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_channel import MOST_MESSAGE_BYTES
-from fedpp.protocol.vault_client import Membership, VaultClient
+from fedpp.vault_api import vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_channel import MOST_MESSAGE_BYTES
+from fedpp.vault_api.vault_client import Membership, VaultClient
 
 NONCE = "ab" * 32
 

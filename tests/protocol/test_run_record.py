@@ -11,8 +11,8 @@ from coordinator_runs import describe
 
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import count
-from fedpp.protocol.federation import FederationRecord, RoundRecord
-from simulations.played_site import findings
+from fedpp.protocol.run_record import FederationRecord, RoundRecord
+from simulations.benchmarks.simulated_client import findings
 
 ONE, TWO = (count(np.arange(n) % 2, np.full((n, 2), 0.5)) for n in (1, 2))
 RECORD = FederationRecord(

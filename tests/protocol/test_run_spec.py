@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plans import PLAN
 
 from fedpp.errors import FederationError
-from fedpp.protocol.plan import Plan
+from fedpp.protocol.run_spec import Plan
 
 SAID = json.loads(PLAN.to_json())
 HUGE = 10**400  # which no float holds

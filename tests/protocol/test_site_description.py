@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord
 
 from fedpp.errors import FederationError
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.site_description import SiteDescription
 
 GOOD = {
     "name": "Nord-Süd 1",

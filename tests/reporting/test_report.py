@@ -15,7 +15,7 @@ import pytest
 
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, operating_point, presence
-from fedpp.report import (
+from fedpp.reporting.report import (
     Baselines,
     Confusion,
     FindingResult,
@@ -195,7 +195,7 @@ def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
     write_report(tmp_path / "a", REPORT)
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nsvg.fonttype: path\n", encoding="utf-8")
     script = (
-        "import sys, pathlib, fedpp.report as r; out = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib, fedpp.reporting.report as r; out = pathlib.Path(sys.argv[1]);"
         "r.write_report(out / 'b', r.load_report(out / 'a' / 'report.json'))"
     )
     environment = {"MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
@@ -561,7 +561,9 @@ def test_summary_tells_final_figures() -> None:
 
 def test_report_loads_quickly() -> None:
     """Importing the report loads neither Matplotlib nor Jinja: command lines import it for their help."""
-    script = "import sys, fedpp.report; print(sorted({'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)))"
+    script = (
+        "import sys, fedpp.reporting.report; print(sorted({'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

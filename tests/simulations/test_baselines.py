@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from chexpert_folder import SPOILT
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SPLITS
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.learning.metrics import Metrics, count, metrics
-from fedpp.network import NetworkSpec
-from fedpp.protocol.federation import FederationRecord
 from fedpp.protocol.membership import NO_BUNDLE
-from fedpp.report import Baselines, SharedPatients, SiteBaselines
+from fedpp.protocol.run_record import FederationRecord
+from fedpp.reporting.report import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
 from simulations.hospitals import Hospitals, prepare
+from simulations.plaintext_reference import PlaintextSite, PlaintextTwin, Training, plaintext_sites
 from simulations.scenario import Scenario
 from simulations.shared_patients import also_tested_elsewhere
-from simulations.twin import PlaintextSite, PlaintextTwin, Training, plaintext_sites
 
 NETWORK = NetworkSpec(3, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from chexpert_folder import HOSPITALS, SILENT, SPOILT, VISITS
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import FedppError, RawDataError
 from fedpp.imaging.splits import METHODS
 from fedpp.keys import encryption

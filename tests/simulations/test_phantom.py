@@ -8,8 +8,8 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fedpp.imaging.layout import read_sequences
 from fedpp.imaging.preparation import prepare
+from fedpp.imaging.readers.layout import read_sequences
 from simulations import phantom
 from simulations.phantom import GROWING, STABLE, write_phantom
 

@@ -7,15 +7,22 @@ import pytest
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.model_spec import Gaps, NetworkSpec, Task
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
-from fedpp.network import Gaps, NetworkSpec, Task
-from fedpp.recipe import Recipe, ServerRule
 from simulations.hospitals import prepare
+from simulations.plaintext_reference import (
+    PlaintextSite,
+    PlaintextTwin,
+    Training,
+    inputs_of,
+    labels_of,
+    plaintext_sites,
+)
 from simulations.scenario import PhantomData, Scenario
-from simulations.twin import PlaintextSite, PlaintextTwin, Training, inputs_of, labels_of, plaintext_sites
 
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])

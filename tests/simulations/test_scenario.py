@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from fedpp.config.hyperparameters import ServerRule
 from fedpp.errors import ConfigError
-from fedpp.imaging.chexpert import COMPETITION
+from fedpp.imaging.readers.chexpert import COMPETITION
 from fedpp.imaging.splits import SplitPlan
-from fedpp.recipe import ServerRule
 from simulations.scenario import PhantomData, Scenario, names
 
 LEAST = "description: x\nsites: 2\nrounds: 1\n"

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
-from fedpp.ingest import ingest
-from fedpp.keys.domain import KeyDomain
+from fedpp.ingest.ingestion import ingest
+from fedpp.keys.key_domain import KeyDomain
 from simulations.shared_patients import also_tested_elsewhere, shared, trained_and_tested
 
 NORTH = {"ann": "train", "bob": "test", "cem": "train", "dan": "validation", "eva": "train", "fay": "test"}

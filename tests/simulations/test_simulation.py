@@ -13,9 +13,9 @@ from conftest import ROOT
 from deployment import processes_of
 
 from fedpp.learning.metrics import metrics
-from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol.run_record import FederationRecord
 from simulations.__main__ import main
-from simulations.twin import moved
+from simulations.plaintext_reference import moved
 
 SCENARIO = """
 description: A small federation for the tests.
@@ -217,9 +217,9 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
             if "1000 rounds" in line:
                 break
         deadline = time.monotonic() + 60
-        while len(processes_of(tmp_path, "sites.cli vault")) < 2 and time.monotonic() < deadline:
+        while len(processes_of(tmp_path, "sites.cli.site_cli vault")) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert len(processes_of(tmp_path, "sites.cli vault")) == 2
+        assert len(processes_of(tmp_path, "sites.cli.site_cli vault")) == 2
         time.sleep(3)  # while Ray starts
         process.terminate()
         last = process.stderr.read().strip().splitlines()[-1]

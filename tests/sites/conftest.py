@@ -9,9 +9,9 @@ import pytest
 from conftest import write_dataset
 from site_nodes import Node, Plaintext, node
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys.domain import KeyDomain
-from sites import app
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
+from sites.client import app
 
 
 @pytest.fixture

@@ -29,12 +29,11 @@ from pydicom.uid import (
 from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging import duplicates
-from fedpp.imaging.layout import Choices, read_sequences
-from fedpp.survey import look as survey
-from fedpp.survey import page as survey_page
+from fedpp.imaging.readers.layout import Choices, read_sequences
+from fedpp.survey import duplicates, survey_page
+from fedpp.survey import examination as survey
 from fedpp.survey.facts import GapFact, Kind, Survey
-from fedpp.survey.findings import findings
+from fedpp.survey.issues import findings
 
 Rows = list[dict[str, str]]
 HOSTILE = "$x^2$<script>alert(1)</script>\"'&amp; ]]> {{ 7 * 6 }}"
@@ -196,7 +195,11 @@ SPOILT: list[tuple[Callable[[Path, Rows], object], dict[str, int]]] = [
     (rare, {"rare-label": 1}),
     (contradicting, {"two-labels": 1}),
 ]
-ELSEWHERE = {"burned-in-text", "backward-time", "no-image"}  # their tests follow; the last is in sites/test_data.py
+ELSEWHERE = {
+    "burned-in-text",
+    "backward-time",
+    "no-image",
+}  # their tests follow; the last is in sites/cli/test_data_commands.py
 
 
 @pytest.mark.parametrize(("spoil", "expected"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])

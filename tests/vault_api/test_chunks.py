@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from fedpp.errors import VaultError
-from fedpp.protocol.chunks import CHUNK_BYTES, from_chunks, to_chunks
-from fedpp.protocol.vault_pb2 import ArrayChunk
+from fedpp.vault_api.chunks import CHUNK_BYTES, from_chunks, to_chunks
+from fedpp.vault_api.vault_pb2 import ArrayChunk
 
 ARRAYS = arrays(
     st.sampled_from([np.float32, np.float64]), array_shapes(max_side=3), elements=st.floats(-1, 1, width=32)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fedpp.errors import VaultError
-from fedpp.protocol import vault_pb2_grpc
-from fedpp.protocol.vault_client import VaultClient
-from fedpp.protocol.vault_pb2 import MaskReply, MaskRequest, ScoreReply, ScoreRequest
+from fedpp.vault_api import vault_pb2_grpc
+from fedpp.vault_api.vault_client import VaultClient
+from fedpp.vault_api.vault_pb2 import MaskReply, MaskRequest, ScoreReply, ScoreRequest
 
 WORDS = np.arange(5, dtype="<u4")
 NONCE = "ab" * 32

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from fedpp.protocol import vault_pb2
+from fedpp.vault_api import vault_pb2
 
-FOLDER = Path("fedpp", "protocol")
+FOLDER = Path("fedpp", "vault_api")
 
 
 def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
@@ -22,7 +22,7 @@ def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
     generated = {file.name: file.read_text() for file in (tmp_path / FOLDER).glob("vault_pb2*")}
     committed = {file.name: file.read_text() for file in (ROOT / FOLDER).glob("vault_pb2*")}
     assert sorted(generated) == ["vault_pb2.py", "vault_pb2.pyi", "vault_pb2_grpc.py"]
-    assert committed == generated, "make the stubs again, with the grpcio-tools of constraints.txt"
+    assert committed == generated, "make the stubs again, with the grpcio-tools of requirements.lock"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pydicom
 from pydicom import uid
 
 from fedpp.errors import RawDataError
-
-from .dicom_file import DAMAGE, opened, quiet
+from fedpp.imaging.dicom.dicom_file import DAMAGE, opened, quiet
 
 MODALITIES = {  # whose devices write on their images
     "ES": "endoscopy",

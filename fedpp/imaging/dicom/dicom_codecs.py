@@ -28,7 +28,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from .images import JPEG_SCAN, MOST_SCANS
+from fedpp.imaging.images import JPEG_SCAN, MOST_SCANS
 
 Size = tuple[int, int, int]  # height, width, samples
 

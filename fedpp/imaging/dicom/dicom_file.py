@@ -21,8 +21,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedpp.errors import RawDataError
-
-from .images import MOST_PIXELS
+from fedpp.imaging.images import MOST_PIXELS
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
 MOST_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole

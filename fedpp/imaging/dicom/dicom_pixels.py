@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
-from .dicom_codecs import stored_frame
+from fedpp.imaging.dicom.dicom_codecs import stored_frame
 
 Values = NDArray[np.float64]
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
-
-from .folders import files_below
-from .images import read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.images import read_image
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 Series = Literal["magnification", "slide"]
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError
-
-from .folders import files_in
-from .images import read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
-from .tables import file_inside, header, is_file, table_rows
+from fedpp.imaging.images import read_image
+from fedpp.imaging.readers.folders import files_in
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
+from fedpp.imaging.tables import file_inside, header, is_file, table_rows
 
 Uncertain = Literal["ones", "zeros", "ignore"]
 Views = Literal["frontal", "first", "all"]

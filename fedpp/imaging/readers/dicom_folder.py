@@ -17,13 +17,12 @@ import pydicom
 from pydicom.uid import UID, EnhancedUSVolumeStorage
 
 from fedpp.errors import NoImageError, RawDataError
-
-from .dicom_codecs import frame_count
-from .dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
-from .dicom_pixels import display_frame
-from .folders import files_below
-from .patient_labels import labelled
-from .sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.dicom.dicom_codecs import frame_count
+from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
+from fedpp.imaging.dicom.dicom_pixels import display_frame
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.patient_labels import labelled
+from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 _SUFFIXES = {".dcm", ".dicom"}
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)  # DICOM PS3.5, 6.2: DA, and as it was before 1993

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fedpp.errors import RawDataError
-
-from .sequence import Refuse, refuse
+from fedpp.imaging.sequence import Refuse, refuse
 
 
 def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:

@@ -7,11 +7,10 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 from pathlib import Path
 
 from fedpp.errors import RawDataError
-
-from .folders import files_in
-from .images import SUFFIXES, is_image, natural, read_image
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
-from .tables import Line, file_inside, is_folder, read_table, shown
+from fedpp.imaging.images import SUFFIXES, is_image, natural, read_image
+from fedpp.imaging.readers.folders import files_in
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.tables import Line, file_inside, is_folder, read_table, shown
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")

@@ -7,11 +7,10 @@ optional `labels.csv` (patient, label), patients being folders.
 from pathlib import Path
 
 from fedpp.errors import RawDataError
-
-from .folders import files_below
-from .images import is_image, natural, page_count, read_pages
-from .patient_labels import labelled
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.images import is_image, natural, page_count, read_pages
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.patient_labels import labelled
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 
 def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequence]:

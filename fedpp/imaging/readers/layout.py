@@ -6,21 +6,20 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from fedpp.config import LAYOUTS
+from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
-
-from .breakhis import Series, is_breakhis, read_breakhis
-from .chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
-from .dicom import is_dicom, read_dicom
-from .folders import files_below
-from .frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
-from .image_folders import read_image_folders
-from .images import is_image
-from .labels import said
-from .manifest import MANIFEST, read_manifest
-from .patient_labels import LABELS, without_images
-from .sequence import ImageSequence, Refuse, refuse
-from .tables import header, is_file, shown
+from fedpp.imaging.images import is_image
+from fedpp.imaging.labels import said
+from fedpp.imaging.readers.breakhis import Series, is_breakhis, read_breakhis
+from fedpp.imaging.readers.chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
+from fedpp.imaging.readers.dicom_folder import is_dicom, read_dicom
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
+from fedpp.imaging.readers.image_folders import read_image_folders
+from fedpp.imaging.readers.manifest_table import MANIFEST, read_manifest
+from fedpp.imaging.readers.patient_labels import LABELS, without_images
+from fedpp.imaging.sequence import ImageSequence, Refuse, refuse
+from fedpp.imaging.tables import header, is_file, shown
 
 Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
 

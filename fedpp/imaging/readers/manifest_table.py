@@ -11,12 +11,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-from fedpp.config import SPLITS
+from fedpp.config.run_config import SPLITS
 from fedpp.errors import RawDataError
-
-from .images import SUFFIXES, is_image, page_count, read_pages
-from .sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
-from .tables import Line, file_inside, is_file, table_rows
+from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "time", "label")

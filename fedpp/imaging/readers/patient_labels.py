@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedpp.errors import RawDataError
-
-from .sequence import ImageSequence
-from .tables import read_table
+from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.tables import read_table
 
 LABELS = "labels.csv"
 

@@ -15,6 +15,7 @@ A model is saved without its key, and loaded under it::
         model = keras.models.load_model(path)
 """
 
+from fedpp.learning.key_scope import under
 from fedpp.learning.layers.dropout import Dropout
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer
 from fedpp.learning.layers.functions import Activation, ReLU
@@ -30,7 +31,6 @@ from fedpp.learning.layers.pooling import (
 )
 from fedpp.learning.layers.recurrent import GRU, LSTM, Bidirectional
 from fedpp.learning.layers.shaping import Flatten, FoldFrames, FromRows, Reshape, ToRows, UnfoldFrames
-from fedpp.learning.scope import under
 
 __all__ = [
     "GRU",

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ConfigError, ModelError
-from fedpp.learning import scope
+from fedpp.learning import key_scope
 
 Shape = tuple[int | None, ...]
 
@@ -68,13 +68,13 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the settings and which algebra they need; the key is not among them."""
         own = {name: getattr(self, name) for name in self.settings}
-        return {**super().get_config(), **scope.describe(self.algebra), **own}
+        return {**super().get_config(), **key_scope.describe(self.algebra), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the layer again, under the algebra of the scope (`fedpp.learning.scope`)."""
+        """Make the layer again, under the algebra of the scope (`fedpp.learning.key_scope`)."""
         settings = dict(config)
-        return cls(scope.current(settings), **settings)
+        return cls(key_scope.current(settings), **settings)
 
     def save_own_variables(self, store: Any) -> None:
         """Write each weight as rows `[*shape, n]`: a file of components would be one of two variances."""

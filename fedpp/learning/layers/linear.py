@@ -11,7 +11,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ConfigError
-from fedpp.learning import fused
+from fedpp.learning.layers import fused
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one
 from fedpp.learning.layers.functions import function
 from fedpp.learning.layers.windows import Pair, known_padding, pair, positions

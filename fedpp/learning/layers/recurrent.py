@@ -12,7 +12,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ConfigError
-from fedpp.learning import scope
+from fedpp.learning import key_scope
 from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one, check_mask
 
 State = tuple[Tensor, ...]  # of one slot `[batch, units]`, the output first
@@ -173,7 +173,7 @@ class Bidirectional(EncryptedLayer):
         if not isinstance(layer, _Recurrent) or layer.go_backwards:
             raise ConfigError(f"layer {self.name} takes an LSTM or a GRU that goes forwards, got {layer!r}")
         name = layer.name.removeprefix("forward_")
-        with scope.under(algebra):
+        with key_scope.under(algebra):
             config = layer.get_config()
             self.forward = layer.from_config({**config, "name": f"forward_{name}"})
             self.backward = layer.from_config({**config, "name": f"backward_{name}", "go_backwards": True})

@@ -23,10 +23,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from coordinator import proxy
 from coordinator.__main__ import main
-from coordinator.address import Address, address
-from coordinator.certificates import Given, ensure
+from coordinator.operator import proxy
+from coordinator.operator.address import Address, address
+from coordinator.operator.coordinator_certificates import Given, ensure
 from fedpp.processes import ProcessGroup, alive, free_port
 
 OTHER = User(20777, 20777) if TWO_USERS else NOBODY_ELSE

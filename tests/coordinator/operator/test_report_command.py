@@ -9,12 +9,12 @@ import pytest
 from coordinator_runs import LocalGrid, Site, config, describe, refusal
 
 from coordinator.__main__ import main
-from coordinator.app import federate
+from coordinator.server.app import federate
 from fedpp.learning.metrics import count, metrics, operating_point
 from fedpp.protocol.counts import Counts
-from fedpp.protocol.federation import FederationRecord
-from fedpp.report import load_report
-from simulations.played_site import findings
+from fedpp.protocol.run_record import FederationRecord
+from fedpp.reporting.report import load_report
+from simulations.benchmarks.simulated_client import findings
 
 LATE = refusal(reason="its disk is full")
 

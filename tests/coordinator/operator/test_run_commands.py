@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from coordinator_runs import CARD
 
-from coordinator import flower as flower_commands
-from coordinator import runs
 from coordinator.__main__ import main
-from coordinator.bundle import built
-from coordinator.flower import NoSuperLinkError, flower
-from coordinator.progress import Progress
-from coordinator.run_folder import RunFolder
-from coordinator.superlink import CONNECTION, State
+from coordinator.operator import flower_command as flower_commands
+from coordinator.operator import run_commands
+from coordinator.operator.bundle_build import built
+from coordinator.operator.flower_command import NoSuperLinkError, flower
+from coordinator.operator.superlink import CONNECTION, State
+from coordinator.server.progress import Progress
+from coordinator.server.run_state import RunFolder
 from fedpp.errors import ConfigError
 
 
@@ -150,7 +150,7 @@ def test_a_run_goes_on_as_it_was_begun(
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     before = settings(out)
     capsys.readouterr()
-    for name in runs.CHANGEABLE:
+    for name in run_commands.CHANGEABLE:
         value = {"quorum": 1}.get(name, 7)
         run("--state", state, "--out", out, "--resume", "--set", f"{name}={value}")
         assert settings(out)[name] == value
@@ -212,7 +212,7 @@ def test_stop_ends_the_run_that_goes_on(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is told to stop, and waited for: of the state's last run, if none is named."""
-    monkeypatch.setattr(runs, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(run_commands, "WATCH_SECONDS", 0.01)
     folder, ended = RunFolder(tmp_path / "out"), []
     State(state).last.write_text(str(folder.out))
 
@@ -243,10 +243,10 @@ def test_a_finished_run_is_shown_and_not_run(state: Path, tmp_path: Path, capsys
 def test_every_default_can_be_set() -> None:
     """`run_config` gives all settings of a run, typed like the defaults."""
     given = {"card": "{}", "sites": 2, "out": "out", "initial": ""}
-    made = runs.run_config(["rounds=3", "masking=false", "learning-rate=1e-4", "filters=4,8"], given)
+    made = run_commands.run_config(["rounds=3", "masking=false", "learning-rate=1e-4", "filters=4,8"], given)
     assert (made["rounds"], made["masking"], made["learning-rate"], made["filters"]) == (3, False, 1e-4, "4,8")
     with pytest.raises(ConfigError, match="there is no setting 'nothing'"):
-        runs.run_config([], given, {"nothing": 1})
+        run_commands.run_config([], given, {"nothing": 1})
 
 
 def test_status_tells_that_a_run_was_given_up(card: Path, state: Path, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from coordinator import submission
-from coordinator.flower import NoSuperLinkError
-from coordinator.progress import Progress, ProgressFile
-from coordinator.run_folder import RunFolder
-from coordinator.submission import Submission
-from coordinator.superlink import State
+from coordinator.operator import submission
+from coordinator.operator.flower_command import NoSuperLinkError
+from coordinator.operator.submission import Submission
+from coordinator.operator.superlink import State
+from coordinator.server.progress import Progress, ProgressFile
+from coordinator.server.run_state import RunFolder
 from fedpp.errors import FederationError
 
 pytestmark = pytest.mark.timeout(60)  # what is never told to stop fails

@@ -26,13 +26,13 @@ from deployment import COORDINATOR, call, processes_of, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator import certificates
 from coordinator.__main__ import main
-from coordinator.certificates import Certificates, Given, ensure
-from coordinator.runs import run_config
-from fedpp.config import to_toml
+from coordinator.operator import coordinator_certificates
+from coordinator.operator.coordinator_certificates import Certificates, Given, ensure
+from coordinator.operator.run_commands import run_config
+from fedpp.config.run_config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 
 GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
@@ -78,14 +78,14 @@ def test_certificates_are_kept_and_take_new_names(tmp_path: Path) -> None:
 
 def test_renewal_keeps_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate that ends soon is issued anew for all its names, asked for again or not."""
-    monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(days=29))
+    monkeypatch.setattr(coordinator_certificates, "SERVER_VALIDITY", timedelta(days=29))
     files = ensure(tmp_path / "tls", ["hub.example"])
     monkeypatch.undo()
     old = files.server.read_bytes()
     ensure(tmp_path / "tls", [])
     assert names(files) == {"localhost", "127.0.0.1", "hub.example"}
     renewed = x509.load_pem_x509_certificate(files.server.read_bytes())
-    assert renewed.not_valid_after_utc - datetime.now(UTC) > certificates.RENEWAL
+    assert renewed.not_valid_after_utc - datetime.now(UTC) > coordinator_certificates.RENEWAL
     assert files.server.read_bytes() != old
 
 

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deployment import COORDINATOR, call, processes_of, serving
 
-from coordinator import supervision
-from coordinator.supervision import supervise
+from coordinator.operator import supervision
+from coordinator.operator.supervision import supervise
 from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup, alive, free_port
 

@@ -10,10 +10,10 @@ from coordinator_runs import LocalGrid, Site, config, describe, refusal
 from flwr.app import ArrayRecord, Message, RecordDict
 from masked_sites import opened
 
-from coordinator.app import federate
+from coordinator.server.app import federate
 from fedpp.errors import FederationError, MaskError, ModelError
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 
 KEPT = {True: {"model.sealed", "model-before.sealed", "run"}, False: {"model.npz", "run"}}  # of a run that failed
 
@@ -25,7 +25,7 @@ class Sceptic(Site):
         super().__init__(describe(name))
         self.attempts, self.round = attempts, round_
 
-    def reason_of(self, request: wire.EvaluateRequest) -> str:
+    def reason_of(self, request: messages.EvaluateRequest) -> str:
         return "its validation loss rose" if (request.round == self.round and request.attempt <= self.attempts) else ""
 
 
@@ -86,9 +86,9 @@ class Junk(Silent):
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
-        kept = answer is not None and wire.VERDICT in answer and wire.ARRAYS in answer
-        if answer is not None and kept and wire.EvaluateRequest.of(question.content).round == self.round:
-            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(b"no state")})
+        kept = answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer
+        if answer is not None and kept and messages.EvaluateRequest.of(question.content).round == self.round:
+            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
         return answer
 
 
@@ -133,7 +133,7 @@ class Untested(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         kind, content = question.metadata.message_type, question.content
-        silent = kind == "evaluate" and wire.EvaluateRequest.of(content).split == "test"
+        silent = kind == "evaluate" and messages.EvaluateRequest.of(content).split == "test"
         return None if silent else super().answer(question)
 
 
@@ -151,8 +151,8 @@ class Forked(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
-        if answer is not None and wire.VERDICT in answer:
-            answer[wire.VERDICT] = wire.Verdict("0" * 64, "").to_record()
+        if answer is not None and messages.VERDICT in answer:
+            answer[messages.VERDICT] = messages.Verdict("0" * 64, "").to_record()
         return answer
 
 
@@ -181,15 +181,15 @@ def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys
 class Wavering(Site):
     """A site that says something else of a round's model when it is asked for its state, and sends one that is none."""
 
-    def __init__(self, name: str, verdict: Callable[[wire.Verdict], wire.Verdict]) -> None:
+    def __init__(self, name: str, verdict: Callable[[messages.Verdict], messages.Verdict]) -> None:
         super().__init__(describe(name))
         self.verdict = verdict
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
-        if answer is not None and wire.VERDICT in answer and wire.ARRAYS in answer:
-            answer[wire.VERDICT] = self.verdict(wire.Verdict.of(answer)).to_record()
-            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(b"no state")})
+        if answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer:
+            answer[messages.VERDICT] = self.verdict(messages.Verdict.of(answer)).to_record()
+            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
         return answer
 
 
@@ -199,7 +199,7 @@ class Wavering(Site):
     ids=["another model", "a reason"],
 )
 def test_a_site_that_says_something_else_with_its_state_is_passed_over(
-    verdict: Callable[[wire.Verdict], wire.Verdict], tmp_path: Path
+    verdict: Callable[[messages.Verdict], messages.Verdict], tmp_path: Path
 ) -> None:
     """Asked again for its state it must adopt the same model as before; if it does not, the next site is asked."""
     sites = [Forked(describe("a")), Wavering("b", verdict), Site(describe("c"))]

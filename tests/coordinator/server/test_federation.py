@@ -22,21 +22,21 @@ from flwr.serverapp import Grid
 from masked_sites import opened
 from members import proof, run_of
 
-from coordinator.admission import Admission, Admissions
-from coordinator.app import federate
-from fedpp.config import RunConfig
+from coordinator.server.admission import Admission, Admissions
+from coordinator.server.app import federate
+from fedpp.aggregation.ring import Ring
+from fedpp.aggregation.round_context import Round
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
-from fedpp.keys.issuer import Issuer
+from fedpp.keys.domain_ca import Issuer
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.masking.ring import Ring
-from fedpp.masking.rounds import Round
-from fedpp.protocol import wire
-from fedpp.protocol.federation import FederationRecord
+from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.site import SiteDescription
-from simulations.played_site import counted, findings
+from fedpp.protocol.run_record import FederationRecord
+from fedpp.protocol.site_description import SiteDescription
+from simulations.benchmarks.simulated_client import counted, findings
 
 LENGTH = TINY.parameters() * 2
 
@@ -46,7 +46,7 @@ def admitted(grid: Grid, run: RunConfig) -> Admission:
 
 
 def metrics(counts: AnyCounts) -> RecordDict:
-    return RecordDict({wire.METRICS: MetricRecord(counts.to_mapping())})
+    return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
 
 
 def altered(content: object = None, **changes: object) -> Callable[[RecordDict], RecordDict]:
@@ -54,11 +54,11 @@ def altered(content: object = None, **changes: object) -> Callable[[RecordDict],
 
     def change(good: RecordDict) -> RecordDict:
         if content is not None:
-            good[wire.ARRAYS] = ArrayRecord({wire.WORDS: content})
+            good[messages.ARRAYS] = ArrayRecord({messages.WORDS: content})
         if "examples" in changes:
-            good[wire.METRICS] = MetricRecord({wire.EXAMPLES: changes["examples"]})
+            good[messages.METRICS] = MetricRecord({messages.EXAMPLES: changes["examples"]})
         said = {name: value for name, value in changes.items() if name != "examples"}
-        good[wire.MASK] = ConfigRecord({**good[wire.MASK], **said})
+        good[messages.MASK] = ConfigRecord({**good[messages.MASK], **said})
         return good
 
     return change
@@ -68,10 +68,10 @@ def of_another(**changes: object) -> Callable[[RecordDict], RecordDict]:
     """Return what makes of an update one that says it is of another round, or of another domain."""
 
     def change(good: RecordDict) -> RecordDict:
-        origin = dict(good[wire.ORIGIN])
+        origin = dict(good[messages.ORIGIN])
         facts = {name: value for name, value in changes.items() if name != "domain"}
         of = replace(Round.from_json(origin["round"]), **facts).to_json()
-        good[wire.ORIGIN] = ConfigRecord({"domain": changes.get("domain", origin["domain"]), "round": of})
+        good[messages.ORIGIN] = ConfigRecord({"domain": changes.get("domain", origin["domain"]), "round": of})
         return good
 
     return change
@@ -93,25 +93,25 @@ def without(name: str) -> Callable[[RecordDict], RecordDict]:
 
 NOTHING = {
     "a refusal without a reason": (refusal(), "gave no reason"),
-    "a refusal that is no record of settings": (RecordDict({wire.REFUSAL: MetricRecord()}), "without refusal"),
+    "a refusal that is no record of settings": (RecordDict({messages.REFUSAL: MetricRecord()}), "without refusal"),
     "a terminal's commands": (refusal(reason="a\x1b[2J\nb\u202e"), "left out: a[2J b"),
     "silence": (None, "no answer in time"),
 }
 NO_STATE = NOTHING | {
     "nothing": (RecordDict(), "without arrays"),
     "words for a state": (
-        RecordDict({wire.ARRAYS: ArrayRecord({wire.WORDS: Array(np.zeros(9, "<u8"))})}),
+        RecordDict({messages.ARRAYS: ArrayRecord({messages.WORDS: Array(np.zeros(9, "<u8"))})}),
         "without a state",
     ),
     "numbers for a state": (
-        RecordDict({wire.ARRAYS: ArrayRecord({wire.STATE: Array(np.zeros(9))})}),
+        RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: Array(np.zeros(9))})}),
         "its state are 'float64'",
     ),
 }
 NO_UPDATE = {
     "nothing": (RecordDict(), "without origin"),
-    "no words": (without(wire.ARRAYS), "without arrays"),
-    "no mask": (without(wire.MASK), "without mask"),
+    "no words": (without(messages.ARRAYS), "without arrays"),
+    "no mask": (without(messages.MASK), "without mask"),
     "another domain": (of_another(domain="e" * 64), "its update is of domain 'eeeeeeeeeeeeeeee' (or epoch)"),
     "an earlier round": (of_another(number=0), "its update is of number 0, due is 1"),
     "a later attempt": (of_another(attempt=2), "its update is of attempt 2, due is 1"),
@@ -133,7 +133,7 @@ NO_UPDATE = {
     "a tag beyond the field": (altered(tag="f" * 33), "its mask does not fit"),
     "a sum of no site": (altered(least=0), "may be seen in a sum of 1 to"),
     "no number of sites": (altered(least="1"), "its mask does not fit"),
-    "no number of examples": (without(wire.METRICS), "without metrics"),
+    "no number of examples": (without(messages.METRICS), "without metrics"),
     "many examples": (altered(examples=10**12), "counts 1000000000000 examples, and by what it announced these are 3"),
 }
 THREE = count(np.zeros(2, int), np.full((2, 3), 1 / 3))
@@ -147,14 +147,14 @@ NO_COUNTS = {
     "nothing": (RecordDict(), "without metrics"),
     "three classes": (metrics(THREE), "counts 2 examples of 3 classes and announced 2 of 2"),
     "a billion": (metrics(BILLION), "counts 1000000000 examples of 2 classes and announced 2 of 2"),
-    "arrays as metrics": (RecordDict({wire.METRICS: ArrayRecord()}), "without metrics"),
+    "arrays as metrics": (RecordDict({messages.METRICS: ArrayRecord()}), "without metrics"),
     "silence": (None, "no answer in time"),
 }
 GOOD_COUNTS = metrics(count(np.zeros(2, int), np.full((2, 2), 0.5)))
 NO_VERDICT = {
     "no verdict": (GOOD_COUNTS, "without verdict"),
     "no digest": (
-        RecordDict({**GOOD_COUNTS, wire.VERDICT: ConfigRecord({"digest": "", "reason": ""})}),
+        RecordDict({**GOOD_COUNTS, messages.VERDICT: ConfigRecord({"digest": "", "reason": ""})}),
         "its verdict does not fit",
     ),
 }
@@ -261,11 +261,11 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
     ("answer", "reason"),
     [
         (RecordDict(), "without site"),
-        (RecordDict({wire.SITE: MetricRecord({"name": 1})}), "without site"),
-        (RecordDict({wire.SITE: ConfigRecord({"name": "x"})}), "unknown or missing 'channels, classes"),
-        (RecordDict({wire.SITE: ConfigRecord({**describe("x").to_mapping(), "name": "x\x1b[2J"})}), r"x\x1b[2J"),
+        (RecordDict({messages.SITE: MetricRecord({"name": 1})}), "without site"),
+        (RecordDict({messages.SITE: ConfigRecord({"name": "x"})}), "unknown or missing 'channels, classes"),
+        (RecordDict({messages.SITE: ConfigRecord({**describe("x").to_mapping(), "name": "x\x1b[2J"})}), r"x\x1b[2J"),
         (
-            RecordDict({wire.SITE: ConfigRecord({**describe("x").to_mapping(), "sequences": [2**40, 1, 1]})}),
+            RecordDict({messages.SITE: ConfigRecord({**describe("x").to_mapping(), "sequences": [2**40, 1, 1]})}),
             "sequences",
         ),
         (refusal(reason="no\nvault"), "no vault"),
@@ -351,7 +351,7 @@ def test_a_node_is_judged_by_its_first_answer(tmp_path: Path) -> None:
 
 def impostor(description: SiteDescription, question: Message) -> RecordDict:
     """Answer under another site's name, with one's own certificate."""
-    nonce = wire.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.of(question.content).nonce
     return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
 
 
@@ -361,13 +361,13 @@ def replayed(description: SiteDescription, question: Message) -> RecordDict:
 
 
 def other_code(description: SiteDescription, question: Message) -> RecordDict:
-    nonce = wire.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.of(question.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce, bundle="e" * 64).to_json())
 
 
 def self_certified(description: SiteDescription, question: Message) -> RecordDict:
     """Answer with a certificate that a member made with a key of its own."""
-    nonce = wire.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.of(question.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
     made = Issuer(bytes([9] * 32)).certify(identity_of(description.name).recipient(), CARD)
     return answered(description, replace(own, certificate=made).to_json())
@@ -375,7 +375,7 @@ def self_certified(description: SiteDescription, question: Message) -> RecordDic
 
 def unproved(description: SiteDescription, question: Message) -> RecordDict:
     del question
-    return RecordDict({wire.SITE: ConfigRecord(description.to_mapping())})
+    return RecordDict({messages.SITE: ConfigRecord(description.to_mapping())})
 
 
 @dataclass
@@ -422,8 +422,8 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
 
     class Watching(Site):
         def answer(self, question: Message) -> RecordDict | None:
-            if wire.PARTICIPANTS in question.content:
-                record = wire.record(question.content, wire.PARTICIPANTS, ConfigRecord)
+            if messages.PARTICIPANTS in question.content:
+                record = messages.record(question.content, messages.PARTICIPANTS, ConfigRecord)
                 given = Participants.from_record(record)
                 others = given.others(self.description.name, run_of(CARD, given.nonce), datetime.now(UTC))
                 seen.append((question.metadata.message_type, others))
@@ -505,8 +505,8 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
             def answer(self, question: Message, answers: list[bytes] = answers) -> RecordDict | None:
                 answer = super().answer(question)
                 for record in (question.content, answer or RecordDict()):
-                    if wire.ARRAYS in record:
-                        answers += [array.data for array in record.array_records[wire.ARRAYS].values()]
+                    if messages.ARRAYS in record:
+                        answers += [array.data for array in record.array_records[messages.ARRAYS].values()]
                 return answer
 
         out = tmp_path / str(masking)

@@ -14,20 +14,20 @@ from masked_sites import DOMAIN
 from members import founded, proof
 
 from coordinator.__main__ import main
-from coordinator.app import federate
-from coordinator.chosen_strategy import REFUSED, ChosenStrategy, names
-from coordinator.run_folder import RunFolder
-from fedpp.cipher.params import Scheme
-from fedpp.config import RunConfig
+from coordinator.server.app import federate
+from coordinator.server.chosen_strategy import REFUSED, ChosenStrategy, names
+from coordinator.server.run_state import RunFolder
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.cipher.domain_card import Scheme
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
-from fedpp.learning.global_state import GlobalState
 from fedpp.learning.metrics import count, metrics
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.network import NetworkSpec
-from fedpp.protocol import wire
-from fedpp.protocol.federation import FederationRecord
-from simulations.played_site import Player
-from sites import rounds
+from fedpp.protocol import messages
+from fedpp.protocol.run_record import FederationRecord
+from simulations.benchmarks.simulated_client import Player
+from sites.client import local_round
 
 KEYS = founded(scheme="more-frame")
 FRAMES = KEYS.card()
@@ -61,15 +61,15 @@ class FramePlayer(Player):
 
     def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
         answer = super().evaluate(content, reason)
-        if wire.SUM in content:
+        if messages.SUM in content:
             right = exp(-self.loss)
             counts = count(np.zeros(2, int), np.array([[right, 1 - right]] * 2))
-            answer[wire.METRICS].update(counts.to_mapping())
+            answer[messages.METRICS].update(counts.to_mapping())
         return answer
 
-    def advanced(self, content: RecordDict, request: wire.EvaluateRequest, before: GlobalState) -> GlobalState:
-        made = wire.state_of(content, wire.AFTER)
-        return rounds.given(request.plan, before, made, attempt=request.attempt)
+    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
+        made = messages.state_of(content, messages.AFTER)
+        return local_round.given(request.plan, before, made, attempt=request.attempt)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class FrameSite(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         if question.metadata.message_type == "query.describe":
-            nonce = wire.DescribeRequest.of(question.content).nonce
+            nonce = messages.DescribeRequest.of(question.content).nonce
             proved = proof(identity_of(self.description.name), FRAMES, nonce).to_json()
             return answered(self.description, proved)
         return super().answer(question)
@@ -89,7 +89,7 @@ class FrameSite(Site):
     def player(self) -> FramePlayer:
         return FramePlayer(self.description, KEYS, held=self.held, shift=self.shift)
 
-    def reason_of(self, request: wire.EvaluateRequest) -> str:
+    def reason_of(self, request: messages.EvaluateRequest) -> str:
         return "no" if (request.round, request.attempt) in self.thrown_away else ""
 
 
@@ -303,7 +303,7 @@ class Remembering(FrameSite):
         if question.metadata.message_type != "train":
             return super().answer(question)
         self.trained = self.trained or {}
-        request = wire.TrainRequest.of(question.content)
+        request = messages.TrainRequest.of(question.content)
         at = request.round, request.attempt
         if at not in self.trained:
             answer = super().answer(question)
@@ -381,12 +381,12 @@ def test_the_sites_are_sent_the_new_model_and_whose_updates_are_in_it(tmp_path: 
     """Beside the new state and the list there is no word of an update in the question; the state before they hold."""
     sites = [site(name) for name in "abc"]
     ended(LocalGrid(sites), run_of(tmp_path, "FedMedian", sites=3, rounds=1))
-    trained = next(seen for seen in sites[0].seen if wire.STATE in seen.array_records.get(wire.ARRAYS, {}))
-    asked = next(seen for seen in sites[0].seen if wire.SUM in seen)
-    arrays = wire.record(asked, wire.ARRAYS, ArrayRecord)
-    assert arrays.keys() == {wire.AFTER}
-    before, after = (GlobalState.from_bytes(wire.state_of(*of)) for of in ((trained,), (asked, wire.AFTER)))
-    assert wire.EvaluateRequest.of(asked).base == before.digest
+    trained = next(seen for seen in sites[0].seen if messages.STATE in seen.array_records.get(messages.ARRAYS, {}))
+    asked = next(seen for seen in sites[0].seen if messages.SUM in seen)
+    arrays = messages.record(asked, messages.ARRAYS, ArrayRecord)
+    assert arrays.keys() == {messages.AFTER}
+    before, after = (GlobalState.from_bytes(messages.state_of(*of)) for of in ((trained,), (asked, messages.AFTER)))
+    assert messages.EvaluateRequest.of(asked).base == before.digest
     assert after == replace(before, round=1, rows=after.rows)
 
 

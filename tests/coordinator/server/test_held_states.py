@@ -9,12 +9,12 @@ from coordinator_runs import KEYS, LocalGrid, Site, config, describe, refusal
 from flwr.app import ArrayRecord, Message, RecordDict
 from masked_sites import opened
 
-from coordinator.app import federate
-from coordinator.run_folder import RunFolder
+from coordinator.server.app import federate
+from coordinator.server.run_state import RunFolder
+from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
-from fedpp.learning.global_state import GlobalState
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 
 
 @dataclass
@@ -38,20 +38,22 @@ class Lying(Site):
     def answer(self, question: Message) -> RecordDict | None:
         kind, round_ = asked(question.content, question.metadata.message_type)
         if kind == "train" and round_ == 2:
-            self.told.append(len(question.content.array_records[wire.ARRAYS]))
-            return refusal(reason=wire.LOST_BASE)
+            self.told.append(len(question.content.array_records[messages.ARRAYS]))
+            return refusal(reason=messages.LOST_BASE)
         return super().answer(question)
 
 
 def asked(content: RecordDict, kind: str) -> tuple[str, int]:
-    requests = {"train": wire.TrainRequest, "evaluate": wire.EvaluateRequest}
+    requests = {"train": messages.TrainRequest, "evaluate": messages.EvaluateRequest}
     return (kind, requests[kind].of(content).round) if kind in requests else (kind, 0)
 
 
 def sent(site: Site) -> list[tuple[str, int]]:
     """Return the questions whose state came along."""
     kinds = zip(site.asked, site.seen, strict=True)
-    return [asked(c, kind) for kind, c in kinds if wire.STATE in c.array_records.get(wire.ARRAYS, ArrayRecord())]
+    return [
+        asked(c, kind) for kind, c in kinds if messages.STATE in c.array_records.get(messages.ARRAYS, ArrayRecord())
+    ]
 
 
 @pytest.mark.parametrize("masking", [True, False])
@@ -62,9 +64,9 @@ def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> 
     assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
     final = sites[0].seen[-1]
-    content = wire.state_of(final)
+    content = messages.state_of(final)
     model = opened(content) if masking else GlobalState.from_bytes(content)
-    assert wire.EvaluateRequest.of(final).base == model.digest
+    assert messages.EvaluateRequest.of(final).base == model.digest
 
 
 @pytest.mark.parametrize("masking", [True, False])
@@ -89,7 +91,7 @@ class Another(Site):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
-            answer[wire.VERDICT] = wire.Verdict("e" * 64, "").to_record()
+            answer[messages.VERDICT] = messages.Verdict("e" * 64, "").to_record()
         return answer
 
 
@@ -109,7 +111,7 @@ def test_a_site_that_takes_no_state_is_left_out(tmp_path: Path) -> None:
     record = federate(LocalGrid([Site(describe("a")), liar]), config(tmp_path, rounds=3))
     assert liar.told == [0, 1]
     assert record.rounds[1].sites == ("a",)
-    assert wire.LOST_BASE in record.rounds[1].left_out["b"]
+    assert messages.LOST_BASE in record.rounds[1].left_out["b"]
     assert record.rounds[2].sites == ("a", "b")
 
 
@@ -128,11 +130,11 @@ class Forging(Site):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
-            told, content = KEYS.envelope().open([wire.state_of(answer)])
+            told, content = KEYS.envelope().open([messages.state_of(answer)])
             state = GlobalState.from_bytes(b"".join(content))
             forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
             sealed = b"".join(KEYS.envelope().close(told, [forged.to_bytes()]))
-            answer[wire.ARRAYS] = ArrayRecord({wire.STATE: wire.pack_state(sealed)})
+            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sealed)})
         return answer
 
 

@@ -14,13 +14,13 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUn
 from flwr.superlink.grid import http_grid
 from masked_sites import opened
 
-from coordinator import admission, exchange, gathering
-from coordinator.app import federate
-from coordinator.progress import Progress
-from coordinator.run_folder import RunFolder
+from coordinator.server import admission, exchange, gathering
+from coordinator.server.app import federate
+from coordinator.server.progress import Progress
+from coordinator.server.run_state import RunFolder
 from fedpp.errors import FederationError
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked_to_train(question: Message, number: int) -> bool:
     """Tell whether a question is for the training of this round."""
-    return question.metadata.message_type == "train" and wire.TrainRequest.of(question.content).round == number
+    return question.metadata.message_type == "train" and messages.TrainRequest.of(question.content).round == number
 
 
 class Network(LocalGrid):
@@ -114,7 +114,7 @@ class Slow(LocalGrid):
         for message in messages:
             ids += super().push_messages([message])
             if message.metadata.message_type == "train":
-                self.round = wire.TrainRequest.of(message.content).round
+                self.round = messages.TrainRequest.of(message.content).round
                 if self.round == 2 and message.metadata.dst_node_id == 3:
                     self.late = ids[-1]
         return ids
@@ -126,7 +126,7 @@ class Slow(LocalGrid):
 def rounds_asked(site: Site) -> list[int]:
     """Return the rounds that a site was asked to train."""
     asked = zip(site.asked, site.seen, strict=True)
-    return [wire.TrainRequest.of(content).round for kind, content in asked if kind == "train"]
+    return [messages.TrainRequest.of(content).round for kind, content in asked if kind == "train"]
 
 
 def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from coordinator_runs import Died, LocalGrid, MortalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from masked_sites import opened
 
-from coordinator.app import federate
-from coordinator.progress import Progress, ProgressFile
-from coordinator.run_folder import RunFolder
-from fedpp.protocol import wire
-from fedpp.protocol.federation import FederationRecord
+from coordinator.server.app import federate
+from coordinator.server.progress import Progress, ProgressFile
+from coordinator.server.run_state import RunFolder
+from fedpp.protocol import messages
+from fedpp.protocol.run_record import FederationRecord
 
 
 @dataclass
@@ -26,15 +26,15 @@ class Remembering(Site):
     def answer(self, question: Message) -> RecordDict | None:
         content = question.content
         if question.metadata.message_type == "train":
-            request = wire.TrainRequest.of(content)
+            request = messages.TrainRequest.of(content)
             asked = f"{request.round} {request.attempt} {request.plan.digest}"
             if asked not in self.trained:
                 answer = super().answer(question)
                 assert answer is not None
                 self.trained[asked] = answer
             return self.trained[asked]
-        if wire.SUM in content:
-            request, total = wire.EvaluateRequest.of(content), wire.text_of(content, wire.SUM)
+        if messages.SUM in content:
+            request, total = messages.EvaluateRequest.of(content), messages.text_of(content, messages.SUM)
             assert self.lists.setdefault((request.round, request.attempt), total) == total
         return super().answer(question)
 
@@ -76,7 +76,7 @@ class Changed(MortalGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         content = questions[0].content
-        if wire.SUM in content and wire.EvaluateRequest.of(content).round == self.number:
+        if messages.SUM in content and messages.EvaluateRequest.of(content).round == self.number:
             raise Died
         return ids
 
@@ -102,7 +102,7 @@ class Answered(MortalGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         kind, content = questions[0].metadata.message_type, questions[0].content
-        if kind == "train" and wire.TrainRequest.of(content).round == 2:
+        if kind == "train" and messages.TrainRequest.of(content).round == 2:
             raise Died
         return ids
 

@@ -14,20 +14,20 @@ import pytest
 from conftest import TINY
 from coordinator_runs import describe
 
-from coordinator import run_folder
-from coordinator.progress import Progress, ProgressFile
-from coordinator.run_folder import Checkpoint, ClosedSum, Position, RunFolder, StoppedError, patiently
+from coordinator.server import run_state
+from coordinator.server.progress import Progress, ProgressFile
+from coordinator.server.run_state import Checkpoint, ClosedSum, Position, RunFolder, StoppedError, patiently
 from fedpp import files
+from fedpp.aggregation.round_context import Contribution, Sum
 from fedpp.errors import FederationError
-from fedpp.masking.rounds import Contribution, Sum
-from fedpp.protocol import wire
-from fedpp.protocol.federation import RoundRecord
-from simulations.played_site import counted
+from fedpp.protocol import messages
+from fedpp.protocol.run_record import RoundRecord
+from simulations.benchmarks.simulated_client import counted
 
 SITE = describe("a")
 POSITION = Position(2, 1, {"a": SITE}, {"a": "cd" * 32}, {"b": "its words"})
 OF = Sum((Contribution("a", "ab" * 32, 3, 2),), 7)
-CLOSED = ClosedSum(2, 1, OF, wire.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments")
+CLOSED = ClosedSum(2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments")
 ROUND = RoundRecord(1, ("a",), {"a": counted(SITE, 2)}, 1.5, 2, {"b": "late"}, {"a": "far"})
 CHECKPOINT = Checkpoint(1, "ef" * 32, b"\n state \x00", (ROUND,), 3.5, b"\x00 moments")
 
@@ -94,7 +94,7 @@ def test_every_damage_is_seen(name: str, folder: RunFolder) -> None:
 
 def test_one_process_at_a_time_has_a_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another is refused while the first lives, and let in when it was killed."""
-    monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(run_state, "HELD_SECONDS", 0.1)
     context = multiprocessing.get_context("fork")
     begun = context.Event()
     holder = context.Process(target=_hold, args=(folder.out, begun))
@@ -151,7 +151,7 @@ def test_a_full_disk_is_waited_for(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The write is tried again until there is room, and told of once."""
-    monkeypatch.setattr(run_folder, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(run_state, "RETRY_SECONDS", 0.01)
     tried, write = full(3)
     patiently(write, 60.0, folder)
     assert len(tried) == 4
@@ -162,7 +162,7 @@ def test_a_disk_that_stays_full_fails_the_run_in_bounded_time(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one line says what to do; another error of the disk is none to wait for."""
-    monkeypatch.setattr(run_folder, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(run_state, "RETRY_SECONDS", 0.01)
     _, write = full(10**6)
     with pytest.raises(FederationError, match="is full: free some space, and go on with run --resume"):
         patiently(write, 0.05, folder)

@@ -13,9 +13,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from masked_sites import opened
 from members import run_of
 
-from coordinator.app import federate
+from coordinator.server.app import federate
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol import wire
+from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
 
 AT_ROUND_2 = 2  # looks at the nodes before: one before the run, and one before round 1
@@ -26,8 +26,8 @@ def seen(site: Site) -> list[tuple[int, int, int]]:
     found = []
     for kind, content in zip(site.asked, site.seen, strict=True):
         if kind == "train":
-            plan = wire.TrainRequest.of(content).plan
-            company = Participants.from_record(wire.record(content, wire.PARTICIPANTS, ConfigRecord))
+            plan = messages.TrainRequest.of(content).plan
+            company = Participants.from_record(messages.record(content, messages.PARTICIPANTS, ConfigRecord))
             others = company.others(site.description.name, run_of(CARD, company.nonce), datetime.now(UTC))
             found.append((plan.examples, plan.sites, others))
     return found

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from coordinator.admission import choose
-from coordinator.app import network_of
-from coordinator.run_folder import RunFolder
-from fedpp.config import RunConfig
+from coordinator.server.admission import choose
+from coordinator.server.app import network_of
+from coordinator.server.run_state import RunFolder
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError
-from fedpp.protocol.site import SiteDescription
+from fedpp.protocol.site_description import SiteDescription
 
 RUN = {
     "card": "{}",

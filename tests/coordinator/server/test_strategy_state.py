@@ -5,7 +5,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
-from coordinator.strategy_memory import recall, remembered
+from coordinator.server.strategy_state import recall, remembered
 from fedpp.errors import FederationError
 
 

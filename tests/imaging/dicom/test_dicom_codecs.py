@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless
 
-from fedpp.imaging.dicom_codecs import stored_frame, stream_size
+from fedpp.imaging.dicom.dicom_codecs import stored_frame, stream_size
 
 GENERATOR = np.random.default_rng(0)
 LOSSLESS = [(JPEGLossless, 4), (JPEGLosslessSV1, 1), (JPEGLSLossless, 0)]  # and the predictor

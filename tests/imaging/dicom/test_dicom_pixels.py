@@ -9,7 +9,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
-from fedpp.imaging.dicom_pixels import display_frame
+from fedpp.imaging.dicom.dicom_pixels import display_frame
 
 DICOM = DATA / "dicom"
 STORED = np.array([[0, 1, 100], [1000, 2047, 4095]], dtype=np.uint16)

@@ -12,7 +12,7 @@ from conftest import DATA
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.breakhis import is_breakhis, read_breakhis
+from fedpp.imaging.readers.breakhis import is_breakhis, read_breakhis
 from fedpp.imaging.splits import SplitPlan
 
 BREAKHIS = DATA / "breakhis_layout"

@@ -11,7 +11,7 @@ from conftest import DATA
 from PIL import Image
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.chexpert import COMPETITION, FINDINGS, is_chexpert, read_chexpert
+from fedpp.imaging.readers.chexpert import COMPETITION, FINDINGS, is_chexpert, read_chexpert
 from fedpp.imaging.visits import by_visit
 
 XRAYS = DATA / "chexpert_layout"

@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 
 from fedpp.errors import NoImageError, RawDataError
-from fedpp.imaging.dicom import read_dicom
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.imaging.readers.dicom_folder import read_dicom
+from fedpp.imaging.readers.layout import Choices, read_sequences
 
 DICOM = DATA / "dicom"
 

@@ -11,10 +11,10 @@ from PIL import Image
 from unprivileged import unprivileged
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.chexpert import COLUMNS as CHEXPERT
-from fedpp.imaging.folders import files_below
-from fedpp.imaging.layout import read_sequences
-from fedpp.survey.look import look
+from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
+from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.layout import read_sequences
+from fedpp.survey.examination import look
 
 PATIENTS = ("p", "q", "r")
 

@@ -8,8 +8,8 @@ from conftest import DATA, loaded
 from PIL import Image
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.frame_folders import read_frame_folders
-from fedpp.imaging.layout import read_sequences
+from fedpp.imaging.readers.frame_folders import read_frame_folders
+from fedpp.imaging.readers.layout import read_sequences
 
 ULTRASOUND = DATA / "ultrasound_sequences"
 

@@ -8,8 +8,8 @@ from PIL import Image
 from unprivileged import unprivileged
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.image_folders import read_image_folders
 from fedpp.imaging.images import read_image
+from fedpp.imaging.readers.image_folders import read_image_folders
 
 
 def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):

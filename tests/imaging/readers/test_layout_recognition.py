@@ -9,10 +9,10 @@ from PIL import Image
 from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.chexpert import COLUMNS as CHEXPERT
-from fedpp.imaging.chexpert import FINDINGS
-from fedpp.imaging.layout import Choices, read_sequences
-from fedpp.survey.look import look
+from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
+from fedpp.imaging.readers.chexpert import FINDINGS
+from fedpp.imaging.readers.layout import Choices, read_sequences
+from fedpp.survey.examination import look
 
 
 def write_frames(folder: Path, header: str = "sequence,patient,label") -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.manifest import read_manifest, table_rows
+from fedpp.imaging.readers.manifest_table import read_manifest, table_rows
 
 HEADER = "path,patient,time,label"
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpp.cipher.components import Algebra, Ciphertext
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import fused
-from fedpp.learning.layers import Conv2D
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.layers import Conv2D, fused
 
 ALGEBRA = KeyDomain.of_secret(bytes([5] * 32), n=2).evaluation_key().algebra()
 EXACT = {"float32": 2e-5, "float64": 1e-12}  # of numbers about as large as 1

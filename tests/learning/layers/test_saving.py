@@ -18,7 +18,7 @@ from stock_layers import CASES, DTYPE, Case, algebra
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import DomainMismatchError, FedppError, KeyFileError, ModelError
-from fedpp.learning import layers, scope
+from fedpp.learning import key_scope, layers
 
 SIZES = pytest.mark.parametrize("n", [2, 3])
 
@@ -93,7 +93,7 @@ def test_a_layer_is_made_again_from_its_configuration(name: str, n: int, data: s
     a = algebra(n)
     layer = data.draw(CASES[name]).ours(a)
     config = layer.get_config()
-    with scope.under(a):
+    with key_scope.under(a):
         again = type(layer).from_config(json.loads(json.dumps(config)))
     assert again.get_config() == config
     assert again.algebra is a

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import ConfigError, ModelError
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import layers
-from fedpp.learning.voting import EncryptedVote, Vote
+from fedpp.learning.layers.voting import EncryptedVote, Vote
 
 Values = NDArray[np.floating]
 GENERATOR = np.random.default_rng(5)

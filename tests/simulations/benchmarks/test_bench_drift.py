@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fedpp.cipher.components import Algebra
-from fedpp.keys.domain import KeyDomain
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.optimizers import Adam
-from simulations.bench_drift import CHART, RowMoments, drift
+from simulations.benchmarks.bench_drift import CHART, RowMoments, drift
 
 STEPS, SIZE = 30, 200
 SMALL = 1e-4  # of the message's gradients, where the decoys' are of size 1

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from fedpp.masking.ring import CHUNK
-from simulations import bench_mask
+from fedpp.aggregation.ring import CHUNK
 from simulations.__main__ import main
+from simulations.benchmarks import bench_mask
 
 
 def test_the_command_measures_every_step(capfd: pytest.CaptureFixture[str]):

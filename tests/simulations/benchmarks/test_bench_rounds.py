@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from flwr.app import RecordDict
 
-from simulations import bench_rounds, round_seconds
 from simulations.__main__ import main
-from simulations.played_fleet import DOMAIN, FRAMES, SIZE, described
-from simulations.played_site import Player
+from simulations.benchmarks import bench_rounds, round_seconds
+from simulations.benchmarks.simulated_client import Player
+from simulations.benchmarks.simulated_clients import DOMAIN, FRAMES, SIZE, described
 
 SHORT = ("--megabytes", "0.25", "--rounds", "1", "--turns", "1", "--senders", "2", "3", "--sent", "0.5")
 

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from fedpp.cipher.algebra import encrypt
-from fedpp.keys.domain import KeyDomain
-from simulations.bench_step import CASES, Case, prepared, step
-from simulations.block_form import BlockForm
+from fedpp.keys.key_domain import KeyDomain
+from simulations.benchmarks.bench_step import CASES, Case, prepared, step
+from simulations.benchmarks.block_form import BlockForm
 
 FIGURES = {
     *("ciphertext_ms", "plaintext_ms", "ratio", "processor_ratio", "more_frame_ratio", "plaintext_to_keras_fit"),

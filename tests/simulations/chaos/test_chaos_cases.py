@@ -13,8 +13,8 @@ import pytest
 
 from fedpp.errors import ConfigError, FederationError
 from simulations.__main__ import main
-from simulations.chaos import cases, suite
-from simulations.chaos.cases import CASES, LIES, fill, largest_difference, moments, same_rows, small_disk
+from simulations.chaos import chaos_cases, chaos_command
+from simulations.chaos.chaos_cases import CASES, LIES, fill, largest_difference, moments, same_rows, small_disk
 from simulations.chaos.relay import relay
 
 
@@ -23,7 +23,7 @@ def test_a_coordinator_that_is_killed_ends_with_the_weights_of_peace(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its ServerApp and SuperLink at once (the whole suite kills each alone, too): who had answered trains no more."""
-    monkeypatch.setattr(cases, "KILLED", {"both": cases.KILLED["both"]})
+    monkeypatch.setattr(chaos_cases, "KILLED", {"both": chaos_cases.KILLED["both"]})
     assert main(["chaos", "kills", "--kills", "1", "--rounds", "2", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["rows"]
     assert (row["case"], row["kills"], row["same_weights"], row["retrained"]) == ("both killed", 1, True, 0)
@@ -40,7 +40,7 @@ def test_a_case_that_does_not_end_is_a_row(
         if name == "kills":
             raise error
 
-    monkeypatch.setattr(suite, "_case", case)
+    monkeypatch.setattr(chaos_command, "_case", case)
     assert main(["chaos"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["proxy", "kills", "kills", *list(CASES)[2:]]
@@ -52,7 +52,7 @@ def test_a_case_that_does_not_end_is_a_row(
 def test_a_case_that_there_is_not_is_refused() -> None:
     """The one line names those that there are."""
     with pytest.raises(ConfigError, match="there is no case 'flood': there are proxy, kills, site, cut, slow, disk"):
-        list(suite.run(["flood"]))
+        list(chaos_command.run(["flood"]))
 
 
 def test_moments_are_drawn_over_the_whole_run() -> None:
@@ -112,5 +112,7 @@ def test_a_small_disk_can_be_filled(tmp_path: Any) -> None:
 
 def test_every_lie_can_be_told() -> None:
     """The suite's names are those that the altered site knows."""
-    altered = (suite.Path(suite.__file__).parents[1] / "altered" / "poison" / "sitecustomize.py").read_text()
+    altered = (
+        chaos_command.Path(chaos_command.__file__).parents[1] / "altered" / "poison" / "sitecustomize.py"
+    ).read_text()
     assert [lie for lie in LIES if f'"{lie}"' not in altered] == []

@@ -12,16 +12,16 @@ import pytest
 from paper_data import MIXED, PATIENTS, write_frames
 from PIL import Image
 
-from fedpp.imaging.chexpert import COLUMNS
-from fedpp.imaging.layout import read_sequences
-from fedpp.network import ARCHITECTURES
+from fedpp.config.model_spec import ARCHITECTURES
+from fedpp.imaging.readers.chexpert import COLUMNS
+from fedpp.imaging.readers.layout import read_sequences
 from simulations.__main__ import main
-from simulations.paper.command import summary
-from simulations.paper.folder import RESULTS
-from simulations.paper.page import HEADINGS, render
+from simulations.paper.experiment_folder import RESULTS
+from simulations.paper.paper_command import summary
+from simulations.paper.paper_page import HEADINGS, render
+from simulations.paper.paper_settings import NETWORK_NAMES
+from simulations.paper.paper_tables import CHOSEN_BY_FOLD
 from simulations.paper.scores import FIGURES
-from simulations.paper.settings import NETWORK_NAMES
-from simulations.paper.tables import CHOSEN_BY_FOLD
 
 SMALL = [
     *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),

@@ -10,8 +10,8 @@ from paper_data import PATIENTS, write_frames
 from fedpp.errors import ConfigError, FedppError
 from fedpp.imaging.labels import ClassMap
 from fedpp.keys import encryption
-from simulations.paper import hog
-from simulations.paper.settings import Settings
+from simulations.paper import hog_baseline
+from simulations.paper.paper_settings import Settings
 from simulations.paper.study import Study, folds, prepare_study
 
 SETTINGS = Settings.of("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "dtype": "float64"})
@@ -109,21 +109,23 @@ def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):
 
 def test_hog_is_deterministic_and_blind_to_padding(study: Study):
     """The same frames give the same features; what is behind a sequence's end changes none of them."""
-    described = hog.features(study.frames, study.valid)
+    described = hog_baseline.features(study.frames, study.valid)
     noise = np.random.default_rng(0).normal(size=study.frames.shape)
     padding = study.frames + noise * ~study.valid[..., None, None, None]
-    np.testing.assert_array_equal(described, hog.features(padding, study.valid))
+    np.testing.assert_array_equal(described, hog_baseline.features(padding, study.valid))
     assert described.shape[0] == len(study.labels)
     assert described.std(axis=0).max() > 0
 
 
 def test_hog_learns_from_training_sequences_alone(study: Study):
     """Labels outside the training part do not reach the regression; inside they do; its rows sum to one."""
-    described = hog.features(study.frames, study.valid)
+    described = hog_baseline.features(study.frames, study.valid)
     fold = folds(study, SETTINGS, 0)[0]
-    found = hog.probabilities(study, fold, described)
+    found = hog_baseline.probabilities(study, fold, described)
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     hidden = study.labels.copy()
     hidden[np.concatenate([fold.validation, fold.test])] ^= 1
-    np.testing.assert_array_equal(hog.probabilities(replace(study, labels=hidden), fold, described), found)
-    assert np.abs(hog.probabilities(replace(study, labels=1 - study.labels), fold, described) - found).max() > 0.1
+    np.testing.assert_array_equal(hog_baseline.probabilities(replace(study, labels=hidden), fold, described), found)
+    assert (
+        np.abs(hog_baseline.probabilities(replace(study, labels=1 - study.labels), fold, described) - found).max() > 0.1
+    )

@@ -8,16 +8,16 @@ import pytest
 from paper_data import write_frames
 from sklearn.metrics import roc_auc_score
 
-from fedpp.config import Dtype
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError
 from simulations.paper.conclusions import conclusions
-from simulations.paper.curves import curves
 from simulations.paper.experiment import Outcome, Progress, Run, all_runs
-from simulations.paper.record import table_rows
+from simulations.paper.learning_curves import curves
+from simulations.paper.paper_record import table_rows
+from simulations.paper.paper_settings import PROTOCOLS, Settings
+from simulations.paper.paper_tables import CHOSEN_BY_FOLD, _median_epoch, tables
 from simulations.paper.scores import Summary, auc_by_patient, interval, mixed_patients
-from simulations.paper.settings import PROTOCOLS, Settings
 from simulations.paper.study import Study, folds, prepare_study
-from simulations.paper.tables import CHOSEN_BY_FOLD, _median_epoch, tables
 from simulations.paper.trial import CURVES, Trial
 
 OPTIONS = {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "folds": 2, "networks": ("cnn",)}

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
@@ -22,16 +23,16 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.site_policy import SitePolicy, starting_text
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError
-from fedpp.policy import SitePolicy, starting_text
-from sites import bundle as bundle_module
-from sites.app import app
-from sites.bundle import MOST_KEPT, Bundle
-from sites.executor import require_flower
-from sites.launch import Launch
-from sites.launcher import answer
-from sites.policy_file import set_listed
+from sites.client.app import app
+from sites.node import app_bundle as bundle_module
+from sites.node.app_bundle import MOST_KEPT, Bundle
+from sites.node.executor import require_flower
+from sites.node.launch import Launch
+from sites.node.launcher import answer
+from sites.node.policy_file import set_listed
 
 DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
 MINE = {"pyproject.toml": b"[project]\n", "fedpp/errors.py": (ROOT / "fedpp" / "errors.py").read_bytes()}
@@ -214,17 +215,19 @@ def test_only_the_newest_refused_bundles_are_kept(tmp_path: Path) -> None:
 
 def test_review_tells_what_differs(tmp_path: Path) -> None:
     """A review names each file, its hash, and whether it is the installed fedpp's; it unpacks what it names."""
-    content = archive(MINE | {"sites/app.py": b"import os\n", "fedpp/extra.py": b"", "coordinator/app.py": b""})
+    content = archive(
+        MINE | {"sites/client/app.py": b"import os\n", "fedpp/extra.py": b"", "coordinator/server/app.py": b""}
+    )
     kept = Bundle(content).keep(tmp_path / "identity" / "refused")
     command = [*SITE, "review", Bundle(content).hash, "--identity", str(tmp_path / "identity"), "--out"]
     answer = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)
     assert answer["bundle"] == sha256(content).hexdigest()
     assert {file["file"]: file["installed"] for file in answer["files"]} == {
-        "coordinator/app.py": "not installed",
+        "coordinator/server/app.py": "not installed",
         "fedpp/errors.py": "as installed",
         "fedpp/extra.py": "not installed",
         "pyproject.toml": "not installed",
-        "sites/app.py": "DIFFERS from the installed",
+        "sites/client/app.py": "DIFFERS from the installed",
     }
     for file in answer["files"]:
         unpacked = (tmp_path / "out" / file["file"]).read_bytes()
@@ -393,7 +396,7 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(starting_text(DATASET))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sites.policy_file import set_listed\nsys.stdin.readline()\n"
+        "import sys\nfrom pathlib import Path\nfrom sites.node.policy_file import set_listed\nsys.stdin.readline()\n"
         "for number in range(15):\n"
         "    set_listed(Path(sys.argv[1]), 'bundles', f'{int(sys.argv[2]) * 100 + number:064x}', approved=True)\n"
     )
@@ -476,7 +479,7 @@ def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ConfigError) as raised:
         require_flower()
-    assert "cannot be enforced with Flower 1.41" in str(raised.value)
+    assert f"cannot be enforced with Flower {version('flwr')}" in str(raised.value)
     assert "cannot import name 'push_message'" in str(raised.value)
     assert "\n" not in str(raised.value)
 

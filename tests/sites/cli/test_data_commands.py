@@ -16,9 +16,9 @@ from conftest import DATA, ROOT
 from hospital import error_of, found, keys, site, site_process
 from PIL import Image
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.imaging.dicom import is_dicom
-from fedpp.keys import store
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.imaging.readers.dicom_folder import is_dicom
+from fedpp.keys import key_store
 from fedpp.keys.encryption import decrypt_findings
 from fedpp.keys.passphrase import from_file
 
@@ -66,7 +66,7 @@ def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
     unbroken, moments, out = content(tmp_path / "unbroken"), random.Random(0), tmp_path / "killed" / "out"
     killed = writing = 0
     for number in range(KILLS):
-        command = [sys.executable, "-m", "sites.cli", *map(str, (*arguments, out))]
+        command = [sys.executable, "-m", "sites", *map(str, (*arguments, out))]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         if number % 2:  # while it writes
             deadline = time.monotonic() + 60
@@ -165,7 +165,7 @@ def test_time_gaps_of_dicom_visits(folder: Path, tmp_path: Path):
     for kind in ("public", "encrypted"):
         ingested(folder, raw, tmp_path / kind, *SMALL, "--gaps", kind)
     public, encrypted = (EncryptedDataset.open(tmp_path / kind) for kind in ("public", "encrypted"))
-    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
+    domain = key_store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     numbers = public.gaps(np.arange(24))
     assert (numbers[:, 0] == 0).all()
     assert (numbers[:, 1] > 0.5).all()
@@ -268,7 +268,7 @@ def test_the_competition_s_findings_of_the_real_x_rays(folder: Path, tmp_path: P
     assert summary["classes"] == {name: counts["present"] for name, counts in expected.items()}
     shown = json.loads(site("inspect", tmp_path / "five", "--json").stdout)
     assert (shown["classes"], shown["multi_label"]) == (list(expected), True)
-    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
+    domain = key_store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     dataset = EncryptedDataset.open(tmp_path / "five")
     states = decrypt_findings(domain, dataset.labels(np.arange(len(dataset))))
     assert (states == 1).sum(axis=0).tolist() == list(summary["classes"].values())
@@ -282,7 +282,7 @@ def test_colours_of_the_real_histology(folder: Path, tmp_path: Path):
     assert ingested(folder, raw, tmp_path / "colour", *SMALL, "--colour")["shape"] == [2, 8, 8, 3]
     assert ingested(folder, raw, tmp_path / "grey", *SMALL)["shape"] == [2, 8, 8, 1]
     ingested(folder, DATA / "chexpert_layout" / "site_b", tmp_path / "x-rays", *SMALL, "--colour")
-    domain = store.open_domain(folder / "domain", from_file(folder / "passphrase"))
+    domain = key_store.open_domain(folder / "domain", from_file(folder / "passphrase"))
     for name, equal in (("colour", False), ("x-rays", True)):
         rows = EncryptedDataset.open(tmp_path / name).frames(np.arange(5)).astype(np.float64)
         pixels = (rows @ domain.matrix())[..., 0]

@@ -11,7 +11,7 @@ from conftest import ROOT
 from hospital import error_of, site
 from members import written
 
-from fedpp.keys.identity import Recipient
+from fedpp.keys.site_identity import Recipient
 
 SHORTER_THAN_A_SHARE = 1000  # bytes, and longer than any key file
 
@@ -229,7 +229,7 @@ def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     before = written(east.folder)
     rotate = ["rotate", "--again", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SHORTER_THAN_A_SHARE},) * 2)"
-    code = f"{limit}; import sys; from sites.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"{limit}; import sys; from sites.cli.site_cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, rotate)], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -318,7 +318,7 @@ def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
     reading, writing = os.pipe()
     os.write(writing, b"the founder's passphrase\n")
     os.close(writing)
-    command = [sys.executable, "-m", "sites.cli", "rotate", "--again", "--domain", str(east / "domain")]
+    command = [sys.executable, "-m", "sites", "rotate", "--again", "--domain", str(east / "domain")]
     out = ["--out", str(east / "piped"), "--passphrase-fd", str(reading)]
     done = subprocess.run([*command, *out], cwd=ROOT, pass_fds=[reading], capture_output=True, text=True, check=False)
     os.close(reading)

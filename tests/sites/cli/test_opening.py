@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from sites.opening import show
+from sites.cli.opening import show
 
 
 def test_results_are_words_for_people(capsys: pytest.CaptureFixture[str]):

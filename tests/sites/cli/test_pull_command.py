@@ -10,16 +10,16 @@ import pytest
 from conftest import TINY, write_dataset
 from members import EAST, cheap, founded, membership
 
-from fedpp.keys import encryption, store
-from fedpp.keys.domain import KeyDomain
+from fedpp.aggregation.global_state import GlobalState, initial
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.keys import encryption, key_store
 from fedpp.keys.frame_cipher import FrameCipher
-from fedpp.learning.global_state import GlobalState, initial
-from fedpp.learning.initial import encrypted_initial_weights, initial_weights
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.network import NetworkSpec
-from fedpp.recipe import Recipe, ServerRule
-from sites.cli import main
+from sites.cli.site_cli import main
 
 PASSPHRASE = "correct horse battery"
 PATCHES = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4, patch=2)
@@ -38,7 +38,7 @@ def member(tmp_path: Path) -> tuple[KeyDomain, Path]:
 
 
 def prepared(folder: Path, domain: KeyDomain, network: NetworkSpec) -> tuple[KeyDomain, Path]:
-    store.join(folder / "domain", membership(EAST, domain), cheap())
+    key_store.join(folder / "domain", membership(EAST, domain), cheap())
     (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     (folder / "passphrase").chmod(0o600)
     sealed = b"".join(domain.envelope().close("round 0", [state_of(domain, network).to_bytes()]))

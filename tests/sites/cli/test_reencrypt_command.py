@@ -10,16 +10,16 @@ from conftest import SPLIT, write_dataset
 from members import EAST, ISSUER, SECRET_WORDS, founded
 from members import membership as member
 
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
-from fedpp.keys import encryption, store
+from fedpp.config.model_spec import NetworkSpec
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.keys import encryption, key_store
 from fedpp.keys.frame_cipher import FrameCipher
-from fedpp.keys.sealed import Passphrase
+from fedpp.keys.sealed_secret import Passphrase
 from fedpp.learning.checkpoint import MAGIC, Checkpoint
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.network import NetworkSpec
-from sites.cli import main
-from sites.training import CHECKPOINT
+from sites.cli.site_cli import main
+from sites.cli.train_command import CHECKPOINT
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 CNN = ("--architecture", "cnn")  # where any network will do: TensorFlow traces it in half the time
@@ -36,7 +36,7 @@ class Epochs:
         self.old = founded(scheme=scheme)
         self.new = self.old.successor(ISSUER.public_key)
         for name, domain in (("old", self.old), ("new", self.new)):
-            store.join(folder / name, member(EAST, domain), Passphrase(SECRET_WORDS, log2_cost=10))
+            key_store.join(folder / name, member(EAST, domain), Passphrase(SECRET_WORDS, log2_cost=10))
 
     def run(self, what: str, out: str, *more: object) -> int:
         """Re-encrypt a file or folder of this one into another."""

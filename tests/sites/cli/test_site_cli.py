@@ -10,8 +10,8 @@ import pytest
 from conftest import DATA, ROOT
 from hospital import error_of, found, keys, site, site_process
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.imaging.layout import Choices, read_sequences
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.imaging.readers.layout import Choices, read_sequences
 from simulations.phantom import write_phantom
 
 
@@ -157,7 +157,9 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
 )
 def test_help_is_quick(command: list[str]):
     """--help loads neither TensorFlow nor Flower."""
-    code = f"import sys; from sites.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"
+    code = (
+        f"import sys; from sites.cli.site_cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"
+    )
     code += "print(sorted({'tensorflow', 'keras', 'flwr', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -168,9 +170,7 @@ def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
     write_phantom(tmp_path / "raw", hospitals=1, patients=40, visits=4, size=64, seed=0)
     out = tmp_path / "out"
     ingest = ("ingest", tmp_path / "raw" / "hospital-1", *keys(folder), "--out", out)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sites.cli", *map(str, ingest)], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "sites", *map(str, ingest)], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / ".out.partial").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

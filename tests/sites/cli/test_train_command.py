@@ -14,28 +14,28 @@ from conftest import ROOT, SPLIT, write_dataset
 from members import EAST, cheap, membership
 from vaults import serving
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys import encryption, store
-from fedpp.keys.domain import KeyDomain
+from fedpp.config.hyperparameters import Recipe
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys import encryption, key_store
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.checkpoint import Checkpoint
-from fedpp.learning.initial import initial_weights
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.recipe import Recipe
-from simulations.bench_vault import certified
-from sites.audit_log import AuditLog, Signer
-from sites.cli import main
-from sites.training_settings import TrainingSettings
+from simulations.benchmarks.bench_vault import certified
+from sites.cli.site_cli import main
+from sites.cli.training_settings import TrainingSettings
+from sites.vault.audit_log import AuditLog, Signer
 
-PROGRAM = [sys.executable, "-m", "sites.cli", "train"]
+PROGRAM = [sys.executable, "-m", "sites", "train"]
 SECONDS = 120.0  # a bound on one start of the program
 
 
 @pytest.fixture
 def folder(tmp_path: Path, domain: KeyDomain) -> Path:
     """Return a domain folder."""
-    store.join(tmp_path / "domain", membership(EAST, domain), cheap())
+    key_store.join(tmp_path / "domain", membership(EAST, domain), cheap())
     return tmp_path / "domain"
 
 

@@ -36,19 +36,19 @@ from site_nodes import (
     words_in,
 )
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SITES_FOLDER
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning import global_state
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.network import Gaps, NetworkSpec
-from fedpp.protocol import wire
+from fedpp.aggregation import global_state
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.run_config import SITES_FOLDER
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.plan import Plan
-from fedpp.protocol.site import SiteDescription
-from fedpp.recipe import Recipe, ServerRule
-from sites.audit_log import AuditLog, Signer
+from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.site_description import SiteDescription
+from sites.vault.audit_log import AuditLog, Signer
 
 
 @BOTH
@@ -56,11 +56,11 @@ def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, m
     """The answer holds an update in words, what it says of them, and the number of training sequences; no more."""
     plan = plan_of(domain, masked=masked)
     answer = trained(both[0], plan)
-    assert set(answer) == {wire.ARRAYS, wire.MASK, wire.METRICS, wire.ORIGIN}
-    assert list(answer.array_records[wire.ARRAYS]) == [wire.WORDS]
-    assert dict(answer.metric_records[wire.METRICS]) == {wire.EXAMPLES: 6}
+    assert set(answer) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
+    assert list(answer.array_records[messages.ARRAYS]) == [messages.WORDS]
+    assert dict(answer.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
     assert words_in(answer, plan).any()
-    assert (wire.Mask.of(answer).tag != 0) is masked
+    assert (messages.Mask.of(answer).tag != 0) is masked
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
@@ -84,13 +84,13 @@ def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain:
     """The coordinator learns the dataset's shape, classes and counts by split."""
     with north.beside_vault():
         answer = north.described()
-    proved = Proof.from_json(str(answer.config_records[wire.PROOF]["proof"]))
+    proved = Proof.from_json(str(answer.config_records[messages.PROOF]["proof"]))
     proved.require(run_of(domain.card(), NONCE))
     assert (proved.statement.dataset, proved.statement.bundle) == (dataset.manifest.fingerprint, NO_BUNDLE)
     fingerprint = domain.card().fingerprint
     shape, counts = (2, 2, 8, 8, 1), ((6, 2, 3), (6, 2, 3))
     expected = SiteDescription("north", fingerprint, *shape, ("no", "yes"), False, "none", 0, *counts)
-    assert SiteDescription.from_mapping(answer.config_records[wire.SITE]) == expected
+    assert SiteDescription.from_mapping(answer.config_records[messages.SITE]) == expected
 
 
 def test_a_site_whose_vault_serves_another_dataset_refuses(
@@ -110,10 +110,12 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """A run of another domain gets none, even if a vault answers; a run of this domain gets one of all its facts."""
     plan = plan_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerRule("fedadam", 0.1))
-    foreign = question(domain, wire.InitialRequest(replace(plan, domain=OTHER), ""))
+    foreign = question(domain, messages.InitialRequest(replace(plan, domain=OTHER), ""))
     assert reason(both[0].ask("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
-        state_in(node.ask("query.initial_weights", question(domain, wire.InitialRequest(p, ""))), domain, masked=masked)
+        state_in(
+            node.ask("query.initial_weights", question(domain, messages.InitialRequest(p, ""))), domain, masked=masked
+        )
         for node, p in zip((*both, both[0]), (plan, plan, replace(plan, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}
@@ -134,10 +136,10 @@ def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: K
 def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: NetworkSpec):
     """What does not fit the dataset is not built, nor asked of the vault."""
     plan = plan_of(domain, network=network)
-    request: wire.Request = {
-        "train": wire.TrainRequest(plan, 1),
-        "evaluate": wire.EvaluateRequest(plan, "test", 1),
-        "query.initial_weights": wire.InitialRequest(plan, ""),
+    request: messages.Request = {
+        "train": messages.TrainRequest(plan, 1),
+        "evaluate": messages.EvaluateRequest(plan, "test", 1),
+        "query.initial_weights": messages.InitialRequest(plan, ""),
     }[kind]
     assert reason(north.ask(kind, question(domain, request, b"state"))).startswith("the network is for ")
 
@@ -149,7 +151,7 @@ def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, pla
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
     plan = plan_of(domain, network=replace(TINY, gaps=True))
     with node.beside_vault():
-        assert SiteDescription.from_mapping(node.described().config_records[wire.SITE]).gaps == gaps
+        assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).gaps == gaps
         assert words_in(trained(node, plan), plan).any()
 
 
@@ -165,7 +167,7 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     node.permit(masking="optional")
     domain.at_rest_key().save(north.folder / "domain.rest")
     with node.beside_vault():
-        assert wire.SITE in node.described()
+        assert messages.SITE in node.described()
         answer = trained(node, plan)
     ours, theirs = (ring_of(plan).decode(words_in(content, plan), 6) for content in (answer, unsealed))
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
@@ -182,18 +184,18 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
         content[-1] ^= 1
         shard.write_bytes(content)
         assert reason(north.described()) == "its dataset cannot be read: its own log says why"
-        assert wire.REFUSAL not in trained(north, plan_of(domain))
+        assert messages.REFUSAL not in trained(north, plan_of(domain))
 
 
 def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: KeyDomain, tmp_path: Path):
     """Both come from Flower's message and the request, and stand in its audit log; a tenth score is refused."""
     plan = plan_of(domain)
-    tested = wire.EvaluateRequest(plan, "test", round=9)
+    tested = messages.EvaluateRequest(plan, "test", round=9)
     content = question(domain, tested, sealed(domain, begun(domain, plan, number=8)))
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
         for _ in range(9):
-            assert wire.METRICS in north.ask("evaluate", content)
+            assert messages.METRICS in north.ask("evaluate", content)
         assert reason(north.ask("evaluate", content)) == CLOSED
         trained(north, plan)
     log.close()
@@ -208,8 +210,8 @@ def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: 
 def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
     """A site answers what is wrong with a request, and does not start it."""
     plan = json.dumps({**json.loads(plan_of(domain).to_json()), "epochs": 10**6})
-    record = ConfigRecord({**wire.TrainRequest(plan_of(domain), 1).to_record(), "plan": plan})
-    answer = north.ask("train", RecordDict({wire.CONFIG: record}))
+    record = ConfigRecord({**messages.TrainRequest(plan_of(domain), 1).to_record(), "plan": plan})
+    answer = north.ask("train", RecordDict({messages.CONFIG: record}))
     assert reason(answer) == (
         "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
     )
@@ -300,10 +302,10 @@ def test_the_policy_decides_what_is_answered(
 
 def _asked(node: Node, kind: str, plan: Plan) -> RecordDict:
     """Return the answer to a question that fits, of any kind about a network."""
-    requests: Mapping[str, wire.Request] = {
-        "query.initial_weights": wire.InitialRequest(plan, ""),
-        "train": wire.TrainRequest(plan, 1),
-        "evaluate": wire.EvaluateRequest(plan, "test", 1),
+    requests: Mapping[str, messages.Request] = {
+        "query.initial_weights": messages.InitialRequest(plan, ""),
+        "train": messages.TrainRequest(plan, 1),
+        "evaluate": messages.EvaluateRequest(plan, "test", 1),
     }
     domain = node.site.domain
     return node.ask(kind, question(domain, requests[kind], sent(domain, plan, begun(domain, plan))))
@@ -315,11 +317,11 @@ def test_the_policy_decides_whether_the_mask_may_be_off(kind: str, north: Node, 
     told = "this site's policy wants the domain mask, and the run has masking off: its staff decides"
     with north.beside_vault():
         assert reason(_asked(north, kind, plan_of(domain, masked=False))) == told
-        assert wire.REFUSAL not in _asked(north, kind, plan_of(domain))
+        assert messages.REFUSAL not in _asked(north, kind, plan_of(domain))
         north.permit(masking="optional")
         for masked in (False, True):
             north.forget()
-            assert wire.REFUSAL not in _asked(north, kind, plan_of(domain, masked=masked))
+            assert messages.REFUSAL not in _asked(north, kind, plan_of(domain, masked=masked))
 
 
 def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyDomain):
@@ -332,7 +334,7 @@ def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyD
         return reason(trained(north, plan, participants=participants))
 
     with north.beside_vault():
-        assert wire.REFUSAL not in trained(north, plan, participants=company(domain, south, east))
+        assert messages.REFUSAL not in trained(north, plan, participants=company(domain, south, east))
         assert "wants 2 other sites in a run, got 1" in refused(company(domain, south))
         for twice in ((south, south), (south, proof(domain, "centre")), (south, proof(domain, "south", 3))):
             assert "names one member twice" in refused(company(domain, *twice))
@@ -351,13 +353,13 @@ def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyD
 def test_a_question_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
     """Weights that nobody says who else trains on are neither drawn, nor trained on, nor evaluated."""
     plan = plan_of(domain)
-    requests: Mapping[str, wire.Request] = {
-        "query.initial_weights": wire.InitialRequest(plan, ""),
-        "train": wire.TrainRequest(plan, 1),
-        "evaluate": wire.EvaluateRequest(plan, "test", 1),
+    requests: Mapping[str, messages.Request] = {
+        "query.initial_weights": messages.InitialRequest(plan, ""),
+        "train": messages.TrainRequest(plan, 1),
+        "evaluate": messages.EvaluateRequest(plan, "test", 1),
     }
     content = question(domain, requests[kind], sealed(domain, begun(domain, plan)))
-    del content[wire.PARTICIPANTS]
+    del content[messages.PARTICIPANTS]
     with north.beside_vault():
         assert reason(north.ask(kind, content)).startswith("a message came without participants")
 
@@ -386,7 +388,7 @@ def test_the_coordinator_learns_no_path(
     caplog: pytest.LogCaptureFixture,
 ):
     """What fails inside the hospital is told by its kind; the whole line, paths included, stands in the site's log."""
-    monkeypatch.setattr("fedpp.protocol.vault_client.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("fedpp.vault_api.vault_client.CONNECT_SECONDS", 0.2)
     if what == "dataset":
         (north.dataset.path / "manifest.json").unlink()
     elif what == "damage":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hospital import error_of, found, keys, site
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
 
 @pytest.fixture(scope="module")

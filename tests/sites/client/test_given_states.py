@@ -9,11 +9,11 @@ from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, RecordDict
 from site_nodes import Node, Plaintext, begun, node, plan_of, question, reason, sent, state_in, trained
 
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState
-from fedpp.masking.rounds import Contribution, Sum
-from fedpp.protocol import wire
-from fedpp.protocol.plan import Plan
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.round_context import Contribution, Sum
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.protocol import messages
+from fedpp.protocol.run_spec import Plan
 
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 NETWORK = replace(TINY, patch=2)
@@ -43,10 +43,10 @@ def shown(each: Node, plan: Plan, before: GlobalState, made: bytes, number: int 
     """Return what a site answers that is sent this in place of a sum."""
     domain = each.site.domain
     content = question(
-        domain, wire.EvaluateRequest(plan, "validation", number, 1, keep=True), sent(domain, plan, before)
+        domain, messages.EvaluateRequest(plan, "validation", number, 1, keep=True), sent(domain, plan, before)
     )
-    content[wire.SUM] = ConfigRecord({wire.SUM: TOTAL.to_json()})
-    content[wire.ARRAYS][wire.AFTER] = wire.pack_state(made)
+    content[messages.SUM] = ConfigRecord({messages.SUM: TOTAL.to_json()})
+    content[messages.ARRAYS][messages.AFTER] = messages.pack_state(made)
     return each.ask("evaluate", content)
 
 
@@ -56,11 +56,11 @@ def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
     after = stepped(before)
     for each in nodes:
         answer = shown(each, PLAN, before, after.to_bytes())
-        assert wire.Verdict.of(answer) == wire.Verdict(after.digest, "")
+        assert messages.Verdict.of(answer) == messages.Verdict(after.digest, "")
         assert state_in(answer, FRAMES, masked=False) == after
-        assert answer[wire.METRICS]["examples"] == 2
+        assert answer[messages.METRICS]["examples"] == 2
     later = stepped(after)
-    assert wire.Verdict.of(shown(nodes[0], PLAN, after, later.to_bytes(), 2)) == wire.Verdict(later.digest, "")
+    assert messages.Verdict.of(shown(nodes[0], PLAN, after, later.to_bytes(), 2)) == messages.Verdict(later.digest, "")
     assert "is not the one that this site computed" in reason(
         shown(nodes[0], PLAN, stepped(before, 0.02), later.to_bytes(), 2)
     )
@@ -69,12 +69,14 @@ def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
 def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
     """The gates are those of a sum: the step's norm, and the loss beside that of the model before."""
     before = begun(FRAMES, PLAN)
-    assert "Euclidean norm" in wire.Verdict.of(shown(nodes[0], PLAN, before, stepped(before, 11.0).to_bytes())).reason
+    assert (
+        "Euclidean norm" in messages.Verdict.of(shown(nodes[0], PLAN, before, stepped(before, 11.0).to_bytes())).reason
+    )
     careful = replace(PLAN, most_loss_rise=1e-9)
     after = stepped(before)
-    assert wire.Verdict.of(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
+    assert messages.Verdict.of(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
     loud = stepped(after, 7.0)
-    assert "loss rose" in wire.Verdict.of(shown(nodes[1], careful, after, loud.to_bytes(), 2)).reason
+    assert "loss rose" in messages.Verdict.of(shown(nodes[1], careful, after, loud.to_bytes(), 2)).reason
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_what_is_no_next_state_is_refused(nodes: list[Node], change: Callable[[G
     before = begun(FRAMES, PLAN)
     assert told in reason(shown(nodes[0], PLAN, before, change(stepped(before))))
     good = stepped(before, 0.02)
-    assert wire.Verdict.of(shown(nodes[0], PLAN, before, good.to_bytes())) == wire.Verdict(good.digest, "")
+    assert messages.Verdict.of(shown(nodes[0], PLAN, before, good.to_bytes())) == messages.Verdict(good.digest, "")
 
 
 def test_a_masked_run_takes_a_sum_alone(nodes: list[Node]):
@@ -119,7 +121,7 @@ def test_a_site_of_the_frame_form_trains_from_it(nodes: list[Node]):
     """What it answers to the next round is an update of the model that the coordinator made."""
     before = begun(FRAMES, PLAN)
     after = stepped(before)
-    assert wire.Verdict.of(shown(nodes[0], PLAN, before, after.to_bytes())).reason == ""
-    answer = nodes[0].ask("train", question(FRAMES, wire.TrainRequest(PLAN, 2), after.to_bytes()))
-    assert after.digest in wire.Origin.of(answer).round
-    assert wire.REFUSAL not in trained(nodes[1], PLAN)
+    assert messages.Verdict.of(shown(nodes[0], PLAN, before, after.to_bytes())).reason == ""
+    answer = nodes[0].ask("train", question(FRAMES, messages.TrainRequest(PLAN, 2), after.to_bytes()))
+    assert after.digest in messages.Origin.of(answer).round
+    assert messages.REFUSAL not in trained(nodes[1], PLAN)

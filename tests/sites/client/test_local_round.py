@@ -36,16 +36,16 @@ from site_nodes import (
 )
 from vaults import policy_of
 
+from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.config.site_policy import SitePolicy
 from fedpp.keys import encryption
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.masking.rounds import Contribution, Round, Sum
-from fedpp.policy import SitePolicy
-from fedpp.protocol import wire
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_client import VaultClient
-from fedpp.recipe import Recipe, ServerRule
+from fedpp.vault_api.vault_client import VaultClient
 
 
 @cache
@@ -59,14 +59,14 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
     """Both sites hold the same next state, to the bit: decrypted, what a loop over each site's own training says."""
     plan = plan_of(domain, masked=masked, dtype=dtype)
     north, south = both
-    first = north.ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
+    first = north.ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "")))
     before = state_in(first, domain, masked=masked)
-    content = wire.state_of(first)
+    content = messages.state_of(first)
     answers = judged(both, plan, content, added(updates(both, plan, content), plan))
-    assert [wire.Verdict.of(answer).reason for answer in answers] == ["", ""]
+    assert [messages.Verdict.of(answer).reason for answer in answers] == ["", ""]
     after, other = (state_in(answer, domain, masked=masked) for answer in answers)
     assert after == other
-    assert {wire.Verdict.of(answer).digest for answer in answers} == {after.digest}
+    assert {messages.Verdict.of(answer).digest for answer in answers} == {after.digest}
     assert (after.round, after.dtype) == (1, dtype)
 
     expected = decrypted(domain, before)
@@ -97,8 +97,8 @@ def test_a_state_that_a_site_named_need_not_come_again(both: list[Node], domain:
         named = judged(both, plan, None, total, number, base=base)
         whole = judged(both, plan, content, total, number)
         states = {state_in(answer, domain, masked=masked).digest for answer in (*named, *whole)}
-        assert [wire.Verdict.of(answer) for answer in named] == [wire.Verdict(*states, "")] * 2
-        content, (base,) = wire.state_of(named[0]), states
+        assert [messages.Verdict.of(answer) for answer in named] == [messages.Verdict(*states, "")] * 2
+        content, (base,) = messages.state_of(named[0]), states
 
 
 @BOTH
@@ -107,16 +107,16 @@ def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain
     plan = plan_of(domain, masked=masked)
     state, north = begun(domain, plan), both[0]
     content = sent(domain, plan, state)
-    by_name = wire.TrainRequest(plan, 1, base=state.digest)
-    assert reason(north.ask("train", question(domain, by_name))) == wire.LOST_BASE
+    by_name = messages.TrainRequest(plan, 1, base=state.digest)
+    assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
     trained(north, plan, state=content)
-    assert wire.REFUSAL not in north.ask("train", question(domain, by_name))
+    assert messages.REFUSAL not in north.ask("train", question(domain, by_name))
     (kept,) = north.folder.glob("runs/*/state-0")
     assert content in kept.read_bytes()
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert reason(north.ask("train", question(domain, by_name))) == wire.LOST_BASE
+    assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
     trained(north, plan, state=content)
-    late = wire.TrainRequest(plan, 2, base=state.digest)
+    late = messages.TrainRequest(plan, 2, base=state.digest)
     told = "sealed state about" if masked else "is of round 0, due is that of round 1"
     assert told in reason(north.ask("train", question(domain, late)))
 
@@ -130,15 +130,15 @@ def test_another_state_than_the_question_names_is_refused(
     plan, north = plan_of(domain, masked=masked), both[0]
     named, came = (begun(domain, plan, seed=seed, number=3) for seed in (0, 1))
     requests = {
-        "train": ("train", wire.TrainRequest(plan, 4, base=named.digest)),
-        "test": ("evaluate", wire.EvaluateRequest(plan, "test", 4, base=named.digest)),
+        "train": ("train", messages.TrainRequest(plan, 4, base=named.digest)),
+        "test": ("evaluate", messages.EvaluateRequest(plan, "test", 4, base=named.digest)),
     }
     kind, request = requests[split]
     answer = north.ask(kind, question(domain, request, sent(domain, plan, came)))
     assert reason(answer).startswith("the state of round 3 that came is not the one that the sites adopted")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
-    assert wire.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, plan, named)))
+    assert messages.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, plan, named)))
 
 
 def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
@@ -146,10 +146,10 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
     shown = {}
     for masked in (MASKED, CLEAR):
         plan = plan_of(domain, masked=masked)
-        first = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "")))
-        state = wire.state_of(first)
+        first = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "")))
+        state = messages.state_of(first)
         answers = updates(both, plan, state)
-        after = wire.state_of(judged(both[:1], plan, state, added(answers, plan))[0])
+        after = messages.state_of(judged(both[:1], plan, state, added(answers, plan))[0])
         shown[masked] = (state, after, words_in(answers["north"], plan).tobytes())
         for each in both:
             each.forget()
@@ -228,7 +228,7 @@ def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain,
             assert reason(answer) == CLOSED
         logged = [entry.getMessage() for entry in caplog.records if entry.name == "fedpp.site"]
         assert [told in line for line in logged] == [True, True]
-    assert [wire.VERDICT in answer for answer in judged(both, plan, state, (total, words))] == [True, True]
+    assert [messages.VERDICT in answer for answer in judged(both, plan, state, (total, words))] == [True, True]
 
 
 @BOTH
@@ -240,9 +240,9 @@ def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, m
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
         (answer,) = judged(both[:1], plan, state, (total, given))
         assert reason(answer).startswith("its words are ")
-    request = wire.EvaluateRequest(plan, "validation", 1)
+    request = messages.EvaluateRequest(plan, "validation", 1)
     content = question(domain, request, state, added=(total, words))
-    content[wire.SUM] = ConfigRecord({wire.SUM: total.to_json() + " "})
+    content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json() + " "})
     assert reason(both[0].ask("evaluate", content)).startswith("the list of a sum's contributions is damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
     (answer,) = judged(both[:1], plan, state, (many, words))
@@ -256,7 +256,7 @@ def test_a_new_model_is_judged_on_the_validation_split(both: list[Node], domain:
     state = sent(domain, plan, begun(domain, plan))
     total = added(updates(both, plan, state), plan)
     for split in ("train", "test"):
-        answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 1), state, added=total))
+        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, split, 1), state, added=total))
         assert reason(answer) == f"a new model is judged on split validation, the request names {split}"
 
 
@@ -265,12 +265,12 @@ def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDoma
     plan = plan_of(domain)
     state = sealed(domain, begun(domain, plan))
     total = added(updates(both, plan, state), plan)
-    request = wire.EvaluateRequest(plan, "validation", 1)
+    request = messages.EvaluateRequest(plan, "validation", 1)
     answer = both[0].ask("evaluate", question(domain, request, state, added=total))
-    assert set(answer) == {wire.METRICS, wire.VERDICT}
+    assert set(answer) == {messages.METRICS, messages.VERDICT}
     kept = both[0].ask("evaluate", question(domain, replace(request, keep=True), state, added=total))
-    assert set(kept) == {wire.METRICS, wire.VERDICT, wire.ARRAYS}
-    assert state_in(kept, domain, masked=True).digest == wire.Verdict.of(answer).digest
+    assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
+    assert state_in(kept, domain, masked=True).digest == messages.Verdict.of(answer).digest
 
 
 @BOTH
@@ -281,17 +281,17 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
     (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
     after = state_in(answer, domain, masked=masked)
     other = sent(domain, plan, replace(begun(domain, plan, seed=1), round=1))
-    requests: list[tuple[str, wire.Request]] = [
-        ("train", wire.TrainRequest(plan, 2)),
-        ("train", wire.TrainRequest(plan, 2, attempt=2)),
-        ("evaluate", wire.EvaluateRequest(plan, "test", 2)),
+    requests: list[tuple[str, messages.Request]] = [
+        ("train", messages.TrainRequest(plan, 2)),
+        ("train", messages.TrainRequest(plan, 2, attempt=2)),
+        ("evaluate", messages.EvaluateRequest(plan, "test", 2)),
     ]
     for kind, request in requests:
         told = reason(both[0].ask(kind, question(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
-        assert wire.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, plan, after)))
-    later = updates(both, plan, wire.state_of(answer), 2)
-    judged(both, plan, wire.state_of(answer), added(later, plan), 2)
+        assert messages.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, plan, after)))
+    later = updates(both, plan, messages.state_of(answer), 2)
+    judged(both, plan, messages.state_of(answer), added(later, plan), 2)
     for kind, request in requests:  # round 2 was computed; round 1 is still what it was
         told = reason(both[0].ask(kind, question(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
@@ -308,9 +308,11 @@ def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node]
     adopted = state_in(second, domain, masked=masked)
     assert (adopted.round, adopted.attempt) == (1, 2)
     assert adopted.digest != state_in(first, domain, masked=masked).digest
-    assert set(updates(both, plan, wire.state_of(second), 2)) == {"north", "south"}
-    assert wire.REFUSAL not in north.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first)))
-    told = reason(south.ask("train", question(domain, wire.TrainRequest(plan, 2), wire.state_of(first))))
+    assert set(updates(both, plan, messages.state_of(second), 2)) == {"north", "south"}
+    assert messages.REFUSAL not in north.ask(
+        "train", question(domain, messages.TrainRequest(plan, 2), messages.state_of(first))
+    )
+    told = reason(south.ask("train", question(domain, messages.TrainRequest(plan, 2), messages.state_of(first))))
     assert told.startswith("the state of round 1 is of attempt 1, and this site went on to attempt 2")
 
 
@@ -337,12 +339,12 @@ def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
     with east.beside_vault():
         three, plan = [*both, east], replace(plan, examples=18, sites=3)
         company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
-        before = wire.state_of(answer)
+        before = messages.state_of(answer)
         trained = updates(three, plan, before, 2, participants=company)
         answers = judged(three, plan, before, added(trained, plan), 2, participants=company)
         states = [state_in(each, domain, masked=masked) for each in answers]
-    assert {state.digest for state in states} == {wire.Verdict.of(each).digest for each in answers}
-    assert [(state.round, wire.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
+    assert {state.digest for state in states} == {messages.Verdict.of(each).digest for each in answers}
+    assert [(state.round, messages.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
         (2, "")
     ] * 3
 
@@ -368,10 +370,10 @@ def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: 
     plan = plan_of(domain, masked=masked, rule=ServerRule("fedavg", 1e6))
     state = sent(domain, plan, begun(domain, plan))
     for answer in judged(both, plan, state, added(updates(both, plan, state), plan)):
-        verdict = wire.Verdict.of(answer)
+        verdict = messages.Verdict.of(answer)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
         assert verdict.digest == state_in(answer, domain, masked=masked).digest
-        assert answer.metric_records[wire.METRICS]["examples"] == 2
+        assert answer.metric_records[messages.METRICS]["examples"] == 2
 
 
 @BOTH
@@ -381,19 +383,19 @@ def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: 
     plan = plan_of(domain, masked=masked, recipe=tiny, rule=ServerRule("fedavg", 1e4), bound=2.0**10, most_norm=1e9)
     state = sent(domain, plan, begun(domain, plan))
     (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
-    after = wire.state_of(answer)
+    after = messages.state_of(answer)
     harmful = replace(plan, recipe=large, most_loss_rise=1e-9)
     together = replace(plan, recipe=small, most_loss_rise=0.5)  # each update passes, and the server's step does not
     for attempt in (1, 2):
         for node in both:
-            told = node.ask("train", question(domain, wire.TrainRequest(harmful, 2, attempt), after))
+            told = node.ask("train", question(domain, messages.TrainRequest(harmful, 2, attempt), after))
             assert reason(told) == (
                 "the validation loss rose by more than 1e-09 nats: keep the model of the round before, and lower the "
                 "learning rate"
             )
         total = added(updates(both, together, after, 2, attempt), together)
         for told in judged(both, together, after, total, 2, attempt):
-            verdict = wire.Verdict.of(told)
+            verdict = messages.Verdict.of(told)
             assert verdict.reason.startswith("the validation loss rose by more than 0.5 nats: ")
             assert verdict.digest == state_in(told, domain, masked=masked).digest
 
@@ -425,9 +427,9 @@ def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: K
     content = sent(domain, plan, begun(domain, plan, number=3))
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
-        answer = node.ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), content))
-        assert set(answer) == {wire.METRICS}
-        assert answer.metric_records[wire.METRICS]["examples"] == 3
+        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(plan, "test", 4), content))
+        assert set(answer) == {messages.METRICS}
+        assert answer.metric_records[messages.METRICS]["examples"] == 3
         assert not list(node.folder.rglob("state-*"))  # the run is over
     assert kept(both[0].folder) == kept(both[1].folder / "elsewhere") == {"1.state": content}
     assert kept(both[1].folder) == {}
@@ -439,8 +441,8 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
     plan = plan_of(domain, masked=masked)
     state = sent(domain, plan, begun(domain, plan))
     judged(both, plan, state, added(updates(both, plan, state), plan))
-    request = wire.EvaluateRequest(plan, "test", 4)
-    assert wire.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
+    request = messages.EvaluateRequest(plan, "test", 4)
+    assert messages.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
     assert kept(both[0].folder) == {}
 
 
@@ -449,11 +451,11 @@ def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node
     """No other evaluation takes the place of the run's final model."""
     plan = plan_of(domain, masked=masked)
     final, other = (sent(domain, plan, begun(domain, plan, seed=seed, number=3)) for seed in (0, 1))
-    both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, "test", 4), final))
-    named = wire.EvaluateRequest(plan, "test", 4, base=begun(domain, plan, number=3).digest)
+    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, "test", 4), final))
+    named = messages.EvaluateRequest(plan, "test", 4, base=begun(domain, plan, number=3).digest)
     assert reason(both[0].ask("evaluate", question(domain, named))).startswith("the final model comes along")
     for split in ("train", "validation"):
-        answer = both[0].ask("evaluate", question(domain, wire.EvaluateRequest(plan, split, 4), other))
+        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, split, 4), other))
         assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
     assert kept(both[0].folder) == {"1.state": final}
 
@@ -464,7 +466,7 @@ def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: 
     plan = plan_of(domain, masked=masked, rule=ServerRule("fedavgm", 0.5))
     earlier = begun(domain, plan_of(domain), seed=9, number=7)
     content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
-    answer = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, model), content))
+    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, model), content))
     state = state_in(answer, domain, masked=masked)
     assert (state.round, state.rule) == (0, plan.rule)
     for name, rows in earlier.rows.items():
@@ -475,7 +477,7 @@ def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: 
 def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     """A site that lets a run go without masking opens no other run's model for the coordinator."""
     secret = sealed(domain, begun(domain, plan_of(domain), seed=9, number=7))
-    request = wire.InitialRequest(plan_of(domain, masked=False), "sealed")
+    request = messages.InitialRequest(plan_of(domain, masked=False), "sealed")
     told = reason(both[0].ask("query.initial_weights", question(domain, request, secret)))
     assert told == "a sealed model is gone on from with masking on alone: set masking=true"
 
@@ -484,7 +486,7 @@ def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDom
     """Or a coordinator could show a site the sums of two lists, each unmasked by another site's vault."""
     plan = plan_of(domain)
     own = sealed(domain, begun(domain, plan, number=1))
-    told = reason(both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "sealed"), own)))
+    told = reason(both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "sealed"), own)))
     assert told == "the model to go on from is a state of this run, which has its own"
 
 
@@ -493,7 +495,10 @@ def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyD
     masked, clear = (plan_of(domain, masked=value) for value in (MASKED, CLEAR))
     state = begun(domain, masked)
     updates(both[:1], masked, sealed(domain, state))
-    for kind, request in (("train", wire.TrainRequest(clear, 1)), ("evaluate", wire.EvaluateRequest(clear, "test", 1))):
+    for kind, request in (
+        ("train", messages.TrainRequest(clear, 1)),
+        ("evaluate", messages.EvaluateRequest(clear, "test", 1)),
+    ):
         told = reason(both[0].ask(kind, question(domain, request, state.to_bytes())))
         assert told == "a run is masked from its first question to its last, or not at all"
 
@@ -504,7 +509,7 @@ def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyD
     assert ring_of(coarse).fraction < 12
     told = reason(trained(both[0], coarse))
     assert told.startswith("a step of rate 1e-05 of 6 examples is below 4 units of a sum of 2147483648: take float64")
-    assert wire.REFUSAL not in trained(both[0], replace(coarse, recipe=Recipe(learning_rate=0.1, batch_size=4)))
+    assert messages.REFUSAL not in trained(both[0], replace(coarse, recipe=Recipe(learning_rate=0.1, batch_size=4)))
 
 
 def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
@@ -516,7 +521,7 @@ def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
     for told in (plan, idle):
         assert [reason(answer) for answer in judged(both, told, state, added(answers, plan))] == [CLOSED, CLOSED]
     honest = judged(both, plan, state, added(updates(both, plan, state), plan))
-    assert [wire.Verdict.of(answer).reason for answer in honest] == ["", ""]
+    assert [messages.Verdict.of(answer).reason for answer in honest] == ["", ""]
 
 
 def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node], domain: KeyDomain):
@@ -538,7 +543,7 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
     assert reason(told) == CLOSED
     let_alone(both[1])
     (told,) = judged(both[:1], plan, state, added(updates(both[1:], plan, state), plan))
-    assert wire.Verdict.of(told).reason == ""
+    assert messages.Verdict.of(told).reason == ""
 
 
 @pytest.mark.parametrize("model", ["clear", "sealed"])
@@ -557,7 +562,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
     }
 
     def refused(content: bytes | None) -> str:
-        request = wire.InitialRequest(plan, model)
+        request = messages.InitialRequest(plan, model)
         return reason(both[0].ask("query.initial_weights", question(domain, request, content)))
 
     for said, models in others.items():
@@ -575,5 +580,5 @@ def test_a_model_is_sealed_as_the_request_says(both: list[Node], domain: KeyDoma
     """A sealed model that is said to be in clear is no state: what it is does not depend on the masking."""
     plan = plan_of(domain)
     content = sealed(domain, begun(domain, plan))
-    answer = both[0].ask("query.initial_weights", question(domain, wire.InitialRequest(plan, "clear"), content))
+    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "clear"), content))
     assert reason(answer).startswith("not a state of fedpp")

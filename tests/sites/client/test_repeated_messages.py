@@ -30,13 +30,13 @@ from site_nodes import (
     updates,
 )
 
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.initial import encrypted_initial_weights
-from fedpp.learning.training import EncryptedTrainer
-from fedpp.protocol import wire
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_client import VaultClient
-from sites.audit_log import AuditLog, Signer
+from fedpp.vault_api.vault_client import VaultClient
+from sites.vault.audit_log import AuditLog, Signer
 
 NAMES = ("north", "south", "east")
 SECONDS = 60.0
@@ -46,7 +46,7 @@ from pathlib import Path
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from sites.app import app
+from sites.client.app import app
 
 folder, kind, run, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "question").read_bytes()))
@@ -63,7 +63,7 @@ def packed(answer: RecordDict) -> bytes:
 
 def nonce_of(answer: RecordDict) -> str:
     """Return what is drawn afresh for each update that is made."""
-    return wire.Mask.of(answer).nonce
+    return messages.Mask.of(answer).nonce
 
 
 def asked_anew(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
@@ -101,7 +101,7 @@ def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: K
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(masking="optional")
     plan = plan_of(domain, masked=masked)
-    state, request = sent(domain, plan, begun(domain, plan)), wire.TrainRequest(plan, 1)
+    state, request = sent(domain, plan, begun(domain, plan)), messages.TrainRequest(plan, 1)
     first = north.ask("train", question(domain, request, state, participants=company(domain)))
     assert nonce_of(first) == nonce_of(north.ask("train", question(domain, request, state)))
     again = question(domain, request, state, participants=company(domain, 2))
@@ -120,7 +120,7 @@ def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDom
     for told, before, attempt, others in asked:
         north.permit(co_participants=others)
         content = question(
-            domain, wire.TrainRequest(told, 1, attempt), sent(domain, told, before), participants=company(domain)
+            domain, messages.TrainRequest(told, 1, attempt), sent(domain, told, before), participants=company(domain)
         )
         answer = north.ask("train", content)
         assert packed(north.ask("train", content)) == packed(answer)
@@ -131,8 +131,8 @@ def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDom
 def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDomain) -> None:
     """What was answered before is not answered again to a question that the site would refuse at first."""
     plan = plan_of(domain)
-    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
-    assert wire.REFUSAL not in north.ask("train", content)
+    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    assert messages.REFUSAL not in north.ask("train", content)
     assert reason(north.ask("train", content, run=2)) == "the proof of north is for another run: it was replayed"
     north.permit(co_participants=2)
     assert (
@@ -145,7 +145,7 @@ def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDo
 def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
     """The second waits for the first one's answer, and gives it, too."""
     plan = plan_of(domain)
-    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
     answers: list[bytes] = []
     asking = [Thread(target=lambda: answers.append(packed(north.ask("train", content)))) for _ in range(3)]
     for thread in asking:
@@ -160,7 +160,7 @@ def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDom
 def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: Path, domain: KeyDomain) -> None:
     """It costs another training if the question comes again, and nothing else; then it is kept."""
     plan = plan_of(domain)
-    content = question(domain, wire.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 8 * plan.network.parameters(), most))  # its words, and nothing more
     try:
@@ -181,14 +181,14 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
     state = sent(domain, plan, begun(domain, plan))
     with south.beside_vault():
         total = added(updates([north, south], plan, state), plan)
-        request = wire.EvaluateRequest(plan, "validation", 1)
+        request = messages.EvaluateRequest(plan, "validation", 1)
         first, second = (north.ask("evaluate", question(domain, request, state, added=total)) for _ in range(2))
         (other,) = judged([south], plan, state, total)
-    assert set(first) == {wire.METRICS, wire.VERDICT}
+    assert set(first) == {messages.METRICS, messages.VERDICT}
     assert packed(first) == packed(second)
     (kept,) = judged([north], plan, state, total)
-    assert kept[wire.METRICS] == first[wire.METRICS]
-    assert kept[wire.VERDICT] == first[wire.VERDICT]
+    assert kept[messages.METRICS] == first[messages.METRICS]
+    assert kept[messages.VERDICT] == first[messages.VERDICT]
     assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
     assert calls(log, "Score") == 1
 
@@ -198,10 +198,10 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
     north.permit(masking="optional")
     masked, clear = (plan_of(domain, masked=value) for value in (True, False))
     state = begun(domain, masked)
-    assert wire.REFUSAL not in north.ask(
-        "train", question(domain, wire.TrainRequest(masked, 1), sent(domain, masked, state))
+    assert messages.REFUSAL not in north.ask(
+        "train", question(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
     )
-    content = question(domain, wire.TrainRequest(clear, 1), state.to_bytes(), participants=company(domain, 2))
+    content = question(domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=company(domain, 2))
     told = "a run is masked from its first question to its last, or not at all"
     assert reason(asked_anew(north, "train", content, 2)) == told
     assert calls(log, "Mask") == 1
@@ -210,7 +210,7 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
 def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log: Path, domain: KeyDomain) -> None:
     """From the run's fresh weights, on this site's data: a loop by hand ends alike; asked again, nothing is done."""
     plan = plan_of(domain, epochs=2)
-    content = question(domain, wire.AloneRequest(plan, 2))
+    content = question(domain, messages.AloneRequest(plan, 2))
     answer = north.ask("query.alone", content)
     trainer = EncryptedTrainer(plan.network, domain.evaluation_key().algebra(), plan.recipe, plan.dtype)
     rows = encrypted_initial_weights(plan.network, domain.initial_seed(plan.seed), domain.computing_key())
@@ -220,6 +220,6 @@ def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log:
         rows = trainer.rows()
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))
-        assert dict(answer[wire.METRICS]) == vault.score("test", logits, "9", 1).to_mapping()
+        assert dict(answer[messages.METRICS]) == vault.score("test", logits, "9", 1).to_mapping()
     assert packed(asked_anew(north, "query.alone", content, 1)) == packed(answer)
     assert (calls(log, "InitialWeights"), calls(log, "Score")) == (1, 2)  # one of them of the loop by hand

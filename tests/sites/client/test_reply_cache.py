@@ -21,10 +21,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from site_nodes import NONCE, begun, plan_of
 
+from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
-from fedpp.keys.domain import KeyDomain
-from fedpp.learning.global_state import GlobalState
-from sites.run_memory import MOST_RUNS, RunMemory
+from fedpp.keys.key_domain import KeyDomain
+from sites.client.reply_cache import MOST_RUNS, RunMemory
 
 SECONDS = 20.0
 KILLED = """
@@ -32,7 +32,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
-from sites.run_memory import RunMemory
+from sites.client.reply_cache import RunMemory
 
 memory = RunMemory(Path(sys.argv[1]), sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends the process when a file grows beyond the limit

@@ -22,17 +22,17 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from hospital import site as command
 from hospital import site_process
 
-from coordinator import certificates
-from coordinator.certificates import Certificates, ensure
-from fedpp import certificates as parts
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SiteConfig
-from fedpp.keys.domain import KeyDomain
-from fedpp.policy import SitePolicy
+from coordinator.operator import coordinator_certificates
+from coordinator.operator.coordinator_certificates import Certificates, ensure
+from fedpp import tls as parts
+from fedpp.config.run_config import SiteConfig
+from fedpp.config.site_policy import SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-from sites.doctor import examine
-from sites.identity import PRIVATE_KEY, create_identity
-from sites.reachability import MOST_AHEAD, MOST_BEHIND
+from sites.node.doctor import examine
+from sites.node.node_identity import PRIVATE_KEY, create_identity
+from sites.node.reachability import MOST_AHEAD, MOST_BEHIND
 
 CHECKS = (
     "node key",
@@ -144,7 +144,7 @@ def test_where_nothing_is_wrong_every_check_says_so(given: Given) -> None:
 
 def test_nothing_heavy_is_loaded() -> None:
     """The doctor needs neither TensorFlow nor Flower, and opens no image."""
-    code = "import sys, sites.doctor; print({'tensorflow', 'keras', 'flwr', 'pydicom'} & set(sys.modules))"
+    code = "import sys, sites.node.doctor; print({'tensorflow', 'keras', 'flwr', 'pydicom'} & set(sys.modules))"
     assert call([sys.executable, "-c", code]).stdout == "set()\n"
 
 
@@ -173,7 +173,7 @@ def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPat
     fails(given, "CA certificate", "is no certificate in PEM", *skipped)
     given.ca.unlink()
     fails(given, "CA certificate", "there is no certificate", *skipped)
-    monkeypatch.setattr(certificates, "AUTHORITY_VALIDITY", timedelta(minutes=-1))
+    monkeypatch.setattr(coordinator_certificates, "AUTHORITY_VALIDITY", timedelta(minutes=-1))
     past = ensure(tmp_path / "past", []).ca
     fails(replace(given, ca=past), "CA certificate", "and not today: is this machine's clock right?", *skipped)
 
@@ -198,9 +198,9 @@ def test_certificates_of_coordinators(
         "not yet valid": "is not valid yet: is this machine's clock right?",
     }[wrong]
     if wrong == "name":
-        monkeypatch.setattr(certificates, "LOOPBACK", ())
+        monkeypatch.setattr(coordinator_certificates, "LOOPBACK", ())
     if wrong == "expired":
-        monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(seconds=-1))
+        monkeypatch.setattr(coordinator_certificates, "SERVER_VALIDITY", timedelta(seconds=-1))
     tls = ensure(tmp_path / "other", ["hub.example"])
     if wrong == "not yet valid":
         monkeypatch.setattr(parts, "CLOCK_SKEW", timedelta(hours=-1))
@@ -219,7 +219,7 @@ def again(tls: Certificates) -> None:
 
 def test_a_certificate_that_ends_soon_is_told(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With less than 30 days left the check warns and passes."""
-    monkeypatch.setattr(certificates, "SERVER_VALIDITY", timedelta(days=29, hours=1))
+    monkeypatch.setattr(coordinator_certificates, "SERVER_VALIDITY", timedelta(days=29, hours=1))
     tls = ensure(tmp_path / "soon", [])
     with proxy(tls.folder) as superlink:
         found = replace(given, superlink=superlink, ca=tls.ca).found()

@@ -34,21 +34,21 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.certificates import ensure
-from coordinator.flower import flower
-from coordinator.superlink import CONNECTION, State
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SiteConfig, to_toml
+from coordinator.operator.coordinator_certificates import ensure
+from coordinator.operator.flower_command import flower
+from coordinator.operator.superlink import CONNECTION, State
+from fedpp.config.run_config import SiteConfig, to_toml
+from fedpp.config.site_policy import starting_text
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.policy import starting_text
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-from sites.bundle import Bundle
-from sites.identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
-from sites.launch import Launch
-from sites.launcher import FAILED
-from sites.node import _Client
-from sites.supernode import join
+from sites.node.app_bundle import Bundle
+from sites.node.join import join
+from sites.node.launch import Launch
+from sites.node.launcher import FAILED
+from sites.node.node_identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
+from sites.node.supernode_process import _Client
 
 TEXT = st.text(min_size=1)
 JOINED = "SuperNode ID"
@@ -173,7 +173,7 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
             start = command(address, ca, identity, site)
             stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", signal.SIGINT))
         assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
-        assert len(processes_of(tmp_path, "sites.executor")) == 2
+        assert len(processes_of(tmp_path, "sites.node.executor")) == 2
     assert processes_of(tmp_path) == {}
 
 
@@ -414,7 +414,7 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message, context):
-    ours = "fedpp.policy" in sys.modules or {root!r} in sys.path
+    ours = "fedpp.config.site_policy" in sys.modules or {root!r} in sys.path
     facts = ConfigRecord({{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}})
     return Message(RecordDict({{"answer": facts}}), reply_to=message)
 """
@@ -543,7 +543,7 @@ def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         runtime = f"127.0.0.1:{server.server_port}"
         launch = Launch(runtime, os.getpid(), tmp_path / "site.yaml", tmp_path, tmp_path)
-        code = f"from pathlib import *; from sites.launch import Launch; {launch!r}.run('token')"
+        code = f"from pathlib import *; from sites.node.launch import Launch; {launch!r}.run('token')"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
         )

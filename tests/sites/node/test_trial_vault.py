@@ -14,16 +14,16 @@ from hospital import error_of, site_process
 from hospital import site as command
 from vaults import FEW
 
-from coordinator.certificates import ensure
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.sealed import Passphrase
-from fedpp.policy import SitePolicy
+from coordinator.operator.coordinator_certificates import ensure
+from fedpp.config.site_policy import SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys import key_store
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_secret import Passphrase
 from fedpp.processes import free_port
-from simulations.bench_vault import certified
-from sites.identity import create_identity
-from sites.trial_vault import AUDIT_LOG
+from simulations.benchmarks.bench_vault import certified
+from sites.node.node_identity import create_identity
+from sites.node.trial_vault import AUDIT_LOG
 
 PASSPHRASE = b"correct horse battery staple"
 WAITING = "Uvicorn running on"
@@ -32,7 +32,7 @@ WAITING = "Uvicorn running on"
 @pytest.fixture
 def arguments(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset) -> list[str]:
     """Return what `join` takes for a site that is its own secret zone, whose coordinator is not up yet."""
-    store.join(tmp_path / "domain", certified(domain, "north"), Passphrase(PASSPHRASE, log2_cost=10))
+    key_store.join(tmp_path / "domain", certified(domain, "north"), Passphrase(PASSPHRASE, log2_cost=10))
     policy = tmp_path / "site.yaml"
     policy.write_text(SitePolicy((), (dataset.manifest.fingerprint,), scores=FEW).to_yaml())
     create_identity(tmp_path / "identity")
@@ -73,7 +73,10 @@ def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[st
         wait_for(log, join, WAITING)
         running = processes_of(tmp_path)
         kinds = {
-            part for part in ("sites.cli import", "sites.node", "sites.executor") for c in running.values() if part in c
+            part
+            for part in ("sites.cli.site_cli import", "sites.node.supernode_process", "sites.node.executor")
+            for c in running.values()
+            if part in c
         }
         assert len(kinds) == 3
         for process in running:
@@ -98,7 +101,7 @@ def test_a_site_does_not_outlive_its_vault(tmp_path: Path, arguments: list[str])
     with log.open("w") as output:
         join = subprocess.Popen([*SITE, "join", *arguments, *more], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     wait_for(log, join, WAITING)
-    (vault,) = processes_of(tmp_path, "sites.cli import")
+    (vault,) = processes_of(tmp_path, "sites.cli.site_cli import")
     os.kill(vault, signal.SIGKILL)
     assert join.wait(30) == 1
     assert log.read_text().endswith("fedpp-site join: the vault ended by itself: its messages above say why\n")

@@ -14,18 +14,18 @@ from conftest import TINY
 from hospital import error_of, site, site_process
 from vaults import NotReadyError, serving, site_vault
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.site_policy import ScoreLimits
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.policy import ScoreLimits
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
-from fedpp.protocol.vault_client import VaultClient
-from fedpp.protocol.vault_pb2 import ArrayChunk, ScoreRequest
-from simulations.bench_vault import certified
-from sites.audit_check import verify
-from sites.audit_log import AuditLog, Signer
+from fedpp.vault_api.vault_client import VaultClient
+from fedpp.vault_api.vault_pb2 import ArrayChunk, ScoreRequest
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.audit_chain import verify
+from sites.vault.audit_log import AuditLog, Signer
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 NONCE = "0" * 64

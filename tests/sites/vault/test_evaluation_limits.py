@@ -14,21 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vaults import FEW, policy_of, serving
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
+from fedpp.config.site_policy import ScoreLimits
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import count_findings, metrics, presence
-from fedpp.policy import ScoreLimits
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
-from fedpp.protocol.vault_client import VaultClient
-from simulations.bench_vault import certified
-from sites.audit_log import AuditLog, Signer
-from sites.score_limits import ScoreAllowance, ScoreCall, is_run
+from fedpp.vault_api.vault_client import VaultClient
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.evaluation_limits import ScoreAllowance, ScoreCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from vaults import SECONDS, site_vault
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys.domain import KeyDomain
-from sites.sd_notify import notify
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
+from sites.vault.sd_notify import notify
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

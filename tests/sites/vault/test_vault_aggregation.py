@@ -15,25 +15,25 @@ import numpy as np
 import pytest
 from vaults import policy_of, serving, site_vault
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.round_context import PRIME, Contribution, Round, Sum
+from fedpp.config.site_policy import SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import MaskError, VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.store import Site
-from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.masking.rounds import PRIME, Contribution, Round, Sum
-from fedpp.policy import SitePolicy
-from fedpp.protocol import vault_pb2
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, Proof, Statement
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_client import Membership, VaultClient
-from simulations.bench_vault import certified
-from sites.audit_check import Record
-from sites.audit_log import AuditLog, Signer
-from sites.memory_room import MemoryRoom
-from sites.vault_calls import Call
-from sites.vault_masking import Masking
+from fedpp.vault_api import vault_pb2
+from fedpp.vault_api.vault_client import Membership, VaultClient
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.audit_chain import Record
+from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.memory_budget import MemoryRoom
+from sites.vault.vault_aggregation import Masking
+from sites.vault.vault_calls import Call
 
 NONCE = "ab" * 32
 LENGTH = CHUNK + 77

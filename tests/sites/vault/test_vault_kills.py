@@ -23,23 +23,23 @@ import numpy as np
 from conftest import ROOT
 from vaults import policy_of
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.files import create_exclusively
-from fedpp.keys import store
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
-from fedpp.keys.issuer import Issuer
-from fedpp.keys.sealed import Passphrase
-from fedpp.keys.store import Site
-from fedpp.masking.ring import CHUNK, Ring, Words
-from fedpp.masking.rounds import Contribution, Round, Sum
-from fedpp.protocol import vault_pb2, vault_pb2_grpc
+from fedpp.keys import key_store
+from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.key_store import Site
+from fedpp.keys.sealed_secret import Passphrase
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.vault_channel import channel_to
-from fedpp.protocol.vault_client import Membership, VaultClient
-from sites.audit_check import verify
+from fedpp.vault_api import vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_channel import channel_to
+from fedpp.vault_api.vault_client import Membership, VaultClient
+from sites.vault.audit_chain import verify
 
 T = TypeVar("T")
 
@@ -57,14 +57,15 @@ WORDS = b"correct horse battery staple"
 STARTER = """
 import json, os, signal, sys
 import grpc
-import fedpp.cipher.dataset, fedpp.keys.store, sites.audit_log, sites.cli, sites.vault, sites.vault_service
+import fedpp.dataset.encrypted_dataset, fedpp.keys.key_store
+import sites.cli.site_cli, sites.vault.audit_log, sites.vault.vault_server, sites.vault.vault_service
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(sites.cli.main(json.loads(line)))
+        os._exit(sites.cli.site_cli.main(json.loads(line)))
     print(child, flush=True)
 """
 
@@ -183,7 +184,7 @@ def running(folder: Path, sockets: Path, domain: KeyDomain, dataset: EncryptedDa
         )
         vaults = {}
         for name in NAMES:
-            store.join(folder / name, site(domain, name), Passphrase(WORDS, log2_cost=10))
+            key_store.join(folder / name, site(domain, name), Passphrase(WORDS, log2_cost=10))
             address = f"unix:{sockets}/{name}.sock"
             options = {
                 "domain": folder / name,

@@ -17,18 +17,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hospital import error_of, site
 from vaults import SECONDS, serving, site_vault
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.config.site_policy import ScoreLimits
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.policy import ScoreLimits
-from fedpp.protocol import vault_pb2, vault_pb2_grpc
-from fedpp.protocol.vault_client import VaultClient
-from simulations import bad_clients, bench_vault
-from simulations.bench_vault import certified
-from sites.audit_check import verify
-from sites.audit_log import AuditLog, Signer
-from sites.call_guard import MOST_OF_A_METHOD
-from sites.memory_room import MemoryRoom
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.vault_api import vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_client import VaultClient
+from simulations.benchmarks import bad_clients, bench_vault
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.audit_chain import verify
+from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.call_guard import MOST_OF_A_METHOD
+from sites.vault.memory_budget import MemoryRoom
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 
@@ -178,8 +178,8 @@ def test_weights_that_nobody_reads_keep_no_score_waiting(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     """While a slow reader holds all memory for weights, other weights are refused in the end; scores are answered."""
-    monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
-    monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
+    monkeypatch.setattr("sites.vault.vault_service.ROOM_BYTES", 1)
+    monkeypatch.setattr("sites.vault.vault_service.ROOM_SECONDS", 0.3)
     large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
     request = vault_pb2.InitialWeightsRequest(network=large, seed=1, dtype="float64")
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
@@ -199,8 +199,8 @@ def test_scores_wait_for_one_another(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     """While one caller's predictions fill the memory for scores, another's are refused in the end."""
-    monkeypatch.setattr("sites.vault_service.ROOM_BYTES", 1)
-    monkeypatch.setattr("sites.vault_service.ROOM_SECONDS", 0.3)
+    monkeypatch.setattr("sites.vault.vault_service.ROOM_BYTES", 1)
+    monkeypatch.setattr("sites.vault.vault_service.ROOM_SECONDS", 0.3)
     header, more = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape), threading.Event()
 
     def requests() -> Iterator[vault_pb2.ScoreRequest]:

@@ -13,20 +13,20 @@ from conftest import FINDINGS, SPLIT, TINY, write_dataset
 from vaults import SECONDS, service, serving
 
 from fedpp.cipher import algebra
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.cipher.dataset_writer import DatasetWriter
-from fedpp.cipher.manifest import SequenceRecord
-from fedpp.config import SPLITS
+from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.run_config import SPLITS
+from fedpp.dataset.dataset_manifest import SequenceRecord
+from fedpp.dataset.dataset_writer import DatasetWriter
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
-from fedpp.keys.domain import KeyDomain
 from fedpp.keys.encryption import SequenceCipher
-from fedpp.learning.initial import initial_weights
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.metrics import count, count_findings, presence, softmax
-from fedpp.network import Gaps, NetworkSpec
-from fedpp.protocol import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import FindingCounts
-from fedpp.protocol.vault_client import SiteInfo, VaultClient
+from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 

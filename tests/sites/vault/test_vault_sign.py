@@ -11,14 +11,14 @@ import pytest
 from conftest import TINY
 from vaults import serving
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError, VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.keys.identity import SiteIdentity
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Run, Statement
-from fedpp.protocol.vault_client import VaultClient
-from simulations.bench_vault import certified
-from sites.vault_service import VaultService
+from fedpp.vault_api.vault_client import VaultClient
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.vault_service import VaultService
 
 NONCE = "0123456789abcdef" * 4
 RUN = str(2**64 - 1)

@@ -14,12 +14,12 @@ import pytest
 from conftest import TINY
 from vaults import SECONDS, service, serving, socket_path, stopped, vault_process
 
-from fedpp.cipher.dataset import EncryptedDataset
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
-from fedpp.protocol.vault_client import VaultClient
-from sites.vault import serve
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.vault_api import vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_client import VaultClient
+from sites.vault.vault_server import serve
 
 
 def test_the_socket_is_for_a_group_and_gone_after_the_stop(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -64,7 +64,7 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
-    monkeypatch.setattr("sites.vault.GRACE_SECONDS", 2.0)
+    monkeypatch.setattr("sites.vault.vault_server.GRACE_SECONDS", 2.0)
     ready, stop, more = threading.Event(), threading.Event(), threading.Event()
     arguments = {"ready": ready.set, "stop": stop}
     first = threading.Thread(target=serve, args=(service(domain, dataset), address), kwargs=arguments, daemon=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from vaults import NotReadyError, site_vault
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.keys.domain import KeyDomain
-from fedpp.policy import starting_text
+from fedpp.config.site_policy import starting_text
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_domain import KeyDomain
 
 
 def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object) -> str:

@@ -13,16 +13,16 @@ from conftest import TINY
 from hospital import error_of, site, site_process
 from vaults import NotReadyError, service, serving, site_vault, stopped
 
-from fedpp.cipher.dataset import EncryptedDataset
-from fedpp.config import SiteConfig
+from fedpp.config.run_config import SiteConfig
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
-from fedpp.keys.domain import KeyDomain
-from fedpp.protocol import vault_client, vault_pb2, vault_pb2_grpc
-from fedpp.protocol.vault_channel import TlsFiles
-from fedpp.protocol.vault_client import VaultClient
-from simulations.bench_vault import certified
-from sites.audit_log import AuditLog, Signer
-from sites.vault import serve
+from fedpp.keys.key_domain import KeyDomain
+from fedpp.vault_api import vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api.vault_channel import TlsFiles
+from fedpp.vault_api.vault_client import VaultClient
+from simulations.benchmarks.bench_vault import certified
+from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.vault_server import serve
 
 
 @pytest.fixture(scope="module")

@@ -13,4 +13,4 @@ def idle(module: Any) -> None:
     module.EncryptedTrainer.fit = lambda *_, **__: []
 
 
-after_import("fedpp.learning.training", idle)
+after_import("fedpp.learning.encrypted_training", idle)

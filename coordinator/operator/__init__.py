@@ -1,0 +1,1 @@
+"""The operator's commands: servers, enrolment of sites, runs and reports."""

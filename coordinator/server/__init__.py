@@ -1,0 +1,1 @@
+"""The ServerApp: admission of sites, rounds, aggregation and run state."""

@@ -1,0 +1,1 @@
+"""Flower adapters: everything that patches or imports Flower's private modules."""

@@ -1,0 +1,1 @@
+"""Secret zone: DICOM files, their codecs and pixel values."""

@@ -1,0 +1,1 @@
+"""Secret zone: one reader for each layout of raw image data."""

@@ -1,0 +1,1 @@
+"""Secret zone: from raw image sequences to an encrypted dataset."""

@@ -1,0 +1,1 @@
+"""Vault API: the gRPC interface between the trainer and the vault, and its client."""

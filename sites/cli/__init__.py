@@ -1,0 +1,1 @@
+"""The commands of `fedpp-site`, one module for each group."""

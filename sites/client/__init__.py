@@ -1,0 +1,1 @@
+"""The ClientApp: local training on ciphertext, and the replies to the coordinator."""

@@ -1,0 +1,1 @@
+"""The vault: the only process of a hospital that holds the domain secret."""
