@@ -52,7 +52,7 @@ class ModelError(FedppError):
     """A model file is damaged or does not fit its network."""
 
 
-class GateError(ModelError):
+class UpdateCheckError(ModelError):
     """A site's gate keeps an update back, or a model out; the kind may be told to others, the figures not."""
 
     def __init__(self, kind: str, figures: str) -> None:

@@ -28,7 +28,7 @@ def authority(name: str, key: ec.EllipticCurvePrivateKey, validity: timedelta) -
 def issued(
     name: str,
     key: ec.EllipticCurvePublicKey,
-    issuer: x509.Certificate,
+    domain_ca: x509.Certificate,
     signer: ec.EllipticCurvePrivateKey,
     validity: timedelta,
     hosts: Iterable[x509.GeneralName],
@@ -36,9 +36,9 @@ def issued(
 ) -> x509.Certificate:
     """Return a certificate by an authority for these hosts, and for these purposes alone, if any are named."""
     ordered = sorted(hosts, key=lambda host: str(host.value))
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    issuer_id = domain_ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     unsigned = (
-        _builder(_name(name), issuer.subject, key, validity)
+        _builder(_name(name), domain_ca.subject, key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
@@ -51,13 +51,13 @@ def issued(
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, validity: timedelta
+    subject: x509.Name, domain_ca: x509.Name, key: ec.EllipticCurvePublicKey, validity: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(issuer)
+        .issuer_name(domain_ca)
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)

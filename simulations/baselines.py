@@ -1,4 +1,4 @@
-"""The same task trained otherwise: the plaintext twin, all data in one place, each hospital alone.
+"""The same task trained otherwise: the plaintext reference, all data in one place, each hospital alone.
 
 All are trained by the twin's loop: from the federation's initial weights, for its rounds and local epochs.
 """
@@ -22,7 +22,7 @@ from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaseli
 
 from .comparison import Comparison
 from .hospitals import Hospitals
-from .plaintext_reference import PlaintextSite, PlaintextTwin, Training, Values, moved, plaintext_sites
+from .plaintext_reference import PlaintextReference, PlaintextSite, Training, Values, moved, plaintext_sites
 from .scenario import Scenario
 from .shared_patients import also_tested_elsewhere, shared, trained_and_tested
 
@@ -35,30 +35,30 @@ def compare(
     """Train the baselines that the scenario asks for; return their test figures, and how far the twin is."""
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
     sites = plaintext_sites(hospitals, record.network)
-    twin = PlaintextTwin(record.network, _training(scenario))
-    initial = twin.initial(hospitals.domain)
+    reference = PlaintextReference(record.network, _training(scenario))
+    initial = reference.initial(hospitals.domain)
     baselines, parity, left_out = Baselines(), None, None
     by_site = {site.name: SiteBaselines() for site in sites}
     if scenario.plaintext_federated:
-        note("the plaintext twin")
-        weights = twin.federate(sites, initial)
-        tests = _tests(twin, weights, sites)
+        note("the plaintext reference")
+        weights = reference.federate(sites, initial)
+        tests = _tests(reference, weights, sites)
         baselines = replace(baselines, plaintext_federated=metrics(total(tests.values())))
         by_site = {name: replace(by_site[name], plaintext_federated=metrics(own)) for name, own in tests.items()}
         if scenario.scheme == "more":  # the frame form's network sees other frames, and has no slots to compare
-            parity = _parity(scenario, hospitals, model_file, twin, sites, weights, note)
+            parity = _parity(scenario, hospitals, model_file, reference, sites, weights, note)
     if scenario.plaintext_central:
         note("all data in one place, plaintext")
         unfair = also_tested_elsewhere(datasets)
         left_out = sum(map(len, unfair))
-        tests = _tests(twin, twin.federate([pooled(sites, unfair)], initial), sites)
+        tests = _tests(reference, reference.federate([pooled(sites, unfair)], initial), sites)
         baselines = replace(baselines, plaintext_central=metrics(total(tests.values())))
         by_site = {name: replace(by_site[name], plaintext_central=metrics(own)) for name, own in tests.items()}
     if scenario.local_only:
         alone = {}
         for site in sites:
             note(f"{site.name} alone, plaintext")
-            tests = _tests(twin, twin.federate([site], initial), sites)
+            tests = _tests(reference, reference.federate([site], initial), sites)
             alone[site.name] = metrics(total(tests.values()))
             by_site[site.name] = replace(by_site[site.name], local_only=metrics(tests[site.name]))
         baselines = replace(baselines, local_only=alone)
@@ -84,34 +84,38 @@ def _training(scenario: Scenario) -> Training:
     return Training(
         scenario.rounds,
         scenario.epochs,
-        scenario.recipe(),
+        scenario.hyperparameters(),
         scenario.seed,
         scenario.dtype,
-        scenario.server_rule(),
+        scenario.server_optimizer_config(),
     )
 
 
-def _tests(twin: PlaintextTwin, weights: Sequence[Values], sites: Sequence[PlaintextSite]) -> dict[str, AnyCounts]:
+def _tests(
+    reference: PlaintextReference, weights: Sequence[Values], sites: Sequence[PlaintextSite]
+) -> dict[str, AnyCounts]:
     """Return what these weights do on each site's test split."""
-    counted = count_findings if twin.network.multi_label else count
+    counted = count_findings if reference.network.multi_label else count
     tested = [(site, site.split["test"]) for site in sites]
-    return {site.name: counted(site.labels[test], twin.probabilities(weights, site)[test]) for site, test in tested}
+    return {
+        site.name: counted(site.labels[test], reference.probabilities(weights, site)[test]) for site, test in tested
+    }
 
 
 def _parity(
     scenario: Scenario,
     hospitals: Hospitals,
     model_file: Path,
-    twin: PlaintextTwin,
+    reference: PlaintextReference,
     sites: Sequence[PlaintextSite],
     weights: Sequence[Values],
     note: Note,
 ) -> Parity:
     """Compare the federation's model with the twin's weights."""
-    probabilities = [twin.probabilities(weights, site) for site in sites]
+    probabilities = [reference.probabilities(weights, site) for site in sites]
     model = EncryptedModel.load(model_file)
     trainer = EncryptedTrainer(
-        twin.network, hospitals.domain.computing_key().algebra(), scenario.recipe(), scenario.dtype
+        reference.network, hospitals.domain.computing_key().algebra(), scenario.hyperparameters(), scenario.dtype
     )
     trainer.load(model.rows)
     differences = []
@@ -119,16 +123,16 @@ def _parity(
         dataset = EncryptedDataset.open(site.dataset)
         for split in SPLITS:
             logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, dataset.indices(split)))
-            said = presence(logits) if twin.network.multi_label else softmax(logits)
+            said = presence(logits) if reference.network.multi_label else softmax(logits)
             differences.append(np.abs(said - p[dataset.indices(split)]).max(initial=0.0))
-    initial = twin.initial(hospitals.domain)
+    initial = reference.initial(hospitals.domain)
     controls = []
     for draw in range(scenario.control_draws):
         note(f"control {draw + 1} of {scenario.control_draws}")
-        other = twin.federate(sites, moved(initial, draw))
+        other = reference.federate(sites, moved(initial, draw))
         pairs = zip(sites, probabilities, strict=True)
-        controls.append(float(np.max([np.abs(twin.probabilities(other, s) - p).max() for s, p in pairs])))
-    decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in twin.network.weights()]
+        controls.append(float(np.max([np.abs(reference.probabilities(other, s) - p).max() for s, p in pairs])))
+    decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in reference.network.weights()]
     return Parity(
         max_abs_probability_difference=float(np.max(differences)),
         max_abs_weight_difference=float(np.max([np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True)])),

@@ -8,7 +8,7 @@ from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaseli
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of the baselines that a scenario asks for, and how far the ciphertext is from its plaintext twin."""
+    """Figures of a scenario's baselines, and the distance of ciphertext from the plaintext reference."""
 
     patients: SharedPatients
     together: Baselines = field(default_factory=Baselines)  # on all test splits

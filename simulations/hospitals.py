@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from fedpp.config.run_config import SiteConfig
-from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
@@ -19,7 +19,7 @@ from fedpp.imaging.splits import partition_patients
 from fedpp.imaging.visits import by_visit, of_length
 from fedpp.ingest.ingestion import ingest
 from fedpp.keys import key_store
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.passphrase import from_file
 from fedpp.keys.site_identity import SiteIdentity
@@ -53,14 +53,14 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file.touch(mode=0o600)
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
     passphrase, domain = from_file(passphrase_file), _domain(scenario)
-    issuer = Issuer(domain.certifying_seed())
-    key_store.found(out / "domain", domain, issuer, SiteIdentity.generate("simulation"), passphrase)
+    domain_ca = DomainCA(domain.certifying_seed())
+    key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
         dataset, keys = out / "sites" / name, out / "keys" / name
         identity = SiteIdentity.generate(name)
-        certificate = issuer.certify(identity.recipient(), domain.card())
+        certificate = domain_ca.certify(identity.recipient(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
         ingest(
             sequences,
@@ -88,9 +88,9 @@ def _policy(dataset: Path) -> SitePolicy:
     """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
-    scores = ScoreLimits(least_patients=1, per_round=many, rounds=many, per_day=many)
+    scores = EvaluationLimits(min_patients=1, per_round=many, rounds=many, per_day=many)
     return SitePolicy(
-        bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, co_participants=0, masking="optional"
+        bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, min_other_sites=0, masking="optional"
     )
 
 

@@ -1,4 +1,4 @@
-"""The plaintext twin: the same federation by a hand-written loop over stock Keras models, without any key.
+"""The plaintext reference: the same federation by a hand-written loop over stock Keras models, without any key.
 
 Same initial weights, batches, optimizer arithmetic, averaging weights and step of the global model; so what differs is
 the cipher.
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fedpp.aggregation import global_state
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe, ServerRule
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS, Dtype
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.preparation import gaps, pad, prepare
@@ -54,13 +54,13 @@ class Training:
 
     rounds: int
     epochs: int
-    recipe: Recipe
+    hyperparameters: Hyperparameters
     seed: int
     dtype: Dtype
-    rule: ServerRule = field(default_factory=ServerRule)
+    rule: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
 
 
-def plaintext_sites(hospitals: Hospitals, network: NetworkSpec) -> list[PlaintextSite]:
+def plaintext_sites(hospitals: Hospitals, network: ModelSpec) -> list[PlaintextSite]:
     """Prepare each hospital's raw sequences in the order of its encrypted dataset."""
     return [
         _plaintext_site(hospitals, network, site.dataset.name, EncryptedDataset.open(site.dataset), raw)
@@ -70,7 +70,7 @@ def plaintext_sites(hospitals: Hospitals, network: NetworkSpec) -> list[Plaintex
 
 def _plaintext_site(
     hospitals: Hospitals,
-    network: NetworkSpec,
+    network: ModelSpec,
     name: str,
     dataset: EncryptedDataset,
     raw: Sequence[ImageSequence],
@@ -88,12 +88,12 @@ def _plaintext_site(
     )
 
 
-class PlaintextTwin:
+class PlaintextReference:
     """A stock Keras model that is trained as the federation trains."""
 
-    def __init__(self, network: NetworkSpec, training: Training) -> None:
+    def __init__(self, network: ModelSpec, training: Training) -> None:
         self.network, self.training = network, training
-        self._learner = Learner(network, Algebra.plaintext(), training.recipe, training.dtype)
+        self._learner = Learner(network, Algebra.plaintext(), training.hyperparameters, training.dtype)
         self.model = self._learner.model
 
     def initial(self, domain: KeyDomain) -> list[Values]:
@@ -160,7 +160,7 @@ def inputs_of(site: PlaintextSite, dtype: Dtype) -> list[Reader]:
     return inputs if times is None else [*inputs, lambda i: times[i].astype(dtype)]
 
 
-def labels_of(site: PlaintextSite, network: NetworkSpec, dtype: Dtype) -> Reader:
+def labels_of(site: PlaintextSite, network: ModelSpec, dtype: Dtype) -> Reader:
     """Return the reader of a plaintext network's labels: one-hot, or a pair for each finding."""
     targets = PAIRS if network.multi_label else np.eye(network.classes)
     return lambda i: targets[site.labels[i]].astype(dtype)

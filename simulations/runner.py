@@ -1,4 +1,4 @@
-"""Run a scenario: hospitals, vaults, the federation, its plaintext twin, and the report."""
+"""Run a scenario: hospitals, vaults, the federation, its plaintext reference, and the report."""
 
 import shutil
 import sys
@@ -101,7 +101,7 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
         "quorum": sites,
         "rounds": scenario.rounds,
         "epochs": scenario.epochs,
-        **{name.replace("_", "-"): value for name, value in scenario.recipe().to_mapping().items()},
+        **{name.replace("_", "-"): value for name, value in scenario.hyperparameters().to_mapping().items()},
         "server-optimizer": scenario.server_optimizer,
         "server-learning-rate": scenario.server_learning_rate,
         "server-momentum": scenario.server_momentum,
@@ -118,10 +118,10 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
         "dense": scenario.dense,
         "lstm": scenario.lstm,
         "masking": scenario.masking,
-        "most-examples": 0,
-        "update-bound": 8.0,
-        "update-norm": 10.0,
-        "loss-rise": 1.0,
+        "max-examples": 0,
+        "max-update-value": 8.0,
+        "max-max-update-norm": 10.0,
+        "max-loss-increase": 1.0,
         "alone": False,  # the baselines are trained in plaintext
         "repeats": 2,
         "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 
 from fedpp.cipher.domain_card import Scheme
-from fedpp.config.hyperparameters import Recipe, ServerOptimizer, ServerRule
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizer, ServerOptimizerConfig
 from fedpp.config.model_spec import Architecture, Gaps
 from fedpp.config.run_config import LAYOUTS, WANTED_SENSITIVITY, Dtype
 from fedpp.errors import ConfigError
@@ -79,17 +79,19 @@ class Scenario:
     dtype: Dtype = "float32"
     seed: int = 0
     epochs: int = 2
-    batch_size: int = Recipe.batch_size
-    micro_batch: int = Recipe.micro_batch  # sequences of a batch in memory at a time
-    learning_rate: float = Recipe.learning_rate
-    positive_weight: float = Recipe.positive_weight  # of the loss of all but the first class, or of a present finding
-    label_smoothing: float = Recipe.label_smoothing
-    proximal: float = Recipe.proximal  # of FedProx, 0: none
-    server_optimizer: ServerOptimizer = ServerRule.name
-    server_learning_rate: float = ServerRule.learning_rate
-    server_momentum: float = ServerRule.momentum  # of fedavgm, and beta_1 of fedadam and fedyogi
-    server_beta_2: float = ServerRule.beta_2
-    server_tau: float = ServerRule.tau
+    batch_size: int = Hyperparameters.batch_size
+    micro_batch: int = Hyperparameters.micro_batch  # sequences of a batch in memory at a time
+    learning_rate: float = Hyperparameters.learning_rate
+    positive_weight: float = (
+        Hyperparameters.positive_weight
+    )  # of the loss of all but the first class, or of a present finding
+    label_smoothing: float = Hyperparameters.label_smoothing
+    proximal: float = Hyperparameters.proximal  # of FedProx, 0: none
+    server_optimizer: ServerOptimizer = ServerOptimizerConfig.name
+    server_learning_rate: float = ServerOptimizerConfig.learning_rate
+    server_momentum: float = ServerOptimizerConfig.momentum  # of fedavgm, and beta_1 of fedadam and fedyogi
+    server_beta_2: float = ServerOptimizerConfig.beta_2
+    server_tau: float = ServerOptimizerConfig.tau
     strategy: str = ""  # of Flower, in place of the server's optimizer; in the frame form without masking alone
     strategy_settings: str = ""
     architecture: Architecture = "cnn-bi-lstm"
@@ -97,7 +99,7 @@ class Scenario:
     filters: tuple[int, ...] = (16, 32, 64)
     dense: int = 64
     lstm: int = 64
-    plaintext_federated: bool = True  # train the plaintext twin too, for comparison and parity
+    plaintext_federated: bool = True  # train the plaintext reference too, for comparison and parity
     plaintext_central: bool = False  # and one on all sites' data in one place
     local_only: bool = False  # and one at each site alone
     sensitivity: float = WANTED_SENSITIVITY  # at least this on validation data: where the report's operating point is
@@ -159,8 +161,8 @@ class Scenario:
             raise ConfigError(f"sensitivity must be above 0 and at most 1, got {self.sensitivity}")
         self._check_findings()
         self.plan()
-        self.recipe()
-        self.server_rule()
+        self.hyperparameters()
+        self.server_optimizer_config()
         self._check_strategy()
         self._check_hospitals()
         self._check_lengths()
@@ -179,8 +181,8 @@ class Scenario:
     def _check_strategy(self) -> None:
         if self.strategy and self.plaintext_federated:
             raise ConfigError(
-                f"the plaintext twin has no strategies of Flower, got {self.strategy!r:.80}: set plaintext-federated: "
-                "false"
+                f"the plaintext reference has no Flower strategies, got {self.strategy!r:.80}: set "
+                "plaintext-federated: false"
             )
 
     def _check_findings(self) -> None:
@@ -220,14 +222,14 @@ class Scenario:
         """Return what the layout of the data leaves open."""
         return Choices(self.target, self.uncertain, self.views, self.series)
 
-    def recipe(self) -> Recipe:
+    def hyperparameters(self) -> Hyperparameters:
         """Return how both twins learn."""
-        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+        return Hyperparameters(**{f.name: getattr(self, f.name) for f in fields(Hyperparameters)})
 
-    def server_rule(self) -> ServerRule:
+    def server_optimizer_config(self) -> ServerOptimizerConfig:
         """Return how both twins' global models are moved by the mean update of a round."""
         numbers = (self.server_learning_rate, self.server_momentum, self.server_beta_2, self.server_tau)
-        return ServerRule(self.server_optimizer, *numbers)
+        return ServerOptimizerConfig(self.server_optimizer, *numbers)
 
     def plan(self) -> SplitPlan:
         """Return how each site's patients are split."""

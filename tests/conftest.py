@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.model_spec import Gaps, ModelSpec
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -26,9 +26,9 @@ os.environ |= QUIET_FLOWER
 settings.register_profile("any machine", deadline=None)  # a busy one must not fail a property
 settings.load_profile("any machine")
 
-TINY = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
+TINY = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
 FINDINGS = ("Edema", "Fracture", "Effusion")
-MOST_WORKERS = 4  # of a gigabyte each, and what they start
+MAX_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (
     "test_deployment.py",
     "simulations/chaos/test_chaos_cases.py",
@@ -54,7 +54,7 @@ SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Spread the whole suite over the processor's cores; run what is named on the command line in this process."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if whole else 0
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if whole else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol import messages
 from fedpp.protocol.site_description import SiteDescription
-from simulations.benchmarks.simulated_client import Player
+from simulations.benchmarks.simulated_client import SimulatedClient
 
 CARD = KEYS.card()
 DOMAIN = CARD.fingerprint
@@ -44,10 +44,10 @@ def config(out: Path, **changes: object) -> RunConfig:
     waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
     masking = {
         "masking": True,
-        "most-examples": 0,
-        "update-bound": 8.0,
-        "update-norm": 10.0,
-        "loss-rise": 1.0,
+        "max-examples": 0,
+        "max-update-value": 8.0,
+        "max-max-update-norm": 10.0,
+        "max-loss-increase": 1.0,
         "repeats": 1,
         "alone": False,
     }
@@ -96,9 +96,9 @@ class Site:
         self.scored.append((request.split, request.round))
         return player.evaluate(question.content, self.reason_of(request))
 
-    def player(self) -> Player:
+    def player(self) -> SimulatedClient:
         """Return who plays its part."""
-        return Player(self.description, KEYS, self.step, self.held)
+        return SimulatedClient(self.description, KEYS, self.step, self.held)
 
     def reason_of(self, request: messages.EvaluateRequest) -> str:
         """Return why it does not adopt a model: it always does."""

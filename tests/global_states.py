@@ -7,21 +7,21 @@ import numpy as np
 from fedpp.aggregation import global_state
 from fedpp.aggregation.global_state import GlobalState, in_order
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import ServerRule
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec
 from fedpp.keys.key_domain import KeyDomain
 
 Arrays = Mapping[str, np.ndarray]
 
-NETWORK = NetworkSpec(1, 2, 2, 1, 2, filters=(1,), kernel=1, dense=2, lstm=1, architecture="cnn")
+NETWORK = ModelSpec(1, 2, 2, 1, 2, filters=(1,), kernel=1, dense=2, lstm=1, architecture="cnn")
 RULES = {
-    "fedavg": ServerRule(),
-    "fedavg slowed": ServerRule(learning_rate=0.5),
-    "fedavgm": ServerRule("fedavgm", 0.7, momentum=0.9),
-    "fedavgm without": ServerRule("fedavgm", 0.7, momentum=0.0),
-    "fedadam": ServerRule("fedadam", 0.1),
-    "fedadam flat": ServerRule("fedadam", 0.1, momentum=0.0, beta_2=0.0, tau=0.5),
-    "fedyogi": ServerRule("fedyogi", 0.1),
+    "fedavg": ServerOptimizerConfig(),
+    "fedavg slowed": ServerOptimizerConfig(learning_rate=0.5),
+    "fedavgm": ServerOptimizerConfig("fedavgm", 0.7, momentum=0.9),
+    "fedavgm without": ServerOptimizerConfig("fedavgm", 0.7, momentum=0.0),
+    "fedadam": ServerOptimizerConfig("fedadam", 0.1),
+    "fedadam flat": ServerOptimizerConfig("fedadam", 0.1, momentum=0.0, beta_2=0.0, tau=0.5),
+    "fedyogi": ServerOptimizerConfig("fedyogi", 0.1),
 }
 
 
@@ -45,12 +45,12 @@ def message(rows: Arrays, n: int) -> dict[str, np.ndarray]:
     return {name: algebra_of(n).decrypted(values)[0][..., None] for name, values in rows.items()}
 
 
-def flat(rows: Arrays, network: NetworkSpec) -> np.ndarray:
+def flat(rows: Arrays, network: ModelSpec) -> np.ndarray:
     """Return rows as one float64 vector `[parameters * n]` in the network's order."""
     return np.concatenate(in_order(rows, network)).astype(np.float64)
 
 
-def begun(rows: Arrays, rule: ServerRule, *, dtype: str = "float64") -> GlobalState:
+def begun(rows: Arrays, rule: ServerOptimizerConfig, *, dtype: str = "float64") -> GlobalState:
     n = next(iter(rows.values())).shape[-1]
     return global_state.initial(
         rows,

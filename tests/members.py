@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.keys import key_store
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import SiteIdentity
@@ -14,7 +14,7 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Run, Statement
 
 SECRET_WORDS = b"correct horse battery"
 EAST, WEST = SiteIdentity("East", bytes([1] * 32)), SiteIdentity("West", bytes([2] * 32))
-ISSUER = Issuer(bytes([3] * 32))
+DOMAIN_CA = DomainCA(bytes([3] * 32))
 
 
 def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
@@ -24,12 +24,12 @@ def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
 
 def founded(**choices: object) -> KeyDomain:
     """Return a domain that `ISSUER` certifies members of."""
-    return KeyDomain.found(ISSUER.public_key, **choices)
+    return KeyDomain.found(DOMAIN_CA.public_key, **choices)
 
 
 def membership(identity: SiteIdentity, domain: KeyDomain) -> key_store.Site:
     """Return a site as a member of a domain of `ISSUER`."""
-    return key_store.Site(domain, identity, ISSUER.certify(identity.recipient(), domain.card()))
+    return key_store.Site(domain, identity, DOMAIN_CA.certify(identity.recipient(), domain.card()))
 
 
 def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
@@ -42,7 +42,7 @@ def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: obj
     statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
     statement = replace(statement, **change)
     signature = identity.sign("statement", statement.content())
-    return Proof(statement, signature, ISSUER.certify(identity.recipient(), card))
+    return Proof(statement, signature, DOMAIN_CA.certify(identity.recipient(), card))
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from vaults import serving
 
 from fedpp.aggregation import global_state
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.ring import Ring, Words
-from fedpp.aggregation.round_context import Contribution, Sum
-from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.aggregation.ring import EncodedUpdate, Ring
+from fedpp.aggregation.round_context import Aggregate, Contribution
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
@@ -30,7 +30,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from sites.client.app import app
 
 NONCE = "ab" * 32
@@ -85,7 +85,7 @@ class Node:
 
 def site_of(domain: KeyDomain, name: str) -> Site:
     identity = SiteIdentity(name, bytes([NUMBERS[name]] * 32))
-    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 
 
 def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain, name: str) -> Node:
@@ -104,31 +104,36 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
     return made
 
 
-def plan_of(domain: KeyDomain, **changes: Any) -> Plan:
+def run_spec_of(domain: KeyDomain, **changes: Any) -> RunSpec:
     """Return what a run of two sites of six training sequences says, with these changes."""
     values = {
         "domain": domain.card().fingerprint,
         "network": TINY,
         "dtype": "float64",
-        "recipe": Recipe(batch_size=4),
-        "rule": ServerRule(),
+        "hyperparameters": Hyperparameters(batch_size=4),
+        "rule": ServerOptimizerConfig(),
         "epochs": 1,
         "seed": 0,
         "masked": True,
         "examples": 12,
         "sites": 2,
-        "most_examples": 0,
+        "max_examples": 0,
         "bound": 8.0,
-        "most_norm": 10.0,
-        "most_loss_rise": 1.0,
+        "max_norm": 10.0,
+        "max_loss_increase": 1.0,
     }
-    return Plan(**{**values, **changes})
+    return RunSpec(**{**values, **changes})
 
 
-def begun(domain: KeyDomain, plan: Plan, *, seed: int = 0, number: int = 0) -> GlobalState:
+def begun(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number: int = 0) -> GlobalState:
     """Return a state of fresh weights of the plan's network, under the domain's key."""
-    rows = encrypted_initial_weights(plan.network, seed, domain.computing_key())
-    facts = {"network": plan.network, "domain": domain.card().fingerprint, "dtype": plan.dtype, "rule": plan.rule}
+    rows = encrypted_initial_weights(run_spec.network, seed, domain.computing_key())
+    facts = {
+        "network": run_spec.network,
+        "domain": domain.card().fingerprint,
+        "dtype": run_spec.dtype,
+        "rule": run_spec.rule,
+    }
     return replace(global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts), round=number)
 
 
@@ -140,8 +145,8 @@ def sealed(domain: KeyDomain, state: GlobalState, said: str | None = None) -> by
     return b"".join(domain.envelope().close(said or about(state.round), [state.to_bytes()]))
 
 
-def sent(domain: KeyDomain, plan: Plan, state: GlobalState) -> bytes:
-    return sealed(domain, state) if plan.masked else state.to_bytes()
+def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
+    return sealed(domain, state) if run_spec.masked else state.to_bytes()
 
 
 def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
@@ -160,7 +165,7 @@ def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any
     identity = SiteIdentity(name, bytes([NUMBERS[name] if number is None else number] * 32))
     statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
     statement = replace(statement, **change)
-    certificate = Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+    certificate = DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card())
     return Proof(statement, identity.sign("statement", statement.content()), certificate)
 
 
@@ -174,7 +179,7 @@ def question(
     request: messages.Request,
     state: bytes | None = None,
     *,
-    added: tuple[Sum, Words] | None = None,
+    added: tuple[Aggregate, EncodedUpdate] | None = None,
     participants: Participants | None = None,
 ) -> RecordDict:
     """Return a message's content, of a run in which north and south take part."""
@@ -189,35 +194,35 @@ def question(
     return content
 
 
-def trained(node: Node, plan: Plan, *, state: bytes | None = None, **more: Any) -> RecordDict:
+def trained(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **more: Any) -> RecordDict:
     """Return the answer to a first round, from fresh weights."""
     domain = node.site.domain
-    state = sent(domain, plan, begun(domain, plan)) if state is None else state
-    return node.ask("train", question(domain, messages.TrainRequest(plan, 1), state, **more))
+    state = sent(domain, run_spec, begun(domain, run_spec)) if state is None else state
+    return node.ask("train", question(domain, messages.TrainRequest(run_spec, 1), state, **more))
 
 
-def words_in(answer: RecordDict, plan: Plan) -> Words:
-    return messages.words_of(answer, 64 if plan.dtype == "float64" else 32, 2 * plan.network.parameters())
+def words_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
+    return messages.words_of(answer, 64 if run_spec.dtype == "float64" else 32, 2 * run_spec.network.parameters())
 
 
-def ring_of(plan: Plan) -> Ring:
-    return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+def ring_of(run_spec: RunSpec) -> Ring:
+    return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
 
 
-def added(answers: Mapping[str, RecordDict], plan: Plan) -> tuple[Sum, Words]:
+def added(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
     """Return what a coordinator adds up."""
-    parts, words = [], np.zeros(2 * plan.network.parameters(), ring_of(plan).dtype)
+    parts, words = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
     for name, answer in answers.items():
         mask = messages.Mask.of(answer)
         examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
         parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
-        words = words + words_in(answer, plan)
-    return Sum.of(parts), words
+        words = words + words_in(answer, run_spec)
+    return Aggregate.of(parts), words
 
 
 def updates(
     nodes: Sequence[Node],
-    plan: Plan,
+    run_spec: RunSpec,
     state: bytes | None,
     number: int = 1,
     attempt: int = 1,
@@ -225,7 +230,7 @@ def updates(
     **more: Any,
 ) -> Mapping[str, RecordDict]:
     """Return what each site answers to a round."""
-    request = messages.TrainRequest(plan, number, attempt, base)
+    request = messages.TrainRequest(run_spec, number, attempt, base)
     answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state, **more)) for n in nodes}
     assert not [reason(answer) for answer in answers.values() if messages.REFUSAL in answer]
     return answers
@@ -233,16 +238,16 @@ def updates(
 
 def judged(
     nodes: Sequence[Node],
-    plan: Plan,
+    run_spec: RunSpec,
     state: bytes | None,
-    total: tuple[Sum, Words],
+    total: tuple[Aggregate, EncodedUpdate],
     number: int = 1,
     attempt: int = 1,
     base: str = "",
     **more: Any,
 ) -> list[RecordDict]:
     """Return what each site answers to the sum of a round, its new state included."""
-    request = messages.EvaluateRequest(plan, "validation", number, attempt, keep=True, base=base)
+    request = messages.EvaluateRequest(run_spec, "validation", number, attempt, keep=True, base=base)
     return [n.ask("evaluate", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
 
 

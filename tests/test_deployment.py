@@ -140,7 +140,7 @@ def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
     """Write the policy of a hospital: this dataset, this checkout's bundle, and scores of few sequences."""
     policy = hospital.policy(epoch)
     hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
-    policy.write_text(policy.read_text().replace("least-patients: 10", "least-patients: 1"))
+    policy.write_text(policy.read_text().replace("min-patients: 10", "min-patients: 1"))
     hospital.zone("approve", bundle, "--policy", policy)
 
 
@@ -192,7 +192,7 @@ def canaries(deployment: Deployment) -> dict[str, bytes]:
         secrets[f"{hospital.name}'s identity"] = site.identity.seed_bytes()
         secrets[f"{hospital.name}'s passphrase"] = hospital.passphrase.read_bytes().strip()
         if hospital is deployment.east:
-            secrets["certifying key"] = key_store.open_issuer(hospital.domain(1), passphrase).seed_bytes()
+            secrets["certifying key"] = key_store.open_domain_ca(hospital.domain(1), passphrase).seed_bytes()
             secrets["domain secret"] = site.domain.secret_bytes()[:32]
             for label in (
                 *("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"),

@@ -21,16 +21,16 @@ from masked_sites import DOMAIN
 
 from coordinator.server.app import federate
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.learning.initial_weights import encrypted_initial_weights
-from simulations.benchmarks.simulated_client import Player
+from simulations.benchmarks.simulated_client import SimulatedClient
 
 SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
-NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
+NETWORK = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
 VIEWS = {True: "<f8", False: "<u8"}  # of the numbers in a state, and of words
 WEIGHTS = {"initial weights", "model"}
 TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")
@@ -43,20 +43,23 @@ def _in_a_run() -> None:
 
 
 @dataclass(frozen=True)
-class Learner(Player):
+class Learner(SimulatedClient):
     """A site that trains for real, from weights of its vault's kind; it notes what the coordinator must not know."""
 
     dataset: EncryptedDataset | None = None
     truth: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def rows_of_round_0(self, network: NetworkSpec) -> dict[str, np.ndarray]:
+    def rows_of_round_0(self, network: ModelSpec) -> dict[str, np.ndarray]:
         rows = encrypted_initial_weights(network, 0, DOMAIN.evaluation_key())
         self._note("initial weights", rows)
         return rows
 
     def update(self, before: GlobalState) -> dict[str, np.ndarray]:
         trainer = EncryptedTrainer(
-            before.network, DOMAIN.evaluation_key().algebra(), Recipe(batch_size=4, learning_rate=0.01), before.dtype
+            before.network,
+            DOMAIN.evaluation_key().algebra(),
+            Hyperparameters(batch_size=4, learning_rate=0.01),
+            before.dtype,
         )
         trainer.load(before.rows)
         trainer.fit(self.dataset, epochs=1, seed=(0, before.round))
@@ -73,10 +76,10 @@ class Learner(Player):
 class Hospital(Site):
     """A site whose messages are kept."""
 
-    player_: Player | None = None
+    player_: SimulatedClient | None = None
     heard: list[bytes] = field(default_factory=list)
 
-    def player(self) -> Player:
+    def player(self) -> SimulatedClient:
         assert self.player_ is not None
         return self.player_
 

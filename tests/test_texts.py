@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.texts import MOST_CHARACTERS, one_line
+from fedpp.texts import MAX_CHARACTERS, one_line
 
 
 @given(st.text(max_size=3000))
@@ -12,7 +12,7 @@ def test_a_text_of_others_is_one_printable_line(text: str) -> None:
     """No line break, no terminal's command, no endless line; what was such a line stays as it is."""
     line = one_line(text)
     assert line.isprintable()
-    assert len(line) <= MOST_CHARACTERS
+    assert len(line) <= MAX_CHARACTERS
     assert one_line(line.strip()) == " ".join(line.split())
 
 
@@ -21,7 +21,7 @@ def test_a_text_of_others_is_one_printable_line(text: str) -> None:
     [
         ("no\n such\tsite \r\n", "no such site"),
         ("\x1b[31mred\x1b[0m", "[31mred[0m"),
-        ("x" * 5000, "x" * MOST_CHARACTERS),
+        ("x" * 5000, "x" * MAX_CHARACTERS),
         (" " * 5000 + "x", ""),
     ],
     ids=["breaks", "a terminal's command", "long", "spaces"],

@@ -14,8 +14,8 @@ from sklearn.decomposition import FastICA
 from vaults import serving
 
 from fedpp.cipher import algebra
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.keys.encryption import SequenceCipher
@@ -25,7 +25,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights, initial_we
 from fedpp.protocol.counts import SCORE_EDGES
 from fedpp.vault_api.vault_client import VaultClient
 
-NETWORK = NetworkSpec(4, 32, 32, 1, 2)
+NETWORK = ModelSpec(4, 32, 32, 1, 2)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -80,7 +80,7 @@ def test_images_show_in_their_rows():
 
 def test_moments_in_a_keras_file_give_the_key(domain: KeyDomain, dataset: EncryptedDataset, tmp_path: Path):
     """After a step of Adam m is a tenth of the gradient and v a thousandth of its square, in every slot: R follows."""
-    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Recipe(batch_size=64), "float64")
+    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Hyperparameters(batch_size=64), "float64")
     trainer.load(encrypted_initial_weights(TINY, domain.initial_seed(0), domain.evaluation_key()))
     trainer.fit(dataset, epochs=1, seed=(0,))
     assert int(trainer.model.optimizer.iterations) == 1
@@ -182,8 +182,8 @@ def test_weights_of_the_coordinators_choice_read_an_image(
     domain: KeyDomain, dataset: EncryptedDataset, plaintext: tuple[np.ndarray, np.ndarray], address: str
 ):
     """What a coordinator is sent back by the protocol tells a positive patient's image, pixel by pooled pixel."""
-    network = NetworkSpec(2, 8, 8, 1, 2, filters=(1,), kernel=1, dense=1, architecture="cnn")
-    trainer = EncryptedTrainer(network, domain.evaluation_key().algebra(), Recipe(), "float32")
+    network = ModelSpec(2, 8, 8, 1, 2, filters=(1,), kernel=1, dense=1, architecture="cnn")
+    trainer = EncryptedTrainer(network, domain.evaluation_key().algebra(), Hyperparameters(), "float32")
     chosen = {spec.name: np.zeros(spec.shape) for spec in network.weights()}
     chosen["conv0/kernel"][:], chosen["conv0/bias"][:] = 1, 8  # every ReLU is open
     chosen["logits/kernel"][0, 1], chosen["logits/bias"][1] = 1, -8

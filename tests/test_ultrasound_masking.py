@@ -128,8 +128,8 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
     for site in run.sites:
         for kind, number, asked, content in site.heard:
             if kind == "train":
-                plan = messages.TrainRequest.of(asked).plan
-                ring = Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+                run_spec = messages.TrainRequest.of(asked).run_spec
+                ring = Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
                 examples = int(content.metric_records[messages.METRICS][messages.EXAMPLES])
                 words = messages.words_of(content, ring.bits, network.parameters() * 2)
                 truth[f"update of {site.number} in round {number}"] = decrypted(ring.decode(words, examples))

@@ -10,7 +10,7 @@ from typing import Any
 
 from conftest import ROOT
 
-from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.files import create_exclusively
 from fedpp.keys import key_store
@@ -25,7 +25,7 @@ from sites.vault.vault_server import serve
 from sites.vault.vault_service import VaultService
 
 SECONDS = 20.0
-FEW = ScoreLimits(least_patients=1)  # for tiny splits
+FEW = EvaluationLimits(min_patients=1)  # for tiny splits
 VAULT = """
 import logging, sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def stopped() -> threading.Event:
     return stop
 
 
-def policy_of(dataset: EncryptedDataset, scores: ScoreLimits = FEW) -> Path:
+def policy_of(dataset: EncryptedDataset, scores: EvaluationLimits = FEW) -> Path:
     """Write a policy beside a dataset that allows it, with these limits of scores."""
     path = dataset.path.with_name(f"{dataset.path.name} policy.yaml")
     path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
@@ -101,7 +101,7 @@ def site_vault(
     dataset: EncryptedDataset,
     address: str,
     *options: object,
-    scores: ScoreLimits = FEW,
+    scores: EvaluationLimits = FEW,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `fedpp-site vault` from its `ready` to the end of the block."""
     folder = dataset.path.with_name("domain folder")

@@ -121,12 +121,12 @@ def _create(folder: Path) -> None:
 
 def _issue(files: Certificates, names: set[x509.GeneralName]) -> None:
     """Sign a certificate for the server's key and these names."""
-    issuer = x509.load_pem_x509_certificate(files.ca.read_bytes())
+    domain_ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
     signer = serialization.load_pem_private_key(files.ca_key.read_bytes(), password=None)
     key = serialization.load_pem_private_key(files.server_key.read_bytes(), password=None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("not the private keys that were made here")
-    certificate = issued("fedpp SuperLink", key.public_key(), issuer, signer, SERVER_VALIDITY, names)
+    certificate = issued("fedpp SuperLink", key.public_key(), domain_ca, signer, SERVER_VALIDITY, names)
     replace(files.server, certificate.public_bytes(serialization.Encoding.PEM))
 
 

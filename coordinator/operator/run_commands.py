@@ -23,7 +23,7 @@ from .superlink import CONNECTION, State
 
 if TYPE_CHECKING:
     from coordinator.server.progress import Progress
-    from coordinator.server.run_state import RunFolder
+    from coordinator.server.run_state import RunState
 
 ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
 CHANGEABLE = ("rounds", "quorum", "repeats", "wait-seconds", "round-seconds")  # of a run that goes on
@@ -33,12 +33,12 @@ Settings = dict[str, str | int | float]
 
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
-    from coordinator.server.run_state import RunFolder  # with it come NumPy and Flower, which --help does not wait for
+    from coordinator.server.run_state import RunState  # with it come NumPy and Flower, which --help does not wait for
 
     state = State(options.state.resolve())
     given = _from_file(options.config) if options.config else {}
     out = Path(options.out or given.get("out") or _missing("--out FOLDER")).resolve()
-    folder = RunFolder(out)
+    folder = RunState(out)
     if options.resume and (out / RECORD).exists():
         return _show(out, as_json=options.json)
     if options.resume and folder.order.exists():
@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """Show where the run is, which sites it waits for and who is connected; live on a terminal."""
     from coordinator.server.progress import Progress
-    from coordinator.server.run_state import RunFolder
+    from coordinator.server.run_state import RunState
 
     state = State(options.state.resolve())
-    folder = RunFolder(_out(options, state))
+    folder = RunState(_out(options, state))
     nodes, asked = [], -NODES_SECONDS
     while True:
         if time.monotonic() - asked >= NODES_SECONDS:
@@ -87,10 +87,10 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop the run that goes on; `run --resume` takes it up again."""
-    from coordinator.server.run_state import RunFolder
+    from coordinator.server.run_state import RunState
 
     state = State(options.state.resolve())
-    folder = RunFolder(_out(options, state))
+    folder = RunState(_out(options, state))
     if not folder.is_held():
         raise FederationError(f"no run goes on in {folder.out}: `status` tells how the last one ended")
     folder.stop.touch()
@@ -100,7 +100,7 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _begun(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a new run; all that can be checked before it begins is."""
     from coordinator.server import initial_model
     from fedpp.cipher.domain_card import DomainCard
@@ -137,7 +137,7 @@ def _begun(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str,
     return settings
 
 
-def _changed(folder: "RunFolder", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _changed(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a run that goes on, with what may be changed of them."""
     try:
         begun: Settings = json.loads(folder.order.read_text())
@@ -255,7 +255,7 @@ def _nodes(state: State) -> list[dict[str, str]]:
     return []
 
 
-def _told(progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunFolder", *, alive: bool) -> list[str]:
+def _told(progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunState", *, alive: bool) -> list[str]:
     """Return the lines that tell of a run."""
     dead = "" if alive or progress.ended else " (no ServerApp lives: `run` starts another, or go on with run --resume)"
     lines = [f"run      {folder.out}", f"state    {progress.phase}{dead}"]

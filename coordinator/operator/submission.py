@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from coordinator.server.progress import Phase, Progress, ProgressFile
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.config.run_config import to_toml
 from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup
@@ -26,14 +26,14 @@ from .superlink import CONNECTION, State
 POLL_SECONDS = 0.2
 ASK_SECONDS = 5.0  # between two questions to SuperLink, which cost two seconds of a processor each
 STOP_SECONDS = 20.0
-MOST_DEATHS = 20  # of ServerApps, without a round in between
+MAX_DEATHS = 20  # of ServerApps, without a round in between
 Settings = Mapping[str, str | int | float]
 
 
 class Submission:
     """One run, from its first submission to its end."""
 
-    def __init__(self, state: State, folder: RunFolder, settings: Settings) -> None:
+    def __init__(self, state: State, folder: RunState, settings: Settings) -> None:
         """Take the run's settings, and its folder, which may hold a run that was begun."""
         self._state, self._folder, self._settings = state, folder, settings
         self._told = folder.log.stat().st_size if folder.log.exists() else 0
@@ -63,7 +63,7 @@ class Submission:
             progress = Progress.load(self._folder.progress)
             deaths = 1 if progress.round > reached else deaths + 1
             reached = max(reached, progress.round)
-            if deaths > MOST_DEATHS:
+            if deaths > MAX_DEATHS:
                 raise FederationError(
                     f"the ServerApp ended {deaths} times in round {progress.round}: see the messages of `up`, and "
                     "go on with run --resume"

@@ -9,7 +9,7 @@ from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup
 
 QUICK_SECONDS = 5.0  # servers that end sooner after they answered have not come up
-MOST_FAILURES = 5  # to come up, in a row
+MAX_FAILURES = 5  # to come up, in a row
 
 
 def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[], None]) -> None:
@@ -17,7 +17,7 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
 
     None of the old ones, and nothing that they started, lives when the new ones start: what is left of a run that
     failed must not write beside its successor. `start` returns when the servers answer. Raises `FederationError`
-    or `OSError` where they do not the first time, or do not come up `MOST_FAILURES` times in a row.
+    or `OSError` where they do not the first time, or do not come up `MAX_FAILURES` times in a row.
     """
     failures, answered = 0, False
     while not group.stopped.is_set():
@@ -36,7 +36,7 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
             failures = 1 if time.monotonic() - since > QUICK_SECONDS else failures + 1
             if not answered:
                 raise
-            if failures > MOST_FAILURES:
+            if failures > MAX_FAILURES:
                 raise FederationError(f"{error}, {failures} times in a row: see the messages above") from None
             _note(f"{error}: all servers are started again")
             group.end()

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedpp.config.model_spec import Task
-from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES, RunConfig
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, RunConfig
 from fedpp.errors import FederationError
 from fedpp.protocol import messages
 from fedpp.protocol.membership import PROTOCOL, Proof, Run
@@ -85,7 +85,7 @@ class Admissions:
                 told = True
             self._tick()
             time.sleep(POLL_SECONDS)
-        if not enough and not (wanted and len(names) >= config.least_sites()):
+        if not enough and not (wanted and len(names) >= config.min_sites()):
             raise FederationError(_too_few(chosen, config, connected=len(self._asked)))
         return self._admit(chosen)
 
@@ -209,8 +209,8 @@ def choose(
     for node, site in candidates.items():
         if Task.of(site) != task:
             reasons[names[node]] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
-        elif examples + site.sequences[0] > MOST_EXAMPLES or len(sites) == MOST_SITES:
-            most = f"{MOST_EXAMPLES}, or over {MOST_SITES} sites"
+        elif examples + site.sequences[0] > MAX_EXAMPLES or len(sites) == MAX_SITES:
+            most = f"{MAX_EXAMPLES}, or over {MAX_SITES} sites"
             reasons[names[node]] = f"with its {site.sequences[0]} training sequences the run has over {most}"
         else:
             sites[node], examples = site, examples + site.sequences[0]

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fedpp.aggregation.ring import Words
-from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.aggregation.update_check import norm
 from fedpp.protocol import messages
 
@@ -22,16 +22,16 @@ class Aggregation(Protocol):
     def __len__(self) -> int:
         """Return how many updates were added."""
 
-    def add(self, part: Contribution, tag: int, words: Words) -> None:
+    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
         """Add a site's update."""
 
-    def total(self) -> Sum:
+    def total(self) -> Aggregate:
         """Return whose updates were added, in the order of the sites' names."""
 
     def flagged(self) -> Mapping[str, str]:
         """Return whose update is odd, and why; it was added all the same."""
 
-    def result(self) -> tuple[str, Words]:
+    def result(self) -> tuple[str, EncodedUpdate]:
         """Return what the sites are sent, and its name in a message; raise `FederationError` if nothing comes of it."""
 
     def memory(self) -> bytes:
@@ -65,18 +65,18 @@ class RingSum:
         """Return how many updates were added."""
         return len(self._parts)
 
-    def add(self, part: Contribution, tag: int, words: Words) -> None:
+    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
         """Add a site's update."""
         self._due.ring.add(self._words, words)
         self._parts[part.site] = part, tag
         if not self._masked:
             self._norms[part.site] = norm([self._due.ring.decode(words, part.examples)])
 
-    def total(self) -> Sum:
+    def total(self) -> Aggregate:
         """Return what the sum is of, in the order of the sites' names."""
-        return Sum.of([self._parts[name] for name in sorted(self._parts)])
+        return Aggregate.of([self._parts[name] for name in sorted(self._parts)])
 
-    def result(self) -> tuple[str, Words]:
+    def result(self) -> tuple[str, EncodedUpdate]:
         """Return what the sites are sent, and its name in a message."""
         return messages.WORDS, self._words
 

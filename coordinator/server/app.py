@@ -17,24 +17,24 @@ from flwr.serverapp import Grid, ServerApp
 from fedpp.aggregation.global_state import GlobalState, begun_with
 from fedpp.aggregation.round_context import Round
 from fedpp.cipher.domain_card import DomainCard
-from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.model_spec import ModelSpec, Task
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
 from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED, FederationRecord
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 
 from . import initial_model
 from .admission import Admission, Admissions
 from .aggregate import Aggregation, RingSum
 from .chosen_strategy import ChosenStrategy
 from .flower_strategies import FlowerAggregation
-from .initial_model import EarlierModel
+from .initial_model import InitialModel
 from .progress import Progress, ProgressFile
 from .replies import UNKNOWN, digest_of
-from .run_state import Checkpoint, RunFolder, StoppedError, patiently
+from .run_state import Checkpoint, RunState, StoppedError, patiently
 from .strategy import FederatedAveraging
 
 app = ServerApp()
@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def federate(grid: Grid, config: RunConfig) -> FederationRecord:
     """Admit the sites, train for the given rounds, test, and write the results; go on with a run that was begun."""
-    folder = RunFolder(Path(config.out))
+    folder = RunState(Path(config.out))
     with folder.held():
         progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
         try:
@@ -68,7 +68,7 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
         return record
 
 
-def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: ProgressFile) -> FederationRecord:
+def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     chosen = ChosenStrategy.of(config, card.scheme)
     earlier = initial_model.read(Path(config.initial), card.fingerprint) if config.initial else None
@@ -87,15 +87,15 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         times = config.rounds if config.alone and begun.round == config.rounds else 1
         wanted = begun.sites.keys() - begun.quarantined.keys()
         admissions.wait(config, wanted, times * config.round_seconds)
-    plan = plan_of(admissions.admitted, config, card)
-    at = folder.checkpoint(plan.network)
+    run_spec = run_spec_of(admissions.admitted, config, card)
+    at = folder.checkpoint(run_spec.network)
     write = partial(patiently, seconds=config.wait_seconds, folder=folder)
 
     def keep_model(state: bytes) -> None:
         write(lambda: keep(state, out=folder.out, masked=config.masking))
 
     if at is None:
-        at = initial_state(grid, admissions.admitted, earlier, plan, config.round_seconds, folder)
+        at = initial_state(grid, admissions.admitted, earlier, run_spec, config.round_seconds, folder)
         write(partial(folder.keep, at))
     elif at.round:
         folder.note(f"going on after round {at.round}")
@@ -109,10 +109,10 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         grid,
         config,
         admissions,
-        plan,
+        run_spec,
         folder,
         progress,
-        length=plan.network.parameters() * card.n,
+        length=run_spec.network.parameters() * card.n,
         aggregate=aggregate,
         keep=keep_model,
     )
@@ -127,7 +127,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunFolder, progress: Progre
         masked=config.masking,
         seed=config.seed,
         dtype=config.dtype,
-        network=plan.network,
+        network=run_spec.network,
         sites=tuple(rounds.known.values()),
         datasets=rounds.datasets,
         refused=dict(admissions.admitted.refused),
@@ -157,47 +157,47 @@ def keep(state: bytes, *, out: Path, masked: bool) -> None:
         replace(sealed, state)
 
 
-def plan_of(admission: Admission, config: RunConfig, card: DomainCard) -> Plan:
+def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> RunSpec:
     """Return what all questions of the run say alike, of the admitted sites."""
-    plan = Plan(
+    run_spec = RunSpec(
         domain=card.fingerprint,
         network=network_of(admission, config),
         dtype=config.dtype,
-        recipe=config.recipe(),
-        rule=config.server_rule(),
+        hyperparameters=config.hyperparameters(),
+        rule=config.server_optimizer_config(),
         epochs=config.epochs,
         seed=config.seed,
         masked=config.masking,
         examples=1,
         sites=1,
-        most_examples=config.most_examples,
-        bound=config.update_bound,
-        most_norm=config.update_norm,
-        most_loss_rise=config.loss_rise,
+        max_examples=config.max_examples,
+        bound=config.max_update_value,
+        max_norm=config.max_update_norm,
+        max_loss_increase=config.max_loss_increase,
     )
-    return plan.of_sites(admission.sites.values())
+    return run_spec.of_sites(admission.sites.values())
 
 
-def network_of(admission: Admission, config: RunConfig) -> NetworkSpec:
+def network_of(admission: Admission, config: RunConfig) -> ModelSpec:
     """Return the network that fits the admitted sites' data."""
     site = next(iter(admission.sites.values()))
     sizes = (config.filter_sizes(), config.kernel, config.dense, config.lstm)
-    return NetworkSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
+    return ModelSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
 
 
 def initial_state(
     grid: Grid,
     admission: Admission,
-    earlier: EarlierModel | None,
-    plan: Plan,
+    earlier: InitialModel | None,
+    run_spec: RunSpec,
     timeout: float,
-    folder: RunFolder,
+    folder: RunState,
 ) -> Checkpoint:
     """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
-    form, model = form_of(earlier, admission, plan)
+    form, model = form_of(earlier, admission, run_spec)
     content = RecordDict(
         {
-            messages.CONFIG: messages.InitialRequest(plan, form).to_record(),
+            messages.CONFIG: messages.InitialRequest(run_spec, form).to_record(),
             messages.PARTICIPANTS: admission.participants.to_record(),
         }
     )
@@ -209,13 +209,13 @@ def initial_state(
         try:
             state = messages.state_of(messages.content_of(reply))
             # Of a sealed one there is one site's word alone: it must not turn the others away.
-            return Checkpoint(0, UNKNOWN if plan.masked else digest_of(state), state, (), 0.0)
+            return Checkpoint(0, UNKNOWN if run_spec.masked else digest_of(state), state, (), 0.0)
         except FederationError as error:
             folder.note(f"initial weights of {site.name} left out: {error}")
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def form_of(earlier: EarlierModel | None, admission: Admission, plan: Plan) -> tuple[str, bytes]:
+def form_of(earlier: InitialModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
     """Return the form and the content in which a site is sent an earlier model; raise an error if it does not fit."""
     if earlier is None:
         return "", b""
@@ -223,8 +223,8 @@ def form_of(earlier: EarlierModel | None, admission: Admission, plan: Plan) -> t
         return "sealed", earlier
     site = next(iter(admission.sites.values()))
     earlier.require_fitting(site.domain, site.classes)
-    if (earlier.network, earlier.dtype) != (plan.network, plan.dtype):
+    if (earlier.network, earlier.dtype) != (run_spec.network, run_spec.dtype):
         raise FederationError(
             "the earlier model is another network, or of another dtype, than the run's: set what it was trained with"
         )
-    return "clear", begun_with(earlier, plan.rule).to_bytes()
+    return "clear", begun_with(earlier, run_spec.rule).to_bytes()

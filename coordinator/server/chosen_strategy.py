@@ -60,7 +60,7 @@ class ChosenStrategy:
             )
         kind: type[Strategy] = getattr(flower, config.strategy)
         chosen = cls(kind, _parsed(kind, config.strategy_settings))
-        chosen.made(config.least_sites())
+        chosen.made(config.min_sites())
         return chosen
 
     def made(self, sites: int) -> Strategy:

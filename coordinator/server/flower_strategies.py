@@ -28,8 +28,8 @@ from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import GlobalState, unflat
-from fedpp.aggregation.ring import Words
-from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.aggregation.update_check import norm
 from fedpp.errors import ConfigError, FederationError, ModelError
 from fedpp.learning.metrics import metrics
@@ -51,28 +51,28 @@ class FlowerAggregation:
     def __init__(self, chosen: ChosenStrategy, due: Round, before: Checkpoint) -> None:
         """Begin without an update, after this last round."""
         self._chosen, self._due, self._before = chosen, due, before
-        self._updates: dict[str, tuple[Contribution, Words]] = {}
+        self._updates: dict[str, tuple[Contribution, EncodedUpdate]] = {}
         self._norms: dict[str, float] = {}
 
     def __len__(self) -> int:
         """Return how many updates were added."""
         return len(self._updates)
 
-    def add(self, part: Contribution, tag: int, words: Words) -> None:
+    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
         """Keep a site's update until all are there."""
         del tag  # words in clear have none
         self._updates[part.site] = part, words
         self._norms[part.site] = norm([self._due.ring.decode(words, part.examples)])
 
-    def total(self) -> Sum:
+    def total(self) -> Aggregate:
         """Return whose updates were added, in the order of the sites' names."""
-        return Sum.of([(self._updates[name][0], 0) for name in sorted(self._updates)])
+        return Aggregate.of([(self._updates[name][0], 0) for name in sorted(self._updates)])
 
     def flagged(self) -> Mapping[str, str]:
         """Return whose update is far longer than the others', and by how much; the strategy is shown it as well."""
         return far_off(self._norms)
 
-    def result(self) -> tuple[str, Words]:
+    def result(self) -> tuple[str, EncodedUpdate]:
         """Return the next state, as bytes; raise `FederationError` if the strategy makes none that could be one."""
         state, _ = self._stepped
         return messages.AFTER, np.frombuffer(state.to_bytes(), np.uint8)

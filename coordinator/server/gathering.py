@@ -14,9 +14,9 @@ from fedpp.protocol.site_description import SiteDescription
 from .exchange import Exchange
 from .progress import ProgressFile
 from .replies import UNKNOWN, MisfitError
-from .run_state import RunFolder
+from .run_state import RunState
 
-Questions = Callable[[Iterable[int]], list[Message]]  # of nodes
+Requests = Callable[[Iterable[int]], list[Message]]  # of nodes
 Accept = Callable[[RecordDict, SiteDescription], None]
 
 AWAY_SECONDS = 1.0  # between two looks at who is back
@@ -29,14 +29,14 @@ class Gathering:
         self,
         grid: Grid,
         config: RunConfig,
-        folder: RunFolder,
+        folder: RunState,
         progress: ProgressFile,
-        holdings: "Holdings",
+        client_states: "ClientStateIndex",
         quarantined: Mapping[str, str],
     ) -> None:
         """Begin with those who were quarantined before; who lost what it held is asked again with it."""
         self._grid, self._exchange = grid, Exchange(grid, folder.require_going)
-        self._config, self._folder, self._progress, self._holdings = config, folder, progress, holdings
+        self._config, self._folder, self._progress, self._client_states = config, folder, progress, client_states
         self.quarantined = dict(quarantined)  # site -> reason: it is asked nothing more in this run
         self.left_out: dict[str, str] = {}  # of the attempt that goes on
         self.late: set[int] = set()  # nodes that still work on a question of it, as far as is known
@@ -49,7 +49,7 @@ class Gathering:
         self,
         what: str,
         sites: Mapping[int, SiteDescription],
-        questions: Questions,
+        questions: Requests,
         accept: Accept,
         least: int | None = None,
         times: int = 1,
@@ -71,7 +71,7 @@ class Gathering:
                 if answer is None:
                     self._folder.note(f"{what}: {name} restarted, and is asked again")
                     self._exchange.ask(questions([node]))
-                elif messages.lost_base(answer) and self._holdings.forget(name):
+                elif messages.lost_base(answer) and self._client_states.forget(name):
                     self._folder.note(f"{what}: {name} has lost the last model, and is sent it again")
                     self._exchange.ask(questions([node]))
                 elif messages.is_lost(answer) and node not in again:
@@ -88,7 +88,7 @@ class Gathering:
         self._exchange.ask(questions(sites))
         away |= sites.keys() - self._exchange.unanswered  # SuperLink knows them no longer
         hear(seconds)
-        quorum = self._config.least_sites() if least is None else least
+        quorum = self._config.min_sites() if least is None else least
         if len(accepted) < quorum <= len(accepted | away | self._exchange.unanswered):
             self._wait_for(what, quorum, accepted, away, questions, hear, sites)
         self.late |= self._exchange.unanswered
@@ -104,7 +104,7 @@ class Gathering:
         quorum: int,
         accepted: set[int],
         away: set[int],
-        questions: Questions,
+        questions: Requests,
         hear: Callable[[float], None],
         sites: Mapping[int, SiteDescription],
     ) -> None:
@@ -150,7 +150,7 @@ class Gathering:
         self._folder.note(f"{what} of {site.name} left out: {reason}")
 
 
-class Holdings:
+class ClientStateIndex:
     """Digests of states, by site and round."""
 
     def __init__(self) -> None:

@@ -6,10 +6,10 @@ from fedpp.config.run_config import SEALED_SUFFIX
 from fedpp.errors import ModelError
 from fedpp.learning.model_file import EncryptedModel
 
-EarlierModel = bytes | EncryptedModel  # sealed, or in clear
+InitialModel = bytes | EncryptedModel  # sealed, or in clear
 
 
-def read(path: Path, domain: str) -> EarlierModel:
+def read(path: Path, domain: str) -> InitialModel:
     """Read a model.sealed, which the coordinator cannot look into, or a model.npz of the domain of this fingerprint.
 
     Raises `ModelError` or, of a model of another domain, `DomainMismatchError`.

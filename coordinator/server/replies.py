@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord, RecordDict
 
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.ring import Words
+from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.aggregation.round_context import Contribution, Round
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import FederationError, MaskError, ModelError
 from fedpp.protocol import messages
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 
 UNKNOWN = "0" * 64  # digest of a state that only the sites can read
@@ -26,7 +26,7 @@ class MisfitError(FederationError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a site found of a new global model."""
 
     counts: AnyCounts
@@ -35,15 +35,15 @@ class Answer:
 
 
 def accept_update(
-    content: RecordDict, site: SiteDescription, plan: Plan, due: Round
-) -> tuple[Contribution, int, Words]:
+    content: RecordDict, site: SiteDescription, run_spec: RunSpec, due: Round
+) -> tuple[Contribution, int, EncodedUpdate]:
     """Return a site's part in the sum, its tag and its words; raise `MisfitError` if they do not fit the round."""
     try:
-        _require_origin(messages.Origin.of(content), plan.domain, due)
-        mask, weight = messages.Mask.of(content), plan.weight(site.sequences[0])
+        _require_origin(messages.Origin.of(content), run_spec.domain, due)
+        mask, weight = messages.Mask.of(content), run_spec.weight(site.sequences[0])
         _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
         words = messages.words_of(content, due.ring.bits, due.length)
-        if not plan.masked:
+        if not run_spec.masked:
             due.ring.require_within(words, weight)
         return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, words
     except (FederationError, MaskError) as error:
@@ -55,13 +55,13 @@ def base_of(content: RecordDict) -> str:
     return Round.from_json(messages.Origin.of(content).round).base
 
 
-def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Answer:
+def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Reply:
     """Return what a site found of a new model; raise `FederationError` if that does not fit."""
     counts = accept_counts(content, site, "validation")
     state, verdict = messages.state_of(content) if messages.ARRAYS in content else None, messages.Verdict.of(content)
     if state is not None and not masked and digest_of(state) != verdict.digest:
         raise FederationError("its state is another than its verdict names")
-    return Answer(counts, verdict, state)
+    return Reply(counts, verdict, state)
 
 
 def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from fedpp import files
-from fedpp.aggregation.ring import Words
-from fedpp.aggregation.round_context import Sum
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate
+from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FederationError
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import FindingCounts
@@ -61,14 +61,14 @@ class Position:
 
 
 @dataclass(frozen=True)
-class ClosedSum:
+class ClosedAggregate:
     """What became of an attempt's updates."""
 
     round: int
     attempt: int
-    total: Sum  # whose they are
+    total: Aggregate  # whose they are
     name: str  # of the array that the sites are sent
-    words: Words
+    words: EncodedUpdate
     left_out: Mapping[str, str]  # site -> reason
     flagged: Mapping[str, str]  # site -> what is odd about its update
     memory: bytes  # of the aggregation, for the next round, should the sites adopt what came of this one
@@ -94,7 +94,7 @@ class StoppedError(FederationError):
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunState:
     """The folder `run` of a run's results."""
 
     out: Path
@@ -189,7 +189,7 @@ class RunFolder:
         sites = {name: site.to_mapping() for name, site in position.sites.items()}
         self._write(self.folder / "position", {**vars(position), "sites": sites}, b"")
 
-    def closed(self, at: Position) -> ClosedSum | None:
+    def closed(self, at: Position) -> ClosedAggregate | None:
         """Return the sum of this attempt, if it was closed."""
         if not (path := self.folder / "sum").exists():
             return None
@@ -199,15 +199,15 @@ class RunFolder:
         size = facts.pop("memory")
         words = np.frombuffer(content[: len(content) - size], facts.pop("dtype"))
         memory = content[len(content) - size :]
-        return ClosedSum(**{**facts, "total": Sum.from_json(facts["total"])}, words=words, memory=memory)
+        return ClosedAggregate(**{**facts, "total": Aggregate.from_json(facts["total"])}, words=words, memory=memory)
 
-    def close(self, closed: ClosedSum) -> None:
+    def close(self, closed: ClosedAggregate) -> None:
         """Keep an attempt's sum: a second one, of other sites, no vault would unmask."""
         facts = {name: value for name, value in vars(closed).items() if name != "words"}
         facts |= {"total": closed.total.to_json(), "dtype": closed.words.dtype.str, "memory": len(closed.memory)}
         self._write(self.folder / "sum", facts, closed.words.tobytes() + closed.memory)
 
-    def checkpoint(self, network: NetworkSpec) -> Checkpoint | None:
+    def checkpoint(self, network: ModelSpec) -> Checkpoint | None:
         """Return the last adopted round, if there is one, of a run of this network."""
         if not (path := self.folder / "checkpoint").exists():
             return None
@@ -269,7 +269,7 @@ def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
     return facts, content[end + 1 : -_SUM_BYTES]
 
 
-def patiently(write: Callable[[], None], seconds: float, folder: RunFolder) -> None:
+def patiently(write: Callable[[], None], seconds: float, folder: RunState) -> None:
     """Write; while the disk is full, say so and try again, for so long; raise `FederationError` after that."""
     deadline, told = time.monotonic() + seconds, False
     while True:

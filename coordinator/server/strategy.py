@@ -27,15 +27,15 @@ from fedpp.learning.metrics import metrics
 from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.run_record import RoundRecord
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 
 from .admission import Admissions
 from .aggregate import Begin
-from .gathering import Accept, Gathering, Holdings, Questions
+from .gathering import Accept, ClientStateIndex, Gathering, Requests
 from .progress import ProgressFile
-from .replies import UNKNOWN, Answer, accept_answer, accept_counts, accept_update, base_of
-from .run_state import Checkpoint, ClosedSum, Position, RunFolder, patiently
+from .replies import UNKNOWN, Reply, accept_answer, accept_counts, accept_update, base_of
+from .run_state import Checkpoint, ClosedAggregate, Position, RunState, patiently
 
 
 class FederatedAveraging:
@@ -46,8 +46,8 @@ class FederatedAveraging:
         grid: Grid,
         config: RunConfig,
         admissions: Admissions,
-        plan: Plan,
-        folder: RunFolder,
+        run_spec: RunSpec,
+        folder: RunState,
         progress: ProgressFile,
         *,
         length: int,
@@ -64,13 +64,13 @@ class FederatedAveraging:
         self._datasets: dict[str, str] = {}
         if position := folder.position():
             self._known, self._datasets = dict(position.sites), dict(position.datasets)
-        self._holdings = Holdings()
+        self._client_states = ClientStateIndex()
         quarantined = position.quarantined if position else {}
-        self._gathering = Gathering(grid, config, folder, progress, self._holdings, quarantined)
-        self._plan, self._attempt = plan, 1
+        self._gathering = Gathering(grid, config, folder, progress, self._client_states, quarantined)
+        self._run_spec, self._attempt = run_spec, 1
         self._aggregate = aggregate
         self._ttl = max(DEFAULT_TTL, config.rounds * config.round_seconds + config.wait_seconds)
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, Reply] = {}
         self._join(() if position else self._admissions.admitted.sites.values())
 
     @property
@@ -107,7 +107,7 @@ class FederatedAveraging:
 
     def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
         """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
-        request = messages.EvaluateRequest(self._plan, "test", last.round + 1, base=_name(last))
+        request = messages.EvaluateRequest(self._run_spec, "test", last.round + 1, base=_name(last))
         arrays = ArrayRecord({messages.STATE: messages.pack_state(last.state)})  # sites keep the last one as it comes
         tested: dict[str, AnyCounts] = {}
 
@@ -126,7 +126,7 @@ class FederatedAveraging:
 
     def alone(self) -> Mapping[str, AnyCounts]:
         """Return each site's test counts of a model that it trains alone, of those that answer in the time of a run."""
-        request, counted = messages.AloneRequest(self._plan, self._config.rounds), dict[str, AnyCounts]()
+        request, counted = messages.LocalBaselineRequest(self._run_spec, self._config.rounds), dict[str, AnyCounts]()
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
             counted[site.name] = accept_counts(content, site, "test")
@@ -165,7 +165,7 @@ class FederatedAveraging:
         )
 
     def _begin(self, number: int, attempt: int) -> Position:
-        self._holdings.prune(number - 1)
+        self._client_states.prune(number - 1)
         position = Position(number, attempt, self._known, self._datasets, self.quarantined)
         self._write(lambda: self._folder.begin(position))
         return position
@@ -176,9 +176,9 @@ class FederatedAveraging:
     def _join(self, sites: Iterable[SiteDescription]) -> None:
         """Go on with these sites as well; raise `FederationError` or `MaskError` if no word holds a sum of theirs."""
         known = self._known | {site.name: site for site in sites}
-        plan = self._plan.of_sites(known.values())
-        Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
-        self._known, self._plan = known, plan
+        run_spec = self._run_spec.of_sites(known.values())
+        Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
+        self._known, self._run_spec = known, run_spec
         for proof in self._admissions.admitted.participants.proofs:
             self._datasets[proof.statement.site] = proof.statement.dataset
 
@@ -193,21 +193,23 @@ class FederatedAveraging:
             self._folder.note(f"the run goes on without the sites that joined: {error}")
 
     def _ring(self) -> Ring:
-        plan = self._plan
-        return Ring.of(plan.dtype, examples=plan.examples, sites=plan.sites, bound=plan.bound)
+        run_spec = self._run_spec
+        return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
 
-    def _trained(self, before: Checkpoint) -> ClosedSum | None:
+    def _trained(self, before: Checkpoint) -> ClosedAggregate | None:
         """Take the updates of a round as they come; return nothing if there are too few, or nothing comes of them."""
         number, ring = before.round + 1, self._ring()
-        due = Round(self._admissions.nonce, number, self._attempt, before.digest, self._plan.digest, self._length, ring)
+        due = Round(
+            self._admissions.nonce, number, self._attempt, before.digest, self._run_spec.digest, self._length, ring
+        )
         updates = self._aggregate(due, before)
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
-            updates.add(*accept_update(content, site, self._plan, due))
-            self._holdings.name(site.name, before.round, base_of(content))
+            updates.add(*accept_update(content, site, self._run_spec, due))
+            self._client_states.name(site.name, before.round, base_of(content))
 
         def request(_: int, base: str) -> messages.Request:
-            return messages.TrainRequest(self._plan, number, self._attempt, base)
+            return messages.TrainRequest(self._run_spec, number, self._attempt, base)
 
         self._progress.tell(
             phase="training",
@@ -219,9 +221,9 @@ class FederatedAveraging:
         self._gathering.gather(f"round {number}: update", self.sites, questions, accept)
         if len(self.quarantined) > quarantined:  # who goes on in our place must know
             self._begin(number, self._attempt)
-        if len(updates) < self._config.least_sites():
+        if len(updates) < self._config.min_sites():
             self._folder.note(
-                f"round {number}: {len(updates)} of the {self._config.least_sites()} sites of its quorum sent an update"
+                f"round {number}: {len(updates)} of the {self._config.min_sites()} sites of its quorum sent an update"
             )
             return None
         for name, reason in updates.flagged().items():
@@ -231,7 +233,7 @@ class FederatedAveraging:
         except FederationError as error:
             self._folder.note(f"round {number}: {error}")
             return None
-        closed = ClosedSum(
+        closed = ClosedAggregate(
             number,
             self._attempt,
             updates.total(),
@@ -243,7 +245,7 @@ class FederatedAveraging:
         self._write(lambda: self._folder.close(closed))
         return closed
 
-    def _judged(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
+    def _judged(self, before: Checkpoint, closed: ClosedAggregate) -> tuple[str, bytes] | None:
         """Send the sum for the new model, to be scored; return its digest and state if it is adopted."""
         number, late = closed.round, self._gathering.late  # who trains yet would be waited for a second time
         self._gathering.left_out = dict(closed.left_out)
@@ -254,39 +256,39 @@ class FederatedAveraging:
         self._gathering.gather(
             f"round {number}: validation counts", sites, questions, self._judge(number, self._answers)
         )
-        if len(self._answers) < self._config.least_sites():
+        if len(self._answers) < self._config.min_sites():
             self._folder.note(
-                f"round {number}: {len(self._answers)} of the {self._config.least_sites()} sites of its quorum judged "
+                f"round {number}: {len(self._answers)} of the {self._config.min_sites()} sites of its quorum judged "
                 "the new model"
             )
             return None
         return self._adopted(before, closed)
 
-    def _evaluations(self, before: Checkpoint, closed: ClosedSum, keep: Callable[[int], bool]) -> Questions:
+    def _evaluations(self, before: Checkpoint, closed: ClosedAggregate, keep: Callable[[int], bool]) -> Requests:
         """Return what asks nodes to judge a new model, and those that `keep` it to answer its state."""
 
         def request(node: int, base: str) -> messages.Request:
-            return messages.EvaluateRequest(self._plan, "validation", closed.round, self._attempt, keep(node), base)
+            return messages.EvaluateRequest(self._run_spec, "validation", closed.round, self._attempt, keep(node), base)
 
         total = {messages.SUM: ConfigRecord({messages.SUM: closed.total.to_json()})}
         return self._questions(MessageType.EVALUATE, before, request, {closed.name: Array(closed.words)}, total)
 
-    def _judge(self, number: int, answers: dict[str, Answer]) -> Accept:
+    def _judge(self, number: int, answers: dict[str, Reply]) -> Accept:
         """Return what takes an answer to the new model of a round, whose state its site holds from then on."""
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
-            answer = answers[site.name] = accept_answer(content, site, masked=self._plan.masked)
-            self._holdings.name(site.name, number, answer.verdict.digest)
+            answer = answers[site.name] = accept_answer(content, site, masked=self._run_spec.masked)
+            self._client_states.name(site.name, number, answer.verdict.digest)
 
         return accept
 
-    def _adopted(self, before: Checkpoint, closed: ClosedSum) -> tuple[str, bytes] | None:
+    def _adopted(self, before: Checkpoint, closed: ClosedAggregate) -> tuple[str, bytes] | None:
         """Return digest and content of the new state if the sites adopt one, and a site that does sent it."""
         number = closed.round
         digest = self._digest(number)
         if digest is None:
             return None
-        again: dict[str, Answer] = {}
+        again: dict[str, Reply] = {}
         questions = self._evaluations(before, closed, lambda _: True)
         for node, site in self.sites.items():
             answer = self._answers.get(site.name)
@@ -325,7 +327,9 @@ class FederatedAveraging:
                 return digest
         return None
 
-    def _adopt(self, before: Checkpoint, closed: ClosedSum, digest: str, state: bytes, seconds: float) -> Checkpoint:
+    def _adopt(
+        self, before: Checkpoint, closed: ClosedAggregate, digest: str, state: bytes, seconds: float
+    ) -> Checkpoint:
         trained = tuple(part.site for part in closed.total.parts)
         counts = {name: answer.counts for name, answer in sorted(self._answers.items())}
         made = RoundRecord(
@@ -347,7 +351,7 @@ class FederatedAveraging:
         request: Callable[[int, str], messages.Request],
         results: Mapping[str, Array] | None = None,
         more: Mapping[str, ConfigRecord] | None = None,
-    ) -> Questions:
+    ) -> Requests:
         """Return what asks nodes about the state of the round before: who named it is sent its digest alone."""
 
         @cache
@@ -356,7 +360,7 @@ class FederatedAveraging:
             return ArrayRecord({**state, **(results or {})})
 
         def question(node: int, name: str) -> Message:
-            held = self._holdings.base(name, before.round, before.digest)
+            held = self._client_states.base(name, before.round, before.digest)
             return self._message(kind, node, request(node, held or _name(before)), arrays(with_state=not held), more)
 
         def questions(nodes: Iterable[int]) -> list[Message]:

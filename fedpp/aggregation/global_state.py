@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.arrays import are_finite
-from fedpp.config.hyperparameters import ServerRule
-from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec
-from fedpp.config.run_config import DTYPES, MOST_ATTEMPTS, Dtype
+from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
+from fedpp.config.run_config import DTYPES, MAX_ATTEMPTS, Dtype
 from fedpp.errors import ConfigError, ModelError
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.values import is_hex
@@ -33,9 +33,9 @@ Vector = NDArray[np.float64]
 FORMAT = "fedpp-state-1"
 SALT_BYTES = 32
 UNSALTED = "0" * 64
-MOST_ROUND = 2**31
-MOST_HEADER = 2**20  # bytes
-_MOST_SLOTS = 8
+MAX_ROUND = 2**31
+MAX_HEADER = 2**20  # bytes
+_MAX_SLOTS = 8
 _SUM_BYTES = 32
 _HEADER = {"attempt", "classes", "domain", "dtype", "format", "n", "network", "round", "rule", "salt"}
 _Expected = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array, in the order of the bytes
@@ -52,11 +52,11 @@ class GlobalState:
     round: int  # 0: before the first
     attempt: int  # at this round, from 1: which of them the sites adopted
     salt: str  # hex, drawn at round 0: who could guess the rows must not know them by the state's digest
-    domain: str  # fingerprint; none of a plaintext twin's
-    network: NetworkSpec
+    domain: str  # fingerprint; none of a plaintext reference's
+    network: ModelSpec
     dtype: Dtype
     classes: tuple[str, ...]
-    rule: ServerRule
+    rule: ServerOptimizerConfig
     rows: Rows
     moments: Rows
 
@@ -98,7 +98,7 @@ class GlobalState:
         whole, end = memoryview(content)[:-_SUM_BYTES], content[-_SUM_BYTES:]
         if len(content) < _SUM_BYTES or sha256(whole).digest() != end:
             raise _damaged()
-        begin = content.find(b"\n", 0, MOST_HEADER) + 1
+        begin = content.find(b"\n", 0, MAX_HEADER) + 1
         try:
             facts = _facts(content[:begin])
             expected = _expected(facts["network"], facts["dtype"], facts.pop("n"), facts["rule"])
@@ -151,7 +151,7 @@ class GlobalState:
         return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def begun_with(model: EncryptedModel, rule: ServerRule) -> GlobalState:
+def begun_with(model: EncryptedModel, rule: ServerOptimizerConfig) -> GlobalState:
     """Return round 0 of an earlier run's model, which is in clear: what its digest tells is no secret."""
     return initial(
         model.rows,
@@ -167,11 +167,11 @@ def begun_with(model: EncryptedModel, rule: ServerRule) -> GlobalState:
 def initial(
     rows: Rows,
     *,
-    network: NetworkSpec,
+    network: ModelSpec,
     domain: str,
     dtype: Dtype,
     classes: tuple[str, ...],
-    rule: ServerRule,
+    rule: ServerOptimizerConfig,
     salt: str,
 ) -> GlobalState:
     """Return round 0: the initial weights, rows `[*shape, n]` in the run's dtype, and moments of zero."""
@@ -183,7 +183,7 @@ def initial(
     return GlobalState(0, 1, salt, domain, network, dtype, classes, rule, own, moments)
 
 
-def in_order(rows: Rows, network: NetworkSpec) -> list[NDArray[np.floating]]:
+def in_order(rows: Rows, network: ModelSpec) -> list[NDArray[np.floating]]:
     """Return the values of each weight's rows, or update, as vectors in the network's order.
 
     Law: `unflat` of them together, in float64, is the rows. Raises `ModelError` if they do not fit the network.
@@ -195,7 +195,7 @@ def in_order(rows: Rows, network: NetworkSpec) -> list[NDArray[np.floating]]:
     return [rows[name].reshape(-1) for name in expected]
 
 
-def unflat(vector: Vector, network: NetworkSpec, n: int) -> dict[str, Vector]:
+def unflat(vector: Vector, network: ModelSpec, n: int) -> dict[str, Vector]:
     """Return the rows `[*shape, n]` in a vector, as views of it."""
     if vector.shape != (network.parameters() * n,) or vector.dtype != np.float64:
         raise ModelError(
@@ -210,7 +210,7 @@ def unflat(vector: Vector, network: NetworkSpec, n: int) -> dict[str, Vector]:
     return rows
 
 
-def _expected(network: NetworkSpec, dtype: Dtype, n: int, rule: ServerRule) -> _Expected:
+def _expected(network: ModelSpec, dtype: Dtype, n: int, rule: ServerOptimizerConfig) -> _Expected:
     specs = network.weights()
     arrays: _Expected = {spec.name: (dtype, (*spec.shape, n)) for spec in specs}
     parts: dict[str, tuple[int, ...]] = {"first": (), "second": (2,)}
@@ -224,26 +224,26 @@ def _require_facts(
     attempt: Any,
     salt: Any,
     domain: Any,
-    network: NetworkSpec,
+    network: ModelSpec,
     dtype: Any,
     n: Any,
     classes: tuple[Any, ...],
 ) -> None:
     """Raise `ModelError` for what no state can be: facts may come from a file."""
-    if type(number) is not int or not 0 <= number <= MOST_ROUND:
-        raise ModelError(f"a state's round is a whole number from 0 to {MOST_ROUND}, got {number!r:.40}")
-    if type(attempt) is not int or not 1 <= attempt <= MOST_ATTEMPTS:
-        raise ModelError(f"a state's attempt is a whole number from 1 to {MOST_ATTEMPTS}, got {attempt!r:.40}")
+    if type(number) is not int or not 0 <= number <= MAX_ROUND:
+        raise ModelError(f"a state's round is a whole number from 0 to {MAX_ROUND}, got {number!r:.40}")
+    if type(attempt) is not int or not 1 <= attempt <= MAX_ATTEMPTS:
+        raise ModelError(f"a state's attempt is a whole number from 1 to {MAX_ATTEMPTS}, got {attempt!r:.40}")
     if not is_hex(salt):
         raise ModelError(f"a state's salt is 64 hex digits, got {salt!r:.80}")
     if domain != "" and not is_hex(domain):
         raise ModelError(f"a state's domain is a fingerprint of 64 hex digits, got {domain!r:.80}")
     if dtype not in DTYPES:
         raise ModelError(f"a state's dtype is one of {', '.join(DTYPES)}, got {dtype!r:.40}")
-    if type(n) is not int or not 1 <= n <= _MOST_SLOTS:
-        raise ModelError(f"a state has 1 to {_MOST_SLOTS} slots, got {n!r:.40}")
-    if network.parameters() > MOST_PARAMETERS:
-        raise ModelError(f"a network may have {MOST_PARAMETERS} parameters: use smaller images or layers")
+    if type(n) is not int or not 1 <= n <= _MAX_SLOTS:
+        raise ModelError(f"a state has 1 to {_MAX_SLOTS} slots, got {n!r:.40}")
+    if network.parameters() > MAX_PARAMETERS:
+        raise ModelError(f"a network may have {MAX_PARAMETERS} parameters: use smaller images or layers")
     if len(classes) != network.classes or not all(isinstance(name, str) for name in classes):
         raise ModelError(f"a state names the {network.classes!r:.40} classes of its network, got {len(classes)} names")
 
@@ -258,8 +258,8 @@ def _facts(header: bytes) -> dict[str, Any]:
     ):
         raise ValueError
     del facts["arrays"]
-    facts["network"] = NetworkSpec.from_json(facts["network"])
-    facts["rule"] = ServerRule.from_mapping(facts["rule"])
+    facts["network"] = ModelSpec.from_json(facts["network"])
+    facts["rule"] = ServerOptimizerConfig.from_mapping(facts["rule"])
     if not isinstance(facts["classes"], list):
         raise TypeError
     facts["classes"] = tuple(facts["classes"])

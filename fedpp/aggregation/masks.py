@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
 from fedpp.aggregation.round_context import PRIME, Contribution, Round
 from fedpp.errors import MaskError
 from fedpp.protocol.membership import canonical
@@ -54,7 +54,7 @@ class MaskKey:
         """
         return Masker(of, part, *self._stream(of, part), _Tag(self._subkey("tag", of), of.ring))
 
-    def unmask(self, of: Round, parts: Sequence[Contribution], total: Words, tag: int) -> Words:
+    def unmask(self, of: Round, parts: Sequence[Contribution], total: EncodedUpdate, tag: int) -> EncodedUpdate:
         """Take the keystreams of all contributions off a sum of masked words; raise `MaskError` if the tag is another.
 
         Tags may come as their sum, not reduced. `total` is overwritten: by zeros where the tag does not fit.
@@ -114,7 +114,7 @@ class Masker:
         self._of, self._part, self._stream, self._pad, self._tag = of, part, stream, pad, tag
         self._left = of.length
 
-    def mask(self, words: Words) -> Words:
+    def mask(self, words: EncodedUpdate) -> EncodedUpdate:
         """Return the next words masked: one-dimensional, `ring.CHUNK` of them, or the last.
 
         Raises `MaskError` for words beyond the ring's bounds, or for more than the round's; what was masked until then
@@ -141,7 +141,7 @@ class _Stream:
     def __init__(self, key: bytes, ring: Ring) -> None:
         self._cipher, self._dtype = _aes_ctr(key), ring.dtype
 
-    def words(self, count: int) -> Words:
+    def words(self, count: int) -> EncodedUpdate:
         return np.frombuffer(self._cipher.update(_ZEROS[: count * self._dtype.itemsize]), self._dtype)
 
 
@@ -164,7 +164,7 @@ class _Tag:
         self._excess = self._low * sum(y) % PRIME
         self._sum = 0
 
-    def take(self, words: Words) -> None:
+    def take(self, words: EncodedUpdate) -> None:
         """Add the next words, a whole number of rows but for the last time."""
         for start in range(0, words.size, _ROWS * self._columns):
             some = words[start : start + _ROWS * self._columns]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
-from fedpp.config.run_config import LEAST_BOUND, MOST_BOUND, MOST_EXAMPLES, MOST_SITES, Dtype
+from fedpp.config.run_config import MAX_BOUND, MAX_EXAMPLES, MAX_SITES, MIN_BOUND, Dtype
 from fedpp.errors import MaskError
 
-Words = NDArray[np.unsignedinteger[Any]]
+EncodedUpdate = NDArray[np.unsignedinteger[Any]]
 Values = NDArray[np.float32 | np.float64]
 
 BITS = (32, 64)
@@ -38,10 +38,10 @@ class Ring:
         """Refuse what could overflow, or what no round needs."""
         if type(self.bits) is not int or self.bits not in BITS:
             raise MaskError(f"a ring has 32 or 64 bits, got {self.bits!r:.40}")
-        for name, value, most in (("examples", self.examples, MOST_EXAMPLES), ("sites", self.sites, MOST_SITES)):
+        for name, value, most in (("examples", self.examples, MAX_EXAMPLES), ("sites", self.sites, MAX_SITES)):
             if type(value) is not int or not 1 <= value <= most:
                 raise MaskError(f"a ring's {name} must be a whole number from 1 to {most}, got {value!r:.40}")
-        if type(self.bound) is not float or not LEAST_BOUND <= self.bound <= MOST_BOUND:
+        if type(self.bound) is not float or not MIN_BOUND <= self.bound <= MAX_BOUND:
             raise MaskError(f"a ring's bound must be a number from 2^-20 to 2^20, got {self.bound!r:.40}")
         if self.fraction < 0:
             raise MaskError(
@@ -76,7 +76,7 @@ class Ring:
         """Return the largest magnitude of a word that `encode` makes of so many examples."""
         return round(self.bound * self._scale(examples))
 
-    def encode(self, values: Values, examples: int, out: Words | None = None) -> Words:
+    def encode(self, values: Values, examples: int, out: EncodedUpdate | None = None) -> EncodedUpdate:
         """Return `rint(values * examples * 2^fraction)` as words, of any shape; raise `MaskError` beyond the bounds.
 
         Law: `decode(encode(x, k) + encode(y, m), k + m)` is `(k x + m y) / (k + m)`, each x and y rounded once.
@@ -94,13 +94,13 @@ class Ring:
             if not -self.bound <= least <= most <= self.bound:
                 # Without the value: it would tell a coordinator that chooses the bound.
                 raise MaskError(
-                    f"an update has a value beyond {self.bound:g}: lower the learning rate, or raise update-bound"
+                    f"an update has a value beyond {self.bound:g}: lower the learning rate, or raise max-update-value"
                 )
             scaled = np.multiply(source, scale, dtype=np.float64)  # float32 would round the product to 24 bits
             np.copyto(target.view(self._signed), np.rint(scaled, out=scaled), casting="unsafe")
         return words
 
-    def decode(self, words: Words, examples: int) -> NDArray[np.float64]:
+    def decode(self, words: EncodedUpdate, examples: int) -> NDArray[np.float64]:
         """Return the mean update of so many examples: signed words over `examples * 2^fraction`."""
         self.require(words)
         scale = self._scale(examples)
@@ -109,7 +109,7 @@ class Ring:
             np.divide(source.view(self._signed), scale, out=target)
         return values
 
-    def add(self, total: Words, words: Words) -> None:
+    def add(self, total: EncodedUpdate, words: EncodedUpdate) -> None:
         """Add words into a total, modulo 2^bits. Law: masks that are added come off in the sum."""
         self.require(words)
         self.require(total)
@@ -117,12 +117,12 @@ class Ring:
             raise MaskError(f"words of shape {words.shape} do not add up with {total.shape}")
         np.add(total, words, out=total)
 
-    def require(self, words: Words) -> None:
+    def require(self, words: EncodedUpdate) -> None:
         """Raise `MaskError` unless these are words of this ring."""
         if words.dtype != self.dtype:
             raise MaskError(f"words of this round have {self.bits} bits, got {words.dtype}")
 
-    def require_within(self, words: Words, examples: int) -> None:
+    def require_within(self, words: EncodedUpdate, examples: int) -> None:
         """Raise `MaskError` unless every word is one that `encode` can make of so many examples."""
         self.require(words)
         signed, most = words.view(self._signed), self.most(examples)

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from fedpp.aggregation.ring import Ring
-from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import MaskError
 from fedpp.protocol.membership import canonical, is_site_name
 from fedpp.values import is_hex
 
 NONCE_BYTES = 32
 PRIME = 2**127 - 1  # tags are numbers modulo it
-MOST_WORDS = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
+MAX_ENCODED_VALUES = 2**32  # under one key of AES, which 2^31 blocks tell from chance with an advantage of 2^-67
 LONGEST_ROUND = 4096  # characters
-LONGEST_SUM = 1024 * MOST_SITES
+LONGEST_SUM = 1024 * MAX_SITES
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Round:
     number: int
     attempt: int
     base: str  # SHA-256 of the global state that the updates start from, hex
-    plan: str  # SHA-256 of what the sites were told to do with it, hex
+    run_spec: str  # SHA-256 of what the sites were told to do with it, hex
     length: int  # words of an update
     ring: Ring
 
     def __post_init__(self) -> None:
         """Refuse what has a second spelling, or is of another type than JSON shows."""
-        for name, text in (("run", self.run), ("base", self.base), ("plan", self.plan)):
+        for name, text in (("run", self.run), ("base", self.base), ("run_spec", self.run_spec)):
             _require_hex(f"a round's {name}", text)
         for name, value, least, most in (
             ("number", self.number, 0, 2**53),
             ("attempt", self.attempt, 0, 2**53),
-            ("length", self.length, 1, MOST_WORDS),
+            ("length", self.length, 1, MAX_ENCODED_VALUES),
         ):
             if type(value) is not int or not least <= value <= most:
                 raise MaskError(f"a round's {name} must be a whole number from {least} to {most}, got {value!r:.40}")
@@ -82,10 +82,10 @@ class Contribution:
         if not is_site_name(self.site):
             raise MaskError(f"a mask is of a site, got {self.site!r:.80}")
         _require_hex("a mask's nonce", self.nonce)
-        if type(self.examples) is not int or not 1 <= self.examples <= MOST_EXAMPLES:
-            raise MaskError(f"an update counts 1 to {MOST_EXAMPLES} examples, got {self.examples!r:.40}")
-        if type(self.least) is not int or not 1 <= self.least <= MOST_SITES:
-            raise MaskError(f"an update may be seen in a sum of 1 to {MOST_SITES} sites, got {self.least!r:.40}")
+        if type(self.examples) is not int or not 1 <= self.examples <= MAX_EXAMPLES:
+            raise MaskError(f"an update counts 1 to {MAX_EXAMPLES} examples, got {self.examples!r:.40}")
+        if type(self.least) is not int or not 1 <= self.least <= MAX_SITES:
+            raise MaskError(f"an update may be seen in a sum of 1 to {MAX_SITES} sites, got {self.least!r:.40}")
 
     @classmethod
     def fresh(cls, site: str, examples: int, least: int) -> "Contribution":
@@ -94,7 +94,7 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class Sum:
+class Aggregate:
     """What a sum of words is of, and its tag, modulo `PRIME`; of words without a mask it is 0."""
 
     parts: tuple[Contribution, ...]

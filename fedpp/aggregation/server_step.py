@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.arrays import are_finite, spans
 from fedpp.cipher.components import Algebra, Slots
-from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.hyperparameters import ServerOptimizerConfig
 from fedpp.errors import DomainMismatchError, ModelError
 
 Values = NDArray[np.floating]
 Moments = dict[str, Values]  # of one weight
 
 
-def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algebra, *, attempt: int = 1) -> GlobalState:
+def step(
+    state: GlobalState, mean_update: Rows, rule: ServerOptimizerConfig, algebra: Algebra, *, attempt: int = 1
+) -> GlobalState:
     """Return the next round's state, of this attempt at it, for the mean of the sites' updates, float64 `[*shape, n]`.
 
     Law: decrypted, it is the step of the decrypted update on the decrypted state. Raises `ModelError` for an update
@@ -48,7 +50,7 @@ def step(state: GlobalState, mean_update: Rows, rule: ServerRule, algebra: Algeb
 
 
 def _stepped(
-    before: Values, update: Values, moments: Moments, rule: ServerRule, algebra: Algebra, number: int
+    before: Values, update: Values, moments: Moments, rule: ServerOptimizerConfig, algebra: Algebra, number: int
 ) -> tuple[Values, Moments]:
     """Return one weight's rows and moments after round `number`, from 1, computed piece by piece."""
     rows: Values = np.empty(before.shape, before.dtype)
@@ -69,7 +71,7 @@ def _stepped(
 
 
 def _change(
-    update: Values, moments: Moments, rule: ServerRule, algebra: Algebra, number: int
+    update: Values, moments: Moments, rule: ServerOptimizerConfig, algebra: Algebra, number: int
 ) -> tuple[Values, Moments]:
     """Return by what rows of one weight change in round `number`, from 1, and their moments after it."""
     if rule.name == "fedavg":
@@ -99,7 +101,7 @@ def _yogi(second: Values, square: Values, beta_2: float) -> Values:
     return second - (1 - beta_2) * square * np.sign(second - square)
 
 
-def _rate(rule: ServerRule, number: int) -> float:
+def _rate(rule: ServerOptimizerConfig, number: int) -> float:
     """Return the learning rate of a round; FedAdam's with Flower's correction of bias, which counts from 2."""
     if rule.name == "fedyogi":
         return rule.learning_rate
@@ -130,7 +132,7 @@ def _parted(slots: Slots, algebra: Algebra) -> Values:
     return np.stack([rows, algebra.encrypted(lost)])
 
 
-def _require(state: GlobalState, update: Rows, rule: ServerRule, algebra: Algebra) -> None:
+def _require(state: GlobalState, update: Rows, rule: ServerOptimizerConfig, algebra: Algebra) -> None:
     if state.domain != algebra.domain or state.n != algebra.n:
         raise DomainMismatchError(
             f"the state belongs to domain {state.domain[:16]} of {state.n} slots, "

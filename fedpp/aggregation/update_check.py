@@ -1,6 +1,7 @@
 """A site's gate: what it does not send, and what it does not adopt. No coordinator can look into a masked update.
 
-The bounds are the run's. What a `GateError` calls its kind is public: which bound, and what to do. Its figures stay at
+The bounds are the run's. What a `UpdateCheckError` calls its kind is public: which bound, and what to do. Its
+figures stay at
 the site: a coordinator that chooses the bounds would read them off.
 """
 
@@ -12,41 +13,41 @@ from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import Rows
 from fedpp.arrays import flat_pieces
-from fedpp.errors import GateError, ModelError
+from fedpp.errors import ModelError, UpdateCheckError
 
 
-def require_update(global_rows: Rows, update: Rows, most_norm: float) -> None:
-    """Raise `GateError` unless an update is finite and not too long, `ModelError` unless it is one.
+def require_update(global_rows: Rows, update: Rows, max_norm: float) -> None:
+    """Raise `UpdateCheckError` unless an update is finite and not too long, `ModelError` unless it is one.
 
-    Its Euclidean norm, over all values of all rows, is at most `most_norm` times that of the global model's rows.
+    Its Euclidean norm, over all values of all rows, is at most `max_norm` times that of the global model's rows.
     """
     if {name: rows.shape for name, rows in update.items()} != {name: r.shape for name, r in global_rows.items()}:
         raise ModelError("the update has other names or shapes than the global model: use one fedpp at all sites")
     if bad := sum(some.size - int(np.isfinite(some).sum()) for some in flat_pieces(update.values())):
-        raise GateError("the update holds values that are not finite: lower the learning rate", f"{bad} of them")
+        raise UpdateCheckError("the update holds values that are not finite: lower the learning rate", f"{bad} of them")
     length, reference = norm(update.values()), norm(global_rows.values())
-    if not length <= most_norm * reference:  # NaN is not
-        raise GateError(
-            f"the update's Euclidean norm is more than {most_norm:g} times the global model's: lower the "
-            "learning rate, train fewer epochs a round, or raise update-norm",
+    if not length <= max_norm * reference:  # NaN is not
+        raise UpdateCheckError(
+            f"the update's Euclidean norm is more than {max_norm:g} times the global model's: lower the "
+            "learning rate, train fewer epochs a round, or raise max-max-update-norm",
             f"it is {length:.3g}, the model's {reference:.3g}",
         )
 
 
-def require_no_harm(before: float | None, after: float | None, most_rise: float) -> None:
-    """Raise `GateError` if the validation loss, in nats, rose by more than `most_rise`, or is not finite.
+def require_no_harm(before: float | None, after: float | None, max_increase: float) -> None:
+    """Raise `UpdateCheckError` if the validation loss, in nats, rose by more than `max_increase`, or is not finite.
 
     None, where a site has no validation sequences, passes.
     """
     for loss in (before, after):
         if loss is not None and not math.isfinite(loss):
-            raise GateError("the validation loss is not a finite number: lower the learning rate", f"{loss}")
+            raise UpdateCheckError("the validation loss is not a finite number: lower the learning rate", f"{loss}")
     if before is None or after is None:
         return
-    if not after - before <= most_rise:
-        raise GateError(
-            f"the validation loss rose by more than {most_rise:g} nats: keep the model of the round before, and lower "
-            "the learning rate",
+    if not after - before <= max_increase:
+        raise UpdateCheckError(
+            f"the validation loss rose by more than {max_increase:g} nats: keep the model of the round before, and "
+            "lower the learning rate",
             f"from {before:.3g} to {after:.3g}",
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from fedpp.errors import ConfigError
 
-MOST = 4096  # sequences of a batch
+MAX = 4096  # sequences of a batch
 ServerOptimizer = Literal["fedavg", "fedavgm", "fedadam", "fedyogi"]
 
 SERVER_OPTIMIZERS: tuple[ServerOptimizer, ...] = get_args(ServerOptimizer)
@@ -15,7 +15,7 @@ MIN_DELTA, PATIENCE = 0.001, 10  # of early stopping, the paper's: nats, and epo
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Hyperparameters:
     """The settings of the training, but its length and its seed.
 
     A step takes the mean gradient of a batch, whose sequences go through the network `micro_batch` at a time: the
@@ -36,8 +36,8 @@ class Recipe:
         """Refuse values out of range."""
         for name in ("batch_size", "micro_batch"):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= MOST:
-                raise _refused(name, f"a whole number from 1 to {MOST}", value)
+            if type(value) is not int or not 1 <= value <= MAX:
+                raise _refused(name, f"a whole number from 1 to {MAX}", value)
         for name in ("learning_rate", "positive_weight"):
             value = getattr(self, name)
             if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
@@ -53,7 +53,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class ServerRule:
+class ServerOptimizerConfig:
     """How the mean update of a round moves the global model; `fedpp.aggregation.server_step` takes the step.
 
     `momentum` is the beta of FedAvgM, and beta_1 of FedAdam and FedYogi; they alone have `beta_2` and `tau`.

@@ -13,7 +13,7 @@ Initializer = Literal["glorot_uniform", "orthogonal", "zeros", "unit_forget_bias
 
 GAPS: tuple[Gaps, ...] = get_args(Gaps)
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
-MOST_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
+MAX_PARAMETERS = 50_000_000  # of a network that a site builds, or a vault draws weights for
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
+class ModelSpec:
     """One of the three networks of a task; both twins, plaintext and encrypted, are built from it.
 
     A sequence is `[frames, height, width, channels]`. Each entry of `filters` is a block of a convolution
@@ -231,7 +231,7 @@ class NetworkSpec:
 _SHAPE = ("frames", "height", "width", "channels", "gaps", "patch")
 
 
-def _shape(of: Task | NetworkSpec) -> str:
+def _shape(of: Task | ModelSpec) -> str:
     times = "with" if of.gaps else "without"
     patches = f" in patches of {of.patch} x {of.patch}" if of.patch else ""
     return f"{of.frames} frames of {of.height} x {of.width} x {of.channels}{patches}, {times} time gaps"

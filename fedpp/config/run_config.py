@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from fedpp.config.hyperparameters import Recipe, ServerOptimizer, ServerRule
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizer, ServerOptimizerConfig
 from fedpp.config.model_spec import ARCHITECTURES, Architecture
 from fedpp.errors import ConfigError
 
@@ -22,10 +22,10 @@ Dtype = Literal["float32", "float64"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 SPLITS = ("train", "validation", "test")
-MOST_ATTEMPTS = 100  # of a round
-MOST_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum in one message, under gRPC's limit
-MOST_EXAMPLES = 2**31  # of all sites together
-LEAST_BOUND, MOST_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
+MAX_ATTEMPTS = 100  # of a round
+MAX_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum in one message, under gRPC's limit
+MAX_EXAMPLES = 2**31  # of all sites together
+MIN_BOUND, MAX_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
 SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 WANTED_SENSITIVITY = 0.9  # on validation data, of a report's operating point, unless it is told another
@@ -68,10 +68,10 @@ class RunConfig:
     dense: int
     lstm: int
     masking: bool  # whether updates are masked, and the model sealed, for the coordinator
-    most_examples: int  # that a site's update counts, however many it has; 0: all of them
-    update_bound: float  # largest magnitude of an update's value
-    update_norm: float  # most norm of an update, as a share of the global model's
-    loss_rise: float  # most that a site's validation loss may rise, in nats
+    max_examples: int  # that a site's update counts, however many it has; 0: all of them
+    max_update_value: float  # largest magnitude of an update's value
+    max_update_norm: float  # most norm of an update, as a share of the global model's
+    max_loss_increase: float  # most that a site's validation loss may rise, in nats
     alone: bool  # whether each site trains a model of its own data alone, too, to be compared with
     repeats: int  # how often a round whose model the sites do not adopt is tried again
     wait_seconds: float  # how long to wait for enough sites, before the run and in a round, and for room on the disk
@@ -88,37 +88,37 @@ class RunConfig:
                 f"run setting initial names a sealed model, and a run goes on from one with masking alone, got "
                 f"{self.initial!r}: set masking=true, or give a model.npz"
             )
-        self.recipe()
-        self.server_rule()
+        self.hyperparameters()
+        self.server_optimizer_config()
         self._require_strategy()
         if min(self.filter_sizes()) < 1:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
     def _require_numbers(self) -> None:
         least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
-        least |= {"quorum": 0, "most_examples": 0}
+        least |= {"quorum": 0, "max_examples": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be at least {lowest}, got {getattr(self, name)}"
                 )
         for name, most in (
-            ("sites", MOST_SITES),
-            ("repeats", MOST_ATTEMPTS - 1),
+            ("sites", MAX_SITES),
+            ("repeats", MAX_ATTEMPTS - 1),
             ("quorum", self.sites),
-            ("most_examples", MOST_EXAMPLES),
+            ("max_examples", MAX_EXAMPLES),
         ):
             if getattr(self, name) > most:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be at most {most}, got {getattr(self, name)}"
                 )
-        for name in ("wait_seconds", "round_seconds", "update_norm", "loss_rise"):
+        for name in ("wait_seconds", "round_seconds", "max_update_norm", "max_loss_increase"):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(
                     f"run setting {name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}"
                 )
-        if not LEAST_BOUND <= self.update_bound <= MOST_BOUND:
-            raise ConfigError(f"run setting update-bound must be from 2^-20 to 2^20, got {self.update_bound}")
+        if not MIN_BOUND <= self.max_update_value <= MAX_BOUND:
+            raise ConfigError(f"run setting max-update-value must be from 2^-20 to 2^20, got {self.max_update_value}")
 
     def _require_strategy(self) -> None:
         """Refuse a strategy beside what it replaces; `coordinator.server.chosen_strategy` lists the strategies."""
@@ -149,18 +149,18 @@ class RunConfig:
         named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_TOLD}
         return {**named, "earlier-model": bool(self.initial)}
 
-    def least_sites(self) -> int:
+    def min_sites(self) -> int:
         """Return the quorum of a round."""
         return self.quorum or self.sites // 2 + 1
 
-    def recipe(self) -> Recipe:
+    def hyperparameters(self) -> Hyperparameters:
         """Return how the network learns."""
-        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+        return Hyperparameters(**{field.name: getattr(self, field.name) for field in fields(Hyperparameters)})
 
-    def server_rule(self) -> ServerRule:
+    def server_optimizer_config(self) -> ServerOptimizerConfig:
         """Return how the mean update of a round moves the global model."""
         numbers = (self.server_learning_rate, self.server_momentum, self.server_beta_2, self.server_tau)
-        return ServerRule(self.server_optimizer, *numbers)
+        return ServerOptimizerConfig(self.server_optimizer, *numbers)
 
     def filter_sizes(self) -> tuple[int, ...]:
         """Return `filters` as numbers."""

@@ -1,7 +1,7 @@
 """What a site allows: `site.yaml`, the file by which the hospital and not the coordinator decides.
 
 It says which code may run (`bundles`), on which data (`datasets`), what may be asked (`answers`), how often a score
-may be (`scores`), for how long (`until`) and in what company (`co-participants`). The site's launcher reads it before
+may be (`scores`), for how long (`until`) and in what company (`min-other-sites`). The site's launcher reads it before
 any code of a bundle runs, the ClientApp and the vault enforce the rest. A `PolicyError` never holds a path: it may be
 told to the coordinator.
 """
@@ -32,16 +32,16 @@ ANSWERS = tuple(QUESTIONS.values())
 Masking = Literal["required", "optional"]
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
-_MOST_BYTES = 2**20
-_MOST = 2**31
+_MAX_BYTES = 2**20
+_MAX = 2**31
 _LONGEST = 200  # characters of a value; Python refuses to write out a number of thousands of digits
 
 
 @dataclass(frozen=True)
-class ScoreLimits:
+class EvaluationLimits:
     """How much the vault's `Score` may tell."""
 
-    least_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
+    min_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
     per_round: int = 9  # calls of one round and split: two in each of three attempts, and three to do some again
     rounds: int = 1000  # of one run
     per_day: int = 2000  # calls within 24 hours
@@ -60,24 +60,24 @@ class SitePolicy:
     bundles: tuple[str, ...]  # SHA-256 of the app bundles that may run here; empty: none
     datasets: tuple[str, ...]  # fingerprints of the datasets that may be used
     answers: tuple[str, ...] = ANSWERS
-    scores: ScoreLimits = ScoreLimits()
+    scores: EvaluationLimits = EvaluationLimits()
     until: date | None = None  # the last day on which anything is answered
-    co_participants: int = 1  # fewest other certified sites in a run, and in a sum that is unmasked
+    min_other_sites: int = 1  # fewest other certified sites in a run, and in a sum that is unmasked
     masking: Masking = "required"  # whether updates may also go to the coordinator without the domain mask
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a policy file; raise `ConfigError` for anything that is not one."""
         try:
-            content = read_file(path, _MOST_BYTES + 1)
+            content = read_file(path, _MAX_BYTES + 1)
         except FileNotFoundError:
             raise ConfigError(f"there is no site's policy {path}: `fedpp-site policy` writes one") from None
         except OSError as error:
             raise ConfigError(
                 f"cannot read the site's policy {path}: {error.strerror}; it must be a file that this user can read"
             ) from None
-        if len(content) > _MOST_BYTES:
-            raise ConfigError(f"the site's policy {path} is larger than {_MOST_BYTES} bytes: is it the right file?")
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(f"the site's policy {path} is larger than {_MAX_BYTES} bytes: is it the right file?")
         try:
             return cls.parse(content.decode())
         except UnicodeDecodeError as error:
@@ -99,18 +99,18 @@ class SitePolicy:
             raise ConfigError(
                 "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
             )
-        known = {"bundles", "datasets", "answers", "scores", "until", "co-participants", "masking"}
+        known = {"bundles", "datasets", "answers", "scores", "until", "min-other-sites", "masking"}
         values = _mapping("the policy", values, known, {"bundles", "datasets"})
-        limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(ScoreLimits())})
+        limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(EvaluationLimits())})
         return cls(
             bundles=_hashes("bundles", values["bundles"]),
             datasets=_hashes("datasets", values["datasets"], least=1),
             answers=_answers(values.get("answers", list(ANSWERS))),
-            scores=ScoreLimits(
+            scores=EvaluationLimits(
                 **{name.replace("-", "_"): _whole(f"scores: {name}", value, 1) for name, value in limits.items()}
             ),
             until=_day(values.get("until")),
-            co_participants=_whole("co-participants", values.get("co-participants", cls.co_participants), 0),
+            min_other_sites=_whole("min-other-sites", values.get("min-other-sites", cls.min_other_sites), 0),
             masking=_masking(values.get("masking", cls.masking)),
         )
 
@@ -123,7 +123,7 @@ class SitePolicy:
             "answers": list(self.answers),
             "scores": scores,
             **({} if self.until is None else {"until": self.until}),
-            "co-participants": self.co_participants,
+            "min-other-sites": self.min_other_sites,
             "masking": self.masking,
         }
         return yaml.safe_dump(values, sort_keys=False)
@@ -150,9 +150,9 @@ class SitePolicy:
 
     def require_participants(self, others: int) -> None:
         """Raise `PolicyError` unless so many other certified sites in a run are enough."""
-        if others < self.co_participants:
+        if others < self.min_other_sites:
             raise PolicyError(
-                f"this site's policy wants {self.co_participants} other sites in a run, got {others}: ask more to join"
+                f"this site's policy wants {self.min_other_sites} other sites in a run, got {others}: ask more to join"
             )
 
     def require_masking(self, *, masked: bool) -> None:
@@ -175,7 +175,7 @@ def question_of(message_type: str) -> str:
 
 def starting_text(dataset: str) -> str:
     """Return the commented text of a site's first policy: this dataset, no bundle yet."""
-    return _STARTING.format(dataset=dataset, **vars(ScoreLimits()))
+    return _STARTING.format(dataset=dataset, **vars(EvaluationLimits()))
 
 
 _STARTING = """\
@@ -194,7 +194,7 @@ answers: [describe, initial-weights, train, evaluate, alone]
 
 # How much the vault's scores may tell.
 scores:
-  least-patients: {least_patients}  # counts over fewer are not told, of a split or of a finding
+  min-patients: {min_patients}  # counts over fewer are not told, of a split or of a finding
   per-round: {per_round}  # scores of one round and split; an attempt at a round takes two of split validation, of the
                 # trained and of the new model, and one more where a training that was broken off is done again
   rounds: {rounds}  # of one run
@@ -205,7 +205,7 @@ scores:
 
 # In what company: the fewest other certified sites of the domain in a run, and in a sum in which this site's update is
 # seen. A sum of two sites shows each of them the other's update.
-co-participants: 1
+min-other-sites: 1
 
 # Whether updates go to the coordinator under the domain mask alone: required, or optional (it may see them).
 masking: required
@@ -284,7 +284,7 @@ def _masking(value: object) -> Masking:
 
 
 def _whole(name: str, value: object, least: int) -> int:
-    if type(value) is not int or not least <= value < _MOST:
+    if type(value) is not int or not least <= value < _MAX:
         raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r:.40}")
     return value
 

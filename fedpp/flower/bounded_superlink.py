@@ -32,8 +32,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 PRAGMAS = {"busy_timeout": "60000", "cache_size": "-1000", "mmap_size": "0"}  # milliseconds; KiB, if negative; bytes
 TRANSFERS = frozenset({"/v1/fleet/push-object", "/v1/fleet/pull-object"})  # a ServerApp's own are never kept waiting
-MOST_TRANSFERS = 8  # on their way at a time, of two that each SuperNode has
-MOST_WORKED_ON = 4
+MAX_TRANSFERS = 8  # on their way at a time, of two that each SuperNode has
+MAX_WORKED_ON = 4
 WAIT_SECONDS = 20.0  # for a turn. After 30 s a client gives up, and tries again: what came of the first try is lost
 STALL_SECONDS = 10.0  # in which nothing comes, or is taken, of an object that has its turn
 OBJECT_SECONDS = 60.0  # for 5 MiB to come, or to be taken: 0.7 Mbit/s for each of the two that a node moves at a time
@@ -50,7 +50,7 @@ class Turns:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._turns, self._work = Semaphore(MOST_TRANSFERS), Semaphore(MOST_WORKED_ON)
+        self._turns, self._work = Semaphore(MAX_TRANSFERS), Semaphore(MAX_WORKED_ON)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, a transfer when it is its turn, and answer 503 where none comes or the body does not."""

@@ -18,10 +18,10 @@ from fedpp.imaging.sequence import DecodedLater, Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
-MOST_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
-MOST_PAGES = 5_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
-MOST_PIXELS = 64_000_000  # of a frame: a header may claim any size
-MOST_SCANS = 50  # of a JPEG, which goes over all of its pixels in each; there are usually 10 at most
+MAX_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
+MAX_PAGES = 5_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
+MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
+MAX_SCANS = 50  # of a JPEG, which goes over all of its pixels in each; there are usually 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
 # what Pillow raises on damaged files
 _DAMAGE = (
@@ -53,8 +53,8 @@ def page_count(file: Path) -> int:
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_size(file, image)
         count = _page_count(image)
-    if not 1 <= count <= MOST_PAGES:
-        raise RawDataError(f"{file} claims {count} pages, more than {MOST_PAGES}: is it damaged?")
+    if not 1 <= count <= MAX_PAGES:
+        raise RawDataError(f"{file} claims {count} pages, more than {MAX_PAGES}: is it damaged?")
     return count
 
 
@@ -66,8 +66,8 @@ def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Fram
     if count == 1 and page_count(file) == 1:
         return read_image(file, colour=colour)
     with _named(file):
-        if file.stat().st_size > MOST_BYTES:
-            raise RawDataError(f"{file} has several pages and more than {MOST_BYTES} bytes: split it")
+        if file.stat().st_size > MAX_BYTES:
+            raise RawDataError(f"{file} has several pages and more than {MAX_BYTES} bytes: split it")
         image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
         held = _page_count(image)
     if held != count:
@@ -114,24 +114,24 @@ def _number(digits: str) -> float:
 
 
 def _check_size(file: Path, image: Image.Image) -> None:
-    if image.width * image.height > MOST_PIXELS:
-        raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
+    if image.width * image.height > MAX_PIXELS:
+        raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
 
 
 def _check_scans(file: Path, image: Image.Image) -> None:
-    if image.format == "JPEG" and file.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
-        raise RawDataError(f"{file} is a JPEG of more than {MOST_SCANS} scans: is it damaged?")
+    if image.format == "JPEG" and file.read_bytes().count(JPEG_SCAN) > MAX_SCANS:
+        raise RawDataError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?")
 
 
 def _page_count(image: Image.Image) -> int:
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     try:
-        for page in range(MOST_PAGES + 1):  # and no further, which could take hours
+        for page in range(MAX_PAGES + 1):  # and no further, which could take hours
             image.seek(page)
     except EOFError:
         return page
-    return MOST_PAGES + 1
+    return MAX_PAGES + 1
 
 
 def _values(file: Path, image: Image.Image, *, colour: bool) -> Frame:

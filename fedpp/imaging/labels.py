@@ -10,7 +10,7 @@ from fedpp.protocol.counts import UNKNOWN
 
 Target = int | tuple[int, ...]  # the number of a class, 0 the negative one; or of each finding 1, 0 or UNKNOWN
 
-MOST_CLASSES = 32  # class names are public: a column of patients taken for labels must not get that far
+MAX_CLASSES = 32  # class names are public: a column of patients taken for labels must not get that far
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _require_all(labels: list[Label | None]) -> None:
 def _inferred(labels: list[str]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise RawDataError(f"all sequences have the label {labels[0]!r}: name the classes, negative first")
-    if len(labels) > MOST_CLASSES:
-        raise RawDataError(f"there are {len(labels)} different labels, more than {MOST_CLASSES}: name the classes")
+    if len(labels) > MAX_CLASSES:
+        raise RawDataError(f"there are {len(labels)} different labels, more than {MAX_CLASSES}: name the classes")
     return tuple(labels)
 
 

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import KeyFileError
-from fedpp.keys.site_identity import Recipient
+from fedpp.keys.site_identity import MembershipRequest
 from fedpp.protocol.membership import Certificate, Member, canonical, is_signed, signed
 
 SEED_BYTES = 32
 
 
-class Issuer:
+class DomainCA:
     """The certifying key of one epoch of one domain; cannot be printed, copied or pickled by accident."""
 
     __slots__ = ("_key", "_seed")
@@ -39,7 +39,7 @@ class Issuer:
         """Return the public half, in hex."""
         return self._key.public_key().public_bytes_raw().hex()
 
-    def certify(self, recipient: Recipient, card: DomainCard) -> Certificate:
+    def certify(self, recipient: MembershipRequest, card: DomainCard) -> Certificate:
         """Return the certificate of a site as a member of the domain of this card."""
         member = Member(card.fingerprint, recipient.site, recipient.signing_key, recipient.receiving_key)
         return Certificate(member, self.sign("certificate", member.content()))
@@ -58,7 +58,7 @@ class Issuer:
 
     def __repr__(self) -> str:
         """Name the public half and nothing of the seed."""
-        return f"Issuer(public_key={self.public_key[:16]}, seed=<hidden>)"
+        return f"DomainCA(public_key={self.public_key[:16]}, seed=<hidden>)"
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""

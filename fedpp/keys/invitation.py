@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedpp.cipher import key_file
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import DomainMismatchError, FedppError, KeyFileError
-from fedpp.keys.domain_ca import Issuer, succeeds
+from fedpp.keys.domain_ca import DomainCA, succeeds
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.keys.site_identity import Recipient, SiteIdentity
+from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
 from fedpp.protocol.membership import Certificate, canonical, is_signed
 
 FORMAT = "fedpp-share-1"
@@ -30,7 +30,7 @@ _NONCE = bytes(12)  # each key seals one message
 
 
 @dataclass(frozen=True)
-class Share:
+class Invitation:
     """A domain's secret, sealed to the site that the certificate names."""
 
     card: DomainCard
@@ -41,19 +41,19 @@ class Share:
     signature: str  # of the certifying key over all of it, hex
 
     @classmethod
-    def make(cls, domain: KeyDomain, issuer: Issuer, to: Recipient, *, succession: str = "") -> Self:
+    def make(cls, domain: KeyDomain, domain_ca: DomainCA, to: MembershipRequest, *, succession: str = "") -> Self:
         """Seal a domain to a recipient, and certify it as a member."""
         card = domain.card()
-        if issuer.public_key != card.certifying_key:
+        if domain_ca.public_key != card.certifying_key:
             raise DomainMismatchError("this certifying key is not the domain's: take the folder that founded the epoch")
-        certificate = issuer.certify(to, card)
+        certificate = domain_ca.certify(to, card)
         own = X25519PrivateKey.generate()
         ephemeral = own.public_key().public_bytes_raw().hex()
         agreed = own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(to.receiving_key)))
         key = _key(agreed, ephemeral, to.receiving_key)
         sealed = AESGCM(key).encrypt(_NONCE, domain.secret_bytes(), certificate.to_json().encode())
         unsigned = cls(card, certificate, ephemeral, sealed.hex(), succession, "")
-        return cls(card, certificate, ephemeral, sealed.hex(), succession, issuer.sign("share", unsigned.content()))
+        return cls(card, certificate, ephemeral, sealed.hex(), succession, domain_ca.sign("share", unsigned.content()))
 
     def open(self, identity: SiteIdentity) -> KeyDomain:
         """Return the domain; raise `KeyFileError` if the share is not for this site, or was altered.

@@ -20,17 +20,17 @@ from pathlib import Path
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError, FedppError, KeyFileError
 from fedpp.files import create_exclusively, make_folder
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_secret import Passphrase
-from fedpp.keys.site_identity import Recipient, SiteIdentity
+from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
 from fedpp.protocol.membership import Certificate
 
-DOMAIN_FORMAT, SITE_FORMAT, ISSUER_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-issuer-key-1"
+DOMAIN_FORMAT, SITE_FORMAT, CA_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-issuer-key-1"
 
 SECRET_KEY = Path("secret/domain.key")
 SITE_KEY = Path("secret/site.key")
-ISSUER_KEY = Path("secret/issuer.key")
+CA_KEY = Path("secret/issuer.key")
 EVALUATION_KEY = Path("trainer/domain.eval")
 AT_REST_KEY = Path("trainer/domain.rest")
 CARD = Path("domain.card")
@@ -58,11 +58,11 @@ class Site:
             )
 
 
-def found(folder: Path, domain: KeyDomain, issuer: Issuer, founder: SiteIdentity, passphrase: Passphrase) -> Site:
+def found(folder: Path, domain: KeyDomain, domain_ca: DomainCA, founder: SiteIdentity, passphrase: Passphrase) -> Site:
     """Write the folder of the site that makes an epoch; raise `KeyFileError` if any of it is there already."""
-    site = Site(domain, founder, issuer.certify(founder.recipient(), domain.card()))
-    sealed = passphrase.close(ISSUER_FORMAT, {"domain": domain.card().fingerprint}, issuer.seed_bytes())
-    _write(folder, {ISSUER_KEY: sealed}, site, passphrase)
+    site = Site(domain, founder, domain_ca.certify(founder.recipient(), domain.card()))
+    sealed = passphrase.close(CA_FORMAT, {"domain": domain.card().fingerprint}, domain_ca.seed_bytes())
+    _write(folder, {CA_KEY: sealed}, site, passphrase)
     return site
 
 
@@ -76,7 +76,7 @@ def create_identity(folder: Path, identity: SiteIdentity, passphrase: Passphrase
     _create(folder, {SITE_KEY: _site_key(identity, passphrase), RECIPIENT: identity.recipient().to_json().encode()})
 
 
-def add_member(folder: Path, recipient: Recipient, certificate: Certificate) -> None:
+def add_member(folder: Path, recipient: MembershipRequest, certificate: Certificate) -> None:
     """Note a member in the issuer's folder, with its certificate; one that is there already stays."""
     path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.recipient"
     make_folder(path.parent, 0o755)
@@ -86,9 +86,11 @@ def add_member(folder: Path, recipient: Recipient, certificate: Certificate) -> 
             file.chmod(PUBLIC)
 
 
-def members(folder: Path) -> list[Recipient]:
+def members(folder: Path) -> list[MembershipRequest]:
     """Return the members that the issuer certified, by name; raise `KeyFileError` for one that it did not."""
-    found = sorted(map(Recipient.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint))
+    found = sorted(
+        map(MembershipRequest.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint)
+    )
     card = DomainCard.load(folder / CARD)
     for recipient in found:
         path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.certificate"
@@ -115,12 +117,12 @@ def open_identity(folder: Path, passphrase: Passphrase) -> SiteIdentity:
     return SiteIdentity(facts["site"], seed)
 
 
-def open_issuer(folder: Path, passphrase: Passphrase) -> Issuer:
+def open_domain_ca(folder: Path, passphrase: Passphrase) -> DomainCA:
     """Open the certifying key, which only the folder that founded the epoch has."""
-    path = folder / ISSUER_KEY
+    path = folder / CA_KEY
     if not path.exists():
         raise KeyFileError(f"there is no {path}: members are admitted, and epochs made, by who founded this one")
-    return Issuer(passphrase.open(ISSUER_FORMAT, _read(path, "certifying key"), str(path))[1])
+    return DomainCA(passphrase.open(CA_FORMAT, _read(path, "certifying key"), str(path))[1])
 
 
 def open_site(folder: Path, passphrase: Passphrase) -> Site:
@@ -171,7 +173,7 @@ def _write(folder: Path, more: dict[Path, bytes], site: Site, passphrase: Passph
 
 def _create(folder: Path, contents: dict[Path, bytes]) -> None:
     """Write new files: all of them, or none."""
-    known = (SECRET_KEY, SITE_KEY, ISSUER_KEY, EVALUATION_KEY, AT_REST_KEY, CARD, CERTIFICATE, RECIPIENT)
+    known = (SECRET_KEY, SITE_KEY, CA_KEY, EVALUATION_KEY, AT_REST_KEY, CARD, CERTIFICATE, RECIPIENT)
     if any((folder / name).exists() for name in known):
         raise KeyFileError(f"{folder} holds keys already: choose another folder, keys are not overwritten")
     written: list[Path] = []

@@ -9,15 +9,15 @@ from shlex import quote
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.sealed_secret import Passphrase
 
-LEAST_BYTES = 12
-MOST_BYTES = 4096
+MIN_BYTES = 12
+MAX_BYTES = 4096
 
 
 def from_file(path: Path) -> Passphrase:
     """Read a file's first line; raise `KeyFileError` if it is missing, too short, or open to others."""
     try:
         with path.open("rb") as file:
-            content = file.readline(MOST_BYTES + 1)
+            content = file.readline(MAX_BYTES + 1)
         open_to_others = path.is_file() and path.stat().st_mode & _others(path)
     except OSError as error:
         raise KeyFileError(f"cannot read the passphrase file {path}: {error.strerror}") from None
@@ -31,7 +31,7 @@ def from_descriptor(number: int) -> Passphrase:
     """Read the first line that comes from an open file descriptor, such as a pipe of a password manager."""
     try:
         with os.fdopen(number, "rb", closefd=False) as file:
-            content = file.readline(MOST_BYTES + 1)
+            content = file.readline(MAX_BYTES + 1)
     except (OSError, TypeError, ValueError, OverflowError) as error:  # the latter: a number that can be no descriptor's
         reason = error.strerror if isinstance(error, OSError) else "there is none of this number"
         raise KeyFileError(f"cannot read a passphrase from file descriptor {number}: {reason}") from None
@@ -64,12 +64,12 @@ def _others(path: Path) -> int:
 
 
 def _checked(content: bytes, where: str) -> Passphrase:
-    if len(content.rstrip(b"\n")) > MOST_BYTES:
-        raise KeyFileError(f"the passphrase in {where} is longer than {MOST_BYTES} bytes: use a shorter one")
+    if len(content.rstrip(b"\n")) > MAX_BYTES:
+        raise KeyFileError(f"the passphrase in {where} is longer than {MAX_BYTES} bytes: use a shorter one")
     text = content.split(b"\n")[0].strip()
-    if len(text) < LEAST_BYTES:
+    if len(text) < MIN_BYTES:
         raise KeyFileError(
-            f"the passphrase in {where} has {len(text)} bytes: use at least {LEAST_BYTES}, "
+            f"the passphrase in {where} has {len(text)} bytes: use at least {MIN_BYTES}, "
             f"such as the output of `openssl rand -base64 24`"
         )
     return Passphrase(text)

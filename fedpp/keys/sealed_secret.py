@@ -20,7 +20,7 @@ from fedpp.protocol.membership import canonical
 # RFC 7914; 2^17 x 8 needs 128 MiB and about 0.4 s, the interactive profile of OWASP's password storage page.
 LOG2_COST, BLOCK_SIZE, PARALLELISM = 17, 8, 1
 SALT_BYTES, NONCE_BYTES = 16, 12
-_LEAST_COST, _MOST_COST = 10, 20  # 2^20 x 8 is 1 GiB
+_MIN_COST, _MAX_COST = 10, 20  # 2^20 x 8 is 1 GiB
 
 
 class Passphrase:
@@ -57,7 +57,7 @@ class Passphrase:
                 raise KeyFileError(f"{name} was altered: it is not written as a {format_} file is; restore it")
             del header["sealed"]
             log2_cost, *rest = header["scrypt"]
-            if not (_LEAST_COST <= log2_cost <= _MOST_COST and rest == [BLOCK_SIZE, PARALLELISM]):
+            if not (_MIN_COST <= log2_cost <= _MAX_COST and rest == [BLOCK_SIZE, PARALLELISM]):
                 raise KeyFileError(f"{name} asks for scrypt parameters {header['scrypt']!r:.40}: damaged, or not ours")
             salt, nonce = bytes.fromhex(header["salt"]), bytes.fromhex(header["nonce"])
             if (len(salt), len(nonce)) != (SALT_BYTES, NONCE_BYTES):

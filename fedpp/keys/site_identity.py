@@ -1,7 +1,8 @@
 """A site's own identity: what it signs as itself, and receives sealed to itself alone.
 
 One 32-byte seed; from it, by HKDF-SHA256, an Ed25519 key that signs and an X25519 key that receives. It belongs to one
-site, is made there, and never leaves its secret zone. What the domain certifies is its public half, the `Recipient`.
+site, is made there, and never leaves its secret zone. What the domain certifies is its public half, the
+`MembershipRequest`.
 """
 
 import json
@@ -64,10 +65,12 @@ class SiteIdentity:
         """Return the public X25519 key, in hex."""
         return self._receiving.public_key().public_bytes_raw().hex()
 
-    def recipient(self) -> "Recipient":
+    def recipient(self) -> "MembershipRequest":
         """Return the public half, signed by the site itself: who made it holds the keys."""
-        unsigned = Recipient(self._name, self.signing_key, self.receiving_key, "")
-        return Recipient(self._name, self.signing_key, self.receiving_key, self.sign("recipient", unsigned.content()))
+        unsigned = MembershipRequest(self._name, self.signing_key, self.receiving_key, "")
+        return MembershipRequest(
+            self._name, self.signing_key, self.receiving_key, self.sign("recipient", unsigned.content())
+        )
 
     def member_of(self, domain: str) -> Member:
         """Return what the domain of this fingerprint certifies of this site."""
@@ -98,7 +101,7 @@ class SiteIdentity:
 
 
 @dataclass(frozen=True)
-class Recipient:
+class MembershipRequest:
     """The public half of a site's identity: to it, and only to it, a domain secret is sealed."""
 
     site: str

@@ -1,6 +1,6 @@
 """What all optimizers on ciphertext have in common: gradients, clipping and moments by slot, and bounded decoys.
 
-With the algebra of plain numbers each is its plaintext twin. Keras's own optimizers compute some scalars in
+With the algebra of plain numbers each is its plaintext reference. Keras's own optimizers compute some scalars in
 float32 whatever the variables are; the twins must share every scalar operation to agree to rounding.
 """
 

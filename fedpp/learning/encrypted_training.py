@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec, Task
 from fedpp.config.run_config import Dtype
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, ModelError
@@ -25,11 +25,11 @@ class EncryptedTrainer:
     The frame form's algebra is that of plain numbers, n = 1: its frames are mixed, its weights and labels are not.
     """
 
-    def __init__(self, network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> None:
+    def __init__(self, network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> None:
         """Build and compile the network; set its weights with `load`."""
         self.network, self.dtype, self.domain = network, dtype, algebra.domain
         self._algebra = algebra
-        self._learner = Learner(network, algebra, recipe, dtype)
+        self._learner = Learner(network, algebra, hyperparameters, dtype)
         self.model = self._learner.model
 
     def load(self, rows: models.Weights) -> None:

@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
 from fedpp.cipher.evaluation_key import AnyKey
-from fedpp.config.model_spec import NetworkSpec, WeightSpec
+from fedpp.config.model_spec import ModelSpec, WeightSpec
 
 
-def initial_weights(network: NetworkSpec, seed: int) -> dict[str, NDArray[np.float64]]:
+def initial_weights(network: ModelSpec, seed: int) -> dict[str, NDArray[np.float64]]:
     """Return the plaintext initial weights of a network, by name; the same seed gives the same weights.
 
     They are rounded to float32, so that both dtypes of a run start from the same numbers.
@@ -17,7 +17,7 @@ def initial_weights(network: NetworkSpec, seed: int) -> dict[str, NDArray[np.flo
     return {spec.name: _draw(spec, generator).astype(np.float32).astype(np.float64) for spec in network.weights()}
 
 
-def encrypted_initial_weights(network: NetworkSpec, seed: int, key: AnyKey) -> dict[str, algebra.Matrix]:
+def encrypted_initial_weights(network: ModelSpec, seed: int, key: AnyKey) -> dict[str, algebra.Matrix]:
     """Return initial weights as rows `[*shape, n]`, with decoys of the same initialiser and seeds that the key makes.
 
     Whoever holds the evaluation key can encrypt with it; so a site can start by itself. In a federation the

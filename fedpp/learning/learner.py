@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import are_finite
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import models
@@ -29,15 +29,17 @@ class Learner:
     labels `[k, classes(, n)]` or, with several findings, `[k, findings, 2(, n)]`. Plain numbers have no last axis n.
     """
 
-    def __init__(self, network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> None:
+    def __init__(self, network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> None:
         """Build and compile the network; its weights are zero, or Keras's own draw, until they are set."""
-        self.network, self.algebra, self.recipe, self.dtype = network, algebra, recipe, dtype
+        self.network, self.algebra, self.hyperparameters, self.dtype = network, algebra, hyperparameters, dtype
         plain = algebra.n == 1
         self.model = models.plaintext(network, dtype) if plain else models.encrypted(network, algebra, dtype)
-        self.model.micro_batch = recipe.micro_batch if recipe.batch_size > recipe.micro_batch else None
+        self.model.micro_batch = (
+            hyperparameters.micro_batch if hyperparameters.batch_size > hyperparameters.micro_batch else None
+        )
         self.model.compile(
-            optimizer=Adam(algebra, recipe.learning_rate, proximal=recipe.proximal),
-            loss=_loss(network, algebra, recipe, dtype),
+            optimizer=Adam(algebra, hyperparameters.learning_rate, proximal=hyperparameters.proximal),
+            loss=_loss(network, algebra, hyperparameters, dtype),
             jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
         )
 
@@ -58,11 +60,11 @@ class Learner:
         Raises `ModelError` where a loss, a gradient or a weight is not finite, and names the layer.
         """
         self._build_optimizer()
-        data = Batches(inputs, labels, indices, self.recipe.batch_size, seed)
+        data = Batches(inputs, labels, indices, self.hyperparameters.batch_size, seed)
         watch = Watch(self.algebra, data.batch)
         losses = data.fit(self.model, epochs, [watch, *callbacks], verbose, done)
         if not are_finite(np.asarray(weight) for weight in self.model.weights):  # the last step's, too
-            rate = self.recipe.learning_rate
+            rate = self.hyperparameters.learning_rate
             raise ModelError(f"the training diverged at learning rate {rate}: weights are not finite; lower it")
         return losses
 
@@ -71,7 +73,7 @@ class Learner:
         if not len(indices):
             slots = () if self.algebra.n == 1 else (self.algebra.n,)
             return np.zeros((0, self.network.classes, *slots), self.dtype)
-        size = min(self.recipe.batch_size, self.recipe.micro_batch)
+        size = min(self.hyperparameters.batch_size, self.hyperparameters.micro_batch)
         return Batches(inputs, None, indices, size).predict(self.model)
 
     def state(self) -> State:
@@ -92,9 +94,13 @@ class Learner:
         self.model.optimizer.build(self.model.trainable_variables)
 
 
-def _loss(network: NetworkSpec, algebra: Algebra, recipe: Recipe, dtype: Dtype) -> keras.losses.Loss:
+def _loss(network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> keras.losses.Loss:
     if network.multi_label:
-        weights = (recipe.positive_weight,) * network.classes
-        return BinaryCrossentropy(algebra, dtype, positive_weights=weights, label_smoothing=recipe.label_smoothing)
-    weights = (1.0, *(recipe.positive_weight,) * (network.classes - 1))
-    return CategoricalCrossentropy(algebra, dtype, class_weights=weights, label_smoothing=recipe.label_smoothing)
+        weights = (hyperparameters.positive_weight,) * network.classes
+        return BinaryCrossentropy(
+            algebra, dtype, positive_weights=weights, label_smoothing=hyperparameters.label_smoothing
+        )
+    weights = (1.0, *(hyperparameters.positive_weight,) * (network.classes - 1))
+    return CategoricalCrossentropy(
+        algebra, dtype, class_weights=weights, label_smoothing=hyperparameters.label_smoothing
+    )

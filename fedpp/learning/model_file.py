@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import Dtype
 from fedpp.errors import DomainMismatchError, ModelError
 from fedpp.files import replace
@@ -23,7 +23,7 @@ from fedpp.files import replace
 class EncryptedModel:
     """The rows `[*shape, n]` of each weight of a network, under the domain of this fingerprint."""
 
-    network: NetworkSpec
+    network: ModelSpec
     domain: str
     classes: tuple[str, ...]
     rows: dict[str, NDArray[np.floating]]
@@ -64,7 +64,7 @@ class EncryptedModel:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
-            network = NetworkSpec.from_json(str(arrays.pop("network")))
+            network = ModelSpec.from_json(str(arrays.pop("network")))
             domain = str(arrays.pop("domain"))
             classes = tuple(map(str, arrays.pop("classes")))
         except OSError as error:

@@ -1,7 +1,7 @@
-"""The three networks from one specification each: the encrypted network and its plaintext twin of stock Keras layers.
+"""The three networks, encrypted and as plaintext reference of stock Keras layers, from one specification each.
 
 Both fold the frames into the batch by a reshape (a `TimeDistributed` costs three times the plaintext's time)
-and end in logits. Weights are exchanged by name, in the order of `NetworkSpec.weights`.
+and end in logits. Weights are exchanged by name, in the order of `ModelSpec.weights`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
 from fedpp.cipher.components import Algebra, Tensor
-from fedpp.config.model_spec import NetworkSpec, WeightSpec
+from fedpp.config.model_spec import ModelSpec, WeightSpec
 from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import decoys, layers
@@ -23,7 +23,7 @@ from fedpp.learning.layers.voting import EncryptedVote, Vote
 Weights = Mapping[str, NDArray[np.floating]]
 
 
-def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> AccumulatingModel:
+def encrypted(network: ModelSpec, algebra: Algebra, dtype: Dtype) -> AccumulatingModel:
     """Build the network on ciphertext.
 
     It takes rows `[batch, frames, height, width, channels, n]`, which frames are valid (bool `[batch, frames]`) and,
@@ -60,7 +60,7 @@ def encrypted(network: NetworkSpec, algebra: Algebra, dtype: Dtype) -> Accumulat
     return AccumulatingModel(inputs, layers.ToRows(algebra, dtype=dtype)(z), name="encrypted_network")
 
 
-def plaintext(network: NetworkSpec, dtype: Dtype) -> AccumulatingModel:
+def plaintext(network: ModelSpec, dtype: Dtype) -> AccumulatingModel:
     """Build the twin on plaintext: the same inputs without the slots to logits `[batch, classes]`."""
     frame = (network.height, network.width, network.channels)
     sequence = keras.Input((network.frames, *frame), dtype=dtype)
@@ -95,7 +95,7 @@ def plaintext(network: NetworkSpec, dtype: Dtype) -> AccumulatingModel:
     return AccumulatingModel(inputs, z, name="plaintext_network")
 
 
-def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
+def _stem(network: ModelSpec, x: Tensor, dtype: Dtype) -> Tensor:
     """Return the first block of the frame form: a convolution over patches `[batch, height / p, width / p, p p c]`.
 
     Each patch is mixed by one orthogonal matrix, and an orthogonal change of a kernel's inputs gives a kernel again: so
@@ -109,7 +109,7 @@ def _stem(network: NetworkSpec, x: Tensor, dtype: Dtype) -> Tensor:
     return stem(x)
 
 
-def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: Weights) -> None:
+def set_rows(model: keras.Model, network: ModelSpec, algebra: Algebra, rows: Weights) -> None:
     """Set weights from rows `[*shape, n]`, decoys taken into their bound; raise `ModelError` if they do not fit."""
     for spec in network.weights():  # all, before any is set
         found = rows.get(spec.name)
@@ -128,7 +128,7 @@ def set_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra, rows: W
             variable.assign(part)
 
 
-def get_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra) -> dict[str, NDArray[np.floating]]:
+def get_rows(model: keras.Model, network: ModelSpec, algebra: Algebra) -> dict[str, NDArray[np.floating]]:
     """Return the encrypted network's weights as rows `[*shape, n]` of the model's dtype, by name."""
     rows: dict[str, NDArray[np.floating]] = {}
     for spec, variables in _by_weight(model, network, algebra):
@@ -142,7 +142,7 @@ def get_rows(model: keras.Model, network: NetworkSpec, algebra: Algebra) -> dict
 
 
 def _by_weight(
-    model: keras.Model, network: NetworkSpec, algebra: Algebra
+    model: keras.Model, network: ModelSpec, algebra: Algebra
 ) -> Iterator[tuple[WeightSpec, list[keras.Variable]]]:
     """Yield each weight with the n variables of its ciphertext."""
     weights, n = model.weights, algebra.n

@@ -1,4 +1,4 @@
-"""Keras's optimizers on ciphertext, and, with the algebra of plain numbers, their plaintext twins."""
+"""Keras's optimizers on ciphertext, and, with the algebra of plain numbers, their plaintext references."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ from fedpp.values import is_hex
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
-MOST_AGE = timedelta(days=14)  # of a proof that a site counts another by
+MAX_AGE = timedelta(days=14)  # of a proof that a site counts another by
 CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
 LONGEST_NAME = 200  # bytes
 LONGEST_TEXT = 4096
@@ -161,11 +161,11 @@ class Statement(_Facts):
     bundle: str  # SHA-256 of the app bundle that runs at the site; of nothing in a simulation
 
     def require_fresh(self, now: datetime) -> None:
-        """Raise `FederationError` unless it was signed within `MOST_AGE`, and not later than now."""
-        if not -CLOCK_SKEW.total_seconds() <= now.timestamp() - self.time <= MOST_AGE.total_seconds():
+        """Raise `FederationError` unless it was signed within `MAX_AGE`, and not later than now."""
+        if not -CLOCK_SKEW.total_seconds() <= now.timestamp() - self.time <= MAX_AGE.total_seconds():
             raise FederationError(
                 f"the proof of {self.site} is of another time, {self.time} s since 1970: a proof is good for "
-                f"{MOST_AGE.days} days; check the clocks, or start the run again"
+                f"{MAX_AGE.days} days; check the clocks, or start the run again"
             )
 
 

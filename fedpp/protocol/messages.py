@@ -5,7 +5,7 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    query.alone            "config": AloneRequest                               "metrics": Counts
+    query.alone            "config": LocalBaselineRequest                               "metrics": Counts
     train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "origin",
                                                                                 "metrics"
     evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
@@ -31,9 +31,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from fedpp.config.run_config import MOST_ATTEMPTS, SPLITS
+from fedpp.config.run_config import MAX_ATTEMPTS, SPLITS
 from fedpp.errors import FederationError
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
 from fedpp.values import is_hex, is_hex_number
 
@@ -45,7 +45,7 @@ MODEL_FORMS = ("", "clear", "sealed")
 DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
-MOST_STATE_BYTES = 2**34
+MAX_STATE_BYTES = 2**34
 
 _LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 _AWAY = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
@@ -57,19 +57,19 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 class Request:
     """What every question about a network says."""
 
-    plan: Plan
+    run_spec: RunSpec
 
     def to_record(self) -> ConfigRecord:
         """Return the record that carries this request."""
-        return ConfigRecord({**vars(self), "plan": self.plan.to_json()})
+        return ConfigRecord({**vars(self), "run_spec": self.run_spec.to_json()})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_record` returned; raise `FederationError` for anything else."""
-        text = record.get("plan")
-        plan = Plan.from_json(text if isinstance(text, str) else "")
+        text = record.get("run_spec")
+        run_spec = RunSpec.from_json(text if isinstance(text, str) else "")
         try:
-            return cls(**{**record, "plan": plan})
+            return cls(**{**record, "run_spec": run_spec})
         except (TypeError, FederationError) as error:
             raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
 
@@ -147,7 +147,7 @@ class EvaluateRequest(Request):
 
 
 @dataclass(frozen=True)
-class AloneRequest(Request):
+class LocalBaselineRequest(Request):
     """Ask for the test counts of a model that the site trains alone, for as many rounds as the run has."""
 
     rounds: int
@@ -236,7 +236,7 @@ def _require_base(base: object) -> None:
 
 
 def _require_round(number: object, attempt: object) -> None:
-    for name, value, most in (("round", number, 2**31 - 1), ("attempt", attempt, MOST_ATTEMPTS)):
+    for name, value, most in (("round", number, 2**31 - 1), ("attempt", attempt, MAX_ATTEMPTS)):
         if type(value) is not int or not 1 <= value <= most:
             raise FederationError(f"{name} must be a whole number from 1 to {most}, got {value!r:.40}")
 
@@ -265,7 +265,7 @@ def pack_state(state: bytes) -> Array:
 def state_of(content: RecordDict, name: str = STATE) -> bytes:
     """Take the state of this name out of a message's content; raise `FederationError` if it has none that fits."""
     array = record(content, ARRAYS, ArrayRecord).get(name)
-    if array is None or len(array.shape) != 1 or not 0 < array.shape[0] <= MOST_STATE_BYTES:
+    if array is None or len(array.shape) != 1 or not 0 < array.shape[0] <= MAX_STATE_BYTES:
         raise FederationError("a message came without a state: use one fedpp at all sites")
     return vector(array, name, "uint8", array.shape[0]).tobytes()
 

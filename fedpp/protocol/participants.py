@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from fedpp.config.run_config import MOST_SITES
+from fedpp.config.run_config import MAX_SITES
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import Proof, Run
 
@@ -46,7 +46,7 @@ class Participants:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_record` returned; raise `FederationError` for anything else."""
         nonce, proofs = record.get("nonce"), record.get("proofs")
-        texts = proofs if isinstance(proofs, list) and len(proofs) <= MOST_SITES else None
+        texts = proofs if isinstance(proofs, list) and len(proofs) <= MAX_SITES else None
         if not isinstance(nonce, str) or texts is None or not all(isinstance(text, str) for text in texts):
             raise FederationError("the run's list of participants does not fit: use one fedpp everywhere")
         return cls(nonce, tuple(Proof.from_json(text) for text in texts))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import Dtype
 from fedpp.errors import FederationError, FedppError
 from fedpp.protocol.counts import Counts, MappedCounts
@@ -65,7 +65,7 @@ class FederationRecord:
     masked: bool  # whether updates were masked, and the model sealed, for the coordinator
     seed: int
     dtype: Dtype
-    network: NetworkSpec
+    network: ModelSpec
     sites: tuple[SiteDescription, ...]
     datasets: Mapping[str, str]  # site -> fingerprint of the dataset that it signed for
     refused: Mapping[str, str]  # site -> reason
@@ -107,7 +107,7 @@ class FederationRecord:
         """Read a `federation.json`; raise `FederationError` if it is missing or damaged."""
         try:
             values = json.loads(path.read_text())
-            network = NetworkSpec.from_json(values["network"])
+            network = ModelSpec.from_json(values["network"])
             kind = FindingCounts if network.multi_label else Counts
             return cls(
                 **{

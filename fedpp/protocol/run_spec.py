@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Self
 
-from fedpp.config.hyperparameters import Recipe, ServerRule
-from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec
-from fedpp.config.run_config import DTYPES, MOST_EXAMPLES, MOST_SITES, Dtype
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
+from fedpp.config.run_config import DTYPES, MAX_EXAMPLES, MAX_SITES, Dtype
 from fedpp.errors import ConfigError, FederationError
 from fedpp.protocol.membership import canonical
 from fedpp.protocol.site_description import SiteDescription
@@ -19,30 +19,30 @@ from fedpp.values import is_hex
 _BOUNDS = {
     "seed": (0, 2**63 - 1),
     "epochs": (1, 1000),
-    "examples": (1, MOST_EXAMPLES),
-    "sites": (1, MOST_SITES),
-    "most_examples": (0, MOST_EXAMPLES),
+    "examples": (1, MAX_EXAMPLES),
+    "sites": (1, MAX_SITES),
+    "max_examples": (0, MAX_EXAMPLES),
 }
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSpec:
     """What is trained and how, and how updates are added up."""
 
     domain: str  # fingerprint; a site of another domain refuses
-    network: NetworkSpec
+    network: ModelSpec
     dtype: Dtype
-    recipe: Recipe
-    rule: ServerRule
+    hyperparameters: Hyperparameters
+    rule: ServerOptimizerConfig
     epochs: int
     seed: int
     masked: bool
     examples: int  # what the updates of all admitted sites count
     sites: int  # that were admitted
-    most_examples: int  # that one site's update counts; 0: all of them
+    max_examples: int  # that one site's update counts; 0: all of them
     bound: float  # largest magnitude of an update's value
-    most_norm: float  # of an update, as a share of the global model's norm
-    most_loss_rise: float  # of a site's validation loss, in nats
+    max_norm: float  # of an update, as a share of the global model's norm
+    max_loss_increase: float  # of a site's validation loss, in nats
 
     def __post_init__(self) -> None:
         """Refuse settings that no site should work on; numbers become floats, so that equal plans are one text."""
@@ -52,7 +52,7 @@ class Plan:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-        for name in ("bound", "most_norm", "most_loss_rise"):
+        for name in ("bound", "max_norm", "max_loss_increase"):
             value = getattr(self, name)
             if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
                 raise FederationError(f"{name} must be a positive number, got {value!r:.40}")
@@ -61,9 +61,9 @@ class Plan:
             raise FederationError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r:.40}")
         if type(self.masked) is not bool:
             raise FederationError(f"masked must be true or false, got {self.masked!r:.40}")
-        if self.network.parameters() > MOST_PARAMETERS:  # which may be a number that no float holds
+        if self.network.parameters() > MAX_PARAMETERS:  # which may be a number that no float holds
             raise FederationError(
-                f"a network may have {MOST_PARAMETERS} parameters, this one has more: use smaller images or layers"
+                f"a network may have {MAX_PARAMETERS} parameters, this one has more: use smaller images or layers"
             )
 
     def of_sites(self, sites: Collection[SiteDescription]) -> Self:
@@ -72,7 +72,7 @@ class Plan:
 
     def weight(self, sequences: int) -> int:
         """Return how many examples the update of a site with so many training sequences counts."""
-        return min(sequences, self.most_examples or sequences)
+        return min(sequences, self.max_examples or sequences)
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -89,9 +89,9 @@ class Plan:
         try:
             values = json.loads(text)
             parts = {
-                "network": NetworkSpec.from_json(values["network"]),
-                "recipe": Recipe(**values["recipe"]),
-                "rule": ServerRule(**values["rule"]),
+                "network": ModelSpec.from_json(values["network"]),
+                "hyperparameters": Hyperparameters(**values["hyperparameters"]),
+                "rule": ServerOptimizerConfig(**values["rule"]),
             }
             return cls(**{**values, **parts})
         except (TypeError, ValueError, KeyError, RecursionError, ConfigError, FederationError) as error:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from fedpp.config.model_spec import GAPS, Gaps
-from fedpp.config.run_config import MOST_EXAMPLES, SPLITS
+from fedpp.config.run_config import MAX_EXAMPLES, SPLITS
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import is_site_name
 
 LONGEST_CLASS = 200  # characters of a class's name
-MOST_CLASSES = 1000
+MAX_CLASSES = 1000
 _COUNTS = ("n", "frames", "height", "width", "channels", "patch")
 
 
@@ -39,7 +39,7 @@ class SiteDescription:
             "domain": _is_text(self.domain),
             **{name: _is_count(getattr(self, name)) for name in _COUNTS},
             "classes": isinstance(self.classes, tuple)
-            and len(self.classes) <= MOST_CLASSES
+            and len(self.classes) <= MAX_CLASSES
             and all(map(_is_text, self.classes))
             and len(set(self.classes)) == len(self.classes),
             "multi_label": type(self.multi_label) is bool,
@@ -72,7 +72,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MOST_EXAMPLES  # no image has more rows, either
+    return type(value) is int and 0 <= value <= MAX_EXAMPLES  # no image has more rows, either
 
 
 def _is_split_counts(values: object) -> bool:

@@ -278,7 +278,7 @@ class SharedPatients:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the federation is from its plaintext twin: same initial weights, batches and arithmetic.
+    """How far the federation is from its plaintext reference: same initial weights, batches and arithmetic.
 
     The control is the twin against itself, its initial weights moved by one unit in the last place, one
     figure a draw: rounding alone does that much, so in float32 no more can be asked of the ciphertext.
@@ -377,8 +377,8 @@ def load_report(path: Path) -> Report:
 
 
 def summary(report: Report) -> str:
-    """Return the final figures as lines for a terminal, beside the plaintext twin's where there is one."""
-    twin = report.baselines.plaintext_federated
+    """Return the final figures as lines for a terminal, beside the plaintext reference's where there is one."""
+    reference = report.baselines.plaintext_federated
     tested = sum(site.sequences.get("test", 0) for site in report.sites if site.test)
     lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
     for name, label in (
@@ -389,7 +389,7 @@ def summary(report: Report) -> str:
         ("auc", "AUC"),
     ):
         line = f"  {label:<12}{_three_digits(getattr(report.final, name))}"
-        lines.append(line + (f"   plaintext {_three_digits(getattr(twin, name))}" if twin else ""))
+        lines.append(line + (f"   plaintext {_three_digits(getattr(reference, name))}" if reference else ""))
     if report.parity:
         difference = report.parity.max_abs_probability_difference
         controls = report.parity.control_probability_differences

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MARKERS = {"s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}  # of Matplotlib -> the same as text
 _DASHES = {"--": "dashed", ":": "dotted", "-.": "dashed"}  # of Matplotlib -> of CSS
-_MOST_NAMED = 15  # hospitals whose curves differ in colour or marker; of more, no curve is named
+_MAX_NAMED = 15  # hospitals whose curves differ in colour or marker; of more, no curve is named
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def by_site(rounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[
         curves = []
         for number, site in enumerate(names):
             values = [row["by_site"].get(site, {}).get(figure) for row in rounds]
-            marker, dashes, colour = _look(number) if len(names) <= _MOST_NAMED else ("", "-", charts.SOFT)
+            marker, dashes, colour = _look(number) if len(names) <= _MAX_NAMED else ("", "-", charts.SOFT)
             curves.append(_Curve(site, values, marker + dashes, colour, width=1.0))
         together = _Curve("All hospitals", [row[total] for row in rounds], "o-", charts.SERIES[0], width=2.5)
         return _chart(name, title, numbers, [*curves, together], limits=limits, named_curves=False)
@@ -76,7 +76,7 @@ def by_site(rounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[
 def legend(names: Sequence[str]) -> list[dict[str, str]]:
     """Return how each curve of the sites' charts looks, in the words of HTML and CSS."""
     total = {"label": "All hospitals", "marker": "●", "dashes": "solid", "colour": charts.COLOURS[charts.SERIES[0]]}
-    if len(names) > _MOST_NAMED:
+    if len(names) > _MAX_NAMED:
         each = f"each of {len(names)} hospitals"
         return [total, {"label": each, "marker": "", "dashes": "solid", "colour": charts.COLOURS[charts.SOFT]}]
     looks = zip(names, map(_look, range(len(names))), strict=True)

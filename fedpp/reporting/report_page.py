@@ -65,10 +65,10 @@ def render(record: Mapping[str, Any]) -> str:
 
 def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the headline figures, each with the numbers behind it."""
-    final, twin = record["final"], record["baselines"].get("plaintext_federated")
+    final, reference = record["final"], record["baselines"].get("plaintext_federated")
     details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
-    if twin:
-        details |= {name: f"plaintext twin {figure(twin[name])}" for name in ("auc", "f1")}
+    if reference:
+        details |= {name: f"plaintext reference {figure(reference[name])}" for name in ("auc", "f1")}
     labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
     return [
         {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}

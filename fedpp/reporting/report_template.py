@@ -222,7 +222,7 @@ TEMPLATE = (
 {% if parity %}
 <div{% if not confusion %} class="below"{% endif %}>
   <h2 id="parity">Does encryption change the model?</h2>
-  <p class="note">The federation on ciphertext against its plaintext twin, which has the same initial weights,
+  <p class="note">The federation on ciphertext against its plaintext reference, which has the same initial weights,
     batches and optimizer arithmetic.</p>
   <dl class="pairs">
     <div><dt>Largest difference of a predicted probability</dt>

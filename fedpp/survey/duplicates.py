@@ -22,10 +22,10 @@ from fedpp.imaging.sequence import Frame, FrameFile
 SIDE = 16  # of the hash: 16 rows of 16 comparisons
 MARGIN = 2.0  # of 255 grey levels: smaller steps are noise, such as JPEG leaves on black
 PLAIN = 8  # bits: an image with fewer has nothing to compare
-MOST_DIFFERENT = 16  # bits of 256, between the hashes of near duplicates
-LEAST_CORRELATION = 0.99  # of near duplicates
-MOST_CANDIDATES = 5000  # pairs that are kept for confirmation, the closest first
-BANDS = MOST_DIFFERENT + 1  # so that hashes with no more differences agree in one band at least
+MAX_DIFFERENT = 16  # bits of 256, between the hashes of near duplicates
+MIN_CORRELATION = 0.99  # of near duplicates
+MAX_CANDIDATES = 5000  # pairs that are kept for confirmation, the closest first
+BANDS = MAX_DIFFERENT + 1  # so that hashes with no more differences agree in one band at least
 BUCKET = 200  # hashes that are compared with each other
 
 Hashes = NDArray[np.uint64]  # [images, 4]
@@ -102,7 +102,7 @@ class Gallery:
         found: dict[tuple[int, int], list[float]] = {}
         for left, right in pairs:
             correlation = float(vectors[left] @ vectors[right])
-            if correlation >= LEAST_CORRELATION:
+            if correlation >= MIN_CORRELATION:
                 found.setdefault((int(files[left]), int(files[right])), []).append(correlation)
         return [self._pair(*pair, len(all_), max(all_)) for pair, all_ in sorted(found.items())], more
 
@@ -164,12 +164,12 @@ def candidates(hashes: Hashes, owners: Indices) -> tuple[list[tuple[int, int]], 
     more = False
     for left, right in _likely(_bands(hashes)):
         distances = np.bitwise_count(hashes[left] ^ hashes[right]).sum(axis=1)
-        near = (distances <= MOST_DIFFERENT) & (owners[left] != owners[right])
+        near = (distances <= MAX_DIFFERENT) & (owners[left] != owners[right])
         pairs = zip(first[left[near]].tolist(), first[right[near]].tolist(), strict=True)
         found.update(zip(pairs, distances[near].tolist(), strict=True))
-        if len(found) > 2 * MOST_CANDIDATES:
+        if len(found) > 2 * MAX_CANDIDATES:
             more, found = True, _closest(found)
-    return list(_closest(found)), more or len(found) > MOST_CANDIDATES
+    return list(_closest(found)), more or len(found) > MAX_CANDIDATES
 
 
 def _shrunk(frame: Frame, height: int, width: int) -> NDArray[np.float64]:
@@ -224,4 +224,4 @@ def _buckets(bands: Indices, band: int) -> Indices:
 
 def _closest(found: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
     ordered = sorted(found.items(), key=lambda item: (item[1], item[0]))
-    return dict(ordered[:MOST_CANDIDATES])
+    return dict(ordered[:MAX_CANDIDATES])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fedpp.errors import NoImageError, RawDataError
 from fedpp.imaging.dicom.burned_in import suspicion
 from fedpp.imaging.images import is_image
-from fedpp.imaging.labels import MOST_CLASSES, said
+from fedpp.imaging.labels import MAX_CLASSES, said
 from fedpp.imaging.readable import keeping
 from fedpp.imaging.readers.dicom_folder import is_dicom
 from fedpp.imaging.readers.folders import files_below
@@ -42,7 +42,7 @@ from fedpp.survey.issues import findings, listed, notes, number
 CHOICES = Choices()
 SHOWN = 24  # sequences with thumbnails
 THUMBNAIL = 96  # pixels of the longer side
-MOST_LABELS = 12  # lines of a terminal
+MAX_LABELS = 12  # lines of a terminal
 
 
 def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progress: bool = False) -> Survey:
@@ -89,7 +89,7 @@ def summary(survey: Survey) -> str:
         _, first, middle, third, high = survey.gaps.quartiles
         facts["gaps"] = f"days: quartiles {first:.4g}, {middle:.4g}, {third:.4g}, longest {high:.4g}"
     lines += [f"  {name:<9}{value}" for name, value in facts.items()]
-    shown = MOST_LABELS if len(survey.labels) <= MOST_CLASSES else 0  # so many are no labels: whose are they?
+    shown = MAX_LABELS if len(survey.labels) <= MAX_CLASSES else 0  # so many are no labels: whose are they?
     for fact in survey.labels[:shown]:
         visits = "" if survey.unlabelled_visits is None else f", {number(fact.visits, 'visit')}"
         counts = f"{number(fact.sequences, 'sequence')} of {number(fact.patients, 'patient')}{visits}"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from fedpp.imaging.labels import MOST_CLASSES
+from fedpp.imaging.labels import MAX_CLASSES
 from fedpp.imaging.readers.breakhis import TYPES
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.readers.patient_labels import LABELS
@@ -140,7 +140,7 @@ def _of_duplicates(duplicates: Sequence[DuplicateFact]) -> Iterator[Finding]:
 def _of_labels(
     sequences: Sequence[ImageSequence], heads: Sequence[str], labels: Sequence[LabelFact]
 ) -> Iterator[Finding]:
-    many = len(labels) if len(labels) > MOST_CLASSES else 0
+    many = len(labels) if len(labels) > MAX_CLASSES else 0
     missing = [head for head, s in zip(heads, sequences, strict=True) if s.label is None and labels]
     rare = [label for label in labels if label.sequences and label.patients < FEWEST_PATIENTS and not many]
     torn = _patients_of_two_labels(sequences)
@@ -155,7 +155,7 @@ def _of_labels(
         "too-many-labels",
         many,
         f"{many} different labels",
-        f"is it the right column? ingest takes no more than {MOST_CLASSES} unless the classes are named",
+        f"is it the right column? ingest takes no more than {MAX_CLASSES} unless the classes are named",
     )
     yield Finding(
         "rare-label",

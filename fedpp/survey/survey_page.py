@@ -20,9 +20,9 @@ from fedpp.survey.survey_template import STYLE, TEMPLATE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_FILES = 5000  # rows of a table: a page must open
-MOST_PAIRS = 200
-MOST_LABELS = 32
+MAX_FILES = 5000  # rows of a table: a page must open
+MAX_PAIRS = 200
+MAX_LABELS = 32
 _BARS = 12
 _LETTERS = 28  # of a label under a bar
 
@@ -64,9 +64,9 @@ def render(survey: Survey) -> str:
         pairs=sorted(survey.duplicates, key=lambda pair: (pair.one_patient, not pair.same)),
         remarked=sorted(remarked, key=lambda file: file.outcome != "refused"),
         plain=[file for file in survey.files if file.path not in marked],
-        most_files=MOST_FILES,
-        most_pairs=MOST_PAIRS,
-        most_labels=MOST_LABELS,
+        most_files=MAX_FILES,
+        most_pairs=MAX_PAIRS,
+        most_labels=MAX_LABELS,
     )
 
 

@@ -10,7 +10,7 @@ from fedpp.errors import VaultError
 from fedpp.vault_api import vault_pb2
 
 CHUNK_BYTES = 2**20
-MOST_BYTES = 2**32  # of one array
+MAX_BYTES = 2**32  # of one array
 
 
 def to_chunks(name: str, array: NDArray[np.floating]) -> Iterator[vault_pb2.ArrayChunk]:
@@ -31,9 +31,9 @@ def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, N
             if header is not None:
                 yield _array(header, data)
             header, data = chunk, bytearray()
-            if chunk.dtype not in DTYPES or _bytes(chunk) > MOST_BYTES:
+            if chunk.dtype not in DTYPES or _bytes(chunk) > MAX_BYTES:
                 raise VaultError(
-                    f"an array is of {' or '.join(DTYPES)} and at most {MOST_BYTES} bytes, got {chunk.name!r:.40} of "
+                    f"an array is of {' or '.join(DTYPES)} and at most {MAX_BYTES} bytes, got {chunk.name!r:.40} of "
                     f"{chunk.dtype!r:.40} and shape {list(chunk.shape)!r:.80}: use one fedpp everywhere"
                 )
         data += chunk.data

@@ -15,7 +15,7 @@ from fedpp.errors import ConfigError
 
 SCHEME = "unix:"
 TLS = ",tls="
-MOST_MESSAGE_BYTES = 4 * 2**20  # of one message, either way
+MAX_MESSAGE_BYTES = 4 * 2**20  # of one message, either way
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def channel_to(address: str, tls: Path | None = None) -> grpc.Channel:
         if not tls.is_absolute():  # it is read by processes that run in other folders
             raise ConfigError(f"a vault's address needs an absolute path after {TLS[1:]}, got {folder!r:.200}")
     # A connection of its own, which nobody else in the process shares, or breaks.
-    options = [("grpc.max_receive_message_length", MOST_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     if address.startswith(SCHEME):
         return grpc.insecure_channel(address, options)
     if not is_tcp(address) or tls is None:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.model_spec import Gaps, ModelSpec
 from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError, FederationError, VaultError
 from fedpp.protocol.counts import Counts
@@ -24,7 +24,7 @@ from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_channel import channel_to
 
 T = TypeVar("T")
-Words = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis
+EncodedUpdate = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis
 
 SECONDS = 60.0  # to answer a call
 TRANSFER_SECONDS = 600.0  # for calls that carry arrays
@@ -48,7 +48,7 @@ class Membership:
 class Masked:
     """An update's words under a mask, and what of the mask is public."""
 
-    words: Words
+    words: EncodedUpdate
     nonce: str  # hex
     tag: int
     least: int  # fewest sites of a sum that the mask comes off in
@@ -128,7 +128,7 @@ class VaultClient:
             reply.site,
         )
 
-    def initial_weights(self, network: NetworkSpec, seed: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
+    def initial_weights(self, network: ModelSpec, seed: int, dtype: Dtype) -> dict[str, NDArray[np.floating]]:
         """Return encrypted initial weights, rows `[*shape, n]` by name; raise `ConfigError` for a seed out of range."""
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"a seed is a whole number from 0 to 2**64 - 1, got {seed}")
@@ -170,7 +170,7 @@ class VaultClient:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
 
-    def mask(self, of: str, examples: int, words: Words) -> Masked:
+    def mask(self, of: str, examples: int, words: EncodedUpdate) -> Masked:
         """Return an update's words masked; `of` is the round, JSON."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
@@ -189,7 +189,7 @@ class VaultClient:
 
         return self._call(call)
 
-    def unmask(self, of: str, total: str, words: Words, membership: Membership) -> Words:
+    def unmask(self, of: str, total: str, words: EncodedUpdate, membership: Membership) -> EncodedUpdate:
         """Return a sum's words without their masks; the round and what the sum is of are JSON."""
 
         def requests() -> Iterator[vault_pb2.UnmaskRequest]:
@@ -200,7 +200,7 @@ class VaultClient:
             for data in _blocks(words):
                 yield vault_pb2.UnmaskRequest(words=data)
 
-        def call() -> Words:
+        def call() -> EncodedUpdate:
             clear = _Filled(words)
             for reply in self._vault.Unmask(requests(), timeout=TRANSFER_SECONDS, metadata=self._claims):
                 clear.take(reply.data)
@@ -260,7 +260,7 @@ class VaultClient:
 class _Filled:
     """Words like others, taken from a stream of bytes."""
 
-    def __init__(self, like: Words) -> None:
+    def __init__(self, like: EncodedUpdate) -> None:
         self._words, self._bytes = np.empty_like(like), 0
 
     def take(self, data: bytes) -> None:
@@ -270,13 +270,13 @@ class _Filled:
         view[self._bytes : self._bytes + len(data)] = np.frombuffer(data, np.uint8)
         self._bytes += len(data)
 
-    def whole(self) -> Words:
+    def whole(self) -> EncodedUpdate:
         if self._bytes != self._words.nbytes:
             raise VaultError("the vault answered fewer words than it was asked for: see its log")
         return self._words
 
 
-def _blocks(words: Words) -> Iterator[bytes]:
+def _blocks(words: EncodedUpdate) -> Iterator[bytes]:
     step = chunks.CHUNK_BYTES // words.itemsize
     for start in range(0, words.size, step):
         yield words[start : start + step].tobytes()

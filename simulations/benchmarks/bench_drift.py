@@ -1,7 +1,8 @@
-"""How far training on ciphertext drifts from its plaintext twin over 2,000 steps, and what to hold that against.
+"""How far training on ciphertext drifts from its plaintext reference over 2,000 steps, and what to hold that against.
 
 Training is chaotic: rounding grows with the steps, whoever rounds. So beside the ciphertext stands a control: the
-plaintext twin against itself, its initial weights moved by one unit in the last place, and by eight, for a product on
+plaintext reference against itself, its initial weights moved by one unit in the last place, and by eight, for a
+product on
 ciphertext rounds several times where one on plaintext rounds once. And beside the optimizer stands a variant that keeps
 Adam's moments as rows, where the message's share their rounding with the decoys'.
 """
@@ -20,8 +21,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra, Slots, Tensor
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import Dtype
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import pad, prepare
@@ -41,7 +42,7 @@ CHECKPOINTS = (1, 10, 25, 100, 200, 500, 1000, 2000)
 DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of each control
 CONTROLS = {"control": 1, "control_of_8": 8}  # units in the last place
 PATIENTS, FRAMES, SIDE = 48, 4, 16
-RECIPE = Recipe(learning_rate=1e-3, batch_size=8)
+HYPERPARAMETERS = Hyperparameters(learning_rate=1e-3, batch_size=8)
 CHART = "drift.png"
 
 Values = NDArray[np.floating]
@@ -72,9 +73,9 @@ class Data:
     classes: int
     training: int
 
-    def network(self) -> NetworkSpec:
+    def network(self) -> ModelSpec:
         """Return the small network that is trained."""
-        return NetworkSpec(FRAMES, SIDE, SIDE, 1, self.classes, (8, 16), 3, 16, 16)
+        return ModelSpec(FRAMES, SIDE, SIDE, 1, self.classes, (8, 16), 3, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ def _read(folder: Path | None) -> Data:
 
 def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> list[dict[str, Any]]:
     initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
-    plain = Learner(data.network(), Algebra.plaintext(), RECIPE, dtype)  # one for all: tracing it takes seconds
-    twin = list(_plaintext(data, plain, initial, checkpoints))
+    plain = Learner(
+        data.network(), Algebra.plaintext(), HYPERPARAMETERS, dtype
+    )  # one for all: tracing it takes seconds
+    reference = list(_plaintext(data, plain, initial, checkpoints))
     others = {
         "": [list(_encrypted(data, dtype, checkpoints))],
         "_moments_by_rows": [list(_encrypted(data, dtype, checkpoints, RowMoments))],
@@ -138,8 +141,8 @@ def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> l
         starts = [moved(initial, seed, units) for seed in range(draws)]
         others[f"_{name}"] = [list(_plaintext(data, plain, start, checkpoints)) for start in starts]
     rows = []
-    for i, (step, state) in enumerate(zip(checkpoints, twin, strict=True)):
-        row: dict[str, Any] = {"case": f"{dtype}, step {step}", "twin_loss": state.loss}
+    for i, (step, state) in enumerate(zip(checkpoints, reference, strict=True)):
+        row: dict[str, Any] = {"case": f"{dtype}, step {step}", "reference_loss": state.loss}
         for what in ("weights", "loss", "probabilities"):
             row |= {f"{what}{name}": max(o[i].distance(state)[what] for o in other) for name, other in others.items()}
         rows.append(row)
@@ -161,9 +164,11 @@ def _encrypted(
     cipher = SequenceCipher(domain, dtype)
     frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(data.frames)])
     labels = np.stack([cipher.label(str(i), int(k), data.classes) for i, k in enumerate(data.labels)])
-    learner = Learner(data.network(), key.algebra(), RECIPE, dtype)
+    learner = Learner(data.network(), key.algebra(), HYPERPARAMETERS, dtype)
     if optimizer is not None:
-        learner.model.compile(optimizer(key.algebra(), RECIPE.learning_rate), learner.model.loss, jit_compile=False)
+        learner.model.compile(
+            optimizer(key.algebra(), HYPERPARAMETERS.learning_rate), learner.model.loss, jit_compile=False
+        )
     models.set_rows(learner.model, data.network(), key.algebra(), encrypted_initial_weights(data.network(), 0, key))
     yield from _states(data, learner, frames, labels, checkpoints)
 
@@ -189,8 +194,8 @@ def _batches(count: int) -> Iterator[NDArray[np.int64]]:
     generator = np.random.default_rng(1)
     while True:
         order = generator.permutation(count)
-        for start in range(0, count - RECIPE.batch_size + 1, RECIPE.batch_size):
-            yield order[start : start + RECIPE.batch_size]
+        for start in range(0, count - HYPERPARAMETERS.batch_size + 1, HYPERPARAMETERS.batch_size):
+            yield order[start : start + HYPERPARAMETERS.batch_size]
 
 
 def _state(data: Data, learner: Learner, logits: Values) -> State:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.aggregation.masks import MaskKey
-from fedpp.aggregation.ring import CHUNK, Ring, Words
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
 from fedpp.aggregation.round_context import Contribution, Round
 from simulations.simulated_federation import ROOT
 
@@ -30,7 +30,7 @@ PARTICIPANTS = (3, 10, 100)
 CKKS_WORDS = 10**6
 CKKS = ((8192, (60, 40, 60)), (8192, (60, 60)))  # degree, bits of primes
 CKKS_PARTICIPANTS = 10  # for our part of the row: CKKS decrypts one sum, whoever is in it
-MOST_REPETITIONS, REPEATED_WORDS = 15, 5 * 10**7
+MAX_REPETITIONS, REPEATED_WORDS = 15, 5 * 10**7
 EXAMPLES = 1000  # of a site
 SCALE = 2.0**40
 
@@ -75,7 +75,7 @@ def _values(words: int, bits: int = 32) -> NDArray[np.float32 | np.float64]:
     return values.astype(np.float64) if bits == 64 else values
 
 
-def _masked(of: Round, part: Contribution, values: NDArray[Any], out: Words) -> int:
+def _masked(of: Round, part: Contribution, values: NDArray[Any], out: EncodedUpdate) -> int:
     """Encode and mask values, as a site does, chunk by chunk; return the tag."""
     masker = _KEY.masker(of, part)
     for start in range(0, values.size, CHUNK):
@@ -84,7 +84,7 @@ def _masked(of: Round, part: Contribution, values: NDArray[Any], out: Words) -> 
     return masker.tag()
 
 
-def _total(of: Round, parts: Sequence[Contribution]) -> tuple[Words, int]:
+def _total(of: Round, parts: Sequence[Contribution]) -> tuple[EncodedUpdate, int]:
     """Return the sum of the parts' masks, which never lie in memory, and their tags' sum."""
     total, tag = np.zeros(of.length, of.ring.dtype), 0
     words = of.ring.encode(_values(min(CHUNK, of.length)), EXAMPLES)
@@ -102,7 +102,7 @@ def _parts(count: int) -> list[Contribution]:
 
 
 def _repetitions(words: int) -> int:
-    return max(1, min(MOST_REPETITIONS, REPEATED_WORDS // words))
+    return max(1, min(MAX_REPETITIONS, REPEATED_WORDS // words))
 
 
 def _site(bits: int, words: int) -> dict[str, float]:

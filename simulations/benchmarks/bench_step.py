@@ -1,6 +1,7 @@
 """A training step on ciphertext against one on plaintext: the three networks, two sizes of image, time and memory.
 
-The plaintext twin is an efficient one: frames folded into the batch, stock Keras layers, its losses and optimizer at
+The plaintext reference is an efficient one: frames folded into the batch, stock Keras layers, its losses and
+optimizer at
 least as fast as Keras's own `fit`. Times alternate in one process, a ratio is the median of those of neighbours, and
 the ratio of processor times is what other programs on the machine disturb least. Memory is that of processes of their
 own, which take a few steps each.
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.model_spec import Architecture, NetworkSpec
+from fedpp.config.model_spec import Architecture, ModelSpec
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -51,9 +52,9 @@ class Case:
     def __str__(self) -> str:
         return f"{self.architecture}, {self.side}x{self.side}, {self.frames} frames, batch {self.batch}"
 
-    def network(self) -> NetworkSpec:
+    def network(self) -> ModelSpec:
         """Return the network in its default sizes."""
-        return NetworkSpec(self.frames, self.side, self.side, 1, 2, architecture=self.architecture)
+        return ModelSpec(self.frames, self.side, self.side, 1, 2, architecture=self.architecture)
 
 
 CASES = tuple(Case(a, side, batch) for side, batch in ((64, 16), (128, 8)) for a in get_args(Architecture))
@@ -63,7 +64,7 @@ def step(cases: Sequence[Case] = CASES, *, repetitions: int = 25) -> dict[str, A
     """Time training steps on ciphertext and on plaintext, and weigh them; show what other forms cost, and Keras.
 
     The block form is timed for the network without an LSTM. Keras's own model, loss, Adam and `fit` with stock layers
-    show that the plaintext twin is not slow.
+    show that the plaintext reference is not slow.
     """
     rows = [{"case": str(case), **_times(case, repetitions), **_memory(case)} for case in cases]
     return {

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.config.site_policy import ScoreLimits, SitePolicy
+from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
@@ -145,7 +145,7 @@ def _write_dataset(path: Path) -> None:
 def certified(domain: KeyDomain, name: str) -> Site:
     """Return a site with an identity that is always the same, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
-    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 
 
 def _serve(folder: Path, address: str) -> None:
@@ -157,7 +157,7 @@ def _serve(folder: Path, address: str) -> None:
     socket = Path(address.removeprefix("unix:"))
     log = AuditLog.open(socket.with_suffix(".log"), Signer.of(site.identity))
     policy = socket.with_suffix(".yaml")
-    limits = ScoreLimits(per_day=WITHOUT_LIMITS)
+    limits = EvaluationLimits(per_day=WITHOUT_LIMITS)
     policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=limits).to_yaml())
     service = VaultService(site, dataset, policy=policy, audit=log)
     serve(service, address, ready=lambda: print("ready", flush=True))

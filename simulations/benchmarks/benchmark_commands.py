@@ -20,7 +20,7 @@ def ingest() -> dict[str, Any]:
 
 
 def drift(out: Path | None = None, data: Path | None = None) -> dict[str, Any]:
-    """Measure how far 2,000 steps on ciphertext lead from the plaintext twin, and the twin from itself."""
+    """Measure how far 2,000 steps on ciphertext lead from the plaintext reference, and the twin from itself."""
     from .bench_drift import drift as measure
 
     return measure(out, data)

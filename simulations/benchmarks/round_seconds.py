@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.model_spec import ModelSpec, Task
 from fedpp.errors import FederationError
 from simulations.chaos.cluster import CONNECTED, Cluster, Settings, altered, cluster
 from simulations.hospitals import prepare
@@ -129,10 +129,10 @@ def settings(dense: int, rounds: int) -> Settings:
     }
 
 
-def network_of(dense: int) -> NetworkSpec:
+def network_of(dense: int) -> ModelSpec:
     """Return the network, whose size is that of its dense layer."""
     task = Task(FRAMES, SIZE, SIZE, 1, ("no", "yes"), gaps=False)
-    return NetworkSpec.of(task, FILTERS, dense=dense, architecture="cnn")
+    return ModelSpec.of(task, FILTERS, dense=dense, architecture="cnn")
 
 
 def words_of(dense: int) -> int:

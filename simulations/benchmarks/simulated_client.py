@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import GlobalState, initial
-from fedpp.aggregation.ring import CHUNK, Words
-from fedpp.aggregation.round_context import Contribution, Round, Sum
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
+from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FederationError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import count, count_findings
@@ -21,7 +21,7 @@ from fedpp.protocol import messages
 from fedpp.protocol.counts import UNKNOWN
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.client import local_round
 from sites.client.update_path import about
@@ -30,7 +30,7 @@ Rows = dict[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
-class Player:
+class SimulatedClient:
     """A site of `domain` that answers as `sites.client.app` does, whose training adds `step` to every row."""
 
     description: SiteDescription
@@ -41,21 +41,21 @@ class Player:
     def initial(self, content: RecordDict) -> RecordDict:
         """Answer the state of round 0: of zeros, or of the model that came."""
         request = messages.InitialRequest.of(content)
-        plan = request.plan
-        rows = self.rows_of_round_0(plan.network)
+        run_spec = request.run_spec
+        rows = self.rows_of_round_0(run_spec.network)
         if request.model:
             sent = messages.state_of(content)
             rows = dict(GlobalState.from_bytes(self._opened(sent)[1] if request.model == "sealed" else sent).rows)
         state = initial(
             rows,
-            network=plan.network,
-            domain=plan.domain,
-            dtype=plan.dtype,
+            network=run_spec.network,
+            domain=run_spec.domain,
+            dtype=run_spec.dtype,
             classes=self.description.classes,
-            rule=plan.rule,
+            rule=run_spec.rule,
             salt="5a" * 32,
         )
-        return RecordDict({messages.ARRAYS: self._closed(content, plan, state)})
+        return RecordDict({messages.ARRAYS: self._closed(content, run_spec, state)})
 
     def train(self, content: RecordDict) -> RecordDict:
         """Answer the update in words."""
@@ -65,16 +65,16 @@ class Player:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
         words = self.words(request, before)
         mask = messages.Mask("0" * 64, 0, 1)
-        if request.plan.masked:
+        if request.run_spec.masked:
             words, mask = self._masked(content, request, before, words)
         return RecordDict(
             {
                 messages.ARRAYS: ArrayRecord({messages.WORDS: Array(words)}),
                 messages.MASK: mask.to_record(),
                 messages.ORIGIN: messages.Origin(
-                    request.plan.domain, _round(content, request, before).to_json()
+                    request.run_spec.domain, _round(content, request, before).to_json()
                 ).to_record(),
-                messages.METRICS: MetricRecord({messages.EXAMPLES: self._examples(request.plan)}),
+                messages.METRICS: MetricRecord({messages.EXAMPLES: self._examples(request.run_spec)}),
             }
         )
 
@@ -91,14 +91,14 @@ class Player:
             self._hold(after)
             answer[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
             if request.keep:
-                answer[messages.ARRAYS] = self._closed(content, request.plan, after)
+                answer[messages.ARRAYS] = self._closed(content, request.run_spec, after)
         return answer
 
     def alone(self) -> RecordDict:
         """Answer the test counts of a model of its own."""
         return RecordDict({messages.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
 
-    def rows_of_round_0(self, network: NetworkSpec) -> Rows:
+    def rows_of_round_0(self, network: ModelSpec) -> Rows:
         """Return the initial weights."""
         n = self.domain.card().n
         return {spec.name: np.zeros((*spec.shape, n)) for spec in network.weights()}
@@ -107,9 +107,9 @@ class Player:
         """Return what training adds to the rows."""
         return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
 
-    def words(self, request: messages.TrainRequest, before: GlobalState) -> Words:
+    def words(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
         """Return the update in words, not masked yet."""
-        return local_round.encoded(request.plan, self.update(before), self._examples(request.plan))
+        return local_round.encoded(request.run_spec, self.update(before), self._examples(request.run_spec))
 
     def base(
         self, content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest
@@ -117,7 +117,7 @@ class Player:
         """Return the state that the question is about; nothing if it is to be held, and is not."""
         if messages.STATE not in content.array_records[messages.ARRAYS]:
             return self.held.get(request.base)
-        state = self.state(content, request.plan, request.round - 1)
+        state = self.state(content, request.run_spec, request.round - 1)
         if request.base not in {"", state.digest}:
             raise FederationError("another state came than the question names")
         self._hold(state)
@@ -129,42 +129,42 @@ class Player:
             self.held.pop(digest, None)
         self.held[state.digest] = state
 
-    def state(self, content: RecordDict, plan: Plan, number: int) -> GlobalState:
+    def state(self, content: RecordDict, run_spec: RunSpec, number: int) -> GlobalState:
         """Return the state that came, which must be of this round of this run."""
         sent = messages.state_of(content)
-        if plan.masked:
+        if run_spec.masked:
             told, sent = self._opened(sent)
             if told != about(_nonce(content), number):
                 raise FederationError(f"a sealed state about {told:.200} came, due is that of round {number}")
         state = GlobalState.from_bytes(sent)
-        local_round.require_state(plan, state, number)
+        local_round.require_state(run_spec, state, number)
         return state
 
     def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round, of the sum that came."""
-        total, of = Sum.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
+        total, of = Aggregate.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
         words = messages.words_of(content, of.ring.bits, of.length)
-        if request.plan.masked:
+        if request.run_spec.masked:
             words = self.domain.mask_key().unmask(of, total.parts, words.copy(), total.tag)
         algebra = self.domain.evaluation_key().algebra()
-        return local_round.advanced(request.plan, before, total, words, algebra, attempt=request.attempt)
+        return local_round.advanced(request.run_spec, before, total, words, algebra, attempt=request.attempt)
 
     def _masked(
-        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, words: Words
-    ) -> tuple[Words, messages.Mask]:
-        part = Contribution.fresh(self.description.name, self._examples(request.plan), 1)
+        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, words: EncodedUpdate
+    ) -> tuple[EncodedUpdate, messages.Mask]:
+        part = Contribution.fresh(self.description.name, self._examples(request.run_spec), 1)
         masker = self.domain.mask_key().masker(_round(content, request, before), part)
         masked = np.empty_like(words)
         for start in range(0, words.size, CHUNK):
             masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
         return masked, messages.Mask(part.nonce, masker.tag(), part.least)
 
-    def _examples(self, plan: Plan) -> int:
-        return plan.weight(self.description.sequences[0])
+    def _examples(self, run_spec: RunSpec) -> int:
+        return run_spec.weight(self.description.sequences[0])
 
-    def _closed(self, content: RecordDict, plan: Plan, state: GlobalState) -> ArrayRecord:
+    def _closed(self, content: RecordDict, run_spec: RunSpec, state: GlobalState) -> ArrayRecord:
         sent = state.to_bytes()
-        if plan.masked:
+        if run_spec.masked:
             sent = b"".join(self.domain.envelope().close(about(_nonce(content), state.round), [sent]))
         return ArrayRecord({messages.STATE: messages.pack_state(sent)})
 
@@ -195,4 +195,4 @@ def _round(
     content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest, before: GlobalState
 ) -> Round:
     at = local_round.Position(_nonce(content), request.round, request.attempt)
-    return local_round.round_of(request.plan, at, before)
+    return local_round.round_of(request.run_spec, at, before)

@@ -40,18 +40,18 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.ring import Words
-from fedpp.keys.domain_ca import Issuer
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol import messages
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.node.node_identity import PRIVATE_KEY
 
-from .simulated_client import Player
+from .simulated_client import SimulatedClient
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
@@ -93,22 +93,24 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Member(Player):
+class Member(SimulatedClient):
     """A played site that works out with the others what is the same for all in an honest run of one attempt a round."""
 
     shared: Shared = field(default_factory=Shared)
 
-    def state(self, content: RecordDict, plan: Plan, number: int) -> GlobalState:
+    def state(self, content: RecordDict, run_spec: RunSpec, number: int) -> GlobalState:
         """Return the state that came."""
-        return self.shared.once("state", number, lambda: Player.state(self, content, plan, number))
+        return self.shared.once("state", number, lambda: SimulatedClient.state(self, content, run_spec, number))
 
-    def words(self, request: messages.TrainRequest, before: GlobalState) -> Words:
+    def words(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
         """Return the update in words, not masked yet."""
-        return self.shared.once("words", before.round, lambda: Player.words(self, request, before))
+        return self.shared.once("words", before.round, lambda: SimulatedClient.words(self, request, before))
 
     def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round."""
-        return self.shared.once("after", request.round, lambda: Player.advanced(self, content, request, before))
+        return self.shared.once(
+            "after", request.round, lambda: SimulatedClient.advanced(self, content, request, before)
+        )
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def main() -> int:
 def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: Event) -> None:
     key = cast("ec.EllipticCurvePrivateKey", load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None))
     own, card = SiteIdentity.generate(identity.name), DOMAIN.card()
-    site = Site(DOMAIN, own, Issuer(DOMAIN.certifying_seed()).certify(own.recipient(), card))
+    site = Site(DOMAIN, own, DomainCA(DOMAIN.certifying_seed()).certify(own.recipient(), card))
     member = Member(described(identity.name), DOMAIN, held=shared.held, shared=shared)
     keys = key, key.public_key()
     with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:

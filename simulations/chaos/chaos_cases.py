@@ -32,7 +32,7 @@ from .relay import relay
 
 HALF = 0.5
 OUTLASTING = 20  # rounds that take longer than a cut
-MOST_SECONDS = 1800.0  # of a run that is held up
+MAX_SECONDS = 1800.0  # of a run that is held up
 LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "old run", "old round")
 KILLED = {  # what is killed -> programs
     "ServerApp": ("flwr-serverapp",),
@@ -146,7 +146,7 @@ def cut(trial: Trial) -> Iterator[Row]:
         run = trial.cluster.run({**trial.settings, "rounds": rounds, "round-seconds": 240.0})
         run.wait_until("training", 2)
         stretch.cut(seconds)
-        status = run.end(MOST_SECONDS)
+        status = run.end(MAX_SECONDS)
         trial.cluster.programs[f"node {victim}"].end()
     trial.cluster.start_node(victim)
     trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)

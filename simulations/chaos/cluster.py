@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from coordinator.operator.bundle_build import built
 from coordinator.server.progress import Progress
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.config.run_config import SiteConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.errors import FederationError
@@ -132,7 +132,7 @@ class Cluster:
                 (*policy.bundles, sha256(built()).hexdigest()),
                 policy.datasets,
                 scores=policy.scores,
-                co_participants=1,
+                min_other_sites=1,
                 masking=policy.masking,
             ).to_yaml()
         )
@@ -182,7 +182,7 @@ class Cluster:
         begun = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
         command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *begun, *texts]
         program = self.programs[f"run {self.runs}"] = Program(command, self.folder / f"run-{self.runs}.log")
-        return Run(program, RunFolder(out))
+        return Run(program, RunState(out))
 
     def launchers(self, name: str) -> list[int]:
         """Return the processes of a site that answer questions."""
@@ -226,7 +226,7 @@ class Run:
     """A run that goes on."""
 
     program: Program
-    folder: RunFolder
+    folder: RunState
 
     @property
     def out(self) -> Path:

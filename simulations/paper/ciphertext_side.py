@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.keys import encryption
 from fedpp.learning.batches import Indices
 from fedpp.learning.encrypted_training import EncryptedTrainer
@@ -24,11 +24,11 @@ Values = NDArray[np.floating]
 class CiphertextSide:
     """One encrypted network, compiled once and trained again and again."""
 
-    def __init__(self, study: Study, network: NetworkSpec, settings: Settings) -> None:
+    def __init__(self, study: Study, network: ModelSpec, settings: Settings) -> None:
         """Build and compile the network in the algebra of the dataset's domain."""
         self._study, self._network, self._settings = study, network, settings
         self._key = study.domain.evaluation_key()
-        self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.recipe(), settings.dtype)
+        self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.hyperparameters(), settings.dtype)
 
     def start(self, seed: int) -> None:
         """Set the initial weights of a seed, encrypted: the plaintext side's in the message slot."""

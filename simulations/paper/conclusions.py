@@ -6,7 +6,7 @@ from fedpp.config.hyperparameters import MIN_DELTA, PATIENCE
 
 from .paper_settings import NETWORK_NAMES, Settings
 from .paper_tables import AucRow, ParityRow, Tables
-from .scores import LEAST_FOLDS
+from .scores import MIN_FOLDS
 from .study import Study
 
 _PAPERS_CLAIM = (
@@ -104,7 +104,7 @@ def _quality(settings: Settings, results: Tables) -> list[str]:
         )
     if any(row.interval for row in results.auc):
         said.append(_INTERVALS)
-    return [*said, *([_NO_INTERVAL] if any(len(row.values) < LEAST_FOLDS for row in results.auc) else [])]
+    return [*said, *([_NO_INTERVAL] if any(len(row.values) < MIN_FOLDS for row in results.auc) else [])]
 
 
 def _limits(study: Study, settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import Architecture, NetworkSpec, Task
+from fedpp.config.model_spec import Architecture, ModelSpec, Task
 from fedpp.reporting.page import duration
 
 from . import hog_baseline
@@ -62,11 +62,11 @@ class Outcome:
         return None
 
 
-def network_of(study: Study, settings: Settings, architecture: Architecture) -> NetworkSpec:
+def network_of(study: Study, settings: Settings, architecture: Architecture) -> ModelSpec:
     """Return one of the three networks for the study's task."""
     task = Task.of(study.dataset.manifest)
     layers = (settings.filters, 3, settings.dense, settings.lstm)
-    return NetworkSpec.of(task, *layers, architecture=architecture, voting=settings.voting)
+    return ModelSpec.of(task, *layers, architecture=architecture, voting=settings.voting)
 
 
 def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:

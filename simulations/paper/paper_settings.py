@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from fedpp.config.hyperparameters import Recipe
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.config.model_spec import ARCHITECTURES, Architecture
 from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
 from fedpp.errors import ConfigError
@@ -83,7 +83,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, lowest in _LEAST.items():
+        for name, lowest in _MIN.items():
             if min(_values(getattr(self, name))) < lowest:
                 raise _refused(name, f"at least {lowest}", getattr(self, name))
         for name, known in _CHOICES.items():
@@ -92,7 +92,7 @@ class Settings:
                 raise _refused(name, f"of {', '.join(map(str, known))}", getattr(self, name))
         if not 1e-9 <= self.validation < 1:
             raise _refused("validation", "a share below 1", self.validation)
-        self.recipe()
+        self.hyperparameters()
         self._require_fitting()
 
     def _require_fitting(self) -> None:
@@ -123,9 +123,9 @@ class Settings:
         """Return what some layouts leave open."""
         return Choices(self.target, self.uncertain, self.views, self.series)
 
-    def recipe(self) -> Recipe:
+    def hyperparameters(self) -> Hyperparameters:
         """Return how a network learns."""
-        return Recipe(
+        return Hyperparameters(
             self.learning_rate,
             self.batch_size,
             positive_weight=self.positive_weight,
@@ -142,7 +142,7 @@ class Settings:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-_LEAST = {"folds": 2, "seed": 0, "control_draws": 0} | dict.fromkeys(
+_MIN = {"folds": 2, "seed": 0, "control_draws": 0} | dict.fromkeys(
     ("frames", "size", "seeds", "epochs", "filters", "dense", "lstm"), 1
 )
 _CHOICES: Mapping[str, tuple[object, ...]] = {

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
@@ -22,10 +22,10 @@ Values = NDArray[np.floating]
 class PlaintextSide:
     """One network, compiled once and trained again and again."""
 
-    def __init__(self, study: Study, network: NetworkSpec, settings: Settings) -> None:
+    def __init__(self, study: Study, network: ModelSpec, settings: Settings) -> None:
         """Build and compile the network."""
         self._study, self._network, self._settings = study, network, settings
-        self._learner = Learner(network, Algebra.plaintext(), settings.recipe(), settings.dtype)
+        self._learner = Learner(network, Algebra.plaintext(), settings.hyperparameters(), settings.dtype)
         self._one_hot = np.eye(network.classes, dtype=settings.dtype)[study.labels]
 
     def start(self, seed: int, draw: int | None = None) -> None:

@@ -24,7 +24,7 @@ FIGURES = (
 )
 
 
-LEAST_FOLDS = 3  # of an interval: one of two values, with one degree of freedom, says nothing
+MIN_FOLDS = 3  # of an interval: one of two values, with one degree of freedom, says nothing
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def interval(values: Sequence[float], tested_by_trained: float) -> tuple[float, 
     """
     from scipy.stats import t
 
-    if len(values) < LEAST_FOLDS:
+    if len(values) < MIN_FOLDS:
         return None
     deviation = float(np.std(values, ddof=1))
     half = float(t.ppf(0.975, len(values) - 1)) * math.sqrt(1 / len(values) + tested_by_trained) * deviation

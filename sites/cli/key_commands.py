@@ -11,7 +11,7 @@ from .opening import passphrase_of, require_folder
 
 if TYPE_CHECKING:
     from fedpp.cipher.domain_card import DomainCard
-    from fedpp.keys.site_identity import Recipient
+    from fedpp.keys.site_identity import MembershipRequest
 
 SHARES, SUCCESSOR = Path("shares"), Path("successor")
 
@@ -19,13 +19,13 @@ SHARES, SUCCESSOR = Path("shares"), Path("successor")
 def keygen(options: argparse.Namespace) -> int:
     """Found a key domain: draw its secret, seal it, and write the trainer's keys and the card beside it."""
     from fedpp.keys import key_store
-    from fedpp.keys.domain_ca import Issuer
+    from fedpp.keys.domain_ca import DomainCA
     from fedpp.keys.key_domain import KeyDomain
     from fedpp.keys.site_identity import SiteIdentity
 
-    identity, issuer = SiteIdentity.generate(options.site), Issuer.generate()
-    domain = KeyDomain.found(issuer.public_key, n=options.n, scheme=options.scheme)
-    key_store.found(options.out, domain, issuer, identity, passphrase_of(options, new=True))
+    identity, domain_ca = SiteIdentity.generate(options.site), DomainCA.generate()
+    domain = KeyDomain.found(domain_ca.public_key, n=options.n, scheme=options.scheme)
+    key_store.found(options.out, domain, domain_ca, identity, passphrase_of(options, new=True))
     _tell(options.out)
     return 0
 
@@ -48,18 +48,18 @@ def share(options: argparse.Namespace) -> int:
     """Seal the domain's secret to another hospital, after comparing its words, and certify it as a member."""
     from fedpp.files import create_exclusively
     from fedpp.keys import key_store
-    from fedpp.keys.invitation import Share
-    from fedpp.keys.site_identity import Recipient
+    from fedpp.keys.invitation import Invitation
+    from fedpp.keys.site_identity import MembershipRequest
 
     require_folder(options.domain)
     _require_newest(options)
-    to = Recipient.load(options.to)
+    to = MembershipRequest.load(options.to)
     _require_new(options.out)
     _require_own_name(options.domain, to)
     _compare(to.words, options.words, f"{to.site} told you by telephone")
     passphrase = passphrase_of(options)
-    made = Share.make(
-        key_store.open_domain(options.domain, passphrase), key_store.open_issuer(options.domain, passphrase), to
+    made = Invitation.make(
+        key_store.open_domain(options.domain, passphrase), key_store.open_domain_ca(options.domain, passphrase), to
     )
     key_store.add_member(options.domain, to, made.certificate)  # first: whoever has the secret can be revoked
     create_exclusively(options.out, made.to_json().encode())
@@ -71,9 +71,9 @@ def share(options: argparse.Namespace) -> int:
 def accept(options: argparse.Namespace) -> int:
     """Open a share with this site's identity, and become a member of the domain in a folder of its own."""
     from fedpp.keys import key_store
-    from fedpp.keys.invitation import Share
+    from fedpp.keys.invitation import Invitation
 
-    made = Share.load(options.share)
+    made = Invitation.load(options.share)
     _require_earlier(options.identity, made.card)
     passphrase = passphrase_of(options)
     # What the old epoch's card says must be sealed with its secret: the file domain.card is anybody's to exchange.
@@ -128,14 +128,14 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     from fedpp.errors import KeyFileError
     from fedpp.files import create_exclusively, make_folder, new_folder, replace
     from fedpp.keys import key_store
-    from fedpp.keys.domain_ca import Issuer
-    from fedpp.keys.invitation import Share
-    from fedpp.keys.site_identity import Recipient
+    from fedpp.keys.domain_ca import DomainCA
+    from fedpp.keys.invitation import Invitation
+    from fedpp.keys.site_identity import MembershipRequest
 
     require_folder(options.domain)
     _require_newest(options)
     members = key_store.members(options.domain)
-    if revoked == Recipient.load(options.domain / key_store.RECIPIENT).site:
+    if revoked == MembershipRequest.load(options.domain / key_store.RECIPIENT).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
     staying = [member for member in members if member.site != revoked]
     if revoked is not None and len(staying) == len(members):
@@ -143,17 +143,17 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     passphrase = passphrase_of(options)
     old, old_issuer = (
         key_store.open_domain(options.domain, passphrase),
-        key_store.open_issuer(options.domain, passphrase),
+        key_store.open_domain_ca(options.domain, passphrase),
     )
-    identity, issuer = key_store.open_identity(options.domain, passphrase), Issuer.generate()
-    new = old.successor(issuer.public_key)
+    identity, domain_ca = key_store.open_identity(options.domain, passphrase), DomainCA.generate()
+    new = old.successor(domain_ca.public_key)
     succession = old_issuer.succession(old.card(), new.card())
     shares = {member: Path(SHARES, f"{member.fingerprint[:16]}.share") for member in staying}
     with new_folder(options.out) as folder:
-        key_store.found(folder, new, issuer, identity, passphrase)
+        key_store.found(folder, new, domain_ca, identity, passphrase)
         make_folder(folder / SHARES, 0o755)
         for member, share in shares.items():
-            made = Share.make(new, issuer, member, succession=succession)
+            made = Invitation.make(new, domain_ca, member, succession=succession)
             create_exclusively(folder / share, made.to_json().encode())
             key_store.add_member(folder, member, made.certificate)
     replace(options.domain / SUCCESSOR, f"{new.card().fingerprint}\n".encode(), mode=0o644)
@@ -172,10 +172,8 @@ def _tell(folder: Path) -> None:
     made = DomainCard.load(folder / key_store.CARD)
     print(f"key domain {made.fingerprint}, epoch {made.epoch}, words {made.words}")
     print(f"  {folder / key_store.SECRET_KEY}, {key_store.SITE_KEY.name}  for the secret zone only")
-    if (folder / key_store.ISSUER_KEY).exists():
-        print(
-            f"  {folder / key_store.ISSUER_KEY}  admits members and makes new epochs: keep it apart, and a copy of it"
-        )
+    if (folder / key_store.CA_KEY).exists():
+        print(f"  {folder / key_store.CA_KEY}  admits members and makes new epochs: keep it apart, and a copy of it")
     if made.scheme == "more":
         print(f"  {folder / key_store.EVALUATION_KEY}  for the trainer: it reads this domain's ciphertexts")
     print(f"  {folder / key_store.AT_REST_KEY}  for the trainer: it opens datasets that are sealed at rest")
@@ -201,14 +199,14 @@ def _require_newest(options: argparse.Namespace) -> None:
         )
 
 
-def _require_own_name(folder: Path, to: "Recipient") -> None:
+def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
     """Refuse a second site of a name: a certificate tells members apart by it."""
     from fedpp.errors import KeyFileError
     from fedpp.keys import key_store
-    from fedpp.keys.site_identity import Recipient
+    from fedpp.keys.site_identity import MembershipRequest
     from fedpp.protocol.membership import same_name
 
-    own = Recipient.load(folder / key_store.RECIPIENT)
+    own = MembershipRequest.load(folder / key_store.RECIPIENT)
     if to == own:
         raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.recipient")
     for other in (*key_store.members(folder), own):
@@ -234,5 +232,5 @@ def _compare(meant: str, said: str | None, by_whom: str) -> None:
         raise KeyFileError("the words differ from this file's: somebody may have exchanged it on the way; ask again")
 
 
-def _names(members: "Sequence[Recipient]") -> str:
+def _names(members: "Sequence[MembershipRequest]") -> str:
     return ", ".join(member.site for member in members) or "none"

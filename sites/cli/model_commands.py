@@ -104,7 +104,7 @@ class _Predictor:
 
     def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
-        from fedpp.config.hyperparameters import Recipe
+        from fedpp.config.hyperparameters import Hyperparameters
         from fedpp.dataset.encrypted_dataset import EncryptedDataset
         from fedpp.errors import DatasetError
         from fedpp.learning.model_file import EncryptedModel
@@ -126,7 +126,7 @@ class _Predictor:
         from fedpp.learning.encrypted_training import EncryptedTrainer
 
         algebra = self._domain.computing_key().algebra()
-        self._trainer = EncryptedTrainer(model.network, algebra, Recipe(), model.dtype)
+        self._trainer = EncryptedTrainer(model.network, algebra, Hyperparameters(), model.dtype)
         self._trainer.load(model.rows)
 
     def names(self, split: str) -> list[str]:

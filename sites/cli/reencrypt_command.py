@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fedpp.config.model_spec import NetworkSpec
+    from fedpp.config.model_spec import ModelSpec
     from fedpp.keys.key_rotation import KeySwitch
     from fedpp.learning.checkpoint import Checkpoint
 
@@ -70,7 +70,7 @@ def _model(path: Path, out: Path, switch: "KeySwitch") -> dict[str, Any]:
     return {"model": str(out)}
 
 
-def _stem(network: "NetworkSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
+def _stem(network: "ModelSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
     """Return the first kernel of the frame form, the one weight that saw mixed frames, turned to the new key."""
     from fedpp.errors import ModelError
 
@@ -104,7 +104,7 @@ def _checkpoint(options: argparse.Namespace, switch: "KeySwitch") -> dict[str, A
     return {"checkpoint": str(options.out), "epoch of training": checkpoint.epoch}
 
 
-def _switched(checkpoint: "Checkpoint", network: "NetworkSpec", switch: "KeySwitch") -> "Arrays":
+def _switched(checkpoint: "Checkpoint", network: "ModelSpec", switch: "KeySwitch") -> "Arrays":
     """Return a training's state in the new epoch: weights are components, the optimizer's moments stand by slot."""
     import numpy as np
 

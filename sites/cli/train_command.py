@@ -46,7 +46,7 @@ def train(options: argparse.Namespace) -> int:
     load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
     from fedpp.learning.encrypted_training import EncryptedTrainer
 
-    trainer = EncryptedTrainer(network, key.algebra(), settings.recipe, settings.dtype)
+    trainer = EncryptedTrainer(network, key.algebra(), settings.hyperparameters, settings.dtype)
     # Under the key: the run's seed alone does not tell the weights. Their rows tell the key all the same (threats.md).
     trainer.load(encrypted_initial_weights(network, key.weight_seed(settings.seed, 0), key))
     with _stopping(options, settings, trainer, dataset) as stopping:
@@ -119,7 +119,7 @@ def _stopping(
     if settings.patience is None:
         yield None
         return
-    from fedpp.config.site_policy import ScoreLimits
+    from fedpp.config.site_policy import EvaluationLimits
     from fedpp.errors import VaultError
     from fedpp.learning.early_stopping import EarlyStopping
     from fedpp.learning.metrics import metrics
@@ -130,10 +130,10 @@ def _stopping(
         info = vault.info()
         if info.dataset != dataset.manifest.fingerprint:
             raise VaultError(f"the vault at {options.vault} serves another dataset: start it with {options.dataset}")
-        patients, least = info.patients["validation"], ScoreLimits().least_patients
+        patients, least = info.patients["validation"], EvaluationLimits().min_patients
         if patients < least:
             print(
-                f"note: split validation has {patients} patients: the vault tells their loss only if least-patients "
+                f"note: split validation has {patients} patients: the vault tells their loss only if min-patients "
                 f"in its site.yaml is at most {patients}; without one it is {least}",
                 file=sys.stderr,
             )

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from fedpp.config.hyperparameters import PATIENCE, Recipe
-from fedpp.config.model_spec import Architecture, NetworkSpec, Task
+from fedpp.config.hyperparameters import PATIENCE, Hyperparameters
+from fedpp.config.model_spec import Architecture, ModelSpec, Task
 from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError, DatasetError, ModelError
 
@@ -27,28 +27,28 @@ class TrainingSettings:
     architecture: Architecture = "cnn-bi-lstm"
     voting: bool = False
     patience: int | None = None  # None: no early stopping
-    recipe: Recipe = field(default_factory=Recipe)
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
-    def network(self, manifest: "DatasetManifest") -> NetworkSpec:
+    def network(self, manifest: "DatasetManifest") -> ModelSpec:
         """Return the network that is trained."""
-        return NetworkSpec.of(Task.of(manifest), architecture=self.architecture, voting=self.voting)
+        return ModelSpec.of(Task.of(manifest), architecture=self.architecture, voting=self.voting)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings by the names of the options, the recipe's among them."""
         values = asdict(self)
-        recipe: dict[str, Any] = values.pop("recipe")
-        return values | recipe
+        hyperparameters: dict[str, Any] = values.pop("hyperparameters")
+        return values | hyperparameters
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned; raise `ModelError` for what another version wrote."""
-        values = {"proximal": Recipe.proximal, **values}  # a checkpoint from before it has none
-        of_recipe = {each.name for each in fields(Recipe)}
-        own = {each.name for each in fields(cls)} - {"recipe"}
-        if set(values) != own | of_recipe:
+        values = {"proximal": Hyperparameters.proximal, **values}  # a checkpoint from before it has none
+        of_hyperparameters = {each.name for each in fields(Hyperparameters)}
+        own = {each.name for each in fields(cls)} - {"hyperparameters"}
+        if set(values) != own | of_hyperparameters:
             raise ModelError("the checkpoint is of another version of fedpp: start again, with another --out")
-        recipe = Recipe(**{name: values[name] for name in of_recipe})
-        return cls(**{name: values[name] for name in own}, recipe=recipe)
+        hyperparameters = Hyperparameters(**{name: values[name] for name in of_hyperparameters})
+        return cls(**{name: values[name] for name in own}, hyperparameters=hyperparameters)
 
 
 def settings_of(

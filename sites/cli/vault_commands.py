@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedpp.errors import KeyFileError
 
     from ..vault.audit_chain import Record
-    from ..vault.evaluation_limits import ScoreCall
+    from ..vault.evaluation_limits import EvaluationCall
 
 
 def vault(options: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def vault(options: argparse.Namespace) -> int:
     require_folder(options.domain)
     site = key_store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
-    past: list[ScoreCall] = []
+    past: list[EvaluationCall] = []
     unmasked: list[UnmaskedRound] = []
 
     def seen(record: "Record") -> None:

@@ -19,11 +19,11 @@ from flwr.clientapp import ClientApp
 
 from fedpp.aggregation import update_check
 from fedpp.aggregation.global_state import SALT_BYTES, GlobalState, Rows, initial
-from fedpp.aggregation.round_context import Round, Sum
+from fedpp.aggregation.round_context import Aggregate, Round
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import AnyKey
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec, Task
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec, Task
 from fedpp.config.run_config import SPLITS, Dtype
 from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import DomainMismatchError, FederationError, ModelError
@@ -33,14 +33,14 @@ from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import Membership, VaultClient
 
 from . import local_round
 from .local_round import Position
-from .reply_cache import RunMemory
+from .reply_cache import ReplyCache
 from .reply_policy import Asked, answering, figures_stay, told_of
 from .same_site import require_one_site
 from .update_path import Aggregation, Clear, Masked, about
@@ -58,16 +58,16 @@ class Part:
     """What a site does its part in a run with."""
 
     asked: Asked
-    plan: Plan
+    run_spec: RunSpec
     key: AnyKey
     dataset: EncryptedDataset
     nonce: str  # of the run
     aggregation: Aggregation
 
     @property
-    def memory(self) -> RunMemory:
+    def memory(self) -> ReplyCache:
         """Return what this site remembers of the run."""
-        return RunMemory(self.asked.site.work, self.nonce)
+        return ReplyCache(self.asked.site.work, self.nonce)
 
 
 @app.query(messages.DESCRIBE)
@@ -108,20 +108,20 @@ def describe(asked: Asked) -> RecordDict:
 def initial_weights(asked: Asked) -> RecordDict:
     """Answer the state of round 0: of weights that the vault draws, or of the model that came along."""
     request = messages.InitialRequest.of(asked.content)
-    part = _part(asked, request.plan)
-    plan = request.plan
+    part = _part(asked, request.run_spec)
+    run_spec = request.run_spec
     if request.model == "":
         with VaultClient(asked.site.vault) as vault:
-            rows: Rows = vault.initial_weights(plan.network, plan.seed, plan.dtype)
+            rows: Rows = vault.initial_weights(run_spec.network, run_spec.seed, run_spec.dtype)
     else:
         rows = _model(part, messages.state_of(asked.content), sealed=request.model == "sealed").rows
     state = initial(
         rows,
-        network=plan.network,
-        domain=plan.domain,
-        dtype=plan.dtype,
+        network=run_spec.network,
+        domain=run_spec.domain,
+        dtype=run_spec.dtype,
         classes=part.dataset.manifest.classes,
-        rule=plan.rule,
+        rule=run_spec.rule,
         salt=secrets.token_hex(SALT_BYTES),
     )
     return RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(_closed(part, state))})})
@@ -135,11 +135,11 @@ def train(asked: Asked) -> RecordDict:
     A question that was answered before, by a coordinator that died since, gets the same answer.
     """
     request = messages.TrainRequest.of(asked.content)
-    part = _part(asked, request.plan)
+    part = _part(asked, request.run_spec)
     with part.memory.turn(request.round, request.attempt):
         before = _state(part, request.round - 1, request.base)
-        of = local_round.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
-        question = json.dumps([of.to_json(), asked.policy.co_participants])  # the mask is for the company of then
+        of = local_round.round_of(part.run_spec, Position(part.nonce, request.round, request.attempt), before)
+        question = json.dumps([of.to_json(), asked.policy.min_other_sites])  # the mask is for the company of then
         answer = part.memory.answer(question)
         if answer is None:
             answer = _trained(part, before, of)
@@ -148,25 +148,25 @@ def train(asked: Asked) -> RecordDict:
 
 
 def _trained(part: Part, before: GlobalState, of: Round) -> RecordDict:
-    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+    trainer = _trainer(part.run_spec.network, part.key, part.run_spec.hyperparameters, part.run_spec.dtype)
     trainer.load(before.rows)
     again = (of.attempt,) if of.attempt > 1 else ()
     with figures_stay():
-        trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, of.number, *again))
+        trainer.fit(part.dataset, epochs=part.run_spec.epochs, seed=(part.run_spec.seed, of.number, *again))
     update = local_round.update_of(before, trainer.rows())
-    update_check.require_update(before.rows, update, part.plan.most_norm)
+    update_check.require_update(before.rows, update, part.run_spec.max_norm)
     known = part.memory.loss_of(before)
     if known is not None:
         update_check.require_no_harm(
-            known, _loss(_counts(part, trainer, "validation", of.number)), part.plan.most_loss_rise
+            known, _loss(_counts(part, trainer, "validation", of.number)), part.run_spec.max_loss_increase
         )
-    examples = part.plan.weight(len(part.dataset.indices("train")))
-    masked, mask = part.aggregation.mask(of, examples, local_round.encoded(part.plan, update, examples))
+    examples = part.run_spec.weight(len(part.dataset.indices("train")))
+    masked, mask = part.aggregation.mask(of, examples, local_round.encoded(part.run_spec, update, examples))
     return RecordDict(
         {
             messages.ARRAYS: ArrayRecord({messages.WORDS: Array(masked)}),
             messages.MASK: mask.to_record(),
-            messages.ORIGIN: messages.Origin(part.plan.domain, of.to_json()).to_record(),
+            messages.ORIGIN: messages.Origin(part.run_spec.domain, of.to_json()).to_record(),
             messages.METRICS: MetricRecord({messages.EXAMPLES: examples}),
         }
     )
@@ -188,7 +188,7 @@ def evaluate(asked: Asked) -> RecordDict:
         raise FederationError(f"a model without a sum is scored on split test, the request names {request.split}")
     if not stepped and not _comes(asked.content):
         raise FederationError("the final model comes along, for the site to keep: the request names it alone")
-    part = _part(asked, request.plan)
+    part = _part(asked, request.run_spec)
     before = _state(part, request.round - 1, request.base)
     if not stepped:
         counts = _scored(part, before, request)
@@ -221,19 +221,19 @@ def evaluate(asked: Asked) -> RecordDict:
 @answering
 def alone(asked: Asked) -> RecordDict:
     """Train from fresh weights on this site's data alone, as long as the run, and answer the test counts of that."""
-    request = messages.AloneRequest.of(asked.content)
-    part = _part(asked, request.plan)
-    question = json.dumps(["alone", part.plan.to_json(), request.rounds])
+    request = messages.LocalBaselineRequest.of(asked.content)
+    part = _part(asked, request.run_spec)
+    question = json.dumps(["alone", part.run_spec.to_json(), request.rounds])
     with part.memory.turn(request.rounds + 1, 1):
         answer = part.memory.answer(question)
         if answer is None:
             with VaultClient(part.asked.site.vault) as vault:
-                rows: Rows = vault.initial_weights(part.plan.network, part.plan.seed, part.plan.dtype)
-            trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+                rows: Rows = vault.initial_weights(part.run_spec.network, part.run_spec.seed, part.run_spec.dtype)
+            trainer = _trainer(part.run_spec.network, part.key, part.run_spec.hyperparameters, part.run_spec.dtype)
             for number in range(1, request.rounds + 1):  # with the breaks of rounds: each begins with fresh moments
                 trainer.load(rows)
                 with figures_stay():
-                    trainer.fit(part.dataset, epochs=part.plan.epochs, seed=(part.plan.seed, number))
+                    trainer.fit(part.dataset, epochs=part.run_spec.epochs, seed=(part.run_spec.seed, number))
                 rows = trainer.rows()
             counts = _counts(part, trainer, "test", request.rounds + 2)
             answer = RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
@@ -242,28 +242,28 @@ def alone(asked: Asked) -> RecordDict:
 
 
 def _scored(part: Part, state: GlobalState, request: messages.EvaluateRequest) -> AnyCounts:
-    trainer = _trainer(part.plan.network, part.key, part.plan.recipe, part.plan.dtype)
+    trainer = _trainer(part.run_spec.network, part.key, part.run_spec.hyperparameters, part.run_spec.dtype)
     trainer.load(state.rows)
     return _counts(part, trainer, request.split, request.round)
 
 
-def _part(asked: Asked, plan: Plan) -> Part:
+def _part(asked: Asked, run_spec: RunSpec) -> Part:
     """Return the site's part, after checking that the run's domain, network, company and masking fit the site."""
     key, dataset = _open(asked)
-    if plan.domain != key.domain:
+    if run_spec.domain != key.domain:
         raise DomainMismatchError(
-            f"this site belongs to domain {key.domain[:16]}, the run to {plan.domain[:16]}: "
+            f"this site belongs to domain {key.domain[:16]}, the run to {run_spec.domain[:16]}: "
             "ask for a run of this domain, or join with the run's evaluation key"
         )
-    if misfit := plan.network.misfit(Task.of(dataset.manifest)):
+    if misfit := run_spec.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
-    asked.policy.require_masking(masked=plan.masked)
+    asked.policy.require_masking(masked=run_spec.masked)
     participants = Participants.from_record(messages.record(asked.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
     asked.policy.require_participants(_others(asked, membership))
-    aggregation = Masked(asked.site.vault, membership) if plan.masked else Clear()
-    part = Part(asked, plan, key, dataset, participants.nonce, aggregation)
-    part.memory.require_kind(masked=plan.masked)
+    aggregation = Masked(asked.site.vault, membership) if run_spec.masked else Clear()
+    part = Part(asked, run_spec, key, dataset, participants.nonce, aggregation)
+    part.memory.require_kind(masked=run_spec.masked)
     return part
 
 
@@ -275,7 +275,7 @@ def _state(part: Part, number: int, base: str) -> GlobalState:
     if sent is None:
         raise FederationError(messages.LOST_BASE)
     state = GlobalState.from_bytes(part.aggregation.open(about(part.nonce, number), sent))
-    local_round.require_state(part.plan, state, number)
+    local_round.require_state(part.run_spec, state, number)
     part.memory.require_same(state)
     if base not in {"", state.digest}:
         raise FederationError(
@@ -300,18 +300,18 @@ def _advanced(part: Part, before: GlobalState, request: messages.EvaluateRequest
     """Return the state after the round: of the sum that came, or what the coordinator made of the updates."""
     if messages.AFTER in messages.record(part.asked.content, messages.ARRAYS, ArrayRecord):
         made = messages.state_of(part.asked.content, messages.AFTER)
-        return local_round.given(part.plan, before, made, attempt=request.attempt)
-    total = Sum.from_json(messages.text_of(part.asked.content, messages.SUM))
-    of = local_round.round_of(part.plan, Position(part.nonce, request.round, request.attempt), before)
+        return local_round.given(part.run_spec, before, made, attempt=request.attempt)
+    total = Aggregate.from_json(messages.text_of(part.asked.content, messages.SUM))
+    of = local_round.round_of(part.run_spec, Position(part.nonce, request.round, request.attempt), before)
     words = messages.words_of(part.asked.content, of.ring.bits, of.length)
     clear = part.aggregation.unmask(of, total, words)
-    return local_round.advanced(part.plan, before, total, clear, part.key.algebra(), attempt=request.attempt)
+    return local_round.advanced(part.run_spec, before, total, clear, part.key.algebra(), attempt=request.attempt)
 
 
 def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | None) -> messages.Verdict:
     try:
-        local_round.require_adoptable(part.plan, before, after)
-        update_check.require_no_harm(part.memory.loss_of(before), loss, part.plan.most_loss_rise)
+        local_round.require_adoptable(part.run_spec, before, after)
+        update_check.require_no_harm(part.memory.loss_of(before), loss, part.run_spec.max_loss_increase)
     except ModelError as error:
         _log.warning("round %d, attempt %d not adopted: %s", after.round, after.attempt, one_line(str(error)))
         return messages.Verdict(after.digest, told_of(error))
@@ -321,14 +321,14 @@ def _verdict(part: Part, before: GlobalState, after: GlobalState, loss: float | 
 def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
     """Return an earlier run's model, of the same domain, network and dtype."""
     if sealed:
-        if not part.plan.masked:  # it would leave the site in clear
+        if not part.run_spec.masked:  # it would leave the site in clear
             raise FederationError("a sealed model is gone on from with masking on alone: set masking=true")
         with VaultClient(part.asked.site.vault) as vault:
             said, sent = vault.open(sent)
         if part.nonce in said:  # which would let a site see two sums of one round
             raise FederationError("the model to go on from is a state of this run, which has its own")
-    model, plan = GlobalState.from_bytes(sent), part.plan
-    if (model.domain, model.network, model.dtype) != (plan.domain, plan.network, plan.dtype):
+    model, run_spec = GlobalState.from_bytes(sent), part.run_spec
+    if (model.domain, model.network, model.dtype) != (run_spec.domain, run_spec.network, run_spec.dtype):
         raise FederationError(
             "the model to go on from is of another domain, network or dtype than the run: take that model's settings"
         )
@@ -371,7 +371,7 @@ def _others(asked: Asked, membership: Membership) -> int:
 
 # A simulation's processes live through all rounds and sites; tracing the network again takes seconds.
 @lru_cache(maxsize=1)
-def _trainer(network: NetworkSpec, key: AnyKey, recipe: Recipe, dtype: Dtype) -> "EncryptedTrainer":
+def _trainer(network: ModelSpec, key: AnyKey, hyperparameters: Hyperparameters, dtype: Dtype) -> "EncryptedTrainer":
     from fedpp.learning.encrypted_training import EncryptedTrainer
 
-    return EncryptedTrainer(network, key.algebra(), recipe, dtype)
+    return EncryptedTrainer(network, key.algebra(), hyperparameters, dtype)

@@ -29,7 +29,7 @@ from fedpp.files import make_folder, replace
 
 from .packed_reply import pack, unpack
 
-MOST_RUNS = 8  # whose folders are kept
+MAX_RUNS = 8  # whose folders are kept
 OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder
 HELD = ("state-0", "state-1")  # files of the states of even and of odd rounds
 _SUM_BYTES = 32
@@ -37,7 +37,7 @@ _SUM_BYTES = 32
 _log = logging.getLogger("fedpp.site")
 
 
-class RunMemory:
+class ReplyCache:
     """The memory of one run, in a folder of its own.
 
     Of two rounds, since a round that the sites do not adopt is repeated from the round before. Of a round it is the
@@ -50,7 +50,7 @@ class RunMemory:
         if not self._folder.exists():
             make_folder(self._folder, 0o700)
             others = sorted(self._others(), key=lambda run: run.stat().st_mtime, reverse=True)
-            for old in others[MOST_RUNS - 1 :]:
+            for old in others[MAX_RUNS - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager

@@ -21,11 +21,11 @@ from fedpp.errors import (
     DomainMismatchError,
     FederationError,
     FedppError,
-    GateError,
     KeyFileError,
     MaskError,
     ModelError,
     PolicyError,
+    UpdateCheckError,
     VaultError,
 )
 from fedpp.protocol import messages
@@ -84,7 +84,7 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
 
 def told_of(error: FedppError) -> str:
     """Return what others may know of an error: no path of the hospital, and no figure of its data."""
-    if isinstance(error, GateError):
+    if isinstance(error, UpdateCheckError):
         return error.kind
     return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
 
@@ -95,7 +95,9 @@ def figures_stay() -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise GateError("the training diverged, or its data do not fit: lower the learning rate", str(error)) from None
+        raise UpdateCheckError(
+            "the training diverged, or its data do not fit: lower the learning rate", str(error)
+        ) from None
 
 
 def site_config(context: Context) -> SiteConfig:

@@ -4,8 +4,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedpp.aggregation.ring import Words
-from fedpp.aggregation.round_context import NONCE_BYTES, Round, Sum
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import NONCE_BYTES, Aggregate, Round
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import canonical
 from fedpp.protocol.messages import Mask
@@ -21,10 +21,10 @@ class Aggregation(Protocol):
     def open(self, about: str, sent: bytes) -> bytes:
         """Return a state that was sent; raise `FederationError` if it is about something else."""
 
-    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
         """Return the words of an update as they are sent."""
 
-    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
         """Return the words of a sum of updates in clear."""
 
 
@@ -48,13 +48,13 @@ class Masked:
             raise FederationError(f"the coordinator sent a sealed state about {sealed_about:.200}, due is {about}")
         return state
 
-    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
         """Return the words masked."""
         with VaultClient(self.vault) as vault:
             masked = vault.mask(of.to_json(), examples, words)
         return masked.words, Mask(masked.nonce, masked.tag, masked.least)
 
-    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
         """Return a sum without its masks; the vault refuses one that was altered, or of too few sites."""
         with VaultClient(self.vault) as vault:
             return vault.unmask(of.to_json(), total.to_json(), words, self.membership)
@@ -74,12 +74,12 @@ class Clear:
         del about
         return sent
 
-    def mask(self, of: Round, examples: int, words: Words) -> tuple[Words, Mask]:
+    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
         """Return the words as they are."""
         del of, examples
         return words, Mask(secrets.token_hex(NONCE_BYTES), 0, 1)
 
-    def unmask(self, of: Round, total: Sum, words: Words) -> Words:
+    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
         """Return the words as they are."""
         del of, total
         return words

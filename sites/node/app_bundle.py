@@ -20,11 +20,11 @@ from fedpp.errors import FederationError
 from fedpp.files import read_file, replace
 from fedpp.values import is_hex
 
-MOST_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
-MOST_FILES = 2000
+MAX_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
+MAX_FILES = 2000
 LONGEST_PATH = 200
-MOST_UNPACKED = 64 * 2**20
-MOST_KEPT = 8  # refused bundles
+MAX_UNPACKED = 64 * 2**20
+MAX_KEPT = 8  # refused bundles
 SUFFIX = ".fab"
 _UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's controls, formats (which turn text around or hide it), line separators
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -43,13 +43,13 @@ class Bundle:
     def load(cls, path: Path) -> "Bundle":
         """Read a bundle from a file; raise `FederationError` if it is too large, or another than its name says."""
         try:
-            content = read_file(path, MOST_BYTES + 1)
+            content = read_file(path, MAX_BYTES + 1)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise FederationError(f"cannot read {path}: {error.strerror}; name an app bundle, BUNDLE{SUFFIX}") from None
-        if len(content) > MOST_BYTES:
-            raise FederationError(f"{path} is larger than {MOST_BYTES} bytes: no app bundle is")
+        if len(content) > MAX_BYTES:
+            raise FederationError(f"{path} is larger than {MAX_BYTES} bytes: no app bundle is")
         bundle = cls(content)
         if is_hex(path.stem) and path.stem != bundle.hash:  # what is approved by its name must be what is read
             raise FederationError(f"{path} is another bundle than its name says, {bundle.hash}: do not approve it")
@@ -87,22 +87,22 @@ class Bundle:
 
         Raises `FederationError` if it is too large for a review.
         """
-        if len(self.content) > MOST_BYTES:
-            raise self._refused(f"is larger than {MOST_BYTES} bytes")
+        if len(self.content) > MAX_BYTES:
+            raise self._refused(f"is larger than {MAX_BYTES} bytes")
         path = folder / f"{self.hash}{SUFFIX}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace(path, self.content)  # also where a file of this name is there: who put it there?
         kept = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: (file != path, -file.stat().st_mtime_ns))
-        for oldest in kept[MOST_KEPT:]:
+        for oldest in kept[MAX_KEPT:]:
             oldest.unlink(missing_ok=True)
         return path
 
     def _files(self, archive: zipfile.ZipFile) -> dict[str, bytes]:
         entries = archive.infolist()
-        if len(entries) > MOST_FILES:
-            raise self._refused(f"holds {len(entries)} files, at most {MOST_FILES} are read")
+        if len(entries) > MAX_FILES:
+            raise self._refused(f"holds {len(entries)} files, at most {MAX_FILES} are read")
         files: dict[str, bytes] = {}
-        left = MOST_UNPACKED
+        left = MAX_UNPACKED
         for entry in entries:
             self._require_plain(entry)
             if entry.filename in files:
@@ -111,7 +111,7 @@ class Bundle:
                 files[entry.filename] = file.read(left + 1)
             left -= len(files[entry.filename])
             if left < 0:
-                raise self._refused(f"unpacks to more than {MOST_UNPACKED} bytes")
+                raise self._refused(f"unpacks to more than {MAX_UNPACKED} bytes")
             if problem := _unreadable(entry.filename, files[entry.filename]):
                 raise self._refused(f"holds {entry.filename!r:.100}, which {problem}")
         folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}

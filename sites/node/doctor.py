@@ -24,7 +24,7 @@ from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
 from ..client.same_site import require_one_domain, require_one_site
 from .node_identity import PRIVATE_KEY, require_key
-from .reachability import FLEET, MOST_AHEAD, MOST_BEHIND, OTHERS, Answer, Coordinator, clock_error
+from .reachability import FLEET, MAX_AHEAD, MAX_BEHIND, OTHERS, Coordinator, Reply, clock_error
 
 SOON = timedelta(days=30)  # before a certificate's end
 
@@ -170,7 +170,7 @@ def _until(end: datetime) -> str:
     return said
 
 
-def _fleet(coordinator: Coordinator) -> tuple[str, Answer]:
+def _fleet(coordinator: Coordinator) -> tuple[str, Reply]:
     answer = coordinator.ask("POST", FLEET)
     if answer.status in {502, 503, 504}:
         raise UnreachableError(
@@ -184,15 +184,15 @@ def _fleet(coordinator: Coordinator) -> tuple[str, Answer]:
     return "it is let through", answer
 
 
-def _clock(answer: Answer) -> tuple[str, None]:
+def _clock(answer: Reply) -> tuple[str, None]:
     ahead = clock_error(answer)
     if ahead is None:
         raise _Warning("the coordinator does not say what time it is: compare both clocks by hand")
-    if not -MOST_BEHIND <= ahead <= MOST_AHEAD:
+    if not -MAX_BEHIND <= ahead <= MAX_AHEAD:
         which = "behind" if ahead < timedelta() else "ahead of"
         raise FederationError(
             f"this machine's clock is at least {abs(ahead).total_seconds():.0f} s {which} the coordinator's, which "
-            f"refuses what is signed more than {MOST_AHEAD.seconds} s in its future or {MOST_BEHIND.seconds} s in its "
+            f"refuses what is signed more than {MAX_AHEAD.seconds} s in its future or {MAX_BEHIND.seconds} s in its "
             "past: set both clocks (NTP)"
         )
     return "it goes with the coordinator's", None

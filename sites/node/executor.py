@@ -24,7 +24,7 @@ from fedpp.errors import ConfigError
 
 from .launch import ROOT, Launch
 
-MOST_TASKS = 4  # at a time; others wait at the SuperNode
+MAX_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
 EXIT_SECONDS = 6.0  # for launchers, which take 5 at most
 IMPORTED = ("flwr.clientapp", "flwr.supernode.runtime.run_clientapp", "keras")  # nothing of a bundle, or of ours
@@ -93,7 +93,7 @@ def _serve(options: argparse.Namespace) -> None:
     try:
         while True:
             running = [process for process in running if process.is_alive()]
-            if len(running) < MOST_TASKS:
+            if len(running) < MAX_TASKS:
                 task = client.AcquireTask(wanted)
                 if task.HasField("task") and task.token:
                     launcher = context.Process(target=launch.run, args=(task.token,))

@@ -27,7 +27,7 @@ from .reachability import Coordinator
 from .trial_vault import TrialVault
 
 STEADY_SECONDS = 120.0  # a SuperNode that ran so long counts as one that works
-MOST_TRIES = 8  # in a row, of SuperNodes that did not run so long
+MAX_TRIES = 8  # in a row, of SuperNodes that did not run so long
 LONGEST_PAUSE = 60.0  # seconds, before the next try
 
 
@@ -74,7 +74,7 @@ class _Joined:
             if not self.outer.running():
                 raise FederationError("the vault ended by itself: its messages above say why")
             tries = 1 if time.monotonic() - started > STEADY_SECONDS else tries + 1
-            if tries == MOST_TRIES:
+            if tries == MAX_TRIES:
                 raise FederationError(
                     f"the SuperNode ended by itself {tries} times in a row: its messages above say why"
                 )

@@ -17,14 +17,14 @@ from typing import Self
 from fedpp.errors import ConfigError, FederationError, UnreachableError
 
 SECONDS = 10.0  # for an answer
-MOST_AHEAD, MOST_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink refuses others
+MAX_AHEAD, MAX_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink refuses others
 FLEET = "/v1/fleet/pull-messages"  # what sites call
 OTHERS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health")  # what nobody outside should reach
 _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What came for a request, and when by the local clock; `date` is the coordinator's, in whole seconds."""
 
     status: int
@@ -66,7 +66,7 @@ class Coordinator:
             end = str((secured.getpeercert() or {})["notAfter"])
         return datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC)
 
-    def ask(self, method: str, path: str) -> Answer:
+    def ask(self, method: str, path: str) -> Reply:
         """Send a request without content; raise as `certificate_end` does."""
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=SECONDS, context=self._context())
         with self._reaching():
@@ -74,7 +74,7 @@ class Coordinator:
                 asked = datetime.now(UTC)
                 connection.request(method, path)
                 response = connection.getresponse()
-                return Answer(response.status, _date(response.getheader("Date")), asked, datetime.now(UTC))
+                return Reply(response.status, _date(response.getheader("Date")), asked, datetime.now(UTC))
             finally:
                 connection.close()
 
@@ -137,7 +137,7 @@ class Coordinator:
             return sorted(str(name[1]) for name in (secured.getpeercert() or {}).get("subjectAltName", ()))
 
 
-def clock_error(answer: Answer) -> timedelta | None:
+def clock_error(answer: Reply) -> timedelta | None:
     """Return by how much the local clock is ahead of the coordinator's, at least; or behind (negative), at least.
 
     That is zero where whole seconds and the time of the call may explain it all, and None if no date came.

@@ -78,7 +78,7 @@ class TrialVault:
             text = passphrase.typed(new=False)
             reading, writing = os.pipe()
             try:
-                os.write(writing, text[: passphrase.MOST_BYTES] + b"\n")  # a pipe holds more
+                os.write(writing, text[: passphrase.MAX_BYTES] + b"\n")  # a pipe holds more
                 os.close(writing)
                 yield _held(reading)
             finally:

@@ -15,8 +15,8 @@ import grpc
 
 IDLE_SECONDS = 20.0  # to wait for a caller's next message, or until it takes ours
 LONGEST_SECONDS = 600.0  # of a call
-MOST_OF_A_METHOD = 64  # calls at a time: a flood of one method leaves room for the others
-MOST_CALLS = 576  # of the nine methods, health included
+MAX_OF_A_METHOD = 64  # calls at a time: a flood of one method leaves room for the others
+MAX_CALLS = 576  # of the nine methods, health included
 
 
 class _Watched:
@@ -89,15 +89,13 @@ class CallGuard(grpc.ServerInterceptor):
     def _guarding(self, method: str, context: grpc.ServicerContext) -> Iterator[_Watched]:
         call = _Watched(context)
         with self._lock:
-            full = self._of_method[method] >= MOST_OF_A_METHOD
+            full = self._of_method[method] >= MAX_OF_A_METHOD
             if not full:
                 self._of_method[method] += 1
                 self._running.add(call)
         if full:
             name = method.rpartition("/")[2]
-            context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MOST_OF_A_METHOD} calls of {name} run: try again later"
-            )
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_OF_A_METHOD} calls of {name} run: try again later")
         try:
             yield call
         finally:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.site_policy import ScoreLimits
+from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import VaultError
 from fedpp.protocol.counts import UNKNOWN
 
@@ -25,7 +25,7 @@ LONGEST_RUN = 64
 
 
 @dataclass(frozen=True)
-class ScoreCall:
+class EvaluationCall:
     """What a call of `Score` says that it is for."""
 
     time: datetime
@@ -48,10 +48,10 @@ def rare(states: NDArray[np.int64], patients: NDArray[np.bytes_], least: int) ->
     return np.array([0 < number < least for number in known])
 
 
-class ScoreAllowance:
+class EvaluationAllowance:
     """Counts a vault's calls of `Score` and refuses those beyond the limits; many threads may ask at once."""
 
-    def __init__(self, past: Iterable[ScoreCall] = ()) -> None:
+    def __init__(self, past: Iterable[EvaluationCall] = ()) -> None:
         """Begin with the calls that an audit log tells of, in any order."""
         self._lock = threading.Lock()
         self._recent: list[datetime] = []  # sorted; what a wrong clock dated later does not count before that time
@@ -59,16 +59,16 @@ class ScoreAllowance:
         for call in past:
             self._add(call)
 
-    def admit(self, call: ScoreCall, patients: int, limits: ScoreLimits) -> None:
+    def admit(self, call: EvaluationCall, patients: int, limits: EvaluationLimits) -> None:
         """Count a call for a split of so many patients; raise `VaultError` that names the limit which it exceeds.
 
         A split without patients tells nothing. A local training has no run to be counted by: its calls are bounded by
         the day alone.
         """
-        if 0 < patients < limits.least_patients:
+        if 0 < patients < limits.min_patients:
             raise VaultError(
-                f"split {call.split} has {patients} patients, and counts of fewer than {limits.least_patients} are "
-                "not told: ingest with other shares, or set scores: least-patients in the policy of the vault"
+                f"split {call.split} has {patients} patients, and counts of fewer than {limits.min_patients} are "
+                "not told: ingest with other shares, or set scores: min-patients in the policy of the vault"
             )
         if call.round > limits.rounds:
             raise VaultError(
@@ -90,7 +90,7 @@ class ScoreAllowance:
                 )
             self._add(call)
 
-    def _add(self, call: ScoreCall) -> None:
+    def _add(self, call: EvaluationCall) -> None:
         insort(self._recent, call.time)
         if call.run:
             self._rounds[call.run, call.round, call.split] += 1

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fedpp.errors import VaultError
 
 
-class MemoryRoom:
+class MemoryBudget:
     """A number of bytes that calls share; one that needs more than all of them gets them alone."""
 
     def __init__(self, size: int, wait_seconds: float) -> None:

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from fedpp.aggregation.ring import CHUNK, Words
-from fedpp.aggregation.round_context import Contribution, Round, Sum
-from fedpp.config.model_spec import MOST_PARAMETERS
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
+from fedpp.config.model_spec import MAX_PARAMETERS
 from fedpp.errors import MaskError, VaultError
 from fedpp.keys.key_store import Site
 from fedpp.protocol.membership import Proof, Run
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api import vault_pb2
 
-from .memory_budget import MemoryRoom
+from .memory_budget import MemoryBudget
 from .vault_calls import Call
 
 LONGEST_ABOUT = 500
@@ -63,14 +63,14 @@ class UnmaskedRounds:
 class Masking:
     """What a vault does for the aggregation of updates that the coordinator cannot read."""
 
-    def __init__(self, site: Site, sequences: int, room: MemoryRoom, past: Iterable[UnmaskedRound] = ()) -> None:
+    def __init__(self, site: Site, sequences: int, room: MemoryBudget, past: Iterable[UnmaskedRound] = ()) -> None:
         """Mask as this site, for updates of at most so many training sequences; sums take their memory from `room`."""
         self._site, self._sequences, self._room = site, sequences, room
         self._key, self._envelope = site.domain.mask_key(), site.domain.envelope()
         self._rounds = UnmaskedRounds(past)
 
     def mask(
-        self, call: Call, requests: Iterator[vault_pb2.MaskRequest], co_participants: int
+        self, call: Call, requests: Iterator[vault_pb2.MaskRequest], min_other_sites: int
     ) -> Iterator[vault_pb2.MaskReply]:
         """Yield the words masked, and in the end the mask's nonce and tag: without them the words are noise."""
         first = next(requests, vault_pb2.MaskRequest())
@@ -79,7 +79,7 @@ class Masking:
             raise VaultError(
                 f"an update counts at most the {self._sequences} training sequences of this site, got {first.examples}"
             )
-        part = Contribution.fresh(self._site.identity.name, first.examples, co_participants + 1)
+        part = Contribution.fresh(self._site.identity.name, first.examples, min_other_sites + 1)
         call.tell(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
         masker = self._key.masker(of, part)
         for words in _words(_all(first, requests), of):
@@ -89,14 +89,14 @@ class Masking:
         yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", least=part.least)
 
     def unmask(
-        self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], co_participants: int
+        self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], min_other_sites: int
     ) -> Iterator[vault_pb2.Block]:
         """Yield the words of a sum without its masks; raise `MaskError` or `VaultError` before any of them."""
         first = next(requests, vault_pb2.UnmaskRequest())
-        of, total = self._round(first.round), Sum.from_json(first.sum)
+        of, total = self._round(first.round), Aggregate.from_json(first.sum)
         digest = sha256(first.sum.encode()).hexdigest()
         call.tell(run=of.run, round=of.number, attempt=of.attempt, list=digest, samples=total.examples)
-        self._require_members(first, of, total, co_participants)
+        self._require_members(first, of, total, min_other_sites)
         with self._room.taking(of.length * of.ring.bits // 8):
             words = np.empty(of.length, f"<u{of.ring.bits // 8}")
             filled = 0
@@ -134,12 +134,14 @@ class Masking:
             yield vault_pb2.OpenReply(data=data)
 
     def _round(self, text: str) -> Round:
-        of, most = Round.from_json(text), MOST_PARAMETERS * self._site.domain.n
+        of, most = Round.from_json(text), MAX_PARAMETERS * self._site.domain.n
         if of.length > most:
             raise VaultError(f"an update of {of.length} words is too large: at most {most}")
         return of
 
-    def _require_members(self, first: vault_pb2.UnmaskRequest, of: Round, total: Sum, co_participants: int) -> None:
+    def _require_members(
+        self, first: vault_pb2.UnmaskRequest, of: Round, total: Aggregate, min_other_sites: int
+    ) -> None:
         """Refuse a sum of too few sites, or of one that did not prove to be a member for this run."""
         card = self._site.domain.card()
         run = Run(card.certifying_key, card.fingerprint, of.run, first.run, first.bundle)
@@ -148,10 +150,10 @@ class Masking:
         known = {proof.certificate.member.site for proof in participants.proofs}
         if strangers := sorted({part.site for part in total.parts} - known):
             raise VaultError(f"the sum names {strangers[0]}, which did not prove to be a member for this run")
-        least = co_participants + 1
+        least = min_other_sites + 1
         if len(total.parts) < least:
             raise VaultError(
-                f"the sum is of {len(total.parts)} sites, and the policy wants {least}: co-participants and one more"
+                f"the sum is of {len(total.parts)} sites, and the policy wants {least}: min-other-sites and one more"
             )
 
 
@@ -172,7 +174,7 @@ def _all(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 
-def _words(requests: Iterator[Any], of: Round) -> Iterator[Words]:
+def _words(requests: Iterator[Any], of: Round) -> Iterator[EncodedUpdate]:
     """Yield words in chunks of one size, but for the last; raise `MaskError` if they are not the round's number."""
     dtype, size = np.dtype(f"<u{of.ring.bits // 8}"), CHUNK * of.ring.bits // 8
     held, left = bytearray(), of.length * of.ring.bits // 8

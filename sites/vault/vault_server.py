@@ -15,16 +15,16 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from fedpp.vault_api import vault_pb2_grpc
-from fedpp.vault_api.vault_channel import MOST_MESSAGE_BYTES, TlsFiles
+from fedpp.vault_api.vault_channel import MAX_MESSAGE_BYTES, TlsFiles
 
-from .call_guard import IDLE_SECONDS, MOST_CALLS, CallGuard
+from .call_guard import IDLE_SECONDS, MAX_CALLS, CallGuard
 from .vault_address import bind
 from .vault_health import HealthService
 from .vault_service import VaultService
 
 GRACE_SECONDS = 5.0
 OPTIONS = (
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second vault on a TCP port is refused, and does not share its callers
 )
 
@@ -50,10 +50,10 @@ def serve(
     guard = CallGuard(idle_seconds)
     try:
         server = grpc.server(
-            ThreadPoolExecutor(MOST_CALLS, "vault"),
+            ThreadPoolExecutor(MAX_CALLS, "vault"),
             interceptors=[guard],
             options=OPTIONS,
-            maximum_concurrent_rpcs=MOST_CALLS,
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         vault_pb2_grpc.add_VaultServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(lambda: service.healthy), server)

@@ -3,7 +3,8 @@
 It masks and unmasks words of updates, and seals and opens states (`vault_masking`).
 
 Whoever chooses the predictions reads labels, and any row of the domain, from the counts (docs/threats.md): access to
-the vault is read access, which `ScoreLimits` bound. It counts whole splits that it knows, in its own order, and nothing
+the vault is read access, which `EvaluationLimits` bound. It counts whole splits that it knows, in its own order, and
+nothing
 else.
 No TensorFlow is loaded here.
 """
@@ -18,9 +19,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import MOST_PARAMETERS, NetworkSpec, Task
+from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec, Task
 from fedpp.config.run_config import DTYPES, SPLITS
-from fedpp.config.site_policy import ScoreLimits, SitePolicy, today
+from fedpp.config.site_policy import EvaluationLimits, SitePolicy, today
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError, VaultError
 from fedpp.keys import encryption
@@ -34,14 +35,14 @@ from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 
 from .audit_log import AuditLog
-from .evaluation_limits import LONGEST_RUN, ScoreAllowance, ScoreCall, is_run, rare
-from .memory_budget import MemoryRoom
+from .evaluation_limits import LONGEST_RUN, EvaluationAllowance, EvaluationCall, is_run, rare
+from .memory_budget import MemoryBudget
 from .vault_aggregation import Masking, UnmaskedRound
 from .vault_calls import Call, answering
 
 ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
 ROOM_SECONDS = 60.0  # to wait for them
-MOST_VALUES = 2 * MOST_PARAMETERS  # of weights that are drawn: more than 3 GB would be held meanwhile
+MAX_VALUES = 2 * MAX_PARAMETERS  # of weights that are drawn: more than 3 GB would be held meanwhile
 # How often the values of an answer lie in memory while it is made: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
@@ -56,7 +57,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         *,
         policy: Path | None = None,
         audit: AuditLog | None = None,
-        past: Iterable[ScoreCall] = (),
+        past: Iterable[EvaluationCall] = (),
         unmasked: Iterable[UnmaskedRound] = (),
         read_only: bool = False,
     ) -> None:
@@ -76,11 +77,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             SitePolicy.load(policy).require_dataset(dataset.manifest.fingerprint)
         dataset.verify()
         self._site, self._domain, self._dataset = site, site.domain, dataset
-        self._policy, self._scores, self._read_only = policy, ScoreAllowance(past), read_only
+        self._policy, self._scores, self._read_only = policy, EvaluationAllowance(past), read_only
         self._audit = audit
         # Weights are held until their caller has read them, and must not keep scores waiting so long.
         self._room_of_weights, self._room_of_scores, room_of_sums = (
-            MemoryRoom(ROOM_BYTES, ROOM_SECONDS) for _ in range(3)
+            MemoryBudget(ROOM_BYTES, ROOM_SECONDS) for _ in range(3)
         )
         self._info = _info(site.domain, dataset, site.identity.name)
         self._masking = Masking(site, self._info.sequences["train"], room_of_sums, unmasked)
@@ -106,7 +107,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         with answering("InitialWeights", context, self._record) as call:
             self._require_writing()
             self._require_policy()
-            network = self._fitting(NetworkSpec.from_json(request.network))
+            network = self._fitting(ModelSpec.from_json(request.network))
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
             values = network.parameters() * self._domain.n
@@ -156,7 +157,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if not is_run(first.run):
                 raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
             call.tell(split=first.split, run=first.run, round=first.round)
-            asked = ScoreCall(datetime.now(UTC), first.run, first.round, first.split)
+            asked = EvaluationCall(datetime.now(UTC), first.run, first.round, first.split)
             self._scores.admit(asked, self._info.patients[first.split], limits)
             # A call of `Score` whose record tells its samples was admitted: `past_score`.
             call.tell(samples=self._info.sequences[first.split])
@@ -176,7 +177,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         with answering("Mask", context, self._record) as call:
             self._require_writing()
             policy = self._require_policy()
-            yield from self._masking.mask(call, requests, policy.co_participants)
+            yield from self._masking.mask(call, requests, policy.min_other_sites)
 
     def Unmask(  # noqa: N802
         self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
@@ -184,7 +185,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Stream a sum's words without their masks."""
         with answering("Unmask", context, self._record) as call:
             policy = self._require_policy()
-            yield from self._masking.unmask(call, requests, policy.co_participants)
+            yield from self._masking.unmask(call, requests, policy.min_other_sites)
 
     def Seal(  # noqa: N802
         self, requests: Iterator[vault_pb2.SealRequest], context: grpc.ServicerContext
@@ -222,17 +223,19 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             policy.require_bundle(bundle)
         return policy
 
-    def _fitting(self, network: NetworkSpec) -> NetworkSpec:
+    def _fitting(self, network: ModelSpec) -> ModelSpec:
         if misfit := network.misfit(Task.of(self._dataset.manifest)):
             raise VaultError(misfit)
-        if network.parameters() * self._domain.n > MOST_VALUES:
+        if network.parameters() * self._domain.n > MAX_VALUES:
             raise VaultError(
                 f"a network of {network.parameters()} parameters of {self._domain.n} slots is too large: "
-                f"at most {MOST_VALUES // self._domain.n}"
+                f"at most {MAX_VALUES // self._domain.n}"
             )
         return network
 
-    def _count(self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: ScoreLimits) -> AnyCounts:
+    def _count(
+        self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: EvaluationLimits
+    ) -> AnyCounts:
         indices = self._dataset.indices(split)
         expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
         header = next(stream, vault_pb2.ArrayChunk())
@@ -252,7 +255,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             if not np.isfinite(logits).all():
                 raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
             if self._dataset.manifest.multi_label:
-                withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.least_patients)
+                withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.min_patients)
                 if withheld.any():
                     call.tell(withheld=int(withheld.sum()))
                     labels = np.where(withheld, UNKNOWN, labels)
@@ -267,11 +270,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         return encryption.decrypt_classes(self._domain, rows)
 
 
-def past_score(record: Mapping[str, Any]) -> Iterator[ScoreCall]:
+def past_score(record: Mapping[str, Any]) -> Iterator[EvaluationCall]:
     """Yield the call of `Score` that an audit log's record tells of, if it was one that was admitted."""
     if record["method"] == "Score" and "samples" in record:
         time = datetime.fromisoformat(record["time"])
-        yield ScoreCall(time, record["run"], record["round"], record["split"])
+        yield EvaluationCall(time, record["run"], record["round"], record["split"])
 
 
 def _info(domain: KeyDomain, dataset: EncryptedDataset, site: str) -> vault_pb2.InfoReply:

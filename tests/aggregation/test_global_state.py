@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.aggregation import global_state
-from fedpp.aggregation.global_state import MOST_ROUND, GlobalState, unflat
+from fedpp.aggregation.global_state import MAX_ROUND, GlobalState, unflat
 from fedpp.aggregation.server_step import step
-from fedpp.config.hyperparameters import ServerRule
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FedppError, ModelError
 
 GOLDEN = ROOT / "tests" / "vectors" / "state-1"
@@ -57,7 +57,7 @@ def test_the_golden_files_are_what_is_written_today():
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_state_comes_back(rule: ServerRule, dtype: str, n: int):
+def test_a_state_comes_back(rule: ServerOptimizerConfig, dtype: str, n: int):
     """For every rule, dtype and number of slots, what is read is what was written, in facts and bits."""
     state = step(begun(drawn(n, 0), rule, dtype=dtype), drawn(n, 1), rule, algebra_of(n))
     read = GlobalState.from_bytes(state.to_bytes())
@@ -179,7 +179,7 @@ def test_the_header_is_made_anew_as_it_was():
         {"format": ...},
         {"more": 1},
         {"round": -1},
-        {"round": MOST_ROUND + 1},
+        {"round": MAX_ROUND + 1},
         {"round": 0.0},
         {"round": True},
         {"n": 0},
@@ -226,7 +226,7 @@ def test_headers_that_claim_what_is_not_there_are_refused(changes: dict[str, Any
     "content",
     [
         *(b"", b"\n", b"{}\n", b"[]\n", b"5\n", b'"a"\n', b"null\n", b"\xff\n", b'{"format":"fedpp-state-1"}\n'),
-        *(b"{" * 5000 + b"\n", b"[" * 200_000 + b"\n", b" " * (global_state.MOST_HEADER + 1) + b"\n"),
+        *(b"{" * 5000 + b"\n", b"[" * 200_000 + b"\n", b" " * (global_state.MAX_HEADER + 1) + b"\n"),
     ],
     ids=lambda content: repr(content[:12]),
 )
@@ -279,7 +279,7 @@ def test_a_state_that_does_not_fit_together_is_refused():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("network", [NETWORK, TINY, replace(TINY, voting=True)])
-def test_an_update_is_one_vector(network: NetworkSpec, n: int):
+def test_an_update_is_one_vector(network: ModelSpec, n: int):
     """It is every weight's values in the network's order, whatever the mapping's, and comes back."""
     specs, generator = network.weights(), np.random.default_rng(0)
     rows = {spec.name: generator.normal(size=(*spec.shape, n)).astype(np.float32) for spec in reversed(specs)}

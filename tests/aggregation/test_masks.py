@@ -19,38 +19,38 @@ from hypothesis import strategies as st
 
 from fedpp.aggregation import masks
 from fedpp.aggregation.masks import Masker, MaskKey
-from fedpp.aggregation.ring import CHUNK, Ring, Words
-from fedpp.aggregation.round_context import MOST_WORDS, PRIME, Contribution, Round
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
+from fedpp.aggregation.round_context import MAX_ENCODED_VALUES, PRIME, Contribution, Round
 from fedpp.errors import MaskError
 
 VECTORS = sorted((ROOT / "tests" / "vectors" / "mask-1").glob("*.json"))
 SECRET = bytes(range(32))
 KEY = MaskKey(SECRET)
-RUN, BASE, PLAN = "a1" * 32, "b2" * 32, "c3" * 32
+RUN, BASE, RUN_SPEC = "a1" * 32, "b2" * 32, "c3" * 32
 BOTH = pytest.mark.parametrize("bits", [32, 64])
 # Around a row of the tag (2048 or 1024 words), a group of rows, and a chunk.
 LENGTHS = (1, 3, 1023, 1024, 1025, 2047, 2048, 2049, 8 * 2048, 8 * 2048 + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5)
 
 
 def round_of(bits: int, length: int, examples: int = 1000) -> Round:
-    return Round(RUN, 3, 0, BASE, PLAN, length, Ring(bits, examples, sites=100, bound=4.0))
+    return Round(RUN, 3, 0, BASE, RUN_SPEC, length, Ring(bits, examples, sites=100, bound=4.0))
 
 
 def part_of(site: int, examples: int = 5) -> Contribution:
     return Contribution(f"site-{site}", f"{site + 1:064x}", examples, 1)
 
 
-def chunks(words: Words) -> Iterator[Words]:
+def chunks(words: EncodedUpdate) -> Iterator[EncodedUpdate]:
     return (words[start : start + CHUNK] for start in range(0, words.size, CHUNK))
 
 
-def masked(of: Round, part: Contribution, words: Words, key: MaskKey = KEY) -> tuple[Words, int]:
+def masked(of: Round, part: Contribution, words: EncodedUpdate, key: MaskKey = KEY) -> tuple[EncodedUpdate, int]:
     """Return masked words and their tag."""
     masker = key.masker(of, part)
     return np.concatenate([masker.mask(chunk) for chunk in chunks(words)]), masker.tag()
 
 
-def drawn(of: Round, seed: int, examples: int = 5) -> Words:
+def drawn(of: Round, seed: int, examples: int = 5) -> EncodedUpdate:
     """Return words of any size that so many examples allow, its extremes among them."""
     most = of.ring.most(examples)
     words = np.random.default_rng(seed).integers(-most, most, of.length, dtype=np.int64, endpoint=True)
@@ -58,7 +58,7 @@ def drawn(of: Round, seed: int, examples: int = 5) -> Words:
     return words.astype(f"<i{of.ring.bits // 8}").view(of.ring.dtype)
 
 
-def summed(of: Round, parts: Sequence[Contribution]) -> tuple[Words, int, Words]:
+def summed(of: Round, parts: Sequence[Contribution]) -> tuple[EncodedUpdate, int, EncodedUpdate]:
     """Return the sum of masks of drawn words, their tags' sum, and the sum of the words alone."""
     total, plain, tags = np.zeros(of.length, of.ring.dtype), np.zeros(of.length, of.ring.dtype), 0
     for seed, part in enumerate(parts):
@@ -82,7 +82,7 @@ def aes_blocks(key: bytes, count: int) -> bytes:
     return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(counters)  # noqa: S305
 
 
-def oracle(of: Round, part: Contribution, words: Words) -> tuple[list[int], int]:
+def oracle(of: Round, part: Contribution, words: EncodedUpdate) -> tuple[list[int], int]:
     """Return masked words and the tag, by Python's integers alone."""
     bits, plain = of.ring.bits, words.tolist()
     size = bits // 8
@@ -116,7 +116,7 @@ def test_a_mask_is_that_of_plain_integers(bits: int, length: int):
 def test_the_tag_is_exact_at_the_extremes(bits: int):
     """Rows of nothing but the largest or smallest words have the tag of Python's integers."""
     ring = Ring(bits, 1, sites=1, bound=1.0)
-    of, part = Round(RUN, 1, 0, BASE, PLAN, 3 * 2048, ring), part_of(0, examples=1)
+    of, part = Round(RUN, 1, 0, BASE, RUN_SPEC, 3 * 2048, ring), part_of(0, examples=1)
     for word in (ring.most(1), -ring.most(1) % 2**bits, 2**31 - 1 if bits == 64 else 0, 2**31 if bits == 64 else 1):
         words = np.full(of.length, word, ring.dtype)
         assert masked(of, part, words)[1] == oracle(of, part, words)[1]
@@ -136,7 +136,7 @@ def test_a_row_of_products_stays_exact():
         assert tag.value() == sum(x) * sum(y) * -(2 ** (bits - 1)) % PRIME
 
 
-def vector(scenario: dict) -> tuple[MaskKey, Round, Contribution, Words]:
+def vector(scenario: dict) -> tuple[MaskKey, Round, Contribution, EncodedUpdate]:
     values = scenario["round"]
     of = Round(**{**values, "ring": Ring(**values["ring"])})
     words = np.array([int(word) % 2**of.ring.bits for word in scenario["words"]], of.ring.dtype)
@@ -216,7 +216,7 @@ def test_sums_of_several_chunks_come_off(bits: int):
 PARTS = [part_of(site) for site in range(3)]
 
 
-def refused(of: Round, parts: Sequence[Contribution], total: Words, tag: int, key: MaskKey = KEY) -> None:
+def refused(of: Round, parts: Sequence[Contribution], total: EncodedUpdate, tag: int, key: MaskKey = KEY) -> None:
     """Expect that a sum does not fit its tag, and that nothing of it is left."""
     with pytest.raises(MaskError, match="does not fit its tag"):
         key.unmask(of, parts, total, tag)
@@ -325,7 +325,7 @@ def test_nobody_is_counted_twice():
 
 def test_sums_beyond_the_round_are_refused():
     """More sites or examples than the round may have could leave the ring: refused before anything is derived."""
-    of = Round(RUN, 1, 0, BASE, PLAN, 10, Ring(32, examples=20, sites=3, bound=1.0))
+    of = Round(RUN, 1, 0, BASE, RUN_SPEC, 10, Ring(32, examples=20, sites=3, bound=1.0))
     total = np.zeros(10, of.ring.dtype)
     for parts in ([part_of(site, 5) for site in range(4)], [part_of(0, 10), part_of(1, 11)], [part_of(0, 21)]):
         with pytest.raises(MaskError, match="is beyond the round's 3 and 20"):
@@ -363,7 +363,7 @@ def test_an_update_has_the_rounds_length(bits: int):
     assert [chunk.size for chunk in all_of(KEY.masker(of, PARTS[0]), [whole, rest])] == [CHUNK, 10]
 
 
-def all_of(masker: Masker, update: list[Words]) -> list[Words]:
+def all_of(masker: Masker, update: list[EncodedUpdate]) -> list[EncodedUpdate]:
     """Return an update's chunks masked, once the tag was told."""
     made = [masker.mask(chunk) for chunk in update]
     masker.tag()
@@ -440,7 +440,7 @@ def test_rounds_and_contributions_have_one_spelling():
             with pytest.raises(MaskError, match=f"a round's {name} must be"):
                 replace(round_of(32, 1), **{name: value})
     with pytest.raises(MaskError, match="length must be"):
-        round_of(32, MOST_WORDS + 1)
+        round_of(32, MAX_ENCODED_VALUES + 1)
     for examples in (0, -1, 1.0, True, None):
         with pytest.raises(MaskError, match="an update counts 1 to"):
             Contribution("a", "0" * 64, examples, 1)

@@ -10,13 +10,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fedpp.aggregation.ring import Ring
 from fedpp.arrays import PIECE
-from fedpp.config.run_config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
+from fedpp.config.run_config import MAX_BOUND, MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import MaskError
 
 BITS = st.sampled_from([32, 64])
-EXAMPLES = st.one_of(st.integers(1, MOST_EXAMPLES), st.just(MOST_EXAMPLES), st.just(1))
-SITES = st.one_of(st.integers(1, 100), st.just(MOST_SITES))
-BOUNDS = st.one_of(st.floats(2.0**-20, MOST_BOUND), st.sampled_from([2.0**-20, 1.0, MOST_BOUND]))
+EXAMPLES = st.one_of(st.integers(1, MAX_EXAMPLES), st.just(MAX_EXAMPLES), st.just(1))
+SITES = st.one_of(st.integers(1, 100), st.just(MAX_SITES))
+BOUNDS = st.one_of(st.floats(2.0**-20, MAX_BOUND), st.sampled_from([2.0**-20, 1.0, MAX_BOUND]))
 SMALL = Ring(32, examples=1000, sites=10, bound=8.0)
 # Examples times bound times 2^62 are 2^63 less 2^9, which is no float64, and rounds to 2^63.
 NEAR = (64, 3, 2, ((2**54 - 1) // 3) / 2**53)
@@ -190,7 +190,7 @@ def test_a_value_beyond_the_bound_is_refused_wherever_it_is(value: float, place:
     values[::2] = -8.0
     SMALL.encode(values, 5)
     values[place] = value
-    with pytest.raises(MaskError, match="lower the learning rate, or raise update-bound"):
+    with pytest.raises(MaskError, match="lower the learning rate, or raise max-update-value"):
         SMALL.encode(values, 5)
 
 
@@ -280,9 +280,9 @@ def test_add_is_addition_modulo_the_ring(bits: int, length: int, data: st.DataOb
         ((32.0, 1, 1, 1.0), "32 or 64 bits"),
         ((32, 0, 1, 1.0), "examples must be"),
         ((32, True, 1, 1.0), "examples must be"),
-        ((32, MOST_EXAMPLES + 1, 1, 1.0), "examples must be"),
+        ((32, MAX_EXAMPLES + 1, 1, 1.0), "examples must be"),
         ((32, 1, 0, 1.0), "sites must be"),
-        ((32, 1, MOST_SITES + 1, 1.0), "sites must be"),
+        ((32, 1, MAX_SITES + 1, 1.0), "sites must be"),
         ((32, 1, 1, 1), "bound must be"),
         ((32, 1, 1, np.nan), "bound must be"),
         ((32, 1, 1, np.inf), "bound must be"),

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.aggregation.ring import BITS, Ring
-from fedpp.aggregation.round_context import LONGEST_ROUND, MOST_WORDS, PRIME, Contribution, Round, Sum
-from fedpp.config.run_config import MOST_BOUND, MOST_EXAMPLES, MOST_SITES
+from fedpp.aggregation.round_context import LONGEST_ROUND, MAX_ENCODED_VALUES, PRIME, Aggregate, Contribution, Round
+from fedpp.config.run_config import MAX_BOUND, MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import MaskError
 from fedpp.protocol.membership import is_site_name
 
@@ -19,19 +19,19 @@ HUGE = 10**400  # which no float holds
 RING = Ring(64, 20, 3, 8.0)
 ROUND = Round("ab" * 32, 1, 2, "cd" * 32, "ef" * 32, 77, RING)
 PARTS = (Contribution("north", "01" * 32, 5, 2), Contribution("süd", "23" * 32, 7, 1))
-SUM = Sum(PARTS, PRIME - 1)
-RINGS = st.builds(Ring, st.just(64), st.integers(1, 2**20), st.integers(1, MOST_SITES), st.floats(2.0**-20, 2.0**10))
+SUM = Aggregate(PARTS, PRIME - 1)
+RINGS = st.builds(Ring, st.just(64), st.integers(1, 2**20), st.integers(1, MAX_SITES), st.floats(2.0**-20, 2.0**10))
 ROUNDS = st.builds(
-    Round, HASH, st.integers(0, 2**53), st.integers(0, 2**53), HASH, HASH, st.integers(1, MOST_WORDS), RINGS
+    Round, HASH, st.integers(0, 2**53), st.integers(0, 2**53), HASH, HASH, st.integers(1, MAX_ENCODED_VALUES), RINGS
 )
 NAMES = st.text(min_size=1, max_size=20).filter(is_site_name)
-CONTRIBUTIONS = st.builds(Contribution, NAMES, HASH, st.integers(1, MOST_EXAMPLES), st.integers(1, MOST_SITES))
-SUMS = st.builds(Sum, st.lists(CONTRIBUTIONS, max_size=4).map(tuple), st.integers(0, PRIME - 1))
+CONTRIBUTIONS = st.builds(Contribution, NAMES, HASH, st.integers(1, MAX_EXAMPLES), st.integers(1, MAX_SITES))
+SUMS = st.builds(Aggregate, st.lists(CONTRIBUTIONS, max_size=4).map(tuple), st.integers(0, PRIME - 1))
 NO_TEXTS = ("", "{", "null", "7", '"x"', "[]", "{}", "[" * 100_000, '{"ring":' * 50_000, '{"parts":' * 50_000)
 NO_NUMBERS = (-1, HUGE, 1.0, float("nan"), True, "1", None, [1])
 
 
-def refused(kind: type[Round] | type[Sum], text: str) -> None:
+def refused(kind: type[Round] | type[Aggregate], text: str) -> None:
     """Require that a text is refused in one line."""
     with pytest.raises(MaskError) as raised:
         kind.from_json(text)
@@ -46,13 +46,13 @@ def test_a_round_survives_its_json(of: Round) -> None:
 
 
 @given(SUMS)
-def test_a_sum_survives_its_json(total: Sum) -> None:
+def test_a_sum_survives_its_json(total: Aggregate) -> None:
     """from_json(total.to_json()) == total."""
-    assert Sum.from_json(total.to_json()) == total
+    assert Aggregate.from_json(total.to_json()) == total
 
 
 @pytest.mark.parametrize("of", [ROUND, SUM])
-def test_a_changed_byte_is_refused_or_another_value(of: Round | Sum) -> None:
+def test_a_changed_byte_is_refused_or_another_value(of: Round | Aggregate) -> None:
     """Each byte, in each of its bits and as each of some others: no value is read from a second text."""
     text, taken = of.to_json(), 0
     for place, byte in enumerate(text):
@@ -87,18 +87,18 @@ def test_a_cut_or_stretched_text_is_refused(data: st.DataObject) -> None:
 def test_a_text_that_is_no_round_and_no_sum_is_refused(text: str) -> None:
     """Neither nested, nor empty, nor of another kind."""
     refused(Round, text)
-    refused(Sum, text)
+    refused(Aggregate, text)
 
 
 def test_a_text_that_is_too_long_is_refused() -> None:
     """Spaces or digits without end are not read, and not said back."""
-    for kind, of in ((Round, ROUND), (Sum, SUM)):
+    for kind, of in ((Round, ROUND), (Aggregate, SUM)):
         refused(kind, of.to_json() + " " * LONGEST_ROUND)
         refused(kind, " " * 20_000_000 + of.to_json())
-    refused(Sum, Sum(PARTS[:1] * 100_000, 1).to_json())
+    refused(Aggregate, Aggregate(PARTS[:1] * 100_000, 1).to_json())
     refused(Round, ROUND.to_json().replace('"number":1', f'"number":{"9" * 5000}'))
-    refused(Sum, SUM.to_json().replace('"examples":5', f'"examples":{"9" * 5000}'))
-    refused(Sum, SUM.to_json().replace(f'"tag":"{SUM.tag:x}"', f'"tag":"{"f" * 1_000_000}"'))
+    refused(Aggregate, SUM.to_json().replace('"examples":5', f'"examples":{"9" * 5000}'))
+    refused(Aggregate, SUM.to_json().replace(f'"tag":"{SUM.tag:x}"', f'"tag":"{"f" * 1_000_000}"'))
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Round)])
@@ -115,22 +115,22 @@ def test_a_round_says_everything(name: str) -> None:
     [
         *((name, value) for name in ("number", "attempt", "length") for value in NO_NUMBERS),
         *((name, 2**53 + 1) for name in ("number", "attempt")),
-        *(("length", value) for value in (0, MOST_WORDS + 1)),
+        *(("length", value) for value in (0, MAX_ENCODED_VALUES + 1)),
         *(
             (name, value)
-            for name in ("run", "base", "plan")
+            for name in ("run", "base", "run_spec")
             for value in ("", "a" * 63, "A" * 64, "a" * 64 + "\n", 7, None, ["a" * 64])
         ),
         *(("ring", value) for value in (None, 7, [], {}, "x", {"bits": 64})),
         *(("ring", {**vars(RING), name: value}) for name in ("bits", "examples", "sites") for value in NO_NUMBERS),
         *(("ring", {**vars(RING), "bits": value}) for value in (16, 33, 128)),
-        ("ring", {**vars(RING), "examples": MOST_EXAMPLES + 1}),
-        ("ring", {**vars(RING), "sites": MOST_SITES + 1}),
+        ("ring", {**vars(RING), "examples": MAX_EXAMPLES + 1}),
+        ("ring", {**vars(RING), "sites": MAX_SITES + 1}),
         *(
             ("ring", {**vars(RING), "bound": value})
-            for value in (0.0, -8.0, 8, MOST_BOUND * 2, float("nan"), float("inf"), HUGE, True, "8", None)
+            for value in (0.0, -8.0, 8, MAX_BOUND * 2, float("nan"), float("inf"), HUGE, True, "8", None)
         ),
-        ("ring", {"bits": 32, "examples": MOST_EXAMPLES, "sites": 1, "bound": MOST_BOUND}),
+        ("ring", {"bits": 32, "examples": MAX_EXAMPLES, "sites": 1, "bound": MAX_BOUND}),
     ],
 )
 def test_a_round_has_bounds_and_types(name: str, value: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_round_at_its_bounds_is_one(bits: int) -> None:
     """The least and the largest of each fact are read."""
     least = Round("0" * 64, 0, 0, "f" * 64, "0" * 64, 1, Ring(bits, 1, 1, 2.0**-20))
     largest = Round(
-        "f" * 64, 2**53, 2**53, "0" * 64, "f" * 64, MOST_WORDS, Ring(64, MOST_EXAMPLES, MOST_SITES, MOST_BOUND)
+        "f" * 64, 2**53, 2**53, "0" * 64, "f" * 64, MAX_ENCODED_VALUES, Ring(64, MAX_EXAMPLES, MAX_SITES, MAX_BOUND)
     )
     for of in (least, largest):
         assert Round.from_json(of.to_json()) == of
@@ -153,8 +153,8 @@ def test_a_round_at_its_bounds_is_one(bits: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("examples", value) for value in (*NO_NUMBERS, 0, MOST_EXAMPLES + 1)),
-        *(("least", value) for value in (*NO_NUMBERS, 0, MOST_SITES + 1)),
+        *(("examples", value) for value in (*NO_NUMBERS, 0, MAX_EXAMPLES + 1)),
+        *(("least", value) for value in (*NO_NUMBERS, 0, MAX_SITES + 1)),
         *(("nonce", value) for value in ("", "a" * 63, "A" * 64, "a" * 64 + "\n", 7, None)),
         *(("site", value) for value in ("", " north", "no\nrth", "a" * 201, "\ud800", "\u200b", 7, None, ["north"])),
         ("more", 1),
@@ -164,7 +164,7 @@ def test_a_contribution_has_bounds_and_types(name: str, value: Any) -> None:
     """A name that no site has, a nonce that is none and examples beyond the bounds are no contribution."""
     first, second = json.loads(SUM.to_json())["parts"]
     text = json.dumps({"parts": [{**first, name: value}, second], "tag": "1"}, sort_keys=True, separators=(",", ":"))
-    refused(Sum, text)
+    refused(Aggregate, text)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_a_contribution_has_bounds_and_types(name: str, value: Any) -> None:
 def test_a_sum_has_one_spelling(change: dict[str, Any]) -> None:
     """A tag is hexadecimal, in lower case, without anything before it, and below the prime."""
     text = json.dumps({**json.loads(SUM.to_json()), **change}, sort_keys=True, separators=(",", ":"))
-    refused(Sum, text)
+    refused(Aggregate, text)
 
 
 @given(st.lists(st.tuples(CONTRIBUTIONS, st.integers(0, PRIME - 1)), max_size=5))
 def test_tags_and_examples_add_up(parts: list[tuple[Contribution, int]]) -> None:
     """The sum's tag is that of its contributions modulo the prime, its examples are theirs, its order is kept."""
-    total, tag, examples = Sum.of(parts), 0, 0
+    total, tag, examples = Aggregate.of(parts), 0, 0
     for part, own in parts:
         tag, examples = (tag + own) % PRIME, examples + part.examples
     assert (total.tag, total.examples) == (tag, examples)
@@ -204,7 +204,7 @@ def test_what_differs_in_a_fact_is_another_round() -> None:
         replace(ROUND, number=2),
         replace(ROUND, attempt=3),
         replace(ROUND, base="0" * 64),
-        replace(ROUND, plan="0" * 64),
+        replace(ROUND, run_spec="0" * 64),
         replace(ROUND, length=78),
         *(replace(ROUND, ring=replace(RING, **{name: 5})) for name in ("examples", "sites")),
         replace(ROUND, ring=replace(RING, bits=32)),

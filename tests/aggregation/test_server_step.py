@@ -13,7 +13,7 @@ from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.hyperparameters import ServerOptimizerConfig
 from fedpp.errors import ConfigError, DomainMismatchError, ModelError
 
 CASES = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -27,7 +27,7 @@ def _in_a_run() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
-def taken(n: int, rule: ServerRule, rounds: int = ROUNDS, size: float = 0.1) -> GlobalState:
+def taken(n: int, rule: ServerOptimizerConfig, rounds: int = ROUNDS, size: float = 0.1) -> GlobalState:
     """Return the state after some rounds of drawn updates."""
     state = begun(drawn(n, 0), rule)
     for number in range(1, rounds + 1):
@@ -37,7 +37,7 @@ def taken(n: int, rule: ServerRule, rounds: int = ROUNDS, size: float = 0.1) -> 
 
 @CASES
 @pytest.mark.parametrize("n", [2, 3])
-def test_a_step_commutes_with_decryption(n: int, rule: ServerRule):
+def test_a_step_commutes_with_decryption(n: int, rule: ServerOptimizerConfig):
     """Decrypted after 20 steps on rows, weights are those of 20 steps on the decrypted numbers, to 1e-12 of them."""
     state, plain = begun(drawn(n, 0), rule), begun(message(drawn(n, 0), n), rule)
     for number in range(1, ROUNDS + 1):
@@ -51,7 +51,7 @@ def test_a_step_commutes_with_decryption(n: int, rule: ServerRule):
         assert np.abs(plain.rows[name] - start).min() > 1e-6, "every weight has moved"
 
 
-def flower(rule: ServerRule) -> FedAvg:
+def flower(rule: ServerOptimizerConfig) -> FedAvg:
     """Return Flower's strategy of a rule; without sampling, no grid is asked for nodes."""
     rates: dict[str, Any] = {"fraction_train": 0.0}
     if rule.name == "fedavg":
@@ -104,7 +104,7 @@ def test_a_slowed_average_goes_part_of_the_way():
 
 
 @CASES
-def test_every_site_gets_the_same_bits(rule: ServerRule):
+def test_every_site_gets_the_same_bits(rule: ServerOptimizerConfig):
     """Sites that make the key, the state and the steps for themselves, some of it by way of bytes, agree to the bit."""
     one, other = taken(3, rule), begun(drawn(3, 0), rule)
     for number in range(1, ROUNDS + 1):
@@ -117,7 +117,7 @@ def test_every_site_gets_the_same_bits(rule: ServerRule):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @CASES
-def test_rows_are_rounded_once(rule: ServerRule, dtype: str):
+def test_rows_are_rounded_once(rule: ServerOptimizerConfig, dtype: str):
     """In either dtype the next rows are the float64 sum of rows and step, rounded to the dtype once."""
     rows = {name: values.astype(dtype) for name, values in drawn(2, 0).items()}
     update = drawn(2, 1, 0.1)
@@ -168,19 +168,19 @@ def test_a_state_holds_no_slot_in_clear(rule: str):
 
 @CASES
 @pytest.mark.parametrize("size", [0.0, 1e-160, 1e-30, 1e30, 1e150])
-def test_updates_of_any_size_are_taken(rule: ServerRule, size: float):
+def test_updates_of_any_size_are_taken(rule: ServerOptimizerConfig, size: float):
     """From no update at all to one of 1e150, every value stays finite, and adaptive steps stay bounded."""
     state = begun(drawn(2, 0), rule)
     for number in range(1, 4):
         state = step(state, drawn(2, number, size), rule, algebra_of(2))
-    if rule.tau == ServerRule.tau and rule.name in {"fedadam", "fedyogi"}:
+    if rule.tau == ServerOptimizerConfig.tau and rule.name in {"fedadam", "fedyogi"}:
         moved = max(np.abs(rows - drawn(2, 0)[name]).max() for name, rows in state.rows.items())
         assert moved < 20 * rule.learning_rate
 
 
 @CASES
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1.7e308])
-def test_a_step_to_no_number_is_refused(rule: ServerRule, value: float):
+def test_a_step_to_no_number_is_refused(rule: ServerOptimizerConfig, value: float):
     """An update that is not finite, or leaves what float64 holds, is one line, and no state."""
     update = {name: np.full_like(values, value) for name, values in drawn(2, 1).items()}
     state = begun(drawn(2, 0), rule)
@@ -224,16 +224,16 @@ def test_what_does_not_fit_is_refused():
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str):
     """Each is a ConfigError that names the run's setting and its value."""
     with pytest.raises(ConfigError, match=said):
-        ServerRule(**settings)
+        ServerOptimizerConfig(**settings)
 
 
 def test_a_rule_is_what_its_mapping_says():
     """It comes back; whole numbers are the floats that they equal; other names are refused."""
-    rule = ServerRule("fedyogi", 1, momentum=0, beta_2=0.5, tau=1)
-    assert ServerRule.from_mapping(rule.to_mapping()) == rule
+    rule = ServerOptimizerConfig("fedyogi", 1, momentum=0, beta_2=0.5, tau=1)
+    assert ServerOptimizerConfig.from_mapping(rule.to_mapping()) == rule
     assert {type(value) for value in rule.to_mapping().values()} == {str, float}
     with pytest.raises(ConfigError, match="a server's rule has name"):
-        ServerRule.from_mapping({"name": "fedavg", "nesterov": True})
+        ServerOptimizerConfig.from_mapping({"name": "fedavg", "nesterov": True})
 
 
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.aggregation.update_check import norm, require_no_harm, require_update
-from fedpp.errors import GateError, ModelError
+from fedpp.errors import ModelError, UpdateCheckError
 
 
 def test_a_norm_is_over_all_values_of_all_rows():
@@ -43,11 +43,11 @@ def test_an_update_passes_up_to_its_bound(ratio: float, most: float):
 def test_the_figures_stand_behind_what_others_may_know():
     """The line says what, what to do, and the values; its kind, which others are told, no value."""
     rows = {"dense/kernel": np.array([[3.0, 4.0]])}
-    with pytest.raises(GateError) as refused:
+    with pytest.raises(UpdateCheckError) as refused:
         require_update(rows, {"dense/kernel": np.array([[30.0, 40.0]])}, 2.0)
     assert refused.value.kind == (
         "the update's Euclidean norm is more than 2 times the global model's: "
-        "lower the learning rate, train fewer epochs a round, or raise update-norm"
+        "lower the learning rate, train fewer epochs a round, or raise max-max-update-norm"
     )
     assert str(refused.value) == f"{refused.value.kind} (it is 50, the model's 5)"
 
@@ -60,7 +60,7 @@ def test_one_value_that_is_no_number_is_enough(value: float, dtype: str):
     for name in rows:
         update = {other: values.astype(dtype) for other, values in drawn(2, 1).items()}
         update[name].flat[-1] = value
-        with pytest.raises(GateError) as refused:
+        with pytest.raises(UpdateCheckError) as refused:
             require_update(rows, update, math.inf)
         assert refused.value.kind == "the update holds values that are not finite: lower the learning rate"
 
@@ -103,7 +103,7 @@ def test_a_loss_may_rise_so_far(before: float, after: float, most: float):
 )
 def test_a_loss_may_rise_no_further(before: float, after: float, most: float):
     """One that rises by more is told without the loss."""
-    with pytest.raises(GateError) as refused:
+    with pytest.raises(UpdateCheckError) as refused:
         require_no_harm(before, after, most)
     assert refused.value.kind == (
         f"the validation loss rose by more than {most:g} nats: keep the model of the round before, and lower the "

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedpp.config.hyperparameters import Recipe
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.errors import ConfigError
 
 
@@ -29,10 +29,10 @@ from fedpp.errors import ConfigError
 def test_a_value_out_of_range_is_named(name: str, value: Any):
     """Each is refused with its name and the value received."""
     with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be .*{value}"):
-        Recipe(**{name: value})
+        Hyperparameters(**{name: value})
 
 
 def test_the_settings_come_back():
     """A recipe is what its mapping says."""
-    recipe = Recipe(0.1, 256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1, proximal=0.01)
-    assert Recipe(**recipe.to_mapping()) == recipe
+    hyperparameters = Hyperparameters(0.1, 256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1, proximal=0.01)
+    assert Hyperparameters(**hyperparameters.to_mapping()) == hyperparameters

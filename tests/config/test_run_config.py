@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from fedpp.config.hyperparameters import ServerRule
-from fedpp.config.model_spec import NetworkSpec, Task
-from fedpp.config.run_config import MOST_EXAMPLES, MOST_SITES, RunConfig, SiteConfig
-from fedpp.config.site_policy import ScoreLimits
+from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec, Task
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, RunConfig, SiteConfig
+from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import ConfigError
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -19,9 +19,9 @@ GIVEN_BY_RUN = ("card", "out", "initial", "sites")  # options of `run` of their 
 
 
 def test_the_defaults_are_a_run():
-    """The defaults in pyproject.toml are accepted, and describe the network that NetworkSpec has by default."""
+    """The defaults in pyproject.toml are accepted, and describe the network that ModelSpec has by default."""
     run = RunConfig.from_mapping(DEFAULTS)
-    network = NetworkSpec(4, 64, 64, 1, 2)
+    network = ModelSpec(4, 64, 64, 1, 2)
     ours = (network.filters, network.kernel, network.dense, network.lstm)
     assert (run.filter_sizes(), run.kernel, run.dense, run.lstm) == ours
 
@@ -44,20 +44,31 @@ def test_the_guide_names_every_setting():
         *(
             (name, value)
             for name in (
-                *("learning-rate", "wait-seconds", "round-seconds", "update-bound", "update-norm", "loss-rise"),
+                *(
+                    "learning-rate",
+                    "wait-seconds",
+                    "round-seconds",
+                    "max-update-value",
+                    "max-max-update-norm",
+                    "max-loss-increase",
+                ),
             )
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),
-        *(("update-bound", value) for value in (2.0**-21, 2.0**20 + 1)),  # which no ring has
-        ("sites", MOST_SITES + 1),
+        *(("max-update-value", value) for value in (2.0**-21, 2.0**20 + 1)),  # which no ring has
+        ("sites", MAX_SITES + 1),
         ("quorum", -1),
         ("quorum", 3),  # of 2 sites
-        ("most-examples", -1),
-        ("most-examples", MOST_EXAMPLES + 1),
+        ("max-examples", -1),
+        ("max-examples", MAX_EXAMPLES + 1),
         ("seed", -1),
         ("repeats", -1),
         ("repeats", 100),
-        *((name, value) for name in ("repeats", "update-bound", "update-norm", "loss-rise") for value in (True, "1")),
+        *(
+            (name, value)
+            for name in ("repeats", "max-update-value", "max-max-update-norm", "max-loss-increase")
+            for value in (True, "1")
+        ),
         ("repeats", 1.0),
         *(("masking", value) for value in (1, 0, "true", "off")),
         ("dtype", "float16"),
@@ -85,17 +96,21 @@ def test_values_out_of_range_are_refused(name: str, value: object):
 
 def test_the_least_and_the_most_are_accepted():
     """No repeat is one attempt a round, 99 are as many as a request can number; a whole number is a number."""
-    bounds = ({"update-bound": 8, "loss-rise": 1}, {"update-bound": 2.0**-20}, {"update-bound": 2.0**20})
-    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MOST_SITES}, *bounds):
+    bounds = (
+        {"max-update-value": 8, "max-loss-increase": 1},
+        {"max-update-value": 2.0**-20},
+        {"max-update-value": 2.0**20},
+    )
+    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MAX_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values})
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
 
 
 def test_a_quorum_is_more_than_half_of_the_sites_by_default():
     """Or what the setting says."""
-    asked = {(sites, 0): sites // 2 + 1 for sites in (1, 2, 3, 4, MOST_SITES)} | {(4, 1): 1, (4, 4): 4}
+    asked = {(sites, 0): sites // 2 + 1 for sites in (1, 2, 3, 4, MAX_SITES)} | {(4, 1): 1, (4, 4): 4}
     for (sites, quorum), least in asked.items():
-        assert RunConfig.from_mapping({**DEFAULTS, "sites": sites, "quorum": quorum}).least_sites() == least
+        assert RunConfig.from_mapping({**DEFAULTS, "sites": sites, "quorum": quorum}).min_sites() == least
 
 
 def test_a_run_s_record_tells_no_path():
@@ -114,7 +129,7 @@ def test_a_run_s_record_tells_no_path():
 def test_a_vault_by_default_scores_every_attempt_of_a_run_by_default():
     """Each takes two scores of split validation, of the trained and the new model, and may do a training once again."""
     attempts = DEFAULTS["repeats"] + 1
-    assert ScoreLimits().per_round == 2 * attempts + attempts
+    assert EvaluationLimits().per_round == 2 * attempts + attempts
 
 
 def test_a_sealed_model_is_for_a_masked_run():
@@ -152,10 +167,12 @@ def test_a_site_says_all_of_its_addresses():
 
 def test_the_server_s_rule_is_that_of_the_settings():
     """By default it is the rule's own default; each setting is the field of its name."""
-    assert RunConfig.from_mapping(DEFAULTS).server_rule() == ServerRule()
+    assert RunConfig.from_mapping(DEFAULTS).server_optimizer_config() == ServerOptimizerConfig()
     numbers = {"server-learning-rate": 0.1, "server-momentum": 0.2, "server-beta-2": 0.3, "server-tau": 0.4}
     run = RunConfig.from_mapping({**DEFAULTS, "server-optimizer": "fedyogi", **numbers})
-    assert run.server_rule() == ServerRule("fedyogi", learning_rate=0.1, momentum=0.2, beta_2=0.3, tau=0.4)
+    assert run.server_optimizer_config() == ServerOptimizerConfig(
+        "fedyogi", learning_rate=0.1, momentum=0.2, beta_2=0.3, tau=0.4
+    )
 
 
 @pytest.mark.parametrize(("initial", "goes_on"), [("", False), ("/models/earlier.npz", True)])
@@ -187,16 +204,16 @@ def test_a_size_that_is_no_number_is_refused(name: str):
 
 
 @pytest.mark.parametrize("network", [TINY, replace(TINY, gaps=True)])
-def test_a_network_survives_its_json(network: NetworkSpec):
+def test_a_network_survives_its_json(network: ModelSpec):
     """It is read as it was."""
-    assert NetworkSpec.from_json(network.to_json()) == network
+    assert ModelSpec.from_json(network.to_json()) == network
 
 
 def test_a_network_from_before_gaps_has_none():
     """Models and records of that time are read."""
     values = json.loads(TINY.to_json())
     del values["gaps"]
-    assert NetworkSpec.from_json(json.dumps(values)) == replace(TINY, gaps=False)
+    assert ModelSpec.from_json(json.dumps(values)) == replace(TINY, gaps=False)
 
 
 @pytest.mark.parametrize("name", ["gaps", "voting", "multi_label"])
@@ -204,7 +221,7 @@ def test_a_network_from_before_gaps_has_none():
 def test_what_is_true_or_false_is_nothing_else(name: str, value: object):
     """A network's JSON comes from another machine: what only passes for true is refused."""
     with pytest.raises(ConfigError, match=f"a network's {name} is true or false"):
-        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), name: value}))
+        ModelSpec.from_json(json.dumps({**json.loads(TINY.to_json()), name: value}))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +238,7 @@ def test_what_is_true_or_false_is_nothing_else(name: str, value: object):
 def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], reason: str):
     """An unknown architecture, patches that do not divide the image, and too few outputs are named."""
     with pytest.raises(ConfigError, match=reason):
-        NetworkSpec.from_json(json.dumps({**json.loads(TINY.to_json()), **change}))
+        ModelSpec.from_json(json.dumps({**json.loads(TINY.to_json()), **change}))
 
 
 def test_a_multi_label_network_may_have_one_finding():
@@ -253,10 +270,10 @@ def test_a_task_is_what_data_say_of_themselves():
     assert Task.of(Data(gaps="public")) == Task.of(Data(gaps="encrypted")) == replace(TASK, gaps=True)
     assert Task.of(Data(multi_label=True, patch=4)) == replace(TASK, multi_label=True, patch=4)
     for task in (TASK, replace(TASK, gaps=True), replace(TASK, multi_label=True, patch=4)):
-        network = NetworkSpec.of(task, TINY.filters, TINY.kernel, TINY.dense, TINY.lstm)
+        network = ModelSpec.of(task, TINY.filters, TINY.kernel, TINY.dense, TINY.lstm)
         assert network == replace(TINY, gaps=task.gaps, multi_label=task.multi_label, patch=task.patch)
         assert network.misfit(task) is None
-    assert NetworkSpec.of(Task(4, 64, 64, 1, ("a", "b"), gaps=False)) == NetworkSpec(4, 64, 64, 1, 2)
+    assert ModelSpec.of(Task(4, 64, 64, 1, ("a", "b"), gaps=False)) == ModelSpec(4, 64, 64, 1, 2)
 
 
 def test_unlabelled_data_fit_a_network_of_any_classes():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedpp.config.site_policy import ANSWERS, MASKINGS, ScoreLimits, SitePolicy, starting_text
+from fedpp.config.site_policy import ANSWERS, MASKINGS, EvaluationLimits, SitePolicy, starting_text
 from fedpp.errors import ConfigError, PolicyError
 
 A, B = "a" * 64, "0b" * 32
@@ -19,16 +19,16 @@ POLICIES = st.builds(
     bundles=st.lists(HASH, unique=True).map(tuple),
     datasets=st.lists(HASH, unique=True, min_size=1).map(tuple),
     answers=st.lists(st.sampled_from(ANSWERS), unique=True).map(tuple),
-    scores=st.builds(ScoreLimits, COUNT, COUNT, COUNT, COUNT),
+    scores=st.builds(EvaluationLimits, COUNT, COUNT, COUNT, COUNT),
     until=st.none() | st.dates(),
-    co_participants=st.integers(0, 2**31 - 1),
+    min_other_sites=st.integers(0, 2**31 - 1),
     masking=st.sampled_from(MASKINGS),
 )
-LEAST = f"bundles: []\ndatasets: ['{A}']\n"
+MIN = f"bundles: []\ndatasets: ['{A}']\n"
 # What YAML can say and a policy has no use for; on most of these PyYAML itself fails in one way or another.
 MARKED = (
-    *("until: !!timestamp soon", "until: !!binary x", "co-participants: !!int ''", "co-participants: !!float ''"),
-    *("co-participants: !!bool maybe", "co-participants: !!null x", "scores: !!set x", "scores: !!omap x"),
+    *("until: !!timestamp soon", "until: !!binary x", "min-other-sites: !!int ''", "min-other-sites: !!float ''"),
+    *("min-other-sites: !!bool maybe", "min-other-sites: !!null x", "scores: !!set x", "scores: !!omap x"),
     *("scores: !!pairs [x]", "scores: !!map x", "scores: !!python/object/apply:os.system ['true']", "scores: !mine x"),
     *("scores: ! x", "answers: &a [*a]", "answers: *b", "scores: &a {rounds: 2}"),
 )
@@ -36,21 +36,21 @@ EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
 )
 # Parts of YAML, which come together to what is nearly a policy.
-WORDS = """bundles datasets answers scores until co-participants masking optional train [ ] { } ' " # --- ... !!map
+WORDS = """bundles datasets answers scores until min-other-sites masking optional train [ ] { } ' " # --- ... !!map
 !!seq !!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
 2030-12-31 9999-12-31t23:59:59-23:59"""
 SPACES = ("\n", "\n  ", "\n- ", ": ", ", ", "? ", "| ", "> ", " ", "\0", "\u202e", "\x85", "\ufeff", "%TAG ! x:\n")
 SETTINGS = st.builds(
     "{}{}: {}{}{}".format,
-    st.just(LEAST),
-    st.sampled_from(("answers", "scores", "until", "co-participants", "masking", "? ")),
+    st.just(MIN),
+    st.sampled_from(("answers", "scores", "until", "min-other-sites", "masking", "? ")),
     st.sampled_from(
         ("", "&a ", "!!map ", "!!set ", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "! ")
     ),
     st.sampled_from(("", "''", "x", "[x]", "[*a]", "{x: 1}", "{<<: x}", "0x", "1:59", "2030-12-31", "9" * 5000)),
     st.sampled_from(("", "\n", "\nx: *a")),
 )
-PARTS = st.sampled_from([*WORDS.split(), *SPACES, *LEAST.splitlines(), A, "9" * 5000])
+PARTS = st.sampled_from([*WORDS.split(), *SPACES, *MIN.splitlines(), A, "9" * 5000])
 
 
 @given(POLICIES)
@@ -62,7 +62,7 @@ def test_parse_reads_what_to_yaml_wrote(policy: SitePolicy) -> None:
 def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
     """The commented text says what the code's defaults are: one dataset, no bundle, no end."""
     (tmp_path / "site.yaml").write_text(starting_text(A))
-    assert SitePolicy.load(tmp_path / "site.yaml") == SitePolicy((), (A,)) == SitePolicy.parse(LEAST)
+    assert SitePolicy.load(tmp_path / "site.yaml") == SitePolicy((), (A,)) == SitePolicy.parse(MIN)
 
 
 @pytest.mark.parametrize(
@@ -75,42 +75,39 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         ("{}", "missing bundles, missing datasets"),
         ("- a", "the policy must be settings like 'name: value', got ['a']"),
         (f"datasets: ['{A}']", "missing bundles"),
-        (LEAST + "bundle: []", "unknown 'bundle'"),
-        (LEAST + "bundles: []", "'bundles' stands twice"),
-        (LEAST + "scores: {rounds: 1, rounds: 2}", "'rounds' stands twice"),
+        (MIN + "bundle: []", "unknown 'bundle'"),
+        (MIN + "bundles: []", "'bundles' stands twice"),
+        (MIN + "scores: {rounds: 1, rounds: 2}", "'rounds' stands twice"),
         ("bundles: []\ndatasets: []", "datasets must be a list of at least one, got []"),
         (f"bundles: [{A.upper()}]\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits in lower case"),
         (f"bundles: ['{A}\\n']\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits"),
         (f"bundles: ['{A}', '{A}']\ndatasets: ['{A}']", f"bundles: {A} stands twice"),
         (f"bundles: {A}\ndatasets: ['{A}']", "bundles must be a list, got"),
-        (LEAST + "answers: [predict]", "answers must be a list of some of describe, initial-weights, train, evaluate"),
-        (LEAST + "answers: [train, train]", "each once"),
-        (LEAST + "answers: train", "answers must be a list"),
-        (LEAST + "scores: {per-round: 0}", "scores: per-round must be a whole number of at least 1, got 0"),
-        (LEAST + "scores: {per-day: true}", "scores: per-day must be a whole number of at least 1, got True"),
-        (LEAST + "scores: {minimum: 3}", "scores does not fit: unknown 'minimum'"),
-        (LEAST + "scores: 3", "scores must be settings"),
-        (LEAST + "co-participants: -1", "co-participants must be a whole number of at least 0, got -1"),
+        (MIN + "answers: [predict]", "answers must be a list of some of describe, initial-weights, train, evaluate"),
+        (MIN + "answers: [train, train]", "each once"),
+        (MIN + "answers: train", "answers must be a list"),
+        (MIN + "scores: {per-round: 0}", "scores: per-round must be a whole number of at least 1, got 0"),
+        (MIN + "scores: {per-day: true}", "scores: per-day must be a whole number of at least 1, got True"),
+        (MIN + "scores: {minimum: 3}", "scores does not fit: unknown 'minimum'"),
+        (MIN + "scores: 3", "scores must be settings"),
+        (MIN + "min-other-sites: -1", "min-other-sites must be a whole number of at least 0, got -1"),
         *(
-            (LEAST + f"masking: {value}", "masking must be one of required, optional, got")
+            (MIN + f"masking: {value}", "masking must be one of required, optional, got")
             for value in ("none", "Required", "false", "true", "", "[required]", "{required: 1}", "1", "'optional '")
         ),
-        (LEAST + "masking: optional\nmasking: required", "'masking' stands twice"),
-        (LEAST + "until: soon", "until must be a date like 2030-12-31, got 'soon'"),
-        (LEAST + "until: 2030-12-31 10:00:00", "until must be a date"),
-        (LEAST + "until: 2030-13-31", "the policy is not YAML: month must be in 1..12"),
-        (LEAST + 'until: "\\e[2J\\u202e\\n"', r"until must be a date like 2030-12-31, got '\x1b[2J\u202e\n'"),
-        (LEAST + "until: [", "the policy is not YAML"),
-        (LEAST + "<<: {rounds: 2}", "'<<' merges settings"),
-        *(
-            (text, "the policy's line 3 holds a tag, an anchor or an alias")
-            for text in (LEAST + line for line in MARKED)
-        ),
+        (MIN + "masking: optional\nmasking: required", "'masking' stands twice"),
+        (MIN + "until: soon", "until must be a date like 2030-12-31, got 'soon'"),
+        (MIN + "until: 2030-12-31 10:00:00", "until must be a date"),
+        (MIN + "until: 2030-13-31", "the policy is not YAML: month must be in 1..12"),
+        (MIN + 'until: "\\e[2J\\u202e\\n"', r"until must be a date like 2030-12-31, got '\x1b[2J\u202e\n'"),
+        (MIN + "until: [", "the policy is not YAML"),
+        (MIN + "<<: {rounds: 2}", "'<<' merges settings"),
+        *((text, "the policy's line 3 holds a tag, an anchor or an alias") for text in (MIN + line for line in MARKED)),
         ("!!map x", "the policy's line 1 holds a tag"),
         ("!!set x", "the policy's line 1 holds a tag"),
         (EXPANDING, "the policy's line 1 holds a tag, an anchor or an alias"),
-        (LEAST + f"co-participants: 0x{'f' * 4000}", "the policy's line 3 holds a value of over 200 characters"),
-        (LEAST + f"co-participants: {':'.join(['1'] * 3000)}", "the policy's line 3 holds a value of over 200"),
+        (MIN + f"min-other-sites: 0x{'f' * 4000}", "the policy's line 3 holds a value of over 200 characters"),
+        (MIN + f"min-other-sites: {':'.join(['1'] * 3000)}", "the policy's line 3 holds a value of over 200"),
         ("[" * 5000, "the policy is nested too deep"),
     ],
 )
@@ -125,7 +122,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, text: str, rea
     assert "\n" not in str(raised.value)
 
 
-@example(LEAST + "until: 9999-12-31t23:59:59-23:59")
+@example(MIN + "until: 9999-12-31t23:59:59-23:59")
 @given(st.text(string.printable) | SETTINGS | st.lists(PARTS).map("".join))
 def test_any_text_is_a_policy_or_refused(text: str) -> None:
     """No text ends in another error than `ConfigError`."""
@@ -188,7 +185,7 @@ def test_the_last_day_counts(until: date) -> None:
 
 def test_company_is_counted() -> None:
     """As many other sites as the policy says are enough, one fewer is not."""
-    policy = SitePolicy((), (A,), co_participants=2)
+    policy = SitePolicy((), (A,), min_other_sites=2)
     policy.require_participants(2)
     with pytest.raises(PolicyError, match="wants 2 other sites in a run, got 1"):
         policy.require_participants(1)
@@ -196,8 +193,8 @@ def test_company_is_counted() -> None:
 
 def test_the_mask_is_required_unless_the_policy_says_otherwise() -> None:
     """A run with masking is always allowed; one without only where the policy calls it optional."""
-    strict, lax = SitePolicy.parse(LEAST), SitePolicy.parse(LEAST + "masking: optional")
-    assert strict == SitePolicy.parse(LEAST + "masking: required")
+    strict, lax = SitePolicy.parse(MIN), SitePolicy.parse(MIN + "masking: optional")
+    assert strict == SitePolicy.parse(MIN + "masking: required")
     for policy in (strict, lax):
         policy.require_masking(masked=True)
     lax.require_masking(masked=False)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from fedpp.flower import bounded_superlink
-from fedpp.flower.bounded_superlink import COLLECT_BYTES, MOST_TRANSFERS, MOST_WORKED_ON, Collector, Turns
+from fedpp.flower.bounded_superlink import COLLECT_BYTES, MAX_TRANSFERS, MAX_WORKED_ON, Collector, Turns
 from fedpp.processes import free_port
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
@@ -87,13 +87,13 @@ def test_transfers_take_turns() -> None:
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
-        clients = [Client(path) for path in (PUSH, PULL) * MOST_TRANSFERS]
+        clients = [Client(path) for path in (PUSH, PULL) * MAX_TRANSFERS]
         calls = [client.call(turns) for client in clients]
         await settle()
-        assert [client.read for client in clients] == [3] * MOST_TRANSFERS + [0] * MOST_TRANSFERS
+        assert [client.read for client in clients] == [3] * MAX_TRANSFERS + [0] * MAX_TRANSFERS
         app.let.set()
         await asyncio.gather(*calls)
-        assert app.most == MOST_WORKED_ON < MOST_TRANSFERS
+        assert app.most == MAX_WORKED_ON < MAX_TRANSFERS
         assert app.bodies == [3 * PART] * len(clients)
         assert {client.status for client in clients} == {200}
 
@@ -106,7 +106,7 @@ def test_no_other_request_waits() -> None:
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
-        calls = [Client(PUSH).call(turns) for _ in range(2 * MOST_TRANSFERS)]
+        calls = [Client(PUSH).call(turns) for _ in range(2 * MAX_TRANSFERS)]
         await settle()
         own = Client(OTHERS)
         calls.append(own.call(turns))
@@ -125,7 +125,7 @@ def test_who_waits_too_long_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
-        calls = [Client(PUSH).call(turns) for _ in range(MOST_TRANSFERS)]
+        calls = [Client(PUSH).call(turns) for _ in range(MAX_TRANSFERS)]
         late = Client(PUSH)
         await late.call(turns)
         assert (late.status, late.read) == (503, 0)
@@ -146,7 +146,7 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         app = App()
         app.let.set()
         turns = Turns(app)
-        stalled = [Client(PUSH, stalls=True) for _ in range(MOST_TRANSFERS)]
+        stalled = [Client(PUSH, stalls=True) for _ in range(MAX_TRANSFERS)]
         other = Client(PUSH)
         await asyncio.gather(*(client.call(turns) for client in (*stalled, other)))
         assert {client.status for client in stalled} == {503}
@@ -174,7 +174,7 @@ def test_a_slow_line_keeps_nobody_from_work() -> None:
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
-        slow = [Client(PUSH, stalls=True).call(turns) for _ in range(MOST_TRANSFERS - 1)]
+        slow = [Client(PUSH, stalls=True).call(turns) for _ in range(MAX_TRANSFERS - 1)]
         await require_answer_beside(slow, app, turns)
 
     asyncio.run(scenario())
@@ -190,7 +190,7 @@ def test_an_answer_that_is_taken_slowly_keeps_nobody_from_work() -> None:
         app = App()
         app.let.set()
         turns = Turns(app)
-        clients = [Client(PULL) for _ in range(MOST_TRANSFERS - 1)]
+        clients = [Client(PULL) for _ in range(MAX_TRANSFERS - 1)]
         slow = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in clients]
         await require_answer_beside(slow, app, turns)
 
@@ -276,7 +276,7 @@ def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPat
         return got[1:]
 
     async def scenario() -> None:
-        for _ in range(MOST_TRANSFERS + 1):
+        for _ in range(MAX_TRANSFERS + 1):
             assert [len(part["body"]) for part in await taken(3)] == [2**16, 2**16]
         whole = await taken(100)
         assert b"".join(part["body"] for part in whole) == answer

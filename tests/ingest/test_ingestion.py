@@ -28,7 +28,7 @@ from fedpp.ingest.ingestion import IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 
-PLAN = SplitPlan("stratified", 0, validation=0.2, test=0.3)
+RUN_SPEC = SplitPlan("stratified", 0, validation=0.2, test=0.3)
 COHORT = {f"patient-{i}": "ill" if i % 2 else "well" for i in range(12)}
 
 
@@ -52,7 +52,7 @@ def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes:
         "frames": 3,
         "height": 6,
         "width": 8,
-        "plan": PLAN,
+        "plan": RUN_SPEC,
         "dtype": "float64",
     }
     return ingest(sequences, out, **{**settings, **changes})
@@ -60,7 +60,7 @@ def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes:
 
 def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Path, domain: KeyDomain):
     """Every sequence comes back under its pseudonym, with its own frames, label, length, patient and split."""
-    plan = replace(PLAN, seed=3)
+    plan = replace(RUN_SPEC, seed=3)
     run(sequences, tmp_path / "out", domain, plan=plan)
     dataset = EncryptedDataset.open(tmp_path / "out")
     dataset.verify()

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from members import ISSUER, flips, founded
+from members import DOMAIN_CA, flips, founded
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 
 
@@ -164,10 +164,10 @@ def test_a_card_with_values_of_another_kind_is_refused(domain: KeyDomain, change
 def test_founded_domains_are_independent_of_their_certifying_key():
     """Two domains of one issuer have nothing in common; what members have does not give the certifying key."""
     first, second = founded(), founded()
-    assert first.card().certifying_key == second.card().certifying_key == ISSUER.public_key
+    assert first.card().certifying_key == second.card().certifying_key == DOMAIN_CA.public_key
     assert len({first.card().id, second.card().id, first.derive("a"), second.derive("a")}) == 4
-    assert Issuer(first.certifying_seed()).public_key != ISSUER.public_key
-    assert Issuer(KeyDomain.of_secret(bytes(32), n=2).certifying_seed()).public_key == (
+    assert DomainCA(first.certifying_seed()).public_key != DOMAIN_CA.public_key
+    assert DomainCA(KeyDomain.of_secret(bytes(32), n=2).certifying_seed()).public_key == (
         KeyDomain.of_secret(bytes(32), n=2).card().certifying_key
     )
 
@@ -176,7 +176,7 @@ def test_a_successor_is_the_next_epoch_under_an_independent_secret():
     """Id, scheme and n stay; all that is derived is new, but for the splits' order."""
     old = founded()
     new, other = old.successor("1" * 64), old.successor("1" * 64)
-    assert replace(new.card(), epoch=1, certifying_key=ISSUER.public_key) == old.card()
+    assert replace(new.card(), epoch=1, certifying_key=DOMAIN_CA.public_key) == old.card()
     assert (new.epoch, new.card().certifying_key) == (2, "1" * 64)
     assert (
         len({d.derive("at rest") for d in (old, new, other)} | {d.matrix().tobytes() for d in (old, new, other)}) == 6

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from members import EAST, ISSUER, WEST, cheap, founded, membership, written
+from members import DOMAIN_CA, EAST, WEST, cheap, founded, membership, written
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.errors import KeyFileError
 from fedpp.keys import key_store
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.site_identity import SiteIdentity
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
@@ -21,22 +21,22 @@ PUBLIC = {key_store.CARD, key_store.CERTIFICATE, key_store.RECIPIENT}
 def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
     """A founder's folder has all keys, in private modes; a second founding changes nothing."""
     domain = founded()
-    key_store.found(tmp_path, domain, ISSUER, EAST, cheap())
-    assert written(tmp_path) == OURS | PUBLIC | {key_store.ISSUER_KEY}
+    key_store.found(tmp_path, domain, DOMAIN_CA, EAST, cheap())
+    assert written(tmp_path) == OURS | PUBLIC | {key_store.CA_KEY}
     opened = key_store.open_site(tmp_path, cheap())
     assert (opened.domain.secret_bytes(), opened.domain.card()) == (domain.secret_bytes(), domain.card())
     assert (opened.identity.name, opened.identity.seed_bytes()) == ("East", EAST.seed_bytes())
-    assert key_store.open_issuer(tmp_path, cheap()).public_key == domain.card().certifying_key
+    assert key_store.open_domain_ca(tmp_path, cheap()).public_key == domain.card().certifying_key
     assert EvaluationKey.load(tmp_path / key_store.EVALUATION_KEY) == domain.evaluation_key()
     assert DomainCard.load(tmp_path / key_store.CARD) == domain.card()
-    for name in (*OURS, key_store.ISSUER_KEY):
+    for name in (*OURS, key_store.CA_KEY):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     for name in PUBLIC:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o700
     before = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
     with pytest.raises(KeyFileError, match="not overwritten"):
-        key_store.found(tmp_path, founded(), ISSUER, EAST, cheap())
+        key_store.found(tmp_path, founded(), DOMAIN_CA, EAST, cheap())
     assert {name: (tmp_path / name).read_bytes() for name in written(tmp_path)} == before
 
 
@@ -46,14 +46,14 @@ def test_a_member_has_no_certifying_key(tmp_path: Path):
     assert written(tmp_path) == OURS | PUBLIC
     assert key_store.open_site(tmp_path, cheap()).identity.name == "West"
     with pytest.raises(KeyFileError, match="issuer.key: members are admitted, and epochs made, by who founded"):
-        key_store.open_issuer(tmp_path, cheap())
+        key_store.open_domain_ca(tmp_path, cheap())
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
     """A file where a folder must be stops it, and what was written before is gone."""
     (tmp_path / "trainer").write_text("in the way")
     with pytest.raises(FileExistsError):
-        key_store.found(tmp_path, founded(), ISSUER, EAST, cheap())
+        key_store.found(tmp_path, founded(), DOMAIN_CA, EAST, cheap())
     assert written(tmp_path) == {Path("trainer")}
 
 
@@ -92,7 +92,7 @@ def test_parts_of_two_sites_do_not_open_together(tmp_path: Path):
 def test_members_are_noted_once_and_are_those_that_were_certified(tmp_path: Path):
     """The issuer's folder lists who got a share, by name; what somebody else put there is refused by name."""
     domain, other = founded(), SiteIdentity("Centre", bytes([7] * 32))
-    key_store.found(tmp_path, domain, ISSUER, EAST, cheap())
+    key_store.found(tmp_path, domain, DOMAIN_CA, EAST, cheap())
     for identity in (WEST, other, WEST):
         key_store.add_member(tmp_path, identity.recipient(), membership(identity, domain).certificate)
     assert key_store.members(tmp_path) == [other.recipient(), WEST.recipient()]
@@ -100,7 +100,10 @@ def test_members_are_noted_once_and_are_those_that_were_certified(tmp_path: Path
     (tmp_path / "members" / f"{planted.fingerprint[:16]}.recipient").write_text(planted.to_json())
     with pytest.raises(KeyFileError, match="cannot read the certificate of a member"):
         key_store.members(tmp_path)
-    for certificate in (membership(WEST, domain).certificate, Issuer(bytes([9] * 32)).certify(planted, domain.card())):
+    for certificate in (
+        membership(WEST, domain).certificate,
+        DomainCA(bytes([9] * 32)).certify(planted, domain.card()),
+    ):
         (tmp_path / "members" / f"{planted.fingerprint[:16]}.certificate").write_text(certificate.to_json())
         with pytest.raises(KeyFileError, match="is no certificate of Mallory by this domain"):
             key_store.members(tmp_path)

@@ -57,7 +57,7 @@ def test_what_can_be_no_descriptor_is_named():
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nsecond line\n"])
 def test_the_longest_passphrase_is_the_same_from_everywhere(end: bytes, tmp_path: Path):
     """One of 4096 bytes opens what it closed, and a longer one is refused instead of being cut."""
-    path, longest = tmp_path / "passphrase", b"p" * passphrase.MOST_BYTES
+    path, longest = tmp_path / "passphrase", b"p" * passphrase.MAX_BYTES
     sealed = passphrase.Passphrase(longest, log2_cost=10).close("f", {}, b"secret")
     path.touch(0o600)
     for text, good in ((longest, True), (longest + b"p", False)):

@@ -13,7 +13,7 @@ from members import EAST, WEST, flips
 
 from fedpp.cipher.verification_phrase import same, words
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.site_identity import Recipient, SiteIdentity
+from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
 from fedpp.protocol.membership import is_signed
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
@@ -62,20 +62,20 @@ def test_every_changed_byte_of_a_recipient_is_refused():
     """Two bits of each byte are flipped: no other file is read as a recipient."""
     for flip in flips(EAST.recipient().to_json().encode()):
         with pytest.raises(KeyFileError, match="^it "):
-            Recipient.from_json(flip.content.decode("latin-1"), "it")
+            MembershipRequest.from_json(flip.content.decode("latin-1"), "it")
 
 
 def test_a_recipient_with_exchanged_keys_is_refused():
     """Who exchanges one key for his own cannot sign for the other."""
     for change in ({"receiving_key": WEST.receiving_key}, {"signing_key": WEST.signing_key}, {"site": "West"}):
         with pytest.raises(KeyFileError, match="it was altered"):
-            Recipient.from_json(replace(EAST.recipient(), **change).to_json(), "it")
+            MembershipRequest.from_json(replace(EAST.recipient(), **change).to_json(), "it")
 
 
 def test_a_missing_recipient_is_named(tmp_path: Path):
     """The file that was given is in the error."""
     with pytest.raises(KeyFileError, match="cannot read the recipient .*none"):
-        Recipient.load(tmp_path / "none")
+        MembershipRequest.load(tmp_path / "none")
 
 
 def test_words_are_proquints():

@@ -1,4 +1,4 @@
-"""Decoys that are driven on purpose: the message trains as its plaintext twin does, and fails without a bound."""
+"""Decoys that are driven on purpose: the message trains as its plaintext reference does, and fails without a bound."""
 
 from math import inf
 

@@ -12,8 +12,8 @@ from conftest import TINY, write_dataset
 from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.evaluation_key import EvaluationKey
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import Gaps, ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
@@ -27,7 +27,7 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.learning.optimizers import Adam
 
 
-def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:
+def reference(dtype: str = "float64", network: ModelSpec = TINY) -> keras.Model:
     model = models.plaintext(network, dtype)
     model.set_weights(list(initial_weights(network, 1).values()))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, dtype=dtype)
@@ -35,13 +35,13 @@ def twin(dtype: str = "float64", network: NetworkSpec = TINY) -> keras.Model:
     return model
 
 
-FAST = Recipe(learning_rate=1e-2, batch_size=3)
+FAST = Hyperparameters(learning_rate=1e-2, batch_size=3)
 
 
 def trainer(
-    key: EvaluationKey, dtype: str = "float64", network: NetworkSpec = TINY, recipe: Recipe = FAST
+    key: EvaluationKey, dtype: str = "float64", network: ModelSpec = TINY, hyperparameters: Hyperparameters = FAST
 ) -> EncryptedTrainer:
-    ours = EncryptedTrainer(network, key.algebra(), recipe, dtype)
+    ours = EncryptedTrainer(network, key.algebra(), hyperparameters, dtype)
     ours.load(encrypted_initial_weights(network, 1, key))
     return ours
 
@@ -63,7 +63,7 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
     """After 50 steps in float64 on the same batches, weights and probabilities agree to 1e-11."""
     frames, labels = plaintext
     one_hot = np.eye(2)
-    ours, theirs = trainer(domain.evaluation_key()), twin()
+    ours, theirs = trainer(domain.evaluation_key()), reference()
     ours.fit(dataset, epochs=25, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
     inputs = [lambda i: frames[i], dataset.valid]
@@ -93,7 +93,7 @@ def test_padded_sequences_train_as_on_plaintext(
     settings = {} if gaps == "none" else {"gaps": gaps, "times": times}
     padded = write_dataset(tmp_path / "padded", domain, plaintext, lengths=lengths, **settings)
     network = replace(TINY, gaps=gaps != "none")
-    ours, theirs = trainer(domain.evaluation_key(), network=network), twin(network=network)
+    ours, theirs = trainer(domain.evaluation_key(), network=network), reference(network=network)
     ours.fit(padded, epochs=25, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
     given = [frames * present[..., None, None, None], present, times][: 3 if network.gaps else 2]
@@ -134,7 +134,7 @@ def test_a_faded_gradient_keeps_its_bits_in_float32(
 ):
     """Where the message is fitted and the decoy is not, float32 loses little of the message's small gradient."""
     frames, labels = plaintext
-    fitted = twin()
+    fitted = reference()
     fitted.optimizer.learning_rate = 3e-2
     for _ in range(60):
         fitted.train_on_batch([frames, np.ones((len(frames), 2), bool)], np.eye(2)[labels])

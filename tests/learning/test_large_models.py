@@ -13,23 +13,23 @@ from conftest import TINY
 from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, drawn
 from hypothesis import given
 from hypothesis import strategies as st
-from site_nodes import plan_of
+from site_nodes import run_spec_of
 
 from fedpp import arrays
 from fedpp.aggregation import update_check
 from fedpp.aggregation.global_state import GlobalState, initial, unflat
 from fedpp.aggregation.server_step import step
 from fedpp.arrays import are_finite, pieces
-from fedpp.config.hyperparameters import ServerRule
-from fedpp.config.model_spec import NetworkSpec
-from fedpp.errors import GateError
+from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec
+from fedpp.errors import UpdateCheckError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import decoys, models
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from sites.client import local_round
 
 MEGABYTE = 2**20
-LARGE = NetworkSpec(1, 16, 16, 1, 2, filters=(4,), kernel=1, dense=2**12, lstm=1, architecture="cnn")  # 8 MB of rows
+LARGE = ModelSpec(1, 16, 16, 1, 2, filters=(4,), kernel=1, dense=2**12, lstm=1, architecture="cnn")  # 8 MB of rows
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_one_value_anywhere_is_not_finite(value: float, small_pieces: Callable[[
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_step_in_pieces_is_the_step(n: int, rule: ServerRule, small_pieces: Callable[[int], None]):
+def test_a_step_in_pieces_is_the_step(n: int, rule: ServerOptimizerConfig, small_pieces: Callable[[int], None]):
     """Rows and moments after two rounds are the same to the bit, wherever the pieces end."""
     states = []
     for size in (10**9, 3, 1):
@@ -119,17 +119,17 @@ def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
     for place in range(rows["dense/kernel"].size):
         update = drawn(2, 1)
         update["dense/kernel"].flat[place] = np.nan
-        with pytest.raises(GateError, match="not finite"):
+        with pytest.raises(UpdateCheckError, match="not finite"):
             update_check.require_update(rows, update, np.inf)
 
 
 def test_an_update_is_encoded_in_the_networks_order(domain: KeyDomain, small_pieces: Callable[[int], None]):
     """The words of all weights stand one behind the other, whatever order the update has and wherever pieces end."""
     small_pieces(3)
-    plan = replace(plan_of(domain, masked=True), network=NETWORK, dtype="float64")
+    run_spec = replace(run_spec_of(domain, masked=True), network=NETWORK, dtype="float64")
     update = drawn(2, 1, 1e-3)
-    words = local_round.encoded(plan, dict(reversed(update.items())), 2)
-    back = unflat(local_round.ring_of(plan).decode(words, 2), NETWORK, 2)
+    words = local_round.encoded(run_spec, dict(reversed(update.items())), 2)
+    back = unflat(local_round.ring_of(run_spec).decode(words, 2), NETWORK, 2)
     for name, values in update.items():
         np.testing.assert_allclose(back[name], values, rtol=0, atol=1e-12)
 
@@ -145,7 +145,7 @@ def at_most(size: int) -> Iterator[None]:
         tracemalloc.stop()
 
 
-def large(rule: ServerRule) -> GlobalState:
+def large(rule: ServerOptimizerConfig) -> GlobalState:
     generator = np.random.default_rng(1)
     rows = {spec.name: generator.normal(size=(*spec.shape, 2)) for spec in LARGE.weights()}
     return initial(
@@ -164,7 +164,9 @@ def size_of(rows: Arrays) -> int:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_step_of_a_large_model_makes_the_next_one_alone(rule: ServerRule, small_pieces: Callable[[int], None]):
+def test_a_step_of_a_large_model_makes_the_next_one_alone(
+    rule: ServerOptimizerConfig, small_pieces: Callable[[int], None]
+):
     """Rows and moments are in memory once more, whatever the rule computes them of."""
     small_pieces(2**12)  # 64 KiB of float64 rows
     before = large(rule)
@@ -176,17 +178,17 @@ def test_a_step_of_a_large_model_makes_the_next_one_alone(rule: ServerRule, smal
 def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callable[[int], None]):
     """What a site does with it in a round holds what it returns, and some pieces."""
     small_pieces(2**12)
-    before = large(ServerRule())
+    before = large(ServerOptimizerConfig())
     rows = size_of(before.rows)
     assert rows > 8 * MEGABYTE
     update = {name: np.full(values.shape, 1e-3) for name, values in before.rows.items()}
     after = step(before, update, before.rule, algebra_of(2))
-    plan = replace(plan_of(domain, masked=True), network=LARGE, dtype="float32", bound=1.0)
+    run_spec = replace(run_spec_of(domain, masked=True), network=LARGE, dtype="float32", bound=1.0)
     content = before.to_bytes()
     with at_most(2 * rows + MEGABYTE):
         local_round.update_of(before, after.rows)
     with at_most(rows + MEGABYTE):
-        local_round.encoded(plan, update, 2)
+        local_round.encoded(run_spec, update, 2)
     with at_most(MEGABYTE):
         assert after.digest != before.digest
         update_check.require_update(before.rows, update, 1.0)
@@ -200,7 +202,7 @@ def test_the_weights_of_a_large_model_are_set_and_read_piece_by_piece(
 ):
     """Setting rows holds what variables are set from, and TensorFlow's copy; reading them what is read and returned."""
     small_pieces(2**12)
-    state, of = large(ServerRule()), domain.evaluation_key().algebra()
+    state, of = large(ServerOptimizerConfig()), domain.evaluation_key().algebra()
     rows = size_of(state.rows)
     model = models.encrypted(LARGE, of, "float32")
     with at_most(2 * rows + MEGABYTE):

@@ -11,8 +11,8 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import ModelError
 from fedpp.keys import encryption
 from fedpp.keys.encryption import PAIRS, SequenceCipher
@@ -36,7 +36,7 @@ def reading(*arrays: NDArray[Any]) -> list[Reader]:
 
 
 def trained(
-    network: NetworkSpec, domain: KeyDomain, recipe: Recipe, epochs: int = 5
+    network: ModelSpec, domain: KeyDomain, hyperparameters: Hyperparameters, epochs: int = 5
 ) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
     """Return the decrypted weights after some epochs on ciphertext, and the twin's."""
     key = domain.evaluation_key()
@@ -48,9 +48,9 @@ def trained(
     else:
         plain = np.eye(3)[CLASSES]
         labels = np.stack([cipher.label(str(i), int(number), 3) for i, number in enumerate(CLASSES)])
-    ours = Learner(network, key.algebra(), recipe, "float64")
+    ours = Learner(network, key.algebra(), hyperparameters, "float64")
     models.set_rows(ours.model, network, key.algebra(), encrypted_initial_weights(network, 1, key))
-    theirs = Learner(network, Algebra.plaintext(), recipe, "float64")
+    theirs = Learner(network, Algebra.plaintext(), hyperparameters, "float64")
     theirs.model.set_weights(list(initial_weights(network, 1).values()))
     ours.fit(reading(frames, VALID), reading(labels)[0], INDICES, epochs=epochs, seed=(3,))
     theirs.fit(reading(FRAMES, VALID), reading(plain)[0], INDICES, epochs=epochs, seed=(3,))
@@ -82,7 +82,7 @@ THREE = replace(TINY, classes=3)
 def test_every_network_trains_as_its_twin(architecture: Any, voting: bool, multi_label: bool, domain: KeyDomain):
     """After 15 steps weights agree to 1e-11, and all have moved: of three classes, or three findings, some unknown."""
     network = replace(THREE, architecture=architecture, voting=voting, multi_label=multi_label)
-    found, expected = trained(network, domain, Recipe(learning_rate=1e-2, batch_size=3))
+    found, expected = trained(network, domain, Hyperparameters(learning_rate=1e-2, batch_size=3))
     assert_alike(found, expected)
     drawn = initial_weights(network, 1).values()
     assert all(abs(one - start).max() > 1e-3 for one, start in zip(expected, drawn, strict=True))
@@ -99,7 +99,7 @@ def test_every_network_trains_as_its_twin(architecture: Any, voting: bool, multi
 def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], multi_label: bool, domain: KeyDomain):
     """Weights of positives, smoothing, and large batches in parts: alike, and other than without."""
     network = replace(THREE, multi_label=multi_label)
-    usual = Recipe(learning_rate=1e-2, batch_size=3)
+    usual = Hyperparameters(learning_rate=1e-2, batch_size=3)
     found, expected = trained(network, domain, replace(usual, **settings))
     assert_alike(found, expected)
     _, without = trained(network, domain, usual)
@@ -110,17 +110,17 @@ def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], mul
 def test_a_batch_that_fits_is_taken_whole(batch: int, part: int, expected: int | None, domain: KeyDomain):
     """Only a batch that is larger than a micro-batch goes through the network in parts."""
     algebra = domain.evaluation_key().algebra()
-    learner = Learner(TINY, algebra, Recipe(batch_size=batch, micro_batch=part), "float32")
+    learner = Learner(TINY, algebra, Hyperparameters(batch_size=batch, micro_batch=part), "float32")
     assert learner.model.micro_batch == expected
 
 
 def test_what_training_changes_comes_back(domain: KeyDomain):
     """From a state after 2 epochs on, another learner ends 3 epochs later at the same weights to the bit."""
-    key, recipe = domain.evaluation_key(), Recipe(learning_rate=1e-2, batch_size=4)
+    key, hyperparameters = domain.evaluation_key(), Hyperparameters(learning_rate=1e-2, batch_size=4)
     frames = np.stack([SequenceCipher(domain, "float64").frames(str(i), v) for i, v in enumerate(FRAMES)])
     labels = np.stack([SequenceCipher(domain, "float64").label(str(i), int(k), 3) for i, k in enumerate(CLASSES)])
     inputs, wanted = reading(frames, VALID), reading(labels)[0]
-    whole, first, second = (Learner(THREE, key.algebra(), recipe, "float64") for _ in range(3))
+    whole, first, second = (Learner(THREE, key.algebra(), hyperparameters, "float64") for _ in range(3))
     for one in (whole, first):
         models.set_rows(one.model, THREE, key.algebra(), encrypted_initial_weights(THREE, 1, key))
     keras.utils.set_random_seed(0)
@@ -136,13 +136,13 @@ def test_what_training_changes_comes_back(domain: KeyDomain):
 def test_a_diverging_training_names_the_layer(domain: KeyDomain):
     """With a step that is far too large it ends with where, in which epoch and batch, and what to do."""
     with pytest.raises(ModelError, match=r"is not finite.*, in epoch 1, batch 2: lower the learning rate"):
-        trained(THREE, domain, Recipe(learning_rate=1e200, batch_size=3))
+        trained(THREE, domain, Hyperparameters(learning_rate=1e200, batch_size=3))
 
 
 @pytest.mark.parametrize("use", ["fit", "state"])
 def test_who_only_predicts_has_no_moments(use: str):
     """The optimizer's variables, twice the network's memory, are made where training or its checkpoint needs them."""
-    learner = Learner(THREE, Algebra.plaintext(), Recipe(), "float64")
+    learner = Learner(THREE, Algebra.plaintext(), Hyperparameters(), "float64")
     inputs, labels = reading(FRAMES, VALID), reading(np.eye(3)[CLASSES])[0]
     learner.predict(inputs, INDICES)
     assert not learner.model.optimizer.built

@@ -8,7 +8,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from fedpp.cipher import algebra
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import ModelError
 from fedpp.keys import encryption
 from fedpp.keys.encryption import SequenceCipher
@@ -25,7 +25,7 @@ FRAMES, TIMES = GENERATOR.normal(size=(5, 4, 8, 8, 1)), GENERATOR.random((5, 4))
 VALID = GENERATOR.random((5, 4)) < 0.6
 
 
-def plaintext_logits(network: NetworkSpec, frames: Values, valid: NDArray[np.bool_], times: Values) -> Values:
+def plaintext_logits(network: ModelSpec, frames: Values, valid: NDArray[np.bool_], times: Values) -> Values:
     """Return the logits `[batch, classes]` of the stock model with the weights of seed 3, all of them moved."""
     model = models.plaintext(network, "float64")
     model.set_weights([weight + 0.1 for weight in initial_weights(network, 3).values()])
@@ -34,7 +34,7 @@ def plaintext_logits(network: NetworkSpec, frames: Values, valid: NDArray[np.boo
 
 
 def encrypted_logits(
-    network: NetworkSpec, domain: KeyDomain, frames: Values, valid: NDArray[np.bool_], times: Values
+    network: ModelSpec, domain: KeyDomain, frames: Values, valid: NDArray[np.bool_], times: Values
 ) -> Values:
     """Return the same of the encrypted model, decrypted."""
     key = domain.evaluation_key()
@@ -47,7 +47,7 @@ def encrypted_logits(
     return encryption.decrypt(domain, model.predict_on_batch(inputs))
 
 
-def spec(frames: int, *, gaps: bool) -> NetworkSpec:
+def spec(frames: int, *, gaps: bool) -> ModelSpec:
     return replace(TINY, frames=frames, gaps=gaps)
 
 

@@ -151,12 +151,12 @@ def test_steps_are_keras_s_and_the_textbook_s(rule: str, clipping: dict[str, flo
     st.lists(arrays.array_shapes(max_dims=4, max_side=4), min_size=1, max_size=3),
 )
 def test_shapes_do_not_matter(rule: str, clipping: dict[str, float], n: int, shapes: list[tuple[int, ...]]):
-    """For weights of any shape, the message's slot moves as the plaintext twin does."""
+    """For weights of any shape, the message's slot moves as the plaintext reference does."""
     make = RULES[rule][0]
     moved = trained(make(algebra(n), 0.05, **clipping), n, shapes)
-    twin, weights = make(algebra(1), 0.05, **clipping), [keras.Variable(w[0]) for w in drawn(n, shapes, 0)]
+    reference, weights = make(algebra(1), 0.05, **clipping), [keras.Variable(w[0]) for w in drawn(n, shapes, 0)]
     for step in range(STEPS):
-        twin.apply([keras.ops.convert_to_tensor(g[0]) for g in drawn(n, shapes, 1 + step)], weights)
+        reference.apply([keras.ops.convert_to_tensor(g[0]) for g in drawn(n, shapes, 1 + step)], weights)
     for mine, expected in zip(moved, weights, strict=True):
         np.testing.assert_allclose(mine[0], expected, rtol=0, atol=1e-11)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.keys import encryption
@@ -23,7 +23,7 @@ from fedpp.learning.learner import Learner
 from fedpp.learning.optimizers import SGD, Adam
 
 MU, SEED, EPOCHS = 0.5, (3,), 4
-RECIPE = Recipe(learning_rate=1e-2, batch_size=3, proximal=MU)
+HYPERPARAMETERS = Hyperparameters(learning_rate=1e-2, batch_size=3, proximal=MU)
 GENERATOR = np.random.default_rng(4)
 FRAMES = GENERATOR.normal(size=(9, 2, 8, 8, 1))
 VALID = np.arange(2) < GENERATOR.integers(1, 3, size=9)[:, None]
@@ -38,22 +38,22 @@ def reader(values: np.ndarray) -> Reader:
 INPUTS, LABELS = [reader(FRAMES), reader(VALID)], reader(np.eye(2)[CLASSES])
 
 
-def twin(recipe: Recipe, start: int = 1) -> list[np.ndarray]:
-    """Return the plaintext twin's weights after some epochs."""
-    learner = Learner(TINY, Algebra.plaintext(), recipe, "float64")
+def reference(hyperparameters: Hyperparameters, start: int = 1) -> list[np.ndarray]:
+    """Return the plaintext reference's weights after some epochs."""
+    learner = Learner(TINY, Algebra.plaintext(), hyperparameters, "float64")
     learner.model.set_weights(list(initial_weights(TINY, start).values()))
     learner.model.optimizer.restart()
     learner.fit(INPUTS, LABELS, INDICES, epochs=EPOCHS, seed=SEED)
     return list(learner.model.get_weights())
 
 
-def ciphertext(recipe: Recipe, domain: KeyDomain, start: int = 1) -> list[np.ndarray]:
+def ciphertext(hyperparameters: Hyperparameters, domain: KeyDomain, start: int = 1) -> list[np.ndarray]:
     """Return the decrypted weights after the same epochs on ciphertext."""
     key, cipher = domain.evaluation_key(), SequenceCipher(domain, "float64")
     of = key.algebra()
     frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(FRAMES)])
     labels = np.stack([cipher.label(str(i), int(number), 2) for i, number in enumerate(CLASSES)])
-    learner = Learner(TINY, of, recipe, "float64")
+    learner = Learner(TINY, of, hyperparameters, "float64")
     models.set_rows(learner.model, TINY, of, encrypted_initial_weights(TINY, start, key))
     learner.model.optimizer.restart()
     learner.fit([reader(frames), reader(VALID)], reader(labels), INDICES, epochs=EPOCHS, seed=SEED)
@@ -67,37 +67,39 @@ def far(weights: list[np.ndarray]) -> float:
     return float(np.sqrt(sum(np.sum((w - w0) ** 2) for w, w0 in zip(weights, drawn, strict=True))))
 
 
-WAYS = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, batch_size=7, micro_batch=2)], ids=["whole", "parts"])
+WAYS = pytest.mark.parametrize(
+    "hyperparameters", [HYPERPARAMETERS, replace(HYPERPARAMETERS, batch_size=7, micro_batch=2)], ids=["whole", "parts"]
+)
 
 
 @WAYS
-def test_the_pull_is_that_of_an_explicit_term(recipe: Recipe):
+def test_the_pull_is_that_of_an_explicit_term(hyperparameters: Hyperparameters):
     """Steps are those of stock Keras layers whose loss has `mu / 2 ||w - w_0||^2` added, by a plain loop."""
     model = models.plaintext(TINY, "float64")
     model.set_weights(list(initial_weights(TINY, 1).values()))
     start = [np.array(variable) for variable in model.trainable_variables]
-    optimizer = Adam(Algebra.plaintext(), recipe.learning_rate)
+    optimizer = Adam(Algebra.plaintext(), hyperparameters.learning_rate)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, dtype="float64")
-    for some in Batches(INPUTS, LABELS, INDICES, recipe.batch_size, SEED).order(EPOCHS):
+    for some in Batches(INPUTS, LABELS, INDICES, hyperparameters.batch_size, SEED).order(EPOCHS):
         values = [variable.value for variable in model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = model([tf.constant(FRAMES[some]), tf.constant(VALID[some])], training=True)
             pulled = sum(tf.reduce_sum((w - w0) ** 2) for w, w0 in zip(values, start, strict=True))
             total = loss(LABELS(some), outputs) + MU / 2 * pulled
         optimizer.apply(tape.gradient(total, values), model.trainable_variables)
-    found = twin(recipe)
+    found = reference(hyperparameters)
     for one, expected in zip(found, model.get_weights(), strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)
-    assert far(found) < 0.95 * far(twin(replace(recipe, proximal=0.0))), "the term does something"
+    assert far(found) < 0.95 * far(reference(replace(hyperparameters, proximal=0.0))), "the term does something"
 
 
 @WAYS
 @pytest.mark.parametrize("n", [2, 3])
-def test_ciphertext_is_pulled_as_its_twin(recipe: Recipe, n: int):
+def test_ciphertext_is_pulled_as_its_twin(hyperparameters: Hyperparameters, n: int):
     """After the same steps the decrypted weights are the twin's, to 1e-12; no unit is dead here."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
-    found = ciphertext(recipe, domain, start=4)
-    for one, expected in zip(found, twin(recipe, start=4), strict=True):
+    found = ciphertext(hyperparameters, domain, start=4)
+    for one, expected in zip(found, reference(hyperparameters, start=4), strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)
 
 
@@ -105,7 +107,7 @@ def test_ciphertext_is_pulled_as_its_twin(recipe: Recipe, n: int):
 def test_dead_units_stay_where_they_are(n: int):
     """Weights that no gradient moves on plaintext are not taken to and fro by rounding in ciphertext."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
-    found, expected = ciphertext(RECIPE, domain), twin(RECIPE)
+    found, expected = ciphertext(HYPERPARAMETERS, domain), reference(HYPERPARAMETERS)
     pairs = list(zip(expected, initial_weights(TINY, 1).values(), strict=True))
     assert sum(int((after == before).sum()) for after, before in pairs) > 50, "there are dead units"
     for one, other in zip(found, expected, strict=True):
@@ -121,15 +123,17 @@ def test_without_a_pull_nothing_is_kept(domain: KeyDomain):
         optimizer.build(variables)
         counts.append(len(optimizer.variables))
     assert counts[0] == counts[1] == counts[2] - 2
-    plain, without = (Learner(TINY, of, r, "float64").state() for r in (Recipe(), replace(RECIPE, proximal=0.0)))
+    plain, without = (
+        Learner(TINY, of, r, "float64").state() for r in (Hyperparameters(), replace(HYPERPARAMETERS, proximal=0.0))
+    )
     assert plain.keys() == without.keys()
 
 
 def test_weights_are_pulled_to_those_that_load_set(domain: KeyDomain, dataset: EncryptedDataset):
     """With a pull that outweighs all else the weights stay by those of the last `load`, and not by any before."""
     key = domain.evaluation_key()
-    recipe = Recipe(learning_rate=1e-3, batch_size=3, proximal=1e6)
-    trainer = EncryptedTrainer(TINY, key.algebra(), recipe, "float64")
+    hyperparameters = Hyperparameters(learning_rate=1e-3, batch_size=3, proximal=1e6)
+    trainer = EncryptedTrainer(TINY, key.algebra(), hyperparameters, "float64")
     for seed in (1, 2):
         rows = encrypted_initial_weights(TINY, seed, key)
         trainer.load(rows)
@@ -142,7 +146,7 @@ def test_weights_are_pulled_to_those_that_load_set(domain: KeyDomain, dataset: E
 def test_a_training_goes_on_with_its_pull(domain: KeyDomain, dataset: EncryptedDataset):
     """From a state after 2 epochs on, another trainer that loaded other weights ends at the same, to 1e-9."""
     key = domain.evaluation_key()
-    whole, first, second = (EncryptedTrainer(TINY, key.algebra(), RECIPE, "float64") for _ in range(3))
+    whole, first, second = (EncryptedTrainer(TINY, key.algebra(), HYPERPARAMETERS, "float64") for _ in range(3))
     for one in (whole, first):
         one.load(encrypted_initial_weights(TINY, 1, key))
     second.load(encrypted_initial_weights(TINY, 2, key))
@@ -174,6 +178,6 @@ def test_an_optimizer_that_a_step_builds_is_pulled_to_its_start():
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_a_pull_is_a_number_from_0(value: float):
     """Anything else is a ConfigError, for the optimizer as for the recipe."""
-    for make in (lambda: Adam(Algebra.plaintext(), proximal=value), lambda: Recipe(proximal=value)):
+    for make in (lambda: Adam(Algebra.plaintext(), proximal=value), lambda: Hyperparameters(proximal=value)):
         with pytest.raises(ConfigError, match=f"proximal must be .*{value}"):
             make()

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import members
 import pytest
-from members import EAST, ISSUER, WEST, flips, founded, run_of
+from members import DOMAIN_CA, EAST, WEST, flips, founded, run_of
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical, is_signed, same_name
 
@@ -23,7 +23,7 @@ def card() -> DomainCard:
 
 
 def certificate(identity: SiteIdentity, card: DomainCard) -> Certificate:
-    return ISSUER.certify(identity.recipient(), card)
+    return DOMAIN_CA.certify(identity.recipient(), card)
 
 
 def proof(identity: SiteIdentity, card: DomainCard, certified: Certificate | None = None, **change: object) -> Proof:
@@ -55,7 +55,7 @@ def test_a_certificate_for_one_site_is_refused_for_another(card: DomainCard):
 
 def test_a_certificate_that_a_member_makes_is_refused(card: DomainCard):
     """A member has the secret and not the certifying key: what it signs itself is no certificate."""
-    own = Issuer(WEST.seed_bytes()).certify(SiteIdentity("East", bytes([8] * 32)).recipient(), card)
+    own = DomainCA(WEST.seed_bytes()).certify(SiteIdentity("East", bytes([8] * 32)).recipient(), card)
     impostor = SiteIdentity("East", bytes([8] * 32))
     assert "was not made by domain" in refused(proof(impostor, card, own), card)
     renamed = replace(certificate(WEST, card), member=replace(WEST.member_of(card.fingerprint), site="East"))

@@ -11,16 +11,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from plans import PLAN
+from run_specs import RUN_SPEC
 
-from fedpp.config.hyperparameters import Recipe
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.errors import FederationError
 from fedpp.protocol import messages
 from fedpp.texts import one_line
 
-INITIAL = messages.InitialRequest(PLAN, "sealed")
-TRAIN = messages.TrainRequest(PLAN, 1)
-EVALUATE = messages.EvaluateRequest(PLAN, "validation", 2, attempt=3, keep=True)
+INITIAL = messages.InitialRequest(RUN_SPEC, "sealed")
+TRAIN = messages.TrainRequest(RUN_SPEC, 1)
+EVALUATE = messages.EvaluateRequest(RUN_SPEC, "validation", 2, attempt=3, keep=True)
 
 
 def refusal(kind: type[messages.Request], record: ConfigRecord) -> str:
@@ -41,7 +41,10 @@ def refusal(kind: type[messages.Request], record: ConfigRecord) -> str:
         replace(TRAIN, attempt=100),
         EVALUATE,
         replace(EVALUATE, keep=False),
-        replace(TRAIN, plan=replace(PLAN, masked=False, dtype="float32", recipe=Recipe(learning_rate=1))),
+        replace(
+            TRAIN,
+            run_spec=replace(RUN_SPEC, masked=False, dtype="float32", hyperparameters=Hyperparameters(learning_rate=1)),
+        ),
     ],
 )
 def test_a_request_survives_its_record(request_: messages.Request) -> None:
@@ -71,8 +74,8 @@ def test_a_request_survives_its_record(request_: messages.Request) -> None:
         (EVALUATE, {"split": 1}, "split must be one of"),
         *((EVALUATE, {"keep": value}, "keep must be true or false") for value in (1, "yes", 0.0)),
         (TRAIN, {"split": "test"}, "unexpected keyword argument 'split'"),
-        (TRAIN, {"plan": 7}, "Expecting value"),
-        (TRAIN, {"plan": b"{}"}, "Expecting value"),
+        (TRAIN, {"run_spec": 7}, "Expecting value"),
+        (TRAIN, {"run_spec": b"{}"}, "Expecting value"),
     ],
 )
 def test_a_request_out_of_bounds_is_refused(request_: messages.Request, change: dict[str, Any], reason: str) -> None:

@@ -9,12 +9,12 @@ from conftest import TINY
 from coordinator_runs import describe
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import PLAN
+from run_specs import RUN_SPEC
 
 from fedpp.errors import FederationError
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 
-SAID = json.loads(PLAN.to_json())
+SAID = json.loads(RUN_SPEC.to_json())
 HUGE = 10**400  # which no float holds
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.just(HUGE) | st.floats() | st.text(max_size=5),
@@ -26,7 +26,7 @@ ANY = st.recursive(
 def refusal(text: str) -> str:
     """Return why a plan is refused, which must be one line."""
     with pytest.raises(FederationError, match="the coordinator's request does not fit: ") as raised:
-        Plan.from_json(text)
+        RunSpec.from_json(text)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 1100
     return str(raised.value)
@@ -34,9 +34,9 @@ def refusal(text: str) -> str:
 
 def test_equal_plans_are_one_text() -> None:
     """A number that a setting has as a whole one is the same number."""
-    whole = replace(PLAN, bound=8, most_norm=10, most_loss_rise=1)
-    assert whole == PLAN
-    assert whole.to_json() == PLAN.to_json() == Plan.from_json(whole.to_json()).to_json()
+    whole = replace(RUN_SPEC, bound=8, max_norm=10, max_loss_increase=1)
+    assert whole == RUN_SPEC
+    assert whole.to_json() == RUN_SPEC.to_json() == RunSpec.from_json(whole.to_json()).to_json()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_equal_plans_are_one_text() -> None:
     [
         *(
             ({name: value}, f"{name} must be a whole number from ")
-            for name in ("epochs", "seed", "examples", "sites", "most_examples")
+            for name in ("epochs", "seed", "examples", "sites", "max_examples")
             for value in (-1, 2**63, HUGE, 1.0, True, "1", None, [1])
         ),
         *(({name: 0}, f"{name} must be a whole number from 1 to ") for name in ("epochs", "examples", "sites")),
@@ -52,7 +52,7 @@ def test_equal_plans_are_one_text() -> None:
         ({"sites": 1001}, "sites must be a whole number from 1 to 1000, got 1001"),
         *(
             ({name: value}, f"{name} must be a positive number")
-            for name in ("bound", "most_norm", "most_loss_rise")
+            for name in ("bound", "max_norm", "max_loss_increase")
             for value in (0.0, -1.0, float("nan"), float("inf"), HUGE, True, "1", None, [1.0])
         ),
         *(({"masked": value}, "masked must be true or false") for value in (1, 0, "yes", None)),
@@ -65,9 +65,9 @@ def test_equal_plans_are_one_text() -> None:
         ({"network": replace(TINY, dense=HUGE).to_json()}, "a network may have 50000000 parameters"),
         *(({"network": value}, "not a network specification") for value in ("no network", 7, None, {})),
         ({"network": TINY.to_json().replace('"classes": 2', '"classes": 2.0')}, "a network needs sizes"),
-        *(({"recipe": {"batch_size": value}}, "setting batch-size must be") for value in (0, 4097, 2.0, True)),
+        *(({"hyperparameters": {"batch_size": value}}, "setting batch-size must be") for value in (0, 4097, 2.0, True)),
         *(
-            ({"recipe": {name: value}}, f"setting {name.replace('_', '-')} must be")
+            ({"hyperparameters": {name: value}}, f"setting {name.replace('_', '-')} must be")
             for name in ("learning_rate", "positive_weight", "label_smoothing", "proximal")
             for value in (-1.0, float("nan"), float("inf"), HUGE, "fast", None)
         ),
@@ -77,7 +77,7 @@ def test_equal_plans_are_one_text() -> None:
             for value in (-1.0, float("nan"), float("inf"), HUGE, "fast", None)
         ),
         ({"rule": {"name": "adam"}}, "setting server-optimizer must be one of"),
-        *(({name: value}, "must be a mapping") for name in ("recipe", "rule") for value in ([1], 7, None)),
+        *(({name: value}, "must be a mapping") for name in ("hyperparameters", "rule") for value in ([1], 7, None)),
         ({"split": "test"}, "unexpected keyword argument 'split'"),
     ],
 )
@@ -95,26 +95,26 @@ def test_a_text_that_is_no_plan_is_refused(text: str) -> None:
     refusal(text)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Plan)])
+@pytest.mark.parametrize("name", [field.name for field in fields(RunSpec)])
 def test_a_plan_says_everything(name: str) -> None:
     """Nothing is taken for granted that the text does not say."""
     refusal(json.dumps({key: value for key, value in SAID.items() if key != name}))
 
 
-@given(st.sampled_from([field.name for field in fields(Plan)]), ANY)
+@given(st.sampled_from([field.name for field in fields(RunSpec)]), ANY)
 def test_any_value_is_a_plan_s_or_refused(name: str, value: Any) -> None:
     """Whatever stands in a plan, it is read as a plan that reads the same again, or refused."""
     try:
-        plan = Plan.from_json(json.dumps({**SAID, name: value}))
+        run_spec = RunSpec.from_json(json.dumps({**SAID, name: value}))
     except FederationError as error:
         assert str(error).isprintable()
     else:
-        assert Plan.from_json(plan.to_json()) == plan
+        assert RunSpec.from_json(run_spec.to_json()) == run_spec
 
 
 def test_a_site_counts_what_the_run_lets_it() -> None:
     """At most so many examples, or all that it has where there is no such bound; the sum of a run is of what counts."""
-    bounded, free = replace(PLAN, most_examples=7), replace(PLAN, most_examples=0)
+    bounded, free = replace(RUN_SPEC, max_examples=7), replace(RUN_SPEC, max_examples=0)
     assert [bounded.weight(examples) for examples in (0, 6, 7, 8, 10**9)] == [0, 6, 7, 7, 7]
     assert [free.weight(examples) for examples in (0, 6, 10**9)] == [0, 6, 10**9]
     sites = [describe(name, sequences=(sequences, 2, 1)) for name, sequences in (("a", 3), ("b", 12))]

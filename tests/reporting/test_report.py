@@ -42,7 +42,7 @@ METRICS = {
     "missed_diagnosis_rate",
 }
 FINAL = Metrics(0.3125, 0.875, 0.871, 0.844, 0.9, 0.857, 0.931, 0.156)
-TWIN = replace(FINAL, auc=0.9294)
+REFERENCE = replace(FINAL, auc=0.9294)
 OWN_OF_NORTH = replace(FINAL, auc=0.8222)
 UNDEFINED = Metrics(None, None, None, None, None, None, None, None)
 REPORT = Report(
@@ -55,7 +55,11 @@ REPORT = Report(
     data="Phantom images.",
     sites=(
         SiteResult(
-            "north", 40, {"train": 70, "validation": 18, "test": 52}, FINAL, SiteBaselines(TWIN, None, OWN_OF_NORTH)
+            "north",
+            40,
+            {"train": 70, "validation": 18, "test": 52},
+            FINAL,
+            SiteBaselines(REFERENCE, None, OWN_OF_NORTH),
         ),
         SiteResult("river & hill", None, {"train": 51, "validation": 12, "test": 20}, UNDEFINED),
         SiteResult("lake", 5, {"train": 9}, None),
@@ -84,7 +88,7 @@ REPORT = Report(
     privacy=privacy_of(masked=True),
     refused=(RefusedSite("far", "another key domain"),),
     shared_patients=SharedPatients(6, 2),
-    baselines=Baselines(TWIN, local_only={"north": replace(FINAL, auc=0.8111)}),
+    baselines=Baselines(REFERENCE, local_only={"north": replace(FINAL, auc=0.8111)}),
     parity=Parity(3.1e-4, 8.8e-5, (4e-4, 9e-4)),
     settings={"batch-size": 16},
     timing={"total_seconds": 190.0},
@@ -180,7 +184,7 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
         REPORT,
         FINDINGS,
         replace(REPORT, operating_point=POINT),
-        replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(1, 1, 3)),
+        replace(REPORT, baselines=Baselines(plaintext_central=REFERENCE), shared_patients=SharedPatients(1, 1, 3)),
         replace(REPORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
     ],
 )
@@ -258,7 +262,7 @@ def test_page_tells_the_figures(tmp_path: Path) -> None:
         "Sensitivity 0.844 27 of 32 positive found",
         "Specificity 0.900 36 of 40 negative cleared",
         "Missed diagnoses 0.156 5 of 32 positive missed",
-        "AUC 0.931 plaintext twin 0.929",
+        "AUC 0.931 plaintext reference 0.929",
         "north 40 70 18 52 0.931 0.844 0.900 0.871 0.857 0.875",
         "river & hill – 51 12 20 – – – – – –",  # noqa: RUF001  en dashes
         "lake 5 9 0 0 – – – – – –",  # noqa: RUF001
@@ -334,7 +338,7 @@ def test_page_tells_of_patients_at_several_hospitals(shared: SharedPatients | No
 
 def test_page_compares_all_data_in_one_place(tmp_path: Path) -> None:
     """The pooled baseline has a row; without local models there is no table of what a hospital gains."""
-    report = replace(with_own(None, plaintext_central=TWIN), baselines=Baselines(plaintext_central=TWIN))
+    report = replace(with_own(None, plaintext_central=REFERENCE), baselines=Baselines(plaintext_central=REFERENCE))
     _, page = page_of(report, tmp_path)
     assert "All data in one place, plaintext 0.312 0.929" in page.text
     assert "What each hospital gains" not in page.text
@@ -395,7 +399,7 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
         "Does encryption",
         "Worse than",
         "in plaintext",
-        "twin",
+        "reference",
     ):
         assert words not in page.text
     alone = replace(sites[0], baselines=SiteBaselines(local_only=BETTER_ALONE))
@@ -554,7 +558,9 @@ def test_summary_tells_final_figures() -> None:
     deployed = replace(with_own(replace(FINAL, auc=None, accuracy=1.0)), mode="deployment", baselines=Baselines())
     assert "  north alone: AUC not defined on its own tests (federated 0.931: WORSE in accuracy)" in summary(deployed)
     assert "AUC         not defined" in summary(replace(REPORT, final=UNDEFINED, baselines=Baselines()))
-    pooled = summary(replace(REPORT, baselines=Baselines(plaintext_central=TWIN), shared_patients=SharedPatients(0, 0)))
+    pooled = summary(
+        replace(REPORT, baselines=Baselines(plaintext_central=REFERENCE), shared_patients=SharedPatients(0, 0))
+    )
     assert "  all data in one place, plaintext: AUC 0.929" in pooled.splitlines()
     assert "several sites" not in pooled
 
@@ -588,7 +594,7 @@ def test_page_tells_each_finding(tmp_path: Path) -> None:
     html, page = page_of(FINDINGS, tmp_path)
     for words in (
         "Each of 2 findings is asked about by itself",
-        "AUC 0.931 plaintext twin 0.929",
+        "AUC 0.931 plaintext reference 0.929",
         "Sensitivity 0.844 mean of 1 finding ",
         "Accuracy 0.875 mean of 2 findings",
         "Edema 60 14 0.777 0.551 0.900 0.871 0.857 0.875",

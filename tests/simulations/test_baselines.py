@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from chexpert_folder import SPOILT
 
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.learning.metrics import Metrics, count, metrics
@@ -16,11 +16,11 @@ from fedpp.protocol.run_record import FederationRecord
 from fedpp.reporting.report import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
 from simulations.hospitals import Hospitals, prepare
-from simulations.plaintext_reference import PlaintextSite, PlaintextTwin, Training, plaintext_sites
+from simulations.plaintext_reference import PlaintextReference, PlaintextSite, Training, plaintext_sites
 from simulations.scenario import Scenario
 from simulations.shared_patients import also_tested_elsewhere
 
-NETWORK = NetworkSpec(3, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4)
+NETWORK = ModelSpec(3, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4)
 
 
 def scenario(*names: str, **settings: object) -> Scenario:
@@ -40,10 +40,10 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
 def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
     """Return the figures, on its own test split, of a twin that is trained at one hospital alone."""
     here = plaintext_sites(hospitals, NETWORK)[number]
-    twin = PlaintextTwin(NETWORK, Training(2, 2, asked.recipe(), asked.seed, asked.dtype))
-    weights = twin.federate([here], twin.initial(hospitals.domain))
+    reference = PlaintextReference(NETWORK, Training(2, 2, asked.hyperparameters(), asked.seed, asked.dtype))
+    weights = reference.federate([here], reference.initial(hospitals.domain))
     tested = here.split["test"]
-    return metrics(count(here.labels[tested], twin.probabilities(weights, here)[tested]))
+    return metrics(count(here.labels[tested], reference.probabilities(weights, here)[tested]))
 
 
 def site(name: str, count_: int) -> PlaintextSite:
@@ -91,14 +91,14 @@ def test_each_site_s_own_test_split_is_told_of_every_baseline(chexpert: Path, tm
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     compared = compare(asked, hospitals, record, tmp_path / "no model", print)
     sites = plaintext_sites(hospitals, NETWORK)
-    twin = PlaintextTwin(NETWORK, Training(2, 2, asked.recipe(), asked.seed, asked.dtype))
+    reference = PlaintextReference(NETWORK, Training(2, 2, asked.hyperparameters(), asked.seed, asked.dtype))
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     for name, trained_at in (
         ("plaintext_federated", sites),
         ("plaintext_central", [pooled(sites, also_tested_elsewhere(datasets))]),
     ):
-        weights = twin.federate(trained_at, twin.initial(hospitals.domain))
-        tests = [count(s.labels[s.split["test"]], twin.probabilities(weights, s)[s.split["test"]]) for s in sites]
+        weights = reference.federate(trained_at, reference.initial(hospitals.domain))
+        tests = [count(s.labels[s.split["test"]], reference.probabilities(weights, s)[s.split["test"]]) for s in sites]
         assert [getattr(compared.by_site[s.name], name) for s in sites] == list(map(metrics, tests))
         assert getattr(compared.together, name) == metrics(tests[0] + tests[1])
     assert {of_site.local_only for of_site in compared.by_site.values()} == {None}

@@ -1,4 +1,4 @@
-"""The plaintext twin is given what the encrypted dataset holds, padding and time gaps included."""
+"""The plaintext reference is given what the encrypted dataset holds, padding and time gaps included."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import pytest
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Recipe, ServerRule
-from fedpp.config.model_spec import Gaps, NetworkSpec, Task
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.model_spec import Gaps, ModelSpec, Task
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
 from simulations.hospitals import prepare
 from simulations.plaintext_reference import (
+    PlaintextReference,
     PlaintextSite,
-    PlaintextTwin,
     Training,
     inputs_of,
     labels_of,
@@ -33,7 +33,7 @@ def test_the_twin_s_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path
     hospitals = prepare(scenario, None, tmp_path, tmp_path)
     for configured, name in zip(hospitals.sites, ("hospital-1", "hospital-2"), strict=True):
         dataset = EncryptedDataset.open(configured.dataset)
-        network = NetworkSpec.of(Task.of(dataset.manifest), (3, 4))
+        network = ModelSpec.of(Task.of(dataset.manifest), (3, 4))
         assert network.gaps == (gaps != "none")
         (site,) = [site for site in plaintext_sites(hospitals, network) if site.name == name]
         everything = np.arange(len(dataset))
@@ -63,7 +63,7 @@ def test_the_twin_knows_the_states_of_findings(chexpert: Path, tmp_path: Path):
     scenario = Scenario("tiny", "", 2, 1, frames=3, size=8, colour=True, dtype="float64", **settings)
     hospitals = prepare(scenario, chexpert, tmp_path, tmp_path)
     dataset = EncryptedDataset.open(hospitals.sites[0].dataset)
-    site = plaintext_sites(hospitals, NetworkSpec.of(Task.of(dataset.manifest), (3, 4)))[0]
+    site = plaintext_sites(hospitals, ModelSpec.of(Task.of(dataset.manifest), (3, 4)))[0]
     everything = np.arange(len(dataset))
     np.testing.assert_array_equal(
         site.labels, encryption.decrypt_findings(hospitals.domain, dataset.labels(everything))
@@ -81,14 +81,21 @@ def drawn_site(seed: int, count: int) -> PlaintextSite:
     return PlaintextSite(str(seed), frames, np.ones((count, 2), np.bool_), None, labels, split)
 
 
-@pytest.mark.parametrize("rule", [ServerRule(), ServerRule("fedavgm", 0.5, momentum=0.8), ServerRule("fedyogi", 0.01)])
-def test_a_twin_s_rounds_take_the_server_s_step(rule: ServerRule):
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ServerOptimizerConfig(),
+        ServerOptimizerConfig("fedavgm", 0.5, momentum=0.8),
+        ServerOptimizerConfig("fedyogi", 0.01),
+    ],
+)
+def test_a_twin_s_rounds_take_the_server_s_step(rule: ServerOptimizerConfig):
     """Three rounds of two sites are those of a loop by hand: train, average what changed, and the rule's formula."""
-    recipe = Recipe(learning_rate=1e-2, batch_size=4)
+    hyperparameters = Hyperparameters(learning_rate=1e-2, batch_size=4)
     sites, examples = [drawn_site(1, 6), drawn_site(2, 9)], (5, 8)
     drawn = list(initial_weights(TINY, 1).values())
-    found = PlaintextTwin(TINY, Training(3, 2, recipe, 7, "float64", rule)).federate(sites, drawn)
-    learner = Learner(TINY, Algebra.plaintext(), recipe, "float64")
+    found = PlaintextReference(TINY, Training(3, 2, hyperparameters, 7, "float64", rule)).federate(sites, drawn)
+    learner = Learner(TINY, Algebra.plaintext(), hyperparameters, "float64")
     weights, first, second = drawn, [0.0 * w for w in drawn], [0.0 * w for w in drawn]
     for number in (1, 2, 3):
         changes = []

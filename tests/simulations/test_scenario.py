@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from fedpp.config.hyperparameters import ServerRule
+from fedpp.config.hyperparameters import ServerOptimizerConfig
 from fedpp.errors import ConfigError
 from fedpp.imaging.readers.chexpert import COMPETITION
 from fedpp.imaging.splits import SplitPlan
 from simulations.scenario import PhantomData, Scenario, names
 
-LEAST = "description: x\nsites: 2\nrounds: 1\n"
+MIN = "description: x\nsites: 2\nrounds: 1\n"
 
 
 def load(folder: Path, text: str) -> Scenario:
-    (folder / "one.yaml").write_text(LEAST + text)
+    (folder / "one.yaml").write_text(MIN + text)
     return Scenario.load(str(folder / "one.yaml"))
 
 
@@ -44,9 +44,12 @@ def test_every_key_is_read(tmp_path: Path):
     assert (scenario.predict, scenario.window, scenario.stride, scenario.min_length) == ("visit", 3, 2, 2)
     assert (scenario.gaps, scenario.plaintext_central, scenario.local_only) == ("public", True, True)
     assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
-    assert (scenario.server_rule(), scenario.recipe().proximal) == (ServerRule(), 0.0)
+    assert (scenario.server_optimizer_config(), scenario.hyperparameters().proximal) == (ServerOptimizerConfig(), 0.0)
     pulled = load(tmp_path, "proximal: 0.01\nserver-optimizer: fedadam\nserver-tau: 0.1\nserver-beta-2: 0.5\n")
-    assert (pulled.server_rule(), pulled.recipe().proximal) == (ServerRule("fedadam", beta_2=0.5, tau=0.1), 0.01)
+    assert (pulled.server_optimizer_config(), pulled.hyperparameters().proximal) == (
+        ServerOptimizerConfig("fedadam", beta_2=0.5, tau=0.1),
+        0.01,
+    )
     assert load(tmp_path, "max-length: 9\n").max_length == 9
     several = load(tmp_path, "target: [Edema, Fracture]\ncolour: true\nsensitivity: 0.95\n")
     assert (several.choices().findings, several.colour, several.sensitivity) == (("Edema", "Fracture"), True, 0.95)

@@ -1,4 +1,4 @@
-"""A simulated federation, small, with everything real: vault processes, Ray, the two apps, the plaintext twin."""
+"""A simulated federation, small, with everything real: vault processes, Ray, the two apps, the plaintext reference."""
 
 import json
 import subprocess
@@ -146,7 +146,7 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
 def test_findings_are_learned_at_once_as_in_plaintext(
     chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """Coloured and multi-label, ciphertext agrees with the plaintext twin; the report tells each finding."""
+    """Coloured and multi-label, ciphertext agrees with the plaintext reference; the report tells each finding."""
     scenario = tmp_path / "findings.yaml"
     scenario.write_text(FINDINGS)
     out = tmp_path / "run"
@@ -271,7 +271,7 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ("strategy: FedAdam\n", "the plaintext twin has no strategies of Flower, got 'FedAdam'"),
+        ("strategy: FedAdam\n", "the plaintext reference has no strategies of Flower, got 'FedAdam'"),
         ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs masking=false"),
         (
             "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nmasking: false\n",

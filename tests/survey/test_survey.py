@@ -302,7 +302,7 @@ def test_a_near_duplicate_of_another_patient_is_found(copy: Callable[[np.ndarray
     assert (pair.first, pair.second) == ("image00.png", "image20.png")
     assert not pair.same
     assert not pair.one_patient
-    assert pair.correlation >= duplicates.LEAST_CORRELATION
+    assert pair.correlation >= duplicates.MIN_CORRELATION
 
 
 def test_equal_images_of_one_patient_are_a_note(tmp_path: Path):
@@ -340,7 +340,7 @@ def test_candidates_are_those_of_a_plain_search():
         for right in range(left + 1, 300)
         if owners[left] != owners[right]
     }
-    expected = {pair: bits for pair, bits in plain.items() if bits <= duplicates.MOST_DIFFERENT}
+    expected = {pair: bits for pair, bits in plain.items() if bits <= duplicates.MAX_DIFFERENT}
     pairs, more = duplicates.candidates(hashes, owners)
     assert set(pairs) == set(expected)
     assert [expected[pair] for pair in pairs] == sorted(expected.values())
@@ -358,7 +358,7 @@ def test_crowded_candidates_are_bounded():
     hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64)
     pairs, more = duplicates.candidates(hashes, np.arange(1000))
     assert more
-    assert len(pairs) == duplicates.MOST_CANDIDATES
+    assert len(pairs) == duplicates.MAX_CANDIDATES
     assert {(row, 900 + row) for row in range(50)} <= set(pairs)
 
 

@@ -28,7 +28,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from fedpp.imaging.images import JPEG_SCAN, MOST_SCANS
+from fedpp.imaging.images import JPEG_SCAN, MAX_SCANS
 
 Size = tuple[int, int, int]  # height, width, samples
 
@@ -72,7 +72,7 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
         stream = get_frame(image.PixelData, number, **_framing(image))
         if stream_size(stream) != (image.Rows, image.Columns, image.SamplesPerPixel):
             raise ValueError("a stream has another size than the image")
-        if syntax not in JPEG2000TransferSyntaxes and stream.count(JPEG_SCAN) > MOST_SCANS:
+        if syntax not in JPEG2000TransferSyntaxes and stream.count(JPEG_SCAN) > MAX_SCANS:
             raise ValueError("a stream has too many scans")
     if not is_available(syntax) or (syntax == JPEGExtended12Bit and image.BitsStored <= 8):
         return pixel_array(image, index=number)

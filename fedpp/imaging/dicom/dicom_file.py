@@ -21,14 +21,14 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.images import MOST_PIXELS
+from fedpp.imaging.images import MAX_PIXELS
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
-MOST_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
+MAX_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
 _MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
 _CHUNK = 2**16
 _UNDEFINED = 2**32 - 1  # a length: the value ends at a delimiter
-_LEAST_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
+_MIN_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
 
 # What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
 DAMAGE = (
@@ -82,9 +82,9 @@ def frames_announced(image: pydicom.Dataset, file: Path) -> int:
     """
     count = max(1, int(image.get("NumberOfFrames") or 1))
     height, width = int(image.get("Rows") or 0), int(image.get("Columns") or 0)
-    if height * width > MOST_PIXELS:
-        raise RawDataError(f"{file} claims {width} x {height} pixels a frame, more than {MOST_PIXELS}")
-    least = _LEAST_STREAM
+    if height * width > MAX_PIXELS:
+        raise RawDataError(f"{file} claims {width} x {height} pixels a frame, more than {MAX_PIXELS}")
+    least = _MIN_STREAM
     if not image.file_meta.TransferSyntaxUID.is_encapsulated:
         least = height * width * int(image.get("BitsAllocated") or 0) // 8
     pixels = image.get_item("PixelData", keep_deferred=True)
@@ -123,8 +123,8 @@ def _inflated(file: Path, content: BinaryIO) -> int:
         while chunk and not inflater.eof:
             size += len(inflater.decompress(chunk, _CHUNK))
             chunk = inflater.unconsumed_tail
-            if size > MOST_INFLATED:
-                raise RawDataError(f"{file} becomes more than {MOST_INFLATED} bytes when it is inflated: split it")
+            if size > MAX_INFLATED:
+                raise RawDataError(f"{file} becomes more than {MAX_INFLATED} bytes when it is inflated: split it")
     return size
 
 

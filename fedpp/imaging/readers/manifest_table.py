@@ -19,7 +19,7 @@ from fedpp.imaging.tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "time", "label")
-MOST_DAYS = 1_000_000  # a greater number is no count of days, but a date without its dashes, or seconds
+MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without its dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 
 
@@ -112,7 +112,7 @@ def _time(text: str) -> _Time | None:
         number = float(text)
     except ValueError:
         return None
-    return _Time("number", number, 1) if abs(number) <= MOST_DAYS else None
+    return _Time("number", number, 1) if abs(number) <= MAX_DAYS else None
 
 
 def _moment(kind: str, moment: datetime) -> _Time:

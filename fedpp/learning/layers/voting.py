@@ -34,7 +34,7 @@ class Vote(keras.Layer):  # type: ignore[misc]
         self.classes = classes
 
     def build(self, features_shape: tuple[int, ...], states_shape: tuple[int, ...] | None = None) -> None:
-        """Add the weights in the order of `NetworkSpec.weights`."""
+        """Add the weights in the order of `ModelSpec.weights`."""
         for name, shape in _weights(self.classes, features_shape[-1], states_shape[-1] if states_shape else 0):
             setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
 
@@ -72,7 +72,7 @@ class EncryptedVote(EncryptedLayer):
         self.classes = at_least_one(classes, f"layer {self.name}: classes")
 
     def build(self, features_shape: Sequence[Shape], states_shape: Sequence[Shape] | None = None) -> None:
-        """Add the weights in the order of `NetworkSpec.weights`."""
+        """Add the weights in the order of `ModelSpec.weights`."""
         given = [self.plain_shape(shape) for shape in (features_shape, states_shape) if shape is not None]
         for shape in given[1:]:
             if shape[1] != given[0][1]:

@@ -16,20 +16,20 @@ from coordinator.operator.bundle_build import built
 from coordinator.operator.flower_command import NoSuperLinkError, flower
 from coordinator.operator.superlink import CONNECTION, State
 from coordinator.server.progress import Progress
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.errors import ConfigError
 
 
 def begun(out: Path) -> Path:
     """Return the folder of a run whose ServerApp was there: what failed before leaves none."""
-    RunFolder(out).folder.mkdir(parents=True)
-    (RunFolder(out).folder / "nonce").touch()
+    RunState(out).folder.mkdir(parents=True)
+    (RunState(out).folder / "nonce").touch()
     return out
 
 
 def settings(out: Path) -> dict[str, Any]:
     """Return the settings that a run was begun with."""
-    return dict(json.loads(RunFolder(out).order.read_text()))
+    return dict(json.loads(RunState(out).order.read_text()))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
 def test_a_run_keeps_the_code_that_it_was_begun_with(card: Path, state: Path, tmp_path: Path) -> None:
     """Its copy makes the bundle that `bundle` tells the sites of, whatever the checkout becomes."""
     run("--state", state, "--domain", card, "--sites", 2, "--out", begun(tmp_path / "out"))
-    assert built(RunFolder(tmp_path / "out").app) == built()
+    assert built(RunState(tmp_path / "out").app) == built()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_status_tells_where_a_run_is(
     out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     told = Progress("7", "training", 2, 5, 2, {"a": "asked", "b": "answered"}, 0.0, 1.0, 90.0)
-    RunFolder(out).progress.write_text(json.dumps(told.to_mapping()))
+    RunState(out).progress.write_text(json.dumps(told.to_mapping()))
     capsys.readouterr()
     assert main(["status", "--state", str(state)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -191,7 +191,7 @@ def test_status_tells_where_a_run_is(
     assert main(["status", "--state", str(state), "--out", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown == {**told.to_mapping(), "out": str(out), "alive": False, "nodes": []}
-    with RunFolder(out).held():
+    with RunState(out).held():
         assert main(["status", "--state", str(state)]) == 0
     assert "state    training" in capsys.readouterr().out.splitlines()
 
@@ -213,7 +213,7 @@ def test_stop_ends_the_run_that_goes_on(
 ) -> None:
     """It is told to stop, and waited for: of the state's last run, if none is named."""
     monkeypatch.setattr(run_commands, "WATCH_SECONDS", 0.01)
-    folder, ended = RunFolder(tmp_path / "out"), []
+    folder, ended = RunState(tmp_path / "out"), []
     State(state).last.write_text(str(folder.out))
 
     def run_until_stopped() -> None:
@@ -254,7 +254,7 @@ def test_status_tells_that_a_run_was_given_up(card: Path, state: Path, tmp_path:
     out = begun(tmp_path / "out")
     command = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
     run(*command)
-    ended = Progress.load(RunFolder(out).progress)
+    ended = Progress.load(RunState(out).progress)
     assert ended.phase == "failed"
     assert "is no coordinator's state" in ended.reason
 

@@ -15,34 +15,34 @@ from coordinator.operator.flower_command import NoSuperLinkError
 from coordinator.operator.submission import Submission
 from coordinator.operator.superlink import State
 from coordinator.server.progress import Progress, ProgressFile
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
 
 pytestmark = pytest.mark.timeout(60)  # what is never told to stop fails
-ServerApp = Callable[[RunFolder, str], None]
+ServerApp = Callable[[RunState, str], None]
 AWAY = NoSuperLinkError("no SuperLink answers")
 
 
-def completes(folder: RunFolder, run: str) -> None:
+def completes(folder: RunState, run: str) -> None:
     with folder.held():
         ProgressFile(folder.progress, Progress(run, "completed", 2))
 
 
-def dies(folder: RunFolder, run: str, *, number: int = 1) -> None:
+def dies(folder: RunState, run: str, *, number: int = 1) -> None:
     with folder.held():
         folder.nonce("0")
         ProgressFile(folder.progress, Progress(run, "training", number))
 
 
-def dies_later(folder: RunFolder, run: str) -> None:
+def dies_later(folder: RunState, run: str) -> None:
     dies(folder, run, number=int(run))
 
 
-def never_starts(folder: RunFolder, run: str) -> None:
+def never_starts(folder: RunState, run: str) -> None:
     del folder, run
 
 
-def stops_when_told(folder: RunFolder, run: str) -> None:
+def stops_when_told(folder: RunState, run: str) -> None:
     with folder.held():
         os.kill(os.getpid(), signal.SIGTERM)
         while not folder.stop.exists():
@@ -50,7 +50,7 @@ def stops_when_told(folder: RunFolder, run: str) -> None:
         ProgressFile(folder.progress, Progress(run, "stopped", 1, reason="stopped in round 1"))
 
 
-def hangs(folder: RunFolder, run: str) -> None:
+def hangs(folder: RunState, run: str) -> None:
     with folder.held():
         ProgressFile(folder.progress, Progress(run, "training", 1))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -60,7 +60,7 @@ def hangs(folder: RunFolder, run: str) -> None:
 class SuperLink:
     """Flower's command line: what each `run` starts, or why it does not, and what each `list` answers."""
 
-    def __init__(self, folder: RunFolder, runs: Iterator[ServerApp | FederationError]) -> None:
+    def __init__(self, folder: RunState, runs: Iterator[ServerApp | FederationError]) -> None:
         self.folder, self.runs = folder, runs
         self.listed: list[str | FederationError] = []
         self.calls: list[str] = []
@@ -93,7 +93,7 @@ Carry = Callable[..., tuple[Progress, SuperLink]]
 @pytest.fixture
 def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
     """Return how a run ends whose ServerApps are these, and what SuperLink was asked."""
-    folder = RunFolder(tmp_path)
+    folder = RunState(tmp_path)
     folder.folder.mkdir()
     for name, value in {"POLL_SECONDS": 0.01, "ASK_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MOST_DEATHS": 3}.items():
         monkeypatch.setattr(submission, name, value)
@@ -132,10 +132,10 @@ def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path
     """After a bounded number of deaths in one round, which each later round begins to count anew."""
     ended, _ = carried(dies, dies, dies, dies_later, dies_later, dies_later, completes)
     assert ended.phase == "completed"
-    RunFolder(tmp_path).clear()
+    RunState(tmp_path).clear()
     with pytest.raises(FederationError, match="the ServerApp ended 4 times in round 1: .*go on with run --resume"):
         carried(dies, dies, dies, dies, completes)
-    told = Progress.load(RunFolder(tmp_path).progress)
+    told = Progress.load(RunState(tmp_path).progress)
     assert (told.phase, told.reason[:30]) == ("failed", "the ServerApp ended 4 times in")
 
 
@@ -179,5 +179,5 @@ def test_a_server_that_does_not_stop_is_given_up(carried: Carry, tmp_path: Path)
     """SuperLink ends it, and the run is told as stopped."""
     ended, superlink = carried(hangs)
     assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
-    told = Progress.load(RunFolder(tmp_path).progress)
+    told = Progress.load(RunState(tmp_path).progress)
     assert (told.phase, told.reason) == ("stopped", "the run was stopped; go on with run --resume")

@@ -28,7 +28,7 @@ from fedpp.aggregation.ring import Ring
 from fedpp.aggregation.round_context import Round
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
@@ -116,7 +116,7 @@ NO_UPDATE = {
     "an earlier round": (of_another(number=0), "its update is of number 0, due is 1"),
     "a later attempt": (of_another(attempt=2), "its update is of attempt 2, due is 1"),
     "another run": (of_another(run="e" * 64), "its update is of run 'eeee"),
-    "another plan": (of_another(plan="e" * 64), "its update is of plan 'eeee"),
+    "another plan": (of_another(run_spec="e" * 64), "its update is of plan 'eeee"),
     "another ring": (of_another(ring=Ring(64, 7, 2, 8.0)), "its update is of ring Ring"),
     "another length": (of_another(length=9), "its update is of length 9"),
     "no array's bytes": (altered(raw(b"no npy")), "do not fit their shape"),
@@ -369,7 +369,7 @@ def self_certified(description: SiteDescription, question: Message) -> RecordDic
     """Answer with a certificate that a member made with a key of its own."""
     nonce = messages.DescribeRequest.of(question.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
-    made = Issuer(bytes([9] * 32)).certify(identity_of(description.name).recipient(), CARD)
+    made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).recipient(), CARD)
     return answered(description, replace(own, certificate=made).to_json())
 
 

@@ -16,17 +16,17 @@ from members import founded, proof
 from coordinator.__main__ import main
 from coordinator.server.app import federate
 from coordinator.server.chosen_strategy import REFUSED, ChosenStrategy, names
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.cipher.domain_card import Scheme
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import count, metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 from fedpp.protocol.run_record import FederationRecord
-from simulations.benchmarks.simulated_client import Player
+from simulations.benchmarks.simulated_client import SimulatedClient
 from sites.client import local_round
 
 KEYS = founded(scheme="more-frame")
@@ -36,7 +36,7 @@ State = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class FramePlayer(Player):
+class FramePlayer(SimulatedClient):
     """A site of `FRAMES`, whose training adds what is drawn for it and the round, and a `shift`."""
 
     shift: float = 0.0
@@ -51,7 +51,7 @@ class FramePlayer(Player):
         """Return its validation loss, of whatever model."""
         return 0.2 * self.number
 
-    def rows_of_round_0(self, network: NetworkSpec) -> dict[str, np.ndarray]:
+    def rows_of_round_0(self, network: ModelSpec) -> dict[str, np.ndarray]:
         generator = np.random.default_rng(0)
         return {spec.name: generator.normal(size=(*spec.shape, 1)) for spec in network.weights()}
 
@@ -69,7 +69,7 @@ class FramePlayer(Player):
 
     def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
         made = messages.state_of(content, messages.AFTER)
-        return local_round.given(request.plan, before, made, attempt=request.attempt)
+        return local_round.given(request.run_spec, before, made, attempt=request.attempt)
 
 
 @dataclass
@@ -215,7 +215,7 @@ ORACLES: Mapping[str, tuple[str, Callable[[Round, State], np.ndarray]]] = {
 
 def expected(players: list[FramePlayer], oracle: Callable[[Round, State], np.ndarray], last: int = 2) -> np.ndarray:
     """Return the model after the last round, by a loop over vectors."""
-    network = NetworkSpec(2, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4, patch=2)
+    network = ModelSpec(2, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4, patch=2)
     before, state = flat(players[0].rows_of_round_0(network), network), State()
     examples = np.array([player.description.sequences[0] for player in players])
     for number in range(1, last + 1):
@@ -373,7 +373,7 @@ def test_a_strategy_that_makes_no_model_fails_the_run_in_words(strategy: str, se
     sites = [site(name) for name in MANY]
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
         federate(LocalGrid(sites), run_of(tmp_path, strategy, settings))
-    assert RunFolder(tmp_path).log.read_text().count(told) == 2
+    assert RunState(tmp_path).log.read_text().count(told) == 2
     assert not [kind for s in sites for kind in s.asked if kind == "evaluate"]
 
 

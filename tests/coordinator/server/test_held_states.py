@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from masked_sites import opened
 
 from coordinator.server.app import federate
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
 from fedpp.learning.model_file import EncryptedModel
@@ -82,7 +82,7 @@ def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost
     model = tmp_path / ("model.sealed" if masking else "model.npz")
     rows = opened(model.read_bytes()).rows if masking else EncryptedModel.load(model).rows
     np.testing.assert_array_equal(rows["dense/bias"], 3.0)  # a step of 1 in each round
-    assert RunFolder(tmp_path).log.read_text().count("b has lost the last model, and is sent it again") == 1
+    assert RunState(tmp_path).log.read_text().count("b has lost the last model, and is sent it again") == 1
 
 
 class Another(Site):

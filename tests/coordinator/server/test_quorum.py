@@ -17,7 +17,7 @@ from masked_sites import opened
 from coordinator.server import admission, exchange, gathering
 from coordinator.server.app import federate
 from coordinator.server.progress import Progress
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
@@ -97,7 +97,7 @@ def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Pat
         "round 2: update: 2 sites answered within 0 s more, the quorum is 3; missing are c: see that they run, and go "
         "on with run --resume"
     )
-    ended = Progress.load(RunFolder(tmp_path).progress)
+    ended = Progress.load(RunState(tmp_path).progress)
     assert (ended.phase, ended.reason, ended.round) == ("failed", str(raised.value), 2)
     assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
 
@@ -346,16 +346,16 @@ def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:
 )
 def test_by_default_a_quorum_is_more_than_half(sites: int, quorum: int, least: int, tmp_path: Path) -> None:
     """Of the sites that are waited for, unless the run says how many."""
-    assert config(tmp_path, sites=sites, quorum=quorum).least_sites() == least
+    assert config(tmp_path, sites=sites, quorum=quorum).min_sites() == least
 
 
 @pytest.mark.parametrize("masking", [True, False])
 def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
-    """An update counts `most-examples` at most: the average, by a hand-written loop."""
+    """An update counts `max-examples` at most: the average, by a hand-written loop."""
     examples: Mapping[str, int] = {"a": 3, "b": 8, "c": 100}
     steps = {"a": 0.25, "b": -0.125, "c": 0.5}
     sites = [Site(describe(name, sequences=(examples[name], 2, 1)), step=steps[name]) for name in examples]
-    run = config(tmp_path, sites=3, masking=masking, rounds=1, **{"most-examples": 5})
+    run = config(tmp_path, sites=3, masking=masking, rounds=1, **{"max-examples": 5})
     federate(LocalGrid(sites), run)
     model = opened((tmp_path / "model.sealed").read_bytes()) if masking else EncryptedModel.load(tmp_path / "model.npz")
     mean = (3 * 0.25 - 5 * 0.125 + 5 * 0.5) / 13

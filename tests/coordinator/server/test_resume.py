@@ -11,7 +11,7 @@ from masked_sites import opened
 
 from coordinator.server.app import federate
 from coordinator.server.progress import Progress, ProgressFile
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.protocol import messages
 from fedpp.protocol.run_record import FederationRecord
 
@@ -27,7 +27,7 @@ class Remembering(Site):
         content = question.content
         if question.metadata.message_type == "train":
             request = messages.TrainRequest.of(content)
-            asked = f"{request.round} {request.attempt} {request.plan.digest}"
+            asked = f"{request.round} {request.attempt} {request.run_spec.digest}"
             if asked not in self.trained:
                 answer = super().answer(question)
                 assert answer is not None
@@ -57,7 +57,7 @@ def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path:
         those, out = sites(), tmp_path / str(died)
         with pytest.raises(Died):
             federate(MortalGrid(those, died), config(out, sites=3))
-        assert not RunFolder(out).is_held()
+        assert not RunState(out).is_held()
         assert facts(federate(LocalGrid(those), config(out, sites=3))) == record, died
         assert opened((out / "model.sealed").read_bytes()).digest == digest
         assert [len(site.trained) for site in those] == [2, 2, 2]
@@ -150,13 +150,13 @@ def test_a_run_that_had_all_but_ended_is_not_run_again(
             raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(RunFolder if last == "finish" else ProgressFile, last, dies)
+        patched.setattr(RunState if last == "finish" else ProgressFile, last, dies)
         federate(MortalGrid(those, 10**6), config(tmp_path, sites=3))
     model = (tmp_path / "model.sealed").read_bytes()
     record = federate(LocalGrid([]), config(tmp_path, sites=3))
     assert record == FederationRecord.load(tmp_path / "federation.json")
     assert (tmp_path / "model.sealed").read_bytes() == model
-    assert Progress.load(RunFolder(tmp_path).progress).phase == "completed"
+    assert Progress.load(RunState(tmp_path).progress).phase == "completed"
     assert {path.name for path in tmp_path.iterdir()} == {"federation.json", "model.sealed", "run"}
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"sum", "position", "checkpoint"}
 
@@ -182,7 +182,7 @@ def test_why_a_serverapp_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(RuntimeError):
         federate(Broken(sites()), config(tmp_path, sites=3))
     assert "the ServerApp failed: RuntimeError: no connection" in capsys.readouterr().err.splitlines()
-    assert Progress.load(RunFolder(tmp_path).progress).phase == "waiting"
+    assert Progress.load(RunState(tmp_path).progress).phase == "waiting"
 
 
 def test_who_goes_on_knows_how_long_a_round_takes(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_who_goes_on_knows_how_long_a_round_takes(tmp_path: Path) -> None:
 
     class Looking(LocalGrid):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
-            told.append(Progress.load(RunFolder(tmp_path).progress).eta)
+            told.append(Progress.load(RunState(tmp_path).progress).eta)
             return super().push_messages(messages)
 
     those = sites()

@@ -16,9 +16,9 @@ from coordinator_runs import describe
 
 from coordinator.server import run_state
 from coordinator.server.progress import Progress, ProgressFile
-from coordinator.server.run_state import Checkpoint, ClosedSum, Position, RunFolder, StoppedError, patiently
+from coordinator.server.run_state import Checkpoint, ClosedAggregate, Position, RunState, StoppedError, patiently
 from fedpp import files
-from fedpp.aggregation.round_context import Contribution, Sum
+from fedpp.aggregation.round_context import Aggregate, Contribution
 from fedpp.errors import FederationError
 from fedpp.protocol import messages
 from fedpp.protocol.run_record import RoundRecord
@@ -26,20 +26,22 @@ from simulations.benchmarks.simulated_client import counted
 
 SITE = describe("a")
 POSITION = Position(2, 1, {"a": SITE}, {"a": "cd" * 32}, {"b": "its words"})
-OF = Sum((Contribution("a", "ab" * 32, 3, 2),), 7)
-CLOSED = ClosedSum(2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments")
+OF = Aggregate((Contribution("a", "ab" * 32, 3, 2),), 7)
+CLOSED = ClosedAggregate(
+    2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments"
+)
 ROUND = RoundRecord(1, ("a",), {"a": counted(SITE, 2)}, 1.5, 2, {"b": "late"}, {"a": "far"})
 CHECKPOINT = Checkpoint(1, "ef" * 32, b"\n state \x00", (ROUND,), 3.5, b"\x00 moments")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path)
+def folder(tmp_path: Path) -> RunState:
+    made = RunState(tmp_path)
     with made.held():
         return made
 
 
-def test_what_is_kept_is_read_back(folder: RunFolder) -> None:
+def test_what_is_kept_is_read_back(folder: RunState) -> None:
     """Position, sum and checkpoint are what they were, to the bit; before they are kept there are none."""
     assert (folder.position(), folder.closed(POSITION), folder.checkpoint(TINY)) == (None, None, None)
     folder.begin(POSITION)
@@ -55,20 +57,20 @@ def test_what_is_kept_is_read_back(folder: RunFolder) -> None:
     assert (folder.position(), folder.closed(POSITION), folder.checkpoint(TINY)) == (None, None, None)
 
 
-def test_a_sum_of_another_attempt_is_none(folder: RunFolder) -> None:
+def test_a_sum_of_another_attempt_is_none(folder: RunState) -> None:
     """What was closed for an attempt is not sent for the next."""
     folder.close(CLOSED)
     for other in (replace(POSITION, attempt=2), replace(POSITION, round=3)):
         assert folder.closed(other) is None
 
 
-def test_a_run_s_nonce_is_drawn_once(folder: RunFolder) -> None:
+def test_a_run_s_nonce_is_drawn_once(folder: RunState) -> None:
     """Who goes on has the nonce of who began: masks, seals and the sites' memory are bound to it."""
     assert [folder.nonce("1" * 64), folder.nonce("2" * 64)] == ["1" * 64] * 2
 
 
 @pytest.mark.parametrize("name", ["position", "sum", "checkpoint", "nonce"])
-def test_every_damage_is_seen(name: str, folder: RunFolder) -> None:
+def test_every_damage_is_seen(name: str, folder: RunState) -> None:
     """A file with a byte changed, cut or added is refused in one line that says what to do."""
     folder.nonce("1" * 64)
     folder.begin(POSITION)
@@ -92,7 +94,7 @@ def test_every_damage_is_seen(name: str, folder: RunFolder) -> None:
     assert read() is not None
 
 
-def test_one_process_at_a_time_has_a_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_at_a_time_has_a_run(folder: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another is refused while the first lives, and let in when it was killed."""
     monkeypatch.setattr(run_state, "HELD_SECONDS", 0.1)
     context = multiprocessing.get_context("fork")
@@ -110,7 +112,7 @@ def test_one_process_at_a_time_has_a_run(folder: RunFolder, monkeypatch: pytest.
         assert folder.is_held()
 
 
-def test_who_only_looks_on_keeps_nobody_out(folder: RunFolder) -> None:
+def test_who_only_looks_on_keeps_nobody_out(folder: RunState) -> None:
     """A look takes the lock for a moment: who begins a run waits for that long."""
     with (folder.folder / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -122,12 +124,12 @@ def test_who_only_looks_on_keeps_nobody_out(folder: RunFolder) -> None:
 
 
 def _hold(out: Path, begun: "multiprocessing.synchronize.Event") -> None:
-    with RunFolder(out).held():
+    with RunState(out).held():
         begun.set()
         time.sleep(60)
 
 
-def test_what_a_killed_writer_left_is_removed(folder: RunFolder) -> None:
+def test_what_a_killed_writer_left_is_removed(folder: RunState) -> None:
     """A file that was half-written does not stay beside the whole one."""
     left = folder.folder / ".checkpoint.abc.tmp"
     left.write_bytes(b"half")
@@ -148,7 +150,7 @@ def full(times: int) -> "tuple[list[float], object]":
 
 
 def test_a_full_disk_is_waited_for(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: RunState, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The write is tried again until there is room, and told of once."""
     monkeypatch.setattr(run_state, "RETRY_SECONDS", 0.01)
@@ -159,7 +161,7 @@ def test_a_full_disk_is_waited_for(
 
 
 def test_a_disk_that_stays_full_fails_the_run_in_bounded_time(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one line says what to do; another error of the disk is none to wait for."""
     monkeypatch.setattr(run_state, "RETRY_SECONDS", 0.01)
@@ -174,7 +176,7 @@ def test_a_disk_that_stays_full_fails_the_run_in_bounded_time(
         patiently(broken, 60.0, folder)
 
 
-def test_somebody_may_stop_a_run(folder: RunFolder) -> None:
+def test_somebody_may_stop_a_run(folder: RunState) -> None:
     """Who stopped it is obeyed until it is begun again."""
     folder.require_going()
     folder.stop.touch()

@@ -26,10 +26,10 @@ def seen(site: Site) -> list[tuple[int, int, int]]:
     found = []
     for kind, content in zip(site.asked, site.seen, strict=True):
         if kind == "train":
-            plan = messages.TrainRequest.of(content).plan
+            run_spec = messages.TrainRequest.of(content).run_spec
             company = Participants.from_record(messages.record(content, messages.PARTICIPANTS, ConfigRecord))
             others = company.others(site.description.name, run_of(CARD, company.nonce), datetime.now(UTC))
-            found.append((plan.examples, plan.sites, others))
+            found.append((run_spec.examples, run_spec.sites, others))
     return found
 
 

@@ -8,7 +8,7 @@ from conftest import TINY
 
 from coordinator.server.admission import choose
 from coordinator.server.app import network_of
-from coordinator.server.run_state import RunFolder
+from coordinator.server.run_state import RunState
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError
 from fedpp.protocol.site_description import SiteDescription
@@ -43,10 +43,10 @@ RUN = {
     "dense": 5,
     "lstm": 4,
     "masking": True,
-    "most-examples": 0,
-    "update-bound": 8.0,
-    "update-norm": 10.0,
-    "loss-rise": 1.0,
+    "max-examples": 0,
+    "max-update-value": 8.0,
+    "max-max-update-norm": 10.0,
+    "max-loss-increase": 1.0,
     "alone": False,
     "repeats": 1,
     "wait-seconds": 1.0,
@@ -138,7 +138,7 @@ def test_public_and_encrypted_gaps_train_together():
 
 def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Whatever it quotes, a note neither forges another line nor commands the terminal; the log has it, too."""
-    folder = RunFolder(tmp_path)
+    folder = RunState(tmp_path)
     folder.folder.mkdir()
     folder.note("refused a:\n\x1b[2Jadmitted b")
     assert capsys.readouterr().err == folder.log.read_text() == "refused a: [2Jadmitted b\n"
@@ -151,9 +151,9 @@ def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"rounds": "ten"}, "rounds must be int"),
         ({"repeats": -1}, "repeats must be at least 0"),
         ({"masking": 1}, "masking must be bool"),
-        ({"update-bound": 0.0}, r"update-bound must be from 2\^-20 to 2\^20"),
-        ({"update-norm": float("inf")}, "update-norm must be positive and finite"),
-        ({"loss-rise": -1.0}, "loss-rise must be positive and finite"),
+        ({"max-update-value": 0.0}, r"max-update-value must be from 2\^-20 to 2\^20"),
+        ({"max-max-update-norm": float("inf")}, "max-max-update-norm must be positive and finite"),
+        ({"max-loss-increase": -1.0}, "max-loss-increase must be positive and finite"),
         ({"dtype": "float16"}, "one of float32, float64"),
         ({"filters": "a,b"}, "filters must be numbers"),
         ({"learning-rte": 1.0}, "unknown learning-rte"),

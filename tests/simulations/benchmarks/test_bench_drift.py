@@ -50,6 +50,6 @@ def test_a_few_steps_are_measured_and_drawn(tmp_path: Path):
     for row in result["rows"]:
         assert 0 <= row["probabilities"] < (1e-4 if row["case"].startswith("float32") else 1e-12)
         assert 0 < row["weights_control"] < (1e-2 if row["case"].startswith("float32") else 1e-9)
-        assert row["twin_loss"] == pytest.approx(np.log(2), abs=0.1)
+        assert row["reference_loss"] == pytest.approx(np.log(2), abs=0.1)
     assert result["rows"][0]["weights"] > 1e3 * result["rows"][2]["weights"]
     assert (tmp_path / "out" / CHART).read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 
 from simulations.__main__ import main
 from simulations.benchmarks import bench_rounds, round_seconds
-from simulations.benchmarks.simulated_client import Player
+from simulations.benchmarks.simulated_client import SimulatedClient
 from simulations.benchmarks.simulated_clients import DOMAIN, FRAMES, SIZE, described
 
 SHORT = ("--megabytes", "0.25", "--rounds", "1", "--turns", "1", "--senders", "2", "3", "--sent", "0.5")
@@ -60,7 +60,7 @@ def test_played_sites_are_of_the_network_that_is_measured():
     """What they say of their data fits the network of the other half of the benchmark."""
     network = round_seconds.network_of(5)
     assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
-    counts = Player(described("a"), DOMAIN).alone()
+    counts = SimulatedClient(described("a"), DOMAIN).alone()
     assert isinstance(counts, RecordDict)
     assert described("a").sequences[1:] == (2, 1)  # what a player counts of validation and test
 

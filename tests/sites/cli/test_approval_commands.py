@@ -28,7 +28,7 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError
 from sites.client.app import app
 from sites.node import app_bundle as bundle_module
-from sites.node.app_bundle import MOST_KEPT, Bundle
+from sites.node.app_bundle import MAX_KEPT, Bundle
 from sites.node.executor import require_flower
 from sites.node.launch import Launch
 from sites.node.launcher import answer
@@ -182,9 +182,9 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
     """A small archive that unpacks to more than the bound is refused, and not unpacked to find that out."""
     content = BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
-        zipped.writestr("a.py", bytes(2 * bundle_module.MOST_UNPACKED))
+        zipped.writestr("a.py", bytes(2 * bundle_module.MAX_UNPACKED))
     assert len(content.getvalue()) < 2**20
-    with pytest.raises(FederationError, match=f"unpacks to more than {bundle_module.MOST_UNPACKED} bytes"):
+    with pytest.raises(FederationError, match=f"unpacks to more than {bundle_module.MAX_UNPACKED} bytes"):
         Bundle(content.getvalue()).unpack(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -206,11 +206,11 @@ def test_any_bytes_are_files_or_refused(noise: bytes, place: int, patch: bytes) 
 
 def test_only_the_newest_refused_bundles_are_kept(tmp_path: Path) -> None:
     """A coordinator that sends one bundle after the other fills no disk; the newest is always there."""
-    for number in range(MOST_KEPT + 3):
+    for number in range(MAX_KEPT + 3):
         bundle = Bundle(archive({"a.py": str(number).encode()}))
         assert bundle.keep(tmp_path / "kept").read_bytes() == bundle.content
         assert bundle.keep(tmp_path / "kept").stat().st_mode & 0o777 == 0o600
-    assert len(list((tmp_path / "kept").iterdir())) == MOST_KEPT
+    assert len(list((tmp_path / "kept").iterdir())) == MAX_KEPT
 
 
 def test_review_tells_what_differs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import ROOT
 from hospital import error_of, site
 from members import written
 
-from fedpp.keys.site_identity import Recipient
+from fedpp.keys.site_identity import MembershipRequest
 
 SHORTER_THAN_A_SHARE = 1000  # bytes, and longer than any key file
 
@@ -155,7 +155,7 @@ def test_a_member_admits_nobody(east: Hospital, west: Hospital):
 
 
 def told(recipient: Path) -> str:
-    return Recipient.load(recipient).words
+    return MembershipRequest.load(recipient).words
 
 
 def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):

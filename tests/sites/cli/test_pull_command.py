@@ -11,8 +11,8 @@ from conftest import TINY, write_dataset
 from members import EAST, cheap, founded, membership
 
 from fedpp.aggregation.global_state import GlobalState, initial
-from fedpp.config.hyperparameters import Recipe, ServerRule
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.model_spec import ModelSpec
 from fedpp.keys import encryption, key_store
 from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -22,13 +22,13 @@ from fedpp.learning.model_file import EncryptedModel
 from sites.cli.site_cli import main
 
 PASSPHRASE = "correct horse battery"
-PATCHES = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4, patch=2)
+PATCHES = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4, patch=2)
 
 
-def state_of(domain: KeyDomain, network: NetworkSpec) -> GlobalState:
+def state_of(domain: KeyDomain, network: ModelSpec) -> GlobalState:
     rows = encrypted_initial_weights(network, 0, domain.computing_key())
     facts = {"domain": domain.card().fingerprint, "dtype": "float64", "classes": ("no", "yes")}
-    return initial(rows, network=network, rule=ServerRule(), salt="5a" * 32, **facts)
+    return initial(rows, network=network, rule=ServerOptimizerConfig(), salt="5a" * 32, **facts)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def member(tmp_path: Path) -> tuple[KeyDomain, Path]:
     return prepared(tmp_path, founded(), TINY)
 
 
-def prepared(folder: Path, domain: KeyDomain, network: NetworkSpec) -> tuple[KeyDomain, Path]:
+def prepared(folder: Path, domain: KeyDomain, network: ModelSpec) -> tuple[KeyDomain, Path]:
     key_store.join(folder / "domain", membership(EAST, domain), cheap())
     (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     (folder / "passphrase").chmod(0o600)
@@ -91,7 +91,7 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
     assert "note: this file is the model in clear, for whoever gets it\n" in printed.err
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)
-    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Recipe(), "float64")
+    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Hyperparameters(), "float64")
     trainer.load(state_of(domain, TINY).rows)
     expected = encryption.decrypt(domain, trainer.logits(dataset, np.arange(11)))
     valid = np.ones((11, 2), bool)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SPLIT, write_dataset
-from members import EAST, ISSUER, SECRET_WORDS, founded
+from members import DOMAIN_CA, EAST, SECRET_WORDS, founded
 from members import membership as member
 
-from fedpp.config.model_spec import NetworkSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.keys import encryption, key_store
@@ -23,7 +23,7 @@ from sites.cli.train_command import CHECKPOINT
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 CNN = ("--architecture", "cnn")  # where any network will do: TensorFlow traces it in half the time
-NETWORK = NetworkSpec(frames=2, height=8, width=8, channels=1, classes=2, architecture="cnn")
+NETWORK = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, architecture="cnn")
 
 
 class Epochs:
@@ -34,7 +34,7 @@ class Epochs:
         self.passphrase.touch(0o600)
         self.passphrase.write_bytes(SECRET_WORDS)
         self.old = founded(scheme=scheme)
-        self.new = self.old.successor(ISSUER.public_key)
+        self.new = self.old.successor(DOMAIN_CA.public_key)
         for name, domain in (("old", self.old), ("new", self.new)):
             key_store.join(folder / name, member(EAST, domain), Passphrase(SECRET_WORDS, log2_cost=10))
 

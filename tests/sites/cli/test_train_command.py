@@ -14,7 +14,7 @@ from conftest import ROOT, SPLIT, write_dataset
 from members import EAST, cheap, membership
 from vaults import serving
 
-from fedpp.config.hyperparameters import Recipe
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption, key_store
 from fedpp.keys.key_domain import KeyDomain
@@ -232,7 +232,7 @@ def test_the_key_s_owner_stops_it_early(
     assert min(losses[:best]) == losses[best - 1]
     key = domain.evaluation_key()
     model = EncryptedModel.load(out / "model.npz")
-    trainer = EncryptedTrainer(model.network, key.algebra(), Recipe(), "float64")
+    trainer = EncryptedTrainer(model.network, key.algebra(), Hyperparameters(), "float64")
     trainer.load(model.rows)
     validation = dataset.indices("validation")
     logits = encryption.decrypt(domain, trainer.logits(dataset, validation))
@@ -254,8 +254,8 @@ def test_early_stopping_needs_the_vault(
 
 def test_a_checkpoint_from_before_the_pull_has_none():
     """Settings without `proximal` are those of a training without it; they come back with it."""
-    settings = TrainingSettings("d" * 64, "e" * 64, "float32", recipe=Recipe(learning_rate=0.1))
+    settings = TrainingSettings("d" * 64, "e" * 64, "float32", hyperparameters=Hyperparameters(learning_rate=0.1))
     older = {name: value for name, value in settings.to_mapping().items() if name != "proximal"}
     assert TrainingSettings.from_mapping(older) == settings
-    pulled = replace(settings, recipe=Recipe(proximal=0.1))
+    pulled = replace(settings, hyperparameters=Hyperparameters(proximal=0.1))
     assert TrainingSettings.from_mapping(pulled.to_mapping()) == pulled

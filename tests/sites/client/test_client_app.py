@@ -24,11 +24,11 @@ from site_nodes import (
     about,
     begun,
     company,
-    plan_of,
     proof,
     question,
     reason,
     ring_of,
+    run_spec_of,
     sealed,
     sent,
     state_in,
@@ -37,8 +37,8 @@ from site_nodes import (
 )
 
 from fedpp.aggregation import global_state
-from fedpp.config.hyperparameters import Recipe, ServerRule
-from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.model_spec import Gaps, ModelSpec
 from fedpp.config.run_config import SITES_FOLDER
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
@@ -46,7 +46,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.vault.audit_log import AuditLog, Signer
 
@@ -54,18 +54,18 @@ from sites.vault.audit_log import AuditLog, Signer
 @BOTH
 def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """The answer holds an update in words, what it says of them, and the number of training sequences; no more."""
-    plan = plan_of(domain, masked=masked)
-    answer = trained(both[0], plan)
+    run_spec = run_spec_of(domain, masked=masked)
+    answer = trained(both[0], run_spec)
     assert set(answer) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
     assert list(answer.array_records[messages.ARRAYS]) == [messages.WORDS]
     assert dict(answer.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
-    assert words_in(answer, plan).any()
+    assert words_in(answer, run_spec).any()
     assert (messages.Mask.of(answer).tag != 0) is masked
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
     """Weights of another domain are not trained on, even if the coordinator sends them."""
-    assert reason(trained(north, replace(plan_of(domain), domain=OTHER))).startswith(
+    assert reason(trained(north, replace(run_spec_of(domain), domain=OTHER))).startswith(
         f"this site belongs to domain {domain.card().fingerprint[:16]}, the run to {OTHER[:16]}"
     )
 
@@ -75,7 +75,9 @@ def test_a_diverged_training_is_said_to_be_one(
     both: list[Node], domain: KeyDomain, masked: bool, caplog: pytest.LogCaptureFixture
 ):
     """The coordinator learns that its learning rate has to change, and not where it was, which tells of sequences."""
-    answer = trained(both[0], plan_of(domain, masked=masked, recipe=Recipe(learning_rate=1e300, batch_size=4)))
+    answer = trained(
+        both[0], run_spec_of(domain, masked=masked, hyperparameters=Hyperparameters(learning_rate=1e300, batch_size=4))
+    )
     assert reason(answer) == "the training diverged, or its data do not fit: lower the learning rate"
     assert "in epoch 1, batch 2: lower the learning rate" in caplog.text
 
@@ -109,18 +111,18 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 @BOTH
 def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """A run of another domain gets none, even if a vault answers; a run of this domain gets one of all its facts."""
-    plan = plan_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerRule("fedadam", 0.1))
-    foreign = question(domain, messages.InitialRequest(replace(plan, domain=OTHER), ""))
+    run_spec = run_spec_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerOptimizerConfig("fedadam", 0.1))
+    foreign = question(domain, messages.InitialRequest(replace(run_spec, domain=OTHER), ""))
     assert reason(both[0].ask("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
         state_in(
             node.ask("query.initial_weights", question(domain, messages.InitialRequest(p, ""))), domain, masked=masked
         )
-        for node, p in zip((*both, both[0]), (plan, plan, replace(plan, seed=4)), strict=True)
+        for node, p in zip((*both, both[0]), (run_spec, run_spec, replace(run_spec, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}
     assert replace(second, salt=first.salt) == first != replace(other, salt=first.salt)
-    assert (first.round, first.network, first.dtype, first.rule) == (0, plan.network, plan.dtype, plan.rule)
+    assert (first.round, first.network, first.dtype, first.rule) == (0, run_spec.network, run_spec.dtype, run_spec.rule)
     assert (first.domain, first.classes, first.n) == (domain.card().fingerprint, ("no", "yes"), 2)
     assert not any(moment.any() for moment in first.moments.values())
 
@@ -133,13 +135,13 @@ def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: K
         *(replace(TINY, **{name: 16}) for name in ("frames", "height", "width", "channels", "classes")),
     ],
 )
-def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: NetworkSpec):
+def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: ModelSpec):
     """What does not fit the dataset is not built, nor asked of the vault."""
-    plan = plan_of(domain, network=network)
+    run_spec = run_spec_of(domain, network=network)
     request: messages.Request = {
-        "train": messages.TrainRequest(plan, 1),
-        "evaluate": messages.EvaluateRequest(plan, "test", 1),
-        "query.initial_weights": messages.InitialRequest(plan, ""),
+        "train": messages.TrainRequest(run_spec, 1),
+        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
+        "query.initial_weights": messages.InitialRequest(run_spec, ""),
     }[kind]
     assert reason(north.ask(kind, question(domain, request, b"state"))).startswith("the network is for ")
 
@@ -149,27 +151,27 @@ def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, pla
     """Whichever way the time between frames is kept, the site says so and trains the same network."""
     times = np.linspace(0, 1, 22).reshape(11, 2)
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
-    plan = plan_of(domain, network=replace(TINY, gaps=True))
+    run_spec = run_spec_of(domain, network=replace(TINY, gaps=True))
     with node.beside_vault():
         assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).gaps == gaps
-        assert words_in(trained(node, plan), plan).any()
+        assert words_in(trained(node, run_spec), run_spec).any()
 
 
 def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     north: Node, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path
 ):
     """A site whose dataset is sealed at rest describes itself, and trains to the same update as without a seal."""
-    plan = plan_of(domain, masked=False)
+    run_spec = run_spec_of(domain, masked=False)
     north.permit(masking="optional")
     with north.beside_vault():
-        unsealed = trained(north, plan)
+        unsealed = trained(north, run_spec)
     node = north.use(write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True))
     node.permit(masking="optional")
     domain.at_rest_key().save(north.folder / "domain.rest")
     with node.beside_vault():
         assert messages.SITE in node.described()
-        answer = trained(node, plan)
-    ours, theirs = (ring_of(plan).decode(words_in(content, plan), 6) for content in (answer, unsealed))
+        answer = trained(node, run_spec)
+    ours, theirs = (ring_of(run_spec).decode(words_in(content, run_spec), 6) for content in (answer, unsealed))
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
     assert np.abs(theirs).max() > 1e-4
 
@@ -184,20 +186,20 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
         content[-1] ^= 1
         shard.write_bytes(content)
         assert reason(north.described()) == "its dataset cannot be read: its own log says why"
-        assert messages.REFUSAL not in trained(north, plan_of(domain))
+        assert messages.REFUSAL not in trained(north, run_spec_of(domain))
 
 
 def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: KeyDomain, tmp_path: Path):
     """Both come from Flower's message and the request, and stand in its audit log; a tenth score is refused."""
-    plan = plan_of(domain)
-    tested = messages.EvaluateRequest(plan, "test", round=9)
-    content = question(domain, tested, sealed(domain, begun(domain, plan, number=8)))
+    run_spec = run_spec_of(domain)
+    tested = messages.EvaluateRequest(run_spec, "test", round=9)
+    content = question(domain, tested, sealed(domain, begun(domain, run_spec, number=8)))
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
         for _ in range(9):
             assert messages.METRICS in north.ask("evaluate", content)
         assert reason(north.ask("evaluate", content)) == CLOSED
-        trained(north, plan)
+        trained(north, run_spec)
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     scores = [line for line in lines if line["method"] == "Score"]
@@ -209,8 +211,8 @@ def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: 
 
 def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
     """A site answers what is wrong with a request, and does not start it."""
-    plan = json.dumps({**json.loads(plan_of(domain).to_json()), "epochs": 10**6})
-    record = ConfigRecord({**messages.TrainRequest(plan_of(domain), 1).to_record(), "plan": plan})
+    run_spec = json.dumps({**json.loads(run_spec_of(domain).to_json()), "epochs": 10**6})
+    record = ConfigRecord({**messages.TrainRequest(run_spec_of(domain), 1).to_record(), "run_spec": run_spec})
     answer = north.ask("train", RecordDict({messages.CONFIG: record}))
     assert reason(answer) == (
         "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
@@ -220,28 +222,28 @@ def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
 
 def test_a_ring_that_could_overflow_is_refused_before_training(both: list[Node], domain: KeyDomain):
     """What no word can hold is told at once: training that diverges is not even begun."""
-    recipe = Recipe(learning_rate=1e300, batch_size=4)
-    plan = plan_of(domain, dtype="float32", bound=2.0**20, examples=2**31, recipe=recipe)
-    assert "leave a ring of 32 bits" in reason(trained(both[0], plan))
+    hyperparameters = Hyperparameters(learning_rate=1e300, batch_size=4)
+    run_spec = run_spec_of(domain, dtype="float32", bound=2.0**20, examples=2**31, hyperparameters=hyperparameters)
+    assert "leave a ring of 32 bits" in reason(trained(both[0], run_spec))
 
 
 @BOTH
 def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """Of another round, key, network, dtype or optimizer, or damaged: each is refused with its reason."""
-    plan = plan_of(domain, masked=masked)
-    state = begun(domain, plan)
+    run_spec = run_spec_of(domain, masked=masked)
+    state = begun(domain, run_spec)
 
     def refused(content: bytes) -> str:
         given = b"".join(domain.envelope().close(about(0), [content])) if masked else content
-        return reason(trained(both[0], plan, state=given))
+        return reason(trained(both[0], run_spec, state=given))
 
     told = "the state that came is of round 3, due is that of round 0"
     assert refused(replace(state, round=3).to_bytes()) == told
     for other in (
         replace(state, domain=OTHER),
-        begun(domain, replace(plan, rule=ServerRule("fedavgm", 0.5))),
-        begun(domain, replace(plan, dtype="float32")),
-        begun(domain, replace(plan, network=replace(TINY, lstm=3))),
+        begun(domain, replace(run_spec, rule=ServerOptimizerConfig("fedavgm", 0.5))),
+        begun(domain, replace(run_spec, dtype="float32")),
+        begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
     ):
         told = "the state that came is of another domain, network or server optimizer than the run"
         assert refused(other.to_bytes()) == told
@@ -252,30 +254,30 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
 @BOTH
 def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """A model of three slots is not one of this site's two."""
-    plan = plan_of(domain, masked=masked)
+    run_spec = run_spec_of(domain, masked=masked)
     rows = encrypted_initial_weights(TINY, 0, KeyDomain.of_secret(bytes(range(32)), n=3).evaluation_key())
-    facts = {"network": TINY, "domain": plan.domain, "dtype": plan.dtype, "rule": plan.rule}
+    facts = {"network": TINY, "domain": run_spec.domain, "dtype": run_spec.dtype, "rule": run_spec.rule}
     wide = global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts)
-    assert reason(trained(both[0], plan, state=sent(domain, plan, wide))) == (
+    assert reason(trained(both[0], run_spec, state=sent(domain, run_spec, wide))) == (
         "weight conv0/kernel must have shape (3, 3, 1, 3, 2), got shape (3, 3, 1, 3, 3)"
     )
 
 
 def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
     """A state of another run or round is sealed about that; one that is altered or in clear is not opened."""
-    plan = plan_of(domain)
-    state = begun(domain, plan)
+    run_spec = run_spec_of(domain)
+    state = begun(domain, run_spec)
     for said in (about(0, "0" * 64), about(1), "state"):
-        told = reason(trained(both[0], plan, state=sealed(domain, state, said)))
+        told = reason(trained(both[0], run_spec, state=sealed(domain, state, said)))
         assert told == f"the coordinator sent a sealed state about {said}, due is {about(0)}"
     altered = bytearray(sealed(domain, state))
     altered[-1] ^= 1
     stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
     for content in (bytes(altered), sealed(stranger, state), state.to_bytes(), b""):
         if content:
-            assert reason(trained(both[0], plan, state=content)) == CLOSED
+            assert reason(trained(both[0], run_spec, state=content)) == CLOSED
         else:
-            assert "came without a state" in reason(trained(both[0], plan, state=content))
+            assert "came without a state" in reason(trained(both[0], run_spec, state=content))
 
 
 @pytest.mark.parametrize(
@@ -296,19 +298,19 @@ def test_the_policy_decides_what_is_answered(
     """A dataset that is not listed, a question that is not allowed and one after the last day are refused, and why."""
     north.permit(**changes)
     with north.beside_vault():
-        answer = north.described() if kind == "query.describe" else _asked(north, kind, plan_of(domain))
+        answer = north.described() if kind == "query.describe" else _asked(north, kind, run_spec_of(domain))
     assert reason(answer).startswith(told.format(dataset=north.dataset.manifest.fingerprint))
 
 
-def _asked(node: Node, kind: str, plan: Plan) -> RecordDict:
+def _asked(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
     """Return the answer to a question that fits, of any kind about a network."""
     requests: Mapping[str, messages.Request] = {
-        "query.initial_weights": messages.InitialRequest(plan, ""),
-        "train": messages.TrainRequest(plan, 1),
-        "evaluate": messages.EvaluateRequest(plan, "test", 1),
+        "query.initial_weights": messages.InitialRequest(run_spec, ""),
+        "train": messages.TrainRequest(run_spec, 1),
+        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
     }
     domain = node.site.domain
-    return node.ask(kind, question(domain, requests[kind], sent(domain, plan, begun(domain, plan))))
+    return node.ask(kind, question(domain, requests[kind], sent(domain, run_spec, begun(domain, run_spec))))
 
 
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
@@ -316,25 +318,25 @@ def test_the_policy_decides_whether_the_mask_may_be_off(kind: str, north: Node, 
     """Where it is required, no state and no update leave in clear; where it is optional, both kinds of run do."""
     told = "this site's policy wants the domain mask, and the run has masking off: its staff decides"
     with north.beside_vault():
-        assert reason(_asked(north, kind, plan_of(domain, masked=False))) == told
-        assert messages.REFUSAL not in _asked(north, kind, plan_of(domain))
+        assert reason(_asked(north, kind, run_spec_of(domain, masked=False))) == told
+        assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain))
         north.permit(masking="optional")
         for masked in (False, True):
             north.forget()
-            assert messages.REFUSAL not in _asked(north, kind, plan_of(domain, masked=masked))
+            assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain, masked=masked))
 
 
 def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyDomain):
     """So many other members must have proved themselves for this run; who did not, or twice, does not count."""
     south, east = proof(domain, "south"), proof(domain, "east")
-    north.permit(co_participants=2)
-    plan = plan_of(domain)
+    north.permit(min_other_sites=2)
+    run_spec = run_spec_of(domain)
 
     def refused(participants: Participants) -> str:
-        return reason(trained(north, plan, participants=participants))
+        return reason(trained(north, run_spec, participants=participants))
 
     with north.beside_vault():
-        assert messages.REFUSAL not in trained(north, plan, participants=company(domain, south, east))
+        assert messages.REFUSAL not in trained(north, run_spec, participants=company(domain, south, east))
         assert "wants 2 other sites in a run, got 1" in refused(company(domain, south))
         for twice in ((south, south), (south, proof(domain, "centre")), (south, proof(domain, "south", 3))):
             assert "names one member twice" in refused(company(domain, *twice))
@@ -352,13 +354,13 @@ def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyD
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
 def test_a_question_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
     """Weights that nobody says who else trains on are neither drawn, nor trained on, nor evaluated."""
-    plan = plan_of(domain)
+    run_spec = run_spec_of(domain)
     requests: Mapping[str, messages.Request] = {
-        "query.initial_weights": messages.InitialRequest(plan, ""),
-        "train": messages.TrainRequest(plan, 1),
-        "evaluate": messages.EvaluateRequest(plan, "test", 1),
+        "query.initial_weights": messages.InitialRequest(run_spec, ""),
+        "train": messages.TrainRequest(run_spec, 1),
+        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
     }
-    content = question(domain, requests[kind], sealed(domain, begun(domain, plan)))
+    content = question(domain, requests[kind], sealed(domain, begun(domain, run_spec)))
     del content[messages.PARTICIPANTS]
     with north.beside_vault():
         assert reason(north.ask(kind, content)).startswith("a message came without participants")

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, RecordDict
-from site_nodes import Node, Plaintext, begun, node, plan_of, question, reason, sent, state_in, trained
+from site_nodes import Node, Plaintext, begun, node, question, reason, run_spec_of, sent, state_in, trained
 
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.round_context import Contribution, Sum
+from fedpp.aggregation.round_context import Aggregate, Contribution
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol import messages
-from fedpp.protocol.run_spec import Plan
+from fedpp.protocol.run_spec import RunSpec
 
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 NETWORK = replace(TINY, patch=2)
-PLAN = plan_of(FRAMES, masked=False, network=NETWORK)
-TOTAL = Sum((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
+RUN_SPEC = run_spec_of(FRAMES, masked=False, network=NETWORK)
+TOTAL = Aggregate((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
     return replace(before, round=before.round + 1, attempt=1, rows=rows)
 
 
-def shown(each: Node, plan: Plan, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
+def shown(each: Node, run_spec: RunSpec, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
     """Return what a site answers that is sent this in place of a sum."""
     domain = each.site.domain
     content = question(
-        domain, messages.EvaluateRequest(plan, "validation", number, 1, keep=True), sent(domain, plan, before)
+        domain, messages.EvaluateRequest(run_spec, "validation", number, 1, keep=True), sent(domain, run_spec, before)
     )
     content[messages.SUM] = ConfigRecord({messages.SUM: TOTAL.to_json()})
     content[messages.ARRAYS][messages.AFTER] = messages.pack_state(made)
@@ -52,27 +52,30 @@ def shown(each: Node, plan: Plan, before: GlobalState, made: bytes, number: int 
 
 def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
     """Each scores it, names it by its digest and keeps it; a second round begins with it."""
-    before = begun(FRAMES, PLAN)
+    before = begun(FRAMES, RUN_SPEC)
     after = stepped(before)
     for each in nodes:
-        answer = shown(each, PLAN, before, after.to_bytes())
+        answer = shown(each, RUN_SPEC, before, after.to_bytes())
         assert messages.Verdict.of(answer) == messages.Verdict(after.digest, "")
         assert state_in(answer, FRAMES, masked=False) == after
         assert answer[messages.METRICS]["examples"] == 2
     later = stepped(after)
-    assert messages.Verdict.of(shown(nodes[0], PLAN, after, later.to_bytes(), 2)) == messages.Verdict(later.digest, "")
+    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, after, later.to_bytes(), 2)) == messages.Verdict(
+        later.digest, ""
+    )
     assert "is not the one that this site computed" in reason(
-        shown(nodes[0], PLAN, stepped(before, 0.02), later.to_bytes(), 2)
+        shown(nodes[0], RUN_SPEC, stepped(before, 0.02), later.to_bytes(), 2)
     )
 
 
 def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
     """The gates are those of a sum: the step's norm, and the loss beside that of the model before."""
-    before = begun(FRAMES, PLAN)
+    before = begun(FRAMES, RUN_SPEC)
     assert (
-        "Euclidean norm" in messages.Verdict.of(shown(nodes[0], PLAN, before, stepped(before, 11.0).to_bytes())).reason
+        "Euclidean norm"
+        in messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, stepped(before, 11.0).to_bytes())).reason
     )
-    careful = replace(PLAN, most_loss_rise=1e-9)
+    careful = replace(RUN_SPEC, max_loss_increase=1e-9)
     after = stepped(before)
     assert messages.Verdict.of(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
     loud = stepped(after, 7.0)
@@ -95,15 +98,15 @@ def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
 )
 def test_what_is_no_next_state_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], told: str):
     """Of another run, attempt, round or domain, or damaged: the site says so, and remembers nothing of it."""
-    before = begun(FRAMES, PLAN)
-    assert told in reason(shown(nodes[0], PLAN, before, change(stepped(before))))
+    before = begun(FRAMES, RUN_SPEC)
+    assert told in reason(shown(nodes[0], RUN_SPEC, before, change(stepped(before))))
     good = stepped(before, 0.02)
-    assert messages.Verdict.of(shown(nodes[0], PLAN, before, good.to_bytes())) == messages.Verdict(good.digest, "")
+    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, good.to_bytes())) == messages.Verdict(good.digest, "")
 
 
 def test_a_masked_run_takes_a_sum_alone(nodes: list[Node]):
     """Where updates are masked, a coordinator that makes the model made it of nothing."""
-    masked = replace(PLAN, masked=True)
+    masked = replace(RUN_SPEC, masked=True)
     before = begun(FRAMES, masked)
     assert "is for the frame form without masking" in reason(
         shown(nodes[0], masked, before, stepped(before).to_bytes())
@@ -112,16 +115,18 @@ def test_a_masked_run_takes_a_sum_alone(nodes: list[Node]):
 
 def test_rows_of_slots_take_a_sum_alone(both: list[Node], domain: KeyDomain):
     """In the scheme `more` no median of rows is one of weights: a site refuses whatever is said to be of it."""
-    plan = plan_of(domain, masked=False)
-    before = begun(domain, plan)
-    assert "is for the frame form without masking" in reason(shown(both[0], plan, before, stepped(before).to_bytes()))
+    run_spec = run_spec_of(domain, masked=False)
+    before = begun(domain, run_spec)
+    assert "is for the frame form without masking" in reason(
+        shown(both[0], run_spec, before, stepped(before).to_bytes())
+    )
 
 
 def test_a_site_of_the_frame_form_trains_from_it(nodes: list[Node]):
     """What it answers to the next round is an update of the model that the coordinator made."""
-    before = begun(FRAMES, PLAN)
+    before = begun(FRAMES, RUN_SPEC)
     after = stepped(before)
-    assert messages.Verdict.of(shown(nodes[0], PLAN, before, after.to_bytes())).reason == ""
-    answer = nodes[0].ask("train", question(FRAMES, messages.TrainRequest(PLAN, 2), after.to_bytes()))
+    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, after.to_bytes())).reason == ""
+    answer = nodes[0].ask("train", question(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
     assert after.digest in messages.Origin.of(answer).round
-    assert messages.REFUSAL not in trained(nodes[1], PLAN)
+    assert messages.REFUSAL not in trained(nodes[1], RUN_SPEC)

@@ -22,11 +22,11 @@ from site_nodes import (
     begun,
     decrypted,
     judged,
-    plan_of,
     proof,
     question,
     reason,
     ring_of,
+    run_spec_of,
     sealed,
     sent,
     state_in,
@@ -37,8 +37,8 @@ from site_nodes import (
 from vaults import policy_of
 
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.round_context import Contribution, Round, Sum
-from fedpp.config.hyperparameters import Recipe, ServerRule
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
+from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
@@ -49,20 +49,20 @@ from fedpp.vault_api.vault_client import VaultClient
 
 
 @cache
-def trainer_of(domain: KeyDomain, recipe: Recipe, dtype: Any) -> EncryptedTrainer:
-    return EncryptedTrainer(TINY, domain.evaluation_key().algebra(), recipe, dtype)
+def trainer_of(domain: KeyDomain, hyperparameters: Hyperparameters, dtype: Any) -> EncryptedTrainer:
+    return EncryptedTrainer(TINY, domain.evaluation_key().algebra(), hyperparameters, dtype)
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
     """Both sites hold the same next state, to the bit: decrypted, what a loop over each site's own training says."""
-    plan = plan_of(domain, masked=masked, dtype=dtype)
+    run_spec = run_spec_of(domain, masked=masked, dtype=dtype)
     north, south = both
-    first = north.ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "")))
+    first = north.ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "")))
     before = state_in(first, domain, masked=masked)
     content = messages.state_of(first)
-    answers = judged(both, plan, content, added(updates(both, plan, content), plan))
+    answers = judged(both, run_spec, content, added(updates(both, run_spec, content), run_spec))
     assert [messages.Verdict.of(answer).reason for answer in answers] == ["", ""]
     after, other = (state_in(answer, domain, masked=masked) for answer in answers)
     assert after == other
@@ -70,14 +70,14 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
     assert (after.round, after.dtype) == (1, dtype)
 
     expected = decrypted(domain, before)
-    trainer = trainer_of(domain, plan.recipe, dtype)
+    trainer = trainer_of(domain, run_spec.hyperparameters, dtype)
     for node in (north, south):
         trainer.load(before.rows)
         trainer.fit(node.dataset, epochs=1, seed=(0, 1))
         for name, rows in trainer.rows().items():
             start = encryption.decrypt(domain, before.rows[name])
             expected[name] = expected[name] + 6 / 12 * (encryption.decrypt(domain, rows) - start)
-    resolution = max(2.0 ** -ring_of(plan).fraction, 1e-14)  # float64 itself is coarser than 64 bits
+    resolution = max(2.0 ** -ring_of(run_spec).fraction, 1e-14)  # float64 itself is coarser than 64 bits
     found = decrypted(domain, after)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=20 * resolution)
@@ -87,15 +87,16 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
 @BOTH
 def test_a_state_that_a_site_named_need_not_come_again(both: list[Node], domain: KeyDomain, masked: bool):
     """What a site answers to a state's name is what it answers to the state: of the one that came, and its own."""
-    plan = plan_of(domain, masked=masked)
-    first = begun(domain, plan)
-    content, base = sent(domain, plan, first), first.digest
+    run_spec = run_spec_of(domain, masked=masked)
+    first = begun(domain, run_spec)
+    content, base = sent(domain, run_spec, first), first.digest
     for number in (1, 2):
         total = added(
-            updates(both, plan, content if number == 1 else None, number, base=base if number == 2 else ""), plan
+            updates(both, run_spec, content if number == 1 else None, number, base=base if number == 2 else ""),
+            run_spec,
         )
-        named = judged(both, plan, None, total, number, base=base)
-        whole = judged(both, plan, content, total, number)
+        named = judged(both, run_spec, None, total, number, base=base)
+        whole = judged(both, run_spec, content, total, number)
         states = {state_in(answer, domain, masked=masked).digest for answer in (*named, *whole)}
         assert [messages.Verdict.of(answer) for answer in named] == [messages.Verdict(*states, "")] * 2
         content, (base,) = messages.state_of(named[0]), states
@@ -104,19 +105,19 @@ def test_a_state_that_a_site_named_need_not_come_again(both: list[Node], domain:
 @BOTH
 def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain: KeyDomain, masked: bool):
     """One that it never had, and one that was damaged; that of another round than is due is none to go on from."""
-    plan = plan_of(domain, masked=masked)
-    state, north = begun(domain, plan), both[0]
-    content = sent(domain, plan, state)
-    by_name = messages.TrainRequest(plan, 1, base=state.digest)
+    run_spec = run_spec_of(domain, masked=masked)
+    state, north = begun(domain, run_spec), both[0]
+    content = sent(domain, run_spec, state)
+    by_name = messages.TrainRequest(run_spec, 1, base=state.digest)
     assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
-    trained(north, plan, state=content)
+    trained(north, run_spec, state=content)
     assert messages.REFUSAL not in north.ask("train", question(domain, by_name))
     (kept,) = north.folder.glob("runs/*/state-0")
     assert content in kept.read_bytes()
     kept.write_bytes(kept.read_bytes()[:-1])
     assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
-    trained(north, plan, state=content)
-    late = messages.TrainRequest(plan, 2, base=state.digest)
+    trained(north, run_spec, state=content)
+    late = messages.TrainRequest(run_spec, 2, base=state.digest)
     told = "sealed state about" if masked else "is of round 0, due is that of round 1"
     assert told in reason(north.ask("train", question(domain, late)))
 
@@ -127,30 +128,30 @@ def test_another_state_than_the_question_names_is_refused(
     both: list[Node], domain: KeyDomain, masked: bool, split: str
 ):
     """A site that computed none of its own is not led astray by one that seals another, nor keeps that as the model."""
-    plan, north = plan_of(domain, masked=masked), both[0]
-    named, came = (begun(domain, plan, seed=seed, number=3) for seed in (0, 1))
+    run_spec, north = run_spec_of(domain, masked=masked), both[0]
+    named, came = (begun(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
     requests = {
-        "train": ("train", messages.TrainRequest(plan, 4, base=named.digest)),
-        "test": ("evaluate", messages.EvaluateRequest(plan, "test", 4, base=named.digest)),
+        "train": ("train", messages.TrainRequest(run_spec, 4, base=named.digest)),
+        "test": ("evaluate", messages.EvaluateRequest(run_spec, "test", 4, base=named.digest)),
     }
     kind, request = requests[split]
-    answer = north.ask(kind, question(domain, request, sent(domain, plan, came)))
+    answer = north.ask(kind, question(domain, request, sent(domain, run_spec, came)))
     assert reason(answer).startswith("the state of round 3 that came is not the one that the sites adopted")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
-    assert messages.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, plan, named)))
+    assert messages.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, run_spec, named)))
 
 
 def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
     """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
     shown = {}
     for masked in (MASKED, CLEAR):
-        plan = plan_of(domain, masked=masked)
-        first = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "")))
+        run_spec = run_spec_of(domain, masked=masked)
+        first = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "")))
         state = messages.state_of(first)
-        answers = updates(both, plan, state)
-        after = messages.state_of(judged(both[:1], plan, state, added(answers, plan))[0])
-        shown[masked] = (state, after, words_in(answers["north"], plan).tobytes())
+        answers = updates(both, run_spec, state)
+        after = messages.state_of(judged(both[:1], run_spec, state, added(answers, run_spec))[0])
+        shown[masked] = (state, after, words_in(answers["north"], run_spec).tobytes())
         for each in both:
             each.forget()
     *states, words = shown[CLEAR]
@@ -166,10 +167,10 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
 def test_nothing_of_the_rows_is_on_the_disk_under_the_mask(both: list[Node], domain: KeyDomain):
     """What a site keeps of a masked run is sealed or masked; in clear all values are there."""
     for masked in (MASKED, CLEAR):
-        plan = plan_of(domain, masked=masked)
-        state = begun(domain, plan)
-        content = sent(domain, plan, state)
-        (answer,) = judged(both[:1], plan, content, added(updates(both, plan, content), plan))
+        run_spec = run_spec_of(domain, masked=masked)
+        state = begun(domain, run_spec)
+        content = sent(domain, run_spec, state)
+        (answer,) = judged(both[:1], run_spec, content, added(updates(both, run_spec, content), run_spec))
         after = state_in(answer, domain, masked=masked)
         disk = b"".join(path.read_bytes() for path in both[0].folder.glob("runs/*/*"))
         for of in (state, after):
@@ -182,7 +183,7 @@ def test_nothing_of_the_rows_is_on_the_disk_under_the_mask(both: list[Node], dom
 
 def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDomain):
     """The same updates, under masks and in clear, give the same next state, to the bit."""
-    masked, clear = (plan_of(domain, masked=value) for value in (MASKED, CLEAR))
+    masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
     state = begun(domain, clear)
     answers = updates(both, clear, state.to_bytes())
     of = Round(NONCE, 1, 1, state.digest, masked.digest, 2 * TINY.parameters(), ring_of(clear))
@@ -195,7 +196,7 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
         words = words + hidden.words
     for each in both:
         each.forget()
-    ours = judged(both, masked, sealed(domain, state), (Sum.of(parts), words))
+    ours = judged(both, masked, sealed(domain, state), (Aggregate.of(parts), words))
     for each in both:
         each.forget()
     theirs = judged(both, clear, state.to_bytes(), added(answers, clear))
@@ -205,10 +206,10 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
 
 def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture):
     """Of another attempt, altered, of other examples, of one site alone or of a stranger: no model comes of it."""
-    plan = plan_of(domain)
-    state = sealed(domain, begun(domain, plan))
-    total, words = added(updates(both, plan, state), plan)
-    second = added(updates(both, plan, state, attempt=2), plan)
+    run_spec = run_spec_of(domain)
+    state = sealed(domain, begun(domain, run_spec))
+    total, words = added(updates(both, run_spec, state), run_spec)
+    second = added(updates(both, run_spec, state, attempt=2), run_spec)
     stranger = replace(total.parts[1], site="mallory")
     tampered = [
         (second, "does not fit its tag"),
@@ -224,48 +225,50 @@ def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain,
     ]
     for given, told in tampered:
         caplog.clear()
-        for answer in judged(both, plan, state, given):
+        for answer in judged(both, run_spec, state, given):
             assert reason(answer) == CLOSED
         logged = [entry.getMessage() for entry in caplog.records if entry.name == "fedpp.site"]
         assert [told in line for line in logged] == [True, True]
-    assert [messages.VERDICT in answer for answer in judged(both, plan, state, (total, words))] == [True, True]
+    assert [messages.VERDICT in answer for answer in judged(both, run_spec, state, (total, words))] == [True, True]
 
 
 @BOTH
 def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """Words of another number or width, examples beyond the plan's, and a list that is none are named."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    total, words = added(updates(both, plan, state), plan)
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    total, words = added(updates(both, run_spec, state), run_spec)
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
-        (answer,) = judged(both[:1], plan, state, (total, given))
+        (answer,) = judged(both[:1], run_spec, state, (total, given))
         assert reason(answer).startswith("its words are ")
-    request = messages.EvaluateRequest(plan, "validation", 1)
+    request = messages.EvaluateRequest(run_spec, "validation", 1)
     content = question(domain, request, state, added=(total, words))
     content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json() + " "})
     assert reason(both[0].ask("evaluate", content)).startswith("the list of a sum's contributions is damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
-    (answer,) = judged(both[:1], plan, state, (many, words))
+    (answer,) = judged(both[:1], run_spec, state, (many, words))
     assert reason(answer) == (CLOSED if masked else "this round counts 1 to 12 examples, got 13")
 
 
 @BOTH
 def test_a_new_model_is_judged_on_the_validation_split(both: list[Node], domain: KeyDomain, masked: bool):
     """The loss that the next round is compared to is of no other split."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    total = added(updates(both, plan, state), plan)
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    total = added(updates(both, run_spec, state), run_spec)
     for split in ("train", "test"):
-        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, split, 1), state, added=total))
+        answer = both[0].ask(
+            "evaluate", question(domain, messages.EvaluateRequest(run_spec, split, 1), state, added=total)
+        )
         assert reason(answer) == f"a new model is judged on split validation, the request names {split}"
 
 
 def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDomain):
     """Without `keep` the answer holds counts and a verdict alone, with it the state, sealed about its round."""
-    plan = plan_of(domain)
-    state = sealed(domain, begun(domain, plan))
-    total = added(updates(both, plan, state), plan)
-    request = messages.EvaluateRequest(plan, "validation", 1)
+    run_spec = run_spec_of(domain)
+    state = sealed(domain, begun(domain, run_spec))
+    total = added(updates(both, run_spec, state), run_spec)
+    request = messages.EvaluateRequest(run_spec, "validation", 1)
     answer = both[0].ask("evaluate", question(domain, request, state, added=total))
     assert set(answer) == {messages.METRICS, messages.VERDICT}
     kept = both[0].ask("evaluate", question(domain, replace(request, keep=True), state, added=total))
@@ -276,22 +279,22 @@ def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDoma
 @BOTH
 def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """Of a round that it computed itself a node takes that state alone, in the next round, a repeat and the test."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
     after = state_in(answer, domain, masked=masked)
-    other = sent(domain, plan, replace(begun(domain, plan, seed=1), round=1))
+    other = sent(domain, run_spec, replace(begun(domain, run_spec, seed=1), round=1))
     requests: list[tuple[str, messages.Request]] = [
-        ("train", messages.TrainRequest(plan, 2)),
-        ("train", messages.TrainRequest(plan, 2, attempt=2)),
-        ("evaluate", messages.EvaluateRequest(plan, "test", 2)),
+        ("train", messages.TrainRequest(run_spec, 2)),
+        ("train", messages.TrainRequest(run_spec, 2, attempt=2)),
+        ("evaluate", messages.EvaluateRequest(run_spec, "test", 2)),
     ]
     for kind, request in requests:
         told = reason(both[0].ask(kind, question(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
-        assert messages.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, plan, after)))
-    later = updates(both, plan, messages.state_of(answer), 2)
-    judged(both, plan, messages.state_of(answer), added(later, plan), 2)
+        assert messages.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, run_spec, after)))
+    later = updates(both, run_spec, messages.state_of(answer), 2)
+    judged(both, run_spec, messages.state_of(answer), added(later, run_spec), 2)
     for kind, request in requests:  # round 2 was computed; round 1 is still what it was
         told = reason(both[0].ask(kind, question(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
@@ -300,30 +303,30 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
 @BOTH
 def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node], domain: KeyDomain, masked: bool):
     """It computed the first, the other site the second, too; who computed the second goes back to no first."""
-    plan = plan_of(domain, masked=masked)
+    run_spec = run_spec_of(domain, masked=masked)
     north, south = both
-    state = sent(domain, plan, begun(domain, plan))
-    first, _ = judged(both, plan, state, added(updates(both, plan, state), plan))
-    (second,) = judged([south], plan, state, added(updates(both, plan, state, attempt=2), plan), attempt=2)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    first, _ = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    (second,) = judged([south], run_spec, state, added(updates(both, run_spec, state, attempt=2), run_spec), attempt=2)
     adopted = state_in(second, domain, masked=masked)
     assert (adopted.round, adopted.attempt) == (1, 2)
     assert adopted.digest != state_in(first, domain, masked=masked).digest
-    assert set(updates(both, plan, messages.state_of(second), 2)) == {"north", "south"}
+    assert set(updates(both, run_spec, messages.state_of(second), 2)) == {"north", "south"}
     assert messages.REFUSAL not in north.ask(
-        "train", question(domain, messages.TrainRequest(plan, 2), messages.state_of(first))
+        "train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))
     )
-    told = reason(south.ask("train", question(domain, messages.TrainRequest(plan, 2), messages.state_of(first))))
+    told = reason(south.ask("train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))))
     assert told.startswith("the state of round 1 is of attempt 1, and this site went on to attempt 2")
 
 
 @BOTH
 def test_a_site_that_missed_rounds_goes_on_from_the_state_that_came(both: list[Node], domain: KeyDomain, masked: bool):
     """It computed round 1, and neither 2 nor 3: what it remembers of round 1 says nothing of the state of round 3."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    judged(both[:1], plan, state, added(updates(both, plan, state), plan))
-    later = sent(domain, plan, begun(domain, plan, seed=1, number=3))
-    assert set(updates(both[:1], plan, later, 4)) == {"north"}
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    judged(both[:1], run_spec, state, added(updates(both, run_spec, state), run_spec))
+    later = sent(domain, run_spec, begun(domain, run_spec, seed=1, number=3))
+    assert set(updates(both[:1], run_spec, later, 4)) == {"north"}
 
 
 @BOTH
@@ -331,17 +334,17 @@ def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
     both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
 ):
     """One of three computes nothing of round 1; of round 2, under a plan with room for it, all compute the same."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
     east.permit(masking="optional")
     with east.beside_vault():
-        three, plan = [*both, east], replace(plan, examples=18, sites=3)
+        three, run_spec = [*both, east], replace(run_spec, examples=18, sites=3)
         company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
         before = messages.state_of(answer)
-        trained = updates(three, plan, before, 2, participants=company)
-        answers = judged(three, plan, before, added(trained, plan), 2, participants=company)
+        trained = updates(three, run_spec, before, 2, participants=company)
+        answers = judged(three, run_spec, before, added(trained, run_spec), 2, participants=company)
         states = [state_in(each, domain, masked=masked) for each in answers]
     assert {state.digest for state in states} == {messages.Verdict.of(each).digest for each in answers}
     assert [(state.round, messages.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
@@ -355,21 +358,23 @@ def test_an_update_that_is_too_long_is_not_sent(both: list[Node], domain: KeyDom
 
     The coordinator is told which, and no figure: it would read them off by bounds of its choice.
     """
-    long = trained(both[0], plan_of(domain, masked=masked, most_norm=1e-6))
+    long = trained(both[0], run_spec_of(domain, masked=masked, max_norm=1e-6))
     assert reason(long) == (
         "the update's Euclidean norm is more than 1e-06 times the global model's: lower the learning rate, train fewer "
-        "epochs a round, or raise update-norm"
+        "epochs a round, or raise max-max-update-norm"
     )
-    high = trained(both[0], plan_of(domain, masked=masked, bound=2.0**-20))
-    assert reason(high) == "an update has a value beyond 9.53674e-07: lower the learning rate, or raise update-bound"
+    high = trained(both[0], run_spec_of(domain, masked=masked, bound=2.0**-20))
+    assert (
+        reason(high) == "an update has a value beyond 9.53674e-07: lower the learning rate, or raise max-update-value"
+    )
 
 
 @BOTH
 def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: KeyDomain, masked: bool):
     """A sum that takes the model beyond the share of its norm is scored, its state told, and not adopted."""
-    plan = plan_of(domain, masked=masked, rule=ServerRule("fedavg", 1e6))
-    state = sent(domain, plan, begun(domain, plan))
-    for answer in judged(both, plan, state, added(updates(both, plan, state), plan)):
+    run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavg", 1e6))
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    for answer in judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec)):
         verdict = messages.Verdict.of(answer)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
         assert verdict.digest == state_in(answer, domain, masked=masked).digest
@@ -379,13 +384,22 @@ def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: 
 @BOTH
 def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: KeyDomain, masked: bool):
     """From the second round on, in each attempt, a site's validation loss is compared to that of the round before."""
-    tiny, small, large = (Recipe(learning_rate=rate, batch_size=4) for rate in (1e-12, 1e-3, 1.0))
-    plan = plan_of(domain, masked=masked, recipe=tiny, rule=ServerRule("fedavg", 1e4), bound=2.0**10, most_norm=1e9)
-    state = sent(domain, plan, begun(domain, plan))
-    (answer, _) = judged(both, plan, state, added(updates(both, plan, state), plan))
+    tiny, small, large = (Hyperparameters(learning_rate=rate, batch_size=4) for rate in (1e-12, 1e-3, 1.0))
+    run_spec = run_spec_of(
+        domain,
+        masked=masked,
+        hyperparameters=tiny,
+        rule=ServerOptimizerConfig("fedavg", 1e4),
+        bound=2.0**10,
+        max_norm=1e9,
+    )
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
     after = messages.state_of(answer)
-    harmful = replace(plan, recipe=large, most_loss_rise=1e-9)
-    together = replace(plan, recipe=small, most_loss_rise=0.5)  # each update passes, and the server's step does not
+    harmful = replace(run_spec, hyperparameters=large, max_loss_increase=1e-9)
+    together = replace(
+        run_spec, hyperparameters=small, max_loss_increase=0.5
+    )  # each update passes, and the server's step does not
     for attempt in (1, 2):
         for node in both:
             told = node.ask("train", question(domain, messages.TrainRequest(harmful, 2, attempt), after))
@@ -402,14 +416,14 @@ def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: 
 
 def test_a_repeated_attempt_trains_with_another_seed(both: list[Node], domain: KeyDomain):
     """An attempt gives one update, a second another; the first attempt's is that of the run's seed and round alone."""
-    plan = plan_of(domain, masked=False)
-    before = begun(domain, plan)
+    run_spec = run_spec_of(domain, masked=False)
+    before = begun(domain, run_spec)
     found = []
     for attempt in (1, 1, 2):
-        found.append(words_in(updates(both[:1], plan, before.to_bytes(), attempt=attempt)["north"], plan))
+        found.append(words_in(updates(both[:1], run_spec, before.to_bytes(), attempt=attempt)["north"], run_spec))
         both[0].forget()  # or it would send the first attempt's answer again, and train no second time
     first, again, second = found
-    scale = 6 * 2.0 ** ring_of(plan).fraction
+    scale = 6 * 2.0 ** ring_of(run_spec).fraction
     moved = [np.abs((one - other).view(np.int64)).max() / scale for one, other in ((first, again), (first, second))]
     assert moved[0] < 1e-11
     assert moved[1] > 1e-6
@@ -423,11 +437,11 @@ def kept(work: Path) -> dict[str, bytes]:
 @BOTH
 def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: KeyDomain, masked: bool):
     """The test after the last round leaves the state as it came, under the run's number, in the site's own folder."""
-    plan = plan_of(domain, masked=masked)
-    content = sent(domain, plan, begun(domain, plan, number=3))
+    run_spec = run_spec_of(domain, masked=masked)
+    content = sent(domain, run_spec, begun(domain, run_spec, number=3))
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
-        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(plan, "test", 4), content))
+        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, "test", 4), content))
         assert set(answer) == {messages.METRICS}
         assert answer.metric_records[messages.METRICS]["examples"] == 3
         assert not list(node.folder.rglob("state-*"))  # the run is over
@@ -438,10 +452,10 @@ def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: K
 @BOTH
 def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked: bool):
     """A round's new state is not the run's model, and a state that is refused is not kept."""
-    plan = plan_of(domain, masked=masked)
-    state = sent(domain, plan, begun(domain, plan))
-    judged(both, plan, state, added(updates(both, plan, state), plan))
-    request = messages.EvaluateRequest(plan, "test", 4)
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    request = messages.EvaluateRequest(run_spec, "test", 4)
     assert messages.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
     assert kept(both[0].folder) == {}
 
@@ -449,13 +463,13 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
 @BOTH
 def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node], domain: KeyDomain, masked: bool):
     """No other evaluation takes the place of the run's final model."""
-    plan = plan_of(domain, masked=masked)
-    final, other = (sent(domain, plan, begun(domain, plan, seed=seed, number=3)) for seed in (0, 1))
-    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, "test", 4), final))
-    named = messages.EvaluateRequest(plan, "test", 4, base=begun(domain, plan, number=3).digest)
+    run_spec = run_spec_of(domain, masked=masked)
+    final, other = (sent(domain, run_spec, begun(domain, run_spec, seed=seed, number=3)) for seed in (0, 1))
+    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, "test", 4), final))
+    named = messages.EvaluateRequest(run_spec, "test", 4, base=begun(domain, run_spec, number=3).digest)
     assert reason(both[0].ask("evaluate", question(domain, named))).startswith("the final model comes along")
     for split in ("train", "validation"):
-        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(plan, split, 4), other))
+        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, split, 4), other))
         assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
     assert kept(both[0].folder) == {"1.state": final}
 
@@ -463,12 +477,12 @@ def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
 def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
     """The first state has the model's rows, in clear or sealed about whatever it was, the run's rule, and round 0."""
-    plan = plan_of(domain, masked=masked, rule=ServerRule("fedavgm", 0.5))
-    earlier = begun(domain, plan_of(domain), seed=9, number=7)
+    run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavgm", 0.5))
+    earlier = begun(domain, run_spec_of(domain), seed=9, number=7)
     content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
-    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, model), content))
+    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, model), content))
     state = state_in(answer, domain, masked=masked)
-    assert (state.round, state.rule) == (0, plan.rule)
+    assert (state.round, state.rule) == (0, run_spec.rule)
     for name, rows in earlier.rows.items():
         np.testing.assert_array_equal(state.rows[name], rows)
     assert all(not moment.any() for moment in state.moments.values())
@@ -476,23 +490,25 @@ def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: 
 
 def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     """A site that lets a run go without masking opens no other run's model for the coordinator."""
-    secret = sealed(domain, begun(domain, plan_of(domain), seed=9, number=7))
-    request = messages.InitialRequest(plan_of(domain, masked=False), "sealed")
+    secret = sealed(domain, begun(domain, run_spec_of(domain), seed=9, number=7))
+    request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
     told = reason(both[0].ask("query.initial_weights", question(domain, request, secret)))
     assert told == "a sealed model is gone on from with masking on alone: set masking=true"
 
 
 def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
     """Or a coordinator could show a site the sums of two lists, each unmasked by another site's vault."""
-    plan = plan_of(domain)
-    own = sealed(domain, begun(domain, plan, number=1))
-    told = reason(both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "sealed"), own)))
+    run_spec = run_spec_of(domain)
+    own = sealed(domain, begun(domain, run_spec, number=1))
+    told = reason(
+        both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "sealed"), own))
+    )
     assert told == "the model to go on from is a state of this run, which has its own"
 
 
 def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyDomain):
     """A question in clear in the midst of a masked run is refused, also where the policy lets runs be in clear."""
-    masked, clear = (plan_of(domain, masked=value) for value in (MASKED, CLEAR))
+    masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
     state = begun(domain, masked)
     updates(both[:1], masked, sealed(domain, state))
     for kind, request in (
@@ -505,22 +521,26 @@ def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyD
 
 def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyDomain):
     """Rounded to nothing, a small site's update would leave another's alone in the sum."""
-    coarse = plan_of(domain, examples=2**31, bound=2.0**20, recipe=Recipe(learning_rate=1e-5, batch_size=4))
+    coarse = run_spec_of(
+        domain, examples=2**31, bound=2.0**20, hyperparameters=Hyperparameters(learning_rate=1e-5, batch_size=4)
+    )
     assert ring_of(coarse).fraction < 12
     told = reason(trained(both[0], coarse))
     assert told.startswith("a step of rate 1e-05 of 6 examples is below 4 units of a sum of 2147483648: take float64")
-    assert messages.REFUSAL not in trained(both[0], replace(coarse, recipe=Recipe(learning_rate=0.1, batch_size=4)))
+    assert messages.REFUSAL not in trained(
+        both[0], replace(coarse, hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=4))
+    )
 
 
 def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
     """A coordinator that tells one site to train, and the other not to, gets no sum that is the first one's update."""
-    plan = plan_of(domain)
-    idle = replace(plan, recipe=replace(plan.recipe, learning_rate=1e-12))
-    state = sealed(domain, begun(domain, plan))
-    answers = {**updates(both[:1], plan, state), **updates(both[1:], idle, state)}
-    for told in (plan, idle):
-        assert [reason(answer) for answer in judged(both, told, state, added(answers, plan))] == [CLOSED, CLOSED]
-    honest = judged(both, plan, state, added(updates(both, plan, state), plan))
+    run_spec = run_spec_of(domain)
+    idle = replace(run_spec, hyperparameters=replace(run_spec.hyperparameters, learning_rate=1e-12))
+    state = sealed(domain, begun(domain, run_spec))
+    answers = {**updates(both[:1], run_spec, state), **updates(both[1:], idle, state)}
+    for told in (run_spec, idle):
+        assert [reason(answer) for answer in judged(both, told, state, added(answers, run_spec))] == [CLOSED, CLOSED]
+    honest = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
     assert [messages.Verdict.of(answer).reason for answer in honest] == ["", ""]
 
 
@@ -528,41 +548,41 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
     """Alone it is not, though the policy of the site that takes the mask off would let it be."""
 
     def let_alone(node: Node) -> None:
-        node.permit(masking="optional", co_participants=0)
+        node.permit(masking="optional", min_other_sites=0)
         path = policy_of(node.dataset)  # its vault's
-        path.write_text(replace(SitePolicy.load(path), co_participants=0).to_yaml())
+        path.write_text(replace(SitePolicy.load(path), min_other_sites=0).to_yaml())
 
-    plan = plan_of(domain)
+    run_spec = run_spec_of(domain)
     let_alone(both[0])
-    state = sealed(domain, begun(domain, plan))
-    alone = added(updates(both[1:], plan, state), plan)
-    (told,) = judged(both[:1], plan, state, alone)
+    state = sealed(domain, begun(domain, run_spec))
+    alone = added(updates(both[1:], run_spec, state), run_spec)
+    (told,) = judged(both[:1], run_spec, state, alone)
     assert reason(told) == CLOSED
     lax = replace(alone[0], parts=(replace(alone[0].parts[0], least=1),))
-    (told,) = judged(both[:1], plan, state, (lax, alone[1]))
+    (told,) = judged(both[:1], run_spec, state, (lax, alone[1]))
     assert reason(told) == CLOSED
     let_alone(both[1])
-    (told,) = judged(both[:1], plan, state, added(updates(both[1:], plan, state), plan))
+    (told,) = judged(both[:1], run_spec, state, added(updates(both[1:], run_spec, state), run_spec))
     assert messages.Verdict.of(told).reason == ""
 
 
 @pytest.mark.parametrize("model", ["clear", "sealed"])
 def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain: KeyDomain, model: str):
     """Of another network, dtype, domain or classes, damaged, or missing: the reason says which."""
-    plan = plan_of(domain)
-    fitting = begun(domain, plan)
+    run_spec = run_spec_of(domain)
+    fitting = begun(domain, run_spec)
     told = "the model to go on from is of another domain, network or dtype than the run: take that model's settings"
     others = {
         told: [
-            begun(domain, replace(plan, network=replace(TINY, lstm=3))),
-            begun(domain, replace(plan, dtype="float32")),
+            begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
+            begun(domain, replace(run_spec, dtype="float32")),
             replace(fitting, domain=OTHER),
         ],
         "the model to go on from tells yes, no: ingest alike": [replace(fitting, classes=("yes", "no"))],
     }
 
     def refused(content: bytes | None) -> str:
-        request = messages.InitialRequest(plan, model)
+        request = messages.InitialRequest(run_spec, model)
         return reason(both[0].ask("query.initial_weights", question(domain, request, content)))
 
     for said, models in others.items():
@@ -578,7 +598,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
 
 def test_a_model_is_sealed_as_the_request_says(both: list[Node], domain: KeyDomain):
     """A sealed model that is said to be in clear is no state: what it is does not depend on the masking."""
-    plan = plan_of(domain)
-    content = sealed(domain, begun(domain, plan))
-    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(plan, "clear"), content))
+    run_spec = run_spec_of(domain)
+    content = sealed(domain, begun(domain, run_spec))
+    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "clear"), content))
     assert reason(answer).startswith("not a state of fedpp")

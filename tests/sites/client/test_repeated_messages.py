@@ -21,10 +21,10 @@ from site_nodes import (
     added,
     begun,
     judged,
-    plan_of,
     proof,
     question,
     reason,
+    run_spec_of,
     sent,
     state_in,
     updates,
@@ -100,8 +100,8 @@ def calls(log: Path, method: str) -> int:
 def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(masking="optional")
-    plan = plan_of(domain, masked=masked)
-    state, request = sent(domain, plan, begun(domain, plan)), messages.TrainRequest(plan, 1)
+    run_spec = run_spec_of(domain, masked=masked)
+    state, request = sent(domain, run_spec, begun(domain, run_spec)), messages.TrainRequest(run_spec, 1)
     first = north.ask("train", question(domain, request, state, participants=company(domain)))
     assert nonce_of(first) == nonce_of(north.ask("train", question(domain, request, state)))
     again = question(domain, request, state, participants=company(domain, 2))
@@ -111,14 +111,14 @@ def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: K
 
 def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
     """Another attempt, plan, base state, or company that the policy wants; the first one again, which was replaced."""
-    plan = plan_of(domain)
-    state = begun(domain, plan)
-    first = (plan, state, 1, 1)
-    asked = [first, (plan, state, 2, 1), (replace(plan, seed=1), state, 1, 1)]
-    asked += [(plan, begun(domain, plan, seed=1), 1, 1), (plan, state, 1, 2), first]
+    run_spec = run_spec_of(domain)
+    state = begun(domain, run_spec)
+    first = (run_spec, state, 1, 1)
+    asked = [first, (run_spec, state, 2, 1), (replace(run_spec, seed=1), state, 1, 1)]
+    asked += [(run_spec, begun(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
     nonces = []
     for told, before, attempt, others in asked:
-        north.permit(co_participants=others)
+        north.permit(min_other_sites=others)
         content = question(
             domain, messages.TrainRequest(told, 1, attempt), sent(domain, told, before), participants=company(domain)
         )
@@ -130,11 +130,11 @@ def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDom
 
 def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDomain) -> None:
     """What was answered before is not answered again to a question that the site would refuse at first."""
-    plan = plan_of(domain)
-    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    run_spec = run_spec_of(domain)
+    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
     assert messages.REFUSAL not in north.ask("train", content)
     assert reason(north.ask("train", content, run=2)) == "the proof of north is for another run: it was replayed"
-    north.permit(co_participants=2)
+    north.permit(min_other_sites=2)
     assert (
         reason(north.ask("train", content))
         == "this site's policy wants 2 other sites in a run, got 1: ask more to join"
@@ -144,8 +144,8 @@ def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDo
 
 def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
     """The second waits for the first one's answer, and gives it, too."""
-    plan = plan_of(domain)
-    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    run_spec = run_spec_of(domain)
+    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
     answers: list[bytes] = []
     asking = [Thread(target=lambda: answers.append(packed(north.ask("train", content)))) for _ in range(3)]
     for thread in asking:
@@ -159,10 +159,12 @@ def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDom
 
 def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: Path, domain: KeyDomain) -> None:
     """It costs another training if the question comes again, and nothing else; then it is kept."""
-    plan = plan_of(domain)
-    content = question(domain, messages.TrainRequest(plan, 1), sent(domain, plan, begun(domain, plan)))
+    run_spec = run_spec_of(domain)
+    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 8 * plan.network.parameters(), most))  # its words, and nothing more
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (2 * 8 * run_spec.network.parameters(), most)
+    )  # its words, and nothing more
     try:
         first = north.ask("train", content)
     finally:
@@ -177,16 +179,16 @@ def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: P
 
 def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
     """The second time its counts and verdict are what they were, without a score; the state comes if asked for."""
-    plan = plan_of(domain)
-    state = sent(domain, plan, begun(domain, plan))
+    run_spec = run_spec_of(domain)
+    state = sent(domain, run_spec, begun(domain, run_spec))
     with south.beside_vault():
-        total = added(updates([north, south], plan, state), plan)
-        request = messages.EvaluateRequest(plan, "validation", 1)
+        total = added(updates([north, south], run_spec, state), run_spec)
+        request = messages.EvaluateRequest(run_spec, "validation", 1)
         first, second = (north.ask("evaluate", question(domain, request, state, added=total)) for _ in range(2))
-        (other,) = judged([south], plan, state, total)
+        (other,) = judged([south], run_spec, state, total)
     assert set(first) == {messages.METRICS, messages.VERDICT}
     assert packed(first) == packed(second)
-    (kept,) = judged([north], plan, state, total)
+    (kept,) = judged([north], run_spec, state, total)
     assert kept[messages.METRICS] == first[messages.METRICS]
     assert kept[messages.VERDICT] == first[messages.VERDICT]
     assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
@@ -196,7 +198,7 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
 def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
     """A question in clear is refused in a new process, and under another number of Flower's."""
     north.permit(masking="optional")
-    masked, clear = (plan_of(domain, masked=value) for value in (True, False))
+    masked, clear = (run_spec_of(domain, masked=value) for value in (True, False))
     state = begun(domain, masked)
     assert messages.REFUSAL not in north.ask(
         "train", question(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
@@ -209,14 +211,16 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
 
 def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log: Path, domain: KeyDomain) -> None:
     """From the run's fresh weights, on this site's data: a loop by hand ends alike; asked again, nothing is done."""
-    plan = plan_of(domain, epochs=2)
-    content = question(domain, messages.AloneRequest(plan, 2))
+    run_spec = run_spec_of(domain, epochs=2)
+    content = question(domain, messages.LocalBaselineRequest(run_spec, 2))
     answer = north.ask("query.alone", content)
-    trainer = EncryptedTrainer(plan.network, domain.evaluation_key().algebra(), plan.recipe, plan.dtype)
-    rows = encrypted_initial_weights(plan.network, domain.initial_seed(plan.seed), domain.computing_key())
+    trainer = EncryptedTrainer(
+        run_spec.network, domain.evaluation_key().algebra(), run_spec.hyperparameters, run_spec.dtype
+    )
+    rows = encrypted_initial_weights(run_spec.network, domain.initial_seed(run_spec.seed), domain.computing_key())
     for number in (1, 2):
         trainer.load(rows)
-        trainer.fit(north.dataset, epochs=2, seed=(plan.seed, number))
+        trainer.fit(north.dataset, epochs=2, seed=(run_spec.seed, number))
         rows = trainer.rows()
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))

@@ -19,12 +19,12 @@ import pytest
 from conftest import ROOT
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from site_nodes import NONCE, begun, plan_of
+from site_nodes import NONCE, begun, run_spec_of
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
 from fedpp.keys.key_domain import KeyDomain
-from sites.client.reply_cache import MOST_RUNS, RunMemory
+from sites.client.reply_cache import MAX_RUNS, ReplyCache
 
 SECONDS = 20.0
 KILLED = """
@@ -32,9 +32,9 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
-from sites.client.reply_cache import RunMemory
+from sites.client.reply_cache import ReplyCache
 
-memory = RunMemory(Path(sys.argv[1]), sys.argv[2])
+memory = ReplyCache(Path(sys.argv[1]), sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends the process when a file grows beyond the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 memory.keep_answer("a question", RecordDict({"arrays": ArrayRecord({"words": Array(np.ones(10**4))})}))
@@ -87,17 +87,17 @@ def waiting(file: Path) -> int:
 
 @pytest.fixture
 def state(domain: KeyDomain) -> GlobalState:
-    return replace(begun(domain, plan_of(domain)), round=1, attempt=1)
+    return replace(begun(domain, run_spec_of(domain)), round=1, attempt=1)
 
 
 def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
     """To the byte, from any process; another question, another run, and the question before it get none."""
-    RunMemory(tmp_path, NONCE).keep_answer("the first", answer_of(3))
-    again = RunMemory(tmp_path, NONCE)
+    ReplyCache(tmp_path, NONCE).keep_answer("the first", answer_of(3))
+    again = ReplyCache(tmp_path, NONCE)
     assert packed(again.answer("the first")) == packed(answer_of(3))
     for other in ("the second", "the first ", ""):
         assert again.answer(other) is None
-    assert RunMemory(tmp_path, NONCE[:-1]).answer("the first") is None
+    assert ReplyCache(tmp_path, NONCE[:-1]).answer("the first") is None
     again.keep_answer("the second", answer_of(5))
     assert packed(again.answer("the second")) == packed(answer_of(5))
     assert again.answer("the first") is None
@@ -105,7 +105,7 @@ def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
 
 def test_a_damaged_answer_is_none(tmp_path: Path) -> None:
     """With any byte changed, cut anywhere, or with more behind it; the next one is kept as ever."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.keep_answer("a question", answer_of())
     kept = folder_of(tmp_path) / "answer"
     whole = kept.read_bytes()
@@ -121,7 +121,7 @@ def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Something else in its place is no answer, and keeping one is a line in the site's log."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     (folder_of(tmp_path) / "answer").mkdir()
     assert memory.answer("a question") is None
     memory.keep_answer("a question", answer_of())
@@ -134,7 +134,7 @@ def test_without_room_for_an_answer_the_last_one_stays(
     tmp_path: Path, state: GlobalState, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is half-written, a line in the site's log says why, and the rest is remembered as ever."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.keep_answer("the first", answer_of())
     with files_of_at_most(4096):
         memory.keep_answer("the second", answer_of(10**4))
@@ -148,7 +148,7 @@ def test_without_room_for_an_answer_the_last_one_stays(
 
 def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState) -> None:
     """What the gates and the mask rest on is kept, or the question is refused, and the memory is as it was."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.require_kind(masked=True)
     told = "this site cannot keep what it must remember of the run: File too large: see to its disk"
     with files_of_at_most(8):
@@ -165,7 +165,7 @@ def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState)
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     """The answer before is whole, and the next one takes away what was written of it."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.keep_answer("the first", answer_of())
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), NONCE], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGXFSZ
@@ -187,7 +187,7 @@ def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
             "empty": ArrayRecord(),
         }
     )
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.keep_answer("a question", answer)
     kept = memory.answer("a question")
     assert kept is not None
@@ -197,16 +197,16 @@ def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
 def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> None:
     """To the byte, by digest, from any process; a later attempt takes the place of an earlier one, and no other's."""
     states = {at: replace(state, round=at[0], attempt=at[1]) for at in ((1, 1), (2, 1), (2, 2), (3, 1))}
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     assert memory.held(state.digest) is None
     held: list[set[tuple[int, int]]] = []
     for at, of in states.items():
-        RunMemory(tmp_path, NONCE).hold(of, f"sealed {at}".encode())
+        ReplyCache(tmp_path, NONCE).hold(of, f"sealed {at}".encode())
         there = {at: memory.held(of.digest) for at, of in states.items()}
         assert all(sent in {None, f"sealed {at}".encode()} for at, sent in there.items())
         held.append({at for at, sent in there.items() if sent})
     assert held == [{(1, 1)}, {(1, 1), (2, 1)}, {(1, 1), (2, 2)}, {(2, 2), (3, 1)}]
-    other = RunMemory(tmp_path, NONCE[:-1])
+    other = ReplyCache(tmp_path, NONCE[:-1])
     assert other.held(states[3, 1].digest) is None
     assert memory.held(states[3, 1].digest) is not None
     memory.release()
@@ -215,7 +215,7 @@ def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> No
 
 def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None:
     """With any byte changed, or cut anywhere."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     memory.hold(state, b"sealed")
     kept = folder_of(tmp_path) / "state-1"
     whole = kept.read_bytes()
@@ -227,7 +227,7 @@ def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None
 
 def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: GlobalState) -> None:
     """Runs that take turns hold those of the last one alone, and of the others what cannot be sent again."""
-    first, second = RunMemory(tmp_path, "first"), RunMemory(tmp_path, "second")
+    first, second = ReplyCache(tmp_path, "first"), ReplyCache(tmp_path, "second")
     (tmp_path / "runs" / ("ab" * 16)).touch()  # a file, where a run's folder could be
     first.hold(state, b"sealed")
     first.keep_answer("a question", answer_of())
@@ -242,11 +242,11 @@ def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
     found: list[RecordDict | None] = []
 
     def ask(number: int) -> None:
-        memory = RunMemory(tmp_path, NONCE)
+        memory = ReplyCache(tmp_path, NONCE)
         with memory.turn(number, 1):
             found.append(memory.answer("a question"))
 
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     with memory.turn(1, 1):
         same, later = Thread(target=ask, args=(1,)), Thread(target=ask, args=(2,))
         same.start()
@@ -273,14 +273,14 @@ def test_who_waits_is_refused_once_a_later_round_was_asked_for(
 
     def ask(*at: int) -> None:
         try:
-            with RunMemory(tmp_path, NONCE).turn(*at):
+            with ReplyCache(tmp_path, NONCE).turn(*at):
                 ended[at] = "trained"
         except FederationError as error:
             ended[at] = str(error)
 
     asked = (newer, (1, 1)) if overtaken else ((1, 1), newer)
     asking = [Thread(target=ask, args=at) for at in asked]
-    with RunMemory(tmp_path, NONCE).turn(1, 1):
+    with ReplyCache(tmp_path, NONCE).turn(1, 1):
         for number, thread in enumerate(asking, 1):
             thread.start()
             until(lambda number=number: waiting(folder_of(tmp_path) / "turn") == number)
@@ -291,7 +291,7 @@ def test_who_waits_is_refused_once_a_later_round_was_asked_for(
 
 def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
     """A training that failed is followed by the next one at once."""
-    memory = RunMemory(tmp_path, NONCE)
+    memory = ReplyCache(tmp_path, NONCE)
     with pytest.raises(ZeroDivisionError), memory.turn(1, 1):
         raise ZeroDivisionError
     with memory.turn(1, 1), (folder_of(tmp_path) / "turn").open("w") as other, pytest.raises(BlockingIOError):
@@ -300,30 +300,30 @@ def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
 
 def test_the_newest_runs_are_remembered(tmp_path: Path) -> None:
     """By when they were last used: one that eight others followed is forgotten, one that was used again is not."""
-    names = [f"{number:064x}" for number in range(MOST_RUNS + 1)]
+    names = [f"{number:064x}" for number in range(MAX_RUNS + 1)]
     for age, name in enumerate(names[:-1]):
-        RunMemory(tmp_path, name).keep_answer(name, answer_of())
+        ReplyCache(tmp_path, name).keep_answer(name, answer_of())
         newest = max((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    RunMemory(tmp_path, names[0]).require_kind(masked=True)  # used again
-    RunMemory(tmp_path, names[-1]).keep_answer(names[-1], answer_of())
-    assert len(files(tmp_path / "runs")) == MOST_RUNS
+    ReplyCache(tmp_path, names[0]).require_kind(masked=True)  # used again
+    ReplyCache(tmp_path, names[-1]).keep_answer(names[-1], answer_of())
+    assert len(files(tmp_path / "runs")) == MAX_RUNS
     for name in (names[0], *names[2:]):
-        assert packed(RunMemory(tmp_path, name).answer(name)) == packed(answer_of())
-    assert RunMemory(tmp_path, names[1]).answer(names[1]) is None
+        assert packed(ReplyCache(tmp_path, name).answer(name)) == packed(answer_of())
+    assert ReplyCache(tmp_path, names[1]).answer(names[1]) is None
 
 
 def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path) -> None:
     """Runs of a time when the clock was ahead are newer than it by their date, and go first all the same."""
-    for number in range(MOST_RUNS):
-        RunMemory(tmp_path, str(number)).require_kind(masked=True)
+    for number in range(MAX_RUNS):
+        ReplyCache(tmp_path, str(number)).require_kind(masked=True)
     for run in (tmp_path / "runs").iterdir():
         os.utime(run, (2**33, 2**33))
-    memory = RunMemory(tmp_path, "now")
+    memory = ReplyCache(tmp_path, "now")
     memory.require_kind(masked=True)
     memory.keep_answer("a question", answer_of())
-    assert packed(RunMemory(tmp_path, "now").answer("a question")) == packed(answer_of())
-    assert len(files(tmp_path / "runs")) == MOST_RUNS
+    assert packed(ReplyCache(tmp_path, "now").answer("a question")) == packed(answer_of())
+    assert len(files(tmp_path / "runs")) == MAX_RUNS
 
 
 def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
@@ -331,18 +331,18 @@ def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
     for name in ("backup", "0" * 31, "g" * 32, "A" * 32):
         (tmp_path / "runs" / name).mkdir(parents=True)
         os.utime(tmp_path / "runs" / name, (0, 0))
-    for number in range(MOST_RUNS + 3):
-        RunMemory(tmp_path, str(number)).require_kind(masked=True)
+    for number in range(MAX_RUNS + 3):
+        ReplyCache(tmp_path, str(number)).require_kind(masked=True)
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left > {"backup", "0" * 31, "g" * 32, "A" * 32}
-    assert len(left) == MOST_RUNS + 4
+    assert len(left) == MAX_RUNS + 4
 
 
 @pytest.mark.parametrize("nonce", ["../../x", "{}/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
 def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
     work = tmp_path / "a" / "b" / "work"
-    memory = RunMemory(work, nonce.format(tmp_path / "c"))
+    memory = ReplyCache(work, nonce.format(tmp_path / "c"))
     memory.require_kind(masked=True)
     memory.keep_answer("a question", answer_of())
     made = {path for path in tmp_path.rglob("*") if path.is_file()}
@@ -356,19 +356,19 @@ def test_a_run_is_of_one_kind_in_every_process(tmp_path: Path) -> None:
     """What it was first it stays; another run is what it is."""
     for masked in (True, False):
         name = f"{masked}"
-        RunMemory(tmp_path, name).require_kind(masked=masked)
-        RunMemory(tmp_path, name).require_kind(masked=masked)
+        ReplyCache(tmp_path, name).require_kind(masked=masked)
+        ReplyCache(tmp_path, name).require_kind(masked=masked)
         with pytest.raises(FederationError, match="a run is masked from its first question to its last, or not at all"):
-            RunMemory(tmp_path, name).require_kind(masked=not masked)
+            ReplyCache(tmp_path, name).require_kind(masked=not masked)
 
 
 def test_a_verdict_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
     """Loss and verdict are those of the last state of its round alone; two rounds are remembered, and no third."""
-    other = replace(begun(domain, plan_of(domain), seed=1), round=1, attempt=1)
+    other = replace(begun(domain, run_spec_of(domain), seed=1), round=1, attempt=1)
     second, third = replace(state, round=2), replace(state, round=3)
     judged = {"counts": {"examples": 2, "loss": 0.1}, "reason": ""}
-    RunMemory(tmp_path, NONCE).keep(state, 0.1, judged)
-    memory = RunMemory(tmp_path, NONCE)
+    ReplyCache(tmp_path, NONCE).keep(state, 0.1, judged)
+    memory = ReplyCache(tmp_path, NONCE)
     assert (memory.judged(state), memory.loss_of(state)) == (judged, 0.1)
     assert memory.judged(other) is memory.loss_of(other) is memory.judged(second) is None
     with pytest.raises(FederationError, match="is not the one that this site computed"):

@@ -32,7 +32,7 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 from sites.node.doctor import examine
 from sites.node.node_identity import PRIVATE_KEY, create_identity
-from sites.node.reachability import MOST_AHEAD, MOST_BEHIND
+from sites.node.reachability import MAX_AHEAD, MAX_BEHIND
 
 CHECKS = (
     "node key",
@@ -249,7 +249,7 @@ def test_clocks(given: Given, tmp_path: Path, theirs: timedelta, reason: str | N
 
 def test_the_clock_s_limits_are_flower_s() -> None:
     """The bounds stand in Flower, too; and where no date comes, that is said."""
-    assert (MOST_AHEAD.seconds, MOST_BEHIND.seconds) == (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE)
+    assert (MAX_AHEAD.seconds, MAX_BEHIND.seconds) == (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from conftest import TINY
 from hospital import error_of, site, site_process
 from vaults import NotReadyError, serving, site_vault
 
-from fedpp.config.site_policy import ScoreLimits
+from fedpp.config.site_policy import EvaluationLimits
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
@@ -326,7 +326,7 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
     """What the log tells of the last day and of each round counts, whatever became of the process."""
     options = ("--audit-log", path)
-    scores = ScoreLimits(least_patients=1, per_round=2, per_day=3)
+    scores = EvaluationLimits(min_patients=1, per_round=2, per_day=3)
     with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
         client.score("test", LOGITS, "77", 1)
         client.score("test", LOGITS, "77", 1)
@@ -367,7 +367,7 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
     assert [line.split()[0] for line in lines] == ["records", "first", "last", "head", "signed"]
     assert lines[-1].endswith(f"{found.public_key} (the log's own word: give --certificate to check whose it is)")
     certificate = tmp_path / "site.certificate"
-    other = Issuer(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
+    other = DomainCA(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
     certificate.write_text(other.to_json() + "\n")
     (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
@@ -398,7 +398,7 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
 def test_a_certificate_that_its_domain_did_not_make_vouches_for_nobody(short: Path, tmp_path: Path, domain: KeyDomain):
     """Who forges a log can write a certificate for its key, too: the domain's card shows that it is none."""
     forger = SiteIdentity("north", bytes([9] * 32))
-    forged = Issuer(bytes([9] * 32)).certify(forger.recipient(), domain.card())
+    forged = DomainCA(bytes([9] * 32)).certify(forger.recipient(), domain.card())
     (tmp_path / "site.certificate").write_text(forged.to_json())
     (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", tmp_path / "site.certificate")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vaults import FEW, policy_of, serving
 
-from fedpp.config.site_policy import ScoreLimits
+from fedpp.config.site_policy import EvaluationLimits
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -28,40 +28,49 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_log import AuditLog, Signer
-from sites.vault.evaluation_limits import ScoreAllowance, ScoreCall, is_run
+from sites.vault.evaluation_limits import EvaluationAllowance, EvaluationCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test
-DEFAULT = ScoreLimits()
+DEFAULT = EvaluationLimits()
 
 
 def test_the_default_limits_are_those_of_the_documentation():
     """A vault that is told nothing keeps to these."""
-    assert ScoreLimits() == ScoreLimits(least_patients=10, per_round=9, rounds=1000, per_day=2000)
+    assert EvaluationLimits() == EvaluationLimits(min_patients=10, per_round=9, rounds=1000, per_day=2000)
 
 
-@pytest.mark.parametrize("name", ["least_patients", "per_round", "rounds", "per_day"])
+@pytest.mark.parametrize("name", ["min_patients", "per_round", "rounds", "per_day"])
 def test_a_limit_below_one_is_refused(name: str):
     """It would mean no answer at all, or none that is bounded."""
     with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be at least 1, got 0"):
-        ScoreLimits(**{name: 0})
+        EvaluationLimits(**{name: 0})
 
 
 def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
-    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(4))), VaultClient(address) as client:
-        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set scores: least-patients"
+    with (
+        serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(4))),
+        VaultClient(address) as client,
+    ):
+        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set scores: min-patients"
         with pytest.raises(VaultError, match=refusal):
             client.score("test", LOGITS)
-    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(3))), VaultClient(address) as client:
+    with (
+        serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(3))),
+        VaultClient(address) as client,
+    ):
         assert client.score("test", LOGITS).examples == 3
-    ScoreAllowance().admit(ScoreCall(NOW, "", 1, "test"), 0, DEFAULT)
+    EvaluationAllowance().admit(EvaluationCall(NOW, "", 1, "test"), 0, DEFAULT)
 
 
 def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_path: Path, address: str):
     """Ten visits of one patient reach no limit of two: their one label would be told with all of them."""
     dataset = of_findings(tmp_path / "d", domain, ((0, (1,)),) * 10)
-    with serving(domain, dataset, address, policy=policy_of(dataset, ScoreLimits(2))), VaultClient(address) as client:
+    with (
+        serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(2))),
+        VaultClient(address) as client,
+    ):
         assert client.info().sequences["test"] == 10
         with pytest.raises(VaultError, match="split test has 1 patients, and counts of fewer than 2 are not told"):
             client.score("test", np.zeros((10, 1, 2)))
@@ -78,14 +87,14 @@ def test_a_finding_that_is_known_for_few_patients_is_not_told(domain: KeyDomain,
     logits = np.random.default_rng(3).normal(scale=3.0, size=states.shape)
     rows, whole = SequenceCipher(domain, "float64").frames("s", logits), count_findings(states, presence(logits))
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
-    policy = policy_of(dataset, ScoreLimits(3))
+    policy = policy_of(dataset, EvaluationLimits(3))
     with serving(domain, dataset, address, policy=policy, audit=log), VaultClient(address) as client:
         told = client.score("test", rows)
         assert told == FindingCounts(5, (Counts.zero(2), *whole.findings[1:]))
         assert metrics(told) == metrics(FindingCounts(5, whole.findings[1:]))
-        policy_of(dataset, ScoreLimits(2))
+        policy_of(dataset, EvaluationLimits(2))
         assert client.score("test", rows) == whole
-        policy_of(dataset, ScoreLimits(4))
+        policy_of(dataset, EvaluationLimits(4))
         assert client.score("test", rows) == FindingCounts(5, (Counts.zero(2),) * 3)
     log.close()
     _, *lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
@@ -128,7 +137,7 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
 
 def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """An answer such as `not finite` tells something too: such calls use the allowance up."""
-    policy = policy_of(dataset, ScoreLimits(least_patients=1, per_day=2))
+    policy = policy_of(dataset, EvaluationLimits(min_patients=1, per_day=2))
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
             with pytest.raises(VaultError, match="not finite"):
@@ -139,20 +148,20 @@ def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, datas
 
 def test_a_day_is_24_hours():
     """A call is forgotten when it is a whole day old, and not a second earlier."""
-    allowance, limits = ScoreAllowance([ScoreCall(NOW, "", 1, "test")]), ScoreLimits(per_day=1)
+    allowance, limits = EvaluationAllowance([EvaluationCall(NOW, "", 1, "test")]), EvaluationLimits(per_day=1)
     almost = NOW + timedelta(hours=24) - timedelta(seconds=1)
     with pytest.raises(VaultError, match="within 24 hours"):
-        allowance.admit(ScoreCall(almost, "", 1, "test"), 10, limits)
-    allowance.admit(ScoreCall(NOW + timedelta(hours=24), "", 1, "test"), 10, limits)
+        allowance.admit(EvaluationCall(almost, "", 1, "test"), 10, limits)
+    allowance.admit(EvaluationCall(NOW + timedelta(hours=24), "", 1, "test"), 10, limits)
 
 
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 5))
 def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: int):
     """Whenever they come, of the calls that were admitted no more than `per_day` lie within any 24 hours."""
-    allowance, limits, admitted = ScoreAllowance(), ScoreLimits(per_day=most), []
+    allowance, limits, admitted = EvaluationAllowance(), EvaluationLimits(per_day=most), []
     for hour in sorted(hours):
         try:
-            allowance.admit(ScoreCall(NOW + timedelta(hours=hour), "", 1, "test"), 10, limits)
+            allowance.admit(EvaluationCall(NOW + timedelta(hours=hour), "", 1, "test"), 10, limits)
         except VaultError:
             continue
         admitted.append(hour)
@@ -162,26 +171,26 @@ def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: in
 @given(st.permutations([-25, -24, -23, -1, 0, 1, 2, 26]))
 def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
     """Of calls logged in any order those of the last 24 hours count, and each leaves again; none else does."""
-    allowance = ScoreAllowance(ScoreCall(NOW + timedelta(hours=h), "", 1, "test") for h in hours)
-    four = ScoreLimits(per_day=4)
-    allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, four)
+    allowance = EvaluationAllowance(EvaluationCall(NOW + timedelta(hours=h), "", 1, "test") for h in hours)
+    four = EvaluationLimits(per_day=4)
+    allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, four)
     with pytest.raises(VaultError, match="4 calls were scored within 24 hours"):
-        allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, four)
-    allowance.admit(ScoreCall(NOW + timedelta(days=3), "", 1, "test"), 100, ScoreLimits(per_day=1))
+        allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, four)
+    allowance.admit(EvaluationCall(NOW + timedelta(days=3), "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
 
 def test_calls_at_the_same_time_are_counted_all():
     """Who took the time first, and is admitted last, does not pass the limit by that."""
-    allowance = ScoreAllowance([ScoreCall(NOW + timedelta(seconds=1), "", 1, "test")])
+    allowance = EvaluationAllowance([EvaluationCall(NOW + timedelta(seconds=1), "", 1, "test")])
     with pytest.raises(VaultError, match="1 calls were scored within 24 hours"):
-        allowance.admit(ScoreCall(NOW, "", 1, "test"), 100, ScoreLimits(per_day=1))
+        allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
 
 def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
-    past = [ScoreCall(NOW - timedelta(days=30), "run", 1, "test")] * 9
+    past = [EvaluationCall(NOW - timedelta(days=30), "run", 1, "test")] * 9
     with pytest.raises(VaultError, match="scored 9 times in round 1"):
-        ScoreAllowance(past).admit(ScoreCall(NOW, "run", 1, "test"), 3, FEW)
+        EvaluationAllowance(past).admit(EvaluationCall(NOW, "run", 1, "test"), 3, FEW)
 
 
 @pytest.mark.parametrize("run", ["r" * 65, "two\nlines", "\x1b[2J"])
@@ -203,7 +212,7 @@ def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDat
         for limits, refusal in (
             (replace(FEW, per_day=2, per_round=3), "2 calls were scored within 24 hours, and 2 are allowed"),
             (replace(FEW, per_round=1), "scored 2 times in round 1 of run run, and 1 are allowed"),
-            (replace(FEW, least_patients=4), "counts of fewer than 4 are not told"),
+            (replace(FEW, min_patients=4), "counts of fewer than 4 are not told"),
         ):
             policy_of(dataset, limits)
             with pytest.raises(VaultError, match=refusal):
@@ -269,13 +278,13 @@ def test_code_that_is_not_approved_gets_no_signature(domain: KeyDomain, dataset:
 def test_a_clock_that_was_wrong_once_bounds_nothing_for_ever():
     """A call that was dated years ahead counts for no day but its own, also after a restart."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    allowance = ScoreAllowance([ScoreCall(now + timedelta(days=3650), "", 1, "test")])
-    limits = ScoreLimits(per_day=2)
+    allowance = EvaluationAllowance([EvaluationCall(now + timedelta(days=3650), "", 1, "test")])
+    limits = EvaluationLimits(per_day=2)
     for day in range(0, 20, 2):
         for _ in range(2):
-            allowance.admit(ScoreCall(now + timedelta(days=day), "", 1, "test"), 20, limits)
+            allowance.admit(EvaluationCall(now + timedelta(days=day), "", 1, "test"), 20, limits)
         with pytest.raises(VaultError, match="2 calls were scored within 24 hours"):
-            allowance.admit(ScoreCall(now + timedelta(days=day, hours=1), "", 1, "test"), 20, limits)
+            allowance.admit(EvaluationCall(now + timedelta(days=day, hours=1), "", 1, "test"), 20, limits)
 
 
 def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from vaults import policy_of, serving, site_vault
 
-from fedpp.aggregation.ring import CHUNK, Ring, Words
-from fedpp.aggregation.round_context import PRIME, Contribution, Round, Sum
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
+from fedpp.aggregation.round_context import PRIME, Aggregate, Contribution, Round
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import MaskError, VaultError
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
@@ -31,7 +31,7 @@ from fedpp.vault_api.vault_client import Membership, VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_chain import Record
 from sites.vault.audit_log import AuditLog, Signer
-from sites.vault.memory_budget import MemoryRoom
+from sites.vault.memory_budget import MemoryBudget
 from sites.vault.vault_aggregation import Masking
 from sites.vault.vault_calls import Call
 
@@ -48,8 +48,8 @@ class Update:
 
     part: Contribution
     tag: int
-    masked: Words
-    words: Words
+    masked: EncodedUpdate
+    words: EncodedUpdate
 
 
 def identity(name: str) -> SiteIdentity:
@@ -62,7 +62,7 @@ def certified_as(name: str) -> Site:
     if name == "north":
         return certified(domain, "north")
     own = SiteIdentity(name, name.encode().ljust(32, b"\1"))
-    return Site(domain, own, Issuer(domain.certifying_seed()).certify(own.recipient(), domain.card()))
+    return Site(domain, own, DomainCA(domain.certifying_seed()).certify(own.recipient(), domain.card()))
 
 
 def proof(name: str, nonce: str = NONCE) -> Proof:
@@ -85,9 +85,9 @@ def update(name: str, of: Round = ROUND, seed: int | None = None, least: int = 1
     return Update(part, masker.tag(), np.concatenate(masked), words)
 
 
-def added(updates: list[Update]) -> tuple[Sum, Words, Words]:
+def added(updates: list[Update]) -> tuple[Aggregate, EncodedUpdate, EncodedUpdate]:
     """Return what a sum is of, the sum of the masked words, and that of the words."""
-    total = Sum.of([(u.part, u.tag) for u in updates])
+    total = Aggregate.of([(u.part, u.tag) for u in updates])
     masked, clear = (
         np.sum([getattr(u, name) for u in updates], axis=0, dtype=RING.dtype) for name in ("masked", "words")
     )
@@ -101,7 +101,7 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterato
         yield client
 
 
-def unmask(client: VaultClient, of: Round, total: Sum, words: Words, given: Membership) -> Words:
+def unmask(client: VaultClient, of: Round, total: Aggregate, words: EncodedUpdate, given: Membership) -> EncodedUpdate:
     return client.unmask(of.to_json(), total.to_json(), words, given)
 
 
@@ -139,7 +139,9 @@ def test_words_beyond_the_bound_are_not_masked(vault: VaultClient):
             vault.mask(ROUND.to_json(), 4, np.zeros(length, RING.dtype))
 
 
-ADVERSARIES: dict[str, tuple[Callable[[Round, Sum, Words], tuple[Round, Sum, Words]], str]] = {
+ADVERSARIES: dict[
+    str, tuple[Callable[[Round, Aggregate, EncodedUpdate], tuple[Round, Aggregate, EncodedUpdate]], str]
+] = {
     "a replayed round": (lambda of, total, words: (replace(of, number=2), total, words), "does not fit its tag"),
     "another attempt": (lambda of, total, words: (replace(of, attempt=2), total, words), "does not fit its tag"),
     "another model": (lambda of, total, words: (replace(of, base="0" * 64), total, words), "does not fit its tag"),
@@ -322,10 +324,10 @@ def left(replies: Iterator[Any]) -> list[Any]:
 
 
 def masking(domain: KeyDomain, room: int = 2**30) -> Masking:
-    return Masking(certified(domain, "north"), 6, MemoryRoom(room, 0.05))
+    return Masking(certified(domain, "north"), 6, MemoryBudget(room, 0.05))
 
 
-def unmask_requests(total: Sum, *words: Words) -> Iterator[vault_pb2.UnmaskRequest]:
+def unmask_requests(total: Aggregate, *words: EncodedUpdate) -> Iterator[vault_pb2.UnmaskRequest]:
     given = membership(*NAMES)
     proofs = [proof.to_json() for proof in given.participants.proofs]
     yield vault_pb2.UnmaskRequest(
@@ -471,15 +473,15 @@ def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: Encrypt
 
 
 def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """`co-participants` is the fewest other sites of a sum, as the file says now."""
+    """`min-other-sites` is the fewest other sites of a sum, as the file says now."""
     path = policy_of(dataset)
     total, sums, clear = added([update(name) for name in NAMES])
     with serving(domain, dataset, address, policy=path), VaultClient(address) as vault:
         policy = SitePolicy.load(path)
-        path.write_text(replace(policy, co_participants=3).to_yaml())
+        path.write_text(replace(policy, min_other_sites=3).to_yaml())
         with pytest.raises(VaultError, match="is of 3 sites, and the policy wants 4"):
             unmask(vault, ROUND, total, sums, membership(*NAMES))
-        path.write_text(replace(policy, co_participants=2).to_yaml())
+        path.write_text(replace(policy, min_other_sites=2).to_yaml())
         np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
 
 

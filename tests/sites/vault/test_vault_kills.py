@@ -23,13 +23,13 @@ import numpy as np
 from conftest import ROOT
 from vaults import policy_of
 
-from fedpp.aggregation.ring import CHUNK, Ring, Words
-from fedpp.aggregation.round_context import Contribution, Round, Sum
+from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
+from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.files import create_exclusively
 from fedpp.keys import key_store
-from fedpp.keys.domain_ca import Issuer
+from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.sealed_secret import Passphrase
@@ -162,7 +162,7 @@ class Chaos:
 
 def site(domain: KeyDomain, name: str) -> Site:
     identity = SiteIdentity(name, name.encode().ljust(32, b"\1"))
-    return Site(domain, identity, Issuer(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 
 
 def proof(domain: KeyDomain, name: str) -> Proof:
@@ -206,7 +206,7 @@ class Masks:
     def __init__(self) -> None:
         self.begun, self.whole = [], 0
 
-    def ask(self, address: str, of: Round, words: Words) -> tuple[Words, str, int]:
+    def ask(self, address: str, of: Round, words: EncodedUpdate) -> tuple[EncodedUpdate, str, int]:
         """Return a vault's masked words, nonce and tag; keep the keystream of all that it answered."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
@@ -238,7 +238,7 @@ def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Ro
     parts, total, clear = [], np.zeros(LENGTH, RING.dtype), np.zeros(LENGTH, RING.dtype)
     for name, vault in vaults.items():
 
-        def masked(address: str) -> tuple[Words, Words, str, int]:
+        def masked(address: str) -> tuple[EncodedUpdate, EncodedUpdate, str, int]:
             words = RING.encode(numbers.normal(size=LENGTH), EXAMPLES)  # others each time: training is not repeated
             return words, *masks.ask(address, of, words)
 
@@ -246,9 +246,9 @@ def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Ro
         parts.append((Contribution(name, nonce, EXAMPLES, 2), tag))
         total, clear = total + hidden, clear + words
 
-    def unmasked(address: str) -> Words:
+    def unmasked(address: str) -> EncodedUpdate:
         with VaultClient(address) as client:
-            return client.unmask(of.to_json(), Sum.of(parts).to_json(), total, company)
+            return client.unmask(of.to_json(), Aggregate.of(parts).to_json(), total, company)
 
     for vault in vaults.values():
         np.testing.assert_array_equal(chaos.ask("unmask", vault, unmasked), clear)

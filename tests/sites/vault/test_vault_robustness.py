@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hospital import error_of, site
 from vaults import SECONDS, serving, site_vault
 
-from fedpp.config.site_policy import ScoreLimits
+from fedpp.config.site_policy import EvaluationLimits
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.keys.key_domain import KeyDomain
@@ -27,8 +27,8 @@ from simulations.benchmarks import bad_clients, bench_vault
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_chain import verify
 from sites.vault.audit_log import AuditLog, Signer
-from sites.vault.call_guard import MOST_OF_A_METHOD
-from sites.vault.memory_budget import MemoryRoom
+from sites.vault.call_guard import MAX_OF_A_METHOD
+from sites.vault.memory_budget import MemoryBudget
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 
@@ -92,7 +92,7 @@ def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dat
 
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
         stub = vault_pb2_grpc.VaultStub(channel)
-        calls = [stub.Score.future(nothing(), timeout=SECONDS) for _ in range(MOST_OF_A_METHOD)]
+        calls = [stub.Score.future(nothing(), timeout=SECONDS) for _ in range(MAX_OF_A_METHOD)]
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             try:
@@ -100,7 +100,7 @@ def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dat
             except VaultError as full:
                 told = str(full)
                 break
-        assert told.endswith(f"refused: {MOST_OF_A_METHOD} calls of Score run: try again later")
+        assert told.endswith(f"refused: {MAX_OF_A_METHOD} calls of Score run: try again later")
         assert client.info().frames == 2
         assert client.initial_weights(TINY, 0, "float32")
         assert site("health", address).stdout == "serving\n"
@@ -146,7 +146,7 @@ def test_garbage_harms_nobody(domain: KeyDomain, dataset: EncryptedDataset, addr
 
 def test_memory_is_given_in_turn():
     """What is taken is free again afterwards; who wants more than there is gets all of it, alone; who waits is told."""
-    room = MemoryRoom(10, 0.05)
+    room = MemoryBudget(10, 0.05)
     with room.taking(6):
         with room.taking(4), pytest.raises(VaultError, match="the vault is busy: .*; try again later"):
             room.taking(1).__enter__()
@@ -160,7 +160,7 @@ def test_memory_is_given_in_turn():
 
 def test_memory_that_becomes_free_is_taken_by_who_waits():
     """A call that waits for another's end is served, and not refused."""
-    room, taken = MemoryRoom(10, SECONDS), threading.Event()
+    room, taken = MemoryBudget(10, SECONDS), threading.Event()
 
     def wait() -> None:
         with room.taking(10):
@@ -231,7 +231,7 @@ def until(outcome: str, call: Callable[[], object]) -> None:
 
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Each of `scores` in site.yaml is kept by `fedpp-site vault --policy`."""
-    limits = ScoreLimits(least_patients=1, per_round=1, rounds=5, per_day=3)
+    limits = EvaluationLimits(min_patients=1, per_round=1, rounds=5, per_day=3)
     with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
@@ -244,7 +244,7 @@ def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encrypt
         with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
             client.score("test", LOGITS, "run", 3)
     with (
-        site_vault(domain, dataset, address, scores=ScoreLimits(least_patients=4)),
+        site_vault(domain, dataset, address, scores=EvaluationLimits(min_patients=4)),
         VaultClient(address) as client,
         pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 4"),
     ):

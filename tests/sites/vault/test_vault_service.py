@@ -13,7 +13,7 @@ from conftest import FINDINGS, SPLIT, TINY, write_dataset
 from vaults import SECONDS, service, serving
 
 from fedpp.cipher import algebra
-from fedpp.config.model_spec import Gaps, NetworkSpec
+from fedpp.config.model_spec import Gaps, ModelSpec
 from fedpp.config.run_config import SPLITS
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
@@ -270,7 +270,7 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
         (TINY, "float16", "rows are float32 or float64, got 'float16'"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused(vault: VaultClient, network: NetworkSpec, dtype: str, reason: str):
+def test_networks_that_do_not_fit_are_refused(vault: VaultClient, network: ModelSpec, dtype: str, reason: str):
     """The vault draws weights for the task of its own data only, and of bounded size."""
     with pytest.raises(VaultError, match=reason) as refused:
         vault.initial_weights(network, 0, dtype)
