@@ -120,7 +120,7 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
         "masking": scenario.masking,
         "max-examples": 0,
         "max-update-value": 8.0,
-        "max-max-update-norm": 10.0,
+        "max-update-norm": 10.0,
         "max-loss-increase": 1.0,
         "alone": False,  # the baselines are trained in plaintext
         "repeats": 2,

@@ -46,7 +46,7 @@ def config(out: Path, **changes: object) -> RunConfig:
         "masking": True,
         "max-examples": 0,
         "max-update-value": 8.0,
-        "max-max-update-norm": 10.0,
+        "max-update-norm": 10.0,
         "max-loss-increase": 1.0,
         "repeats": 1,
         "alone": False,

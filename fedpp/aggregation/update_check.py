@@ -29,7 +29,7 @@ def require_update(global_rows: Rows, update: Rows, max_norm: float) -> None:
     if not length <= max_norm * reference:  # NaN is not
         raise UpdateCheckError(
             f"the update's Euclidean norm is more than {max_norm:g} times the global model's: lower the "
-            "learning rate, train fewer epochs a round, or raise max-max-update-norm",
+            "learning rate, train fewer epochs a round, or raise max-update-norm",
             f"it is {length:.3g}, the model's {reference:.3g}",
         )
 

@@ -47,7 +47,7 @@ def test_the_figures_stand_behind_what_others_may_know():
         require_update(rows, {"dense/kernel": np.array([[30.0, 40.0]])}, 2.0)
     assert refused.value.kind == (
         "the update's Euclidean norm is more than 2 times the global model's: "
-        "lower the learning rate, train fewer epochs a round, or raise max-max-update-norm"
+        "lower the learning rate, train fewer epochs a round, or raise max-update-norm"
     )
     assert str(refused.value) == f"{refused.value.kind} (it is 50, the model's 5)"
 

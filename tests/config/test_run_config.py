@@ -49,7 +49,7 @@ def test_the_guide_names_every_setting():
                     "wait-seconds",
                     "round-seconds",
                     "max-update-value",
-                    "max-max-update-norm",
+                    "max-update-norm",
                     "max-loss-increase",
                 ),
             )
@@ -66,7 +66,7 @@ def test_the_guide_names_every_setting():
         ("repeats", 100),
         *(
             (name, value)
-            for name in ("repeats", "max-update-value", "max-max-update-norm", "max-loss-increase")
+            for name in ("repeats", "max-update-value", "max-update-norm", "max-loss-increase")
             for value in (True, "1")
         ),
         ("repeats", 1.0),

@@ -361,7 +361,7 @@ def test_an_update_that_is_too_long_is_not_sent(both: list[Node], domain: KeyDom
     long = trained(both[0], run_spec_of(domain, masked=masked, max_norm=1e-6))
     assert reason(long) == (
         "the update's Euclidean norm is more than 1e-06 times the global model's: lower the learning rate, train fewer "
-        "epochs a round, or raise max-max-update-norm"
+        "epochs a round, or raise max-update-norm"
     )
     high = trained(both[0], run_spec_of(domain, masked=masked, bound=2.0**-20))
     assert (
