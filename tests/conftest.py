@@ -23,8 +23,10 @@ from fedpp.processes import QUIET_FLOWER
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("FEDPP_DATA", ROOT.parent / "shared" / "data"))
 os.environ |= QUIET_FLOWER
-settings.register_profile("any machine", deadline=None)  # a busy one must not fail a property
-settings.load_profile("any machine")
+# A busy machine must not fail a property, so there is no deadline. `make test-all` takes more examples.
+settings.register_profile("short", deadline=None, max_examples=25)
+settings.register_profile("long", deadline=None, max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 TINY = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
 FINDINGS = ("Edema", "Fracture", "Effusion")
