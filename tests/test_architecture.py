@@ -113,6 +113,8 @@ def test_the_wheel_holds_the_library_and_the_site(copy: Path, tmp_path: Path):
     assert packages | {f"fedpp.{name}" for name in own} == set(PROJECT["tool"]["setuptools"]["packages"])
     assert "fedpp/sites/vault/vault_server.py" in names
     assert "fedpp/keys/key_domain.py" in names
+    templates = {str(file.relative_to(ROOT)) for file in (ROOT / "fedpp").rglob("*.html.j2")}
+    assert templates == {name for name in names if name.endswith(".j2")} != set()
     (points,) = [name for name in names if name.endswith("entry_points.txt")]
     assert "fedpp-site = fedpp.sites.__main__:main" in zipfile.ZipFile(wheel).read(points).decode()
 

@@ -1,10 +1,13 @@
-"""What our pages share: one HTML file, no script, nothing fetched from anywhere, light and dark."""
+"""HTML pages: the Jinja environment of their templates (`templates/base.html.j2`), and filters that they share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jinja2
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 HEAD = """\
 <!DOCTYPE html>
@@ -126,15 +129,31 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def page_template(file: Path, **filters: Callable[..., Any]) -> "jinja2.Template":
+    """Return the template in a file, which may extend `base.html.j2`.
+
+    Every value is escaped; a name without a value raises `jinja2.UndefinedError`.
+    """
+    return _environment([file.parent, TEMPLATES], filters).get_template(file.name)
+
+
 def template(text: str, **filters: Callable[..., Any]) -> "jinja2.Template":
-    """Return a page's template: all that is put into it is escaped, and a name that is not given is an error."""
+    """Return the template of a text."""
+    return _environment([TEMPLATES], filters).from_string(text)
+
+
+def _environment(folders: list[Path], filters: dict[str, Callable[..., Any]]) -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(filters)
-    return environment.from_string(text)
+    return environment
 
 
 def duration(seconds: float) -> str:

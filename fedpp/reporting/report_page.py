@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedpp.reporting import report_charts
-from fedpp.reporting.page import STYLE, duration, scientific, template
+from fedpp.reporting.page import TEMPLATES, duration, page_template, scientific
 from fedpp.reporting.report_charts import figure
-from fedpp.reporting.report_template import TEMPLATE
 
 _SPLITS = ("train", "validation", "test")
 _MODELS = {
@@ -24,8 +23,8 @@ def render(record: Mapping[str, Any]) -> str:
     """Return the page of a report's record; the same record gives the same text."""
     from markupsafe import Markup
 
-    page = template(
-        TEMPLATE,
+    page = page_template(
+        TEMPLATES / "report.html.j2",
         figure=figure,
         difference=_difference,
         duration=_duration,
@@ -40,9 +39,6 @@ def render(record: Mapping[str, Any]) -> str:
     site_loss, site_auc = report_charts.by_site(rounds, names) if len(names) > 1 else ("", "")
     return page.render(
         record,
-        title=f"fedpp report: {record['scenario']}",
-        images="",
-        style=Markup(STYLE),  # noqa: S704
         loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
         quality_chart=Markup(quality),  # noqa: S704
         site_loss_chart=Markup(site_loss),  # noqa: S704
