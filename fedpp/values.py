@@ -1,10 +1,17 @@
-"""Hashes, keys, nonces and tags as text: hexadecimal digits in lower case, so that none has two spellings."""
+"""Values as text with one spelling: canonical JSON, and hashes, keys, nonces and tags in lower-case hexadecimal."""
 
+import json
 import re
-from typing import TypeGuard
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 _DIGITS = re.compile("[0-9a-f]+")
 _NUMBER = re.compile("0|[1-9a-f][0-9a-f]*")
+
+
+def canonical(values: Mapping[str, Any]) -> bytes:
+    """Return the one JSON text of these values, as it is signed, hashed and stored."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def is_hex(value: object, digits: int = 64) -> TypeGuard[str]:

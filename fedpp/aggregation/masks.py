@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fedpp.aggregation.ring import CHUNK, EncodedUpdate, Ring
 from fedpp.aggregation.round_context import PRIME, Contribution, Round
 from fedpp.errors import MaskError
-from fedpp.protocol.membership import canonical
+from fedpp.values import canonical
 
 KEY_BYTES = 32
 _SALT = b"fedpp domain mask 1"

@@ -12,8 +12,8 @@ from typing import Any, Self
 from fedpp.aggregation.ring import Ring
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import MaskError
-from fedpp.protocol.membership import canonical, is_site_name
-from fedpp.values import is_hex
+from fedpp.protocol.membership import is_site_name
+from fedpp.values import canonical, is_hex
 
 NONCE_BYTES = 32
 PRIME = 2**127 - 1  # tags are numbers modulo it

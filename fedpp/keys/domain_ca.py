@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import KeyFileError
 from fedpp.keys.site_identity import MembershipRequest
-from fedpp.protocol.membership import Certificate, Member, canonical, is_signed, signed
+from fedpp.protocol.membership import Certificate, Member, is_signed, signed
+from fedpp.values import canonical
 
 SEED_BYTES = 32
 

@@ -23,7 +23,8 @@ from fedpp.errors import DomainMismatchError, FedppError, KeyFileError
 from fedpp.keys.domain_ca import DomainCA, succeeds
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
-from fedpp.protocol.membership import Certificate, canonical, is_signed
+from fedpp.protocol.membership import Certificate, is_signed
+from fedpp.values import canonical
 
 FORMAT = "fedpp-share-1"
 _NONCE = bytes(12)  # each key seals one message

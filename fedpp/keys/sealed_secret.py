@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fedpp.errors import KeyFileError
-from fedpp.protocol.membership import canonical
+from fedpp.values import canonical
 
 # RFC 7914; 2^17 x 8 needs 128 MiB and about 0.4 s, the interactive profile of OWASP's password storage page.
 LOG2_COST, BLOCK_SIZE, PARALLELISM = 17, 8, 1

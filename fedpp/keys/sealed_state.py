@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.errors import DomainMismatchError, MaskError
-from fedpp.protocol.membership import canonical
+from fedpp.values import canonical
 
 FORMAT = "fedpp-sealed-1"
 RECORD_BYTES = 2**20

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedpp.cipher import key_file
 from fedpp.cipher.verification_phrase import words
 from fedpp.errors import ConfigError, FederationError, KeyFileError
-from fedpp.protocol.membership import Member, canonical, is_signed, is_site_name, signed
+from fedpp.protocol.membership import Member, is_signed, is_site_name, signed
+from fedpp.values import canonical
 
 SEED_BYTES = 32
 RECIPIENT_FORMAT = "fedpp-recipient-1"

@@ -8,7 +8,6 @@ its purpose and the canonical JSON of what is signed.
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
-from fedpp.values import is_hex
+from fedpp.values import canonical, is_hex
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
@@ -37,11 +36,6 @@ _UNSEEN = re.compile(
 )
 _RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
-
-
-def canonical(values: Mapping[str, Any]) -> bytes:
-    """Return the one JSON text of these values, as it is signed, hashed and stored."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def signed(purpose: str, content: bytes) -> bytes:

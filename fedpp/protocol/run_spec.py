@@ -11,10 +11,9 @@ from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
 from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
 from fedpp.config.run_config import DTYPES, MAX_EXAMPLES, MAX_SITES, Dtype
 from fedpp.errors import ConfigError, FederationError
-from fedpp.protocol.membership import canonical
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
-from fedpp.values import is_hex
+from fedpp.values import canonical, is_hex
 
 _BOUNDS = {
     "seed": (0, 2**63 - 1),

@@ -7,8 +7,8 @@ from typing import Protocol
 from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.aggregation.round_context import NONCE_BYTES, Aggregate, Round
 from fedpp.errors import FederationError
-from fedpp.protocol.membership import canonical
 from fedpp.protocol.messages import Mask
+from fedpp.values import canonical
 from fedpp.vault_api.vault_client import Membership, VaultClient
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpp.errors import VaultError
-from fedpp.protocol.membership import canonical, is_signed
+from fedpp.protocol.membership import is_signed
+from fedpp.values import canonical
 
 PURPOSE = "audit record"
 BEGIN = "begin"  # the method of the first line

@@ -19,7 +19,7 @@ from typing import Self
 
 from fedpp.errors import VaultError
 from fedpp.keys.site_identity import SiteIdentity
-from fedpp.protocol.membership import canonical
+from fedpp.values import canonical
 
 from .audit_chain import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
 

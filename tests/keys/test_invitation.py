@@ -14,7 +14,7 @@ from fedpp.keys.domain_ca import DomainCA, succeeds
 from fedpp.keys.invitation import Invitation
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
-from fedpp.protocol.membership import canonical
+from fedpp.values import canonical
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
 

@@ -12,7 +12,8 @@ from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.site_identity import SiteIdentity
-from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, canonical, is_signed, same_name
+from fedpp.protocol.membership import PROTOCOL, Certificate, Proof, is_signed, same_name
+from fedpp.values import canonical
 
 NONCE = "ab" * 32
 
