@@ -54,14 +54,14 @@ def compare(
         tests = _tests(reference, reference.federate([pooled(sites, unfair)], initial), sites)
         baselines = replace(baselines, plaintext_central=metrics(total(tests.values())))
         by_site = {name: replace(by_site[name], plaintext_central=metrics(own)) for name, own in tests.items()}
-    if scenario.local_only:
+    if scenario.local_baseline:
         alone = {}
         for site in sites:
             note(f"{site.name} alone, plaintext")
             tests = _tests(reference, reference.federate([site], initial), sites)
             alone[site.name] = metrics(total(tests.values()))
-            by_site[site.name] = replace(by_site[site.name], local_only=metrics(tests[site.name]))
-        baselines = replace(baselines, local_only=alone)
+            by_site[site.name] = replace(by_site[site.name], local_baseline=metrics(tests[site.name]))
+        baselines = replace(baselines, local_baseline=alone)
     patients = SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
     return Comparison(patients, baselines, by_site, parity)
 

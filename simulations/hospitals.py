@@ -88,9 +88,13 @@ def _policy(dataset: Path) -> SitePolicy:
     """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
-    scores = EvaluationLimits(min_patients=1, per_round=many, rounds=many, per_day=many)
+    evaluation = EvaluationLimits(min_patients=1, per_round=many, rounds=many, per_day=many)
     return SitePolicy(
-        bundles=(NO_BUNDLE,), datasets=(fingerprint,), scores=scores, min_other_sites=0, masking="optional"
+        bundles=(NO_BUNDLE,),
+        datasets=(fingerprint,),
+        evaluation=evaluation,
+        min_other_sites=0,
+        secure_aggregation="optional",
     )
 
 

@@ -56,7 +56,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
         with vaults(hospitals.sites, hospitals.passphrase_file):
             record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
-        if scenario.masking:
+        if scenario.secure_aggregation:
             model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
@@ -96,7 +96,7 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
     return {
         "card": card,
         "out": str(out.resolve()),
-        "initial": "",
+        "initial-model": "",
         "sites": sites,
         "quorum": sites,
         "rounds": scenario.rounds,
@@ -117,20 +117,20 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
         "kernel": 3,
         "dense": scenario.dense,
         "lstm": scenario.lstm,
-        "masking": scenario.masking,
+        "secure-aggregation": scenario.secure_aggregation,
         "max-examples": 0,
         "max-update-value": 8.0,
         "max-update-norm": 10.0,
         "max-loss-increase": 1.0,
-        "alone": False,  # the baselines are trained in plaintext
-        "repeats": 2,
+        "local-baseline": False,  # the baselines are trained in plaintext
+        "retries": 2,
         "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
         "round-seconds": 3600.0,
     }
 
 
 def _compared(scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path) -> Comparison:
-    if scenario.plaintext_federated or scenario.plaintext_central or scenario.local_only:
+    if scenario.plaintext_federated or scenario.plaintext_central or scenario.local_baseline:
         load_tensorflow()
         from .baselines import compare
 
@@ -166,7 +166,9 @@ def _report(
             "filters": ", ".join(map(str, scenario.filters)),
             "parameters": record.network.parameters(),
             "server optimizer": scenario.strategy or scenario.server_optimizer,
-            "masking": "on: the coordinator saw random bytes" if record.masked else "OFF: the coordinator saw updates",
+            "secure aggregation": "on: the coordinator saw random bytes"
+            if record.masked
+            else "OFF: the coordinator saw updates",
             "predicted": f"each {scenario.predict}",
             "split": scenario.split,
             "time gaps": scenario.gaps,

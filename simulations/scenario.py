@@ -73,7 +73,7 @@ class Scenario:
     validation: float = 0.15
     test: float = 0.25
     scheme: Scheme = "more"
-    masking: bool = True  # the coordinator sees masked updates and sealed states alone
+    secure_aggregation: bool = True  # the coordinator sees masked updates and sealed states alone
     n: int = 2  # slots of `more`
     patch: int = DEFAULT_PATCH  # of the frame form: side of the mixed patches, or 0 for rows
     dtype: Dtype = "float32"
@@ -101,7 +101,7 @@ class Scenario:
     lstm: int = 64
     plaintext_federated: bool = True  # train the plaintext reference too, for comparison and parity
     plaintext_central: bool = False  # and one on all sites' data in one place
-    local_only: bool = False  # and one at each site alone
+    local_baseline: bool = False  # and one at each site alone
     sensitivity: float = WANTED_SENSITIVITY  # at least this on validation data: where the report's operating point is
     control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
 

@@ -28,7 +28,7 @@ def config(out: Path, **changes: object) -> RunConfig:
     values = {
         "card": CARD.to_json(),
         "out": str(out),
-        "initial": "",
+        "initial-model": "",
         "sites": 2,
         "quorum": 1,
         "rounds": 2,
@@ -42,16 +42,17 @@ def config(out: Path, **changes: object) -> RunConfig:
     learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
     learning |= {"strategy": "", "strategy-settings": ""}
     waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
-    masking = {
-        "masking": True,
+    bounds = {
+        "secure-aggregation": True,
         "max-examples": 0,
         "max-update-value": 8.0,
         "max-update-norm": 10.0,
         "max-loss-increase": 1.0,
-        "repeats": 1,
-        "alone": False,
+        "retries": 1,
+        "local-baseline": False,
     }
-    return RunConfig.from_mapping({**values, **network, **learning, **masking, **waits, **changes})
+    changed = {name.replace("_", "-"): value for name, value in changes.items()}
+    return RunConfig.from_mapping({**values, **network, **learning, **bounds, **waits, **changed})
 
 
 def describe(name: str, **changes: object) -> SiteDescription:
@@ -88,8 +89,8 @@ class Site:
         player = self.player()
         if kind == "query.initial_weights":
             return player.initial(question.content)
-        if kind == "query.alone":
-            return player.alone()
+        if kind == "query.local_baseline":
+            return player.local_baseline()
         if kind == "train":
             return player.train(question.content)
         request = messages.EvaluateRequest.of(question.content)

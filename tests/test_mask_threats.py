@@ -106,7 +106,7 @@ def run(folder: Path, datasets: list[EncryptedDataset], capsys: pytest.CaptureFi
     for name, dataset in zip("ab", datasets, strict=True):
         description = describe(name, sequences=(6, 2, 1), patients=(6, 2, 1))
         sites.append(Hospital(description, player_=Learner(description, DOMAIN, dataset=dataset, truth=truth)))
-    federate(LocalGrid(sites), config(folder, masking=masking, **SETTINGS))
+    federate(LocalGrid(sites), config(folder, secure_aggregation=masking, **SETTINGS))
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     out = capsys.readouterr()
     return Seen([tensor for site in sites for tensor in site.heard], files, out.out + out.err, truth)

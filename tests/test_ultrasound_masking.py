@@ -108,7 +108,7 @@ def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPat
     for masked in (True, False):
         sites = [Hospital(config, number) for number, config in enumerate(made.sites, 1)]
         folder, printed = tmp_path_factory.mktemp("run") / "out", StringIO()
-        config = RunConfig.from_mapping(run_config(replace(scenario, masking=masked), made, folder))
+        config = RunConfig.from_mapping(run_config(replace(scenario, secure_aggregation=masked), made, folder))
         with redirect_stdout(printed), redirect_stderr(printed):
             federate(LocalGrid(sites), config)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -56,7 +56,7 @@ def stopped() -> threading.Event:
 def policy_of(dataset: EncryptedDataset, scores: EvaluationLimits = FEW) -> Path:
     """Write a policy beside a dataset that allows it, with these limits of scores."""
     path = dataset.path.with_name(f"{dataset.path.name} policy.yaml")
-    path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=scores).to_yaml())
+    path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), evaluation=scores).to_yaml())
     return path
 
 

@@ -62,10 +62,10 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
 
 def _site(site: SiteDescription, record: FederationRecord) -> SiteResult:
     test, alone = (
-        metrics(counts[site.name]) if site.name in counts else None for counts in (record.test, record.alone)
+        metrics(counts[site.name]) if site.name in counts else None for counts in (record.test, record.local_baseline)
     )
     sequences = dict(zip(SPLITS, site.sequences, strict=True))
-    return SiteResult(site.name, sum(site.patients), sequences, test, SiteBaselines(local_only=alone))
+    return SiteResult(site.name, sum(site.patients), sequences, test, SiteBaselines(local_baseline=alone))
 
 
 def _decisions(

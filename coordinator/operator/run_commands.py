@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coordinator.server.run_state import RunState
 
 ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
-CHANGEABLE = ("rounds", "quorum", "repeats", "wait-seconds", "round-seconds")  # of a run that goes on
+CHANGEABLE = ("rounds", "quorum", "retries", "wait-seconds", "round-seconds")  # of a run that goes on
 WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
 Settings = dict[str, str | int | float]
 
@@ -120,7 +120,7 @@ def _begun(folder: "RunState", options: argparse.Namespace, given: Mapping[str, 
         "card": card.to_json(),
         "sites": options.sites or given.get("sites") or _missing("--sites NUMBER"),
         "out": str(out),
-        "initial": str(model.resolve()) if model else "",
+        "initial-model": str(model.resolve()) if model else "",
     }
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(options.set, facts, written)
@@ -143,7 +143,7 @@ def _changed(folder: "RunState", options: argparse.Namespace, given: Mapping[str
         begun: Settings = json.loads(folder.order.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {folder.order}: {error}; begin a new run, with --model") from None
-    facts = {name: begun.pop(name) for name in ("card", "sites", "out", "initial")}
+    facts = {name: begun.pop(name) for name in ("card", "sites", "out", "initial-model")}
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(options.set, facts, begun | written)
     begun |= facts

@@ -71,12 +71,12 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
 def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     chosen = ChosenStrategy.of(config, card.scheme)
-    earlier = initial_model.read(Path(config.initial), card.fingerprint) if config.initial else None
+    earlier = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
-    if not config.masking:
-        folder.note("masking is OFF: this coordinator sees each site's updates, and the model")
+    if not config.secure_aggregation:
+        folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
     if chosen:
         folder.note(f"{config.strategy} of Flower makes each new model here, of the sites' updates")
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_going)
@@ -84,7 +84,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     if begun is None:
         admissions.wait(config)
     else:  # its sites may be at work on the round yet, and in the end on models of their own for as long as the run
-        times = config.rounds if config.alone and begun.round == config.rounds else 1
+        times = config.rounds if config.local_baseline and begun.round == config.rounds else 1
         wanted = begun.sites.keys() - begun.quarantined.keys()
         admissions.wait(config, wanted, times * config.round_seconds)
     run_spec = run_spec_of(admissions.admitted, config, card)
@@ -92,7 +92,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     write = partial(patiently, seconds=config.wait_seconds, folder=folder)
 
     def keep_model(state: bytes) -> None:
-        write(lambda: keep(state, out=folder.out, masked=config.masking))
+        write(lambda: keep(state, out=folder.out, masked=config.secure_aggregation))
 
     if at is None:
         at = initial_state(grid, admissions.admitted, earlier, run_spec, config.round_seconds, folder)
@@ -103,7 +103,9 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         keep_model(at.state)  # who died may have kept the round, and not yet the model
 
     def aggregate(due: Round, before: Checkpoint) -> Aggregation:
-        return RingSum(due, masked=config.masking) if chosen is None else FlowerAggregation(chosen, due, before)
+        return (
+            RingSum(due, masked=config.secure_aggregation) if chosen is None else FlowerAggregation(chosen, due, before)
+        )
 
     rounds = FederatedAveraging(
         grid,
@@ -118,13 +120,13 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     )
     last = rounds.federate(at)
     tested = rounds.test(last)
-    alone = rounds.alone() if config.alone else {}
+    local_baseline = rounds.local_baseline() if config.local_baseline else {}
     record = FederationRecord(
         domain=card.fingerprint,
         scheme=card.scheme,
         bundle=bundle,
         run=run.number,
-        masked=config.masking,
+        masked=config.secure_aggregation,
         seed=config.seed,
         dtype=config.dtype,
         network=run_spec.network,
@@ -136,7 +138,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         rounds=last.rounds,
         seconds=last.seconds,
         settings=config.told(),
-        alone=alone,
+        local_baseline=local_baseline,
     )
     content = json.dumps(record.to_mapping(), indent=1).encode()
     write(lambda: replace(folder.out / RECORD, content))
@@ -167,7 +169,7 @@ def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> Ru
         rule=config.server_optimizer_config(),
         epochs=config.epochs,
         seed=config.seed,
-        masked=config.masking,
+        masked=config.secure_aggregation,
         examples=1,
         sites=1,
         max_examples=config.max_examples,

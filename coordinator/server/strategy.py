@@ -124,7 +124,7 @@ class FederatedAveraging:
             raise FederationError("test counts: no site sent one that fits; the model is kept, to go on from")
         return dict(sorted(tested.items()))
 
-    def alone(self) -> Mapping[str, AnyCounts]:
+    def local_baseline(self) -> Mapping[str, AnyCounts]:
         """Return each site's test counts of a model that it trains alone, of those that answer in the time of a run."""
         request, counted = messages.LocalBaselineRequest(self._run_spec, self._config.rounds), dict[str, AnyCounts]()
 
@@ -133,7 +133,8 @@ class FederatedAveraging:
 
         def questions(nodes: Iterable[int]) -> list[Message]:
             return [
-                self._message(f"{MessageType.QUERY}.{messages.ALONE}", node, request, ArrayRecord()) for node in nodes
+                self._message(f"{MessageType.QUERY}.{messages.LOCAL_BASELINE}", node, request, ArrayRecord())
+                for node in nodes
             ]
 
         self._folder.note("each site trains a model of its own, to be compared with")
@@ -145,7 +146,7 @@ class FederatedAveraging:
         begun = self._folder.position()
         if begun is not None and begun.round != number:
             begun = None
-        for attempt in range(begun.attempt if begun else 1, self._config.repeats + 2):
+        for attempt in range(begun.attempt if begun else 1, self._config.retries + 2):
             if begun is not None and attempt == begun.attempt:
                 position = begun  # its plan is that of the sites of then: who has trained has not trained in vain
             else:
@@ -160,7 +161,7 @@ class FederatedAveraging:
             self._folder.note(f"round {number}, attempt {attempt}: not adopted")
         kept = "the models of the last rounds are kept, to go on from" if number > 1 else "there is no model"
         raise FederationError(
-            f"round {number} was tried {self._config.repeats + 1} times, and the sites adopted no model of it, as the "
+            f"round {number} was tried {self._config.retries + 1} times, and the sites adopted no model of it, as the "
             f"lines above say; {kept}"
         )
 

@@ -16,7 +16,7 @@ from fedpp.config.model_spec import ARCHITECTURES, Architecture
 from fedpp.errors import ConfigError
 
 _PATHS = ("dataset", "evaluation_key", "policy", "work")  # of a site
-_NOT_TOLD = ("card", "out", "initial")  # of a run: the domain stands in its record, and paths are the coordinator's own
+_NOT_REPORTED = ("card", "out", "initial_model")  # the record names the domain; paths are private
 
 Dtype = Literal["float32", "float64"]
 
@@ -41,7 +41,7 @@ class RunConfig:
 
     card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
-    initial: str  # model.sealed, or model.npz, of an earlier run to go on from, or nothing
+    initial_model: str  # model.sealed, or model.npz, of an earlier run to go on from, or nothing
     sites: int  # how many sites to wait for
     quorum: int  # fewest sites of a round's sum, and of its verdicts; 0: more than half of `sites`
     rounds: int
@@ -67,13 +67,13 @@ class RunConfig:
     kernel: int
     dense: int
     lstm: int
-    masking: bool  # whether updates are masked, and the model sealed, for the coordinator
+    secure_aggregation: bool  # whether updates are masked, and the model sealed, for the coordinator
     max_examples: int  # that a site's update counts, however many it has; 0: all of them
     max_update_value: float  # largest magnitude of an update's value
     max_update_norm: float  # most norm of an update, as a share of the global model's
     max_loss_increase: float  # most that a site's validation loss may rise, in nats
-    alone: bool  # whether each site trains a model of its own data alone, too, to be compared with
-    repeats: int  # how often a round whose model the sites do not adopt is tried again
+    local_baseline: bool  # whether each site also trains a model on its own data, for comparison
+    retries: int  # of a round whose model the sites do not accept
     wait_seconds: float  # how long to wait for enough sites, before the run and in a round, and for room on the disk
     round_seconds: float  # deadline of a round's training, and again of the verdicts on its model
 
@@ -83,10 +83,10 @@ class RunConfig:
         for name, known in (("dtype", DTYPES), ("architecture", ARCHITECTURES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"run setting {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if Path(self.initial).suffix == SEALED_SUFFIX and not self.masking:
+        if Path(self.initial_model).suffix == SEALED_SUFFIX and not self.secure_aggregation:
             raise ConfigError(
-                f"run setting initial names a sealed model, and a run goes on from one with masking alone, got "
-                f"{self.initial!r}: set masking=true, or give a model.npz"
+                f"run setting initial-model names a sealed model, which needs secure aggregation, got "
+                f"{self.initial_model!r}: set secure-aggregation=true, or give a model.npz"
             )
         self.hyperparameters()
         self.server_optimizer_config()
@@ -95,7 +95,7 @@ class RunConfig:
             raise ConfigError(f"run setting filters must be at least 1 each, got {self.filters!r}")
 
     def _require_numbers(self) -> None:
-        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "repeats": 0}
+        least = {"sites": 1, "rounds": 1, "epochs": 1, "seed": 0, "kernel": 1, "dense": 1, "lstm": 1, "retries": 0}
         least |= {"quorum": 0, "max_examples": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
@@ -104,7 +104,7 @@ class RunConfig:
                 )
         for name, most in (
             ("sites", MAX_SITES),
-            ("repeats", MAX_ATTEMPTS - 1),
+            ("retries", MAX_ATTEMPTS - 1),
             ("quorum", self.sites),
             ("max_examples", MAX_EXAMPLES),
         ):
@@ -128,9 +128,9 @@ class RunConfig:
                     f"run setting strategy-settings is for a strategy, got {self.strategy_settings!r:.80}: name one"
                 )
             return
-        if self.masking:
+        if self.secure_aggregation:
             raise ConfigError(
-                f"run setting strategy needs masking=false: a strategy of Flower reads each site's update, got "
+                f"run setting strategy needs secure-aggregation=false: a strategy of Flower reads each update, got "
                 f"{self.strategy!r:.80}"
             )
         if (self.server_optimizer, self.server_learning_rate) != ("fedavg", 1.0):
@@ -146,8 +146,8 @@ class RunConfig:
 
     def told(self) -> dict[str, str | int | float]:
         """Return the settings by name, for the run's record: no path, no card, but whether it goes on from a model."""
-        named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_TOLD}
-        return {**named, "earlier-model": bool(self.initial)}
+        named = {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in _NOT_REPORTED}
+        return {**named, "initial-model": bool(self.initial_model)}
 
     def min_sites(self) -> int:
         """Return the quorum of a round."""

@@ -1,9 +1,9 @@
-"""What a site allows: `site.yaml`, the file by which the hospital and not the coordinator decides.
+"""Site policy: what a hospital allows on its own machines, in the file `site.yaml`.
 
-It says which code may run (`bundles`), on which data (`datasets`), what may be asked (`answers`), how often a score
-may be (`scores`), for how long (`until`) and in what company (`min-other-sites`). The site's launcher reads it before
-any code of a bundle runs, the ClientApp and the vault enforce the rest. A `PolicyError` never holds a path: it may be
-told to the coordinator.
+It lists the app bundles that may run (`bundles`), the datasets that may be used (`datasets`), the requests that are
+answered (`requests`), how much an evaluation may disclose (`evaluation`), the last day (`until`) and the fewest other
+sites (`min-other-sites`). The site's launcher reads it before any code of a bundle runs; the ClientApp and the vault
+enforce the rest. A `PolicyError` never holds a path, since it may be sent to the coordinator.
 """
 
 import re
@@ -21,17 +21,17 @@ from fedpp.files import read_file
 from fedpp.values import is_hex
 
 # What may be asked of a site, by the type of Flower's message that asks it.
-QUESTIONS = {
+REQUEST_OF_MESSAGE = {
     "query.describe": "describe",
     "query.initial_weights": "initial-weights",
     "train": "train",
     "evaluate": "evaluate",
-    "query.alone": "alone",
+    "query.local_baseline": "local-baseline",
 }
-ANSWERS = tuple(QUESTIONS.values())
-Masking = Literal["required", "optional"]
+REQUESTS = tuple(REQUEST_OF_MESSAGE.values())
+SecureAggregation = Literal["required", "optional"]
 
-MASKINGS: tuple[Masking, ...] = get_args(Masking)
+SECURE_AGGREGATION_CHOICES: tuple[SecureAggregation, ...] = get_args(SecureAggregation)
 _MAX_BYTES = 2**20
 _MAX = 2**31
 _LONGEST = 200  # characters of a value; Python refuses to write out a number of thousands of digits
@@ -59,11 +59,11 @@ class SitePolicy:
 
     bundles: tuple[str, ...]  # SHA-256 of the app bundles that may run here; empty: none
     datasets: tuple[str, ...]  # fingerprints of the datasets that may be used
-    answers: tuple[str, ...] = ANSWERS
-    scores: EvaluationLimits = EvaluationLimits()
+    requests: tuple[str, ...] = REQUESTS
+    evaluation: EvaluationLimits = EvaluationLimits()
     until: date | None = None  # the last day on which anything is answered
     min_other_sites: int = 1  # fewest other certified sites in a run, and in a sum that is unmasked
-    masking: Masking = "required"  # whether updates may also go to the coordinator without the domain mask
+    secure_aggregation: SecureAggregation = "required"  # optional: the coordinator may also see updates in clear
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -99,32 +99,34 @@ class SitePolicy:
             raise ConfigError(
                 "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
             )
-        known = {"bundles", "datasets", "answers", "scores", "until", "min-other-sites", "masking"}
+        known = {"bundles", "datasets", "requests", "evaluation", "until", "min-other-sites", "secure-aggregation"}
         values = _mapping("the policy", values, known, {"bundles", "datasets"})
-        limits = _mapping("scores", values.get("scores"), {name.replace("_", "-") for name in vars(EvaluationLimits())})
+        limits = _mapping(
+            "evaluation", values.get("evaluation"), {name.replace("_", "-") for name in vars(EvaluationLimits())}
+        )
         return cls(
             bundles=_hashes("bundles", values["bundles"]),
             datasets=_hashes("datasets", values["datasets"], least=1),
-            answers=_answers(values.get("answers", list(ANSWERS))),
-            scores=EvaluationLimits(
-                **{name.replace("-", "_"): _whole(f"scores: {name}", value, 1) for name, value in limits.items()}
+            requests=_requests(values.get("requests", list(REQUESTS))),
+            evaluation=EvaluationLimits(
+                **{name.replace("-", "_"): _whole(f"evaluation: {name}", value, 1) for name, value in limits.items()}
             ),
             until=_day(values.get("until")),
             min_other_sites=_whole("min-other-sites", values.get("min-other-sites", cls.min_other_sites), 0),
-            masking=_masking(values.get("masking", cls.masking)),
+            secure_aggregation=_secure_aggregation(values.get("secure-aggregation", cls.secure_aggregation)),
         )
 
     def to_yaml(self) -> str:
         """Return the text that `parse` reads to an equal policy."""
-        scores = {name.replace("_", "-"): value for name, value in vars(self.scores).items()}
+        scores = {name.replace("_", "-"): value for name, value in vars(self.evaluation).items()}
         values = {
             "bundles": list(self.bundles),
             "datasets": list(self.datasets),
-            "answers": list(self.answers),
-            "scores": scores,
+            "requests": list(self.requests),
+            "evaluation": scores,
             **({} if self.until is None else {"until": self.until}),
             "min-other-sites": self.min_other_sites,
-            "masking": self.masking,
+            "secure-aggregation": self.secure_aggregation,
         }
         return yaml.safe_dump(values, sort_keys=False)
 
@@ -138,9 +140,9 @@ class SitePolicy:
         if fingerprint not in self.datasets:
             raise PolicyError(f"this site's policy does not list its dataset {fingerprint[:16]}: its staff can add it")
 
-    def require_answer(self, name: str) -> None:
-        """Raise `PolicyError` unless this question, such as `question_of` returns, may be answered."""
-        if name not in self.answers:
+    def require_request(self, name: str) -> None:
+        """Raise `PolicyError` unless this question, such as `request_of` returns, may be answered."""
+        if name not in self.requests:
             raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides")
 
     def require_current(self, today: date) -> None:
@@ -155,11 +157,11 @@ class SitePolicy:
                 f"this site's policy wants {self.min_other_sites} other sites in a run, got {others}: ask more to join"
             )
 
-    def require_masking(self, *, masked: bool) -> None:
+    def require_secure_aggregation(self, *, masked: bool) -> None:
         """Raise `PolicyError` for a run without the domain mask, unless it is optional here."""
-        if not masked and self.masking == "required":
+        if not masked and self.secure_aggregation == "required":
             raise PolicyError(
-                "this site's policy wants the domain mask, and the run has masking off: its staff decides"
+                "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
             )
 
 
@@ -168,9 +170,9 @@ def today() -> date:
     return datetime.now().astimezone().date()
 
 
-def question_of(message_type: str) -> str:
+def request_of(message_type: str) -> str:
     """Return which question a message asks; its type itself, which no policy allows, if it is none of ours."""
-    return QUESTIONS.get(message_type, message_type)
+    return REQUEST_OF_MESSAGE.get(message_type, message_type)
 
 
 def starting_text(dataset: str) -> str:
@@ -190,10 +192,10 @@ datasets:
   - "{dataset}"
 
 # What may be asked.
-answers: [describe, initial-weights, train, evaluate, alone]
+requests: [describe, initial-weights, train, evaluate, local-baseline]
 
 # How much the vault's scores may tell.
-scores:
+evaluation:
   min-patients: {min_patients}  # counts over fewer are not told, of a split or of a finding
   per-round: {per_round}  # scores of one round and split; an attempt at a round takes two of split validation, of the
                 # trained and of the new model, and one more where a training that was broken off is done again
@@ -207,8 +209,8 @@ scores:
 # seen. A sum of two sites shows each of them the other's update.
 min-other-sites: 1
 
-# Whether updates go to the coordinator under the domain mask alone: required, or optional (it may see them).
-masking: required
+# Whether updates go to the coordinator under a mask only: required, or optional (it may see them in clear).
+secure-aggregation: required
 """
 
 
@@ -270,17 +272,17 @@ def _hashes(name: str, value: object, *, least: int = 0) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _answers(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or any(item not in ANSWERS for item in value) or len(set(value)) < len(value):
-        raise ConfigError(f"answers must be a list of some of {', '.join(ANSWERS)}, each once, got {value!r:.100}")
+def _requests(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(item not in REQUESTS for item in value) or len(set(value)) < len(value):
+        raise ConfigError(f"requests must be a list of some of {', '.join(REQUESTS)}, each once, got {value!r:.100}")
     return tuple(value)
 
 
-def _masking(value: object) -> Masking:
-    for known in MASKINGS:
+def _secure_aggregation(value: object) -> SecureAggregation:
+    for known in SECURE_AGGREGATION_CHOICES:
         if value == known:
             return known
-    raise ConfigError(f"masking must be one of {', '.join(MASKINGS)}, got {value!r:.40}")
+    raise ConfigError(f"secure-aggregation must be one of {', '.join(SECURE_AGGREGATION_CHOICES)}, got {value!r:.40}")
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -5,7 +5,7 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    query.alone            "config": LocalBaselineRequest                               "metrics": Counts
+    query.local_baseline            "config": LocalBaselineRequest                               "metrics": Counts
     train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "origin",
                                                                                 "metrics"
     evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
@@ -42,7 +42,7 @@ PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum"
 ORIGIN = "origin"
 STATE, WORDS, AFTER = "state", "words", "after"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
-DESCRIBE, INITIAL_WEIGHTS, ALONE = "describe", "initial_weights", "alone"
+DESCRIBE, INITIAL_WEIGHTS, LOCAL_BASELINE = "describe", "initial_weights", "local_baseline"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
 MAX_STATE_BYTES = 2**34

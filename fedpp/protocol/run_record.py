@@ -74,7 +74,7 @@ class FederationRecord:
     seconds: float
     settings: Mapping[str, str | int | float]  # of the run, by name, as `RunConfig.told` gives them
     quarantined: Mapping[str, str] = field(default_factory=dict)  # site whose update could not be one -> reason
-    alone: Mapping[str, AnyCounts] = field(default_factory=dict)  # site -> the same of a model that it trained alone
+    local_baseline: Mapping[str, AnyCounts] = field(default_factory=dict)  # site -> test counts of its local baseline
 
     def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
@@ -99,7 +99,7 @@ class FederationRecord:
             "seconds": self.seconds,
             "settings": dict(self.settings),
             "quarantined": dict(self.quarantined),
-            "alone": _mapped(self.alone),
+            "local_baseline": _mapped(self.local_baseline),
         }
 
     @classmethod
@@ -116,7 +116,7 @@ class FederationRecord:
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
                     "rounds": tuple(RoundRecord.from_mapping(r, kind) for r in values["rounds"]),
                     "test": _counts(values["test"], kind),
-                    "alone": _counts(values["alone"], kind),
+                    "local_baseline": _counts(values["local_baseline"], kind),
                 }
             )
         except OSError as error:

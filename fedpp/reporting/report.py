@@ -112,7 +112,7 @@ class SiteBaselines:
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_only: Metrics | None = None  # the model that the site trained alone
+    local_baseline: Metrics | None = None  # the model that the site trained alone
 
     def to_mapping(self) -> dict[str, Any]:
         """Return those that there are."""
@@ -162,7 +162,7 @@ class SiteResult:
     @property
     def gain(self) -> Gain | None:
         """Return what the site has of the federation; None without a test, or a model of its own."""
-        alone = self.baselines.local_only
+        alone = self.baselines.local_baseline
         return Gain.of(self.test, alone) if self.test and alone else None
 
     def to_mapping(self) -> dict[str, Any]:
@@ -244,22 +244,24 @@ class Baselines:
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_only: Mapping[str, Metrics] | None = None  # by the site that trained alone
+    local_baseline: Mapping[str, Metrics] | None = None  # by the site that trained alone
 
     def to_mapping(self) -> dict[str, Any]:
         """Return those that were asked for."""
-        federated, central, alone = self.plaintext_federated, self.plaintext_central, self.local_only
+        federated, central, alone = self.plaintext_federated, self.plaintext_central, self.local_baseline
         entries: dict[str, Any] = {
             "plaintext_federated": federated and federated.to_mapping(),
             "plaintext_central": central and central.to_mapping(),
-            "local_only": None if alone is None else {site: figures.to_mapping() for site, figures in alone.items()},
+            "local_baseline": None
+            if alone is None
+            else {site: figures.to_mapping() for site, figures in alone.items()},
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned."""
-        alone = values.get("local_only")
+        alone = values.get("local_baseline")
         return cls(
             _metrics(values.get("plaintext_federated")),
             _metrics(values.get("plaintext_central")),
@@ -420,9 +422,9 @@ def _beside(report: Report) -> list[str]:
     lines = []
     if report.baselines.plaintext_central:
         lines.append(f"  all data in one place, plaintext: AUC {_three_digits(report.baselines.plaintext_central.auc)}")
-    everywhere = report.baselines.local_only or {}
+    everywhere = report.baselines.local_baseline or {}
     for site in report.sites:
-        alone = site.baselines.local_only
+        alone = site.baselines.local_baseline
         if alone is None:
             continue
         joined = _three_digits(site.test.auc if site.test else None)

@@ -13,7 +13,7 @@ from fedpp.reporting.report_charts import figure
 
 _SPLITS = ("train", "validation", "test")
 _MODELS = {
-    "local_only": "Its own model alone",
+    "local_baseline": "Its own model alone",
     "plaintext_central": "All data in one place, plaintext",
     "plaintext_federated": "Federated in plaintext (twin)",
 }
@@ -107,7 +107,7 @@ def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = {"Federated on ciphertext (this run)": record["final"]}
     rows["Federated in plaintext (twin)"] = baselines.get("plaintext_federated")
     rows["All data in one place, plaintext"] = baselines.get("plaintext_central")
-    rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_only", {}).items()}
+    rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_baseline", {}).items()}
     return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
 
 

@@ -158,7 +158,7 @@ def _serve(folder: Path, address: str) -> None:
     log = AuditLog.open(socket.with_suffix(".log"), Signer.of(site.identity))
     policy = socket.with_suffix(".yaml")
     limits = EvaluationLimits(per_day=WITHOUT_LIMITS)
-    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), scores=limits).to_yaml())
+    policy.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), evaluation=limits).to_yaml())
     service = VaultService(site, dataset, policy=policy, audit=log)
     serve(service, address, ready=lambda: print("ready", flush=True))
 

@@ -94,7 +94,7 @@ class SimulatedClient:
                 answer[messages.ARRAYS] = self._closed(content, request.run_spec, after)
         return answer
 
-    def alone(self) -> RecordDict:
+    def local_baseline(self) -> RecordDict:
         """Answer the test counts of a model of its own."""
         return RecordDict({messages.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
 

@@ -162,7 +162,7 @@ class Node:
         answers: Mapping[str, Callable[[], RecordDict]] = {
             f"query.{messages.DESCRIBE}": lambda: self._description(question),
             f"query.{messages.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
-            f"query.{messages.ALONE}": self.member.alone,
+            f"query.{messages.LOCAL_BASELINE}": self.member.local_baseline,
             "train": lambda: self.member.train(question.content),
             "evaluate": lambda: self.member.evaluate(question.content),
         }

@@ -70,7 +70,7 @@ def proxy(trial: Trial) -> Iterator[Row]:
     run = trial.unbroken()
     out = trial.cluster.folder / "simulated"
     defaults = {**trial.settings, "out": str(out), "card": trial.cluster.hospitals.domain.card().to_json()}
-    simulated = federate(trial.cluster.hospitals.sites, run_config((), {}, {**defaults, "initial": ""}))
+    simulated = federate(trial.cluster.hospitals.sites, run_config((), {}, {**defaults, "initial-model": ""}))
     deployed = run.record
     far = largest_difference(figures(deployed), figures(simulated))
     yield row("metrics as simulated", far <= 1e-6, largest_difference=far, rounds=len(deployed.rounds))
@@ -218,7 +218,7 @@ def full_disk(trial: Trial) -> Iterator[Row]:
 def poison(trial: Trial) -> Iterator[Row]:
     """One of four sites lies: in clear it is refused and named; masked, no lie gets into a model."""
     liar = trial.cluster.names[-1]
-    clear = {**trial.settings, "masking": False, "rounds": 2, "sites": 3}
+    clear = {**trial.settings, "secure-aggregation": False, "rounds": 2, "sites": 3}
     of_four = {**clear, "sites": 4, "quorum": 3}
     trial.cluster.programs[f"node {liar}"].end()
     expected = dict.fromkeys(LIES, trial.rows(trial.unbroken(**clear)))
@@ -242,7 +242,7 @@ def poison(trial: Trial) -> Iterator[Row]:
             named=record.quarantined.get(liar, ""),
             largest_difference=far,
         )
-    masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "repeats": 1}
+    masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "retries": 1}
     for lie in LIES:
         lying(trial, liar, lie)
         run = trial.cluster.run(masked)

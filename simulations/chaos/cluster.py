@@ -131,9 +131,9 @@ class Cluster:
             SitePolicy(
                 (*policy.bundles, sha256(built()).hexdigest()),
                 policy.datasets,
-                scores=policy.scores,
+                evaluation=policy.evaluation,
                 min_other_sites=1,
-                masking=policy.masking,
+                secure_aggregation=policy.secure_aggregation,
             ).to_yaml()
         )
         domain = site.evaluation_key.parents[1]

@@ -217,13 +217,13 @@ def evaluate(asked: Asked) -> RecordDict:
     return answer
 
 
-@app.query(messages.ALONE)
+@app.query(messages.LOCAL_BASELINE)
 @answering
-def alone(asked: Asked) -> RecordDict:
+def local_baseline(asked: Asked) -> RecordDict:
     """Train from fresh weights on this site's data alone, as long as the run, and answer the test counts of that."""
     request = messages.LocalBaselineRequest.of(asked.content)
     part = _part(asked, request.run_spec)
-    question = json.dumps(["alone", part.run_spec.to_json(), request.rounds])
+    question = json.dumps(["local-baseline", part.run_spec.to_json(), request.rounds])
     with part.memory.turn(request.rounds + 1, 1):
         answer = part.memory.answer(question)
         if answer is None:
@@ -257,7 +257,7 @@ def _part(asked: Asked, run_spec: RunSpec) -> Part:
         )
     if misfit := run_spec.network.misfit(Task.of(dataset.manifest)):
         raise FederationError(misfit)
-    asked.policy.require_masking(masked=run_spec.masked)
+    asked.policy.require_secure_aggregation(masked=run_spec.masked)
     participants = Participants.from_record(messages.record(asked.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, asked.run, asked.bundle)
     asked.policy.require_participants(_others(asked, membership))
@@ -322,7 +322,7 @@ def _model(part: Part, sent: bytes, *, sealed: bool) -> GlobalState:
     """Return an earlier run's model, of the same domain, network and dtype."""
     if sealed:
         if not part.run_spec.masked:  # it would leave the site in clear
-            raise FederationError("a sealed model is gone on from with masking on alone: set masking=true")
+            raise FederationError("a sealed model needs secure aggregation: set secure-aggregation=true")
         with VaultClient(part.asked.site.vault) as vault:
             said, sent = vault.open(sent)
         if part.nonce in said:  # which would let a site see two sums of one round

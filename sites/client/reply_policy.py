@@ -14,7 +14,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from fedpp.config.run_config import BUNDLE, SITES_FOLDER, SiteConfig
-from fedpp.config.site_policy import SitePolicy, question_of, today
+from fedpp.config.site_policy import SitePolicy, request_of, today
 from fedpp.errors import (
     ConfigError,
     DatasetError,
@@ -69,7 +69,7 @@ def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Cont
             site = site_config(context)
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
-            policy.require_answer(question_of(message.metadata.message_type))
+            policy.require_request(request_of(message.metadata.message_type))
             asked = Asked(message.content, site, policy, str(message.metadata.run_id))
             return Message(handler(asked), reply_to=message)
         except FedppError as error:

@@ -32,7 +32,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedpp.config.run_config import BUNDLE
-from fedpp.config.site_policy import SitePolicy, question_of, today
+from fedpp.config.site_policy import SitePolicy, request_of, today
 from fedpp.errors import FederationError, FedppError, PolicyError
 from fedpp.flower.runtime_client import runtime_client
 from fedpp.texts import one_line
@@ -139,7 +139,7 @@ def _denied(message: Message, bundle: Bundle, options: Launch) -> str | None:
     try:
         policy = SitePolicy.load(options.policy)
         policy.require_current(today())
-        policy.require_answer(question_of(message.metadata.message_type))
+        policy.require_request(request_of(message.metadata.message_type))
     except FedppError as error:
         _log.warning("run %d refused: %s", run, error)
         return str(error) if isinstance(error, PolicyError) else UNREADABLE

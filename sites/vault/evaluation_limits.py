@@ -68,25 +68,25 @@ class EvaluationAllowance:
         if 0 < patients < limits.min_patients:
             raise VaultError(
                 f"split {call.split} has {patients} patients, and counts of fewer than {limits.min_patients} are "
-                "not told: ingest with other shares, or set scores: min-patients in the policy of the vault"
+                "not told: ingest with other shares, or set evaluation: min-patients in the policy of the vault"
             )
         if call.round > limits.rounds:
             raise VaultError(
-                f"round {call.round} is beyond the {limits.rounds} scored here: set scores: rounds in the policy"
+                f"round {call.round} is beyond the {limits.rounds} scored here: set evaluation: rounds in the policy"
             )
         with self._lock:
             used = self._rounds[call.run, call.round, call.split] if call.run else 0
             if used >= limits.per_round:
                 raise VaultError(
                     f"split {call.split} was scored {used} times in round {call.round} of run {call.run}, and "
-                    f"{limits.per_round} are allowed: set scores: per-round in its policy"
+                    f"{limits.per_round} are allowed: set evaluation: per-round in its policy"
                 )
             del self._recent[: bisect_right(self._recent, call.time - DAY)]
             used = bisect_right(self._recent, call.time + AT_ONCE)
             if used >= limits.per_day:
                 raise VaultError(
                     f"{used} calls were scored within 24 hours, and {limits.per_day} are allowed: "
-                    "wait, or set scores: per-day in its policy"
+                    "wait, or set evaluation: per-day in its policy"
                 )
             self._add(call)
 

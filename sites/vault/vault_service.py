@@ -151,7 +151,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         """Answer the counts of a split's predictions."""
         with answering("Score", context, self._record) as call:
             first = next(requests, vault_pb2.ScoreRequest())
-            limits = self._require_policy().scores
+            limits = self._require_policy().evaluation
             if first.split not in SPLITS:
                 raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
             if not is_run(first.run):

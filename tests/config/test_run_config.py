@@ -15,7 +15,7 @@ from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import ConfigError
 
 DEFAULTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-GIVEN_BY_RUN = ("card", "out", "initial", "sites")  # options of `run` of their own
+GIVEN_BY_RUN = ("card", "out", "initial-model", "sites")  # options of `run` of their own
 
 
 def test_the_defaults_are_a_run():
@@ -62,15 +62,15 @@ def test_the_guide_names_every_setting():
         ("max-examples", -1),
         ("max-examples", MAX_EXAMPLES + 1),
         ("seed", -1),
-        ("repeats", -1),
-        ("repeats", 100),
+        ("retries", -1),
+        ("retries", 100),
         *(
             (name, value)
-            for name in ("repeats", "max-update-value", "max-update-norm", "max-loss-increase")
+            for name in ("retries", "max-update-value", "max-update-norm", "max-loss-increase")
             for value in (True, "1")
         ),
-        ("repeats", 1.0),
-        *(("masking", value) for value in (1, 0, "true", "off")),
+        ("retries", 1.0),
+        *(("secure-aggregation", value) for value in (1, 0, "true", "off")),
         ("dtype", "float16"),
         ("architecture", "transformer"),
         ("voting", "yes"),
@@ -101,7 +101,7 @@ def test_the_least_and_the_most_are_accepted():
         {"max-update-value": 2.0**-20},
         {"max-update-value": 2.0**20},
     )
-    for values in ({"repeats": 0}, {"repeats": 99}, {"masking": False}, {"sites": MAX_SITES}, *bounds):
+    for values in ({"retries": 0}, {"retries": 99}, {"secure-aggregation": False}, {"sites": MAX_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values})
         assert {name: getattr(run, name.replace("-", "_")) for name in values} == values
 
@@ -115,29 +115,27 @@ def test_a_quorum_is_more_than_half_of_the_sites_by_default():
 
 def test_a_run_s_record_tells_no_path():
     """Of its settings it has all but the domain's card and the coordinator's paths."""
-    run = RunConfig.from_mapping({**DEFAULTS, "card": "{}", "out": "/secret/out", "initial": "/secret/model.npz"})
+    run = RunConfig.from_mapping({**DEFAULTS, "card": "{}", "out": "/secret/out", "initial-model": "/secret/model.npz"})
     told = run.told()
-    assert set(told) == set(DEFAULTS) - {"card", "out", "initial"} | {"earlier-model"}
-    assert told["earlier-model"] is True
-    assert RunConfig.from_mapping(DEFAULTS).told()["earlier-model"] is False
-    assert {name: told[name] for name in DEFAULTS if name in told} == {
-        name: DEFAULTS[name] for name in told if name in DEFAULTS
-    }
+    assert set(told) == set(DEFAULTS) - {"card", "out", "initial-model"} | {"initial-model"}
+    assert told["initial-model"] is True
+    assert RunConfig.from_mapping(DEFAULTS).told()["initial-model"] is False
+    assert told == {**{name: DEFAULTS[name] for name in told}, "initial-model": True}
     assert "/secret" not in json.dumps(told)
 
 
 def test_a_vault_by_default_scores_every_attempt_of_a_run_by_default():
     """Each takes two scores of split validation, of the trained and the new model, and may do a training once again."""
-    attempts = DEFAULTS["repeats"] + 1
+    attempts = DEFAULTS["retries"] + 1
     assert EvaluationLimits().per_round == 2 * attempts + attempts
 
 
 def test_a_sealed_model_is_for_a_masked_run():
     """Without masking the sites' states are in clear: a sealed model is refused, and one in clear is not."""
     for masking, initial in ((True, "/m.sealed"), (True, "/m.npz"), (False, "/m.npz"), (False, "")):
-        RunConfig.from_mapping({**DEFAULTS, "masking": masking, "initial": initial})
-    with pytest.raises(ConfigError, match="got '/m.sealed': set masking=true, or give a model.npz"):
-        RunConfig.from_mapping({**DEFAULTS, "masking": False, "initial": "/m.sealed"})
+        RunConfig.from_mapping({**DEFAULTS, "secure-aggregation": masking, "initial-model": initial})
+    with pytest.raises(ConfigError, match="got '/m.sealed': set secure-aggregation=true, or give a model.npz"):
+        RunConfig.from_mapping({**DEFAULTS, "secure-aggregation": False, "initial-model": "/m.sealed"})
 
 
 SITE = {
@@ -178,10 +176,10 @@ def test_the_server_s_rule_is_that_of_the_settings():
 @pytest.mark.parametrize(("initial", "goes_on"), [("", False), ("/models/earlier.npz", True)])
 def test_a_record_is_told_all_settings_but_paths_and_the_card(initial: str, goes_on: bool):
     """Each has its name and value; of the earlier model it is told that there is one, and not where it lies."""
-    given = {**DEFAULTS, "card": "the card", "out": "/the/folder", "initial": initial}
+    given = {**DEFAULTS, "card": "the card", "out": "/the/folder", "initial-model": initial}
     told = RunConfig.from_mapping(given).told()
-    assert told == {name: DEFAULTS[name] for name in set(DEFAULTS) - {"card", "out", "initial"}} | {
-        "earlier-model": goes_on
+    assert told == {name: DEFAULTS[name] for name in set(DEFAULTS) - {"card", "out", "initial-model"}} | {
+        "initial-model": goes_on
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedpp.config.site_policy import ANSWERS, MASKINGS, EvaluationLimits, SitePolicy, starting_text
+from fedpp.config.site_policy import REQUESTS, SECURE_AGGREGATION_CHOICES, EvaluationLimits, SitePolicy, starting_text
 from fedpp.errors import ConfigError, PolicyError
 
 A, B = "a" * 64, "0b" * 32
@@ -18,32 +18,37 @@ POLICIES = st.builds(
     SitePolicy,
     bundles=st.lists(HASH, unique=True).map(tuple),
     datasets=st.lists(HASH, unique=True, min_size=1).map(tuple),
-    answers=st.lists(st.sampled_from(ANSWERS), unique=True).map(tuple),
-    scores=st.builds(EvaluationLimits, COUNT, COUNT, COUNT, COUNT),
+    requests=st.lists(st.sampled_from(REQUESTS), unique=True).map(tuple),
+    evaluation=st.builds(EvaluationLimits, COUNT, COUNT, COUNT, COUNT),
     until=st.none() | st.dates(),
     min_other_sites=st.integers(0, 2**31 - 1),
-    masking=st.sampled_from(MASKINGS),
+    secure_aggregation=st.sampled_from(SECURE_AGGREGATION_CHOICES),
 )
 MIN = f"bundles: []\ndatasets: ['{A}']\n"
 # What YAML can say and a policy has no use for; on most of these PyYAML itself fails in one way or another.
 MARKED = (
     *("until: !!timestamp soon", "until: !!binary x", "min-other-sites: !!int ''", "min-other-sites: !!float ''"),
-    *("min-other-sites: !!bool maybe", "min-other-sites: !!null x", "scores: !!set x", "scores: !!omap x"),
-    *("scores: !!pairs [x]", "scores: !!map x", "scores: !!python/object/apply:os.system ['true']", "scores: !mine x"),
-    *("scores: ! x", "answers: &a [*a]", "answers: *b", "scores: &a {rounds: 2}"),
+    *("min-other-sites: !!bool maybe", "min-other-sites: !!null x", "evaluation: !!set x", "evaluation: !!omap x"),
+    *(
+        "evaluation: !!pairs [x]",
+        "evaluation: !!map x",
+        "evaluation: !!python/object/apply:os.system ['true']",
+        "evaluation: !mine x",
+    ),
+    *("evaluation: ! x", "requests: &a [*a]", "requests: *b", "evaluation: &a {rounds: 2}"),
 )
 EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
 )
 # Parts of YAML, which come together to what is nearly a policy.
-WORDS = """bundles datasets answers scores until min-other-sites masking optional train [ ] { } ' " # --- ... !!map
-!!seq !!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999 - _ \\
-2030-12-31 9999-12-31t23:59:59-23:59"""
+WORDS = """bundles datasets requests evaluation until min-other-sites secure-aggregation optional train [ ] { } ' "
+# --- ... !!map !!seq !!set !!int !!float !!bool !!null !!timestamp !!binary !x ! &a *a << = ~ 0x 0b_ ._ 1:59 .nan 1e999
+- _ \\ 2030-12-31 9999-12-31t23:59:59-23:59"""
 SPACES = ("\n", "\n  ", "\n- ", ": ", ", ", "? ", "| ", "> ", " ", "\0", "\u202e", "\x85", "\ufeff", "%TAG ! x:\n")
 SETTINGS = st.builds(
     "{}{}: {}{}{}".format,
     st.just(MIN),
-    st.sampled_from(("answers", "scores", "until", "min-other-sites", "masking", "? ")),
+    st.sampled_from(("requests", "evaluation", "until", "min-other-sites", "secure-aggregation", "? ")),
     st.sampled_from(
         ("", "&a ", "!!map ", "!!set ", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "! ")
     ),
@@ -77,25 +82,25 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         (f"datasets: ['{A}']", "missing bundles"),
         (MIN + "bundle: []", "unknown 'bundle'"),
         (MIN + "bundles: []", "'bundles' stands twice"),
-        (MIN + "scores: {rounds: 1, rounds: 2}", "'rounds' stands twice"),
+        (MIN + "evaluation: {rounds: 1, rounds: 2}", "'rounds' stands twice"),
         ("bundles: []\ndatasets: []", "datasets must be a list of at least one, got []"),
         (f"bundles: [{A.upper()}]\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits in lower case"),
         (f"bundles: ['{A}\\n']\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits"),
         (f"bundles: ['{A}', '{A}']\ndatasets: ['{A}']", f"bundles: {A} stands twice"),
         (f"bundles: {A}\ndatasets: ['{A}']", "bundles must be a list, got"),
-        (MIN + "answers: [predict]", "answers must be a list of some of describe, initial-weights, train, evaluate"),
-        (MIN + "answers: [train, train]", "each once"),
-        (MIN + "answers: train", "answers must be a list"),
-        (MIN + "scores: {per-round: 0}", "scores: per-round must be a whole number of at least 1, got 0"),
-        (MIN + "scores: {per-day: true}", "scores: per-day must be a whole number of at least 1, got True"),
-        (MIN + "scores: {minimum: 3}", "scores does not fit: unknown 'minimum'"),
-        (MIN + "scores: 3", "scores must be settings"),
+        (MIN + "requests: [predict]", "requests must be a list of some of describe, initial-weights, train, evaluate"),
+        (MIN + "requests: [train, train]", "each once"),
+        (MIN + "requests: train", "requests must be a list"),
+        (MIN + "evaluation: {per-round: 0}", "evaluation: per-round must be a whole number of at least 1, got 0"),
+        (MIN + "evaluation: {per-day: true}", "evaluation: per-day must be a whole number of at least 1, got True"),
+        (MIN + "evaluation: {minimum: 3}", "evaluation does not fit: unknown 'minimum'"),
+        (MIN + "evaluation: 3", "evaluation must be settings"),
         (MIN + "min-other-sites: -1", "min-other-sites must be a whole number of at least 0, got -1"),
         *(
-            (MIN + f"masking: {value}", "masking must be one of required, optional, got")
+            (MIN + f"secure-aggregation: {value}", "secure-aggregation must be one of required, optional, got")
             for value in ("none", "Required", "false", "true", "", "[required]", "{required: 1}", "1", "'optional '")
         ),
-        (MIN + "masking: optional\nmasking: required", "'masking' stands twice"),
+        (MIN + "secure-aggregation: optional\nsecure-aggregation: required", "'secure-aggregation' stands twice"),
         (MIN + "until: soon", "until must be a date like 2030-12-31, got 'soon'"),
         (MIN + "until: 2030-12-31 10:00:00", "until must be a date"),
         (MIN + "until: 2030-13-31", "the policy is not YAML: month must be in 1..12"),
@@ -159,12 +164,12 @@ def test_only_what_is_listed_may_run(policy: SitePolicy, other: str) -> None:
         policy.require_bundle(listed)
     for listed in policy.datasets:
         policy.require_dataset(listed)
-    for name in ANSWERS:
-        if name in policy.answers:
-            policy.require_answer(name)
+    for name in REQUESTS:
+        if name in policy.requests:
+            policy.require_request(name)
         else:
             with pytest.raises(PolicyError, match=f"does not allow to answer '{name}'"):
-                policy.require_answer(name)
+                policy.require_request(name)
     if other not in policy.bundles:
         with pytest.raises(PolicyError, match=other):
             policy.require_bundle(other)
@@ -193,10 +198,10 @@ def test_company_is_counted() -> None:
 
 def test_the_mask_is_required_unless_the_policy_says_otherwise() -> None:
     """A run with masking is always allowed; one without only where the policy calls it optional."""
-    strict, lax = SitePolicy.parse(MIN), SitePolicy.parse(MIN + "masking: optional")
-    assert strict == SitePolicy.parse(MIN + "masking: required")
+    strict, lax = SitePolicy.parse(MIN), SitePolicy.parse(MIN + "secure-aggregation: optional")
+    assert strict == SitePolicy.parse(MIN + "secure-aggregation: required")
     for policy in (strict, lax):
-        policy.require_masking(masked=True)
-    lax.require_masking(masked=False)
-    with pytest.raises(PolicyError, match="wants the domain mask, and the run has masking off"):
-        strict.require_masking(masked=False)
+        policy.require_secure_aggregation(masked=True)
+    lax.require_secure_aggregation(masked=False)
+    with pytest.raises(PolicyError, match="requires secure aggregation, and the run has it off"):
+        strict.require_secure_aggregation(masked=False)

@@ -33,19 +33,19 @@ RECORD = FederationRecord(
     ),
     test={"a": ONE, "b": TWO},
     seconds=5.0,
-    settings={"rounds": 2, "learning-rate": 0.1, "masking": True, "dtype": "float32"},
-    alone={"b": ONE},
+    settings={"rounds": 2, "learning-rate": 0.1, "secure-aggregation": True, "dtype": "float32"},
+    local_baseline={"b": ONE},
 )
 OF_FINDINGS = replace(
     RECORD,
     network=replace(TINY, multi_label=True),
     rounds=(RoundRecord(1, ("a",), {"a": findings(2), "b": findings(1)}, 1.5),),
     test={"a": findings(2)},
-    alone={"a": findings(2)},
+    local_baseline={"a": findings(2)},
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, OF_FINDINGS, replace(RECORD, alone={})])
+@pytest.mark.parametrize("record", [RECORD, OF_FINDINGS, replace(RECORD, local_baseline={})])
 def test_a_record_returns_from_its_file(record: FederationRecord, tmp_path: Path) -> None:
     """Reading a `federation.json` gives the record that was written, each site's counts included."""
     path = tmp_path / "federation.json"
@@ -66,7 +66,7 @@ def test_a_round_s_total_is_that_of_its_sites() -> None:
         {"rounds": [{**RECORD.rounds[0].to_mapping(), "surprise": 1}]},
         {"rounds": [7]},
         {"test": [ONE.to_mapping()]},
-        {"alone": {"a": findings(2).to_mapping()}},
+        {"local-baseline": {"a": findings(2).to_mapping()}},
         {"surprise": 1},
         {"network": "{}"},
     ],

@@ -88,7 +88,7 @@ REPORT = Report(
     privacy=privacy_of(masked=True),
     refused=(RefusedSite("far", "another key domain"),),
     shared_patients=SharedPatients(6, 2),
-    baselines=Baselines(REFERENCE, local_only={"north": replace(FINAL, auc=0.8111)}),
+    baselines=Baselines(REFERENCE, local_baseline={"north": replace(FINAL, auc=0.8111)}),
     parity=Parity(3.1e-4, 8.8e-5, (4e-4, 9e-4)),
     settings={"batch-size": 16},
     timing={"total_seconds": 190.0},
@@ -162,14 +162,14 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
     assert record["rounds"][0]["sites"] == ["north", "river & hill"]
     assert set(record["final"]) == METRICS | {"loss"}
     assert record["final"]["auc"] == 0.931
-    assert set(record["baselines"]) == {"plaintext_federated", "local_only"}
+    assert set(record["baselines"]) == {"plaintext_federated", "local_baseline"}
     assert set(record["baselines"]["plaintext_federated"]) == METRICS | {"loss"}
-    assert set(record["baselines"]["local_only"]["north"]) == METRICS | {"loss"}
+    assert set(record["baselines"]["local_baseline"]["north"]) == METRICS | {"loss"}
     assert record["rounds"][0]["by_site"]["river & hill"]["loss"] == 0.71
     assert [row["attempt"] for row in record["rounds"]] == [1, 2]
     assert record["rounds"][0]["left_out"] == {"lake": "round 1: update: no answer in time"}
     north, river, _ = record["sites"]
-    assert set(north["baselines"]) == {"plaintext_federated", "local_only"}
+    assert set(north["baselines"]) == {"plaintext_federated", "local_baseline"}
     assert all(set(figures) == METRICS | {"loss"} for figures in north["baselines"].values())
     assert north["gain"] == {"auc": 0.931 - 0.8222, "accuracy": 0.0, "verdict": "better"}
     assert (river["baselines"], river["gain"]) == ({}, None)
@@ -349,7 +349,7 @@ def with_own(alone: Metrics | None, joined: Metrics = FINAL, **others: Metrics) 
     """Return a report whose first site has these figures of its own model, of the federation's and of others."""
     north, *rest = REPORT.sites
     return replace(
-        REPORT, sites=(replace(north, test=joined, baselines=SiteBaselines(local_only=alone, **others)), *rest)
+        REPORT, sites=(replace(north, test=joined, baselines=SiteBaselines(local_baseline=alone, **others)), *rest)
     )
 
 
@@ -389,10 +389,10 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
     """What a deployment cannot know is not there; the names and values of its settings are, as they were given."""
     sites = tuple(replace(site, baselines=SiteBaselines()) for site in REPORT.sites)
     facts = {"mode": "deployment", "baselines": Baselines(), "parity": None, "shared_patients": None}
-    settings = {"batch-size": 16, "masking": True, "earlier-model": False}
+    settings = {"batch-size": 16, "secure-aggregation": True, "initial-model": False}
     report = replace(REPORT, **facts, sites=sites, settings=settings)
     _, page = page_of(report, tmp_path)
-    assert "batch-size 16 masking yes earlier-model no" in page.text
+    assert "batch-size 16 secure-aggregation yes initial-model no" in page.text
     for words in (
         "What each hospital gains",
         "Beside other ways",
@@ -402,7 +402,7 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
         "reference",
     ):
         assert words not in page.text
-    alone = replace(sites[0], baselines=SiteBaselines(local_only=BETTER_ALONE))
+    alone = replace(sites[0], baselines=SiteBaselines(local_baseline=BETTER_ALONE))
     _, page = page_of(replace(report, sites=(alone, *sites[1:])), tmp_path)
     assert "the model that it trained alone, and what the first is better by." in page.text
     assert "Worse than alone: north." in page.text

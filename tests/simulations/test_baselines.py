@@ -75,12 +75,12 @@ def test_pooled_sequences_keep_what_is_theirs():
 
 def test_one_hospital_alone_is_all_there_is(chexpert: Path, tmp_path: Path):
     """With one hospital, its own training, that of all data in one place and the twin's federation are the same."""
-    asked = scenario("north", plaintext_central=True, local_only=True)
+    asked = scenario("north", plaintext_central=True, local_baseline=True)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     compared = compare(asked, hospitals, record, tmp_path / "no model", print)
     figures = alone(asked, hospitals, 0)
-    assert compared.together == Baselines(plaintext_central=figures, local_only={"north": figures})
-    assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_only=figures)}
+    assert compared.together == Baselines(plaintext_central=figures, local_baseline={"north": figures})
+    assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_baseline=figures)}
     assert compared.parity is None
     assert compared.patients == SharedPatients(0, 0, 0)
 
@@ -101,13 +101,13 @@ def test_each_site_s_own_test_split_is_told_of_every_baseline(chexpert: Path, tm
         tests = [count(s.labels[s.split["test"]], reference.probabilities(weights, s)[s.split["test"]]) for s in sites]
         assert [getattr(compared.by_site[s.name], name) for s in sites] == list(map(metrics, tests))
         assert getattr(compared.together, name) == metrics(tests[0] + tests[1])
-    assert {of_site.local_only for of_site in compared.by_site.values()} == {None}
+    assert {of_site.local_baseline for of_site in compared.by_site.values()} == {None}
 
 
 @pytest.mark.parametrize("seed", [0, *SPOILT])
 def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path, seed: int):
     """The sequences of shared patients that another hospital tests are counted, and left out of the pooled data."""
-    asked = scenario("north", "south", plaintext_central=True, local_only=True, seed=seed)
+    asked = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     notes: list[str] = []
     compared = compare(asked, hospitals, record, tmp_path / "no model", notes.append)
@@ -118,7 +118,7 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     everything = pooled(plaintext_sites(hospitals, NETWORK), unfair)
     names = np.concatenate([dataset.sequences["patient"] for dataset in datasets])
     assert not set(names[everything.split["train"]].tolist()) & set(names[everything.split["test"]].tolist())
-    assert {name: of_site.local_only for name, of_site in compared.by_site.items()} == {
+    assert {name: of_site.local_baseline for name, of_site in compared.by_site.items()} == {
         "north": alone(asked, hospitals, 0),
         "south": alone(asked, hospitals, 1),
     }

@@ -36,13 +36,14 @@ def test_every_key_is_read(tmp_path: Path):
     """Hospitals, what a network is asked about, splits, gaps and baselines come out as they stand in the file."""
     text = (
         "hospitals: [a, b]\ntarget: Edema\nuncertain: ones\nviews: all\nseries: slide\npredict: visit\nwindow: 3\n"
-        "stride: 2\nmin-length: 2\nsplit: hashed\ngaps: public\nplaintext-central: true\nlocal-only: true\nseed: 4\n"
+        "stride: 2\nmin-length: 2\nsplit: hashed\ngaps: public\nplaintext-central: true\nlocal-baseline: true\n"
+        "seed: 4\n"
     )
     scenario = load(tmp_path, text)
     assert scenario.hospitals == ("a", "b")
     assert (scenario.target, scenario.uncertain, scenario.views, scenario.series) == ("Edema", "ones", "all", "slide")
     assert (scenario.predict, scenario.window, scenario.stride, scenario.min_length) == ("visit", 3, 2, 2)
-    assert (scenario.gaps, scenario.plaintext_central, scenario.local_only) == ("public", True, True)
+    assert (scenario.gaps, scenario.plaintext_central, scenario.local_baseline) == ("public", True, True)
     assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
     assert (scenario.server_optimizer_config(), scenario.hyperparameters().proximal) == (ServerOptimizerConfig(), 0.0)
     pulled = load(tmp_path, "proximal: 0.01\nserver-optimizer: fedadam\nserver-tau: 0.1\nserver-beta-2: 0.5\n")
@@ -98,7 +99,7 @@ def test_every_key_is_read(tmp_path: Path):
         ("window: 3", "window and stride are for predict: visit"),
         ("stride: 3", "window and stride are for predict: visit"),
         ("min-length: 3\nmax-length: 2", "max-length must be at least min-length, got 2"),
-        ("local-only: 1", "local-only must be bool, got 1"),
+        ("local-baseline: 1", "local-baseline must be bool, got 1"),
         ("plaintext-central: [a]", "plaintext-central must be bool"),
         ("validation: 0.8", "shares must be at least 0 and below 1 together"),
         ("negative: 0", "negative must be str, got 0"),

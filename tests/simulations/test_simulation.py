@@ -49,7 +49,7 @@ dense: 5
 lstm: 4
 dtype: float64
 plaintext-central: true
-local-only: true
+local-baseline: true
 """
 
 
@@ -57,7 +57,7 @@ FINDINGS = (
     VISITS.replace(
         'classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\narchitecture: cnn\n"
     )
-    .replace("local-only: true\n", "sensitivity: 0.8\n")
+    .replace("local-baseline: true\n", "sensitivity: 0.8\n")
     .replace("rounds: 1", "rounds: 2")
 )
 
@@ -118,14 +118,14 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     report = json.loads((out / "report.json").read_text())
     assert [(site["name"], site["patients"]) for site in report["sites"]] == [("north", 14), ("south", 23)]
     assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_left_out": SPOILT[2]}
-    assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_only"}
-    assert set(report["baselines"]["local_only"]) == {"north", "south"}
+    assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_baseline"}
+    assert set(report["baselines"]["local_baseline"]) == {"north", "south"}
     record = FederationRecord.load(out / "federation" / "federation.json")
     for site in report["sites"]:
-        assert set(site["baselines"]) == {"plaintext_federated", "plaintext_central", "local_only"}
+        assert set(site["baselines"]) == {"plaintext_federated", "plaintext_central", "local_baseline"}
         assert site["test"] == pytest.approx(site["baselines"]["plaintext_federated"], abs=1e-6)
         assert site["test"] == metrics(record.test[site["name"]]).to_mapping()
-        assert site["gain"]["auc"] == site["test"]["auc"] - site["baselines"]["local_only"]["auc"]
+        assert site["gain"]["auc"] == site["test"]["auc"] - site["baselines"]["local_baseline"]["auc"]
     for told, of in zip(report["rounds"], record.rounds, strict=True):
         assert told["by_site"] == {name: metrics(of.validation[name]).to_mapping() for name in ("north", "south")}
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-6)
@@ -255,7 +255,9 @@ def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path, c
 def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Without masking the coordinator takes the median of real updates, the sites adopt it, and the report says so."""
     scenario = tmp_path / "median.yaml"
-    chosen = "strategy: FedTrimmedAvg\nstrategy-settings: beta=0.4\nmasking: false\nplaintext-federated: false\n"
+    chosen = (
+        "strategy: FedTrimmedAvg\nstrategy-settings: beta=0.4\nsecure-aggregation: false\nplaintext-federated: false\n"
+    )
     scenario.write_text(f"{FRAME_FORM}{chosen}sites: 3\n".replace("sites: 2\n", ""))
     out = tmp_path / "run"
     run(capfd, scenario, "--out", out)
@@ -272,9 +274,9 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
     ("lines", "told"),
     [
         ("strategy: FedAdam\n", "the plaintext reference has no strategies of Flower, got 'FedAdam'"),
-        ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs masking=false"),
+        ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs secure-aggregation=false"),
         (
-            "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nmasking: false\n",
+            "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nsecure-aggregation: false\n",
             "got 'etta=1': FedAdam takes eta (float)",
         ),
     ],

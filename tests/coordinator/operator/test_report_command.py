@@ -85,12 +85,12 @@ def test_a_site_s_own_model_stands_beside_the_federation_s(tmp_path: Path, capsy
     ((negatives, alarms), (missed, found)) = tested.confusion
     all_right = replace(tested, confusion=((negatives + alarms, 0), (0, missed + found)))
     all_wrong = replace(tested, confusion=((0, negatives + alarms), (missed + found, 0)))
-    write(tmp_path, replace(record, test={**record.test, "b": all_wrong}, alone={"b": all_right}))
+    write(tmp_path, replace(record, test={**record.test, "b": all_wrong}, local_baseline={"b": all_right}))
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
     a, b = load_report(tmp_path / "report.json").sites
     assert (a.gain, a.baselines.to_mapping()) == (None, {})
-    assert b.baselines.local_only == metrics(all_right)
+    assert b.baselines.local_baseline == metrics(all_right)
     assert b.gain is not None
     assert (b.gain.accuracy, b.gain.verdict) == (-1.0, "worse")
     assert "  b alone: AUC not defined on its own tests (federated not defined: WORSE in accuracy)" in (

@@ -56,10 +56,10 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
 ) -> None:
     """The command line counts before the file, and the file before the defaults."""
     file, out = tmp_path / "run.yaml", begun(tmp_path / "out")
-    file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nmasking: false\n")
+    file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nsecure-aggregation: false\n")
     run("--state", state, file, "--set", "rounds=9", "--sites", 4)
     made = settings(out)
-    assert (made["rounds"], made["sites"], made["learning-rate"], made["masking"]) == (9, 4, 1, False)
+    assert (made["rounds"], made["sites"], made["learning-rate"], made["secure-aggregation"]) == (9, 4, 1, False)
     assert (made["epochs"], made["out"], made["card"]) == (2, str(out), CARD.to_json())
     assert "is no coordinator's state" in capsys.readouterr().err
 
@@ -80,7 +80,7 @@ def test_a_run_keeps_the_code_that_it_was_begun_with(card: Path, state: Path, tm
         ("epoch: 3", "there is no setting 'epoch'"),
         ("card: x", "there is no setting 'card'"),
         ("rounds: 1.5", "run setting rounds must be int, got 1.5"),
-        ("masking: 1", "run setting masking must be bool, got 1"),
+        ("secure-aggregation: 1", "run setting secure-aggregation must be bool, got 1"),
         ("rounds: 0", "run setting rounds must be at least 1, got 0"),
         ("quorum: 3", "run setting quorum must be at most 2, got 3"),
     ],
@@ -104,7 +104,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_begins(
         (["--set", "card=x"], "--set takes name=value"),
         (["--set", "rounds=1", "--set", "rounds=2"], "--set rounds stands twice"),
         (["--set", "rounds=ten"], "run setting rounds must be a whole number, got 'ten'"),
-        (["--set", "masking=yes"], "run setting masking must be true or false, got 'yes'"),
+        (["--set", "secure-aggregation=yes"], "run setting secure-aggregation must be true or false, got 'yes'"),
         (["--set", "learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
     ],
 )
@@ -242,9 +242,14 @@ def test_a_finished_run_is_shown_and_not_run(state: Path, tmp_path: Path, capsys
 
 def test_every_default_can_be_set() -> None:
     """`run_config` gives all settings of a run, typed like the defaults."""
-    given = {"card": "{}", "sites": 2, "out": "out", "initial": ""}
-    made = run_commands.run_config(["rounds=3", "masking=false", "learning-rate=1e-4", "filters=4,8"], given)
-    assert (made["rounds"], made["masking"], made["learning-rate"], made["filters"]) == (3, False, 1e-4, "4,8")
+    given = {"card": "{}", "sites": 2, "out": "out", "initial-model": ""}
+    made = run_commands.run_config(["rounds=3", "secure-aggregation=false", "learning-rate=1e-4", "filters=4,8"], given)
+    assert (made["rounds"], made["secure-aggregation"], made["learning-rate"], made["filters"]) == (
+        3,
+        False,
+        1e-4,
+        "4,8",
+    )
     with pytest.raises(ConfigError, match="there is no setting 'nothing'"):
         run_commands.run_config([], given, {"nothing": 1})
 

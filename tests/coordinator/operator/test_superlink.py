@@ -35,7 +35,7 @@ from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 
-GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial": ""}
+GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial-model": ""}
 
 
 def names(files: Certificates) -> set[str]:
@@ -345,7 +345,11 @@ def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None
     [
         ("missing.sealed", (), "cannot read the model {}: No such file or directory"),
         ("missing.npz", (), "cannot read the model {}: No such file or directory"),
-        ("model.sealed", ("--set", "masking=false"), "got '{}': set masking=true, or give a model.npz"),
+        (
+            "model.sealed",
+            ("--set", "secure-aggregation=false"),
+            "got '{}': set secure-aggregation=true, or give a model.npz",
+        ),
     ],
 )
 def test_run_looks_at_the_earlier_model_before_it_starts(

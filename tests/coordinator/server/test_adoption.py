@@ -62,7 +62,7 @@ def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) ->
     """The model of the last round is there, for `--model`, though the run failed after it."""
     sites = [Untested(describe(name)) for name in "ab"]
     with pytest.raises(FederationError, match="test counts: 0 sites answered .* missing are a, b: "):
-        federate(LocalGrid(sites), config(tmp_path, masking=masking))
+        federate(LocalGrid(sites), config(tmp_path, secure_aggregation=masking))
     assert {path.name for path in tmp_path.iterdir()} == KEPT[masking]
     path = tmp_path / ("model.sealed" if masking else "model.npz")
     model = opened(path.read_bytes()) if masking else EncryptedModel.load(path)
@@ -122,7 +122,7 @@ def test_a_state_that_is_none_does_not_cost_the_one_before(tmp_path: Path) -> No
 
 def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
     """In clear the coordinator sees that it is none, or another than was adopted, and asks the next site."""
-    record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, masking=False))
+    record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, secure_aggregation=False))
     assert [r.attempt for r in record.rounds] == [1, 1]
     assert "its state does not fit: not a state of fedpp" in record.rounds[1].left_out["a"]
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], 2.0)

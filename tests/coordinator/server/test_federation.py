@@ -437,9 +437,9 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
 def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> None:
     """A site takes it up, sealed or in clear; one in clear of another network or dtype is refused at once."""
     sites = [Site(describe("a")), Site(describe("b"))]
-    federate(LocalGrid(sites), config(tmp_path / "first", masking=masking))
+    federate(LocalGrid(sites), config(tmp_path / "first", secure_aggregation=masking))
     first = tmp_path / "first" / ("model.sealed" if masking else "model.npz")
-    federate(LocalGrid(sites), config(tmp_path / "second", masking=masking, initial=str(first)))
+    federate(LocalGrid(sites), config(tmp_path / "second", secure_aggregation=masking, initial_model=str(first)))
     if masking:
         model = opened((tmp_path / "second" / "model.sealed").read_bytes())
         np.testing.assert_array_equal(model.rows["dense/bias"], 4.0)
@@ -447,7 +447,7 @@ def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> N
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "second" / "model.npz").rows["dense/bias"], 4.0)
     for change in ({"dtype": "float32"}, {"dense": 6}):
         with pytest.raises(FederationError, match="is another network, or of another dtype"):
-            federate(LocalGrid(sites), config(tmp_path / "third", initial=str(first), **change))
+            federate(LocalGrid(sites), config(tmp_path / "third", initial_model=str(first), **change))
     assert [path.name for path in (tmp_path / "third").iterdir()] == ["run"]
 
 
@@ -471,7 +471,7 @@ def test_an_earlier_model_is_read_before_any_site_is_asked(name: str, line: str,
     EncryptedModel(TINY, "e" * 64, ("no", "yes"), rows).save(tmp_path / "other.npz")
     site = Site(describe("a"))
     with pytest.raises(FedppError, match=line) as raised:
-        federate(LocalGrid([site]), config(tmp_path / "out", initial=str(tmp_path / name), sites=1))
+        federate(LocalGrid([site]), config(tmp_path / "out", initial_model=str(tmp_path / name), sites=1))
     assert str(raised.value).isprintable()
     assert site.asked == []
 
@@ -484,9 +484,9 @@ def test_masking_changes_nothing_but_what_the_coordinator_sees(
     for masking in (True, False):
         sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
         out = tmp_path / str(masking)
-        record = federate(LocalGrid(sites), config(out, masking=masking))
+        record = federate(LocalGrid(sites), config(out, secure_aggregation=masking))
         assert record.masked is masking
-        assert ("masking is OFF: this coordinator sees" in capsys.readouterr().err) is not masking
+        assert ("secure aggregation is OFF: this coordinator sees" in capsys.readouterr().err) is not masking
         model = opened((out / "model.sealed").read_bytes()) if masking else EncryptedModel.load(out / "model.npz")
         rows[masking] = model.rows
     for name, values in rows[True].items():
@@ -510,7 +510,9 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
                 return answer
 
         out = tmp_path / str(masking)
-        federate(LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, masking=masking))
+        federate(
+            LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, secure_aggregation=masking)
+        )
         written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
         found[masking] = [any(row in c for c in contents for row in rows) for contents in (answers, written)]
     assert found == {True: [False, False], False: [True, True]}
@@ -518,10 +520,10 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
 
 def test_each_site_may_be_asked_for_a_model_of_its_own(tmp_path: Path) -> None:
     """Its test counts stand in the record; who has none, or does not answer, costs the run nothing but the deadline."""
-    instead = {"a": {}, "b": {"query.alone": refusal(reason="its gate")}, "c": {"query.alone": None}}
+    instead = {"a": {}, "b": {"query.local_baseline": refusal(reason="its gate")}, "c": {"query.local_baseline": None}}
     sites = [Site(describe(name), answers) for name, answers in instead.items()]
-    record = federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, alone=True))
-    assert dict(record.alone) == {"a": counted(describe("a"), 1)}
+    record = federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, local_baseline=True))
+    assert dict(record.local_baseline) == {"a": counted(describe("a"), 1)}
     assert FederationRecord.load(tmp_path / "federation.json") == record
-    assert [site.asked[-1] for site in sites] == ["query.alone"] * 3
+    assert [site.asked[-1] for site in sites] == ["query.local_baseline"] * 3
     assert [set(of.sites) for of in record.rounds] == [{"a", "b", "c"}] * 2

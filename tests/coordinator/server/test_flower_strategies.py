@@ -101,7 +101,13 @@ def site(name: str, **more: object) -> FrameSite:
 
 
 def run_of(out: Path, strategy: str, settings: str = "", **changes: object) -> RunConfig:
-    values = {"card": FRAMES.to_json(), "masking": False, "sites": len(MANY), "quorum": 3, "round-seconds": 2.0}
+    values = {
+        "card": FRAMES.to_json(),
+        "secure-aggregation": False,
+        "sites": len(MANY),
+        "quorum": 3,
+        "round-seconds": 2.0,
+    }
     return config(out, **{**values, "strategy": strategy, "strategy-settings": settings, **changes})
 
 
@@ -400,7 +406,10 @@ def refused(strategy: str, settings: str = "", *, scheme: Scheme = "more-frame",
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"masking": True}, "needs masking=false: a strategy of Flower reads each site's update, got 'FedAdam'"),
+        (
+            {"secure-aggregation": True},
+            "needs secure-aggregation=false: a strategy of Flower reads each update, got 'FedAdam'",
+        ),
         ({"server-optimizer": "fedadam"}, "takes the place of the server's optimizer, got 'FedAdam' beside fedadam"),
         ({"server-learning-rate": 0.5}, "got 'FedAdam' beside fedavg at rate 0.5: leave out one of them"),
         ({"scheme": "more"}, "on rows of slots a median or a norm is not that of the weights"),
@@ -478,7 +487,7 @@ def test_the_command_refuses_a_strategy_that_does_not_fit_the_domain(
     card, out = tmp_path / "domain.card", tmp_path / "out"
     card.write_text(DOMAIN.card().to_json())
     given = ("--state", tmp_path, "--domain", card, "--sites", 2, "--out", out)
-    assert main(["run", *map(str, given), "--set", "masking=false", "--set", "strategy=FedMedian"]) == 1
+    assert main(["run", *map(str, given), "--set", "secure-aggregation=false", "--set", "strategy=FedMedian"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "strategy=FedMedian is for domains of the scheme more-frame, this one is of more" in line
     assert not out.exists()

@@ -60,7 +60,7 @@ def sent(site: Site) -> list[tuple[str, int]]:
 def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> None:
     """The state of round 0, and at the end the model; all others it computed itself."""
     sites = [Site(describe(name)) for name in "ab"]
-    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, masking=masking))
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
     assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
     final = sites[0].seen[-1]
@@ -74,7 +74,7 @@ def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> 
 def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost: tuple[str, int]) -> None:
     """Once more, of the same round: it costs no site's part, and the model is what it would be."""
     sites = [Site(describe("a")), Forgetting(describe("b"), loses=(lost,))]
-    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, masking=masking))
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 4)]
     assert sent(sites[1]) == sorted([("train", 1), lost, ("evaluate", 4)], key=lambda of: (of[1], of[0] != "train"))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3

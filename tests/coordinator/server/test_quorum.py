@@ -355,7 +355,7 @@ def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
     examples: Mapping[str, int] = {"a": 3, "b": 8, "c": 100}
     steps = {"a": 0.25, "b": -0.125, "c": 0.5}
     sites = [Site(describe(name, sequences=(examples[name], 2, 1)), step=steps[name]) for name in examples]
-    run = config(tmp_path, sites=3, masking=masking, rounds=1, **{"max-examples": 5})
+    run = config(tmp_path, sites=3, secure_aggregation=masking, rounds=1, **{"max-examples": 5})
     federate(LocalGrid(sites), run)
     model = opened((tmp_path / "model.sealed").read_bytes()) if masking else EncryptedModel.load(tmp_path / "model.npz")
     mean = (3 * 0.25 - 5 * 0.125 + 5 * 0.5) / 13
@@ -369,7 +369,7 @@ def test_a_norm_far_from_the_others_is_told_of_and_counted_all_the_same(
     """In clear the coordinator sees it; the record has it, and the site is not left out."""
     steps = {"a": 0.01, "b": -0.01, "c": 0.012, "d": 0.2}
     sites = [Site(describe(name), step=step) for name, step in steps.items()]
-    record = federate(LocalGrid(sites), config(tmp_path, sites=4, masking=False, rounds=1))
+    record = federate(LocalGrid(sites), config(tmp_path, sites=4, secure_aggregation=False, rounds=1))
     assert list(record.rounds[0].flagged) == ["d"]
     assert record.rounds[0].sites == ("a", "b", "c", "d")
     assert "round 1: look at d: its update's norm is" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_a_site_that_joins_late_takes_part_from_the_next_round(
     """Its update is in the sum of that round, every site learns of it, and the ring has room for it."""
     late = Site(describe("aa", sequences=(4, 2, 1)), step=0.5)
     sites = [Site(describe("a"), step=0.25), Site(describe("b"), step=-0.125), late]
-    record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, rounds=3, masking=masking))
+    record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, rounds=3, secure_aggregation=masking))
     assert [of.sites for of in record.rounds] == [("a", "b"), ("a", "aa", "b"), ("a", "aa", "b")]
     assert [set(of.validation) for of in record.rounds] == [{"a", "b"}, {"a", "aa", "b"}, {"a", "aa", "b"}]
     assert [of.together.examples for of in record.rounds] == [4, 6, 6]

@@ -60,7 +60,7 @@ def test_played_sites_are_of_the_network_that_is_measured():
     """What they say of their data fits the network of the other half of the benchmark."""
     network = round_seconds.network_of(5)
     assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
-    counts = SimulatedClient(described("a"), DOMAIN).alone()
+    counts = SimulatedClient(described("a"), DOMAIN).local_baseline()
     assert isinstance(counts, RecordDict)
     assert described("a").sequences[1:] == (2, 1)  # what a player counts of validation and test
 

@@ -162,11 +162,11 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
 ):
     """A site whose dataset is sealed at rest describes itself, and trains to the same update as without a seal."""
     run_spec = run_spec_of(domain, masked=False)
-    north.permit(masking="optional")
+    north.permit(secure_aggregation="optional")
     with north.beside_vault():
         unsealed = trained(north, run_spec)
     node = north.use(write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True))
-    node.permit(masking="optional")
+    node.permit(secure_aggregation="optional")
     domain.at_rest_key().save(north.folder / "domain.rest")
     with node.beside_vault():
         assert messages.SITE in node.described()
@@ -285,9 +285,9 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
     [
         ("query.describe", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
         ("train", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
-        ("train", {"answers": ("describe",)}, "this site's policy does not allow to answer 'train'"),
-        ("evaluate", {"answers": ("describe", "train")}, "this site's policy does not allow to answer 'evaluate'"),
-        ("query.initial_weights", {"answers": ()}, "this site's policy does not allow to answer 'initial-weights'"),
+        ("train", {"requests": ("describe",)}, "this site's policy does not allow to answer 'train'"),
+        ("evaluate", {"requests": ("describe", "train")}, "this site's policy does not allow to answer 'evaluate'"),
+        ("query.initial_weights", {"requests": ()}, "this site's policy does not allow to answer 'initial-weights'"),
         ("query.describe", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
         ("evaluate", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
     ],
@@ -316,11 +316,11 @@ def _asked(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
 def test_the_policy_decides_whether_the_mask_may_be_off(kind: str, north: Node, domain: KeyDomain):
     """Where it is required, no state and no update leave in clear; where it is optional, both kinds of run do."""
-    told = "this site's policy wants the domain mask, and the run has masking off: its staff decides"
+    told = "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
     with north.beside_vault():
         assert reason(_asked(north, kind, run_spec_of(domain, masked=False))) == told
         assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain))
-        north.permit(masking="optional")
+        north.permit(secure_aggregation="optional")
         for masked in (False, True):
             north.forget()
             assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain, masked=masked))

@@ -28,7 +28,7 @@ def nodes(tmp_path: Path, sockets: str, plaintext: Plaintext) -> Iterator[list[N
     for name in ("north", "south"):
         dataset = write_dataset(tmp_path / f"data of {name}", FRAMES, plaintext)
         made.append(node(tmp_path / name, sockets, dataset, FRAMES, name))
-        made[-1].permit(masking="optional")
+        made[-1].permit(secure_aggregation="optional")
     with made[0].beside_vault(), made[1].beside_vault():
         yield made
 

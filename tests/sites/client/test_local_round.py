@@ -338,7 +338,7 @@ def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
     state = sent(domain, run_spec, begun(domain, run_spec))
     (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
-    east.permit(masking="optional")
+    east.permit(secure_aggregation="optional")
     with east.beside_vault():
         three, run_spec = [*both, east], replace(run_spec, examples=18, sites=3)
         company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
@@ -493,7 +493,7 @@ def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     secret = sealed(domain, begun(domain, run_spec_of(domain), seed=9, number=7))
     request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
     told = reason(both[0].ask("query.initial_weights", question(domain, request, secret)))
-    assert told == "a sealed model is gone on from with masking on alone: set masking=true"
+    assert told == "a sealed model needs secure aggregation: set secure-aggregation=true"
 
 
 def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
@@ -548,7 +548,7 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
     """Alone it is not, though the policy of the site that takes the mask off would let it be."""
 
     def let_alone(node: Node) -> None:
-        node.permit(masking="optional", min_other_sites=0)
+        node.permit(secure_aggregation="optional", min_other_sites=0)
         path = policy_of(node.dataset)  # its vault's
         path.write_text(replace(SitePolicy.load(path), min_other_sites=0).to_yaml())
 

@@ -99,7 +99,7 @@ def calls(log: Path, method: str) -> int:
 @BOTH
 def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
-    north.permit(masking="optional")
+    north.permit(secure_aggregation="optional")
     run_spec = run_spec_of(domain, masked=masked)
     state, request = sent(domain, run_spec, begun(domain, run_spec)), messages.TrainRequest(run_spec, 1)
     first = north.ask("train", question(domain, request, state, participants=company(domain)))
@@ -197,7 +197,7 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
 
 def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
     """A question in clear is refused in a new process, and under another number of Flower's."""
-    north.permit(masking="optional")
+    north.permit(secure_aggregation="optional")
     masked, clear = (run_spec_of(domain, masked=value) for value in (True, False))
     state = begun(domain, masked)
     assert messages.REFUSAL not in north.ask(
@@ -213,7 +213,7 @@ def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log:
     """From the run's fresh weights, on this site's data: a loop by hand ends alike; asked again, nothing is done."""
     run_spec = run_spec_of(domain, epochs=2)
     content = question(domain, messages.LocalBaselineRequest(run_spec, 2))
-    answer = north.ask("query.alone", content)
+    answer = north.ask("query.local_baseline", content)
     trainer = EncryptedTrainer(
         run_spec.network, domain.evaluation_key().algebra(), run_spec.hyperparameters, run_spec.dtype
     )
@@ -225,5 +225,5 @@ def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log:
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))
         assert dict(answer[messages.METRICS]) == vault.score("test", logits, "9", 1).to_mapping()
-    assert packed(asked_anew(north, "query.alone", content, 1)) == packed(answer)
+    assert packed(asked_anew(north, "query.local_baseline", content, 1)) == packed(answer)
     assert (calls(log, "InitialWeights"), calls(log, "Score")) == (1, 2)  # one of them of the loop by hand

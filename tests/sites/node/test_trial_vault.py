@@ -34,7 +34,7 @@ def arguments(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset) -> l
     """Return what `join` takes for a site that is its own secret zone, whose coordinator is not up yet."""
     key_store.join(tmp_path / "domain", certified(domain, "north"), Passphrase(PASSPHRASE, log2_cost=10))
     policy = tmp_path / "site.yaml"
-    policy.write_text(SitePolicy((), (dataset.manifest.fingerprint,), scores=FEW).to_yaml())
+    policy.write_text(SitePolicy((), (dataset.manifest.fingerprint,), evaluation=FEW).to_yaml())
     create_identity(tmp_path / "identity")
     (tmp_path / "passphrase").write_bytes(PASSPHRASE)
     (tmp_path / "passphrase").chmod(0o600)

@@ -53,7 +53,7 @@ def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: Encry
         serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(4))),
         VaultClient(address) as client,
     ):
-        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set scores: min-patients"
+        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set evaluation: min-patients"
         with pytest.raises(VaultError, match=refusal):
             client.score("test", LOGITS)
     with (
@@ -131,7 +131,7 @@ def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: Encry
     """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         client.score("test", LOGITS, "run", 1000)
-        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 scored here: set scores: rounds"):
+        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 scored here: set evaluation: rounds"):
             client.score("test", LOGITS, "run", 1001)
 
 

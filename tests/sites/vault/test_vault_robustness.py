@@ -230,7 +230,7 @@ def until(outcome: str, call: Callable[[], object]) -> None:
 
 
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Each of `scores` in site.yaml is kept by `fedpp-site vault --policy`."""
+    """Each of `evaluation` in site.yaml is kept by `fedpp-site vault --policy`."""
     limits = EvaluationLimits(min_patients=1, per_round=1, rounds=5, per_day=3)
     with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
