@@ -39,17 +39,19 @@ check: .venv/installed
 	echo '$(INTERPRETER)' > .venv/interpreter
 	touch $@
 
-# The wheel that a hospital installs, and beside it the lock with the hashes of all that it stands on.
+# What a hospital installs: the wheel, and the hashes of all that it stands on.
 wheel: .venv/installed
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
-	cp requirements.lock dist/
+	cp requirements-site.lock dist/requirements.lock
 
-# New versions of everything, for all three interpreters at once. uv comes with Flower.
+# New versions of everything, for the three interpreters at once. requirements.lock is the checkout's, with tools and
+# tests; requirements-site.lock has the same versions of what the wheel needs. uv comes with Flower.
+LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 lock: .venv/installed
-	$(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --upgrade \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra simulation --extra bench --extra dev pyproject.toml --output-file requirements.lock
-	sed -i 's/ ; implementation_name.* \\$$/ \\/' requirements.lock
+	$(LOCK) --upgrade --extra simulation --extra bench --extra dev --output-file requirements.lock
+	$(LOCK) --constraint requirements.lock --output-file requirements-site.lock
+	sed -i 's/ ; implementation_name.* \\$$/ \\/' requirements.lock requirements-site.lock
 
 clean:
 	rm -rf .venv runs build dist *.egg-info
