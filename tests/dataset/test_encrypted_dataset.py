@@ -153,10 +153,10 @@ def test_the_fingerprint_is_the_contents(tmp_path: Path, domain: KeyDomain, plai
 
 
 def test_the_files_are_what_the_format_says(dataset: EncryptedDataset):
-    """docs/format.md: the keys of the manifest, names of the shards, little-endian C order, and nothing else."""
+    """The format page: the keys of the manifest, names of the shards, little-endian C order, and nothing else."""
     names = {"manifest.json", "sequences.npy", "frames-00000.npy", "labels-00000.npy"}
     assert {f.name for f in dataset.path.iterdir()} == names
-    text = (ROOT / "docs" / "format.md").read_text()
+    text = (ROOT / "docs" / "reference" / "dataset_format.md").read_text()
     for key in json.loads((dataset.path / "manifest.json").read_text()):
         assert f"`{key}`" in text
     for name in ("frames-00000.npy", "labels-00000.npy"):
