@@ -1,16 +1,19 @@
-"""Flower's SuperLink, whose memory is that of a few objects on their way, however many sites send at once.
+"""Bounded SuperLink: Flower's SuperLink, patched to hold a few objects in memory however many sites send at once.
 
-Each object that waits still has a connection with its TLS buffers.
+Every waiting object still has a connection with its TLS buffers.
 
-Five things differ from `flower-superlink` (measured with 1.41, whose memory grows with the number of sites):
-- Sites' objects take turns on their way, from the first byte to the last, and fewer of them are worked on, which takes
-  several times an object's 5 MiB. Flower reads all that come, and keeps all that go until they are taken.
+Differences from `flower-superlink`, each still missing in Flower 1.42, whose memory grows with the number of sites:
+- Transfers of sites' objects take turns, from the first byte to the last, and fewer still are processed at a time,
+  which takes several times an object's 5 MiB. Flower reads all requests at once, and holds all replies until they are
+  taken.
 - A connection whose object waits for its turn is read 64 KiB ahead, and not 256.
-- What a request leaves behind is freed when it ends. In Flower's stack of middlewares its exceptions keep its body in
-  cycles, which Python's collector looks for seldom.
-- The C library keeps freed memory in two places, not in several for each of the threads that Flower works with.
-- A connection to the database caches little, since nothing is read twice, and waits long for another's write: after
-  Flower's 5 s its answer is 500, which ends a ServerApp.
+- Memory of a request is freed when the request ends. In Flower's stack of middlewares, exceptions keep the body in
+  reference cycles, which Python's collector looks for seldom.
+- The C library keeps freed memory in two arenas, and not in several for each of Flower's threads.
+- A database connection caches little, since nothing is read twice, and waits up to a minute for a lock: after Flower's
+  5 s the reply is status 500, which ends a ServerApp.
+
+Needed until: Flower bounds the memory of transfers by itself and waits longer for its database.
 """
 
 import ctypes
@@ -31,29 +34,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 PRAGMAS = {"busy_timeout": "60000", "cache_size": "-1000", "mmap_size": "0"}  # milliseconds; KiB, if negative; bytes
-TRANSFERS = frozenset({"/v1/fleet/push-object", "/v1/fleet/pull-object"})  # a ServerApp's own are never kept waiting
-MAX_TRANSFERS = 8  # on their way at a time, of two that each SuperNode has
-MAX_WORKED_ON = 4
-WAIT_SECONDS = 20.0  # for a turn. After 30 s a client gives up, and tries again: what came of the first try is lost
-STALL_SECONDS = 10.0  # in which nothing comes, or is taken, of an object that has its turn
-OBJECT_SECONDS = 60.0  # for 5 MiB to come, or to be taken: 0.7 Mbit/s for each of the two that a node moves at a time
-READ_BYTES = 2**16, 2**15  # of a connection, ahead of what the application took: at most, and when it is read again
-SLICE_BYTES = 2**16  # of an answer that the server takes at once; for the next one it waits until the client has it
-COLLECT_BYTES = 8 * 2**20  # of bodies that came and went
+TRANSFERS = frozenset({"/v1/fleet/push-object", "/v1/fleet/pull-object"})  # a ServerApp's own never wait
+MAX_TRANSFERS = 8  # at a time; each SuperNode makes up to two
+MAX_PROCESSED = 4  # of these, at a time
+WAIT_SECONDS = 20.0  # for a turn; after 30 s a client gives up and retries, and what it sent is lost
+STALL_SECONDS = 10.0  # without progress of a transfer that has its turn
+OBJECT_SECONDS = 60.0  # for a transfer of 5 MiB: 0.7 Mbit/s for each of the two that a node makes at a time
+READ_BYTES = 2**16, 2**15  # read ahead on a connection: at most, and where reading resumes
+SLICE_BYTES = 2**16  # of a reply, passed to the server; the next slice waits until the client has taken this one
+COLLECT_BYTES = 8 * 2**20  # of bodies between two collections
 ARENAS = 2  # of the C library
 _M_ARENA_MAX = -8  # in glibc's malloc.h
 _BUSY = 503  # Flower's clients try again
 
 
 class Turns:
-    """Let so many of the sites' transfers come and go at a time; the bodies of others stay where they come from."""
+    """Middleware that lets `MAX_TRANSFERS` transfers of sites run at a time; the bodies of others stay unread."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._turns, self._work = Semaphore(MAX_TRANSFERS), Semaphore(MAX_WORKED_ON)
+        self._turns, self._processing = Semaphore(MAX_TRANSFERS), Semaphore(MAX_PROCESSED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, a transfer when it is its turn, and answer 503 where none comes or the body does not."""
+        """Pass a request on, a transfer in its turn; reply 503 if no turn comes in time, or the body does not."""
         if scope["type"] != "http" or scope["path"] not in TRANSFERS:
             await self._app(scope, receive, send)
             return
@@ -64,28 +67,28 @@ class Turns:
             await Response(status_code=_BUSY)(scope, receive, send)
             return
         try:
-            whole = [await _whole(receive)]
+            request = [await _whole(receive)]
         except TimeoutError:
             await Response(status_code=_BUSY)(scope, receive, send)
         else:
 
             async def received() -> Message:
-                return whole.pop() if whole else await receive()
+                return request.pop() if request else await receive()
 
-            answer: list[Message] = []
+            reply: list[Message] = []
 
-            async def answered(message: Message) -> None:
-                answer.append(message)
+            async def replied(message: Message) -> None:
+                reply.append(message)
 
-            async with self._work:
-                await self._app(scope, received, answered)
-            await _send_as_taken(answer, send)
+            async with self._processing:
+                await self._app(scope, received, replied)
+            await _send_as_taken(reply, send)
         finally:
             self._turns.release()
 
 
 async def _whole(receive: Receive) -> Message:
-    """Return a request's body in one message, or the one that says that the client is gone."""
+    """Return a request's body in one message, or the message of a client that disconnected."""
     parts: list[bytes] = []
     async with timeout(OBJECT_SECONDS):
         while True:
@@ -98,11 +101,11 @@ async def _whole(receive: Receive) -> Message:
                 return {"type": "http.request", "body": b"".join(parts)}
 
 
-async def _send_as_taken(answer: list[Message], send: Send) -> None:
-    """Send an answer no faster than the client takes it; one that stalls is cut off, as what does not end is."""
+async def _send_as_taken(reply: list[Message], send: Send) -> None:
+    """Send a reply no faster than the client takes it; cut it off if it stalls or takes too long."""
     with suppress(TimeoutError):
         async with timeout(OBJECT_SECONDS):
-            for message in answer:
+            for message in reply:
                 body, more = message.get("body", b""), message.get("more_body", False)
                 for start in range(0, len(body) or 1, SLICE_BYTES):
                     part, rest = body[start : start + SLICE_BYTES], len(body) > start + SLICE_BYTES
@@ -111,17 +114,17 @@ async def _send_as_taken(answer: list[Message], send: Send) -> None:
 
 
 class Collector:
-    """Free what requests leave behind, each time that bodies of so many bytes came and went."""
+    """Middleware that runs Python's garbage collector after every `COLLECT_BYTES` of bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its body and answer."""
+        """Pass a request on, and count the bytes of its body and of the reply."""
         if scope["type"] == "lifespan":
             gc.collect()
-            gc.freeze()  # what lives as long as the process need not be looked at each time
+            gc.freeze()  # objects that live as long as the process need no further look
 
         async def received() -> Message:
             return self._counted(await receive())
@@ -140,17 +143,19 @@ class Collector:
 
 
 def _reading_little(connection_made: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Return what uvicorn does with a new connection, and then bounds what is read ahead of it."""
+    """Return uvicorn's handler of a new connection, followed by a bound on what is read ahead."""
 
     def made(protocol: Any, transport: Any) -> None:
         connection_made(protocol, transport)
-        transport.set_read_buffer_limits(*READ_BYTES)  # the second holds a TLS record: less would wait for its end
+        transport.set_read_buffer_limits(
+            *READ_BYTES
+        )  # the second holds a TLS record; with less, reading would stop within one
 
     return made
 
 
 def bound() -> None:
-    """Let Flower's SuperLink, which is started afterwards in this process, have all that."""
+    """Patch the SuperLink that this process starts afterwards."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(_M_ARENA_MAX, ARENAS)

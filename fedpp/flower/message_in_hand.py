@@ -1,8 +1,11 @@
-"""Flower's SuperNode takes one question after another: here it answers the one that it has in hand, and no other.
+"""Message in hand: makes Flower's SuperNode reply to the message that it took last, and not to an earlier one.
 
-Measured with 1.41: a question whose run ends while it is taken (its ServerApp was killed) is ignored, but its task is
-there already, and is done. Its answer is then taken for the next question's, whose own waits for the question after
-that, and so on: the site is one answer behind for as long as its SuperNode lives, and a run that waits for it hangs.
+In Flower 1.42, a message whose run ends while it is being pulled (its ServerApp was killed) is ignored, but its task
+has been created already and runs. Its reply is taken for the reply to the next message, whose own reply is taken for
+that to the message after, and so on: the site stays one reply behind as long as its SuperNode lives, and a run that
+waits for it hangs.
+
+Needed until: Flower discards the task of a message that it ignores, and sends replies by the message that they answer.
 """
 
 from collections.abc import Callable
@@ -17,7 +20,7 @@ Push = Callable[..., None]
 
 
 def one_at_a_time(pull: Pull, push: Push) -> tuple[Pull, Push]:
-    """Return Flower's functions that take a question and send an answer, made to be of the same one."""
+    """Return Flower's functions that pull a message and push a reply, wrapped so that both concern the same message."""
     in_hand = ""
 
     def pulled(
@@ -41,7 +44,7 @@ def one_at_a_time(pull: Pull, push: Push) -> tuple[Pull, Push]:
         )
 
     def pushed(*, state: Any, **rest: Any) -> None:
-        push(state=state, **rest)  # waits for an answer, and forgets it with its question
+        push(state=state, **rest)  # waits for a reply, sends it, and deletes it with its message
         while in_hand in state.msg_store:
             push(state=state, **rest)
 
@@ -49,7 +52,7 @@ def one_at_a_time(pull: Pull, push: Push) -> tuple[Pull, Push]:
 
 
 def _or_fail(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a run that is over be an error: after one Flower takes back the task that it made."""
+    """Raise another error where the run has ended: after that one Flower finishes the task that it created."""
 
     def calling(*values: Any) -> Any:
         try:

@@ -28,7 +28,6 @@ MAX_TASKS = 4  # at a time; others wait at the SuperNode
 POLL_SECONDS = 0.2
 EXIT_SECONDS = 6.0  # for launchers, which take 5 at most
 IMPORTED = ("flwr.clientapp", "flwr.supernode.runtime.run_clientapp", "keras")  # nothing of a bundle, or of ours
-_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
 def program(name: str) -> list[str]:
@@ -66,24 +65,15 @@ def main() -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from flwr.proto.runtime_pb2 import AcquireTaskRequest
-    from flwr.supercore.constant import TaskType
-    from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
-    from flwr.supercore.utils import disable_process_dumping
-
-    from fedpp.flower.runtime_client import runtime_client
+    from fedpp.flower.task_runtime import acquirer, disable_process_dumping
 
     if options.check:
         for name in ("launcher", "supernode_process"):
             import_module(f".{name}", __package__)
         return
     disable_process_dumping(strict=False)  # the secret is for this process
-    secret = Path(options.secret).read_bytes()
-    authentication = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
-    client = runtime_client(options.runtime, "SuperExec", authentication)
+    acquire = acquirer(options.runtime, Path(options.secret).read_bytes())
     launch = Launch(options.runtime, os.getpid(), Path(options.policy), Path(options.refused), Path(options.work))
-    # An AgentApp is a bundle too: it gets the same answer as all else.
-    wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP, TaskType.AGENT_APP])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))
     first = context.Process(target=os.getpid)  # a task must not wait for the imports
@@ -93,12 +83,10 @@ def _serve(options: argparse.Namespace) -> None:
     try:
         while True:
             running = [process for process in running if process.is_alive()]
-            if len(running) < MAX_TASKS:
-                task = client.AcquireTask(wanted)
-                if task.HasField("task") and task.token:
-                    launcher = context.Process(target=launch.run, args=(task.token,))
-                    launcher.start()
-                    running.append(launcher)
+            if len(running) < MAX_TASKS and (token := acquire()):
+                launcher = context.Process(target=launch.run, args=(token,))
+                launcher.start()
+                running.append(launcher)
             time.sleep(POLL_SECONDS)
     finally:
         for process in running:

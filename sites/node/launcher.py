@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Timer
 from typing import Any, NoReturn
@@ -22,19 +22,21 @@ from typing import Any, NoReturn
 import numpy as np
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.clientapp.client_app import LoadClientAppError
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.supercore.app_utils import start_parent_process_monitor
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-from flwr.supercore.object_ref import load_app
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedpp.config.run_config import BUNDLE
 from fedpp.config.site_policy import SitePolicy, request_of, today
 from fedpp.errors import FederationError, FedppError, PolicyError
-from fedpp.flower.runtime_client import runtime_client
+from fedpp.flower.task_runtime import (
+    LoadClientAppError,
+    load_app,
+    pull_task_input,
+    push_message,
+    push_task_output,
+    start_heartbeat,
+    start_parent_process_monitor,
+    task_client,
+)
 from fedpp.texts import one_line
 
 from .app_bundle import Bundle
@@ -72,9 +74,8 @@ def _run(options: Launch, token: str) -> int:
     that such a task is done.
     """
     try:
-        client = runtime_client(options.runtime, "flwr-clientapp", RuntimeTokenHttpInterceptor(token))
-        heartbeat = HeartbeatSender(_heartbeat(client))
-        heartbeat.start()
+        client = task_client(options.runtime, token)
+        heartbeat = start_heartbeat(client)
         message, context, _, fab = pull_task_input(client)
     except Exception as error:  # noqa: BLE001  Flower's, its HTTP library's, and whatever a message is damaged to
         _log.error("a task could not be taken from the SuperNode: %s", one_line(f"{type(error).__name__}: {error}"))
@@ -114,19 +115,6 @@ def answer(message: Message, context: Context, bundle: Bundle, options: Launch) 
         _log.exception("run %d failed", message.metadata.run_id)
         return _failed(message)
     return reply
-
-
-def _heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
-    """Return what tells the SuperNode that this process lives, and whether that was done: if not, it is tried again."""
-    send = make_task_heartbeat_fn_http(client)
-
-    def beat() -> bool:
-        try:
-            return send()
-        except Exception:  # noqa: BLE001  Flower's thread would end by it, in a traceback
-            return False
-
-    return beat
 
 
 def _failed(message: Message) -> Message:

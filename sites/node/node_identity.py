@@ -1,23 +1,18 @@
-"""The node's identity at a site: the key pair by which SuperLink knows it, and which node it is there."""
+"""Node identity of a site: the key pair by which SuperLink recognizes its node."""
 
-import json
 import stat
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.files import create_exclusively, replace
+from fedpp.files import create_exclusively
 
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
-NODE = "node.json"
 REFUSED = "refused"  # folder of the bundles that wait for a review
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def create_identity(folder: Path) -> Path:
@@ -59,33 +54,3 @@ def require_key(folder: Path) -> None:
         raise KeyFileError(
             f"{path} is no unencrypted ECDSA P-384 key in SSH format: restore it, or make another identity and enrol it"
         )
-
-
-@dataclass(frozen=True)
-class Node:
-    """Which node SuperLink takes this identity for, and who runs it now, if anybody does."""
-
-    number: int
-    running: str = ""  # the folder and the boot of the machine in which it runs, or ran until it was killed
-
-    def save(self, identity: Path) -> None:
-        """Write it into the identity's folder."""
-        replace(identity / NODE, json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls, identity: Path) -> Self | None:
-        """Read it; there is none before the first time that SuperLink let the node in, nor in a damaged file."""
-        try:
-            values = json.loads((identity / NODE).read_bytes())
-            return cls(int(values["number"]), str(values["running"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
-
-def here(identity: Path) -> str:
-    """Return what no copy of a folder has, on this machine or another, nor the folder itself after a restart of it.
-
-    So whoever holds the folder's lock knows that a node which ran here does so no more.
-    """
-    status = identity.stat()
-    return f"{status.st_dev}:{status.st_ino} {_BOOT.read_text().strip()}"

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from fedpp.flower import bounded_superlink
-from fedpp.flower.bounded_superlink import COLLECT_BYTES, MAX_TRANSFERS, MAX_WORKED_ON, Collector, Turns
+from fedpp.flower.bounded_superlink import COLLECT_BYTES, MAX_PROCESSED, MAX_TRANSFERS, Collector, Turns
 from fedpp.processes import free_port
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
@@ -93,7 +93,7 @@ def test_transfers_take_turns() -> None:
         assert [client.read for client in clients] == [3] * MAX_TRANSFERS + [0] * MAX_TRANSFERS
         app.let.set()
         await asyncio.gather(*calls)
-        assert app.most == MAX_WORKED_ON < MAX_TRANSFERS
+        assert app.most == MAX_PROCESSED < MAX_TRANSFERS
         assert app.bodies == [3 * PART] * len(clients)
         assert {client.status for client in clients} == {200}
 
@@ -322,6 +322,7 @@ def test_the_database_is_opened_with_our_pragmas(tmp_path: Path) -> None:
     names = ("busy_timeout", "cache_size", "mmap_size", "journal_mode")
     with store.session() as one:
         found = [one.execute(text(f"PRAGMA {name}")).scalar() for name in names]
+    store._engine.dispose()
     assert found == [60_000, -1_000, 0, "wal"]
 
 
@@ -336,7 +337,7 @@ def test_the_allocator_keeps_few_arenas(tmp_path: Path) -> None:
     """Threads that allocate share the C library's two arenas, and do not get one each."""
     code = """
 import ctypes, sys, threading
-from coordinator import bounded_superlink
+from fedpp.flower import bounded_superlink
 bounded_superlink.bound()
 library = ctypes.CDLL(None)
 library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

@@ -1,4 +1,4 @@
-"""A SuperNode answers the question that it has in hand, whatever became of those before: Flower's own state."""
+"""A SuperNode replies to the message that it took last, whatever became of earlier ones; on Flower's own state."""
 
 from collections.abc import Callable
 from threading import Timer
@@ -28,9 +28,9 @@ class SuperNode:
         self.sent: list[str] = []
         self._take, self._send = taken, sent
 
-    def take(self, question: Message, *, over: bool = False) -> int | None:
-        """Take a question, whose run may be over before that is confirmed."""
-        contents = {name: each.deflate() for name, each in get_all_nested_objects(question).items()}
+    def take(self, request: Message, *, over: bool = False) -> int | None:
+        """Take a request; with `over` its run has ended before the receipt is confirmed."""
+        contents = {name: each.deflate() for name, each in get_all_nested_objects(request).items()}
 
         def confirm(*_: object) -> None:
             if over:
@@ -40,7 +40,7 @@ class SuperNode:
             state=self.state,
             object_store=self.store,
             node_config={},
-            receive=lambda: (question, get_object_tree(question)),
+            receive=lambda: (request, get_object_tree(request)),
             get_run=None,
             get_fab=None,
             pull_object=lambda _, name: contents[name],
@@ -49,12 +49,12 @@ class SuperNode:
         )
         return taken
 
-    def answer(self, question: Message) -> None:
-        """Answer as a launcher does."""
-        _insert_message(Message(RecordDict(), reply_to=question), self.state, self.store)
+    def reply(self, request: Message) -> None:
+        """Reply as a launcher does."""
+        _insert_message(Message(RecordDict(), reply_to=request), self.state, self.store)
 
     def send(self) -> None:
-        """Send what is there to be sent."""
+        """Send the replies that are there."""
 
         def send(message: Message, *_: object) -> tuple[set[str], str]:
             self.sent.append(message.metadata.reply_to_message_id)
@@ -63,38 +63,57 @@ class SuperNode:
         self._send(state=self.state, object_store=self.store, send=send, push_object=None)
 
 
-def question(text: str) -> Message:
-    made = Message(RecordDict({"asked": ConfigRecord({"text": text})}), dst_node_id=1, message_type="query.describe")
+def request(text: str) -> Message:
+    made = Message(RecordDict({"request": ConfigRecord({"text": text})}), dst_node_id=1, message_type="query.describe")
     made.metadata.__dict__.update(_run_id=RUN, _src_node_id=1)
     made.metadata.__dict__["_message_id"] = made.object_id
     return made
 
 
-@pytest.fixture
-def supernode(monkeypatch: pytest.MonkeyPatch) -> SuperNode:
+def in_process(pull: Callable[..., Any], push: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> SuperNode:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    made = SuperNode(*one_at_a_time(_pull_and_store_message, _push_messages))
+    made = SuperNode(pull, push)
     monkeypatch.setattr(made.state, "get_message_processing_duration", lambda **_: 0.0)  # no launcher is timed here
     return made
 
 
-def test_a_question_whose_run_is_over_leaves_no_task(supernode: SuperNode) -> None:
-    """Its answer would be taken for that of the next question."""
-    assert supernode.take(question("first"), over=True) is None
+def statuses(supernode: SuperNode) -> list[str]:
+    return sorted(task.status.status for task in supernode.state.get_tasks())
+
+
+@pytest.fixture
+def supernode(monkeypatch: pytest.MonkeyPatch) -> SuperNode:
+    return in_process(*one_at_a_time(_pull_and_store_message, _push_messages), monkeypatch)
+
+
+def test_a_request_whose_run_ended_leaves_no_task(supernode: SuperNode) -> None:
+    """The reply of such a task would be taken for the reply to the next request."""
+    assert supernode.take(request("first"), over=True) is None
     assert supernode.state.msg_store == {}
-    assert [task.status.status for task in supernode.state.get_tasks()] == ["finished"]
-    assert supernode.take(question("second")) == RUN
-    assert sorted(task.status.status for task in supernode.state.get_tasks()) == ["finished", "pending"]
+    assert statuses(supernode) == ["finished"]
+    assert supernode.take(request("second")) == RUN
+    assert statuses(supernode) == ["finished", "pending"]
 
 
-def test_what_is_waited_for_is_the_answer_to_the_question_in_hand(supernode: SuperNode) -> None:
-    """One to another question may come before: it is sent, and is not all."""
-    stray, asked = question("stray"), question("asked")
-    assert supernode.take(asked) == RUN
-    supernode.answer(stray)
-    answered = Timer(0.7, supernode.answer, (asked,))
-    answered.start()
+def test_the_reply_waited_for_is_that_to_the_request_in_hand(supernode: SuperNode) -> None:
+    """A reply to another request may come first: it is sent, and the wait continues."""
+    stray, in_hand = request("stray"), request("in hand")
+    assert supernode.take(in_hand) == RUN
+    supernode.reply(stray)
+    replied = Timer(0.7, supernode.reply, (in_hand,))
+    replied.start()
     supernode.send()
-    answered.join()
-    assert supernode.sent == [stray.object_id, asked.object_id]
+    replied.join()
+    assert supernode.sent == [stray.object_id, in_hand.object_id]
     assert supernode.state.msg_store == {}
+
+
+def test_flower_itself_still_leaves_a_task_and_takes_any_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, Flower has mended both, and `message_in_hand` is needed no more."""
+    supernode = in_process(_pull_and_store_message, _push_messages, monkeypatch)
+    assert supernode.take(request("first"), over=True) is None
+    assert statuses(supernode) == ["pending"]
+    stray = request("stray")
+    supernode.reply(stray)
+    supernode.send()
+    assert supernode.sent == [stray.object_id]

@@ -41,14 +41,14 @@ from fedpp.config.run_config import SiteConfig, to_toml
 from fedpp.config.site_policy import starting_text
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, VaultError
+from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 from sites.node.app_bundle import Bundle
 from sites.node.join import join
 from sites.node.launch import Launch
 from sites.node.launcher import FAILED
-from sites.node.node_identity import PRIVATE_KEY, REFUSED, Node, create_identity, require_key
-from sites.node.supernode_process import _Client
+from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, require_key
 
 TEXT = st.text(min_size=1)
 JOINED = "SuperNode ID"
@@ -154,7 +154,7 @@ def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConf
 
 def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
     """Neither its parent, where others may write, however the package is installed and reached."""
-    code = "import {0}.executor as e, {0}.launcher as l; print(e.ROOT, l.ROOT)"
+    code = "import {0}.node.executor as e, {0}.node.launcher as l; print(e.ROOT, l.ROOT)"
     for package, folder in (("sites", ROOT), ("fedpp.sites", tmp_path)):
         found = subprocess.run(
             [sys.executable, "-c", code.format(package)], cwd=folder, capture_output=True, text=True, check=True
@@ -221,7 +221,7 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
     log = (tmp_path / "2.log").read_text()
     assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
     assert "still counts this node as online" not in log
-    ended = Node.load(tmp_path / "identity")
+    ended = NodeRecord.load(tmp_path / "identity")
     assert ended is not None
     assert ended.running == ""  # after a clean end there is nobody to replace
 
@@ -324,7 +324,9 @@ def test_what_may_pass_is_tried_again(tmp_path: Path) -> None:
         for authority in (tls, stranger):
             tries = make_simple_http_retry_invoker()
             tries.max_tries = 5
-            client = _Client.from_server_address(f"127.0.0.1:{server.server_port}", False, str(authority.ca), [])
+            client = RejoiningClient.from_server_address(
+                f"127.0.0.1:{server.server_port}", False, str(authority.ca), []
+            )
             with client, nullcontext() if authority is tls else pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
                 assert tries.invoke(client.GetRun, GetRunRequest()) == GetRunResponse()
         server.shutdown()
