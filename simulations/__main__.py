@@ -65,7 +65,7 @@ def paper(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, and print figures."""
-    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "words": "mask"}
+    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "values": "mask"}
     names |= dict.fromkeys(("megabytes", "rounds", "turns", "senders", "sent"), "rounds")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     for name in given:
@@ -73,9 +73,9 @@ def bench(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} is for bench {names[name]} alone: leave it out for bench {options.name}")
     if options.name not in {"vault", "mask", "rounds"}:
         load_tensorflow()
-    from .benchmarks.benchmark_commands import BENCHMARKS
+    from .benchmarks.benchmark_commands import measure
 
-    result = BENCHMARKS[options.name](**given)
+    result = measure(options.name, **given)
     if options.json:
         print(json.dumps(result))
         return 0
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--out", type=path, help="drift: folder for its chart")
     measured.add_argument("--calls", type=positive, help="vault: of all clients together (default 10000)")
     measured.add_argument("--clients", type=positive, help="vault: at a time (default 32)")
-    measured.add_argument("--words", type=positive, help="mask: of an update (default 1, 10 and 100 million)")
+    measured.add_argument("--values", type=positive, help="mask: values of an update (default 1, 10 and 100 million)")
     measured.add_argument("--megabytes", type=rate, nargs="+", help="rounds: of an update (default 1 and 100)")
     measured.add_argument("--rounds", type=positive, help="rounds: of a run (default 5)")
     measured.add_argument("--turns", type=positive, help="rounds: runs of each side (default 2)")

@@ -1,9 +1,8 @@
-"""Three clients that do their worst to a vault's Unix socket: garbage, a message of 1 GB, and silence.
+"""Three malicious clients of a vault's Unix socket: random bytes, a message of 1 GB, and silence.
 
-`python -m simulations.benchmarks.bad_clients ADDRESS SECONDS` lets all three at it until SIGTERM. It prints `begun`
-when each has
-reached the vault, and at the end how often each has, as JSON; it exits with 1 if one of them failed, or has not reached
-it in so many seconds.
+`python -m simulations.benchmarks.bad_clients ADDRESS SECONDS` runs all three until SIGTERM. It prints `started` when
+each has reached the vault, and at the end how often each has, as JSON. It exits with 1 if a client failed, or did not
+reach the vault within SECONDS.
 """
 
 import json
@@ -23,8 +22,8 @@ from fedpp.vault_api.vault_channel import SCHEME
 
 GIGABYTE = 2**30
 VAULT = "/fedpp.vault.v1.Vault/"
-STREAMS = 16  # that are opened and say nothing
-SECONDS = 60.0  # of silence, unless it is ended earlier
+STREAMS = 16  # open and silent
+SECONDS = 60.0  # of silence at most
 _CHUNK = bytes(2**14)  # HTTP/2's largest frame, unless agreed otherwise
 
 
@@ -33,7 +32,7 @@ def _nothing() -> None:
 
 
 def garbage(address: str, generator: Random, reached: Callable[[], None] = _nothing) -> None:
-    """Connect and send random bytes, half of the time after HTTP/2's greeting."""
+    """Connect and send random bytes, half of the time after HTTP/2's preface."""
     with _connected(address) as connection:
         reached()
         try:
@@ -46,16 +45,16 @@ def garbage(address: str, generator: Random, reached: Callable[[], None] = _noth
 
 
 def announce_a_gigabyte(address: str, method: str = "Score", reached: Callable[[], None] = _nothing) -> int:
-    """Announce a message of 1 GB and send zeros until one is stopped; return how many bytes were sent."""
+    """Announce a message of 1 GB and send zeros until the vault stops it; return how many bytes were sent."""
     sent = 0
     with _connected(address) as connection:
-        connection.settimeout(2.0)  # a window that stays closed ends it as well
+        connection.settimeout(2.0)  # also ends a client whose window stays closed
         try:
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
             connection.sendall(_frame(1, 4, 1, _headers(VAULT + method)))
             connection.sendall(_frame(0, 0, 1, b"\0" + GIGABYTE.to_bytes(4, "big")))
             while sent < GIGABYTE:
-                connection.sendall(_frame(0, 0, 1, _CHUNK))  # heeding no window
+                connection.sendall(_frame(0, 0, 1, _CHUNK))  # without regard to HTTP/2's window
                 if not sent:
                     reached()
                 sent += len(_CHUNK)
@@ -65,7 +64,7 @@ def announce_a_gigabyte(address: str, method: str = "Score", reached: Callable[[
 
 
 def silence(address: str, seconds: float = SECONDS, reached: Callable[[], None] = _nothing) -> list[grpc.StatusCode]:
-    """Open streams to `Score` and calls to `Info` and send nothing; return how each ended."""
+    """Open streams to `Score` and calls to `Info`, and send nothing; return the status of each."""
     over = threading.Event()
 
     def nothing() -> Iterator[Any]:
@@ -111,41 +110,41 @@ def _headers(path: str) -> bytes:
 
 
 class BadClients:
-    """The three at their work, each in a thread, and how often each reached the vault."""
+    """Threads of the three clients, and how often each reached the vault."""
 
     def __init__(self, address: str) -> None:
         self.rounds = {"garbage": 0, "gigabyte": 0, "silence": 0}
         self.failed = False
-        self._begun, self._over = threading.Event(), threading.Event()
+        self._started, self._over = threading.Event(), threading.Event()
         generator = Random(0)  # noqa: S311  nothing is kept secret by it
         self._start("garbage", lambda reached: garbage(address, generator, reached), 0.01)
         self._start("gigabyte", lambda reached: announce_a_gigabyte(address, reached=reached), 0.1)
         self._start("silence", lambda reached: silence(address, reached=reached), 0.1)
 
-    def begin(self, seconds: float) -> bool:
-        """Wait until each has reached the vault; tell whether that is so, and not the end."""
-        self._begun.wait(seconds)
+    def wait_for_start(self, seconds: float) -> bool:
+        """Wait until each has reached the vault; return whether all have, and none has failed."""
+        self._started.wait(seconds)
         return not self._over.is_set() and all(self.rounds.values())
 
     def wait(self) -> None:
-        """Wait for `end`, or for one that fails."""
+        """Wait for `end`, or for a client that fails."""
         self._over.wait()
 
     def end(self) -> None:
-        """End the waiting."""
+        """End `wait` and `wait_for_start`."""
         self._over.set()
-        self._begun.set()
+        self._started.set()
 
     def _start(self, name: str, task: Callable[[Callable[[], None]], object], pause: float) -> None:
         def reached() -> None:
             self.rounds[name] += 1
             if all(self.rounds.values()):
-                self._begun.set()
+                self._started.set()
 
         def repeat() -> None:
             try:
                 while True:
-                    with suppress(OSError):  # a vault that is busy takes no connection: no round
+                    with suppress(OSError):  # a busy vault refuses the connection: no round
                         task(reached)
                     time.sleep(pause)
             finally:
@@ -158,8 +157,8 @@ class BadClients:
 def _main(address: str, seconds: float) -> int:
     clients = BadClients(address)
     signal.signal(signal.SIGTERM, lambda *_: clients.end())
-    if clients.begin(seconds):
-        print("begun", flush=True)
+    if clients.wait_for_start(seconds):
+        print("started", flush=True)
         clients.wait()
     print(json.dumps(clients.rounds), flush=True)
     return int(clients.failed or not all(clients.rounds.values()))

@@ -1,17 +1,14 @@
-"""How far training on ciphertext drifts from its plaintext reference over 2,000 steps, and what to hold that against.
+"""Benchmark of rounding: the drift of training on ciphertext from its plaintext reference over 2,000 steps.
 
-Training is chaotic: rounding grows with the steps, whoever rounds. So beside the ciphertext stands a control: the
-plaintext reference against itself, its initial weights moved by one unit in the last place, and by eight, for a
-product on
-ciphertext rounds several times where one on plaintext rounds once. And beside the optimizer stands a variant that keeps
-Adam's moments as rows, where the message's share their rounding with the decoys'.
+Training is chaotic: each rounding error grows with the steps, on plaintext too. Therefore the ciphertext is compared
+with controls: the plaintext reference with its initial weights moved by one unit in the last place, and by eight
+(a product on ciphertext rounds several times, one on plaintext once). A second optimizer keeps Adam's moments as rows,
+where the rounding of the message's moments depends on the decoys'.
 """
 
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,8 @@ from fedpp.reporting.charts import style
 from simulations.phantom import write_phantom
 from simulations.plaintext_reference import moved
 
+from .measuring import result, show_progress
+
 CHECKPOINTS = (1, 10, 25, 100, 200, 500, 1000, 2000)
 DRAWS: dict[Dtype, int] = {"float32": 5, "float64": 1}  # of each control
 CONTROLS = {"control": 1, "control_of_8": 8}  # units in the last place
@@ -49,10 +48,10 @@ Values = NDArray[np.floating]
 
 
 class RowMoments(Adam):
-    """Adam with its moments kept as rows, for comparison."""
+    """Adam with its moments as rows, for comparison."""
 
     def steps(self, gradients: Slots, first: int, rate: Tensor) -> Slots:
-        """Return the steps of all slots; a second moment that rounding made negative counts as none."""
+        """Return the steps of all slots; a second moment that rounding made negative counts as zero."""
         slots = []
         squares = tuple(g * g for g in gradients)
         for name, beta, news in (("momentum", self.beta_1, gradients), ("velocity", self.beta_2, squares)):
@@ -66,7 +65,7 @@ class RowMoments(Adam):
 
 @dataclass(frozen=True)
 class Data:
-    """Prepared sequences `[k, frames, side, side, 1]`, class numbers `[k]`, and how many, the first, are trained on."""
+    """Prepared sequences `[k, frames, side, side, 1]` and class numbers `[k]`; the first `training` are trained on."""
 
     frames: Values
     labels: NDArray[np.int64]
@@ -74,13 +73,13 @@ class Data:
     training: int
 
     def network(self) -> ModelSpec:
-        """Return the small network that is trained."""
+        """Return the network, a small one."""
         return ModelSpec(FRAMES, SIDE, SIDE, 1, self.classes, (8, 16), 3, 16, 16)
 
 
 @dataclass(frozen=True)
 class State:
-    """A training at one step, in plaintext: all weights in one vector, training loss, validation probabilities."""
+    """Decrypted state of a training at one step: all weights in one vector, training loss, validation probabilities."""
 
     weights: Values
     loss: float
@@ -102,17 +101,13 @@ def drift(
     checkpoints: Sequence[int] = CHECKPOINTS,
     draws: Mapping[Dtype, int] = DRAWS,
 ) -> dict[str, Any]:
-    """Measure on phantom images, or on a folder of labelled ones; write a chart into the folder `out`, if given."""
+    """Measure on phantom images, or on the labelled images in `data`; write a chart into the folder `out`, if given."""
     task = _read(data)
     rows = [row for dtype in draws for row in _rows(task, dtype, checkpoints, draws[dtype])]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         chart(rows, out / CHART)
-    return {
-        "name": "drift",
-        "rows": rows,
-        "versions": {name: version(name) for name in ("fedpp", "tensorflow", "keras", "numpy")},
-    }
+    return result("drift", rows, ("fedpp", "tensorflow", "keras", "numpy"))
 
 
 def _read(folder: Path | None) -> Data:
@@ -129,9 +124,7 @@ def _read(folder: Path | None) -> Data:
 
 def _rows(data: Data, dtype: Dtype, checkpoints: Sequence[int], draws: int) -> list[dict[str, Any]]:
     initial = [w.astype(dtype) for w in initial_weights(data.network(), 0).values()]
-    plain = Learner(
-        data.network(), Algebra.plaintext(), HYPERPARAMETERS, dtype
-    )  # one for all: tracing it takes seconds
+    plain = Learner(data.network(), Algebra.plaintext(), HYPERPARAMETERS, dtype)  # for all: tracing takes seconds
     reference = list(_plaintext(data, plain, initial, checkpoints))
     others = {
         "": [list(_encrypted(data, dtype, checkpoints))],
@@ -176,7 +169,7 @@ def _encrypted(
 def _states(
     data: Data, learner: Learner, frames: Values, labels: Values, checkpoints: Sequence[int]
 ) -> Iterator[State]:
-    """Train, and yield the state at each checkpoint; all trainings see the same batches."""
+    """Train, and yield the state at each checkpoint; all trainings get the same batches."""
     learner.model.optimizer.build(learner.model.trainable_variables)  # now, or the first step is traced twice
     valid = np.ones((len(frames), FRAMES), bool)
     batches = _batches(data.training)
@@ -187,7 +180,7 @@ def _states(
         if step in checkpoints:
             logits = learner.predict([lambda i: frames[i], lambda i: valid[i]], np.arange(len(frames)))
             yield _state(data, learner, logits.astype(np.float64))
-        _progress(f"{learner.dtype}, n = {learner.algebra.n}: step {step} of {checkpoints[-1]}")
+        show_progress(f"{learner.dtype}, n = {learner.algebra.n}: step {step} of {checkpoints[-1]}")
 
 
 def _batches(count: int) -> Iterator[NDArray[np.int64]]:
@@ -209,12 +202,12 @@ def _state(data: Data, learner: Learner, logits: Values) -> State:
 
 
 def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the probabilities' differences against the steps, a panel for each dtype."""
+    """Draw the differences of probabilities by step, one panel a dtype."""
     from matplotlib.figure import Figure
 
     ink, soft, line, *series = "#18222d", "#566473", "#d8dee5", "#0b6a88", "#5a4fb0", "#b4500b", "#3d7d31"
     labels = {"": "ciphertext", "_moments_by_rows": "ciphertext, moments as rows"}
-    labels |= {f"_{name}": f"twin moved by {units} in the last place" for name, units in CONTROLS.items()}
+    labels |= {f"_{name}": f"plaintext moved by {units} in the last place" for name, units in CONTROLS.items()}
     with style():
         figure = Figure(figsize=(9.0, 4.4), layout="constrained")
         for axes, dtype in zip(figure.subplots(1, len(DRAWS)), DRAWS, strict=True):
@@ -235,8 +228,3 @@ def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         lines, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=ink)
         figure.savefig(path, format="png", dpi=150, facecolor="white")
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)

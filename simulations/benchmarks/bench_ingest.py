@@ -1,11 +1,9 @@
-"""What ingest costs: encryption against memcpy and AES-256-GCM, and the memory of whole ingests of two sizes."""
+"""Benchmark of ingest: encryption against memcpy and AES-256-GCM, and the peak memory of ingests of two sizes."""
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +19,26 @@ from fedpp.ingest.ingestion import ingest as write_dataset
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 
-from .alternating import alternating
+from .measuring import MIB, alternating, in_own_process, memory_bytes, result
 
 SIDE, REPETITIONS = 64, 15
 LENGTHS = (4, 16)  # frames of a sequence
 ROWS_BYTES = 2**28  # of one repetition's ciphertext: more than any cache
 INGESTS = (10_000, 100_000)  # frames
-IMAGES = 200  # different files: read again and again
+IMAGES = 200  # different files, each read many times
 
 _DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 
 
 def ingest() -> dict[str, Any]:
-    """Time the encryption alone, in one thread, and run two ingests, each in a process of its own."""
+    """Time the encryption in one thread, and two ingests, each in a process of its own."""
     rows = [_encryption(frames) for frames in LENGTHS]
     with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as folder:
         images = _images(Path(folder))
-        rows += [_measured(images, frames) for frames in INGESTS]
-    return {
-        "name": "ingest",
-        "rows": rows,
-        "versions": {name: version(name) for name in ("fedpp", "numpy", "scipy", "cryptography")},
-    }
+        for frames in INGESTS:
+            figures = in_own_process("bench_ingest", images, frames)
+            rows.append({"case": f"ingest of {frames:,} PNG frames of {SIDE}x{SIDE}", **figures})
+    return result("ingest", rows, ("fedpp", "numpy", "scipy", "cryptography"))
 
 
 def _encryption(frames: int) -> dict[str, Any]:
@@ -81,14 +77,8 @@ def _images(folder: Path) -> Path:
     return folder
 
 
-def _measured(images: Path, frames: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "simulations.benchmarks.bench_ingest", str(images), str(frames)]
-    figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return {"case": f"ingest of {frames:,} PNG frames of {SIDE}x{SIDE}", **figures}
-
-
 def _ingest(images: Path, frames: int) -> dict[str, float]:
-    """Ingest as many frames, 4 a sequence, and remove the dataset; return seconds and the peak memory."""
+    """Ingest this many frames, 4 a sequence, and remove the dataset; return the speed and the peak memory in MiB."""
     length = LENGTHS[0]
     files = [FrameFile(file, 1, read_image) for file in sorted(images.glob("*.png"))]
     sequences = [
@@ -112,13 +102,7 @@ def _ingest(images: Path, frames: int) -> dict[str, float]:
             progress=True,
         )
         seconds = time.perf_counter() - started
-    return {"frames_per_second": frames / seconds, "peak_mb": peak_mb()}
-
-
-def peak_mb() -> float:
-    """Return the peak of this process's memory; `ru_maxrss` would begin with that of the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return {"frames_per_second": frames / seconds, "peak_mb": memory_bytes("VmHWM") / MIB}
 
 
 if __name__ == "__main__":

@@ -1,20 +1,15 @@
-"""A training step on ciphertext against one on plaintext: the three networks, two sizes of image, time and memory.
+"""Benchmark of a training step on ciphertext against plaintext: three networks, two image sizes, time and memory.
 
-The plaintext reference is an efficient one: frames folded into the batch, stock Keras layers, its losses and
-optimizer at
-least as fast as Keras's own `fit`. Times alternate in one process, a ratio is the median of those of neighbours, and
-the ratio of processor times is what other programs on the machine disturb least. Memory is that of processes of their
-own, which take a few steps each.
+The plaintext reference is an efficient one: frames folded into the batch, stock Keras layers, a loss and an optimizer
+at least as fast as Keras's own `fit`. Steps take turns in one process; a ratio is the median over neighbouring turns,
+and the ratio of processor times is the least disturbed by other programs. Memory is that of processes of their own,
+which take a few steps each.
 """
 
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
@@ -33,6 +28,7 @@ from fedpp.learning.losses import CategoricalCrossentropy
 from fedpp.learning.optimizers import Adam
 
 from .block_form import BlockForm
+from .measuring import Seconds, in_own_process, in_turns, median_ratio, memory_bytes, result
 
 Form = Literal["ciphertext", "plaintext", "more_frame", "block_form", "keras"]
 MEGABYTE = 1e6
@@ -42,7 +38,7 @@ SECRET = bytes(32)
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: a network, the side of its images, and how many sequences a step takes."""
+    """Case of the benchmark: a network, the side of its images in pixels, and the sequences of a step."""
 
     architecture: Architecture
     side: int
@@ -53,7 +49,7 @@ class Case:
         return f"{self.architecture}, {self.side}x{self.side}, {self.frames} frames, batch {self.batch}"
 
     def network(self) -> ModelSpec:
-        """Return the network in its default sizes."""
+        """Return the network with its default layer sizes."""
         return ModelSpec(self.frames, self.side, self.side, 1, 2, architecture=self.architecture)
 
 
@@ -61,71 +57,38 @@ CASES = tuple(Case(a, side, batch) for side, batch in ((64, 16), (128, 8)) for a
 
 
 def step(cases: Sequence[Case] = CASES, *, repetitions: int = 25) -> dict[str, Any]:
-    """Time training steps on ciphertext and on plaintext, and weigh them; show what other forms cost, and Keras.
+    """Measure training steps on ciphertext and on plaintext, in other forms, and in Keras's own `fit`.
 
     The block form is timed for the network without an LSTM. Keras's own model, loss, Adam and `fit` with stock layers
     show that the plaintext reference is not slow.
     """
     rows = [{"case": str(case), **_times(case, repetitions), **_memory(case)} for case in cases]
-    return {
-        "name": "step",
-        "rows": rows,
-        "versions": {name: version(name) for name in ("fedpp", "tensorflow", "keras", "numpy")},
-    }
+    return result("step", rows, ("fedpp", "tensorflow", "keras", "numpy"))
 
 
 def _times(case: Case, repetitions: int) -> dict[str, float]:
-    forms: list[Form] = ["ciphertext", "plaintext", "more_frame"]
-    wall, processor = _alternating(case, forms, repetitions)
+    seconds = _steps(case, ["ciphertext", "plaintext", "more_frame"], repetitions)
+    fits = {form: _fit(case, form, repetitions) for form in ("plaintext", "keras")}
+    of_fits = in_turns(fits, 3)
     row = {
-        "ciphertext_ms": 1e3 * median(wall["ciphertext"]),
-        "plaintext_ms": 1e3 * median(wall["plaintext"]),
-        "ratio": _ratio(wall, "ciphertext"),
-        "processor_ratio": _ratio(processor, "ciphertext"),
-        "more_frame_ratio": _ratio(wall, "more_frame"),
-        "plaintext_to_keras_fit": _against_fit(case, repetitions),
+        "ciphertext_ms": 1e3 * median(seconds["ciphertext"].wall),
+        "plaintext_ms": 1e3 * median(seconds["plaintext"].wall),
+        "ratio": median_ratio(seconds["ciphertext"].wall, seconds["plaintext"].wall),
+        "processor_ratio": median_ratio(seconds["ciphertext"].processor, seconds["plaintext"].processor),
+        "more_frame_ratio": median_ratio(seconds["more_frame"].wall, seconds["plaintext"].wall),
+        "plaintext_to_keras_fit": median_ratio(of_fits["plaintext"].wall, of_fits["keras"].wall),
     }
     if case.architecture == "cnn":
-        wall, processor = _alternating(case, ["block_form", "plaintext"], -(-repetitions // 5))
-        row["block_form_ratio"] = _ratio(wall, "block_form")
-        row["block_form_processor_ratio"] = _ratio(processor, "block_form")
+        seconds = _steps(case, ["block_form", "plaintext"], -(-repetitions // 5))
+        block, plain = seconds["block_form"], seconds["plaintext"]
+        row["block_form_ratio"] = median_ratio(block.wall, plain.wall)
+        row["block_form_processor_ratio"] = median_ratio(block.processor, plain.processor)
     return row
 
 
-def _ratio(seconds: dict[Form, list[float]], form: Form) -> float:
-    return median(ours / theirs for ours, theirs in zip(seconds[form], seconds["plaintext"], strict=True))
-
-
-def _alternating(
-    case: Case, forms: Sequence[Form], repetitions: int
-) -> tuple[dict[Form, list[float]], dict[Form, list[float]]]:
-    """Return the times of each form's steps, by the clock and of the processor; one step of each form in turn."""
+def _steps(case: Case, forms: Sequence[Form], repetitions: int) -> dict[Form, Seconds]:
     steps = {form: prepared(case, form) for form in forms}
-    wall: dict[Form, list[float]] = {form: [] for form in forms}
-    processor: dict[Form, list[float]] = {form: [] for form in forms}
-    for repetition in range(-WARM_UP, repetitions):
-        for form, action in steps.items():
-            began = time.perf_counter(), time.process_time()
-            action()
-            ended = time.perf_counter(), time.process_time()
-            if repetition >= 0:
-                wall[form].append(ended[0] - began[0])
-                processor[form].append(ended[1] - began[1])
-        _progress(f"{case}: {max(0, repetition + 1)} of {repetitions}")
-    return wall, processor
-
-
-def _against_fit(case: Case, repetitions: int) -> float:
-    """Return the time of the twin's epochs as a multiple of that of Keras's own, in turn."""
-    seconds: dict[str, list[float]] = {"plaintext": [], "keras": []}
-    fits = {"plaintext": _fit(case, "plaintext", repetitions), "keras": _fit(case, "keras", repetitions)}
-    for epoch in range(-1, 3):  # the first holds the tracing
-        for form, fit in fits.items():
-            began = time.perf_counter()
-            fit()
-            if epoch >= 0:
-                seconds[form].append(time.perf_counter() - began)
-    return median(ours / theirs for ours, theirs in zip(seconds["plaintext"], seconds["keras"], strict=True))
+    return in_turns(steps, repetitions, warm_up=WARM_UP, label=str(case))
 
 
 def _fit(case: Case, form: Form, steps: int) -> Callable[[], object]:
@@ -135,13 +98,13 @@ def _fit(case: Case, form: Form, steps: int) -> Callable[[], object]:
 
 
 def prepared(case: Case, form: Form) -> Callable[[], object]:
-    """Return the training step of a network of this form, with data, ready to be taken."""
+    """Return the training step of a network of this form, with its data."""
     model, inputs, labels = _compiled(case, form)
     return lambda: model.train_on_batch(inputs, labels)
 
 
 def _compiled(case: Case, form: Form) -> tuple[keras.Model, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Return a network, compiled, its inputs (frames, and which are valid), and labels."""
+    """Return a compiled network, its inputs (frames, and which are valid), and labels."""
     network, generator = case.network(), np.random.default_rng(0)
     frames = generator.normal(size=(case.batch, case.frames, case.side, case.side, 1)).astype(np.float32)
     numbers = generator.integers(2, size=case.batch)
@@ -178,7 +141,7 @@ def _compiled(case: Case, form: Form) -> tuple[keras.Model, tuple[tf.Tensor, tf.
 def _memory(case: Case) -> dict[str, float]:
     """Return the peaks of two processes that take a few steps each, and their ratios.
 
-    Most of a small one is TensorFlow itself; so the second ratio is of what they grew by since it was loaded.
+    Most of a small one is TensorFlow itself; so the second ratio is of the growth since TensorFlow was loaded.
     """
     loaded, ours = _peak(case, "ciphertext")
     without, theirs = _peak(case, "plaintext")
@@ -191,31 +154,17 @@ def _memory(case: Case) -> dict[str, float]:
 
 
 def _peak(case: Case, form: Form) -> tuple[float, float]:
-    """Return the memory in MB of a new process after its imports, and its peak after a few steps."""
-    command = [sys.executable, "-m", "simulations.benchmarks.bench_step", form, json.dumps(asdict(case))]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    loaded, peak = json.loads(done.stdout)
-    return loaded, peak
-
-
-def _resident(line: str) -> float:
-    """Return a line of Linux's /proc/self/status in MB; what `getrusage` says includes the parent of a new process."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
-    return int(status[line].split()[0]) * 1024 / MEGABYTE
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+    """Return the memory of a new process after its imports and its peak after a few steps, in MB of 10^6 bytes."""
+    loaded, peak = in_own_process("bench_step", form, json.dumps(asdict(case)))
+    return loaded / MEGABYTE, peak / MEGABYTE
 
 
 def _measure_memory(form: Form, case: Case) -> None:
-    loaded = _resident("VmRSS")
+    loaded = memory_bytes("VmRSS")
     action = prepared(case, form)
     for _ in range(MEMORY_STEPS):
         action()
-    print(json.dumps([loaded, _resident("VmHWM")]))
+    print(json.dumps([loaded, memory_bytes("VmHWM")]))
 
 
 if __name__ == "__main__":

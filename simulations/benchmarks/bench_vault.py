@@ -1,4 +1,4 @@
-"""What a vault bears: many clients at once, alone and beside three that do their worst; its latency and its memory.
+"""Benchmark of a vault under load: latency and memory with many clients, alone and beside three malicious ones.
 
 The vault is a process of its own with an identity and an audit log, on a Unix socket.
 """
@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +32,23 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.simulated_federation import ROOT
 
+from .measuring import MIB, memory_bytes, result
+
 CALLS, CLIENTS = 10_000, 32
-SEQUENCES = 200  # of the split that is scored
+SEQUENCES = 200  # of the evaluated split
 READY_SECONDS = 60.0
 WITHOUT_LIMITS = 10**9
-_KINDS = ("Info", "Info", "Score", "Score", "Sign")  # of five calls
+_KINDS = ("Info", "Info", "Score", "Score", "Sign")  # equally likely
 
 
 def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any]:
-    """Ask a vault for mixed answers, alone and beside bad clients."""
+    """Send a vault mixed requests, without and with bad clients beside."""
     with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name:
         folder = Path(name)
         _write_dataset(folder / "dataset")
         cases = ("alone", "beside garbage, 1 GB messages and silence")
         rows = [_case(folder, case, calls or CALLS, clients or CLIENTS) for case in cases]
-    return {
-        "name": "vault",
-        "rows": rows,
-        "versions": {name: version(name) for name in ("fedpp", "grpcio", "numpy", "cryptography")},
-    }
+    return result("vault", rows, ("fedpp", "grpcio", "numpy", "cryptography"))
 
 
 def _case(folder: Path, case: str, calls: int, clients: int) -> dict[str, Any]:
@@ -60,13 +57,10 @@ def _case(folder: Path, case: str, calls: int, clients: int) -> dict[str, Any]:
         if case == "alone":
             figures = _load(address, calls, clients)
         else:
-            with running(["bad_clients", address, str(READY_SECONDS)], "begun") as others:
+            with running(["bad_clients", address, str(READY_SECONDS)], "started") as others:
                 figures = {**_load(address, calls, clients), **rounds_of(others)}
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        memory = {
-            f"{name}_mb": int(status.partition(f"{key}:")[2].split()[0]) / 1024
-            for name, key in (("peak", "VmHWM"), ("final", "VmRSS"))
-        }
+        peak, final = memory_bytes("VmHWM", process.pid) / MIB, memory_bytes("VmRSS", process.pid) / MIB
+    memory = {"peak_mb": peak, "final_mb": final}
     return {"case": f"{calls:,} calls of {clients} clients, {case}", **figures, **memory}
 
 
@@ -105,24 +99,27 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
 
 
 def rounds_of(bad_clients: "subprocess.Popen[str]") -> dict[str, int]:
-    """End the bad clients, and return how often each reached the vault; raise `VaultError` if they ended before."""
+    """End the bad clients, and return how often each reached the vault; raise `VaultError` if one ended before."""
     bad_clients.terminate()
-    told = bad_clients.communicate(timeout=READY_SECONDS)[0].strip()
+    printed = bad_clients.communicate(timeout=READY_SECONDS)[0].strip()
     if bad_clients.returncode:
-        raise VaultError(f"a bad client did not last, so nothing was measured: exit {bad_clients.returncode} {told}")
-    return {f"{name}_rounds": number for name, number in json.loads(told).items()}
+        raise VaultError(f"a bad client failed, so nothing was measured: exit {bad_clients.returncode} {printed}")
+    return {f"{name}_rounds": number for name, number in json.loads(printed).items()}
 
 
 @contextmanager
 def running(command: list[str], sign: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a module of `simulations` from its sign to the end of the block; raise `VaultError` if it does not begin."""
+    """Run a module of `simulations.benchmarks` for this block, which begins when the module has printed `sign`.
+
+    Raises `VaultError` if it does not start.
+    """
     module = [sys.executable, "-m", f"simulations.benchmarks.{command[0]}", *command[1:]]
     with subprocess.Popen(module, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             first = process.stdout.readline() if process.stdout else ""
             if first != f"{sign}\n":
                 raise VaultError(
-                    f"simulations.benchmarks.{command[0]} did not begin, so nothing was measured: {first.strip()}"
+                    f"simulations.benchmarks.{command[0]} did not start, so nothing was measured: {first.strip()}"
                 )
             yield process
         finally:
@@ -143,7 +140,7 @@ def _write_dataset(path: Path) -> None:
 
 
 def certified(domain: KeyDomain, name: str) -> Site:
-    """Return a site with an identity that is always the same, and the domain's certificate of it."""
+    """Return a site with a constant identity, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
     return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
 

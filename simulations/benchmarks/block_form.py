@@ -1,7 +1,7 @@
-"""The block form, on which the literature computes: every number is an n x n matrix, `A(p) = R diag(p) R^-1`.
+"""Block form of the cipher, as in the literature: every number is an n x n matrix, `A(p) = R diag(p) R^-1`.
 
-It stands here to be timed against. A ciphertext is the n^2 entries of its matrix, row by row, in tensors of their own;
-a product is n^3 ordinary products. The layers, the loss and the optimizer are those of the library.
+It serves as a comparison in `bench_step`. A ciphertext is the n^2 entries of its matrix, row by row, each in a tensor
+of its own; a product is n^3 ordinary products. Layers, loss and optimizer are those of the library.
 """
 
 import operator
@@ -14,7 +14,7 @@ from fedpp.cipher.components import Algebra, Ciphertext, Slots, Tensor
 
 
 class BlockForm(Algebra):
-    """The same algebra with n^2 tensors a ciphertext, and n slots; rows have n^2 columns, the entries themselves."""
+    """Algebra with n^2 tensors a ciphertext and n slots; rows have n^2 columns, the entries of the matrix."""
 
     def __init__(self, r: Matrix) -> None:
         """Take the key's matrix R `[n, n]`."""
@@ -28,15 +28,15 @@ class BlockForm(Algebra):
         self._diagonal = np.einsum("ki,jk->ijk", inverse, r).reshape(-1, self.side)
 
     def encrypt(self, rows: Matrix) -> Matrix:
-        """Return what rows `[..., n]` of Algorithm 1 are in this form, `[..., n^2]`."""
+        """Convert rows `[..., n]` of Algorithm 1 into this form, `[..., n^2]`."""
         return to_block(rows, self._r).reshape(*rows.shape[:-1], self.n)
 
     def from_rows(self, rows: Tensor) -> Ciphertext:
-        """Take the entries apart."""
+        """Split the entries into tensors."""
         return tuple(rows[..., j] for j in range(self.n))
 
     def to_rows(self, x: Ciphertext) -> tuple[Tensor, ...]:
-        """Return the entries, to be stacked."""
+        """Return the entries."""
         return x
 
     def to_slots(self, x: Ciphertext) -> Slots:
@@ -48,7 +48,7 @@ class BlockForm(Algebra):
         return _mapped(slots, self._entries)
 
     def public(self, values: Tensor) -> Ciphertext:
-        """Return public numbers times the unit matrix."""
+        """Return the numbers times the unit matrix."""
         return self.from_slots((values,) * self.side)
 
     def product(

@@ -1,6 +1,6 @@
-"""Rounds of an empty Flower app, which only sends arrays: what Flower alone takes, on SuperNodes of its own.
+"""Baseline of the round benchmark: an empty Flower app, which only sends arrays, on SuperNodes of its own.
 
-The nodes are Flower's, as they come but for a key and TLS; they call the same SuperLink, through the same proxy.
+The nodes are Flower's with their defaults but for a key and TLS; they call the same SuperLink through the same proxy.
 """
 
 import json
@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from coordinator.operator.flower_command import flower
@@ -19,11 +20,11 @@ from simulations.chaos.cluster import CONNECTED, Cluster, Program
 from sites.node.node_identity import PRIVATE_KEY
 
 APP = Path(__file__).parent / "empty"
-POLL_SECONDS, ASK_SECONDS = 0.2, 10.0
+POLL_SECONDS, STATUS_SECONDS = 0.2, 10.0
 
 
 def empty_rounds(cluster: Cluster, nodes: int, model_bytes: int, rounds: int) -> list[float]:
-    """Return the seconds of each round of one run; the nodes' keys are made and enrolled the first time."""
+    """Return the seconds of each round of one run; the first call makes and enrols the nodes' keys."""
     names = [f"empty-{number}" for number in range(1, nodes + 1)]
     for name in names:
         if not cluster.identity(name).exists():
@@ -33,10 +34,10 @@ def empty_rounds(cluster: Cluster, nodes: int, model_bytes: int, rounds: int) ->
         out.parent.mkdir(exist_ok=True)
         settings: dict[str, str | int] = {"out": str(out), "bytes": model_bytes, "nodes": nodes, "rounds": rounds}
         _run(cluster, settings, out)
-    told = json.loads(out.read_text())
-    if told["answered"] != [rounds, rounds]:
-        raise FederationError(f"the empty app's nodes did not answer in all {rounds} rounds: see {cluster.folder}")
-    return [after - before for before, after in zip(told["moments"], told["moments"][1:], strict=False)]
+    measured = json.loads(out.read_text())
+    if measured["replies"] != [rounds, rounds]:
+        raise FederationError(f"the empty app's nodes did not reply in all {rounds} rounds: see {cluster.folder}")
+    return [after - before for before, after in pairwise(measured["moments"])]
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def _nodes(cluster: Cluster, names: list[str]) -> Iterator[None]:
                 *("--host", "127.0.0.1", "--port", str(free_port())),
             ]
             environment = flower_environment(cluster.identity(name) / "flwr")
-            del environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]  # Flower's own, as it comes
+            del environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]  # Flower's default
             started.append(Program(command, cluster.folder / f"node-{name}.log", environment, by=()))
             stack.callback(started[-1].end)
         for program in started:
@@ -60,18 +61,18 @@ def _nodes(cluster: Cluster, names: list[str]) -> Iterator[None]:
 
 
 def _run(cluster: Cluster, settings: dict[str, str | int], out: Path) -> None:
-    """Run the app until it wrote its moments; raise `FederationError` if it ends without."""
+    """Run the app until it has written its moments; raise `FederationError` if it ends without."""
     state = State(cluster.state)
     app = cluster.folder / "emptyapp"
     shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     overrides = cluster.folder / "empty.toml"
     overrides.write_text(to_toml(settings))
     run = flower(state, "run", str(app), CONNECTION, "--run-config", str(overrides))["run-id"]
-    asked = time.monotonic()
+    checked = time.monotonic()
     while not out.exists():
         time.sleep(POLL_SECONDS)
-        if time.monotonic() - asked > ASK_SECONDS:
+        if time.monotonic() - checked > STATUS_SECONDS:
             status = flower(state, "list", CONNECTION, "--run-id", str(run))["runs"][0]["status"]
             if status.startswith("finished") and not out.exists():
                 raise FederationError(f"the empty app's run ended without its figures: {status}")
-            asked = time.monotonic()
+            checked = time.monotonic()

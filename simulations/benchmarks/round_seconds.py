@@ -1,8 +1,8 @@
-"""Seconds a round of a whole deployment whose training is nothing, beside an empty Flower app on the same SuperLink.
+"""Benchmark of a deployment's seconds a round without training, against an empty Flower app on the same SuperLink.
 
 Real processes on loopback: SuperLink with TLS, node authentication and a database, nginx, and two sites, each with its
-vault and its SuperNode; masking is on. Runs of both take turns, and each has its nodes to itself. Of runs of several
-rounds the first is left out on both sides: in it nodes get the app, and Python compiles it.
+vault and its SuperNode; masking is on. Runs of both take turns, and each has its own nodes. Of runs of several rounds
+the first does not count on either side: in it nodes get the app, and Python compiles it.
 """
 
 import os
@@ -17,24 +17,23 @@ from statistics import median
 from typing import Any
 
 from fedpp.config.model_spec import ModelSpec, Task
-from fedpp.errors import FederationError
-from simulations.chaos.cluster import CONNECTED, Cluster, Settings, altered, cluster
+from simulations.chaos.cluster import Cluster, Settings, altered, cluster
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
 from .empty_app import empty_rounds
 
-SITES, SLOTS, WORD_BYTES = 2, 2, 4
+SITES, SLOTS, VALUE_BYTES = 2, 2, 4
 POLL_SECONDS = 0.02
 UNTRAINED = altered("untrained")
 FILTERS, FRAMES, SIZE = (4, 8), 2, 16
 LIMIT_SECONDS = 3600.0
-Moment = tuple[float, int, str]  # at which a run came to a round and a phase
+Moment = tuple[float, int, str]  # of the start of a phase: time, round, phase
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long a round took, and its two phases: the sites train, and the sites judge the new model."""
+    """Seconds of a round and of its two phases: training, and the sites' evaluation of the new model."""
 
     whole: float
     training: float
@@ -42,7 +41,7 @@ class Seconds:
 
 
 def round_seconds(megabytes: Sequence[float], rounds: int, turns: int) -> list[dict[str, Any]]:
-    """Return a row for each size of an update: medians over so many runs of so many rounds, of each side."""
+    """Return a row for each size of an update: medians over `turns` runs of `rounds` rounds, of each side."""
     scenario = Scenario(
         name="bench",
         description="",
@@ -75,7 +74,7 @@ def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[st
     seconds, empty = median(of.whole for of in ours), median(theirs)
     return {
         "case": f"{megabytes:g} MB, {SITES} sites",
-        "update_mb": words_of(dense) * WORD_BYTES / 1e6,
+        "update_mb": update_length(dense) * VALUE_BYTES / 1e6,
         "seconds": seconds,
         "seconds_training": median(of.training for of in ours),
         "seconds_judging": median(of.judging for of in ours),
@@ -96,20 +95,19 @@ def our_rounds(running: Cluster, dense: int, rounds: int) -> list[Seconds]:
         if not moments or moments[-1][1:] != (progress.round, progress.phase):
             moments.append((time.monotonic(), progress.round, progress.phase))
         time.sleep(POLL_SECONDS)
-    if status := run.program.process.poll():
-        raise FederationError(f"the run ended with status {status}: {run.program.told()[-500:]}")
+    run.completed(0)
     return seconds_of(moments)
 
 
 def seconds_of(moments: Sequence[Moment]) -> list[Seconds]:
-    """Return the seconds of each round: from the beginning of its training to that of the next one's, or of the test.
+    """Return the seconds of each round: from the start of its training to that of the next round's, or of the test.
 
-    For a moment before that, the round is the next one's and the phase still the last one's.
+    For a moment before, the progress file has the next round with the phase of the last one.
     """
-    begun = [(moment, number) for moment, number, phase in moments if phase == "training"]
+    started = [(moment, number) for moment, number, phase in moments if phase == "training"]
     tested = next(moment for moment, _, phase in moments if phase == "testing")
     made = []
-    for (first, number), after in zip(begun, [*(moment for moment, _ in begun[1:]), tested], strict=True):
+    for (first, number), after in zip(started, [*(moment for moment, _ in started[1:]), tested], strict=True):
         judged = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "judging"))
         made.append(Seconds(after - first, judged - first, after - judged))
     return made
@@ -130,30 +128,29 @@ def settings(dense: int, rounds: int) -> Settings:
 
 
 def network_of(dense: int) -> ModelSpec:
-    """Return the network, whose size is that of its dense layer."""
+    """Return the network with so many units in its dense layer."""
     task = Task(FRAMES, SIZE, SIZE, 1, ("no", "yes"), gaps=False)
     return ModelSpec.of(task, FILTERS, dense=dense, architecture="cnn")
 
 
-def words_of(dense: int) -> int:
-    """Return how many words an update of the network has."""
+def update_length(dense: int) -> int:
+    """Return the number of values of an update of the network."""
     return SLOTS * network_of(dense).parameters()
 
 
 def dense_of(update_bytes: int) -> int:
-    """Return the units of the dense layer for which an update has so many bytes, about."""
-    least, step = words_of(1), words_of(2) - words_of(1)
-    return max(1, 1 + round((update_bytes / WORD_BYTES - least) / step))
+    """Return the units of the dense layer for which an update has about `update_bytes` bytes."""
+    smallest, step = update_length(1), update_length(2) - update_length(1)
+    return max(1, 1 + round((update_bytes / VALUE_BYTES - smallest) / step))
 
 
 @contextmanager
 def _sites(running: Cluster) -> Iterator[None]:
-    """Let the sites' nodes be connected for this block; they are when a cluster begins."""
+    """Connect the sites' nodes for this block; a new cluster's are connected already."""
     nodes = {name: f"node {name}" for name in running.names}
     for name, node in nodes.items():
         if running.programs[node].process.poll() is not None:
-            running.start_node(name, environment=UNTRAINED)
-            running.programs[node].wait_for(CONNECTED)
+            running.connect_node(name, environment=UNTRAINED)
     try:
         yield
     finally:

@@ -57,7 +57,7 @@ DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
 SEQUENCES = (2, 2, 1)  # train, validation and test, of each site
 POLL_SECONDS, GONE_SECONDS = 1.0, 60.0  # after which a SuperLink that does not answer is gone
-READY, LOST_ANSWER = "played sites ready", "lost is an answer"
+READY, LOST_REPLY = "simulated client ready", "a reply was lost"
 LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError, RunNotRunningException)
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class Node:
                 else:
                     self._answer(*received)
             except LOST as error:
-                print(f"{LOST_ANSWER} of {self.site.identity.name}: {error}", flush=True)
+                print(f"{LOST_REPLY}, of {self.site.identity.name}: {error}", flush=True)
 
     def _answer(self, message: Message, tree: ObjectTree) -> None:
         run, shared = message.metadata.run_id, self.member.shared

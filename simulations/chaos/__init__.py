@@ -1,1 +1,1 @@
-"""What hospitals' networks do to a federation, done on purpose: real processes, killed, cut off and fed junk."""
+"""Chaos suite: a deployment of real processes that are killed, cut off, slowed down and sent forged updates."""

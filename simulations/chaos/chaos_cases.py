@@ -1,4 +1,4 @@
-"""The cases of the chaos suite: what is done to a deployment, what must come of it, and the figures."""
+"""Cases of the chaos suite: each disturbs a deployment, and yields rows with the result and its figures."""
 
 import http.client
 import os
@@ -27,14 +27,14 @@ from simulations.simulated_federation import federate
 from sites.cli.pull_command import opened
 from sites.node.node_identity import create_identity
 
-from .cluster import CONNECTED, Cluster, Run, Settings, altered
+from .cluster import Cluster, Run, Settings, altered
 from .relay import relay
 
 HALF = 0.5
-OUTLASTING = 20  # rounds that take longer than a cut
+LONG_RUN = 20  # rounds, which take longer than a cut
 MAX_SECONDS = 1800.0  # of a run that is held up
-LIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "old run", "old round")
-KILLED = {  # what is killed -> programs
+FORGERIES = ("nan", "inf", "shape", "one", "dtype", "examples", "domain", "epoch", "garbage", "old run", "old round")
+KILLED = {  # case -> programs that are killed
     "ServerApp": ("flwr-serverapp",),
     "SuperLink": ("flower-superlink",),
     "both": ("flwr-serverapp", "flower-superlink"),
@@ -45,85 +45,85 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """A deployment, how its runs are set, and how hard it is shaken."""
+    """Deployment under test, the settings of its runs, and the number of kills."""
 
     cluster: Cluster
     settings: Settings
     kills: int  # of each kind
     seed: int = 0
 
-    def unbroken(self, **changes: str | float | bool) -> Run:
-        """Return a run that was left in peace."""
+    @property
+    def victim(self) -> str:
+        """Return the site that a case disturbs."""
+        return self.cluster.names[-1]
+
+    def uninterrupted(self, **changes: str | float | bool) -> Run:
+        """Return a completed run without any disturbance."""
         run = self.cluster.run({**self.settings, **changes})
-        _require(run.end() == 0, f"the run that nobody disturbs failed: {run.program.told()[-500:]}")
+        run.completed()
         return run
 
     def rows(self, run: Run) -> Rows:
-        """Return the weights that a run ended with, as rows."""
+        """Return the weights at the end of a run, as rows."""
         if (run.out / CLEAR).exists():
             return EncryptedModel.load(run.out / CLEAR).rows
         return opened(run.out / SEALED, self.cluster.hospitals.domain).rows
 
 
 def proxy(trial: Trial) -> Iterator[Row]:
-    """Through nginx, with TLS and node authentication, a run is the simulation's; nothing else gets through."""
-    run = trial.unbroken()
+    """Through nginx, with TLS and node authentication, a run equals the simulation; nothing else passes the proxy."""
+    deployed = trial.uninterrupted().record
     out = trial.cluster.folder / "simulated"
     defaults = {**trial.settings, "out": str(out), "card": trial.cluster.hospitals.domain.card().to_json()}
     simulated = federate(trial.cluster.hospitals.sites, run_config((), {}, {**defaults, "initial-model": ""}))
-    deployed = run.record
-    far = largest_difference(figures(deployed), figures(simulated))
-    yield row("metrics as simulated", far <= 1e-6, largest_difference=far, rounds=len(deployed.rounds))
-    answers = {path: answered(trial.cluster, path) for path in PATHS}
-    yield row("all but the Fleet API is closed", set(answers.values()) == {403}, paths=len(answers))
+    difference = largest_difference(figures(deployed), figures(simulated))
+    yield row("metrics as simulated", difference <= 1e-6, largest_difference=difference, rounds=len(deployed.rounds))
+    statuses = {path: status_of_post(trial.cluster, path) for path in PATHS}
+    yield row("all but the Fleet API is closed", set(statuses.values()) == {403}, paths=len(statuses))
     create_identity(trial.cluster.identity("stranger"))
     trial.cluster.start_node(trial.cluster.names[0], identity="stranger")
-    refused = trial.cluster.programs["node stranger"].process.wait(300)
-    yield row("an unregistered node is refused", refused != 0, status=refused)
+    status = trial.cluster.programs["node stranger"].process.wait(300)
+    yield row("an unregistered node is refused", status != 0, status=status)
 
 
 def kills(trial: Trial) -> Iterator[Row]:
-    """Whatever of the coordinator is killed, and when, the run ends by itself with the same weights."""
-    before, began = trial.cluster.trainings(), time.monotonic()
-    peace = trial.unbroken()
-    seconds, calm = time.monotonic() - began, trial.cluster.trainings() - before
-    expected, rounds = trial.rows(peace), int(trial.settings["rounds"])
-    a_round = peace.record.seconds / rounds
+    """Whichever program of the coordinator is killed, at any moment, the run ends by itself with the same weights."""
+    before, started = trial.cluster.trainings(), time.monotonic()
+    reference = trial.uninterrupted()
+    reference_seconds, reference_trainings = time.monotonic() - started, trial.cluster.trainings() - before
+    expected, rounds = trial.rows(reference), int(trial.settings["rounds"])
+    round_seconds = reference.record.seconds / rounds
     for number, (what, programs) in enumerate(KILLED.items()):
-        before, began, done = trial.cluster.trainings(), time.monotonic(), 0
+        before, started, done = trial.cluster.trainings(), time.monotonic(), 0
         run = trial.cluster.run(trial.settings)
         for moment in moments(trial.seed + number, trial.kills, rounds):
             run.wait_until("judging" if moment % 1 >= HALF else "training", int(moment) + 1)
-            time.sleep(moment % HALF * a_round)
-            while run.goes_on() and not trial.cluster.kill(*programs):
-                time.sleep(0.05)  # it was killed before, and is not back yet
-            done += run.goes_on()
-        status = run.end()
-        same = status == 0 and same_rows(trial.rows(run), expected)
-        again = trial.cluster.trainings() - before - calm
+            time.sleep(moment % HALF * round_seconds)
+            while run.is_running() and not trial.cluster.kill(*programs):
+                time.sleep(0.05)  # killed before, and not restarted yet
+            done += run.is_running()
+        same = run.end() == 0 and same_rows(trial.rows(run), expected)
+        again = trial.cluster.trainings() - before - reference_trainings
         yield row(
             f"{what} killed",
             same and done == trial.kills and again == 0,
             kills=done,
             same_weights=same,
             retrained=again,
-            seconds=time.monotonic() - began,
-            seconds_in_peace=seconds,
+            seconds=time.monotonic() - started,
+            seconds_uninterrupted=reference_seconds,
         )
 
 
 def site_killed(trial: Trial) -> Iterator[Row]:
-    """A site that is killed in a round is named, the round closes with the others, and it is back after a restart."""
-    victim = trial.cluster.names[-1]
-    deadline = 120.0
+    """A site killed in a round is named, the round closes with the others, and the site is back after its restart."""
+    victim, deadline = trial.victim, 120.0
     run = trial.cluster.run({**trial.settings, "round-seconds": deadline})
     run.wait_until("training", 2)
     trial.cluster.programs[f"node {victim}"].kill()
     run.wait_until("training", 3)
     trial.cluster.start_node(victim)
-    status = run.end()
-    _require(status == 0, run.program.told()[-500:])
-    rounds = run.record.rounds
+    rounds = run.completed().rounds
     second = rounds[1]
     back = [r.number for r in rounds[2:] if victim in r.sites]
     yield row(
@@ -136,126 +136,122 @@ def site_killed(trial: Trial) -> Iterator[Row]:
 
 
 def cut(trial: Trial) -> Iterator[Row]:
-    """A network that passes nothing for 90 seconds costs its site the rounds of that time, and nobody else any."""
-    victim, seconds = trial.cluster.names[-1], 90.0
+    """A network that is cut for 90 seconds costs its site the rounds of that time, and no other site any."""
+    victim, seconds = trial.victim, 90.0
     with relay(trial.cluster.port) as stretch:
-        trial.cluster.programs[f"node {victim}"].end()
-        trial.cluster.start_node(victim, stretch.address)
-        trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)
-        rounds = max(OUTLASTING, int(trial.settings["rounds"]))
+        trial.cluster.connect_node(victim, stretch.address)
+        rounds = max(LONG_RUN, int(trial.settings["rounds"]))
         run = trial.cluster.run({**trial.settings, "rounds": rounds, "round-seconds": 240.0})
         run.wait_until("training", 2)
         stretch.cut(seconds)
-        status = run.end(MAX_SECONDS)
+        record = run.completed(MAX_SECONDS).rounds
         trial.cluster.programs[f"node {victim}"].end()
-    trial.cluster.start_node(victim)
-    trial.cluster.programs[f"node {victim}"].wait_for(CONNECTED)
-    _require(status == 0, run.program.told()[-500:])
-    record = run.record.rounds
-    missed = [r.number for r in record if victim not in r.sites]
+    trial.cluster.connect_node(victim)
+    missed = [r for r in record if victim not in r.sites]
+    seconds_missed = sum(r.seconds for r in missed)
     yield row(
         f"a network cut for {seconds:.0f} s",
         all(len(r.sites) >= 2 for r in record)
-        and all(victim in record[number - 1].left_out for number in missed)
-        and sum(record[number - 1].seconds for number in missed) < 2 * seconds
+        and all(victim in r.left_out for r in missed)
+        and seconds_missed < 2 * seconds
         and victim in record[-1].sites,
-        missed_rounds=missed,
+        missed_rounds=[r.number for r in missed],
         of_rounds=len(record),
-        seconds_missed=sum(record[number - 1].seconds for number in missed),
-        named=[record[number - 1].left_out.get(victim, "") for number in missed],
+        seconds_missed=seconds_missed,
+        named=[r.left_out.get(victim, "") for r in missed],
     )
 
 
 def slow(trial: Trial) -> Iterator[Row]:
-    """A site that is ten times slower is late, named, and asked again in the next round; the others go on."""
-    victim = trial.cluster.names[-1]
-    calm = trial.unbroken().record.rounds
-    deadline = 1.5 * max(r.seconds for r in calm)
+    """A straggler, ten times slower, is excluded by name and asked again in the next round; the others continue."""
+    victim = trial.victim
+    undisturbed = trial.uninterrupted().record.rounds
+    deadline = 1.5 * max(r.seconds for r in undisturbed)
     with slowed(trial.cluster, victim, 10):
         run = trial.cluster.run({**trial.settings, "round-seconds": deadline})
-        status = run.end(3 * deadline * (len(calm) + 1))
-    _require(status == 0, run.program.told()[-500:])
-    rounds = run.record.rounds
-    late = [r.number for r in rounds if victim not in r.sites]
+        rounds = run.completed(3 * deadline * (len(undisturbed) + 1)).rounds
+    excluded = [r for r in rounds if victim not in r.sites]
     yield row(
         "a site ten times slower",
-        bool(late) and all(victim in rounds[number - 1].left_out for number in late),
-        late_in=late,
+        bool(excluded) and all(victim in r.left_out for r in excluded),
+        excluded_in=[r.number for r in excluded],
         deadline=deadline,
         longest_round=max(r.seconds for r in rounds),
-        named=rounds[late[0] - 1].left_out.get(victim, "") if late else "",
+        named=excluded[0].left_out.get(victim, "") if excluded else "",
     )
 
 
 def full_disk(trial: Trial) -> Iterator[Row]:
-    """A disk that is full at the coordinator stops the run for a while, and costs nothing."""
-    expected = trial.rows(trial.unbroken())
+    """A full disk at the coordinator pauses the run, and no result is lost."""
+    expected = trial.rows(trial.uninterrupted())
     disk = trial.cluster.folder / "disk"
     with small_disk(disk, 16) as room:
-        run = trial.cluster.run(trial.settings, out=room / "run")
-        run.wait_until("training", 2)
-        fill(room / "junk")
+        run = _on_full_disk(trial, room)
         deadline = time.monotonic() + 180
-        while "is full" not in run.program.told() and time.monotonic() < deadline:
+        while "is full" not in run.program.log_text() and time.monotonic() < deadline:
             time.sleep(0.2)
-        told = "is full" in run.program.told()
+        reported = "is full" in run.program.log_text()
         (room / "junk").unlink()
-        status = run.end()
-        same = status == 0 and same_rows(trial.rows(run), expected)
-        yield row("a full disk, for a while", told and same, told=told, same_weights=same)
+        same = run.end() == 0 and same_rows(trial.rows(run), expected)
+        yield row("a full disk, for a while", reported and same, reported=reported, same_weights=same)
         (room / "run").rename(room / "first")
-        run = trial.cluster.run({**trial.settings, "wait-seconds": 5.0}, out=room / "run")
-        run.wait_until("training", 2)
-        fill(room / "junk")
-        status = run.end()
-        failed = status == 1 and "is full" in run.program.told()
+        run = _on_full_disk(trial, room, **{"wait-seconds": 5.0})
+        failed = run.end() == 1 and "is full" in run.program.log_text()
         (room / "junk").unlink()
         run = trial.cluster.run({"wait-seconds": 600.0}, out=room / "run", resume=True)
         same = run.end() == 0 and same_rows(trial.rows(run), expected)
         yield row("a full disk, for long", failed and same, failed=failed, same_weights_resumed=same)
 
 
+def _on_full_disk(trial: Trial, room: Path, **changes: float) -> Run:
+    """Start a run whose disk is full from the second round on."""
+    run = trial.cluster.run({**trial.settings, **changes}, out=room / "run")
+    run.wait_until("training", 2)
+    fill(room / "junk")
+    return run
+
+
 def poison(trial: Trial) -> Iterator[Row]:
-    """One of four sites lies: in clear it is refused and named; masked, no lie gets into a model."""
-    liar = trial.cluster.names[-1]
+    """One of four sites sends forged updates: in clear it is refused by name; masked, no forgery enters a model."""
+    trial.cluster.programs[f"node {trial.victim}"].end()
+    yield from _in_clear(trial)
+    for forgery in FORGERIES:
+        forge(trial, forgery)
+        yield _masked(trial, forgery)
+    trial.cluster.programs[f"node {trial.victim}"].end()
+
+
+def _in_clear(trial: Trial) -> Iterator[Row]:
     clear = {**trial.settings, "secure-aggregation": False, "rounds": 2, "sites": 3}
     of_four = {**clear, "sites": 4, "quorum": 3}
-    trial.cluster.programs[f"node {liar}"].end()
-    expected = dict.fromkeys(LIES, trial.rows(trial.unbroken(**clear)))
-    lying(trial, liar, "nan later")
-    expected["old round"] = trial.rows(trial.unbroken(**of_four))  # its first round is an honest one
-    lying(trial, liar, "old run")
-    trial.unbroken(**of_four)  # honest, but that it keeps its update
-    for lie in LIES:
-        lying(trial, liar, lie)
+    expected = dict.fromkeys(FORGERIES, trial.rows(trial.uninterrupted(**clear)))
+    forge(trial, "nan later")
+    expected["old round"] = trial.rows(trial.uninterrupted(**of_four))  # its first round is an honest one
+    forge(trial, "old run")
+    trial.uninterrupted(**of_four)  # honest: it keeps its update
+    for forgery in FORGERIES:
+        forge(trial, forgery)
         run = trial.cluster.run(of_four)
-        status = run.end()
-        if status:
-            yield row(f"in clear: {lie}", False, told=run.program.told()[-300:])
+        if run.end():
+            yield row(f"in clear: {forgery}", False, log=run.program.log_text()[-300:])
             continue
-        record = run.record
-        rows = trial.rows(run).items()
-        far = max(float(np.abs(values - expected[lie][name]).max()) for name, values in rows)
+        quarantined, rows = run.record.quarantined, trial.rows(run).items()
+        difference = max(float(np.abs(values - expected[forgery][name]).max()) for name, values in rows)
         yield row(
-            f"in clear: {lie}",
-            list(record.quarantined) == [liar] and far <= 1e-12,
-            named=record.quarantined.get(liar, ""),
-            largest_difference=far,
+            f"in clear: {forgery}",
+            list(quarantined) == [trial.victim] and difference <= 1e-12,
+            named=quarantined.get(trial.victim, ""),
+            largest_difference=difference,
         )
-    masked = {**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "retries": 1}
-    for lie in LIES:
-        lying(trial, liar, lie)
-        run = trial.cluster.run(masked)
-        status = run.end()
-        told = run.program.told()
-        quarantined = f"{liar} is quarantined" in told
-        loud = status == 1 and "adopted no model of it" in told
-        yield row(
-            f"masked: {lie}",
-            (status == 0 and quarantined) or loud,
-            outcome="quarantined" if quarantined else "ended loudly" if loud else told[-300:],
-        )
-    trial.cluster.programs[f"node {liar}"].end()
+
+
+def _masked(trial: Trial, forgery: str) -> Row:
+    run = trial.cluster.run({**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "retries": 1})
+    status, log = run.end(), run.program.log_text()
+    quarantined = f"{trial.victim} is quarantined" in log
+    failed = status == 1 and "adopted no model of it" in log
+    outcome = "quarantined" if quarantined else "the run ended with an error" if failed else log[-300:]
+    return row(f"masked: {forgery}", (status == 0 and quarantined) or failed, outcome=outcome)
 
 
 CASES: Mapping[str, Callable[[Trial], Iterator[Row]]] = {
@@ -270,60 +266,57 @@ CASES: Mapping[str, Callable[[Trial], Iterator[Row]]] = {
 
 
 def moments(seed: int, number: int, rounds: int) -> list[float]:
-    """Return random moments of a run in its order, in rounds: the first half of each is its training."""
+    """Return sorted random moments of a run, in rounds: the first half of each round is its training."""
     drawn = Random(seed)  # noqa: S311  no secret depends on it
     return sorted(drawn.uniform(0.0, rounds) for _ in range(number))
 
 
-def row(case: str, as_designed: bool, **figures: Any) -> Row:  # noqa: FBT001  it is what a row says first
-    """Return one line of the suite's report."""
+def row(case: str, as_designed: bool, **figures: Any) -> Row:  # noqa: FBT001  the first thing a row says
+    """Return one row of the suite's report."""
     return {"case": case, "as designed": as_designed, **figures}
 
 
 def figures(record: FederationRecord) -> list[float]:
-    """Return the figures of each round, and of the test."""
+    """Return the figures of each round and of the test."""
     counts = [*(r.together for r in record.rounds), record.test_counts()]
     return [value for of in counts for value in metrics(of).to_mapping().values() if isinstance(value, float)]
 
 
 def largest_difference(one: list[float], other: list[float]) -> float:
-    """Return by how much two lists of figures differ at most; infinity if they are not the same figures."""
+    """Return the largest difference of two lists of figures; infinity if their lengths differ."""
     return float(np.abs(np.array(one) - other).max()) if len(one) == len(other) else float("inf")
 
 
 def same_rows(one: Rows, other: Rows) -> bool:
-    """Tell whether two models are the same, bit for bit."""
+    """Return whether two models are equal bit for bit."""
     return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def answered(cluster: Cluster, path: str) -> int:
-    """Return the status that the proxy answers to a POST of this path, as it stands."""
+def status_of_post(cluster: Cluster, path: str) -> int:
+    """Return the status of the proxy's response to a POST of this path, which is sent as it is."""
     context = ssl.create_default_context(cafile=str(cluster.state / "tls" / "ca.pem"))
     connection = http.client.HTTPSConnection("127.0.0.1", cluster.port, context=context, timeout=20)
     connection.request("POST", path, body=b"")
     return connection.getresponse().status
 
 
-def lying(trial: Trial, name: str, lie: str) -> None:
-    """Let a site lie from now on."""
+def forge(trial: Trial, forgery: str) -> None:
+    """Restart the victim's node so that it sends this forgery from now on."""
     cluster, domain = trial.cluster, trial.cluster.hospitals.domain
     other = KeyDomain.of_secret(bytes(32), n=domain.n, scheme=domain.scheme)
-    if lie == "epoch":
+    if forgery == "epoch":
         other = domain.successor(domain.card().certifying_key)
-    if program := cluster.programs.get(f"node {name}"):
-        program.end()
-    told = {
-        "FEDPP_POISON": lie,
+    variables = {
+        "FEDPP_POISON": forgery,
         "FEDPP_POISON_DOMAIN": other.card().fingerprint,
         "FEDPP_POISON_KEPT": str(cluster.folder / "kept"),
     }
-    cluster.start_node(name, environment={**altered("poison"), **told})
-    cluster.programs[f"node {name}"].wait_for(CONNECTED)
+    cluster.connect_node(trial.victim, environment={**altered("poison"), **variables})
 
 
 @contextmanager
 def slowed(cluster: Cluster, name: str, times: int) -> Iterator[None]:
-    """Give a site's ClientApps one share of the time in so many."""
+    """Make a site's ClientApps `times` slower for this block."""
     ended = threading.Event()
 
     def hold() -> None:
@@ -345,7 +338,7 @@ def slowed(cluster: Cluster, name: str, times: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
-    """Yield a folder with room for so many megabytes; raise `FederationError` where none can be made."""
+    """Yield a folder with room for `megabytes`; raise `FederationError` where none can be made."""
     path.mkdir()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)],
@@ -354,7 +347,7 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
         check=False,
     )
     if done.returncode:
-        raise FederationError(f"no small disk can be made here ({done.stderr.strip()}): it takes root")
+        raise FederationError(f"cannot mount a small disk ({done.stderr.strip()}): run as root")
     try:
         yield path
     finally:
@@ -366,8 +359,3 @@ def fill(path: Path) -> None:
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-
-
-def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001
-    if not holds:
-        raise FederationError(otherwise)

@@ -1,4 +1,4 @@
-"""`python -m simulations chaos`: run the cases, and tell what came of each."""
+"""Command `python -m simulations chaos`: runs the cases, and yields a row for each result."""
 
 import subprocess
 import tempfile
@@ -14,7 +14,7 @@ from .chaos_cases import CASES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6
-NETWORK = {"architecture": "cnn", "filters": (4, 8), "dense": 8, "lstm": 8}  # what is shaken is not the training
+NETWORK = {"architecture": "cnn", "filters": (4, 8), "dense": 8, "lstm": 8}  # small: training is not what is tested
 
 
 def run(
@@ -25,13 +25,13 @@ def run(
     kills: int = 10,
     rounds: int = ROUNDS,
 ) -> Iterator[Row]:
-    """Run the named cases, by default all, on phantom hospitals or on these data; yield their rows as they are made.
+    """Run the named cases (default: all) on phantom hospitals or on `data`; yield each row when it is known.
 
-    A case that cannot be run to its end is a row, too. Raises `ConfigError` for a case that there is not.
+    A case that fails before its end is a row, too. Raises `ConfigError` for an unknown case.
     """
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
-        raise ConfigError(f"there is no case {unknown[0]!r:.40}: there are {', '.join(CASES)}")
+        raise ConfigError(f"unknown case {unknown[0]!r:.40}: known are {', '.join(CASES)}")
     for name in cases or CASES:
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
             try:

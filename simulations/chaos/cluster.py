@@ -1,4 +1,4 @@
-"""A whole deployment on this machine: coordinator with nginx, and for each hospital a vault and a SuperNode."""
+"""Cluster: a whole deployment on this machine, the coordinator with nginx, and a vault and a SuperNode a hospital."""
 
 import os
 import signal
@@ -21,28 +21,28 @@ from fedpp.errors import FederationError
 from fedpp.processes import QUIET_FLOWER, free_port
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from simulations.hospitals import Hospitals
+from simulations.simulated_federation import ROOT
 from sites.node.node_identity import create_identity
 
-ROOT = Path(__file__).parents[2]
 ALTERED = ROOT / "simulations" / "chaos" / "altered"
 START_SECONDS, CALL_SECONDS = 120.0, 300.0
-CONNECTED = "SuperNode ID"  # what a SuperNode logs once SuperLink let it in
+CONNECTED = "SuperNode ID"  # a SuperNode logs it when SuperLink has accepted it
 Settings = Mapping[str, str | int | float]
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Program:
-    """One program of ours, and its messages in a file."""
+    """Running program, and the log file of its messages."""
 
     def __init__(
         self,
         command: Sequence[str],
         log: Path,
-        environment: Mapping[str, str] = NOTHING,
+        environment: Mapping[str, str] = NO_VARIABLES,
         *,
         by: Sequence[str] = (sys.executable, "-m"),
     ) -> None:
-        """Start it, a module of ours unless it is run `by` nothing."""
+        """Start it: a Python module, or any command with an empty `by`."""
         self.log = log
         with log.open("ab") as output:
             self._from = output.tell()
@@ -55,25 +55,25 @@ class Program:
                 stderr=subprocess.STDOUT,
             )
 
-    def told(self) -> str:
-        """Return what it printed."""
+    def log_text(self) -> str:
+        """Return the messages that it has printed."""
         return self.log.read_bytes()[self._from :].decode(errors="replace")
 
     def wait_for(self, sign: str) -> None:
-        """Wait until it printed this; raise `FederationError` if it does not."""
+        """Wait until it has printed `sign`; raise `FederationError` if it ends before, or takes too long."""
         deadline = time.monotonic() + START_SECONDS
-        while sign not in self.told():
+        while sign not in self.log_text():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise FederationError(f"no {sign!r} in {self.log}: {self.told()[-500:]}")
+                raise FederationError(f"no {sign!r} in {self.log}: {self.log_text()[-500:]}")
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kill it, as a machine that loses power does, and nothing else: its children must see to themselves."""
+        """Kill it without its children, as the kernel kills one process."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Ask it to end, and wait."""
+        """Terminate it and wait; kill it after 30 seconds."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -84,11 +84,11 @@ class Program:
 
 @dataclass
 class Cluster:
-    """The running deployment; programs by name: `up`, each run, and of each site its vault and its node."""
+    """Running deployment; `programs` has `up`, each run, and the vault and the node of each site by name."""
 
     folder: Path
     hospitals: Hospitals
-    port: int  # where sites call
+    port: int  # of the proxy, to which sites connect
     superlink: int
     programs: dict[str, Program] = field(default_factory=dict)
     runs: int = 0
@@ -104,7 +104,7 @@ class Cluster:
         return tuple(site.dataset.name for site in self.hospitals.sites)
 
     def end(self) -> None:
-        """End all programs, the last one first."""
+        """End all programs, the newest first."""
         for program in reversed(self.programs.values()):
             program.end()
 
@@ -115,7 +115,7 @@ class Cluster:
         self.programs["up"].wait_for("coordinator ready at")
 
     def enrol(self, name: str) -> None:
-        """Make a site's node key, and enrol it."""
+        """Make a site's node key and enrol it."""
         public = create_identity(self.identity(name))
         call(["coordinator", "enrol", "--state", str(self.state), str(public), name])
 
@@ -124,7 +124,7 @@ class Cluster:
         return self.folder / "identities" / name
 
     def start_vault(self, site: SiteConfig) -> None:
-        """Start a site's vault, and approve this checkout's bundle."""
+        """Approve this checkout's bundle in a site's policy, and start its vault."""
         name = site.dataset.name
         policy = SitePolicy.load(site.policy)
         site.policy.write_text(
@@ -153,9 +153,9 @@ class Cluster:
         address: str | None = None,
         *,
         identity: str | None = None,
-        environment: Mapping[str, str] = NOTHING,
+        environment: Mapping[str, str] = NO_VARIABLES,
     ) -> None:
-        """Start a site's SuperNode, by default with its own key, and do not wait until it is let in."""
+        """Start a site's SuperNode, by default with its own key, without waiting for its connection."""
         site = self.site(name)
         self.programs[f"node {identity or name}"] = Program(
             [
@@ -168,33 +168,42 @@ class Cluster:
             environment,
         )
 
+    def connect_node(
+        self, name: str, address: str | None = None, environment: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
+        """End a site's SuperNode if it runs, start it, and wait until SuperLink has accepted it."""
+        if program := self.programs.get(f"node {name}"):
+            program.end()
+        self.start_node(name, address, environment=environment)
+        self.programs[f"node {name}"].wait_for(CONNECTED)
+
     def site(self, name: str) -> SiteConfig:
-        """Return a site's addresses."""
+        """Return a site's configuration."""
         return self.hospitals.sites[self.names.index(name)]
 
     def run(self, settings: Settings, *, out: Path | None = None, resume: bool = False) -> "Run":
-        """Begin a run, or go on with the one in `out`."""
+        """Start a run, or resume the one in `out`."""
         self.runs += 1
         out = out or self.folder / f"run-{self.runs}"
         card = self.folder / "domain.card"
         card.write_text(self.hospitals.domain.card().to_json())
         texts = [text for name, value in settings.items() if name != "sites" for text in ("--set", _text(name, value))]
-        begun = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
-        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *begun, *texts]
+        start = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
+        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *start, *texts]
         program = self.programs[f"run {self.runs}"] = Program(command, self.folder / f"run-{self.runs}.log")
         return Run(program, RunState(out))
 
     def launchers(self, name: str) -> list[int]:
-        """Return the processes of a site that answer questions."""
+        """Return the processes of a site's ClientApps."""
         identity, found = str(self.identity(name)), []
-        for process in self.processes("multiprocessing.forkserver"):  # and what they are forked from
-            with suppress(OSError):  # it ended just now
+        for process in self.processes("multiprocessing.forkserver"):  # and the processes they are forked from
+            with suppress(OSError):  # it has ended
                 if identity in Path(f"/proc/{process}/environ").read_text():
                     found.append(process)
         return found
 
     def processes(self, program: str) -> list[int]:
-        """Return the ids of the processes below this folder whose command has this text."""
+        """Return the ids of the processes of this cluster whose command contains this text."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -207,7 +216,7 @@ class Cluster:
         return found
 
     def kill(self, *programs: str) -> int:
-        """Kill all processes of these programs; return how many there were."""
+        """Kill all processes of these programs; return their number."""
         victims = [process for program in programs for process in self.processes(program)]
         for victim in victims:
             try:
@@ -217,13 +226,13 @@ class Cluster:
         return len(victims)
 
     def trainings(self) -> int:
-        """Return how many updates the vaults masked so far: one a training that came to its end."""
+        """Return the number of updates that the vaults have masked: one a completed training."""
         return sum((self.folder / f"audit-{name}.log").read_text().count('"method":"Mask"') for name in self.names)
 
 
 @dataclass
 class Run:
-    """A run that goes on."""
+    """Run of a cluster."""
 
     program: Program
     folder: RunState
@@ -235,59 +244,65 @@ class Run:
 
     @property
     def record(self) -> FederationRecord:
-        """Return what the coordinator wrote of it when it had ended."""
+        """Return the coordinator's record of the ended run."""
         return FederationRecord.load(self.out / RECORD)
 
-    def goes_on(self) -> bool:
-        """Tell whether it has not ended."""
+    def is_running(self) -> bool:
+        """Return whether it has not ended."""
         return self.program.process.poll() is None
 
     def progress(self) -> Progress:
-        """Return where it is."""
+        """Return its progress."""
         return Progress.load(self.folder.progress)
 
     def wait_until(self, phase: str, number: int) -> None:
-        """Wait until it is in this phase of this round, or beyond."""
+        """Wait until it has reached this phase of this round."""
         deadline = time.monotonic() + CALL_SECONDS
         while True:
             progress = self.progress()
             if progress.ended or progress.round > number or (progress.round, progress.phase) == (number, phase):
                 return
-            if not self.goes_on() or time.monotonic() > deadline:
+            if not self.is_running() or time.monotonic() > deadline:
                 raise FederationError(
-                    f"the run did not come to {phase} of round {number}: {self.program.told()[-500:]}"
+                    f"the run did not reach {phase} of round {number}: {self.program.log_text()[-500:]}"
                 )
             time.sleep(0.05)
 
     def end(self, seconds: float = 900.0) -> int:
-        """Wait until it ends by itself; return its exit status."""
+        """Wait until it ends; return its exit status."""
         return self.program.process.wait(seconds)
+
+    def completed(self, seconds: float = 900.0) -> FederationRecord:
+        """Wait until it ends; return its record, or raise `FederationError` if it has failed."""
+        if status := self.end(seconds):
+            raise FederationError(f"the run ended with status {status}: {self.program.log_text()[-500:]}")
+        return self.record
 
 
 @contextmanager
-def cluster(folder: Path, hospitals: Hospitals, environment: Mapping[str, str] = NOTHING) -> Iterator[Cluster]:
-    """Run a deployment of these hospitals, its nodes in this environment; all of it ends with the block."""
-    made = Cluster(folder, hospitals, free_port(), free_port())
+def cluster(folder: Path, hospitals: Hospitals, environment: Mapping[str, str] = NO_VARIABLES) -> Iterator[Cluster]:
+    """Run a deployment of these hospitals for this block, its nodes with these environment variables."""
+    running = Cluster(folder, hospitals, free_port(), free_port())
     with ExitStack() as stack:
-        stack.callback(made.end)
-        made.start_up()
+        stack.callback(running.end)
+        running.start_up()
         for site in hospitals.sites:
-            made.enrol(site.dataset.name)
-            made.start_vault(site)
-            made.start_node(site.dataset.name, environment=environment)
-        for name, program in made.programs.items():
+            running.enrol(site.dataset.name)
+            running.start_vault(site)
+            running.start_node(site.dataset.name, environment=environment)
+        for name, program in running.programs.items():
             if name.startswith("node "):
                 program.wait_for(CONNECTED)
-        yield made
+        yield running
 
 
 def altered(how: str) -> dict[str, str]:
-    """Return the environment in which a site's processes are altered: `poison` or `untrained`."""
+    """Return the environment of a site whose processes are altered: `poison` or `untrained`."""
     return {"PYTHONPATH": os.pathsep.join(map(str, (ALTERED / how, ALTERED)))}
 
 
 def call(command: Sequence[str]) -> str:
-    """Run one of our programs to its end; return what it printed, raise `FederationError` if it fails."""
+    """Run a command of the project to its end; return its output, raise `FederationError` if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,

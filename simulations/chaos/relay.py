@@ -1,4 +1,4 @@
-"""A stretch of network between a site and the coordinator that can be cut: no packet passes, and nobody is told."""
+"""Relay between a site and the coordinator that can be cut without a sign to either: no packet passes."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ CHUNK = 2**16
 
 
 class Relay:
-    """Passes connections on to a port of this machine, unless it is cut: then they hang, old and new ones alike."""
+    """Relay of connections to a port of this machine; while it is cut, old and new connections hang."""
 
     def __init__(self, server: socket.socket, port: int) -> None:
         """Listen with this socket."""
@@ -21,11 +21,11 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """Return where to call it."""
+        """Return the host and port that it listens on."""
         return f"127.0.0.1:{self._server.getsockname()[1]}"
 
     def cut(self, seconds: float) -> None:
-        """Pass nothing for so long."""
+        """Pass nothing for this many seconds."""
         self._open.clear()
         time.sleep(seconds)
         self._open.set()

@@ -1,6 +1,6 @@
-"""Changes a module as soon as it is imported, whoever imports it: for a `sitecustomize` beside which this folder is.
+"""Import hook for a `sitecustomize`: changes a module as soon as it is imported.
 
-It stands on the Python path of a site's processes, where nothing of the checkout is; so it imports nothing of it.
+It is on the Python path of a site's processes, where nothing of the checkout is; so it imports nothing of it.
 """
 
 import importlib.abc
@@ -16,7 +16,7 @@ class _Changing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._name, self._change = name, change
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """Find the module, and load it by ourselves."""
+        """Return the module's spec with this loader."""
         if name != self._name:
             return None
         sys.meta_path.remove(self)
@@ -26,15 +26,15 @@ class _Changing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def create_module(self, spec: Any) -> Any:
-        """Leave it to the loader."""
+        """Create the module with the original loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run it, and change it."""
+        """Execute the module, then change it."""
         self._loader.exec_module(module)
         self._change(module)
 
 
 def after_import(name: str, change: Callable[[Any], None]) -> None:
-    """Call `change` with the module of this name once it was imported."""
+    """Call `change` with the module of this name after its import."""
     sys.meta_path.insert(0, _Changing(name, change))

@@ -1,4 +1,4 @@
-"""The drift bench: what it measures over a few steps, its chart, and the representation of moments that it chose by."""
+"""Benchmark of rounding: its figures over a few steps, its chart, and the two representations of moments."""
 
 from pathlib import Path
 
@@ -27,24 +27,24 @@ def moved(optimizer: Adam, dtype: str) -> np.ndarray:
     return np.asarray(of.to_slots(tuple(np.asarray(v, np.float64) for v in weight))[0])
 
 
-def test_small_moments_drown_as_rows_and_not_by_slot():
-    """In float32, where the message's gradients are 1e-4 of the decoys', moments as rows lose Adam's steps."""
+def test_small_moments_are_lost_as_rows_and_not_by_slot():
+    """In float32, where the message's gradients are 1e-4 of the decoys', moments as rows lose Adam's precision."""
     algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     expected = moved(Adam(Algebra.plaintext()), "float64")
     by_slot, by_rows = (moved(make(algebra), "float32") for make in (Adam, RowMoments))
-    off, drowned = (np.linalg.norm(steps - expected) / np.linalg.norm(expected) for steps in (by_slot, by_rows))
+    off, lost = (np.linalg.norm(steps - expected) / np.linalg.norm(expected) for steps in (by_slot, by_rows))
     assert off < 0.01
-    assert drowned > 50 * off
+    assert lost > 50 * off
 
 
 def test_moments_as_rows_are_adam_where_nothing_rounds():
-    """In float64 the variant takes Adam's own steps: it is rounding alone that the bench compares."""
+    """In float64 the variant takes Adam's own steps, so the benchmark compares rounding alone."""
     algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     np.testing.assert_allclose(moved(RowMoments(algebra), "float64"), moved(Adam(algebra), "float64"), rtol=1e-5)
 
 
 def test_a_few_steps_are_measured_and_drawn(tmp_path: Path):
-    """Each dtype has a row for each checkpoint, in which the ciphertext is near its twin; a chart is made."""
+    """Each dtype has a row for each checkpoint, with the ciphertext near its plaintext reference; a chart is drawn."""
     result = drift(tmp_path / "out", checkpoints=(1, 3), draws={"float32": 1, "float64": 1})
     assert [row["case"] for row in result["rows"]] == [f"{d}, step {s}" for d in ("float32", "float64") for s in (1, 3)]
     for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""The mask bench: its figures are there, and what it times is right. No test depends on a time."""
+"""Benchmark of secure aggregation: every figure is there, and the timed steps are right. No test depends on a time."""
 
 import json
 from importlib.util import find_spec
@@ -13,11 +13,11 @@ from simulations.benchmarks import bench_mask
 
 def test_the_command_measures_every_step(capfd: pytest.CaptureFixture[str]):
     """Both rings have seconds and ratios of every step, and CKKS has rows, or one line says why not."""
-    assert main(["bench", "mask", "--words", "3000", "--json"]) == 0
+    assert main(["bench", "mask", "--values", "3000", "--json"]) == 0
     printed = capfd.readouterr()
     result = json.loads(printed.out)
     ours, theirs = result["rows"][:2], result["rows"][2:]
-    assert [row["case"] for row in ours] == ["3,000 words of 32 bits", "3,000 words of 64 bits"]
+    assert [row["case"] for row in ours] == ["3,000 values of 32 bits", "3,000 values of 64 bits"]
     assert [row["mb"] for row in ours] == [0.012, 0.024]
     steps = ("mask", "add", "memcpy", "unmask_3", "unmask_10", "unmask_100")
     assert all(row[f"{step}_seconds"] > 0 for row in ours for step in steps)
@@ -34,8 +34,8 @@ def test_the_command_measures_every_step(capfd: pytest.CaptureFixture[str]):
         assert all(row["bytes_to_ckks"] < 1 for row in theirs)
 
 
-def test_what_is_timed_is_a_round():
-    """The site's step and the streamed sum are masks that come off, over the end of a chunk as well."""
+def test_the_timed_steps_are_a_round():
+    """Unmasking inverts the site's step and the streamed sum, over the end of a chunk as well."""
     of, parts = bench_mask._round(32, CHUNK + 5), bench_mask._parts(3)
     values = bench_mask._values(of.length)
     under, total = np.zeros((2, of.length), of.ring.dtype)
@@ -45,12 +45,12 @@ def test_what_is_timed_is_a_round():
         of.ring.add(total, under)
     unmasked = of.ring.decode(bench_mask._KEY.unmask(of, parts, total, tags), 3 * bench_mask.EXAMPLES)
     np.testing.assert_allclose(unmasked, values, atol=2.0**-of.ring.fraction)
-    total, tag = bench_mask._total(of, parts)
+    total, tag = bench_mask._masked_sum(of, parts)
     unmasked = of.ring.decode(bench_mask._KEY.unmask(of, parts, total, tag), 3 * bench_mask.EXAMPLES)
     np.testing.assert_allclose(unmasked[:CHUNK], bench_mask._values(CHUNK), atol=2.0**-of.ring.fraction)
 
 
-def test_words_are_for_the_mask_alone(capsys: pytest.CaptureFixture[str]):
-    """Another benchmark refuses --words."""
-    assert main(["bench", "step", "--words", "3"]) != 0
-    assert "--words is for bench mask alone" in capsys.readouterr().err
+def test_values_are_for_the_mask_alone(capsys: pytest.CaptureFixture[str]):
+    """Another benchmark refuses --values."""
+    assert main(["bench", "step", "--values", "3"]) != 0
+    assert "--values is for bench mask alone" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The rounds bench, in short: real deployments, whose figures are there and can be true. No test depends on a time."""
+"""Benchmark of rounds, in short: real deployments with plausible figures. No test depends on a time."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
 
 
 def test_a_round_ends_where_the_next_one_begins():
-    """What is done between two rounds counts as the first one's judging; the last one ends with the test."""
+    """The time between two rounds belongs to the first one's second phase; the last round ends with the test."""
     moments = [
         *((0.0, 0, "waiting"), (2.0, 1, "training"), (5.0, 1, "judging"), (8.0, 2, "judging")),
         *(
@@ -49,24 +49,24 @@ def test_a_round_ends_where_the_next_one_begins():
 
 
 @pytest.mark.parametrize("megabytes", [1, 50, 100])
-def test_an_update_has_the_size_that_was_asked_for(megabytes: int):
-    """The words of both slots, four bytes each, are so many megabytes, to a thousandth."""
-    words = round_seconds.words_of(round_seconds.dense_of(megabytes * 10**6))
-    assert words * 4 == pytest.approx(megabytes * 10**6, rel=1e-3)
-    assert words == 2 * round_seconds.network_of(round_seconds.dense_of(megabytes * 10**6)).parameters()
+def test_an_update_has_the_wanted_size(megabytes: int):
+    """The values of both slots, four bytes each, have the wanted megabytes, to a thousandth."""
+    length = round_seconds.update_length(round_seconds.dense_of(megabytes * 10**6))
+    assert length * 4 == pytest.approx(megabytes * 10**6, rel=1e-3)
+    assert length == 2 * round_seconds.network_of(round_seconds.dense_of(megabytes * 10**6)).parameters()
 
 
-def test_played_sites_are_of_the_network_that_is_measured():
-    """What they say of their data fits the network of the other half of the benchmark."""
+def test_simulated_clients_fit_the_measured_network():
+    """Their site descriptions fit the network of the other half of the benchmark."""
     network = round_seconds.network_of(5)
     assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
     counts = SimulatedClient(described("a"), DOMAIN).local_baseline()
     assert isinstance(counts, RecordDict)
-    assert described("a").sequences[1:] == (2, 1)  # what a player counts of validation and test
+    assert described("a").sequences[1:] == (2, 1)  # the simulated client's evaluation counts of validation and test
 
 
-def test_the_empty_app_is_found_as_it_is_run():
-    """Its folder has what `flwr run` needs."""
+def test_the_empty_app_can_be_built():
+    """Its folder has everything that `flwr run` needs."""
     from flwr.cli.build import build_fab_from_disk
 
     assert len(build_fab_from_disk(Path(bench_rounds.__file__).parent / "empty")) > 0

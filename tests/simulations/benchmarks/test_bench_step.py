@@ -1,4 +1,4 @@
-"""The step bench: the block form that it times is right, and each figure is there. No test depends on a time."""
+"""Benchmark of a training step: its block form is right, and every figure is there. No test depends on a time."""
 
 import json
 
@@ -20,7 +20,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_block_form_computes_on_the_slots(n: int):
-    """Blocks of rows, slots, products, public numbers and gradients have the slots that they should have."""
+    """Blocks of rows, slots, products, public numbers and gradients have the expected slots."""
     r, generator = KeyDomain.of_secret(bytes(32), n=n).matrix(), np.random.default_rng(0)
     form = BlockForm(r)
     x, w = generator.normal(size=(2, n, 4, 5)), generator.normal(size=(n, 5, 3))

@@ -1,4 +1,4 @@
-"""The chaos suite in a form of minutes: a real deployment whose coordinator is killed, and what it is made of."""
+"""Chaos suite, a short form: a real deployment whose coordinator is killed, and the suite's parts."""
 
 import json
 import socket
@@ -14,15 +14,15 @@ import pytest
 from fedpp.errors import ConfigError, FederationError
 from simulations.__main__ import main
 from simulations.chaos import chaos_cases, chaos_command
-from simulations.chaos.chaos_cases import CASES, LIES, fill, largest_difference, moments, same_rows, small_disk
+from simulations.chaos.chaos_cases import CASES, FORGERIES, fill, largest_difference, moments, same_rows, small_disk
 from simulations.chaos.relay import relay
 
 
 @pytest.mark.timeout(1200)
-def test_a_coordinator_that_is_killed_ends_with_the_weights_of_peace(
+def test_a_killed_coordinator_ends_with_the_weights_of_an_uninterrupted_run(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its ServerApp and SuperLink at once (the whole suite kills each alone, too): who had answered trains no more."""
+    """ServerApp and SuperLink are killed at once (the whole suite also kills each alone); no update is retrained."""
     monkeypatch.setattr(chaos_cases, "KILLED", {"both": chaos_cases.KILLED["both"]})
     assert main(["chaos", "kills", "--kills", "1", "--rounds", "2", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["rows"]
@@ -30,10 +30,10 @@ def test_a_coordinator_that_is_killed_ends_with_the_weights_of_peace(
 
 
 @pytest.mark.parametrize("error", [FederationError("no\nnode"), subprocess.TimeoutExpired("run", 9)])
-def test_a_case_that_does_not_end_is_a_row(
+def test_a_failed_case_is_a_row(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The other cases are run all the same, and the status is 1."""
+    """The other cases run all the same, and the exit status is 1."""
 
     def case(name: str, *_: object, **__: object) -> Iterator[dict[str, Any]]:
         yield {"case": name, "as designed": True, "seconds": 1.23456}
@@ -49,21 +49,21 @@ def test_a_case_that_does_not_end_is_a_row(
     assert main(["chaos", "proxy"]) == 0
 
 
-def test_a_case_that_there_is_not_is_refused() -> None:
-    """The one line names those that there are."""
-    with pytest.raises(ConfigError, match="there is no case 'flood': there are proxy, kills, site, cut, slow, disk"):
+def test_an_unknown_case_is_refused() -> None:
+    """The message names the known cases."""
+    with pytest.raises(ConfigError, match="unknown case 'flood': known are proxy, kills, site, cut, slow, disk"):
         list(chaos_command.run(["flood"]))
 
 
 def test_moments_are_drawn_over_the_whole_run() -> None:
-    """In order, the same for the same seed, in training and in judging alike."""
+    """They are sorted, the same for a seed, and in both phases of each round."""
     drawn = moments(1, 1000, 6)
     assert drawn == sorted(drawn) == moments(1, 1000, 6) != moments(2, 1000, 6)
     assert {int(2 * moment) for moment in drawn} == set(range(12))
 
 
-def test_what_is_compared_is_compared_to_the_bit() -> None:
-    """Weights that differ in sign of zero are not the same; figures of another number are infinitely far."""
+def test_models_are_compared_bit_for_bit() -> None:
+    """Zeros of different sign differ; lists of figures of different lengths are infinitely far apart."""
     rows = {"dense/bias": np.zeros(3)}
     assert same_rows(rows, {"dense/bias": np.zeros(3)})
     assert not same_rows(rows, {"dense/bias": -np.zeros(3)})
@@ -72,8 +72,8 @@ def test_what_is_compared_is_compared_to_the_bit() -> None:
     assert largest_difference([1.0], [1.0, 2.0]) == float("inf")
 
 
-def test_a_cut_passes_nothing_and_loses_nothing() -> None:
-    """What is sent meanwhile comes afterwards, on old connections and on new ones."""
+def test_a_cut_relay_passes_nothing_and_loses_nothing() -> None:
+    """Data sent during the cut arrive afterwards, on old and on new connections."""
     with socket.create_server(("127.0.0.1", 0)) as server, relay(server.getsockname()[1]) as stretch:
         host, _, port = stretch.address.partition(":")
         with socket.create_connection((host, int(port)), 10) as caller:
@@ -98,7 +98,7 @@ def test_a_cut_passes_nothing_and_loses_nothing() -> None:
 
 
 def test_a_small_disk_can_be_filled(tmp_path: Any) -> None:
-    """No byte more fits, until the file is gone."""
+    """No further byte fits until the file is deleted."""
     try:
         with small_disk(tmp_path / "disk", 1) as room:
             fill(room / "junk")
@@ -107,12 +107,12 @@ def test_a_small_disk_can_be_filled(tmp_path: Any) -> None:
             (room / "junk").unlink()
             (room / "more").write_bytes(bytes(10**5))
     except FederationError as error:
-        assert "it takes root" in str(error)
+        assert "run as root" in str(error)
 
 
-def test_every_lie_can_be_told() -> None:
-    """The suite's names are those that the altered site knows."""
+def test_every_forgery_is_implemented() -> None:
+    """The altered site knows every name of the suite."""
     altered = (
-        chaos_command.Path(chaos_command.__file__).parents[1] / "altered" / "poison" / "sitecustomize.py"
+        chaos_command.Path(chaos_command.__file__).parent / "altered" / "poison" / "sitecustomize.py"
     ).read_text()
-    assert [lie for lie in LIES if f'"{lie}"' not in altered] == []
+    assert [name for name in FORGERIES if f'"{name}"' not in altered] == []

@@ -294,12 +294,12 @@ def test_bad_clients_that_do_nothing_fail_the_benchmark(
     """Clients that never reach the vault, or die, are no test of it: what was measured beside them is not told."""
     command = ["bad_clients", address, "2" if what == "no vault" else "30"]
     if what == "no vault":
-        with pytest.raises(VaultError, match=r"bad_clients did not begin, .*: {\"garbage\": 0, \"gigabyte\": 0, \"sil"):
-            bench_vault.running(command, "begun").__enter__()
+        with pytest.raises(VaultError, match=r"bad_clients did not start, .*: {\"garbage\": 0, \"gigabyte\": 0, \"sil"):
+            bench_vault.running(command, "started").__enter__()
         return
-    with serving(domain, dataset, address), bench_vault.running(command, "begun") as others:
+    with serving(domain, dataset, address), bench_vault.running(command, "started") as others:
         others.kill()
-        with pytest.raises(VaultError, match="a bad client did not last, so nothing was measured: exit -9"):
+        with pytest.raises(VaultError, match="a bad client failed, so nothing was measured: exit -9"):
             bench_vault.rounds_of(others)
 
 

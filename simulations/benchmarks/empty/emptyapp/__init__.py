@@ -1,1 +1,1 @@
-"""A Flower app that learns nothing: Flower's own strategy, TensorFlow at the clients, and arrays on the wire."""
+"""Empty Flower app: Flower's own strategy, clients with TensorFlow that train nothing, and arrays on the wire."""

@@ -1,4 +1,4 @@
-"""The ClientApp: it sends back what came, changed, since Flower does not send a second time what it has."""
+"""ClientApp that returns the arrays multiplied by a factor: Flower does not send equal arrays a second time."""
 
 from typing import cast
 
@@ -12,15 +12,15 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, _: Context) -> Message:
-    """Answer other arrays of the same bytes."""
+    """Return other arrays of the same size."""
     factor = np.float32(keras.backend.epsilon() + np.random.default_rng().uniform(0.5, 1.5))
-    came = cast("ArrayRecord", message.content["arrays"])
-    arrays = [factor * array for array in came.to_numpy_ndarrays()]
+    received = cast("ArrayRecord", message.content["arrays"])
+    arrays = [factor * array for array in received.to_numpy_ndarrays()]
     metrics = MetricRecord({"num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, _: Context) -> Message:
-    """Answer a metric."""
+    """Return a metric."""
     return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": 1.0})}), reply_to=message)

@@ -1,6 +1,6 @@
-"""What makes a site's training nothing: on its Python's path, `EncryptedTrainer.fit` returns at once.
+"""Alteration of a site that skips training: on its Python path, `EncryptedTrainer.fit` returns at once.
 
-Nothing of the approved bundle is changed; all else that a site does for a round it does.
+The approved bundle is unchanged; the site does everything else of a round.
 """
 
 from typing import Any
