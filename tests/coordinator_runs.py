@@ -87,21 +87,22 @@ class Site:
         if kind == "query.describe":
             return described(self.description, question)
         player = self.player()
-        if kind == "query.initial_weights":
-            return player.initial(question.content)
         if kind == "query.local_baseline":
             return player.local_baseline()
-        if kind == "train":
-            return player.train(question.content)
-        request = messages.EvaluateRequest.of(question.content)
-        self.scored.append((request.split, request.round))
-        return player.evaluate(question.content, self.reason_of(request))
+        if kind == "query.accept":
+            request = messages.AcceptRequest.of(question.content)
+            self.scored.append(("validation", request.round))
+            return player.accept(question.content, self.reason_of(request))
+        if kind == "evaluate":
+            self.scored.append(("test", messages.EvaluateRequest.of(question.content).round))
+        handlers = {"query.initial_weights": player.initial, "train": player.train, "evaluate": player.evaluate}
+        return handlers[kind](question.content)
 
     def player(self) -> SimulatedClient:
         """Return who plays its part."""
         return SimulatedClient(self.description, KEYS, self.step, self.held)
 
-    def reason_of(self, request: messages.EvaluateRequest) -> str:
+    def reason_of(self, request: messages.AcceptRequest) -> str:
         """Return why it does not adopt a model: it always does."""
         del request
         return ""

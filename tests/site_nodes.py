@@ -247,8 +247,8 @@ def judged(
     **more: Any,
 ) -> list[RecordDict]:
     """Return what each site answers to the sum of a round, its new state included."""
-    request = messages.EvaluateRequest(run_spec, "validation", number, attempt, keep=True, base=base)
-    return [n.ask("evaluate", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
+    request = messages.AcceptRequest(run_spec, number, attempt, base, keep=True)
+    return [n.ask("query.accept", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
 
 
 def reason(answer: RecordDict) -> str:

@@ -107,7 +107,7 @@ class FederatedAveraging:
 
     def test(self, last: Checkpoint) -> Mapping[str, AnyCounts]:
         """Return each site's counts of the final model on the test split; raise `FederationError` if there are none."""
-        request = messages.EvaluateRequest(self._run_spec, "test", last.round + 1, base=_name(last))
+        request = messages.EvaluateRequest(self._run_spec, last.round + 1, base=_name(last))
         arrays = ArrayRecord({messages.STATE: messages.pack_state(last.state)})  # sites keep the last one as it comes
         tested: dict[str, AnyCounts] = {}
 
@@ -132,10 +132,8 @@ class FederatedAveraging:
             counted[site.name] = accept_counts(content, site, "test")
 
         def questions(nodes: Iterable[int]) -> list[Message]:
-            return [
-                self._message(f"{MessageType.QUERY}.{messages.LOCAL_BASELINE}", node, request, ArrayRecord())
-                for node in nodes
-            ]
+            kind = f"{MessageType.QUERY}.{messages.LOCAL_BASELINE}"
+            return [self._message(kind, node, request, ArrayRecord()) for node in nodes]
 
         self._folder.note("each site trains a model of its own, to be compared with")
         self._gathering.gather("own model", self.sites, questions, accept, least=0, times=self._config.rounds)
@@ -269,10 +267,11 @@ class FederatedAveraging:
         """Return what asks nodes to judge a new model, and those that `keep` it to answer its state."""
 
         def request(node: int, base: str) -> messages.Request:
-            return messages.EvaluateRequest(self._run_spec, "validation", closed.round, self._attempt, keep(node), base)
+            return messages.AcceptRequest(self._run_spec, closed.round, self._attempt, base, keep(node))
 
         total = {messages.SUM: ConfigRecord({messages.SUM: closed.total.to_json()})}
-        return self._questions(MessageType.EVALUATE, before, request, {closed.name: Array(closed.words)}, total)
+        kind, arrays = f"{MessageType.QUERY}.{messages.ACCEPT}", {closed.name: Array(closed.words)}
+        return self._questions(kind, before, request, arrays, total)
 
     def _judge(self, number: int, answers: dict[str, Reply]) -> Accept:
         """Return what takes an answer to the new model of a round, whose state its site holds from then on."""

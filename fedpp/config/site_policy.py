@@ -25,6 +25,7 @@ REQUEST_OF_MESSAGE = {
     "query.describe": "describe",
     "query.initial_weights": "initial-weights",
     "train": "train",
+    "query.accept": "accept",
     "evaluate": "evaluate",
     "query.local_baseline": "local-baseline",
 }
@@ -192,7 +193,7 @@ datasets:
   - "{dataset}"
 
 # What may be asked.
-requests: [describe, initial-weights, train, evaluate, local-baseline]
+requests: [describe, initial-weights, train, accept, evaluate, local-baseline]
 
 # How much the vault's scores may tell.
 evaluation:

@@ -5,15 +5,16 @@
     message                content of the question                              content of the answer
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
-    query.local_baseline            "config": LocalBaselineRequest                               "metrics": Counts
+    query.local_baseline   "config": LocalBaselineRequest                       "metrics": Counts
     train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "origin",
                                                                                 "metrics"
-    evaluate               "config": EvaluateRequest, "arrays": (state,) words  "metrics": Counts, "verdict"
+    query.accept           "config": AcceptRequest, "arrays": (state,) words    "metrics": Counts, "verdict"
                            or after, "sum": Sum                                 (, "arrays": state)
+    evaluate               "config": EvaluateRequest, "arrays": state           "metrics": Counts
 
 A state is the global model with what its optimizer remembers, as bytes: sealed by a vault, or in clear where the run's
 masking is off. Words are an update, or a sum of updates, masked or not; after is the next state, where the coordinator
-made it of the updates. The evaluation of a split after the last round has neither. All but the first carry the
+made it of the updates. `evaluate` is for the final model and the test split. All but the first carry the
 "participants" of the run. A site that will not or cannot answer sends "refusal" with one line instead.
 
 A question names the state that it is about by its digest, as its `base`, but for a first one, sealed, which the sites
@@ -31,7 +32,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from fedpp.config.run_config import MAX_ATTEMPTS, SPLITS
+from fedpp.config.run_config import MAX_ATTEMPTS
 from fedpp.errors import FederationError
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
@@ -42,7 +43,7 @@ PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum"
 ORIGIN = "origin"
 STATE, WORDS, AFTER = "state", "words", "after"  # arrays
 MODEL_FORMS = ("", "clear", "sealed")
-DESCRIBE, INITIAL_WEIGHTS, LOCAL_BASELINE = "describe", "initial_weights", "local_baseline"
+DESCRIBE, INITIAL_WEIGHTS, ACCEPT, LOCAL_BASELINE = "describe", "initial_weights", "accept", "local_baseline"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
 MAX_STATE_BYTES = 2**34
@@ -113,8 +114,8 @@ class InitialRequest(Request):
 
 
 @dataclass(frozen=True)
-class TrainRequest(Request):
-    """Ask for one round of local training, from the state of the round before."""
+class RoundRequest(Request):
+    """A request about one attempt at a round, which starts from the state of the round before."""
 
     round: int
     attempt: int = 1
@@ -127,21 +128,24 @@ class TrainRequest(Request):
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(Request):
-    """Ask for the counts of one split, after a round; the final test is one round later than the last."""
+class TrainRequest(RoundRequest):
+    """Request for local training: its reply is the site's update."""
 
-    split: str
-    round: int
-    attempt: int = 1
-    keep: bool = False  # whether to answer the new state, too
-    base: str = ""  # digest of the state of the round before, as in training
+
+@dataclass(frozen=True)
+class EvaluateRequest(RoundRequest):
+    """Request for the test counts of the final model, in a round after the last one."""
+
+
+@dataclass(frozen=True)
+class AcceptRequest(RoundRequest):
+    """Request to compute the new global model of a round, and to accept or reject it by its validation counts."""
+
+    keep: bool = False  # whether the reply holds the new state
 
     def __post_init__(self) -> None:
-        """Refuse a round that no run has, a base that is no digest, and a split that no dataset has."""
-        _require_round(self.round, self.attempt)
-        _require_base(self.base)
-        if self.split not in SPLITS:
-            raise FederationError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r:.40}")
+        """Refuse what no round is about, and a `keep` that is neither true nor false."""
+        super().__post_init__()
         if type(self.keep) is not bool:
             raise FederationError(f"keep must be true or false, got {self.keep!r:.40}")
 

@@ -78,25 +78,31 @@ class SimulatedClient:
             }
         )
 
-    def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
-        """Answer counts, and of a sum the verdict, with this reason, and the state if it is to be kept."""
-        request = messages.EvaluateRequest.of(content)
-        counts = counted(self.description, {"validation": 2, "test": 1}[request.split])
-        answer = RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
+    def accept(self, content: RecordDict, reason: str = "") -> RecordDict:
+        """Reply with counts and verdict (this reason, or none) of the new model, and its state if it is to be kept."""
+        request = messages.AcceptRequest.of(content)
         before = self.base(content, request)
         if before is None:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
-        if messages.SUM in content:
-            after = self.advanced(content, request, before)
-            self._hold(after)
-            answer[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
-            if request.keep:
-                answer[messages.ARRAYS] = self._closed(content, request.run_spec, after)
-        return answer
+        after = self.advanced(content, request, before)
+        self._hold(after)
+        reply = self._counts(2)
+        reply[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
+        if request.keep:
+            reply[messages.ARRAYS] = self._closed(content, request.run_spec, after)
+        return reply
+
+    def evaluate(self, content: RecordDict) -> RecordDict:
+        """Reply with the test counts of the final model."""
+        self.base(content, messages.EvaluateRequest.of(content))
+        return self._counts(1)
 
     def local_baseline(self) -> RecordDict:
-        """Answer the test counts of a model of its own."""
-        return RecordDict({messages.METRICS: MetricRecord(counted(self.description, 1).to_mapping())})
+        """Reply with the test counts of a local baseline."""
+        return self._counts(1)
+
+    def _counts(self, examples: int) -> RecordDict:
+        return RecordDict({messages.METRICS: MetricRecord(counted(self.description, examples).to_mapping())})
 
     def rows_of_round_0(self, network: ModelSpec) -> Rows:
         """Return the initial weights."""
@@ -111,9 +117,7 @@ class SimulatedClient:
         """Return the update in words, not masked yet."""
         return local_round.encoded(request.run_spec, self.update(before), self._examples(request.run_spec))
 
-    def base(
-        self, content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest
-    ) -> GlobalState | None:
+    def base(self, content: RecordDict, request: messages.RoundRequest) -> GlobalState | None:
         """Return the state that the question is about; nothing if it is to be held, and is not."""
         if messages.STATE not in content.array_records[messages.ARRAYS]:
             return self.held.get(request.base)
@@ -140,7 +144,7 @@ class SimulatedClient:
         local_round.require_state(run_spec, state, number)
         return state
 
-    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round, of the sum that came."""
         total, of = Aggregate.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
         words = messages.words_of(content, of.ring.bits, of.length)
@@ -191,8 +195,5 @@ def _nonce(content: RecordDict) -> str:
     return Participants.from_record(messages.record(content, messages.PARTICIPANTS, ConfigRecord)).nonce
 
 
-def _round(
-    content: RecordDict, request: messages.TrainRequest | messages.EvaluateRequest, before: GlobalState
-) -> Round:
-    at = local_round.Position(_nonce(content), request.round, request.attempt)
-    return local_round.round_of(request.run_spec, at, before)
+def _round(content: RecordDict, request: messages.RoundRequest, before: GlobalState) -> Round:
+    return local_round.round_of(_nonce(content), request, before)

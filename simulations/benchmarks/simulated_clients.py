@@ -106,7 +106,7 @@ class Member(SimulatedClient):
         """Return the update in words, not masked yet."""
         return self.shared.once("words", before.round, lambda: SimulatedClient.words(self, request, before))
 
-    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round."""
         return self.shared.once(
             "after", request.round, lambda: SimulatedClient.advanced(self, content, request, before)
@@ -164,6 +164,7 @@ class Node:
             f"query.{messages.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
             f"query.{messages.LOCAL_BASELINE}": self.member.local_baseline,
             "train": lambda: self.member.train(question.content),
+            f"query.{messages.ACCEPT}": lambda: self.member.accept(question.content),
             "evaluate": lambda: self.member.evaluate(question.content),
         }
         return answers[question.metadata.message_type]()

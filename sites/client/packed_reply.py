@@ -1,4 +1,4 @@
-"""An answer as bytes: Flower's own form copies an array several times, and ends at two gigabytes.
+"""A reply as bytes: Flower's own form copies an array several times, and is limited to two gigabytes.
 
 ::
 
@@ -19,21 +19,21 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 _LENGTH_BYTES = 4
 
 
-def pack(answer: RecordDict) -> list[bytes]:
-    """Return an answer as bytes in parts, arrays not copied.
+def pack(reply: RecordDict) -> list[bytes]:
+    """Return a reply as bytes in parts, arrays not copied.
 
-    Law: `unpack(b"".join(pack(answer)))` is the answer, its records in their order.
+    Law: `unpack(b"".join(pack(reply)))` is the reply, its records in their order.
     """
-    others = RecordDict({name: record for name, record in answer.items() if not isinstance(record, ArrayRecord)})
+    others = RecordDict({name: record for name, record in reply.items() if not isinstance(record, ArrayRecord)})
     rest = recorddict_to_proto(others).SerializeToString()
-    arrays = [(record, name, array) for record, of in answer.array_records.items() for name, array in of.items()]
+    arrays = [(record, name, array) for record, of in reply.array_records.items() for name, array in of.items()]
     facts = [[record, name, of.dtype, of.shape, of.stype, len(of.data)] for record, name, of in arrays]
-    header = json.dumps({"records": list(answer), "arrays": facts, "rest": len(rest)}).encode()
+    header = json.dumps({"records": list(reply), "arrays": facts, "rest": len(rest)}).encode()
     return [len(header).to_bytes(_LENGTH_BYTES, "big"), header, rest, *(array.data for _, _, array in arrays)]
 
 
 def unpack(packed: bytes) -> RecordDict:
-    """Return the answer that `pack` was given, of its parts together; the bytes must be whole."""
+    """Return the reply that `pack` was given, from its joined parts; the bytes must be complete."""
     stream = BytesIO(packed)
     facts = json.loads(stream.read(int.from_bytes(stream.read(_LENGTH_BYTES), "big")))
     others = recorddict_from_proto(ProtoRecordDict.FromString(stream.read(facts["rest"])))

@@ -1,13 +1,13 @@
-"""What a site remembers of a run, on its disk: it outlives the ClientApp, the SuperNode and the coordinator.
+"""Reply cache of a site: what it keeps of a run on disk, so that a repeated request gets the same reply untrained.
 
-Flower gives each message a process of its own, and a run that goes on after the coordinator died another number. So
-what must last is kept here, by the run's nonce: of the states of the last two rounds that this site computed itself the
-digests, validation losses, counts and verdicts; the last update as it was sent; and the states of the last two rounds
-as they are sent. The same question gets the same answer, and costs no training; a state that is here need not
-come again.
+Flower starts a process for each message, and a resumed run has another number, so files are by the run's nonce:
 
-Under the domain mask an update is random bytes here as well, and a state is sealed by the vault; in clear they are what
-the trainer can compute anyway.
+- `rounds`: digest, validation loss, counts and acceptance of the states of two rounds that this site computed itself;
+- `reply`: the last reply that costs a training, with the SHA-256 of its request;
+- `state-0`, `state-1`: the states of two rounds as they are sent, so that the coordinator need not send them again.
+
+In a masked run updates are masked here too, and states sealed by the vault; in clear they are what the trainer can
+compute anyway.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -32,20 +32,20 @@ from .packed_reply import pack, unpack
 MAX_RUNS = 8  # whose folders are kept
 OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder
 HELD = ("state-0", "state-1")  # files of the states of even and of odd rounds
-_SUM_BYTES = 32
+_DIGEST_BYTES = 32
 
 _log = logging.getLogger("fedpp.site")
 
 
 class ReplyCache:
-    """The memory of one run, in a folder of its own.
+    """Cache of one run, in a folder of its own.
 
-    Of two rounds, since a round that the sites do not adopt is repeated from the round before. Of a round it is the
-    last attempt that this site computed: the sites may have adopted a later one, which it missed, and no earlier one.
+    It covers two rounds, since a rejected round is retried from the round before. Of each round it keeps the last
+    attempt that this site computed: the accepted one is that or a later one, which this site missed.
     """
 
     def __init__(self, work: Path, nonce: str) -> None:
-        """Open the memory of this run, which the coordinator named, or begin it; the oldest ones are forgotten."""
+        """Open or create the cache of this run; of other runs the oldest are deleted beyond `MAX_RUNS`."""
         self._folder = work / "runs" / sha256(nonce.encode()).hexdigest()[:32]
         if not self._folder.exists():
             make_folder(self._folder, 0o700)
@@ -55,9 +55,9 @@ class ReplyCache:
 
     @contextmanager
     def turn(self, number: int, attempt: int) -> Iterator[None]:
-        """Train one round at a time; raise `FederationError` if a later one was asked for while this one waited.
+        """Train one round at a time; raise `FederationError` if a later one was requested while this one waited.
 
-        A coordinator that goes on asks again for what is still being trained: who waits finds the answer.
+        A resumed coordinator requests again what is still being trained: the second request then finds the reply.
         """
         with self._changing() as known:
             known["newest"] = max(known.get("newest", [0, 0]), [number, attempt])
@@ -67,70 +67,78 @@ class ReplyCache:
             except BlockingIOError:
                 fcntl.flock(turn, fcntl.LOCK_EX)
                 if self._known()["newest"] > [number, attempt]:
-                    raise FederationError("a later round was asked for before this one's turn came") from None
+                    raise FederationError("a later round was requested before this one could start") from None
             yield
 
-    def require_kind(self, *, masked: bool) -> None:
-        """Refuse a question that is not masked in a run that was, or the reverse."""
+    def require_masking(self, *, masked: bool) -> None:
+        """Raise `FederationError` for a request in clear in a masked run, or the reverse."""
         with self._changing() as known:
             if known.setdefault("masked", masked) is not masked:
-                raise FederationError("a run is masked from its first question to its last, or not at all")
+                raise FederationError("a run is masked from its first request to its last, or not at all")
 
     def require_same(self, state: GlobalState) -> None:
-        """Refuse a state that claims to be what this site computed, and is another, or what was thrown away since."""
+        """Raise `FederationError` for a state that differs from what this site computed, or that was rejected since."""
         known = self._of(state.round)
         if state.attempt < known.get("attempt", 0):
             raise FederationError(
-                f"the state of round {state.round} is of attempt {state.attempt}, and this site went on to attempt "
-                f"{known['attempt']}: the sites did not adopt the one that came"
+                f"the state of round {state.round} is of attempt {state.attempt}, and this site has computed attempt "
+                f"{known['attempt']}: the sites rejected the state in the message"
             )
         if known.get("attempt") == state.attempt and known["digest"] != state.digest:
             raise FederationError(
-                f"the state of round {state.round} is not the one that this site computed: who sealed it runs another "
-                "fedpp, or lies"
+                f"the state of round {state.round} is not the one that this site computed: the site that sealed it "
+                "runs another fedpp, or cheats"
             )
 
     def loss_of(self, state: GlobalState) -> float | None:
-        """Return the validation loss of this state, if it is what this site computed for its round."""
+        """Return the validation loss of this state, if this site computed it for its round."""
         known = self._of(state.round)
         loss = known.get("loss")
         return loss if known.get("digest") == state.digest and isinstance(loss, float) else None
 
-    def judged(self, state: GlobalState) -> Mapping[str, Any] | None:
-        """Return what `keep` was given with this state: the counts of its predictions, and the verdict's reason."""
+    def evaluation(self, state: GlobalState) -> Mapping[str, Any] | None:
+        """Return the evaluation that was kept with this state: its counts, and the reason for a rejection."""
         known = self._of(state.round)
-        return known.get("judged") if known.get("digest") == state.digest else None
+        return known.get("evaluation") if known.get("digest") == state.digest else None
 
-    def keep(self, state: GlobalState, loss: float | None, judged: Mapping[str, Any]) -> None:
-        """Remember a state, in place of an earlier attempt at its round, or of two rounds before."""
-        facts = {"round": state.round, "attempt": state.attempt, "digest": state.digest, "judged": judged}
+    def keep(self, state: GlobalState, loss: float | None, evaluation: Mapping[str, Any]) -> None:
+        """Keep a state's evaluation, in place of an earlier attempt at its round, or of two rounds before."""
+        facts = {"round": state.round, "attempt": state.attempt, "digest": state.digest, "evaluation": evaluation}
         with self._changing() as known:
             known[_slot(state.round)] = facts if loss is None else {**facts, "loss": loss}
 
-    def answer(self, question: str) -> RecordDict | None:
-        """Return the answer that was kept, if it is to this question."""
-        packed = self._kept("answer", sha256(question.encode()).digest())
+    def reply(self, request: str, compute: Callable[[], RecordDict]) -> RecordDict:
+        """Return the kept reply to this request, or compute and keep it; call it within `turn`."""
+        reply = self.kept_reply(request)
+        if reply is None:
+            reply = compute()
+            self.keep_reply(request, reply)
+        return reply
+
+    def kept_reply(self, request: str) -> RecordDict | None:
+        """Return the reply that was kept, if it is to this request."""
+        packed = self._kept("reply", sha256(request.encode()).digest())
         return None if packed is None else unpack(packed)
 
-    def keep_answer(self, question: str, answer: RecordDict) -> None:
-        """Keep an answer in place of the last; where there is no room for it, it may have to be computed again."""
-        self._keep("answer", sha256(question.encode()).digest(), *pack(answer))
+    def keep_reply(self, request: str, reply: RecordDict) -> None:
+        """Keep a reply in place of the last; without room on the disk it is computed again when it is needed."""
+        self._keep("reply", sha256(request.encode()).digest(), *pack(reply))
 
     def held(self, digest: str) -> bytes | None:
-        """Return the state of this digest as it is sent, if it is held here."""
+        """Return the state of this digest as it is sent, if it is held."""
         wanted = bytes.fromhex(digest)
         return next((sent for slot in HELD if (sent := self._kept(slot, wanted)) is not None), None)
 
     def hold(self, state: GlobalState, sent: bytes) -> None:
-        """Hold a state, as it is sent, in place of an earlier attempt at its round, or of two rounds before.
+        """Hold a state as it is sent, in place of an earlier attempt at its round, or of two rounds before.
 
-        Other runs' are released: a site's disk has room for those of one, and what is gone is sent again.
+        Other runs' states are released, to need disk space for one run: a missing state is sent again.
         """
         self._release_others()
         self._keep(HELD[state.round % 2], bytes.fromhex(state.digest), sent)
 
     def release(self) -> None:
-        """Hold no state any longer: the run is over."""
+        """Delete the held states at the end of the run."""
         self._release(self._folder)
 
     def _release_others(self) -> None:
@@ -138,7 +146,7 @@ class ReplyCache:
             self._release(run)
 
     def _others(self) -> list[Path]:
-        """Return the folders of other runs: nothing but what was made here is ever removed."""
+        """Return the folders of other runs; nothing else in the work folder is ever removed."""
         named = (run for run in self._folder.parent.iterdir() if OF_A_RUN.fullmatch(run.name))
         return [run for run in named if run != self._folder]
 
@@ -149,27 +157,27 @@ class ReplyCache:
                 (folder / slot).unlink(missing_ok=True)
 
     def _kept(self, name: str, key: bytes) -> bytes | None:
-        """Return the content of a file, if it is whole and of this key."""
+        """Return the content of a file, if it is complete and of this key."""
         try:
             with (self._folder / name).open("rb") as file:
-                if file.read(_SUM_BYTES) != key:
+                if file.read(_DIGEST_BYTES) != key:
                     return None
-                whole, content = file.read(_SUM_BYTES), file.read()
-        except OSError:  # most often there is none; one that cannot be read is none, either
+                digest, content = file.read(_DIGEST_BYTES), file.read()
+        except OSError:  # missing, or not readable
             return None
-        return content if sha256(content).digest() == whole else None
+        return content if sha256(content).digest() == digest else None
 
     def _keep(self, name: str, key: bytes, *content: bytes) -> None:
-        """Write a file that may be lost, or damaged, by what ends a machine: that costs time and nothing else."""
-        whole = sha256()
+        """Write a file without syncing it: a loss of power may damage it, which costs time only."""
+        digest = sha256()
         for part in content:
-            whole.update(part)
+            digest.update(part)
         try:
-            for left in self._folder.glob(f".{name}.*.tmp"):  # by a process that was killed in the midst of this
-                left.unlink()
-            replace(self._folder / name, key, whole.digest(), *content, synced=False)
+            for leftover in self._folder.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
+            replace(self._folder / name, key, digest.digest(), *content, synced=False)
         except OSError as error:
-            _log.warning("the run goes on, and its %s is not kept: %s", name, error.strerror)
+            _log.warning("the run continues, but its %s is not kept: %s", name, error.strerror)
 
     def _of(self, number: int) -> dict[str, Any]:
         known = self._known().get(_slot(number), {})
@@ -177,13 +185,13 @@ class ReplyCache:
 
     def _known(self) -> dict[str, Any]:
         try:
-            return dict(json.loads((self._folder / "memory").read_text()))
+            return dict(json.loads((self._folder / "rounds").read_text()))
         except FileNotFoundError:
             return {}
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known, and keep what it was changed to; raise `FederationError` where that cannot be kept."""
+        """Yield the content of `rounds`, and write its changes; raise `FederationError` where that fails."""
         try:
             with (self._folder / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -191,10 +199,10 @@ class ReplyCache:
                 before = json.dumps(known)
                 yield known
                 if json.dumps(known) != before:
-                    replace(self._folder / "memory", json.dumps(known).encode())
+                    replace(self._folder / "rounds", json.dumps(known).encode())
         except OSError as error:
             raise FederationError(
-                f"this site cannot keep what it must remember of the run: {error.strerror}: see to its disk"
+                f"this site cannot write its record of the run: {error.strerror}: check its disk"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""How a site answers: by its policy of that moment, and telling of an error no more than others may know.
+"""Reply policy of a site: which requests its `site.yaml` allows now, and what of an error the coordinator may see.
 
 Paths of the hospital and figures of its data stay in the site's own log.
 """
@@ -32,10 +32,10 @@ from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.texts import one_line
 
-# Errors whose text holds no path of the hospital, and but for a gate's no figure of its data.
+# Errors whose text holds no path of the hospital and, except an update check's, no figure of its data.
 PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
 FAILED = "it failed: its own log says where"
-# What the coordinator is told of errors whose text may hold paths of the hospital.
+# Sent to the coordinator in place of errors whose text may hold paths of the hospital.
 REASONS: Mapping[type[FedppError], str] = {
     ConfigError: "its settings do not fit: its own log says which",
     DatasetError: "its dataset cannot be read: its own log says why",
@@ -47,51 +47,51 @@ _log = logging.getLogger("fedpp.site")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question of the coordinator to this site."""
+class Query:
+    """One message of the coordinator to this site, with the site's settings and policy at that time."""
 
     content: RecordDict
     site: SiteConfig
-    policy: SitePolicy  # as its file was when the question came
-    run: str  # Flower's number of the run, as the SuperNode was told it
+    policy: SitePolicy
+    run: str  # Flower's number of the run
 
     @property
     def bundle(self) -> str:
-        """Return the hash of the app bundle that runs, as the site measured it; of none in a simulation."""
+        """Return the hash of the app bundle that runs, as the site measured it; in a simulation there is none."""
         return os.environ.get(BUNDLE, NO_BUNDLE)
 
 
-def answering(handler: Callable[[Asked], RecordDict]) -> Callable[[Message, Context], Message]:
-    """Turn a handler into a ClientApp function that logs an error here, and answers what others may know of it."""
+def replying(handler: Callable[[Query], RecordDict]) -> Callable[[Message, Context], Message]:
+    """Turn a handler into a ClientApp function that logs each error, and refuses with what others may know of it."""
 
-    def answer(message: Message, context: Context) -> Message:
+    def reply(message: Message, context: Context) -> Message:
         try:
             site = site_config(context)
             policy = SitePolicy.load(site.policy)
             policy.require_current(today())
             policy.require_request(request_of(message.metadata.message_type))
-            asked = Asked(message.content, site, policy, str(message.metadata.run_id))
-            return Message(handler(asked), reply_to=message)
+            query = Query(message.content, site, policy, str(message.metadata.run_id))
+            return Message(handler(query), reply_to=message)
         except FedppError as error:
             _log.warning("%s refused: %s", handler.__name__, one_line(str(error)))
-            return messages.refuse(told_of(error), message)
+            return messages.refuse(public_reason(error), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
             _log.exception("%s failed", handler.__name__)
             return messages.refuse(FAILED, message)
 
-    return answer
+    return reply
 
 
-def told_of(error: FedppError) -> str:
-    """Return what others may know of an error: no path of the hospital, and no figure of its data."""
+def public_reason(error: FedppError) -> str:
+    """Return what others may know of an error: no path of the hospital and no figure of its data."""
     if isinstance(error, UpdateCheckError):
         return error.kind
     return str(error) if isinstance(error, PUBLIC) else REASONS.get(type(error), FAILED)
 
 
 @contextmanager
-def figures_stay() -> Iterator[None]:
-    """Keep what a training or a prediction tells of its numbers (layer, batch, sequences) from the coordinator."""
+def hide_figures() -> Iterator[None]:
+    """Keep layer, batch and sequences of a training error or a prediction error from the coordinator."""
     try:
         yield
     except ModelError as error:

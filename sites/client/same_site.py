@@ -1,4 +1,4 @@
-"""Whether a key, a dataset and a vault are of one domain, and one site's."""
+"""Checks that an evaluation key, a dataset and a vault belong to one domain and one site."""
 
 from fedpp.cipher.evaluation_key import AnyKey
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -17,9 +17,9 @@ def require_one_domain(key: AnyKey, dataset: EncryptedDataset, vault: str) -> No
 
 
 def require_one_site(key: AnyKey, dataset: EncryptedDataset, info: SiteInfo) -> None:
-    """Refuse a key, a dataset and a vault that do not belong together."""
+    """Raise `FedppError` for a key, a dataset and a vault that do not belong together."""
     require_one_domain(key, dataset, info.domain)
-    if info.dataset != dataset.manifest.fingerprint:  # the vault would score with another dataset's labels
+    if info.dataset != dataset.manifest.fingerprint:  # the vault would count with another dataset's labels
         raise FederationError(
             f"its vault serves dataset {info.dataset[:16]}, its trainer reads "
             f"{dataset.manifest.fingerprint[:16]}: give both the same"

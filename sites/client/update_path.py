@@ -1,4 +1,4 @@
-"""How a site's updates reach the coordinator: under the domain mask, which its vault puts on and off, or in clear."""
+"""Protection of updates and states that a site sends: masked and sealed by its vault, or in clear."""
 
 import secrets
 from dataclasses import dataclass
@@ -13,78 +13,74 @@ from fedpp.vault_api.vault_client import Membership, VaultClient
 
 
 class Aggregation(Protocol):
-    """What is done to states and words before they leave for the coordinator, and when they come back."""
+    """Protection of what a site sends to the coordinator, and its removal from what comes back."""
 
-    def close(self, about: str, state: bytes) -> bytes:
-        """Return a state as it is sent. Law: `open(about, close(about, state)) == state`."""
+    def seal(self, about: str, state: bytes) -> bytes:
+        """Return a state as it is sent. Law: `unseal(about, seal(about, state)) == state`."""
 
-    def open(self, about: str, sent: bytes) -> bytes:
+    def unseal(self, about: str, sent: bytes) -> bytes:
         """Return a state that was sent; raise `FederationError` if it is about something else."""
 
-    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
-        """Return the words of an update as they are sent."""
+    def mask(self, of: Round, examples: int, values: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
+        """Return an encoded update as it is sent, with the public part of its mask."""
 
-    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
-        """Return the words of a sum of updates in clear."""
+    def unmask(self, of: Round, aggregate: Aggregate, values: EncodedUpdate) -> EncodedUpdate:
+        """Return the sum of masked updates in clear."""
 
 
 @dataclass(frozen=True)
 class Masked:
-    """The vault seals states and masks words: to the coordinator both are random bytes."""
+    """Secure aggregation: the vault seals states and masks updates, and the coordinator sees random bytes."""
 
-    vault: str  # address
+    vault: VaultClient
     membership: Membership
 
-    def close(self, about: str, state: bytes) -> bytes:
+    def seal(self, about: str, state: bytes) -> bytes:
         """Return the state sealed."""
-        with VaultClient(self.vault) as vault:
-            return vault.seal(about, state)
+        return self.vault.seal(about, state)
 
-    def open(self, about: str, sent: bytes) -> bytes:
+    def unseal(self, about: str, sent: bytes) -> bytes:
         """Return a sealed state in clear."""
-        with VaultClient(self.vault) as vault:
-            sealed_about, state = vault.open(sent)
+        sealed_about, state = self.vault.open(sent)
         if sealed_about != about:
-            raise FederationError(f"the coordinator sent a sealed state about {sealed_about:.200}, due is {about}")
+            raise FederationError(f"the coordinator sent a sealed state about {sealed_about:.200}, expected {about}")
         return state
 
-    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
-        """Return the words masked."""
-        with VaultClient(self.vault) as vault:
-            masked = vault.mask(of.to_json(), examples, words)
+    def mask(self, of: Round, examples: int, values: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
+        """Return the masked update."""
+        masked = self.vault.mask(of.to_json(), examples, values)
         return masked.words, Mask(masked.nonce, masked.tag, masked.least)
 
-    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
-        """Return a sum without its masks; the vault refuses one that was altered, or of too few sites."""
-        with VaultClient(self.vault) as vault:
-            return vault.unmask(of.to_json(), total.to_json(), words, self.membership)
+    def unmask(self, of: Round, aggregate: Aggregate, values: EncodedUpdate) -> EncodedUpdate:
+        """Return the aggregate without masks; the vault refuses one that was altered, or is of too few sites."""
+        return self.vault.unmask(of.to_json(), aggregate.to_json(), values, self.membership)
 
 
 @dataclass(frozen=True)
 class Clear:
-    """Nothing is hidden from a coordinator that is trusted."""
+    """No protection, for a coordinator that is trusted."""
 
-    def close(self, about: str, state: bytes) -> bytes:
+    def seal(self, about: str, state: bytes) -> bytes:
         """Return the state as it is."""
         del about
         return state
 
-    def open(self, about: str, sent: bytes) -> bytes:
+    def unseal(self, about: str, sent: bytes) -> bytes:
         """Return the state as it is."""
         del about
         return sent
 
-    def mask(self, of: Round, examples: int, words: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
-        """Return the words as they are."""
+    def mask(self, of: Round, examples: int, values: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
+        """Return the update as it is, with a mask that is none."""
         del of, examples
-        return words, Mask(secrets.token_hex(NONCE_BYTES), 0, 1)
+        return values, Mask(secrets.token_hex(NONCE_BYTES), 0, 1)
 
-    def unmask(self, of: Round, total: Aggregate, words: EncodedUpdate) -> EncodedUpdate:
-        """Return the words as they are."""
-        del of, total
-        return words
+    def unmask(self, of: Round, aggregate: Aggregate, values: EncodedUpdate) -> EncodedUpdate:
+        """Return the aggregate as it is."""
+        del of, aggregate
+        return values
 
 
 def about(run: str, number: int) -> str:
-    """Return what the state after a round of a run (its nonce) is sealed about."""
+    """Return the text that the state after a round of a run (its nonce) is sealed about."""
     return canonical({"kind": "state", "round": number, "run": run}).decode()

@@ -88,7 +88,10 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         (f"bundles: ['{A}\\n']\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits"),
         (f"bundles: ['{A}', '{A}']\ndatasets: ['{A}']", f"bundles: {A} stands twice"),
         (f"bundles: {A}\ndatasets: ['{A}']", "bundles must be a list, got"),
-        (MIN + "requests: [predict]", "requests must be a list of some of describe, initial-weights, train, evaluate"),
+        (
+            MIN + "requests: [predict]",
+            "requests must be a list of some of describe, initial-weights, train, accept, evaluate",
+        ),
         (MIN + "requests: [train, train]", "each once"),
         (MIN + "requests: train", "requests must be a list"),
         (MIN + "evaluation: {per-round: 0}", "evaluation: per-round must be a whole number of at least 1, got 0"),

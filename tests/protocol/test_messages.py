@@ -20,7 +20,8 @@ from fedpp.texts import one_line
 
 INITIAL = messages.InitialRequest(RUN_SPEC, "sealed")
 TRAIN = messages.TrainRequest(RUN_SPEC, 1)
-EVALUATE = messages.EvaluateRequest(RUN_SPEC, "validation", 2, attempt=3, keep=True)
+EVALUATE = messages.EvaluateRequest(RUN_SPEC, 2)
+ACCEPT = messages.AcceptRequest(RUN_SPEC, 2, attempt=3, keep=True)
 
 
 def refusal(kind: type[messages.Request], record: ConfigRecord) -> str:
@@ -40,7 +41,8 @@ def refusal(kind: type[messages.Request], record: ConfigRecord) -> str:
         TRAIN,
         replace(TRAIN, attempt=100),
         EVALUATE,
-        replace(EVALUATE, keep=False),
+        ACCEPT,
+        replace(ACCEPT, keep=False),
         replace(
             TRAIN,
             run_spec=replace(RUN_SPEC, masked=False, dtype="float32", hyperparameters=Hyperparameters(learning_rate=1)),
@@ -60,19 +62,17 @@ def test_a_request_survives_its_record(request_: messages.Request) -> None:
         (INITIAL, {"model": 1}, "a model comes sealed or in clear"),
         *(
             (request, {name: value}, f"{name} must be a whole number from 1 to ")
-            for request in (TRAIN, EVALUATE)
+            for request in (TRAIN, EVALUATE, ACCEPT)
             for name in ("round", "attempt")
             for value in (0, -1, 1.0, True, "1", 2**31)
         ),
         *(
             (request, {"base": value}, "base must be a digest of 64 hex digits, or nothing, got ")
-            for request in (TRAIN, EVALUATE)
+            for request in (TRAIN, EVALUATE, ACCEPT)
             for value in ("ab" * 31, "xy" * 32, "AB" * 32, 0, False, b"")
         ),
         (TRAIN, {"attempt": 101}, "attempt must be a whole number from 1 to 100, got 101"),
-        (EVALUATE, {"split": "all"}, "split must be one of train, validation, test, got 'all'"),
-        (EVALUATE, {"split": 1}, "split must be one of"),
-        *((EVALUATE, {"keep": value}, "keep must be true or false") for value in (1, "yes", 0.0)),
+        *((ACCEPT, {"keep": value}, "keep must be true or false") for value in (1, "yes", 0.0)),
         (TRAIN, {"split": "test"}, "unexpected keyword argument 'split'"),
         (TRAIN, {"run_spec": 7}, "Expecting value"),
         (TRAIN, {"run_spec": b"{}"}, "Expecting value"),
@@ -86,7 +86,8 @@ def test_a_request_out_of_bounds_is_refused(request_: messages.Request, change: 
 @pytest.mark.parametrize("content", [RecordDict(), RecordDict({messages.CONFIG: MetricRecord()})])
 def test_a_message_without_a_request_is_refused(content: RecordDict) -> None:
     """A missing record, and one of another kind, are one line."""
-    for kind in (messages.DescribeRequest, messages.InitialRequest, messages.TrainRequest, messages.EvaluateRequest):
+    requests = (messages.InitialRequest, messages.TrainRequest, messages.EvaluateRequest, messages.AcceptRequest)
+    for kind in (messages.DescribeRequest, *requests):
         with pytest.raises(FederationError, match="a message came without config"):
             kind.of(content)
 

@@ -11,7 +11,7 @@ from site_nodes import Node, Plaintext, node
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
-from sites.client import app
+from sites.client import participation
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def sockets() -> Iterator[str]:
 def trainers() -> Iterator[None]:
     """Keep the compiled networks of a file's tests, which take turns: a site's own process has but one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "_trainer", lru_cache(maxsize=8)(app._trainer.__wrapped__))
+        patch.setattr(participation, "_trainer", lru_cache(maxsize=8)(participation._trainer.__wrapped__))
         yield
 
 

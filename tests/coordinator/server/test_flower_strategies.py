@@ -59,15 +59,14 @@ class FramePlayer(SimulatedClient):
         generator = np.random.default_rng([self.number, before.round])
         return {name: generator.normal(size=rows.shape) / 8 + self.shift for name, rows in before.rows.items()}
 
-    def evaluate(self, content: RecordDict, reason: str = "") -> RecordDict:
-        answer = super().evaluate(content, reason)
-        if messages.SUM in content:
-            right = exp(-self.loss)
-            counts = count(np.zeros(2, int), np.array([[right, 1 - right]] * 2))
-            answer[messages.METRICS].update(counts.to_mapping())
+    def accept(self, content: RecordDict, reason: str = "") -> RecordDict:
+        answer = super().accept(content, reason)
+        right = exp(-self.loss)
+        counts = count(np.zeros(2, int), np.array([[right, 1 - right]] * 2))
+        answer[messages.METRICS].update(counts.to_mapping())
         return answer
 
-    def advanced(self, content: RecordDict, request: messages.EvaluateRequest, before: GlobalState) -> GlobalState:
+    def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:
         made = messages.state_of(content, messages.AFTER)
         return local_round.given(request.run_spec, before, made, attempt=request.attempt)
 
@@ -89,7 +88,7 @@ class FrameSite(Site):
     def player(self) -> FramePlayer:
         return FramePlayer(self.description, KEYS, held=self.held, shift=self.shift)
 
-    def reason_of(self, request: messages.EvaluateRequest) -> str:
+    def reason_of(self, request: messages.AcceptRequest) -> str:
         return "no" if (request.round, request.attempt) in self.thrown_away else ""
 
 
@@ -380,7 +379,7 @@ def test_a_strategy_that_makes_no_model_fails_the_run_in_words(strategy: str, se
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
         federate(LocalGrid(sites), run_of(tmp_path, strategy, settings))
     assert RunState(tmp_path).log.read_text().count(told) == 2
-    assert not [kind for s in sites for kind in s.asked if kind == "evaluate"]
+    assert not [kind for s in sites for kind in s.asked if kind == "query.accept"]
 
 
 def test_the_sites_are_sent_the_new_model_and_whose_updates_are_in_it(tmp_path: Path):
@@ -392,7 +391,7 @@ def test_the_sites_are_sent_the_new_model_and_whose_updates_are_in_it(tmp_path: 
     arrays = messages.record(asked, messages.ARRAYS, ArrayRecord)
     assert arrays.keys() == {messages.AFTER}
     before, after = (GlobalState.from_bytes(messages.state_of(*of)) for of in ((trained,), (asked, messages.AFTER)))
-    assert messages.EvaluateRequest.of(asked).base == before.digest
+    assert messages.AcceptRequest.of(asked).base == before.digest
     assert after == replace(before, round=1, rows=after.rows)
 
 

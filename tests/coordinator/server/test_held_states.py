@@ -44,7 +44,11 @@ class Lying(Site):
 
 
 def asked(content: RecordDict, kind: str) -> tuple[str, int]:
-    requests = {"train": messages.TrainRequest, "evaluate": messages.EvaluateRequest}
+    requests = {
+        "train": messages.TrainRequest,
+        "query.accept": messages.AcceptRequest,
+        "evaluate": messages.EvaluateRequest,
+    }
     return (kind, requests[kind].of(content).round) if kind in requests else (kind, 0)
 
 
@@ -70,7 +74,7 @@ def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> 
 
 
 @pytest.mark.parametrize("masking", [True, False])
-@pytest.mark.parametrize("lost", [("train", 2), ("train", 3), ("evaluate", 1), ("evaluate", 2)])
+@pytest.mark.parametrize("lost", [("train", 2), ("train", 3), ("query.accept", 1), ("query.accept", 2)])
 def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost: tuple[str, int]) -> None:
     """Once more, of the same round: it costs no site's part, and the model is what it would be."""
     sites = [Site(describe("a")), Forgetting(describe("b"), loses=(lost,))]
@@ -90,7 +94,7 @@ class Another(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
-        if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+        if answer is not None and asked(question.content, question.metadata.message_type) == ("query.accept", 1):
             answer[messages.VERDICT] = messages.Verdict("e" * 64, "").to_record()
         return answer
 
@@ -117,7 +121,7 @@ def test_a_site_that_takes_no_state_is_left_out(tmp_path: Path) -> None:
 
 def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
     """A site that did not judge a new model is sent it, to train from."""
-    missing = Site(describe("b"), {"evaluate": refusal(reason="busy")})
+    missing = Site(describe("b"), {"query.accept": refusal(reason="busy")})
     sites = [Site(describe("a")), missing]
     federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
@@ -129,7 +133,7 @@ class Forging(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
-        if answer is not None and asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+        if answer is not None and asked(question.content, question.metadata.message_type) == ("query.accept", 1):
             told, content = KEYS.envelope().open([messages.state_of(answer)])
             state = GlobalState.from_bytes(b"".join(content))
             forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
@@ -142,7 +146,7 @@ class Refusing(Site):
     """A site that refuses the questions that it cannot answer, as a real one does."""
 
     def answer(self, question: Message) -> RecordDict | None:
-        if asked(question.content, question.metadata.message_type) == ("evaluate", 1):
+        if asked(question.content, question.metadata.message_type) == ("query.accept", 1):
             return refusal(reason="busy")
         try:
             return super().answer(question)
@@ -154,7 +158,7 @@ def test_who_is_sent_a_forged_state_is_left_out_and_not_quarantined(tmp_path: Pa
     """The question names the adopted one, so it is not trained from the other: an honest site stays one."""
     sites = [Forging(describe("a")), Refusing(describe("b")), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
-    assert sent(sites[1]) == [("train", 1), ("train", 2), ("evaluate", 2), ("evaluate", 3)]
+    assert sent(sites[1]) == [("train", 1), ("train", 2), ("query.accept", 2), ("evaluate", 3)]
     assert record.rounds[1].sites == ("a", "c")
     assert record.rounds[1].left_out == {"b": "round 2: validation counts: another state came than the question names"}
     assert record.quarantined == {}

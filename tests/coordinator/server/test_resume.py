@@ -13,6 +13,7 @@ from coordinator.server.app import federate
 from coordinator.server.progress import Progress, ProgressFile
 from coordinator.server.run_state import RunState
 from fedpp.protocol import messages
+from fedpp.protocol.messages import SUM, AcceptRequest
 from fedpp.protocol.run_record import FederationRecord
 
 
@@ -34,7 +35,7 @@ class Remembering(Site):
                 self.trained[asked] = answer
             return self.trained[asked]
         if messages.SUM in content:
-            request, total = messages.EvaluateRequest.of(content), messages.text_of(content, messages.SUM)
+            request, total = messages.AcceptRequest.of(content), messages.text_of(content, messages.SUM)
             assert self.lists.setdefault((request.round, request.attempt), total) == total
         return super().answer(question)
 
@@ -76,7 +77,7 @@ class Changed(MortalGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         content = questions[0].content
-        if messages.SUM in content and messages.EvaluateRequest.of(content).round == self.number:
+        if SUM in content and AcceptRequest.of(content).round == self.number:
             raise Died
         return ids
 

@@ -140,7 +140,7 @@ def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kin
     run_spec = run_spec_of(domain, network=network)
     request: messages.Request = {
         "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
+        "evaluate": messages.EvaluateRequest(run_spec, 1),
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
     }[kind]
     assert reason(north.ask(kind, question(domain, request, b"state"))).startswith("the network is for ")
@@ -192,7 +192,7 @@ def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
 def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: KeyDomain, tmp_path: Path):
     """Both come from Flower's message and the request, and stand in its audit log; a tenth score is refused."""
     run_spec = run_spec_of(domain)
-    tested = messages.EvaluateRequest(run_spec, "test", round=9)
+    tested = messages.EvaluateRequest(run_spec, round=9)
     content = question(domain, tested, sealed(domain, begun(domain, run_spec, number=8)))
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
@@ -237,7 +237,7 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
         given = b"".join(domain.envelope().close(about(0), [content])) if masked else content
         return reason(trained(both[0], run_spec, state=given))
 
-    told = "the state that came is of round 3, due is that of round 0"
+    told = "the state in the message is of round 3, expected that of round 0"
     assert refused(replace(state, round=3).to_bytes()) == told
     for other in (
         replace(state, domain=OTHER),
@@ -245,7 +245,7 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
         begun(domain, replace(run_spec, dtype="float32")),
         begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
     ):
-        told = "the state that came is of another domain, network or server optimizer than the run"
+        told = "the state in the message is of another domain, network or server optimizer than the run"
         assert refused(other.to_bytes()) == told
     for content in (b"state", state.to_bytes()[:-1], state.to_bytes().replace(b"no", b"on")):
         assert refused(content).startswith("not a state of fedpp")
@@ -269,7 +269,7 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
     state = begun(domain, run_spec)
     for said in (about(0, "0" * 64), about(1), "state"):
         told = reason(trained(both[0], run_spec, state=sealed(domain, state, said)))
-        assert told == f"the coordinator sent a sealed state about {said}, due is {about(0)}"
+        assert told == f"the coordinator sent a sealed state about {said}, expected {about(0)}"
     altered = bytearray(sealed(domain, state))
     altered[-1] ^= 1
     stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
@@ -307,7 +307,7 @@ def _asked(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
     requests: Mapping[str, messages.Request] = {
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
         "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
+        "evaluate": messages.EvaluateRequest(run_spec, 1),
     }
     domain = node.site.domain
     return node.ask(kind, question(domain, requests[kind], sent(domain, run_spec, begun(domain, run_spec))))
@@ -358,7 +358,7 @@ def test_a_question_without_participants_is_refused(kind: str, north: Node, doma
     requests: Mapping[str, messages.Request] = {
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
         "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, "test", 1),
+        "evaluate": messages.EvaluateRequest(run_spec, 1),
     }
     content = question(domain, requests[kind], sealed(domain, begun(domain, run_spec)))
     del content[messages.PARTICIPANTS]

@@ -42,12 +42,10 @@ def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
 def shown(each: Node, run_spec: RunSpec, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
     """Return what a site answers that is sent this in place of a sum."""
     domain = each.site.domain
-    content = question(
-        domain, messages.EvaluateRequest(run_spec, "validation", number, 1, keep=True), sent(domain, run_spec, before)
-    )
+    content = question(domain, messages.AcceptRequest(run_spec, number, keep=True), sent(domain, run_spec, before))
     content[messages.SUM] = ConfigRecord({messages.SUM: TOTAL.to_json()})
     content[messages.ARRAYS][messages.AFTER] = messages.pack_state(made)
-    return each.ask("evaluate", content)
+    return each.ask("query.accept", content)
 
 
 def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
@@ -88,8 +86,8 @@ def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
         (lambda after: replace(after, salt="0" * 64).to_bytes(), "of another attempt, or of another run"),
         (lambda after: replace(after, attempt=2).to_bytes(), "of another attempt, or of another run"),
         (lambda after: replace(after, classes=("yes", "no")).to_bytes(), "of another attempt, or of another run"),
-        (lambda after: replace(after, round=2).to_bytes(), "is of round 2, due is that of round 1"),
-        (lambda after: replace(after, round=0).to_bytes(), "is of round 0, due is that of round 1"),
+        (lambda after: replace(after, round=2).to_bytes(), "is of round 2, expected that of round 1"),
+        (lambda after: replace(after, round=0).to_bytes(), "is of round 0, expected that of round 1"),
         (lambda after: replace(after, domain="d" * 64).to_bytes(), "of another domain, network or server optimizer"),
         (lambda after: after.to_bytes()[:-1], "not a state of fedpp"),
         (lambda after: b"junk", "not a state of fedpp"),

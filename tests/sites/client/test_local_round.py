@@ -118,7 +118,7 @@ def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain
     assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
     trained(north, run_spec, state=content)
     late = messages.TrainRequest(run_spec, 2, base=state.digest)
-    told = "sealed state about" if masked else "is of round 0, due is that of round 1"
+    told = "sealed state about" if masked else "is of round 0, expected that of round 1"
     assert told in reason(north.ask("train", question(domain, late)))
 
 
@@ -132,11 +132,11 @@ def test_another_state_than_the_question_names_is_refused(
     named, came = (begun(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
     requests = {
         "train": ("train", messages.TrainRequest(run_spec, 4, base=named.digest)),
-        "test": ("evaluate", messages.EvaluateRequest(run_spec, "test", 4, base=named.digest)),
+        "test": ("evaluate", messages.EvaluateRequest(run_spec, 4, base=named.digest)),
     }
     kind, request = requests[split]
     answer = north.ask(kind, question(domain, request, sent(domain, run_spec, came)))
-    assert reason(answer).startswith("the state of round 3 that came is not the one that the sites adopted")
+    assert reason(answer).startswith("the state of round 3 in the message is not the accepted one")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
     assert messages.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, run_spec, named)))
@@ -241,26 +241,13 @@ def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, m
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
         (answer,) = judged(both[:1], run_spec, state, (total, given))
         assert reason(answer).startswith("its words are ")
-    request = messages.EvaluateRequest(run_spec, "validation", 1)
+    request = messages.AcceptRequest(run_spec, 1)
     content = question(domain, request, state, added=(total, words))
     content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json() + " "})
-    assert reason(both[0].ask("evaluate", content)).startswith("the list of a sum's contributions is damaged")
+    assert reason(both[0].ask("query.accept", content)).startswith("the list of a sum's contributions is damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
     (answer,) = judged(both[:1], run_spec, state, (many, words))
     assert reason(answer) == (CLOSED if masked else "this round counts 1 to 12 examples, got 13")
-
-
-@BOTH
-def test_a_new_model_is_judged_on_the_validation_split(both: list[Node], domain: KeyDomain, masked: bool):
-    """The loss that the next round is compared to is of no other split."""
-    run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    total = added(updates(both, run_spec, state), run_spec)
-    for split in ("train", "test"):
-        answer = both[0].ask(
-            "evaluate", question(domain, messages.EvaluateRequest(run_spec, split, 1), state, added=total)
-        )
-        assert reason(answer) == f"a new model is judged on split validation, the request names {split}"
 
 
 def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDomain):
@@ -268,10 +255,10 @@ def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDoma
     run_spec = run_spec_of(domain)
     state = sealed(domain, begun(domain, run_spec))
     total = added(updates(both, run_spec, state), run_spec)
-    request = messages.EvaluateRequest(run_spec, "validation", 1)
-    answer = both[0].ask("evaluate", question(domain, request, state, added=total))
+    request = messages.AcceptRequest(run_spec, 1)
+    answer = both[0].ask("query.accept", question(domain, request, state, added=total))
     assert set(answer) == {messages.METRICS, messages.VERDICT}
-    kept = both[0].ask("evaluate", question(domain, replace(request, keep=True), state, added=total))
+    kept = both[0].ask("query.accept", question(domain, replace(request, keep=True), state, added=total))
     assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
     assert state_in(kept, domain, masked=True).digest == messages.Verdict.of(answer).digest
 
@@ -287,7 +274,7 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
     requests: list[tuple[str, messages.Request]] = [
         ("train", messages.TrainRequest(run_spec, 2)),
         ("train", messages.TrainRequest(run_spec, 2, attempt=2)),
-        ("evaluate", messages.EvaluateRequest(run_spec, "test", 2)),
+        ("evaluate", messages.EvaluateRequest(run_spec, 2)),
     ]
     for kind, request in requests:
         told = reason(both[0].ask(kind, question(domain, request, other)))
@@ -316,7 +303,7 @@ def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node]
         "train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))
     )
     told = reason(south.ask("train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))))
-    assert told.startswith("the state of round 1 is of attempt 1, and this site went on to attempt 2")
+    assert told.startswith("the state of round 1 is of attempt 1, and this site has computed attempt 2")
 
 
 @BOTH
@@ -441,7 +428,7 @@ def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: K
     content = sent(domain, run_spec, begun(domain, run_spec, number=3))
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
-        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, "test", 4), content))
+        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 4), content))
         assert set(answer) == {messages.METRICS}
         assert answer.metric_records[messages.METRICS]["examples"] == 3
         assert not list(node.folder.rglob("state-*"))  # the run is over
@@ -455,23 +442,31 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, begun(domain, run_spec))
     judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
-    request = messages.EvaluateRequest(run_spec, "test", 4)
+    request = messages.EvaluateRequest(run_spec, 4)
     assert messages.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
     assert kept(both[0].folder) == {}
 
 
 @BOTH
-def test_without_a_sum_a_model_is_scored_on_the_test_split_alone(both: list[Node], domain: KeyDomain, masked: bool):
-    """No other evaluation takes the place of the run's final model."""
+def test_a_final_model_that_is_named_only_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+    """A site keeps what the message holds: without a model there is nothing to keep, and the kept one stays."""
     run_spec = run_spec_of(domain, masked=masked)
-    final, other = (sent(domain, run_spec, begun(domain, run_spec, seed=seed, number=3)) for seed in (0, 1))
-    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, "test", 4), final))
-    named = messages.EvaluateRequest(run_spec, "test", 4, base=begun(domain, run_spec, number=3).digest)
-    assert reason(both[0].ask("evaluate", question(domain, named))).startswith("the final model comes along")
-    for split in ("train", "validation"):
-        answer = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, split, 4), other))
-        assert reason(answer) == f"a model without a sum is scored on split test, the request names {split}"
-    assert kept(both[0].folder) == {"1.state": final}
+    final = begun(domain, run_spec, number=3)
+    content = sent(domain, run_spec, final)
+    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 4), content))
+    named = messages.EvaluateRequest(run_spec, 4, base=final.digest)
+    assert reason(both[0].ask("evaluate", question(domain, named))).startswith("the request must hold the final model")
+    assert kept(both[0].folder) == {"1.state": content}
+
+
+@BOTH
+def test_each_message_is_evaluated_on_its_own_split(both: list[Node], domain: KeyDomain, masked: bool):
+    """A new model's counts are of the validation split (two sequences here), the final one's of the test split."""
+    run_spec = run_spec_of(domain, masked=masked)
+    state = sent(domain, run_spec, begun(domain, run_spec))
+    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    final = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 2), messages.state_of(answer)))
+    assert [of.metric_records[messages.METRICS]["examples"] for of in (answer, final)] == [2, 3]
 
 
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
@@ -493,7 +488,7 @@ def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     secret = sealed(domain, begun(domain, run_spec_of(domain), seed=9, number=7))
     request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
     told = reason(both[0].ask("query.initial_weights", question(domain, request, secret)))
-    assert told == "a sealed model needs secure aggregation: set secure-aggregation=true"
+    assert told == "a sealed initial model needs secure aggregation: set secure-aggregation=true"
 
 
 def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
@@ -503,7 +498,7 @@ def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDom
     told = reason(
         both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "sealed"), own))
     )
-    assert told == "the model to go on from is a state of this run, which has its own"
+    assert told == "the initial model is a state of this run itself: choose a model of another run"
 
 
 def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyDomain):
@@ -513,10 +508,10 @@ def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyD
     updates(both[:1], masked, sealed(domain, state))
     for kind, request in (
         ("train", messages.TrainRequest(clear, 1)),
-        ("evaluate", messages.EvaluateRequest(clear, "test", 1)),
+        ("evaluate", messages.EvaluateRequest(clear, 1)),
     ):
         told = reason(both[0].ask(kind, question(domain, request, state.to_bytes())))
-        assert told == "a run is masked from its first question to its last, or not at all"
+        assert told == "a run is masked from its first request to its last, or not at all"
 
 
 def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyDomain):
@@ -526,7 +521,9 @@ def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyD
     )
     assert ring_of(coarse).fraction < 12
     told = reason(trained(both[0], coarse))
-    assert told.startswith("a step of rate 1e-05 of 6 examples is below 4 units of a sum of 2147483648: take float64")
+    assert told.startswith(
+        "a step of rate 1e-05 of 6 examples is below 4 units of an aggregate of 2147483648: use float64"
+    )
     assert messages.REFUSAL not in trained(
         both[0], replace(coarse, hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=4))
     )
@@ -571,14 +568,14 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
     """Of another network, dtype, domain or classes, damaged, or missing: the reason says which."""
     run_spec = run_spec_of(domain)
     fitting = begun(domain, run_spec)
-    told = "the model to go on from is of another domain, network or dtype than the run: take that model's settings"
+    told = "the initial model is of another domain, network or dtype than the run: use that model's settings"
     others = {
         told: [
             begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
             begun(domain, replace(run_spec, dtype="float32")),
             replace(fitting, domain=OTHER),
         ],
-        "the model to go on from tells yes, no: ingest alike": [replace(fitting, classes=("yes", "no"))],
+        "the initial model's classes are yes, no: ingest with the same": [replace(fitting, classes=("yes", "no"))],
     }
 
     def refused(content: bytes | None) -> str:

@@ -170,7 +170,7 @@ def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: P
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     (folder,) = (north.folder / "runs").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"lock", "memory", "turn"}
+    assert {path.name for path in folder.iterdir()} == {"lock", "rounds", "turn"}
     second = north.ask("train", content)
     assert nonce_of(second) != nonce_of(first)
     assert packed(north.ask("train", content)) == packed(second)
@@ -183,8 +183,8 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
     state = sent(domain, run_spec, begun(domain, run_spec))
     with south.beside_vault():
         total = added(updates([north, south], run_spec, state), run_spec)
-        request = messages.EvaluateRequest(run_spec, "validation", 1)
-        first, second = (north.ask("evaluate", question(domain, request, state, added=total)) for _ in range(2))
+        request = messages.AcceptRequest(run_spec, 1)
+        first, second = (north.ask("query.accept", question(domain, request, state, added=total)) for _ in range(2))
         (other,) = judged([south], run_spec, state, total)
     assert set(first) == {messages.METRICS, messages.VERDICT}
     assert packed(first) == packed(second)
@@ -204,7 +204,7 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
         "train", question(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
     )
     content = question(domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=company(domain, 2))
-    told = "a run is masked from its first question to its last, or not at all"
+    told = "a run is masked from its first request to its last, or not at all"
     assert reason(asked_anew(north, "train", content, 2)) == told
     assert calls(log, "Mask") == 1
 

@@ -34,21 +34,21 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from sites.client.reply_cache import ReplyCache
 
-memory = ReplyCache(Path(sys.argv[1]), sys.argv[2])
+cache = ReplyCache(Path(sys.argv[1]), sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends the process when a file grows beyond the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-memory.keep_answer("a question", RecordDict({"arrays": ArrayRecord({"words": Array(np.ones(10**4))})}))
+cache.keep_reply("a request", RecordDict({"arrays": ArrayRecord({"values": Array(np.ones(10**4))})}))
 """
 
 
-def answer_of(size: int = 3) -> RecordDict:
-    arrays = ArrayRecord({"words": Array(np.arange(size, dtype="<u8"))})
+def reply_of(size: int = 3) -> RecordDict:
+    arrays = ArrayRecord({"values": Array(np.arange(size, dtype="<u8"))})
     return RecordDict({"metrics": MetricRecord({"num-examples": size, "loss": 0.1}), "arrays": arrays})
 
 
-def packed(answer: RecordDict | None) -> bytes:
-    assert answer is not None
-    return recorddict_to_proto(answer).SerializeToString()
+def packed(reply: RecordDict | None) -> bytes:
+    assert reply is not None
+    return recorddict_to_proto(reply).SerializeToString()
 
 
 def folder_of(work: Path) -> Path:
@@ -92,92 +92,92 @@ def state(domain: KeyDomain) -> GlobalState:
 
 def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
     """To the byte, from any process; another question, another run, and the question before it get none."""
-    ReplyCache(tmp_path, NONCE).keep_answer("the first", answer_of(3))
+    ReplyCache(tmp_path, NONCE).keep_reply("the first", reply_of(3))
     again = ReplyCache(tmp_path, NONCE)
-    assert packed(again.answer("the first")) == packed(answer_of(3))
+    assert packed(again.kept_reply("the first")) == packed(reply_of(3))
     for other in ("the second", "the first ", ""):
-        assert again.answer(other) is None
-    assert ReplyCache(tmp_path, NONCE[:-1]).answer("the first") is None
-    again.keep_answer("the second", answer_of(5))
-    assert packed(again.answer("the second")) == packed(answer_of(5))
-    assert again.answer("the first") is None
+        assert again.kept_reply(other) is None
+    assert ReplyCache(tmp_path, NONCE[:-1]).kept_reply("the first") is None
+    again.keep_reply("the second", reply_of(5))
+    assert packed(again.kept_reply("the second")) == packed(reply_of(5))
+    assert again.kept_reply("the first") is None
 
 
 def test_a_damaged_answer_is_none(tmp_path: Path) -> None:
     """With any byte changed, cut anywhere, or with more behind it; the next one is kept as ever."""
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.keep_answer("a question", answer_of())
-    kept = folder_of(tmp_path) / "answer"
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.keep_reply("a request", reply_of())
+    kept = folder_of(tmp_path) / "reply"
     whole = kept.read_bytes()
     flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
     for damaged in (*flipped, *(whole[:length] for length in range(len(whole))), whole + b"\0"):
         kept.write_bytes(damaged)
-        assert memory.answer("a question") is None
-    memory.keep_answer("a question", answer_of())
-    assert packed(memory.answer("a question")) == packed(answer_of())
+        assert cache.kept_reply("a request") is None
+    cache.keep_reply("a request", reply_of())
+    assert packed(cache.kept_reply("a request")) == packed(reply_of())
 
 
 def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Something else in its place is no answer, and keeping one is a line in the site's log."""
-    memory = ReplyCache(tmp_path, NONCE)
-    (folder_of(tmp_path) / "answer").mkdir()
-    assert memory.answer("a question") is None
-    memory.keep_answer("a question", answer_of())
-    assert caplog.messages == ["the run goes on, and its answer is not kept: Is a directory"]
-    memory.require_kind(masked=True)
-    assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
+    cache = ReplyCache(tmp_path, NONCE)
+    (folder_of(tmp_path) / "reply").mkdir()
+    assert cache.kept_reply("a request") is None
+    cache.keep_reply("a request", reply_of())
+    assert caplog.messages == ["the run continues, but its reply is not kept: Is a directory"]
+    cache.require_masking(masked=True)
+    assert files(folder_of(tmp_path)) == {"lock", "reply", "rounds"}
 
 
 def test_without_room_for_an_answer_the_last_one_stays(
     tmp_path: Path, state: GlobalState, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is half-written, a line in the site's log says why, and the rest is remembered as ever."""
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.keep_answer("the first", answer_of())
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.keep_reply("the first", reply_of())
     with files_of_at_most(4096):
-        memory.keep_answer("the second", answer_of(10**4))
-        memory.keep(state, 0.5, {"reason": ""})
-    assert caplog.messages == ["the run goes on, and its answer is not kept: File too large"]
-    assert files(folder_of(tmp_path)) == {"answer", "lock", "memory"}
-    assert packed(memory.answer("the first")) == packed(answer_of())
-    assert memory.answer("the second") is None
-    assert memory.loss_of(state) == 0.5
+        cache.keep_reply("the second", reply_of(10**4))
+        cache.keep(state, 0.5, {"reason": ""})
+    assert caplog.messages == ["the run continues, but its reply is not kept: File too large"]
+    assert files(folder_of(tmp_path)) == {"lock", "reply", "rounds"}
+    assert packed(cache.kept_reply("the first")) == packed(reply_of())
+    assert cache.kept_reply("the second") is None
+    assert cache.loss_of(state) == 0.5
 
 
 def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState) -> None:
-    """What the gates and the mask rest on is kept, or the question is refused, and the memory is as it was."""
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.require_kind(masked=True)
-    told = "this site cannot keep what it must remember of the run: File too large: see to its disk"
+    """What the gates and the mask rest on is kept, or the question is refused, and the cache is as it was."""
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.require_masking(masked=True)
+    told = "this site cannot write its record of the run: File too large: check its disk"
     with files_of_at_most(8):
         with pytest.raises(FederationError, match=told):
-            memory.keep(state, 0.5, {"reason": ""})
-        with pytest.raises(FederationError, match=told), memory.turn(1, 1):
+            cache.keep(state, 0.5, {"reason": ""})
+        with pytest.raises(FederationError, match=told), cache.turn(1, 1):
             pass
-        memory.require_kind(masked=True)  # which it knows
-    assert files(folder_of(tmp_path)) == {"lock", "memory"}
-    assert memory.judged(state) is None
-    with pytest.raises(FederationError, match="masked from its first question to its last"):
-        memory.require_kind(masked=False)
+        cache.require_masking(masked=True)  # which it knows
+    assert files(folder_of(tmp_path)) == {"lock", "rounds"}
+    assert cache.evaluation(state) is None
+    with pytest.raises(FederationError, match="masked from its first request to its last"):
+        cache.require_masking(masked=False)
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     """The answer before is whole, and the next one takes away what was written of it."""
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.keep_answer("the first", answer_of())
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.keep_reply("the first", reply_of())
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), NONCE], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGXFSZ
     assert len(files(folder_of(tmp_path))) == 2
-    assert packed(memory.answer("the first")) == packed(answer_of())
-    memory.keep_answer("the second", answer_of())
-    assert files(folder_of(tmp_path)) == {"answer"}
+    assert packed(cache.kept_reply("the first")) == packed(reply_of())
+    cache.keep_reply("the second", reply_of())
+    assert files(folder_of(tmp_path)) == {"reply"}
 
 
 def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
     """Each record, array, dtype, shape and text comes back, in any number; an array of no bytes, too."""
-    arrays = ArrayRecord({"words": Array(np.arange(6, dtype="<u4").reshape(2, 3)), "none": Array(np.zeros(0))})
+    arrays = ArrayRecord({"values": Array(np.arange(6, dtype="<u4").reshape(2, 3)), "none": Array(np.zeros(0))})
     answer = RecordDict(
         {
             "metrics": MetricRecord({"num-examples": 7, "losses": [0.1, 0.2]}),
@@ -187,9 +187,9 @@ def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
             "empty": ArrayRecord(),
         }
     )
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.keep_answer("a question", answer)
-    kept = memory.answer("a question")
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.keep_reply("a request", answer)
+    kept = cache.kept_reply("a request")
     assert kept is not None
     assert [(name, dict(record)) for name, record in kept.items()] == [(n, dict(of)) for n, of in answer.items()]
 
@@ -197,32 +197,32 @@ def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
 def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> None:
     """To the byte, by digest, from any process; a later attempt takes the place of an earlier one, and no other's."""
     states = {at: replace(state, round=at[0], attempt=at[1]) for at in ((1, 1), (2, 1), (2, 2), (3, 1))}
-    memory = ReplyCache(tmp_path, NONCE)
-    assert memory.held(state.digest) is None
+    cache = ReplyCache(tmp_path, NONCE)
+    assert cache.held(state.digest) is None
     held: list[set[tuple[int, int]]] = []
     for at, of in states.items():
         ReplyCache(tmp_path, NONCE).hold(of, f"sealed {at}".encode())
-        there = {at: memory.held(of.digest) for at, of in states.items()}
+        there = {at: cache.held(of.digest) for at, of in states.items()}
         assert all(sent in {None, f"sealed {at}".encode()} for at, sent in there.items())
         held.append({at for at, sent in there.items() if sent})
     assert held == [{(1, 1)}, {(1, 1), (2, 1)}, {(1, 1), (2, 2)}, {(2, 2), (3, 1)}]
     other = ReplyCache(tmp_path, NONCE[:-1])
     assert other.held(states[3, 1].digest) is None
-    assert memory.held(states[3, 1].digest) is not None
-    memory.release()
-    assert [memory.held(of.digest) for of in states.values()] == [None] * 4
+    assert cache.held(states[3, 1].digest) is not None
+    cache.release()
+    assert [cache.held(of.digest) for of in states.values()] == [None] * 4
 
 
 def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None:
     """With any byte changed, or cut anywhere."""
-    memory = ReplyCache(tmp_path, NONCE)
-    memory.hold(state, b"sealed")
+    cache = ReplyCache(tmp_path, NONCE)
+    cache.hold(state, b"sealed")
     kept = folder_of(tmp_path) / "state-1"
     whole = kept.read_bytes()
     flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
     for damaged in (*flipped, *(whole[:length] for length in range(len(whole))), whole + b"\0"):
         kept.write_bytes(damaged)
-        assert memory.held(state.digest) is None
+        assert cache.held(state.digest) is None
 
 
 def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: GlobalState) -> None:
@@ -230,11 +230,11 @@ def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: Global
     first, second = ReplyCache(tmp_path, "first"), ReplyCache(tmp_path, "second")
     (tmp_path / "runs" / ("ab" * 16)).touch()  # a file, where a run's folder could be
     first.hold(state, b"sealed")
-    first.keep_answer("a question", answer_of())
+    first.keep_reply("a request", reply_of())
     for one, other in ((second, first), (first, second), (second, first)):
         one.hold(state, b"sealed")
         assert (one.held(state.digest), other.held(state.digest)) == (b"sealed", None)
-    assert packed(first.answer("a question")) == packed(answer_of())
+    assert packed(first.kept_reply("a request")) == packed(reply_of())
 
 
 def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
@@ -242,20 +242,20 @@ def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
     found: list[RecordDict | None] = []
 
     def ask(number: int) -> None:
-        memory = ReplyCache(tmp_path, NONCE)
-        with memory.turn(number, 1):
-            found.append(memory.answer("a question"))
+        cache = ReplyCache(tmp_path, NONCE)
+        with cache.turn(number, 1):
+            found.append(cache.kept_reply("a request"))
 
-    memory = ReplyCache(tmp_path, NONCE)
-    with memory.turn(1, 1):
+    cache = ReplyCache(tmp_path, NONCE)
+    with cache.turn(1, 1):
         same, later = Thread(target=ask, args=(1,)), Thread(target=ask, args=(2,))
         same.start()
         until(lambda: waiting(folder_of(tmp_path) / "turn") == 1)
         assert found == []
-        memory.keep_answer("a question", answer_of())
+        cache.keep_reply("a request", reply_of())
     same.join(SECONDS)
-    assert list(map(packed, found)) == [packed(answer_of())]
-    with memory.turn(1, 1):
+    assert list(map(packed, found)) == [packed(reply_of())]
+    with cache.turn(1, 1):
         later.start()
         until(lambda: waiting(folder_of(tmp_path) / "turn") == 1)
         assert len(found) == 1
@@ -286,15 +286,15 @@ def test_who_waits_is_refused_once_a_later_round_was_asked_for(
             until(lambda number=number: waiting(folder_of(tmp_path) / "turn") == number)
     for thread in asking:
         thread.join(SECONDS)
-    assert ended == {(1, 1): "a later round was asked for before this one's turn came", newer: "trained"}
+    assert ended == {(1, 1): "a later round was requested before this one could start", newer: "trained"}
 
 
 def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
     """A training that failed is followed by the next one at once."""
-    memory = ReplyCache(tmp_path, NONCE)
-    with pytest.raises(ZeroDivisionError), memory.turn(1, 1):
+    cache = ReplyCache(tmp_path, NONCE)
+    with pytest.raises(ZeroDivisionError), cache.turn(1, 1):
         raise ZeroDivisionError
-    with memory.turn(1, 1), (folder_of(tmp_path) / "turn").open("w") as other, pytest.raises(BlockingIOError):
+    with cache.turn(1, 1), (folder_of(tmp_path) / "turn").open("w") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -302,27 +302,27 @@ def test_the_newest_runs_are_remembered(tmp_path: Path) -> None:
     """By when they were last used: one that eight others followed is forgotten, one that was used again is not."""
     names = [f"{number:064x}" for number in range(MAX_RUNS + 1)]
     for age, name in enumerate(names[:-1]):
-        ReplyCache(tmp_path, name).keep_answer(name, answer_of())
+        ReplyCache(tmp_path, name).keep_reply(name, reply_of())
         newest = max((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    ReplyCache(tmp_path, names[0]).require_kind(masked=True)  # used again
-    ReplyCache(tmp_path, names[-1]).keep_answer(names[-1], answer_of())
+    ReplyCache(tmp_path, names[0]).require_masking(masked=True)  # used again
+    ReplyCache(tmp_path, names[-1]).keep_reply(names[-1], reply_of())
     assert len(files(tmp_path / "runs")) == MAX_RUNS
     for name in (names[0], *names[2:]):
-        assert packed(ReplyCache(tmp_path, name).answer(name)) == packed(answer_of())
-    assert ReplyCache(tmp_path, names[1]).answer(names[1]) is None
+        assert packed(ReplyCache(tmp_path, name).kept_reply(name)) == packed(reply_of())
+    assert ReplyCache(tmp_path, names[1]).kept_reply(names[1]) is None
 
 
 def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path) -> None:
     """Runs of a time when the clock was ahead are newer than it by their date, and go first all the same."""
     for number in range(MAX_RUNS):
-        ReplyCache(tmp_path, str(number)).require_kind(masked=True)
+        ReplyCache(tmp_path, str(number)).require_masking(masked=True)
     for run in (tmp_path / "runs").iterdir():
         os.utime(run, (2**33, 2**33))
-    memory = ReplyCache(tmp_path, "now")
-    memory.require_kind(masked=True)
-    memory.keep_answer("a question", answer_of())
-    assert packed(ReplyCache(tmp_path, "now").answer("a question")) == packed(answer_of())
+    cache = ReplyCache(tmp_path, "now")
+    cache.require_masking(masked=True)
+    cache.keep_reply("a request", reply_of())
+    assert packed(ReplyCache(tmp_path, "now").kept_reply("a request")) == packed(reply_of())
     assert len(files(tmp_path / "runs")) == MAX_RUNS
 
 
@@ -332,7 +332,7 @@ def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
         (tmp_path / "runs" / name).mkdir(parents=True)
         os.utime(tmp_path / "runs" / name, (0, 0))
     for number in range(MAX_RUNS + 3):
-        ReplyCache(tmp_path, str(number)).require_kind(masked=True)
+        ReplyCache(tmp_path, str(number)).require_masking(masked=True)
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left > {"backup", "0" * 31, "g" * 32, "A" * 32}
     assert len(left) == MAX_RUNS + 4
@@ -342,47 +342,47 @@ def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
 def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
     work = tmp_path / "a" / "b" / "work"
-    memory = ReplyCache(work, nonce.format(tmp_path / "c"))
-    memory.require_kind(masked=True)
-    memory.keep_answer("a question", answer_of())
+    cache = ReplyCache(work, nonce.format(tmp_path / "c"))
+    cache.require_masking(masked=True)
+    cache.keep_reply("a request", reply_of())
     made = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert made == {folder_of(work) / name for name in ("answer", "lock", "memory")}
+    assert made == {folder_of(work) / name for name in ("lock", "reply", "rounds")}
     assert len(folder_of(work).name) == 32
     assert stat.S_IMODE(folder_of(work).stat().st_mode) == 0o700
-    assert {stat.S_IMODE((folder_of(work) / name).stat().st_mode) for name in ("answer", "memory")} == {0o600}
+    assert {stat.S_IMODE((folder_of(work) / name).stat().st_mode) for name in ("reply", "rounds")} == {0o600}
 
 
 def test_a_run_is_of_one_kind_in_every_process(tmp_path: Path) -> None:
     """What it was first it stays; another run is what it is."""
     for masked in (True, False):
         name = f"{masked}"
-        ReplyCache(tmp_path, name).require_kind(masked=masked)
-        ReplyCache(tmp_path, name).require_kind(masked=masked)
-        with pytest.raises(FederationError, match="a run is masked from its first question to its last, or not at all"):
-            ReplyCache(tmp_path, name).require_kind(masked=not masked)
+        ReplyCache(tmp_path, name).require_masking(masked=masked)
+        ReplyCache(tmp_path, name).require_masking(masked=masked)
+        with pytest.raises(FederationError, match="a run is masked from its first request to its last, or not at all"):
+            ReplyCache(tmp_path, name).require_masking(masked=not masked)
 
 
 def test_a_verdict_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
     """Loss and verdict are those of the last state of its round alone; two rounds are remembered, and no third."""
     other = replace(begun(domain, run_spec_of(domain), seed=1), round=1, attempt=1)
     second, third = replace(state, round=2), replace(state, round=3)
-    judged = {"counts": {"examples": 2, "loss": 0.1}, "reason": ""}
-    ReplyCache(tmp_path, NONCE).keep(state, 0.1, judged)
-    memory = ReplyCache(tmp_path, NONCE)
-    assert (memory.judged(state), memory.loss_of(state)) == (judged, 0.1)
-    assert memory.judged(other) is memory.loss_of(other) is memory.judged(second) is None
+    evaluation = {"counts": {"examples": 2, "loss": 0.1}, "reason": ""}
+    ReplyCache(tmp_path, NONCE).keep(state, 0.1, evaluation)
+    cache = ReplyCache(tmp_path, NONCE)
+    assert (cache.evaluation(state), cache.loss_of(state)) == (evaluation, 0.1)
+    assert cache.evaluation(other) is cache.loss_of(other) is cache.evaluation(second) is None
     with pytest.raises(FederationError, match="is not the one that this site computed"):
-        memory.require_same(other)
-    memory.keep(second, None, {**judged, "reason": "too far"})
-    assert memory.judged(second) == {**judged, "reason": "too far"}
-    assert memory.loss_of(second) is None
-    assert memory.judged(state) == judged
-    memory.keep(third, 0.3, judged)
-    assert memory.judged(state) is None
-    assert memory.judged(second) is not None
-    memory.require_same(other)  # of a round that it knows nothing of any more
+        cache.require_same(other)
+    cache.keep(second, None, {**evaluation, "reason": "too far"})
+    assert cache.evaluation(second) == {**evaluation, "reason": "too far"}
+    assert cache.loss_of(second) is None
+    assert cache.evaluation(state) == evaluation
+    cache.keep(third, 0.3, evaluation)
+    assert cache.evaluation(state) is None
+    assert cache.evaluation(second) is not None
+    cache.require_same(other)  # of a round that it knows nothing of any more
     repeated = replace(third, attempt=2)
-    memory.keep(repeated, 0.4, judged)
-    assert memory.judged(third) is None
-    with pytest.raises(FederationError, match="is of attempt 1, and this site went on to attempt 2"):
-        memory.require_same(third)
+    cache.keep(repeated, 0.4, evaluation)
+    assert cache.evaluation(third) is None
+    with pytest.raises(FederationError, match="is of attempt 1, and this site has computed attempt 2"):
+        cache.require_same(third)

@@ -1,0 +1,148 @@
+"""A site's participation in a run: the checks before it replies to a message, and what its reply is computed with.
+
+The run must be of the site's domain and dataset, masked as the policy requires, and among enough sites that proved to
+be members. `participating` checks that and connects to the vault, once a message.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from fedpp.aggregation.global_state import GlobalState, Rows
+from fedpp.aggregation.round_context import Round
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.cipher.evaluation_key import AnyKey
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec, Task
+from fedpp.config.run_config import Dtype
+from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
+from fedpp.errors import DomainMismatchError, FederationError
+from fedpp.protocol import messages
+from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.membership import Run
+from fedpp.protocol.participants import Participants
+from fedpp.protocol.run_spec import RunSpec
+from fedpp.vault_api.vault_client import Membership, VaultClient
+
+from . import local_round
+from .reply_cache import ReplyCache
+from .reply_policy import Query, hide_figures
+from .update_path import Aggregation, Clear, Masked, about
+
+if TYPE_CHECKING:
+    from fedpp.learning.encrypted_training import EncryptedTrainer
+
+
+@dataclass(frozen=True)
+class Participation:
+    """What a site replies to one message of a run with."""
+
+    query: Query
+    run_spec: RunSpec
+    key: AnyKey
+    dataset: EncryptedDataset
+    nonce: str  # of the run
+    vault: VaultClient
+    aggregation: Aggregation
+    cache: ReplyCache
+
+    def round(self, request: messages.RoundRequest, before: GlobalState) -> Round:
+        """Return what a mask of this attempt at a round is bound to."""
+        return local_round.round_of(self.nonce, request, before)
+
+    def state(self, request: messages.RoundRequest) -> GlobalState:
+        """Return the state of the round before, from the message or held here; it must be `base` if that is named."""
+        content, number = self.query.content, request.round - 1
+        received = has_state(content) or not request.base
+        sent = messages.state_of(content) if received else self.cache.held(request.base)
+        if sent is None:
+            raise FederationError(messages.LOST_BASE)
+        state = GlobalState.from_bytes(self.aggregation.unseal(about(self.nonce, number), sent))
+        local_round.require_state(self.run_spec, state, number)
+        self.cache.require_same(state)
+        if request.base not in {"", state.digest}:
+            raise FederationError(
+                f"the state of round {number} in the message is not the accepted one, whose digest the request names: "
+                "the site that sealed it runs another fedpp, or cheats"
+            )
+        if received:
+            self.cache.hold(state, sent)
+        return state
+
+    def sealed(self, state: GlobalState) -> bytes:
+        """Return a state as it is sent: sealed by the vault where the run is masked."""
+        return self.aggregation.seal(about(self.nonce, state.round), state.to_bytes())
+
+    def trainer(self, rows: Rows) -> "EncryptedTrainer":
+        """Return the run's trainer with these weights."""
+        run_spec = self.run_spec
+        trainer = _trainer(run_spec.network, self.key, run_spec.hyperparameters, run_spec.dtype)
+        trainer.load(rows)
+        return trainer
+
+    def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...]) -> None:
+        """Train for the epochs of one round."""
+        with hide_figures():
+            trainer.fit(self.dataset, epochs=self.run_spec.epochs, seed=seed)
+
+    def counts(self, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
+        """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""
+        with hide_figures():
+            logits = trainer.logits(self.dataset, self.dataset.indices(split))
+        return self.vault.score(split, logits, self.query.run, number)
+
+
+@contextmanager
+def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
+    """Connect to the vault for one message; raise `FedppError` unless the run fits the site and its policy."""
+    key, dataset = open_dataset(query)
+    if run_spec.domain != key.domain:
+        raise DomainMismatchError(
+            f"this site belongs to domain {key.domain[:16]}, the run to {run_spec.domain[:16]}: "
+            "start a run of this domain, or join with the run's evaluation key"
+        )
+    if misfit := run_spec.network.misfit(Task.of(dataset.manifest)):
+        raise FederationError(misfit)
+    query.policy.require_secure_aggregation(masked=run_spec.masked)
+    participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))
+    membership = Membership(participants, query.run, query.bundle)
+    with VaultClient(query.site.vault) as vault:
+        query.policy.require_participants(_other_sites(vault, membership))
+        aggregation = Masked(vault, membership) if run_spec.masked else Clear()
+        cache = ReplyCache(query.site.work, participants.nonce)
+        cache.require_masking(masked=run_spec.masked)
+        yield Participation(query, run_spec, key, dataset, participants.nonce, vault, aggregation, cache)
+
+
+def open_dataset(query: Query) -> tuple[AnyKey, EncryptedDataset]:
+    """Open the site's evaluation key and dataset; raise `PolicyError` unless the policy lists the dataset."""
+    dataset = EncryptedDataset.open_with(query.site.dataset, query.site.at_rest_key)
+    query.policy.require_dataset(dataset.manifest.fingerprint)
+    return open_key(query.site.evaluation_key, dataset.manifest), dataset
+
+
+def has_state(content: RecordDict) -> bool:
+    """Tell whether a message holds a state."""
+    return messages.STATE in messages.record(content, messages.ARRAYS, ArrayRecord)
+
+
+def _other_sites(vault: VaultClient, membership: Membership) -> int:
+    """Return how many other members participate; raise `FederationError` if one did not prove its membership."""
+    info = vault.info()
+    card = DomainCard.from_json(info.card)
+    nonce = membership.participants.nonce
+    run = Run(card.certifying_key, card.fingerprint, nonce, membership.run, membership.bundle)
+    return membership.participants.others(info.site, run, datetime.now(UTC))
+
+
+# A simulation's process serves all rounds and sites; tracing the network again takes seconds.
+@lru_cache(maxsize=1)
+def _trainer(network: ModelSpec, key: AnyKey, hyperparameters: Hyperparameters, dtype: Dtype) -> "EncryptedTrainer":
+    from fedpp.learning.encrypted_training import EncryptedTrainer
+
+    return EncryptedTrainer(network, key.algebra(), hyperparameters, dtype)
