@@ -13,7 +13,7 @@ from coordinator.server.app import federate
 from coordinator.server.progress import Progress, ProgressFile
 from coordinator.server.run_state import RunState
 from fedpp.protocol import messages
-from fedpp.protocol.messages import SUM, AcceptRequest
+from fedpp.protocol.messages import SUM, AcceptRequest, TrainRequest
 from fedpp.protocol.run_record import FederationRecord
 
 
@@ -103,7 +103,7 @@ class Answered(MortalGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         kind, content = questions[0].metadata.message_type, questions[0].content
-        if kind == "train" and messages.TrainRequest.of(content).round == 2:
+        if kind == "train" and TrainRequest.of(content).round == 2:
             raise Died
         return ids
 
