@@ -127,16 +127,19 @@ def presence(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 def metrics(counts: AnyCounts) -> Metrics:
     """Return the figures of these counts; the AUC is that of the scores' bins, ties counting half."""
     if isinstance(counts, FindingCounts):
-        return _mean([metrics(finding) for finding in counts.findings])
+        return mean_metrics([metrics(finding) for finding in counts.findings])
     matrix = counts.confusion
     true_negatives, negatives = matrix[0][0], sum(matrix[0])
     false_positives, false_negatives = negatives - true_negatives, sum(row[0] for row in matrix[1:])
-    positives = counts.examples - negatives
+    found = counts.examples - negatives - false_negatives
+    decided = decision_figures(found=found, alarms=false_positives, cleared=true_negatives, missed=false_negatives)
     return Metrics(
-        loss=_ratio(counts.loss_sum, counts.examples),
-        accuracy=_ratio(sum(matrix[k][k] for k in range(len(matrix))), counts.examples),
-        auc=_auc(counts.positive_scores, counts.negative_scores),
-        **_of_decisions(positives - false_negatives, false_positives, true_negatives, false_negatives),
+        **{
+            **asdict(decided),
+            "loss": _ratio(counts.loss_sum, counts.examples),
+            "accuracy": _ratio(sum(matrix[k][k] for k in range(len(matrix))), counts.examples),
+            "auc": _auc(counts.positive_scores, counts.negative_scores),
+        }
     )
 
 
@@ -146,8 +149,7 @@ def threshold_for(counts: Counts, sensitivity: float) -> float | None:
     It is in log-odds of the positive score, an edge of `SCORE_EDGES`: scores of that bin and above are called positive,
     all of them at the lowest edge. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
     """
-    if not 0 < sensitivity <= 1:
-        raise ConfigError(f"a wanted sensitivity is above 0 and at most 1, got {sensitivity}")
+    require_share(sensitivity)
     found, positives = 0, sum(counts.positive_scores)
     for score_bin in reversed(range(SCORE_BINS)):
         found += counts.positive_scores[score_bin]
@@ -166,8 +168,7 @@ def at_threshold(counts: Counts, threshold: float) -> Decisions:
     above = slice(SCORE_EDGES.index(threshold), None)
     found, alarms = sum(counts.positive_scores[above]), sum(counts.negative_scores[above])
     positives, negatives = sum(counts.positive_scores), sum(counts.negative_scores)
-    accuracy = _ratio(found + negatives - alarms, counts.examples)
-    return Decisions(accuracy=accuracy, **_of_decisions(found, alarms, negatives - alarms, positives - found))
+    return decision_figures(found=found, alarms=alarms, cleared=negatives - alarms, missed=positives - found)
 
 
 def operating_point(validation: Counts, test: Counts, sensitivity: float) -> OperatingPoint | None:
@@ -178,18 +179,25 @@ def operating_point(validation: Counts, test: Counts, sensitivity: float) -> Ope
     return OperatingPoint(sensitivity, threshold, 1 / (1 + math.exp(-threshold)), at_threshold(test, threshold))
 
 
-def _of_decisions(found: int, alarms: int, cleared: int, missed: int) -> dict[str, float | None]:
-    """Return what true and false positives, true and false negatives give."""
-    return {
-        "precision": _ratio(found, found + alarms),
-        "sensitivity": _ratio(found, found + missed),
-        "specificity": _ratio(cleared, cleared + alarms),
-        "f1": _ratio(2 * found, 2 * found + alarms + missed),
-        "missed_diagnosis_rate": _ratio(missed, found + missed),
-    }
+def require_share(sensitivity: float) -> None:
+    """Raise `ConfigError` for a wanted sensitivity that is not above 0 and at most 1."""
+    if not 0 < sensitivity <= 1:
+        raise ConfigError(f"a wanted sensitivity is above 0 and at most 1, got {sensitivity}")
 
 
-def _mean(of_findings: Sequence[Metrics]) -> Metrics:
+def decision_figures(*, found: int, alarms: int, cleared: int, missed: int) -> Decisions:
+    """Return the figures of true positives, false positives, true negatives and false negatives."""
+    return Decisions(
+        accuracy=_ratio(found + cleared, found + alarms + cleared + missed),
+        precision=_ratio(found, found + alarms),
+        sensitivity=_ratio(found, found + missed),
+        specificity=_ratio(cleared, cleared + alarms),
+        f1=_ratio(2 * found, 2 * found + alarms + missed),
+        missed_diagnosis_rate=_ratio(missed, found + missed),
+    )
+
+
+def mean_metrics(of_findings: Sequence[Metrics]) -> Metrics:
     """Return each figure's mean over the findings for which it is defined."""
     values = {field.name: [getattr(figures, field.name) for figures in of_findings] for field in fields(Metrics)}
     defined = {name: [value for value in of_each if value is not None] for name, of_each in values.items()}

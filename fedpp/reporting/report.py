@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.metrics import Metrics, OperatingPoint, metrics, operating_point
-from fedpp.protocol.counts import Counts, Matrix
+from fedpp.protocol.counts import SCORE_BINS, Counts, Matrix
 from fedpp.protocol.run_record import RoundRecord
 
 
@@ -320,6 +320,7 @@ class Report:
     shared_patients: SharedPatients | None = None  # None where nobody may compare the sites' pseudonyms
     baselines: Baselines = field(default_factory=Baselines)
     parity: Parity | None = None
+    auc_bins: int = SCORE_BINS  # of the histograms of scores that AUCs and thresholds are computed from
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)  # name -> seconds
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -391,7 +392,8 @@ def summary(report: Report) -> str:
         ("auc", "AUC"),
     ):
         line = f"  {label:<12}{_three_digits(getattr(report.final, name))}"
-        lines.append(line + (f"   plaintext {_three_digits(getattr(reference, name))}" if reference else ""))
+        line += f"   plaintext {_three_digits(getattr(reference, name))}" if reference else ""
+        lines.append(line + (f"   (binned, {report.auc_bins} bins)" if name == "auc" else ""))
     if report.parity:
         difference = report.parity.max_abs_probability_difference
         controls = report.parity.control_probability_differences

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.learning.metrics import Metrics, count, metrics
+from fedpp.learning.exact_metrics import Predictions, exact_auc
+from fedpp.learning.metrics import Metrics
 
 from .study import Positions
 
@@ -66,7 +67,7 @@ def figures(
 ) -> Figures:
     """Return the figures of the sequences at some positions."""
     true, p = labels[positions], probabilities[positions]
-    return Figures(metrics(count(true, p)), auc_by_patient(true > 0, patients[positions], 1 - p[:, 0]))
+    return Figures(Predictions.of(true, p).metrics(), auc_by_patient(true > 0, patients[positions], 1 - p[:, 0]))
 
 
 def auc_by_patient(
@@ -84,12 +85,7 @@ def auc_by_patient(
     ]
     single = np.isin(patients, mixed_patients(positive, patients))
     units += [(bool(label), float(score)) for label, score in zip(positive[single], scores[single], strict=True)]
-    of_positives = np.array([score for label, score in units if label])
-    of_negatives = np.array([score for label, score in units if not label])
-    if not of_positives.size or not of_negatives.size:
-        return None
-    differences = of_positives[:, np.newaxis] - of_negatives
-    return float(np.mean(np.where(differences == 0, 0.5, differences > 0)))
+    return exact_auc(np.array([label for label, _ in units], bool), np.array([score for _, score in units]))
 
 
 def mixed_patients(positive: NDArray[np.bool_], patients: NDArray[np.str_]) -> NDArray[np.str_]:

@@ -2,32 +2,38 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import load_tensorflow
 
 from .opening import domain_of, show
 
+if TYPE_CHECKING:
+    from fedpp.learning.exact_metrics import Predictions
+
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score a model on a split: predict on ciphertext, decrypt in the secret zone."""
-    from fedpp.learning.metrics import metrics
-    from fedpp.protocol.finding_counts import FindingCounts
-
+    """Evaluate a model on a split: predict on ciphertext, decrypt in the secret zone; figures and curves are exact."""
     splits = (options.split,) if options.sensitivity is None else (options.split, "validation")
     predictor = _Predictor(options, splits, labelled=True)
-    counts = predictor.counts(options.split)
-    figures = {"split": options.split, "examples": counts.examples, **metrics(counts).to_mapping()}
-    chosen_on = counts if options.sensitivity is None else predictor.counts("validation")
-    if isinstance(counts, FindingCounts) and isinstance(chosen_on, FindingCounts):
-        of_each = zip(predictor.classes, chosen_on.findings, counts.findings, strict=True)
-        findings = {name: _finding(chosen, tested, options.sensitivity) for name, chosen, tested in of_each}
+    tested = predictor.predictions(options.split)
+    chosen_on = tested if options.sensitivity is None else predictor.predictions("validation")
+    of_each = [_figures(*pair, options) for pair in zip(chosen_on, tested, strict=True)]
+    if predictor.multi_label:
+        from fedpp.learning.metrics import mean_metrics
+
+        mean = mean_metrics([of_one.metrics() for of_one in tested]).to_mapping()
+        figures = {"split": options.split, "examples": len(predictor.names(options.split)), **mean}
+        findings = {
+            name: {"known": len(of_one.labels), "present": int(of_one.positive.sum()), **own}
+            for name, of_one, own in zip(predictor.classes, tested, of_each, strict=True)
+        }
         show(options, {**figures, "findings": findings} if options.json else figures)
         if not options.json:
             print(_table(findings))
     else:
-        point = _operating_point(chosen_on, counts, options.sensitivity)
-        show(options, figures | (point if options.json else _lines(point)))
+        figures = {"split": options.split, "examples": len(tested[0].labels), **of_each[0]}
+        show(options, figures if options.json else _lines(figures))
     return 0
 
 
@@ -48,32 +54,30 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _finding(validation: Any, counts: Any, sensitivity: float | None) -> dict[str, Any]:
-    """Return the figures of one finding, over the sequences where it is known."""
-    from fedpp.learning.metrics import metrics
+def _figures(validation: "Predictions", tested: "Predictions", options: argparse.Namespace) -> dict[str, Any]:
+    """Return figures, the operating point of a wanted sensitivity (None without positives), and curves for JSON."""
+    from fedpp.learning.exact_metrics import exact_operating_point
 
-    known = {"known": counts.examples, "present": sum(map(sum, counts.confusion[1:]))}
-    return {**known, **metrics(counts).to_mapping(), **_operating_point(validation, counts, sensitivity)}
-
-
-def _operating_point(validation: Any, counts: Any, sensitivity: float | None) -> dict[str, Any]:
-    """Return the point of a wanted sensitivity, None where validation has no positive; nothing if none is wanted."""
-    from fedpp.learning.metrics import operating_point
-
-    if sensitivity is None:
-        return {}
-    point = operating_point(validation, counts, sensitivity)
-    return {"operating_point": point and point.to_mapping()}
+    figures: dict[str, Any] = dict(tested.metrics().to_mapping())
+    if options.sensitivity is not None:
+        point = exact_operating_point(validation, tested, options.sensitivity)
+        figures["operating_point"] = point and point.to_mapping()
+    if options.json:
+        curves = tested.curves()
+        figures["curves"] = curves and curves.to_mapping()
+    return figures
 
 
-def _lines(point: dict[str, Any]) -> dict[str, Any]:
-    """Return an operating point as figures of their own: the threshold as a probability, and what it is worth."""
-    if not point:
-        return {}
-    chosen = point["operating_point"]
+def _lines(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with the operating point as lines of its own: the threshold as a probability, and its figures."""
+    if "operating_point" not in figures:
+        return figures
+    plain = dict(figures)
+    chosen = plain.pop("operating_point")
     if chosen is None:
-        return {"threshold": None}
-    return {"threshold": chosen["probability"], **{f"{name} there": v for name, v in chosen["decisions"].items()}}
+        return {**plain, "threshold": None}
+    there = {f"{name} there": value for name, value in chosen["decisions"].items()}
+    return {**plain, "threshold": chosen["probability"], **there}
 
 
 def _table(findings: dict[str, dict[str, Any]]) -> str:
@@ -100,7 +104,7 @@ def _cell(value: Any) -> str:
 
 
 class _Predictor:
-    """A model, a dataset and the secret that opens what one says of the other."""
+    """A model, a dataset, and the domain secret that decrypts the predictions."""
 
     def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
@@ -141,12 +145,12 @@ class _Predictor:
         rows = self._trainer.logits(self._dataset, self._dataset.indices(split))
         return (presence if self.multi_label else softmax)(encryption.decrypt(self._domain, rows))
 
-    def counts(self, split: str) -> Any:
-        """Return the counts of a split, of each finding if there are several."""
+    def predictions(self, split: str) -> "list[Predictions]":
+        """Return the labels and predictions of a split; of several findings, those of each where it is known."""
         from fedpp.keys import encryption
-        from fedpp.learning.metrics import count, count_findings
+        from fedpp.learning.exact_metrics import Predictions
 
         rows, probabilities = self._dataset.labels(self._dataset.indices(split)), self.probabilities(split)
         if self.multi_label:
-            return count_findings(encryption.decrypt_findings(self._domain, rows), probabilities)
-        return count(encryption.decrypt_classes(self._domain, rows), probabilities)
+            return Predictions.of_findings(encryption.decrypt_findings(self._domain, rows), probabilities)
+        return [Predictions.of(encryption.decrypt_classes(self._domain, rows), probabilities)]

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DATA, ROOT
 from hospital import error_of, found, keys, site, site_process
@@ -37,7 +38,8 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     model = json.loads(trained.stdout)["model"]
     figures = json.loads(site_process("evaluate", model, folder / "data", *keys(folder), "--json").stdout)
     assert figures["examples"] == summary["sequences"]["test"]
-    assert 0 <= figures["auc"] <= 1
+    curves = figures["curves"]
+    assert figures["auc"] == pytest.approx(np.trapezoid(curves["sensitivity"], curves["false_positive_rate"]))
     point = ("evaluate", model, folder / "data", *keys(folder), "--sensitivity", 1)
     chosen = json.loads(site(*point, "--split", "validation", "--json").stdout)["operating_point"]
     assert chosen["decisions"]["sensitivity"] == 1.0

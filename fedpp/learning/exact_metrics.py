@@ -1,0 +1,146 @@
+"""Exact figures and curves of predictions that are at hand one by one, by scikit-learn.
+
+For the secret zone and for experiments in plaintext. Between sites travel counts alone, whose AUC and thresholds are
+those of bins: `metrics`.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, decision_figures, metrics, require_share
+from fedpp.protocol.counts import UNKNOWN, Counts
+
+_LARGEST_LOG_ODDS = 750.0  # of float64 probabilities: the smallest positive one has 745; scikit-learn takes no infinity
+_CALIBRATION_BINS = 10
+
+
+@dataclass(frozen=True)
+class Curves:
+    """ROC, precision-recall and calibration curve of the positive score, class 0 against the rest.
+
+    Thresholds are probabilities. Calibration has up to ten bins of as many examples each.
+    """
+
+    false_positive_rate: tuple[float, ...]
+    sensitivity: tuple[float, ...]  # beside false_positive_rate
+    roc_threshold: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]  # beside precision; the last point, (1, 0), has no threshold
+    precision_recall_threshold: tuple[float, ...]
+    average_precision: float
+    predicted_probability: tuple[float, ...]  # mean of each calibration bin
+    observed_share: tuple[float, ...]  # of positives in the same bin
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return values fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions one by one: class numbers `labels` [examples] and `probabilities` [examples classes].
+
+    Raises `FederationError` for arrays that are no predictions, as `count` does.
+    """
+
+    labels: NDArray[np.integer]
+    probabilities: NDArray[np.float64]
+    counts: Counts
+
+    @classmethod
+    def of(cls, labels: ArrayLike, probabilities: ArrayLike) -> Self:
+        """Check and count predictions."""
+        return cls(np.asarray(labels), np.asarray(probabilities, dtype=np.float64), counts=count(labels, probabilities))
+
+    @classmethod
+    def of_findings(cls, states: NDArray[np.integer], probabilities: NDArray[np.float64]) -> list[Self]:
+        """Return the predictions of each finding, on the examples where it is known.
+
+        `states` [examples findings] and `probabilities` [examples findings 2] are as in `count_findings`.
+        """
+        known = states != UNKNOWN
+        return [cls.of(states[known[:, k], k], probabilities[known[:, k], k]) for k in range(states.shape[1])]
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Tell of each example whether its true class is not class 0."""
+        return self.labels > 0
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Return the log-odds of the positive score, which keep the order of scores next to 0 and to 1."""
+        with np.errstate(divide="ignore"):
+            log_odds = np.log(self.probabilities[:, 1:].sum(axis=1)) - np.log(self.probabilities[:, 0])
+        clipped: NDArray[np.float64] = np.clip(log_odds, -_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS)
+        return clipped
+
+    def metrics(self) -> Metrics:
+        """Return the figures, with the exact AUC."""
+        return replace(metrics(self.counts), auc=exact_auc(self.positive, self.scores))
+
+    def decisions(self, threshold: float) -> Decisions:
+        """Return the figures where scores at or above a threshold, in log-odds, are called positive."""
+        decided = confusion_matrix(self.positive, self.scores >= threshold, labels=[False, True])
+        cleared, alarms, missed, found = decided.ravel().tolist()
+        return decision_figures(found=found, alarms=alarms, cleared=cleared, missed=missed)
+
+    def curves(self) -> Curves | None:
+        """Return the curves; None where not both kinds of examples are there."""
+        if not _both(self.positive):
+            return None
+        false_positive_rate, sensitivity, roc_threshold = roc_curve(self.positive, self.scores)
+        precision, recall, threshold = precision_recall_curve(self.positive, self.scores, drop_intermediate=True)
+        probabilities = expit(self.scores)
+        share, predicted = calibration_curve(
+            self.positive, probabilities, n_bins=_CALIBRATION_BINS, strategy="quantile"
+        )
+        return Curves(
+            false_positive_rate=_numbers(false_positive_rate),
+            sensitivity=_numbers(sensitivity),
+            roc_threshold=_numbers(expit(roc_threshold)),
+            precision=_numbers(precision),
+            recall=_numbers(recall),
+            precision_recall_threshold=_numbers(expit(threshold)),
+            average_precision=float(average_precision_score(self.positive, self.scores)),
+            predicted_probability=_numbers(predicted),
+            observed_share=_numbers(share),
+        )
+
+
+def exact_auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
+    """Return the area under the ROC curve of scores, ties counting half; None where not both kinds are there."""
+    return float(roc_auc_score(positive, scores)) if _both(positive) else None
+
+
+def exact_operating_point(validation: Predictions, test: Predictions, sensitivity: float) -> OperatingPoint | None:
+    """Choose the highest threshold with a sensitivity on validation predictions, and apply it to others.
+
+    The threshold is the score of a validation example. Returns None without positives. Raises `ConfigError` for a
+    sensitivity that is not above 0 and at most 1.
+    """
+    require_share(sensitivity)
+    if not validation.positive.any():
+        return None
+    _, recall, thresholds = precision_recall_curve(validation.positive, validation.scores)
+    threshold = float(thresholds[recall[:-1] >= sensitivity].max())
+    return OperatingPoint(sensitivity, threshold, float(expit(threshold)), test.decisions(threshold))
+
+
+def _both(positive: NDArray[np.bool_]) -> bool:
+    return bool(positive.any() and not positive.all())
+
+
+def _numbers(values: NDArray[np.floating]) -> tuple[float, ...]:
+    return tuple(np.asarray(values, dtype=np.float64).tolist())
