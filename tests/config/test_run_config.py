@@ -27,9 +27,9 @@ def test_the_defaults_are_a_run():
 
 
 def test_the_guide_names_every_setting():
-    """The table of the deployment guide has each name that `--set` takes, in order, with its default."""
-    guide = (ROOT / "docs" / "how-to" / "deployment.md").read_text()
-    table = guide.partition("| `--set` | default | what |")[2].partition("\n\n")[0]
+    """The table of the run settings has each name that `--set` takes, in order, with its default."""
+    guide = (ROOT / "docs" / "reference" / "run_settings.md").read_text()
+    table = guide.partition("| setting | default | meaning |")[2].partition("\n\n")[0]
     rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| `")]
     expected = {name: value for name, value in DEFAULTS.items() if name not in GIVEN_BY_RUN}
     assert [(name.strip("| `"), default) for name, default in rows] == [
