@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fedpp.errors import FedppError
+from fedpp.texts import printable
 from fedpp.values import is_hex
 
 
@@ -118,7 +119,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         status: int = options.run(options)
         sys.stdout.flush()
     except FedppError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {printable(str(error))}", file=sys.stderr)
         return 1
     except MemoryError as error:
         print(f"{program}: not enough memory: {error}; take smaller images or batches", file=sys.stderr)
@@ -126,7 +127,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 0
-        where = f" ({error.filename}): check the path and its permissions" if error.filename else ""
+        where = f" ({printable(str(error.filename))}): check the path and its permissions" if error.filename else ""
         print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

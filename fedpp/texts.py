@@ -1,6 +1,14 @@
-"""Texts that came from others, fit for a log and a terminal."""
+"""Untrusted text made fit for a log or a terminal: no control characters, no line breaks."""
 
 MAX_CHARACTERS = 1000
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with escapes in place of control characters and bytes that are no text.
+
+    Nothing is lost: a file can be identified by its name. `one_line` is for the messages of other parties.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def one_line(text: str) -> str:

@@ -13,11 +13,12 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
 from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.preparation import Preparation
 from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import partition_patients
 from fedpp.imaging.visits import by_visit, of_length
-from fedpp.ingest.ingestion import ingest
+from fedpp.ingest.ingestion import IngestSettings, ingest
 from fedpp.keys import key_store
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
@@ -55,6 +56,9 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase, domain = from_file(passphrase_file), _domain(scenario)
     domain_ca = DomainCA(domain.certifying_seed())
     key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
+    channels = 3 if scenario.colour else 1
+    preparation = Preparation(scenario.dtype, scenario.frames, scenario.size, scenario.size, channels)
+    settings = IngestSettings(preparation, scenario.plan(), scenario.gaps, scenario.patch)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
@@ -62,21 +66,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         identity = SiteIdentity.generate(name)
         certificate = domain_ca.certify(identity.recipient(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
-        ingest(
-            sequences,
-            dataset,
-            domain=domain,
-            class_map=classes,
-            frames=scenario.frames,
-            height=scenario.size,
-            width=scenario.size,
-            plan=scenario.plan(),
-            dtype=scenario.dtype,
-            channels=3 if scenario.colour else 1,
-            time_gaps=scenario.gaps,
-            patch=scenario.patch,
-            progress=True,
-        )
+        ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
         policy = out / "policies" / f"{name}.yaml"
         create_exclusively(policy, _policy(dataset).to_yaml().encode())
@@ -131,9 +121,9 @@ def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[Im
 def _asked(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
     """Return the sequences that the network is asked about: whole ones, or a window of visits each."""
     if scenario.predict == "sequence":
-        return of_length(sequences, least=scenario.min_length, most=scenario.max_length)
+        return of_length(sequences, min_length=scenario.min_length, max_length=scenario.max_length)
     window = scenario.window or scenario.frames
-    return by_visit(sequences, window=window, stride=scenario.stride, least=scenario.min_length)
+    return by_visit(sequences, window=window, stride=scenario.stride, min_length=scenario.min_length)
 
 
 def _shuffled(sequences: Sequence[ImageSequence], seed: int) -> list[ImageSequence]:

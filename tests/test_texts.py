@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.texts import MAX_CHARACTERS, one_line
+from fedpp.texts import MAX_CHARACTERS, one_line, printable
 
 
 @given(st.text(max_size=3000))
@@ -29,3 +29,14 @@ def test_a_text_of_others_is_one_printable_line(text: str) -> None:
 def test_a_line_keeps_its_words_apart_and_ends(text: str, line: str) -> None:
     """What breaks a line parts two words; what does not show is left out; only the beginning is read."""
     assert one_line(text) == line
+
+
+@given(st.text(max_size=300))
+def test_a_printable_text_is_one_line_and_loses_nothing(text: str) -> None:
+    """Control characters become escapes from which the text can be restored; a printable text stays as it is."""
+    shown = printable(text)
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    assert (shown == text) == text.isprintable()
+    if "\\" not in text and text.isascii():
+        assert shown.encode().decode("unicode_escape") == text

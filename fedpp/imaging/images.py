@@ -1,4 +1,4 @@
-"""One image file of a common format (PNG, JPEG, TIFF, BMP, GIF) as frames, grey or in its colours."""
+"""Image files of common formats (PNG, JPEG, TIFF, BMP, GIF) as frames, grey or in colour."""
 
 import re
 import struct
@@ -17,11 +17,11 @@ from fedpp.errors import RawDataError
 from fedpp.imaging.sequence import DecodedLater, Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # and no other decoder of Pillow's, whatever a file is named
-MAX_BYTES = 2**30  # of a file of several pages, which is kept in memory while they are read
-MAX_PAGES = 5_000  # of a file: a header may claim any number, and a TIFF's take Pillow their square
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # no other decoder of Pillow's, whatever a file's name
+MAX_BYTES = 2**30  # of a file of several pages, which is kept in memory while read
+MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes quadratic time for a TIFF's
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
-MAX_SCANS = 50  # of a JPEG, which goes over all of its pixels in each; there are usually 10 at most
+MAX_SCANS = 50  # of a JPEG: each decodes all of its pixels; usual are 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
 # what Pillow raises on damaged files
 _DAMAGE = (
@@ -42,14 +42,14 @@ _DAMAGE = (
 
 
 def read_image(file: Path, _: int = 1, *, colour: bool = False) -> tuple[Frame]:
-    """Return an image's first page, and that alone; raise `RawDataError` if it cannot be read."""
+    """Return an image's first page only; raise `RawDataError` if it cannot be read."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_scans(file, image)
         return (_values(file, image, colour=colour),)
 
 
 def page_count(file: Path) -> int:
-    """Return the number of an image's pages, from its headers alone."""
+    """Return the number of an image's pages, from its headers only."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_size(file, image)
         count = _page_count(image)
@@ -59,9 +59,9 @@ def page_count(file: Path) -> int:
 
 
 def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
-    """Return an image's pages, each decoded when it is asked for; raise `RawDataError` if they are not so many.
+    """Return an image's pages, each decoded on access; raise `RawDataError` if there are not `count`.
 
-    A file of several is kept in memory; ask for its pages in their order, or it takes long.
+    A file of several pages is kept in memory; access in another order than theirs is slow.
     """
     if count == 1 and page_count(file) == 1:
         return read_image(file, colour=colour)
@@ -83,7 +83,7 @@ def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Fram
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Name the file in what Pillow raises, and keep its warnings off the terminal."""
+    """Turn Pillow's errors into a `RawDataError` that names the file, and suppress its warnings."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
@@ -92,7 +92,7 @@ def _named(file: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong, without the file's name, which Pillow and the system may quote once more."""
+    """Return the reason without the file's name, which Pillow and the system may repeat."""
     if isinstance(error, UnidentifiedImageError):
         return f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -100,12 +100,12 @@ def _reason(error: Exception) -> str:
 
 
 def is_image(file: Path) -> bool:
-    """Tell by its name whether a file is an image; what desktops leave beside the files of others is none."""
+    """Tell by its name whether a file is an image; hidden metadata files of desktop systems are not."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def natural(text: str) -> list[tuple[float, str]]:
-    """Order by the numbers in a name: frame 2 before frame 10."""
+    """Return a sort key by the numbers in a name: frame 2 before frame 10."""
     return [(_number(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
@@ -127,7 +127,7 @@ def _page_count(image: Image.Image) -> int:
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     try:
-        for page in range(MAX_PAGES + 1):  # and no further, which could take hours
+        for page in range(MAX_PAGES + 1):  # no further, which could take hours
             image.seek(page)
     except EOFError:
         return page
@@ -135,7 +135,7 @@ def _page_count(image: Image.Image) -> int:
 
 
 def _values(file: Path, image: Image.Image, *, colour: bool) -> Frame:
-    _check_size(file, image)  # of each page: those of a TIFF have sizes of their own
+    _check_size(file, image)  # of each page: pages of a TIFF differ in size
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")  # these are grey
     values = np.asarray(image if deep else image.convert("RGB" if colour else "L"), dtype=np.float64)
     if not np.isfinite(values).all():

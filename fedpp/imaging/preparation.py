@@ -1,9 +1,12 @@
-"""From a raw sequence to what the network sees: frames chosen, resized and standardised, and the time between them."""
+"""Preparation of raw sequences for a model: frames chosen, resized and standardised, and the time between them."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedpp.config.run_config import Dtype
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.sequence import FrameFiles, ImageSequence
 
@@ -12,18 +15,34 @@ CHANNELS = (1, 3)  # grey, or red, green and blue
 Values = NDArray[np.float64]
 
 
-def prepare(sequence: ImageSequence, frames: int, height: int, width: int, channels: int = 1) -> Values:
-    """Return `[k, height, width, channels]` of mean 0 and standard deviation 1, or zeros if it is constant.
+@dataclass(frozen=True)
+class Preparation:
+    """Shape and number format of prepared sequences; `height` and `width` are in pixels."""
 
-    k is `frames`, chosen evenly, first and last included, or the length of a shorter sequence. Images are resized
-    with antialiasing, the aspect ratio is not kept. Of three channels, all are moved and scaled alike, so that colours
-    stay what they are beside one another; a grey image has three equal ones.
+    dtype: Dtype
+    frames: int
+    height: int
+    width: int
+    channels: int = 1
+
+    def of(self, sequence: ImageSequence) -> NDArray[np.floating]:
+        """Return a prepared sequence `[k, height, width, channels]`, rounded to the dtype."""
+        values = prepare(sequence, self.frames, self.height, self.width, self.channels)
+        return values.astype(self.dtype, copy=False)
+
+
+def prepare(sequence: ImageSequence, frames: int, height: int, width: int, channels: int = 1) -> Values:
+    """Return `[k, height, width, channels]` of mean 0 and standard deviation 1, or zeros for a constant sequence.
+
+    k is `frames`, chosen evenly with the first and the last, or the length of a shorter sequence. Images are resized
+    with antialiasing; the aspect ratio is not kept. Three channels are shifted and scaled alike, which keeps the
+    colours' relation; a grey image has three equal channels.
     """
     if channels not in CHANNELS:
         raise ConfigError(f"a prepared sequence has 1 channel or 3, got {channels}")
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
-    wanted = _chosen(len(sequence.frames), frames)  # the others are not even read
+    wanted = _chosen(len(sequence.frames), frames)  # the others are not read
     source = sequence.frames
     coloured = channels > 1
     read = source.take(wanted, colour=coloured) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
@@ -38,9 +57,9 @@ def prepare(sequence: ImageSequence, frames: int, height: int, width: int, chann
 
 
 def gaps(sequence: ImageSequence, frames: int) -> Values:
-    """Return `[k]`, `log(1 + days) / log(1 + 365)` since the frame before of those that `prepare` chooses, first 0.
+    """Return `[k]`: `log(1 + days) / log(1 + 365)` between the frames that `prepare` chooses; the first is 0.
 
-    So a day is 0.12, a month 0.58 and a year 1. Raises `RawDataError` where times are not known.
+    A day is 0.12, a month 0.58 and a year 1. Raises `RawDataError` for a sequence without times.
     """
     if sequence.times is None:
         raise RawDataError("a sequence has no times, so there are no gaps between its frames: ingest without --gaps")
@@ -51,7 +70,7 @@ def gaps(sequence: ImageSequence, frames: int) -> Values:
 
 
 def pad(values: Values, frames: int) -> Values:
-    """Return `[frames, ...]`: `values [k, ...]`, and zeros after them."""
+    """Return `values [k, ...]`, filled up with zeros to `[frames, ...]`."""
     padded = np.zeros((frames, *values.shape[1:]))
     padded[: len(values)] = values
     return padded
@@ -65,10 +84,10 @@ def _chosen(length: int, frames: int) -> list[int]:
 
 
 def _resized(frame: Values, height: int, width: int, channels: int) -> Values:
-    """Return `[height, width, channels]` of a frame `[.., ..]`, grey, or `[.., .., channels]`."""
+    """Return `[height, width, channels]` of a grey frame `[.., ..]` or a colour frame `[.., .., channels]`."""
     planes = frame[..., None] if frame.ndim == 2 else frame
     if planes.shape[-1] not in {1, channels}:
-        raise RawDataError(f"a frame has {planes.shape[-1]} channels, where {channels} were asked for")
+        raise RawDataError(f"a frame has {planes.shape[-1]} channels, {channels} are needed")
     resized = np.empty((height, width, planes.shape[-1]))
     for channel in range(planes.shape[-1]):
         image = Image.fromarray(planes[..., channel].astype(np.float32))

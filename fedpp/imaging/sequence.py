@@ -1,4 +1,4 @@
-"""What every reader gives: one patient's images in the order of time, still in clear."""
+"""Image sequences: one patient's images in the order of time, in plaintext, as every reader returns them."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,39 +12,39 @@ from numpy.typing import NDArray
 
 from fedpp.errors import NoImageError, RawDataError
 
-Frame = NDArray[np.float64]  # [height, width], grey; of a colour image [height, width, 3] where colour is asked for
-States = tuple[str | None, ...]  # of several findings: "1" present, "0" absent, None unknown, and not None of each
+Frame = NDArray[np.float64]  # [height, width], grey; [height, width, 3] of a colour image if colour is wanted
+States = tuple[str | None, ...]  # of several findings: "1" present, "0" absent, None unknown; not all None
 Label = str | States
 
 
 class Reader(Protocol):
-    """Reads a file that has so many frames, grey ones or, of a colour image, coloured ones; a picklable function."""
+    """Picklable function that reads a file of `count` frames, grey or, of a colour image, in colour."""
 
     def __call__(self, file: Path, count: int, /, *, colour: bool) -> Sequence[Frame]: ...  # noqa: D102
 
 
-# What a reader does about a file that it cannot use, which is left out if this returns: no header or a damaged one,
-# none where a table names one, no patient, too many pixels. A `NoImageError` is the file's that is no picture at all.
+# Handler of a file that cannot be used, which is skipped if the handler returns: a missing or damaged header, a missing
+# file, no patient, too many pixels. `NoImageError` is for a file without a picture.
 Refuse = Callable[[Path, RawDataError], None]
 
 
 def refuse(_: Path, error: RawDataError) -> None:
-    """Raise the error: the first file that cannot be used ends the reading; one that is no picture does not."""
+    """Raise the error, so that the first unusable file ends the reading; ignore a file without a picture."""
     if not isinstance(error, NoImageError):
         raise strict(error)
 
 
 def strict(error: RawDataError) -> RawDataError:
-    """Return the error of a file that ends all of the work, with how to go on without that file."""
-    return RawDataError(f"{error}; `fedpp-site ingest --skip-unreadable` leaves such files out")
+    """Return the error of a file that ends the reading, with advice to skip such files."""
+    return RawDataError(f"{error}; `fedpp-site ingest --skip-unreadable` skips such files")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSequence:
-    """One sequence; frames may differ in size. Neither identifiers nor pixels are shown in its repr.
+    """One patient's sequence; frames may differ in size. Its repr shows neither identifiers nor pixels.
 
-    `labels` and `times` (days since some day), where they are known, go with the frames one by one; `split` is
-    the patient's, where the data assign one. Where several findings are asked about, a label is their states.
+    `labels` and `times` (days since a fixed day), where known, have one entry for each frame; `split` is the
+    patient's, where the data assign one. A label of multi-label data is the states of the findings.
     """
 
     id: str = field(repr=False)
@@ -57,7 +57,7 @@ class ImageSequence:
 
 
 def last_known(labels: Iterable[Label | None]) -> Label | None:
-    """Return the last label that is known; of several findings each one's last known state, whenever that was."""
+    """Return the last label that is known; with several findings, the last known state of each."""
     known = [label for label in labels if label is not None]
     states = [label for label in known if not isinstance(label, str)]
     if not states:
@@ -67,10 +67,10 @@ def last_known(labels: Iterable[Label | None]) -> Label | None:
 
 
 class DecodedLater(Sequence[Frame]):
-    """The frames of one opened file, each decoded when it is asked for, and not kept."""
+    """Frames of one opened file, each decoded on access and not kept."""
 
     def __init__(self, count: int, decode: Callable[[int], Frame]) -> None:
-        """Take the number of frames, and what returns the frame of an index."""
+        """Take the number of frames, and the function that returns the frame of an index."""
         self._count, self._decode = count, decode
 
     def __len__(self) -> int:
@@ -88,24 +88,24 @@ class DecodedLater(Sequence[Frame]):
 
 @dataclass(frozen=True, slots=True)
 class FrameFile:
-    """One file of `count` frames, and the function that reads it, which another process can call too."""
+    """One file of `count` frames with the function that reads it; it can be sent to another process."""
 
     path: Path
     count: int
     reader: Reader
 
     def read(self, *, colour: bool = False) -> Sequence[Frame]:
-        """Return the frames; raise `RawDataError` if the file cannot be read, or holds another number."""
+        """Return the frames; raise `RawDataError` if the file cannot be read, or has another number of frames."""
         return self.reader(self.path, self.count, colour=colour)
 
 
 class FrameFiles(Sequence[Frame]):
-    """Frames that are read from their files when they are asked for, and not kept."""
+    """Frames of several files, read on access and not kept."""
 
     __slots__ = ("_chosen", "_ends", "_files")
 
     def __init__(self, files: Sequence[FrameFile], chosen: Sequence[int] | None = None) -> None:
-        """Take files, and which of all their frames are meant (ascending), or all of them."""
+        """Take files, and the indices of the chosen frames (ascending), or all of them."""
         self._files = tuple(files)
         self._ends = list(accumulate(file.count for file in files))
         self._chosen = range(self._ends[-1] if files else 0) if chosen is None else chosen
@@ -133,7 +133,7 @@ class FrameFiles(Sequence[Frame]):
         return self.take([range(len(self))[index]])[0]
 
     def take(self, indices: Sequence[int], *, colour: bool = False) -> list[Frame]:
-        """Return the frames of these indices, ascending; each file is read once."""
+        """Return the frames of ascending indices; each file is read once."""
         return list(self._read([self._chosen[index] for index in indices], colour=colour))
 
     def _read(self, chosen: Sequence[int], *, colour: bool) -> Iterator[Frame]:

@@ -1,6 +1,6 @@
-"""Tables that a hospital writes beside its images: CSV files, UTF-8, with a header.
+"""Tables beside raw images: CSV files in UTF-8 with a header, written by the hospital.
 
-No message quotes a cell: where a table's columns have slipped, any cell may be a patient's.
+No message quotes a cell: if a table's columns are shifted, any cell may identify a patient.
 """
 
 import csv
@@ -14,9 +14,9 @@ Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells
 
 
 def read_table(table: Path, check: Callable[[list[str]], None], name: str = "table") -> list[Line]:
-    """Return a table's rows without blanks around their cells, and without empty rows: "P1 " is the patient "P1".
+    """Return a table's rows that are not empty, cells without surrounding blanks: "P1 " is the patient "P1".
 
-    `check` gets the header first, and raises if it does not fit; `name` is what messages call the table.
+    `check` gets the header first, and raises if it does not fit; `name` is the table's name in messages.
     Raises `RawDataError` for a table that cannot be read.
     """
     try:
@@ -39,7 +39,7 @@ def read_table(table: Path, check: Callable[[list[str]], None], name: str = "tab
 
 
 def header(table: Path) -> set[str]:
-    """Return a table's columns, none if it cannot be read: for telling what a table is."""
+    """Return a table's columns, none if it cannot be read: to recognise a table."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             return {column.strip() for column in next(csv.reader(file), [])}
@@ -59,16 +59,16 @@ def table_rows(table: Path, columns: Sequence[str]) -> list[Line]:
 
 
 def file_inside(root: Path, name: str) -> Path | None:
-    """Return the path below `root` that a table names, or None for one outside.
+    """Return the path below `root` that a table names, or None if it leads outside.
 
-    Links are followed later: they are set by the folder's owner, not by the table.
+    Links are followed later: the folder's owner sets them, not the table.
     """
     relative = Path(os.path.relpath(root / name, root))
     return None if relative.parts[:1] == (os.pardir,) else root / relative
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that no file can have is none."""
+    """Tell whether a file exists; False for a name that no file can have."""
     try:
         return path.is_file()
     except OSError:
@@ -76,22 +76,17 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a folder is there; a name that no folder can have is none."""
+    """Tell whether a folder exists; False for a name that no folder can have."""
     try:
         return path.is_dir()
     except OSError:
         return False
 
 
-def shown(cell: object) -> str:
-    """Return a cell, or what holds one, as it can stand in a line on a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(cell))
-
-
 def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in names]
     if missing:
-        # A table without a header line has a patient's row here: only what is expected is quoted.
+        # without a header line, this is a patient's row: only expected names are quoted
         found = ", ".join(name for name in columns if name in names) or "none of those expected"
         hint = "is its first line a header, with commas?"
         raise RawDataError(f"{table} has no column {', '.join(missing)}, it has {found}: {hint}")

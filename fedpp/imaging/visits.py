@@ -1,4 +1,4 @@
-"""From a patient's whole history to the sequences that a network is asked about."""
+"""Windows of visits: from a patient's whole history to the sequences that a model predicts."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,40 +8,43 @@ from fedpp.imaging.sequence import ImageSequence
 
 
 def by_visit(
-    sequences: Iterable[ImageSequence], *, window: int, stride: int = 1, least: int = 1
+    sequences: Iterable[ImageSequence], *, window: int, stride: int = 1, min_length: int = 1
 ) -> list[ImageSequence]:
-    """Ask about single visits: each labelled visit with the `window - 1` before it, labelled as it is.
+    """Return a sequence for each labelled visit: the visit, its label, and the `window - 1` visits before it.
 
-    Of a patient's labelled visits every `stride`-th counts, from the last one back, so that the newest is always
-    in; a visit with fewer than `least` visits up to it is left out. Of several findings a visit is labelled if one of
-    them is known, and those that are not stay unknown: what an earlier visit said of them may no longer hold. Raises
-    `ConfigError` where visits have no labels of their own.
+    Of a patient's labelled visits every `stride`-th is used, counted back from the newest, which is always used; a
+    visit with fewer than `min_length` visits up to it is excluded. A multi-label visit counts as labelled if one
+    finding is known; unknown findings stay unknown, since an earlier state may be outdated. Raises `ConfigError` for
+    sequences whose visits have no labels of their own.
     """
-    if min(window, stride, least) < 1 or least > window:
-        raise ConfigError(f"window, stride and least must be at least 1, least <= window, got {window, stride, least}")
+    if min(window, stride, min_length) < 1 or min_length > window:
+        raise ConfigError(
+            f"window, stride and min_length must be at least 1, min_length <= window, got {window, stride, min_length}"
+        )
     windows: list[ImageSequence] = []
     for sequence in sequences:
         if sequence.labels is None:
             raise ConfigError("visits have no labels of their own here: predict a label for the sequence")
         labelled = [i for i, label in enumerate(sequence.labels) if label is not None]
-        chosen = [last for last in labelled[::-1][::stride][::-1] if min(last + 1, window) >= least]
+        chosen = [last for last in labelled[::-1][::stride][::-1] if min(last + 1, window) >= min_length]
         windows += [_part(sequence, max(0, last + 1 - window), last + 1) for last in chosen]
     return windows
 
 
-def of_length(sequences: Iterable[ImageSequence], *, least: int = 1, most: int | None = None) -> list[ImageSequence]:
-    """Keep sequences of at least `least` frames, and of those the last `most` frames."""
-    if least < 1 or (most is not None and most < least):
-        raise ConfigError(f"lengths must be at least 1 and in order, got {least} to {most}")
-    return [
-        sequence
-        if most is None or len(sequence.frames) <= most
-        else replace(
-            _part(sequence, len(sequence.frames) - most, len(sequence.frames)), id=sequence.id, label=sequence.label
-        )
-        for sequence in sequences
-        if len(sequence.frames) >= least
-    ]
+def of_length(
+    sequences: Iterable[ImageSequence], *, min_length: int = 1, max_length: int | None = None
+) -> list[ImageSequence]:
+    """Return the sequences of at least `min_length` frames, each with its last `max_length` frames."""
+    if min_length < 1 or (max_length is not None and max_length < min_length):
+        raise ConfigError(f"lengths must be at least 1 and in order, got {min_length} to {max_length}")
+    return [_newest(sequence, max_length) for sequence in sequences if len(sequence.frames) >= min_length]
+
+
+def _newest(sequence: ImageSequence, count: int | None) -> ImageSequence:
+    length = len(sequence.frames)
+    if count is None or length <= count:
+        return sequence
+    return replace(_part(sequence, length - count, length), id=sequence.id, label=sequence.label)
 
 
 def _part(sequence: ImageSequence, first: int, end: int) -> ImageSequence:

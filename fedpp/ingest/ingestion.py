@@ -1,4 +1,4 @@
-"""From raw sequences to an encrypted dataset: split by patient, prepare, encrypt, write."""
+"""Ingest: raw sequences become an encrypted dataset, split by patient, prepared, encrypted and written."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fedpp.config.model_spec import Gaps
-from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.config.run_config import SPLITS
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
-from fedpp.imaging.preparation import gaps, prepare
+from fedpp.imaging.preparation import Preparation, gaps
 from fedpp.imaging.sequence import ImageSequence, strict
 from fedpp.imaging.splits import SplitPlan
 from fedpp.keys.encryption import SequenceCipher
@@ -31,33 +31,58 @@ from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN
 
-SAMPLE = 8  # sequences that are read to estimate how long all will take
-POOL_PAYS = 6.0  # seconds of reading: below, starting processes takes longer than they save
-TOGETHER = 8  # sequences that a process reads at a time
-Cipher = SequenceCipher | FrameCipher
+SAMPLE = 8  # sequences read to estimate the time for all
+MIN_SECONDS = 6.0  # of reading: below, starting processes takes longer than they save
+BATCH = 8  # sequences that a process reads at a time
+AHEAD = 3  # batches per core that are read before they are written
 
-AHEAD = 3  # such parts a core that are read before they are written
+Values = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What to prepare, how to split, and how to encrypt.
+
+    `patch` is for domains of orthogonal frame mixing: the side of the mixed patches in pixels, or 0 for rows.
+    `at_rest` seals the dataset's files.
+    """
+
+    preparation: Preparation
+    split: SplitPlan
+    gaps: Gaps = "none"
+    patch: int = DEFAULT_PATCH
+    at_rest: bool = False
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What was written: counts and shapes only."""
+    """Counts and shapes of a written dataset, without identifiers."""
 
     dataset: str
-    domain: str  # fingerprint of the domain's card
+    domain: str  # fingerprint of the domain card
     shape: tuple[int, int, int, int]  # frames, height, width, channels
-    sequences: dict[str, int]  # of each split
-    patients: dict[str, int]  # of each split
-    classes: dict[str, int]  # sequences of each class, or with each finding present; empty for unlabelled data
-    absent: dict[str, list[str]]  # of each split that lacks some: the classes, or findings, that it has no sequence of
-    findings: dict[str, dict[str, int]]  # of each of several findings: sequences where it is present, absent, unknown
+    sequences: dict[str, int]  # per split
+    patients: dict[str, int]  # per split
+    classes: dict[str, int]  # sequences per class, or with each finding present; empty for unlabelled data
+    missing_classes: dict[str, list[str]]  # per split that lacks some: classes, or findings, without a sequence
+    findings: dict[str, dict[str, int]]  # multi-label: sequences where each is present, absent, unknown
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the summary as values that JSON takes; findings only if there are several."""
+        """Return the summary as JSON values; findings only for multi-label data."""
         values = {**asdict(self), "shape": list(self.shape)}
         if not self.findings:
             del values["findings"]
         return values
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A sequence with all that is decided about it before it is read."""
+
+    name: str  # pseudonym
+    sequence: ImageSequence
+    split: str
+    target: Target | None  # None for unlabelled data
 
 
 def ingest(
@@ -66,117 +91,53 @@ def ingest(
     *,
     domain: KeyDomain,
     class_map: ClassMap,
-    frames: int,
-    height: int,
-    width: int,
-    plan: SplitPlan,
-    dtype: Dtype,
-    channels: int = 1,
-    time_gaps: Gaps = "none",
-    patch: int = DEFAULT_PATCH,
-    at_rest: bool = False,
+    settings: IngestSettings,
     progress: bool = False,
 ) -> IngestSummary:
-    """Write the encrypted dataset `out`, sequences in the order of their pseudonyms; all of it, or nothing.
+    """Write the encrypted dataset `out`, sequences ordered by pseudonym; all of it, or nothing.
 
-    The same sequences and settings give the same dataset, byte for byte, unless it is sealed at rest. `plan` says
-    who goes into which split, if the data do not. `channels` is 1 for grey images and 3 for their colours. `patch` is
-    for domains of the frame form: the side of the patches that are mixed, or 0 for rows of pixels. The bar is shown on
-    a terminal only. Raises `DatasetError` if `out` exists, `RawDataError` where nothing is to write or an
-    image cannot be read.
+    The same sequences and settings give the same dataset, byte for byte, unless it is sealed at rest. Splits in the
+    data take precedence over the split plan. The progress bar is shown on a terminal only. Raises `DatasetError` if
+    `out` exists, `RawDataError` if there is nothing to write or an image cannot be read.
     """
-    if not sequences:
-        raise RawDataError("there is no sequence to ingest: choose a folder with images")
-    if time_gaps != "none" and any(s.times is None for s in sequences):
-        without = sum(s.times is None for s in sequences)
-        raise RawDataError(
-            f"{without} of {len(sequences)} sequences have no times, so no gaps to keep: ingest without --gaps"
-        )
-    if not all(len(s.frames) for s in sequences):
-        raise RawDataError("a sequence has no frame: leave it out")
-    splits = _splits(sequences, plan, domain)
-    named = sorted(((sequence_pseudonym(domain, s), s) for s in sequences), key=lambda pair: pair[0])
-    if len({name for name, _ in named}) < len(named):
-        raise RawDataError("two sequences of one patient have the same id: give each its own")
-    targets = {name: class_map.target(s.label) for name, s in named} if class_map.classes else {}
-    cipher = _cipher(domain, dtype, patch, height, width, time_gaps)
-    writer = DatasetWriter(
-        out,
-        domain.card(),
-        dtype=dtype,
-        frames=frames,
-        height=height,
-        width=width,
-        channels=channels,
-        classes=class_map.classes,
-        multi_label=class_map.multi_label,
-        gaps=time_gaps,
-        patch=patch if domain.scheme == "more-frame" else 0,
-        at_rest=domain.at_rest_key() if at_rest else None,
-    )
-    bar = tqdm(named, desc="encrypting", unit="sequence", disable=None if progress else True)
+    _check(sequences, settings.gaps)
+    splits = _splits(sequences, settings.split, domain)
+    entries = _entries(sequences, splits, class_map, domain)
+    encryption = _Encryption(domain, class_map, settings)
+    bar = tqdm(entries, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
-        with writer, bar:
-            images = prepared([s for _, s in named], frames, height, width, dtype, channels)
-            rows = np.empty((frames, height, width, channels, domain.n), dtype)
-            for (name, s), values in zip(bar, images, strict=True):
-                record = SequenceRecord(name, domain.pseudonym("patient", s.patient), len(s.frames), splits[s.patient])
-                label = _label(name, targets.get(name), len(class_map.classes), cipher)
-                encrypted = cipher.frames(name, values, rows[: len(values)])
-                writer.add(record, encrypted, label, _gaps(s, name, frames, time_gaps, cipher))
+        with _writer(out, domain, class_map, settings) as writer, bar:
+            images = prepared([entry.sequence for entry in entries], settings.preparation)
+            for entry, values in zip(bar, images, strict=True):
+                frames, label, time_gaps = encryption.of(entry, values)
+                patient = domain.pseudonym("patient", entry.sequence.patient)
+                record = SequenceRecord(entry.name, patient, len(entry.sequence.frames), entry.split)
+                writer.add(record, frames, label, time_gaps)
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
-    return _summary(out, domain, (frames, height, width, channels), sequences, splits, class_map)
+    return _summary(out, domain, settings.preparation, entries, class_map)
 
 
-def _summary(
-    out: Path,
-    domain: KeyDomain,
-    shape: tuple[int, int, int, int],
-    sequences: Sequence[ImageSequence],
-    splits: dict[str, str],
-    class_map: ClassMap,
-) -> IngestSummary:
-    labelled = [(class_map.target(s.label), splits[s.patient]) for s in sequences if class_map.classes]
-    used = Counter((number, split) for target, split in labelled for number in _present(target))
-    classes = dict(enumerate(class_map.classes))
-    absent = {
-        split: [name for number, name in classes.items() if not used[number, split]] for split in SPLITS if classes
-    }
-    by_finding = zip(*(target for target, _ in labelled if isinstance(target, tuple)), strict=True)
-    return IngestSummary(
-        str(out),
-        domain.card().fingerprint,
-        shape,
-        {split: sum(splits[s.patient] == split for s in sequences) for split in SPLITS},
-        {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
-        {name: sum(used[number, split] for split in SPLITS) for number, name in classes.items()},
-        {split: names for split, names in absent.items() if names},
-        {
-            name: {"present": states.count(1), "absent": states.count(0), "unknown": states.count(UNKNOWN)}
-            for name, states in zip(class_map.classes, by_finding, strict=False)
-        },
-    )
+def sequence_pseudonym(domain: KeyDomain, sequence: ImageSequence) -> str:
+    """Return the pseudonym of a sequence; different pairs of patient and id have different ones."""
+    return domain.pseudonym("sequence", json.dumps([sequence.patient, sequence.id]))
 
 
-def _present(target: Target) -> list[int]:
-    """Return the class's number, or those of the findings that are present."""
-    return [target] if isinstance(target, int) else [number for number, state in enumerate(target) if state == 1]
-
-
-def _cipher(domain: KeyDomain, dtype: Dtype, patch: int, height: int, width: int, time_gaps: Gaps) -> Cipher:
-    """Return the domain's cipher; raise `ConfigError` for what it cannot encrypt."""
-    if domain.scheme == "more":
-        return SequenceCipher(domain, dtype)
-    if time_gaps == "encrypted":
-        raise ConfigError("the frame form does not encrypt time gaps: ingest with --gaps public, or none")
-    cipher = FrameCipher(domain, dtype, "patches" if patch else "rows", patch)
-    cipher.check(height, width)
-    return cipher
+def _check(sequences: Sequence[ImageSequence], time_gaps: Gaps) -> None:
+    """Raise `RawDataError` for no sequences, or for sequences without frames or needed times."""
+    if not sequences:
+        raise RawDataError("there is no sequence to ingest: choose a folder with images")
+    untimed = sum(sequence.times is None for sequence in sequences)
+    if time_gaps != "none" and untimed:
+        raise RawDataError(
+            f"{untimed} of {len(sequences)} sequences have no times, so no gaps to keep: ingest without --gaps"
+        )
+    if not all(len(sequence.frames) for sequence in sequences):
+        raise RawDataError("a sequence has no frame: remove it")
 
 
 def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDomain) -> dict[str, str]:
-    """Return each patient's split: the data's own, of all patients or of none, or the plan's."""
+    """Return the split of each patient: from the data, for all patients or none, else from the plan."""
     given = {s.patient: s.split for s in sequences if s.split is not None}
     if not given:
         return plan.assign(sequences, lambda text: domain.pseudonym("split", text))
@@ -187,49 +148,135 @@ def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDoma
     return given
 
 
-def _label(name: str, target: Target | None, classes: int, cipher: Cipher) -> NDArray[np.floating] | None:
-    if target is None:
-        return None
-    return cipher.label(name, target, classes) if isinstance(target, int) else cipher.findings(name, target)
+def _entries(
+    sequences: Sequence[ImageSequence], splits: dict[str, str], class_map: ClassMap, domain: KeyDomain
+) -> list[_Entry]:
+    """Return the entries ordered by pseudonym, so that the dataset reveals no order of the raw data."""
+    entries = [
+        _Entry(
+            sequence_pseudonym(domain, sequence),
+            sequence,
+            splits[sequence.patient],
+            class_map.target(sequence.label) if class_map.classes else None,
+        )
+        for sequence in sequences
+    ]
+    if len({entry.name for entry in entries}) < len(entries):
+        raise RawDataError("two sequences of one patient have the same id: give each its own")
+    return sorted(entries, key=lambda entry: entry.name)
 
 
-def _gaps(
-    sequence: ImageSequence, name: str, frames: int, time_gaps: Gaps, cipher: Cipher
-) -> NDArray[np.floating] | None:
-    if time_gaps == "none":
-        return None
-    values = gaps(sequence, frames)
-    return cipher.gaps(name, values) if time_gaps == "encrypted" else values
+class _Encryption:
+    """Encryption of prepared sequences: frames, labels and time gaps of one dataset.
+
+    Raises `ConfigError` for settings that the domain's cipher does not support.
+    """
+
+    def __init__(self, domain: KeyDomain, class_map: ClassMap, settings: IngestSettings) -> None:
+        prep = settings.preparation
+        self._classes, self._frames, self._gaps = len(class_map.classes), prep.frames, settings.gaps
+        self._cipher = _cipher(domain, settings)
+        self._rows = np.empty((prep.frames, prep.height, prep.width, prep.channels, domain.n), prep.dtype)  # reused
+
+    def of(self, entry: _Entry, values: Values) -> tuple[Values, Values | None, Values | None]:
+        """Return encrypted frames, which the next call overwrites, the encrypted label, and the time gaps."""
+        frames = self._cipher.frames(entry.name, values, self._rows[: len(values)])
+        return frames, self._label(entry), self._time_gaps(entry)
+
+    def _label(self, entry: _Entry) -> Values | None:
+        if entry.target is None:
+            return None
+        if isinstance(entry.target, int):
+            return self._cipher.label(entry.name, entry.target, self._classes)
+        return self._cipher.findings(entry.name, entry.target)
+
+    def _time_gaps(self, entry: _Entry) -> Values | None:
+        if self._gaps == "none":
+            return None
+        values = gaps(entry.sequence, self._frames)
+        return self._cipher.gaps(entry.name, values) if self._gaps == "encrypted" else values
 
 
-def prepared(
-    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype, channels: int = 1
-) -> Iterator[NDArray[np.floating]]:
+def _cipher(domain: KeyDomain, settings: IngestSettings) -> SequenceCipher | FrameCipher:
+    """Return the domain's cipher; raise `ConfigError` for what it cannot encrypt."""
+    prep, patch = settings.preparation, settings.patch
+    if domain.scheme == "more":
+        return SequenceCipher(domain, prep.dtype)
+    if settings.gaps == "encrypted":
+        raise ConfigError("scheme more-frame does not encrypt time gaps: ingest with --gaps public, or none")
+    cipher = FrameCipher(domain, prep.dtype, "patches" if patch else "rows", patch)
+    cipher.check(prep.height, prep.width)
+    return cipher
+
+
+def _writer(out: Path, domain: KeyDomain, class_map: ClassMap, settings: IngestSettings) -> DatasetWriter:
+    return DatasetWriter(
+        out,
+        domain.card(),
+        **asdict(settings.preparation),
+        classes=class_map.classes,
+        multi_label=class_map.multi_label,
+        gaps=settings.gaps,
+        patch=settings.patch if domain.scheme == "more-frame" else 0,
+        at_rest=domain.at_rest_key() if settings.at_rest else None,
+    )
+
+
+def _summary(
+    out: Path, domain: KeyDomain, prep: Preparation, entries: Sequence[_Entry], class_map: ClassMap
+) -> IngestSummary:
+    splits = {entry.sequence.patient: entry.split for entry in entries}
+    classes = dict(enumerate(class_map.classes))
+    used = Counter((number, entry.split) for entry in entries for number in _present(entry.target))
+    missing = {
+        split: [name for number, name in classes.items() if not used[number, split]] for split in SPLITS if classes
+    }
+    states = zip(*(entry.target for entry in entries if isinstance(entry.target, tuple)), strict=True)
+    return IngestSummary(
+        str(out),
+        domain.card().fingerprint,
+        (prep.frames, prep.height, prep.width, prep.channels),
+        {split: sum(entry.split == split for entry in entries) for split in SPLITS},
+        {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
+        {name: sum(used[number, split] for split in SPLITS) for number, name in classes.items()},
+        {split: names for split, names in missing.items() if names},
+        {
+            name: {"present": of_one.count(1), "absent": of_one.count(0), "unknown": of_one.count(UNKNOWN)}
+            for name, of_one in zip(class_map.classes, states, strict=False)
+        },
+    )
+
+
+def _present(target: Target | None) -> list[int]:
+    """Return the number of the class, or those of the present findings."""
+    if target is None or isinstance(target, int):
+        return [] if target is None else [target]
+    return [number for number, state in enumerate(target) if state == 1]
+
+
+def prepared(sequences: Sequence[ImageSequence], preparation: Preparation) -> Iterator[Values]:
     """Read and prepare sequences in their order, on all cores if it takes long, a bounded number ahead.
 
-    They are rounded to the dtype. The workers get images and no keys; the caller encrypts.
+    The workers get images and no keys; the caller encrypts.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spent = 0.0
     for number, sequence in enumerate(sequences):
-        if cores > 1 and number == SAMPLE and spent / SAMPLE * (len(sequences) - SAMPLE) >= POOL_PAYS:
-            yield from _on_all_cores(sequences[number:], cores, frames, height, width, dtype, channels)
+        if cores > 1 and number == SAMPLE and spent / SAMPLE * (len(sequences) - SAMPLE) >= MIN_SECONDS:
+            yield from _on_all_cores(sequences[number:], preparation, cores)
             return
         started = time.perf_counter()
-        values = _prepared(sequence, frames, height, width, dtype, channels)
+        values = _prepared(sequence, preparation)
         spent += time.perf_counter() - started
         yield values
 
 
-def _on_all_cores(
-    sequences: Sequence[ImageSequence], cores: int, frames: int, height: int, width: int, dtype: Dtype, channels: int
-) -> Iterator[NDArray[np.floating]]:
+def _on_all_cores(sequences: Sequence[ImageSequence], preparation: Preparation, cores: int) -> Iterator[Values]:
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    waiting: deque[Future[list[NDArray[np.floating]]]] = deque()
+    waiting: deque[Future[list[Values]]] = deque()
     try:
-        for first in range(0, len(sequences), TOGETHER):
-            part = sequences[first : first + TOGETHER]
-            waiting.append(pool.submit(_prepare_part, part, frames, height, width, dtype, channels))
+        for first in range(0, len(sequences), BATCH):
+            waiting.append(pool.submit(_prepared_batch, sequences[first : first + BATCH], preparation))
             if len(waiting) >= AHEAD * cores:
                 yield from waiting.popleft().result()
         while waiting:
@@ -240,17 +287,13 @@ def _on_all_cores(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_part(
-    sequences: Sequence[ImageSequence], frames: int, height: int, width: int, dtype: Dtype, channels: int
-) -> list[NDArray[np.floating]]:
-    return [_prepared(sequence, frames, height, width, dtype, channels) for sequence in sequences]
+def _prepared_batch(sequences: Sequence[ImageSequence], preparation: Preparation) -> list[Values]:
+    return [_prepared(sequence, preparation) for sequence in sequences]
 
 
-def _prepared(
-    sequence: ImageSequence, frames: int, height: int, width: int, dtype: Dtype, channels: int
-) -> NDArray[np.floating]:
+def _prepared(sequence: ImageSequence, preparation: Preparation) -> Values:
     try:
-        return prepare(sequence, frames, height, width, channels).astype(dtype, copy=False)
+        return preparation.of(sequence)
     except RawDataError as error:
         raise strict(error) from None
 
@@ -265,8 +308,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     Thread(target=watch, daemon=True).start()
-
-
-def sequence_pseudonym(domain: KeyDomain, sequence: ImageSequence) -> str:
-    """Return the pseudonym of a sequence, from patient and id in a form that no other pair has."""
-    return domain.pseudonym("sequence", json.dumps([sequence.patient, sequence.id]))

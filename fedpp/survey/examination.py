@@ -1,10 +1,10 @@
-"""A look at raw data before anything is encrypted: what is there, and what may be wrong with it.
+"""Examination of raw data before ingest: every image is read once, and counted, compared and checked.
 
-All of it is for the secret zone: it names files and shows images. Patients are counted and never named.
+The result is for the secret zone: it names files and shows images. Patients are counted and never named.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +16,19 @@ from tqdm import tqdm
 from fedpp.errors import NoImageError, RawDataError
 from fedpp.imaging.dicom.burned_in import suspicion
 from fedpp.imaging.images import is_image
-from fedpp.imaging.labels import MAX_CLASSES, said
-from fedpp.imaging.readable import keeping
+from fedpp.imaging.labels import MAX_CLASSES, label_names
+from fedpp.imaging.readable import with_files
 from fedpp.imaging.readers.dicom_folder import is_dicom
 from fedpp.imaging.readers.folders import files_below
-from fedpp.imaging.readers.layout import Choices, absent_patients, layout_of, read_sequences
+from fedpp.imaging.readers.layout import Choices, layout_of, missing_patients, read_sequences
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
 from fedpp.imaging.tables import is_file, table_rows
-from fedpp.survey.duplicates import Gallery, Pair
+from fedpp.survey.duplicates import ImageIndex, Pair
 from fedpp.survey.facts import (
     UNLISTED,
     DuplicateFact,
+    Facts,
     FileFact,
     GapFact,
     LabelFact,
@@ -35,9 +36,9 @@ from fedpp.survey.facts import (
     Survey,
     Thumbnails,
     lengths,
-    printable,
 )
-from fedpp.survey.issues import findings, listed, notes, number
+from fedpp.survey.issues import issues, listed, notes, number
+from fedpp.texts import printable
 
 CHOICES = Choices()
 SHOWN = 24  # sequences with thumbnails
@@ -45,77 +46,83 @@ THUMBNAIL = 96  # pixels of the longer side
 MAX_LABELS = 12  # lines of a terminal
 
 
-def look(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progress: bool = False) -> Survey:
-    """Read every image below `raw`, one at a time in memory, and return what was seen.
+def examine(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, progress: bool = False) -> Survey:
+    """Read every image below `raw`, one at a time in memory, and return the survey.
 
-    Images that may be near duplicates are read twice. Raises `RawDataError` where the layout is not recognised or a
-    table does not fit, but not for single files. The bar is shown on a terminal only.
+    Images that may be near duplicates are read twice. Raises `RawDataError` for an unknown layout or a table that
+    does not fit, but not for single files. The progress bar is shown on a terminal only.
     """
-    scan = _Scan(raw, choices.findings)
+    examination = _Examination(raw, choices.findings)
     sequences: list[ImageSequence] = []
-    torn = absent = 0
+    in_two_splits = without_images = 0
     try:
         layout = layout_of(raw, layout)
-        sequences, recognised = read_sequences(raw, layout, choices, scan.refuse)
-        absent = absent_patients(raw, layout, sequences)
+        sequences, recognised = read_sequences(raw, layout, choices, examination.refuse)
+        without_images = missing_patients(raw, layout, sequences)
     except RawDataError as error:
-        torn = _patients_in_two_splits(raw / MANIFEST) if layout in {"auto", "manifest"} else 0
-        if not torn and not scan.refused():
+        in_two_splits = _patients_in_two_splits(raw / MANIFEST) if layout in {"auto", "manifest"} else 0
+        if not in_two_splits and not examination.refused():
             raise
-        recognised = f"nothing was read: {scan.relative(error)}"
+        recognised = f"nothing was read: {examination.relative(error)}"
     shown = set(_shown([sequence.label for sequence in sequences]))
     total = sum(len(_files(sequence)) for sequence in sequences)
-    with tqdm(total=total, desc="looking", unit="file", disable=None if progress else True) as bar:
+    with tqdm(total=total, desc="examining", unit="file", disable=None if progress else True) as bar:
         for position, sequence in enumerate(sequences):
-            scan.look(sequence, show=position in shown)
+            examination.add(sequence, show=position in shown)
             bar.update(len(_files(sequence)))
-    scan.pass_over_the_rest()
-    return scan.survey(printable(recognised), torn, absent)
+    examination.add_other_files()
+    return examination.survey(printable(recognised), in_two_splits, without_images)
 
 
 def summary(survey: Survey) -> str:
-    """Return what was seen as lines for a terminal, which end up in logs: files that were refused are named."""
+    """Return the survey as lines for a terminal or log, with the names of refused files."""
     lines = [survey.recognised]
-    read, refused, passed = (survey.count(outcome) for outcome in ("read", "refused", "passed over"))
-    facts = {"files": f"{read} read, {refused} refused, {passed} passed over"}
+    read, refused, ignored = (survey.count(outcome) for outcome in ("read", "refused", "ignored"))
+    facts = {"files": f"{read} read, {refused} refused, {ignored} ignored"}
     facts["images"] = (
         f"{survey.frames} in {number(survey.sequences, 'sequence')} of {number(survey.patients, 'patient')}"
     )
     if survey.sizes:
         facts["sizes"] = listed([f"{size} ({count})" for size, count in survey.sizes.items()])
     if survey.lengths:
-        facts["lengths"] = _lengths_in_words(survey)
+        facts["lengths"] = _lengths_as_text(survey)
     if survey.gaps:
         _, first, middle, third, high = survey.gaps.quartiles
         facts["gaps"] = f"days: quartiles {first:.4g}, {middle:.4g}, {third:.4g}, longest {high:.4g}"
     lines += [f"  {name:<9}{value}" for name, value in facts.items()]
-    shown = MAX_LABELS if len(survey.labels) <= MAX_CLASSES else 0  # so many are no labels: whose are they?
+    lines += _label_lines(survey)
+    lines += [f"  refused: {file.reason}" for file in survey.files if file.outcome == "refused"]
+    lines += [f"note: {note}" for note in survey.notes]
+    lines += [f"issue {issue.kind}: {issue.what}; {issue.advice}" for issue in survey.issues]
+    return "\n".join(lines if survey.issues else [*lines, "no issues found"])
+
+
+def _label_lines(survey: Survey) -> list[str]:
+    """Return a line for each label; none where there are so many that they may name patients."""
+    shown = MAX_LABELS if len(survey.labels) <= MAX_CLASSES else 0
+    lines = []
     for fact in survey.labels[:shown]:
         visits = "" if survey.unlabelled_visits is None else f", {number(fact.visits, 'visit')}"
         counts = f"{number(fact.sequences, 'sequence')} of {number(fact.patients, 'patient')}{visits}"
         lines.append(f"  label {fact.label}: {counts}")
     if len(survey.labels) > shown:
-        lines.append(
-            f"  {'and ' if shown else ''}{len(survey.labels) - shown} {'more' if shown else 'different'} labels"
-        )
-    lines += [f"  refused: {file.reason}" for file in survey.files if file.outcome == "refused"]
-    lines += [f"note: {note}" for note in survey.notes]
-    lines += [f"finding {finding.kind}: {finding.what}; {finding.advice}" for finding in survey.findings]
-    return "\n".join([*lines, *([] if survey.findings else ["nothing was found that must be mended"])])
+        more = len(survey.labels) - shown
+        lines.append(f"  and {more} more labels" if shown else f"  {more} different labels")
+    return lines
 
 
-class _Scan:
-    """What has been seen so far."""
+class _Examination:
+    """Collects the facts of files and sequences, one sequence after the other."""
 
     def __init__(self, raw: Path, findings: tuple[str, ...]) -> None:
         self._raw, self._findings = raw, findings
         self._facts: dict[Path, FileFact] = {}
         self._splits: dict[Path, str | None] = {}
-        self._gallery = Gallery()
+        self._index = ImageIndex()
         self._patients: dict[str, int] = {}
         self._sizes: Counter[tuple[int, int]] = Counter()
-        self._seen: list[ImageSequence] = []  # without what could not be read
-        self._heads: list[str] = []  # the first file of each
+        self._sequences: list[ImageSequence] = []  # without what could not be read
+        self._first_files: list[str] = []  # of each
         self._gaps: list[float] = []
         self._thumbnails: list[Thumbnails] = []
 
@@ -124,93 +131,99 @@ class _Scan:
         return any(fact.outcome == "refused" for fact in self._facts.values())
 
     def refuse(self, file: Path, error: RawDataError) -> None:
-        """Note a file that cannot be used, and go on."""
-        outcome: Outcome = "passed over" if isinstance(error, NoImageError) else "refused"
+        """Record a file that cannot be used."""
+        outcome: Outcome = "ignored" if isinstance(error, NoImageError) else "refused"
         self._facts[file] = FileFact(self.relative(file), outcome, self.relative(error))
 
-    def look(self, sequence: ImageSequence, *, show: bool) -> None:
-        """Read the files of one sequence."""
+    def add(self, sequence: ImageSequence, *, show: bool) -> None:
+        """Read the files of one sequence, and make thumbnails if `show`."""
         length, start = len(sequence.frames), 0
         wanted = {0, (length - 1) // 2, length - 1} if show else set()
-        read: list[FrameFile] = []
-        mask: list[bool] = []  # of the frames that could be read
-        firsts: list[int] = []  # of each file that could be read
+        read: dict[FrameFile, int] = {}  # with the index of its first frame
         images: list[bytes] = []
         for file in _files(sequence):
             try:
-                images += self._looked(file, sequence, {index - start for index in wanted})
+                images += self._read(file, sequence, {index - start for index in wanted})
+                read[file] = start
             except RawDataError as error:
                 self.refuse(file.path, error)
-                mask += [False] * file.count
-            else:
-                read.append(file)
-                firsts.append(start)
-                mask += [True] * file.count
             start += file.count
-        if not read:
-            return
-        seen = keeping(sequence, read, mask)
-        self._seen.append(seen)
-        self._heads.append(self.relative(read[0].path))
-        if sequence.times is not None:
-            self._gaps += [sequence.times[after] - sequence.times[before] for before, after in pairwise(firsts)]
-        if images:
-            label = None if seen.label is None else printable(", ".join(said(seen.label, self._findings)) or "none")
-            self._thumbnails.append(Thumbnails(label, self._heads[-1], sum(mask), tuple(images)))
+        if read:
+            self._keep(sequence, read, tuple(images))
 
-    def pass_over_the_rest(self) -> None:
-        """Note the files of the folder that are in no sequence."""
-        for file in files_below(self._raw, self._refuse_the_rest) if self._raw.is_dir() else ():
+    def _keep(self, sequence: ImageSequence, read: Mapping[FrameFile, int], images: tuple[bytes, ...]) -> None:
+        kept = with_files(sequence, read)
+        first_file = self.relative(next(iter(read)).path)
+        self._sequences.append(kept)
+        self._first_files.append(first_file)
+        if (times := sequence.times) is not None:
+            self._gaps += [times[after] - times[before] for before, after in pairwise(read.values())]
+        if images:
+            names = None if kept.label is None else ", ".join(label_names(kept.label, self._findings)) or "none"
+            label = None if names is None else printable(names)
+            self._thumbnails.append(Thumbnails(label, first_file, len(kept.frames), images))
+
+    def add_other_files(self) -> None:
+        """Record the files of the folder that are in no sequence."""
+        for file in files_below(self._raw, self._refuse_other) if self._raw.is_dir() else ():
             if file in self._facts:
                 continue
             try:
                 reason = UNLISTED if is_image(file) or is_dicom(file) else "no image, by its name"
+                self._facts[file] = FileFact(self.relative(file), "ignored", reason)
             except RawDataError as error:
                 self.refuse(file, error)
-            else:
-                self._facts[file] = FileFact(self.relative(file), "passed over", reason)
 
-    def _refuse_the_rest(self, what: Path, error: RawDataError) -> None:
-        """Note what cannot be looked at, but for a link through which a table names files that were read."""
-        if not any(what in path.parents for path in self._facts):
-            self.refuse(what, error)
+    def _refuse_other(self, path: Path, error: RawDataError) -> None:
+        """Record what cannot be listed, except for a link through which a table names files that were read."""
+        if not any(path in file.parents for file in self._facts):
+            self.refuse(path, error)
 
-    def survey(self, recognised: str, torn: int, absent: int) -> Survey:
-        """Return all of it, with what may be wrong."""
-        near, more = self._gallery.near()
-        duplicates = tuple(map(self._duplicate, (*self._gallery.same(), *near)))
-        labels = LabelFact.of_all(self._seen, self._findings)
-        files = tuple(self._facts[path] for path in sorted(self._facts))
-        gaps = GapFact.of(self._gaps) if self._gaps else None
-        own = [label for sequence in self._seen for label in sequence.labels or ()]
+    def survey(self, recognised: str, in_two_splits: int, without_images: int) -> Survey:
+        """Return the result with its issues and notes."""
+        near, more = self._index.near()
+        sequences = self._sequences
+        facts = Facts(
+            sequences,
+            self._first_files,
+            LabelFact.of_all(sequences, self._findings),
+            tuple(self._facts[path] for path in sorted(self._facts)),
+            tuple(map(self._duplicate, (*self._index.same(), *near))),
+            GapFact.of(self._gaps) if self._gaps else None,
+            {f"{width} x {height}": count for (height, width), count in self._sizes.most_common()},
+            in_two_splits,
+            without_images,
+            more,
+        )
+        own_labels = [label for sequence in sequences for label in sequence.labels or ()]
         return Survey(
             raw=printable(str(self._raw)),
             recognised=recognised,
-            patients=len({sequence.patient for sequence in self._seen}),
-            sequences=len(self._seen),
+            patients=len({sequence.patient for sequence in sequences}),
+            sequences=len(sequences),
             frames=sum(self._sizes.values()),
-            labels=labels,
-            unlabelled=sum(sequence.label is None for sequence in self._seen),
-            unlabelled_visits=own.count(None) if any(s.labels is not None for s in self._seen) else None,
-            sizes={f"{width} x {height}": count for (height, width), count in self._sizes.most_common()},
-            lengths=lengths(self._seen),
-            gaps=gaps,
-            duplicates=duplicates,
-            files=files,
-            findings=findings(self._seen, self._heads, labels, files, duplicates, gaps, torn, absent),
-            notes=notes(self._seen, labels, files, duplicates, gaps, len(self._sizes), more=more),
+            labels=facts.labels,
+            unlabelled=sum(sequence.label is None for sequence in sequences),
+            unlabelled_visits=own_labels.count(None) if any(s.labels is not None for s in sequences) else None,
+            sizes=facts.sizes,
+            lengths=lengths(sequences),
+            gaps=facts.gaps,
+            duplicates=facts.duplicates,
+            files=facts.files,
+            issues=issues(facts),
+            notes=notes(facts),
             thumbnails=tuple(self._thumbnails),
         )
 
     def relative(self, named: object) -> str:
-        """Return a path or message for people, on one line and without the raw folder's own path."""
+        """Return a path or message on one printable line, without the path of the raw folder."""
         text = str(named)
         if self._raw.is_dir() and self._raw != Path():
             text = text.replace(f"{self._raw}/", "")
         return printable(text)
 
-    def _looked(self, file: FrameFile, sequence: ImageSequence, wanted: set[int]) -> list[bytes]:
-        """Look at one file, and return thumbnails of its frames of these numbers; note nothing if it fails."""
+    def _read(self, file: FrameFile, sequence: ImageSequence, wanted: set[int]) -> list[bytes]:
+        """Read one file, and return thumbnails of its frames `wanted`; record nothing if it fails."""
         sizes: list[tuple[int, int]] = []
         blank = 0
         thumbnails = []
@@ -227,7 +240,7 @@ class _Scan:
 
         dicom = is_dicom(file.path)
         suspected = (suspicion(file.path) if dicom else None) or ""
-        self._gallery.add(file, self._patients.setdefault(sequence.patient, len(self._patients)), frames())
+        self._index.add(file, self._patients.setdefault(sequence.patient, len(self._patients)), frames())
         self._facts[file.path] = FileFact(
             self.relative(file.path), "read", "", len(sizes), *sizes[0], blank, dicom, suspected
         )
@@ -237,7 +250,6 @@ class _Scan:
 
     def _duplicate(self, pair: Pair) -> DuplicateFact:
         first, second = pair.first.path, pair.second.path
-        one_split = self._splits[first] == self._splits[second]
         return DuplicateFact(
             self.relative(first),
             self.relative(second),
@@ -245,17 +257,17 @@ class _Scan:
             pair.same,
             pair.correlation,
             pair.one_patient,
-            one_split,
+            one_split=self._splits[first] == self._splits[second],
         )
 
 
 def _files(sequence: ImageSequence) -> tuple[FrameFile, ...]:
     if not isinstance(sequence.frames, FrameFiles):
-        raise TypeError("only sequences as their reader gave them can be looked at")
+        raise TypeError("only sequences as their reader returned them can be examined")
     return sequence.frames.files
 
 
-def _shown(labels: list[Label | None]) -> list[int]:
+def _shown(labels: Sequence[Label | None]) -> list[int]:
     """Choose sequences to show: one of each label, and the rest evenly."""
     firsts = sorted({label: position for position, label in reversed(list(enumerate(labels)))}.values())[:SHOWN]
     others = sorted(set(range(len(labels))) - set(firsts))
@@ -274,7 +286,7 @@ def _thumbnail(frame: Frame) -> bytes:
 
 
 def _patients_in_two_splits(table: Path) -> int:
-    """Return how many patients a manifest puts into more than one split, 0 without one; its reader refuses it then."""
+    """Return the number of patients that a manifest puts into several splits, 0 without a manifest."""
     if not is_file(table):
         return 0
     rows = table_rows(table, ("patient",))
@@ -282,7 +294,7 @@ def _patients_in_two_splits(table: Path) -> int:
     return sum(count > 1 for count in Counter(patient for patient, _ in splits).values())
 
 
-def _lengths_in_words(survey: Survey) -> str:
+def _lengths_as_text(survey: Survey) -> str:
     shortest, longest = min(survey.lengths), max(survey.lengths)
     if shortest == longest:
         return f"{shortest} each"

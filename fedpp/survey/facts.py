@@ -1,4 +1,4 @@
-"""What a survey tells of raw data, as values; and those that follow from the sequences alone.
+"""Facts of a survey: what was measured on raw files and sequences, and the survey's result as one value.
 
 Files are named; patients are counted and never named.
 """
@@ -10,11 +10,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from fedpp.imaging.labels import said
+from fedpp.imaging.labels import label_names
 from fedpp.imaging.sequence import ImageSequence
+from fedpp.texts import printable
 
-Outcome = Literal["read", "refused", "passed over"]
-UNLISTED = "an image in no sequence"  # why a file was passed over
+Outcome = Literal["read", "refused", "ignored"]
+UNLISTED = "an image in no sequence"  # why a file was ignored
 Kind = Literal[
     "unreadable",
     "two-splits",
@@ -45,10 +46,10 @@ GAPS: tuple[tuple[float, str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that may be wrong: how often, what, what to do about it, and some files where it is seen.
+class Issue:
+    """A possible defect of the data: how often it occurs, what it is, what to do, and some files that have it.
 
-    Only for what the tables of files and duplicates do not show does it name files.
+    Files are named only where the tables of files and duplicates do not show the issue.
     """
 
     kind: Kind
@@ -60,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FileFact:
-    """What became of one file; `path` is relative to the raw folder, `reason` why it was refused or passed over."""
+    """Outcome of reading one file; `path` is relative to the raw folder, `reason` says why it was not read."""
 
     path: str
     outcome: Outcome
@@ -68,14 +69,14 @@ class FileFact:
     frames: int = 0
     height: int = 0  # of the first frame, in pixels
     width: int = 0
-    blank: int = 0  # frames of one value
+    blank: int = 0  # frames of one single value
     dicom: bool = False
-    suspicion: str = ""  # why text is to be suspected in the image, by its tags
+    suspicion: str = ""  # why its tags make text in the image likely
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFact:
-    """How often a label, or one of several findings, occurs; `visits` counts frames with a label of their own."""
+    """Frequency of a label, or of one of several findings; `visits` counts frames with a label of their own."""
 
     label: str
     sequences: int
@@ -84,10 +85,10 @@ class LabelFact:
 
     @classmethod
     def of_all(cls, sequences: Sequence[ImageSequence], findings: tuple[str, ...]) -> tuple[Self, ...]:
-        """Return the labels by name; `findings` are the names of those whose states a label is, if it is that."""
-        held = [(label, s.patient) for s in sequences for label in said(s.label, findings)]
+        """Return the labels by name; `findings` names the findings of multi-label data."""
+        held = [(label, s.patient) for s in sequences for label in label_names(s.label, findings)]
         counts, patients = (Counter(label for label, _ in pairs) for pairs in (held, set(held)))
-        visits = Counter(text for s in sequences for label in s.labels or () for text in said(label, findings))
+        visits = Counter(text for s in sequences for label in s.labels or () for text in label_names(label, findings))
         return tuple(
             cls(printable(label), counts[label], patients[label], visits[label])
             for label in sorted(counts.keys() | visits.keys())
@@ -96,7 +97,7 @@ class LabelFact:
 
 @dataclass(frozen=True, slots=True)
 class GapFact:
-    """Days between the images of a sequence; pages of one file are one image here."""
+    """Days between consecutive images of a sequence; pages of one file are one image here."""
 
     count: int
     backward: int  # below 0
@@ -105,7 +106,7 @@ class GapFact:
 
     @classmethod
     def of(cls, days: Sequence[float]) -> Self:
-        """Return the fact of these gaps; there must be one at least."""
+        """Return the statistics of at least one gap."""
         values = np.array(days)
         ends = [end for end, _ in GAPS]
         counts = np.bincount(np.searchsorted(ends, values, side="left"), minlength=len(ends)).tolist()
@@ -116,7 +117,7 @@ class GapFact:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateFact:
-    """Two files that share images: how many, and the correlation of the most alike of them."""
+    """Two files that share images: how many, and the highest correlation among them."""
 
     first: str
     second: str
@@ -129,7 +130,7 @@ class DuplicateFact:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """First, middle and last frame of a sequence, as PNG."""
+    """First, middle and last frame of a sequence as PNG."""
 
     label: str | None
     path: str  # of the sequence's first file
@@ -138,8 +139,24 @@ class Thumbnails:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """Measurements of an examination, from which issues and notes follow."""
+
+    sequences: Sequence[ImageSequence] = ()  # without what could not be read
+    first_files: Sequence[str] = ()  # of each sequence
+    labels: tuple[LabelFact, ...] = ()
+    files: tuple[FileFact, ...] = ()
+    duplicates: tuple[DuplicateFact, ...] = ()
+    gaps: GapFact | None = None  # None without times
+    sizes: Mapping[str, int] = field(default_factory=dict)  # "width x height" -> frames, the most frequent first
+    patients_in_two_splits: int = 0  # by the data's own table
+    patients_without_images: int = 0  # named in the table of labels
+    more_near_duplicates: bool = False  # too many were proposed: some may be missing
+
+
+@dataclass(frozen=True)
 class Survey:
-    """All that was seen; frames are those of the files that could be read."""
+    """Result of a survey; frames are those of the files that could be read."""
 
     raw: str
     recognised: str
@@ -151,19 +168,19 @@ class Survey:
     unlabelled_visits: int | None  # None where visits have no labels of their own
     sizes: Mapping[str, int]  # "width x height" -> frames, the most frequent first
     lengths: Mapping[int, int]  # frames of a sequence -> sequences, ascending
-    gaps: GapFact | None  # None where no times are known
+    gaps: GapFact | None  # None without times
     duplicates: tuple[DuplicateFact, ...]
     files: tuple[FileFact, ...]
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     notes: tuple[str, ...]
     thumbnails: tuple[Thumbnails, ...] = field(repr=False)
 
     def count(self, outcome: Outcome) -> int:
-        """Return the number of files that were read, refused or passed over."""
+        """Return the number of files that were read, refused or ignored."""
         return sum(file.outcome == outcome for file in self.files)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return all but the thumbnails as values that JSON takes."""
+        """Return all but the thumbnails as JSON values."""
         values = asdict(self)
         del values["thumbnails"]
         plain: dict[str, Any] = _plain(values)
@@ -173,11 +190,6 @@ class Survey:
 def lengths(sequences: Iterable[ImageSequence]) -> dict[int, int]:
     """Return how many sequences are of each length."""
     return dict(sorted(Counter(len(sequence.frames) for sequence in sequences).items()))
-
-
-def printable(text: str) -> str:
-    """Return a text of others on one line, without what a terminal would obey; bad bytes become escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Judges what a survey has seen: findings, which `--strict` fails for, and notes, which may be as they should be."""
+"""Issues and notes of a survey: `--strict` fails for issues; notes may be as they should be."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,168 +8,158 @@ from fedpp.imaging.readers.breakhis import TYPES
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.survey.facts import UNLISTED, DuplicateFact, FileFact, Finding, GapFact, LabelFact
+from fedpp.survey.facts import UNLISTED, DuplicateFact, Facts, FileFact, Issue, Kind
 
-FEWEST_PATIENTS = 3  # of a label: one for each split
+MIN_PATIENTS = 3  # of a label: one for each split
 NAMED = 8  # labels in one sentence
 
 _SUBTYPES = frozenset(TYPES.values())
 
 
-def findings(
-    sequences: Sequence[ImageSequence],
-    heads: Sequence[str],
-    labels: Sequence[LabelFact],
-    files: Sequence[FileFact],
-    duplicates: Sequence[DuplicateFact],
-    gaps: GapFact | None,
-    torn: int,
-    absent: int,
-) -> tuple[Finding, ...]:
-    """Return what may be wrong, the worst first.
-
-    `heads` are the first files of the sequences; `torn` patients are in several splits by the data's table, which names
-    `absent` patients of whom nothing was read.
-    """
+def issues(facts: Facts) -> tuple[Issue, ...]:
+    """Return what may be wrong, the most severe first."""
     found = (
-        *_of_files(files),
-        Finding(
+        *_of_files(facts.files),
+        _issue(
             "two-splits",
-            torn,
-            f"{number(torn, 'patient')} in more than one split",
+            facts.patients_in_two_splits,
+            "patient",
+            "in more than one split",
             f"choose one split for each in {MANIFEST}, or remove its column split",
         ),
-        Finding(
+        _issue(
             "no-image",
-            absent,
-            f"{number(absent, 'patient')} in {LABELS} of whom no image was read",
+            facts.patients_without_images,
+            "patient",
+            f"in {LABELS} of whom no image was read",
             "restore their folders, or remove their lines",
         ),
-        *_of_duplicates(duplicates),
-        *_of_labels(sequences, heads, labels),
-        Finding(
+        *_of_duplicates(facts.duplicates),
+        *_of_labels(facts),
+        _issue(
             "backward-time",
-            gaps.backward if gaps else 0,
-            f"{number(gaps.backward if gaps else 0, 'image')} before the one that they should follow",
+            facts.gaps.backward if facts.gaps else 0,
+            "image",
+            "before the one that they should follow",
             "check the times",
         ),
     )
-    return tuple(finding for finding in found if finding.count)
+    return tuple(issue for issue in found if issue.count)
 
 
-def notes(
-    sequences: Sequence[ImageSequence],
-    labels: Sequence[LabelFact],
-    files: Sequence[FileFact],
-    duplicates: Sequence[DuplicateFact],
-    gaps: GapFact | None,
-    sizes: int,
-    *,
-    more: bool,
-) -> tuple[str, ...]:
-    """Return what is worth knowing; `sizes` counts the different ones, `more` near duplicates may be unfound."""
-    unlisted = sum(file.reason == UNLISTED for file in files)
-    repeated = sum(pair.images for pair in duplicates if pair.one_patient)
-    visits = sum(label is None for sequence in sequences for label in sequence.labels or ())
-    singles = sum(len(sequence.frames) == 1 for sequence in sequences)
-    together = gaps.classes["none"] - gaps.backward if gaps else 0
-    untagged = sum(file.outcome == "read" and not file.dicom for file in files)
-    said = {
-        "no sequence has a label": bool(sequences) and not labels,
-        "all labels are the same: ingest needs the names of all classes (--classes)": len(labels) == 1,
+def notes(facts: Facts) -> tuple[str, ...]:
+    """Return observations that need no change of the data."""
+    unlisted = sum(file.reason == UNLISTED for file in facts.files)
+    repeated = sum(pair.images for pair in facts.duplicates if pair.one_patient)
+    visits = sum(label is None for sequence in facts.sequences for label in sequence.labels or ())
+    singles = sum(len(sequence.frames) == 1 for sequence in facts.sequences)
+    together = facts.gaps.classes["none"] - facts.gaps.backward if facts.gaps else 0
+    untagged = sum(file.outcome == "read" and not file.dicom for file in facts.files)
+    sizes = len(facts.sizes)
+    observed = {
+        "no sequence has a label": bool(facts.sequences) and not facts.labels,
+        "all labels are the same: ingest needs the names of all classes (--classes)": len(facts.labels) == 1,
         f"{number(visits, 'visit')} without a label of their own": visits,
         f"{number(singles, 'sequence')} of one image only": singles,
         f"images are of {sizes} sizes: ingest brings all to one, and does not keep their proportions": sizes > 1,
         f"{number(together, 'image')} of the same time as the one before": together,
         f"{number(repeated, 'image')} repeated in another file of the same patient": repeated,
         f"{number(unlisted, 'image file')} in no sequence": unlisted,
-        f"{number(untagged, 'file')} with no tags that could tell of text burnt into the image: look at some": untagged,
-        "so many images look alike that only the closest pairs were compared": more,
+        f"{number(untagged, 'file')} with no tags that could report text burnt into the image: look at some": untagged,
+        "so many images look alike that only the closest pairs were compared": facts.more_near_duplicates,
     }
-    return tuple(note for note, holds in said.items() if holds)
+    return tuple(note for note, holds in observed.items() if holds)
 
 
-def _of_files(files: Sequence[FileFact]) -> Iterator[Finding]:
-    refused = sum(file.outcome == "refused" for file in files)
-    suspicious = sum(bool(file.suspicion) for file in files)
-    blank = sum(file.blank for file in files)
-    yield Finding(
+def _issue(kind: Kind, count: int, thing: str, what: str, advice: str, where: Sequence[str] = ()) -> Issue:
+    return Issue(kind, count, f"{number(count, thing)} {what}".rstrip(), advice, tuple(where[:NAMED]))
+
+
+def _of_files(files: Sequence[FileFact]) -> Iterator[Issue]:
+    yield _issue(
         "unreadable",
-        refused,
-        f"{number(refused, 'file')} that cannot be used",
+        sum(file.outcome == "refused" for file in files),
+        "file",
+        "that cannot be used",
         "restore or remove them, or ingest with --skip-unreadable",
     )
-    yield Finding(
+    yield _issue(
         "burned-in-text",
-        suspicious,
-        f"{number(suspicious, 'file')} that may show text burnt into the image, by their tags",
+        sum(bool(file.suspicion) for file in files),
+        "file",
+        "that may show text burnt into the image, by their tags",
         "look at them, black the text out, or set BurnedInAnnotation to NO where there is none",
     )
-    yield Finding(
+    yield _issue(
         "blank-image",
-        blank,
-        f"{number(blank, 'image')} of one single value, without anything to see",
+        sum(file.blank for file in files),
+        "image",
+        "of one single value, without anything to see",
         "find out what they should show, or remove them",
     )
 
 
-def _of_duplicates(duplicates: Sequence[DuplicateFact]) -> Iterator[Finding]:
+def _of_duplicates(duplicates: Sequence[DuplicateFact]) -> Iterator[Issue]:
     same = [pair for pair in duplicates if pair.same and not pair.one_patient]
-    near = [pair for pair in duplicates if not pair.same and not pair.one_patient]
-    leaks = sum(not pair.one_split for pair in same)
-    yield Finding(
+    yield _issue(
         "same-image-in-two-splits",
-        leaks,
-        f"{number(leaks, 'pair')} of files of different splits that share an image, pixel by pixel",
-        "keep one of each, or the test is on what was trained with",
+        sum(not pair.one_split for pair in same),
+        "pair",
+        "of files of different splits that share an image, pixel by pixel",
+        "keep one of each: otherwise the test uses training images",
     )
-    yield Finding(
+    yield _issue(
         "same-image",
         len(same),
-        f"{number(len(same), 'pair')} of files of different patients that share an image, pixel by pixel",
+        "pair",
+        "of files of different patients that share an image, pixel by pixel",
         "find out whose they are, and keep one of each",
     )
-    yield Finding(
+    yield _issue(
         "near-duplicate",
-        len(near),
-        f"{number(len(near), 'pair')} of files of different patients with images that are nearly the same",
+        sum(not pair.same and not pair.one_patient for pair in duplicates),
+        "pair",
+        "of files of different patients with images that are nearly the same",
         "look at them side by side: are they one patient's?",
     )
 
 
-def _of_labels(
-    sequences: Sequence[ImageSequence], heads: Sequence[str], labels: Sequence[LabelFact]
-) -> Iterator[Finding]:
+def _of_labels(facts: Facts) -> Iterator[Issue]:
+    sequences, labels = list(zip(facts.first_files, facts.sequences, strict=True)), facts.labels
     many = len(labels) if len(labels) > MAX_CLASSES else 0
-    missing = [head for head, s in zip(heads, sequences, strict=True) if s.label is None and labels]
-    rare = [label for label in labels if label.sequences and label.patients < FEWEST_PATIENTS and not many]
-    torn = _patients_of_two_labels(sequences)
-    yield Finding(
+    missing = [file for file, sequence in sequences if sequence.label is None and labels]
+    rare = [label for label in labels if label.sequences and label.patients < MIN_PATIENTS and not many]
+    contradicting = _patients_of_two_labels(facts.sequences)
+    yield _issue(
         "missing-label",
         len(missing),
-        f"{number(len(missing), 'sequence')} without a label",
+        "sequence",
+        "without a label",
         "label them, or ingest with --drop-unlabelled",
-        tuple(missing[:NAMED]),
+        missing,
     )
-    yield Finding(
+    yield _issue(
         "too-many-labels",
         many,
-        f"{many} different labels",
+        "different label",
+        "",
         f"is it the right column? ingest takes no more than {MAX_CLASSES} unless the classes are named",
     )
-    yield Finding(
+    yield _issue(
         "rare-label",
         len(rare),
-        f"{number(len(rare), 'label')} of fewer than {FEWEST_PATIENTS} patients, so not one for each split: "
+        "label",
+        f"of fewer than {MIN_PATIENTS} patients, so not one for each split: "
         + listed([f"{label.label} ({label.patients})" for label in rare]),
         "gather more, or join labels (--negative)",
     )
-    yield Finding(
+    yield _issue(
         "two-labels",
-        len(torn),
-        f"{number(len(torn), 'patient')} under two labels or diagnoses",
+        len(contradicting),
+        "patient",
+        "under two labels or diagnoses",
         "is one of them wrong, or are these two patients?",
-        tuple(head for head, s in zip(heads, sequences, strict=True) if s.patient in torn)[:NAMED],
+        [file for file, sequence in sequences if sequence.patient in contradicting],
     )
 
 

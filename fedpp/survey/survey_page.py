@@ -1,4 +1,4 @@
-"""The page of a survey: its charts and thumbnails in one HTML file, for the secret zone."""
+"""HTML page of a survey with its charts and thumbnails, for the secret zone."""
 
 import os
 import warnings
@@ -20,7 +20,7 @@ from fedpp.survey.survey_template import STYLE, TEMPLATE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_FILES = 5000  # rows of a table: a page must open
+MAX_FILES = 5000  # rows of a table, so that browsers can open the page
 MAX_PAIRS = 200
 MAX_LABELS = 32
 _BARS = 12
@@ -28,7 +28,7 @@ _LETTERS = 28  # of a label under a bar
 
 
 def require_new(path: Path, *, overwrite: bool) -> None:
-    """Raise `ConfigError` if a page is there already and must not be replaced: before work starts."""
+    """Raise `ConfigError` before work starts if a page exists and must not be replaced, or cannot be written."""
     if os.path.lexists(path) and not overwrite:
         raise ConfigError(f"{path} exists: choose another name, or replace it with --overwrite")
     if path.parent.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
@@ -36,7 +36,7 @@ def require_new(path: Path, *, overwrite: bool) -> None:
 
 
 def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
-    """Write the page, mode 0600; raise `ConfigError` if it is there already and must not be replaced."""
+    """Write the page, mode 0600; raise `ConfigError` if it exists and must not be replaced."""
     content = render(survey).encode()
     try:
         (replace if overwrite else create_exclusively)(path, content)
@@ -47,7 +47,7 @@ def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
 
 def render(survey: Survey) -> str:
     """Return the page; the same survey gives the same text."""
-    page = template(TEMPLATE, words=_words, sentence=_sentence, path=_path)
+    page = template(TEMPLATE, title_case=_title, sentence=_sentence, path=_path)
     remarked = [file for file in survey.files if file.outcome == "refused" or file.suspicion or file.blank]
     marked = {file.path for file in remarked}
     return page.render(
@@ -77,7 +77,7 @@ def _cards(survey: Survey) -> dict[str, int]:
         "Images": survey.frames,
         "Files read": survey.count("read"),
         "Files refused": survey.count("refused"),
-        "Findings": len(survey.findings),
+        "Issues": len(survey.issues),
     }
 
 
@@ -132,7 +132,7 @@ def _charts(survey: Survey) -> dict[str, Markup | None]:
 
 
 def _binned(lengths: Mapping[int, int]) -> dict[str, int]:
-    """Return the lengths as they are if there are few, or in classes that double: 1, 2, 3-4, 5-8, and so on."""
+    """Return a few lengths as they are, many in classes that double: 1, 2, 3-4, 5-8, and so on."""
     if len(lengths) <= _BARS:
         return {str(length): count for length, count in lengths.items()}
     classes: dict[str, int] = {}
@@ -144,7 +144,7 @@ def _binned(lengths: Mapping[int, int]) -> dict[str, int]:
 
 
 def _bars(name: str, title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> Markup:
-    """Draw horizontal bars, one below the other for each label."""
+    """Draw horizontal bars, one group for each label."""
     from matplotlib.figure import Figure
 
     with charts.style(), warnings.catch_warnings(action="ignore"):  # letters that its measuring font lacks
@@ -163,7 +163,7 @@ def _bars(name: str, title: str, labels: Sequence[str], series: Mapping[str, Seq
         _dress(axes, title)
         if len(series) > 1:
             figure.legend(loc="outside lower left", frameon=False, ncols=len(series), fontsize=10)
-        return charts.svg(figure, name, title, _in_words(labels, series))
+        return charts.svg(figure, name, title, _as_text(labels, series))
 
 
 def _columns(name: str, title: str, counts: Mapping[str, int]) -> Markup:
@@ -183,7 +183,7 @@ def _columns(name: str, title: str, counts: Mapping[str, int]) -> Markup:
         axes.yaxis.set_visible(False)
         axes.spines["left"].set_visible(False)
         _dress(axes, title)
-        return charts.svg(figure, name, title, _in_words(list(counts), {"Count": list(counts.values())}))
+        return charts.svg(figure, name, title, _as_text(list(counts), {"Count": list(counts.values())}))
 
 
 def _dress(axes: "Axes", title: str) -> None:
@@ -191,7 +191,7 @@ def _dress(axes: "Axes", title: str) -> None:
     axes.tick_params(length=0)
 
 
-def _in_words(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
+def _as_text(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
     rows = zip(labels, *series.values(), strict=True)
     names = [name.lower() for name in series]
     return "; ".join(
@@ -204,7 +204,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _words(kind: str) -> str:
+def _title(kind: str) -> str:
     return _sentence(kind.replace("-", " ")).removesuffix(".")
 
 

@@ -33,15 +33,15 @@ TEMPLATE = (
   <p class="lead">{{ survey.recognised | sentence }}</p>
 </header>
 <main>
-<section aria-labelledby="findings">
-  <h2 id="findings">{% if survey.findings %}What to look into before anything is encrypted{% else %}Nothing was
-    found that must be mended{% endif %}</h2>
-  {% if survey.findings %}
-  <ul class="findings">
-    {% for finding in survey.findings %}
-    <li><span class="kind">{{ finding.kind | words }}</span>
-      <p><strong>{{ finding.what }}.</strong> {{ finding.advice | sentence }}
-        {% if finding.where %}<br><span class="note path">In {% for path in finding.where %}{{ path | path }}
+<section aria-labelledby="issues">
+  <h2 id="issues">{% if survey.issues %}What to look into before anything is encrypted{% else %}No
+    issues found{% endif %}</h2>
+  {% if survey.issues %}
+  <ul class="issues">
+    {% for issue in survey.issues %}
+    <li><span class="kind">{{ issue.kind | title_case }}</span>
+      <p><strong>{{ issue.what }}.</strong> {{ issue.advice | sentence }}
+        {% if issue.where %}<br><span class="note path">In {% for path in issue.where %}{{ path | path }}
         {{- ", " if not loop.last }}{% endfor %}</span>{% endif %}</p></li>
     {% endfor %}
   </ul>
@@ -157,7 +157,7 @@ TEMPLATE = (
 <section aria-labelledby="files">
   <h2 id="files">Files</h2>
   <p class="note">{{ survey.count("read") }} read, {{ survey.count("refused") }} refused,
-    {{ survey.count("passed over") }} passed over.{% if survey.files | length > most_files %} The tables show
+    {{ survey.count("ignored") }} ignored.{% if survey.files | length > most_files %} The tables show
     {{ most_files }} at most; all are in the output of <code>--json</code>.{% endif %}</p>
   {% if remarked %}
   <div class="scroll" role="region" aria-label="Files with a remark" tabindex="0">
@@ -178,8 +178,8 @@ TEMPLATE = (
   {% endif %}
 </section>
 </main>
-<footer>Made by <code>fedpp-site survey</code>. Findings come from tags, tables and pixels, not from a diagnosis; none
-  found is no proof that there is none.</footer>
+<footer>Made by <code>fedpp-site survey</code>. Issues come from tags, tables and pixels, not from a diagnosis; a
+  survey without issues does not prove that there are none.</footer>
 </body>
 </html>
 """
@@ -189,12 +189,12 @@ STYLE = """\
 .secret { max-width: 46rem; margin-block: 1rem 1.25rem; padding: .8rem 1rem; background: var(--panel);
   border: 1px solid var(--line); border-left: .3rem solid var(--warn); border-radius: .6rem; }
 .secret strong { color: var(--warn); }
-.lead, h1, .path, .findings, .notes { overflow-wrap: anywhere; }
-.findings { margin: 0; padding: 0; list-style: none; }
-.findings li { display: grid; grid-template-columns: 13rem 1fr; gap: .25rem 1.5rem; padding: .7rem 0;
+.lead, h1, .path, .issues, .notes { overflow-wrap: anywhere; }
+.issues { margin: 0; padding: 0; list-style: none; }
+.issues li { display: grid; grid-template-columns: 13rem 1fr; gap: .25rem 1.5rem; padding: .7rem 0;
   border-bottom: 1px solid var(--line); }
-.findings p { margin: 0; }
-.findings .kind { color: var(--warn); font-weight: 600; }
+.issues p { margin: 0; }
+.issues .kind { color: var(--warn); font-weight: 600; }
 #notes { margin-top: 1.5rem; }
 .notes { margin: 0; padding-left: 1.1rem; color: var(--soft); }
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.25rem;
@@ -205,5 +205,5 @@ STYLE = """\
 .samples b { color: var(--ink); }
 .remark { min-width: 16rem; }
 td.path, th.path { min-width: 12rem; max-width: 28rem; font-size: .9rem; }
-@media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } }
+@media (max-width: 40rem) { .issues li { grid-template-columns: 1fr; } }
 """

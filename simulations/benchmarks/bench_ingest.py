@@ -13,8 +13,10 @@ from PIL import Image
 
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.preparation import Preparation
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import SplitPlan
+from fedpp.ingest.ingestion import IngestSettings
 from fedpp.ingest.ingestion import ingest as write_dataset
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -94,11 +96,7 @@ def _ingest(images: Path, frames: int) -> dict[str, float]:
             Path(folder) / "dataset",
             domain=_DOMAIN,
             class_map=ClassMap(()),
-            frames=length,
-            height=SIDE,
-            width=SIDE,
-            plan=SplitPlan(),
-            dtype="float32",
+            settings=IngestSettings(Preparation("float32", length, SIDE, SIDE), SplitPlan()),
             progress=True,
         )
         seconds = time.perf_counter() - started

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.preparation import pad
+from fedpp.imaging.preparation import Preparation, pad
 from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.imaging.visits import by_visit
-from fedpp.ingest.ingestion import ingest, prepared, sequence_pseudonym
+from fedpp.ingest.ingestion import IngestSettings, ingest, prepared, sequence_pseudonym
 from fedpp.keys.key_domain import KeyDomain
 
 from .paper_settings import Settings
@@ -77,22 +77,13 @@ def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[
             "names another, against all the rest"
         )
     domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2)
-    ingest(
-        labelled,
-        folder,
-        domain=domain,
-        class_map=class_map,
-        frames=settings.frames,
-        height=settings.size,
-        width=settings.size,
-        channels=settings.channels,
-        plan=plan(settings, settings.seed, 0),
-        dtype=settings.dtype,
-    )
+    preparation = Preparation(settings.dtype, settings.frames, settings.size, settings.size, settings.channels)
+    ingest_settings = IngestSettings(preparation, plan(settings, settings.seed, 0))
+    ingest(labelled, folder, domain=domain, class_map=class_map, settings=ingest_settings)
     dataset = EncryptedDataset.open(folder)
     by_name = {sequence_pseudonym(domain, s): s for s in labelled}
     ordered = tuple(by_name[name] for name in dataset.ids(np.arange(len(dataset))))
-    frames, valid = _plaintext(ordered, settings, settings.dtype)
+    frames, valid = _plaintext(ordered, preparation)
     numbers = np.array([class_map.number(s.label) for s in ordered])
     left_out = len(asked) - len(labelled)
     return Study(domain, dataset, described, class_map, ordered, frames, valid, numbers, left_out)
@@ -131,10 +122,9 @@ def folds(study: Study, settings: Settings, seed: int) -> list[Fold]:
 
 
 def _plaintext(
-    sequences: Sequence[ImageSequence], settings: Settings, dtype: Dtype
+    sequences: Sequence[ImageSequence], preparation: Preparation
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Return frames `[k, frames, height, width, channels]` and which are valid `[k, frames]`."""
-    size = settings.size
-    arrays = list(prepared(sequences, settings.frames, size, size, dtype, settings.channels))
-    frames = np.stack([pad(values.astype(np.float64), settings.frames).astype(dtype) for values in arrays])
-    return frames, np.stack([np.arange(settings.frames) < len(values) for values in arrays])
+    arrays, length = list(prepared(sequences, preparation)), preparation.frames
+    frames = np.stack([pad(values.astype(np.float64), length).astype(preparation.dtype) for values in arrays])
+    return frames, np.stack([np.arange(length) < len(values) for values in arrays])

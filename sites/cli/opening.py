@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpp.texts import printable
+
 if TYPE_CHECKING:
     from fedpp.cipher.evaluation_key import AnyKey
     from fedpp.dataset.at_rest import AtRestKey
@@ -79,7 +81,7 @@ def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        print(f"{name:{width}}  {_shown(value)}")
+        print(printable(f"{name:{width}}  {_shown(value)}"))
 
 
 def _shown(value: object) -> str:

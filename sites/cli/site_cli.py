@@ -141,7 +141,7 @@ def _add_data_commands(commands: "_Commands") -> None:
     _add_raw(looked)
     looked.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     looked.add_argument("--overwrite", action="store_true", help="replace an earlier page")
-    looked.add_argument("--strict", action="store_true", help="fail if there is any finding")
+    looked.add_argument("--strict", action="store_true", help="exit with status 1 if there is any issue")
 
     _add_ingest_command(commands)
     _command(commands, data_commands.inspect).add_argument("dataset", type=path)

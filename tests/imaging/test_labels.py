@@ -3,7 +3,7 @@
 import pytest
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.labels import ClassMap, said
+from fedpp.imaging.labels import ClassMap, label_names
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.protocol.counts import UNKNOWN
 
@@ -112,6 +112,6 @@ def test_a_label_of_other_findings_is_refused(label):
 
 def test_what_is_said_of_a_label_are_the_findings_that_are_present():
     """One label says itself, several findings the names of those present, no label nothing."""
-    assert said("x", FINDINGS) == ("x",)
-    assert said((None, "1"), FINDINGS) == ("Fracture",)
-    assert said(("0", None), FINDINGS) == said(None, FINDINGS) == ()
+    assert label_names("x", FINDINGS) == ("x",)
+    assert label_names((None, "1"), FINDINGS) == ("Fracture",)
+    assert label_names(("0", None), FINDINGS) == label_names(None, FINDINGS) == ()

@@ -122,7 +122,7 @@ def test_the_folder_is_read_but_for_what_is_refused():
     assert all(name in str(error) for name, error in told.items())
     assert sum(len(s.frames) for s in sequences) == sum(SHAPES[name][0] for name in set(SHAPES) - NO_PATIENT - REPEATED)
     assert recognised.startswith("DICOM folder, by the mark in its files, 20 image files")
-    assert recognised.endswith("15 DICOM files that are no pictures, or pictures once more, were passed over")
+    assert recognised.endswith("15 DICOM files without a picture, or copies of one, were ignored")
     assert [len(s.frames) for s in readable(sequences, tell)] == [len(s.frames) for s in sequences]
 
 

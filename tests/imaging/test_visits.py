@@ -30,7 +30,7 @@ def test_each_window_ends_with_the_visit_that_it_asks_about(
 ):
     """No later visit is ever in a window; its label is its last visit's; ids differ; the newest label counts."""
     least = min(least, window)
-    windows = by_visit([history(labels)], window=window, stride=stride, least=least)
+    windows = by_visit([history(labels)], window=window, stride=stride, min_length=least)
     labelled = [i for i, label in enumerate(labels) if label is not None]
     expected = [i for i in labelled if labelled[::-1].index(i) % stride == 0]
     assert [shown(w)[-1] for w in windows] == [i for i in expected if i + 1 >= least]
@@ -46,7 +46,7 @@ def test_each_window_ends_with_the_visit_that_it_asks_about(
 def test_lengths_keep_the_newest():
     """Short sequences go, long ones lose their oldest frames, and keep their id and label."""
     sequences = [history(["0"] * n) for n in (1, 3, 9)]
-    kept = of_length(sequences, least=2, most=4)
+    kept = of_length(sequences, min_length=2, max_length=4)
     assert [shown(s) for s in kept] == [[0, 1, 2], [5, 6, 7, 8]]
     assert {(s.id, s.label) for s in kept} == {("h", None)}
     assert of_length(sequences) == sequences
@@ -54,10 +54,10 @@ def test_lengths_keep_the_newest():
 
 def test_bad_settings_are_refused():
     """Windows of nothing, and visits without labels, are said to be so."""
-    for settings in ({"window": 0}, {"window": 2, "least": 3}, {"window": 2, "stride": 0}):
+    for settings in ({"window": 0}, {"window": 2, "min_length": 3}, {"window": 2, "stride": 0}):
         with pytest.raises(ConfigError, match="at least 1"):
             by_visit([history(["0"])], **settings)
     with pytest.raises(ConfigError, match="no labels of their own"):
         by_visit([ImageSequence("h", "p", "a", ())], window=2)
     with pytest.raises(ConfigError, match="in order"):
-        of_length([], least=3, most=2)
+        of_length([], min_length=3, max_length=2)

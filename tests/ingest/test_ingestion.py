@@ -20,15 +20,18 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
-from fedpp.imaging.preparation import gaps, prepare
+from fedpp.imaging.preparation import Preparation, gaps, prepare
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.ingest import ingestion as pipeline
-from fedpp.ingest.ingestion import IngestSummary, ingest, sequence_pseudonym
+from fedpp.ingest.ingestion import IngestSettings, IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 
-RUN_SPEC = SplitPlan("stratified", 0, validation=0.2, test=0.3)
+PLAN = SplitPlan("stratified", 0, validation=0.2, test=0.3)
+PREPARATION = Preparation("float64", 3, 6, 8)
+SETTINGS = IngestSettings(PREPARATION, PLAN)
+SMALL = Preparation("float64", 1, 5, 5)
 COHORT = {f"patient-{i}": "ill" if i % 2 else "well" for i in range(12)}
 
 
@@ -44,24 +47,17 @@ def sequences() -> list[ImageSequence]:
 
 def run(sequences: list[ImageSequence], out: Path, domain: KeyDomain, **changes: object) -> IngestSummary:
     """Ingest with settings of a small dataset, changed as the test wants."""
-    settings = {
-        "domain": domain,
-        "class_map": None
-        if "class_map" in changes or not sequences
-        else ClassMap.choose(sequences, ("well", "ill"), None),
-        "frames": 3,
-        "height": 6,
-        "width": 8,
-        "plan": RUN_SPEC,
-        "dtype": "float64",
-    }
-    return ingest(sequences, out, **{**settings, **changes})
+    class_map, progress = changes.pop("class_map", None), changes.pop("progress", False)
+    shape = {name: changes.pop(name) for name in ("frames", "channels") if name in changes}
+    settings = replace(SETTINGS, preparation=replace(PREPARATION, **shape), **changes)
+    class_map = class_map or ClassMap.choose(sequences, ("well", "ill"), None)
+    return ingest(sequences, out, domain=domain, class_map=class_map, settings=settings, progress=progress)
 
 
 def test_the_dataset_decrypts_to_the_prepared_sequences(sequences, tmp_path: Path, domain: KeyDomain):
     """Every sequence comes back under its pseudonym, with its own frames, label, length, patient and split."""
-    plan = replace(RUN_SPEC, seed=3)
-    run(sequences, tmp_path / "out", domain, plan=plan)
+    plan = replace(PLAN, seed=3)
+    run(sequences, tmp_path / "out", domain, split=plan)
     dataset = EncryptedDataset.open(tmp_path / "out")
     dataset.verify()
     splits = plan.assign(sequences, lambda text: domain.pseudonym("split", text))
@@ -200,31 +196,30 @@ def file_sequences(folder: Path) -> list[ImageSequence]:
 def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Worker processes give the same images in the same order, and say which file they cannot read."""
     sequences = file_sequences(tmp_path)
-    serial = list(pipeline.prepared(sequences, 1, 5, 5, "float64"))
-    for name, value in (("SAMPLE", 1), ("POOL_PAYS", 0.0), ("TOGETHER", 2), ("AHEAD", 1)):
+    serial = list(pipeline.prepared(sequences, SMALL))
+    for name, value in (("SAMPLE", 1), ("MIN_SECONDS", 0.0), ("BATCH", 2), ("AHEAD", 1)):
         monkeypatch.setattr(pipeline, name, value)
     monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
-    np.testing.assert_array_equal(list(pipeline.prepared(sequences, 1, 5, 5, "float64")), serial)
+    np.testing.assert_array_equal(list(pipeline.prepared(sequences, SMALL)), serial)
     assert multiprocessing.active_children() == []
     (tmp_path / "3.png").write_bytes(b"no image")
-    with pytest.raises(
-        RawDataError, match=r"cannot read the image .*3\.png: .* --skip-unreadable` leaves such files out"
-    ):
-        list(pipeline.prepared(sequences, 1, 5, 5, "float64"))
+    with pytest.raises(RawDataError, match=r"cannot read the image .*3\.png: .* --skip-unreadable` skips such files"):
+        list(pipeline.prepared(sequences, SMALL))
     assert multiprocessing.active_children() == []
 
 
 PARALLEL = """
 import multiprocessing, sys, time
 from pathlib import Path
-from fedpp import ingest
+from fedpp.ingest import ingestion
 from fedpp.imaging.images import read_image
+from fedpp.imaging.preparation import Preparation
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 
 if __name__ == "__main__":
-    ingest.SAMPLE, ingest.POOL_PAYS, ingest.os.sched_getaffinity = 1, 0.0, lambda _: {0, 1}
+    ingestion.SAMPLE, ingestion.MIN_SECONDS, ingestion.os.sched_getaffinity = 1, 0.0, lambda _: {0, 1}
     one = ImageSequence("s", "p", None, FrameFiles([FrameFile(Path(sys.argv[1]), 1, read_image)]))
-    for _ in ingest.prepared([one] * 100, 1, 5, 5, "float64"):
+    for _ in ingestion.prepared([one] * 100, Preparation("float64", 1, 5, 5)):
         if workers := [child.pid for child in multiprocessing.active_children()]:
             print(*workers, flush=True)
             time.sleep(60)
@@ -265,7 +260,7 @@ def test_a_new_patient_moves_nobody(sequences, tmp_path: Path, domain: KeyDomain
     plan = SplitPlan("hashed")
     more = [replace(sequences[i], patient=f"new-{i}") for i in range(10)]
     for name, all_of_them in (("old", sequences), ("new", [*more, *sequences])):
-        run(all_of_them, tmp_path / name, domain, plan=plan)
+        run(all_of_them, tmp_path / name, domain, split=plan)
     old, new = (EncryptedDataset.open(tmp_path / name).sequences for name in ("old", "new"))
     after = dict(zip(new["id"], new["split"], strict=True))
     assert len(after) == 34
@@ -299,9 +294,9 @@ def test_short_sequences_are_padded(sequences, tmp_path: Path, domain: KeyDomain
 def test_time_gaps_are_kept(sequences, tmp_path: Path, domain: KeyDomain, kind: str):
     """The time between the chosen frames is kept, in clear or as ciphertext, of every sequence or of none."""
     with pytest.raises(RawDataError, match="have no times"):
-        run(sequences, tmp_path / "out", domain, time_gaps=kind)
+        run(sequences, tmp_path / "out", domain, gaps=kind)
     timed = [replace(s, times=tuple(float(i * i) for i in range(len(s.frames)))) for s in sequences]
-    run(timed, tmp_path / "out", domain, time_gaps=kind)
+    run(timed, tmp_path / "out", domain, gaps=kind)
     dataset = EncryptedDataset.open(tmp_path / "out")
     values = dataset.gaps(np.arange(24))
     found = encryption.decrypt(domain, values) if kind == "encrypted" else values
@@ -323,10 +318,10 @@ def test_a_sealed_dataset_holds_the_same(sequences, tmp_path: Path, domain: KeyD
 
 def test_absent_classes_are_told(sequences, tmp_path: Path, domain: KeyDomain):
     """A split without a sequence of some class is named in the summary."""
-    assert run(sequences, tmp_path / "a", domain).absent == {}
+    assert run(sequences, tmp_path / "a", domain).missing_classes == {}
     given = {patient: "train" if label == "ill" else "test" for patient, label in COHORT.items()}
     summary = run([replace(s, split=given[s.patient]) for s in sequences], tmp_path / "b", domain)
-    assert summary.absent == {"train": ["well"], "validation": ["well", "ill"], "test": ["ill"]}
+    assert summary.missing_classes == {"train": ["well"], "validation": ["well", "ill"], "test": ["ill"]}
 
 
 @pytest.mark.parametrize(
@@ -349,7 +344,7 @@ def test_folds_are_not_cut_of_data_with_splits(sequences, tmp_path: Path, domain
     """Cross-validation over data that bring splits would test on the same patients each time: refused."""
     given = [replace(s, split="train") for s in sequences]
     with pytest.raises(RawDataError, match="no folds are cut"):
-        run(given, tmp_path / "out", domain, plan=SplitPlan("stratified", folds=3))
+        run(given, tmp_path / "out", domain, split=SplitPlan("stratified", folds=3))
 
 
 FINDINGS = ("Edema", "Fracture", "Effusion")
@@ -376,7 +371,7 @@ def test_several_findings_are_kept_by_their_states(findings, tmp_path: Path, dom
         present = encryption.decrypt_findings(domain, dataset.labels(dataset.indices(split))).max(axis=0) == 1
         absent = [name for name, somewhere in zip(FINDINGS, present, strict=True) if not somewhere]
         assert "Fracture" in absent
-        assert summary.absent[split] == absent
+        assert summary.missing_classes[split] == absent
     assert summary.to_mapping()["findings"] == {
         "Edema": {"present": 6, "absent": 12, "unknown": 6},
         "Fracture": {"present": 0, "absent": 12, "unknown": 12},
@@ -404,8 +399,8 @@ def test_colours_are_kept_if_they_are_wanted(tmp_path: Path, domain: KeyDomain, 
     found = encryption.decrypt(domain, dataset.frames(np.arange(6)))[:, :1]
     for name, values in zip(dataset.ids(np.arange(6)), found, strict=True):
         np.testing.assert_allclose(values, prepare(raw[name], 3, 6, 8, 3), atol=1e-10)
-    serial = list(pipeline.prepared(coloured, 3, 6, 8, "float64", 3))
-    for name, value in (("SAMPLE", 1), ("POOL_PAYS", 0.0)):
+    serial = list(pipeline.prepared(coloured, replace(PREPARATION, channels=3)))
+    for name, value in (("SAMPLE", 1), ("MIN_SECONDS", 0.0)):
         monkeypatch.setattr(pipeline, name, value)
     monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: {0, 1})
-    np.testing.assert_array_equal(list(pipeline.prepared(coloured, 3, 6, 8, "float64", 3)), serial)
+    np.testing.assert_array_equal(list(pipeline.prepared(coloured, replace(PREPARATION, channels=3))), serial)

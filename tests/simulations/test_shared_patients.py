@@ -7,9 +7,10 @@ import pytest
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.labels import ClassMap
+from fedpp.imaging.preparation import Preparation
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
-from fedpp.ingest.ingestion import ingest
+from fedpp.ingest.ingestion import IngestSettings, ingest
 from fedpp.keys.key_domain import KeyDomain
 from simulations.shared_patients import also_tested_elsewhere, shared, trained_and_tested
 
@@ -28,8 +29,8 @@ def datasets(folder: Path, domain: KeyDomain, hospitals: list[dict[str, str]]) -
             for i in range(2)
         ]
         out = folder / str(number)
-        sizes = {"frames": 1, "height": 2, "width": 2, "dtype": "float32"}
-        ingest(sequences, out, domain=domain, class_map=ClassMap(()), plan=SplitPlan(), **sizes)
+        settings = IngestSettings(Preparation("float32", 1, 2, 2), SplitPlan())
+        ingest(sequences, out, domain=domain, class_map=ClassMap(()), settings=settings)
         opened.append(EncryptedDataset.open(out))
     return opened
 

@@ -32,8 +32,8 @@ from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.layout import Choices, read_sequences
 from fedpp.survey import duplicates, survey_page
 from fedpp.survey import examination as survey
-from fedpp.survey.facts import GapFact, Kind, Survey
-from fedpp.survey.issues import findings
+from fedpp.survey.facts import Facts, GapFact, Kind, Survey
+from fedpp.survey.issues import issues
 
 Rows = list[dict[str, str]]
 HOSTILE = "$x^2$<script>alert(1)</script>\"'&amp; ]]> {{ 7 * 6 }}"
@@ -99,7 +99,7 @@ def dicom(file: Path, **tags: object) -> Path:
 
 
 def found(seen: Survey) -> dict[str, int]:
-    return {finding.kind: finding.count for finding in seen.findings}
+    return {issue.kind: issue.count for issue in seen.issues}
 
 
 class Page(HTMLParser):
@@ -122,8 +122,8 @@ class Page(HTMLParser):
 
 def test_clean_data_give_no_finding(tmp_path: Path):
     """Where nothing is wrong nothing is found, and the counts are those that were written."""
-    seen = survey.look(hospital(tmp_path))
-    assert seen.findings == ()
+    seen = survey.examine(hospital(tmp_path))
+    assert seen.issues == ()
     assert (seen.sequences, seen.patients, seen.frames) == (6, 6, 12)
     assert [(label.label, label.sequences, label.patients, label.visits) for label in seen.labels] == [
         ("ill", 3, 3, 6),
@@ -133,8 +133,8 @@ def test_clean_data_give_no_finding(tmp_path: Path):
     assert (seen.sizes, seen.lengths) == ({"64 x 64": 12}, {2: 6})
     assert seen.gaps == GapFact.of([31.0] * 6)
     assert seen.recognised.startswith("files listed by manifest.csv, with its splits")
-    assert {file.path: file.outcome for file in seen.files if file.outcome != "read"} == {"manifest.csv": "passed over"}
-    assert survey.summary(seen).endswith("nothing was found that must be mended")
+    assert {file.path: file.outcome for file in seen.files if file.outcome != "read"} == {"manifest.csv": "ignored"}
+    assert survey.summary(seen).endswith("no issues found")
 
 
 def broken(root: Path, _: Rows) -> None:
@@ -207,15 +207,15 @@ def test_each_defect_is_found_and_no_other(
     spoil: Callable[[Path, Rows], object], expected: dict[str, int], tmp_path: Path
 ):
     """A defect gives its finding with its count, named in the text, the page and the JSON value, and no other one."""
-    seen = survey.look(hospital(tmp_path, spoil))
+    seen = survey.examine(hospital(tmp_path, spoil))
     assert found(seen) == expected
     text, page = survey.summary(seen), Page(survey_page.render(seen))
     record = seen.to_mapping()
-    for finding, entry in zip(seen.findings, record["findings"], strict=True):
-        assert f"finding {finding.kind}: {finding.what}; {finding.advice}" in text
-        assert finding.what in page.text
-        assert (entry["kind"], entry["count"], entry["what"]) == (finding.kind, finding.count, finding.what)
-        assert "\n" not in finding.what + finding.advice
+    for issue, entry in zip(seen.issues, record["issues"], strict=True):
+        assert f"issue {issue.kind}: {issue.what}; {issue.advice}" in text
+        assert issue.what in page.text
+        assert (entry["kind"], entry["count"], entry["what"]) == (issue.kind, issue.count, issue.what)
+        assert "\n" not in issue.what + issue.advice
 
 
 def test_every_kind_of_finding_is_tested():
@@ -232,8 +232,8 @@ def test_times_before_their_order_are_a_finding():
     assert gaps.classes["to a day"] == 2
     assert gaps.classes["to 3 months"] == 1
     assert gaps.classes["longer"] == 1
-    (finding,) = findings([], [], [], [], [], gaps, 0, 0)
-    assert (finding.kind, finding.count) == ("backward-time", 1)
+    (issue,) = issues(Facts(gaps=gaps))
+    assert (issue.kind, issue.count) == ("backward-time", 1)
 
 
 def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
@@ -252,7 +252,7 @@ def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
     (_, sequence, *_), _ = read_sequences(raw)
     with pytest.raises(RawDataError):
         list(sequence.frames)
-    seen = survey.look(raw)
+    seen = survey.examine(raw)
     assert found(seen) == {"unreadable": 1}
     assert (seen.frames, seen.lengths) == (11, {1: 1, 2: 5})
     assert {label.label: (label.sequences, label.visits) for label in seen.labels} == {"ill": (3, 5), "well": (3, 6)}
@@ -261,19 +261,19 @@ def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
 def test_a_folder_of_which_nothing_can_be_used_is_still_told_about(tmp_path: Path):
     """Each file is named with its reason, where a reader finds no image at all; a folder without files is refused."""
     (tmp_path / "a.dcm").write_bytes(b"no image")
-    seen = survey.look(tmp_path)
+    seen = survey.examine(tmp_path)
     assert found(seen) == {"unreadable": 1}
     assert seen.recognised.startswith("nothing was read: ")
     assert "a.dcm is no DICOM file" in survey.summary(seen)
     assert "a.dcm" in Page(survey_page.render(seen)).text
     (tmp_path / "a.dcm").unlink()
     with pytest.raises(RawDataError, match="is empty"):
-        survey.look(tmp_path)
+        survey.examine(tmp_path)
 
 
 def test_a_patient_in_two_splits_is_told_with_the_lines(tmp_path: Path):
     """What the reader of manifests refuses is a finding with its count, and the reader's lines are passed on."""
-    seen = survey.look(hospital(tmp_path, in_two_splits))
+    seen = survey.examine(hospital(tmp_path, in_two_splits))
     assert "lines 2, 3 put one patient into two splits" in survey.summary(seen)
 
 
@@ -298,7 +298,7 @@ def test_a_near_duplicate_of_another_patient_is_found(copy: Callable[[np.ndarray
         save(root / "image20.png", copy(picture(0)))
         save(root / "image11.png", copy(picture(10)))  # of the same patient
 
-    (pair,) = survey.look(hospital(tmp_path, spoil)).duplicates
+    (pair,) = survey.examine(hospital(tmp_path, spoil)).duplicates
     assert (pair.first, pair.second) == ("image00.png", "image20.png")
     assert not pair.same
     assert not pair.one_patient
@@ -307,8 +307,8 @@ def test_a_near_duplicate_of_another_patient_is_found(copy: Callable[[np.ndarray
 
 def test_equal_images_of_one_patient_are_a_note(tmp_path: Path):
     """A repeated image of the same patient is told, but is no failure."""
-    seen = survey.look(hospital(tmp_path, lambda root, _: save(root / "image01.png", picture(0))))
-    assert not seen.findings
+    seen = survey.examine(hospital(tmp_path, lambda root, _: save(root / "image01.png", picture(0))))
+    assert not seen.issues
     assert "1 image repeated in another file of the same patient" in seen.notes
 
 
@@ -319,7 +319,7 @@ def test_copies_of_real_images_are_found_and_real_patients_are_told_apart(tmp_pa
         pixels = np.asarray(Image.open(file).convert("L"))
         save(tmp_path / f"p{number}" / "a.png", pixels)
         save(tmp_path / f"q{number}" / "b.png", as_jpeg(pixels, 80))
-    pairs = [(pair.first, pair.second) for pair in survey.look(tmp_path).duplicates]
+    pairs = [(pair.first, pair.second) for pair in survey.examine(tmp_path).duplicates]
     assert pairs == sorted((f"p{number}/a.png", f"q{number}/b.png") for number in range(len(real)))
 
 
@@ -401,7 +401,7 @@ def test_burnt_in_text_is_suspected_by_tags(tags: dict[str, object], reason: str
     """Tags that tell of text burnt into an image give a finding and a reason; BurnedInAnnotation NO clears a kind."""
     dicom(tmp_path / "a.dcm")
     dicom(tmp_path / "b.dcm", **tags)
-    seen = survey.look(tmp_path)
+    seen = survey.examine(tmp_path)
     assert found(seen) == ({"burned-in-text": 1} if reason else {})
     clear, suspected = seen.files
     assert (clear.path, clear.suspicion) == ("a.dcm", "")
@@ -420,7 +420,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
         (root / "image00.png").rename(root / name)
         rows[0]["path"] = name
 
-    seen = survey.look(hospital(tmp_path, spoil))
+    seen = survey.examine(hospital(tmp_path, spoil))
     html = survey_page.render(seen)
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.tags}
@@ -441,7 +441,7 @@ def test_text_for_terminals_has_no_controls(tmp_path: Path):
     bad = Path(os.fsdecode(folder)) / "a\n\x1b[31mred.png"
     bad.write_bytes(b"no image")
     save(tmp_path / "q" / "a.png", picture(1))
-    seen = survey.look(tmp_path)
+    seen = survey.examine(tmp_path)
     shown = "p\\udcff/a\\n\\x1b[31mred.png"
     text = survey.summary(seen)
     assert shown in text
@@ -453,7 +453,7 @@ def test_text_for_terminals_has_no_controls(tmp_path: Path):
 
 def test_patients_are_counted_and_never_named(tmp_path: Path):
     """No patient's identifier is in the text, the page or the JSON value."""
-    seen = survey.look(hospital(tmp_path, contradicting))
+    seen = survey.examine(hospital(tmp_path, contradicting))
     assert "6 patients" in survey.summary(seen)
     for output in (survey.summary(seen), survey_page.render(seen), json.dumps(seen.to_mapping()), repr(seen)):
         assert "MRN" not in output
@@ -461,14 +461,14 @@ def test_patients_are_counted_and_never_named(tmp_path: Path):
 
 def test_a_column_of_patients_taken_for_labels_is_not_listed(tmp_path: Path):
     """Where there are too many labels none is listed in the lines of the survey's own."""
-    text = survey.summary(survey.look(hospital(tmp_path, labelled_by_patient)))
+    text = survey.summary(survey.examine(hospital(tmp_path, labelled_by_patient)))
     assert "  35 different labels" in text
     assert "label 1" not in text
 
 
 def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
     """The page has mode 0600 whatever the umask, and another survey replaces it only if told to."""
-    seen = survey.look(hospital(tmp_path / "raw"))
+    seen = survey.examine(hospital(tmp_path / "raw"))
     page = tmp_path / "out" / "survey.html"
     before = os.umask(0)
     try:
@@ -489,7 +489,7 @@ def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path: Path):
     """A folder without permission is told before any image is read, and the page is named, not a temporary file."""
-    seen = survey.look(hospital(tmp_path / "raw"))
+    seen = survey.examine(hospital(tmp_path / "raw"))
     with unprivileged(locked=0o555) as folder:
         with pytest.raises(ConfigError, match=f"cannot write {folder}/page.html: .*: choose another --out"):
             survey_page.require_new(folder / "page.html", overwrite=False)
@@ -503,11 +503,11 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path: Path):
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path: Path):
     """The page says where it belongs, has its four charts with a text each, and names no address of another file."""
-    seen = survey.look(hospital(tmp_path, lambda root, _: save(root / "image00.png", picture(0, 80))))
+    seen = survey.examine(hospital(tmp_path, lambda root, _: save(root / "image00.png", picture(0, 80))))
     raw = replace(seen, lengths={1: 4, 2: 2})
     html = survey_page.render(raw)
     page = Page(html)
-    assert page.text.index("This page stays in the secret zone") < page.text.index("Nothing was found")
+    assert page.text.index("This page stays in the secret zone") < page.text.index("No issues found")
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert [chart["aria-labelledby"] for chart in charts] == [
         f"{name}-title" for name in ("labels", "lengths", "sizes", "gaps")
@@ -523,7 +523,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path):
 
 def test_the_json_value_is_whole(tmp_path: Path):
     """What `--json` prints comes back as it went, has every fact but the thumbnails, and every file."""
-    seen = survey.look(hospital(tmp_path, copied))
+    seen = survey.examine(hospital(tmp_path, copied))
     record = seen.to_mapping()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record) == set(Survey.__dataclass_fields__) - {"thumbnails"}
@@ -538,7 +538,7 @@ def test_thumbnails_are_few_small_and_of_every_label(tmp_path: Path):
         save(tmp_path / f"{number:02}" / "0.png", picture(number, 120 if number else 40)[:100])
     labels = "".join(f"{number:02},{'rare' if number == 31 else 'usual'}\n" for number in range(60))
     (tmp_path / "labels.csv").write_text(f"patient,label\n{labels}")
-    shown = survey.look(tmp_path).thumbnails
+    shown = survey.examine(tmp_path).thumbnails
     assert len(shown) == survey.SHOWN
     assert [thumbnails.path for thumbnails in shown if thumbnails.label == "rare"] == ["31/0.png"]
     numbers = [int(thumbnails.path[:2]) for thumbnails in shown if thumbnails.label == "usual"]
@@ -557,7 +557,7 @@ def test_first_middle_and_last_frame_are_shown(tmp_path: Path):
         pixels = shades[0].copy()
         pixels[number] = 255
         save(tmp_path / "p" / f"{number}.png", pixels)
-    (shown,) = survey.look(tmp_path).thumbnails
+    (shown,) = survey.examine(tmp_path).thumbnails
     rows = [int(np.asarray(Image.open(io.BytesIO(image)))[:, 0].argmax()) for image in shown.images]
     assert rows == [0, 2, 4]
 
@@ -569,7 +569,7 @@ def test_one_frame_at_a_time_is_in_memory(tmp_path: Path):
     pages[0].save(tmp_path / "p" / "a.tif", save_all=True, append_images=pages[1:])
     decoded = 40 * 256 * 256 * 8
     tracemalloc.start()
-    seen = survey.look(tmp_path)
+    seen = survey.examine(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seen.frames == 40
@@ -578,7 +578,7 @@ def test_one_frame_at_a_time_is_in_memory(tmp_path: Path):
 
 def test_a_bar_is_for_terminals_only(tmp_path: Path, capfd):
     """Without a terminal nothing is printed while it looks."""
-    survey.look(hospital(tmp_path), progress=True)
+    survey.examine(hospital(tmp_path), progress=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -593,7 +593,7 @@ REAL = {
 def test_real_sets_are_counted_and_judged(name: str, tmp_path: Path):
     """Sequences, patients and images are those of the sets; no two real patients are taken for one another."""
     sequences, patients, frames, expected = REAL[name]
-    seen = survey.look(DATA / name)
+    seen = survey.examine(DATA / name)
     assert (seen.sequences, seen.patients, seen.frames) == (sequences, patients, frames)
     assert seen.count("read") == frames
     assert not seen.count("refused")
@@ -604,9 +604,9 @@ def test_real_sets_are_counted_and_judged(name: str, tmp_path: Path):
 
 def test_the_slide_of_two_diagnoses_is_named():
     """Slide 13412, which BreakHis files as ductal and as lobular carcinoma, both malignant, is what is found."""
-    (finding,) = survey.look(DATA / "breakhis_layout").findings
-    assert (finding.kind, finding.count) == ("two-labels", 1)
-    assert {re.findall(r"SOB_M_([DL]C)_14-(\d+)", file)[0] for file in finding.where} == {
+    (issue,) = survey.examine(DATA / "breakhis_layout").issues
+    assert (issue.kind, issue.count) == ("two-labels", 1)
+    assert {re.findall(r"SOB_M_([DL]C)_14-(\d+)", file)[0] for file in issue.where} == {
         ("DC", "13412"),
         ("LC", "13412"),
     }
@@ -614,7 +614,7 @@ def test_the_slide_of_two_diagnoses_is_named():
 
 def test_labels_of_the_real_sequences():
     """The balance of the real ultrasound set is that of its description."""
-    seen = survey.look(DATA / "ultrasound_sequences")
+    seen = survey.examine(DATA / "ultrasound_sequences")
     assert {label.label: label.sequences for label in seen.labels} == {
         "Regular": 59,
         "Bacterial pneumonia": 37,
@@ -626,7 +626,7 @@ def test_labels_of_the_real_sequences():
 
 def test_every_real_dicom_file_is_in_the_table():
     """All 43 files are told of: read with their frames and size, or left out with a reason."""
-    seen = survey.look(DATA / "dicom")
+    seen = survey.examine(DATA / "dicom")
     files = {file.path: file for file in seen.files}
     table = list(csv.DictReader((DATA / "dicom" / "index.csv").read_text().splitlines()))
     assert {row["file"] for row in table} == {path for path in files if path.endswith(".dcm")}
@@ -649,7 +649,7 @@ def test_every_real_dicom_file_is_in_the_table():
 def test_several_findings_are_told_by_name(tmp_path: Path) -> None:
     """Each counts the sequences, patients and visits where it is present, and pages name those of a sample."""
     write_hospitals(tmp_path)
-    seen = survey.look(tmp_path / "north", "chexpert", Choices("Consolidation,Pleural Effusion"))
+    seen = survey.examine(tmp_path / "north", "chexpert", Choices("Consolidation,Pleural Effusion"))
     counts = {fact.label: (fact.sequences, fact.patients) for fact in seen.labels}
     even = sum(patient % 2 == 0 for patient in HOSPITALS["north"])
     ill = sum(patient % 3 == 0 or VISITS[patient % 3] == 3 for patient in HOSPITALS["north"])

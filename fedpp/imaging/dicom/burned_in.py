@@ -1,6 +1,6 @@
-"""Tells by its tags whether a DICOM image may have text burnt into its pixels, such as a patient's name.
+"""Suspicion of burnt-in text: whether a DICOM image may show text in its pixels, such as a patient's name.
 
-Tags are hints: the pixels are not looked at. Attributes: DICOM PS3.3 C.7.6.1 (General Image), C.8.6.1 (SC Equipment).
+Only tags are read, not pixels. Attributes: DICOM PS3.3 C.7.6.1 (General Image), C.8.6.1 (SC Equipment).
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydicom import uid
 from fedpp.errors import RawDataError
 from fedpp.imaging.dicom.dicom_file import DAMAGE, opened, quiet
 
-MODALITIES = {  # whose devices write on their images
+MODALITIES = {  # of devices that write text on their images
     "ES": "endoscopy",
     "SC": "secondary capture",
     "US": "ultrasound",
@@ -36,9 +36,9 @@ _TAGS = ("BurnedInAnnotation", "RecognizableVisualFeatures", "Modality", "SOPCla
 
 
 def suspicion(file: Path) -> str | None:
-    """Return why text in a DICOM image is to be suspected, None where the tags give no reason.
+    """Return why a DICOM image may contain text, or None if its tags give no reason.
 
-    BurnedInAnnotation NO clears an image of what its kind alone would suggest. Raises `RawDataError` for a file
+    BurnedInAnnotation NO overrides a reason that follows from the kind of image. Raises `RawDataError` for a file
     that cannot be read.
     """
     with quiet():

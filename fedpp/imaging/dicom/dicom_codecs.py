@@ -1,8 +1,8 @@
-"""The stored values of one frame of a DICOM image, decompressed.
+"""Codecs of DICOM: decompress the stored values of one frame of an image.
 
 pydicom and Pillow decode RLE, JPEG Baseline and JPEG 2000. Lossless and 12-bit JPEG go to libjpeg-turbo, JPEG-LS to
-CharLS, as imagecodecs packs them: they stay upright on damaged streams, where GDCM ends the whole process. A stream's
-own header is compared with the image's before it is decoded, since it may claim any size.
+CharLS, as packaged by imagecodecs: they survive damaged streams, where GDCM ends the whole process. A stream's own
+header is compared with the image's before it is decoded, since it may claim any size.
 """
 
 import struct
@@ -32,15 +32,15 @@ from fedpp.imaging.images import JPEG_SCAN, MAX_SCANS
 
 Size = tuple[int, int, int]  # height, width, samples
 
-# What pydicom asks of a module of decoders: this, `is_available` and the function that it is told.
+# pydicom's interface of a decoder module: this, `is_available` and the function named in `add_plugin`.
 DECODER_DEPENDENCIES = dict.fromkeys(
     (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless), ("imagecodecs",)
 )
 
-# CharLS counts zeros beyond the end of a stream that is cut, 2^31 of them; behind these it stops.
+# CharLS reads up to 2^31 zeros beyond the end of a truncated stream; after these bytes it stops.
 _PADDING = bytes(64)
 _J2K_START = b"\xff\x4f\xff\x51"  # ITU-T T.800, A.4: SOC, then SIZ
-_NO_FRAME_HEADER = {0xC4, 0xC8, 0xCC}  # ITU-T T.81, table B.1: of SOF0 .. SOF15, those that are something else
+_NO_FRAME_HEADER = {0xC4, 0xC8, 0xCC}  # ITU-T T.81, table B.1: codes within SOF0 .. SOF15 that are no SOF
 
 
 def is_available(syntax: str) -> bool:
@@ -49,14 +49,14 @@ def is_available(syntax: str) -> bool:
 
 
 def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
-    """Decode a frame for pydicom, which tells by `runner` what it is, and is told there what it has become."""
+    """Decode a frame for pydicom; `runner` describes the frame and receives the decoded form."""
     if runner.transfer_syntax in JPEGLSTransferSyntaxes:
         decoded = jpegls_decode(stream + _PADDING)
         runner.set_option("planar_configuration", 0)
     elif runner.samples_per_pixel == 1:
         decoded = jpeg8_decode(stream)
     else:
-        decoded = jpeg8_decode(stream, colorspace="RGB", outcolorspace="RGB")  # which converts nothing
+        decoded = jpeg8_decode(stream, colorspace="RGB", outcolorspace="RGB")  # equal spaces: no conversion
         runner.set_option("planar_configuration", 0)
     runner.set_option("bits_allocated", 8 * decoded.dtype.itemsize)
     return decoded.tobytes()
@@ -80,7 +80,7 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
 
 
 def frame_count(image: Dataset) -> int:
-    """Return the number of frames that are there, by their streams or by the bytes that a frame takes.
+    """Return the number of frames in the file, by their streams or by the bytes of a frame.
 
     pydicom's errors pass through; `NotImplementedError` is for a transfer syntax without a decoder.
     """
@@ -94,7 +94,7 @@ def frame_count(image: Dataset) -> int:
 def stream_size(stream: bytes) -> Size:
     """Return the size that a stream of JPEG, JPEG-LS or JPEG 2000 claims.
 
-    Raises `ValueError` for a stream without a header, `IndexError` or `struct.error` for one that is cut there.
+    Raises `ValueError` for a stream without a header, `IndexError` or `struct.error` for a truncated header.
     """
     start = stream.find(_J2K_START)
     if start >= 0 and not stream.startswith(b"\xff\xd8"):
@@ -132,6 +132,6 @@ def _framing(image: Dataset) -> dict[str, Any]:
 
 @cache
 def _decoder(syntax: UID) -> Decoder:
-    decoder = Decoder(syntax)  # and not pydicom's own of this syntax, which others may use
+    decoder = Decoder(syntax)  # not pydicom's shared instance of this syntax
     decoder.add_plugin("imagecodecs", (__name__, "decode_frame"))
     return decoder

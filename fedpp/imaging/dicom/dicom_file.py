@@ -1,6 +1,6 @@
-"""Opens a DICOM file: by its header, within bounds, and without a word on the terminal.
+"""DICOM files: open one by its header, within bounds, and without output on the terminal.
 
-A header may claim any size: nothing is inflated or allocated on its word alone.
+A header may claim any size: nothing is inflated or allocated before the claim is checked.
 """
 
 import logging
@@ -23,7 +23,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from fedpp.errors import RawDataError
 from fedpp.imaging.images import MAX_PIXELS
 
-DEFERRED = 4096  # bytes: larger values, such as pixels, are read when they are used
+DEFERRED = 4096  # bytes: larger values, such as pixels, are read on access
 MAX_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
 _MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
 _CHUNK = 2**16
@@ -51,7 +51,7 @@ DAMAGE = (
 
 
 def has_mark(file: Path) -> bool:
-    """Tell whether a file carries the mark of DICOM; raise `RawDataError` for one that cannot be opened."""
+    """Tell whether a file has DICOM's mark; raise `RawDataError` for one that cannot be opened."""
     try:
         with file.open("rb") as content:
             content.seek(_MARK_OFFSET)
@@ -61,7 +61,7 @@ def has_mark(file: Path) -> bool:
 
 
 def opened(file: Path) -> pydicom.Dataset:
-    """Return a file's dataset, its large values left in the file; raise `RawDataError` if it cannot be read."""
+    """Return a file's dataset without its large values; raise `RawDataError` if it cannot be read."""
     try:
         with file.open("rb") as content:
             size = _inflated(file, content) or os.fstat(content.fileno()).st_size
@@ -76,27 +76,27 @@ def opened(file: Path) -> pydicom.Dataset:
 
 
 def frames_announced(image: pydicom.Dataset, file: Path) -> int:
-    """Return an image's number of frames, after a look at whether that and their size can be true.
+    """Return an image's number of frames after checking that it and the frame size are plausible.
 
-    Raises `RawDataError` where they cannot, and pydicom's errors for damaged tags.
+    Raises `RawDataError` if they are not, and pydicom's errors for damaged tags.
     """
     count = max(1, int(image.get("NumberOfFrames") or 1))
     height, width = int(image.get("Rows") or 0), int(image.get("Columns") or 0)
     if height * width > MAX_PIXELS:
         raise RawDataError(f"{file} claims {width} x {height} pixels a frame, more than {MAX_PIXELS}")
-    least = _MIN_STREAM
+    min_bytes = _MIN_STREAM
     if not image.file_meta.TransferSyntaxUID.is_encapsulated:
-        least = height * width * int(image.get("BitsAllocated") or 0) // 8
+        min_bytes = height * width * int(image.get("BitsAllocated") or 0) // 8
     pixels = image.get_item("PixelData", keep_deferred=True)
     held = pixels.length if isinstance(pixels, RawDataElement) else _UNDEFINED
-    if count > 1 and count * least > (file.stat().st_size if held == _UNDEFINED else held):
+    if count > 1 and count * min_bytes > (file.stat().st_size if held == _UNDEFINED else held):
         raise RawDataError(f"{file} announces {count} frames and holds fewer pixels: get the whole file again")
     return count
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote tags, off the terminal."""
+    """Suppress pydicom's warnings, which quote tags."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -109,7 +109,7 @@ def quiet() -> Iterator[None]:
 
 
 def _inflated(file: Path, content: BinaryIO) -> int:
-    """Return how large a deflated file becomes, 0 for another; raise `RawDataError` if that is too much."""
+    """Return the inflated size of a deflated file, 0 for another; raise `RawDataError` if it is too large."""
     content.seek(_MARK_OFFSET)
     if content.read(len(_MARK)) != _MARK:
         return 0
@@ -133,7 +133,7 @@ def _after_meta(tag: BaseTag, *_: object) -> bool:
 
 
 def _end(element: object) -> int:
-    """Return where a value that is still in its file ends there, 0 if it has been read."""
+    """Return the end of a value that is still in its file, 0 if it has been read."""
     if not isinstance(element, RawDataElement) or element.value is not None or element.length == _UNDEFINED:
         return 0
     return element.value_tell + element.length

@@ -1,4 +1,4 @@
-"""From the stored values of a DICOM image to what a viewer shows, grey or in colours: 0 is black and 1 is white.
+"""Display values of a DICOM image as a viewer shows them, grey or in colour: 0 is black and 1 is white.
 
 DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT and window). Enhanced images carry the
 attributes of the last two in functional groups, per frame or shared.
@@ -20,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in DICOM'
 
 
 def display_frame(image: Dataset, number: int, *, colour: bool = False) -> Values:
-    """Return a frame `[height, width]` within 0 .. 1, of a colour image `[height, width, 3]` if colour is asked for.
+    """Return a frame `[height, width]` within 0 .. 1, or `[height, width, 3]` of a colour image if `colour`.
 
     pydicom's errors pass through.
     """
@@ -32,7 +32,9 @@ def display_frame(image: Dataset, number: int, *, colour: bool = False) -> Value
     if stored.ndim == 3 and colour:
         return stored[..., :3] / (2.0**bits - 1)
     shown = np.empty(stored.shape[:2])
-    rows = max(1, _BAND // stored.shape[1])  # a band at a time, so that a large frame does not take many times itself
+    rows = max(
+        1, _BAND // stored.shape[1]
+    )  # by bands: temporary arrays of a large frame would take many times its memory
     for top in range(0, len(stored), rows):
         band = stored[top : top + rows]
         shown[top : top + rows] = _luma(band, bits) if stored.ndim == 3 else _grey(image, number, band, bits)
@@ -81,7 +83,7 @@ def _windowed(frame: Values, center: float, width: float, function: str) -> Valu
 
 
 def _group(image: Dataset, number: int, sequence: str, keyword: str) -> Dataset:
-    """Return the dataset that holds an attribute for a frame: the image, or one of its functional groups."""
+    """Return the dataset with a frame's attribute: the image, or one of its functional groups."""
     if keyword in image:
         return image
     per_frame = image.get("PerFrameFunctionalGroupsSequence") or []

@@ -1,7 +1,7 @@
-"""Breast histology in BreakHis' layout: everything stands in file names like `SOB_B_TA-14-4659-40-001.png`.
+"""Breast histology in BreakHis' layout: file names like `SOB_B_TA-14-4659-40-001.png` hold all metadata.
 
-Source: Spanhol et al., IEEE Transactions on Biomedical Engineering 63(7), 2016. The order of a slide's images
-is that of their numbers. It is not time: the images were taken at one time from one piece of tissue.
+Source: Spanhol et al., IEEE Transactions on Biomedical Engineering 63(7), 2016. A slide's images are ordered by
+number. That is not time: the images were taken at one time from one piece of tissue.
 """
 
 import re
@@ -34,7 +34,7 @@ _NAME = re.compile(r"SOB_([BM]_[A-Z]+)-([0-9]+-[0-9]+[A-Z]*)-([0-9]{1,9})-([0-9]
 
 @dataclass(frozen=True, order=True)
 class _Image:
-    """What a file's name says, in the order of a sequence's images."""
+    """Metadata of a file name; the order of fields sorts a sequence's images."""
 
     slide: str  # "14-4659"
     type: str  # a key of TYPES
@@ -44,13 +44,13 @@ class _Image:
 
 
 def read_breakhis(root: Path, *, series: Series = "magnification", refuse: Refuse = refuse) -> list[ImageSequence]:
-    """Return the slides' images below `root` by their numbers, which is not an order of time.
+    """Return the sequences below `root`, images ordered by number, which is not an order of time.
 
-    A sequence is a slide at one magnification, or a whole slide, its magnifications one after the other. The
-    patient is the slide: a slide filed under two diagnoses is two sequences of one patient. Slides that are
-    lettered sections of one case (14-21998AB, 14-21998CD) are patients of their own, as the source counts them.
-    A file of an unknown type, or with the name of another, goes to `refuse`, and is left out if that returns.
-    Raises `ConfigError` for an unknown series, `RawDataError` where there is no image.
+    A sequence is a slide at one magnification, or a whole slide, one magnification after the other. The patient is
+    the slide: a slide filed under two diagnoses is two sequences of one patient. Lettered sections of one case
+    (14-21998AB, 14-21998CD) are patients of their own, as the source counts them. A file of an unknown type, or with
+    the name of another file, goes to `refuse`, and is skipped if that returns. Raises `ConfigError` for an unknown
+    series, `RawDataError` if there is no image.
     """
     if series not in get_args(Series):
         raise ConfigError(f"series must be one of {', '.join(get_args(Series))}, got {series!r}")
@@ -69,12 +69,12 @@ def read_breakhis(root: Path, *, series: Series = "magnification", refuse: Refus
 
 
 def is_breakhis(files: Iterable[Path]) -> bool:
-    """Tell by the name of a first file whether images are named as BreakHis names them."""
+    """Tell whether any file is named as BreakHis names its images."""
     return any(_NAME.fullmatch(file.name) for file in files)
 
 
 def _images(root: Path, refuse: Refuse) -> list[_Image]:
-    """Return the images below `root`; other files are passed over."""
+    """Return the images below `root`; other files are ignored."""
     images: dict[tuple[str, ...], _Image] = {}
     for file in files_below(root, refuse):
         name = _NAME.fullmatch(file.name)

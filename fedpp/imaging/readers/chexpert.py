@@ -1,9 +1,10 @@
 """Chest X-rays in CheXpert's layout: tables of findings beside `patient00001/study1/view1_frontal.jpg`.
 
-Source: Irvin et al., CheXpert (AAAI 2019). Studies are numbered in the order of time, but carry no dates.
+Source: Irvin et al., CheXpert (AAAI 2019). Studies are numbered in the order of time, but have no dates.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -42,7 +43,7 @@ _PATH = re.compile(r"(?:.*/)?(patient[0-9]+)/study([0-9]{1,9})/view([0-9]{1,9})[
 
 @dataclass(frozen=True)
 class _View:
-    """A row: one image of a study."""
+    """One image of a study: a row of a table."""
 
     study: int
     number: int
@@ -52,9 +53,9 @@ class _View:
 
 
 def findings_of(target: str) -> tuple[str, ...]:
-    """Return the findings that a target names: one, several with commas, or the five of the "competition".
+    """Return the findings of a target: one name, several with commas, or "competition" for CheXpert's five.
 
-    Raises `ConfigError` for a name that is not CheXpert's, or that comes twice.
+    Raises `ConfigError` for a name that is not CheXpert's, or that occurs twice.
     """
     findings = COMPETITION if target == "competition" else tuple(name.strip() for name in target.split(","))
     for name in findings:
@@ -73,38 +74,24 @@ def read_chexpert(
     views: Views = "frontal",
     refuse: Refuse = refuse,
 ) -> list[ImageSequence]:
-    """Return one sequence a patient: the studies in the order of their numbers, labelled by the finding `target`.
+    """Return one sequence for each patient: the studies ordered by number, labelled by the finding `target`.
 
-    A frame's label is "1", "0", or None where the finding is blank; `uncertain` says what -1 becomes. A
-    sequence's label is the last one known. Of several findings a label is the tuple of these, or None where none is
-    known; a sequence's holds the last one known of each. `views` chooses a study's frames: its first frontal one (a
-    study without is left out), its first one, or all. A file that is missing goes to `refuse`, and is left out if
-    that returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
+    A frame's label is "1", "0", or None where the finding is blank; `uncertain` sets what -1 becomes. A sequence's
+    label is the last one known. With several findings, a label is the tuple of their states, or None where none is
+    known, and a sequence's label holds the last known state of each. `views` chooses a study's frames: its first
+    frontal one (a study without one is excluded), its first one, or all. A missing file goes to `refuse`, and is
+    skipped if that returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
     """
     findings = findings_of(target)
-    for option, value, known in (
-        ("uncertain", uncertain, get_args(Uncertain)),
-        ("views", views, get_args(Views)),
-    ):
-        if value not in known:
-            raise ConfigError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    tables = _tables(root, refuse)
-    if not tables:
-        raise RawDataError(f"{root} holds no table with CheXpert's columns: choose the folder that holds train.csv")
+    _require("uncertain", uncertain, get_args(Uncertain))
+    _require("views", views, get_args(Views))
     patients: dict[str, list[_View]] = {}
-    named: dict[Path, str] = {}
-    for table in tables:
-        for line, row in table_rows(table, COLUMNS):
-            where = f"{table}, line {line}"
-            patient, view = _view(root, where, row, findings, _UNCERTAIN[uncertain])
-            if view.file in named:
-                raise RawDataError(f"{where} and {named[view.file]} name the same file: remove one line or table")
-            named[view.file] = where
-            if is_file(view.file):
-                patients.setdefault(patient, []).append(view)
-            else:
-                missing = f"{where}: Path names no file below {root}: restore it or remove the line"
-                refuse(view.file, RawDataError(missing))
+    for where, patient, view in _rows(root, findings, _UNCERTAIN[uncertain], refuse):
+        if is_file(view.file):
+            patients.setdefault(patient, []).append(view)
+        else:
+            missing = f"{where}: Path names no file below {root}: restore it or remove the line"
+            refuse(view.file, RawDataError(missing))
     if not patients:
         raise RawDataError(f"{root} holds no image that its tables name")
     chosen = {patient: _chosen(images, views) for patient, images in patients.items()}
@@ -115,12 +102,35 @@ def read_chexpert(
 
 
 def is_chexpert(root: Path) -> bool:
-    """Tell by the headers of its tables whether a folder is laid out as CheXpert; one that is closed is not."""
+    """Tell by its tables' headers whether a folder has CheXpert's layout; False for one that cannot be listed."""
     return bool(_tables(root, lambda *_: None))
 
 
 def _tables(root: Path, refuse: Refuse) -> list[Path]:
     return [table for table in files_in(root, refuse) if table.suffix == ".csv" and set(COLUMNS) <= header(table)]
+
+
+def _require(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _rows(
+    root: Path, findings: tuple[str, ...], uncertain: str | None, refuse: Refuse
+) -> Iterator[tuple[str, str, _View]]:
+    """Yield each row of the tables: its place for messages, the patient and the view."""
+    tables = _tables(root, refuse)
+    if not tables:
+        raise RawDataError(f"{root} holds no table with CheXpert's columns: choose the folder that holds train.csv")
+    named: dict[Path, str] = {}
+    for table in tables:
+        for line, row in table_rows(table, COLUMNS):
+            where = f"{table}, line {line}"
+            patient, view = _view(root, where, row, findings, uncertain)
+            if view.file in named:
+                raise RawDataError(f"{where} and {named[view.file]} name the same file: remove one line or table")
+            named[view.file] = where
+            yield where, patient, view
 
 
 def _view(
@@ -139,7 +149,7 @@ def _view(
 
 
 def _file(root: Path, where: str, name: str) -> Path:
-    """Return the file of a `Path`, which may begin with the name of the folder that `root` is a copy of."""
+    """Return the file of a `Path`, which may begin with the name of the original of the folder `root`."""
     whole, rest = file_inside(root, name), file_inside(root, name.partition("/")[2])
     if whole is None:
         raise RawDataError(f"{where}: Path leads out of {root}: move the image there")

@@ -1,9 +1,9 @@
-"""DICOM: a folder of files, or one file, as grey sequences.
+"""DICOM reader: sequences of a folder of files, or of one file.
 
-A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, in the order of
-study, series, acquisition and instance. In a folder, files that are no picture of a patient (reports, waveforms,
-doses, segmentations) are passed over, and so are copies of one image. Labels come from an optional `labels.csv`
-(patient, label) in the folder. Errors name files and never what their tags hold.
+A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, ordered by study,
+series, acquisition and instance. In a folder, files that are no picture of a patient (reports, waveforms, doses,
+segmentations) and copies of an image are ignored. Labels come from an optional `labels.csv` (patient, label) in the
+folder. Errors name files and never quote their tags.
 """
 
 import re
@@ -28,7 +28,7 @@ _SUFFIXES = {".dcm", ".dicom"}
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)  # DICOM PS3.5, 6.2: DA, and as it was before 1993
 _CLOCK = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)  # TM
 
-# Modalities of what is no picture of a patient, for files whose SOP class says nothing: DICOM PS3.3, C.7.3.1.1.1.
+# Modalities without a picture of a patient, for files without a known SOP class: DICOM PS3.3, C.7.3.1.1.1.
 # fmt: off
 NO_PICTURE = frozenset((
     "ANN", "ASMT", "AU", "DOC", "ECG", "EEG", "EMG", "EOG", "EPS", "FID", "HD", "IOL", "KER", "KO", "LEN", "M3D",
@@ -42,7 +42,7 @@ Order = tuple[str, str, str, int, str, int, int, str]
 
 @dataclass(frozen=True)
 class _Image:
-    """What a file's tags say of its image."""
+    """Metadata of a file's image, from its tags."""
 
     file: Path
     name: str
@@ -53,52 +53,58 @@ class _Image:
 
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file carries the mark of DICOM, or claims to by its name; raise `RawDataError` if it is closed."""
-    if file.name.startswith("."):  # what desktops leave beside the files of other systems
+    """Tell whether a file has DICOM's mark or suffix; raise `RawDataError` if it cannot be opened."""
+    if file.name.startswith("."):  # metadata of desktop systems
         return False
     return file.suffix.lower() in _SUFFIXES or has_mark(file)
 
 
 def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], int, int]:
-    """Return the sequences of a folder or file, the number of image files, and of files that are no picture.
+    """Return the sequences of a folder or file, the number of image files, and the number of ignored files.
 
-    In a folder, a file that cannot be used goes to `refuse`, and is left out if that returns; one that is no picture,
-    or the picture of another file once more, goes there with a `NoImageError`. Raises `RawDataError` for one file
-    alone, or where there is no image at all.
+    In a folder, a file that cannot be used goes to `refuse`, and is skipped if that returns; one without a picture,
+    or a copy of another file, goes there with a `NoImageError`. Raises `RawDataError` for a single file that cannot
+    be used, or if there is no image at all.
     """
-    single = path.is_file()
-    files = [path] if single else _marked(files_below(path, refuse), refuse)
+    if path.is_file():
+        return _grouped([_image(path, single=True)]), 1, 0
+    images, ignored = _images(path, refuse)
+    if not images:
+        raise RawDataError(f"{path} holds no DICOM image")
+    return labelled(_grouped(images), path), len(images), ignored
+
+
+def _images(folder: Path, refuse: Refuse) -> tuple[list[_Image], int]:
+    """Return the images of a folder, and the number of files that are no picture, or a copy."""
     images: dict[str, _Image] = {}
-    passed = 0
-    for file in files:
+    ignored = 0
+    for file in _marked(files_below(folder, refuse), refuse):
         try:
-            with quiet():
-                image = _image(file, single=single)
-            if image.name in images:
-                first = images[image.name].file
-                raise NoImageError(f"{file} is {first} once more (SOPInstanceUID): remove one of them")
-            images[image.name] = image
+            image = _image(file)
+            first = images.setdefault(image.name, image)
+            if first is not image:
+                raise NoImageError(f"{file} is a copy of {first.file} (same SOPInstanceUID): remove one of them")
         except RawDataError as error:
-            if single:
-                raise
             refuse(file, error)
-            passed += isinstance(error, NoImageError)
+            ignored += isinstance(error, NoImageError)
+    return list(images.values()), ignored
+
+
+def _grouped(images: Iterable[_Image]) -> list[ImageSequence]:
+    """Return a sequence for each multi-frame file, and then one for each patient's other files."""
     sequences = []
     visits: dict[str, list[_Image]] = {}
-    for image in images.values():
+    for image in images:
         if image.frames > 1:
             frames = FrameFiles([FrameFile(image.file, image.frames, _frames)])
             sequences.append(ImageSequence(image.name, image.patient, None, frames))
         else:
             visits.setdefault(image.patient, []).append(image)
-    sequences += [_visits(patient, seen) for patient, seen in visits.items()]
-    if not sequences:
-        raise RawDataError(f"{path} holds no DICOM image")
-    return sequences if single else labelled(sequences, path), len(images), passed
+    return sequences + [_visits(patient, of_patient) for patient, of_patient in visits.items()]
 
 
 def _marked(files: Iterable[Path], refuse: Refuse) -> list[Path]:
-    """Return the files that are DICOM; one that cannot be opened, and so may be, goes to `refuse`."""
+    """Return the files that are DICOM; one that cannot be opened goes to `refuse`, since it may be."""
     marked = []
     for file in files:
         try:
@@ -109,7 +115,8 @@ def _marked(files: Iterable[Path], refuse: Refuse) -> list[Path]:
     return marked
 
 
-def _image(file: Path, *, single: bool) -> _Image:
+@quiet()
+def _image(file: Path, *, single: bool = False) -> _Image:
     image = opened(file)
     try:
         _check_picture(image, file)
@@ -132,7 +139,7 @@ def _image(file: Path, *, single: bool) -> _Image:
 
 
 def _check_picture(image: pydicom.Dataset, file: Path) -> None:
-    """Raise `NoImageError` for what is no picture of a patient: by its SOP class, or else by its modality."""
+    """Raise `NoImageError` for a file without a picture of a patient: by its SOP class, or else by its modality."""
     kind = UID(str(image.get("SOPClassUID") or ""))
     if kind.type == "SOP Class" and "Storage" in kind.name:
         picture, named = "Image Storage" in kind.name or kind == EnhancedUSVolumeStorage, kind.name
@@ -146,7 +153,7 @@ def _check_picture(image: pydicom.Dataset, file: Path) -> None:
 
 
 def _moment(image: pydicom.Dataset) -> datetime | None:
-    """Return when an image's study was, or else when it was acquired or made; a missing time of day is midnight."""
+    """Return the time of an image's study, or else of its acquisition or content; midnight for a date alone."""
     for event in ("Study", "Acquisition", "Content"):
         day = _DATE.fullmatch(str(image.get(f"{event}Date") or "").strip())
         clock = _CLOCK.fullmatch(str(image.get(f"{event}Time") or "").strip() or "00")
@@ -161,7 +168,7 @@ def _moment(image: pydicom.Dataset) -> datetime | None:
 
 
 def _order(image: pydicom.Dataset, moment: datetime | None, file: Path) -> Order:
-    """Return where an image stands among its patient's: those of a series, and of a study, stay together."""
+    """Return an image's sort key among its patient's; images of a series, and of a study, stay together."""
     if moment is None:
         day, clock = str(image.get("StudyDate") or ""), str(image.get("StudyTime") or "")
     else:
@@ -212,7 +219,7 @@ def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
 
 
 def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> RawDataError:
-    """Say what is wrong without quoting the error, which may quote a tag."""
+    """Return an error that does not quote pydicom's, which may quote a tag."""
     reason = f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
     # pydicom raises RuntimeError for a decoder that is missing, and for one that failed
     if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):

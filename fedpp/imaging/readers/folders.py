@@ -1,6 +1,6 @@
-"""Lists folders of raw data, and passes none over in silence: a patient whose folder cannot be listed is not lost.
+"""Listing of raw data folders that reports every folder it cannot list, so that no patient is lost silently.
 
-`Path.rglob` and `Path.glob` leave out what they may not list, and folders that are links, and say nothing.
+`Path.rglob` and `Path.glob` silently skip folders that they may not list, and links to folders.
 """
 
 import os
@@ -14,8 +14,8 @@ from fedpp.imaging.sequence import Refuse, refuse
 def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:
     """Return the files below a folder, in the order of their paths.
 
-    A folder that cannot be listed, or is a link to one, and a file that cannot be looked at go to `refuse`, and are
-    left out if that returns.
+    A folder that cannot be listed, a link to a folder, and a file that cannot be accessed go to `refuse`, and are
+    skipped if that returns.
     """
 
     def unlisted(error: OSError) -> None:
@@ -23,16 +23,16 @@ def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:
 
     files = []
     for folder, below, names in os.walk(root, onerror=unlisted):
-        below.sort()  # what is refused first is the same everywhere
+        below.sort()  # so that the first refused path is the same on every machine
         for link in (Path(folder, name) for name in below):
-            if os.path.islink(link):  # noqa: PTH114  False for what may not be looked at, which the walk meets itself
+            if os.path.islink(link):  # noqa: PTH114  False for what may not be accessed, which the walk reports itself
                 refuse(link, RawDataError(f"{link} is a link to a folder, which is not followed: put the folder there"))
         files += _files((Path(folder, name) for name in sorted(names)), refuse)
     return sorted(files)
 
 
 def files_in(folder: Path, refuse: Refuse = refuse) -> list[Path]:
-    """Return the files of one folder, and not of those below it; what cannot be listed goes to `refuse`."""
+    """Return the files of one folder, not of those below it; what cannot be listed goes to `refuse`."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -48,7 +48,7 @@ def _files(entries: Iterable[Path], refuse: Refuse) -> list[Path]:
             if entry.is_file():
                 files.append(entry)
         except OSError as error:
-            refuse(entry, RawDataError(f"cannot look at {entry}: {error.strerror}: check its permissions"))
+            refuse(entry, RawDataError(f"cannot access {entry}: {error.strerror}: check its permissions"))
     return files
 
 

@@ -10,7 +10,7 @@ from fedpp.errors import RawDataError
 from fedpp.imaging.images import SUFFIXES, is_image, natural, read_image
 from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
-from fedpp.imaging.tables import Line, file_inside, is_folder, read_table, shown
+from fedpp.imaging.tables import Line, file_inside, is_folder, read_table
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")
@@ -19,7 +19,7 @@ COLUMNS = ("sequence", "patient", "label")
 def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
     """Return the sequences of an index; raise `RawDataError` for a table that does not fit.
 
-    What it names and is not there, or holds no image, goes to `refuse`, and is left out if that returns.
+    A folder that is missing, or holds no image, goes to `refuse`, and is skipped if that returns.
     """
     sequences = []
     for sequence, parts in _grouped(_rows(folder / INDEX)).items():
@@ -28,12 +28,12 @@ def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSeque
         if files:
             sequences.append(ImageSequence(sequence, parts[0]["patient"], parts[0]["label"] or None, frames))
     if not sequences:
-        raise RawDataError(f"{folder / INDEX} names no sequence that is there")
+        raise RawDataError(f"{folder / INDEX} names no sequence whose folder exists")
     return sequences
 
 
 def unlisted(folder: Path) -> int:
-    """Return the number of folders that an index, which can be read, does not list."""
+    """Return the number of folders that a readable index does not list."""
     listed = {Path(row["sequence"]).parts[:1] for _, row in _rows(folder / INDEX)}
     return sum(below.is_dir() and (below.name,) not in listed for below in folder.iterdir())
 
@@ -53,7 +53,7 @@ def _rows(index: Path) -> list[Line]:
 def _check_header(index: Path, names: list[str]) -> None:
     missing = [name for name in COLUMNS if name not in names]
     if missing:
-        # A table without a header line has a patient's row here: it is quoted only if it looks like a header.
+        # without a header line, this is a patient's row: it is quoted only if it looks like a header
         found = f"it has {', '.join(names)}" if set(COLUMNS) & set(names) else "is its first line a header?"
         raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
 
@@ -63,7 +63,7 @@ def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:
     for line, row in rows:
         groups.setdefault(row["sequence"], []).append((line, row))
     for parts in groups.values():
-        lines = ", ".join(str(line) for line, _ in parts)  # and no names, which may identify a patient
+        lines = ", ".join(str(line) for line, _ in parts)  # not names, which may identify a patient
         if len({(row["patient"], row["label"]) for _, row in parts}) > 1:
             raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
         if len(parts) > 1 and len({row.get("time") for _, row in parts}) < len(parts):
@@ -75,7 +75,7 @@ def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:
 
 
 def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
-    """Return the images' folder: the sequence's, or its part's if there are several or one is there."""
+    """Return the folder of images: the sequence's, or the part's if there are several parts or it exists."""
     folder = root / row["sequence"]
     dated = root / f"{row['sequence']}/{row.get('time') or ''}"
     return dated if parts > 1 or is_folder(dated) else folder
@@ -83,15 +83,15 @@ def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
 
 def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
     if not is_folder(folder):
-        refuse(folder, RawDataError(f"{root / INDEX} names {shown(folder)}, which is missing: restore or remove it"))
+        refuse(folder, RawDataError(f"{root / INDEX} names {folder}, which is missing: restore or remove it"))
         return []
     refused: list[Path] = []
 
-    def noted(what: Path, error: RawDataError) -> None:
+    def record(what: Path, error: RawDataError) -> None:
         refused.append(what)
         refuse(what, error)
 
-    files = [file for file in files_in(folder, noted) if is_image(file)]
+    files = [file for file in files_in(folder, record) if is_image(file)]
     if not files and not refused:
         refuse(folder, RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"))
     return sorted(files, key=lambda file: natural(file.name))

@@ -14,11 +14,23 @@ from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse,
 
 
 def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
-    """Return one sequence for each folder of images below `root`; raise `RawDataError` if images lie loose.
+    """Return one sequence for each folder of images below `root`; raise `RawDataError` for images in `root` itself.
 
-    A folder that cannot be listed, or a file whose header cannot be read, goes to `refuse`, and is left out if that
+    A folder that cannot be listed, or a file whose header cannot be read, goes to `refuse`, and is skipped if that
     returns.
     """
+    sequences = []
+    for folder, images in sorted(_by_folder(root, refuse).items()):
+        patient, *below = folder.relative_to(root).parts
+        files = _readable(sorted(images, key=lambda file: natural(file.name)), refuse)
+        if files:
+            sequences.append(ImageSequence("/".join(below) or "images", patient, None, FrameFiles(files)))
+    if not sequences:
+        raise RawDataError(f"{root} holds no image that can be read")
+    return labelled(sequences, root)
+
+
+def _by_folder(root: Path, refuse: Refuse) -> dict[Path, list[Path]]:
     folders: dict[Path, list[Path]] = {}
     for file in files_below(root, refuse):
         if is_image(file):
@@ -27,15 +39,7 @@ def read_image_folders(root: Path, refuse: Refuse = refuse) -> list[ImageSequenc
         raise RawDataError(f"{root} holds loose images: put each patient's into a folder, or write a manifest.csv")
     if not folders:
         raise RawDataError(f"{root} holds no image")
-    sequences = []
-    for folder, images in sorted(folders.items()):
-        patient, *below = folder.relative_to(root).parts
-        files = _readable(sorted(images, key=lambda file: natural(file.name)), refuse)
-        if files:
-            sequences.append(ImageSequence("/".join(below) or "images", patient, None, FrameFiles(files)))
-    if not sequences:
-        raise RawDataError(f"{root} holds no image that can be read")
-    return labelled(sequences, root)
+    return folders
 
 
 def _readable(images: list[Path], refuse: Refuse) -> list[FrameFile]:

@@ -1,4 +1,4 @@
-"""Recognises how raw images are laid out, reads them, and says in one line what it saw."""
+"""Layouts of raw images: recognise one, read its sequences, and describe them in one line."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.images import is_image
-from fedpp.imaging.labels import said
+from fedpp.imaging.labels import label_names
 from fedpp.imaging.readers.breakhis import Series, is_breakhis, read_breakhis
 from fedpp.imaging.readers.chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
 from fedpp.imaging.readers.dicom_folder import is_dicom, read_dicom
@@ -19,14 +19,15 @@ from fedpp.imaging.readers.image_folders import read_image_folders
 from fedpp.imaging.readers.manifest_table import MANIFEST, read_manifest
 from fedpp.imaging.readers.patient_labels import LABELS, without_images
 from fedpp.imaging.sequence import ImageSequence, Refuse, refuse
-from fedpp.imaging.tables import header, is_file, shown
+from fedpp.imaging.tables import header, is_file
+from fedpp.texts import printable
 
-Read = tuple[list[ImageSequence], str, str]  # the sequences, why they were read so, and what else to say
+Read = tuple[list[ImageSequence], str, str]  # sequences, how the layout was recognised, a remark or ""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What some layouts leave open: CheXpert's findings, uncertain labels and views; BreakHis's series."""
+    """Options of single layouts: CheXpert's findings, uncertain labels and views; BreakHis's series."""
 
     target: str = "Pleural Effusion"
     uncertain: Uncertain = "ignore"
@@ -35,11 +36,11 @@ class Choices:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Return the names of CheXpert's findings, whose states a label is if they are several."""
+        """Return the names of the chosen CheXpert findings; several make the data multi-label."""
         return findings_of(self.target)
 
     def require(self, layout: str) -> None:
-        """Raise `ConfigError` for a choice, other than the usual one, that a layout does not leave open."""
+        """Raise `ConfigError` for a choice other than the default that a layout does not have."""
         for field in fields(self):
             value, its = getattr(self, field.name), "breakhis" if field.name == "series" else "chexpert"
             if layout != its and value != field.default:
@@ -52,11 +53,11 @@ class Choices:
 def read_sequences(
     raw: Path, layout: str = "auto", choices: Choices = Choices(), refuse: Refuse = refuse
 ) -> tuple[list[ImageSequence], str]:
-    """Return the sequences below `raw`, and one line that says what was recognised and why.
+    """Return the sequences below `raw`, and one printable line that describes them.
 
-    `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. A file that cannot be used goes
-    to `refuse`, and is left out if that returns; pixels are not looked at. Raises `RawDataError` for a table or
-    folder that cannot be read, and where no file is left, `ConfigError` for choices that the layout does not leave.
+    `layout` is one of `LAYOUTS`, or "auto": the first that recognises the folder. A file that cannot be used goes to
+    `refuse`, and is skipped if that returns; pixels are not decoded. Raises `RawDataError` for a table or folder
+    that cannot be read, or if no file remains, `ConfigError` for choices that the layout does not have.
     """
     layout = layout_of(raw, layout)
     if layout != "dicom" and not raw.is_dir():
@@ -64,8 +65,8 @@ def read_sequences(
     choices.require(layout)
     sequences, why, remark = _READERS[layout](raw, choices, refuse)
     findings = choices.findings
-    counts = Counter(text for s in sequences for text in said(s.label, findings))
-    labels = ", ".join(f"{shown(label)} {count}" for label, count in sorted(counts.items())[:8])
+    counts = Counter(text for s in sequences for text in label_names(s.label, findings))
+    labels = ", ".join(f"{printable(label)} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
@@ -73,7 +74,7 @@ def read_sequences(
 
 
 def layout_of(raw: Path, layout: str = "auto") -> str:
-    """Return the layout as which a folder or file is read; raise `RawDataError` where none is recognised."""
+    """Return the layout of a folder or file; raise `RawDataError` if none is recognised."""
     if layout not in LAYOUTS:
         raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     _require_readable(raw)
@@ -82,13 +83,13 @@ def layout_of(raw: Path, layout: str = "auto") -> str:
     return "dicom" if raw.is_file() else _recognised(raw)
 
 
-def absent_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
-    """Return how many patients a layout's table of labels names of whom nothing was read."""
+def missing_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
+    """Return the number of patients in a layout's table of labels of whom nothing was read."""
     return without_images(sequences, raw) if layout in {"dicom", "images"} and raw.is_dir() else 0
 
 
 def _require_readable(raw: Path) -> None:
-    """Raise `RawDataError` that names what the user named, and no file that is only looked for in it."""
+    """Raise a `RawDataError` that names the user's path, not a file that is only looked for in it."""
     try:
         if not raw.exists():
             raise RawDataError(f"{raw} does not exist: name a folder of images, or a DICOM file")
@@ -100,7 +101,7 @@ def _require_readable(raw: Path) -> None:
 
 
 def _recognised(raw: Path) -> str:
-    closed: list[RawDataError] = []  # what cannot be looked at may be of any layout; its reader meets it again
+    closed: list[RawDataError] = []  # what cannot be opened may be of any layout; its reader reports it again
     files: list[Path] = []
 
     def has_dicom() -> bool:
@@ -108,12 +109,12 @@ def _recognised(raw: Path) -> str:
         return any(_is_dicom(file, closed) for file in files)
 
     recognisers: list[tuple[str, Callable[[], bool]]] = [
-        ("frames", lambda: COLUMNS[0] in header(raw / INDEX)),  # other tables may bear that name
+        ("frames", lambda: COLUMNS[0] in header(raw / INDEX)),  # other tables may have that name
         ("manifest", (raw / MANIFEST).is_file),
         ("chexpert", lambda: is_chexpert(raw)),
         ("dicom", has_dicom),
         ("breakhis", lambda: is_breakhis(files)),
-        ("frames", (raw / INDEX).exists),  # its reader says what the table lacks
+        ("frames", (raw / INDEX).exists),  # its reader reports what the table lacks
         ("images", lambda: any(map(is_image, files))),
     ]
     for layout, recognises in recognisers:
@@ -136,7 +137,7 @@ def _is_dicom(file: Path, closed: list[RawDataError]) -> bool:
 
 
 def _refuse_tables_below(raw: Path) -> None:
-    """Raise `RawDataError` if the folders of a folder have layouts of their own, and so are no patients."""
+    """Raise `RawDataError` if the folders below have layouts of their own, and so are no patients."""
     for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
         if COLUMNS[0] in header(folder / INDEX) or is_file(folder / MANIFEST) or is_chexpert(folder):
             raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
@@ -164,18 +165,18 @@ def _chexpert(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     labels = [label for s in sequences for label in s.labels or () if label is not None]
     by_finding = [labels] if len(choices.findings) == 1 else zip(*labels, strict=True)
     counts = [Counter(state for state in states if state is not None) for states in by_finding]
-    told = [", ".join(f"{state} in {count}" for state, count in sorted(states.items())) for states in counts]
-    by_name = zip_longest(choices.findings, told)  # of none known, nothing was counted
+    counted = [", ".join(f"{state} in {count}" for state, count in sorted(states.items())) for states in counts]
+    by_name = zip_longest(choices.findings, counted)  # nothing was counted if none is known
     remark = "; ".join(f"{finding} by image: {states or 'no label'}" for finding, states in by_name)
     return sequences, "CheXpert, by the header of its table", remark
 
 
 def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
-    sequences, images, passed = read_dicom(raw, refuse)
+    sequences, images, others = read_dicom(raw, refuse)
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
-    skipped = f"{passed} DICOM files that are no pictures, or pictures once more, were passed over" if passed else ""
-    return sequences, f"{kind}, {images} image files{labels}", skipped
+    ignored = f"{others} DICOM files without a picture, or copies of one, were ignored" if others else ""
+    return sequences, f"{kind}, {images} image files{labels}", ignored
 
 
 def _breakhis(raw: Path, choices: Choices, refuse: Refuse) -> Read:

@@ -1,11 +1,11 @@
-"""A table of images: `manifest.csv` with columns path, patient, time, label and, if wanted, sequence and split.
+"""Table of images: `manifest.csv` with columns path, patient, time, label, and optionally sequence and split.
 
-The rows of a patient, or of a patient's `sequence` where there is that column, are one sequence in the order of
-time. It reads image files; DICOM has a reader of its own.
-
-No message quotes a cell: where a table's columns have slipped, any cell may be a patient's.
+The rows of a patient, or of a patient's `sequence` if there is that column, are one sequence in the order of time.
+Files are images; DICOM has a reader of its own. No message quotes a cell: if a table's columns are shifted, any cell
+may identify a patient.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -14,27 +14,27 @@ from pathlib import Path
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import RawDataError
 from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
-from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known, refuse
 from fedpp.imaging.tables import Line, file_inside, is_file, table_rows
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "time", "label")
-MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without its dashes, or seconds
+MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
 class _Time:
-    """A row's time; differences have a meaning among those of one kind."""
+    """Time of a row; differences are defined between times of one kind."""
 
     kind: str
-    value: float  # of `unit` a day, since some day; an exact int for dates
-    unit: int
+    value: float  # since a fixed day; an exact int for dates
+    per_day: int  # units of `value`
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A row: one image file, of one page or more."""
+    """One image file of one page or more: a row of the table."""
 
     line: int
     file: Path
@@ -46,10 +46,10 @@ class _Image:
 def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], dict[str, str] | None]:
     """Return the sequences of a manifest, and the split of each patient if there is a column `split`.
 
-    `path` is relative to `root`; a file of several pages gives as many frames. `time` is an ISO date or
-    date-time, or a number of days, the same kind all through a sequence; rows of one time keep their order.
-    `label` may be empty; a sequence's label is the last one known. A file that is missing, or no image that can be
-    read, goes to `refuse`, and is left out if that returns. Raises `RawDataError` for a table that does not fit.
+    `path` is relative to `root`; each page of a file is a frame. `time` is an ISO date or date-time, or a number of
+    days, one kind within a sequence; rows of one time keep their order. `label` may be empty; a sequence's label is
+    the last one known. A file that is missing, or cannot be read as an image, goes to `refuse`, and is skipped if
+    that returns. Raises `RawDataError` for a table that does not fit.
     """
     table = root / MANIFEST
     rows = table_rows(table, COLUMNS)
@@ -59,10 +59,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
         name = row.get("sequence", "images")
         if not row["patient"] or not name:
             raise RawDataError(f"{table}, line {line}: patient and sequence must not be empty")
-        file, when = _file(root, line, row), _time(row["time"])
-        if when is None:
-            known = "like 2026-01-31, 2026-01-31T09:30, or a number of days"
-            raise RawDataError(f"{table}, line {line}: time must be {known}")
+        file, when = _file(root, line, row), _time(table, line, row["time"])
         if file in named:
             raise RawDataError(f"{table}, lines {named[file]}, {line} name the same file: remove one of them")
         named[file] = line
@@ -96,23 +93,30 @@ def _pages(table: Path, line: int, file: Path) -> int:
     return page_count(file)
 
 
-def _time(text: str) -> _Time | None:
-    try:
-        return _moment("date", datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)))
-    except ValueError:
-        pass
-    try:
-        # Without its "T" or blank a row of digits is no date-time: Python would take any one of them for it.
-        moment = datetime.fromisoformat(text if "T" in text or " " in text else "")
-        kind = "date-time" if moment.tzinfo is None else "date-time with a zone"
-        return _moment(kind, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return _Time("number", number, 1) if abs(number) <= MAX_DAYS else None
+def _time(table: Path, line: int, text: str) -> _Time:
+    for parse in (_date, _date_time, _days):
+        with suppress(ValueError):
+            return parse(text)
+    known = "like 2026-01-31, 2026-01-31T09:30, or a number of days"
+    raise RawDataError(f"{table}, line {line}: time must be {known}")
+
+
+def _date(text: str) -> _Time:
+    return _moment("date", datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)))
+
+
+def _date_time(text: str) -> _Time:
+    # digits without "T" or blank are no date-time, though Python accepts them
+    moment = datetime.fromisoformat(text if "T" in text or " " in text else "")
+    kind = "date-time" if moment.tzinfo is None else "date-time with a zone"
+    return _moment(kind, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _days(text: str) -> _Time:
+    number = float(text)
+    if not abs(number) <= MAX_DAYS:
+        raise ValueError
+    return _Time("number", number, 1)
 
 
 def _moment(kind: str, moment: datetime) -> _Time:
@@ -131,10 +135,10 @@ def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> Ima
     return ImageSequence(
         name,
         patient,
-        next((image.label for image in reversed(images) if image.label is not None), None),
+        last_known(image.label for image in images),
         FrameFiles([FrameFile(image.file, image.pages, read_pages) for image in images]),
         tuple(frame.label for frame in frames),
-        tuple((frame.time.value - first.value) / first.unit for frame in frames),
+        tuple((frame.time.value - first.value) / first.per_day for frame in frames),
     )
 
 

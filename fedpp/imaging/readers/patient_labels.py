@@ -1,4 +1,4 @@
-"""Labels of patients, for layouts that have no place for them: an optional `labels.csv` (patient, label) beside."""
+"""Labels of patients for layouts without labels of their own: an optional `labels.csv` (patient, label)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ LABELS = "labels.csv"
 
 
 def read_labels(folder: Path) -> dict[str, str]:
-    """Return the label of each patient in the folder's table, nothing without a table; raise `RawDataError`."""
+    """Return the label of each patient in the folder's table, {} without one; raise `RawDataError` for a bad table."""
     file = folder / LABELS
     if not file.is_file():
         return {}
@@ -26,14 +26,14 @@ def read_labels(folder: Path) -> dict[str, str]:
 
 
 def without_images(sequences: Sequence[ImageSequence], folder: Path) -> int:
-    """Return how many patients the folder's table names of whom there is no sequence: folders that are gone."""
+    """Return the number of patients in the folder's table who have no sequence: their folders may be missing."""
     return len(read_labels(folder).keys() - {sequence.patient for sequence in sequences})
 
 
 def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequence]:
-    """Return the sequences with the labels of their patients, None where the table gives none.
+    """Return the sequences with their patients' labels, None where the table has none.
 
-    Raises `RawDataError`, which names nobody, for a table that fits none of the patients.
+    Raises `RawDataError` for a table that fits none of the patients; the message names no patient.
     """
     labels = read_labels(folder)
     found = [replace(sequence, label=labels.get(sequence.patient) or None) for sequence in sequences]

@@ -96,7 +96,7 @@ def test_an_image_that_is_there_twice_counts_once(tmp_path: Path):
     sequences, images, passed = read_dicom(tmp_path, lambda file, error: told.update({file.name: str(error)}))
     assert sorted(len(s.frames) for s in sequences) == [1, 2]
     assert (images, passed) == (2, 2)
-    assert f"{tmp_path}/copies/b.dcm is {tmp_path}/b.dcm once more" in told["b.dcm"]
+    assert f"{tmp_path}/copies/b.dcm is a copy of {tmp_path}/b.dcm" in told["b.dcm"]
     assert sum(len(s.frames) for s in read_dicom(tmp_path)[0]) == 3
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_image_is_passed_over_in_a_folder(tmp_path: Path):
     (tmp_path / "._a.dcm").write_bytes(b"left by a desktop")
     sequences, recognised = read_sequences(tmp_path)
     assert len(sequences) == 1
-    assert "3 DICOM files that are no pictures, or pictures once more, were passed over" in recognised
+    assert "3 DICOM files without a picture, or copies of one, were ignored" in recognised
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm"])

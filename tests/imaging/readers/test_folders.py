@@ -14,7 +14,7 @@ from fedpp.errors import RawDataError
 from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.layout import read_sequences
-from fedpp.survey.examination import look
+from fedpp.survey.examination import examine
 
 PATIENTS = ("p", "q", "r")
 
@@ -71,7 +71,7 @@ def test_a_patient_whose_folder_is_closed_is_not_lost(written: Callable[[Path], 
     On demand it is left out and told; a survey finds it.
     """
     written(tmp_path)
-    assert look(tmp_path).patients == len(PATIENTS)  # by root, whose Python nobody may load more of
+    assert examine(tmp_path).patients == len(PATIENTS)  # by root, whose Python nobody may load more of
     with unprivileged(locked=0o777) as root:
         written(root)
         (root / "q").chmod(mode)
@@ -80,13 +80,13 @@ def test_a_patient_whose_folder_is_closed_is_not_lost(written: Callable[[Path], 
                 read_sequences(root)
             told: list[Path] = []
             sequences, _ = read_sequences(root, refuse=lambda path, _: told.append(path))
-            seen = look(root)
+            seen = examine(root)
         finally:
             (root / "q").chmod(0o755)
     assert len(sequences) == len(PATIENTS) - 1
     assert told
     assert all(root / "q" in (path, *path.parents) for path in told)
-    assert "unreadable" in {finding.kind for finding in seen.findings}
+    assert "unreadable" in {issue.kind for issue in seen.issues}
 
 
 def test_all_that_is_closed_is_told_as_that(tmp_path: Path):

@@ -204,9 +204,9 @@ def test_what_is_missing_is_told_and_left_out(tmp_path: Path):
     (sequence,) = read_frame_folders(tmp_path, lambda path, error: told.update({path: str(error)}))
     assert (sequence.id, len(sequence.frames)) == ("s", 1)
     assert [path.relative_to(tmp_path).as_posix() for path in told] == ["s/2", "empty", "gone", "gone\x1b[2J"]
-    assert "gone?[2J, which is missing" in told[tmp_path / "gone\x1b[2J"]
+    assert "gone\x1b[2J, which is missing" in told[tmp_path / "gone\x1b[2J"]
     write_index(tmp_path, *rows[1:], header="sequence,patient,label,time")
-    with pytest.raises(RawDataError, match="names no sequence that is there"):
+    with pytest.raises(RawDataError, match="names no sequence whose folder exists"):
         read_frame_folders(tmp_path, lambda *_: None)
 
 

@@ -22,7 +22,7 @@ def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
         read_image_folders(tmp_path)
     assert str(refused.value) == (
         f"cannot read the image {tmp_path / 'p' / '2.png'}: it is no PNG, JPEG, TIFF, BMP or GIF; "
-        "`fedpp-site ingest --skip-unreadable` leaves such files out"
+        "`fedpp-site ingest --skip-unreadable` skips such files"
     )
     told: list[str] = []
     (sequence,) = read_image_folders(tmp_path, lambda path, error: told.append(path.parent.name + str(error)[:21]))

@@ -12,7 +12,7 @@ from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
 from fedpp.imaging.readers.chexpert import FINDINGS
 from fedpp.imaging.readers.layout import Choices, read_sequences
-from fedpp.survey.examination import look
+from fedpp.survey.examination import examine
 
 
 def write_frames(folder: Path, header: str = "sequence,patient,label") -> None:
@@ -166,7 +166,7 @@ def test_a_layout_without_its_table_is_told(tmp_path: Path, layout: str, table: 
 def test_a_folder_that_cannot_be_read_is_named(mode: int):
     """A folder without permissions is named itself, and no table that is looked for in it; a survey says the same."""
     with unprivileged(locked=mode) as folder:
-        for read in (read_sequences, look):
+        for read in (read_sequences, examine):
             with pytest.raises(RawDataError) as refused:
                 read(folder)
             said = f"cannot read {folder}: Permission denied: check its name and its permissions"
@@ -254,7 +254,7 @@ def test_a_label_of_two_lines_is_told_in_one(tmp_path: Path):
     """What a terminal would not just show is replaced where labels are told."""
     write_frames(tmp_path)
     (tmp_path / "index.csv").write_text('sequence,patient,label\ns,p,"a\nb\x1b"\n')
-    assert read_sequences(tmp_path)[1].endswith("labels: a?b? 1")
+    assert read_sequences(tmp_path)[1].endswith("labels: a\\nb\\x1b 1")
 
 
 def test_a_folder_too_high_is_told(tmp_path: Path):

@@ -1,5 +1,6 @@
 """`fedpp-site` on data: real sets, killed processes, sealed datasets, and what must not leave the secret zone."""
 
+import csv
 import json
 import random
 import signal
@@ -14,6 +15,8 @@ import pydicom
 import pytest
 from conftest import DATA, ROOT
 from hospital import error_of, found, keys, site, site_process
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -147,7 +150,7 @@ def test_splits_and_folds(folder: Path, tmp_path: Path):
         (("--target", "Edema"), "target 'Edema' is for layout chexpert, these data are read as dicom: leave it out"),
         (("--layout", "dicom", "--series", "slide"), "series 'slide' is for layout breakhis, these data are read as"),
         (("--stride", 2), "--stride 2 is for --predict visit: add that, or leave --stride out"),
-        (("--folds", 4, "--test", 0.5), "--test 0.5 does nothing beside --folds 4, of which part --fold is for"),
+        (("--folds", 4, "--test", 0.5), "--test 0.5 has no effect beside --folds 4, of which part --fold is for"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
@@ -219,8 +222,8 @@ def test_unreadable_and_unlabelled_are_left_out_if_wanted(folder: Path, tmp_path
     out = ("--out", tmp_path / "dicom")
     done = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", "--json")
     assert json.loads(done.stdout)["sequences"]["train"] > 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
-    assert f"{len(told)} files that cannot be used were left out" in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert f"{len(told)} files that cannot be used were skipped" in done.stderr
     assert any("MR_truncated.dcm" in line for line in told)
     table = tmp_path / "half" / "index.csv"
     frames = DATA / "ultrasound_sequences"
@@ -234,7 +237,41 @@ def test_unreadable_and_unlabelled_are_left_out_if_wanted(folder: Path, tmp_path
         "ingest", table.parent, *keys(folder), *SMALL, "--out", tmp_path / "none"
     )
     half = site("ingest", table.parent, *keys(folder), *SMALL, "--out", tmp_path / "labelled", "--drop-unlabelled")
-    assert "2 sequences without a label were left out" in half.stderr
+    assert "2 sequences without a label were excluded" in half.stderr
+
+
+NAMES = st.text(st.sampled_from("ab.\x1b\x07\x7f\x9b\n\r\u202e\u2066\u2028\udcff"), min_size=1, max_size=12)
+
+
+@settings(max_examples=8)  # half a second each, most of it the passphrase
+@given(names=st.lists(NAMES, min_size=4, max_size=4, unique=True))
+def test_control_characters_of_names_and_labels_reach_no_terminal(
+    names: list[str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """Whatever files, patients and labels are called, survey and ingest print line breaks of their own alone."""
+    root = tmp_path_factory.mktemp("names")
+    raw = root / f"raw {names[0]}"
+    frames = ["0", "1", "2", f"3{names[1]}"]
+    for number, name in enumerate(frames):
+        (raw / name).mkdir(parents=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(raw / name / f"0{names[2]}.png")
+    (raw / "3").mkdir()
+    (raw / "3" / f"broken {names[2]}.png").write_bytes(b"no image")
+    labels = ["well", f"{names[3]} x".replace("\udcff", "").strip()]
+    with (raw / "index.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["sequence", "patient", "label"])
+        rows.writerows([str(number), f"p{number}", labels[number % 2]] for number in range(4))
+    ingest = ("ingest", raw, *keys(folder), *SMALL, "--out", root / f"out {names[0]}")
+    done = [
+        site("survey", raw, "--out", root / f"{names[0]}.html"),
+        site("survey", raw, "--strict", check=1),
+        site(*ingest, check=1),
+        site(*ingest, "--skip-unreadable"),
+    ]
+    for text in [text for command in done for text in (command.stdout, command.stderr)]:
+        assert [line for line in text.split("\n") if not line.isprintable()] == []
 
 
 def test_the_same_patient_at_two_sites_of_a_domain(folder: Path, tmp_path: Path):
@@ -299,7 +336,7 @@ def test_a_patient_of_the_table_whose_folder_is_gone_is_told(folder: Path, tmp_p
     labels = "".join(f"MRN-{patient},{'ill' if patient % 2 else 'well'}\n" for patient in range(8))
     (raw / "labels.csv").write_text(f"patient,label\n{labels}")
     strict = site("survey", raw, "--strict", check=1)
-    assert "finding no-image: 2 patients in labels.csv of whom no image was read; restore" in strict.stdout
+    assert "issue no-image: 2 patients in labels.csv of whom no image was read; restore" in strict.stdout
     assert "(no-image)" in strict.stderr
     noted = "note: labels.csv names 2 patients of whom no image was read: are their folders gone?"
     for number, options in enumerate([(), ("--skip-unreadable",)]):
