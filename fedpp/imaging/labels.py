@@ -1,13 +1,12 @@
 """Class maps: from a hospital's labels to class numbers, or to the states of several findings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.sequence import ImageSequence, Label
 from fedpp.protocol.counts import UNKNOWN
-from fedpp.texts import one_line
 
 Target = int | tuple[int, ...]  # the number of a class, 0 the negative one; or of each finding 1, 0 or UNKNOWN
 
@@ -75,7 +74,7 @@ class ClassMap:
     @classmethod
     def _listed(cls, classes: tuple[str, ...], names: list[str]) -> Self:
         if unknown := sorted(set(names) - set(classes)):
-            raise RawDataError(f"labels {_named(unknown)} are none of the classes {_joined(classes)}")
+            raise RawDataError(f"labels {_named(unknown)} are none of the classes {', '.join(classes)}")
         return cls(classes)
 
     @classmethod
@@ -93,7 +92,7 @@ class ClassMap:
     def states(self, label: Label | None) -> tuple[int, ...]:
         """Return each finding's state, 1 present, 0 absent or `UNKNOWN`; raise `RawDataError` for another label."""
         if not isinstance(label, tuple) or len(label) != len(self.classes):
-            raise RawDataError(f"a label is no tuple of the states of {_joined(self.classes)}")
+            raise RawDataError(f"a label is no tuple of the states of {', '.join(self.classes)}")
         return tuple(UNKNOWN if state is None else int(state) for state in label)
 
     def number(self, label: Label | None) -> int:
@@ -101,7 +100,7 @@ class ClassMap:
         if isinstance(label, str) and self.negative is not None:
             return int(label != self.negative)
         if not isinstance(label, str) or label not in self.classes:
-            raise RawDataError(f"label {label!r} is none of the classes {_joined(self.classes)}")
+            raise RawDataError(f"label {label!r} is none of the classes {', '.join(self.classes)}")
         return self.classes.index(label)
 
 
@@ -126,10 +125,6 @@ def _require_all(labels: list[Label | None]) -> None:
         raise RawDataError(
             f"{unlabelled} of {len(labels)} sequences have no label: label all of them, or --drop-unlabelled"
         )
-
-
-def _joined(names: Sequence[str]) -> str:
-    return ", ".join(map(one_line, names))
 
 
 def _named(labels: list[str]) -> str:

@@ -12,10 +12,8 @@ from markupsafe import Markup
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
 from fedpp.reporting import charts
-from fedpp.reporting.page import STYLE as PAGE_STYLE
-from fedpp.reporting.page import template
+from fedpp.reporting.page import TEMPLATES, page_template
 from fedpp.survey.facts import Survey, Thumbnails
-from fedpp.survey.survey_template import STYLE, TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +45,11 @@ def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
 
 def render(survey: Survey) -> str:
     """Return the page; the same survey gives the same text."""
-    page = template(TEMPLATE, title_case=_title, sentence=_sentence, path=_path)
+    page = page_template(TEMPLATES / "survey.html.j2", title_case=_title, sentence=_sentence, path=_path)
     remarked = [file for file in survey.files if file.outcome == "refused" or file.suspicion or file.blank]
     marked = {file.path for file in remarked}
     return page.render(
         survey=survey,
-        title=f"fedpp survey: {survey.raw}",
-        images="; img-src data:",
-        style=Markup(PAGE_STYLE + STYLE),  # noqa: S704
         name=Path(survey.raw).name or survey.raw,
         cards=_cards(survey),
         charts=_charts(survey),
