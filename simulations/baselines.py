@@ -57,7 +57,7 @@ def compare(
     if scenario.local_baseline:
         alone = {}
         for site in sites:
-            note(f"{site.name} alone, plaintext")
+            note(f"local baseline of {site.name}, plaintext")
             tests = _tests(reference, reference.federate([site], initial), sites)
             alone[site.name] = metrics(total(tests.values()))
             by_site[site.name] = replace(by_site[site.name], local_baseline=metrics(tests[site.name]))

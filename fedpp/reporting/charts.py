@@ -1,4 +1,4 @@
-"""How charts look on our pages: SVG in the page's own colours and typeface, with a title and a text for readers."""
+"""Charts for pages: Matplotlib's SVG in the page's own colours and typeface, with a title and a text alternative."""
 
 import io
 import re
@@ -23,8 +23,8 @@ COLOURS = {
 }
 INK, SOFT, LINE, *SERIES = COLOURS
 _RC: dict[Any, Any] = {
-    "svg.hashsalt": "fedpp",  # the same record gives the same bytes
-    "svg.fonttype": "none",  # text stays text, in the page's own typeface
+    "svg.hashsalt": "fedpp",  # equal figures give equal bytes
+    "svg.fonttype": "none",  # text stays text, in the page's typeface
     "font.size": 11.0,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -36,13 +36,13 @@ _RC: dict[Any, Any] = {
     "grid.color": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.parse_math": False,  # a label with dollars is no formula
+    "text.parse_math": False,  # a label with dollar signs is not a formula
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Give charts the page's look, whatever a user's own matplotlibrc says."""
+    """Use the page's chart style in this block, whatever the user's matplotlibrc says."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -52,7 +52,7 @@ def style() -> Iterator[None]:
 
 
 def svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
-    """Return a figure as an element for a page, on which `name` is its own."""
+    """Return a figure as an SVG element; `name` must be unique on its page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -65,4 +65,4 @@ def svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
     rest = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", rest)
     start = start.replace("<svg", f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-text"', 1)
     label = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
-    return Markup(f"{start}>{label}{rest}")  # noqa: S704  Matplotlib escapes its texts, we ours
+    return Markup(f"{start}>{label}{rest}")  # noqa: S704  Matplotlib and `escape` have escaped all texts

@@ -91,7 +91,7 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
   font-size: .92rem; }
 .curve { display: inline-block; width: 2.2rem; margin-right: .2rem; border-bottom: 2px; line-height: 1.1;
   text-align: center; font-size: .8rem; }
-#left-out { margin-top: 1.5rem; }
+#excluded { margin-top: 1.5rem; }
 .below { margin-top: 2.75rem; }
 .continued { margin-top: 1.5rem; }
 .scroll + .note { margin-top: 1rem; }
@@ -103,7 +103,7 @@ tfoot th, tfoot td, .ours th, .ours td { font-weight: 650; }
 .gains th, .gains td { padding-inline: .55rem; }
 .gains thead tr:first-child th { border-bottom: 0; }
 .gains .first, .gains [scope=colgroup] { border-left: 1px solid var(--line); }
-.verdict { white-space: nowrap; }
+.outcome { white-space: nowrap; }
 .worse th, .worse td { color: var(--warn); font-weight: 650; }
 .worse th { box-shadow: inset .3rem 0 var(--warn); padding-left: .7rem !important; }
 .confusion { width: auto; }
@@ -157,7 +157,7 @@ def _environment(folders: list[Path], filters: dict[str, Callable[..., Any]]) ->
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a reader says them: 3.2 s, 4 min 5 s, 2 h 10 min."""
+    """Return seconds as text: 3.2 s, 4 min 5 s, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -165,7 +165,7 @@ def duration(seconds: float) -> str:
 
 
 def scientific(value: float) -> str:
-    """Return a number, finite and not zero, as digits times a power of ten, on one line."""
+    """Return a number, finite and not zero, as digits times a power of ten, without line breaks."""
     digits, exponent = f"{value:.1e}".split("e")
     power = str(int(exponent)).translate(_SUPERSCRIPTS)
     return f"{digits} \N{MULTIPLICATION SIGN} 10{power}".replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,6 +1,6 @@
-"""The report of a run: what was trained, how well it does, what it cost, and what it does not protect.
+"""Report of a federation: data, figures of the model and of its baselines, times, and what was not protected.
 
-`report.json` is the record and `report.html` its page; the page is made of the record alone.
+A `Report` is written as `report.json`, and as the page `report.html`, which is made from the JSON record alone.
 """
 
 import json
@@ -19,34 +19,34 @@ from fedpp.protocol.run_record import RoundRecord
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a run protects, and what it does not: sentences for a reader who was not there."""
+    """Sentences on what a run protects and what it does not, for a reader who knows nothing of the run."""
 
     protects: tuple[str, ...]
     does_not_protect: tuple[str, ...]
 
 
 def privacy_of(*, masked: bool) -> Privacy:
-    """Return what a run with or without the domain mask protects, and what it does not."""
+    """Return what a run protects, with secure aggregation (`masked`) or without it."""
     return Privacy(
         protects=(
             (
                 "Raw images, labels in clear, patient identifiers and the key domain's secret stayed in each "
-                "hospital's secret zone. Training code was given encrypted frames and labels, and pseudonyms."
+                "hospital's secret zone. Training code received encrypted frames and labels, and pseudonyms."
             ),
-            f"The coordinator was given no key and no dataset. {_SEEN_MASKED if masked else _SEEN_IN_CLEAR}",
+            f"The coordinator received no key and no dataset. {_SEEN_MASKED if masked else _SEEN_IN_CLEAR}",
         ),
         does_not_protect=(
             (
-                "MORE over floating point is obfuscation of data in use, not a secure cipher: whoever holds the "
-                "evaluation key, or knows two of the values behind it, reads the plaintext exactly."
+                "MORE over floating point is obfuscation of data in use, not a secure cipher: with the evaluation "
+                "key, or with two known plaintext values, the plaintext can be computed exactly."
             ),
             (
                 "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
-                "own frames and labels: what counts is which code a hospital lets run, and whose coordinator it joins."
+                "own frames and labels. A hospital must trust the code that it approves and the coordinator it joins."
             ),
             _NOT_BY_THE_MASK if masked else _WITHOUT_MASK,
             (
-                "A trained model, and counts over few patients, can give away something about single patients. "
+                "A trained model, and counts over few patients, can reveal something about single patients. "
                 "No differential privacy was applied."
             ),
         ),
@@ -54,35 +54,36 @@ def privacy_of(*, masked: bool) -> Privacy:
 
 
 _SEEN_MASKED = (
-    "Updates went to it under the domain mask, and models sealed: to it both were random bytes. It saw who took part, "
-    "when, example counts, and sums, counts and histograms of predictions."
+    "Secure aggregation was on: masked updates and sealed models were random bytes to it. It saw which hospitals "
+    "took part and when, their numbers of sequences, and evaluation counts with histograms of scores."
 )
-_SEEN_IN_CLEAR = "MASKING WAS OFF: it was sent every hospital's update, and the model, as fixed-point rows of weights."
+_SEEN_IN_CLEAR = "SECURE AGGREGATION WAS OFF: it received every hospital's update, and the model, as rows of weights."
 _NOT_BY_THE_MASK = (
-    "The mask does not hold against a hospital that colludes with the coordinator: each member of the key domain can "
-    "take it off. Nor against code that leaks what it sees where it runs."
+    "The coordinator must be trusted with the images: by models of its choice and the counts that they return it can "
+    "read single images. A hospital that colludes with it can remove every mask, since all members of a key domain "
+    "derive the same one."
 )
 _WITHOUT_MASK = (
-    "Rows of weights tell the evaluation key: regard the model and every hospital's update as readable by the "
-    "coordinator, which can also read single images from the counts by weights of its choice; seal datasets at rest."
+    "The evaluation key can be computed from rows of weights: regard the model and every hospital's update as readable "
+    "by the coordinator. By models of its choice it can also read single images from evaluation counts."
 )
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round: the sites that took part, what its model is worth on their validation splits, and its duration."""
+    """One round: its contributors, the figures of its model on their validation splits, and its duration."""
 
     round: int
     sites: tuple[str, ...]
     validation: Metrics  # on all of them together
     seconds: float
     by_site: Mapping[str, Metrics] = field(default_factory=dict)
-    attempt: int = 1  # the one whose model the sites adopted
-    left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
+    attempt: int = 1  # the one whose model the sites accepted; above 1 after retries
+    excluded: Mapping[str, str] = field(default_factory=dict)  # site -> reason
 
     @classmethod
     def of(cls, record: RoundRecord) -> Self:
-        """Return the figures of a round's counts."""
+        """Return the figures of a round's evaluation counts."""
         by_site = {site: metrics(counts) for site, counts in record.validation.items()}
         together = metrics(record.together)
         return cls(record.number, record.sites, together, record.seconds, by_site, record.attempt, record.left_out)
@@ -93,7 +94,7 @@ class RoundResult:
         loss = figures.pop("loss")
         row = {"round": self.round, "sites": list(self.sites), "val_loss": loss, **figures, "seconds": self.seconds}
         by_site = {site: of_site.to_mapping() for site, of_site in self.by_site.items()}
-        return {**row, "by_site": by_site, "attempt": self.attempt, "left_out": dict(self.left_out)}
+        return {**row, "by_site": by_site, "attempt": self.attempt, "excluded": dict(self.excluded)}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -101,21 +102,21 @@ class RoundResult:
         figures = dict(values)
         number, sites, seconds = (figures.pop(name) for name in ("round", "sites", "seconds"))
         by_site = {site: Metrics(**of_site) for site, of_site in figures.pop("by_site").items()}
-        attempt, left_out = (figures.pop(name) for name in ("attempt", "left_out"))
+        attempt, excluded = (figures.pop(name) for name in ("attempt", "excluded"))
         validation = Metrics(loss=figures.pop("val_loss"), **figures)
-        return cls(number, tuple(sites), validation, seconds, by_site, attempt, left_out)
+        return cls(number, tuple(sites), validation, seconds, by_site, attempt, excluded)
 
 
 @dataclass(frozen=True)
 class SiteBaselines:
-    """What other models do on one site's own test split; None where there is none. `Baselines` says how they train."""
+    """Figures of the `Baselines` on one site's own test split; None for a baseline that was not trained."""
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_baseline: Metrics | None = None  # the model that the site trained alone
+    local_baseline: Metrics | None = None  # trained on the site's own data
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return those that there are."""
+        """Return the figures of the baselines that were trained."""
         return {name: figures for name, figures in asdict(self).items() if figures is not None}
 
     @classmethod
@@ -126,19 +127,19 @@ class SiteBaselines:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a site has of the federation: its model's figures less those of the site's own, on the site's test split."""
+    """Gain of a site: the federated model's figures minus those of its local baseline, on the site's test split."""
 
     auc: float | None
     accuracy: float | None
 
     @classmethod
-    def of(cls, joined: Metrics, alone: Metrics) -> Self:
-        """Return the differences; one is None where a figure is."""
-        return cls(_difference(joined.auc, alone.auc), _difference(joined.accuracy, alone.accuracy))
+    def of(cls, federated: Metrics, local: Metrics) -> Self:
+        """Return the differences; a difference is None if one of its figures is."""
+        return cls(_difference(federated.auc, local.auc), _difference(federated.accuracy, local.accuracy))
 
     @property
-    def verdict(self) -> Literal["better", "worse", "equal"] | None:
-        """Judge by the AUC, and where a test split has none, by the accuracy; None without either."""
+    def outcome(self) -> Literal["better", "worse", "equal"] | None:
+        """Return how the federated model compares: by AUC, else by accuracy; None if neither is defined."""
         difference = self.accuracy if self.auc is None else self.auc
         if difference is None:
             return None
@@ -146,24 +147,24 @@ class Gain:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the entry of `report.json`."""
-        return {**asdict(self), "verdict": self.verdict}
+        return {**asdict(self), "outcome": self.outcome}
 
 
 @dataclass(frozen=True)
 class SiteResult:
-    """One admitted site: its data, and the final model's figures on its own test split, beside other models'."""
+    """One admitted site: its data, and the figures of the final model and of baselines on its own test split."""
 
     name: str
-    patients: int | None  # None where the site does not tell
+    patients: int | None  # None if the site does not report it
     sequences: Mapping[str, int]  # split -> sequences
     test: Metrics | None
     baselines: SiteBaselines = field(default_factory=SiteBaselines)
 
     @property
     def gain(self) -> Gain | None:
-        """Return what the site has of the federation; None without a test, or a model of its own."""
-        alone = self.baselines.local_baseline
-        return Gain.of(self.test, alone) if self.test and alone else None
+        """Return the gain over the local baseline; None without a test or without a local baseline."""
+        local = self.baselines.local_baseline
+        return Gain.of(self.test, local) if self.test and local else None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the entry of `report.json`."""
@@ -176,13 +177,13 @@ class SiteResult:
         parts = {"test": _metrics(values["test"]), "baselines": SiteBaselines.from_mapping(values["baselines"])}
         site = cls(**{name: value for name, value in {**values, **parts}.items() if name != "gain"})
         if values["gain"] != (site.gain and site.gain.to_mapping()):
-            raise ValueError(f"the gain of {site.name!r:.80} is not that of its figures")
+            raise ValueError(f"the gain of {site.name!r:.80} does not follow from its figures")
         return site
 
 
 @dataclass(frozen=True)
 class RefusedSite:
-    """A site that asked to take part and was not admitted."""
+    """A site that asked to join and was not admitted."""
 
     name: str
     reason: str
@@ -190,15 +191,15 @@ class RefusedSite:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Decisions of the final model on all test splits: rows are true classes, columns predicted ones."""
+    """Confusion matrix of the final model on all test splits: rows are true classes, columns predicted classes."""
 
     classes: tuple[str, ...]
     matrix: Matrix
 
     def __post_init__(self) -> None:
-        """Refuse names that do not belong to the matrix."""
+        """Raise `FederationError` unless there is one name for each class of the matrix."""
         if {len(self.classes)} != {len(self.matrix), *map(len, self.matrix)}:
-            raise FederationError(f"a confusion of {len(self.matrix)} classes cannot have names {self.classes}")
+            raise FederationError(f"a confusion matrix of {len(self.matrix)} classes cannot have names {self.classes}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -208,16 +209,16 @@ class Confusion:
 
 @dataclass(frozen=True)
 class FindingResult:
-    """What the final model says of one finding, on the test sequences of all sites where it is known."""
+    """Figures of the final model on one finding, over the test sequences of all sites where the finding is known."""
 
     known: int
     present: int
     test: Metrics
-    operating_point: OperatingPoint | None  # None where no validation sequence has the finding
+    operating_point: OperatingPoint | None  # None if no validation sequence has the finding
 
     @classmethod
     def of(cls, validation: Counts, test: Counts, sensitivity: float) -> Self:
-        """Return the result of a finding's counts, with the point that reaches this sensitivity on validation."""
+        """Return the figures of a finding's counts, with the operating point chosen for this validation sensitivity."""
         present = sum(map(sum, test.confusion[1:]))
         return cls(test.examples, present, metrics(test), operating_point(validation, test, sensitivity))
 
@@ -236,54 +237,54 @@ class FindingResult:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The same task trained otherwise, tested on all test splits together; None where it was not asked for.
+    """Figures of the same task trained in other ways, on all test splits together; None for what was not trained.
 
-    All start from the federation's initial weights and train for its rounds and local epochs; the number of steps
-    follows from how many sequences are in one place.
+    All baselines start from the federation's initial weights and train for its rounds and local epochs; the number of
+    steps follows from the number of training sequences in one place.
     """
 
     plaintext_federated: Metrics | None = None
     plaintext_central: Metrics | None = None
-    local_baseline: Mapping[str, Metrics] | None = None  # by the site that trained alone
+    local_baseline: Mapping[str, Metrics] | None = None  # site -> figures of its local baseline
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return those that were asked for."""
-        federated, central, alone = self.plaintext_federated, self.plaintext_central, self.local_baseline
+        """Return the figures of the baselines that were trained."""
+        federated, central, local = self.plaintext_federated, self.plaintext_central, self.local_baseline
         entries: dict[str, Any] = {
             "plaintext_federated": federated and federated.to_mapping(),
             "plaintext_central": central and central.to_mapping(),
             "local_baseline": None
-            if alone is None
-            else {site: figures.to_mapping() for site, figures in alone.items()},
+            if local is None
+            else {site: figures.to_mapping() for site, figures in local.items()},
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned."""
-        alone = values.get("local_baseline")
+        local = values.get("local_baseline")
         return cls(
             _metrics(values.get("plaintext_federated")),
             _metrics(values.get("plaintext_central")),
-            None if alone is None else {site: Metrics(**figures) for site, figures in alone.items()},
+            None if local is None else {site: Metrics(**figures) for site, figures in local.items()},
         )
 
 
 @dataclass(frozen=True)
 class SharedPatients:
-    """Patients of more than one site, found by their pseudonyms; each counts once at each of its sites."""
+    """Patients at more than one site, found by equal pseudonyms; each is counted once at each of its sites."""
 
     patients: int
-    trained_and_tested: int  # of them: in training at one site and in test at another, so that a test is no test
-    central_left_out: int | None = None  # training sequences kept from the pooled baseline for that reason
+    trained_and_tested: int  # in training at one site and in test at another: that test is not independent
+    central_excluded: int | None = None  # training sequences excluded from the pooled baseline for that reason
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the federation is from its plaintext reference: same initial weights, batches and arithmetic.
+    """Largest differences between the federation and its plaintext reference: same initial weights and batches.
 
-    The control is the twin against itself, its initial weights moved by one unit in the last place, one
-    figure a draw: rounding alone does that much, so in float32 no more can be asked of the ciphertext.
+    The control is the plaintext reference against itself with initial weights moved by one unit in the last place, one
+    value a draw. It shows how much rounding alone changes: in float32, ciphertext cannot be expected to be closer.
     """
 
     max_abs_probability_difference: float
@@ -300,7 +301,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is told about one run; `to_mapping` gives `report.json`."""
+    """Report of one run; `to_mapping` returns the content of `report.json`."""
 
     scenario: str
     seed: int
@@ -308,25 +309,25 @@ class Report:
     n: int  # slots of a ciphertext row
     dtype: str
     mode: Literal["simulation", "deployment"]
-    data: str  # one line: what the images are and where they come from
+    data: str  # one line on the images and their source
     sites: tuple[SiteResult, ...]
     rounds: tuple[RoundResult, ...]
-    final: Metrics  # on all test splits together; of several findings the mean over those for which it is defined
-    confusion: Confusion | None  # None where there are several findings
-    privacy: Privacy  # as the run was: no report promises by default
-    operating_point: OperatingPoint | None = None  # of all sites' validation splits, on their test splits
-    findings: Mapping[str, FindingResult] = field(default_factory=dict)  # where there are several
+    final: Metrics  # on all test splits together; of several findings, the mean of those with a value
+    confusion: Confusion | None  # None for several findings
+    privacy: Privacy  # no default: it must be stated for each run
+    operating_point: OperatingPoint | None = None  # chosen on all validation splits, tested on all test splits
+    findings: Mapping[str, FindingResult] = field(default_factory=dict)  # by finding; empty for a single label
     refused: tuple[RefusedSite, ...] = ()
-    shared_patients: SharedPatients | None = None  # None where nobody may compare the sites' pseudonyms
+    shared_patients: SharedPatients | None = None  # None if pseudonyms of different sites cannot be compared
     baselines: Baselines = field(default_factory=Baselines)
     parity: Parity | None = None
-    auc_bins: int = SCORE_BINS  # of the histograms of scores that AUCs and thresholds are computed from
+    auc_bins: int = SCORE_BINS  # of the score histograms from which AUCs and thresholds are computed
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)  # name -> seconds
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the record; a figure that is not finite becomes None, since JSON has no such number."""
+        """Return the record; a figure that is not finite becomes None, since JSON cannot express it."""
         values = asdict(self)
         values["sites"] = [site.to_mapping() for site in self.sites]
         values["rounds"] = [result.to_mapping() for result in self.rounds]
@@ -358,7 +359,7 @@ class Report:
 
 
 def write_report(out: Path, report: Report) -> None:
-    """Write `report.json` and `report.html` into the folder `out`; a failure leaves earlier ones alone."""
+    """Write `report.json` and `report.html` into the folder `out`; earlier files stay unchanged if rendering fails."""
     from fedpp.reporting.report_page import render
 
     record = report.to_mapping()
@@ -371,7 +372,7 @@ def write_report(out: Path, report: Report) -> None:
 
 
 def load_report(path: Path) -> Report:
-    """Read a `report.json`; raise `FederationError` if it is none."""
+    """Read a `report.json`; raise `FederationError` for any other file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -380,7 +381,7 @@ def load_report(path: Path) -> Report:
 
 
 def summary(report: Report) -> str:
-    """Return the final figures as lines for a terminal, beside the plaintext reference's where there is one."""
+    """Return the final figures as lines for a terminal, with those of the plaintext reference if there is one."""
     reference = report.baselines.plaintext_federated
     tested = sum(site.sequences.get("test", 0) for site in report.sites if site.test)
     lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
@@ -399,40 +400,41 @@ def summary(report: Report) -> str:
         controls = report.parity.control_probability_differences
         beside = f" (plaintext moved by one unit in the last place: {max(controls):.1e})" if controls else ""
         lines.append(f"  ciphertext against plaintext: probabilities differ by {difference:.1e} at most{beside}")
-    lines += [_in_words(name, finding) for name, finding in report.findings.items()]
+    lines += [_finding_line(name, finding) for name, finding in report.findings.items()]
     if report.operating_point:
-        lines.append(f"  {_point_in_words(report.operating_point)}")
-    lines += _beside(report)
+        lines.append(f"  {_point_text(report.operating_point)}")
+    lines += _baseline_lines(report)
     lines += [f"  refused: {site.name}: {site.reason}" for site in report.refused]
     return "\n".join(lines)
 
 
-def _in_words(name: str, finding: FindingResult) -> str:
+def _finding_line(name: str, finding: FindingResult) -> str:
     line = f"  {name}: AUC {_three_digits(finding.test.auc)}, present in {finding.present} of {finding.known}"
-    return f"{line}; {_point_in_words(finding.operating_point)}" if finding.operating_point else line
+    return f"{line}; {_point_text(finding.operating_point)}" if finding.operating_point else line
 
 
-def _point_in_words(point: OperatingPoint) -> str:
-    """Return what a threshold does that reached its sensitivity on the validation data."""
+def _point_text(point: OperatingPoint) -> str:
+    """Return a threshold, the sensitivity it was chosen for, and its figures on test data."""
     sensitivity, specificity = (_three_digits(v) for v in (point.decisions.sensitivity, point.decisions.specificity))
     threshold = f"threshold {point.probability:.3f}, set for sensitivity {point.wanted:g} on validation data"
     return f"{threshold}: on test data sensitivity {sensitivity}, specificity {specificity}"
 
 
-def _beside(report: Report) -> list[str]:
-    """Return lines on the pooled model, on each site's own, and on patients of several sites."""
+def _baseline_lines(report: Report) -> list[str]:
+    """Return lines on the pooled model, on each local baseline, and on patients at several sites."""
     lines = []
     if report.baselines.plaintext_central:
         lines.append(f"  all data in one place, plaintext: AUC {_three_digits(report.baselines.plaintext_central.auc)}")
     everywhere = report.baselines.local_baseline or {}
     for site in report.sites:
-        alone = site.baselines.local_baseline
-        if alone is None:
+        local = site.baselines.local_baseline
+        if local is None:
             continue
-        joined = _three_digits(site.test.auc if site.test else None)
-        own = f"{_three_digits(alone.auc)} on its own tests (federated {joined}{_in_a_word(site.gain)})"
+        federated = _three_digits(site.test.auc if site.test else None)
+        own = f"{_three_digits(local.auc)} on its own tests (federated {federated}{_warning(site.gain)})"
         together = f"AUC {_three_digits(everywhere[site.name].auc)}, " if site.name in everywhere else "AUC "
-        lines.append(f"  {site.name} alone{', plaintext' if report.mode == 'simulation' else ''}: {together}{own}")
+        plaintext = ", plaintext" if report.mode == "simulation" else ""
+        lines.append(f"  local baseline of {site.name}{plaintext}: {together}{own}")
     shared = report.shared_patients
     if shared and shared.patients:
         lines.append(
@@ -442,8 +444,8 @@ def _beside(report: Report) -> list[str]:
     return lines
 
 
-def _in_a_word(gain: Gain | None) -> str:
-    if gain is None or gain.verdict != "worse":
+def _warning(gain: Gain | None) -> str:
+    if gain is None or gain.outcome != "worse":
         return ""
     return ": WORSE" if gain.auc is not None else ": WORSE in accuracy"
 
@@ -452,8 +454,8 @@ def _three_digits(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def _difference(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
+def _difference(federated: float | None, local: float | None) -> float | None:
+    return None if federated is None or local is None else federated - local
 
 
 def _metrics(values: Mapping[str, Any] | None) -> Metrics | None:

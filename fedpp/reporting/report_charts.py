@@ -1,6 +1,6 @@
-"""The charts of a report's page: how the validation figures go over the rounds.
+"""Charts of a report's page: validation figures by round, of all hospitals together and of each.
 
-A site's name may be of any script, which Matplotlib's typeface may lack: it stands in the page's own legend.
+Names of sites stand in an HTML legend, since Matplotlib's typeface may lack their script.
 """
 
 import math
@@ -13,22 +13,22 @@ from fedpp.reporting import charts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = {"s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}  # of Matplotlib -> the same as text
-_DASHES = {"--": "dashed", ":": "dotted", "-.": "dashed"}  # of Matplotlib -> of CSS
-_MAX_NAMED = 15  # hospitals whose curves differ in colour or marker; of more, no curve is named
+_MARKERS = {"s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}  # Matplotlib's marker -> as text
+_DASHES = {"--": "dashed", ":": "dotted", "-.": "dashed"}  # Matplotlib's line style -> CSS
+_MAX_NAMED = 15  # hospitals whose curves can differ; with more, no curve is named
 
 
 @dataclass(frozen=True)
 class _Curve:
     label: str
     values: Sequence[float | None]
-    style: str  # a Matplotlib format, so that curves differ without colour too
+    style: str  # a Matplotlib format: curves differ in more than colour
     colour: str
     width: float = 1.5
 
 
 def together(rounds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the charts of all hospitals together: their loss, and what else is told of it."""
+    """Return the charts of all hospitals together: loss, and the other figures."""
     styles = {"auc": "o-", "sensitivity": "s--", "specificity": "^:", "accuracy": "D-."}
     labels = {"auc": "AUC", **{name: name.capitalize() for name in ("sensitivity", "specificity", "accuracy")}}
     loss = (_Curve("Loss", [row["val_loss"] for row in rounds], "o-", charts.SERIES[0]),)
@@ -44,18 +44,18 @@ def together(rounds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def named(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the sites that told figures of any round, in the order in which they first did."""
+    """Return the sites that reported figures in any round, in order of their first report."""
     return list(dict.fromkeys(name for row in rounds for name in row["by_site"]))
 
 
 def _look(number: int) -> tuple[str, str, str]:
-    """Return the marker, dashes and colour of a site's curve: 3 colours and 5 markers give 15 that differ."""
+    """Return marker, line style and colour of a site's curve: 3 colours and 5 markers give 15 different curves."""
     markers, dashes, colours = list(_MARKERS), list(_DASHES), charts.SERIES[1:]
     return markers[number % len(markers)], dashes[number % len(dashes)], colours[number % len(colours)]
 
 
 def by_site(rounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[str, str]:
-    """Return the charts of the sites' losses and AUCs, each beside that of all together; `legend` has their names."""
+    """Return the charts of the sites' losses and AUCs, with those of all together; `legend` has their names."""
     numbers = [row["round"] for row in rounds]
 
     def chart(name: str, title: str, figure: str, total: str, limits: tuple[float, float] | None) -> str:
@@ -74,7 +74,7 @@ def by_site(rounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[
 
 
 def legend(names: Sequence[str]) -> list[dict[str, str]]:
-    """Return how each curve of the sites' charts looks, in the words of HTML and CSS."""
+    """Return label, marker, CSS border style and colour of each curve in the sites' charts."""
     total = {"label": "All hospitals", "marker": "●", "dashes": "solid", "colour": charts.COLOURS[charts.SERIES[0]]}
     if len(names) > _MAX_NAMED:
         each = f"each of {len(names)} hospitals"
@@ -107,13 +107,13 @@ def _chart(
             values = [math.nan if value is None else value for value in curve.values]
             (line,) = axes.plot(rounds, values, curve.style, color=curve.colour, linewidth=curve.width, markersize=5)
             line.set_label(curve.label if named_curves else "")
-        _dress(axes, title, limits)
+        _style_axes(axes, title, limits)
         if named_curves:
             axes.legend(frameon=False, ncols=2, loc="lower right", fontsize=10)
-        return charts.svg(drawn, name, title, _in_words(rounds, curves))
+        return charts.svg(drawn, name, title, _description(rounds, curves))
 
 
-def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
+def _style_axes(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left", fontsize=12)
@@ -128,7 +128,7 @@ def _dress(axes: "Axes", title: str, limits: tuple[float, float] | None) -> None
         axes.set_ylim(0, 1.08 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
 
 
-def _in_words(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:
+def _description(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:
     return " ".join(
         f"{curve.label}: {figure(curve.values[0])} in round {rounds[0]}, "
         f"{figure(curve.values[-1])} in round {rounds[-1]}."
@@ -137,5 +137,5 @@ def _in_words(rounds: Sequence[int], curves: Sequence[_Curve]) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Return a figure as tables and texts have it."""
+    """Return a figure with three digits, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  an en dash

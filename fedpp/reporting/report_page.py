@@ -1,6 +1,6 @@
-"""The page of a report: its figures and its HTML, from the record in `report.json` alone.
+"""HTML page of a report, rendered from the record in `report.json` and `templates/report.html.j2`.
 
-Jinja and Matplotlib are loaded when a page is made, since every command line imports what leads here.
+Jinja and Matplotlib are imported when a page is rendered: command lines that import reports must start quickly.
 """
 
 import re
@@ -13,14 +13,14 @@ from fedpp.reporting.report_charts import figure
 
 _SPLITS = ("train", "validation", "test")
 _MODELS = {
-    "local_baseline": "Its own model alone",
+    "local_baseline": "Local baseline",
     "plaintext_central": "All data in one place, plaintext",
-    "plaintext_federated": "Federated in plaintext (twin)",
+    "plaintext_federated": "Federated in plaintext (reference)",
 }
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Return the page of a report's record; the same record gives the same text."""
+    """Return the page of a report's record; equal records give equal pages."""
     from markupsafe import Markup
 
     page = page_template(
@@ -39,28 +39,28 @@ def render(record: Mapping[str, Any]) -> str:
     site_loss, site_auc = report_charts.by_site(rounds, names) if len(names) > 1 else ("", "")
     return page.render(
         record,
-        loss_chart=Markup(loss),  # noqa: S704  no text of a user's stands in a chart
+        loss_chart=Markup(loss),  # noqa: S704  charts contain no text from users
         quality_chart=Markup(quality),  # noqa: S704
         site_loss_chart=Markup(site_loss),  # noqa: S704
         site_auc_chart=Markup(site_auc),  # noqa: S704
         legend=report_charts.legend(names),
-        left_out=_left_out(rounds),
-        repeated=[row for row in rounds if row["attempt"] > 1],
+        excluded=_excluded(rounds),
+        retried=[row for row in rounds if row["attempt"] > 1],
         tested=sum(site["sequences"].get("test", 0) for site in sites if site["test"]),
         cards=_cards(record),
         points=_points(record),
         compared=_compared(record),
         gains=[site for site in sites if site["gain"]],
-        losing=[site["name"] for site in sites if site["gain"] and site["gain"]["verdict"] == "worse"],
+        worse=[site["name"] for site in sites if site["gain"] and site["gain"]["outcome"] == "worse"],
         models=_models(sites),
         patients=None if None in patients else sum(patients),
         totals={split: sum(site["sequences"].get(split, 0) for site in sites) for split in _SPLITS},
-        **_judged(parity),
+        **_parity_facts(parity),
     )
 
 
 def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the headline figures, each with the numbers behind it."""
+    """Return the headline figures, each with the counts that it is computed from."""
     final, reference = record["final"], record["baselines"].get("plaintext_federated")
     details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
     if reference:
@@ -87,14 +87,14 @@ def _of_confusion(matrix: Sequence[Sequence[int]]) -> dict[str, str]:
 
 
 def _of_findings(findings: Mapping[str, Any]) -> dict[str, str]:
-    """Say of each figure over how many findings it is a mean: it is not defined where a finding lacks what it needs."""
+    """Return for each figure the number of findings for which it is defined, over which it is averaged."""
     names = ("auc", "sensitivity", "specificity", "missed_diagnosis_rate", "f1", "accuracy")
     defined = {name: sum(finding[name] is not None for finding in findings.values()) for name in names}
     return {name: f"mean of {count} finding{'' if count == 1 else 's'}" for name, count in defined.items()}
 
 
 def _points(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each operating point: of each finding, or of the one label."""
+    """Return a row for each operating point: one for each finding, or one for the single label."""
     if record["findings"]:
         points = {name: finding["operating_point"] for name, finding in record["findings"].items()}
     else:
@@ -105,34 +105,36 @@ def _points(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _compared(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     baselines = record["baselines"]
     rows = {"Federated on ciphertext (this run)": record["final"]}
-    rows["Federated in plaintext (twin)"] = baselines.get("plaintext_federated")
+    rows["Federated in plaintext (reference)"] = baselines.get("plaintext_federated")
     rows["All data in one place, plaintext"] = baselines.get("plaintext_central")
-    rows |= {f"{site} alone, plaintext": figures for site, figures in baselines.get("local_baseline", {}).items()}
+    rows |= {
+        f"Local baseline of {site}, plaintext": figures for site, figures in baselines.get("local_baseline", {}).items()
+    }
     return [{"label": label, "figures": figures} for label, figures in rows.items() if figures]
 
 
 def _models(sites: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each model that was tested on a site's own test split, of the sites that have others."""
+    """Return a row for each model tested on a site's own test split, for the sites that have baselines."""
     rows = []
     for site in sites:
         others = [(label, site["baselines"].get(name)) for name, label in _MODELS.items()]
         if site["test"] and any(figures for _, figures in others):
-            models = [("The federation's", site["test"]), *others]
+            models = [("Federated", site["test"]), *others]
             rows += [{"site": site["name"], "label": label, "figures": figures} for label, figures in models if figures]
     return rows
 
 
-def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return who was left out of which rounds, a row for each site and reason, in the order of the first round."""
+def _excluded(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the sites excluded from rounds, one row for each site and reason, in order of the first round."""
     found: dict[tuple[str, str], list[int]] = {}
     for row in rounds:
-        for site, reason in row["left_out"].items():
+        for site, reason in row["excluded"].items():
             found.setdefault((site, reason.removeprefix(f"round {row['round']}: ")), []).append(row["round"])
     return [{"site": site, "reason": reason, "rounds": _ranges(of)} for (site, reason), of in found.items()]
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as a reader says them: `1, 3 to 5`."""
+    """Return ascending numbers as text: `1, 3 to 5`."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][-1] + 1:
@@ -142,7 +144,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
-def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:
+def _parity_facts(parity: Mapping[str, Any] | None) -> dict[str, Any]:
     if not parity:
         return {}
     difference = parity["max_abs_probability_difference"]
@@ -153,7 +155,7 @@ def _judged(parity: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _difference(value: float | None) -> str:
-    """Return a difference with its sign, also where it rounds to nothing."""
+    """Return a difference with its sign, also if it rounds to zero."""
     if value is None:
         return figure(None)
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if value else figure(value)

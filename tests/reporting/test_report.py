@@ -1,4 +1,4 @@
-"""A report's record has the agreed names, and its page is whole, self-contained, honest and repeatable."""
+"""Reports: names in the record; a page that is complete, self-contained, accessible, honest and reproducible."""
 
 import json
 import math
@@ -71,7 +71,7 @@ REPORT = Report(
             replace(UNDEFINED, loss=0.69),
             9.5,
             {"north": replace(UNDEFINED, loss=0.68), "river & hill": replace(UNDEFINED, loss=0.71)},
-            left_out={"lake": "round 1: update: no answer in time"},
+            excluded={"lake": "round 1: update: no reply in time"},
         ),
         RoundResult(
             2,
@@ -80,7 +80,7 @@ REPORT = Report(
             75.0,
             {"north": replace(FINAL, auc=0.955)},
             2,
-            {"lake": "round 2: update: no answer in time", "river & hill": "it did not adopt the model: loss"},
+            {"lake": "round 2: update: no reply in time", "river & hill": "it rejected the model: loss"},
         ),
     ),
     final=FINAL,
@@ -148,15 +148,15 @@ def page_of(report: Report, out: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
-def test_record_has_the_agreed_names(tmp_path: Path) -> None:
-    """`report.json` holds every name of the contract with other programs, with its figure."""
+def test_the_record_has_the_agreed_names(tmp_path: Path) -> None:
+    """`report.json` has every name that other programs rely on, with its value."""
     write_report(tmp_path, REPORT)
     record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     contract = {"scenario", "seed", "scheme", "n", "sites", "rounds", "final", "baselines", "parity"}
     assert contract | {"timing", "versions", "refused", "privacy", "confusion"} <= set(record)
     assert [site["name"] for site in record["sites"]] == ["north", "river & hill", "lake"]
     for row in record["rounds"]:
-        assert set(row) == METRICS | {"round", "sites", "val_loss", "seconds", "by_site", "attempt", "left_out"}
+        assert set(row) == METRICS | {"round", "sites", "val_loss", "seconds", "by_site", "attempt", "excluded"}
         assert all(set(figures) == METRICS | {"loss"} for figures in row["by_site"].values())
     assert [row["val_loss"] for row in record["rounds"]] == [0.69, 0.3125]
     assert record["rounds"][0]["sites"] == ["north", "river & hill"]
@@ -167,13 +167,13 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
     assert set(record["baselines"]["local_baseline"]["north"]) == METRICS | {"loss"}
     assert record["rounds"][0]["by_site"]["river & hill"]["loss"] == 0.71
     assert [row["attempt"] for row in record["rounds"]] == [1, 2]
-    assert record["rounds"][0]["left_out"] == {"lake": "round 1: update: no answer in time"}
+    assert record["rounds"][0]["excluded"] == {"lake": "round 1: update: no reply in time"}
     north, river, _ = record["sites"]
     assert set(north["baselines"]) == {"plaintext_federated", "local_baseline"}
     assert all(set(figures) == METRICS | {"loss"} for figures in north["baselines"].values())
-    assert north["gain"] == {"auc": 0.931 - 0.8222, "accuracy": 0.0, "verdict": "better"}
+    assert north["gain"] == {"auc": 0.931 - 0.8222, "accuracy": 0.0, "outcome": "better"}
     assert (river["baselines"], river["gain"]) == ({}, None)
-    assert record["shared_patients"] == {"patients": 6, "trained_and_tested": 2, "central_left_out": None}
+    assert record["shared_patients"] == {"patients": 6, "trained_and_tested": 2, "central_excluded": None}
     assert record["parity"]["max_abs_probability_difference"] == 3.1e-4
     assert record["parity"]["max_abs_weight_difference"] == 8.8e-5
 
@@ -188,14 +188,14 @@ def test_record_has_the_agreed_names(tmp_path: Path) -> None:
         replace(REPORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
     ],
 )
-def test_a_report_returns_from_its_record(report: Report, tmp_path: Path) -> None:
+def test_a_report_survives_its_record(report: Report, tmp_path: Path) -> None:
     """Reading `report.json` gives the report that was written."""
     write_report(tmp_path, report)
     assert load_report(tmp_path / "report.json") == report
 
 
 def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
-    """The same report gives the same bytes, in another process and under another user's plot settings too."""
+    """Equal reports give equal bytes, also in another process and with other Matplotlib settings."""
     write_report(tmp_path / "a", REPORT)
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nsvg.fonttype: path\n", encoding="utf-8")
     script = (
@@ -208,8 +208,8 @@ def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_page_loads_nothing(tmp_path: Path) -> None:
-    """The page is one file: no script, no address, no reference but to itself."""
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    """The page is one file: no script, no URL, and references to its own parts only."""
     html, page = page_of(REPORT, tmp_path)
     assert "://" not in html
     assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
@@ -220,7 +220,7 @@ def test_page_loads_nothing(tmp_path: Path) -> None:
     assert {reference for reference in references if (reference or "")[1:] not in ids} == set()
 
 
-def test_page_is_well_formed(tmp_path: Path) -> None:
+def test_the_page_is_well_formed(tmp_path: Path) -> None:
     """Every element is closed, no id occurs twice, and each chart is well-formed XML."""
     html, page = page_of(REPORT, tmp_path)
     assert page.open == []
@@ -232,8 +232,8 @@ def test_page_is_well_formed(tmp_path: Path) -> None:
         ET.fromstring(chart.replace("xlink:href", "href"))  # noqa: S314  our own page
 
 
-def test_page_is_accessible(tmp_path: Path) -> None:
-    """Charts are named and told in words, header cells say their scope, and the page names its language."""
+def test_the_page_is_accessible(tmp_path: Path) -> None:
+    """Charts have a title and a description, header cells a scope, the page a language."""
     html, page = page_of(REPORT, tmp_path)
     ids = {attributes.get("id") for _, attributes in page.tags}
     for attributes in (attributes for tag, attributes in page.tags if tag == "svg"):
@@ -247,16 +247,16 @@ def test_page_is_accessible(tmp_path: Path) -> None:
     assert ("html", {"lang": "en"}) in page.tags
 
 
-def test_charts_follow_the_mode(tmp_path: Path) -> None:
-    """No chart holds a colour of its own, so that light and dark mode colour it."""
+def test_charts_use_the_colours_of_the_page(tmp_path: Path) -> None:
+    """No chart has a fixed colour, so light and dark mode apply to charts, too."""
     html, _ = page_of(REPORT, tmp_path)
     charts = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
     assert "var(--accent)" in charts
     assert re.findall(r"#[0-9a-f]{6}\b", charts) == []
 
 
-def test_page_tells_the_figures(tmp_path: Path) -> None:
-    """Headline figures come with their numbers, baselines stand beside them, undefined figures are dashes."""
+def test_the_page_shows_the_figures(tmp_path: Path) -> None:
+    """Headline figures have their counts, baselines are shown, undefined figures are dashes."""
     _, page = page_of(REPORT, tmp_path)
     for words in (
         "Sensitivity 0.844 27 of 32 positive found",
@@ -269,17 +269,17 @@ def test_page_tells_the_figures(tmp_path: Path) -> None:
         "lake 5 9 0 0 – – – – – –",  # noqa: RUF001
         "far Refused: another key domain",
         "All admitted – 130 30 72 0.931",  # noqa: RUF001
-        "Federated in plaintext (twin) 0.312 0.929",
-        "north alone, plaintext 0.312 0.811",
+        "Federated in plaintext (reference) 0.312 0.929",
+        "Local baseline of north, plaintext 0.312 0.811",
         "north ▲ better 70 52 0.931 0.822 +0.109 0.875 0.875 0.000",
-        "north Its own model alone 0.312 0.822 0.844 0.900 0.871 0.857 0.875",
-        "north Federated in plaintext (twin) 0.312 0.929",
-        "lake 1 to 2 update: no answer in time",
-        "river & hill 2 it did not adopt the model: loss",
-        "until the hospitals adopted a model: 2 (attempt 2).",
+        "north Local baseline 0.312 0.822 0.844 0.900 0.871 0.857 0.875",
+        "north Federated in plaintext (reference) 0.312 0.929",
+        "lake 1 to 2 update: no reply in time",
+        "river & hill 2 it rejected the model: loss",
+        "until the hospitals accepted a model: 2 (attempt 2).",
         "1 river & hill 0.710",
         "2 north 0.312 0.955 0.844",
-        "6 patients are known to more than one hospital, as equal pseudonyms tell, and count once at each.",
+        "6 patients are known to more than one hospital (equal pseudonyms), and counted once at each.",
         "2 of them are in training at one hospital and in test at another",
         "true growing 5 16 % 27 84 %",
         "Largest difference of a predicted probability 3.1 × 10⁻⁴",  # noqa: RUF001  a times sign
@@ -290,29 +290,30 @@ def test_page_tells_the_figures(tmp_path: Path) -> None:
         assert words in page.text
 
 
-def test_page_is_honest(tmp_path: Path) -> None:
-    """The page says what is not protected, and calls nothing secure or private."""
+def test_the_page_states_what_is_not_protected(tmp_path: Path) -> None:
+    """The page states the limits, and calls nothing secure or private."""
     _, page = page_of(REPORT, tmp_path)
     for words in (
         "obfuscation of data in use, not a secure cipher",
         "trainer holds the evaluation key",
-        "The mask does not hold against a hospital that colludes with the coordinator",
+        "The coordinator must be trusted with the images",
         "No differential privacy was applied",
         "simulated on one computer",
     ):
         assert words in page.text
     claims = page.text.replace("not a secure cipher", "").replace("No differential privacy", "")
+    claims = claims.replace("Secure aggregation", "")
     assert re.findall(r"(?i)\b(secure|private|privacy|safe|anonym\w*)\b", claims) == []
     _, deployed = page_of(replace(REPORT, mode="deployment"), tmp_path)
     assert "on one computer" not in deployed.text
     _, clear = page_of(replace(REPORT, privacy=privacy_of(masked=False)), tmp_path)
-    assert "MASKING WAS OFF" in clear.text
+    assert "SECURE AGGREGATION WAS OFF" in clear.text
     assert "readable by the coordinator" in clear.text
-    assert "MASKING WAS OFF" not in page.text
+    assert "SECURE AGGREGATION WAS OFF" not in page.text
 
 
-def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
-    """A name that looks like markup is shown, not run."""
+def test_the_page_escapes_texts_of_sites(tmp_path: Path) -> None:
+    """A name that looks like markup is shown as text."""
     evil = "<script>alert(1)</script>"
     report = replace(REPORT, scenario=evil, refused=(RefusedSite(evil, evil),), settings={evil: evil})
     html, page = page_of(report, tmp_path)
@@ -323,71 +324,75 @@ def test_page_escapes_what_sites_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shared", "words"),
     [
-        (SharedPatients(1, 0), ["1 patient is known to", "counts once at each. None of them is in training"]),
-        (SharedPatients(3, 1, 1), ["1 of them is in training", "1 training sequence of patients whom", "was left out"]),
-        (SharedPatients(3, 2, 7), ["2 of them are in training", "7 training sequences of", "were left out of it"]),
+        (SharedPatients(1, 0), ["1 patient is known to", "counted once at each. None of them is in training"]),
+        (SharedPatients(3, 1, 1), ["1 of them is in training", "1 training sequence of patients in", "was excluded"]),
+        (SharedPatients(3, 2, 7), ["2 of them are in training", "7 training sequences of", "were excluded from it"]),
         (SharedPatients(0, 0, 0), []),
         (None, []),
     ],
 )
-def test_page_tells_of_patients_at_several_hospitals(shared: SharedPatients | None, words: list[str], tmp_path: Path):
-    """Their number, and what it means for the tests, stand there if there are any, and nothing otherwise."""
+def test_the_page_reports_patients_at_several_hospitals(
+    shared: SharedPatients | None, words: list[str], tmp_path: Path
+):
+    """Their number and its consequence for the tests are shown if there are any."""
     _, page = page_of(replace(REPORT, shared_patients=shared), tmp_path)
     assert all(part in page.text for part in words)
     assert ("more than one hospital" in page.text) == bool(words)
 
 
-def test_page_compares_all_data_in_one_place(tmp_path: Path) -> None:
-    """The pooled baseline has a row; without local models there is no table of what a hospital gains."""
-    report = replace(with_own(None, plaintext_central=REFERENCE), baselines=Baselines(plaintext_central=REFERENCE))
+def test_the_page_shows_the_pooled_baseline(tmp_path: Path) -> None:
+    """The pooled baseline has a row; without local baselines there is no table of gains."""
+    report = replace(with_local(None, plaintext_central=REFERENCE), baselines=Baselines(plaintext_central=REFERENCE))
     _, page = page_of(report, tmp_path)
     assert "All data in one place, plaintext 0.312 0.929" in page.text
-    assert "What each hospital gains" not in page.text
+    assert "Gain of each hospital" not in page.text
     assert "north All data in one place, plaintext 0.312 0.929" in page.text
 
 
-def with_own(alone: Metrics | None, joined: Metrics = FINAL, **others: Metrics) -> Report:
-    """Return a report whose first site has these figures of its own model, of the federation's and of others."""
+def with_local(local: Metrics | None, federated: Metrics = FINAL, **others: Metrics) -> Report:
+    """Return a report whose first site has these figures: local baseline, federated model, other baselines."""
     north, *rest = REPORT.sites
     return replace(
-        REPORT, sites=(replace(north, test=joined, baselines=SiteBaselines(local_baseline=alone, **others)), *rest)
+        REPORT, sites=(replace(north, test=federated, baselines=SiteBaselines(local_baseline=local, **others)), *rest)
     )
 
 
-BETTER_ALONE = replace(FINAL, auc=0.97, accuracy=0.85)
+BETTER_LOCAL = replace(FINAL, auc=0.97, accuracy=0.85)
 
 
 @pytest.mark.parametrize(
-    ("alone", "joined", "verdict", "cells"),
+    ("local", "federated", "outcome", "cells"),
     [
         (OWN_OF_NORTH, FINAL, "▲ better", "0.931 0.822 +0.109 0.875 0.875 0.000"),
         (FINAL, FINAL, "= as good", "0.931 0.931 0.000 0.875 0.875 0.000"),
-        (BETTER_ALONE, FINAL, "▼ worse", "0.931 0.970 −0.039 0.875 0.850 +0.025"),  # noqa: RUF001  a minus sign
+        (BETTER_LOCAL, FINAL, "▼ worse", "0.931 0.970 −0.039 0.875 0.850 +0.025"),  # noqa: RUF001  a minus sign
         (FINAL, replace(FINAL, auc=0.93099), "▼ worse", "0.931 0.931 −0.000"),  # noqa: RUF001
         (replace(FINAL, auc=None, accuracy=0.9), FINAL, "▼ worse", "0.931 – – 0.875 0.900 −0.025"),  # noqa: RUF001
         (UNDEFINED, FINAL, "–", "0.931 – – 0.875 – –"),  # noqa: RUF001  en dashes
     ],
 )
-def test_a_site_that_loses_is_seen_at_a_glance(
-    alone: Metrics, joined: Metrics, verdict: str, cells: str, tmp_path: Path
+def test_a_site_with_a_better_local_baseline_is_named_under_the_result(
+    local: Metrics, federated: Metrics, outcome: str, cells: str, tmp_path: Path
 ) -> None:
-    """Where its own model has the higher AUC, or accuracy, it is named under the result; its row says so in a word."""
-    html, page = page_of(with_own(alone, joined), tmp_path)
-    assert f"north {verdict} 70 52 {cells}" in page.text
-    worse = verdict.endswith("worse")
-    assert ("Worse than alone: north. On its own test patients this hospital’s own model is" in page.text) == worse  # noqa: RUF001
+    """By AUC, else by accuracy; the site's row says so, too."""
+    html, page = page_of(with_local(local, federated), tmp_path)
+    assert f"north {outcome} 70 52 {cells}" in page.text
+    worse = outcome.endswith("worse")
+    assert (
+        "Worse than the local baseline: north. On its own test patients the hospital’s local baseline is" in page.text  # noqa: RUF001
+    ) == worse
     assert ('<tr class="worse">' in html) == worse
 
 
-def test_page_sets_the_pooled_model_beside_each_site(tmp_path: Path) -> None:
-    """Where there is one, its figures on the site's own test split stand in the row."""
-    _, page = page_of(with_own(OWN_OF_NORTH, plaintext_central=replace(FINAL, auc=0.944, accuracy=0.888)), tmp_path)
+def test_the_page_shows_the_pooled_model_at_each_site(tmp_path: Path) -> None:
+    """Its figures on the site's own test split are in the site's row."""
+    _, page = page_of(with_local(OWN_OF_NORTH, plaintext_central=replace(FINAL, auc=0.944, accuracy=0.888)), tmp_path)
     assert "north ▲ better 70 52 0.931 0.822 +0.109 0.944 0.875 0.875 0.000 0.888" in page.text
     assert "Pooled is the model of all data in one place" in page.text
 
 
 def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
-    """What a deployment cannot know is not there; the names and values of its settings are, as they were given."""
+    """Comparisons that a deployment cannot make are absent; its settings are shown by name and value."""
     sites = tuple(replace(site, baselines=SiteBaselines()) for site in REPORT.sites)
     facts = {"mode": "deployment", "baselines": Baselines(), "parity": None, "shared_patients": None}
     settings = {"batch-size": 16, "secure-aggregation": True, "initial-model": False}
@@ -395,75 +400,75 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
     _, page = page_of(report, tmp_path)
     assert "batch-size 16 secure-aggregation yes initial-model no" in page.text
     for words in (
-        "What each hospital gains",
-        "Beside other ways",
+        "Gain of each hospital",
+        "Comparison with other ways",
         "Does encryption",
         "Worse than",
         "in plaintext",
         "reference",
     ):
         assert words not in page.text
-    alone = replace(sites[0], baselines=SiteBaselines(local_baseline=BETTER_ALONE))
-    _, page = page_of(replace(report, sites=(alone, *sites[1:])), tmp_path)
-    assert "the model that it trained alone, and what the first is better by." in page.text
-    assert "Worse than alone: north." in page.text
+    local = replace(sites[0], baselines=SiteBaselines(local_baseline=BETTER_LOCAL))
+    _, page = page_of(replace(report, sites=(local, *sites[1:])), tmp_path)
+    assert "the hospital’s local baseline, and the difference." in page.text  # noqa: RUF001
+    assert "Worse than the local baseline: north." in page.text
 
 
 @pytest.mark.parametrize(("sites", "named"), [(1, None), (2, True), (15, True), (16, False)])
 def test_curves_of_sites_are_named_where_they_can_be_told_apart(sites: int, named: bool | None, tmp_path: Path) -> None:
-    """Up to 15 sites differ by colour or marker, of more each is a plain line; one site alone is all there is."""
+    """Up to 15 sites differ by colour or marker; more sites are plain lines; a single site has no curve of its own."""
     names = [f"site \u4e00 {number}" for number in range(sites)]
     rounds = tuple(RoundResult(k, tuple(names), FINAL, 1.0, dict.fromkeys(names, FINAL)) for k in (1, 2))
     html, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
     curves = re.findall(r'<span class="curve" style="([^"]*)"\s*aria-hidden="true">(.*?)</span> (.*?)</li>', html)
-    told = ["All hospitals", *(names if named else [f"each of {sites} hospitals"])]
-    assert [label for *_, label in curves] == ([] if named is None else told)
+    labels = ["All hospitals", *(names if named else [f"each of {sites} hospitals"])]
+    assert [label for *_, label in curves] == ([] if named is None else labels)
     assert len({tuple(look) for *look, _ in curves}) == len(curves)
     assert len(re.findall("<svg", html)) == (2 if named is None else 4)
     assert page.open == []
 
 
-def test_rounds_of_one_reason_are_one_row(tmp_path: Path) -> None:
-    """Who was left out is told once for all rounds of the same reason, and once more for another."""
+def test_exclusions_for_one_reason_are_one_row(tmp_path: Path) -> None:
+    """A site has one row for all rounds with the same reason, and another row for another reason."""
     reasons = {1: "update: late", 2: "update: late", 4: "update: late", 5: "a test", 6: "update: late"}
     rounds = tuple(
-        replace(REPORT.rounds[1], round=k, left_out={"lake": f"round {k}: {reasons[k]}"} if k in reasons else {})
+        replace(REPORT.rounds[1], round=k, excluded={"lake": f"round {k}: {reasons[k]}"} if k in reasons else {})
         for k in range(1, 7)
     )
     _, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
-    assert "Why lake 1 to 2, 4, 6 update: late lake 5 a test Rounds that were repeated" in page.text
-    _, page = page_of(replace(REPORT, rounds=(replace(REPORT.rounds[0], left_out={}),)), tmp_path)
-    assert "left out" not in page.text
-    assert "repeated" not in page.text
+    assert "Reason lake 1 to 2, 4, 6 update: late lake 5 a test Rounds that were retried" in page.text
+    _, page = page_of(replace(REPORT, rounds=(replace(REPORT.rounds[0], excluded={}),)), tmp_path)
+    assert "excluded" not in page.text
+    assert "retried" not in page.text
 
 
 @pytest.mark.parametrize(
     ("parity", "words"),
     [
-        (Parity(3e-4, None, (4e-4, 1e-4)), "Verdict within what rounding alone does"),
-        (Parity(5e-4, None, (4e-4, 1e-4)), "Verdict more than rounding alone does"),
-        (Parity(math.nan, None, (math.nan,)), "Verdict more than rounding alone does"),
-        (Parity(math.nan, None, (4e-4,)), "Verdict more than rounding alone does"),
+        (Parity(3e-4, None, (4e-4, 1e-4)), "Conclusion not more than rounding alone changes"),
+        (Parity(5e-4, None, (4e-4, 1e-4)), "Conclusion more than rounding alone changes"),
+        (Parity(math.nan, None, (math.nan,)), "Conclusion more than rounding alone changes"),
+        (Parity(math.nan, None, (4e-4,)), "Conclusion more than rounding alone changes"),
         (Parity(math.nan, None), "predicted probability not finite"),
         (Parity(0.0, None), "predicted probability none"),
     ],
 )
-def test_parity_is_judged_by_its_control(parity: Parity, words: str, tmp_path: Path) -> None:
-    """A difference passes if the largest draw of the control is as large; what is not finite never passes."""
+def test_parity_is_compared_with_its_control(parity: Parity, words: str, tmp_path: Path) -> None:
+    """A difference passes if the largest draw of the control is at least as large; non-finite values never pass."""
     _, page = page_of(replace(REPORT, parity=parity), tmp_path)
     assert words in page.text
-    assert ("Verdict" in page.text) == bool(parity.control_probability_differences)
+    assert ("Conclusion" in page.text) == bool(parity.control_probability_differences)
 
 
-def test_no_report_promises_by_default() -> None:
-    """What a run protects must be said, with or without the mask, to make its report."""
+def test_a_report_needs_a_statement_of_privacy() -> None:
+    """A report cannot be made without saying whether the run used secure aggregation."""
     facts = {name: value for name, value in vars(REPORT).items() if name != "privacy"}
     with pytest.raises(TypeError, match="privacy"):
         Report(**facts)
 
 
-def test_a_run_without_anything_still_has_a_page(tmp_path: Path) -> None:
-    """No round, no site, no test sequence: the page says so and nothing fails."""
+def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
+    """Without rounds, sites and test sequences the page says so, and nothing fails."""
     empty = Report(
         scenario="empty",
         seed=0,
@@ -485,7 +490,7 @@ def test_a_run_without_anything_still_has_a_page(tmp_path: Path) -> None:
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
-    """A diverged twin does not cost the report: JSON holds null for its difference, and stays standard JSON."""
+    """If the plaintext reference diverged, the record is still standard JSON, with null for the difference."""
     write_report(tmp_path, replace(REPORT, parity=Parity(math.nan, math.inf)))
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     parity = json.loads(text, parse_constant=pytest.fail)["parity"]
@@ -496,7 +501,7 @@ def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
-    """If a page cannot be made, the earlier report stands whole and nothing is left beside it."""
+    """If rendering fails, the earlier files are unchanged and no other file is left."""
     write_report(tmp_path, REPORT)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     broken = replace(REPORT, sites=(SiteResult("x", "many", {}, None),))
@@ -517,28 +522,28 @@ def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
         (json.dumps({**REPORT.to_mapping(), "sites": [{**REPORT.sites[0].to_mapping(), "gain": None}]}), "the gain of"),
     ],
 )
-def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    """A damaged file, and a record with other names, are refused in one line."""
+def test_other_files_are_rejected(text: str, message: str, tmp_path: Path) -> None:
+    """A damaged file, and a record with other names, are rejected in one line."""
     path = tmp_path / "report.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(FederationError, match=message):
         load_report(path)
 
 
-def test_a_missing_report_is_refused(tmp_path: Path) -> None:
-    """A path without a file is named."""
+def test_a_missing_report_is_named(tmp_path: Path) -> None:
+    """The error names the path."""
     with pytest.raises(FederationError, match="nowhere.json"):
         load_report(tmp_path / "nowhere.json")
 
 
 def test_confusion_needs_a_name_for_each_class() -> None:
-    """Names and matrix must belong together."""
-    with pytest.raises(FederationError, match="confusion of 2 classes"):
+    """The number of names must be that of the matrix."""
+    with pytest.raises(FederationError, match="confusion matrix of 2 classes"):
         Confusion(("a", "b", "c"), ((1, 0), (0, 1)))
 
 
-def test_summary_tells_final_figures() -> None:
-    """The terminal shows accuracy, sensitivity, specificity, F1 and AUC, beside the plaintext's, and refusals."""
+def test_the_summary_shows_the_final_figures() -> None:
+    """The summary has accuracy, sensitivity, specificity, F1 and AUC, the plaintext reference's, and refused sites."""
     lines = summary(REPORT).splitlines()
     assert lines[0] == "demo <3>: 3 sites, 2 rounds, 72 test sequences"
     assert "  sensitivity 0.844   plaintext 0.844" in lines
@@ -551,13 +556,17 @@ def test_summary_tells_final_figures() -> None:
         "F1",
         "AUC",
     ]
-    assert "  north alone, plaintext: AUC 0.811, 0.822 on its own tests (federated 0.931)" in lines
+    assert "  local baseline of north, plaintext: AUC 0.811, 0.822 on its own tests (federated 0.931)" in lines
     assert "  patients at several sites: 6, of whom 2 in training at one and in test at another" in lines
-    assert "  north alone, plaintext: AUC 0.811, 0.970 on its own tests (federated 0.931: WORSE)" in summary(
-        with_own(BETTER_ALONE)
+    assert (
+        "  local baseline of north, plaintext: AUC 0.811, 0.970 on its own tests (federated 0.931: WORSE)"
+        in summary(with_local(BETTER_LOCAL))
     )
-    deployed = replace(with_own(replace(FINAL, auc=None, accuracy=1.0)), mode="deployment", baselines=Baselines())
-    assert "  north alone: AUC not defined on its own tests (federated 0.931: WORSE in accuracy)" in summary(deployed)
+    deployed = replace(with_local(replace(FINAL, auc=None, accuracy=1.0)), mode="deployment", baselines=Baselines())
+    assert (
+        "  local baseline of north: AUC not defined on its own tests (federated 0.931: WORSE in accuracy)"
+        in summary(deployed)
+    )
     assert "AUC         not defined" in summary(replace(REPORT, final=UNDEFINED, baselines=Baselines()))
     pooled = summary(
         replace(REPORT, baselines=Baselines(plaintext_central=REFERENCE), shared_patients=SharedPatients(0, 0))
@@ -567,7 +576,7 @@ def test_summary_tells_final_figures() -> None:
 
 
 def test_report_loads_quickly() -> None:
-    """Importing the report loads neither Matplotlib nor Jinja: command lines import it for their help."""
+    """Importing the report imports neither Matplotlib nor Jinja: command lines import it for their help."""
     script = (
         "import sys, fedpp.reporting.report; print(sorted({'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)))"
     )
@@ -576,7 +585,7 @@ def test_report_loads_quickly() -> None:
 
 
 def test_record_has_the_figures_of_each_finding(tmp_path: Path) -> None:
-    """Under its name stand its figures, how many know it and have it, and its operating point, or null."""
+    """Each finding has figures, its numbers of known and present sequences, and an operating point or null."""
     write_report(tmp_path, FINDINGS)
     record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert record["confusion"] is None
@@ -590,11 +599,11 @@ def test_record_has_the_figures_of_each_finding(tmp_path: Path) -> None:
     assert set(record["final"]) == METRICS | {"loss"}
 
 
-def test_page_tells_each_finding(tmp_path: Path) -> None:
-    """Headline figures say of how many findings they are a mean; each finding has a row, undefined figures a dash."""
+def test_the_page_shows_each_finding(tmp_path: Path) -> None:
+    """Headline figures name the number of averaged findings; each finding has a row, undefined figures a dash."""
     html, page = page_of(FINDINGS, tmp_path)
     for words in (
-        "Each of 2 findings is asked about by itself",
+        "Each of 2 findings is evaluated separately",
         "AUC 0.931 plaintext reference 0.929",
         "Sensitivity 0.844 mean of 1 finding ",
         "Accuracy 0.875 mean of 2 findings",
@@ -610,25 +619,25 @@ def test_page_tells_each_finding(tmp_path: Path) -> None:
     assert page.text.count("Fracture & <c>") == 1  # it has no operating point
 
 
-def test_page_tells_the_operating_point(tmp_path: Path) -> None:
-    """With one label it stands beside the confusion matrix; without one nothing is said of it."""
+def test_the_page_shows_the_operating_point(tmp_path: Path) -> None:
+    """A single label has an operating point and a confusion matrix; without a point there is no section on it."""
     _, page = page_of(replace(REPORT, operating_point=POINT), tmp_path)
     assert "All sequences 0.223 0.938 0.062 0.700 0.720 0.815 0.810" in page.text
     assert "Confusion matrix" in page.text
     _, without = page_of(REPORT, tmp_path)
-    assert "must not be missed" not in without.text
+    assert "Operating point" not in without.text
 
 
 def test_a_finding_s_result_is_that_of_its_counts() -> None:
-    """Figures are the test's, the threshold is chosen on validation."""
+    """Figures are of the test counts, the threshold is chosen on the validation counts."""
     validation = count([1, 1, 0], presence(np.array([2.0, 1.0, 0.0])))
     test = count([1, 0, 0], presence(np.array([3.0, 1.5, -1.0])))
     point = operating_point(validation, test, 0.9)
     assert FindingResult.of(validation, test, 0.9) == FindingResult(3, 1, metrics(test), point)
 
 
-def test_summary_tells_findings_and_points() -> None:
-    """Each finding is a line with its AUC and how many have it, and what a threshold for a sensitivity does."""
+def test_the_summary_shows_findings_and_points() -> None:
+    """Each finding has a line with AUC, number of sequences and operating point."""
     lines = summary(FINDINGS).splitlines()
     point = (
         "threshold 0.223, set for sensitivity 0.9 on validation data: on test data sensitivity 0.938, specificity 0.700"

@@ -111,7 +111,11 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     notes: list[str] = []
     compared = compare(asked, hospitals, record, tmp_path / "no model", notes.append)
-    assert notes == ["all data in one place, plaintext", "north alone, plaintext", "south alone, plaintext"]
+    assert notes == [
+        "all data in one place, plaintext",
+        "local baseline of north, plaintext",
+        "local baseline of south, plaintext",
+    ]
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     unfair = also_tested_elsewhere(datasets)
     assert compared.patients == SharedPatients(5, int(seed in SPOILT), SPOILT.get(seed, 0))

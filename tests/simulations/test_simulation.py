@@ -117,7 +117,7 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     lines = run(capfd, scenario, "--data", chexpert, "--seed", 2, "--out", out).splitlines()
     report = json.loads((out / "report.json").read_text())
     assert [(site["name"], site["patients"]) for site in report["sites"]] == [("north", 14), ("south", 23)]
-    assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_left_out": SPOILT[2]}
+    assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_excluded": SPOILT[2]}
     assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_baseline"}
     assert set(report["baselines"]["local_baseline"]) == {"north", "south"}
     record = FederationRecord.load(out / "federation" / "federation.json")
@@ -133,12 +133,12 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     assert (report["settings"]["predicted"], report["settings"]["split"]) == ("each visit", "stratified")
     for line in (
         "  all data in one place, plaintext: AUC",
-        "  south alone, plaintext: AUC",
+        "  local baseline of south, plaintext: AUC",
         "  patients at several sites: 5",
     ):
         assert any(printed.startswith(line) for printed in lines)
     page = (out / "report.html").read_text()
-    assert "What each hospital gains" in page
+    assert "Gain of each hospital" in page
     for patient in ("patient00012", "train.csv", "view1"):  # nothing of the raw folder
         assert patient not in page
 
@@ -164,7 +164,7 @@ def test_findings_are_learned_at_once_as_in_plaintext(
     assert report["final"]["loss"] == pytest.approx(sum(losses) / 2)
     assert consolidation["operating_point"]["wanted"] == 0.8
     assert any(line.startswith("  Pleural Effusion: AUC ") for line in lines)
-    assert "Each of 2 findings is asked about by itself" in (out / "report.html").read_text()
+    assert "Each of 2 findings is evaluated separately" in (out / "report.html").read_text()
 
 
 def test_list_names_the_scenarios():

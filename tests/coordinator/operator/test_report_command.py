@@ -51,15 +51,15 @@ def test_a_report_is_made_of_the_record_alone(tmp_path: Path, capsys: pytest.Cap
         assert (told.round, told.sites, told.seconds, told.attempt) == (of.number, ("a", "b"), of.seconds, 1)
         assert told.by_site == {name: metrics(of.validation[name]) for name in "abc"}
         assert told.validation == metrics(of.together)
-        assert told.left_out == {"c": f"round {of.number}: update: its disk is full"}
+        assert told.excluded == {"c": f"round {of.number}: update: its disk is full"}
     assert report.confusion is not None
     assert report.confusion.classes == ("no", "yes")
     assert dict(record.settings).items() <= dict(report.settings).items()
     assert (report.baselines.to_mapping(), report.parity, report.shared_patients) == ({}, None, None)
-    assert report.privacy.protects[1].endswith("counts and histograms of predictions.")
+    assert report.privacy.protects[1].endswith("evaluation counts with histograms of scores.")
     page = (tmp_path / "report.html").read_text()
     assert "its disk is full" in page
-    assert "What each hospital gains" not in page
+    assert "Gain of each hospital" not in page
 
 
 @pytest.mark.parametrize("present", ["report.json", "report.html"])
@@ -92,8 +92,8 @@ def test_a_site_s_own_model_stands_beside_the_federation_s(tmp_path: Path, capsy
     assert (a.gain, a.baselines.to_mapping()) == (None, {})
     assert b.baselines.local_baseline == metrics(all_right)
     assert b.gain is not None
-    assert (b.gain.accuracy, b.gain.verdict) == (-1.0, "worse")
-    assert "  b alone: AUC not defined on its own tests (federated not defined: WORSE in accuracy)" in (
+    assert (b.gain.accuracy, b.gain.outcome) == (-1.0, "worse")
+    assert "  local baseline of b: AUC not defined on its own tests (federated not defined: WORSE in accuracy)" in (
         capsys.readouterr().out.splitlines()
     )
 
