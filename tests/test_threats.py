@@ -173,7 +173,7 @@ def test_score_tells_any_row_of_the_domain(domain: KeyDomain, dataset: Encrypted
         for column in (0, 1):
             logits = np.zeros((3, 2, 2))
             logits[0, column] = pixel  # of the first test sequence: a row put in for a prediction
-            losses.append(client.score("test", logits).loss_sum)
+            losses.append(client.evaluate("test", logits).loss_sum)
     # log(1 + e^m) and log(1 + e^-m), or the other way round, beside the same constant: they differ by m
     assert abs(abs(losses[0] - losses[1]) - abs(value)) < 1e-6
 
@@ -195,7 +195,7 @@ def test_weights_of_the_coordinators_choice_read_an_image(
         for pixel in range(16):
             chosen["dense/kernel"][:, 0] = np.eye(16)[pixel]
             trainer.load({name: np.stack([values, values], axis=-1) @ sk for name, values in chosen.items()})
-            counts = client.score("validation", trainer.logits(dataset, dataset.indices("validation")))  # `evaluate`
+            counts = client.evaluate("validation", trainer.logits(dataset, dataset.indices("validation")))  # `evaluate`
             seen.append(middles[np.argmax(counts.positive_scores)])
     frames = plaintext[0][7]  # of the two in the split, the positive one
     np.testing.assert_allclose(seen, frames.reshape(2, 4, 2, 4, 2).max(axis=(2, 4)).mean(axis=0).ravel(), atol=0.05)

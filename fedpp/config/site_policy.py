@@ -40,7 +40,7 @@ _LONGEST = 200  # characters of a value; Python refuses to write out a number of
 
 @dataclass(frozen=True)
 class EvaluationLimits:
-    """How much the vault's `Score` may tell."""
+    """Limits of the vault's `Evaluate`: how many evaluation counts it discloses."""
 
     min_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
     per_round: int = 9  # calls of one round and split: two in each of three attempts, and three to do some again

@@ -98,7 +98,7 @@ class ArrayChunk(_message.Message):
     data: bytes
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class ScoreRequest(_message.Message):
+class EvaluateRequest(_message.Message):
     __slots__ = ("split", "logits", "run", "round")
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
@@ -110,7 +110,7 @@ class ScoreRequest(_message.Message):
     round: int
     def __init__(self, split: _Optional[str] = ..., logits: _Optional[_Union[ArrayChunk, _Mapping]] = ..., run: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
-class ScoreReply(_message.Message):
+class EvaluateReply(_message.Message):
     __slots__ = ("examples", "multi_label", "counts")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -135,42 +135,42 @@ class Counts(_message.Message):
     def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., positive_scores: _Optional[_Iterable[int]] = ..., negative_scores: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class MaskRequest(_message.Message):
-    __slots__ = ("round", "examples", "words")
+    __slots__ = ("round", "examples", "values")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     round: str
     examples: int
-    words: bytes
-    def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., words: _Optional[bytes] = ...) -> None: ...
+    values: bytes
+    def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class MaskReply(_message.Message):
-    __slots__ = ("words", "nonce", "tag", "least")
-    WORDS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("values", "nonce", "tag", "min_sites")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
-    LEAST_FIELD_NUMBER: _ClassVar[int]
-    words: bytes
+    MIN_SITES_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
     nonce: str
     tag: str
-    least: int
-    def __init__(self, words: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., least: _Optional[int] = ...) -> None: ...
+    min_sites: int
+    def __init__(self, values: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., min_sites: _Optional[int] = ...) -> None: ...
 
 class UnmaskRequest(_message.Message):
-    __slots__ = ("round", "sum", "proofs", "run", "bundle", "words")
+    __slots__ = ("round", "aggregate", "proofs", "run", "bundle", "values")
     ROUND_FIELD_NUMBER: _ClassVar[int]
-    SUM_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATE_FIELD_NUMBER: _ClassVar[int]
     PROOFS_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
-    WORDS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     round: str
-    sum: str
+    aggregate: str
     proofs: _containers.RepeatedScalarFieldContainer[str]
     run: str
     bundle: str
-    words: bytes
-    def __init__(self, round: _Optional[str] = ..., sum: _Optional[str] = ..., proofs: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., bundle: _Optional[str] = ..., words: _Optional[bytes] = ...) -> None: ...
+    values: bytes
+    def __init__(self, round: _Optional[str] = ..., aggregate: _Optional[str] = ..., proofs: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., bundle: _Optional[str] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class SealRequest(_message.Message):
     __slots__ = ("about", "data")
@@ -180,7 +180,7 @@ class SealRequest(_message.Message):
     data: bytes
     def __init__(self, about: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class OpenReply(_message.Message):
+class UnsealReply(_message.Message):
     __slots__ = ("about", "data")
     ABOUT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]

@@ -49,10 +49,10 @@ class VaultStub:
                 request_serializer=fedpp_dot_vault__api_dot_vault__pb2.SignRequest.SerializeToString,
                 response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SignReply.FromString,
                 _registered_method=True)
-        self.Score = channel.stream_unary(
-                '/fedpp.vault.v1.Vault/Score',
-                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.FromString,
+        self.Evaluate = channel.stream_unary(
+                '/fedpp.vault.v1.Vault/Evaluate',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.FromString,
                 _registered_method=True)
         self.Mask = channel.stream_stream(
                 '/fedpp.vault.v1.Vault/Mask',
@@ -69,10 +69,10 @@ class VaultStub:
                 request_serializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.SerializeToString,
                 response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
                 _registered_method=True)
-        self.Open = channel.stream_stream(
-                '/fedpp.vault.v1.Vault/Open',
+        self.Unseal = channel.stream_stream(
+                '/fedpp.vault.v1.Vault/Unseal',
                 request_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.OpenReply.FromString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.FromString,
                 _registered_method=True)
 
 
@@ -100,35 +100,35 @@ class VaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Score(self, request_iterator, context):
-        """Sums and counts of encrypted predictions. Chosen predictions are told by them: docs/threats.md.
+    def Evaluate(self, request_iterator, context):
+        """Evaluation counts of encrypted predictions. They disclose chosen predictions: docs/explanation/threats.md.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Mask(self, request_iterator, context):
-        """The words of one update under a fresh mask; the last message of the answer has its nonce and tag.
+        """One encoded update under a fresh mask; the last message of the reply has its nonce and tag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unmask(self, request_iterator, context):
-        """A sum of masked words without its masks: of one list of contributions a round and attempt, if the tag fits.
+        """An aggregate without its masks: of one list of contributions a round and attempt, if the tag fits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Seal(self, request_iterator, context):
-        """Bytes sealed under a key of the domain, with what they are about; and opened again.
+        """Bytes sealed under a key of the domain, with a text that says what they are about; and unsealed again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Open(self, request_iterator, context):
+    def Unseal(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,10 +152,10 @@ def add_VaultServicer_to_server(servicer, server):
                     request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SignRequest.FromString,
                     response_serializer=fedpp_dot_vault__api_dot_vault__pb2.SignReply.SerializeToString,
             ),
-            'Score': grpc.stream_unary_rpc_method_handler(
-                    servicer.Score,
-                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.SerializeToString,
+            'Evaluate': grpc.stream_unary_rpc_method_handler(
+                    servicer.Evaluate,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.SerializeToString,
             ),
             'Mask': grpc.stream_stream_rpc_method_handler(
                     servicer.Mask,
@@ -172,10 +172,10 @@ def add_VaultServicer_to_server(servicer, server):
                     request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.FromString,
                     response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
             ),
-            'Open': grpc.stream_stream_rpc_method_handler(
-                    servicer.Open,
+            'Unseal': grpc.stream_stream_rpc_method_handler(
+                    servicer.Unseal,
                     request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.OpenReply.SerializeToString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,7 +270,7 @@ class Vault:
             _registered_method=True)
 
     @staticmethod
-    def Score(request_iterator,
+    def Evaluate(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -283,9 +283,9 @@ class Vault:
         return grpc.experimental.stream_unary(
             request_iterator,
             target,
-            '/fedpp.vault.v1.Vault/Score',
-            fedpp_dot_vault__api_dot_vault__pb2.ScoreRequest.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.ScoreReply.FromString,
+            '/fedpp.vault.v1.Vault/Evaluate',
+            fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -378,7 +378,7 @@ class Vault:
             _registered_method=True)
 
     @staticmethod
-    def Open(request_iterator,
+    def Unseal(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -391,9 +391,9 @@ class Vault:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/fedpp.vault.v1.Vault/Open',
+            '/fedpp.vault.v1.Vault/Unseal',
             fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.OpenReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.FromString,
             options,
             channel_credentials,
             insecure,

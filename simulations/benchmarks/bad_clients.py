@@ -44,7 +44,7 @@ def garbage(address: str, generator: Random, reached: Callable[[], None] = _noth
             return
 
 
-def announce_a_gigabyte(address: str, method: str = "Score", reached: Callable[[], None] = _nothing) -> int:
+def announce_a_gigabyte(address: str, method: str = "Evaluate", reached: Callable[[], None] = _nothing) -> int:
     """Announce a message of 1 GB and send zeros until the vault stops it; return how many bytes were sent."""
     sent = 0
     with _connected(address) as connection:
@@ -64,7 +64,7 @@ def announce_a_gigabyte(address: str, method: str = "Score", reached: Callable[[
 
 
 def silence(address: str, seconds: float = SECONDS, reached: Callable[[], None] = _nothing) -> list[grpc.StatusCode]:
-    """Open streams to `Score` and calls to `Info`, and send nothing; return the status of each."""
+    """Open streams to `Evaluate` and calls to `Info`, and send nothing; return the status of each."""
     over = threading.Event()
 
     def nothing() -> Iterator[Any]:
@@ -73,7 +73,7 @@ def silence(address: str, seconds: float = SECONDS, reached: Callable[[], None] 
 
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         calls: list[Any] = [
-            channel.stream_unary(VAULT + ("Score", "Info")[number % 2]).future(nothing(), timeout=seconds)
+            channel.stream_unary(VAULT + ("Evaluate", "Info")[number % 2]).future(nothing(), timeout=seconds)
             for number in range(STREAMS)
         ]
         grpc.channel_ready_future(channel).result(seconds)

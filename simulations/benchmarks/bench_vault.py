@@ -38,7 +38,7 @@ CALLS, CLIENTS = 10_000, 32
 SEQUENCES = 200  # of the evaluated split
 READY_SECONDS = 60.0
 WITHOUT_LIMITS = 10**9
-_KINDS = ("Info", "Info", "Score", "Score", "Sign")  # equally likely
+_KINDS = ("Info", "Info", "Evaluate", "Evaluate", "Sign")  # equally likely
 
 
 def vault(calls: int | None = None, clients: int | None = None) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
                     match kinds.choice(_KINDS):
                         case "Info":
                             connection.info()
-                        case "Score":
-                            connection.score("test", logits)
+                        case "Evaluate":
+                            connection.evaluate("test", logits)
                         case _:
                             connection.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE)
                 except VaultError as error:

@@ -1,6 +1,6 @@
 """The ciphertext side: the trainer, which holds the evaluation key, and the owner, who alone decrypts predictions.
 
-In a hospital they are two zones: the trainer would send the rows of its predictions to the vault (`Score`).
+In a hospital they are two zones: the trainer would send the rows of its predictions to the vault (`Evaluate`).
 """
 
 from collections.abc import Sequence

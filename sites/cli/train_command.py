@@ -139,7 +139,7 @@ def _stopping(
             )
 
         def loss(epoch: int) -> float:
-            told = metrics(vault.score("validation", trainer.logits(dataset, validation), round=epoch)).loss
+            told = metrics(vault.evaluate("validation", trainer.logits(dataset, validation), round=epoch)).loss
             if told is None:
                 raise VaultError(f"the vault at {options.vault} told no loss of the validation split: see its log")
             return told

@@ -1,9 +1,11 @@
-"""`fedpp-site vault`, `health`, `audit-log` and `vault-tls`: the commands of the secret zone's service."""
+"""Commands of the vault: `fedpp-site vault`, `health`, `audit-log` and `vault-tls`."""
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,81 +13,78 @@ from fedpp.cli import path, sha256
 
 from .opening import passphrase_of, require_folder, show
 
-READ_ONLY = "make nothing new under a key: no weights, signatures, masks or seals"
-UNKNOWN_SIGNER = "(the log's own word: give --certificate to check whose it is)"
+READ_ONLY = "create nothing new under a key: no weights, signatures, masks or seals"
+UNKNOWN_SIGNER = "(as the log states it: give --certificate to check which site it is)"
 
 if TYPE_CHECKING:
     from fedpp.errors import KeyFileError
+    from fedpp.keys.site_identity import SiteIdentity
 
-    from ..vault.audit_chain import Record
-    from ..vault.evaluation_limits import EvaluationCall
+    from ..vault.audit_log import AuditLog
+    from ..vault.vault_service import History
 
 
 def vault(options: argparse.Namespace) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
-    os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line, ours; Flower sets another in what it starts
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line of ours; Flower sets another value in its processes
     from fedpp.config.site_policy import SitePolicy
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.errors import VaultError
     from fedpp.keys import key_store
     from fedpp.vault_api.vault_channel import TlsFiles
 
-    from ..vault.audit_log import AuditLog, Signer
     from ..vault.sd_notify import notify
-    from ..vault.vault_aggregation import UnmaskedRound, past_unmasked
     from ..vault.vault_server import serve
-    from ..vault.vault_service import VaultService, past_score
+    from ..vault.vault_service import History, VaultService
 
     if options.audit_log and not options.audit_log.parent.is_dir():
-        raise VaultError(f"the folder of the audit log {options.audit_log} is not there: make its folder first")
+        raise VaultError(f"the folder of the audit log {options.audit_log} does not exist: create it first")
     if options.policy is not None:
-        SitePolicy.load(options.policy)  # before a passphrase is asked for
+        SitePolicy.load(options.policy)  # before the prompt for a passphrase
     tls = TlsFiles.read(options.tls) if options.tls else None
     require_folder(options.domain)
     site = key_store.open_site(options.domain, passphrase_of(options))
     dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
-    past: list[EvaluationCall] = []
-    unmasked: list[UnmaskedRound] = []
-
-    def seen(record: "Record") -> None:
-        past.extend(past_score(record))
-        unmasked.extend(past_unmasked(record))
-
-    audit, begun = None, False
-    if options.audit_log:
-        begun = not os.path.lexists(options.audit_log)
-        audit = AuditLog.open(options.audit_log, Signer.of(site.identity), seen)
-    else:
-        print("no --audit-log: calls are logged on stderr only, and forgotten at a restart", file=sys.stderr)
-
-    def ready() -> None:
-        nonlocal begun
-        begun = False  # it stays, whatever comes
-        print(f"vault ready at {options.address}", flush=True)
-        notify("READY=1")
-
-    try:
+    past = History()
+    with _audit(options.audit_log, site.identity, past) as (audit, keep):
         service = VaultService(
-            site,
-            dataset,
-            policy=options.policy,
-            audit=audit,
-            past=past,
-            unmasked=unmasked,
-            read_only=options.read_only,
+            site, dataset, policy=options.policy, audit=audit, past=past, read_only=options.read_only
         )
+
+        def ready() -> None:
+            keep()
+            print(f"vault ready at {options.address}", flush=True)
+            notify("READY=1")
+
         serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
-    finally:
-        if audit is not None:
-            if begun:  # by a start that failed: no vault was here
-                options.audit_log.unlink()
-            audit.close()
     return 0
 
 
+@contextmanager
+def _audit(
+    log: Path | None, identity: "SiteIdentity", past: "History"
+) -> "Iterator[tuple[AuditLog | None, Callable[[], object]]]":
+    """Open the audit log; yield it and what keeps a new log, which is removed if the vault does not start."""
+    from ..vault.audit_log import AuditLog, Signer
+
+    if log is None:
+        print("no --audit-log: calls are logged on stderr only, and lost at a restart", file=sys.stderr)
+        yield None, lambda: None
+        return
+    undo = ExitStack()
+    if not os.path.lexists(log):
+        undo.callback(log.unlink)
+    audit = AuditLog.open(log, Signer.of(identity), past.add)
+    try:
+        yield audit, undo.pop_all
+    finally:
+        undo.close()
+        audit.close()
+
+
 def health(options: argparse.Namespace) -> int:
-    """Ask a vault whether it can answer."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the one line of ours says what gRPC's lines of a handshake do
+    """Check whether a vault can reply."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our one line replaces gRPC's lines about a handshake
     from ..vault.vault_health import require_health
 
     require_health(options.address, options.tls)
@@ -115,7 +114,7 @@ def audit_log(options: argparse.Namespace) -> int:
             raise _unread(options.certificate, error) from None
         key, site = certificate.member.signing_key, certificate.member.site
     found = verify(options.file, public_key=key, head=options.head)
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "records": found.records,
         "first": found.first,
         "last": found.last,
@@ -123,11 +122,11 @@ def audit_log(options: argparse.Namespace) -> int:
         "signed by": f"{site}, {found.public_key}" if site else f"{found.public_key} {UNKNOWN_SIGNER}",
     }
     if found.after_known_head is not None:
-        told["records after --head"] = found.after_known_head
+        shown["records after --head"] = found.after_known_head
     if options.json:
-        print(json.dumps({name.replace(" --", " ").replace(" ", "_"): value for name, value in told.items()}))
+        print(json.dumps({name.replace(" --", " ").replace(" ", "_"): value for name, value in shown.items()}))
     else:
-        show(options, told)
+        show(options, shown)
     return 0
 
 
@@ -139,42 +138,46 @@ def _unread(certificate: Path, error: Exception) -> "KeyFileError":
 
 
 def vault_tls(options: argparse.Namespace) -> int:
-    """Make the certificates of a vault and a trainer that are on two machines."""
+    """Create certificates for a vault and a trainer on two machines."""
     from ..vault.vault_certificates import HOLDERS, create
 
     create(options.out, options.name)
     for holder in HOLDERS:
-        print(f"{options.out / holder}  for the {holder} alone: ca.pem, cert.pem, key.pem")
-    print(f"{options.out / 'ca.key'}  certifies more of them: keep it away from both machines")
+        print(f"{options.out / holder}  for the {holder} only: ca.pem, cert.pem, key.pem")
+    print(f"{options.out / 'ca.key'}  certifies further ones: keep it away from both machines")
     return 0
 
 
 def add_vault_arguments(to: argparse.ArgumentParser) -> None:
-    """Add what `vault` takes beside the domain."""
+    """Add the arguments of `vault` beside the domain."""
     to.add_argument("--dataset", type=path, required=True)
     to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
     to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
-    to.add_argument("--audit-log", type=path, help="file that gets one signed line a call (default: stderr only)")
+    to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
     to.add_argument("--read-only", action="store_true", help=READ_ONLY)
-    to.add_argument("--policy", type=path, help="site.yaml: what Score tells at most, for how long, and to which code")
+    to.add_argument(
+        "--policy", type=path, help="site.yaml: limits of evaluations, last day, and app bundles that may run"
+    )
 
 
 def add_health_arguments(to: argparse.ArgumentParser) -> None:
-    """Add what `health` takes."""
+    """Add the arguments of `health`."""
     to.add_argument("address", help="unix:/path/to/vault.sock, or HOST:PORT")
     to.add_argument("--tls", type=path, help="folder of a client's certificate, for HOST:PORT")
 
 
 def add_vault_tls_arguments(to: argparse.ArgumentParser) -> None:
-    """Add what `vault-tls` takes."""
+    """Add the arguments of `vault-tls`."""
     to.add_argument("--out", type=path, required=True, help="new folder")
     to.add_argument("--name", required=True, help="host name or address by which trainers reach the vault")
 
 
 def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
-    """Add what `audit-log` takes."""
+    """Add the arguments of `audit-log`."""
     to.add_argument("action", choices=("verify",))
     to.add_argument("file", type=path, help="the log")
-    to.add_argument("--certificate", type=path, help="of the site that must have signed it")
-    to.add_argument("--card", type=path, help="of the domain that certified it (default domain.card beside it)")
-    to.add_argument("--head", type=sha256, help="a head that was noted earlier: proves that nothing was cut since")
+    to.add_argument("--certificate", type=path, help="certificate of the site that must have signed the log")
+    to.add_argument(
+        "--card", type=path, help="domain card of the CA that issued the certificate (default: domain.card beside it)"
+    )
+    to.add_argument("--head", type=sha256, help="head that was noted earlier: proves that nothing was cut since")

@@ -3,7 +3,7 @@
 One handler for each message of `fedpp.protocol.messages`, none of which runs before the site's policy allows it
 (`reply_policy`), the run fits the site, and its participants are members (`participation`). What needs the domain
 secret (initial weights, masks, seals, evaluation counts) the site's vault does: the app never holds that secret, and
-docs/threats.md says what the evaluation key shows its reader.
+docs/explanation/threats.md says what the evaluation key shows its reader.
 
 Its five addresses (`SiteConfig`: dataset, evaluation key, vault, policy, work folder) are in the SuperNode's node
 configuration; in a simulation, whose nodes know a number only, in files of the folder that `FEDPP_SITES` names.
@@ -99,7 +99,7 @@ def _initial_model(part: Participation, *, sealed: bool) -> GlobalState:
     if sealed:
         if not part.run_spec.masked:  # it would leave the site in clear
             raise FederationError("a sealed initial model needs secure aggregation: set secure-aggregation=true")
-        sealed_about, sent = part.vault.open(sent)
+        sealed_about, sent = part.vault.unseal(sent)
         if part.nonce in sealed_about:  # which would let a site see two aggregates of one round
             raise FederationError("the initial model is a state of this run itself: choose a model of another run")
     model, run_spec = GlobalState.from_bytes(sent), part.run_spec

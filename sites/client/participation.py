@@ -94,7 +94,7 @@ class Participation:
         """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""
         with hide_figures():
             logits = trainer.logits(self.dataset, self.dataset.indices(split))
-        return self.vault.score(split, logits, self.query.run, number)
+        return self.vault.evaluate(split, logits, self.query.run, number)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Masked:
 
     def unseal(self, about: str, sent: bytes) -> bytes:
         """Return a sealed state in clear."""
-        sealed_about, state = self.vault.open(sent)
+        sealed_about, state = self.vault.unseal(sent)
         if sealed_about != about:
             raise FederationError(f"the coordinator sent a sealed state about {sealed_about:.200}, expected {about}")
         return state
@@ -49,7 +49,7 @@ class Masked:
     def mask(self, of: Round, examples: int, values: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
         """Return the masked update."""
         masked = self.vault.mask(of.to_json(), examples, values)
-        return masked.words, Mask(masked.nonce, masked.tag, masked.least)
+        return masked.values, Mask(masked.nonce, masked.tag, masked.min_sites)
 
     def unmask(self, of: Round, aggregate: Aggregate, values: EncodedUpdate) -> EncodedUpdate:
         """Return the aggregate without masks; the vault refuses one that was altered, or is of too few sites."""

@@ -1,9 +1,7 @@
-"""The vault's audit log: one signed line a call, on the disk before the call's answer leaves.
+"""Audit log of the vault: one signed line a call, on the disk before the call's reply leaves.
 
-Its form stands in `sites.vault.audit_chain`. What is turned away before it reaches a method of the vault (an unknown
-name, a
-call without its message, a call beyond the limits of concurrency) is not logged, nor are questions for the vault's
-health. Who cuts the log's end is found by who noted a head alone.
+`sites.vault.audit_chain` defines its form. Calls that reach no method (an unknown name, a missing message, too many at
+once) are not logged, nor are health checks. A cut at the log's end is found only with a head that was noted elsewhere.
 """
 
 import fcntl
@@ -21,14 +19,14 @@ from fedpp.errors import VaultError
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.values import canonical
 
-from .audit_chain import BEGIN, LONGEST_LINE, PURPOSE, Chain, Record
+from .audit_chain import BEGIN, MAX_LINE_BYTES, PURPOSE, Chain, Record, is_torn
 
 MODE = 0o640
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Who signs a log's lines."""
+    """Signing key of a log's lines."""
 
     public_key: str  # Ed25519, hex
     sign: Callable[[bytes], str]  # returns hex
@@ -40,22 +38,22 @@ class Signer:
 
 
 class AuditLog:
-    """An open log, which no other process may write to meanwhile."""
+    """An open log, locked against other processes."""
 
     def __init__(self, path: Path, descriptor: int, signer: Signer) -> None:
-        """Hold what `open` checked."""
+        """Keep what `open` checked."""
         self._path, self._file, self._signer = path, descriptor, signer
         self._chain = Chain(str(path))
-        self._size = self._synced = 0  # bytes written, and of these on the disk
+        self._size = self._synced = 0  # bytes written, and bytes of these on the disk
         self._broken, self._failing = "", False
         self._writing, self._syncing = threading.Lock(), threading.Lock()
 
     @classmethod
     def open(cls, path: Path, signer: Signer, seen: Callable[[Record], None] = lambda _: None) -> Self:
-        """Open or begin a log, and pass each of its records to `seen`.
+        """Open or create a log, and pass each of its records to `seen`.
 
-        A last line without an end, which a loss of power leaves, is cut, and a record says how many bytes that were.
-        Raises `VaultError` for any other damage, for a log of another key, and where another vault has it open.
+        A last line without a newline, as after a loss of power, is cut, and a record states its bytes. Raises
+        `VaultError` for any other damage, for a log of another key, and where another vault has it open.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
@@ -75,7 +73,7 @@ class AuditLog:
         return not self._broken and not self._failing
 
     def append(self, facts: Record) -> None:
-        """Write one record, number, time and chain added, and return when it is on the disk; raise `VaultError`."""
+        """Add number, time and chain to a record, write and sync it; raise `VaultError` if that fails."""
         with self._writing:
             if self._broken:
                 raise VaultError(self._broken)
@@ -87,8 +85,8 @@ class AuditLog:
             self._failing = False
             self._chain.count, self._chain.head = self._chain.count + 1, sha256(line).hexdigest()
             end = self._size
-        with self._syncing:  # who comes first syncs for all that were written meanwhile
-            if self._synced < end and self._broken:  # the system tells of a failure once, to whoever was first
+        with self._syncing:  # the first thread syncs for all that wrote meanwhile
+            if self._synced < end and self._broken:  # the system reports a failure once, to the first thread
                 raise VaultError(self._broken)
             if self._synced < end:
                 written = self._size
@@ -100,9 +98,9 @@ class AuditLog:
                 self._synced = written
 
     def close(self) -> None:
-        """Give the log free for another vault; a call that still runs is refused."""
+        """Unlock the log for another vault; calls that still run are refused."""
         with self._writing, self._syncing:
-            self._broken = "the audit log is closed: the vault stops"
+            self._broken = "the audit log is closed: the vault is stopping"
             os.close(self._file)
 
     def _begin(self, seen: Callable[[Record], None]) -> None:
@@ -115,21 +113,21 @@ class AuditLog:
         torn = self._read(seen)
         if not self._chain.count:
             os.fchmod(self._file, MODE)
-            self.append({"method": BEGIN, "outcome": "begun", "public_key": self._signer.public_key})
+            self.append({"method": BEGIN, "outcome": "started", "public_key": self._signer.public_key})
             _sync_folder(self._path.parent)
         elif self._chain.public_key != self._signer.public_key:
             raise VaultError(
                 f"the audit log {self._path} is signed by another key, {self._chain.public_key[:16]}, and this vault "
-                f"would sign by {self._signer.public_key[:16]}: begin a new log"
+                f"would sign by {self._signer.public_key[:16]}: start a new log"
             )
         if torn:
-            self.append({"method": "cut", "outcome": "a last line without an end was cut", "bytes": torn})
+            self.append({"method": "cut", "outcome": "a last line without a newline was cut", "bytes": torn})
 
     def _read(self, seen: Callable[[Record], None]) -> int:
-        """Check the lines, and cut a torn one; return its bytes."""
+        """Check the lines, cut a torn last one, and return its bytes."""
         with os.fdopen(os.dup(self._file), "rb") as file:
-            while line := file.readline(LONGEST_LINE + 1):
-                if not line.endswith(b"\n") and not file.read(1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                if is_torn(line, file):
                     os.ftruncate(self._file, self._size)
                     return len(line)
                 seen(self._chain.take(line, signature=not self._chain.count))
@@ -143,18 +141,21 @@ class AuditLog:
         except FileNotFoundError:
             return False
 
+    def _require_unaltered(self) -> None:
+        own = os.fstat(self._file)
+        if own.st_size != self._size:
+            self._broken = f"the audit log {self._path} was altered by another program: restart the vault"
+        elif not self._is_at_its_path(own):
+            self._broken = f"the audit log {self._path} was moved or replaced: put it back, and restart the vault"
+        if self._broken:
+            raise VaultError(self._broken)
+
     def _write(self, line: bytes) -> None:
         """Write a line, or leave the file as it was."""
-        if len(line) > LONGEST_LINE:
+        if len(line) > MAX_LINE_BYTES:
             raise VaultError(f"a record of {len(line)} bytes is too long for the audit log")
         try:
-            own = os.fstat(self._file)
-            if own.st_size != self._size:
-                self._broken = f"the audit log {self._path} was altered by another program: restart the vault"
-                raise VaultError(self._broken)
-            if not self._is_at_its_path(own):
-                self._broken = f"the audit log {self._path} was moved or replaced: put it back, and restart the vault"
-                raise VaultError(self._broken)
+            self._require_unaltered()
             written, reason = os.write(self._file, line), "no space for a whole line"
         except OSError as error:
             written, reason = 0, error.strerror or str(error)
@@ -163,9 +164,9 @@ class AuditLog:
                 os.ftruncate(self._file, self._size)
             except OSError as error:
                 self._broken = (
-                    f"the audit log has half a line, which cannot be cut ({error.strerror}): restart the vault"
+                    f"the audit log has an incomplete line, which cannot be cut ({error.strerror}): restart the vault"
                 )
-            raise VaultError(f"the audit log cannot be written ({reason}): nothing is answered until it can")
+            raise VaultError(f"the audit log cannot be written ({reason}): all calls are refused until it can")
         self._size += written
 
 

@@ -1,7 +1,7 @@
-"""No caller of the vault holds up another: calls that wait too long for their caller are cancelled, floods turned away.
+"""Guard against callers that block others: idle and overlong calls are cancelled, and calls of a method limited.
 
-gRPC gives each call a thread for as long as it lasts, also one that was opened and never says anything. So every
-method is served as a stream here, whose messages come one by one under our eyes; on the wire that is the same.
+gRPC gives each call a thread for as long as it lasts, also a call that never sends anything. So each method is served
+as a stream here, whose messages are watched one by one; on the wire that is the same.
 """
 
 import threading
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-IDLE_SECONDS = 20.0  # to wait for a caller's next message, or until it takes ours
-LONGEST_SECONDS = 600.0  # of a call
-MAX_OF_A_METHOD = 64  # calls at a time: a flood of one method leaves room for the others
+IDLE_SECONDS = 20.0  # longest wait for a caller to send its next message, or to take ours
+MAX_SECONDS = 600.0  # of a call
+MAX_CALLS_PER_METHOD = 64  # at a time: a flood of one method leaves threads for the others
 MAX_CALLS = 576  # of the nine methods, health included
 
 
 class _Watched:
-    """One running call, and since when it waits for its caller."""
+    """One running call, and the time since when it waits for its caller."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self.context, self.started = context, time.monotonic()
@@ -36,7 +36,7 @@ class _Watched:
 
     def overdue(self, idle: float) -> bool:
         now, since = time.monotonic(), self.waiting_since
-        return (since is not None and now - since > idle) or now - self.started > LONGEST_SECONDS
+        return (since is not None and now - since > idle) or now - self.started > MAX_SECONDS
 
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class CallGuard(grpc.ServerInterceptor):
-    """Bounds every method of a server; a thread looks at the running calls until `close`."""
+    """Interceptor that bounds every method of a server; a thread watches the running calls until `close`."""
 
     def __init__(self, idle_seconds: float) -> None:
         self._idle, self._lock, self._closed = idle_seconds, threading.Lock(), threading.Event()
@@ -61,7 +61,7 @@ class CallGuard(grpc.ServerInterceptor):
         continuation: "Callable[[grpc.HandlerCallDetails], Handler | None]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Return the method's handler as one of streams."""
+        """Return the method's handler as one of a stream."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
@@ -89,13 +89,15 @@ class CallGuard(grpc.ServerInterceptor):
     def _guarding(self, method: str, context: grpc.ServicerContext) -> Iterator[_Watched]:
         call = _Watched(context)
         with self._lock:
-            full = self._of_method[method] >= MAX_OF_A_METHOD
+            full = self._of_method[method] >= MAX_CALLS_PER_METHOD
             if not full:
                 self._of_method[method] += 1
                 self._running.add(call)
         if full:
             name = method.rpartition("/")[2]
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_OF_A_METHOD} calls of {name} run: try again later")
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CALLS_PER_METHOD} calls of {name} run: try again later"
+            )
         try:
             yield call
         finally:
@@ -112,7 +114,7 @@ class CallGuard(grpc.ServerInterceptor):
 
 
 def _argument(handler: "Handler", requests: Iterator[Any], call: _Watched) -> Any:
-    """Return the method's argument: the stream of messages, or the only one."""
+    """Return the method's argument: the stream of messages, or its only message."""
     messages = _messages(requests, call)
     if handler.request_streaming:
         return messages

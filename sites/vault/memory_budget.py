@@ -1,4 +1,4 @@
-"""The memory that calls of one method may use together: who needs more than is free waits, in the end in vain."""
+"""Memory budget shared by the calls of one method: a call waits for free memory, and fails after a while."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from fedpp.errors import VaultError
 
 
 class MemoryBudget:
-    """A number of bytes that calls share; one that needs more than all of them gets them alone."""
+    """A number of bytes that calls share; a call that needs more than the budget waits for all of it."""
 
     def __init__(self, size: int, wait_seconds: float) -> None:
         self._size, self._free, self._wait = size, size, wait_seconds

@@ -1,4 +1,4 @@
-"""Where a vault listens: a Unix socket for one group, or a TCP port with certificates on both sides."""
+"""Listening address of a vault: a Unix socket for one group, or a TCP port with certificates on both sides."""
 
 import os
 import socket
@@ -9,12 +9,12 @@ import grpc
 from fedpp.errors import ConfigError, VaultError
 from fedpp.vault_api.vault_channel import SCHEME, TlsFiles, is_tcp
 
-LONGEST_SOCKET_PATH = 107  # of a sockaddr_un
+MAX_SOCKET_PATH = 107  # of a sockaddr_un
 PROBE_SECONDS = 2.0
 
 
 def bind(server: grpc.Server, address: str, tls: TlsFiles | None) -> None:
-    """Let a server listen at an address; raise `ConfigError` or `VaultError` if that cannot be."""
+    """Let a server listen at an address; raise `ConfigError` or `VaultError` if it cannot."""
     if is_tcp(address):
         if tls is None:
             raise ConfigError(f"a vault at {address} needs certificates: give --tls, or listen at unix:/path.sock")
@@ -43,14 +43,7 @@ def _bind_socket(server: grpc.Server, path: Path) -> None:
 def _socket_path(address: str) -> Path:
     """Return the path of a `unix:` address, free to be bound; its folder is made for a group if it is new."""
     path = Path(address.removeprefix(SCHEME))
-    if not address.startswith(SCHEME) or not path.is_absolute():
-        raise ConfigError(
-            f"the vault's address must be unix:/absolute/path.sock, or HOST:PORT with --tls, got {address!r}"
-        )
-    if len(bytes(path)) > LONGEST_SOCKET_PATH:
-        raise ConfigError(f"the socket's path {path} is longer than {LONGEST_SOCKET_PATH} bytes: choose a shorter one")
-    if any(character in address for character in "%?#"):  # gRPC reads the address as a URI
-        raise ConfigError(f"the socket's path must have no %, ? or #, got {path}: choose another")
+    _require_socket_path(address, path)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
@@ -60,6 +53,17 @@ def _socket_path(address: str) -> Path:
     elif path.exists():
         raise ConfigError(f"{path} is a file and no socket: choose another address")
     return path
+
+
+def _require_socket_path(address: str, path: Path) -> None:
+    if not address.startswith(SCHEME) or not path.is_absolute():
+        raise ConfigError(
+            f"the vault's address must be unix:/absolute/path.sock, or HOST:PORT with --tls, got {address!r}"
+        )
+    if len(bytes(path)) > MAX_SOCKET_PATH:
+        raise ConfigError(f"the socket's path {path} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter one")
+    if any(character in address for character in "%?#"):  # gRPC reads the address as a URI
+        raise ConfigError(f"the socket's path must have no %, ? or #, got {path}: choose another")
 
 
 def _remove_stale(path: Path) -> None:

@@ -1,10 +1,9 @@
-"""The domain mask at the vault: updates are masked, sums are unmasked, states of the model are sealed and opened.
+"""Secure aggregation at the vault: it masks updates, unmasks aggregates, and seals and unseals states of the model.
 
-A mask is under a fresh nonce each time, so a vault that was restored or copied repeats nothing. A sum is unmasked where
-its tag fits, for a list of enough sites that proved to be members for the run, and for one list a round and attempt:
-two lists that differ by one site would show that site's update. Which were unmasked is in the audit log, and counts
-after a restart; without a log it is forgotten.
-No TensorFlow is loaded here.
+Each mask has a fresh nonce, so that a restored or copied vault repeats none. An aggregate is unmasked if its tag fits,
+for a list of enough sites that proved to be members for the run, and for one list a round and attempt: two lists that
+differ by one site would disclose that site's update. The unmasked lists are in the audit log and count after a restart;
+without a log they are lost. No TensorFlow is loaded here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,12 +28,12 @@ from fedpp.vault_api import vault_pb2
 from .memory_budget import MemoryBudget
 from .vault_calls import Call
 
-LONGEST_ABOUT = 500
+MAX_ABOUT_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class UnmaskedRound:
-    """Of which list the sum of a round and attempt was unmasked."""
+    """The list of contributions whose aggregate was unmasked, of a round and attempt."""
 
     run: str  # nonce
     number: int
@@ -43,36 +42,36 @@ class UnmaskedRound:
 
 
 class UnmaskedRounds:
-    """One list a round and attempt; many threads may ask at once."""
+    """The one list of each round and attempt; thread-safe."""
 
     def __init__(self, past: Iterable[UnmaskedRound] = ()) -> None:
-        """Begin with what an audit log tells of."""
+        """Start with the rounds that an audit log records."""
         self._lock = Lock()
         self._lists = {(of.run, of.number, of.attempt): of.list for of in past}
 
     def admit(self, of: UnmaskedRound) -> None:
-        """Note a list; raise `VaultError` if the round's is another."""
+        """Add a list; raise `VaultError` if the round has another one."""
         with self._lock:
             if self._lists.setdefault((of.run, of.number, of.attempt), of.list) != of.list:
                 raise VaultError(
-                    f"round {of.number}, attempt {of.attempt} was unmasked for another list of sites: a second one "
-                    "would show what they differ by"
+                    f"round {of.number}, attempt {of.attempt} was unmasked for another list of sites: a second list "
+                    "would disclose the updates by which they differ"
                 )
 
 
-class Masking:
-    """What a vault does for the aggregation of updates that the coordinator cannot read."""
+class SecureAggregation:
+    """A vault's part in the aggregation of updates that the coordinator cannot read."""
 
-    def __init__(self, site: Site, sequences: int, room: MemoryBudget, past: Iterable[UnmaskedRound] = ()) -> None:
-        """Mask as this site, for updates of at most so many training sequences; sums take their memory from `room`."""
-        self._site, self._sequences, self._room = site, sequences, room
+    def __init__(self, site: Site, sequences: int, memory: MemoryBudget, past: Iterable[UnmaskedRound] = ()) -> None:
+        """Mask updates of at most so many training sequences as this site; aggregates take memory from `memory`."""
+        self._site, self._sequences, self._memory = site, sequences, memory
         self._key, self._envelope = site.domain.mask_key(), site.domain.envelope()
         self._rounds = UnmaskedRounds(past)
 
     def mask(
         self, call: Call, requests: Iterator[vault_pb2.MaskRequest], min_other_sites: int
     ) -> Iterator[vault_pb2.MaskReply]:
-        """Yield the words masked, and in the end the mask's nonce and tag: without them the words are noise."""
+        """Yield the masked update, and in the end the mask's nonce and tag, without which it is noise."""
         first = next(requests, vault_pb2.MaskRequest())
         of = self._round(first.round)
         if not 1 <= first.examples <= self._sequences:
@@ -80,113 +79,109 @@ class Masking:
                 f"an update counts at most the {self._sequences} training sequences of this site, got {first.examples}"
             )
         part = Contribution.fresh(self._site.identity.name, first.examples, min_other_sites + 1)
-        call.tell(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
+        call.add(run=of.run, round=of.number, attempt=of.attempt, samples=part.examples)
         masker = self._key.masker(of, part)
-        for words in _words(_all(first, requests), of):
-            yield vault_pb2.MaskReply(words=masker.mask(words).tobytes())
+        for values in _values(chain([first], requests), of):
+            yield vault_pb2.MaskReply(values=masker.mask(values).tobytes())
         tag = masker.tag()
-        call.answer(of.length * of.ring.bits // 8, mask=part.nonce)
-        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", least=part.least)
+        call.reply(of.length * of.ring.bits // 8, mask=part.nonce)
+        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", min_sites=part.least)
 
     def unmask(
         self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], min_other_sites: int
     ) -> Iterator[vault_pb2.Block]:
-        """Yield the words of a sum without its masks; raise `MaskError` or `VaultError` before any of them."""
+        """Yield an aggregate without its masks; raise `MaskError` or `VaultError` before any value of it."""
         first = next(requests, vault_pb2.UnmaskRequest())
-        of, total = self._round(first.round), Aggregate.from_json(first.sum)
-        digest = sha256(first.sum.encode()).hexdigest()
-        call.tell(run=of.run, round=of.number, attempt=of.attempt, list=digest, samples=total.examples)
-        self._require_members(first, of, total, min_other_sites)
-        with self._room.taking(of.length * of.ring.bits // 8):
-            words = np.empty(of.length, f"<u{of.ring.bits // 8}")
+        of, aggregate = self._round(first.round), Aggregate.from_json(first.aggregate)
+        digest = sha256(first.aggregate.encode()).hexdigest()
+        call.add(run=of.run, round=of.number, attempt=of.attempt, list=digest, samples=aggregate.examples)
+        self._require_members(first, of, aggregate, min_other_sites)
+        with self._memory.taking(of.length * of.ring.bits // 8):
+            values = np.empty(of.length, f"<u{of.ring.bits // 8}")
             filled = 0
-            for chunk in _words(_all(first, requests), of):
-                words[filled : filled + chunk.size] = chunk
+            for chunk in _values(chain([first], requests), of):
+                values[filled : filled + chunk.size] = chunk
                 filled += chunk.size
-            self._key.unmask(of, total.parts, words, total.tag)
-            # After the tag: a sum that does not fit must not keep the right one out.
+            self._key.unmask(of, aggregate.parts, values, aggregate.tag)
+            # After the tag: an aggregate that does not fit must not exclude the right one.
             self._rounds.admit(UnmaskedRound(of.run, of.number, of.attempt, digest))
-            call.answer(words.nbytes)
-            for start in range(0, words.size, CHUNK):
-                yield vault_pb2.Block(data=words[start : start + CHUNK].tobytes())
+            call.reply(values.nbytes)
+            for start in range(0, values.size, CHUNK):
+                yield vault_pb2.Block(data=values[start : start + CHUNK].tobytes())
 
     def seal(self, call: Call, requests: Iterator[vault_pb2.SealRequest]) -> Iterator[vault_pb2.Block]:
-        """Yield bytes sealed; the last record, without which nobody opens it, once the call is recorded."""
+        """Yield sealed bytes; the last record, without which they cannot be unsealed, after the call is recorded."""
         first = next(requests, vault_pb2.SealRequest())
         _require_about(first.about)
-        call.tell(about=first.about)
+        call.add(about=first.about)
         size, held = 0, b""
-        for block in self._envelope.close(first.about, (request.data for request in _all(first, requests))):
+        for block in self._envelope.close(first.about, (request.data for request in chain([first], requests))):
             if held:
                 yield vault_pb2.Block(data=held)
             size, held = size + len(block), block
-        call.answer(size)
+        call.reply(size)
         yield vault_pb2.Block(data=held)
 
-    def open(self, call: Call, requests: Iterator[vault_pb2.Block]) -> Iterator[vault_pb2.OpenReply]:
-        """Yield what sealed bytes are about, and their content; the first record shows that both are the domain's."""
+    def unseal(self, call: Call, requests: Iterator[vault_pb2.Block]) -> Iterator[vault_pb2.UnsealReply]:
+        """Yield what sealed bytes are about, and their content; the first record proves that both are the domain's."""
         about, content = self._envelope.open(request.data for request in requests)
         _require_about(about)
         first = next(content)
-        call.answer(len(about), about=about)
-        yield vault_pb2.OpenReply(about=about)
+        call.reply(len(about), about=about)
+        yield vault_pb2.UnsealReply(about=about)
         for data in chain([first], content):
-            yield vault_pb2.OpenReply(data=data)
+            yield vault_pb2.UnsealReply(data=data)
 
     def _round(self, text: str) -> Round:
         of, most = Round.from_json(text), MAX_PARAMETERS * self._site.domain.n
         if of.length > most:
-            raise VaultError(f"an update of {of.length} words is too large: at most {most}")
+            raise VaultError(f"an update of {of.length} values is too large: at most {most}")
         return of
 
     def _require_members(
-        self, first: vault_pb2.UnmaskRequest, of: Round, total: Aggregate, min_other_sites: int
+        self, first: vault_pb2.UnmaskRequest, of: Round, aggregate: Aggregate, min_other_sites: int
     ) -> None:
-        """Refuse a sum of too few sites, or of one that did not prove to be a member for this run."""
+        """Refuse an aggregate of too few sites, or of a site that did not prove to be a member for this run."""
         card = self._site.domain.card()
         run = Run(card.certifying_key, card.fingerprint, of.run, first.run, first.bundle)
         participants = Participants(of.run, tuple(Proof.from_json(text) for text in first.proofs))
         participants.others(self._site.identity.name, run, datetime.now(UTC))
         known = {proof.certificate.member.site for proof in participants.proofs}
-        if strangers := sorted({part.site for part in total.parts} - known):
-            raise VaultError(f"the sum names {strangers[0]}, which did not prove to be a member for this run")
-        least = min_other_sites + 1
-        if len(total.parts) < least:
+        if strangers := sorted({part.site for part in aggregate.parts} - known):
+            raise VaultError(f"the aggregate names {strangers[0]}, which did not prove to be a member for this run")
+        min_sites = min_other_sites + 1
+        if len(aggregate.parts) < min_sites:
             raise VaultError(
-                f"the sum is of {len(total.parts)} sites, and the policy wants {least}: min-other-sites and one more"
+                f"the aggregate is of {len(aggregate.parts)} sites, and the policy requires {min_sites}: "
+                "min-other-sites and one more"
             )
 
 
 def past_unmasked(record: Mapping[str, Any]) -> Iterator[UnmaskedRound]:
-    """Yield the round that an audit log's record tells was unmasked, if it was."""
+    """Yield the round of an audit log's record of `Unmask`, if it was unmasked."""
     if record["method"] == "Unmask" and "bytes" in record:
         yield UnmaskedRound(record["run"], record["round"], record["attempt"], record["list"])
 
 
 def _require_about(text: str) -> None:
-    """Refuse what would be more than a line of a log."""
-    if not text or len(text) > LONGEST_ABOUT or not text.isprintable():
-        raise VaultError(f"what is sealed is about something, in 1 to {LONGEST_ABOUT} printable characters")
+    """Raise `VaultError` for a text that is not one line of a log."""
+    if not text or len(text) > MAX_ABOUT_CHARACTERS or not text.isprintable():
+        raise VaultError(f"sealed bytes are about something, in 1 to {MAX_ABOUT_CHARACTERS} printable characters")
 
 
-def _all(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
-def _words(requests: Iterator[Any], of: Round) -> Iterator[EncodedUpdate]:
-    """Yield words in chunks of one size, but for the last; raise `MaskError` if they are not the round's number."""
+def _values(requests: Iterator[Any], of: Round) -> Iterator[EncodedUpdate]:
+    """Yield values in chunks of one size, except the last; raise `MaskError` if the round has more or fewer."""
     dtype, size = np.dtype(f"<u{of.ring.bits // 8}"), CHUNK * of.ring.bits // 8
     held, left = bytearray(), of.length * of.ring.bits // 8
     for request in requests:
-        held += request.words
-        left -= len(request.words)
+        held += request.values
+        left -= len(request.values)
         if left < 0:
             break
         while len(held) >= size:
             yield np.frombuffer(bytes(held[:size]), dtype)
             del held[:size]
     if left:
-        raise MaskError(f"an update of this round has {of.length} words, got {'more' if left < 0 else 'fewer'}")
+        raise MaskError(f"an update of this round has {of.length} values, got {'more' if left < 0 else 'fewer'}")
     if held:
         yield np.frombuffer(bytes(held), dtype)

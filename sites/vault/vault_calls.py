@@ -1,8 +1,8 @@
-"""One call of the vault, from its first message to its record: each ends in one line of the log, and of the audit.
+"""Record of one call of the vault: each call ends in one line of the log and of the audit log.
 
-"Who" is the common name of the client's certificate. Over a Unix socket gRPC tells no credentials: there it is "unix
-socket", and what the caller says of itself, its user and process number, is kept as its `claims`, which nobody checked.
-Who may connect to the socket at all is decided by the socket's permissions.
+`who` is the common name of the client's certificate. A Unix socket, whose permissions decide who connects, has no
+credentials in gRPC: there `who` is "unix socket", and `claims` the user and process number that the caller states,
+unchecked.
 """
 
 import logging
@@ -16,8 +16,8 @@ from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import CLAIMS
 
-ANSWERED = "answered"
-LONGEST_TOLD, LONGEST_OUTCOME, LONGEST_WHO, LONGEST_CLAIMS = 500, 300, 64, 64
+REPLIED = "replied"
+MAX_DETAILS, MAX_OUTCOME, MAX_WHO, MAX_CLAIMS = 500, 300, 64, 64  # characters
 
 _log = logging.getLogger("fedpp.vault")
 
@@ -25,33 +25,33 @@ Append = Callable[[Mapping[str, Any]], None]
 
 
 class Call:
-    """What is known of a call so far; `end` records it, once."""
+    """Facts about a running call; `end` records them, once."""
 
     def __init__(self, method: str, context: grpc.ServicerContext, append: Append) -> None:
         self._append, self._ended = append, False
         self._facts: dict[str, str | int] = {"method": method, "who": _who(context), "claims": _claims(context)}
 
-    def tell(self, **facts: str | int) -> None:
+    def add(self, **facts: str | int) -> None:
         """Add facts to the record: nothing that identifies a patient."""
         self._facts |= facts
 
-    def answer(self, size: int, **facts: str | int) -> None:
-        """Record that the call is answered, in `size` bytes: before they leave."""
-        self.tell(bytes=size, **facts)
-        self.end(ANSWERED)
-        told = ", ".join(f"{k} {v}" for k, v in self._facts.items() if k not in {"method", "who", "claims"} and v != "")
-        _log.info("%s: %s", self._facts["method"], told)
+    def reply(self, size: int, **facts: str | int) -> None:
+        """Record a reply of `size` bytes, before they leave."""
+        self.add(bytes=size, **facts)
+        self.end(REPLIED)
+        shown = (f"{k} {v}" for k, v in self._facts.items() if k not in {"method", "who", "claims"} and v != "")
+        _log.info("%s: %s", self._facts["method"], one_line(", ".join(shown)))
 
     def end(self, outcome: str) -> None:
-        """Record the call, if it is not yet; raise `VaultError` if that cannot be."""
+        """Record the call unless that is done; raise `VaultError` if it cannot be recorded."""
         if not self._ended:
             self._append({**self._facts, "outcome": outcome})
             self._ended = True
 
 
 @contextmanager
-def answering(method: str, context: grpc.ServicerContext, append: Append) -> Iterator[Call]:
-    """Answer our own errors with their one line; of any other error the caller learns only that it happened."""
+def recording(method: str, context: grpc.ServicerContext, append: Append) -> Iterator[Call]:
+    """Record a call; refuse it with the line of a `FedppError`, and without details after any other error."""
     # gRPC ends a call that raises with the status set here, in place of the exception's text, and logs the rest.
     context.set_code(grpc.StatusCode.INTERNAL)
     context.set_details("the vault failed: its own log says where")
@@ -61,7 +61,7 @@ def answering(method: str, context: grpc.ServicerContext, append: Append) -> Ite
     except FedppError as error:
         _refuse(call, method, context, error)
     except grpc.RpcError:
-        _end(call, "ended before it was whole: the caller left, sent too much, or nothing for too long")
+        _end(call, "incomplete: the caller left, sent too much, or nothing for too long")
         raise
     except Exception as error:
         _end(call, f"failed: {type(error).__name__}")
@@ -71,38 +71,38 @@ def answering(method: str, context: grpc.ServicerContext, append: Append) -> Ite
 
 
 def _refuse(call: Call, method: str, context: grpc.ServicerContext, error: FedppError) -> None:
-    told = str(error)
+    reason = str(error)
     try:
-        call.end(_short(told))
+        call.end(_short(reason))
     except VaultError as unwritable:
-        told = str(unwritable)
-    _log.warning("%s refused: %s", method, _short(told))
-    asked_wrongly = isinstance(error, ConfigError | VaultError | FederationError)
-    code = grpc.StatusCode.INVALID_ARGUMENT if asked_wrongly else grpc.StatusCode.FAILED_PRECONDITION
-    context.abort(code, told[:LONGEST_TOLD])  # gRPC drops what is longer than its headers may be
+        reason = str(unwritable)
+    _log.warning("%s refused: %s", method, _short(reason))
+    of_caller = isinstance(error, ConfigError | VaultError | FederationError)
+    code = grpc.StatusCode.INVALID_ARGUMENT if of_caller else grpc.StatusCode.FAILED_PRECONDITION
+    context.abort(code, reason[:MAX_DETAILS])  # gRPC drops what is longer than its headers may be
 
 
 def _end(call: Call, outcome: str) -> None:
     try:
         call.end(outcome)
-    except VaultError as unwritable:  # nothing is answered in any case
-        _log.warning("a call that %s was not recorded: %s", outcome, unwritable)
+    except VaultError as unwritable:  # there is no reply in any case
+        _log.warning("a call was not recorded (%s): %s", outcome, one_line(str(unwritable)))
 
 
 def _short(text: str) -> str:
-    """Return a text as one line whose length in JSON is bounded: no caller may make its record too long to write."""
-    return one_line(text).encode("ascii", "replace").decode()[:LONGEST_OUTCOME]
+    """Return a text as one line of bounded length in JSON, so that no caller makes its record too long to write."""
+    return one_line(text).encode("ascii", "replace").decode()[:MAX_OUTCOME]
 
 
 def _who(context: grpc.ServicerContext) -> str:
     for name in context.auth_context().get("x509_common_name", ()):
         if isinstance(name, bytes):
-            return _short(name.decode(errors="replace"))[:LONGEST_WHO]
+            return _short(name.decode(errors="replace"))[:MAX_WHO]
     return "unix socket"
 
 
 def _claims(context: grpc.ServicerContext) -> str:
     for name, value in context.invocation_metadata():
         if name == CLAIMS and isinstance(value, str):
-            return _short(value)[:LONGEST_CLAIMS]
+            return _short(value)[:MAX_CLAIMS]
     return ""

@@ -1,7 +1,7 @@
-"""A small authority for a vault and its trainers on other machines: who may speak to the vault at all.
+"""Certificates for a vault and a trainer on two machines, issued by a small authority of their own.
 
-`ca.key` certifies whoever is to be let in; no running program needs it, and it is best kept away from both machines. A
-certificate's common name is what the audit log calls its holder.
+`ca.key` certifies further trainers; no running program needs it, so keep it away from both machines. The audit log
+names a caller by its certificate's common name.
 """
 
 from datetime import timedelta

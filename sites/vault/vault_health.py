@@ -1,6 +1,6 @@
-"""The standard health service of gRPC (grpc.health.v1), for systemd and monitoring: it answers whoever may connect.
+"""Health service of gRPC (grpc.health.v1), for systemd and monitoring; everyone who can connect may call it.
 
-`Watch`, whose streams would last, is not served.
+`Watch` is not served, since its streams stay open.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SECONDS = 10.0
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Tells whether the vault can answer."""
+    """Reports whether the vault can reply."""
 
     def __init__(self, healthy: Callable[[], bool]) -> None:
         self._healthy = healthy
@@ -25,7 +25,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def Check(  # noqa: N802  gRPC's name
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Answer SERVING or NOT_SERVING."""
+        """Reply SERVING or NOT_SERVING."""
         if request.service not in SERVICES:
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r:.80} here")
         kinds = health_pb2.HealthCheckResponse
@@ -33,7 +33,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
 
 def require_health(address: str, tls: Path | None = None) -> None:
-    """Ask a vault; raise `VaultError` unless it serves."""
+    """Query a vault's health; raise `VaultError` unless it serves."""
     with channel_to(address, tls) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)

@@ -1,9 +1,7 @@
-"""The vault: the one process of a hospital that holds the domain secret and answers the trainer.
+"""Server of the vault, the only process of a hospital that holds the domain secret while it replies to the trainer.
 
-What it answers stands in `sites.vault.vault_service`, who is let in in `sites.vault.vault_address`, and what keeps
-one caller from
-harming another in `sites.vault.call_guard`. Access to the vault is read access (docs/threats.md).
-No TensorFlow is loaded here.
+`vault_service` has its methods, `vault_address` decides who can connect, and `call_guard` keeps callers from blocking
+each other. Whoever can connect can read the data (docs/explanation/threats.md). No TensorFlow is loaded here.
 """
 
 import signal
@@ -25,7 +23,7 @@ from .vault_service import VaultService
 GRACE_SECONDS = 5.0
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # a second vault on a TCP port is refused, and does not share its callers
+    ("grpc.so_reuseport", 0),  # a second vault on the same TCP port is refused, in place of sharing its callers
 )
 
 
@@ -39,10 +37,7 @@ def serve(
     stopping: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve at `unix:PATH`, or with `tls` at `HOST:PORT`, until `stop` is set, or SIGTERM or SIGINT comes.
-
-    A socket is removed then.
-    """
+    """Serve at `unix:PATH`, or with `tls` at `HOST:PORT`, until `stop`, SIGTERM or SIGINT; remove the socket then."""
     stopped = stop or threading.Event()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +58,7 @@ def serve(
             ready()
             stopped.wait()
             stopping()
-        finally:  # gRPC removes the socket before it waits for running calls: at the end it may be the next vault's
+        finally:  # gRPC removes the socket first: after the running calls it may be the next vault's
             server.stop(GRACE_SECONDS).wait()
     finally:
         guard.close()

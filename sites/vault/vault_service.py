@@ -1,15 +1,12 @@
-"""What the vault answers: public facts, encrypted initial weights, proofs of membership, counts of predictions.
+"""Methods of the vault: public facts, encrypted initial weights, proofs of membership, evaluation counts, and masks.
 
-It masks and unmasks words of updates, and seals and opens states (`vault_masking`).
-
-Whoever chooses the predictions reads labels, and any row of the domain, from the counts (docs/threats.md): access to
-the vault is read access, which `EvaluationLimits` bound. It counts whole splits that it knows, in its own order, and
-nothing
-else.
-No TensorFlow is loaded here.
+Masks and seals are in `vault_aggregation`. Whoever chooses the predictions can read labels, and any row of the domain,
+from the counts (docs/explanation/threats.md): access to the vault is read access, which `EvaluationLimits` bound. It
+counts whole splits only, in the dataset's order. No TensorFlow is loaded here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -35,20 +32,40 @@ from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 
 from .audit_log import AuditLog
-from .evaluation_limits import LONGEST_RUN, EvaluationAllowance, EvaluationCall, is_run, rare
+from .evaluation_limits import (
+    MAX_RUN_CHARACTERS,
+    EvaluationAllowance,
+    EvaluationCall,
+    is_run,
+    past_evaluation,
+    rare,
+)
 from .memory_budget import MemoryBudget
-from .vault_aggregation import Masking, UnmaskedRound
-from .vault_calls import Call, answering
+from .vault_aggregation import SecureAggregation, UnmaskedRound, past_unmasked
+from .vault_calls import Call, recording
 
-ROOM_BYTES = 2**29  # that all running calls of a method may use for arrays
-ROOM_SECONDS = 60.0  # to wait for them
-MAX_VALUES = 2 * MAX_PARAMETERS  # of weights that are drawn: more than 3 GB would be held meanwhile
-# How often the values of an answer lie in memory while it is made: measured, and rounded up.
+MEMORY_BYTES = 2**29  # for the arrays of all running calls of a method
+MEMORY_SECONDS = 60.0  # longest wait for free memory
+MAX_VALUES = 2 * MAX_PARAMETERS  # of initial weights: more would take over 3 GB
+# Copies of a reply's values in memory while it is computed: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 
 
+@dataclass(frozen=True)
+class History:
+    """Earlier calls that count towards the limits, as an audit log records them."""
+
+    evaluations: list[EvaluationCall] = field(default_factory=list)
+    unmasked: list[UnmaskedRound] = field(default_factory=list)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add one record of the log."""
+        self.evaluations.extend(past_evaluation(record))
+        self.unmasked.extend(past_unmasked(record))
+
+
 class VaultService(vault_pb2_grpc.VaultServicer):
-    """Answers as one site, for its domain and one dataset."""
+    """Replies as one site, for its domain and one dataset."""
 
     def __init__(
         self,
@@ -57,14 +74,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         *,
         policy: Path | None = None,
         audit: AuditLog | None = None,
-        past: Iterable[EvaluationCall] = (),
-        unmasked: Iterable[UnmaskedRound] = (),
+        past: History | None = None,
         read_only: bool = False,
     ) -> None:
-        """Check that all belong together, and read every byte of the dataset.
+        """Check that all belong together, and read every byte of the dataset; raise `DatasetError` if it is damaged.
 
-        `past` calls count towards the limits, and `unmasked` rounds have their one list. Raises `DatasetError` for a
-        damaged shard.
+        `past` evaluations count towards the limits, and `past` unmasked rounds keep their one list.
         """
         card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
@@ -77,52 +92,53 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             SitePolicy.load(policy).require_dataset(dataset.manifest.fingerprint)
         dataset.verify()
         self._site, self._domain, self._dataset = site, site.domain, dataset
-        self._policy, self._scores, self._read_only = policy, EvaluationAllowance(past), read_only
+        past = past or History()
+        self._policy, self._allowance, self._read_only = policy, EvaluationAllowance(past.evaluations), read_only
         self._audit = audit
-        # Weights are held until their caller has read them, and must not keep scores waiting so long.
-        self._room_of_weights, self._room_of_scores, room_of_sums = (
-            MemoryBudget(ROOM_BYTES, ROOM_SECONDS) for _ in range(3)
+        # A budget for each: weights are held until their caller has read them, and must not delay evaluations.
+        self._weights_memory, self._logits_memory, aggregates_memory = (
+            MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(3)
         )
         self._info = _info(site.domain, dataset, site.identity.name)
-        self._masking = Masking(site, self._info.sequences["train"], room_of_sums, unmasked)
+        self._aggregation = SecureAggregation(site, self._info.sequences["train"], aggregates_memory, past.unmasked)
 
     @property
     def healthy(self) -> bool:
-        """Tell whether calls can be answered: they cannot if they cannot be logged."""
+        """Tell whether the vault can reply: it cannot while it cannot log."""
         return self._audit is None or self._audit.writable
 
     def Info(  # noqa: N802  gRPC's name
         self, request: vault_pb2.InfoRequest, context: grpc.ServicerContext
     ) -> vault_pb2.InfoReply:
-        """Answer what is public."""
+        """Reply with the public facts."""
         del request
-        with answering("Info", context, self._record) as call:
-            call.answer(self._info.ByteSize(), samples=len(self._dataset))
+        with recording("Info", context, self._record) as call:
+            call.reply(self._info.ByteSize(), samples=len(self._dataset))
             return self._info
 
     def InitialWeights(  # noqa: N802
         self, request: vault_pb2.InitialWeightsRequest, context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.ArrayChunk]:
         """Stream encrypted initial weights."""
-        with answering("InitialWeights", context, self._record) as call:
+        with recording("InitialWeights", context, self._record) as call:
             self._require_writing()
             self._require_policy()
             network = self._fitting(ModelSpec.from_json(request.network))
             if request.dtype not in DTYPES:
                 raise VaultError(f"rows are float32 or float64, got {request.dtype!r:.40}")
             values = network.parameters() * self._domain.n
-            with self._room_of_weights.taking(_COPIES_OF_WEIGHTS * values * 8):
+            with self._weights_memory.taking(_COPIES_OF_WEIGHTS * values * 8):
                 seed = self._domain.initial_seed(request.seed)
                 rows = encrypted_initial_weights(network, seed, self._domain.computing_key())
-                call.answer(values * np.dtype(request.dtype).itemsize, parameters=network.parameters())
+                call.reply(values * np.dtype(request.dtype).itemsize, parameters=network.parameters())
                 for name, array in rows.items():
                     yield from chunks.to_chunks(name, array.astype(request.dtype))
 
     def Sign(  # noqa: N802
         self, request: vault_pb2.SignRequest, context: grpc.ServicerContext
     ) -> vault_pb2.SignReply:
-        """Answer the site's proof of membership for one run."""
-        with answering("Sign", context, self._record) as call:
+        """Reply with the site's proof of membership for one run."""
+        with recording("Sign", context, self._record) as call:
             self._require_writing()
             self._require_policy(request.bundle)
             if request.protocol != PROTOCOL:
@@ -142,67 +158,67 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             )
             signature = self._site.identity.sign("statement", statement.content())
             reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._site.certificate).to_json())
-            call.answer(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
+            call.reply(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
             return reply
 
-    def Score(  # noqa: N802
-        self, requests: Iterator[vault_pb2.ScoreRequest], context: grpc.ServicerContext
-    ) -> vault_pb2.ScoreReply:
-        """Answer the counts of a split's predictions."""
-        with answering("Score", context, self._record) as call:
-            first = next(requests, vault_pb2.ScoreRequest())
+    def Evaluate(  # noqa: N802
+        self, requests: Iterator[vault_pb2.EvaluateRequest], context: grpc.ServicerContext
+    ) -> vault_pb2.EvaluateReply:
+        """Reply with the evaluation counts of a split's predictions."""
+        with recording("Evaluate", context, self._record) as call:
+            first = next(requests, vault_pb2.EvaluateRequest())
             limits = self._require_policy().evaluation
             if first.split not in SPLITS:
-                raise VaultError(f"there is no split {first.split!r:.40}: ask for one of {', '.join(SPLITS)}")
+                raise VaultError(f"there is no split {first.split!r:.40}: choose one of {', '.join(SPLITS)}")
             if not is_run(first.run):
-                raise VaultError(f"a run is at most {LONGEST_RUN} printable characters, got {first.run!r:.80}")
-            call.tell(split=first.split, run=first.run, round=first.round)
-            asked = EvaluationCall(datetime.now(UTC), first.run, first.round, first.split)
-            self._scores.admit(asked, self._info.patients[first.split], limits)
-            # A call of `Score` whose record tells its samples was admitted: `past_score`.
-            call.tell(samples=self._info.sequences[first.split])
+                raise VaultError(f"a run is at most {MAX_RUN_CHARACTERS} printable characters, got {first.run!r:.80}")
+            call.add(split=first.split, run=first.run, round=first.round)
+            admitted = EvaluationCall(datetime.now(UTC), first.run, first.round, first.split)
+            self._allowance.admit(admitted, self._info.patients[first.split], limits)
+            # A record with samples is of a call that was admitted: `past_evaluation`.
+            call.add(samples=self._info.sequences[first.split])
             counts = self._count(call, first.split, (request.logits for request in requests), limits)
             several = isinstance(counts, FindingCounts)
             of_each = counts.findings if isinstance(counts, FindingCounts) else (counts,)
-            reply = vault_pb2.ScoreReply(
+            reply = vault_pb2.EvaluateReply(
                 examples=counts.examples, multi_label=several, counts=[_message(counts) for counts in of_each]
             )
-            call.answer(reply.ByteSize())
+            call.reply(reply.ByteSize())
             return reply
 
     def Mask(  # noqa: N802
         self, requests: Iterator[vault_pb2.MaskRequest], context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.MaskReply]:
-        """Stream an update's words under a fresh mask."""
-        with answering("Mask", context, self._record) as call:
+        """Stream an encoded update under a fresh mask."""
+        with recording("Mask", context, self._record) as call:
             self._require_writing()
             policy = self._require_policy()
-            yield from self._masking.mask(call, requests, policy.min_other_sites)
+            yield from self._aggregation.mask(call, requests, policy.min_other_sites)
 
     def Unmask(  # noqa: N802
         self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.Block]:
-        """Stream a sum's words without their masks."""
-        with answering("Unmask", context, self._record) as call:
+        """Stream an aggregate without its masks."""
+        with recording("Unmask", context, self._record) as call:
             policy = self._require_policy()
-            yield from self._masking.unmask(call, requests, policy.min_other_sites)
+            yield from self._aggregation.unmask(call, requests, policy.min_other_sites)
 
     def Seal(  # noqa: N802
         self, requests: Iterator[vault_pb2.SealRequest], context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.Block]:
         """Stream bytes sealed for the domain."""
-        with answering("Seal", context, self._record) as call:
+        with recording("Seal", context, self._record) as call:
             self._require_writing()
             self._require_policy()
-            yield from self._masking.seal(call, requests)
+            yield from self._aggregation.seal(call, requests)
 
-    def Open(  # noqa: N802
+    def Unseal(  # noqa: N802
         self, requests: Iterator[vault_pb2.Block], context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.OpenReply]:
-        """Stream what was sealed."""
-        with answering("Open", context, self._record) as call:
+    ) -> Iterator[vault_pb2.UnsealReply]:
+        """Stream the content of sealed bytes."""
+        with recording("Unseal", context, self._record) as call:
             self._require_policy()
-            yield from self._masking.open(call, requests)
+            yield from self._aggregation.unseal(call, requests)
 
     def _record(self, facts: Mapping[str, Any]) -> None:
         if self._audit is not None:
@@ -213,7 +229,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
 
     def _require_policy(self, bundle: str | None = None) -> SitePolicy:
-        """Refuse what the policy, as its file is now, does not allow; return it."""
+        """Read the policy's file, refuse what it does not allow, and return it."""
         if self._policy is None:
             return SitePolicy(bundles=(), datasets=())
         policy = SitePolicy.load(self._policy)
@@ -239,28 +255,32 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         indices = self._dataset.indices(split)
         expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
         header = next(stream, vault_pb2.ArrayChunk())
-        with self._room_of_scores.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
+        with self._logits_memory.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
             labels = self._labels(indices)
-            if tuple(header.shape) != expected:  # before any data are taken in
+            if tuple(header.shape) != expected:  # before any data are read
                 raise VaultError(
                     f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape[:8])}: "
                     "predict the dataset that this vault serves"
                 )
-            arrays = chunks.from_chunks(chain([header], stream))
-            _, rows = next(arrays)
-            if next(arrays, None) is not None:
-                raise VaultError("one array of logits is scored at a time, got more")
-            with np.errstate(over="ignore", invalid="ignore"):
-                logits = encryption.decrypt(self._domain, rows)
-            if not np.isfinite(logits).all():
-                raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
+            logits = self._logits(chain([header], stream))
             if self._dataset.manifest.multi_label:
                 withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.min_patients)
                 if withheld.any():
-                    call.tell(withheld=int(withheld.sum()))
+                    call.add(withheld=int(withheld.sum()))
                     labels = np.where(withheld, UNKNOWN, labels)
                 return count_findings(labels, presence(logits))
             return count(labels, softmax(logits))
+
+    def _logits(self, stream: Iterator[vault_pb2.ArrayChunk]) -> NDArray[np.floating]:
+        arrays = chunks.from_chunks(stream)
+        _, rows = next(arrays)
+        if next(arrays, None) is not None:
+            raise VaultError("logits are one array, got more")
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = encryption.decrypt(self._domain, rows)
+        if not np.isfinite(logits).all():
+            raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
+        return logits
 
     def _labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return class numbers `[k]`, or findings' states `[k, findings]`."""
@@ -268,13 +288,6 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         if self._dataset.manifest.multi_label:
             return encryption.decrypt_findings(self._domain, rows)
         return encryption.decrypt_classes(self._domain, rows)
-
-
-def past_score(record: Mapping[str, Any]) -> Iterator[EvaluationCall]:
-    """Yield the call of `Score` that an audit log's record tells of, if it was one that was admitted."""
-    if record["method"] == "Score" and "samples" in record:
-        time = datetime.fromisoformat(record["time"])
-        yield EvaluationCall(time, record["run"], record["round"], record["split"])
 
 
 def _info(domain: KeyDomain, dataset: EncryptedDataset, site: str) -> vault_pb2.InfoReply:

@@ -1,4 +1,4 @@
-"""What the client makes of a vault that answers otherwise than a vault does."""
+"""The vault client refuses replies that no vault sends."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +13,14 @@ import pytest
 from fedpp.errors import VaultError
 from fedpp.vault_api import vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
-from fedpp.vault_api.vault_pb2 import MaskReply, MaskRequest, ScoreReply, ScoreRequest
+from fedpp.vault_api.vault_pb2 import EvaluateReply, EvaluateRequest, InfoReply, InfoRequest, MaskReply, MaskRequest
 
-WORDS = np.arange(5, dtype="<u4")
+VALUES = np.arange(5, dtype="<u4")
 NONCE = "ab" * 32
 
 
-class Answering(vault_pb2_grpc.VaultServicer):
-    """A server that masks and counts nothing, and answers what it was given."""
+class FakeVault(vault_pb2_grpc.VaultServicer):
+    """A server with given replies, which masks and counts nothing."""
 
     def __init__(self, replies: list[Any]) -> None:
         self._replies = replies
@@ -29,17 +29,21 @@ class Answering(vault_pb2_grpc.VaultServicer):
         list(requests)
         yield from self._replies
 
-    def Score(self, requests: Iterator[ScoreRequest], context: grpc.ServicerContext) -> ScoreReply:  # noqa: N802
+    def Evaluate(  # noqa: N802
+        self, requests: Iterator[EvaluateRequest], context: grpc.ServicerContext
+    ) -> EvaluateReply:
         list(requests)
         (reply,) = self._replies
         return reply
 
 
 @contextmanager
-def asked(folder: Path, *replies: MaskReply | ScoreReply) -> Iterator[VaultClient]:
-    """Yield the client of a server with these answers."""
+def serving(
+    folder: Path, *replies: MaskReply | EvaluateReply, vault: vault_pb2_grpc.VaultServicer | None = None
+) -> Iterator[VaultClient]:
+    """Yield the client of a server with these replies, or of this vault."""
     server = grpc.server(ThreadPoolExecutor(1))
-    vault_pb2_grpc.add_VaultServicer_to_server(Answering(list(replies)), server)
+    vault_pb2_grpc.add_VaultServicer_to_server(vault or FakeVault(list(replies)), server)
     server.add_insecure_port(f"unix:{folder}/vault.sock")
     server.start()
     with VaultClient(f"unix:{folder}/vault.sock") as client:
@@ -47,35 +51,47 @@ def asked(folder: Path, *replies: MaskReply | ScoreReply) -> Iterator[VaultClien
     server.stop(None).wait()
 
 
-def test_words_come_with_nonce_and_tag(tmp_path: Path):
-    """They are the last message's, as is the fewest sites of a sum."""
-    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), MaskReply(nonce=NONCE, tag="ff", least=3)) as client:
-        masked = client.mask("{}", 1, WORDS)
-    np.testing.assert_array_equal(masked.words, WORDS)
-    assert (masked.nonce, masked.tag, masked.least) == (NONCE, 255, 3)
+def test_a_masked_update_has_a_nonce_and_a_tag(tmp_path: Path):
+    """They are in the last message, as is the minimum of sites of an aggregate."""
+    with serving(tmp_path, MaskReply(values=VALUES.tobytes()), MaskReply(nonce=NONCE, tag="ff", min_sites=3)) as client:
+        masked = client.mask("{}", 1, VALUES)
+    np.testing.assert_array_equal(masked.values, VALUES)
+    assert (masked.nonce, masked.tag, masked.min_sites) == (NONCE, 255, 3)
 
 
 @pytest.mark.parametrize(
     ("last", "line"),
     [
-        ((), "without their nonce or tag: see its log, mask again"),
-        ((MaskReply(nonce=NONCE),), "without their nonce or tag"),
-        ((MaskReply(tag="1"),), "without their nonce or tag"),
-        ((MaskReply(nonce=NONCE, tag="-1"),), "without their nonce or tag"),
-        ((MaskReply(nonce=NONCE, tag="many"),), "without their nonce or tag"),
-        ((MaskReply(words=b"more", nonce=NONCE, tag="1"),), "more words than it was asked for"),
+        ((), "without its nonce or tag: see its log, mask again"),
+        ((MaskReply(nonce=NONCE),), "without its nonce or tag"),
+        ((MaskReply(tag="1"),), "without its nonce or tag"),
+        ((MaskReply(nonce=NONCE, tag="-1"),), "without its nonce or tag"),
+        ((MaskReply(nonce=NONCE, tag="many"),), "without its nonce or tag"),
+        ((MaskReply(values=b"more", nonce=NONCE, tag="1"),), "more values than requested"),
     ],
 )
-def test_a_vault_that_ends_otherwise_is_refused(last: tuple[MaskReply, ...], line: str, tmp_path: Path):
-    """Without a nonce and a tag that is a number, masked words are noise: one line says so."""
-    with asked(tmp_path, MaskReply(words=WORDS.tobytes()), *last) as client, pytest.raises(VaultError, match=line):
-        client.mask("{}", 1, WORDS)
+def test_an_incomplete_mask_is_refused(last: tuple[MaskReply, ...], line: str, tmp_path: Path):
+    """Without a nonce and a numeric tag a masked update is noise: one line says so."""
+    with serving(tmp_path, MaskReply(values=VALUES.tobytes()), *last) as client, pytest.raises(VaultError, match=line):
+        client.mask("{}", 1, VALUES)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_an_answer_without_counts_is_refused(multi_label: bool, tmp_path: Path):
-    """Neither of one label nor of several findings can it be read: one line says so."""
-    line = "answered no counts: use one fedpp everywhere"
-    reply = ScoreReply(examples=1, multi_label=multi_label)
-    with asked(tmp_path, reply) as client, pytest.raises(VaultError, match=line):
-        client.score("test", np.zeros((1, 2, 2)))
+def test_a_reply_without_counts_is_refused(multi_label: bool, tmp_path: Path):
+    """Of one label and of several findings alike, in one line."""
+    line = "sent no counts: use one fedpp everywhere"
+    reply = EvaluateReply(examples=1, multi_label=multi_label)
+    with serving(tmp_path, reply) as client, pytest.raises(VaultError, match=line):
+        client.evaluate("test", np.zeros((1, 2, 2)))
+
+
+def test_a_refusal_reaches_no_terminal_raw(tmp_path: Path):
+    """Control characters and escapes in a vault's reason are removed."""
+
+    class Rude(vault_pb2_grpc.VaultServicer):
+        def Info(self, request: InfoRequest, context: grpc.ServicerContext) -> InfoReply:  # noqa: N802
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no \x1b[31m\u202ered\ntext")
+
+    with serving(tmp_path, vault=Rude()) as client, pytest.raises(VaultError) as refused:
+        client.info()
+    assert str(refused.value).endswith("refused: no [31mred text")

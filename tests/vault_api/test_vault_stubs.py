@@ -28,7 +28,7 @@ def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        ("ScoreReply", ["examples", "multi_label", "counts"]),
+        ("EvaluateReply", ["examples", "multi_label", "counts"]),
         ("Counts", ["examples", "loss_sum", "confusion", "positive_scores", "negative_scores"]),
         ("ArrayChunk", ["name", "dtype", "shape", "data"]),
     ],
@@ -41,9 +41,9 @@ def test_no_answer_has_a_place_for_a_single_sequence(message: str, fields: list[
         "Info": "InfoReply",
         "InitialWeights": "ArrayChunk",
         "Sign": "SignReply",
-        "Score": "ScoreReply",
+        "Evaluate": "EvaluateReply",
         "Mask": "MaskReply",
         "Unmask": "Block",
         "Seal": "Block",
-        "Open": "OpenReply",
+        "Unseal": "UnsealReply",
     }

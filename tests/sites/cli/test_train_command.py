@@ -227,7 +227,7 @@ def test_the_key_s_owner_stops_it_early(
     assert len(losses) == best + 2 < 60
     log.close()
     asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    scored = [(line["run"], line["round"]) for line in asked if line["method"] == "Score"]
+    scored = [(line["run"], line["round"]) for line in asked if line["method"] == "Evaluate"]
     assert scored == [("", epoch) for epoch in range(1, len(losses) + 1)]
     assert min(losses[:best]) == losses[best - 1]
     key = domain.evaluation_key()

@@ -202,11 +202,11 @@ def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: 
         trained(north, run_spec)
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    scores = [line for line in lines if line["method"] == "Score"]
+    scores = [line for line in lines if line["method"] == "Evaluate"]
     assert [(line["run"], line["round"], line["split"]) for line in scores] == [("1", 9, "test")] * 10
     (mask,) = (line for line in lines if line["method"] == "Mask")
     assert (mask["run"], mask["round"], mask["attempt"], mask["samples"]) == (NONCE, 1, 1, 6)
-    assert {line["about"] for line in lines if line["method"] == "Open"} == {about(8), about(0)}
+    assert {line["about"] for line in lines if line["method"] == "Unseal"} == {about(8), about(0)}
 
 
 def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):

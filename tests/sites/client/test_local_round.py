@@ -192,8 +192,8 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
         name = node.site.identity.name
         with VaultClient(str(node.context.node_config["vault"])) as vault:
             hidden = vault.mask(of.to_json(), 6, words_in(answers[name], clear))
-        parts.append((Contribution(name, hidden.nonce, 6, hidden.least), hidden.tag))
-        words = words + hidden.words
+        parts.append((Contribution(name, hidden.nonce, 6, hidden.min_sites), hidden.tag))
+        words = words + hidden.values
     for each in both:
         each.forget()
     ours = judged(both, masked, sealed(domain, state), (Aggregate.of(parts), words))
@@ -219,7 +219,7 @@ def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain,
             (replace(total, parts=(total.parts[0], replace(total.parts[1], examples=5))), words),
             "does not fit its tag",
         ),
-        ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy wants 2"),
+        ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy requires 2"),
         ((replace(total, parts=(total.parts[0], stranger)), words), "names mallory, which did not prove"),
         ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update of each site"),
     ]

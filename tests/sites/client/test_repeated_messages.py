@@ -52,7 +52,7 @@ folder, kind, run, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 
 content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "question").read_bytes()))
 metadata = Metadata(run, "question", 0, 1, "", "", 0.0, 60.0, kind)
 answer = app(Message(content=content, metadata=metadata), Context(run, 1, settings, RecordDict(), {})).content
-(folder / "answered").write_bytes(recorddict_to_proto(answer).SerializeToString())
+(folder / "replied").write_bytes(recorddict_to_proto(answer).SerializeToString())
 print("tensorflow" in sys.modules)
 """
 
@@ -74,7 +74,7 @@ def asked_anew(node: Node, kind: str, content: RecordDict, run: int) -> RecordDi
         [sys.executable, "-c", ASKED, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout == "False\n"
-    return recorddict_from_proto(ProtoRecordDict.FromString((node.folder / "answered").read_bytes()))
+    return recorddict_from_proto(ProtoRecordDict.FromString((node.folder / "replied").read_bytes()))
 
 
 def company(domain: KeyDomain, run: int = 1) -> Participants:
@@ -192,7 +192,7 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
     assert kept[messages.METRICS] == first[messages.METRICS]
     assert kept[messages.VERDICT] == first[messages.VERDICT]
     assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
-    assert calls(log, "Score") == 1
+    assert calls(log, "Evaluate") == 1
 
 
 def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
@@ -224,6 +224,6 @@ def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log:
         rows = trainer.rows()
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))
-        assert dict(answer[messages.METRICS]) == vault.score("test", logits, "9", 1).to_mapping()
+        assert dict(answer[messages.METRICS]) == vault.evaluate("test", logits, "9", 1).to_mapping()
     assert packed(asked_anew(north, "query.local_baseline", content, 1)) == packed(answer)
-    assert (calls(log, "InitialWeights"), calls(log, "Score")) == (1, 2)  # one of them of the loop by hand
+    assert (calls(log, "InitialWeights"), calls(log, "Evaluate")) == (1, 2)  # one of them of the loop by hand

@@ -22,7 +22,7 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
-from fedpp.vault_api.vault_pb2 import ArrayChunk, ScoreRequest
+from fedpp.vault_api.vault_pb2 import ArrayChunk, EvaluateRequest
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_chain import verify
 from sites.vault.audit_log import AuditLog, Signer
@@ -48,8 +48,8 @@ def signer(domain: KeyDomain) -> Signer:
 def short(path: Path, signer: Signer) -> Path:
     """Return a closed log of three records."""
     log = AuditLog.open(path, signer)
-    log.append({"method": "Info", "who": "unix socket", "outcome": "answered", "bytes": 12})
-    log.append({"method": "Score", "who": "unix socket", "outcome": "there is no split 'x'"})
+    log.append({"method": "Info", "who": "unix socket", "outcome": "replied", "bytes": 12})
+    log.append({"method": "Evaluate", "who": "unix socket", "outcome": "there is no split 'x'"})
     log.close()
     return path
 
@@ -72,32 +72,32 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     vault.info()
     vault.initial_weights(TINY, 0, "float32")
     vault.sign(NONCE, "7", PROTOCOL, NO_BUNDLE)
-    vault.score("test", LOGITS, "77", 3)
+    vault.evaluate("test", LOGITS, "77", 3)
     for split, logits in (("x\ny", LOGITS), ("test", np.full((3, 2, 2), np.nan))):
         with pytest.raises(VaultError):
-            vault.score(split, logits, "77", 3)
+            vault.evaluate(split, logits, "77", 3)
     (shard,) = dataset.path.glob("labels-*")
     shard.rename(shard.with_suffix(".gone"))
     with pytest.raises(VaultError, match="refused"):
-        vault.score("test", LOGITS, "78", 3)
+        vault.evaluate("test", LOGITS, "78", 3)
     begin, *lines = records(path)
     identity = certified(domain, "north").identity
     assert (begin["method"], begin["public_key"], begin["previous"]) == ("begin", identity.signing_key, "0" * 64)
-    assert [line["method"] for line in lines] == ["Info", "InitialWeights", "Sign", *["Score"] * 4]
+    assert [line["method"] for line in lines] == ["Info", "InitialWeights", "Sign", *["Evaluate"] * 4]
     assert [line["number"] for line in lines] == list(range(1, 8))
     assert {(line["who"], line["claims"]) for line in lines} == {
         ("unix socket", f"uid {os.getuid()} pid {os.getpid()}")
     }
-    assert [line["outcome"] for line in lines[:4]] == ["answered"] * 4
+    assert [line["outcome"] for line in lines[:4]] == ["replied"] * 4
     assert lines[1]["bytes"] == sum(int(np.prod(spec.shape)) for spec in TINY.weights()) * 2 * 4
     assert lines[1]["parameters"] == TINY.parameters()
     assert (lines[2]["nonce"], lines[2]["bundle"]) == (NONCE, NO_BUNDLE)
     told = {name: lines[3][name] for name in ("run", "round", "split", "samples")}
     assert told == {"run": "77", "round": 3, "split": "test", "samples": 3}
-    assert lines[4]["outcome"] == r"there is no split 'x\ny': ask for one of train, validation, test"
+    assert lines[4]["outcome"] == r"there is no split 'x\ny': choose one of train, validation, test"
     assert "samples" not in lines[4]
     assert lines[5]["outcome"] == "the predictions are not finite: the training diverged; lower the learning rate"
-    assert "answered" not in str(lines[6]["outcome"])
+    assert "replied" not in str(lines[6]["outcome"])
     pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
     assert not any(pseudonym in str(line["outcome"]) for pseudonym in pseudonyms for line in lines)
     assert verify(path, public_key=identity.signing_key).records == 8
@@ -107,15 +107,15 @@ def test_no_caller_can_make_its_call_too_long_to_record(vault: VaultClient, path
     """The longest names, of characters that JSON writes at length, are recorded as any other."""
     wide = "\U0001f600"
     with pytest.raises(VaultError, match="there is no split"):
-        vault.score(100_000 * wide, LOGITS, 64 * wide, 2**32 - 1)
+        vault.evaluate(100_000 * wide, LOGITS, 64 * wide, 2**32 - 1)
     with pytest.raises(VaultError, match="round 4294967295 is beyond"):
-        vault.score("test", LOGITS, 64 * wide, 2**32 - 1)
+        vault.evaluate("test", LOGITS, 64 * wide, 2**32 - 1)
     named = ArrayChunk(name=100_000 * wide, dtype="int8", shape=LOGITS.shape)
-    request = ScoreRequest(split="test", run=64 * wide, logits=named)
+    request = EvaluateRequest(split="test", run=64 * wide, logits=named)
     with pytest.raises(VaultError, match="refused: an array is of"):
-        vault._call(lambda: vault._vault.Score(iter([ScoreRequest(split="test", run=64 * wide), request])))
+        vault._reply(vault._vault.Evaluate, iter([EvaluateRequest(split="test", run=64 * wide), request]), 20.0)
     _, first, second, third = records(path)
-    assert (first["method"], second["run"], third["run"]) == ("Score", 64 * wide, 64 * wide)
+    assert (first["method"], second["run"], third["run"]) == ("Evaluate", 64 * wide, 64 * wide)
     assert "got '??" in str(third["outcome"])
     assert verify(path).records == 4
 
@@ -168,7 +168,7 @@ def test_a_record_has_one_form(short: Path, old: bytes, new: bytes):
     """Another text of the same values, or one that a reader chokes on, is no record, though its signature would fit."""
     *lines, last = short.read_bytes().splitlines(keepends=True)
     short.write_bytes(b"".join(lines) + last.replace(old, new, 1))
-    with pytest.raises(VaultError, match="line 3 is no record in canonical form"):
+    with pytest.raises(VaultError, match="line 3 is not a record in canonical form"):
         verify(short)
 
 
@@ -176,10 +176,10 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
     """The number and the chain tell where."""
     first, second, third = short.read_bytes().splitlines(keepends=True)
     for lines, bad in (
-        ((first, third), "line 2 has number 2, and 1 is due: a line is missing or moved"),
+        ((first, third), "line 2 has number 2, expected 1: a line is missing or moved"),
         ((first, third, second), "line 2 has number 2"),
-        ((first, second, second), "line 3 has number 1, and 2 is due"),
-        ((second, third), "line 1 has number 1, and 0 is due"),
+        ((first, second, second), "line 3 has number 1, expected 2"),
+        ((second, third), "line 1 has number 1, expected 0"),
         ((), "line 1 is missing"),
     ):
         short.write_bytes(b"".join(lines))
@@ -190,7 +190,7 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
 def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
     """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
     forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(OTHER).sign))
-    forged.append({"method": "Info", "outcome": "answered"})
+    forged.append({"method": "Info", "outcome": "replied"})
     forged.close()
     with pytest.raises(VaultError, match="line 4 has a signature that is not by the log's key"):
         verify(short)
@@ -229,7 +229,7 @@ def test_a_torn_line_is_cut_and_counted(short: Path, signer: Signer):
 def test_a_log_of_another_key_is_not_gone_on_with(short: Path):
     """A vault of another site, or under another key, begins a new log."""
     before = short.read_bytes()
-    with pytest.raises(VaultError, match="is signed by another key, .*: begin a new log"):
+    with pytest.raises(VaultError, match="is signed by another key, .*: start a new log"):
         AuditLog.open(short, Signer.of(OTHER))
     assert short.read_bytes() == before
 
@@ -271,9 +271,9 @@ def test_nothing_is_answered_that_cannot_be_logged(
         before = path.read_bytes()
         unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (len(before) + room, unlimited[1]))
-        for call in (client.info, lambda: client.score("test", LOGITS), lambda: client.score("none", LOGITS)):
+        for call in (client.info, lambda: client.evaluate("test", LOGITS), lambda: client.evaluate("none", LOGITS)):
             with pytest.raises(
-                VaultError, match="the audit log cannot be written .*: nothing is answered until it can"
+                VaultError, match="the audit log cannot be written .*: all calls are refused until it can"
             ):
                 call()
         with pytest.raises(VaultError, match="cannot be written"):
@@ -281,9 +281,9 @@ def test_nothing_is_answered_that_cannot_be_logged(
         assert "runs and cannot answer" in error_of("health", address)
         assert path.read_bytes() == before
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
-        assert client.score("test", LOGITS).examples == 3
+        assert client.evaluate("test", LOGITS).examples == 3
         assert site("health", address).stdout == "serving\n"
-    assert [line["method"] for line in records(path)] == ["begin", "Info", "Score"]
+    assert [line["method"] for line in records(path)] == ["begin", "Info", "Evaluate"]
     assert verify(path).records == 3
 
 
@@ -294,7 +294,7 @@ def test_a_log_that_others_wrote_to_is_not_gone_on_with(path: Path, signer: Sign
         file.write(b"x")
     for _ in range(2):
         with pytest.raises(VaultError, match="was altered by another program: restart the vault"):
-            log.append({"method": "Info", "outcome": "answered"})
+            log.append({"method": "Info", "outcome": "replied"})
     assert not log.writable
     log.close()
 
@@ -306,7 +306,7 @@ def test_a_closed_log_is_not_written_to(short: Path, signer: Signer):
     before = short.read_bytes()
     with short.with_name("other").open("wb") as other:  # gets the number of the closed file
         with pytest.raises(VaultError, match="the audit log is closed"):
-            log.append({"method": "Info", "outcome": "answered"})
+            log.append({"method": "Info", "outcome": "replied"})
         assert other.tell() == short.with_name("other").stat().st_size == 0
     assert short.read_bytes() == before
 
@@ -317,7 +317,7 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 
     log = AuditLog.open(path, signer)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda i: log.append({"method": "Info", "outcome": "answered", "bytes": i}), range(300)))
+        list(pool.map(lambda i: log.append({"method": "Info", "outcome": "replied", "bytes": i}), range(300)))
     log.close()
     assert verify(path).records == 301
     assert sorted(line["bytes"] for line in records(path)[1:]) == list(range(300))
@@ -328,16 +328,16 @@ def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDatas
     options = ("--audit-log", path)
     scores = EvaluationLimits(min_patients=1, per_round=2, per_day=3)
     with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
-        client.score("test", LOGITS, "77", 1)
-        client.score("test", LOGITS, "77", 1)
+        client.evaluate("test", LOGITS, "77", 1)
+        client.evaluate("test", LOGITS, "77", 1)
         process.kill()
         process.wait()
     with site_vault(domain, dataset, address, *options, scores=scores), VaultClient(address) as client:
-        with pytest.raises(VaultError, match="scored 2 times in round 1 of run 77"):
-            client.score("test", LOGITS, "77", 1)
-        client.score("test", LOGITS, "77", 2)
-        with pytest.raises(VaultError, match="3 calls were scored within 24 hours"):
-            client.score("test", LOGITS, "77", 3)
+        with pytest.raises(VaultError, match="evaluated 2 times in round 1 of run 77"):
+            client.evaluate("test", LOGITS, "77", 1)
+        client.evaluate("test", LOGITS, "77", 2)
+        with pytest.raises(VaultError, match="3 evaluations were made within 24 hours"):
+            client.evaluate("test", LOGITS, "77", 3)
 
 
 def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -345,7 +345,7 @@ def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDa
     with site_vault(domain, dataset, address) as process:
         process.terminate()
         _, told = process.communicate()
-    assert told == "no --audit-log: calls are logged on stderr only, and forgotten at a restart\n"
+    assert told == "no --audit-log: calls are logged on stderr only, and lost at a restart\n"
 
 
 def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
@@ -360,19 +360,21 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
         "first": records(short)[0]["time"],
         "last": records(short)[-1]["time"],
         "head": found.head,
-        "signed_by": f"{found.public_key} (the log's own word: give --certificate to check whose it is)",
+        "signed_by": f"{found.public_key} (as the log states it: give --certificate to check which site it is)",
         "records_after_head": 0,
     }
     lines = site("audit-log", "verify", short).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["records", "first", "last", "head", "signed"]
-    assert lines[-1].endswith(f"{found.public_key} (the log's own word: give --certificate to check whose it is)")
+    assert lines[-1].endswith(
+        f"{found.public_key} (as the log states it: give --certificate to check which site it is)"
+    )
     certificate = tmp_path / "site.certificate"
     other = DomainCA(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
     certificate.write_text(other.to_json() + "\n")
     (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
     assert line.startswith(f"fedpp-site audit-log: {short}: line 1 names the key")
-    short.write_bytes(short.read_bytes().replace(b"answered", b"refused!"))
+    short.write_bytes(short.read_bytes().replace(b"replied", b"refused"))
     assert "line 2 has a signature that is not by the log's key" in error_of("audit-log", "verify", short)
     assert "cannot read the audit log" in error_of("audit-log", "verify", tmp_path / "none")
     wrong = site("audit-log", "verify", short, "--head", "deadbeef", check=2).stderr

@@ -1,4 +1,4 @@
-"""How much `Score` tells: each limit, at its edge, over a real socket; and how the callers use it."""
+"""How much `Evaluate` tells: each limit, at its edge, over a real socket; and how the callers use it."""
 
 import json
 import re
@@ -53,14 +53,16 @@ def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: Encry
         serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(4))),
         VaultClient(address) as client,
     ):
-        refusal = "split test has 3 patients, and counts of fewer than 4 are not told: .* set evaluation: min-patients"
+        refusal = (
+            "split test has 3 patients, and counts of fewer than 4 are not disclosed: .* set evaluation: min-patients"
+        )
         with pytest.raises(VaultError, match=refusal):
-            client.score("test", LOGITS)
+            client.evaluate("test", LOGITS)
     with (
         serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(3))),
         VaultClient(address) as client,
     ):
-        assert client.score("test", LOGITS).examples == 3
+        assert client.evaluate("test", LOGITS).examples == 3
     EvaluationAllowance().admit(EvaluationCall(NOW, "", 1, "test"), 0, DEFAULT)
 
 
@@ -72,8 +74,8 @@ def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_pa
         VaultClient(address) as client,
     ):
         assert client.info().sequences["test"] == 10
-        with pytest.raises(VaultError, match="split test has 1 patients, and counts of fewer than 2 are not told"):
-            client.score("test", np.zeros((10, 1, 2)))
+        with pytest.raises(VaultError, match="split test has 1 patients, and counts of fewer than 2 are not disclosed"):
+            client.evaluate("test", np.zeros((10, 1, 2)))
 
 
 def test_a_finding_that_is_known_for_few_patients_is_not_told(domain: KeyDomain, tmp_path: Path, address: str):
@@ -89,13 +91,13 @@ def test_a_finding_that_is_known_for_few_patients_is_not_told(domain: KeyDomain,
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     policy = policy_of(dataset, EvaluationLimits(3))
     with serving(domain, dataset, address, policy=policy, audit=log), VaultClient(address) as client:
-        told = client.score("test", rows)
+        told = client.evaluate("test", rows)
         assert told == FindingCounts(5, (Counts.zero(2), *whole.findings[1:]))
         assert metrics(told) == metrics(FindingCounts(5, whole.findings[1:]))
         policy_of(dataset, EvaluationLimits(2))
-        assert client.score("test", rows) == whole
+        assert client.evaluate("test", rows) == whole
         policy_of(dataset, EvaluationLimits(4))
-        assert client.score("test", rows) == FindingCounts(5, (Counts.zero(2),) * 3)
+        assert client.evaluate("test", rows) == FindingCounts(5, (Counts.zero(2),) * 3)
     log.close()
     _, *lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert [line.get("withheld") for line in lines] == [1, None, 2]
@@ -117,22 +119,24 @@ def test_one_round_of_a_run_is_scored_nine_times(domain: KeyDomain, dataset: Enc
     """A tenth call for one run, round and split is refused; another run, round or split is another question."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         for _ in range(9):
-            client.score("test", LOGITS, "run", 7)
-        with pytest.raises(VaultError, match="split test was scored 9 times in round 7 of run run, and 9 are allowed"):
-            client.score("test", LOGITS, "run", 7)
-        client.score("test", LOGITS, "run", 8)
-        client.score("test", LOGITS, "another", 7)
-        client.score("validation", np.zeros((2, 2, 2)), "run", 7)
+            client.evaluate("test", LOGITS, "run", 7)
+        with pytest.raises(
+            VaultError, match="split test was evaluated 9 times in round 7 of run run, and 9 are allowed"
+        ):
+            client.evaluate("test", LOGITS, "run", 7)
+        client.evaluate("test", LOGITS, "run", 8)
+        client.evaluate("test", LOGITS, "another", 7)
+        client.evaluate("validation", np.zeros((2, 2, 2)), "run", 7)
         for _ in range(3):  # a local training is bounded by the day
-            client.score("test", LOGITS, "", 7)
+            client.evaluate("test", LOGITS, "", 7)
 
 
 def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
     with serving(domain, dataset, address), VaultClient(address) as client:
-        client.score("test", LOGITS, "run", 1000)
-        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 scored here: set evaluation: rounds"):
-            client.score("test", LOGITS, "run", 1001)
+        client.evaluate("test", LOGITS, "run", 1000)
+        with pytest.raises(VaultError, match="round 1001 is beyond the 1000 evaluated here: set evaluation: rounds"):
+            client.evaluate("test", LOGITS, "run", 1001)
 
 
 def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -141,9 +145,11 @@ def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, datas
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
             with pytest.raises(VaultError, match="not finite"):
-                client.score("test", np.full((3, 2, 2), np.nan))
-        with pytest.raises(VaultError, match="2 calls were scored within 24 hours, and 2 are allowed: wait, or set"):
-            client.score("test", LOGITS)
+                client.evaluate("test", np.full((3, 2, 2), np.nan))
+        with pytest.raises(
+            VaultError, match="2 evaluations were made within 24 hours, and 2 are allowed: wait, or set"
+        ):
+            client.evaluate("test", LOGITS)
 
 
 def test_a_day_is_24_hours():
@@ -174,7 +180,7 @@ def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
     allowance = EvaluationAllowance(EvaluationCall(NOW + timedelta(hours=h), "", 1, "test") for h in hours)
     four = EvaluationLimits(per_day=4)
     allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, four)
-    with pytest.raises(VaultError, match="4 calls were scored within 24 hours"):
+    with pytest.raises(VaultError, match="4 evaluations were made within 24 hours"):
         allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, four)
     allowance.admit(EvaluationCall(NOW + timedelta(days=3), "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
@@ -182,14 +188,14 @@ def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
 def test_calls_at_the_same_time_are_counted_all():
     """Who took the time first, and is admitted last, does not pass the limit by that."""
     allowance = EvaluationAllowance([EvaluationCall(NOW + timedelta(seconds=1), "", 1, "test")])
-    with pytest.raises(VaultError, match="1 calls were scored within 24 hours"):
+    with pytest.raises(VaultError, match="1 evaluations were made within 24 hours"):
         allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
 
 def test_past_calls_count_by_run_and_round():
     """After a restart a round that was scored is not asked for once more."""
     past = [EvaluationCall(NOW - timedelta(days=30), "run", 1, "test")] * 9
-    with pytest.raises(VaultError, match="scored 9 times in round 1"):
+    with pytest.raises(VaultError, match="evaluated 9 times in round 1"):
         EvaluationAllowance(past).admit(EvaluationCall(NOW, "run", 1, "test"), 3, FEW)
 
 
@@ -199,8 +205,8 @@ def test_a_run_s_name_is_short_and_printable(run: str, domain: KeyDomain, datase
     assert not is_run(run)
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match="a run is at most 64 printable characters"):
-            client.score("test", LOGITS, run, 1)
-        assert client.score("test", LOGITS, "r" * 64, 1).examples == 3
+            client.evaluate("test", LOGITS, run, 1)
+        assert client.evaluate("test", LOGITS, "r" * 64, 1).examples == 3
 
 
 def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -208,19 +214,19 @@ def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDat
     policy = policy_of(dataset)
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
-            client.score("test", LOGITS, "run", 1)
+            client.evaluate("test", LOGITS, "run", 1)
         for limits, refusal in (
-            (replace(FEW, per_day=2, per_round=3), "2 calls were scored within 24 hours, and 2 are allowed"),
-            (replace(FEW, per_round=1), "scored 2 times in round 1 of run run, and 1 are allowed"),
-            (replace(FEW, min_patients=4), "counts of fewer than 4 are not told"),
+            (replace(FEW, per_day=2, per_round=3), "2 evaluations were made within 24 hours, and 2 are allowed"),
+            (replace(FEW, per_round=1), "evaluated 2 times in round 1 of run run, and 1 are allowed"),
+            (replace(FEW, min_patients=4), "counts of fewer than 4 are not disclosed"),
         ):
             policy_of(dataset, limits)
             with pytest.raises(VaultError, match=refusal):
-                client.score("test", LOGITS, "run", 1)
+                client.evaluate("test", LOGITS, "run", 1)
         policy_of(dataset, replace(FEW, per_day=3, per_round=3))
-        client.score("test", LOGITS, "run", 1)
-        with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
-            client.score("test", LOGITS)
+        client.evaluate("test", LOGITS, "run", 1)
+        with pytest.raises(VaultError, match="3 evaluations were made within 24 hours, and 3 are allowed"):
+            client.evaluate("test", LOGITS)
 
 
 @pytest.mark.parametrize("text", [None, "bundles: [", "{kept}rounds: 3\n", "\xff"])
@@ -283,14 +289,14 @@ def test_a_clock_that_was_wrong_once_bounds_nothing_for_ever():
     for day in range(0, 20, 2):
         for _ in range(2):
             allowance.admit(EvaluationCall(now + timedelta(days=day), "", 1, "test"), 20, limits)
-        with pytest.raises(VaultError, match="2 calls were scored within 24 hours"):
+        with pytest.raises(VaultError, match="2 evaluations were made within 24 hours"):
             allowance.admit(EvaluationCall(now + timedelta(days=day, hours=1), "", 1, "test"), 20, limits)
 
 
 def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
     """Return all that the policy must allow."""
     return (
-        lambda: client.score("test", LOGITS),
+        lambda: client.evaluate("test", LOGITS),
         lambda: client.initial_weights(TINY, 0, "float32"),
         lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE),
     )

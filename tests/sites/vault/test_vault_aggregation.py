@@ -1,4 +1,4 @@
-"""The vault's Mask, Unmask, Seal and Open: what a coordinator, a neighbour or a restart could try with them."""
+"""Mask, Unmask, Seal and Unseal of the vault against a coordinator, another site, a clone and a restart."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_chain import Record
 from sites.vault.audit_log import AuditLog, Signer
 from sites.vault.memory_budget import MemoryBudget
-from sites.vault.vault_aggregation import Masking
+from sites.vault.vault_aggregation import SecureAggregation
 from sites.vault.vault_calls import Call
 
 NONCE = "ab" * 32
@@ -44,12 +44,12 @@ NAMES = ("north", "east", "west")
 
 @dataclass(frozen=True)
 class Update:
-    """One site's masked words, and what they hide."""
+    """One site's masked values, and what they hide."""
 
     part: Contribution
     tag: int
     masked: EncodedUpdate
-    words: EncodedUpdate
+    values: EncodedUpdate
 
 
 def identity(name: str) -> SiteIdentity:
@@ -76,20 +76,20 @@ def membership(*names: str, nonce: str = NONCE) -> Membership:
 
 
 def update(name: str, of: Round = ROUND, seed: int | None = None, least: int = 1) -> Update:
-    """Return what a site's vault would make of random words; the others' vaults are of the same domain."""
+    """Return what a site's vault would make of random values; the others' vaults are of the same domain."""
     drawn = np.random.default_rng(NAMES.index(name) if seed is None else seed).normal(size=of.length)
-    words = of.ring.encode(drawn, 5)
+    values = of.ring.encode(drawn, 5)
     part = Contribution.fresh(name, 5, least)
     masker = certified_as(name).domain.mask_key().masker(of, part)
-    masked = [masker.mask(words[start : start + CHUNK]) for start in range(0, words.size, CHUNK)]
-    return Update(part, masker.tag(), np.concatenate(masked), words)
+    masked = [masker.mask(values[start : start + CHUNK]) for start in range(0, values.size, CHUNK)]
+    return Update(part, masker.tag(), np.concatenate(masked), values)
 
 
 def added(updates: list[Update]) -> tuple[Aggregate, EncodedUpdate, EncodedUpdate]:
-    """Return what a sum is of, the sum of the masked words, and that of the words."""
+    """Return what a sum is of, the sum of the masked values, and that of the values."""
     total = Aggregate.of([(u.part, u.tag) for u in updates])
     masked, clear = (
-        np.sum([getattr(u, name) for u in updates], axis=0, dtype=RING.dtype) for name in ("masked", "words")
+        np.sum([getattr(u, name) for u in updates], axis=0, dtype=RING.dtype) for name in ("masked", "values")
     )
     return total, masked, clear
 
@@ -101,76 +101,76 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterato
         yield client
 
 
-def unmask(client: VaultClient, of: Round, total: Aggregate, words: EncodedUpdate, given: Membership) -> EncodedUpdate:
-    return client.unmask(of.to_json(), total.to_json(), words, given)
+def unmask(client: VaultClient, of: Round, total: Aggregate, values: EncodedUpdate, given: Membership) -> EncodedUpdate:
+    return client.unmask(of.to_json(), total.to_json(), values, given)
 
 
 def test_what_the_vault_masks_comes_off_in_the_sum(vault: VaultClient):
-    """Its words and two others' add up to the sum of the words, by plain integers; each call has a nonce of its own."""
+    """Its update and two others add up to their sum in plain integers; each call has a nonce of its own."""
     others = [update("east"), update("west")]
-    words = RING.encode(np.random.default_rng(9).normal(size=LENGTH), 4)
-    masked = vault.mask(ROUND.to_json(), 4, words)
-    again = vault.mask(ROUND.to_json(), 4, words)
+    values = RING.encode(np.random.default_rng(9).normal(size=LENGTH), 4)
+    masked = vault.mask(ROUND.to_json(), 4, values)
+    again = vault.mask(ROUND.to_json(), 4, values)
     assert masked.nonce != again.nonce
-    assert (masked.words != again.words).mean() > 0.99
-    own = Update(Contribution("north", masked.nonce, 4, masked.least), masked.tag, masked.words, words)
+    assert (masked.values != again.values).mean() > 0.99
+    own = Update(Contribution("north", masked.nonce, 4, masked.min_sites), masked.tag, masked.values, values)
     total, sums, clear = added([own, *others])
     unmasked = unmask(vault, ROUND, total, sums, membership(*NAMES))
     np.testing.assert_array_equal(unmasked, clear)
-    expected = sum(u.words.view("<i4").astype(object) for u in (own, *others))
+    expected = sum(u.values.view("<i4").astype(object) for u in (own, *others))
     assert unmasked.view("<i4").tolist() == expected.tolist()
 
 
 def test_a_site_masks_no_more_examples_than_it_has(vault: VaultClient):
     """The vault knows its training split: who claims more would weigh more."""
-    words = np.zeros(LENGTH, RING.dtype)
+    values = np.zeros(LENGTH, RING.dtype)
     for examples in (0, 7):
         with pytest.raises(VaultError, match=f"at most the 6 training sequences of this site, got {examples}"):
-            vault.mask(ROUND.to_json(), examples, words)
+            vault.mask(ROUND.to_json(), examples, values)
 
 
 def test_words_beyond_the_bound_are_not_masked(vault: VaultClient):
     """No word may leave the room that its examples have in the ring: the sum could wrap, and nobody would see it."""
-    words = np.full(LENGTH, 2**30, RING.dtype)
+    values = np.full(LENGTH, 2**30, RING.dtype)
     with pytest.raises(VaultError, match="a word"):
-        vault.mask(ROUND.to_json(), 4, words)
+        vault.mask(ROUND.to_json(), 4, values)
     for length in (LENGTH - 1, LENGTH + 1):
-        with pytest.raises(VaultError, match="words"):
+        with pytest.raises(VaultError, match="values"):
             vault.mask(ROUND.to_json(), 4, np.zeros(length, RING.dtype))
 
 
 ADVERSARIES: dict[
     str, tuple[Callable[[Round, Aggregate, EncodedUpdate], tuple[Round, Aggregate, EncodedUpdate]], str]
 ] = {
-    "a replayed round": (lambda of, total, words: (replace(of, number=2), total, words), "does not fit its tag"),
-    "another attempt": (lambda of, total, words: (replace(of, attempt=2), total, words), "does not fit its tag"),
-    "another model": (lambda of, total, words: (replace(of, base="0" * 64), total, words), "does not fit its tag"),
+    "a replayed round": (lambda of, total, values: (replace(of, number=2), total, values), "does not fit its tag"),
+    "another attempt": (lambda of, total, values: (replace(of, attempt=2), total, values), "does not fit its tag"),
+    "another model": (lambda of, total, values: (replace(of, base="0" * 64), total, values), "does not fit its tag"),
     "another scale": (
-        lambda of, total, words: (replace(of, ring=replace(of.ring, bound=16.0)), total, words),
+        lambda of, total, values: (replace(of, ring=replace(of.ring, bound=16.0)), total, values),
         "does not fit its tag",
     ),
     "a bit of the sum": (
-        lambda of, total, words: (of, total, words ^ (np.arange(LENGTH) == 9)),
+        lambda of, total, values: (of, total, values ^ (np.arange(LENGTH) == 9)),
         "does not fit its tag",
     ),
     "another tag": (
-        lambda of, total, words: (of, replace(total, tag=(total.tag + 1) % PRIME), words),
+        lambda of, total, values: (of, replace(total, tag=(total.tag + 1) % PRIME), values),
         "does not fit its tag",
     ),
     "one site less in the list": (
-        lambda of, total, words: (of, replace(total, parts=total.parts[1:]), words),
+        lambda of, total, values: (of, replace(total, parts=total.parts[1:]), values),
         "does not fit its tag",
     ),
     "other examples": (
-        lambda of, total, words: (
+        lambda of, total, values: (
             of,
             replace(total, parts=(replace(total.parts[0], examples=1), *total.parts[1:])),
-            words,
+            values,
         ),
         "does not fit its tag",
     ),
     "two sites' nonces exchanged": (
-        lambda of, total, words: (
+        lambda of, total, values: (
             of,
             replace(
                 total,
@@ -180,25 +180,25 @@ ADVERSARIES: dict[
                     total.parts[2],
                 ),
             ),
-            words,
+            values,
         ),
         "does not fit its tag",
     ),
     "a site twice": (
-        lambda of, total, words: (of, replace(total, parts=(*total.parts, total.parts[0])), words),
+        lambda of, total, values: (of, replace(total, parts=(*total.parts, total.parts[0])), values),
         "one update of each site",
     ),
     "a stranger": (
-        lambda of, total, words: (
+        lambda of, total, values: (
             of,
             replace(total, parts=(*total.parts[:2], replace(total.parts[2], site="mallory"))),
-            words,
+            values,
         ),
         "names mallory, which did not prove",
     ),
     "one site alone": (
-        lambda of, total, words: (of, replace(total, parts=total.parts[:1]), words),
-        "is of 1 sites, and the policy wants 2",
+        lambda of, total, values: (of, replace(total, parts=total.parts[:1]), values),
+        "is of 1 sites, and the policy requires 2",
     ),
 }
 
@@ -266,13 +266,13 @@ def test_states_are_sealed_and_opened(vault: VaultClient):
         state = os.urandom(size)
         sealed = vault.seal("round 7", state)
         assert size < 16 or state[:16] not in sealed
-        assert vault.open(sealed) == ("round 7", state)
+        assert vault.unseal(sealed) == ("round 7", state)
     altered = bytearray(sealed)
     altered[-1] ^= 1
     with pytest.raises(VaultError, match="no sealed state, or it was altered"):
-        vault.open(bytes(altered))
+        vault.unseal(bytes(altered))
     for about in ("", "x" * 501, "a\nb"):
-        with pytest.raises(VaultError, match="is about something"):
+        with pytest.raises(VaultError, match="are about something"):
             vault.seal(about, b"state")
 
 
@@ -287,7 +287,7 @@ def test_a_read_only_vault_masks_and_seals_nothing(domain: KeyDomain, dataset: E
         ):
             with pytest.raises(VaultError, match="read-only"):
                 call()
-        assert vault.open(sealed) == ("it", b"state")
+        assert vault.unseal(sealed) == ("it", b"state")
         np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
 
 
@@ -323,18 +323,18 @@ def left(replies: Iterator[Any]) -> list[Any]:
     return found
 
 
-def masking(domain: KeyDomain, room: int = 2**30) -> Masking:
-    return Masking(certified(domain, "north"), 6, MemoryBudget(room, 0.05))
+def masking(domain: KeyDomain, room: int = 2**30) -> SecureAggregation:
+    return SecureAggregation(certified(domain, "north"), 6, MemoryBudget(room, 0.05))
 
 
-def unmask_requests(total: Aggregate, *words: EncodedUpdate) -> Iterator[vault_pb2.UnmaskRequest]:
+def unmask_requests(total: Aggregate, *values: EncodedUpdate) -> Iterator[vault_pb2.UnmaskRequest]:
     given = membership(*NAMES)
     proofs = [proof.to_json() for proof in given.participants.proofs]
     yield vault_pb2.UnmaskRequest(
-        round=ROUND.to_json(), sum=total.to_json(), proofs=proofs, run=given.run, bundle=given.bundle
+        round=ROUND.to_json(), aggregate=total.to_json(), proofs=proofs, run=given.run, bundle=given.bundle
     )
-    for some in words:
-        yield vault_pb2.UnmaskRequest(words=some.tobytes())
+    for some in values:
+        yield vault_pb2.UnmaskRequest(values=some.tobytes())
 
 
 def test_no_word_of_a_sum_leaves_before_it_is_recorded(domain: KeyDomain):
@@ -346,9 +346,9 @@ def test_no_word_of_a_sum_leaves_before_it_is_recorded(domain: KeyDomain):
 
 
 def test_no_mask_s_nonce_and_tag_leave_before_it_is_recorded(domain: KeyDomain):
-    """Without them the words that left are noise; recorded, they come last."""
-    vault, words = masking(domain), np.zeros(LENGTH, RING.dtype)
-    request = vault_pb2.MaskRequest(round=ROUND.to_json(), examples=4, words=words.tobytes())
+    """Without them the values that left are noise; recorded, they come last."""
+    vault, values = masking(domain), np.zeros(LENGTH, RING.dtype)
+    request = vault_pb2.MaskRequest(round=ROUND.to_json(), examples=4, values=values.tobytes())
     found = [(reply.nonce, reply.tag) for reply in left(vault.mask(called(unrecorded), iter([request]), 1))]
     assert found == [("", "")] * 2
     *_, last = vault.mask(called(), iter([request]), 1)
@@ -375,8 +375,8 @@ def test_nothing_is_opened_before_it_is_recorded(domain: KeyDomain):
     """Neither what a state is about nor its content is told by a vault whose log cannot be written."""
     vault, sealed = masking(domain), b"".join(domain.envelope().close("round 7", [b"state"]))
     block = vault_pb2.Block(data=sealed)
-    assert left(vault.open(called(unrecorded), iter([block]))) == []
-    about, content = vault.open(called(), iter([block]))
+    assert left(vault.unseal(called(unrecorded), iter([block]))) == []
+    about, content = vault.unseal(called(), iter([block]))
     assert (about.about, content.data) == ("round 7", b"state")
 
 
@@ -391,7 +391,7 @@ def test_sums_share_the_memory_for_them(domain: KeyDomain):
     def slowly() -> Iterator[vault_pb2.UnmaskRequest]:
         for request in unmask_requests(total, sums[:9], sums[9:]):
             yield request
-            if request.words:
+            if request.values:
                 with pytest.raises(VaultError, match="the vault is busy"):
                     another()
 
@@ -404,7 +404,7 @@ def test_sums_share_the_memory_for_them(domain: KeyDomain):
 
 @pytest.mark.parametrize(
     ("about", "junk"),
-    [("it\nOpen: forged", True), ("it\nOpen: forged", False), ("forged", True)],
+    [("it\nUnseal: forged", True), ("it\nUnseal: forged", False), ("forged", True)],
     ids=["lines, and junk", "lines, sealed", "junk"],
 )
 def test_what_sealed_bytes_say_of_themselves_is_not_believed(
@@ -422,13 +422,13 @@ def test_what_sealed_bytes_say_of_themselves_is_not_believed(
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     caplog.set_level(logging.INFO, "fedpp.vault")
     with serving(domain, dataset, address, audit=log), VaultClient(address) as vault, pytest.raises(VaultError) as told:
-        vault.open(sealed)
+        vault.unseal(sealed)
     log.close()
     _, record = map(json.loads, (tmp_path / "log").read_text().splitlines())
-    assert record["method"] == "Open"
+    assert record["method"] == "Unseal"
     assert record["outcome"] in str(told.value)
     assert "forged" not in f"{record} {told.value} {caplog.text}"
-    assert "Open refused: " in caplog.text
+    assert "Unseal refused: " in caplog.text
 
 
 def test_a_restarted_vault_keeps_to_its_list(
@@ -463,13 +463,13 @@ def _vaults(domain: KeyDomain, dataset: EncryptedDataset, folder: Path, count: i
 def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Two copies of one vault mask the same round: no word of their keystreams is the same but by chance."""
     folder = Path(address.removeprefix("unix:")).parent.parent
-    words = np.zeros(LENGTH, RING.dtype)
+    values = np.zeros(LENGTH, RING.dtype)
     with _vaults(domain, dataset, folder, 2) as clients:
-        streams = [client.mask(ROUND.to_json(), 5, words) for client in clients for _ in range(2)]
+        streams = [client.mask(ROUND.to_json(), 5, values) for client in clients for _ in range(2)]
     assert len({stream.nonce for stream in streams}) == 4
     for number, one in enumerate(streams):
         for other in streams[:number]:
-            assert (one.words == other.words).mean() < 0.001
+            assert (one.values == other.values).mean() < 0.001
 
 
 def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -479,7 +479,7 @@ def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset
     with serving(domain, dataset, address, policy=path), VaultClient(address) as vault:
         policy = SitePolicy.load(path)
         path.write_text(replace(policy, min_other_sites=3).to_yaml())
-        with pytest.raises(VaultError, match="is of 3 sites, and the policy wants 4"):
+        with pytest.raises(VaultError, match="is of 3 sites, and the policy requires 4"):
             unmask(vault, ROUND, total, sums, membership(*NAMES))
         path.write_text(replace(policy, min_other_sites=2).to_yaml())
         np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)

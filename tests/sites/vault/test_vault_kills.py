@@ -51,7 +51,7 @@ LENGTH = 3 * CHUNK + 77
 NONCE = "ab" * 32
 SECONDS = 20.0
 MOMENTS = ("before", "within", "within", "within", "after")
-WORDS = b"correct horse battery staple"
+PASSPHRASE = b"correct horse battery staple"
 # Starts `fedpp-site vault` with the arguments of each line, in a process of its own, whose number it answers: a fork
 # of one that has imported everything is there at once.
 STARTER = """
@@ -174,7 +174,7 @@ def proof(domain: KeyDomain, name: str) -> Proof:
 def running(folder: Path, sockets: Path, domain: KeyDomain, dataset: EncryptedDataset) -> Iterator[dict[str, Vault]]:
     """Run the vaults of three sites of a domain, each with its audit log, as the command line starts them."""
     passphrase = folder / "passphrase"
-    create_exclusively(passphrase, WORDS)
+    create_exclusively(passphrase, PASSPHRASE)
     policy = policy_of(dataset)
     with ExitStack() as stack:
         starter = stack.enter_context(
@@ -184,7 +184,7 @@ def running(folder: Path, sockets: Path, domain: KeyDomain, dataset: EncryptedDa
         )
         vaults = {}
         for name in NAMES:
-            key_store.join(folder / name, site(domain, name), Passphrase(WORDS, log2_cost=10))
+            key_store.join(folder / name, site(domain, name), Passphrase(PASSPHRASE, log2_cost=10))
             address = f"unix:{sockets}/{name}.sock"
             options = {
                 "domain": folder / name,
@@ -206,26 +206,26 @@ class Masks:
     def __init__(self) -> None:
         self.begun, self.whole = [], 0
 
-    def ask(self, address: str, of: Round, words: EncodedUpdate) -> tuple[EncodedUpdate, str, int]:
-        """Return a vault's masked words, nonce and tag; keep the keystream of all that it answered."""
+    def ask(self, address: str, of: Round, values: EncodedUpdate) -> tuple[EncodedUpdate, str, int]:
+        """Return a vault's masked values, nonce and tag; keep the keystream of all that it answered."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
             yield vault_pb2.MaskRequest(round=of.to_json(), examples=EXAMPLES)
-            for start in range(0, words.size, CHUNK):
-                yield vault_pb2.MaskRequest(words=words[start : start + CHUNK].tobytes())
+            for start in range(0, values.size, CHUNK):
+                yield vault_pb2.MaskRequest(values=values[start : start + CHUNK].tobytes())
 
         masked, nonce, tag = b"", "", ""
         with channel_to(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=SECONDS)
             try:
                 for reply in vault_pb2_grpc.VaultStub(channel).Mask(requests(), timeout=SECONDS):
-                    masked += reply.words
+                    masked += reply.values
                     nonce, tag = reply.nonce, reply.tag
             finally:
-                seen = np.frombuffer(masked, words.dtype)
-                self.begun.append(seen - words[: seen.size])
+                seen = np.frombuffer(masked, values.dtype)
+                self.begun.append(seen - values[: seen.size])
         self.whole += 1
-        return np.frombuffer(masked, words.dtype), nonce, int(tag, 16)
+        return np.frombuffer(masked, values.dtype), nonce, int(tag, 16)
 
     def blocks(self) -> np.ndarray:
         """Return the first halves of all blocks of AES: of a million, two are equal by chance once in 2^25 times."""
@@ -233,18 +233,18 @@ class Masks:
 
 
 def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Round, company: Membership) -> None:
-    """Mask an update of random words at each site, add them up, and take the masks off at each: all have the sum."""
+    """Mask an update of random values at each site, add them up, and take the masks off at each: all have the sum."""
     numbers = np.random.default_rng(of.number)
     parts, total, clear = [], np.zeros(LENGTH, RING.dtype), np.zeros(LENGTH, RING.dtype)
     for name, vault in vaults.items():
 
         def masked(address: str) -> tuple[EncodedUpdate, EncodedUpdate, str, int]:
-            words = RING.encode(numbers.normal(size=LENGTH), EXAMPLES)  # others each time: training is not repeated
-            return words, *masks.ask(address, of, words)
+            values = RING.encode(numbers.normal(size=LENGTH), EXAMPLES)  # others each time: training is not repeated
+            return values, *masks.ask(address, of, values)
 
-        words, hidden, nonce, tag = chaos.ask("mask", vault, masked)
+        values, hidden, nonce, tag = chaos.ask("mask", vault, masked)
         parts.append((Contribution(name, nonce, EXAMPLES, 2), tag))
-        total, clear = total + hidden, clear + words
+        total, clear = total + hidden, clear + values
 
     def unmasked(address: str) -> EncodedUpdate:
         with VaultClient(address) as client:

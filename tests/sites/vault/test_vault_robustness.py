@@ -27,7 +27,7 @@ from simulations.benchmarks import bad_clients, bench_vault
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit_chain import verify
 from sites.vault.audit_log import AuditLog, Signer
-from sites.vault.call_guard import MAX_OF_A_METHOD
+from sites.vault.call_guard import MAX_CALLS_PER_METHOD
 from sites.vault.memory_budget import MemoryBudget
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
@@ -53,16 +53,16 @@ def test_a_slow_but_steady_caller_is_served(domain: KeyDomain, dataset: Encrypte
         grpc.insecure_channel(address) as channel,
     ):
 
-        def requests() -> Iterator[vault_pb2.ScoreRequest]:
-            yield vault_pb2.ScoreRequest(split="test")
+        def requests() -> Iterator[vault_pb2.EvaluateRequest]:
+            yield vault_pb2.EvaluateRequest(split="test")
             data = LOGITS.tobytes()
             header = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape)
             parts = [header, *(vault_pb2.ArrayChunk(data=data[i : i + 24]) for i in range(0, len(data), 24))]
             for part in parts:
                 time.sleep(0.5)
-                yield vault_pb2.ScoreRequest(logits=part)
+                yield vault_pb2.EvaluateRequest(logits=part)
 
-        assert vault_pb2_grpc.VaultStub(channel).Score(requests(), timeout=SECONDS).examples == 3
+        assert vault_pb2_grpc.VaultStub(channel).Evaluate(requests(), timeout=SECONDS).examples == 3
 
 
 def test_who_does_not_read_is_cut_off(domain: KeyDomain, dataset: EncryptedDataset, address: str):
@@ -86,31 +86,31 @@ def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dat
     """So many streams to Score are open, and one more is turned away; Info, weights and health answer."""
     over = threading.Event()
 
-    def nothing() -> Iterator[vault_pb2.ScoreRequest]:
-        yield vault_pb2.ScoreRequest(split="test")
+    def nothing() -> Iterator[vault_pb2.EvaluateRequest]:
+        yield vault_pb2.EvaluateRequest(split="test")
         over.wait(SECONDS)
 
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
         stub = vault_pb2_grpc.VaultStub(channel)
-        calls = [stub.Score.future(nothing(), timeout=SECONDS) for _ in range(MAX_OF_A_METHOD)]
+        calls = [stub.Evaluate.future(nothing(), timeout=SECONDS) for _ in range(MAX_CALLS_PER_METHOD)]
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             try:
-                client.score("test", LOGITS)
+                client.evaluate("test", LOGITS)
             except VaultError as full:
                 told = str(full)
                 break
-        assert told.endswith(f"refused: {MAX_OF_A_METHOD} calls of Score run: try again later")
+        assert told.endswith(f"refused: {MAX_CALLS_PER_METHOD} calls of Evaluate run: try again later")
         assert client.info().frames == 2
         assert client.initial_weights(TINY, 0, "float32")
         assert site("health", address).stdout == "serving\n"
         over.set()
         for call in calls:
             assert call.exception(SECONDS).code() is grpc.StatusCode.INVALID_ARGUMENT  # the stream had no logits
-        assert client.score("test", LOGITS).examples == 3
+        assert client.evaluate("test", LOGITS).examples == 3
 
 
-@pytest.mark.parametrize("method", ["Score", "Info", "InitialWeights", "Nothing"])
+@pytest.mark.parametrize("method", ["Evaluate", "Info", "InitialWeights", "Nothing"])
 def test_a_message_of_a_gigabyte_is_turned_away(
     method: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
 ):
@@ -126,10 +126,10 @@ def test_a_message_of_a_gigabyte_is_turned_away(
 def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
     """A caller learns that its message is too large, and the call is recorded once."""
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
-    request = vault_pb2.ScoreRequest(split="test", logits=vault_pb2.ArrayChunk(data=bytes(5 * 2**20)))
+    request = vault_pb2.EvaluateRequest(split="test", logits=vault_pb2.ArrayChunk(data=bytes(5 * 2**20)))
     with serving(domain, dataset, address, audit=log), grpc.insecure_channel(address) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            vault_pb2_grpc.VaultStub(channel).Score(iter([request]), timeout=SECONDS)
+            vault_pb2_grpc.VaultStub(channel).Evaluate(iter([request]), timeout=SECONDS)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     log.close()
     assert verify(tmp_path / "log").records == 2
@@ -178,8 +178,8 @@ def test_weights_that_nobody_reads_keep_no_score_waiting(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     """While a slow reader holds all memory for weights, other weights are refused in the end; scores are answered."""
-    monkeypatch.setattr("sites.vault.vault_service.ROOM_BYTES", 1)
-    monkeypatch.setattr("sites.vault.vault_service.ROOM_SECONDS", 0.3)
+    monkeypatch.setattr("sites.vault.vault_service.MEMORY_BYTES", 1)
+    monkeypatch.setattr("sites.vault.vault_service.MEMORY_SECONDS", 0.3)
     large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
     request = vault_pb2.InitialWeightsRequest(network=large, seed=1, dtype="float64")
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
@@ -187,44 +187,44 @@ def test_weights_that_nobody_reads_keep_no_score_waiting(
         next(unread)
         with pytest.raises(VaultError, match="the vault is busy"):
             client.initial_weights(TINY, 0, "float32")
-        assert client.score("test", LOGITS).examples == 3
+        assert client.evaluate("test", LOGITS).examples == 3
         assert client.info().frames == 2
         with pytest.raises(VaultError, match="the vault is busy"):
             client.initial_weights(TINY, 0, "float32")
         unread.cancel()
-        until("answered", lambda: client.initial_weights(TINY, 0, "float32"))
+        until("replied", lambda: client.initial_weights(TINY, 0, "float32"))
 
 
 def test_scores_wait_for_one_another(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     """While one caller's predictions fill the memory for scores, another's are refused in the end."""
-    monkeypatch.setattr("sites.vault.vault_service.ROOM_BYTES", 1)
-    monkeypatch.setattr("sites.vault.vault_service.ROOM_SECONDS", 0.3)
+    monkeypatch.setattr("sites.vault.vault_service.MEMORY_BYTES", 1)
+    monkeypatch.setattr("sites.vault.vault_service.MEMORY_SECONDS", 0.3)
     header, more = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape), threading.Event()
 
-    def requests() -> Iterator[vault_pb2.ScoreRequest]:
-        yield vault_pb2.ScoreRequest(split="test")
-        yield vault_pb2.ScoreRequest(logits=header)
+    def requests() -> Iterator[vault_pb2.EvaluateRequest]:
+        yield vault_pb2.EvaluateRequest(split="test")
+        yield vault_pb2.EvaluateRequest(logits=header)
         more.wait(SECONDS)
-        yield vault_pb2.ScoreRequest(logits=vault_pb2.ArrayChunk(data=LOGITS.tobytes()))
+        yield vault_pb2.EvaluateRequest(logits=vault_pb2.ArrayChunk(data=LOGITS.tobytes()))
 
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel, VaultClient(address) as client:
-        slow = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
-        until("the vault is busy", lambda: client.score("test", LOGITS))
+        slow = vault_pb2_grpc.VaultStub(channel).Evaluate.future(requests(), timeout=SECONDS)
+        until("the vault is busy", lambda: client.evaluate("test", LOGITS))
         more.set()
         assert slow.result(SECONDS).examples == 3
-        assert client.score("test", LOGITS).examples == 3
+        assert client.evaluate("test", LOGITS).examples == 3
 
 
 def until(outcome: str, call: Callable[[], object]) -> None:
-    """Call until it ends so: "answered", or with what a refusal says."""
+    """Call until it ends so: "replied", or with what a refusal says."""
     deadline, found = time.monotonic() + SECONDS, ""
     while outcome not in found:
         assert time.monotonic() < deadline, found
         try:
             call()
-            found = "answered"
+            found = "replied"
         except VaultError as error:
             found = str(error)
 
@@ -235,20 +235,20 @@ def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encrypt
     with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
-        client.score("test", LOGITS, "run", 5)
+        client.evaluate("test", LOGITS, "run", 5)
         for run, number, reason in (("run", 5, "and 1 are allowed"), ("run", 6, "beyond the 5")):
             with pytest.raises(VaultError, match=reason):
-                client.score("test", LOGITS, run, number)
+                client.evaluate("test", LOGITS, run, number)
         for number in (1, 2):
-            client.score("test", LOGITS, "run", number)
-        with pytest.raises(VaultError, match="3 calls were scored within 24 hours, and 3 are allowed"):
-            client.score("test", LOGITS, "run", 3)
+            client.evaluate("test", LOGITS, "run", number)
+        with pytest.raises(VaultError, match="3 evaluations were made within 24 hours, and 3 are allowed"):
+            client.evaluate("test", LOGITS, "run", 3)
     with (
         site_vault(domain, dataset, address, scores=EvaluationLimits(min_patients=4)),
         VaultClient(address) as client,
         pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 4"),
     ):
-        client.score("test", LOGITS)
+        client.evaluate("test", LOGITS)
 
 
 def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: EncryptedDataset, address: str):

@@ -133,7 +133,7 @@ def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path,
     labels = all_labels[[i for i, s in enumerate(SPLIT) if s == split]]
     logits = np.random.default_rng(3).normal(scale=3.0, size=(len(labels), 2))
     with serving(domain, dataset, address), VaultClient(address) as client:
-        counts = client.score(split, SequenceCipher(domain, "float64").frames("s", logits))
+        counts = client.evaluate(split, SequenceCipher(domain, "float64").frames("s", logits))
     assert counts == count(labels, softmax(logits))
 
 
@@ -157,10 +157,10 @@ def test_score_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, pla
         for split in SPLITS:
             states = STATES[[i for i, s in enumerate(SPLIT) if s == split]]
             logits = np.random.default_rng(3).normal(scale=3.0, size=states.shape)
-            counts = client.score(split, SequenceCipher(domain, "float64").frames("s", logits))
+            counts = client.evaluate(split, SequenceCipher(domain, "float64").frames("s", logits))
             assert counts == count_findings(states, presence(logits))
             moved = np.where(states == UNKNOWN, -logits, logits)
-            assert client.score(split, SequenceCipher(domain, "float64").frames("s", moved)) == counts
+            assert client.evaluate(split, SequenceCipher(domain, "float64").frames("s", moved)) == counts
 
 
 def test_one_finding_alone_is_one_finding(domain: KeyDomain, tmp_path: Path, address: str):
@@ -172,9 +172,9 @@ def test_one_finding_alone_is_one_finding(domain: KeyDomain, tmp_path: Path, add
         rows = cipher.frames("s", np.ones((1, 2, 2, 1)))
         writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "test"), rows, cipher.findings("s", (1,)))
     with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
-        counts = client.score("test", cipher.frames("s", np.array([[2.0]])))
+        counts = client.evaluate("test", cipher.frames("s", np.array([[2.0]])))
         assert counts == count_findings([[1]], presence(np.array([[2.0]])))
-        assert client.score("train", np.zeros((0, 1, 2))) == FindingCounts.zero(1)
+        assert client.evaluate("train", np.zeros((0, 1, 2))) == FindingCounts.zero(1)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2), (3, 4, 2), (3, 3, 2, 2), (2, 3, 2)])
@@ -184,7 +184,7 @@ def test_another_number_of_logits_is_refused(
     """There is one logit a finding: neither fewer, nor more, nor pairs are scored."""
     with serving(domain, findings, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"must be rows of shape \(3, 3, 2\), got") as refused:
-            client.score("test", np.zeros(shape))
+            client.evaluate("test", np.zeros(shape))
         assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -206,7 +206,7 @@ def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, addres
     ) as writer:
         writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "train"), rows, label)
     with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
-        counts = client.score("validation", np.zeros((0, 2, 2)))
+        counts = client.evaluate("validation", np.zeros((0, 2, 2)))
     assert (counts.examples, counts.loss_sum, counts.confusion) == (0, 0.0, ((0, 0), (0, 0)))
 
 
@@ -219,26 +219,26 @@ def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, addres
         ("test", np.zeros((3, 2, 2), dtype=np.int64), "got 'logits' of 'int64'"),
         ("test", np.full((3, 2, 2), np.nan), "predictions are not finite"),
         ("test", np.full((3, 2, 2), np.inf, dtype=np.float32), "predictions are not finite"),
-        ("tost", np.zeros((3, 2, 2)), "there is no split 'tost': ask for one of train, validation, test"),
+        ("tost", np.zeros((3, 2, 2)), "there is no split 'tost': choose one of train, validation, test"),
     ],
 )
 def test_predictions_that_cannot_be_scored_are_refused(vault: VaultClient, split: str, rows: np.ndarray, reason: str):
     """Shape, dtype, values and split are checked; the vault says what is wrong in one line and goes on."""
     with pytest.raises(VaultError, match=reason) as refused:
-        vault.score(split, rows)
+        vault.evaluate(split, rows)
     assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
     assert "\n" not in str(refused.value)
-    assert vault.score("test", np.zeros((3, 2, 2))).examples == 3
+    assert vault.evaluate("test", np.zeros((3, 2, 2))).examples == 3
 
 
 def test_a_second_array_of_logits_is_refused(vault: VaultClient, address: str):
     """A stream holds one array: a second one is no silent replacement of the first."""
     del vault
     arrays = [chunk for name in "ab" for chunk in chunks.to_chunks(name, np.zeros((3, 2, 2)))]
-    requests = [vault_pb2.ScoreRequest(split="test"), *(vault_pb2.ScoreRequest(logits=chunk) for chunk in arrays)]
+    requests = [vault_pb2.EvaluateRequest(split="test"), *(vault_pb2.EvaluateRequest(logits=chunk) for chunk in arrays)]
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
-        vault_pb2_grpc.VaultStub(channel).Score(iter(requests), timeout=SECONDS)
-    assert refused.value.details() == "one array of logits is scored at a time, got more"
+        vault_pb2_grpc.VaultStub(channel).Evaluate(iter(requests), timeout=SECONDS)
+    assert refused.value.details() == "logits are one array, got more"
 
 
 def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, address: str):
@@ -246,14 +246,14 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
     del vault
     more = threading.Event()
 
-    def requests() -> Iterator[vault_pb2.ScoreRequest]:
-        yield vault_pb2.ScoreRequest(split="test")
-        yield vault_pb2.ScoreRequest(logits=vault_pb2.ArrayChunk(name="x", dtype="float64", shape=(2**20, 2, 2)))
+    def requests() -> Iterator[vault_pb2.EvaluateRequest]:
+        yield vault_pb2.EvaluateRequest(split="test")
+        yield vault_pb2.EvaluateRequest(logits=vault_pb2.ArrayChunk(name="x", dtype="float64", shape=(2**20, 2, 2)))
         more.wait(SECONDS)
 
     with grpc.insecure_channel(address) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            vault_pb2_grpc.VaultStub(channel).Score(requests(), timeout=5)
+            vault_pb2_grpc.VaultStub(channel).Evaluate(requests(), timeout=5)
         more.set()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -295,17 +295,17 @@ def test_labels_that_are_none_are_not_scored_against(
         writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "test"), np.ones((1, 1, 1, 1, 2)), label)
     with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
         with pytest.raises(VaultError, match="labels do not decrypt to classes") as refused:
-            client.score("test", np.zeros((1, 2, 2)))
+            client.evaluate("test", np.zeros((1, 2, 2)))
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It is served, and `Score` says what is missing."""
+    """It is served, and `Evaluate` says what is missing."""
     unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=()), dataset.sequences, None)
     with serving(domain, unlabelled, address), VaultClient(address) as client:
         assert client.info().classes == ()
         with pytest.raises(VaultError, match="has no labels: ingest it with labels") as refused:
-            client.score("test", np.zeros((3, 2, 2)))
+            client.evaluate("test", np.zeros((3, 2, 2)))
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -317,7 +317,7 @@ def test_an_unforeseen_error_says_nothing(
     broken = EncryptedDataset(dataset.path, frames_alone, dataset.sequences, None)
     with serving(domain, broken, address), VaultClient(address) as client:
         with pytest.raises(VaultError) as failed:
-            client.score("test", np.zeros((3, 2, 2)))
+            client.evaluate("test", np.zeros((3, 2, 2)))
         assert status(failed.value) is grpc.StatusCode.INTERNAL
         assert str(failed.value) == f"the vault at {address} refused: the vault failed: its own log says where"
         assert client.info().frames == 2
@@ -331,11 +331,11 @@ def test_every_call_is_logged_in_one_line_without_identifiers(
     with caplog.at_level(logging.INFO, "fedpp.vault"):
         vault.info()
         vault.initial_weights(TINY, 0, "float32")
-        vault.score("test", np.zeros((3, 2, 2)))
+        vault.evaluate("test", np.zeros((3, 2, 2)))
         with pytest.raises(VaultError):
-            vault.score("test", np.zeros((1, 2, 2)))
+            vault.evaluate("test", np.zeros((1, 2, 2)))
     lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.vault"]
-    assert [line.split()[0].rstrip(":") for line in lines] == ["Info", "InitialWeights", "Score", "Score"]
+    assert [line.split()[0].rstrip(":") for line in lines] == ["Info", "InitialWeights", "Evaluate", "Evaluate"]
     pseudonyms = [row[name].decode() for row in dataset.sequences for name in ("id", "patient")]
     assert not any(pseudonym in line for pseudonym in pseudonyms for line in lines)
 
@@ -357,7 +357,7 @@ def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp
     for sealed in (False, True):
         dataset = write_dataset(tmp_path / str(sealed), domain, plaintext, sealed=sealed)
         with serving(domain, dataset, address), VaultClient(address) as client:
-            counts.append(client.score("test", SequenceCipher(domain, "float64").frames("s", np.eye(3, 2))))
+            counts.append(client.evaluate("test", SequenceCipher(domain, "float64").frames("s", np.eye(3, 2))))
     assert counts[0] == counts[1]
 
 

@@ -80,7 +80,7 @@ def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
 
 
 def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It refuses weights and signatures, and answers `Info` and `Score`."""
+    """It refuses weights and signatures, and answers `Info` and `Evaluate`."""
     with serving(domain, dataset, address, read_only=True), VaultClient(address) as client:
         for call in (
             lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE),
@@ -89,7 +89,7 @@ def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset:
             with pytest.raises(VaultError, match="this vault is read-only"):
                 call()
         assert client.info().site == "north"
-        assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+        assert client.evaluate("test", np.zeros((3, 2, 2))).examples == 3
 
 
 @pytest.mark.parametrize(

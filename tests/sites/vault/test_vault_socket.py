@@ -44,7 +44,7 @@ def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
         with VaultClient(address) as client:
             assert client.info().frames == 2
             assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
-            assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+            assert client.evaluate("test", np.zeros((3, 2, 2))).examples == 3
         process.send_signal(number)
         output, _ = process.communicate(timeout=SECONDS)
         assert (process.returncode, output) == (0, "[] []\n")
@@ -71,13 +71,13 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
     first.start()
     assert ready.wait(SECONDS)
 
-    def requests() -> Iterator[vault_pb2.ScoreRequest]:
-        yield vault_pb2.ScoreRequest(split="test")
+    def requests() -> Iterator[vault_pb2.EvaluateRequest]:
+        yield vault_pb2.EvaluateRequest(split="test")
         more.wait(SECONDS)
 
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(SECONDS)
-        running = vault_pb2_grpc.VaultStub(channel).Score.future(requests(), timeout=SECONDS)
+        running = vault_pb2_grpc.VaultStub(channel).Evaluate.future(requests(), timeout=SECONDS)
         time.sleep(0.5)  # until the call is at the vault
         assert not running.done()
         stop.set()
@@ -167,7 +167,7 @@ def test_a_vault_that_hangs_is_given_up(dataset: EncryptedDataset, address: str,
         for call in (
             client.info,
             lambda: client.initial_weights(TINY, 0, "float32"),
-            lambda: client.score("test", np.zeros((3, 2, 2))),
+            lambda: client.evaluate("test", np.zeros((3, 2, 2))),
         ):
             started = time.monotonic()
             with pytest.raises(VaultError, match="did not answer in time"):

@@ -52,6 +52,6 @@ def test_a_log_whose_folder_is_not_there_is_told(
 ):
     """The folder is made by whoever decides who may read it."""
     log = tmp_path / "none" / "audit.jsonl"
-    said = f"fedpp-site vault: the folder of the audit log {log} is not there: make its folder first\n"
+    said = f"fedpp-site vault: the folder of the audit log {log} does not exist: create it first\n"
     assert refusal(domain, dataset, address, "--audit-log", log) == said
     assert not log.parent.exists()

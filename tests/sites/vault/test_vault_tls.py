@@ -54,7 +54,7 @@ def test_a_trainer_with_a_certificate_is_answered(vault: str, tls: Path, tmp_pat
     with VaultClient(vault, tls / "trainer") as client:
         assert client.info().frames == 2
         assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
-        assert client.score("test", np.zeros((3, 2, 2))).examples == 3
+        assert client.evaluate("test", np.zeros((3, 2, 2))).examples == 3
     config = SiteConfig(tmp_path, tmp_path, f"{vault},tls={tls / 'trainer'}", tmp_path, tmp_path)
     with VaultClient(config.vault) as client:
         assert client.info().frames == 2
