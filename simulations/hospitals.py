@@ -54,7 +54,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase_file.touch(mode=0o600)
     passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
     passphrase, domain = from_file(passphrase_file), _domain(scenario)
-    domain_ca = DomainCA(domain.certifying_seed())
+    domain_ca = DomainCA(domain.ca_seed())
     key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
     channels = 3 if scenario.colour else 1
     preparation = Preparation(scenario.dtype, scenario.frames, scenario.size, scenario.size, channels)
@@ -64,7 +64,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
         dataset, keys = out / "sites" / name, out / "keys" / name
         identity = SiteIdentity.generate(name)
-        certificate = domain_ca.certify(identity.recipient(), domain.card())
+        certificate = domain_ca.certify(identity.request(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
         ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
         address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called

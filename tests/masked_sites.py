@@ -10,6 +10,6 @@ DOMAIN = founded()
 
 def opened(sealed: bytes, domain: KeyDomain = DOMAIN) -> GlobalState:
     """Return the state in a sealed file."""
-    told, records = domain.envelope().open([sealed])
+    told, records = domain.state_sealer().unseal([sealed])
     assert told
     return GlobalState.from_bytes(b"".join(records))

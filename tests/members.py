@@ -29,12 +29,12 @@ def founded(**choices: object) -> KeyDomain:
 
 def membership(identity: SiteIdentity, domain: KeyDomain) -> key_store.Site:
     """Return a site as a member of a domain of `ISSUER`."""
-    return key_store.Site(domain, identity, DOMAIN_CA.certify(identity.recipient(), domain.card()))
+    return key_store.Site(domain, identity, DOMAIN_CA.certify(identity.request(), domain.card()))
 
 
 def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
     """Return a run of this domain, of no bundle."""
-    return Run(card.certifying_key, card.fingerprint, nonce, number, NO_BUNDLE)
+    return Run(card.ca_key, card.fingerprint, nonce, number, NO_BUNDLE)
 
 
 def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: object) -> Proof:
@@ -42,7 +42,7 @@ def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: obj
     statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
     statement = replace(statement, **change)
     signature = identity.sign("statement", statement.content())
-    return Proof(statement, signature, DOMAIN_CA.certify(identity.recipient(), card))
+    return Proof(statement, signature, DOMAIN_CA.certify(identity.request(), card))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Node:
 
 def site_of(domain: KeyDomain, name: str) -> Site:
     identity = SiteIdentity(name, bytes([NUMBERS[name]] * 32))
-    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.ca_seed()).certify(identity.request(), domain.card()))
 
 
 def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomain, name: str) -> Node:
@@ -142,7 +142,7 @@ def about(number: int, run: str = NONCE) -> str:
 
 
 def sealed(domain: KeyDomain, state: GlobalState, said: str | None = None) -> bytes:
-    return b"".join(domain.envelope().close(said or about(state.round), [state.to_bytes()]))
+    return b"".join(domain.state_sealer().seal(said or about(state.round), [state.to_bytes()]))
 
 
 def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
@@ -154,7 +154,7 @@ def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalSt
     content = messages.state_of(answer)
     if not masked:
         return GlobalState.from_bytes(content)
-    said, opened = domain.envelope().open([content])
+    said, opened = domain.state_sealer().unseal([content])
     state = GlobalState.from_bytes(b"".join(opened))
     assert said == about(state.round)
     return state
@@ -165,7 +165,7 @@ def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any
     identity = SiteIdentity(name, bytes([NUMBERS[name] if number is None else number] * 32))
     statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
     statement = replace(statement, **change)
-    certificate = DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card())
+    certificate = DomainCA(domain.ca_seed()).certify(identity.request(), domain.card())
     return Proof(statement, identity.sign("statement", statement.content()), certificate)
 
 

@@ -18,7 +18,7 @@ DTYPE = "float64"
 
 
 def algebra(n: int, epoch: int = 1) -> Algebra:
-    return KeyDomain.of_secret(bytes([5] * 32), n=n, epoch=epoch).evaluation_key().algebra()
+    return KeyDomain.of_secret(bytes([5] * 32), n=n, key_epoch=epoch).evaluation_key().algebra()
 
 
 @dataclass(frozen=True)

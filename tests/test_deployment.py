@@ -103,7 +103,7 @@ def found_a_domain(east: Hospital, west: Hospital) -> None:
     post = east.folder.parent / "post"  # what is sent by mail: anybody may read it
     post.mkdir()
     east.secret_zone.own(post, mode=0o755)
-    carry(west.folder / "secret" / "identity" / "site.recipient", post / "west.recipient")
+    carry(west.folder / "secret" / "identity" / "site.request", post / "west.recipient")
     to = ("--to", post / "west.recipient", "--words", told)
     words = east_is_told(east.secret("share", "--domain", east.domain(1), *to, "--out", post / "west.share"))
     carry(post / "west.share", post / "west.share")

@@ -82,7 +82,7 @@ class Run:
         found: dict[int, GlobalState] = {}
         for name, content in self.arrays():
             if name == messages.STATE:
-                opened = b"".join(domain.envelope().open([content])[1]) if masked else content
+                opened = b"".join(domain.state_sealer().unseal([content])[1]) if masked else content
                 state = GlobalState.from_bytes(opened)
                 assert found.setdefault(state.round, state) == state
         return found

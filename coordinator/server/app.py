@@ -14,7 +14,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedpp.aggregation.global_state import GlobalState, begun_with
+from fedpp.aggregation.global_state import GlobalState, warm_start
 from fedpp.aggregation.round_context import Round
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.config.model_spec import ModelSpec, Task
@@ -74,7 +74,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     earlier = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
-    run = Run(card.certifying_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
+    run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
     if not config.secure_aggregation:
         folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
     if chosen:
@@ -229,4 +229,4 @@ def form_of(earlier: InitialModel | None, admission: Admission, run_spec: RunSpe
         raise FederationError(
             "the earlier model is another network, or of another dtype, than the run's: set what it was trained with"
         )
-    return "clear", begun_with(earlier, run_spec.rule).to_bytes()
+    return "clear", warm_start(earlier, run_spec.rule).to_bytes()

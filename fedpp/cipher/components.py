@@ -14,19 +14,22 @@ Nothing here imports TensorFlow: only `+`, `-` and `*` by Python numbers are use
 
 import operator
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 
 from fedpp.cipher.algebra import Matrix, inverse
+from fedpp.key_material import Redacted
 
 Tensor = Any  # a NumPy array or a TensorFlow tensor
 Ciphertext = tuple[Tensor, ...]  # n tensors of one shape
 Slots = tuple[Tensor, ...]
 
 
-class Algebra:
-    """The commutative algebra of the ciphertexts under one key matrix R `[n, n]`."""
+class Algebra(Redacted):
+    """The commutative algebra of the ciphertexts under one key matrix R `[n, n]`; its maps are key material."""
+
+    instead = "make it again from its evaluation key"
 
     def __init__(self, r: Matrix, domain: str = "") -> None:
         """Fix the basis; R must be invertible. `domain` is the fingerprint of the key's domain, for messages."""
@@ -82,10 +85,6 @@ class Algebra:
     def public(self, values: Tensor) -> Ciphertext:
         """Return the ciphertext of public numbers, whose row is `m (1, .., 1) SK`. Law: every slot is the number."""
         return self.from_slots((values,) * self.n)
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied: the maps are the key."""
-        raise TypeError("an algebra is not pickled or copied: make it again from its evaluation key")
 
     def add(self, x: Ciphertext, y: Ciphertext) -> Ciphertext:
         """Return the sum. Law: `to_slots(add(x, y)) == to_slots(x) + to_slots(y)`."""

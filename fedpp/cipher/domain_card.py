@@ -1,4 +1,4 @@
-"""The public card of a key domain: what everybody may know of it."""
+"""Domain card: the public parameters of one key epoch of one key domain."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fedpp.cipher import key_file
-from fedpp.cipher.verification_phrase import words
+from fedpp.cipher.verification_phrase import phrase
 from fedpp.errors import KeyFileError
 from fedpp.values import is_hex
 
@@ -19,18 +19,18 @@ MAX_CONDITION = 10.0  # of R: bounds how much rounding a trip through the cipher
 
 @dataclass(frozen=True)
 class DomainCard:
-    """Names one epoch of one key domain; holds nothing secret.
+    """Public parameters of one key epoch of one key domain; nothing in it is secret.
 
-    `id` is 32 hex digits, `certifying_key` the Ed25519 public key in hex. With the scheme `more` values are rows of
-    `n` slots; with `more-frame` frames are mixed in place, weights and labels are plain numbers, and `n` is 1. The
-    `fingerprint` covers all fields.
+    `id` is 32 hex digits, `ca_key` the CA's Ed25519 public key in hex. With the scheme `more` values are rows of `n`
+    slots; with `more-frame` (orthogonal frame mixing) frames are mixed in place, weights and labels are plain numbers,
+    and `n` is 1. The `fingerprint` covers all fields.
     """
 
     id: str
-    epoch: int
+    key_epoch: int  # from 1
     scheme: Scheme
     n: int
-    certifying_key: str
+    ca_key: str
 
     @property
     def fingerprint(self) -> str:
@@ -38,12 +38,12 @@ class DomainCard:
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @property
-    def words(self) -> str:
-        """Return five words, by which two people compare the fingerprint on the telephone."""
-        return words(self.fingerprint)
+    def verification_phrase(self) -> str:
+        """Return five words by which two people compare the fingerprint on the telephone."""
+        return phrase(self.fingerprint)
 
     def to_json(self) -> str:
-        """Return the card as JSON, with its fingerprint for the reader."""
+        """Return the card as JSON, with its fingerprint so that damage is detected."""
         return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n"
 
     @classmethod
@@ -56,13 +56,15 @@ class DomainCard:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise KeyFileError(f"not a domain card ({error}): ask the domain for its card again") from None
         if card.fingerprint != fingerprint or card.to_json() != text:
-            raise KeyFileError("domain card was altered: its fingerprint does not fit; ask for the card again")
+            raise KeyFileError("the domain card was altered: its fingerprint does not fit; ask for the card again")
         if card.scheme not in SCHEMES:
-            raise KeyFileError(f"domain card has scheme {card.scheme!r:.40}, this program knows {', '.join(SCHEMES)}")
+            raise KeyFileError(
+                f"the domain card has scheme {card.scheme!r:.40}, this program knows {', '.join(SCHEMES)}"
+            )
         fits = {
             "id": is_hex(card.id, 32),
-            "certifying key": is_hex(card.certifying_key, 64),
-            "epoch": type(card.epoch) is int and card.epoch >= 1,
+            "ca_key": is_hex(card.ca_key, 64),
+            "key_epoch": type(card.key_epoch) is int and card.key_epoch >= 1,
             "n": type(card.n) is int and card.n >= 1,
         }
         if wrong := ", ".join(name for name, fit in fits.items() if not fit):

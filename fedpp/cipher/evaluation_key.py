@@ -1,14 +1,13 @@
-"""The evaluation key: R, which the algebra needs and with which a site's own ciphertexts can be read.
+"""Evaluation key: R, with which a trainer computes on ciphertexts, and with which they can be decrypted.
 
-Whoever holds it reads every row of the domain that comes before him. It is for the trainer of a member site, in a
-folder of its own. The coordinator is not given it, and can solve for it: rows of weights and of labels tell it
-(docs/threats.md).
+Whoever holds it can decrypt every row of the domain. It is for the trainer of a member site, in a folder of its own.
+The coordinator does not get it, but can solve for it from rows of weights and labels (docs/threats.md).
 """
 
 import hmac
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
 import numpy as np
 
@@ -17,14 +16,16 @@ from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
 from fedpp.errors import KeyFileError
 from fedpp.files import create_exclusively
+from fedpp.key_material import Redacted
 
 FORMAT = "fedpp-evaluation-key-1"
 
 
-class EvaluationKey:
-    """R `[n, n]` of the domain with this fingerprint; cannot be printed, copied or pickled by accident."""
+class EvaluationKey(Redacted):
+    """R `[n, n]` of the domain with this fingerprint."""
 
     __slots__ = ("_domain", "_r")
+    instead = "save() it to a file of its own"
 
     def __init__(self, domain: str, r: Matrix) -> None:
         """Hold R for the domain of this fingerprint."""
@@ -51,7 +52,7 @@ class EvaluationKey:
         return Algebra(self._r, self._domain)
 
     def weight_seed(self, seed: int, slot: int) -> int:
-        """Return the seed of a slot's initial weights: the same for the same run, and unknown without the key."""
+        """Return the seed of a slot's initial weights: reproducible with the key, unknown without it."""
         digest = hmac.digest(self._r.tobytes(), f"initial weights {seed} of slot {slot}".encode(), "sha256")
         return int.from_bytes(digest[:8], "little")
 
@@ -60,7 +61,7 @@ class EvaluationKey:
         return key_file.text(FORMAT, {"domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]})
 
     def save(self, path: Path) -> None:
-        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if it is there already."""
+        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if the file exists."""
         create_exclusively(path, self.content())
 
     @classmethod
@@ -82,18 +83,14 @@ class EvaluationKey:
         """Hash the domain alone."""
         return hash(self._domain)
 
-    def __repr__(self) -> str:
-        """Name the domain and nothing of the key."""
-        return f"EvaluationKey(domain={self._domain[:16]}, r=<hidden>)"
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied."""
-        raise TypeError("an evaluation key is not pickled or copied: save() it to a file of its own")
+    def public_name(self) -> str:
+        """Return the start of the domain's fingerprint."""
+        return f"domain={self._domain[:16]}, "
 
 
 @dataclass(frozen=True)
 class PlainNumbers:
-    """What stands in an evaluation key's place in the frame form, whose weights and labels are plain numbers, n = 1."""
+    """Stand-in for an evaluation key with `more-frame`, whose weights and labels are plain numbers, n = 1."""
 
     domain: str  # fingerprint
 
@@ -112,7 +109,7 @@ class PlainNumbers:
         return Algebra.plaintext(self.domain)
 
     def weight_seed(self, seed: int, slot: int) -> int:
-        """Return the seed itself: without a key nothing is hidden, and slot 0 is the only one."""
+        """Return the seed itself: nothing is hidden, and slot 0 is the only one."""
         return seed
 
 
@@ -122,5 +119,5 @@ AnyKey = EvaluationKey | PlainNumbers
 def _matrix(rows: list[list[str]], path: Path) -> Matrix:
     r = np.array([[float.fromhex(x) for x in row] for row in rows])
     if r.ndim != 2 or r.shape[0] != r.shape[1] or not np.isfinite(np.linalg.cond(r)):
-        raise KeyFileError(f"{path} holds no invertible matrix: restore it")
+        raise KeyFileError(f"{path} has no invertible matrix: restore it")
     return r

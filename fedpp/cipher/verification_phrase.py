@@ -1,31 +1,31 @@
-"""A fingerprint in words, for two people to compare on the telephone.
+"""Verification phrase: a fingerprint as five words, for two people to compare on the telephone.
 
 Each 16 bits are one word of five letters, consonants and vowels in turn, as in Wilkerson's proquints
-(arXiv:0901.4016): short to say, and no list of words is needed. Five words are 80 bits, which nobody meets by trying.
+(arXiv:0901.4016): short to say, without a list of words. Five words are 80 bits, too many to match by trying.
 """
 
 _CONSONANTS, _VOWELS = "bdfghjklmnprstvz", "aiou"
-COUNT = 5
+COUNT = 5  # words
 
 
-def words(fingerprint: str) -> str:
-    """Return the first 80 bits of a fingerprint (hex) as five words, with hyphens between."""
+def phrase(fingerprint: str) -> str:
+    """Return the first 80 bits of a fingerprint (hex) as five words, joined by hyphens."""
     first = bytes.fromhex(fingerprint)[: 2 * COUNT]
     return "-".join(_word(int.from_bytes(first[start : start + 2])) for start in range(0, 2 * COUNT, 2))
 
 
-def same(said: str, meant: str) -> bool:
-    """Tell whether words that were said are those that were meant, whatever stands between them."""
-    return letters(said) == letters(meant)
+def same_phrase(given: str, expected: str) -> bool:
+    """Tell whether two phrases have the same letters, whatever stands between the words."""
+    return letters(given) == letters(expected)
 
 
-def letters(said: str) -> str:
-    """Return the letters of words, without what stands between them."""
-    return "".join(filter(str.isalpha, said.lower()))
+def letters(given: str) -> str:
+    """Return the letters of a phrase, in lower case, without what stands between them."""
+    return "".join(filter(str.isalpha, given.lower()))
 
 
 def _word(bits: int) -> str:
-    letters = []
+    word = ""
     for shift, alphabet in ((12, _CONSONANTS), (10, _VOWELS), (6, _CONSONANTS), (4, _VOWELS), (0, _CONSONANTS)):
-        letters.append(alphabet[(bits >> shift) & (len(alphabet) - 1)])
-    return "".join(letters)
+        word += alphabet[(bits >> shift) & (len(alphabet) - 1)]
+    return word

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedpp.config.model_spec import Gaps
 from fedpp.config.run_config import Dtype
-from fedpp.dataset.at_rest import AtRestKey, Seal
+from fedpp.dataset.at_rest import AtRestKey, DatasetSealer
 from fedpp.errors import DatasetError, DomainMismatchError
 
 FORMAT = 3
@@ -62,7 +62,7 @@ class DatasetManifest:
 
     format: int
     domain: str  # fingerprint of the domain's card
-    epoch: int
+    key_epoch: int
     scheme: str
     n: int
     dtype: Dtype
@@ -87,7 +87,7 @@ class DatasetManifest:
         """Return the bytes that fingerprint and tag are made of."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
-    def to_json(self, seal: Seal | None) -> str:
+    def to_json(self, seal: DatasetSealer | None) -> str:
         """Return the manifest file's text: the fields, and the fingerprint and tag for the reader to check."""
         checks = {"fingerprint": self.fingerprint, "tag": seal and seal.tag(self.canonical())}
         return json.dumps({**asdict(self), **checks}, indent=1, sort_keys=True) + "\n"
@@ -120,7 +120,7 @@ class DatasetManifest:
             raise DatasetError("the dataset's manifest was changed: restore it, or ingest again")
         if at_rest is not None and at_rest.domain != manifest.domain:
             raise mismatch(manifest.domain, at_rest.domain)
-        if at_rest is not None and manifest.at_rest and at_rest.seal(salt).tag(manifest.canonical()) != tag:
+        if at_rest is not None and manifest.at_rest and at_rest.sealer(salt).tag(manifest.canonical()) != tag:
             raise DatasetError("the dataset's manifest was not sealed under this at-rest key: restore it")
         return manifest
 

@@ -71,11 +71,11 @@ class DatasetWriter:
         require_new(path)
         self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
         salt = secrets.token_bytes(16) if at_rest else None
-        self._seal = at_rest.seal(salt) if at_rest and salt else None
+        self._sealer = at_rest.sealer(salt) if at_rest and salt else None
         self._manifest = DatasetManifest(
             FORMAT,
             card.fingerprint,
-            card.epoch,
+            card.key_epoch,
             card.scheme,
             card.n,
             dtype,
@@ -165,19 +165,19 @@ class DatasetWriter:
             return
         for kind, waiting in self._waiting.items():
             number = sum(shard.kind == kind for shard in self._shards)
-            name = f"{kind}-{number:05d}.{'sealed' if self._seal else 'npy'}"
+            name = f"{kind}-{number:05d}.{'sealed' if self._sealer else 'npy'}"
             written = self._write(name, self._content(kind, waiting[: self._count]))
             self._shards.append(Shard(**asdict(written), kind=kind, first=self._written, count=self._count))
         self._written += self._count
         self._count = 0
 
     def _content(self, kind: Kind, rows: Rows) -> Iterator[Content]:
-        if self._seal is None:
+        if self._sealer is None:
             yield _npy_header(rows)
             yield rows.reshape(-1).view(np.uint8).data
             return
         for number, row in enumerate(rows):
-            yield self._seal.close(kind, self._written + number, row.tobytes())
+            yield self._sealer.seal(kind, self._written + number, row.tobytes())
 
     def _write(self, name: str, content: Iterable[Content]) -> File:
         digest, size = sha256(), 0
@@ -198,7 +198,7 @@ class DatasetWriter:
         table = np.frombuffer(self._table, ROW)
         sequences = self._write(TABLE, [_npy_header(table), self._table])
         manifest = replace(self._manifest, sequences=sequences, shards=tuple(self._shards))
-        self._write(MANIFEST, [manifest.to_json(self._seal).encode()])
+        self._write(MANIFEST, [manifest.to_json(self._sealer).encode()])
         self._temporary.rename(self._path)
 
 

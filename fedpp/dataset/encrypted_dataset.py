@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
 from fedpp.config.run_config import SPLITS
-from fedpp.dataset.at_rest import TAG_BYTES, AtRestKey, Seal
+from fedpp.dataset.at_rest import TAG_BYTES, AtRestKey, DatasetSealer
 from fedpp.dataset.dataset_manifest import MANIFEST, ROW, DatasetManifest, File, Kind, Rows, Shard, mismatch
 from fedpp.errors import DatasetError
 
@@ -21,9 +21,11 @@ from fedpp.errors import DatasetError
 class EncryptedDataset:
     """A dataset opened for reading; what is asked for is read from the shards, and nothing is kept."""
 
-    def __init__(self, path: Path, manifest: DatasetManifest, sequences: NDArray[np.void], seal: Seal | None) -> None:
+    def __init__(
+        self, path: Path, manifest: DatasetManifest, sequences: NDArray[np.void], sealer: DatasetSealer | None
+    ) -> None:
         self.path, self.manifest, self.sequences = path, manifest, sequences
-        self._seal = seal
+        self._sealer = sealer
         self._shards: dict[Kind, tuple[Shard, ...]] = {
             kind: tuple(shard for shard in manifest.shards if shard.kind == kind)
             for kind in ("frames", "labels", "gaps")
@@ -49,8 +51,8 @@ class EncryptedDataset:
             if size != file.bytes:
                 is_ = "is missing" if size is None else f"has {size} bytes"
                 raise DatasetError(f"{found} {is_}, expected {file.bytes} bytes: restore it")
-        seal = at_rest.seal(bytes.fromhex(manifest.at_rest)) if at_rest and manifest.at_rest else None
-        return cls(path, manifest, _table(path, manifest.sequences), seal)
+        sealer = at_rest.sealer(bytes.fromhex(manifest.at_rest)) if at_rest and manifest.at_rest else None
+        return cls(path, manifest, _table(path, manifest.sequences), sealer)
 
     @classmethod
     def open_with(cls, path: Path, key_file: Path) -> Self:
@@ -109,7 +111,7 @@ class EncryptedDataset:
         return self._read("gaps", indices)
 
     def _read(self, kind: Kind, indices: NDArray[np.integer]) -> Rows:
-        if self.manifest.at_rest and self._seal is None:
+        if self.manifest.at_rest and self._sealer is None:
             raise DatasetError(f"the dataset at {self.path} is sealed at rest: give the domain's at-rest key")
         if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < len(self):
             raise IndexError(f"sequences are 0 to {len(self) - 1}, asked for {np.min(indices)} to {np.max(indices)}")
@@ -130,12 +132,12 @@ class EncryptedDataset:
 
     def _read_record(self, file: BinaryIO, shard: Shard, start: int, index: int, row: Rows) -> None:
         buffer = row.reshape(-1).view(np.uint8)  # a view: records are contiguous
-        size = len(buffer) + (TAG_BYTES if self._seal else 0)
+        size = len(buffer) + (TAG_BYTES if self._sealer else 0)
         file.seek(start + (index - shard.first) * size)
-        if self._seal is None:
+        if self._sealer is None:
             whole = file.readinto(buffer) == size  # type: ignore[attr-defined]
         else:
-            record = self._seal.open(shard.kind, index, file.read(size))
+            record = self._sealer.unseal(shard.kind, index, file.read(size))
             whole = record is not None
             buffer[:] = np.frombuffer(record, np.uint8) if record else 0
         if not whole:

@@ -1,11 +1,11 @@
-"""The frame form of encryption: Algorithm 1 in its second reading, `C = P K`, on frames alone.
+"""Orthogonal frame mixing (`more-frame`): Algorithm 1 read as `C = P K`, applied to frames only.
 
-P is a frame. Its rows are the frame's own rows of pixels, as the paper prints it, or its patches: squares of `patch`
-pixels a side, left to right and top to bottom. A row holds all channels. K is secret and orthogonal (a Gaussian one
-costs accuracy), so nothing grows: every row keeps its norm, and stands where its pixels stood. Labels and time gaps are
-plain numbers. It is obfuscation and no secrecy: see docs/threats.md.
+P is a frame. Its rows are rows of pixels, as the paper prints it, or patches: squares of `patch` pixels a side, left to
+right and top to bottom. A row has all channels. K is secret and orthogonal (a Gaussian K costs accuracy): every row
+keeps its norm and its place in the frame. Labels and time gaps are plain numbers. This is obfuscation, not secrecy:
+see docs/threats.md.
 
-With patches, a first convolution of the patch's stride, whose kernel is one or several patches wide, spans the same
+With patches, a first convolution with the patch's stride, whose kernel is one or several patches wide, spans the same
 functions on ciphertext as on plaintext: `P w == C (K^T w)`.
 """
 
@@ -22,30 +22,32 @@ from fedpp.keys.key_domain import KeyDomain
 
 FrameLayout = Literal["rows", "patches"]
 
-DEFAULT_PATCH = 2  # pixels a side: measured, an ordinary network loses nothing on it (docs/numerics.md)
+DEFAULT_PATCH = 2  # pixels a side: an ordinary network loses no accuracy with it (measured: docs/numerics.md)
 FRAME_LAYOUTS: tuple[FrameLayout, ...] = get_args(FrameLayout)
 
 
 class FrameCipher:
-    """Encrypts the sequences of one `more-frame` domain; has the methods of `fedpp.keys.encryption.SequenceCipher`.
+    """Encrypts the sequences of one `more-frame` domain, with the methods of `fedpp.keys.encryption.SequenceCipher`.
 
-    The products are computed in float64 and rounded once. There is no noise: `name` has no effect, and what is equal in
-    two frames is equal in their ciphertexts.
+    Products are computed in float64 and rounded once. There is no noise: `name` has no effect, and equal rows of two
+    frames have equal ciphertexts.
     """
 
     def __init__(self, domain: KeyDomain, dtype: Dtype, layout: FrameLayout, patch: int) -> None:
-        """Fix the layout; `patch` is the side of a patch in pixels, and 0 for rows."""
+        """Fix the layout; `patch` is the side of a patch in pixels, or 0 for rows."""
         if domain.scheme != "more-frame":
-            raise ConfigError(f"frames are mixed under a domain of the scheme more-frame, got {domain.scheme}")
+            raise ConfigError(f"mixing frames needs a domain of the scheme more-frame, got {domain.scheme}")
         if layout not in FRAME_LAYOUTS:
             raise ConfigError(f"a frame's layout is one of {', '.join(FRAME_LAYOUTS)}, got {layout!r:.40}")
         if (layout == "patches" and patch < 2) or (layout == "rows" and patch != 0):
-            raise ConfigError(f"patches have at least 2 pixels a side, and rows none; got {layout} with patch {patch}")
+            raise ConfigError(
+                f"a patch has at least 2 pixels a side, and rows have patch 0; got {layout} with patch {patch}"
+            )
         self._domain, self._dtype, self._layout, self._patch = domain, np.dtype(dtype), layout, patch
-        self._keys: dict[int, Matrix] = {}  # by size, since a key is the same for all frames of a dataset
+        self._keys: dict[int, Matrix] = {}  # by size; one size serves all frames of a dataset
 
     def check(self, height: int, width: int) -> None:
-        """Raise `ConfigError` unless images of these sizes are whole patches."""
+        """Raise `ConfigError` unless images of this size can be cut into whole patches."""
         if self._patch and (height % self._patch or width % self._patch):
             raise ConfigError(
                 f"images of {height} x {width} are not made of patches of {self._patch} x {self._patch}: "
@@ -55,9 +57,9 @@ class FrameCipher:
     def frames(self, name: str, values: Values, out: Values | None = None) -> Values:
         """Encrypt standardised pixels `[frames, height, width, channels]` to `[frames, height, width, channels, 1]`.
 
-        They are written into `out` if it is given, of this shape and dtype, or `ValueError` is raised. Raises
-        `ConfigError` for sizes that are not whole patches. Laws: `decrypt_frames(frames(name, x)) == x`; every row of P
-        keeps its norm.
+        They are written into `out` if it is given; it must have this shape and dtype, or `ValueError` is raised.
+        Raises `ConfigError` for sizes that the patch does not divide. Laws: `decrypt_frames(frames(name, x)) == x`;
+        every row of P keeps its norm.
         """
         shape = (*values.shape, 1)
         result = np.empty(shape, self._dtype) if out is None else out
@@ -67,23 +69,23 @@ class FrameCipher:
         return result
 
     def label(self, name: str, number: int, classes: int) -> Values:
-        """Return a class number as one-hot `[classes, 1]`: it is a plain number, which the trainer reads."""
+        """Return a class number as one-hot `[classes, 1]`, not encrypted."""
         return np.eye(classes, dtype=self._dtype)[number, :, None]
 
     def findings(self, name: str, states: Sequence[int]) -> Values:
-        """Return findings' states as their pairs (absent, present) `[findings, 2, 1]`: plain numbers, too."""
+        """Return findings' states as pairs (absent, present) `[findings, 2, 1]`, not encrypted."""
         return PAIRS[list(states)].astype(self._dtype)[..., None]
 
     def gaps(self, name: str, values: Values) -> Values:
-        """Return time gaps `[frames]` as `[frames, 1]`: they are plain numbers, which the trainer reads."""
+        """Return time gaps `[frames]` as `[frames, 1]`, not encrypted."""
         return values.astype(self._dtype)[:, None]
 
     def decrypt_frames(self, rows: Values) -> Values:
-        """Return the pixels `[frames, height, width, channels]` of `[..., 1]`, in float64: for the secret zone."""
+        """Decrypt rows `[..., 1]` to pixels `[frames, height, width, channels]` in float64; secret zone only."""
         return self._mixed(rows[..., 0], inverse=True)
 
     def _mixed(self, values: Values, *, inverse: bool) -> Values:
-        """Return `[frames, height, width, channels]` with each row of P times K, or times K^T, in its place."""
+        """Return `[frames, height, width, channels]` with each row of P replaced by its product with K, or K^T."""
         frames, height, width, channels = values.shape
         self.check(height, width)
         tall, wide = (self._patch, self._patch) if self._layout == "patches" else (1, width)

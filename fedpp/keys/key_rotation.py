@@ -1,11 +1,11 @@
-"""From one epoch of a domain to a later one, without decrypting.
+"""Key rotation: re-encrypt a dataset from one key epoch of a domain to a later one.
 
-A row `c = p R^-1` becomes `c (R R'^-1) = p R'^-1`: one n x n matrix, the *key switch*, takes rows of the old epoch to
-rows of the new one, and no message is in clear on the way, not even in memory. Decoys stay what they were. In the frame
-form rows of P, mixed to `C = P K`, become `C K^T K'`: in memory they are in clear for a moment, and never on disk.
+A row `c = p R^-1` becomes `c (R R'^-1) = p R'^-1`: one n x n matrix, the *key switch*, maps rows of the old key epoch
+to rows of the new one, and no message is ever in clear, not even in memory. Decoys do not change. With `more-frame`,
+rows `C = P K` become `C K^T K'`: they are in clear in memory for a moment, and never on disk.
 
-Whoever knows a message in both epochs, or simply the key switch and one epoch's R, knows the other R: a rotation parts
-what is encrypted from now on from an old key that was lost, and does not take back what was read with it.
+Whoever knows the key switch and one epoch's R, or a message in both epochs, can compute the other R: a rotation
+protects what is encrypted from now on against a key that leaked before, not what was encrypted before.
 """
 
 from collections.abc import Callable
@@ -26,21 +26,21 @@ Rows = NDArray[np.floating]
 
 
 class KeySwitch:
-    """Takes what is encrypted in an old epoch of a domain to a new one; key material, for the secret zone."""
+    """Map from ciphertexts of an old key epoch of a domain to those of a new one; it is key material."""
 
     def __init__(self, old: KeyDomain, new: KeyDomain) -> None:
-        """Take two epochs; raise `DomainMismatchError` if the second does not follow on the first."""
+        """Take two key epochs; raise `DomainMismatchError` if the second does not follow the first."""
         ours, theirs = old.card(), new.card()
-        if (ours.id, ours.scheme, ours.n) != (theirs.id, theirs.scheme, theirs.n) or theirs.epoch <= ours.epoch:
+        if (ours.id, ours.scheme, ours.n) != (theirs.id, theirs.scheme, theirs.n) or theirs.key_epoch <= ours.key_epoch:
             raise DomainMismatchError(
-                f"epoch {theirs.epoch} of domain {theirs.fingerprint[:16]} does not follow on epoch {ours.epoch} of "
-                f"{ours.fingerprint[:16]}: name the older folder first, of the same domain"
+                f"key epoch {theirs.key_epoch} of domain {theirs.fingerprint[:16]} does not follow key epoch "
+                f"{ours.key_epoch} of {ours.fingerprint[:16]}: name the older folder of the same domain first"
             )
         self.old, self.new = old, new
         self._matrix = old.matrix() @ np.linalg.inv(new.matrix())
 
     def rows(self, rows: Rows) -> Rows:
-        """Return rows `[..., n]` of the new epoch, in their dtype.
+        """Return rows `[..., n]` of the new key epoch, in their dtype.
 
         Law: `decrypt(new, rows(c)) == decrypt(old, c)`, in every slot.
         """
@@ -48,7 +48,7 @@ class KeySwitch:
         return switched
 
     def stem(self, kernel: Rows, patch: int) -> Rows:
-        """Return the kernel `[k, k, patch^2 channels, filters]` over mixed patches that answers on new ones as it did.
+        """Return the kernel `[k, k, patch^2 channels, filters]` for patches mixed under the new key.
 
         Law: `C' stem(w) == C w` where C are patches mixed under the old key, and C' the same under the new one.
         """
@@ -61,10 +61,10 @@ class KeySwitch:
 def reencrypt(
     source: EncryptedDataset, path: Path, switch: KeySwitch, progress: Callable[[], object] = lambda: None
 ) -> None:
-    """Write a new epoch's dataset of an old epoch's, one sequence at a time; `progress` is called after each.
+    """Re-encrypt a dataset for the new key epoch, one sequence at a time; `progress` is called after each.
 
-    Pseudonyms become the new epoch's. Splits, lengths and the order of the sequences stay, and what was sealed at rest
-    is sealed again.
+    Pseudonyms become the new epoch's. Splits, lengths and the order of the sequences stay, and a dataset that was
+    sealed at rest is sealed again.
     """
     m = source.manifest
     source.require_domain(switch.old.card().fingerprint)
@@ -95,7 +95,7 @@ def reencrypt(
 
 def _renewed(row: np.void, switch: KeySwitch) -> SequenceRecord:
     name, patient = (
-        switch.new.renewed(kind, row[column].decode(), switch.old.epoch)
+        switch.new.renewed(kind, row[column].decode(), switch.old.key_epoch)
         for kind, column in (("sequence", "id"), ("patient", "patient"))
     )
     return SequenceRecord(name, patient, int(row["length"]), SPLITS[row["split"]])

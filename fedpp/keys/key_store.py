@@ -1,17 +1,18 @@
-"""The keys of one site in one epoch of one domain, as a folder that is written once and never changed.
+"""Key store: the folder with one site's keys of one key epoch of one domain, written once and never changed.
 
 ::
 
-    secret/domain.key    the domain secret, sealed under a passphrase             secret zone
-    secret/site.key      the site's own identity, sealed                          secret zone
-    secret/issuer.key    the certifying key, sealed: only who founded the epoch   secret zone, best kept apart
-    trainer/domain.eval  the evaluation key, in clear; none with `more-frame`     the trainer
-    trainer/domain.rest  the at-rest key, in clear                                the trainer
-    domain.card          what may be known of the domain                          everybody
-    site.certificate     the site's membership                                    everybody
-    members/*.recipient  the other members, at the issuer                         everybody
+    secret/domain.key    the domain secret, sealed under a passphrase          secret zone
+    secret/site.key      the site's own identity, sealed                       secret zone
+    secret/ca.key        the CA key, sealed; only at the founder of the epoch  secret zone, best kept apart
+    trainer/domain.eval  the evaluation key, in clear; none with `more-frame`  the trainer
+    trainer/domain.rest  the at-rest key, in clear                             the trainer
+    domain.card          the domain's public parameters                        everybody
+    site.certificate     the site's membership                                 everybody
+    site.request         the site's public keys                                everybody
+    members/*.request    the other members' public keys, at the domain CA      everybody
 
-A new hospital begins with `secret/site.key` and `site.recipient` alone, in a folder of their own.
+A new hospital starts with a folder of `secret/site.key` and `site.request` only.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,23 +27,23 @@ from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import MembershipRequest, SiteIdentity
 from fedpp.protocol.membership import Certificate
 
-DOMAIN_FORMAT, SITE_FORMAT, CA_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-issuer-key-1"
+DOMAIN_FORMAT, SITE_FORMAT, CA_FORMAT = "fedpp-domain-key-2", "fedpp-site-key-1", "fedpp-ca-key-1"
 
 SECRET_KEY = Path("secret/domain.key")
 SITE_KEY = Path("secret/site.key")
-CA_KEY = Path("secret/issuer.key")
+CA_KEY = Path("secret/ca.key")
 EVALUATION_KEY = Path("trainer/domain.eval")
 AT_REST_KEY = Path("trainer/domain.rest")
 CARD = Path("domain.card")
 CERTIFICATE = Path("site.certificate")
-RECIPIENT = Path("site.recipient")
+REQUEST = Path("site.request")
 MEMBERS = Path("members")
 PUBLIC = 0o644
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site as a member of a domain: what its secret zone holds."""
+    """A site as a member of a domain: the contents of its secret zone."""
 
     domain: KeyDomain
     identity: SiteIdentity
@@ -51,7 +52,7 @@ class Site:
     def require_certified(self) -> None:
         """Raise `FederationError` unless the certificate is the domain's, for this identity."""
         card, member = self.domain.card(), self.certificate.member
-        self.certificate.require(card.certifying_key, card.fingerprint)
+        self.certificate.require(card.ca_key, card.fingerprint)
         if member != self.identity.member_of(card.fingerprint):
             raise FederationError(
                 f"the certificate of {member.site} is not for the keys of {self.identity.name}: accept again"
@@ -59,74 +60,75 @@ class Site:
 
 
 def found(folder: Path, domain: KeyDomain, domain_ca: DomainCA, founder: SiteIdentity, passphrase: Passphrase) -> Site:
-    """Write the folder of the site that makes an epoch; raise `KeyFileError` if any of it is there already."""
-    site = Site(domain, founder, domain_ca.certify(founder.recipient(), domain.card()))
-    sealed = passphrase.close(CA_FORMAT, {"domain": domain.card().fingerprint}, domain_ca.seed_bytes())
+    """Write the folder of the site that founds a key epoch; raise `KeyFileError` if any file exists already."""
+    site = Site(domain, founder, domain_ca.certify(founder.request(), domain.card()))
+    sealed = passphrase.seal(CA_FORMAT, {"domain": domain.card().fingerprint}, domain_ca.seed_bytes())
     _write(folder, {CA_KEY: sealed}, site, passphrase)
     return site
 
 
 def join(folder: Path, site: Site, passphrase: Passphrase) -> None:
-    """Write the folder of a member; raise `KeyFileError` if anything of it is there, and then leave all as it was."""
+    """Write the folder of a member; raise `KeyFileError` and change nothing if any file exists already."""
     _write(folder, {}, site, passphrase)
 
 
 def create_identity(folder: Path, identity: SiteIdentity, passphrase: Passphrase) -> None:
-    """Write a new site's identity and its public half; raise `KeyFileError` if one is there."""
-    _create(folder, {SITE_KEY: _site_key(identity, passphrase), RECIPIENT: identity.recipient().to_json().encode()})
+    """Write a new site's identity and membership request; raise `KeyFileError` if one exists already."""
+    _create(folder, {SITE_KEY: _site_key(identity, passphrase), REQUEST: identity.request().to_json().encode()})
 
 
-def add_member(folder: Path, recipient: MembershipRequest, certificate: Certificate) -> None:
-    """Note a member in the issuer's folder, with its certificate; one that is there already stays."""
-    path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.recipient"
+def add_member(folder: Path, request: MembershipRequest, certificate: Certificate) -> None:
+    """Record a member in the domain CA's folder, with its certificate; one recorded before stays unchanged."""
+    path = folder / MEMBERS / f"{request.fingerprint[:16]}.request"
     make_folder(path.parent, 0o755)
-    for file, text in ((path.with_suffix(".certificate"), certificate.to_json()), (path, recipient.to_json())):
+    for file, text in ((path.with_suffix(".certificate"), certificate.to_json()), (path, request.to_json())):
         if not file.exists():
             create_exclusively(file, text.encode())
             file.chmod(PUBLIC)
 
 
 def members(folder: Path) -> list[MembershipRequest]:
-    """Return the members that the issuer certified, by name; raise `KeyFileError` for one that it did not."""
-    found = sorted(
-        map(MembershipRequest.load, (folder / MEMBERS).glob("*.recipient")), key=lambda r: (r.site, r.fingerprint)
-    )
+    """Return the members that the domain CA certified, by name; raise `KeyFileError` for one that it did not."""
+    requests = map(MembershipRequest.load, (folder / MEMBERS).glob("*.request"))
+    found = sorted(requests, key=lambda request: (request.site, request.fingerprint))
     card = DomainCard.load(folder / CARD)
-    for recipient in found:
-        path = folder / MEMBERS / f"{recipient.fingerprint[:16]}.certificate"
+    for request in found:
+        path = folder / MEMBERS / f"{request.fingerprint[:16]}.certificate"
         try:
             certificate = Certificate.from_json(_read(path, "certificate of a member").decode())
-            certificate.require(card.certifying_key, card.fingerprint)
-            certified = certificate.member == recipient.member_of(card.fingerprint)
+            certificate.require(card.ca_key, card.fingerprint)
+            certified = certificate.member == request.member_of(card.fingerprint)
         except (FederationError, UnicodeDecodeError):
             certified = False
         if not certified:
-            raise KeyFileError(f"{path} is no certificate of {recipient.site} by this domain: somebody put it there")
+            raise KeyFileError(f"{path} is not a certificate of {request.site} by this domain: remove it")
     return found
 
 
 def open_domain(folder: Path, passphrase: Passphrase) -> KeyDomain:
-    """Open the sealed secret of a domain folder; raise `KeyFileError` if that cannot be."""
+    """Unseal the domain secret of a folder; raise `KeyFileError` if it cannot be decrypted."""
     return unseal(_read(folder / SECRET_KEY, "domain key"), passphrase, str(folder / SECRET_KEY))
 
 
 def open_identity(folder: Path, passphrase: Passphrase) -> SiteIdentity:
-    """Open a site's identity."""
+    """Unseal a site's identity."""
     path = folder / SITE_KEY
-    facts, seed = passphrase.open(SITE_FORMAT, _read(path, "site's identity"), str(path))
+    facts, seed = passphrase.unseal(SITE_FORMAT, _read(path, "site's identity"), str(path))
     return SiteIdentity(facts["site"], seed)
 
 
 def open_domain_ca(folder: Path, passphrase: Passphrase) -> DomainCA:
-    """Open the certifying key, which only the folder that founded the epoch has."""
+    """Unseal the CA key, which only the folder that founded the key epoch has."""
     path = folder / CA_KEY
     if not path.exists():
-        raise KeyFileError(f"there is no {path}: members are admitted, and epochs made, by who founded this one")
-    return DomainCA(passphrase.open(CA_FORMAT, _read(path, "certifying key"), str(path))[1])
+        raise KeyFileError(
+            f"there is no {path}: only the site that founded this key epoch invites members and rotates the domain"
+        )
+    return DomainCA(passphrase.unseal(CA_FORMAT, _read(path, "CA key"), str(path))[1])
 
 
 def open_site(folder: Path, passphrase: Passphrase) -> Site:
-    """Open all that the vault of a member needs; raise `KeyFileError` where its parts do not fit."""
+    """Unseal all that the vault of a member needs; raise `KeyFileError` where the parts do not belong together."""
     domain, identity = open_domain(folder, passphrase), open_identity(folder, passphrase)
     try:
         text = _read(folder / CERTIFICATE, "certificate").decode()
@@ -139,12 +141,12 @@ def open_site(folder: Path, passphrase: Passphrase) -> Site:
 
 def seal(domain: KeyDomain, passphrase: Passphrase) -> bytes:
     """Return the content of the domain's key file."""
-    return passphrase.close(DOMAIN_FORMAT, {"card": asdict(domain.card())}, domain.secret_bytes())
+    return passphrase.seal(DOMAIN_FORMAT, {"card": asdict(domain.card())}, domain.secret_bytes())
 
 
 def unseal(content: bytes, passphrase: Passphrase, name: str) -> KeyDomain:
-    """Open the content of a domain's key file; `name` is for the message."""
-    facts, secret = passphrase.open(DOMAIN_FORMAT, content, name)
+    """Unseal the content of a domain's key file; `name` is for the message."""
+    facts, secret = passphrase.unseal(DOMAIN_FORMAT, content, name)
     try:
         return KeyDomain.from_secret_bytes(secret, DomainCard(**facts["card"]))
     except (TypeError, KeyError, FedppError):
@@ -152,7 +154,7 @@ def unseal(content: bytes, passphrase: Passphrase, name: str) -> KeyDomain:
 
 
 def _site_key(identity: SiteIdentity, passphrase: Passphrase) -> bytes:
-    return passphrase.close(SITE_FORMAT, {"site": identity.name}, identity.seed_bytes())
+    return passphrase.seal(SITE_FORMAT, {"site": identity.name}, identity.seed_bytes())
 
 
 def _write(folder: Path, more: dict[Path, bytes], site: Site, passphrase: Passphrase) -> None:
@@ -164,7 +166,7 @@ def _write(folder: Path, more: dict[Path, bytes], site: Site, passphrase: Passph
         AT_REST_KEY: domain.at_rest_key().content(),
         CARD: domain.card().to_json().encode(),
         CERTIFICATE: site.certificate.to_json().encode() + b"\n",
-        RECIPIENT: site.identity.recipient().to_json().encode(),
+        REQUEST: site.identity.request().to_json().encode(),
     }
     if domain.scheme == "more":
         contents[EVALUATION_KEY] = domain.evaluation_key().content()
@@ -172,10 +174,10 @@ def _write(folder: Path, more: dict[Path, bytes], site: Site, passphrase: Passph
 
 
 def _create(folder: Path, contents: dict[Path, bytes]) -> None:
-    """Write new files: all of them, or none."""
-    known = (SECRET_KEY, SITE_KEY, CA_KEY, EVALUATION_KEY, AT_REST_KEY, CARD, CERTIFICATE, RECIPIENT)
+    """Write new files: all or none."""
+    known = (SECRET_KEY, SITE_KEY, CA_KEY, EVALUATION_KEY, AT_REST_KEY, CARD, CERTIFICATE, REQUEST)
     if any((folder / name).exists() for name in known):
-        raise KeyFileError(f"{folder} holds keys already: choose another folder, keys are not overwritten")
+        raise KeyFileError(f"{folder} has keys already: choose another folder, keys are not overwritten")
     written: list[Path] = []
     try:
         for name, content in contents.items():

@@ -1,4 +1,4 @@
-"""Where a passphrase comes from: a file, a file descriptor, the terminal; never an argument, which others can see."""
+"""Passphrase sources: a file, a file descriptor or the terminal; never an argument, which other users can see."""
 
 import getpass
 import os
@@ -14,7 +14,7 @@ MAX_BYTES = 4096
 
 
 def from_file(path: Path) -> Passphrase:
-    """Read a file's first line; raise `KeyFileError` if it is missing, too short, or open to others."""
+    """Read a file's first line; raise `KeyFileError` if it is missing, too short, or accessible to others."""
     try:
         with path.open("rb") as file:
             content = file.readline(MAX_BYTES + 1)
@@ -23,33 +23,33 @@ def from_file(path: Path) -> Passphrase:
         raise KeyFileError(f"cannot read the passphrase file {path}: {error.strerror}") from None
     passphrase = _checked(content, str(path))
     if open_to_others:
-        raise KeyFileError(f"the passphrase file {path} is open to others: run `chmod 600 {quote(str(path))}`")
+        raise KeyFileError(f"the passphrase file {path} is open to other users: run `chmod 600 {quote(str(path))}`")
     return passphrase
 
 
 def from_descriptor(number: int) -> Passphrase:
-    """Read the first line that comes from an open file descriptor, such as a pipe of a password manager."""
+    """Read the first line from an open file descriptor, such as a pipe of a password manager."""
     try:
         with os.fdopen(number, "rb", closefd=False) as file:
             content = file.readline(MAX_BYTES + 1)
-    except (OSError, TypeError, ValueError, OverflowError) as error:  # the latter: a number that can be no descriptor's
-        reason = error.strerror if isinstance(error, OSError) else "there is none of this number"
+    except (OSError, TypeError, ValueError, OverflowError) as error:  # the latter: not a possible descriptor number
+        reason = error.strerror if isinstance(error, OSError) else "there is no such descriptor"
         raise KeyFileError(f"cannot read a passphrase from file descriptor {number}: {reason}") from None
     return _checked(content, f"file descriptor {number}")
 
 
 def from_terminal(*, new: bool) -> Passphrase:
-    """Ask at the terminal, twice for a new one; raise `ConfigError` where there is none."""
+    """Prompt at the terminal, twice for a new passphrase; raise `ConfigError` where there is no terminal."""
     return _checked(typed(new=new), "the terminal")
 
 
 def typed(*, new: bool) -> bytes:
-    """Return what is typed at the terminal, for another process of this user's; raise as `from_terminal` does."""
+    """Return what is typed at the terminal, to be handed to another process; raise as `from_terminal` does."""
     if not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to ask at: give --passphrase-file, or --passphrase-fd")
+        raise ConfigError("there is no terminal to prompt at: use --passphrase-file or --passphrase-fd")
     try:
         text = getpass.getpass("passphrase: ")
-        again = getpass.getpass("the same again: ") if new else text
+        again = getpass.getpass("repeat passphrase: ") if new else text
     except EOFError:
         raise KeyFileError("no passphrase was typed: try again") from None
     if again != text:
@@ -58,7 +58,7 @@ def typed(*, new: bool) -> bytes:
 
 
 def _others(path: Path) -> int:
-    """Return the permissions that a passphrase file must not give: systemd shows a service's credentials as 0440."""
+    """Return the permission bits that a passphrase file must not have; systemd gives service credentials mode 0440."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     return 0o007 if credentials and path.resolve().is_relative_to(Path(credentials).resolve()) else 0o077
 

@@ -1,4 +1,4 @@
-r"""What rests at the coordinator and is not a sum: states of the global model, sealed under a key of the domain.
+r"""Sealed states: global states encrypted under a domain key while they are stored at the coordinator.
 
 ::
 
@@ -6,20 +6,20 @@ r"""What rests at the coordinator and is not a sum: states of the global model, 
     records: length (4 bytes, little-endian), AES-256-GCM of at most 1 MiB
 
 The key is HKDF-SHA256 of the domain's sealing key under the file's random salt, bound to the whole first line. A
-record's nonce is its number and whether it is the last: none can be moved, left out or cut off.
+record's nonce is its number and whether it is the last: records cannot be moved, removed or cut off. Both directions
+stream, a record at a time.
 """
 
 import json
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpp.errors import DomainMismatchError, MaskError
+from fedpp.key_material import Redacted, subkey
 from fedpp.values import canonical
 
 FORMAT = "fedpp-sealed-1"
@@ -29,24 +29,25 @@ _LONGEST_HEADER = 2**14
 
 
 def is_sealed(content: bytes) -> bool:
-    """Tell whether content begins as sealed bytes do, of whatever domain, whole or not."""
+    """Tell whether content begins with the first line of a sealed state, of any domain, complete or not."""
     line, end, _ = content[:_LONGEST_HEADER].partition(b"\n")
     return _facts(line + end) is not None
 
 
-class Envelope:
-    """Closes and opens sealed bytes of one epoch of one domain."""
+class StateSealer(Redacted):
+    """Seals and unseals the states of one key epoch of one domain."""
 
     __slots__ = ("_domain", "_key")
+    instead = "derive it from the domain"
 
     def __init__(self, domain: str, key: bytes) -> None:
         """Hold the sealing key of the domain of this fingerprint."""
         self._domain, self._key = domain, key
 
-    def close(self, about: str, content: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the sealed form of a content, that says in clear what it is about.
+    def seal(self, about: str, content: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield sealed bytes of a content; `about` is authenticated and stays in clear.
 
-        Law: `open(close(about, content))` is `about` and the content.
+        Law: `unseal(seal(about, content))` is `about` and the content.
         """
         salt = secrets.token_hex(_SALT_BYTES)
         header = canonical({"about": about, "domain": self._domain, "format": FORMAT, "salt": salt}) + b"\n"
@@ -56,21 +57,21 @@ class Envelope:
             sealed = cipher.encrypt(_nonce(number, last=last), record, None)
             yield len(sealed).to_bytes(_LENGTH_BYTES, "little") + sealed
 
-    def open(self, blocks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-        """Return what sealed bytes are about, and their content; raise `MaskError` where anything of them was changed.
+    def unseal(self, blocks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
+        """Return `about` and the content of sealed bytes; raise `MaskError` where anything was changed.
 
-        The content's end is checked when it is reached: what came before is of the file, and may be cut off.
+        The end is checked when it is reached: until then the content is authentic, but may be incomplete.
         """
         reader = _Reader(blocks)
         header = reader.line()
         facts = _facts(header)
         if facts is None:
-            raise _damaged("it does not begin as one")
+            raise _damaged("its first line is missing or another")
         about, domain, salt = facts
         if domain != self._domain:
             raise DomainMismatchError(
                 f"the sealed state belongs to domain {domain[:16]}, this vault to {self._domain[:16]}: "
-                "take that of this domain and epoch"
+                "use a state of this domain and key epoch"
             )
         return about, self._contents(self._cipher(header, salt), reader)
 
@@ -79,30 +80,25 @@ class Envelope:
         while not last:
             length = int.from_bytes(reader.exactly(_LENGTH_BYTES), "little")
             if not _TAG_BYTES <= length <= RECORD_BYTES + _TAG_BYTES:
-                raise _damaged(f"record {number} is of {length} bytes")
+                raise _damaged(f"record {number} has {length} bytes")
             sealed = reader.exactly(length)
             last = reader.at_end()
             try:
                 yield cipher.decrypt(_nonce(number, last=last), sealed, None)
             except InvalidTag:
-                raise _damaged(f"record {number} was altered, or another is missing") from None
+                raise _damaged(f"record {number} was altered, or a record is missing") from None
             number += 1
 
     def _cipher(self, header: bytes, salt: str) -> AESGCM:
-        key = HKDF(algorithm=SHA256(), length=32, salt=salt.encode(), info=header).derive(self._key)
-        return AESGCM(key)
+        return AESGCM(subkey(self._key, salt=salt.encode(), info=header))
 
-    def __repr__(self) -> str:
-        """Name the domain and nothing of the key."""
-        return f"Envelope(domain={self._domain[:16]}, key=<hidden>)"
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied."""
-        raise TypeError("an envelope holds a key: derive it from the domain")
+    def public_name(self) -> str:
+        """Return the start of the domain's fingerprint."""
+        return f"domain={self._domain[:16]}, "
 
 
 def _facts(header: bytes) -> tuple[str, str, str] | None:
-    """Return what a first line tells: what it is about, domain and salt; nothing if it is none."""
+    """Return `about`, domain and salt of a first line, or None if it is not one."""
     try:
         values: Any = json.loads(header)
         about, domain, salt = values["about"], values["domain"], values["salt"]
@@ -113,7 +109,7 @@ def _facts(header: bytes) -> tuple[str, str, str] | None:
 
 
 class _Reader:
-    """Bytes that come in blocks, taken by length."""
+    """Bytes that arrive in blocks, read by length."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks, self._held = iter(blocks), bytearray()
@@ -121,7 +117,7 @@ class _Reader:
     def line(self) -> bytes:
         while (end := self._held.find(b"\n")) < 0:
             if len(self._held) > _LONGEST_HEADER or not self._more():
-                raise _damaged("it does not begin as one")
+                raise _damaged("its first line is missing or another")
         return self._take(end + 1)
 
     def exactly(self, length: int) -> bytes:
@@ -147,7 +143,7 @@ class _Reader:
 
 
 def _records(content: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield records of one size, but for the last, which may be empty."""
+    """Yield records of one size; the last may be shorter, or empty."""
     held = bytearray()
     for block in content:
         held += block
@@ -162,4 +158,4 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 
 def _damaged(how: str) -> MaskError:
-    return MaskError(f"this is no sealed state, or it was altered: {how}; take it from the coordinator again")
+    return MaskError(f"not a sealed state, or it was altered: {how}; get it from the coordinator again")

@@ -1,7 +1,7 @@
-"""A site's own identity: what it signs as itself, and receives sealed to itself alone.
+"""Site identity: the keys with which a site signs, and receives what is sealed to it alone.
 
-One 32-byte seed; from it, by HKDF-SHA256, an Ed25519 key that signs and an X25519 key that receives. It belongs to one
-site, is made there, and never leaves its secret zone. What the domain certifies is its public half, the
+One 32-byte seed; HKDF-SHA256 derives an Ed25519 key that signs and an X25519 key that receives (HPKE, RFC 9180). It
+is made at the site and never leaves its secret zone. Its public half, which the domain CA certifies, is the
 `MembershipRequest`.
 """
 
@@ -10,28 +10,30 @@ import secrets
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from fedpp.cipher import key_file
-from fedpp.cipher.verification_phrase import words
+from fedpp.cipher.verification_phrase import phrase
 from fedpp.errors import ConfigError, FederationError, KeyFileError
+from fedpp.key_material import Redacted, subkey
 from fedpp.protocol.membership import Member, is_signed, is_site_name, signed
 from fedpp.values import canonical
 
 SEED_BYTES = 32
-RECIPIENT_FORMAT = "fedpp-recipient-1"
+REQUEST_FORMAT = "fedpp-request-1"
+HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SALT = b"fedpp site identity 1"
 
 
-class SiteIdentity:
-    """The seed of one site; cannot be printed, copied or pickled by accident."""
+class SiteIdentity(Redacted):
+    """The seed of one site, and the two private keys derived from it."""
 
     __slots__ = ("_name", "_receiving", "_seed", "_signing")
+    instead = "seal it with fedpp.keys.key_store"
 
     def __init__(self, name: str, seed: bytes) -> None:
         """Hold a 32-byte seed for the site of this public name."""
@@ -43,8 +45,8 @@ class SiteIdentity:
         if len(seed) != SEED_BYTES:
             raise ConfigError(f"a site's seed has {SEED_BYTES} bytes, got {len(seed)}")
         self._name, self._seed = name, seed
-        self._signing = Ed25519PrivateKey.from_private_bytes(self._derive("signing"))
-        self._receiving = X25519PrivateKey.from_private_bytes(self._derive("receiving"))
+        self._signing = Ed25519PrivateKey.from_private_bytes(subkey(seed, salt=_SALT, info=b"signing"))
+        self._receiving = X25519PrivateKey.from_private_bytes(subkey(seed, salt=_SALT, info=b"receiving"))
 
     @classmethod
     def generate(cls, name: str) -> Self:
@@ -66,12 +68,10 @@ class SiteIdentity:
         """Return the public X25519 key, in hex."""
         return self._receiving.public_key().public_bytes_raw().hex()
 
-    def recipient(self) -> "MembershipRequest":
-        """Return the public half, signed by the site itself: who made it holds the keys."""
-        unsigned = MembershipRequest(self._name, self.signing_key, self.receiving_key, "")
-        return MembershipRequest(
-            self._name, self.signing_key, self.receiving_key, self.sign("recipient", unsigned.content())
-        )
+    def request(self) -> "MembershipRequest":
+        """Return the public half, signed by the site itself as proof that it holds the keys."""
+        facts = (self._name, self.signing_key, self.receiving_key)
+        return MembershipRequest(*facts, self.sign("request", MembershipRequest(*facts, "").content()))
 
     def member_of(self, domain: str) -> Member:
         """Return what the domain of this fingerprint certifies of this site."""
@@ -81,29 +81,25 @@ class SiteIdentity:
         """Return the signature, in hex; law: `is_signed(signing_key, sign(purpose, content), purpose, content)`."""
         return self._signing.sign(signed(purpose, content)).hex()
 
-    def agree(self, public_key: str) -> bytes:
-        """Return the secret shared with the holder of an X25519 key (RFC 7748); raise `ValueError` for a weak one."""
-        return self._receiving.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public_key)))
+    def unseal(self, sealed: bytes, info: bytes) -> bytes:
+        """Return what was sealed to this site; raise `InvalidTag` for another site's, or with other `info`.
+
+        Law: `identity.unseal(identity.request().seal(secret, info), info) == secret`.
+        """
+        return HPKE.decrypt(sealed, self._receiving, info)
 
     def seed_bytes(self) -> bytes:
-        """Return the seed itself: for the sealed file alone."""
+        """Return the seed, for the sealed file only."""
         return self._seed
 
-    def _derive(self, label: str) -> bytes:
-        return HKDF(algorithm=SHA256(), length=32, salt=_SALT, info=label.encode()).derive(self._seed)
-
-    def __repr__(self) -> str:
-        """Name the site and nothing of its seed."""
-        return f"SiteIdentity(name={self._name!r}, seed=<hidden>)"
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied."""
-        raise TypeError("a site's identity is not pickled or copied: seal it with fedpp.keys.key_store")
+    def public_name(self) -> str:
+        """Return the site's name."""
+        return f"name={self._name!r}, "
 
 
 @dataclass(frozen=True)
 class MembershipRequest:
-    """The public half of a site's identity: to it, and only to it, a domain secret is sealed."""
+    """The public half of a site's identity; a domain secret is sealed to it and to nobody else."""
 
     site: str
     signing_key: str  # Ed25519, hex
@@ -116,42 +112,47 @@ class MembershipRequest:
         return sha256(self.content()).hexdigest()
 
     @property
-    def words(self) -> str:
-        """Return five words, by which two people compare the fingerprint on the telephone."""
-        return words(self.fingerprint)
+    def verification_phrase(self) -> str:
+        """Return five words by which two people compare the fingerprint on the telephone."""
+        return phrase(self.fingerprint)
 
     def member_of(self, domain: str) -> Member:
         """Return what the domain of this fingerprint certifies of this site."""
         return Member(domain, self.site, self.signing_key, self.receiving_key)
 
+    def seal(self, secret: bytes, info: bytes) -> bytes:
+        """Seal a secret to this site, bound to public `info`."""
+        return HPKE.encrypt(secret, X25519PublicKey.from_public_bytes(bytes.fromhex(self.receiving_key)), info)
+
     def content(self) -> bytes:
         """Return what is signed."""
-        facts: dict[str, Any] = {**asdict(self), "format": RECIPIENT_FORMAT}
+        facts: dict[str, Any] = {**asdict(self), "format": REQUEST_FORMAT}
         del facts["signature"]
         return canonical(facts)
 
     def to_json(self) -> str:
         """Return the file's text."""
-        return canonical({**asdict(self), "format": RECIPIENT_FORMAT}).decode() + "\n"
+        return canonical({**asdict(self), "format": REQUEST_FORMAT}).decode() + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Self:
         """Read what `to_json` returned; raise `KeyFileError` for anything else. `name` is for the message."""
         try:
             values = json.loads(text)
-            if values.pop("format") != RECIPIENT_FORMAT:
-                raise KeyFileError(f"{name} is no {RECIPIENT_FORMAT} file: name what `fedpp-site recipient` made")
-            recipient = cls(**values)
-            Member("0" * 64, recipient.site, recipient.signing_key, recipient.receiving_key)
+            if values.pop("format") != REQUEST_FORMAT:
+                raise KeyFileError(f"{name} is not a {REQUEST_FORMAT} file: name what `fedpp-site request` wrote")
+            request = cls(**values)
+            request.member_of("0" * 64)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, FederationError):
-            raise KeyFileError(f"{name} is no recipient: name what `fedpp-site recipient` made") from None
-        if recipient.to_json() != text or not is_signed(
-            recipient.signing_key, recipient.signature, "recipient", recipient.content()
+            raise KeyFileError(f"{name} is not a membership request: name what `fedpp-site request` wrote") from None
+        if request.to_json() != text or not is_signed(
+            request.signing_key, request.signature, "request", request.content()
         ):
             raise KeyFileError(f"{name} was altered: its signature does not fit; ask the site for it again")
-        return recipient
+        return request
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a recipient's file."""
-        return cls.from_json(key_file.read_text(path, "recipient", "name the other site's site.recipient"), str(path))
+        """Read a membership request file."""
+        text = key_file.read_text(path, "membership request", "name the other site's site.request")
+        return cls.from_json(text, str(path))

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.dataset.at_rest import AtRestKey, Seal
+from fedpp.dataset.at_rest import AtRestKey, DatasetSealer
 from fedpp.errors import ModelError
 from fedpp.files import replace
 
@@ -54,8 +54,8 @@ class Checkpoint:
         parts = [bytes(arrays[start : start + PART_BYTES]) for start in range(0, len(arrays), PART_BYTES)]
         facts = {"settings": self.settings, "epoch": self.epoch, "losses": self.losses, "parts": len(parts)}
         salt = secrets.token_bytes(SALT_BYTES)
-        seal = key.seal(salt)
-        records = [seal.close(_KIND, number, part) for number, part in enumerate([json.dumps(facts).encode(), *parts])]
+        sealer = key.sealer(salt)
+        records = [sealer.seal(_KIND, number, part) for number, part in enumerate([json.dumps(facts).encode(), *parts])]
         framed = [len(record).to_bytes(8, "little") + record for record in records]
         replace(path, MAGIC, salt, *framed)
 
@@ -70,7 +70,7 @@ class Checkpoint:
         if content[: len(MAGIC)] != MAGIC or len(salt) < SALT_BYTES:
             raise ModelError(f"{path} is no checkpoint of fedpp: name the folder that training wrote into")
         try:
-            first, *parts = _opened(rest, key.seal(salt))
+            first, *parts = _opened(rest, key.sealer(salt))
             facts = json.loads(first)
             whole = {facts["parts"]: b"".join(parts)}[len(parts)]
             with np.load(BytesIO(whole), allow_pickle=False) as arrays:
@@ -83,13 +83,13 @@ class Checkpoint:
             ) from None
 
 
-def _opened(content: bytes, seal: Seal) -> list[bytes]:
+def _opened(content: bytes, sealer: DatasetSealer) -> list[bytes]:
     records: list[bytes] = []
     start = 0
     while start < len(content):
         length = int.from_bytes(content[start : start + 8], "little")
         sealed = content[start + 8 : start + 8 + length]
-        record = seal.open(_KIND, len(records), sealed)
+        record = sealer.unseal(_KIND, len(records), sealed)
         if record is None or len(sealed) != length:
             raise ValueError
         records.append(record)

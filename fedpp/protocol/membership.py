@@ -170,7 +170,7 @@ NO_BUNDLE = sha256(b"").hexdigest()
 class Run:
     """One run of a federation: what a proof must be for."""
 
-    certifying_key: str  # of the domain, hex
+    ca_key: str  # of the domain, hex
     domain: str  # fingerprint of its card
     nonce: str
     number: str  # Flower's
@@ -184,14 +184,14 @@ class Certificate:
     member: Member
     signature: str  # hex
 
-    def require(self, certifying_key: str, domain: str) -> None:
+    def require(self, ca_key: str, domain: str) -> None:
         """Raise `FederationError` unless this domain (its card's fingerprint) made the certificate."""
         if self.member.domain != domain:
             raise FederationError(
                 f"the certificate of {self.member.site} is for domain {self.member.domain[:16]}, not {domain[:16]}: "
                 "accept the share of this epoch"
             )
-        if not is_signed(certifying_key, self.signature, "certificate", self.member.content()):
+        if not is_signed(ca_key, self.signature, "certificate", self.member.content()):
             raise FederationError(
                 f"the certificate of {self.member.site} was not made by domain {domain[:16]}: "
                 "ask its founder for a share"
@@ -223,7 +223,7 @@ class Proof:
     def require(self, run: Run) -> None:
         """Raise `FederationError` unless a member of the run's domain signed it, in its own name, for this run."""
         member, statement = self.certificate.member, self.statement
-        self.certificate.require(run.certifying_key, run.domain)
+        self.certificate.require(run.ca_key, run.domain)
         if not is_signed(member.signing_key, self.signature, "statement", statement.content()):
             raise FederationError(f"the proof of {statement.site} was not signed by the site that {member.site} is")
         if statement.site != member.site:

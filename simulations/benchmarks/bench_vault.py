@@ -142,7 +142,7 @@ def _write_dataset(path: Path) -> None:
 def certified(domain: KeyDomain, name: str) -> Site:
     """Return a site with a constant identity, and the domain's certificate of it."""
     identity = SiteIdentity(name, bytes(32))
-    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.ca_seed()).certify(identity.request(), domain.card()))
 
 
 def _serve(folder: Path, address: str) -> None:

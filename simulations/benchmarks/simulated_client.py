@@ -161,7 +161,7 @@ class SimulatedClient:
         masked = np.empty_like(words)
         for start in range(0, words.size, CHUNK):
             masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
-        return masked, messages.Mask(part.nonce, masker.tag(), part.least)
+        return masked, messages.Mask(part.nonce, masker.tag(), part.min_cohort)
 
     def _examples(self, run_spec: RunSpec) -> int:
         return run_spec.weight(self.description.sequences[0])
@@ -169,11 +169,11 @@ class SimulatedClient:
     def _closed(self, content: RecordDict, run_spec: RunSpec, state: GlobalState) -> ArrayRecord:
         sent = state.to_bytes()
         if run_spec.masked:
-            sent = b"".join(self.domain.envelope().close(about(_nonce(content), state.round), [sent]))
+            sent = b"".join(self.domain.state_sealer().seal(about(_nonce(content), state.round), [sent]))
         return ArrayRecord({messages.STATE: messages.pack_state(sent)})
 
     def _opened(self, sealed: bytes) -> tuple[str, bytes]:
-        told, records = self.domain.envelope().open([sealed])
+        told, records = self.domain.state_sealer().unseal([sealed])
         return told, b"".join(records)
 
 

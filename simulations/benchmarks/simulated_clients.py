@@ -226,7 +226,7 @@ def main() -> int:
 def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: Event) -> None:
     key = cast("ec.EllipticCurvePrivateKey", load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None))
     own, card = SiteIdentity.generate(identity.name), DOMAIN.card()
-    site = Site(DOMAIN, own, DomainCA(DOMAIN.certifying_seed()).certify(own.recipient(), card))
+    site = Site(DOMAIN, own, DomainCA(DOMAIN.ca_seed()).certify(own.request(), card))
     member = Member(described(identity.name), DOMAIN, held=shared.held, shared=shared)
     keys = key, key.public_key()
     with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:

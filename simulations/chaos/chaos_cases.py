@@ -305,7 +305,7 @@ def forge(trial: Trial, forgery: str) -> None:
     cluster, domain = trial.cluster, trial.cluster.hospitals.domain
     other = KeyDomain.of_secret(bytes(32), n=domain.n, scheme=domain.scheme)
     if forgery == "epoch":
-        other = domain.successor(domain.card().certifying_key)
+        other = domain.successor(domain.card().ca_key)
     variables = {
         "FEDPP_POISON": forgery,
         "FEDPP_POISON_DOMAIN": other.card().fingerprint,

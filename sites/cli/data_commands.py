@@ -92,7 +92,7 @@ def inspect(options: argparse.Namespace) -> int:
         {
             "domain": manifest.domain,
             "fingerprint": manifest.fingerprint,
-            "epoch": manifest.epoch,
+            "key epoch": manifest.key_epoch,
             "scheme": manifest.scheme,
             "n": manifest.n,
             "dtype": manifest.dtype,

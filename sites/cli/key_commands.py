@@ -39,8 +39,8 @@ def recipient(options: argparse.Namespace) -> int:
     key_store.create_identity(options.out, identity, passphrase_of(options, new=True))
     print(f"recipient {identity.name}")
     print(f"  {options.out / key_store.SITE_KEY}  for the secret zone only")
-    print(f"  {options.out / key_store.RECIPIENT}  send it to the domain's founder, and tell these words by telephone:")
-    print(f"  {identity.recipient().words}")
+    print(f"  {options.out / key_store.REQUEST}  send it to the domain's founder, and tell these words by telephone:")
+    print(f"  {identity.request().verification_phrase}")
     return 0
 
 
@@ -56,7 +56,7 @@ def share(options: argparse.Namespace) -> int:
     to = MembershipRequest.load(options.to)
     _require_new(options.out)
     _require_own_name(options.domain, to)
-    _compare(to.words, options.words, f"{to.site} told you by telephone")
+    _compare(to.verification_phrase, options.words, f"{to.site} told you by telephone")
     passphrase = passphrase_of(options)
     made = Invitation.make(
         key_store.open_domain(options.domain, passphrase), key_store.open_domain_ca(options.domain, passphrase), to
@@ -64,7 +64,7 @@ def share(options: argparse.Namespace) -> int:
     key_store.add_member(options.domain, to, made.certificate)  # first: whoever has the secret can be revoked
     create_exclusively(options.out, made.to_json().encode())
     print(f"{options.out}  for {to.site} alone; tell it these words of the domain by telephone:")
-    print(f"  {made.card.words}")
+    print(f"  {made.card.verification_phrase}")
     return 0
 
 
@@ -80,9 +80,11 @@ def accept(options: argparse.Namespace) -> int:
     member = (options.identity / key_store.SECRET_KEY).exists()
     followed = member and made.follows(key_store.open_domain(options.identity, passphrase).card())
     if not followed or options.words is not None:
-        _compare(made.card.words, options.words, f"the founder of domain {made.card.id} told you by telephone")
+        _compare(
+            made.card.verification_phrase, options.words, f"the founder of domain {made.card.id} told you by telephone"
+        )
     identity = key_store.open_identity(options.identity, passphrase)
-    key_store.join(options.out, key_store.Site(made.open(identity), identity, made.certificate), passphrase)
+    key_store.join(options.out, key_store.Site(made.accept(identity), identity, made.certificate), passphrase)
     _tell(options.out)
     return 0
 
@@ -96,9 +98,10 @@ def _require_earlier(folder: Path, offered: "DomainCard") -> None:
     if not (folder / key_store.CARD).exists():
         return
     own = DomainCard.load(folder / key_store.CARD)
-    if own.id == offered.id and own.epoch >= offered.epoch:
+    if own.id == offered.id and own.key_epoch >= offered.key_epoch:
         raise KeyFileError(
-            f"{folder} is of epoch {own.epoch} of this domain, the share of epoch {offered.epoch}: nothing to accept"
+            f"{folder} is of epoch {own.key_epoch} of this domain, the share of epoch {offered.key_epoch}: "
+            "nothing to accept"
         )
 
 
@@ -120,7 +123,7 @@ def card(options: argparse.Namespace) -> int:
     require_folder(options.domain)
     shown = DomainCard.load(options.domain / CARD)
     print(shown.to_json(), end="")
-    print(f"words {shown.words}", file=sys.stderr)
+    print(f"words {shown.verification_phrase}", file=sys.stderr)
     return 0
 
 
@@ -135,7 +138,7 @@ def _rotate(options: argparse.Namespace, *, revoked: str | None) -> int:
     require_folder(options.domain)
     _require_newest(options)
     members = key_store.members(options.domain)
-    if revoked == MembershipRequest.load(options.domain / key_store.RECIPIENT).site:
+    if revoked == MembershipRequest.load(options.domain / key_store.REQUEST).site:
         raise KeyFileError(f"{revoked!r} is this site itself, which makes the epoch: it cannot revoke itself")
     staying = [member for member in members if member.site != revoked]
     if revoked is not None and len(staying) == len(members):
@@ -170,7 +173,7 @@ def _tell(folder: Path) -> None:
     from fedpp.keys import key_store
 
     made = DomainCard.load(folder / key_store.CARD)
-    print(f"key domain {made.fingerprint}, epoch {made.epoch}, words {made.words}")
+    print(f"key domain {made.fingerprint}, epoch {made.key_epoch}, words {made.verification_phrase}")
     print(f"  {folder / key_store.SECRET_KEY}, {key_store.SITE_KEY.name}  for the secret zone only")
     if (folder / key_store.CA_KEY).exists():
         print(f"  {folder / key_store.CA_KEY}  admits members and makes new epochs: keep it apart, and a copy of it")
@@ -206,9 +209,9 @@ def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
     from fedpp.keys.site_identity import MembershipRequest
     from fedpp.protocol.membership import same_name
 
-    own = MembershipRequest.load(folder / key_store.RECIPIENT)
+    own = MembershipRequest.load(folder / key_store.REQUEST)
     if to == own:
-        raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.recipient")
+        raise KeyFileError(f"{to.site} is this site itself: name the other hospital's site.request")
     for other in (*key_store.members(folder), own):
         if same_name(other.site, to.site) and other != to:
             raise KeyFileError(f"{other.site} is a member already, with other keys: revoke it, or choose another name")
@@ -216,7 +219,7 @@ def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
 
 def _compare(meant: str, said: str | None, by_whom: str) -> None:
     """Let a person compare words; raise `KeyFileError` where they differ, or nobody can be asked."""
-    from fedpp.cipher.verification_phrase import COUNT, letters, same
+    from fedpp.cipher.verification_phrase import COUNT, letters, same_phrase
     from fedpp.errors import KeyFileError
 
     if said is None:
@@ -228,7 +231,7 @@ def _compare(meant: str, said: str | None, by_whom: str) -> None:
             raise KeyFileError("no words were typed: ask by telephone, and try again") from None
     if len(letters(said)) != len(letters(meant)):
         raise KeyFileError(f"{COUNT} words of five letters are needed, all that {by_whom}: got {len(said.split())}")
-    if not same(said, meant):  # the file's own are not told: whoever copied them from here would compare nothing
+    if not same_phrase(said, meant):  # the file's own are not told: whoever copied them from here would compare nothing
         raise KeyFileError("the words differ from this file's: somebody may have exchanged it on the way; ask again")
 
 

@@ -71,7 +71,7 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
             "with --identity"
         ) from None
     if is_sealed(content):
-        _, records = domain.envelope().open([content])
+        _, records = domain.state_sealer().unseal([content])
         content = b"".join(records)
     state = GlobalState.from_bytes(content)
     if state.domain != domain.card().fingerprint:

@@ -101,7 +101,7 @@ def _add_key_commands(commands: "_Commands") -> None:
 
     shared = _command(commands, key_commands.share, json_output=False)
     _add_domain(shared)
-    shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.recipient")
+    shared.add_argument("--to", type=path, required=True, metavar="RECIPIENT", help="the other site's site.request")
     shared.add_argument("--words", help="what it told you by telephone (else it is asked)")
     shared.add_argument("--out", type=path, required=True, help="new file for the other site")
     _add_again(shared)

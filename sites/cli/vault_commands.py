@@ -109,7 +109,7 @@ def audit_log(options: argparse.Namespace) -> int:
             raise _unread(options.certificate, error) from None
         card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
         try:
-            certificate.require(card.certifying_key, card.fingerprint)
+            certificate.require(card.ca_key, card.fingerprint)
         except FederationError as error:
             raise _unread(options.certificate, error) from None
         key, site = certificate.member.signing_key, certificate.member.site

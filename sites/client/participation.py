@@ -136,7 +136,7 @@ def _other_sites(vault: VaultClient, membership: Membership) -> int:
     info = vault.info()
     card = DomainCard.from_json(info.card)
     nonce = membership.participants.nonce
-    run = Run(card.certifying_key, card.fingerprint, nonce, membership.run, membership.bundle)
+    run = Run(card.ca_key, card.fingerprint, nonce, membership.run, membership.bundle)
     return membership.participants.others(info.site, run, datetime.now(UTC))
 
 

@@ -65,7 +65,7 @@ class SecureAggregation:
     def __init__(self, site: Site, sequences: int, memory: MemoryBudget, past: Iterable[UnmaskedRound] = ()) -> None:
         """Mask updates of at most so many training sequences as this site; aggregates take memory from `memory`."""
         self._site, self._sequences, self._memory = site, sequences, memory
-        self._key, self._envelope = site.domain.mask_key(), site.domain.envelope()
+        self._key, self._sealer = site.domain.mask_key(), site.domain.state_sealer()
         self._rounds = UnmaskedRounds(past)
 
     def mask(
@@ -85,7 +85,7 @@ class SecureAggregation:
             yield vault_pb2.MaskReply(values=masker.mask(values).tobytes())
         tag = masker.tag()
         call.reply(of.length * of.ring.bits // 8, mask=part.nonce)
-        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", min_sites=part.least)
+        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", min_sites=part.min_cohort)
 
     def unmask(
         self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], min_other_sites: int
@@ -115,7 +115,7 @@ class SecureAggregation:
         _require_about(first.about)
         call.add(about=first.about)
         size, held = 0, b""
-        for block in self._envelope.close(first.about, (request.data for request in chain([first], requests))):
+        for block in self._sealer.seal(first.about, (request.data for request in chain([first], requests))):
             if held:
                 yield vault_pb2.Block(data=held)
             size, held = size + len(block), block
@@ -124,7 +124,7 @@ class SecureAggregation:
 
     def unseal(self, call: Call, requests: Iterator[vault_pb2.Block]) -> Iterator[vault_pb2.UnsealReply]:
         """Yield what sealed bytes are about, and their content; the first record proves that both are the domain's."""
-        about, content = self._envelope.open(request.data for request in requests)
+        about, content = self._sealer.unseal(request.data for request in requests)
         _require_about(about)
         first = next(content)
         call.reply(len(about), about=about)
@@ -143,7 +143,7 @@ class SecureAggregation:
     ) -> None:
         """Refuse an aggregate of too few sites, or of a site that did not prove to be a member for this run."""
         card = self._site.domain.card()
-        run = Run(card.certifying_key, card.fingerprint, of.run, first.run, first.bundle)
+        run = Run(card.ca_key, card.fingerprint, of.run, first.run, first.bundle)
         participants = Participants(of.run, tuple(Proof.from_json(text) for text in first.proofs))
         participants.others(self._site.identity.name, run, datetime.now(UTC))
         known = {proof.certificate.member.site for proof in participants.proofs}

@@ -12,7 +12,7 @@ from global_states import NETWORK, RULES, algebra_of, begun, drawn, flat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.aggregation import global_state
+from fedpp import container
 from fedpp.aggregation.global_state import MAX_ROUND, GlobalState, unflat
 from fedpp.aggregation.server_step import step
 from fedpp.config.hyperparameters import ServerOptimizerConfig
@@ -49,7 +49,7 @@ def test_the_golden_files_are_what_is_written_today():
         assert states[number].to_bytes() == stored
         assert GlobalState.from_bytes(stored) == states[number]
         assert states[number].digest == sha256(stored).hexdigest()
-    names = [name for name, *_ in json.loads(stored.split(b"\n")[0])["arrays"]]
+    names = [name for name, *_ in json.loads(stored.split(b"\n")[1])["arrays"]]
     weights = [spec.name for spec in NETWORK.weights()]
     assert names == [*weights, *(f"{moment}/{name}" for moment in ("first", "second") for name in weights)]
 
@@ -131,7 +131,7 @@ def test_a_flipped_byte_of_a_header_that_is_summed_again_is_refused_or_what_it_s
     """Whoever makes the sum anew gets a refusal, or a state whose bytes are those: never a crash or a second text."""
     body = (GOLDEN / "round-0.state").read_bytes()[:-SUM]
     taken = 0
-    for place in range(body.index(b"\n") + 1):
+    for place in range(body.index(b"\n", body.index(b"\n") + 1) + 1):
         for flip in (1, 2, 4, 8, 16, 32, 64, 128, 255):
             forged = sealed(body[:place] + bytes([body[place] ^ flip]) + body[place + 1 :])
             state = read(forged)
@@ -155,9 +155,9 @@ def test_cut_and_stretched_bytes_are_refused(data: st.DataObject):
 
 def with_header(**changes: Any) -> bytes:
     """Return round 0 with other facts in its header, its sum made anew."""
-    header, _, arrays = (GOLDEN / "round-0.state").read_bytes()[:-SUM].partition(b"\n")
+    magic, header, arrays = (GOLDEN / "round-0.state").read_bytes()[:-SUM].split(b"\n", 2)
     facts = {name: v for name, v in {**json.loads(header), **changes}.items() if v is not ...}
-    return sealed(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n" + arrays)
+    return sealed(b"\n".join((magic, json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(), arrays)))
 
 
 def network_of(**changes: Any) -> str:
@@ -175,8 +175,7 @@ def test_the_header_is_made_anew_as_it_was():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "fedpp-state-2"},
-        {"format": ...},
+        {"round": ...},
         {"more": 1},
         {"round": -1},
         {"round": MAX_ROUND + 1},
@@ -225,15 +224,24 @@ def test_headers_that_claim_what_is_not_there_are_refused(changes: dict[str, Any
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"\n", b"{}\n", b"[]\n", b"5\n", b'"a"\n', b"null\n", b"\xff\n", b'{"format":"fedpp-state-1"}\n'),
-        *(b"{" * 5000 + b"\n", b"[" * 200_000 + b"\n", b" " * (global_state.MAX_HEADER + 1) + b"\n"),
+        *(b"", b"\n", b"{}\n", b"[]\n", b"5\n", b'"a"\n', b"null\n", b"\xff\n", b'{"round":1}\n'),
+        *(b"{" * 5000 + b"\n", b"[" * 200_000 + b"\n", b" " * (container.MAX_HEADER + 1) + b"\n"),
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_what_is_no_state_is_refused(content: bytes):
-    """Nothing, other JSON, text that is none, deep nesting and long lines are refused, summed or not."""
-    assert read(content) is None
-    assert read(sealed(content)) is None
+def test_other_content_is_refused(content: bytes):
+    """Nothing, other JSON, other text, deep nesting and long lines are refused, with magic and digest or without."""
+    for begin in (b"", b"fedpp-state-1\n"):
+        assert read(begin + content) is None
+        assert read(sealed(begin + content)) is None
+
+
+@pytest.mark.parametrize("magic", [b"fedpp-state-2", b"fedpp-state-10", b"fedpp-run-1", b""])
+def test_another_format_or_version_is_refused(magic: bytes):
+    """A whole state under another magic line is refused."""
+    body = (GOLDEN / "round-0.state").read_bytes()[:-SUM]
+    assert read(sealed(body)) is not None
+    assert read(sealed(magic + body[body.index(b"\n") :])) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

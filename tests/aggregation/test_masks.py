@@ -52,7 +52,7 @@ def masked(of: Round, part: Contribution, words: EncodedUpdate, key: MaskKey = K
 
 def drawn(of: Round, seed: int, examples: int = 5) -> EncodedUpdate:
     """Return words of any size that so many examples allow, its extremes among them."""
-    most = of.ring.most(examples)
+    most = of.ring.max_magnitude(examples)
     words = np.random.default_rng(seed).integers(-most, most, of.length, dtype=np.int64, endpoint=True)
     words[:2] = (most, -most)[: of.length]
     return words.astype(f"<i{of.ring.bits // 8}").view(of.ring.dtype)
@@ -117,7 +117,12 @@ def test_the_tag_is_exact_at_the_extremes(bits: int):
     """Rows of nothing but the largest or smallest words have the tag of Python's integers."""
     ring = Ring(bits, 1, sites=1, bound=1.0)
     of, part = Round(RUN, 1, 0, BASE, RUN_SPEC, 3 * 2048, ring), part_of(0, examples=1)
-    for word in (ring.most(1), -ring.most(1) % 2**bits, 2**31 - 1 if bits == 64 else 0, 2**31 if bits == 64 else 1):
+    for word in (
+        ring.max_magnitude(1),
+        -ring.max_magnitude(1) % 2**bits,
+        2**31 - 1 if bits == 64 else 0,
+        2**31 if bits == 64 else 1,
+    ):
         words = np.full(of.length, word, ring.dtype)
         assert masked(of, part, words)[1] == oracle(of, part, words)[1]
 
@@ -130,7 +135,7 @@ def test_a_row_of_products_stays_exact():
         assert tag._digits.shape[0] * tag._digits.max() * 2**31 <= 2**53
         assert tag._digits.max() == 2**11 - 1
         words = np.full(2048 * 2, 2**bits - 2 ** (bits - 1), ring.dtype)  # as a sum that was altered may have
-        tag.take(words)
+        tag.add(words)
         y = [sum(int(d) << (11 * i) for i, d in enumerate(row)) for row in tag._digits[:: bits // 32]]
         x = masks._Tag(bytes(32), ring)._next(words.size * bits // 2**16)
         assert tag.value() == sum(x) * sum(y) * -(2 ** (bits - 1)) % PRIME
@@ -191,10 +196,10 @@ def test_a_hundred_sites_at_their_bounds_add_up(bits: int, sites: int):
 def test_a_part_is_seen_in_no_smaller_sum_than_it_allows():
     """The fewest sites stand in the keystream: neither a small sum, nor one that says another number, comes off."""
     of = round_of(64, 10)
-    parts = [replace(part_of(0), least=3), part_of(1)]
+    parts = [replace(part_of(0), min_cohort=3), part_of(1)]
     (one, tag), (other, second) = (masked(of, part, drawn(of, site)) for site, part in enumerate(parts))
     for listed, told in (
-        (parts, "site-0 lets its update be seen in a sum of 3 sites, this is of 2"),
+        (parts, "site-0 requires a cohort of 3 sites, this aggregate has 2"),
         ([part_of(0), part_of(1)], "does not fit its tag"),
     ):
         with pytest.raises(MaskError, match=told):
@@ -281,7 +286,7 @@ def test_a_sum_is_of_its_round_alone():
         refused(other, PARTS, total.copy(), tag)
     refused(of, PARTS, total.copy(), tag, MaskKey(bytes(32)))
     for length in (99, 101):
-        with pytest.raises(MaskError, match=rf"has {length} words, got \(100,\)"):
+        with pytest.raises(MaskError, match=rf"has {length} values, got \(100,\)"):
             KEY.unmask(replace(of, length=length), PARTS, total, tag)
     with pytest.raises(MaskError, match="64 bits, got uint32"):
         KEY.unmask(replace(of, ring=replace(of.ring, bits=64)), PARTS, total, tag)
@@ -318,7 +323,7 @@ def test_nobody_is_counted_twice():
     of.ring.add(total, first)
     of.ring.add(total, first)
     for parts in ([PARTS[0]] * 2, [PARTS[0], replace(PARTS[0], nonce="c3" * 32)], []):
-        with pytest.raises(MaskError, match="one update of each site"):
+        with pytest.raises(MaskError, match="one update from each site"):
             KEY.unmask(of, parts, total, 2 * tag)
     refused(of, PARTS[:1], total, 2 * tag)
 
@@ -328,9 +333,9 @@ def test_sums_beyond_the_round_are_refused():
     of = Round(RUN, 1, 0, BASE, RUN_SPEC, 10, Ring(32, examples=20, sites=3, bound=1.0))
     total = np.zeros(10, of.ring.dtype)
     for parts in ([part_of(site, 5) for site in range(4)], [part_of(0, 10), part_of(1, 11)], [part_of(0, 21)]):
-        with pytest.raises(MaskError, match="is beyond the round's 3 and 20"):
+        with pytest.raises(MaskError, match="exceeds the round's 3 and 20"):
             KEY.unmask(of, parts, total, 0)
-    with pytest.raises(MaskError, match="counts 1 to 20 examples"):
+    with pytest.raises(MaskError, match="allows 1 to 20 examples"):
         KEY.masker(of, part_of(0, 21)).mask(total)
 
 
@@ -342,7 +347,7 @@ def test_an_update_has_the_rounds_length(bits: int):
     whole, rest, one = words[:CHUNK], words[:10], words[:1]
     wrong = {
         "are missing": ([], [whole]),
-        "goes on with": (
+        "the next chunk of this update has": (
             [rest, whole],
             [whole, words[:9]],
             [whole, words[:11]],
@@ -374,8 +379,8 @@ def test_words_beyond_the_bounds_are_not_masked():
     """A word that no value within the bound gives, or of another dtype, is refused, and its chunk is not masked."""
     of = round_of(32, 10)
     words = np.zeros(10, of.ring.dtype)
-    words[7] = of.ring.most(5) + 1
-    for chunk, message in ((words, "has a word beyond"), (np.zeros(10, ">u4"), "32 bits"), (np.zeros(10), "32 bits")):
+    words[7] = of.ring.max_magnitude(5) + 1
+    for chunk, message in ((words, "has a value beyond"), (np.zeros(10, ">u4"), "32 bits"), (np.zeros(10), "32 bits")):
         with pytest.raises(MaskError, match=message):
             KEY.masker(of, PARTS[0]).mask(chunk)
 
@@ -445,7 +450,7 @@ def test_rounds_and_contributions_have_one_spelling():
         with pytest.raises(MaskError, match="an update counts 1 to"):
             Contribution("a", "0" * 64, examples, 1)
     for site in ("", " a", "a\n", "\ud83d", "x" * 201, None):
-        with pytest.raises(MaskError, match="a mask is of a site"):
+        with pytest.raises(MaskError, match="a contribution names a site"):
             Contribution(site, "0" * 64, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Sealing at rest: what opens, and what does not."""
+"""Encryption at rest: records come back in their own place only."""
 
 import pytest
 
@@ -9,28 +9,28 @@ from fedpp.keys.key_domain import KeyDomain
 SALT = bytes(16)
 
 
-def test_open_inverts_close(domain: KeyDomain):
-    """A record comes back, 16 bytes shorter, and does not stand in its sealed form."""
-    seal = domain.at_rest_key().seal(SALT)
-    closed = seal.close("frames", 3, b"a record of rows")
-    assert seal.open("frames", 3, closed) == b"a record of rows"
-    assert len(closed) == 16 + TAG_BYTES
-    assert b"record" not in closed
+def test_unseal_inverts_seal(domain: KeyDomain):
+    """A record comes back, 16 bytes shorter, and is not readable in its sealed form."""
+    sealer = domain.at_rest_key().sealer(SALT)
+    sealed = sealer.seal("frames", 3, b"a record of rows")
+    assert sealer.unseal("frames", 3, sealed) == b"a record of rows"
+    assert len(sealed) == 16 + TAG_BYTES
+    assert b"record" not in sealed
 
 
-def test_a_record_opens_in_its_own_place_only(domain: KeyDomain):
-    """Another index, kind, dataset or domain, a flipped bit or a missing byte: the record does not open."""
-    seal = domain.at_rest_key().seal(SALT)
-    closed = seal.close("frames", 3, b"record")
-    assert seal.open("frames", 4, closed) is None
-    assert seal.open("labels", 3, closed) is None
-    assert domain.at_rest_key().seal(bytes(15) + b"\1").open("frames", 3, closed) is None
-    assert KeyDomain.of_secret(bytes(32), n=2).at_rest_key().seal(SALT).open("frames", 3, closed) is None
-    assert seal.open("frames", 3, closed[:-1]) is None
-    for position in range(len(closed)):
-        flipped = bytearray(closed)
+def test_a_record_is_bound_to_its_place(domain: KeyDomain):
+    """Another index, kind, dataset or domain, a flipped bit or a missing byte: the record is refused."""
+    sealer = domain.at_rest_key().sealer(SALT)
+    sealed = sealer.seal("frames", 3, b"record")
+    assert sealer.unseal("frames", 4, sealed) is None
+    assert sealer.unseal("labels", 3, sealed) is None
+    assert domain.at_rest_key().sealer(bytes(15) + b"\1").unseal("frames", 3, sealed) is None
+    assert KeyDomain.of_secret(bytes(32), n=2).at_rest_key().sealer(SALT).unseal("frames", 3, sealed) is None
+    assert sealer.unseal("frames", 3, sealed[:-1]) is None
+    for position in range(len(sealed)):
+        flipped = bytearray(sealed)
         flipped[position] ^= 1
-        assert seal.open("frames", 3, bytes(flipped)) is None
+        assert sealer.unseal("frames", 3, bytes(flipped)) is None
 
 
 def test_only_the_key_makes_a_manifests_tag(domain: KeyDomain):
@@ -38,20 +38,20 @@ def test_only_the_key_makes_a_manifests_tag(domain: KeyDomain):
     key = domain.at_rest_key()
     other = KeyDomain.of_secret(bytes(32), n=2).at_rest_key()
     tags = {
-        key.seal(SALT).tag(b"a"),
-        key.seal(SALT).tag(b"b"),
-        key.seal(b"1" * 16).tag(b"a"),
-        other.seal(SALT).tag(b"a"),
+        key.sealer(SALT).tag(b"a"),
+        key.sealer(SALT).tag(b"b"),
+        key.sealer(b"1" * 16).tag(b"a"),
+        other.sealer(SALT).tag(b"a"),
     }
     assert len(tags) == 4
-    assert key.seal(SALT).tag(b"a") == domain.at_rest_key().seal(SALT).tag(b"a")
+    assert key.sealer(SALT).tag(b"a") == domain.at_rest_key().sealer(SALT).tag(b"a")
 
 
 def test_the_key_survives_its_file(tmp_path, domain: KeyDomain):
     """A saved key seals as before, has mode 0600 and is never overwritten; a damaged file is named."""
     key, path = domain.at_rest_key(), tmp_path / "trainer" / "domain.rest"
     key.save(path)
-    assert AtRestKey.load(path).seal(SALT).tag(b"x") == key.seal(SALT).tag(b"x")
+    assert AtRestKey.load(path).sealer(SALT).tag(b"x") == key.sealer(SALT).tag(b"x")
     assert AtRestKey.load(path).domain == domain.card().fingerprint
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):

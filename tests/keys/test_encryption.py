@@ -54,12 +54,12 @@ def test_the_same_pixels_give_the_same_rows(domain: KeyDomain):
 
 
 def test_other_pixels_names_or_domains_have_other_decoys(domain: KeyDomain):
-    """One pixel's last bit, the name, the secret or the epoch: a change of any gives independent decoys.
+    """One pixel's last bit, the name, the secret or the key epoch: a change of any gives independent decoys.
 
     Rows of two images with the same decoys would give away a row of the key.
     """
     cipher = SequenceCipher(domain, "float64")
-    elsewhere = [KeyDomain.of_secret(bytes(32), n=2), KeyDomain.of_secret(bytes(range(32)), n=2, epoch=2)]
+    elsewhere = [KeyDomain.of_secret(bytes(32), n=2), KeyDomain.of_secret(bytes(range(32)), n=2, key_epoch=2)]
     moved = PIXELS.copy()
     moved[2, 3, 4] = np.nextafter(moved[2, 3, 4], np.inf)
     others = [

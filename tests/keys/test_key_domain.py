@@ -43,7 +43,7 @@ def test_frame_keys_are_orthogonal(kind: str, size: int, secret: bytes):
 
 
 def test_frame_keys_mix_all_pixels_and_separate():
-    """No entry of K stands out, as in a random rotation; another kind, size, secret or epoch gives an unrelated K."""
+    """No entry of K stands out, as in a random rotation; another kind, size, secret or key epoch gives another K."""
     domain = KeyDomain.of_secret(bytes(32), n=1, scheme="more-frame")
     k = domain.frame_key("patches", 64)
     assert np.abs(k).max() < 6 / 64**0.5
@@ -52,7 +52,7 @@ def test_frame_keys_mix_all_pixels_and_separate():
         domain.frame_key("rows", 64),
         domain.frame_key("patches", 65)[:64, :64],
         KeyDomain.of_secret(bytes(31) + b"\1", n=1, scheme="more-frame").frame_key("patches", 64),
-        KeyDomain.of_secret(bytes(32), n=1, epoch=2, scheme="more-frame").frame_key("patches", 64),
+        KeyDomain.of_secret(bytes(32), n=1, key_epoch=2, scheme="more-frame").frame_key("patches", 64),
     ]
     for other in others:
         assert abs(np.corrcoef(k.reshape(-1), other.reshape(-1))[0, 1]) < 0.1
@@ -77,12 +77,12 @@ def test_matrix_is_well_conditioned(n: int):
         assert np.linalg.cond(KeyDomain.of_secret(bytes([number] * 32), n=n).matrix()) <= 10
 
 
-def test_secrets_epochs_and_purposes_separate():
-    """Another secret, epoch, number of slots or kind of pseudonym gives unrelated values."""
+def test_secrets_key_epochs_and_purposes_separate():
+    """Another secret, key epoch, number of slots or kind of pseudonym gives unrelated values."""
     domains = [
         KeyDomain.of_secret(bytes(32), n=2),
         KeyDomain.of_secret(bytes(31) + b"\1", n=2),
-        KeyDomain.of_secret(bytes(32), n=2, epoch=2),
+        KeyDomain.of_secret(bytes(32), n=2, key_epoch=2),
         KeyDomain.of_secret(bytes(32), n=3),
     ]
     assert len({d.card().fingerprint for d in domains}) == 4
@@ -124,7 +124,7 @@ def test_a_changed_card_is_refused(tmp_path, domain: KeyDomain):
     """A card round-trips, and any changed field breaks its fingerprint."""
     card = domain.card()
     assert DomainCard.from_json(card.to_json()) == card
-    for field, other in (("epoch", 2), ("n", 3), ("id", "0" * 32), ("certifying_key", "0" * 64)):
+    for field, other in (("key_epoch", 2), ("n", 3), ("id", "0" * 32), ("ca_key", "0" * 64)):
         text = card.to_json().replace(
             f'"{field}": {json_value(getattr(card, field))}', f'"{field}": {json_value(other)}'
         )
@@ -153,31 +153,31 @@ def test_every_changed_byte_of_a_card_is_refused(domain: KeyDomain):
 
 
 @pytest.mark.parametrize(
-    "change", [{"epoch": 0}, {"epoch": "1"}, {"n": True}, {"id": "A" * 32}, {"certifying_key": "0"}]
+    "change", [{"key_epoch": 0}, {"key_epoch": "1"}, {"n": True}, {"id": "A" * 32}, {"ca_key": "0"}]
 )
 def test_a_card_with_values_of_another_kind_is_refused(domain: KeyDomain, change: dict[str, object]):
-    """A whole card, fingerprint and all, must hold what a card holds."""
+    """A card with a valid fingerprint is refused if a value has the wrong type or range."""
     with pytest.raises(KeyFileError, match="not a domain card"):
         DomainCard.from_json(replace(domain.card(), **change).to_json())
 
 
-def test_founded_domains_are_independent_of_their_certifying_key():
-    """Two domains of one issuer have nothing in common; what members have does not give the certifying key."""
+def test_founded_domains_are_independent_of_their_ca_key():
+    """Two domains of one CA have nothing else in common; what members have does not give the CA key."""
     first, second = founded(), founded()
-    assert first.card().certifying_key == second.card().certifying_key == DOMAIN_CA.public_key
+    assert first.card().ca_key == second.card().ca_key == DOMAIN_CA.public_key
     assert len({first.card().id, second.card().id, first.derive("a"), second.derive("a")}) == 4
-    assert DomainCA(first.certifying_seed()).public_key != DOMAIN_CA.public_key
-    assert DomainCA(KeyDomain.of_secret(bytes(32), n=2).certifying_seed()).public_key == (
-        KeyDomain.of_secret(bytes(32), n=2).card().certifying_key
+    assert DomainCA(first.ca_seed()).public_key != DOMAIN_CA.public_key
+    assert DomainCA(KeyDomain.of_secret(bytes(32), n=2).ca_seed()).public_key == (
+        KeyDomain.of_secret(bytes(32), n=2).card().ca_key
     )
 
 
-def test_a_successor_is_the_next_epoch_under_an_independent_secret():
-    """Id, scheme and n stay; all that is derived is new, but for the splits' order."""
+def test_a_successor_is_the_next_key_epoch_under_an_independent_secret():
+    """Id, scheme and n stay; all derived keys are new, except for the splits' pseudonyms."""
     old = founded()
     new, other = old.successor("1" * 64), old.successor("1" * 64)
-    assert replace(new.card(), epoch=1, certifying_key=DOMAIN_CA.public_key) == old.card()
-    assert (new.epoch, new.card().certifying_key) == (2, "1" * 64)
+    assert replace(new.card(), key_epoch=1, ca_key=DOMAIN_CA.public_key) == old.card()
+    assert (new.key_epoch, new.card().ca_key) == (2, "1" * 64)
     assert (
         len({d.derive("at rest") for d in (old, new, other)} | {d.matrix().tobytes() for d in (old, new, other)}) == 6
     )
@@ -190,23 +190,23 @@ def test_a_successor_is_the_next_epoch_under_an_independent_secret():
 @given(st.text(max_size=20), st.sampled_from(["patient", "sequence"]))
 @settings(max_examples=20)
 def test_a_pseudonym_is_renewed_without_its_identifier(identifier: str, kind: str):
-    """Law: the new epoch's pseudonym follows from any earlier one's; it is another, and another's is another."""
+    """Law: any earlier key epoch's pseudonym gives the new one's; epochs and successors differ."""
     first = KeyDomain.of_secret(bytes(range(32)), n=2)
     second = first.successor("1" * 64)
     third = second.successor("2" * 64)
     for old in (first, second, third):
-        assert third.renewed(kind, old.pseudonym(kind, identifier), old.epoch) == third.pseudonym(kind, identifier)
+        assert third.renewed(kind, old.pseudonym(kind, identifier), old.key_epoch) == third.pseudonym(kind, identifier)
     assert len({d.pseudonym(kind, identifier) for d in (first, second, third)}) == 3
     assert second.pseudonym(kind, identifier) != first.successor("1" * 64).pseudonym(kind, identifier)
-    with pytest.raises(ConfigError, match="epoch 2 of a domain does not follow on epoch 3"):
+    with pytest.raises(ConfigError, match="epoch 2 of a domain does not follow key epoch 3"):
         second.renewed(kind, "0" * 32, 3)
 
 
 def test_former_pseudonym_keys_must_be_whole():
-    """A secret of another size, or with keys of more epochs than there were, is refused."""
+    """A secret of another size, or with keys of more key epochs than there were, is refused."""
     card = founded().card()
     for content in (bytes(31), bytes(33), bytes(32 + 96)):
-        with pytest.raises(ConfigError, match="domain"):
+        with pytest.raises(ConfigError, match=r"a domain secret has|cannot have the pseudonym keys"):
             KeyDomain.from_secret_bytes(content, card)
 
 
@@ -230,8 +230,8 @@ def test_bad_domains_are_refused(secret: bytes, n: int, scheme: str):
         KeyDomain.of_secret(secret, n=n, scheme=scheme)
 
 
-GOLDEN_FINGERPRINT = "242e9ce94d744870a9929121e55efd1b429f24c094a7da347db31b810bdb0a06"
+GOLDEN_FINGERPRINT = "59efe55622ad57e71857f80eaafe5d2cd14f7bbbb2941a963b0ac3113400391f"
 GOLDEN_MATRIX = ["-0x1.e6921af766596p-1", "-0x1.5e8c1e2917690p-3", "0x1.4951ac3f734a8p-1", "-0x1.e33156a5ad438p-3"]
 GOLDEN_PSEUDONYM = "bb19bffcc5b5cdb6767a4224749d1556"
-GOLDEN_FRAME_FINGERPRINT = "580091472b84647b9a4feab399169d32f716c45c3c454292bf740ae3abffddd1"
+GOLDEN_FRAME_FINGERPRINT = "6209c91a0a5dbbc9cb8ef2e6b0c6564d20c8f3b19ead3e76a97ef396e72a561d"
 GOLDEN_FRAME_KEY = [-0.24846901835318547, -0.0008031277464161178, 0.37221425225203886, 0.29434015429279903]

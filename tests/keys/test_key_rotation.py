@@ -1,4 +1,4 @@
-"""Datasets taken from one epoch of a domain to the next."""
+"""Datasets re-encrypted from one key epoch of a domain to the next."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ Plaintext = tuple[np.ndarray, np.ndarray]
 EVERYTHING = np.arange(len(SPLIT))
 
 
-def epochs(**choices: object) -> tuple[KeyDomain, KeyDomain]:
+def key_epochs(**choices: object) -> tuple[KeyDomain, KeyDomain]:
     old = founded(**choices)
     return old, old.successor("1" * 64)
 
@@ -32,7 +32,7 @@ def epochs(**choices: object) -> tuple[KeyDomain, KeyDomain]:
 @settings(max_examples=20)
 def test_a_switched_row_decrypts_to_the_same_slots(n: int, seed: int):
     """Law: every slot of a row is what it was, under the new key alone."""
-    old, new = epochs(n=n)
+    old, new = key_epochs(n=n)
     slots = np.random.default_rng(seed).normal(size=(7, 3, n))
     rows = algebra.encrypt(slots, old.matrix())
     switched = KeySwitch(old, new).rows(rows)
@@ -47,7 +47,7 @@ def test_a_reencrypted_dataset_says_the_same_in_the_new_epoch(
     gaps: str, sealed: bool, tmp_path: Path, plaintext: Plaintext
 ):
     """Frames, labels, gaps, lengths and splits stay; pseudonyms are the new epoch's; a sealed one is sealed again."""
-    old, new = epochs()
+    old, new = key_epochs()
     times = None if gaps == "none" else np.random.default_rng(1).uniform(size=(11, 2))
     lengths = (2, 1) + (2,) * 9
     source = write_dataset(
@@ -64,7 +64,7 @@ def test_a_reencrypted_dataset_says_the_same_in_the_new_epoch(
     target.verify()
     target.require_domain(new.card().fingerprint)
     assert (target.manifest.at_rest is not None) == sealed
-    assert (target.manifest.dtype, target.manifest.epoch) == ("float64", 2)
+    assert (target.manifest.dtype, target.manifest.key_epoch) == ("float64", 2)
     for name, read in {"frames": source.frames, "labels": source.labels}.items():
         ours = encryption.decrypt(new, getattr(target, name)(EVERYTHING))
         np.testing.assert_allclose(ours, encryption.decrypt(old, read(EVERYTHING)), rtol=0, atol=1e-12)
@@ -83,7 +83,7 @@ def test_a_reencrypted_dataset_says_the_same_in_the_new_epoch(
 
 def test_findings_are_taken_along(tmp_path: Path, plaintext: Plaintext):
     """The pairs of several findings decrypt to the same states."""
-    old, new = epochs(n=3)
+    old, new = key_epochs(n=3)
     states = np.random.default_rng(5).integers(-1, 2, size=(11, 3))
     source = write_dataset(tmp_path / "old", old, (plaintext[0], states))
     reencrypt(source, tmp_path / "new", KeySwitch(old, new))
@@ -94,7 +94,7 @@ def test_findings_are_taken_along(tmp_path: Path, plaintext: Plaintext):
 @pytest.mark.parametrize("patch", [0, 2])
 def test_mixed_frames_are_mixed_anew(patch: int, tmp_path: Path):
     """In the frame form the new K mixes what the old one mixed; a short sequence stays padded with zeros."""
-    old, new = epochs(scheme="more-frame")
+    old, new = key_epochs(scheme="more-frame")
     pixels = np.random.default_rng(2).normal(size=(2, 4, 6, 1))
     layout = "patches" if patch else "rows"
     mix = {domain: FrameCipher(domain, "float64", layout, patch) for domain in (old, new)}
@@ -109,7 +109,7 @@ def test_mixed_frames_are_mixed_anew(patch: int, tmp_path: Path):
 
 def test_a_stem_answers_on_new_patches_as_on_old_ones():
     """Law: C' stem(w) == C w, where C are patches under the old key and C' the same under the new one."""
-    old, new = epochs(scheme="more-frame")
+    old, new = key_epochs(scheme="more-frame")
     patches, kernel = np.random.default_rng(3).normal(size=(5, 8)), np.random.default_rng(4).normal(size=(1, 1, 8, 3))
     ours, theirs = (patches @ domain.frame_key("patches", 8) for domain in (old, new))
     turned = KeySwitch(old, new).stem(kernel, 2)
@@ -118,17 +118,17 @@ def test_a_stem_answers_on_new_patches_as_on_old_ones():
 
 def test_only_a_later_epoch_of_the_same_domain_follows():
     """The same epoch, an earlier one, and another domain are refused; two epochs at once are one step."""
-    old, new = epochs()
+    old, new = key_epochs()
     third = new.successor("2" * 64)
     KeySwitch(old, third)
     for first, second in ((old, old), (new, old), (old, founded().successor("1" * 64))):
-        with pytest.raises(DomainMismatchError, match="does not follow on epoch"):
+        with pytest.raises(DomainMismatchError, match="does not follow key epoch"):
             KeySwitch(first, second)
 
 
 def test_a_dataset_of_another_epoch_is_refused(tmp_path: Path, plaintext: Plaintext):
     """Nothing is written for a dataset that the old folder is not of, and nothing over one that is there."""
-    old, new = epochs()
+    old, new = key_epochs()
     source = write_dataset(tmp_path / "old", old, plaintext)
     with pytest.raises(DomainMismatchError, match="the dataset belongs to domain"):
         reencrypt(source, tmp_path / "new", KeySwitch(new, new.successor("2" * 64)))
@@ -143,6 +143,6 @@ def test_a_domain_without_the_old_epochs_keys_renews_nothing(tmp_path: Path, pla
     source = write_dataset(tmp_path / "old", old, plaintext)
     later = old.successor("1" * 64)
     without = KeyDomain.from_secret_bytes(later.secret_bytes()[:32], later.card())
-    with pytest.raises(ConfigError, match="does not follow on epoch 1"):
+    with pytest.raises(ConfigError, match="does not follow key epoch 1"):
         reencrypt(source, tmp_path / "new", KeySwitch(old, without))
     assert list(tmp_path.iterdir()) == [tmp_path / "old"]

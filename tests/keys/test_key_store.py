@@ -15,7 +15,7 @@ from fedpp.keys.site_identity import SiteIdentity
 
 GOLDEN = ROOT / "tests" / "vectors" / "keys-2"
 OURS = {key_store.SECRET_KEY, key_store.SITE_KEY, key_store.EVALUATION_KEY, key_store.AT_REST_KEY}
-PUBLIC = {key_store.CARD, key_store.CERTIFICATE, key_store.RECIPIENT}
+PUBLIC = {key_store.CARD, key_store.CERTIFICATE, key_store.REQUEST}
 
 
 def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
@@ -26,7 +26,7 @@ def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
     opened = key_store.open_site(tmp_path, cheap())
     assert (opened.domain.secret_bytes(), opened.domain.card()) == (domain.secret_bytes(), domain.card())
     assert (opened.identity.name, opened.identity.seed_bytes()) == ("East", EAST.seed_bytes())
-    assert key_store.open_domain_ca(tmp_path, cheap()).public_key == domain.card().certifying_key
+    assert key_store.open_domain_ca(tmp_path, cheap()).public_key == domain.card().ca_key
     assert EvaluationKey.load(tmp_path / key_store.EVALUATION_KEY) == domain.evaluation_key()
     assert DomainCard.load(tmp_path / key_store.CARD) == domain.card()
     for name in (*OURS, key_store.CA_KEY):
@@ -45,7 +45,7 @@ def test_a_member_has_no_certifying_key(tmp_path: Path):
     key_store.join(tmp_path, membership(WEST, founded()), cheap())
     assert written(tmp_path) == OURS | PUBLIC
     assert key_store.open_site(tmp_path, cheap()).identity.name == "West"
-    with pytest.raises(KeyFileError, match="issuer.key: members are admitted, and epochs made, by who founded"):
+    with pytest.raises(KeyFileError, match="ca.key: only the site that founded this key epoch invites members"):
         key_store.open_domain_ca(tmp_path, cheap())
 
 
@@ -94,10 +94,10 @@ def test_members_are_noted_once_and_are_those_that_were_certified(tmp_path: Path
     domain, other = founded(), SiteIdentity("Centre", bytes([7] * 32))
     key_store.found(tmp_path, domain, DOMAIN_CA, EAST, cheap())
     for identity in (WEST, other, WEST):
-        key_store.add_member(tmp_path, identity.recipient(), membership(identity, domain).certificate)
-    assert key_store.members(tmp_path) == [other.recipient(), WEST.recipient()]
-    planted = SiteIdentity("Mallory", bytes([8] * 32)).recipient()
-    (tmp_path / "members" / f"{planted.fingerprint[:16]}.recipient").write_text(planted.to_json())
+        key_store.add_member(tmp_path, identity.request(), membership(identity, domain).certificate)
+    assert key_store.members(tmp_path) == [other.request(), WEST.request()]
+    planted = SiteIdentity("Mallory", bytes([8] * 32)).request()
+    (tmp_path / "members" / f"{planted.fingerprint[:16]}.request").write_text(planted.to_json())
     with pytest.raises(KeyFileError, match="cannot read the certificate of a member"):
         key_store.members(tmp_path)
     for certificate in (
@@ -105,14 +105,14 @@ def test_members_are_noted_once_and_are_those_that_were_certified(tmp_path: Path
         DomainCA(bytes([9] * 32)).certify(planted, domain.card()),
     ):
         (tmp_path / "members" / f"{planted.fingerprint[:16]}.certificate").write_text(certificate.to_json())
-        with pytest.raises(KeyFileError, match="is no certificate of Mallory by this domain"):
+        with pytest.raises(KeyFileError, match="is not a certificate of Mallory by this domain"):
             key_store.members(tmp_path)
 
 
 def test_a_new_site_has_an_identity_alone(tmp_path: Path):
-    """What is public of it is in `site.recipient`; a second identity is refused."""
+    """What is public of it is in `site.request`; a second identity is refused."""
     key_store.create_identity(tmp_path, WEST, cheap())
-    assert written(tmp_path) == {key_store.SITE_KEY, key_store.RECIPIENT}
+    assert written(tmp_path) == {key_store.SITE_KEY, key_store.REQUEST}
     assert key_store.open_identity(tmp_path, cheap()).seed_bytes() == WEST.seed_bytes()
     with pytest.raises(KeyFileError, match="not overwritten"):
         key_store.create_identity(tmp_path, EAST, cheap())

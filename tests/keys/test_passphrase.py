@@ -13,11 +13,11 @@ from members import SECRET_WORDS
 from fedpp.errors import ConfigError, KeyFileError
 from fedpp.keys import passphrase
 
-SEALED = passphrase.Passphrase(SECRET_WORDS, log2_cost=10).close("f", {}, b"secret")
+SEALED = passphrase.Passphrase(SECRET_WORDS, log2_cost=10).seal("f", {}, b"secret")
 
 
 def opens(read: passphrase.Passphrase) -> bool:
-    return read.open("f", SEALED, "key") == ({}, b"secret")
+    return read.unseal("f", SEALED, "key") == ({}, b"secret")
 
 
 def test_files_are_checked(tmp_path: Path):
@@ -58,13 +58,13 @@ def test_what_can_be_no_descriptor_is_named():
 def test_the_longest_passphrase_is_the_same_from_everywhere(end: bytes, tmp_path: Path):
     """One of 4096 bytes opens what it closed, and a longer one is refused instead of being cut."""
     path, longest = tmp_path / "passphrase", b"p" * passphrase.MAX_BYTES
-    sealed = passphrase.Passphrase(longest, log2_cost=10).close("f", {}, b"secret")
+    sealed = passphrase.Passphrase(longest, log2_cost=10).seal("f", {}, b"secret")
     path.touch(0o600)
     for text, good in ((longest, True), (longest + b"p", False)):
         path.write_bytes(text + end)
         for read in (lambda: passphrase.from_file(path), lambda: _from_descriptor_of(path)):
             if good:
-                assert read().open("f", sealed, "key") == ({}, b"secret")
+                assert read().unseal("f", sealed, "key") == ({}, b"secret")
             else:
                 with pytest.raises(KeyFileError, match="longer than 4096 bytes"):
                     read()
@@ -101,7 +101,7 @@ from fedpp.errors import FedppError
 from fedpp.keys import passphrase
 try:
     read = passphrase.from_terminal(new=sys.argv[1] == "new")
-    print(read.open("f", bytes.fromhex(sys.argv[2]), "key")[1].decode())
+    print(read.unseal("f", bytes.fromhex(sys.argv[2]), "key")[1].decode())
 except FedppError as error:
     print(error)
 """
@@ -139,8 +139,8 @@ def test_a_terminal_is_asked(kind: str, typed: list[bytes], answer: str):
 
 
 def test_without_a_terminal_the_options_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Nobody is asked who cannot answer."""
+    """There is no prompt where nobody can type; the options are named."""
     with (tmp_path / "nothing").open("w+") as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        with pytest.raises(ConfigError, match="give --passphrase-file, or --passphrase-fd"):
+        with pytest.raises(ConfigError, match="use --passphrase-file or --passphrase-fd"):
             passphrase.from_terminal(new=False)

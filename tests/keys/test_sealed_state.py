@@ -1,4 +1,4 @@
-"""Sealed states: whole or refused, in any blocks, and for their own domain alone."""
+"""Sealed states: complete or refused, in any blocks, and for their own domain only."""
 
 import copy
 import json
@@ -12,41 +12,41 @@ from members import flips, founded
 
 from fedpp.errors import DomainMismatchError, MaskError
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.keys.sealed_state import RECORD_BYTES, Envelope, is_sealed
+from fedpp.keys.sealed_state import RECORD_BYTES, StateSealer, is_sealed
 
-ENVELOPE = Envelope("ab" * 32, bytes(32))
+SEALER = StateSealer("ab" * 32, bytes(32))
 GOLDEN = ROOT / "tests" / "vectors" / "sealed-state-1"
 
 
 def sealed(content: bytes, about: str = "it") -> bytes:
-    return b"".join(ENVELOPE.close(about, [content]))
+    return b"".join(SEALER.seal(about, [content]))
 
 
-def opened(content: bytes, envelope: Envelope = ENVELOPE) -> tuple[str, bytes]:
-    about, records = envelope.open([content])
+def unsealed(content: bytes, sealer: StateSealer = SEALER) -> tuple[str, bytes]:
+    about, records = sealer.unseal([content])
     return about, b"".join(records)
 
 
 @given(st.lists(st.binary(max_size=40)), st.text(), st.integers(1, 50))
-def test_open_inverts_close(blocks: list[bytes], about: str, size: int):
-    """In whatever blocks it was closed, and comes back."""
-    closed = b"".join(ENVELOPE.close(about, blocks))
+def test_unseal_inverts_seal(blocks: list[bytes], about: str, size: int):
+    """Content comes back, in whatever blocks it is sealed and unsealed."""
+    closed = b"".join(SEALER.seal(about, blocks))
     parts = [closed[start : start + size] for start in range(0, len(closed), size)]
-    told, records = ENVELOPE.open([b"", *parts, b""])
+    told, records = SEALER.unseal([b"", *parts, b""])
     assert (told, b"".join(records)) == (about, b"".join(blocks))
 
 
 @pytest.mark.parametrize("size", [0, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 2 * RECORD_BYTES + 7])
 def test_records_end_anywhere(size: int):
-    """Contents of no, one and several records open to what they were."""
+    """Contents of zero, one and several records come back."""
     content = bytes(range(251)) * (size // 251 + 1)
-    assert opened(sealed(content[:size])) == ("it", content[:size])
+    assert unsealed(sealed(content[:size])) == ("it", content[:size])
 
 
-def test_what_is_sealed_is_known_by_its_first_line():
-    """Of any domain, and cut anywhere behind that line; a text, or a record, that has the format in it is not."""
+def test_a_sealed_state_is_recognised_by_its_first_line():
+    """It may be of any domain and end anywhere after that line; other texts with the format in them are not sealed."""
     header, end, records = sealed(b"a", "round \u00e9").partition(b"\n")
-    for content in (header + end + records, header + end, b"".join(Envelope("cd" * 32, bytes(32)).close("", []))):
+    for content in (header + end + records, header + end, b"".join(StateSealer("cd" * 32, bytes(32)).seal("", []))):
         assert is_sealed(content)
     facts = json.loads(header)
     others = [{**facts, "format": "fedpp-sealed-2"}, {**facts, "more": "facts"}, {**facts, "salt": 1}, [facts]]
@@ -56,16 +56,16 @@ def test_what_is_sealed_is_known_by_its_first_line():
 
 
 def test_every_changed_byte_is_refused():
-    """Two bits of each byte are flipped, and the end is cut anywhere: nothing opens to something else."""
+    """Two bits of each byte are flipped, and the end is cut anywhere: each is refused."""
     closed = sealed(b"the global model", "round 1")
     cut = [closed[:length] for length in range(len(closed))]
     for content in (*(flip.content for flip in flips(closed)), *cut, closed + b"\0"):
         with pytest.raises((MaskError, DomainMismatchError)):
-            opened(content)
+            unsealed(content)
 
 
 def test_records_keep_their_places():
-    """Of three records none can be left out, moved, or be the last of another file."""
+    """Of three records none can be removed, moved, or become the last of another file."""
     content = b"a" * RECORD_BYTES + b"b" * RECORD_BYTES + b"c"
     header, _, rest = sealed(content).partition(b"\n")
     full = 4 + RECORD_BYTES + 16
@@ -78,12 +78,12 @@ def test_records_keep_their_places():
         (first, second, third, third),
         (first, second, other[2 * full :]),
     ):
-        with pytest.raises(MaskError, match="no sealed state, or it was altered"):
-            opened(header + b"\n" + b"".join(records))
+        with pytest.raises(MaskError, match="not a sealed state, or it was altered"):
+            unsealed(header + b"\n" + b"".join(records))
 
 
-def test_the_same_content_is_sealed_anew_each_time():
-    """Two sealed forms of one content have salt and bytes of their own, and none of the content's bytes in a row."""
+def test_sealing_twice_differs():
+    """One content sealed twice has different salts and bytes, and no run of the content's bytes."""
     content = b"w" * 64
     one, other = sealed(content), sealed(content)
     assert one.partition(b"\n")[2] != other.partition(b"\n")[2]
@@ -91,35 +91,35 @@ def test_the_same_content_is_sealed_anew_each_time():
     assert b"wwww" not in one
 
 
-def test_another_domain_or_epoch_does_not_open_it():
-    """It is refused by the domain's name; and a forged name does not help."""
+def test_another_domain_or_key_epoch_cannot_unseal():
+    """It is refused by the domain's name, and by authentication if the name is forged."""
     domain = founded()
-    own, later = domain.envelope(), domain.successor("cd" * 32).envelope()
-    closed = b"".join(own.close("it", [b"state"]))
+    own, later = domain.state_sealer(), domain.successor("cd" * 32).state_sealer()
+    closed = b"".join(own.seal("it", [b"state"]))
     with pytest.raises(DomainMismatchError, match="belongs to domain"):
-        later.open([closed])
+        later.unseal([closed])
     fingerprint = domain.card().fingerprint
-    same_name = Envelope(fingerprint, bytes(32))
+    same_name = StateSealer(fingerprint, bytes(32))
     with pytest.raises(MaskError, match="altered"):
-        opened(closed, same_name)
+        unsealed(closed, same_name)
 
 
 def test_the_format_stays():
-    """What version 1 sealed opens in every version."""
+    """What version 1 sealed can be unsealed in every version."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=2)
-    assert opened((GOLDEN / "state.sealed").read_bytes(), domain.envelope()) == ("round 3", b"a golden state")
+    assert unsealed((GOLDEN / "state.sealed").read_bytes(), domain.state_sealer()) == ("round 3", b"a golden state")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"[]\n", b"x" * 20_000, b"\xff\n", b'{"about": 1}\n'])
-def test_what_is_none_is_refused(content: bytes):
-    """Whatever comes, the answer is one line."""
-    with pytest.raises(MaskError, match="no sealed state"):
-        opened(content)
+def test_other_content_is_refused(content: bytes):
+    """Any other content is refused in one line."""
+    with pytest.raises(MaskError, match="not a sealed state"):
+        unsealed(content)
 
 
-def test_an_envelope_does_not_slip_out():
+def test_a_state_sealer_does_not_leak():
     """It cannot be printed, pickled or copied."""
-    assert bytes(32).hex() not in repr(ENVELOPE)
+    assert bytes(32).hex() not in repr(SEALER)
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="holds a key"):
-            leak(ENVELOPE)
+        with pytest.raises(TypeError, match="not pickled or copied"):
+            leak(SEALER)

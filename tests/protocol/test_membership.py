@@ -24,7 +24,7 @@ def card() -> DomainCard:
 
 
 def certificate(identity: SiteIdentity, card: DomainCard) -> Certificate:
-    return DOMAIN_CA.certify(identity.recipient(), card)
+    return DOMAIN_CA.certify(identity.request(), card)
 
 
 def proof(identity: SiteIdentity, card: DomainCard, certified: Certificate | None = None, **change: object) -> Proof:
@@ -56,7 +56,7 @@ def test_a_certificate_for_one_site_is_refused_for_another(card: DomainCard):
 
 def test_a_certificate_that_a_member_makes_is_refused(card: DomainCard):
     """A member has the secret and not the certifying key: what it signs itself is no certificate."""
-    own = DomainCA(WEST.seed_bytes()).certify(SiteIdentity("East", bytes([8] * 32)).recipient(), card)
+    own = DomainCA(WEST.seed_bytes()).certify(SiteIdentity("East", bytes([8] * 32)).request(), card)
     impostor = SiteIdentity("East", bytes([8] * 32))
     assert "was not made by domain" in refused(proof(impostor, card, own), card)
     renamed = replace(certificate(WEST, card), member=replace(WEST.member_of(card.fingerprint), site="East"))
@@ -65,7 +65,7 @@ def test_a_certificate_that_a_member_makes_is_refused(card: DomainCard):
 
 def test_a_revoked_member_s_certificate_is_of_the_old_epoch(card: DomainCard):
     """It names the old card, and no signature makes it another's."""
-    later = replace(card, epoch=2)
+    later = replace(card, key_epoch=2)
     assert "is for domain" in refused(proof(WEST, later, certificate(WEST, card)), later)
 
 
@@ -121,7 +121,7 @@ def test_every_changed_byte_is_refused(card: DomainCard):
                 if isinstance(read, Proof):
                     read.require(run_of(card, NONCE))
                 else:
-                    read.require(card.certifying_key, card.fingerprint)
+                    read.require(card.ca_key, card.fingerprint)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "[" * 5000, '{"a": 1' + " " * 5000 + "}"])

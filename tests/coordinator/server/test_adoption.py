@@ -124,7 +124,7 @@ def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
     """In clear the coordinator sees that it is none, or another than was adopted, and asks the next site."""
     record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, secure_aggregation=False))
     assert [r.attempt for r in record.rounds] == [1, 1]
-    assert "its state does not fit: not a state of fedpp" in record.rounds[1].left_out["a"]
+    assert "its state does not fit: not a global state" in record.rounds[1].left_out["a"]
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], 2.0)
 
 

@@ -131,7 +131,7 @@ NO_UPDATE = {
     "no nonce": (altered(nonce=""), "its mask does not fit"),
     "a tag of words": (altered(tag="many"), "its mask does not fit"),
     "a tag beyond the field": (altered(tag="f" * 33), "its mask does not fit"),
-    "a sum of no site": (altered(least=0), "may be seen in a sum of 1 to"),
+    "a sum of no site": (altered(least=0), "a smallest cohort is 1 to"),
     "no number of sites": (altered(least="1"), "its mask does not fit"),
     "no number of examples": (without(messages.METRICS), "without metrics"),
     "many examples": (altered(examples=10**12), "counts 1000000000000 examples, and by what it announced these are 3"),
@@ -218,7 +218,7 @@ def test_the_record_tells_how_the_run_was_set(tmp_path: Path) -> None:
     assert (record.scheme, record.settings) == ("more", run.told())
     text = (tmp_path / "federation.json").read_text()
     assert str(tmp_path) not in text
-    assert CARD.certifying_key not in text
+    assert CARD.ca_key not in text
 
 
 NO_FINDINGS = {
@@ -375,7 +375,7 @@ def self_certified(description: SiteDescription, question: Message) -> RecordDic
     """Answer with a certificate that a member made with a key of its own."""
     nonce = messages.DescribeRequest.of(question.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
-    made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).recipient(), CARD)
+    made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).request(), CARD)
     return answered(description, replace(own, certificate=made).to_json())
 
 

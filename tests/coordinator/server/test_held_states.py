@@ -134,10 +134,10 @@ class Forging(Site):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         if answer is not None and asked(question.content, question.metadata.message_type) == ("query.accept", 1):
-            told, content = KEYS.envelope().open([messages.state_of(answer)])
+            told, content = KEYS.state_sealer().unseal([messages.state_of(answer)])
             state = GlobalState.from_bytes(b"".join(content))
             forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
-            sealed = b"".join(KEYS.envelope().close(told, [forged.to_bytes()]))
+            sealed = b"".join(KEYS.state_sealer().seal(told, [forged.to_bytes()]))
             answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sealed)})
         return answer
 

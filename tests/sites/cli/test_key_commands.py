@@ -65,7 +65,7 @@ def west(east: Hospital) -> Hospital:
     """Return a hospital that became a member, by words on the telephone."""
     hospital = Hospital(east.folder.parent / "west", "another passphrase")
     told = words_of(hospital.run("recipient", "--site", "West", "--out", hospital / "identity"))
-    to = ("--to", hospital / "identity" / "site.recipient", "--words", told)
+    to = ("--to", hospital / "identity" / "site.request", "--words", told)
     domain_words = words_of(east.run("share", "--domain", east / "domain", *to, "--out", east / "west.share"))
     identity = ("--identity", hospital / "identity", "--words", domain_words)
     hospital.run("accept", east / "west.share", *identity, "--out", hospital / "domain")
@@ -77,7 +77,7 @@ def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, 
     assert west.fingerprint("domain") == east.fingerprint("domain")
     for name in ("domain.card", "trainer/domain.eval", "trainer/domain.rest"):
         assert (west / "domain" / name).read_bytes() == (east / "domain" / name).read_bytes()
-    assert written(east / "domain") - written(west / "domain") >= {Path("secret/issuer.key")}
+    assert written(east / "domain") - written(west / "domain") >= {Path("secret/ca.key")}
     certified = json.loads((west / "domain" / "site.certificate").read_text())
     assert (certified["site"], certified["domain"]) == ("West", west.fingerprint("domain"))
     assert "wrong passphrase" in east.refused("rotate", "--domain", west / "domain", "--out", east / "x")
@@ -85,7 +85,7 @@ def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, 
 
 def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
     """Neither a share nor a membership is made where one word differs, or nobody says any."""
-    to = ("--to", west / "identity" / "site.recipient", "--out", east / "none.share")
+    to = ("--to", west / "identity" / "site.request", "--out", east / "none.share")
     identity = ("--identity", west / "identity", "--out", west / "none")
     share, accept = ("share", "--domain", east / "domain", *to), ("accept", east / "west.share", *identity)
     for command, hospital in ((share, east), (accept, west)):
@@ -95,7 +95,7 @@ def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
         assert "5 words of five letters are needed" in few
         assert few.endswith("got 2")
         refused = hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
-        assert not {told(west / "identity" / "site.recipient"), card_words(east / "domain")} & {*refused.split()}
+        assert not {told(west / "identity" / "site.request"), card_words(east / "domain")} & {*refused.split()}
     assert not (east / "none.share").exists()
     assert not (west / "none").exists()
 
@@ -113,7 +113,7 @@ def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
     identity = west / "identity"
     said = f"{identity} is a site's identity and no domain: `fedpp-site accept` a share with it first"
     assert error_of("card", identity).endswith(said)
-    to = ("--to", east / "domain" / "site.recipient", "--out", west / "x.share")
+    to = ("--to", east / "domain" / "site.request", "--out", west / "x.share")
     assert west.refused("share", "--domain", identity, *to).endswith(said)
     given = ("--domain", identity, "--out", west / "data")
     assert west.refused("ingest", ROOT / "tests", *given).endswith(said)
@@ -147,7 +147,7 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
 
 def test_a_member_admits_nobody(east: Hospital, west: Hospital):
     """It has the secret, and is told who can."""
-    other = east / "domain" / "site.recipient"
+    other = east / "domain" / "site.request"
     to = ("--to", other, "--words", told(other))
     line = west.refused("share", "--domain", west / "domain", *to, "--out", west / "x.share")
     assert "admitted, and epochs made, by who founded this one" in line
@@ -155,7 +155,7 @@ def test_a_member_admits_nobody(east: Hospital, west: Hospital):
 
 
 def told(recipient: Path) -> str:
-    return MembershipRequest.load(recipient).words
+    return MembershipRequest.load(recipient).verification_phrase
 
 
 def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
@@ -163,7 +163,7 @@ def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
     for name in ("West", "East"):
         other = Hospital(east.folder.parent / f"other {name}", "a third passphrase")
         other.run("recipient", "--site", name, "--out", other / "identity")
-        to = other / "identity" / "site.recipient"
+        to = other / "identity" / "site.request"
         line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
         assert f"{name} is a member already, with other keys" in line
     assert west.folder.exists()
@@ -172,7 +172,7 @@ def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
 def test_a_rotation_needs_no_words_and_revokes_who_is_left_out(east: Hospital, west: Hospital):
     """Members accept the epoch that theirs named; a revoked one gets no share of the next."""
     north = Hospital(east.folder.parent / "north", "the fourth passphrase")
-    to = (north / "identity" / "site.recipient",)
+    to = (north / "identity" / "site.request",)
     north.run("recipient", "--site", "North", "--out", north / "identity")
     east.run("share", "--domain", east / "domain", "--to", *to, "--words", told(*to), "--out", east / "north.share")
 
@@ -216,7 +216,7 @@ def share_for(name: str, domain: Path) -> Path:
 
 def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
-    own = east / "domain" / "site.recipient"
+    own = east / "domain" / "site.request"
     line = east.refused(
         "share", "--again", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z"
     )
@@ -252,7 +252,7 @@ def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hosp
     """An epoch is accepted without words if the sealed one named it: the file beside it is anybody's to write."""
     mallory = Hospital(east.folder.parent / "mallory", "the fifth passphrase")
     mallory.run("keygen", "--out", mallory / "domain", "--site", "Mallory")
-    recipient = west / "domain" / "site.recipient"
+    recipient = west / "domain" / "site.request"
     to = ("--to", recipient, "--words", told(recipient))
     mallory.run("share", "--domain", mallory / "domain", *to, "--out", mallory / "first.share")
     mallory.run("rotate", "--domain", mallory / "domain", "--out", mallory / "next")
@@ -271,7 +271,7 @@ def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
     """Who calls itself WEST gets no certificate beside West."""
     other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
     other.run("recipient", "--site", "WEST", "--out", other / "identity")
-    to = other / "identity" / "site.recipient"
+    to = other / "identity" / "site.request"
     line = east.refused(
         "share", "--again", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y"
     )
@@ -333,7 +333,7 @@ def test_an_epoch_has_one_successor(tmp_path: Path):
     hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")
     line = hospital.refused("rotate", "--domain", hospital / "domain", "--out", hospital / "other")
     assert f"has a successor, {hospital.fingerprint('next')[:16]}: take that folder" in line
-    to = ("--to", hospital / "next" / "site.recipient", "--words", "x", "--out", hospital / "s")
+    to = ("--to", hospital / "next" / "site.request", "--words", "x", "--out", hospital / "s")
     assert "has a successor" in hospital.refused("share", "--domain", hospital / "domain", *to)
     assert not (hospital / "other").exists()
     hospital.run("rotate", "--domain", hospital / "next", "--out", hospital / "third")

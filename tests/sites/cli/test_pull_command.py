@@ -41,7 +41,7 @@ def prepared(folder: Path, domain: KeyDomain, network: ModelSpec) -> tuple[KeyDo
     key_store.join(folder / "domain", membership(EAST, domain), cheap())
     (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     (folder / "passphrase").chmod(0o600)
-    sealed = b"".join(domain.envelope().close("round 0", [state_of(domain, network).to_bytes()]))
+    sealed = b"".join(domain.state_sealer().seal("round 0", [state_of(domain, network).to_bytes()]))
     (folder / "model.sealed").write_bytes(sealed)
     (folder / "identity" / "models").mkdir(parents=True)
     (folder / "identity" / "models" / "7.state").write_bytes(sealed)

@@ -224,7 +224,7 @@ def test_a_ring_that_could_overflow_is_refused_before_training(both: list[Node],
     """What no word can hold is told at once: training that diverges is not even begun."""
     hyperparameters = Hyperparameters(learning_rate=1e300, batch_size=4)
     run_spec = run_spec_of(domain, dtype="float32", bound=2.0**20, examples=2**31, hyperparameters=hyperparameters)
-    assert "leave a ring of 32 bits" in reason(trained(both[0], run_spec))
+    assert "does not fit 32 bits" in reason(trained(both[0], run_spec))
 
 
 @BOTH
@@ -234,7 +234,7 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
     state = begun(domain, run_spec)
 
     def refused(content: bytes) -> str:
-        given = b"".join(domain.envelope().close(about(0), [content])) if masked else content
+        given = b"".join(domain.state_sealer().seal(about(0), [content])) if masked else content
         return reason(trained(both[0], run_spec, state=given))
 
     told = "the state in the message is of round 3, expected that of round 0"
@@ -248,7 +248,7 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
         told = "the state in the message is of another domain, network or server optimizer than the run"
         assert refused(other.to_bytes()) == told
     for content in (b"state", state.to_bytes()[:-1], state.to_bytes().replace(b"no", b"on")):
-        assert refused(content).startswith("not a state of fedpp")
+        assert refused(content).startswith("not a global state")
 
 
 @BOTH

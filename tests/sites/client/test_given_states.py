@@ -89,8 +89,8 @@ def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
         (lambda after: replace(after, round=2).to_bytes(), "is of round 2, expected that of round 1"),
         (lambda after: replace(after, round=0).to_bytes(), "is of round 0, expected that of round 1"),
         (lambda after: replace(after, domain="d" * 64).to_bytes(), "of another domain, network or server optimizer"),
-        (lambda after: after.to_bytes()[:-1], "not a state of fedpp"),
-        (lambda after: b"junk", "not a state of fedpp"),
+        (lambda after: after.to_bytes()[:-1], "not a global state"),
+        (lambda after: b"junk", "not a global state"),
     ],
     ids=["salt", "attempt", "classes", "later", "earlier", "domain", "cut", "junk"],
 )

@@ -244,10 +244,10 @@ def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, m
     request = messages.AcceptRequest(run_spec, 1)
     content = question(domain, request, state, added=(total, words))
     content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json() + " "})
-    assert reason(both[0].ask("query.accept", content)).startswith("the list of a sum's contributions is damaged")
+    assert reason(both[0].ask("query.accept", content)).startswith("the facts of the aggregate are damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
     (answer,) = judged(both[:1], run_spec, state, (many, words))
-    assert reason(answer) == (CLOSED if masked else "this round counts 1 to 12 examples, got 13")
+    assert reason(answer) == (CLOSED if masked else "this round allows 1 to 12 examples, got 13")
 
 
 def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDomain):
@@ -555,7 +555,7 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
     alone = added(updates(both[1:], run_spec, state), run_spec)
     (told,) = judged(both[:1], run_spec, state, alone)
     assert reason(told) == CLOSED
-    lax = replace(alone[0], parts=(replace(alone[0].parts[0], least=1),))
+    lax = replace(alone[0], parts=(replace(alone[0].parts[0], min_cohort=1),))
     (told,) = judged(both[:1], run_spec, state, (lax, alone[1]))
     assert reason(told) == CLOSED
     let_alone(both[1])
@@ -588,7 +588,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
     assert "came without a state" in refused(None)
     damaged = fitting.to_bytes()[:-1]
     if model == "clear":
-        assert refused(damaged).startswith("not a state of fedpp")
+        assert refused(damaged).startswith("not a global state")
     else:
         assert refused(damaged) == CLOSED
 
@@ -598,4 +598,4 @@ def test_a_model_is_sealed_as_the_request_says(both: list[Node], domain: KeyDoma
     run_spec = run_spec_of(domain)
     content = sealed(domain, begun(domain, run_spec))
     answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "clear"), content))
-    assert reason(answer).startswith("not a state of fedpp")
+    assert reason(answer).startswith("not a global state")

@@ -369,7 +369,7 @@ def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):
         f"{found.public_key} (as the log states it: give --certificate to check which site it is)"
     )
     certificate = tmp_path / "site.certificate"
-    other = DomainCA(domain.certifying_seed()).certify(OTHER.recipient(), domain.card())
+    other = DomainCA(domain.ca_seed()).certify(OTHER.request(), domain.card())
     certificate.write_text(other.to_json() + "\n")
     (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", certificate)
@@ -400,7 +400,7 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
 def test_a_certificate_that_its_domain_did_not_make_vouches_for_nobody(short: Path, tmp_path: Path, domain: KeyDomain):
     """Who forges a log can write a certificate for its key, too: the domain's card shows that it is none."""
     forger = SiteIdentity("north", bytes([9] * 32))
-    forged = DomainCA(bytes([9] * 32)).certify(forger.recipient(), domain.card())
+    forged = DomainCA(bytes([9] * 32)).certify(forger.request(), domain.card())
     (tmp_path / "site.certificate").write_text(forged.to_json())
     (tmp_path / "domain.card").write_text(domain.card().to_json())
     line = error_of("audit-log", "verify", short, "--certificate", tmp_path / "site.certificate")

@@ -62,7 +62,7 @@ def certified_as(name: str) -> Site:
     if name == "north":
         return certified(domain, "north")
     own = SiteIdentity(name, name.encode().ljust(32, b"\1"))
-    return Site(domain, own, DomainCA(domain.certifying_seed()).certify(own.recipient(), domain.card()))
+    return Site(domain, own, DomainCA(domain.ca_seed()).certify(own.request(), domain.card()))
 
 
 def proof(name: str, nonce: str = NONCE) -> Proof:
@@ -279,7 +279,7 @@ def test_states_are_sealed_and_opened(vault: VaultClient):
 def test_a_read_only_vault_masks_and_seals_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """It makes nothing new under a key, and still reads."""
     total, sums, clear = added([update(name) for name in NAMES])
-    sealed = b"".join(domain.envelope().close("it", [b"state"]))
+    sealed = b"".join(domain.state_sealer().seal("it", [b"state"]))
     with serving(domain, dataset, address, read_only=True), VaultClient(address) as vault:
         for call in (
             lambda: vault.mask(ROUND.to_json(), 1, np.zeros(LENGTH, RING.dtype)),
@@ -361,7 +361,7 @@ def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain
     request = vault_pb2.SealRequest(about="round 7", data=state)
 
     def opened(replies: Iterable[Any]) -> bytes:
-        _, content = domain.envelope().open(reply.data for reply in replies)
+        _, content = domain.state_sealer().unseal(reply.data for reply in replies)
         return b"".join(content)
 
     found = left(vault.seal(called(unrecorded), iter([request])))
@@ -373,7 +373,7 @@ def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain
 
 def test_nothing_is_opened_before_it_is_recorded(domain: KeyDomain):
     """Neither what a state is about nor its content is told by a vault whose log cannot be written."""
-    vault, sealed = masking(domain), b"".join(domain.envelope().close("round 7", [b"state"]))
+    vault, sealed = masking(domain), b"".join(domain.state_sealer().seal("round 7", [b"state"]))
     block = vault_pb2.Block(data=sealed)
     assert left(vault.unseal(called(unrecorded), iter([block]))) == []
     about, content = vault.unseal(called(), iter([block]))
@@ -417,7 +417,7 @@ def test_what_sealed_bytes_say_of_themselves_is_not_believed(
     caplog: pytest.LogCaptureFixture,
 ):
     """Until a record shows that they are the domain's it is not logged, and never where it is no line."""
-    header, *records = domain.envelope().close(about, [b"state"])
+    header, *records = domain.state_sealer().seal(about, [b"state"])
     sealed = header + ((20).to_bytes(4, "little") + bytes(20) if junk else b"".join(records))
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     caplog.set_level(logging.INFO, "fedpp.vault")

@@ -162,7 +162,7 @@ class Chaos:
 
 def site(domain: KeyDomain, name: str) -> Site:
     identity = SiteIdentity(name, name.encode().ljust(32, b"\1"))
-    return Site(domain, identity, DomainCA(domain.certifying_seed()).certify(identity.recipient(), domain.card()))
+    return Site(domain, identity, DomainCA(domain.ca_seed()).certify(identity.request(), domain.card()))
 
 
 def proof(domain: KeyDomain, name: str) -> Proof:

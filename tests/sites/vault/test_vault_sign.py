@@ -35,7 +35,7 @@ def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, 
     """What the vault signs is the site's statement for this run, and stands with the domain's public card alone."""
     proof = vault.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
     card = domain.card()
-    run = Run(card.certifying_key, card.fingerprint, NONCE, RUN, NO_BUNDLE)
+    run = Run(card.ca_key, card.fingerprint, NONCE, RUN, NO_BUNDLE)
     proof.require(run)
     proof.statement.require_fresh(datetime.now(UTC))
     facts = (PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE)

@@ -1,0 +1,33 @@
+"""Key material: subkeys by HKDF-SHA256, and a base class for objects that must not leak the key they hold."""
+
+from typing import ClassVar, NoReturn
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES = 32
+
+
+def subkey(key: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
+    """Derive a key for one purpose from another: HKDF-SHA256 (RFC 5869)."""
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key)
+
+
+class Redacted:
+    """An object that holds key material: it cannot be printed, pickled or copied by accident."""
+
+    __slots__ = ()
+
+    instead: ClassVar[str]  # what to do in place of pickling or copying
+
+    def public_name(self) -> str:
+        """Return what its representation may show."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Show the public name and nothing of the key."""
+        return f"{type(self).__name__}({self.public_name()}<hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError(f"{type(self).__name__} holds key material and is not pickled or copied: {self.instead}")
