@@ -66,10 +66,10 @@ class GlobalState:
         expected = _expected(self.network, self.dtype, n, self.rule)
         if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
             raise ModelError(
-                "the state's arrays have other names, dtypes or shapes than its model and server optimizer"
+                "the state's arrays have other names, dtypes or shapes than its model and optimizer"
             )
         if not are_finite(arrays.values()):
-            raise ModelError("the state's arrays hold values that are not finite: go back to the round before")
+            raise ModelError("the state's arrays have values that are not finite: use the round before")
         ordered = {name: _read_only(arrays[name]) for name in expected}
         object.__setattr__(self, "rows", {name: ordered.pop(name) for name in list(ordered) if name in self.rows})
         object.__setattr__(self, "moments", ordered)
