@@ -65,9 +65,7 @@ class GlobalState:
         arrays = {**self.rows, **self.moments}
         expected = _expected(self.network, self.dtype, n, self.rule)
         if {name: (str(value.dtype), value.shape) for name, value in arrays.items()} != expected:
-            raise ModelError(
-                "the state's arrays have other names, dtypes or shapes than its model and optimizer"
-            )
+            raise ModelError("the state's arrays have other names, dtypes or shapes than its model and optimizer")
         if not are_finite(arrays.values()):
             raise ModelError("the state's arrays have values that are not finite: use the round before")
         ordered = {name: _read_only(arrays[name]) for name in expected}

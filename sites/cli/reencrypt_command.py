@@ -41,7 +41,7 @@ def reencrypt(options: argparse.Namespace) -> int:
         raise ModelError(f"{options.what} is no dataset, model or checkpoint: name one of the old epoch")
     else:
         figures = _checkpoint(options, switch)
-    show(options, {**figures, "domain": switch.new.card().fingerprint, "epoch": switch.new.key_epoch})
+    show(options, {**figures, "domain": switch.new.card().fingerprint, "key epoch": switch.new.key_epoch})
     return 0
 
 

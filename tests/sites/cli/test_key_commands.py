@@ -133,10 +133,10 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
     assert line.endswith(f"run `chmod 600 '{open_file}'`")
     for command, what in (
         (("card", east.folder), f"domain card {east.folder}/domain.card"),
-        (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"share {east}/none"),
+        (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"invitation {east}/none"),
         (
             ("share", "--again", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
-            f"recipient {east / 'none'}",
+            f"membership request {east / 'none'}",
         ),
         (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
     ):
@@ -150,7 +150,7 @@ def test_a_member_admits_nobody(east: Hospital, west: Hospital):
     other = east / "domain" / "site.request"
     to = ("--to", other, "--words", told(other))
     line = west.refused("share", "--domain", west / "domain", *to, "--out", west / "x.share")
-    assert "admitted, and epochs made, by who founded this one" in line
+    assert "only the site that founded this key epoch invites members" in line
     assert not (west / "x.share").exists()
 
 
@@ -196,12 +196,12 @@ def test_a_rotation_needs_no_words_and_revokes_who_is_left_out(east: Hospital, w
     )
     east.run("revoke", "North", "--domain", east / "epoch-2", "--out", east / "epoch-3")
     (path,) = (east / "epoch-3" / "shares").iterdir()
-    assert "the share is for West" in error_of(
+    assert "the invitation is for West" in error_of(
         *("accept", path, "--identity", north / "identity", "--out", north / "epoch-3"),
         *("--words", card_words(east / "epoch-3"), "--passphrase-file", north.file),
     )
     west.run("accept", path, "--identity", west / "epoch-2", "--out", west / "epoch-3")
-    assert json.loads((west / "epoch-3" / "domain.card").read_text())["epoch"] == 3
+    assert json.loads((west / "epoch-3" / "domain.card").read_text())["key_epoch"] == 3
 
 
 def card_words(domain: Path) -> str:
@@ -323,7 +323,7 @@ def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
     done = subprocess.run([*command, *out], cwd=ROOT, pass_fds=[reading], capture_output=True, text=True, check=False)
     os.close(reading)
     assert done.returncode == 0, done.stderr
-    assert json.loads((east / "piped" / "domain.card").read_text())["epoch"] == 2
+    assert json.loads((east / "piped" / "domain.card").read_text())["key_epoch"] == 2
 
 
 def test_an_epoch_has_one_successor(tmp_path: Path):

@@ -221,7 +221,7 @@ def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain,
         ),
         ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy requires 2"),
         ((replace(total, parts=(total.parts[0], stranger)), words), "names mallory, which did not prove"),
-        ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update of each site"),
+        ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update from each site"),
     ]
     for given, told in tampered:
         caplog.clear()

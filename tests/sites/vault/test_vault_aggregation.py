@@ -132,7 +132,7 @@ def test_a_site_masks_no_more_examples_than_it_has(vault: VaultClient):
 def test_words_beyond_the_bound_are_not_masked(vault: VaultClient):
     """No word may leave the room that its examples have in the ring: the sum could wrap, and nobody would see it."""
     values = np.full(LENGTH, 2**30, RING.dtype)
-    with pytest.raises(VaultError, match="a word"):
+    with pytest.raises(VaultError, match="a value beyond"):
         vault.mask(ROUND.to_json(), 4, values)
     for length in (LENGTH - 1, LENGTH + 1):
         with pytest.raises(VaultError, match="values"):
@@ -186,7 +186,7 @@ ADVERSARIES: dict[
     ),
     "a site twice": (
         lambda of, total, values: (of, replace(total, parts=(*total.parts, total.parts[0])), values),
-        "one update of each site",
+        "one update from each site",
     ),
     "a stranger": (
         lambda of, total, values: (
@@ -269,7 +269,7 @@ def test_states_are_sealed_and_opened(vault: VaultClient):
         assert vault.unseal(sealed) == ("round 7", state)
     altered = bytearray(sealed)
     altered[-1] ^= 1
-    with pytest.raises(VaultError, match="no sealed state, or it was altered"):
+    with pytest.raises(VaultError, match="not a sealed state, or it was altered"):
         vault.unseal(bytes(altered))
     for about in ("", "x" * 501, "a\nb"):
         with pytest.raises(VaultError, match="are about something"):
@@ -366,7 +366,7 @@ def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain
 
     found = left(vault.seal(called(unrecorded), iter([request])))
     assert len(found) == 3  # the header, and two records
-    with pytest.raises(MaskError, match="another is missing"):
+    with pytest.raises(MaskError, match="a record is missing"):
         opened(found)
     assert opened(vault.seal(called(), iter([request]))) == state
 
