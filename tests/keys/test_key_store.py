@@ -40,7 +40,7 @@ def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
     assert {name: (tmp_path / name).read_bytes() for name in written(tmp_path)} == before
 
 
-def test_a_member_has_no_certifying_key(tmp_path: Path):
+def test_a_member_has_no_ca_key(tmp_path: Path):
     """It opens as a member does, and is told who admits members."""
     key_store.join(tmp_path, membership(WEST, founded()), cheap())
     assert written(tmp_path) == OURS | PUBLIC

@@ -64,7 +64,7 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
     assert "is no coordinator's state" in capsys.readouterr().err
 
 
-def test_a_run_keeps_the_code_that_it_was_warm_start(card: Path, state: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, tmp_path: Path) -> None:
     """Its copy makes the bundle that `bundle` tells the sites of, whatever the checkout becomes."""
     run("--state", state, "--domain", card, "--sites", 2, "--out", begun(tmp_path / "out"))
     assert built(RunState(tmp_path / "out").app) == built()
