@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
@@ -56,14 +56,17 @@ def free_port() -> int:
 class ProcessGroup:
     """Commands and all that they start, in one process group that `with` ends completely.
 
-    Within, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr. In the end they are asked
-    to stop, and killed if they have not after `grace` seconds. The group's leader is a keeper of ours, which reads
-    a pipe that only this process holds: if this process is killed, whatever is in the group is killed at once, by
-    whomever it was started. (That a child dies with its parent, which Linux can do, would not reach grandchildren.)
+    Within, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr, or append to `log`. In the end
+    they are asked to stop, and killed if they have not after `grace` seconds. The group's leader is a keeper of ours,
+    which reads a pipe that only this process holds: if this process is killed, whatever is in the group is killed at
+    once, by whomever it was started. (Linux can end a child with its parent, which does not reach grandchildren.)
     """
 
-    def __init__(self, environment: Mapping[str, str], *, grace: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], *, grace: float = GRACE_SECONDS, log: Path | None = None
+    ) -> None:
         self.stopped = Event()
+        self._log = log
         self._grace = grace
         self._handlers: dict[int, Any] = {}
         self._environment = {**os.environ, **QUIET_FLOWER, **environment}
@@ -82,9 +85,15 @@ class ProcessGroup:
         return self._started(command, name, subprocess.DEVNULL, self._keeper.pid).pid
 
     def _started(self, command: Sequence[str], name: str | None, stdin: int, group: int) -> subprocess.Popen[bytes]:
-        started = subprocess.Popen(
-            command, env=self._environment, stdin=stdin, stdout=sys.stderr.fileno(), process_group=group
-        )
+        with nullcontext(sys.stderr) if self._log is None else self._log.open("ab") as output:
+            started = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=stdin,
+                stdout=output.fileno(),
+                stderr=output.fileno(),
+                process_group=group,
+            )
         self._members[started] = name or Path(command[0]).name
         return started
 

@@ -448,7 +448,7 @@ def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> 
     reason = call(command, status=1).stderr.splitlines()[-1]
     west.zone(*approval)
     assert "the run needs 2 sites and admitted 1. node " in reason
-    assert reason.endswith(f"no answer: this site has not approved bundle {bundle}: ask its staff to review it")
+    assert reason.endswith(f"no reply: this site has not approved bundle {bundle}: ask its staff to review it")
 
 
 def test_failed_run_says_why(deployment: Deployment) -> None:
@@ -470,7 +470,9 @@ def test_sigterm_stops_the_run(deployment: Deployment) -> None:
         wait_for(log, process, "started")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 1
-    assert log.read_text().splitlines()[-1].startswith("coordinator run: the run was stopped; go on with run --resume")
+    assert (
+        log.read_text().splitlines()[-1].startswith("coordinator run: the run was stopped; resume it with run --resume")
+    )
     assert not (out / "federation.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Where a server listens: a host and a port."""
+"""Address of a server: a host and a port."""
 
 import argparse
 import ipaddress
@@ -25,15 +25,15 @@ class Address:
 
     @property
     def is_unspecified(self) -> bool:
-        """Tell whether it stands for all addresses of this machine."""
+        """Tell whether it means all addresses of this machine."""
         return self.host in {"0.0.0.0", "::"}  # noqa: S104
 
     def from_here(self) -> tuple[str, int]:
-        """Return where this machine reaches a server that listens there."""
+        """Return host and port by which this machine reaches a server that listens there."""
         return ("::1" if ":" in self.host else LOOPBACK) if self.is_unspecified else self.host, self.port
 
     def listener(self) -> socket.socket:
-        """Listen there; raise `ConfigError` where that is not possible."""
+        """Listen there; raise `ConfigError` if that fails."""
         try:
             return socket.create_server(
                 (self.host, self.port), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -43,7 +43,7 @@ class Address:
 
 
 def address(text: str) -> Address:
-    """Return `HOST:PORT`, for argparse; an IPv6 address stands in brackets."""
+    """Parse `HOST:PORT`, for argparse; an IPv6 address is in brackets."""
     host, _, number = text.rpartition(":")
     with suppress(ValueError, argparse.ArgumentTypeError):
         if host.startswith("[") and host.endswith("]"):
@@ -54,7 +54,7 @@ def address(text: str) -> Address:
 
 
 def port(text: str) -> int:
-    """Return a port, for argparse."""
+    """Parse a port, for argparse."""
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
         raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r:.40}")
     return int(text)

@@ -1,7 +1,7 @@
-"""The checkout's app bundle: what `run` submits, and what each site approves by its hash.
+"""App bundle of the checkout: `run` submits it, and each site approves it by its hash.
 
-Flower builds it from the files on the disk, sorted, stored without compression, under one fixed date: so equal files
-give equal bytes on every machine, and no zip library has a say in them.
+Flower builds it from the files on the disk: sorted, without compression, with one fixed date. So equal files give equal
+bytes on every machine, whatever its zip library.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def built(sources: Path = CHECKOUT) -> bytes:
 
 
 def copy_sources(to: Path) -> None:
-    """Copy what a bundle is built of: a run that goes on after a week runs the code that the sites approved."""
+    """Copy the sources of a bundle, so that a run resumed after a week runs the code that the sites approved."""
     for name in SOURCES:
         if (CHECKOUT / name).is_dir():
             shutil.copytree(CHECKOUT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))

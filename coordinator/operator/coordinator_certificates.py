@@ -1,7 +1,7 @@
-"""The coordinator's own certificate authority, and the TLS certificate of its SuperLink.
+"""Certificates of the coordinator: its own certificate authority (CA), and the TLS certificate of its SuperLink.
 
-Sites are given the authority's certificate and trust nothing else. Both private keys stay in the
-coordinator's state folder, mode 0600. A hospital group's own certificate can be given for what sites call.
+Sites get the CA's certificate and trust nothing else. Both private keys stay in the coordinator's state folder, mode
+0600. The address for sites can have a certificate of the hospital group instead.
 """
 
 import shutil
@@ -22,23 +22,23 @@ from fedpp.tls import authority, general_name, issued, private_pem
 LOOPBACK = ("localhost", "127.0.0.1")
 AUTHORITY_VALIDITY = timedelta(days=3650)
 SERVER_VALIDITY = timedelta(days=825)
-RENEWAL = timedelta(days=30)  # before its end, a server certificate is issued anew
+RENEWAL = timedelta(days=30)  # before its end, a server certificate is renewed
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """The files of one authority and its one server, in one folder."""
+    """Files of a CA and its server certificate, in one folder."""
 
     folder: Path
 
     @property
     def ca(self) -> Path:
-        """Return the authority's certificate: the file that sites are given."""
+        """Return the CA's certificate: the file for the sites."""
         return self.folder / "ca.pem"
 
     @property
     def ca_key(self) -> Path:
-        """Return the authority's private key."""
+        """Return the CA's private key."""
         return self.folder / "ca.key"
 
     @property
@@ -54,13 +54,13 @@ class Certificates:
 
 @dataclass(frozen=True)
 class Given:
-    """A server certificate that somebody else issued, chain included, and its private key: two PEM files."""
+    """Server certificate of another CA, with its chain, and its private key: two PEM files."""
 
     certificate: Path
     key: Path
 
     def check(self) -> None:
-        """Raise `KeyFileError` if a server could not show it today."""
+        """Raise `KeyFileError` if a server could not use it today."""
         try:
             leaf = x509.load_pem_x509_certificates(self.certificate.read_bytes())[0]
         except (OSError, ValueError) as error:
@@ -88,9 +88,9 @@ def _reason(error: Exception) -> str:
 
 
 def ensure(folder: Path, names: Iterable[str]) -> Certificates:
-    """Return the certificates in `folder`, made or renewed where they do not yet hold these host names.
+    """Return the certificates in `folder`, created or renewed if they do not have these host names yet.
 
-    Raises `ConfigError` for a name that no certificate can hold, `KeyFileError` for damaged files.
+    Raises `ConfigError` for an invalid host name, `KeyFileError` for damaged files.
     """
     files = Certificates(folder)
     wanted = {general_name(name) for name in (*LOOPBACK, *names)}
@@ -108,7 +108,7 @@ def ensure(folder: Path, names: Iterable[str]) -> Certificates:
 
 
 def _create(folder: Path) -> None:
-    """Write a new authority and a server key under a temporary name, and rename the folder."""
+    """Write a new CA and a server key under a temporary name, and rename the folder."""
     temporary = Certificates(folder.with_name(f".{folder.name}.tmp"))
     shutil.rmtree(temporary.folder, ignore_errors=True)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -121,17 +121,17 @@ def _create(folder: Path) -> None:
 
 def _issue(files: Certificates, names: set[x509.GeneralName]) -> None:
     """Sign a certificate for the server's key and these names."""
-    domain_ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
+    ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
     signer = serialization.load_pem_private_key(files.ca_key.read_bytes(), password=None)
     key = serialization.load_pem_private_key(files.server_key.read_bytes(), password=None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("not the private keys that were made here")
-    certificate = issued("fedpp SuperLink", key.public_key(), domain_ca, signer, SERVER_VALIDITY, names)
+    certificate = issued("fedpp SuperLink", key.public_key(), ca, signer, SERVER_VALIDITY, names)
     replace(files.server, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _held(path: Path) -> tuple[set[x509.GeneralName], bool]:
-    """Return the names of a server certificate, and whether it is not there or ends soon."""
+    """Return the names in a server certificate, and whether it is missing or ends soon."""
     if not path.exists():
         return set(), True
     certificate = x509.load_pem_x509_certificate(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Flower's own command line, by which SuperLink is driven through the connection that `up` wrote."""
+"""Flower's command line `flwr`, which controls SuperLink through the connection that `up` wrote."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from fedpp.processes import QUIET_FLOWER
 
 from .superlink import State
 
-ANSWER_SECONDS = 120.0  # to a command; to begin one alone takes seconds
+REPLY_SECONDS = 120.0  # to a command, whose start alone takes seconds
 
 
 class NoSuperLinkError(FederationError):
-    """No SuperLink answers, now."""
+    """SuperLink does not answer at the moment."""
 
 
 def flower(state: State, *arguments: str) -> dict[str, Any]:
-    """Call a command of Flower that answers JSON; raise `FederationError` with its reason if it fails."""
+    """Run a command of Flower and return its JSON output; raise `FederationError` with its reason if it fails."""
     if not state.connection.exists():
         raise FederationError(f"{state.folder} is no coordinator's state: start one with `up --state {state.folder}`")
     try:
@@ -31,19 +31,19 @@ def flower(state: State, *arguments: str) -> dict[str, Any]:
             text=True,
             check=False,
             start_new_session=True,  # Ctrl-C is for us alone
-            timeout=ANSWER_SECONDS,
+            timeout=REPLY_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise NoSuperLinkError(
-            f"SuperLink did not answer `flwr {arguments[0]}` within {ANSWER_SECONDS:.0f} s: see the messages of `up`"
+            f"SuperLink did not answer `flwr {arguments[0]}` within {REPLY_SECONDS:.0f} s: see {state.log}"
         ) from None
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        output: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        answer = {"success": False, "error-message": done.stderr.strip() or done.stdout.strip()}
-    if done.returncode == 0 and answer.get("success"):
-        return answer
-    message = " ".join(str(answer.get("error-message", "")).split())
+        output = {"success": False, "error-message": done.stderr.strip() or done.stdout.strip()}
+    if done.returncode == 0 and output.get("success"):
+        return output
+    message = " ".join(str(output.get("error-message", "")).split())
     if "connection to the superlink is unavailable" in message.lower():
         raise NoSuperLinkError(
             f"no SuperLink answers: start one with `python -m coordinator up --state {state.folder}`"

@@ -1,7 +1,7 @@
-"""The nginx in front of SuperLink: to other machines it passes the sites' half of SuperLink's one port, and no more.
+"""Reverse proxy (nginx) in front of SuperLink: lets other machines reach the sites' API of SuperLink's port only.
 
-SuperLink's other half asks nobody for credentials. What passes is listed, and matched against the request as it was
-sent: nginx's own view of a path, with `..` and escapes resolved, is not the one that SuperLink would be handed.
+SuperLink's other APIs ask for no credentials. Allowed requests are listed, and matched against the request as it was
+sent: nginx's own view of a path, with `..` and escapes resolved, is not the one that SuperLink would get.
 """
 
 import grp
@@ -17,7 +17,7 @@ from .address import Address
 from .coordinator_certificates import Given
 
 NAME = "nginx.conf"
-PLACES = ("/usr/sbin", "/usr/local/sbin")  # which are not on every user's PATH
+PLACES = ("/usr/sbin", "/usr/local/sbin")  # not on every user's PATH
 BODY = "16m"  # Flower cuts arrays into objects of 5 MiB, and sends one object a request
 
 CONFIGURATION = """\
@@ -42,9 +42,9 @@ http {{
     uwsgi_temp_path temp-uwsgi;
     scgi_temp_path temp-scgi;
 
-    # SuperLink reads a request before it asks who sent it.
+    # SuperLink reads a request before it authenticates it.
     client_max_body_size {body};
-    # What passes is written to no disk.
+    # No request or reply is written to a disk.
     proxy_request_buffering off;
     proxy_buffering off;
     client_body_timeout 300s;
@@ -61,7 +61,7 @@ http {{
     upstream superlink {{
         server {superlink};
         keepalive 64;
-        keepalive_timeout 3s;  # SuperLink closes after 5 s: a request must not meet that
+        keepalive_timeout 3s;  # SuperLink closes after 5 s: no request must run into that
     }}
 
     server {{
@@ -75,7 +75,7 @@ http {{
         if ($passes = 0) {{
             return 403;
         }}
-        # What nginx itself takes for no request at all, as a path that leaves the root.
+        # Requests that nginx itself rejects, such as a path that leaves the root.
         error_page 400 405 414 494 497 =403 /refused;
         location = /refused {{
             internal;
@@ -86,7 +86,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Host localhost;
             proxy_set_header Connection "";
-            # SuperLink would write into its log what a site claims to be.
+            # SuperLink would log these headers, in which a site may claim anything.
             proxy_set_header X-Forwarded-For "";
             proxy_set_header X-Forwarded-Proto "";
             proxy_ssl_protocols TLSv1.2 TLSv1.3;
@@ -101,17 +101,17 @@ http {{
 
 
 def program() -> str:
-    """Return nginx's path; raise `ConfigError` where there is none."""
+    """Return nginx's path; raise `ConfigError` if it is not installed."""
     found = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *PLACES)))
     if found is None:
         raise ConfigError(
-            "--listen needs nginx, and there is none: install it (on Debian, apt-get install nginx-light)"
+            "--listen needs nginx, which is not installed: install it (on Debian, apt-get install nginx-light)"
         )
     return found
 
 
 def command(nginx: str, folder: Path, *, listen: Address, upstream: Address, shown: Given, ca: Path) -> list[str]:
-    """Write nginx's configuration into a folder, and links to its certificates; return the command that serves it."""
+    """Write nginx's configuration and links to its certificates into a folder; return the command that runs it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, path in (("server.pem", shown.certificate), ("server.key", shown.key), ("ca.pem", ca)):
         (folder / name).unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def command(nginx: str, folder: Path, *, listen: Address, upstream: Address, sho
 
 
 def _user() -> str:
-    """Return the directive for nginx's workers, which are nobody where their master is root."""
+    """Return the directive that makes nginx's workers the user nobody, if their master is root."""
     if os.geteuid() != 0:
         return ""
     nobody = pwd.getpwnam("nobody")

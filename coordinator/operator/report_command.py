@@ -1,4 +1,4 @@
-"""The report of a finished federation, made of its `federation.json` alone. It is no part of the bundle."""
+"""Report of a finished federation, from its `federation.json` alone; not part of the app bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ def write(out: Path, *, sensitivity: float, overwrite: bool) -> Report:
 
 
 def report_of(record: FederationRecord, sensitivity: float) -> Report:
-    """Return what a federation's record tells, with operating points for this sensitivity on validation data."""
+    """Return the report of a federation, with operating points for this sensitivity on validation data."""
     if not (record.sites and record.rounds and record.test):
-        raise FederationError(f"the record of run {record.run} has no site, no round or no test: it is no finished run")
+        raise FederationError(
+            f"the record of run {record.run} has no site, no round or no test: it is not a finished run"
+        )
     task, tested = Task.of(record.sites[0]), record.test_counts()
     return Report(
         scenario=f"run {record.run}",

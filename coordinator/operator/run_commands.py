@@ -1,4 +1,4 @@
-"""`run`, `status` and `stop`: one federation, from its settings to its figures."""
+"""Commands `run`, `status` and `stop`: a federation from its settings to its test metrics."""
 
 import argparse
 import json
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from coordinator.server.progress import Progress
     from coordinator.server.run_state import RunState
 
-ARGUMENTS = ("domain", "sites", "out", "model")  # what a file of settings may say instead of the command line
-CHANGEABLE = ("rounds", "quorum", "retries", "wait-seconds", "round-seconds")  # of a run that goes on
+ARGUMENTS = ("domain", "sites", "out", "model")  # in a file of settings, instead of on the command line
+CHANGEABLE = ("rounds", "quorum", "retries", "wait-seconds", "round-seconds")  # in a resumed run
 WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
 Settings = dict[str, str | int | float]
 
 
 def run(options: argparse.Namespace) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
-    from coordinator.server.run_state import RunState  # with it come NumPy and Flower, which --help does not wait for
+    from coordinator.server.run_state import RunState  # imports NumPy and Flower, for which --help must not wait
 
     state = State(options.state.resolve())
     given = _from_file(options.config) if options.config else {}
@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     folder = RunState(out)
     if options.resume and (out / RECORD).exists():
         return _show(out, as_json=options.json)
-    if options.resume and folder.order.exists():
-        settings = _changed(folder, options, given)
+    if options.resume and folder.configuration.exists():
+        settings = _resumed(folder, options, given)
     else:
-        settings = _begun(folder, options, given)
+        settings = _started(folder, options, given)
     if not folder.is_held():
         folder.clear()
     replace(state.last, str(out).encode())
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         ended = Submission(state, folder, settings).carry_out()
     except FederationError:
-        if not folder.was_begun():
+        if not folder.was_started():
             shutil.rmtree(folder.folder)  # fit for the next try
         raise
     if ended.phase != "completed":
@@ -62,22 +62,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show where the run is, which sites it waits for and who is connected; live on a terminal."""
+    """Show the progress of a run, its sites and the enrolled sites' connections; live on a terminal."""
     from coordinator.server.progress import Progress
     from coordinator.server.run_state import RunState
 
     state = State(options.state.resolve())
     folder = RunState(_out(options, state))
-    nodes, asked = [], -NODES_SECONDS
+    nodes, queried = [], -NODES_SECONDS
     while True:
-        if time.monotonic() - asked >= NODES_SECONDS:
-            nodes, asked = _nodes(state), time.monotonic()
+        if time.monotonic() - queried >= NODES_SECONDS:
+            nodes, queried = _nodes(state), time.monotonic()
         progress = Progress.load(folder.progress)
-        alive = folder.is_held()
+        is_running = folder.is_held()
         if options.json:
-            print(json.dumps({**progress.to_mapping(), "out": str(folder.out), "alive": alive, "nodes": nodes}))
+            print(json.dumps({**progress.to_mapping(), "out": str(folder.out), "running": is_running, "nodes": nodes}))
             return 0
-        lines = _told(progress, nodes, folder, alive=alive)
+        lines = _lines(progress, nodes, folder, is_running=is_running)
         live = sys.stdout.isatty() and not progress.ended
         print(("\x1b[H\x1b[2J" if live else "") + "\n".join(lines), flush=True)
         if not live:
@@ -86,30 +86,30 @@ def status(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
-    """Stop the run that goes on; `run --resume` takes it up again."""
+    """Stop the current run; `run --resume` resumes it."""
     from coordinator.server.run_state import RunState
 
     state = State(options.state.resolve())
     folder = RunState(_out(options, state))
     if not folder.is_held():
-        raise FederationError(f"no run goes on in {folder.out}: `status` tells how the last one ended")
+        raise FederationError(f"no run is in progress in {folder.out}: `status` shows how the last one ended")
     folder.stop.touch()
-    print(f"stopping the run in {folder.out}; go on with run --resume", file=sys.stderr)
+    print(f"stopping the run in {folder.out}; resume it with run --resume", file=sys.stderr)
     while folder.is_held():
         time.sleep(WATCH_SECONDS)
     return 0
 
 
-def _begun(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
-    """Return the settings of a new run; all that can be checked before it begins is."""
+def _started(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a new run, checked as far as possible before it starts."""
     from coordinator.server import initial_model
     from fedpp.cipher.domain_card import DomainCard
 
     out = folder.out
-    if folder.order.exists() or any((out / name).exists() for name in (RECORD, SEALED, BEFORE, CLEAR)):
+    if folder.configuration.exists() or any((out / name).exists() for name in (RECORD, SEALED, BEFORE, CLEAR)):
         raise ConfigError(
-            f"{out} holds a federation already: choose another --out, results are not overwritten, or go on with "
-            "--resume"
+            f"{out} holds a federation already: choose another --out, results are not overwritten, or resume "
+            "the run with --resume"
         )
     domain = Path(options.domain or given.get("domain") or _missing("--domain CARD"))
     model = options.model or (Path(given["model"]) if given.get("model") else None)
@@ -133,34 +133,34 @@ def _begun(folder: "RunState", options: argparse.Namespace, given: Mapping[str, 
     tempfile.TemporaryFile(dir=out).close()  # a folder that cannot be written to must not cost a training
     shutil.rmtree(folder.app, ignore_errors=True)
     copy_sources(folder.app)
-    replace(folder.order, json.dumps(settings).encode())
+    replace(folder.configuration, json.dumps(settings).encode())
     return settings
 
 
-def _changed(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
-    """Return the settings of a run that goes on, with what may be changed of them."""
+def _resumed(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a resumed run, with the permitted changes."""
     try:
-        begun: Settings = json.loads(folder.order.read_text())
+        before: Settings = json.loads(folder.configuration.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {folder.order}: {error}; begin a new run, with --model") from None
-    facts = {name: begun.pop(name) for name in ("card", "sites", "out", "initial-model")}
+        raise ConfigError(f"cannot read {folder.configuration}: {error}; start a new run, with --model") from None
+    facts = {name: before.pop(name) for name in ("card", "sites", "out", "initial-model")}
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
-    settings = run_config(options.set, facts, begun | written)
-    begun |= facts
-    changed = [name for name in settings if settings[name] != begun[name] and name not in CHANGEABLE]
+    settings = run_config(options.set, facts, before | written)
+    before |= facts
+    changed = [name for name in settings if settings[name] != before[name] and name not in CHANGEABLE]
     if changed:
         raise ConfigError(
-            f"a run goes on as it was begun, but for {', '.join(CHANGEABLE)}; {changed[0]} was {begun[changed[0]]!r}, "
-            f"got {settings[changed[0]]!r}: begin a new run, with --model"
+            f"a resumed run may change only {', '.join(CHANGEABLE)}; {changed[0]} was {before[changed[0]]!r}, "
+            f"got {settings[changed[0]]!r}: start a new run, with --model"
         )
-    replace(folder.order, json.dumps(settings).encode())
+    replace(folder.configuration, json.dumps(settings).encode())
     return settings
 
 
 def run_config(
     texts: Sequence[str], given: Mapping[str, str | int | float], written: Mapping[str, Any] = {}
 ) -> Settings:
-    """Return all settings of a run: the defaults, what was `written` in a file, `name=value` texts, and `given`.
+    """Return all settings of a run: the defaults, then those `written` in a file, `name=value` texts, and `given`.
 
     Texts are typed like their defaults. Raises `ConfigError` for names that are unknown, given or twice there, and for
     values that do not fit.
@@ -173,7 +173,7 @@ def run_config(
         if not equals or name not in defaults or name in given:
             raise ConfigError(f"--set takes name=value with a name of {known}; got {text!r}")
         if name in settings:
-            raise ConfigError(f"--set {name} stands twice: give it once")
+            raise ConfigError(f"--set {name} is given twice: give it once")
         settings[name] = _typed(name, value, type(defaults[name]))
     unknown = sorted(set(written) - (set(defaults) - set(given)))
     if unknown:
@@ -195,7 +195,7 @@ def _typed(name: str, text: str, kind: type) -> str | int | float:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    """Return the settings in a YAML file; raise `ConfigError` for what is no mapping of plain values."""
+    """Return the settings in a YAML file; raise `ConfigError` unless it is a mapping of plain values."""
     import yaml
 
     try:
@@ -203,7 +203,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the settings {path}: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(
         isinstance(name, str) and isinstance(value, (str, int, float)) for name, value in values.items()
     ):
@@ -216,7 +216,7 @@ def _missing(what: str) -> Any:
 
 
 def _show(out: Path, *, as_json: bool) -> int:
-    """Print the figures of a finished run."""
+    """Print the test metrics of a finished run."""
     from fedpp.learning.metrics import metrics
     from fedpp.protocol.finding_counts import FindingCounts
     from fedpp.protocol.run_record import FederationRecord
@@ -237,35 +237,37 @@ def _show(out: Path, *, as_json: bool) -> int:
 
 
 def _out(options: argparse.Namespace, state: State) -> Path:
-    """Return the folder of the run that is meant: the last one of this coordinator, unless another is named."""
+    """Return the results folder of the named run, by default the last one of this coordinator."""
     if options.out is not None:
         out: Path = options.out.resolve()
         return out
     try:
         return Path(state.last.read_text())
     except OSError:
-        raise FederationError(f"{state.folder} knows of no run: begin one with `run`, or name its --out") from None
+        raise FederationError(f"{state.folder} has no run: start one with `run`, or name its --out") from None
 
 
 def _nodes(state: State) -> list[dict[str, str]]:
-    """Return name and state of the enrolled nodes; none while SuperLink does not answer."""
+    """Return name and status of the enrolled sites' nodes; none while SuperLink does not answer."""
     with suppress(FederationError):
         listed = flower(state, "supernode", "list", CONNECTION)["nodes"]
         return [{"name": node.get("name") or str(node["node-id"]), "status": node["status"]} for node in listed]
     return []
 
 
-def _told(progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunState", *, alive: bool) -> list[str]:
-    """Return the lines that tell of a run."""
-    dead = "" if alive or progress.ended else " (no ServerApp lives: `run` starts another, or go on with run --resume)"
-    lines = [f"run      {folder.out}", f"state    {progress.phase}{dead}"]
+def _lines(
+    progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunState", *, is_running: bool
+) -> list[str]:
+    """Return the lines that show a run."""
+    crashed = "" if is_running or progress.ended else " (no ServerApp runs: `run` starts a new one, or run --resume)"
+    lines = [f"run      {folder.out}", f"state    {progress.phase}{crashed}"]
     if progress.round:
         attempt = f", attempt {progress.attempt}" if progress.attempt > 1 else ""
         lines.append(f"round    {min(progress.round, progress.rounds)} of {progress.rounds}{attempt}")
-    lines += [f"{name:8} {said}" for name, said in progress.sites.items()]
-    if progress.late and progress.deadline:
+    lines += [f"site     {name}: {status}" for name, status in progress.sites.items()]
+    if progress.pending and progress.deadline:
         lines.append(
-            f"waiting  for {', '.join(progress.late)}, {max(0, progress.deadline - time.time()):.0f} s at most"
+            f"waiting  for {', '.join(progress.pending)}, {max(0, progress.deadline - time.time()):.0f} s at most"
         )
     if progress.eta:
         lines.append(f"left     about {progress.eta / 60:.0f} min, at {progress.round_seconds:.0f} s a round")

@@ -1,8 +1,9 @@
-"""The coordinator's servers: SuperLink with TLS, node authentication and a database, and nginx, in one state folder.
+"""Servers of the coordinator: SuperLink with TLS, node authentication and a database, and nginx, in one state folder.
 
-They run in a process group of their own, so that whatever ends the coordinator ends them all.
-SuperLink runs with `--isolation process` and a SuperExec of ours beside it: by itself it would put its
-SuperExec into another session, out of reach, and serve it without a secret.
+They run in a process group of their own, so that whatever ends the coordinator ends them all, and append their
+messages, with those of the ServerApps, to `servers.log` in that folder. SuperLink runs with `--isolation process` and a
+SuperExec that is started here: otherwise it would put its SuperExec into another session, out of reach, and serve it
+without a secret.
 """
 
 import fcntl
@@ -27,14 +28,14 @@ from .coordinator_certificates import Certificates, Given, ensure
 from .supervision import supervise
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
-SUPERLINK = "flower-superlink"  # Flower's program, by whose name the process is known
+SUPERLINK = "flower-superlink"  # Flower's program, whose name the process has
 START_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class State:
-    """What a coordinator keeps between its commands, in one folder."""
+    """State folder of a coordinator: the files that its commands share."""
 
     folder: Path
 
@@ -49,8 +50,13 @@ class State:
         return self.folder / "superlink.sqlite"
 
     @property
+    def log(self) -> Path:
+        """Return the log of the servers and ServerApps since `up` started; the previous one has the suffix `.1`."""
+        return self.folder / "servers.log"
+
+    @property
     def secret(self) -> Path:
-        """Return what SuperLink knows its SuperExec by: another one each time that `up` starts."""
+        """Return the file of the secret that SuperLink and its SuperExec share, drawn anew at each start of `up`."""
         return self.folder / "superexec.secret"
 
     @property
@@ -60,16 +66,16 @@ class State:
 
     @property
     def last(self) -> Path:
-        """Return the file that names the results of the run that was begun last."""
+        """Return the file with the results folder of the last run."""
         return self.folder / "last-run"
 
     @property
     def connection(self) -> Path:
-        """Return Flower's configuration file, which tells its commands where SuperLink is."""
+        """Return Flower's configuration file, with SuperLink's address for its commands."""
         return self.folder / "flwr" / "config.toml"
 
     def environment(self) -> dict[str, str]:
-        """Return what Flower's commands need in their environment to find this state, and each other."""
+        """Return the environment in which Flower's commands find this state, and each other."""
         return flower_environment(self.connection.parent)
 
 
@@ -84,19 +90,19 @@ def up(
 ) -> int:
     """Run the coordinator's servers in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    SuperLink listens on this machine's loopback; nginx at `listen`, with our certificate, which then holds `names`, or
-    a given one. `ready` is called with the address for sites, and the certificate that they need or ours, once all
-    answer. What ends later is started again. Raises `ConfigError` if a port or the folder is in use or there is no
-    nginx, `KeyFileError` for a certificate that does not do, `FederationError` if the servers do not start.
+    SuperLink listens on this machine's loopback; nginx at `listen`, with our certificate, issued for `names`, or the
+    given one. Once all answer, `ready` is called with the address for sites and the certificate that they need (the
+    given one, or our CA's). Servers that end later are restarted. Raises `ConfigError` if a port or the folder is in
+    use or nginx is missing, `KeyFileError` for an unusable certificate, `FederationError` if the servers do not start.
     """
     state, local = State(folder.resolve()), Address(LOOPBACK, port)
     nginx = None if listen is None else proxy.program()
     if given is not None:
         given.check()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _exclusively(state):
+    with _locked(state):
         with local.listener(), nullcontext() if listen is None else listen.listener():
-            pass  # both at once: they must not be one
+            pass  # both at once: they must differ
         hosts = () if listen is None or listen.is_unspecified else (listen.host,)
         files = ensure(state.certificates.folder, (*hosts, *names))
         replace(
@@ -106,7 +112,10 @@ def up(
             f"root-certificates = {json.dumps(str(files.ca), ensure_ascii=False)}\n".encode(),
         )
         replace(state.secret, secrets.token_bytes(32))
-        with ProcessGroup(state.environment()) as group:
+        if state.log.exists():
+            state.log.rename(state.log.with_name(f"{state.log.name}.1"))
+        print(f"note: SuperLink, nginx and the ServerApps log to {state.log}", file=sys.stderr, flush=True)
+        with ProcessGroup(state.environment(), log=state.log) as group:
 
             def start() -> None:
                 _start_superlink(group, state, local)
@@ -115,14 +124,14 @@ def up(
                     group.start(
                         proxy.command(nginx, state.proxy, listen=listen, upstream=local, shown=shown, ca=files.ca)
                     )
-                    _wait_until_it_answers(group, listen, None)
+                    _wait_for(group, state, listen, None)
 
             supervise(group, start, lambda: ready(listen or local, given.certificate if given else files.ca))
     return 0
 
 
 def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
-    """Start SuperLink and, when it answers, the SuperExec that starts its ServerApps."""
+    """Start SuperLink and, once it answers, the SuperExec that starts its ServerApps."""
     files = state.certificates
     superlink = group.start(
         [
@@ -135,7 +144,7 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
         ],
         SUPERLINK,
     )
-    _wait_until_it_answers(group, local, files.ca)
+    _wait_for(group, state, local, files.ca)
     group.start(
         [
             *("flower-superexec", "--runtime-api-address", str(local)),
@@ -145,13 +154,13 @@ def _start_superlink(group: ProcessGroup, state: State, local: Address) -> None:
     )
 
 
-def _wait_until_it_answers(group: ProcessGroup, address: Address, ca: Path | None) -> None:
-    """Wait for a server, with TLS under this authority if it is given, or for the group's stop."""
+def _wait_for(group: ProcessGroup, state: State, address: Address, ca: Path | None) -> None:
+    """Wait until a server answers, with TLS under this CA if one is given, or until the group is stopped."""
     context = None if ca is None else ssl.create_default_context(cafile=str(ca))
     deadline = time.monotonic() + START_SECONDS
     while not group.stopped.is_set():
         if ended := group.ended():
-            raise FederationError(f"{' and '.join(ended)} ended before {address} answered: its messages above say why")
+            raise FederationError(f"{' and '.join(ended)} ended before {address} answered: see {state.log}")
         try:
             with socket.create_connection(address.from_here(), 1.0) as plain:
                 if context is not None:
@@ -165,8 +174,8 @@ def _wait_until_it_answers(group: ProcessGroup, address: Address, ca: Path | Non
 
 
 @contextmanager
-def _exclusively(state: State) -> Iterator[None]:
-    """Hold the state folder for this process alone."""
+def _locked(state: State) -> Iterator[None]:
+    """Lock the state folder for this process."""
     with (state.folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,13 @@
-"""Which sites take part: those of the run's key domain that agree on the task."""
+"""Admission of sites: those that prove membership of the run's key domain and have the task of the others."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedpp.config.model_spec import Task
@@ -18,40 +19,41 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.site_description import SiteDescription
 
 POLL_SECONDS = 0.5
-AGAIN_SECONDS = 60.0  # after which a node is asked again that has not answered, and then after twice as long, and so on
+REPEAT_SECONDS = 60.0  # without a reply, until a node is sent the request again; doubled each time
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The admitted sites by node, in the order of their names, and why others were refused."""
+    """Admitted sites by node number, in the order of their names, and the refused nodes with the reason."""
 
     sites: Mapping[int, SiteDescription]
     participants: Participants
-    refused: Mapping[str, str]  # as `called`, `claimed` or "node N" names it -> reason
+    refused: Mapping[str, str]  # `proved_name`, `claimed_name` or "node NAME" -> reason
 
 
 class Admissions:
-    """Asks every node that connects what it is, and admits or refuses it by its first answer, at any time of a run.
+    """Requests for a description from each node that connects, at any time of a run; its reply admits or refuses it.
 
     A site must prove that it is a member of the run's domain, of `n` slots, and runs its app bundle. A node that was
-    refused, or has not answered, is asked again when it was away and is back.
+    refused or has not replied gets another request when it reconnects.
     """
 
     def __init__(
         self, grid: Grid, run: Run, n: int, note: Callable[[str], None], tick: Callable[[], None] = lambda: None
     ) -> None:
-        """Begin with nobody; `note` tells the user, and `tick` is called while sites are waited for."""
+        """Start without sites; `note` logs a line, and `tick` is called while sites are waited for."""
         self._tick = tick
         self._grid, self._run, self._n, self._note = grid, run, n, note
-        self._question = messages.DescribeRequest(run.nonce, PROTOCOL).to_record()
-        self._asked: dict[int, str] = {}  # node -> when it had joined
+        self._request = messages.DescribeRequest(run.nonce, PROTOCOL).to_record()
+        self._requested: dict[int, str] = {}  # node -> its activation at the time
         self._connected: set[int] = set()
         self._pending: dict[str, int] = {}  # message -> node
-        self._again: dict[int, tuple[float, float]] = {}  # node -> when to ask again, and how long after the last time
+        self._repeat: dict[int, tuple[float, float]] = {}  # node -> when to repeat the request, and the delay
         self._described: dict[int, SiteDescription] = {}
         self._proofs: dict[int, Proof] = {}
-        self._failed: dict[int, tuple[str, str]] = {}  # what it is called, and why
-        self._told: dict[str, str] = {}
+        self._failed: dict[int, tuple[str, str]] = {}  # node -> its name, and the reason
+        self._labels: dict[int, str] = {}
+        self._noted: dict[str, str] = {}
         self.admitted = Admission({}, Participants(run.nonce, ()), {})
 
     @property
@@ -60,86 +62,88 @@ class Admissions:
         return self._run.nonce
 
     def wait(self, config: RunConfig, wanted: AbstractSet[str] = frozenset(), busy_seconds: float = 0.0) -> Admission:
-        """Return who takes part as soon as they are enough; raise `FederationError` if they are too few in time.
+        """Return the admission once there are enough sites; raise `FederationError` if there are too few in time.
 
-        One that cannot take part does not count: the others have until the deadline to join. A run that goes on waits
-        for the sites that it had, `wanted`, and takes a quorum of them in the end. A site answers one question after
-        another: who is connected has so many seconds more to finish what it was asked by a coordinator that died.
+        A refused site does not count: the others have until the deadline to join. A resumed run waits for the sites
+        that it had, `wanted`, and is content with a quorum of them at the deadline. A site processes one request after
+        another: a connected one has `busy_seconds` more to finish a request of a coordinator that crashed.
         """
         self._note(
             f"waiting for {config.sites} sites of domain {self._run.domain[:16]}, {config.wait_seconds:.0f} s at most"
         )
-        deadline, told = time.monotonic() + config.wait_seconds, False
+        deadline, noted = time.monotonic() + config.wait_seconds, False
         while True:
             chosen = self._choose()
             names = {site.name for site in chosen.sites.values()}
             enough = wanted <= names if wanted else len(names) >= config.sites
             if enough and not self._pending:
                 break
-            late = time.monotonic() - deadline
-            if late >= 0 and (enough or not self._busy() or late >= busy_seconds):
+            overtime = time.monotonic() - deadline
+            if overtime >= 0 and (enough or not self._busy() or overtime >= busy_seconds):
                 break
-            if late >= 0 and not told:
-                more = f"waiting for {len(self._busy())} more, at work on an earlier question yet"
+            if overtime >= 0 and not noted:
+                more = f"waiting for {len(self._busy())} more, busy with an earlier request"
                 self._note(f"{more}, {busy_seconds:.0f} s at most")
-                told = True
+                noted = True
             self._tick()
             time.sleep(POLL_SECONDS)
         if not enough and not (wanted and len(names) >= config.min_sites()):
-            raise FederationError(_too_few(chosen, config, connected=len(self._asked)))
+            raise FederationError(_too_few(chosen, config, connected=len(self._requested)))
         return self._admit(chosen)
 
     def poll(self) -> Admission:
-        """Return who takes part now: who did, and who joined since and has answered; nobody is waited for."""
+        """Return the admission now, with the sites that joined and replied since the last one, without a wait."""
         return self._admit(self._choose(self.admitted.sites))
 
     def withdraw(self, before: Admission) -> None:
-        """Go back to those who took part before."""
+        """Restore an earlier admission."""
         self.admitted = before
 
     def _choose(self, already: Collection[int] = ()) -> Admission:
-        """Ask who is new, take the answers that are there, and tell of each new refusal."""
+        """Send requests to new nodes, take the replies that are there, and log each new refusal."""
         self._connected = set(self._grid.get_node_ids())
-        joined = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+        nodes = list(self._grid.get_nodes())
+        joined = {node.node_id: node.last_activated_at for node in nodes}
+        self._labels |= labels_of(nodes)
         kept = self._connected | set(already) | set(self._pending.values())
-        anew = {node for node, when in self._asked.items() if joined.get(node, when) != when} - set(already)
-        self._asked = {node: when for node, when in self._asked.items() if node in kept - anew}
+        anew = {node for node, when in self._requested.items() if joined.get(node, when) != when} - set(already)
+        self._requested = {node: when for node, when in self._requested.items() if node in kept - anew}
         self._pending = {message: node for message, node in self._pending.items() if node not in anew}
-        for node in sorted(self._connected - self._asked.keys()):
-            self._asked[node] = joined.get(node, "")
-            self._ask(node, AGAIN_SECONDS)
+        for node in sorted(self._connected - self._requested.keys()):
+            self._requested[node] = joined.get(node, "")
+            self._send(node, REPEAT_SECONDS)
         for node in sorted(self._busy()):
-            if time.monotonic() >= self._again[node][0]:
-                self._ask(node, 2 * self._again[node][1])
+            if time.monotonic() >= self._repeat[node][0]:
+                self._send(node, 2 * self._repeat[node][1])
         for reply in self._grid.pull_messages(list(self._pending)) if self._pending else ():
-            if reply.metadata.reply_to_message_id in self._pending:  # or else it is a second answer
+            if reply.metadata.reply_to_message_id in self._pending:  # otherwise it is a second reply
                 node = self._pending[reply.metadata.reply_to_message_id]
                 self._pending = {message: of for message, of in self._pending.items() if of != node}
                 self._take(node, reply)
-        chosen = choose(self._described, dict(self._failed.values()), self._n, already)
-        for name, reason in sorted(chosen.refused.items() - self._told.items()):
+        chosen = choose(self._described, dict(self._failed.values()), self._n, already, self._labels)
+        for name, reason in sorted(chosen.refused.items() - self._noted.items()):
             self._note(f"refused {name}: {reason}")
-            self._told[name] = reason
+            self._noted[name] = reason
         return chosen
 
-    def _ask(self, node: int, seconds: float) -> None:
-        """Ask a node; if it has not answered in so long, the question may be lost."""
-        asked = self._grid.push_messages([_question(node, self._question)])
-        self._pending |= dict.fromkeys(filter(None, asked), node)
-        self._again[node] = time.monotonic() + seconds, seconds
+    def _send(self, node: int, seconds: float) -> None:
+        """Send the request to a node; without a reply in so many seconds it may be lost."""
+        sent = self._grid.push_messages([_message(node, self._request)])
+        self._pending |= dict.fromkeys(filter(None, sent), node)
+        self._repeat[node] = time.monotonic() + seconds, seconds
 
     def _busy(self) -> set[int]:
-        """Return who is connected and has not answered yet."""
+        """Return the nodes that are connected and have not replied."""
         return self._connected & set(self._pending.values())
 
     def _take(self, node: int, reply: Message) -> None:
         self._failed.pop(node, None)
         self._described.pop(node, None)
-        name = f"node {node}"
+        name = label = self._labels.get(node, f"node {node}")
         try:
             content = messages.content_of(reply)
             site = SiteDescription.from_mapping(messages.record(content, messages.SITE, ConfigRecord))
-            name = claimed(site.name, node)
+            name = claimed_name(site.name, label)
             self._proofs[node] = proved(content, site, self._run)
             self._described[node] = site
         except FederationError as error:
@@ -154,18 +158,25 @@ class Admissions:
         return self.admitted
 
 
-def claimed(name: str, node: int) -> str:
-    """Return what a node is called in notes and records that has not proved to be the site it says."""
-    return f"{name} (node {node}, not proved)"
+def labels_of(nodes: Sequence[NodeInfo]) -> dict[int, str]:
+    """Return how logs and records call each node: by the name that it was enrolled with, if no other node has it."""
+    numbers = {node.name: node.node_id for node in nodes}
+    names = Counter(node.name for node in nodes)
+    return {number: f"node {name}" for name, number in numbers.items() if name and names[name] == 1}
 
 
-def called(name: str, node: int, *, alone: bool) -> str:
-    """Return what a node is called that has proved to be this site, alone or beside other nodes of the same site."""
-    return name if alone else f"{name} (node {node})"
+def claimed_name(name: str, label: str) -> str:
+    """Return how logs and records call a node that has not proved to be the site that it claims to be."""
+    return f"{name} ({label}, not proved)"
+
+
+def proved_name(name: str, label: str, *, alone: bool) -> str:
+    """Return how they call a node that has proved to be this site, alone or beside other nodes of the same site."""
+    return name if alone else f"{name} ({label})"
 
 
 def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
-    """Return a site's proof that it is the member that it says; raise `FederationError` if it is not."""
+    """Return a site's proof of membership; raise `FederationError` if it proves something else."""
     if site.domain != run.domain:
         raise FederationError(
             f"its key domain is {site.domain[:16]}, this run is for {run.domain[:16]}: "
@@ -180,15 +191,22 @@ def proved(content: RecordDict, site: SiteDescription, run: Run) -> Proof:
 
 
 def choose(
-    described: Mapping[int, SiteDescription], failed: Mapping[str, str], n: int, already: Collection[int] = ()
+    described: Mapping[int, SiteDescription],
+    failed: Mapping[str, str],
+    n: int,
+    already: Collection[int] = (),
+    labels: Mapping[int, str] = {},
 ) -> Admission:
-    """Admit the sites, all proved, that share the task of most of them, of the first by name if in doubt.
+    """Admit the proved sites with the most common task; of equally common ones, the first site's by name.
 
-    Nodes that take part already go on, whoever comes; their task is the run's.
+    Nodes in `already` stay admitted, whoever joins; their task is the run's.
     """
     candidates: dict[int, SiteDescription] = {}
     nodes = Counter(site.name for site in described.values())
-    names = {node: called(site.name, node, alone=nodes[site.name] == 1) for node, site in described.items()}
+    names = {
+        node: proved_name(site.name, labels.get(node, f"node {node}"), alone=nodes[site.name] == 1)
+        for node, site in described.items()
+    }
     reasons = dict(failed)
     for node, site in sorted(described.items(), key=lambda item: (item[0] not in already, item[1].name, item[0])):
         if site.n != n:
@@ -201,7 +219,7 @@ def choose(
             reasons[names[node]] = "its site joined already: let one node join for a site"
         else:
             candidates[node] = site
-    # One site alone must not turn the others away: the task of most of them counts.
+    # One site must not be able to have the others refused: the most common task counts.
     tasks = Counter(Task.of(site) for node, site in candidates.items() if node in already or not already)
     task = max(tasks, key=tasks.__getitem__, default=None)
     sites: dict[int, SiteDescription] = {}
@@ -218,7 +236,7 @@ def choose(
     return Admission(ordered, Participants("", ()), reasons)
 
 
-def _question(node: int, request: ConfigRecord) -> Message:
+def _message(node: int, request: ConfigRecord) -> Message:
     return Message(
         RecordDict({messages.CONFIG: request}),
         dst_node_id=node,
@@ -230,7 +248,7 @@ def _too_few(admission: Admission, config: RunConfig, *, connected: int) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in admission.refused.items())
     if connected >= config.sites:
         return (
-            f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or 'No other answered'}"
+            f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or 'No other replied'}"
         )
     return (
         f"the run needs {config.sites} sites, {connected} connected within {config.wait_seconds:.0f} s: "

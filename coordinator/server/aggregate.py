@@ -1,4 +1,4 @@
-"""What a round makes of the sites' updates: their sum, or what a strategy of Flower makes of them."""
+"""Aggregation of a round's updates: their sum in the ring, or the result of a strategy of Flower."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -13,51 +13,51 @@ from fedpp.protocol import messages
 
 from .run_state import Checkpoint
 
-FAR = 5.0  # times the others' median norm: an update that is longer is told of
+FLAG_FACTOR = 5.0  # times the others' median norm: a longer update is flagged
 
 
 class Aggregation(Protocol):
-    """The updates of one attempt at a round: 1. `add` each as it comes; 2. `result`; 3. `memory`."""
+    """Aggregation of one attempt's updates: 1. `add` each as it arrives; 2. `result`; 3. `strategy_state`."""
 
     def __len__(self) -> int:
         """Return how many updates were added."""
 
-    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
+    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
         """Add a site's update."""
 
-    def total(self) -> Aggregate:
+    def contributions(self) -> Aggregate:
         """Return whose updates were added, in the order of the sites' names."""
 
     def flagged(self) -> Mapping[str, str]:
-        """Return whose update is odd, and why; it was added all the same."""
+        """Return the sites whose update is odd, and why; they are aggregated all the same."""
 
     def result(self) -> tuple[str, EncodedUpdate]:
-        """Return what the sites are sent, and its name in a message; raise `FederationError` if nothing comes of it."""
+        """Return name and content of the array for the sites; raise `FederationError` if there is none."""
 
-    def memory(self) -> bytes:
-        """Return what the aggregation of the next round has to know, should the sites adopt this one's model."""
-
-
-Begin = Callable[[Round, Checkpoint], Aggregation]  # of what is due, after this last round
+    def strategy_state(self) -> bytes:
+        """Return the state that the next round's aggregation needs if the sites accept this one's model."""
 
 
-def far_off(norms: Mapping[str, float]) -> Mapping[str, str]:
-    """Return whose update is far longer than the others', by site, and by how much."""
+MakeAggregation = Callable[[Round, Checkpoint], Aggregation]  # for the attempt due, after this last accepted round
+
+
+def outliers(norms: Mapping[str, float]) -> Mapping[str, str]:
+    """Return the sites whose update is far longer than the others', and by how much."""
     found = {}
     for name, length in sorted(norms.items()):
         others = [of for other, of in norms.items() if other != name]
-        if len(others) > 1 and length > FAR * median(others):
+        if len(others) > 1 and length > FLAG_FACTOR * median(others):
             found[name] = f"its update's norm is {length:.3g}, the median of the others' {median(others):.3g}"
     return found
 
 
 class RingSum:
-    """Updates added up modulo 2^32 or 2^64; nothing depends on the order in which they come."""
+    """Sum of encoded updates modulo 2^32 or 2^64; it does not depend on the order in which they arrive."""
 
     def __init__(self, due: Round, *, masked: bool) -> None:
-        """Begin with zero; words that are not masked are looked at."""
+        """Start with zero; the norms of updates that are not masked are recorded."""
         self._due, self._masked = due, masked
-        self._words = np.zeros(due.length, due.ring.dtype)
+        self._sum = np.zeros(due.length, due.ring.dtype)
         self._parts: dict[str, tuple[Contribution, int]] = {}
         self._norms: dict[str, float] = {}
 
@@ -65,25 +65,25 @@ class RingSum:
         """Return how many updates were added."""
         return len(self._parts)
 
-    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
+    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
         """Add a site's update."""
-        self._due.ring.add(self._words, words)
+        self._due.ring.add(self._sum, update)
         self._parts[part.site] = part, tag
         if not self._masked:
-            self._norms[part.site] = norm([self._due.ring.decode(words, part.examples)])
+            self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
 
-    def total(self) -> Aggregate:
-        """Return what the sum is of, in the order of the sites' names."""
+    def contributions(self) -> Aggregate:
+        """Return whose updates the sum has, in the order of the sites' names."""
         return Aggregate.of([self._parts[name] for name in sorted(self._parts)])
 
     def result(self) -> tuple[str, EncodedUpdate]:
-        """Return what the sites are sent, and its name in a message."""
-        return messages.WORDS, self._words
+        """Return the name and content of the array that the sites are sent."""
+        return messages.WORDS, self._sum
 
     def flagged(self) -> Mapping[str, str]:
-        """Return whose update is far longer than the others', and by how much; they are in the sum all the same."""
-        return far_off(self._norms)
+        """Return the sites whose update is far longer than the others', and by how much; the sum includes them."""
+        return outliers(self._norms)
 
-    def memory(self) -> bytes:
-        """Return nothing: what the server's optimizer remembers is the sites' own, in the state."""
+    def strategy_state(self) -> bytes:
+        """Return nothing: the server optimizer runs at the sites, and its moments are in the global state."""
         return b""

@@ -1,9 +1,9 @@
-"""The coordinator's ServerApp: it adds up words and counts, and is given no key.
+"""Coordinator's ServerApp: aggregates encoded updates and evaluation counts, and holds no key.
 
-It writes `federation.json` (what happened, in public facts and counts) and the model into the run's `out` folder:
-`model.sealed`, which a member's vault opens, or where the run's masking is off `model.npz`, encrypted weights. In the
-frame form without masking a strategy of Flower may make the model here, of the updates that it then reads. In the
-folder `run` there it keeps what another one needs to go on in its place.
+It writes into the run's `out` folder: `federation.json` (the run's record, of public facts and counts) and the model,
+as `model.sealed`, which a member's vault unseals, or without secure aggregation as `model.npz`, encrypted weights. With
+orthogonal frame mixing and without secure aggregation, a strategy of Flower may aggregate the updates, which are then
+readable here. The folder `run` there holds what another ServerApp needs to resume the run.
 """
 
 import json
@@ -42,50 +42,50 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one federation as the run configuration says."""
+    """Run the federation of this run configuration."""
     federate(grid, RunConfig.from_mapping(dict(context.run_config)))
 
 
 def federate(grid: Grid, config: RunConfig) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results; go on with a run that was begun."""
+    """Admit the sites, train for the given rounds, test, and write the results; resume a run that was started."""
     folder = RunState(Path(config.out))
     with folder.held():
         progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
         try:
-            if (folder.out / RECORD).exists():  # who died had it all but told
+            if (folder.out / RECORD).exists():  # an earlier ServerApp crashed after its last write
                 record = FederationRecord.load(folder.out / RECORD)
             else:
                 record = _federate(grid, config, folder, progress)
         except FedppError as error:
-            progress.tell(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
+            progress.update(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
             raise
-        except Exception as error:  # `run` starts another one: not in silence
+        except Exception as error:  # `run` starts another ServerApp: the log must say why
             folder.note(f"the ServerApp failed: {type(error).__name__}: {error}")
             raise
         (folder.out / BEFORE).unlink(missing_ok=True)
         folder.finish()
-        progress.tell(phase="completed")
+        progress.update(phase="completed")
         return record
 
 
 def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     chosen = ChosenStrategy.of(config, card.scheme)
-    earlier = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
-    bundle = grid.run.fab_hash or NO_BUNDLE  # of this code
+    initial = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
+    bundle = grid.run.fab_hash or NO_BUNDLE  # hash of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
     if not config.secure_aggregation:
         folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
     if chosen:
-        folder.note(f"{config.strategy} of Flower makes each new model here, of the sites' updates")
-    admissions = Admissions(grid, run, card.n, folder.note, folder.require_going)
-    begun = folder.position()
-    if begun is None:
+        folder.note(f"{config.strategy} of Flower makes each new model here, from the sites' updates")
+    admissions = Admissions(grid, run, card.n, folder.note, folder.require_not_stopped)
+    resumed = folder.journal()
+    if resumed is None:
         admissions.wait(config)
-    else:  # its sites may be at work on the round yet, and in the end on models of their own for as long as the run
-        times = config.rounds if config.local_baseline and begun.round == config.rounds else 1
-        wanted = begun.sites.keys() - begun.quarantined.keys()
+    else:  # its sites may be busy with the round, and at the end with local baselines for as long as a run
+        times = config.rounds if config.local_baseline and resumed.round == config.rounds else 1
+        wanted = resumed.sites.keys() - resumed.quarantined.keys()
         admissions.wait(config, wanted, times * config.round_seconds)
     run_spec = run_spec_of(admissions.admitted, config, card)
     at = folder.checkpoint(run_spec.network)
@@ -95,12 +95,12 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         write(lambda: keep(state, out=folder.out, masked=config.secure_aggregation))
 
     if at is None:
-        at = initial_state(grid, admissions.admitted, earlier, run_spec, config.round_seconds, folder)
-        write(partial(folder.keep, at))
+        at = initial_state(grid, admissions.admitted, initial, run_spec, config.round_seconds, folder)
+        write(partial(folder.write_checkpoint, at))
     elif at.round:
-        folder.note(f"going on after round {at.round}")
-        progress.tell(round_seconds=at.seconds / at.round)
-        keep_model(at.state)  # who died may have kept the round, and not yet the model
+        folder.note(f"resuming after round {at.round}")
+        progress.update(round_seconds=at.seconds / at.round)
+        keep_model(at.state)  # a crash may have come between the checkpoint and the model
 
     def aggregate(due: Round, before: Checkpoint) -> Aggregation:
         return (
@@ -146,9 +146,9 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
 
 
 def keep(state: bytes, *, out: Path, masked: bool) -> None:
-    """Write the model of a round in place of the last one's.
+    """Write the model of a round in place of the previous one.
 
-    A sealed one may be none, which only a site can see: the one before stays beside it until the run is over.
+    Only a site can see whether a sealed one is valid: the previous one stays beside it until the run is complete.
     """
     sealed = out / SEALED
     if not masked:
@@ -160,7 +160,7 @@ def keep(state: bytes, *, out: Path, masked: bool) -> None:
 
 
 def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> RunSpec:
-    """Return what all questions of the run say alike, of the admitted sites."""
+    """Return the run specification, which is the same in all requests, for the admitted sites."""
     run_spec = RunSpec(
         domain=card.fingerprint,
         network=network_of(admission, config),
@@ -181,7 +181,7 @@ def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> Ru
 
 
 def network_of(admission: Admission, config: RunConfig) -> ModelSpec:
-    """Return the network that fits the admitted sites' data."""
+    """Return the model specification that fits the admitted sites' data."""
     site = next(iter(admission.sites.values()))
     sizes = (config.filter_sizes(), config.kernel, config.dense, config.lstm)
     return ModelSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
@@ -190,13 +190,13 @@ def network_of(admission: Admission, config: RunConfig) -> ModelSpec:
 def initial_state(
     grid: Grid,
     admission: Admission,
-    earlier: InitialModel | None,
+    initial: InitialModel | None,
     run_spec: RunSpec,
     timeout: float,
     folder: RunState,
 ) -> Checkpoint:
-    """Ask one site after the other for the state of round 0, until one answers; raise `FederationError`."""
-    form, model = form_of(earlier, admission, run_spec)
+    """Request the state of round 0 from one site after another until one replies; raise `FederationError`."""
+    form, model = form_of(initial, admission, run_spec)
     content = RecordDict(
         {
             messages.CONFIG: messages.InitialRequest(run_spec, form).to_record(),
@@ -206,27 +206,27 @@ def initial_state(
     if model:
         content[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(model)})
     for node, site in admission.sites.items():
-        question = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{messages.INITIAL_WEIGHTS}")
-        reply = next(iter(grid.send_and_receive([question], timeout=timeout)), None)
+        request = Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{messages.INITIAL_WEIGHTS}")
+        reply = next(iter(grid.send_and_receive([request], timeout=timeout)), None)
         try:
             state = messages.state_of(messages.content_of(reply))
-            # Of a sealed one there is one site's word alone: it must not turn the others away.
+            # The digest of a sealed one is a single site's claim, by which the others must not be refused.
             return Checkpoint(0, UNKNOWN if run_spec.masked else digest_of(state), state, (), 0.0)
         except FederationError as error:
-            folder.note(f"initial weights of {site.name} left out: {error}")
+            folder.note(f"initial weights of {site.name} excluded: {error}")
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def form_of(earlier: InitialModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
-    """Return the form and the content in which a site is sent an earlier model; raise an error if it does not fit."""
-    if earlier is None:
+def form_of(initial: InitialModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
+    """Return form and content of the initial model for a request; raise an error if the model does not fit."""
+    if initial is None:
         return "", b""
-    if isinstance(earlier, bytes):
-        return "sealed", earlier
+    if isinstance(initial, bytes):
+        return "sealed", initial
     site = next(iter(admission.sites.values()))
-    earlier.require_fitting(site.domain, site.classes)
-    if (earlier.network, earlier.dtype) != (run_spec.network, run_spec.dtype):
+    initial.require_fitting(site.domain, site.classes)
+    if (initial.network, initial.dtype) != (run_spec.network, run_spec.dtype):
         raise FederationError(
-            "the earlier model is another network, or of another dtype, than the run's: set what it was trained with"
+            "the initial model has another model specification or dtype than the run: set what it was trained with"
         )
-    return "clear", warm_start(earlier, run_spec.rule).to_bytes()
+    return "clear", warm_start(initial, run_spec.rule).to_bytes()

@@ -1,7 +1,6 @@
-"""Which strategy of Flower a run names, with which of its settings: all of it checked before the run begins.
+"""Chosen strategy: the Flower strategy that a run configuration names, with settings, checked before the run starts.
 
-The numbers of a strategy's own constructor are its settings. How many sites take part, and what messages hold, is not
-its business here: it is given the updates that came.
+Its settings are the numeric arguments of its constructor, but for those that select clients: it gets all updates.
 """
 
 import inspect
@@ -18,7 +17,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError
 
 _TREES = "it grows trees, and a run trains a neural network"
-_AT_CLIENTS = "it is for clients that clip their updates, which sites do not: take the one of ServerSide"
+_AT_CLIENTS = "it is for clients that clip their updates, which sites do not: use the ServerSide one"
 REFUSED: Mapping[str, str] = {
     "FedProx": "its proximal term is the sites' part: set proximal, and no strategy",
     "FedXgbBagging": _TREES,
@@ -26,7 +25,7 @@ REFUSED: Mapping[str, str] = {
     "DifferentialPrivacyClientSideAdaptiveClipping": _AT_CLIENTS,
     "DifferentialPrivacyClientSideFixedClipping": _AT_CLIENTS,
 }
-_ALL_SITES = {  # nothing is drawn, and nobody waited for: the updates are there
+_ALL_SITES = {  # no sampling and no wait: the updates are there
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
     "min_train_nodes": 1,
@@ -46,7 +45,7 @@ class ChosenStrategy:
 
     @classmethod
     def of(cls, config: RunConfig, scheme: Scheme) -> Self | None:
-        """Return what a run names, or nothing if it names none; raise `ConfigError` for what it cannot have."""
+        """Return the strategy of a run, None if it names none; raise `ConfigError` if a run cannot have it."""
         if not config.strategy:
             return None
         if config.strategy in REFUSED:
@@ -64,7 +63,7 @@ class ChosenStrategy:
         return chosen
 
     def made(self, sites: int) -> Strategy:
-        """Return a new strategy for the updates of so many sites; raise `ConfigError` if its settings do not fit."""
+        """Return a new strategy object for this number of sites; raise `ConfigError` if its settings do not fit."""
         takes = inspect.signature(self.kind).parameters
         ours: dict[str, Any] = {**_ALL_SITES, "num_sampled_clients": sites}
         if "strategy" in takes:  # it wraps another
@@ -79,7 +78,7 @@ class ChosenStrategy:
 
 
 def names() -> list[str]:
-    """Return which strategies a run may name."""
+    """Return the names of the strategies that a run may use."""
     found = {name: getattr(flower, name) for name in flower.__all__ if name not in REFUSED}
     return sorted(
         name
@@ -89,7 +88,7 @@ def names() -> list[str]:
 
 
 def _parsed(kind: type[Strategy], text: str) -> dict[str, int | float]:
-    """Return the settings in `name=value, name=value`, typed as the constructor's."""
+    """Parse `name=value, name=value`, with the types of the constructor."""
     takes = _takes(kind)
     known = f"{kind.__name__} takes {', '.join(f'{name} ({of.__name__})' for name, of in takes.items()) or 'none'}"
     settings: dict[str, int | float] = {}
@@ -105,7 +104,7 @@ def _parsed(kind: type[Strategy], text: str) -> dict[str, int | float]:
 
 
 def _takes(kind: type[Strategy]) -> dict[str, type[int | float]]:
-    """Return the names and types of a strategy's own numbers."""
+    """Return the names and types of a strategy's numeric arguments."""
     found = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         for annotation, number in _NUMBERS:

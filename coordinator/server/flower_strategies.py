@@ -1,16 +1,16 @@
-"""A round's new model by a strategy of Flower: it is shown each site's weights, and its word is what the sites judge.
+"""Aggregation by a strategy of Flower: it gets each site's new weights and makes the model that the sites evaluate.
 
-So the coordinator reads the updates and makes the model, which is possible in the frame form without masking alone.
-What the strategy is told of a site, in a real message of Flower: its new weights, the rows of the state before and its
-update, each `[*shape, 1]` in the network's order and the run's dtype; `num-examples`; and `train_loss`, for QFedAvg,
-which is the site's validation loss of the state before (1.0 in the first round, and of a site that did not tell it).
-Messages come in the order of the sites' names: no result depends on who answered first.
+The coordinator reads the updates for it, so it takes orthogonal frame mixing without secure aggregation. The strategy
+gets one Flower message a site: its new weights (the rows of the last state plus its update, each `[*shape, 1]`, in the
+model's order and the run's dtype); `num-examples`; and `train_loss`, for QFedAvg, which is the site's validation loss
+of the last state (1.0 in the first round, and for a site that did not report it). Messages are in the order of the
+sites' names, so that no result depends on which reply arrived first.
 
-A strategy is made anew for each attempt, and recalls what the one of the last adopted round remembered: an attempt that
-is thrown away leaves no trace. Its noise is drawn once an attempt, from NumPy's generator, which the system seeds.
+Each attempt makes a new strategy object with the strategy state of the last accepted round, so that a rejected attempt
+leaves no trace. Its noise is drawn once an attempt, from NumPy's generator, which the system seeds.
 
-Memory grows with the number of sites here: the updates of all of them are held until the round's deadline, and the
-weights of all of them at once, several times, while a strategy works.
+Memory grows with the number of sites: all updates are held until the round's deadline, and all weights at once, several
+times, while the strategy runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,20 +36,20 @@ from fedpp.learning.metrics import metrics
 from fedpp.protocol import messages
 from fedpp.texts import one_line
 
-from .aggregate import far_off
+from .aggregate import outliers
 from .chosen_strategy import ChosenStrategy
 from .run_state import Checkpoint
-from .strategy_state import recall, remembered
+from .strategy_state import restore, state_of
 
 LOSS, UNKNOWN_LOSS = "train_loss", 1.0
 _FAILURES = (AppExitException, ConfigError, ValueError, ArithmeticError, LookupError)
 
 
 class FlowerAggregation:
-    """The updates of one attempt, and what a strategy makes of them, in whatever order they come."""
+    """Aggregation of one attempt's updates by a strategy of Flower, in whatever order they arrive."""
 
     def __init__(self, chosen: ChosenStrategy, due: Round, before: Checkpoint) -> None:
-        """Begin without an update, after this last round."""
+        """Start without updates, after this last accepted round."""
         self._chosen, self._due, self._before = chosen, due, before
         self._updates: dict[str, tuple[Contribution, EncodedUpdate]] = {}
         self._norms: dict[str, float] = {}
@@ -58,27 +58,27 @@ class FlowerAggregation:
         """Return how many updates were added."""
         return len(self._updates)
 
-    def add(self, part: Contribution, tag: int, words: EncodedUpdate) -> None:
-        """Keep a site's update until all are there."""
-        del tag  # words in clear have none
-        self._updates[part.site] = part, words
-        self._norms[part.site] = norm([self._due.ring.decode(words, part.examples)])
+    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
+        """Hold a site's update until all are there."""
+        del tag  # an update in clear has none
+        self._updates[part.site] = part, update
+        self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
 
-    def total(self) -> Aggregate:
+    def contributions(self) -> Aggregate:
         """Return whose updates were added, in the order of the sites' names."""
         return Aggregate.of([(self._updates[name][0], 0) for name in sorted(self._updates)])
 
     def flagged(self) -> Mapping[str, str]:
-        """Return whose update is far longer than the others', and by how much; the strategy is shown it as well."""
-        return far_off(self._norms)
+        """Return the sites whose update is far longer than the others', and by how much; the strategy gets them."""
+        return outliers(self._norms)
 
     def result(self) -> tuple[str, EncodedUpdate]:
-        """Return the next state, as bytes; raise `FederationError` if the strategy makes none that could be one."""
+        """Return the next state, as bytes; raise `FederationError` if the strategy makes no valid one."""
         state, _ = self._stepped
         return messages.AFTER, np.frombuffer(state.to_bytes(), np.uint8)
 
-    def memory(self) -> bytes:
-        """Return what the strategy remembers for the next round."""
+    def strategy_state(self) -> bytes:
+        """Return the strategy's state for the next round."""
         return self._stepped[1]
 
     @cached_property
@@ -87,33 +87,33 @@ class FlowerAggregation:
         try:
             strategy = self._chosen.made(len(self))
             as_made = dict(vars(strategy))
-            recall(strategy, self._before.memory)
-            with np.errstate(all="ignore"):  # what is not finite is refused below
+            restore(strategy, self._before.strategy_state)
+            with np.errstate(all="ignore"):  # values that are not finite are refused below
                 arrays = self._aggregated(strategy, before)
         except _FAILURES as error:
             raise FederationError(f"{self._called} failed: {one_line(str(error)) or type(error).__name__}") from None
         if not arrays:
-            raise FederationError(f"{self._called} makes no model of them: its settings want more, as the log says")
-        return self._next(before, arrays), remembered(strategy, as_made)
+            raise FederationError(f"{self._called} makes no model from them: its settings require more, see the log")
+        return self._next(before, arrays), state_of(strategy, as_made)
 
     @property
     def _called(self) -> str:
         return f"{self._chosen.kind.__name__} of the updates of {len(self)} sites"
 
     def _aggregated(self, strategy: Strategy, before: GlobalState) -> ArrayRecord | None:
-        """Let the strategy take one round of Flower's, whose answers are there already."""
+        """Run one round of the strategy, with the replies that are there already."""
         nodes = dict(enumerate(sorted(self._updates), 1))
-        questions = strategy.configure_train(self._due.number, _record(before.rows), ConfigRecord(), _Answered(nodes))
-        by_node = {question.metadata.dst_node_id: question for question in questions}
+        requests = strategy.configure_train(self._due.number, _record(before.rows), ConfigRecord(), _RepliedGrid(nodes))
+        by_node = {request.metadata.dst_node_id: request for request in requests}
         replies = [Message(self._content(name, before), reply_to=by_node[node]) for node, name in sorted(nodes.items())]
         return strategy.aggregate_train(self._due.number, replies)[0]
 
     def _content(self, name: str, before: GlobalState) -> RecordDict:
-        part, words = self._updates[name]
-        update = unflat(self._due.ring.decode(words, part.examples), before.network, before.n)
+        part, encoded = self._updates[name]
+        update = unflat(self._due.ring.decode(encoded, part.examples), before.network, before.n)
         rows = {of: (values + update[of]).astype(before.dtype) for of, values in before.rows.items()}
-        told = MetricRecord({messages.EXAMPLES: part.examples, LOSS: self._loss_of(name)})
-        return RecordDict({messages.ARRAYS: _record(rows), messages.METRICS: told})
+        reported = MetricRecord({messages.EXAMPLES: part.examples, LOSS: self._loss_of(name)})
+        return RecordDict({messages.ARRAYS: _record(rows), messages.METRICS: reported})
 
     def _loss_of(self, name: str) -> float:
         counts = self._before.rounds[-1].validation.get(name) if self._before.rounds else None
@@ -121,10 +121,10 @@ class FlowerAggregation:
         return UNKNOWN_LOSS if loss is None else loss
 
     def _next(self, before: GlobalState, arrays: ArrayRecord) -> GlobalState:
-        """Return the next state of what a strategy answered; raise `FederationError` for what can be none."""
+        """Return the next state, from a strategy's arrays; raise `FederationError` if they cannot be one."""
         values = {name: array.numpy() for name, array in arrays.items()}
         if values.keys() != before.rows.keys():
-            raise FederationError(f"{self._called} makes arrays of other names than the network's")
+            raise FederationError(f"{self._called} makes arrays with other names than the model's")
         for name, value in values.items():
             if value.dtype.kind != "f" or value.shape != before.rows[name].shape:
                 raise FederationError(
@@ -139,14 +139,14 @@ class FlowerAggregation:
             raise FederationError(f"{self._called} makes values that are not finite: see its settings") from None
 
 
-class _Answered(Grid):
-    """Flower's grid of the sites whose updates are there, and of nobody else; nothing is sent."""
+class _RepliedGrid(Grid):
+    """Flower grid of the sites whose updates are there; it sends nothing."""
 
     def __init__(self, nodes: Iterable[int]) -> None:
         self._nodes = list(nodes)
 
     def get_node_ids(self) -> list[int]:
-        """Return a number for each site."""
+        """Return a node number for each site."""
         return self._nodes
 
     def get_nodes(self) -> list[NodeInfo]:
@@ -155,32 +155,32 @@ class _Answered(Grid):
 
     @property
     def run(self) -> Run:
-        """Raise: it is of no run."""
-        _not_asked()
+        """Raise: it has no run."""
+        _not_supported()
 
     def set_run(self, run: Run) -> None:
-        """Raise: it is of no run."""
-        _not_asked()
+        """Raise: it has no run."""
+        _not_supported()
 
     def create_message(self, *given: Any, **named: Any) -> Message:
         """Raise: nothing is sent."""
-        _not_asked()
+        _not_supported()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Raise: nothing is sent."""
-        _not_asked()
+        _not_supported()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Raise: nothing was sent."""
-        _not_asked()
+        """Raise: nothing is sent."""
+        _not_supported()
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Raise: nothing is sent."""
-        _not_asked()
+        _not_supported()
 
 
-def _not_asked() -> NoReturn:
-    raise LookupError("it asks sites by itself, and fedpp has asked them already")
+def _not_supported() -> NoReturn:
+    raise LookupError("it sends requests by itself, and fedpp has the replies already")
 
 
 def _record(rows: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:

@@ -1,4 +1,4 @@
-"""The model of an earlier run, which a run may go on from. It is read before any site is asked."""
+"""Initial model of a run (warm start): the model of an earlier run, read before any request is sent to a site."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ InitialModel = bytes | EncryptedModel  # sealed, or in clear
 
 
 def read(path: Path, domain: str) -> InitialModel:
-    """Read a model.sealed, which the coordinator cannot look into, or a model.npz of the domain of this fingerprint.
+    """Read a model.sealed, which the coordinator cannot unseal, or a model.npz of the domain of this fingerprint.
 
-    Raises `ModelError` or, of a model of another domain, `DomainMismatchError`.
+    Raises `ModelError` or, for a model of another domain, `DomainMismatchError`.
     """
     if path.suffix != SEALED_SUFFIX:
         model = EncryptedModel.load(path)
-        model.require_fitting(domain, ())  # its classes are compared once the sites have told theirs
+        model.require_fitting(domain, ())  # its classes are compared once the sites have described theirs
         return model
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror}; name a model.sealed or model.npz") from None
     if not content:
-        raise ModelError(f"the model {path} is empty: take it from the earlier run's folder, or from a site, again")
+        raise ModelError(f"the model {path} is empty: copy it again from the earlier run's folder, or from a site")
     return content

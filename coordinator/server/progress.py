@@ -1,4 +1,4 @@
-"""Where a run is, for people and programs that look on: a small JSON file, replaced at each step."""
+"""Progress of a run, for people and programs that watch it: a small JSON file, replaced at each step."""
 
 import json
 import time
@@ -10,73 +10,74 @@ from typing import Any, Literal, Self
 
 from fedpp import files
 
-Phase = Literal["waiting", "training", "judging", "testing", "completed", "failed", "stopped"]
+Phase = Literal["waiting", "training", "evaluating", "testing", "completed", "failed", "stopped"]
+SiteStatus = Literal["pending", "replied", "excluded", "offline", "straggler", "quarantined"]
 
 ENDED: tuple[Phase, ...] = ("completed", "failed", "stopped")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a run."""
+    """State of a run at one moment."""
 
     run: str = ""  # Flower's number
     phase: Phase = "waiting"
-    round: int = 0  # that is made, from 1
+    round: int = 0  # in progress, from 1
     rounds: int = 0
     attempt: int = 1
-    sites: Mapping[str, str] = field(default_factory=dict)  # site -> asked, answered, or why it did not
-    deadline: float = 0.0  # of what is waited for, in seconds since 1970
+    sites: Mapping[str, SiteStatus] = field(default_factory=dict)
+    deadline: float = 0.0  # for the pending replies, in seconds since 1970
     updated: float = 0.0  # likewise
-    round_seconds: float = 0.0  # of a round so far, on average
-    reason: str = ""  # why it failed
+    round_seconds: float = 0.0  # mean duration of a round so far
+    reason: str = ""  # why the run failed or stopped
 
     @property
     def ended(self) -> bool:
-        """Tell whether there is nothing more to come."""
+        """Tell whether the run is over."""
         return self.phase in ENDED
 
     @property
-    def late(self) -> tuple[str, ...]:
-        """Return who has not answered yet."""
-        return tuple(name for name, said in self.sites.items() if said == "asked")
+    def pending(self) -> tuple[str, ...]:
+        """Return the sites whose reply is pending."""
+        return tuple(name for name, status in self.sites.items() if status == "pending")
 
     @property
     def eta(self) -> float:
-        """Return how many seconds the rest takes, at the pace of the rounds so far; 0 if that is not known."""
+        """Return the expected remaining seconds, at the pace of the rounds so far; 0 if unknown."""
         left = 0 if self.ended else self.rounds - self.round + 1
         return max(0, left) * self.round_seconds
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
-        return {**asdict(self), "late": list(self.late), "eta": self.eta}
+        return {**asdict(self), "pending": list(self.pending), "eta": self.eta}
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file; what cannot be read is a run that tells nothing yet."""
+        """Read the file; a missing or damaged one is a run that has reported nothing yet."""
         try:
             values = json.loads(path.read_text())
-            return cls(**{name: value for name, value in values.items() if name not in {"late", "eta"}})
+            return cls(**{name: value for name, value in values.items() if name not in {"pending", "eta"}})
         except (OSError, ValueError, TypeError, AttributeError):
             return cls()
 
 
 class ProgressFile:
-    """Keeps the file up to date; a disk that is full costs the picture, and not the run."""
+    """Writer of the progress file; a full disk costs the file, and not the run."""
 
     def __init__(self, path: Path, begun: Progress, now: Callable[[], float] = time.time) -> None:
-        """Begin, and write it."""
+        """Write the first progress."""
         self._path, self._now, self._last = path, now, begun
-        self.tell()
+        self.update()
 
-    def tell(self, **changes: Any) -> None:
-        """Change what is told."""
+    def update(self, **changes: Any) -> None:
+        """Write the progress with these fields changed."""
         self._last = replace(self._last, **changes, updated=self._now())
         content = json.dumps(self._last.to_mapping()).encode()
         with suppress(OSError):
             try:
                 files.replace(self._path, content, mode=0o644)
             except OSError:
-                if self._last.ended:  # who runs it must hear of that: the file's own place on the disk is there
+                if self._last.ended:  # `run` must see the end: the file's own space on the disk is there
                     self._overwrite(content)
 
     def _overwrite(self, content: bytes) -> None:
@@ -84,6 +85,6 @@ class ProgressFile:
             file.write(content)
             file.truncate()
 
-    def site(self, name: str, said: str) -> None:
-        """Tell of one site."""
-        self.tell(sites={**self._last.sites, name: said})
+    def site(self, name: str, status: SiteStatus) -> None:
+        """Write the status of one site."""
+        self.update(sites={**self._last.sites, name: status})

@@ -1,6 +1,6 @@
-"""What the coordinator can see of a site's answers, and checks before it uses them.
+"""Checks of a site's replies: all that the coordinator can see of them, before it uses them.
 
-With masking on the words of an update are random bytes: what only the domain can see is gated at the sites.
+With secure aggregation an encoded update looks random here: the sites' own update check sees what it does to the model.
 """
 
 from dataclasses import dataclass
@@ -22,41 +22,41 @@ UNKNOWN = "0" * 64  # digest of a state that only the sites can read
 
 
 class MisfitError(FederationError):
-    """An update cannot be one of this round: who sends it is not asked again."""
+    """An update does not fit its round: its site gets no more requests."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site found of a new global model."""
+    """A site's evaluation of a new global model."""
 
     counts: AnyCounts
     verdict: messages.Verdict
-    state: bytes | None  # of the new round, if it was asked to keep it
+    state: bytes | None  # of the new round, if it was requested
 
 
 def accept_update(
     content: RecordDict, site: SiteDescription, run_spec: RunSpec, due: Round
 ) -> tuple[Contribution, int, EncodedUpdate]:
-    """Return a site's part in the sum, its tag and its words; raise `MisfitError` if they do not fit the round."""
+    """Return a site's contribution, tag and encoded update; raise `MisfitError` if they do not fit the round."""
     try:
         _require_origin(messages.Origin.of(content), run_spec.domain, due)
         mask, weight = messages.Mask.of(content), run_spec.weight(site.sequences[0])
         _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
-        words = messages.words_of(content, due.ring.bits, due.length)
+        update = messages.words_of(content, due.ring.bits, due.length)
         if not run_spec.masked:
-            due.ring.require_within(words, weight)
-        return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, words
+            due.ring.require_within(update, weight)
+        return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, update
     except (FederationError, MaskError) as error:
         raise MisfitError(str(error)) from None
 
 
 def base_of(content: RecordDict) -> str:
-    """Return the digest of the state that an accepted update starts from, as its site names it."""
+    """Return the digest of the state that an accepted update starts from, as its site reports it."""
     return Round.from_json(messages.Origin.of(content).round).base
 
 
-def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -> Reply:
-    """Return what a site found of a new model; raise `FederationError` if that does not fit."""
+def accept_evaluation(content: RecordDict, site: SiteDescription, *, masked: bool) -> Reply:
+    """Return a site's evaluation of a new model; raise `FederationError` if it does not fit."""
     counts = accept_counts(content, site, "validation")
     state, verdict = messages.state_of(content) if messages.ARRAYS in content else None, messages.Verdict.of(content)
     if state is not None and not masked and digest_of(state) != verdict.digest:
@@ -65,7 +65,7 @@ def accept_answer(content: RecordDict, site: SiteDescription, *, masked: bool) -
 
 
 def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
-    """Return a site's counts of a split; raise `FederationError` if they do not fit the site's description."""
+    """Return a site's evaluation counts; raise `FederationError` if they do not fit the site's description."""
     kind = FindingCounts if site.multi_label else Counts
     counts = kind.from_mapping(messages.record(content, messages.METRICS, MetricRecord))
     announced = site.sequences[SPLITS.index(split)]
@@ -78,14 +78,16 @@ def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> Any
     return counts
 
 
-def _require_origin(said: messages.Origin, domain: str, due: Round) -> None:
-    """Raise `FederationError` unless an update says that it is of this domain, round, attempt, model and plan.
+def _require_origin(reported: messages.Origin, domain: str, due: Round) -> None:
+    """Raise `FederationError` unless an update is of this domain, round, attempt, model and run specification.
 
-    Of which model the first round is, the sites alone know where it is sealed.
+    The model is not compared in the first round of a sealed run, where only the sites know its digest.
     """
-    if said.domain != domain:
-        raise FederationError(f"its update is of domain {said.domain[:16]!r} (or epoch), this run of {domain[:16]!r}")
-    of = Round.from_json(said.round)
+    if reported.domain != domain:
+        raise FederationError(
+            f"its update is of domain {reported.domain[:16]!r} (or key epoch), this run of {domain[:16]!r}"
+        )
+    of = Round.from_json(reported.round)
     for name, value in vars(due).items():
         if getattr(of, name) != value and (name, value) != ("base", UNKNOWN):
             raise FederationError(f"its update is of {name} {getattr(of, name)!r:.40}, due is {value!r:.40}")
@@ -97,7 +99,7 @@ def _require_examples(counted: object, weight: int) -> None:
 
 
 def digest_of(state: bytes) -> str:
-    """Return the digest of a state in clear; raise `FederationError` for what is none."""
+    """Return the digest of a state in clear; raise `FederationError` if it is damaged."""
     try:
         return GlobalState.from_bytes(state).digest
     except ModelError as error:

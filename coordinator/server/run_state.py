@@ -1,36 +1,32 @@
-"""What a run has on the disk while it goes on, in the folder `run` of its results: enough to go on after any death.
+"""Durable run state: all that is needed to resume a run after a crash, in the folder `run` of its results.
 
 ::
 
-    run/lock        held by the ServerApp that runs: no other one writes, and who died holds nothing
-    run/order       the settings that `run` was given
-    run/app         the sources of the bundle that it submits, as they were then
-    run/nonce       the run's nonce
-    run/position    which attempt at which round is made, and whose plan it follows; written before a site is asked
-    run/sum         the sum of an attempt, or what a strategy made of it, and of whose updates; written before a site is
-                    sent it
-    run/checkpoint  the last round that the sites adopted: its state, all rounds so far, and what a strategy remembers
-    run/progress    for people: where the run is (see `coordinator.server.progress`)
-    run/log         what the run tells, line by line
+    run/lock           held by the running ServerApp; the lock of a dead one is free
+    run/configuration  the settings that `run` was given
+    run/app            sources of the submitted bundle, as they were at the start
+    run/nonce          the run's nonce
+    run/journal        round and attempt in progress, with the sites of its run specification; written before a request
+    run/aggregate      result of an attempt's aggregation and whose updates it is of; written before a site is sent it
+    run/checkpoint     last accepted round: its state, the records of all rounds, the strategy state
+    run/progress       current phase, for people (`coordinator.server.progress`)
+    run/log            messages for people, one a line
 
-Each file is replaced as a whole: who dies in between leaves the old one or the new one.
+Each file is replaced as a whole: a crash leaves the old one or the new one.
 """
 
 import errno
 import fcntl
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fedpp import files
+from fedpp import container, files
 from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.aggregation.round_context import Aggregate
 from fedpp.config.model_spec import ModelSpec
@@ -41,17 +37,17 @@ from fedpp.protocol.run_record import RoundRecord
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
 
-FORMAT = "fedpp-run-1"
+FORMAT = "fedpp-run-2"
+MAX_HEADER = 2**28  # bytes: a checkpoint has the evaluation counts of every round
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 2.0
 LOCK_SECONDS = 0.05  # between two tries to get the lock
-HELD_SECONDS = 10.0  # a ServerApp that was told to end may take a moment, and who looks on holds the lock for one
-_SUM_BYTES = 32
+HELD_SECONDS = 10.0  # a stopped ServerApp may take a moment to end, and `status` holds the lock for one
 
 
 @dataclass(frozen=True)
-class Position:
-    """Which attempt is made, and which sites' plan it follows."""
+class JournalEntry:
+    """Attempt in progress, and the sites whose run specification it follows."""
 
     round: int
     attempt: int
@@ -61,36 +57,36 @@ class Position:
 
 
 @dataclass(frozen=True)
-class ClosedAggregate:
-    """What became of an attempt's updates."""
+class RoundAggregate:
+    """Result of aggregating an attempt's updates."""
 
     round: int
     attempt: int
-    total: Aggregate  # whose they are
+    contributions: Aggregate
     name: str  # of the array that the sites are sent
-    words: EncodedUpdate
-    left_out: Mapping[str, str]  # site -> reason
+    content: EncodedUpdate  # of that array
+    excluded: Mapping[str, str]  # site -> reason
     flagged: Mapping[str, str]  # site -> what is odd about its update
-    memory: bytes  # of the aggregation, for the next round, should the sites adopt what came of this one
+    strategy_state: bytes  # for the next round's aggregation, if the sites accept this one's model
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The last round that the sites adopted; of round 0 nothing but the initial state."""
+    """Last round whose model the sites accepted; round 0 is the initial state."""
 
     round: int
-    digest: str  # of the state in it, as the sites named it
+    digest: str  # of the state, as the sites reported it
     state: bytes  # as a site sent it, sealed or in clear
     rounds: tuple[RoundRecord, ...]
-    seconds: float  # that the run took so far, but for what was done in vain
-    memory: bytes = b""  # of the aggregation, which began with none
+    seconds: float  # duration of the accepted attempts so far
+    strategy_state: bytes = b""
 
 
 class StoppedError(FederationError):
-    """Somebody stopped the run."""
+    """The run was stopped by the operator."""
 
     def __init__(self) -> None:
-        super().__init__("the run was stopped; go on with run --resume")
+        super().__init__("the run was stopped; resume it with run --resume")
 
 
 @dataclass(frozen=True)
@@ -106,53 +102,53 @@ class RunState:
 
     @property
     def log(self) -> Path:
-        """Return the file of what the run tells."""
+        """Return the file of messages."""
         return self.folder / "log"
 
     @property
     def progress(self) -> Path:
-        """Return the file of where the run is."""
+        """Return the file of the current phase."""
         return self.folder / "progress"
 
     @property
-    def order(self) -> Path:
-        """Return the file of the settings that the run was begun with."""
-        return self.folder / "order"
+    def configuration(self) -> Path:
+        """Return the file of the settings that the run was started with."""
+        return self.folder / "configuration"
 
     @property
     def app(self) -> Path:
-        """Return the folder of the sources that the run was begun with."""
+        """Return the folder of the sources that the run was started with."""
         return self.folder / "app"
 
     @property
     def stop(self) -> Path:
-        """Return the file that stops the run, if it is there."""
+        """Return the file whose presence stops the run."""
         return self.folder / "stop"
 
     def note(self, text: str) -> None:
-        """Tell the user how far the run is, in one line: on stderr, and in the log unless the disk is full."""
+        """Log one line: on stderr, and in the log unless the disk is full."""
         line = one_line(text)
         print(line, file=sys.stderr, flush=True)
         with suppress(OSError), self.log.open("a") as log:
             log.write(f"{line}\n")
 
-    def require_going(self) -> None:
-        """Raise `StoppedError` if somebody stopped the run."""
+    def require_not_stopped(self) -> None:
+        """Raise `StoppedError` if the operator stopped the run."""
         if self.stop.exists():
             raise StoppedError
 
     def clear(self) -> None:
-        """Forget how the run ended: it goes on."""
+        """Remove the traces of how the run ended, so that it can be resumed."""
         for left in (self.stop, self.progress):
             left.unlink(missing_ok=True)
 
-    def was_begun(self) -> bool:
-        """Tell whether the run was begun by a ServerApp."""
+    def was_started(self) -> bool:
+        """Tell whether a ServerApp has started the run."""
         return (self.folder / "nonce").exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the run to this process; raise `FederationError` while another has it."""
+        """Hold the run's lock; raise `FederationError` while another process holds it."""
         files.make_folder(self.folder, 0o700)
         with (self.folder / "lock").open("w") as lock:
             deadline = time.monotonic() + HELD_SECONDS
@@ -160,97 +156,93 @@ class RunState:
                 if time.monotonic() >= deadline:
                     raise FederationError(f"another process runs the federation of {self.out}: wait until it ends")
                 time.sleep(LOCK_SECONDS)
-            for left in self.folder.glob(".*.tmp"):  # of who was killed while it wrote
+            for left in self.folder.glob(".*.tmp"):  # by a process that was killed while it wrote
                 left.unlink()
             yield
 
     def is_held(self) -> bool:
-        """Tell whether a process has the run."""
+        """Tell whether a process holds the run's lock."""
         with suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
             return not _locked(lock.fileno(), fcntl.LOCK_SH)
         return False
 
     def nonce(self, drawn: str) -> str:
-        """Return the run's nonce; one that begins gets the one that was drawn."""
+        """Return the run's nonce; on the first call, that is the one `drawn`."""
         if not (path := self.folder / "nonce").exists():
-            self._write(path, {"nonce": drawn}, b"")
+            self._write(path, {"nonce": drawn})
         return str(self._read(path)[0]["nonce"])
 
-    def position(self) -> Position | None:
-        """Return the attempt that was begun last, if one was."""
-        if not (path := self.folder / "position").exists():
+    def journal(self) -> JournalEntry | None:
+        """Return the attempt that was started last, or None."""
+        if not (path := self.folder / "journal").exists():
             return None
         facts, _ = self._read(path)
         sites = {name: SiteDescription.from_mapping(site) for name, site in facts.pop("sites").items()}
-        return Position(**facts, sites=sites)
+        return JournalEntry(**facts, sites=sites)
 
-    def begin(self, position: Position) -> None:
-        """Keep which attempt is made."""
-        sites = {name: site.to_mapping() for name, site in position.sites.items()}
-        self._write(self.folder / "position", {**vars(position), "sites": sites}, b"")
+    def write_journal(self, entry: JournalEntry) -> None:
+        """Record the attempt in progress."""
+        sites = {name: site.to_mapping() for name, site in entry.sites.items()}
+        self._write(self.folder / "journal", {**vars(entry), "sites": sites})
 
-    def closed(self, at: Position) -> ClosedAggregate | None:
-        """Return the sum of this attempt, if it was closed."""
-        if not (path := self.folder / "sum").exists():
+    def aggregate(self, at: JournalEntry) -> RoundAggregate | None:
+        """Return the aggregate of this attempt, or None if it has none yet."""
+        if not (path := self.folder / "aggregate").exists():
             return None
         facts, content = self._read(path)
         if (facts["round"], facts["attempt"]) != (at.round, at.attempt):
             return None
-        size = facts.pop("memory")
-        words = np.frombuffer(content[: len(content) - size], facts.pop("dtype"))
-        memory = content[len(content) - size :]
-        return ClosedAggregate(**{**facts, "total": Aggregate.from_json(facts["total"])}, words=words, memory=memory)
+        size = len(content) - facts.pop("strategy_state")
+        array: EncodedUpdate = np.frombuffer(content[:size], np.dtype(facts.pop("dtype")))
+        facts["contributions"] = Aggregate.from_json(facts["contributions"])
+        return RoundAggregate(**facts, content=array, strategy_state=bytes(content[size:]))
 
-    def close(self, closed: ClosedAggregate) -> None:
-        """Keep an attempt's sum: a second one, of other sites, no vault would unmask."""
-        facts = {name: value for name, value in vars(closed).items() if name != "words"}
-        facts |= {"total": closed.total.to_json(), "dtype": closed.words.dtype.str, "memory": len(closed.memory)}
-        self._write(self.folder / "sum", facts, closed.words.tobytes() + closed.memory)
+    def write_aggregate(self, made: RoundAggregate) -> None:
+        """Record an attempt's aggregate: the vaults would not unmask a second one, of other sites."""
+        facts = {name: value for name, value in vars(made).items() if name != "content"}
+        facts |= {"contributions": made.contributions.to_json(), "dtype": made.content.dtype.str}
+        facts["strategy_state"] = len(made.strategy_state)
+        self._write(self.folder / "aggregate", facts, made.content.tobytes(), made.strategy_state)
 
     def checkpoint(self, network: ModelSpec) -> Checkpoint | None:
-        """Return the last adopted round, if there is one, of a run of this network."""
+        """Return the last accepted round of a run of this model specification, or None."""
         if not (path := self.folder / "checkpoint").exists():
             return None
         facts, content = self._read(path)
         kind = FindingCounts if network.multi_label else Counts
-        rounds = tuple(RoundRecord.from_mapping(of, kind) for of in facts.pop("rounds"))
-        size = facts.pop("memory")
-        state, memory = content[: len(content) - size], content[len(content) - size :]
-        return Checkpoint(**facts, state=state, rounds=rounds, memory=memory)
+        facts["rounds"] = tuple(RoundRecord.from_mapping(of, kind) for of in facts["rounds"])
+        size = len(content) - facts.pop("strategy_state")
+        return Checkpoint(**facts, state=bytes(content[:size]), strategy_state=bytes(content[size:]))
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Keep an adopted round in place of the one before."""
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Record an accepted round in place of the previous one."""
         facts = {name: value for name, value in vars(checkpoint).items() if name != "state"}
-        facts |= {"rounds": [of.to_mapping() for of in checkpoint.rounds], "memory": len(checkpoint.memory)}
-        self._write(self.folder / "checkpoint", facts, checkpoint.state + checkpoint.memory)
+        facts |= {"rounds": [of.to_mapping() for of in checkpoint.rounds]}
+        facts["strategy_state"] = len(checkpoint.strategy_state)
+        self._write(self.folder / "checkpoint", facts, checkpoint.state, checkpoint.strategy_state)
 
     def finish(self) -> None:
-        """Remove what a run needs to go on: it is over."""
-        for name in ("sum", "position", "checkpoint"):
+        """Remove what is needed to resume, once the run is complete."""
+        for name in ("aggregate", "journal", "checkpoint"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _write(self, path: Path, facts: Mapping[str, Any], content: bytes) -> None:
-        header = json.dumps({"format": FORMAT, **facts}).encode() + b"\n"
-        total = sha256(header)
-        total.update(content)
-        files.replace(path, b"".join((header, content, total.digest())))
+    def _write(self, path: Path, facts: container.Facts, *content: bytes) -> None:
+        files.replace(path, b"".join(container.parts(FORMAT, facts, *content)))
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], bytes]:
+    def _read(self, path: Path) -> tuple[container.Facts, memoryview]:
         """Return what `_write` wrote; raise `FederationError` for anything else."""
         try:
-            content = path.read_bytes()
+            return container.unpack(FORMAT, path.read_bytes(), MAX_HEADER)
         except OSError as error:
-            raise FederationError(f"cannot read {path}: {error.strerror}; the run cannot go on") from None
-        try:
-            return _parsed(content)
-        except (ValueError, KeyError, AttributeError):
+            raise FederationError(f"cannot read {path}: {error.strerror}; the run cannot be resumed") from None
+        except ValueError:
             raise FederationError(
-                f"{path} is damaged: begin a new run, with --model from the last model in {path.parents[1]}"
+                f"{path} is damaged: start a new run, with --model from the last model in {path.parents[1]}"
             ) from None
 
 
 def _locked(descriptor: int, kind: int) -> bool:
-    """Lock a file, if that needs no waiting, and tell whether it did not."""
+    """Lock a file if that needs no wait; tell whether it is locked now."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -258,31 +250,20 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the facts and the content of a file; raise `ValueError`, `KeyError` or `AttributeError` if it is none."""
-    if sha256(memoryview(content)[:-_SUM_BYTES]).digest() != content[-_SUM_BYTES:]:
-        raise ValueError
-    end = content.index(b"\n")
-    facts = json.loads(content[:end])
-    if facts.pop("format") != FORMAT:
-        raise ValueError
-    return facts, content[end + 1 : -_SUM_BYTES]
-
-
 def patiently(write: Callable[[], None], seconds: float, folder: RunState) -> None:
-    """Write; while the disk is full, say so and try again, for so long; raise `FederationError` after that."""
-    deadline, told = time.monotonic() + seconds, False
+    """Call `write`, and retry while the disk is full, for so many seconds; raise `FederationError` after that."""
+    deadline, noted = time.monotonic() + seconds, False
     while True:
         try:
             return write()
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            if not told:
-                folder.note(f"the disk of {folder.out} is full: free some space; trying again for {seconds:.0f} s")
-                told = True
+            if not noted:
+                folder.note(f"the disk of {folder.out} is full: free some space; retrying for {seconds:.0f} s")
+                noted = True
             if time.monotonic() >= deadline:
                 raise FederationError(
-                    f"the disk of {folder.out} is full: free some space, and go on with run --resume"
+                    f"the disk of {folder.out} is full: free some space, and resume with run --resume"
                 ) from None
             time.sleep(RETRY_SECONDS)

@@ -1,7 +1,7 @@
-"""What a strategy of Flower remembers from round to round, as bytes: numbers, arrays, and lists and dicts of them.
+"""Strategy state: what a strategy of Flower carries from round to round, as bytes: numbers, arrays, lists and dicts.
 
-Bytes: a line of JSON that says what is what, with every array's dtype and shape, and the arrays' bytes in that order.
-Nothing of it is code, and what it cannot hold is an error, not left out. Damage is found by the file that it lies in.
+Bytes: a line of JSON that describes the values, with every array's dtype and shape, then the arrays' bytes in that
+order. None of it is code, and a value of another kind is an error. Damage is detected by the file that holds it.
 """
 
 import json
@@ -19,10 +19,10 @@ _PLAIN = (type(None), bool, int, float)
 _CONTAINERS = (dict, list, np.ndarray, ArrayRecord)  # which may change and be the same object
 
 
-def remembered(strategy: Strategy, as_made: Mapping[str, Any]) -> bytes:
-    """Return what a strategy knows more than `as_made`, its attributes after it was made.
+def state_of(strategy: Strategy, as_made: Mapping[str, Any]) -> bytes:
+    """Return the attributes of a strategy that differ from `as_made`, those after its construction.
 
-    Law: of a new strategy that `recall` gave these bytes, they are the same again. Raises `FederationError`.
+    Law: a new strategy that `restore` gave these bytes has them again. Raises `FederationError`.
     """
     changed = {
         name: value
@@ -30,27 +30,29 @@ def remembered(strategy: Strategy, as_made: Mapping[str, Any]) -> bytes:
         if value is not as_made.get(name, ...) or isinstance(value, _CONTAINERS)
     }
     arrays: list[np.ndarray] = []
-    told = {name: _told(value, arrays, f"{type(strategy).__name__}.{name}") for name, value in changed.items()}
-    return b"".join([json.dumps(told).encode(), b"\n", *(array.tobytes() for array in arrays)])
+    described = {
+        name: _described(value, arrays, f"{type(strategy).__name__}.{name}") for name, value in changed.items()
+    }
+    return b"".join([json.dumps(described).encode(), b"\n", *(array.tobytes() for array in arrays)])
 
 
-def recall(strategy: Strategy, memory: bytes) -> None:
-    """Give a new strategy what `remembered` told of an earlier one of the same class; raise `FederationError`."""
-    if not memory:
+def restore(strategy: Strategy, state: bytes) -> None:
+    """Give a new strategy the state of an earlier one of the same class; raise `FederationError` if it is damaged."""
+    if not state:
         return
-    header, _, content = memory.partition(b"\n")
+    header, _, content = state.partition(b"\n")
     try:
-        told = json.loads(header)
-        found, rest = _read({"dict": told}, memoryview(content))
+        described = json.loads(header)
+        found, rest = _read({"dict": described}, memoryview(content))
         whole = not rest and found.keys() <= vars(strategy).keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise FederationError(f"what {type(strategy).__name__} remembered is damaged: begin a new run, with --model")
+        raise FederationError(f"the state of {type(strategy).__name__} is damaged: start a new run, with --model")
     vars(strategy).update(found)
 
 
-def _told(value: Any, arrays: list[np.ndarray], name: str) -> Any:
+def _described(value: Any, arrays: list[np.ndarray], name: str) -> Any:
     """Return a value fit for JSON; its arrays are appended to `arrays`."""
     if isinstance(value, np.generic):
         value = np.asarray(value)
@@ -60,19 +62,19 @@ def _told(value: Any, arrays: list[np.ndarray], name: str) -> Any:
         arrays.append(np.ascontiguousarray(value))
         return {"array": [value.dtype.str, list(value.shape)]}
     if isinstance(value, list):
-        return {"list": [_told(each, arrays, name) for each in value]}
+        return {"list": [_described(each, arrays, name) for each in value]}
     if isinstance(value, ArrayRecord):
-        return {"record": {key: _told(array.numpy(), arrays, name) for key, array in value.items()}}
+        return {"record": {key: _described(array.numpy(), arrays, name) for key, array in value.items()}}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _told(each, arrays, name) for key, each in value.items()}}
-    raise FederationError(f"{name} is of {type(value).__name__}, which no checkpoint holds: take another strategy")
+        return {"dict": {key: _described(each, arrays, name) for key, each in value.items()}}
+    raise FederationError(f"{name} is of {type(value).__name__}, which no checkpoint holds: use another strategy")
 
 
-def _read(told: Any, rest: memoryview) -> tuple[Any, memoryview]:
-    """Return what `_told` told, and the bytes behind its arrays."""
-    if not isinstance(told, dict):
-        return told, rest
-    (kind, inside), *more = told.items()
+def _read(described: Any, rest: memoryview) -> tuple[Any, memoryview]:
+    """Return the value that `_described` described, and the bytes behind its arrays."""
+    if not isinstance(described, dict):
+        return described, rest
+    (kind, inside), *more = described.items()
     if more:
         raise ValueError
     if kind == "array":

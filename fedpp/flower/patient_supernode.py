@@ -99,7 +99,7 @@ class _RetryableErrors:
             raise type(error)("no connection") from error
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             response.close()
-            raise httpx.RemoteProtocolError("no answer: the coordinator failed")
+            raise httpx.RemoteProtocolError("no reply: the coordinator failed")
         return response
 
 

@@ -49,7 +49,7 @@ LOST_BASE = "it does not hold the state that the question names: send it"
 MAX_STATE_BYTES = 2**34
 
 _LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-_AWAY = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
+_OFFLINE = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -307,9 +307,9 @@ def refuse(reason: str, message: Message) -> Message:
     return Message(RecordDict({REFUSAL: ConfigRecord({"reason": reason})}), reply_to=message)
 
 
-def is_away(reply: Message) -> bool:
+def is_offline(reply: Message) -> bool:
     """Tell whether a reply is SuperLink's own word that the site cannot be reached, or that its answer is lost."""
-    return reply.has_error() and reply.error.code in _AWAY
+    return reply.has_error() and reply.error.code in _OFFLINE
 
 
 def is_lost(reply: Message) -> bool:
@@ -325,9 +325,9 @@ def lost_base(reply: Message) -> bool:
 def content_of(reply: Message | None) -> RecordDict:
     """Return a reply's content; raise `FederationError` with the site's reason if it has none."""
     if reply is None:
-        raise FederationError("no answer in time")
+        raise FederationError("no reply in time")
     if reply.has_error():
-        raise FederationError(f"no answer: {one_line(str(reply.error.reason))}")
+        raise FederationError(f"no reply: {one_line(str(reply.error.reason))}")
     if REFUSAL in reply.content:
         reason = record(reply.content, REFUSAL, ConfigRecord).get("reason")
         raise FederationError(one_line(str(reason or "it refused and gave no reason")))

@@ -27,7 +27,7 @@ class RoundRecord:
     validation: Mapping[str, AnyCounts]  # site -> counts of the round's model on its validation split
     seconds: float
     attempt: int = 1  # the one whose model the sites adopted
-    left_out: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
+    excluded: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
     flagged: Mapping[str, str] = field(default_factory=dict)  # site -> what is odd about its update
 
     @property
@@ -43,7 +43,7 @@ class RoundRecord:
             "validation": _mapped(self.validation),
             "seconds": self.seconds,
             "attempt": self.attempt,
-            "left_out": dict(self.left_out),
+            "excluded": dict(self.excluded),
             "flagged": dict(self.flagged),
         }
 

@@ -86,7 +86,7 @@ class RoundResult:
         """Return the figures of a round's evaluation counts."""
         by_site = {site: metrics(counts) for site, counts in record.validation.items()}
         together = metrics(record.together)
-        return cls(record.number, record.sites, together, record.seconds, by_site, record.attempt, record.left_out)
+        return cls(record.number, record.sites, together, record.seconds, by_site, record.attempt, record.excluded)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the row of `report.json`; the loss is called `val_loss` there."""

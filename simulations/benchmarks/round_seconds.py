@@ -37,7 +37,7 @@ class Seconds:
 
     whole: float
     training: float
-    judging: float
+    evaluating: float
 
 
 def round_seconds(megabytes: Sequence[float], rounds: int, turns: int) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[st
         "update_mb": update_length(dense) * VALUE_BYTES / 1e6,
         "seconds": seconds,
         "seconds_training": median(of.training for of in ours),
-        "seconds_judging": median(of.judging for of in ours),
+        "seconds_evaluating": median(of.evaluating for of in ours),
         "empty_app_seconds": empty,
         "to_empty_app": seconds / empty,
         "rounds": len(ours),
@@ -108,7 +108,7 @@ def seconds_of(moments: Sequence[Moment]) -> list[Seconds]:
     tested = next(moment for moment, _, phase in moments if phase == "testing")
     made = []
     for (first, number), after in zip(started, [*(moment for moment, _ in started[1:]), tested], strict=True):
-        judged = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "judging"))
+        judged = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "evaluating"))
         made.append(Seconds(after - first, judged - first, after - judged))
     return made
 

@@ -97,7 +97,7 @@ def kills(trial: Trial) -> Iterator[Row]:
         before, started, done = trial.cluster.trainings(), time.monotonic(), 0
         run = trial.cluster.run(trial.settings)
         for moment in moments(trial.seed + number, trial.kills, rounds):
-            run.wait_until("judging" if moment % 1 >= HALF else "training", int(moment) + 1)
+            run.wait_until("evaluating" if moment % 1 >= HALF else "training", int(moment) + 1)
             time.sleep(moment % HALF * round_seconds)
             while run.is_running() and not trial.cluster.kill(*programs):
                 time.sleep(0.05)  # killed before, and not restarted yet
@@ -128,8 +128,8 @@ def site_killed(trial: Trial) -> Iterator[Row]:
     back = [r.number for r in rounds[2:] if victim in r.sites]
     yield row(
         "a site killed in a round",
-        victim not in second.sites and victim in second.left_out and second.seconds < deadline and bool(back),
-        named=second.left_out.get(victim, ""),
+        victim not in second.sites and victim in second.excluded and second.seconds < deadline and bool(back),
+        named=second.excluded.get(victim, ""),
         round_seconds=second.seconds,
         back_in_round=back[0] if back else None,
     )
@@ -152,13 +152,13 @@ def cut(trial: Trial) -> Iterator[Row]:
     yield row(
         f"a network cut for {seconds:.0f} s",
         all(len(r.sites) >= 2 for r in record)
-        and all(victim in r.left_out for r in missed)
+        and all(victim in r.excluded for r in missed)
         and seconds_missed < 2 * seconds
         and victim in record[-1].sites,
         missed_rounds=[r.number for r in missed],
         of_rounds=len(record),
         seconds_missed=seconds_missed,
-        named=[r.left_out.get(victim, "") for r in missed],
+        named=[r.excluded.get(victim, "") for r in missed],
     )
 
 
@@ -173,11 +173,11 @@ def slow(trial: Trial) -> Iterator[Row]:
     excluded = [r for r in rounds if victim not in r.sites]
     yield row(
         "a site ten times slower",
-        bool(excluded) and all(victim in r.left_out for r in excluded),
+        bool(excluded) and all(victim in r.excluded for r in excluded),
         excluded_in=[r.number for r in excluded],
         deadline=deadline,
         longest_round=max(r.seconds for r in rounds),
-        named=excluded[0].left_out.get(victim, "") if excluded else "",
+        named=excluded[0].excluded.get(victim, "") if excluded else "",
     )
 
 
@@ -249,7 +249,7 @@ def _masked(trial: Trial, forgery: str) -> Row:
     run = trial.cluster.run({**trial.settings, "rounds": 2, "sites": 4, "quorum": 3, "retries": 1})
     status, log = run.end(), run.program.log_text()
     quarantined = f"{trial.victim} is quarantined" in log
-    failed = status == 1 and "adopted no model of it" in log
+    failed = status == 1 and "accepted no model of it" in log
     outcome = "quarantined" if quarantined else "the run ended with an error" if failed else log[-300:]
     return row(f"masked: {forgery}", (status == 0 and quarantined) or failed, outcome=outcome)
 

@@ -28,7 +28,7 @@ RECORD = FederationRecord(
     datasets={"a": "1" * 64, "b": "2" * 64},
     refused={"c": "another key domain"},
     rounds=(
-        RoundRecord(1, ("a",), {"a": TWO}, 1.5, 2, {"b": "update: no answer in time"}),
+        RoundRecord(1, ("a",), {"a": TWO}, 1.5, 2, {"b": "update: no reply in time"}),
         RoundRecord(2, ("a", "b"), {"a": TWO, "b": ONE}, 2.5),
     ),
     test={"a": ONE, "b": TWO},

@@ -266,7 +266,7 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
     assert report["settings"]["server optimizer"] == "FedTrimmedAvg"
     record = json.loads((out / "federation" / "federation.json").read_text())
     assert (record["settings"]["strategy"], record["settings"]["strategy-settings"]) == ("FedTrimmedAvg", "beta=0.4")
-    assert [(of["attempt"], of["left_out"]) for of in record["rounds"]] == [(1, {}), (1, {})]
+    assert [(of["attempt"], of["excluded"]) for of in record["rounds"]] == [(1, {}), (1, {})]
     assert not (out / "federation" / "model.sealed").exists()
 
 

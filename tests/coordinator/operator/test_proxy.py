@@ -185,7 +185,8 @@ def test_up_without_nginx_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["up", "--state", str(tmp_path / "state"), "--listen", f"127.0.0.1:{free_port()}"]) == 1
     assert capsys.readouterr().err == (
-        "coordinator up: --listen needs nginx, and there is none: install it (on Debian, apt-get install nginx-light)\n"
+        "coordinator up: --listen needs nginx, which is not installed: install it (on Debian, apt-get install "
+        "nginx-light)\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -157,5 +157,5 @@ def test_what_has_no_record_has_no_report(tmp_path: Path, capsys: pytest.Capture
         write(tmp_path, replace(record, **changes))  # type: ignore[arg-type]
         capsys.readouterr()
         assert main(["report", str(tmp_path)]) == 1
-        assert "has no site, no round or no test: it is no finished run" in capsys.readouterr().err
+        assert "has no site, no round or no test: it is not a finished run" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -10,8 +10,7 @@ import pytest
 from coordinator_runs import CARD
 
 from coordinator.__main__ import main
-from coordinator.operator import flower_command as flower_commands
-from coordinator.operator import run_commands
+from coordinator.operator import flower_command, run_commands
 from coordinator.operator.bundle_build import built
 from coordinator.operator.flower_command import NoSuperLinkError, flower
 from coordinator.operator.superlink import CONNECTION, State
@@ -29,7 +28,7 @@ def begun(out: Path) -> Path:
 
 def settings(out: Path) -> dict[str, Any]:
     """Return the settings that a run was begun with."""
-    return dict(json.loads(RunState(out).order.read_text()))
+    return dict(json.loads(RunState(out).configuration.read_text()))
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, 
         ("rounds: [1]", "must hold one setting a line"),
         ("- rounds", "must hold one setting a line"),
         ("", "must hold one setting a line"),
-        ("rounds: {", "is no YAML"),
+        ("rounds: {", "is not YAML"),
         ("epoch: 3", "there is no setting 'epoch'"),
         ("card: x", "there is no setting 'card'"),
         ("rounds: 1.5", "run setting rounds must be int, got 1.5"),
@@ -102,7 +101,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_begins(
     [
         (["--set", "rounds"], "--set takes name=value"),
         (["--set", "card=x"], "--set takes name=value"),
-        (["--set", "rounds=1", "--set", "rounds=2"], "--set rounds stands twice"),
+        (["--set", "rounds=1", "--set", "rounds=2"], "--set rounds is given twice"),
         (["--set", "rounds=ten"], "run setting rounds must be a whole number, got 'ten'"),
         (["--set", "secure-aggregation=yes"], "run setting secure-aggregation must be true or false, got 'yes'"),
         (["--set", "learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
@@ -156,7 +155,7 @@ def test_a_run_goes_on_as_it_was_begun(
         assert settings(out)[name] == value
     capsys.readouterr()
     run("--state", state, "--out", out, "--resume", "--set", "learning-rate=0.5")
-    assert "learning-rate was 0.001, got 0.5: begin a new run, with --model" in capsys.readouterr().err
+    assert "learning-rate was 0.001, got 0.5: start a new run, with --model" in capsys.readouterr().err
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 
@@ -173,24 +172,24 @@ def test_status_tells_where_a_run_is(
     """Of the last run that was begun, or of another; for people in lines, for programs in one JSON object."""
     out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
-    told = Progress("7", "training", 2, 5, 2, {"a": "asked", "b": "answered"}, 0.0, 1.0, 90.0)
+    told = Progress("7", "training", 2, 5, 2, {"a": "pending", "b": "replied"}, 0.0, 1.0, 90.0)
     RunState(out).progress.write_text(json.dumps(told.to_mapping()))
     capsys.readouterr()
     assert main(["status", "--state", str(state)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"run      {out}",
-        "state    training (no ServerApp lives: `run` starts another, or go on with run --resume)",
+        "state    training (no ServerApp runs: `run` starts a new one, or run --resume)",
     ]
     assert lines[2:] == [
         "round    2 of 5, attempt 2",
-        "a        asked",
-        "b        answered",
+        "site     a: pending",
+        "site     b: replied",
         "left     about 6 min, at 90 s a round",
     ]
     assert main(["status", "--state", str(state), "--out", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {**told.to_mapping(), "out": str(out), "alive": False, "nodes": []}
+    assert shown == {**told.to_mapping(), "out": str(out), "running": False, "nodes": []}
     with RunState(out).held():
         assert main(["status", "--state", str(state)]) == 0
     assert "state    training" in capsys.readouterr().out.splitlines()
@@ -202,9 +201,9 @@ def test_status_and_stop_of_no_run_are_one_line(
     """Where none was begun, and where none goes on."""
     for command in ("status", "stop"):
         assert main([command, "--state", str(state)]) == 1
-        assert "knows of no run: begin one with `run`" in capsys.readouterr().err
+        assert "has no run: start one with `run`" in capsys.readouterr().err
     assert main(["stop", "--state", str(state), "--out", str(tmp_path)]) == 1
-    assert "no run goes on in" in capsys.readouterr().err
+    assert "no run is in progress in" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(60)
@@ -229,7 +228,7 @@ def test_stop_ends_the_run_that_goes_on(
         time.sleep(0.01)
     assert main(["stop", "--state", str(state)]) == 0
     assert ended == [True]
-    assert f"stopping the run in {folder.out}; go on with run --resume" in capsys.readouterr().err
+    assert f"stopping the run in {folder.out}; resume it with run --resume" in capsys.readouterr().err
     going.join()
 
 
@@ -270,6 +269,6 @@ def test_a_superlink_that_does_not_answer_is_not_waited_for_without_end(
     """The one line says so; it counts as one that is away."""
     (made := State(state)).connection.parent.mkdir(parents=True, exist_ok=True)
     made.connection.touch()
-    monkeypatch.setattr(flower_commands, "ANSWER_SECONDS", 0.01)
-    with pytest.raises(NoSuperLinkError, match="did not answer `flwr list` within 0 s: see the messages of `up`"):
+    monkeypatch.setattr(flower_command, "REPLY_SECONDS", 0.01)
+    with pytest.raises(NoSuperLinkError, match="did not answer `flwr list` within 0 s: see .*servers.log"):
         flower(made, "list", CONNECTION)

@@ -95,7 +95,7 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
     """Return how a run ends whose ServerApps are these, and what SuperLink was asked."""
     folder = RunState(tmp_path)
     folder.folder.mkdir()
-    for name, value in {"POLL_SECONDS": 0.01, "ASK_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MOST_DEATHS": 3}.items():
+    for name, value in {"POLL_SECONDS": 0.01, "STATUS_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MAX_CRASHES": 3}.items():
         monkeypatch.setattr(submission, name, value)
     monkeypatch.setattr(submission, "built", lambda app: b"")
     links = []
@@ -125,7 +125,7 @@ def test_another_server_goes_on(carried: Carry, capsys: pytest.CaptureFixture[st
     ended, superlink = carried(dies, dies, completes)
     assert (ended.run, ended.phase) == ("3", "completed")
     assert superlink.calls == ["run", "run", "stop 1", "run", "stop 2"]
-    assert capsys.readouterr().err.count("the ServerApp ended in round 1: another one goes on from there\n") == 2
+    assert capsys.readouterr().err.count("the ServerApp crashed in round 1: a new one resumes the run\n") == 2
 
 
 def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path) -> None:
@@ -133,10 +133,13 @@ def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path
     ended, _ = carried(dies, dies, dies, dies_later, dies_later, dies_later, completes)
     assert ended.phase == "completed"
     RunState(tmp_path).clear()
-    with pytest.raises(FederationError, match="the ServerApp ended 4 times in round 1: .*go on with run --resume"):
+    with pytest.raises(
+        FederationError,
+        match=r"crashed 4 times in round 1: see .*servers\.log, and resume with run --resume",
+    ):
         carried(dies, dies, dies, dies, completes)
     told = Progress.load(RunState(tmp_path).progress)
-    assert (told.phase, told.reason[:30]) == ("failed", "the ServerApp ended 4 times in")
+    assert (told.phase, told.reason[:29]) == ("failed", "the ServerApp crashed 4 times")
 
 
 def test_a_superlink_that_is_away_is_waited_for(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +148,7 @@ def test_a_superlink_that_is_away_is_waited_for(carried: Carry, capsys: pytest.C
         carried(AWAY, completes)
     ended, superlink = carried(dies, AWAY, AWAY, completes)
     assert (ended.phase, superlink.calls) == ("completed", ["run", "run", "stop 1"])
-    assert capsys.readouterr().err.count("no SuperLink answers; trying again\n") == 1
+    assert capsys.readouterr().err.count("no SuperLink answers; retrying\n") == 1
     with pytest.raises(NoSuperLinkError):
         carried(dies, AWAY, AWAY, completes, wait=0.0)
 
@@ -180,4 +183,4 @@ def test_a_server_that_does_not_stop_is_given_up(carried: Carry, tmp_path: Path)
     ended, superlink = carried(hangs)
     assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
     told = Progress.load(RunState(tmp_path).progress)
-    assert (told.phase, told.reason) == ("stopped", "the run was stopped; go on with run --resume")
+    assert (told.phase, told.reason) == ("stopped", "the run was stopped; resume it with run --resume")

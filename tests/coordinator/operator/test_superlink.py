@@ -284,7 +284,7 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("colour=red", "--set takes name=value with a name of alone, architecture, batch-size, dense, dtype"),
+        ("colour=red", "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
         ("rounds", "got 'rounds'"),
         ("out=/elsewhere", "got 'out=/elsewhere'"),
         ("rounds=two", "run setting rounds must be a whole number, got 'two'"),
@@ -325,7 +325,7 @@ def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
     assert line == (
         f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten, "
-        "or go on with --resume"
+        "or resume the run with --resume"
     )
     assert (tmp_path / name).read_text() == "precious"
 

@@ -55,7 +55,7 @@ def test_what_is_killed_is_started_again(tmp_path: Path) -> None:
                 os.kill(running[other], signal.SIGSTOP)
             os.kill(running[name], signal.SIGKILL)
             wait_until(lambda n=number: log.read_text().count("note: the servers answer again\n") == n)
-            assert f"note: {name} (Killed) ended by itself: all servers are started again\n" in log.read_text()
+            assert f"note: {name} (Killed) ended by itself: all servers are restarted\n" in log.read_text()
             assert alive(group) == []
         assert coordinator.poll() is None
         assert "is enrolled already" in call(enrol, status=1).stderr
@@ -71,7 +71,7 @@ def test_a_stop_signal_ends_a_coordinator_that_starts_again(tmp_path: Path) -> N
     with serving(log, [*COORDINATOR, "up", "--state", str(tmp_path / "state"), "--port", str(free_port())], "ready at"):
         (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
         os.kill(superlink, signal.SIGKILL)
-        wait_until(lambda: "all servers are started again" in log.read_text())
+        wait_until(lambda: "all servers are restarted" in log.read_text())
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert "answer again" not in log.read_text()
@@ -97,10 +97,12 @@ def test_servers_that_do_not_start_end_the_command(tmp_path: Path) -> None:
     port = free_port()
     done = call([*COORDINATOR, "up", "--state", str(state), "--port", str(port)], status=1)
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1] == (
-        f"coordinator up: flower-superlink (status 1) ended before 127.0.0.1:{port} answered: "
-        "its messages above say why"
-    )
+    log = state / "servers.log"
+    assert done.stderr.splitlines() == [
+        f"note: SuperLink, nginx and the ServerApps log to {log}",
+        f"coordinator up: flower-superlink (status 1) ended before 127.0.0.1:{port} answered: see {log}",
+    ]
+    assert "unable to open database file" in log.read_text()
     assert processes_of(tmp_path) == {}
 
 
@@ -108,7 +110,7 @@ def test_servers_that_end_again_and_again_end_the_command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of servers that answer and end at once there are a bounded number of starts, each in a group without the last."""
-    monkeypatch.setattr(supervision, "MOST_FAILURES", 2)
+    monkeypatch.setattr(supervision, "MAX_FAILURES", 2)
     groups = []
     with ProcessGroup({}) as group:
 
@@ -120,12 +122,12 @@ def test_servers_that_end_again_and_again_end_the_command(
         with pytest.raises(FederationError, match=r"sh \(status 3\) ended by itself, 3 times in a row"):
             supervise(group, start, lambda: None)
     assert len(groups) == 3
-    assert capfd.readouterr().err.count("started again") == 2
+    assert capfd.readouterr().err.count("restarted") == 2
 
 
 def test_servers_that_served_for_long_are_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only failures in a row count: what ended after a while, or did not come up once, is no reason to give up."""
-    monkeypatch.setattr(supervision, "MOST_FAILURES", 1)
+    monkeypatch.setattr(supervision, "MAX_FAILURES", 1)
     monkeypatch.setattr(supervision, "QUICK_SECONDS", 0.0)
     starts = []
     with ProcessGroup({}) as group:
@@ -158,4 +160,4 @@ def test_a_machine_that_is_full_for_a_moment_is_tried_again(capfd: pytest.Captur
         starts[:] = [1]
         with pytest.raises(BlockingIOError):
             supervise(group, start, lambda: None)
-    assert "note: Resource temporarily unavailable: all servers are started again" in capfd.readouterr().err
+    assert "note: Resource temporarily unavailable: all servers are restarted" in capfd.readouterr().err

@@ -38,15 +38,15 @@ def test_a_model_that_the_sites_do_not_adopt_is_tried_again_from_the_last_good_o
     assert [r.attempt for r in record.rounds] == [1, 2]
     np.testing.assert_array_equal(opened((tmp_path / "model.sealed").read_bytes()).rows["dense/bias"], 2.0)
     err = capsys.readouterr().err
-    assert "round 2: a does not adopt the new model: its validation loss rose" in err
-    assert "round 2, attempt 1: not adopted" in err
+    assert "round 2: a rejects the new model: its validation loss rose" in err
+    assert "round 2, attempt 1: no model accepted" in err
 
 
 def test_one_site_of_three_does_not_keep_the_others_from_going_on(tmp_path: Path) -> None:
     """Fewer than half that refuse are outvoted, and named."""
     record = federate(LocalGrid([Sceptic("a", 9), Site(describe("b")), Site(describe("c"))]), config(tmp_path, sites=3))
     assert [r.attempt for r in record.rounds] == [1, 1]
-    assert record.rounds[1].left_out == {"a": "it did not adopt the model: its validation loss rose"}
+    assert record.rounds[1].excluded == {"a": "it rejected the model: its validation loss rose"}
 
 
 def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> Non
 def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) -> None:
     """The model of the last round is there, for `--model`, though the run failed after it."""
     sites = [Untested(describe(name)) for name in "ab"]
-    with pytest.raises(FederationError, match="test counts: 0 sites answered .* missing are a, b: "):
+    with pytest.raises(FederationError, match="test counts: 0 sites replied .* missing are a, b: "):
         federate(LocalGrid(sites), config(tmp_path, secure_aggregation=masking))
     assert {path.name for path in tmp_path.iterdir()} == KEPT[masking]
     path = tmp_path / ("model.sealed" if masking else "model.npz")
@@ -114,7 +114,7 @@ def test_a_state_that_is_none_costs_nobody_who_holds_the_true_one(tmp_path: Path
 
 def test_a_state_that_is_none_does_not_cost_the_one_before(tmp_path: Path) -> None:
     """Where no site holds the true one, the run ends in the next round, and both files are there."""
-    with pytest.raises(FederationError, match="round 3: update: 0 sites answered"):
+    with pytest.raises(FederationError, match="round 3: update: 0 sites replied"):
         federate(LocalGrid([ForgetfulJunk(describe("a")), Forgetful(describe("b"))]), config(tmp_path, rounds=3))
     assert (tmp_path / "model.sealed").read_bytes() == b"no state"
     assert opened((tmp_path / "model-before.sealed").read_bytes()).round == 1
@@ -124,7 +124,7 @@ def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
     """In clear the coordinator sees that it is none, or another than was adopted, and asks the next site."""
     record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, secure_aggregation=False))
     assert [r.attempt for r in record.rounds] == [1, 1]
-    assert "its state does not fit: not a global state" in record.rounds[1].left_out["a"]
+    assert "its state does not fit: not a global state" in record.rounds[1].excluded["a"]
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "model.npz").rows["dense/bias"], 2.0)
 
 
@@ -165,14 +165,14 @@ def test_a_state_comes_from_a_site_that_computed_what_most_did(
     assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 1]
     for of in record.rounds:  # of the model that went on alone
         assert {site: counts.examples for site, counts in of.validation.items()} == {"b": 2, "c": 2}
-    assert record.rounds[0].left_out == {"a": "it computed another model"}
+    assert record.rounds[0].excluded == {"a": "it computed another model"}
 
 
 def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two sites with two models none goes on, in any attempt."""
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
         federate(LocalGrid([Forked(describe("a")), Site(describe("b"))]), config(tmp_path))
-    assert "round 1, attempt 2: not adopted" in capsys.readouterr().err
+    assert "round 1, attempt 2: no model accepted" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

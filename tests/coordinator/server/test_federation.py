@@ -94,8 +94,8 @@ def without(name: str) -> Callable[[RecordDict], RecordDict]:
 NOTHING = {
     "a refusal without a reason": (refusal(), "gave no reason"),
     "a refusal that is no record of settings": (RecordDict({messages.REFUSAL: MetricRecord()}), "without refusal"),
-    "a terminal's commands": (refusal(reason="a\x1b[2J\nb\u202e"), "left out: a[2J b"),
-    "silence": (None, "no answer in time"),
+    "a terminal's commands": (refusal(reason="a\x1b[2J\nb\u202e"), "excluded: a[2J b"),
+    "silence": (None, "no reply in time"),
 }
 NO_STATE = NOTHING | {
     "nothing": (RecordDict(), "without arrays"),
@@ -112,7 +112,7 @@ NO_UPDATE = {
     "nothing": (RecordDict(), "without origin"),
     "no words": (without(messages.ARRAYS), "without arrays"),
     "no mask": (without(messages.MASK), "without mask"),
-    "another domain": (of_another(domain="e" * 64), "its update is of domain 'eeeeeeeeeeeeeeee' (or epoch)"),
+    "another domain": (of_another(domain="e" * 64), "its update is of domain 'eeeeeeeeeeeeeeee' (or key epoch)"),
     "an earlier round": (of_another(number=0), "its update is of number 0, due is 1"),
     "a later attempt": (of_another(attempt=2), "its update is of attempt 2, due is 1"),
     "another run": (of_another(run="e" * 64), "its update is of run 'eeee"),
@@ -148,7 +148,7 @@ NO_COUNTS = {
     "three classes": (metrics(THREE), "counts 2 examples of 3 classes and announced 2 of 2"),
     "a billion": (metrics(BILLION), "counts 1000000000 examples of 2 classes and announced 2 of 2"),
     "arrays as metrics": (RecordDict({messages.METRICS: ArrayRecord()}), "without metrics"),
-    "silence": (None, "no answer in time"),
+    "silence": (None, "no reply in time"),
 }
 GOOD_COUNTS = metrics(count(np.zeros(2, int), np.full((2, 2), 0.5)))
 NO_VERDICT = {
@@ -187,7 +187,7 @@ def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     quarantined = kind == "train" and (reply, reason) in NO_UPDATE.values()
     # Of two rounds, and the test; an update that cannot be one is the last thing that its site is asked for.
     expected = 1 if quarantined else {"train": 2, "query.accept": 2}.get(kind, 1)
-    lines = [line for line in capsys.readouterr().err.splitlines() if " of a left out: " in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of a excluded: " in line]
     assert [reason in line for line in lines] == [True] * expected, lines
     assert all(line.isprintable() for line in lines)
     assert FederationRecord.load(tmp_path / "federation.json") == record
@@ -197,8 +197,8 @@ def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     assert set(record.test) == ({"b"} if kind == "evaluate" or quarantined else {"a", "b"})
     assert list(record.quarantined) == (["a"] if quarantined else [])
     assert bad.asked.count("train") == (1 if quarantined or passed_over else 2)
-    left_out = {"train": [1, 1], "query.accept": [1, 1], "evaluate": [0, 1], "query.initial_weights": [0, 0]}[kind]
-    assert [list(r.left_out) for r in record.rounds] == [["a"] * number for number in left_out]
+    excluded = {"train": [1, 1], "query.accept": [1, 1], "evaluate": [0, 1], "query.initial_weights": [0, 0]}[kind]
+    assert [list(r.excluded) for r in record.rounds] == [["a"] * number for number in excluded]
     final = opened((tmp_path / "model.sealed").read_bytes())
     assert final.round == 2
     np.testing.assert_array_equal(final.rows["dense/bias"], np.full((5, 2), 2.0))
@@ -230,7 +230,7 @@ NO_FINDINGS = {
 
 
 @pytest.mark.parametrize(("reply", "reason"), NO_FINDINGS.values(), ids=NO_FINDINGS)
-def test_findings_are_added_up_and_bad_replies_left_out(
+def test_findings_are_added_up_and_bad_replies_excluded(
     reply: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a multi-label run each finding's counts are the sum of the sites'; a reply that does not fit is left out."""
@@ -248,7 +248,7 @@ def test_findings_are_added_up_and_bad_replies_left_out(
     tested = record.test_counts()
     assert isinstance(tested, FindingCounts)
     assert [of_one.examples for of_one in tested.findings] == [2, 0]
-    lines = [line for line in capsys.readouterr().err.splitlines() if " of a left out: " in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of a excluded: " in line]
     assert len(lines) == 3
     assert reason in lines[0]
 
@@ -452,7 +452,7 @@ def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> N
         return
     np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "second" / "model.npz").rows["dense/bias"], 4.0)
     for change in ({"dtype": "float32"}, {"dense": 6}):
-        with pytest.raises(FederationError, match="is another network, or of another dtype"):
+        with pytest.raises(FederationError, match="has another model specification or dtype"):
             federate(LocalGrid(sites), config(tmp_path / "third", initial_model=str(first), **change))
     assert [path.name for path in (tmp_path / "third").iterdir()] == ["run"]
 

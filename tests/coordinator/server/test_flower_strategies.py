@@ -367,8 +367,8 @@ def test_noise_of_differential_privacy_is_drawn_anew_each_attempt(tmp_path: Path
 @pytest.mark.parametrize(
     ("strategy", "settings", "told"),
     [
-        ("Bulyan", "num_malicious_nodes=2", "Bulyan of the updates of 7 sites makes no model of them"),
-        ("MultiKrum", "num_nodes_to_select=0", "MultiKrum of the updates of 7 sites makes no model of them"),
+        ("Bulyan", "num_malicious_nodes=2", "Bulyan of the updates of 7 sites makes no model from them"),
+        ("MultiKrum", "num_nodes_to_select=0", "MultiKrum of the updates of 7 sites makes no model from them"),
         ("QFedAvg", "client_learning_rate=0", "QFedAvg of the updates of 7 sites failed: float division by zero"),
         ("FedAdam", "eta=1e308, beta_2=0", "FedAdam of the updates of 7 sites makes values that are not finite"),
     ],
@@ -430,8 +430,8 @@ def test_settings_of_no_strategy_are_refused():
         ("FedProx", "proximal_mu=0.1", "set proximal, and no strategy"),
         ("FedXgbBagging", "", "it grows trees"),
         ("FedXgbCyclic", "", "it grows trees"),
-        ("DifferentialPrivacyClientSideFixedClipping", "", "take the one of ServerSide"),
-        ("DifferentialPrivacyClientSideAdaptiveClipping", "", "take the one of ServerSide"),
+        ("DifferentialPrivacyClientSideFixedClipping", "", "use the ServerSide one"),
+        ("DifferentialPrivacyClientSideAdaptiveClipping", "", "use the ServerSide one"),
         *((name, "", "must be one of Bulyan, ") for name in ("fedavg", "Strategy", "Result", "fedavg.FedAvg", "os")),
     ],
 )

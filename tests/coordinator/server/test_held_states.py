@@ -82,7 +82,7 @@ def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost
     assert sent(sites[0]) == [("train", 1), ("evaluate", 4)]
     assert sent(sites[1]) == sorted([("train", 1), lost, ("evaluate", 4)], key=lambda of: (of[1], of[0] != "train"))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
-    assert not [of.left_out for of in record.rounds if of.left_out]
+    assert not [of.excluded for of in record.rounds if of.excluded]
     model = tmp_path / ("model.sealed" if masking else "model.npz")
     rows = opened(model.read_bytes()).rows if masking else EncryptedModel.load(model).rows
     np.testing.assert_array_equal(rows["dense/bias"], 3.0)  # a step of 1 in each round
@@ -106,16 +106,16 @@ def test_a_site_that_computed_another_model_is_sent_the_adopted_one(tmp_path: Pa
     assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
     assert sent(sites[2]) == [("train", 1), ("train", 2), ("evaluate", 3)]
     assert record.rounds[1].sites == ("a", "b", "c")
-    assert record.rounds[1].left_out == {}
+    assert record.rounds[1].excluded == {}
 
 
-def test_a_site_that_takes_no_state_is_left_out(tmp_path: Path) -> None:
+def test_a_site_that_takes_no_state_is_excluded(tmp_path: Path) -> None:
     """It is sent the state once, and not for ever."""
     liar = Lying(describe("b"))
     record = federate(LocalGrid([Site(describe("a")), liar]), config(tmp_path, rounds=3))
     assert liar.told == [0, 1]
     assert record.rounds[1].sites == ("a",)
-    assert messages.LOST_BASE in record.rounds[1].left_out["b"]
+    assert messages.LOST_BASE in record.rounds[1].excluded["b"]
     assert record.rounds[2].sites == ("a", "b")
 
 
@@ -160,6 +160,6 @@ def test_who_is_sent_a_forged_state_is_left_out_and_not_quarantined(tmp_path: Pa
     record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[1]) == [("train", 1), ("train", 2), ("query.accept", 2), ("evaluate", 3)]
     assert record.rounds[1].sites == ("a", "c")
-    assert record.rounds[1].left_out == {"b": "round 2: validation counts: another state came than the question names"}
+    assert record.rounds[1].excluded == {"b": "round 2: validation counts: another state came than the question names"}
     assert record.quarantined == {}
     assert record.test.keys() == {"a", "b", "c"}

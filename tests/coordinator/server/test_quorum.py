@@ -25,8 +25,8 @@ from fedpp.protocol import messages
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(gathering, "AWAY_SECONDS", 0.02)
+    monkeypatch.setattr(exchange, "RESTART_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(gathering, "OFFLINE_SECONDS", 0.02)
 
 
 def asked_to_train(question: Message, number: int) -> bool:
@@ -70,7 +70,7 @@ def test_a_round_closes_without_a_site_that_is_away_and_the_next_one_has_it(tmp_
     record = federate(Network(sites, 3, looks=0), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
     assert time.monotonic() - started < 30
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
-    assert record.rounds[1].left_out == {"c": "round 2: update: it is away"}
+    assert record.rounds[1].excluded == {"c": "round 2: update: it is offline"}
     assert sites[2].asked.count("query.describe") == 1
 
 
@@ -94,8 +94,8 @@ def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Pat
         federate(Network(sites, 3, looks=10**6), config(tmp_path, sites=3, quorum=3, **{"wait-seconds": 0.5}))
     assert time.monotonic() - started < 20
     assert str(raised.value) == (
-        "round 2: update: 2 sites answered within 0 s more, the quorum is 3; missing are c: see that they run, and go "
-        "on with run --resume"
+        "round 2: update: 2 sites replied within 0 s more, the quorum is 3; missing are c: see that they run, and "
+        "resume with run --resume"
     )
     ended = Progress.load(RunState(tmp_path).progress)
     assert (ended.phase, ended.reason, ended.round) == ("failed", str(raised.value), 2)
@@ -109,9 +109,9 @@ class Slow(LocalGrid):
         super().__init__(sites)
         self.comes, self.round, self.late = comes, 1, ""
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+    def push_messages(self, requests: Iterable[Message]) -> list[str]:
         ids = []
-        for message in messages:
+        for message in requests:
             ids += super().push_messages([message])
             if message.metadata.message_type == "train":
                 self.round = messages.TrainRequest.of(message.content).round
@@ -134,7 +134,7 @@ def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) 
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
     record = federate(Slow(sites, comes=3), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.3}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
-    assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
+    assert record.rounds[1].excluded == {"c": "round 2: update: no reply in time"}
     assert record.rounds[1].seconds >= 0.3
     assert [site.scored for site in sites] == [
         [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
@@ -150,7 +150,7 @@ def test_who_is_at_work_yet_is_not_asked_for_more(comes: int, tmp_path: Path) ->
     record = federate(Slow(sites, comes), config(tmp_path, sites=3, rounds=5, **{"round-seconds": 0.3}))
     assert rounds_asked(sites[2]) == [1, 2, 4, 5]
     assert [of.number for of in record.rounds if "c" in of.sites] == [1, 4, 5]
-    assert [dict(of.left_out) for of in record.rounds[2:]] == [{"c": "round 3: update: no answer in time"}, {}, {}]
+    assert [dict(of.excluded) for of in record.rounds[2:]] == [{"c": "round 3: update: no reply in time"}, {}, {}]
 
 
 def test_a_late_site_that_restarts_is_asked_at_once(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_site_that_restarts_in_a_round_is_asked_again_at_once(
     record = federate(Restarting(sites), config(tmp_path, sites=3, **{"round-seconds": 60.0}))
     assert time.monotonic() - started < 30
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
-    assert "round 2: update: c restarted, and is asked again" in capsys.readouterr().err
+    assert "round 2: update: c restarted, and is sent the request again" in capsys.readouterr().err
 
 
 class Losing(LocalGrid):
@@ -231,7 +231,7 @@ def test_an_answer_that_is_lost_on_its_way_is_asked_for_once_more(
     record = federate(Losing(sites, times), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), tuple("abc" if times == 1 else "ab"), tuple("abc")]
     told = capsys.readouterr().err
-    assert told.count("round 2: update: the answer of c was lost on its way, and it is asked again") == 1
+    assert told.count("round 2: update: the reply of c was lost, and is requested again") == 1
 
 
 class Uploading(LocalGrid):
@@ -269,7 +269,7 @@ def test_an_answer_on_its_way_does_not_hold_up_a_round(tmp_path: Path) -> None:
     record = federate(Uploading(sites), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 1.5}))
     assert time.monotonic() - started < 30
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), ("a", "b"), ("a", "b", "c")]
-    assert record.rounds[1].left_out == {"c": "round 2: update: no answer in time"}
+    assert record.rounds[1].excluded == {"c": "round 2: update: no reply in time"}
 
 
 class Timed(Site):
@@ -309,7 +309,7 @@ def test_a_site_whose_question_is_lost_is_asked_again_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With longer and longer pauses, as it may be at work on an earlier question; no lost answer is waited for."""
-    monkeypatch.setattr(admission, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "REPEAT_SECONDS", 0.1)
     asked: list[float] = []
 
     class Deaf(LocalGrid):

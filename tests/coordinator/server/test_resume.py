@@ -63,7 +63,7 @@ def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path:
         assert opened((out / "model.sealed").read_bytes()).digest == digest
         assert [len(site.trained) for site in those] == [2, 2, 2]
         assert {path.name for path in out.iterdir()} == {"federation.json", "model.sealed", "run"}
-        assert not {path.name for path in (out / "run").iterdir()} & {"sum", "position", "checkpoint"}
+        assert not {path.name for path in (out / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
 class Changed(MortalGrid):
@@ -136,10 +136,10 @@ def test_a_site_at_work_is_waited_for_after_the_death(tmp_path: Path, capsys: py
     record = federate(LocalGrid(those, answers={3: 40}), config(tmp_path, sites=3, **slow))
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
     assert [len(site.trained) for site in those] == [2, 2, 2]
-    assert "waiting for 1 more, at work on an earlier question yet, 60 s at most" in capsys.readouterr().err
+    assert "waiting for 1 more, busy with an earlier request, 60 s at most" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("last", ["finish", "tell"])
+@pytest.mark.parametrize("last", ["finish", "update"])
 def test_a_run_that_had_all_but_ended_is_not_run_again(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_had_all_but_ended_is_not_run_again(
     assert (tmp_path / "model.sealed").read_bytes() == model
     assert Progress.load(RunState(tmp_path).progress).phase == "completed"
     assert {path.name for path in tmp_path.iterdir()} == {"federation.json", "model.sealed", "run"}
-    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"sum", "position", "checkpoint"}
+    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
 def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_sites_whose_sum_has_no_word_do_not_join(tmp_path: Path, capsys: pytest.
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c", sequences=(2**30, 2, 1)))]
     record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, dtype="float32"))
     assert [site.name for site in record.sites] == ["a", "b"]
-    assert "goes on without the sites that joined: an aggregate of 1073741830 examples" in capsys.readouterr().err
+    assert "continues without the sites that joined: an aggregate of 1073741830 examples" in capsys.readouterr().err
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""What a strategy remembers, to bytes and back."""
+"""Strategy state, to bytes and back."""
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
-from coordinator.server.strategy_state import recall, remembered
+from coordinator.server.strategy_state import restore, state_of
 from fedpp.errors import FederationError
 
 
@@ -15,7 +15,7 @@ def strategy(**attributes: object) -> FedAvg:
     return made
 
 
-MEMORY = {
+STATE = {
     "scale": 0.1 + 0.2,
     "count": 3,
     "moments": {"kernel": np.arange(6, dtype="<f4").reshape(3, 2), "bias": np.array([-0.0, np.inf, np.nan])},
@@ -24,64 +24,64 @@ MEMORY = {
 }
 
 
-def test_a_strategy_recalls_what_it_remembered():
+def test_a_strategy_s_state_is_restored():
     """Numbers, arrays, lists, dicts and records are the same to the bit, in their order, and may be written to."""
     as_made = dict(vars(strategy()))
-    memory = remembered(strategy(**MEMORY), as_made)
-    recalled = strategy()
-    recall(recalled, memory)
-    assert remembered(recalled, as_made) == memory
-    assert (recalled.scale, recalled.count, recalled.nothing) == (0.1 + 0.2, 3, None)
-    for name, values in MEMORY["moments"].items():
-        np.testing.assert_array_equal(recalled.moments[name], values)
-        assert recalled.moments[name].dtype == values.dtype
-    assert list(recalled.record) == ["b", "a"]
-    np.testing.assert_array_equal(recalled.record["a"].numpy(), np.full(3, 0.1, "float32"))
-    recalled.moments["kernel"] += 1
+    state = state_of(strategy(**STATE), as_made)
+    restored = strategy()
+    restore(restored, state)
+    assert state_of(restored, as_made) == state
+    assert (restored.scale, restored.count, restored.nothing) == (0.1 + 0.2, 3, None)
+    for name, values in STATE["moments"].items():
+        np.testing.assert_array_equal(restored.moments[name], values)
+        assert restored.moments[name].dtype == values.dtype
+    assert list(restored.record) == ["b", "a"]
+    np.testing.assert_array_equal(restored.record["a"].numpy(), np.full(3, 0.1, "float32"))
+    restored.moments["kernel"] += 1
 
 
-def test_a_new_strategy_remembers_nothing():
-    """What its constructor made is not kept: the run's settings are where that stands."""
+def test_a_new_strategy_has_no_state():
+    """Attributes that its constructor made are not stored: they follow from the run configuration."""
     made = FedAvg()
-    assert remembered(made, dict(vars(made))) == b"{}\n"
+    assert state_of(made, dict(vars(made))) == b"{}\n"
     before = dict(vars(made))
-    recall(made, b"")
+    restore(made, b"")
     assert vars(made) == before
 
 
-def test_what_was_changed_in_place_is_remembered():
-    """An array, a list or a dict may be the same object and hold something else."""
+def test_values_changed_in_place_are_stored():
+    """An array, a list or a dict may be the same object with another content."""
     changed = strategy(each=[1])
     as_made = dict(vars(changed))
     changed.each.append(2)
-    recalled = strategy()
-    recall(recalled, remembered(changed, as_made))
-    assert recalled.each == [1, 2]
+    restored = strategy()
+    restore(restored, state_of(changed, as_made))
+    assert restored.each == [1, 2]
 
 
 @pytest.mark.parametrize("value", [{1: 2}, b"bytes", {"a": object()}, [np.array(["text"])], np.array([object()]), 1j])
-def test_what_no_checkpoint_holds_is_an_error(value: object):
-    """A strategy that remembers something else is named: to leave it out would be another strategy after a death."""
+def test_a_value_that_no_checkpoint_holds_is_an_error(value: object):
+    """The error names the value: without it, the strategy would be another one after a resume."""
     with pytest.raises(FederationError, match=r"FedAvg\.each is of .*, which no checkpoint holds"):
-        remembered(strategy(each=value), dict(vars(strategy())))
+        state_of(strategy(each=value), dict(vars(strategy())))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda memory: memory[:-1],
-        lambda memory: memory + b"\0",
-        lambda memory: memory[1:],
-        lambda memory: memory.replace(b"count", b"other"),
-        lambda memory: memory.replace(b'"dict"', b'"what"'),
-        lambda memory: memory.replace(b"<f4", b"<O8"),
-        lambda memory: memory.replace(b'"record": {', b'"record": 7, "dict": {'),
-        lambda memory: b"[]\n",
+        lambda state: state[:-1],
+        lambda state: state + b"\0",
+        lambda state: state[1:],
+        lambda state: state.replace(b"count", b"other"),
+        lambda state: state.replace(b'"dict"', b'"what"'),
+        lambda state: state.replace(b"<f4", b"<O8"),
+        lambda state: state.replace(b'"record": {', b'"record": 7, "dict": {'),
+        lambda state: b"[]\n",
     ],
 )
-def test_damaged_memory_is_refused(damage):
-    """Cut, longer, of other names, kinds or dtypes: one error, and nothing is run that stands in it."""
-    memory = remembered(strategy(**MEMORY), dict(vars(strategy())))
-    assert damage(memory) != memory
-    with pytest.raises(FederationError, match="what FedAvg remembered is damaged"):
-        recall(strategy(), damage(memory))
+def test_damaged_state_is_refused(damage):
+    """Cut, longer, with other names, kinds or dtypes: one error, and nothing in it is executed."""
+    state = state_of(strategy(**STATE), dict(vars(strategy())))
+    assert damage(state) != state
+    with pytest.raises(FederationError, match="the state of FedAvg is damaged"):
+        restore(strategy(), damage(state))

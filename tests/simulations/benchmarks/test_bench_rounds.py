@@ -22,8 +22,8 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
     assert seconds["case"] == "0.25 MB, 2 sites"
     assert seconds["update_mb"] == pytest.approx(0.25, rel=0.01)
     assert seconds["rounds"] == 1
-    assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_judging"])
-    assert min(seconds["seconds_training"], seconds["seconds_judging"], seconds["empty_app_seconds"]) > 0
+    assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_evaluating"])
+    assert min(seconds["seconds_training"], seconds["seconds_evaluating"], seconds["empty_app_seconds"]) > 0
     assert seconds["to_empty_app"] == seconds["seconds"] / seconds["empty_app_seconds"]
     assert [row["case"] for row in memory] == ["2 senders of 0.5 MB", "3 senders of 0.5 MB"]
     for row in memory:
@@ -35,11 +35,11 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
 def test_a_round_ends_where_the_next_one_begins():
     """The time between two rounds belongs to the first one's second phase; the last round ends with the test."""
     moments = [
-        *((0.0, 0, "waiting"), (2.0, 1, "training"), (5.0, 1, "judging"), (8.0, 2, "judging")),
+        *((0.0, 0, "waiting"), (2.0, 1, "training"), (5.0, 1, "evaluating"), (8.0, 2, "evaluating")),
         *(
             (9.0, 2, "training"),
-            (13.0, 2, "judging"),
-            (18.0, 3, "judging"),
+            (13.0, 2, "evaluating"),
+            (18.0, 3, "evaluating"),
             (20.0, 3, "testing"),
             (30.0, 3, "completed"),
         ),
