@@ -24,12 +24,12 @@ def create_exclusively(path: Path, content: bytes, *, mode: int = 0o600) -> None
         temporary.unlink()
 
 
-def replace(path: Path, content: bytes, *more: bytes, mode: int = 0o600, synced: bool = True) -> None:
+def replace(path: Path, *content: bytes | memoryview, mode: int = 0o600, synced: bool = True) -> None:
     """Write a file, whose content may come in parts; who reads it meanwhile sees the old one or the new one.
 
     If it is not `synced`, nobody waits for the disk: a machine that loses power may leave a damaged one.
     """
-    temporary = _written(path, content, *more, mode=mode, synced=synced)
+    temporary = _written(path, *content, mode=mode, synced=synced)
     try:
         temporary.replace(path)
     except BaseException:
@@ -126,7 +126,7 @@ def make_folder(path: Path, mode: int) -> None:
     path.chmod(mode)
 
 
-def _written(path: Path, *content: bytes, mode: int, synced: bool = True) -> Path:
+def _written(path: Path, *content: bytes | memoryview, mode: int, synced: bool = True) -> Path:
     """Return a new file of this content beside `path`, on the disk if it is to be `synced`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

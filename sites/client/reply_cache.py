@@ -23,16 +23,18 @@ from typing import Any
 
 from flwr.app import RecordDict
 
+from fedpp import container
 from fedpp.aggregation.global_state import GlobalState
+from fedpp.container import Facts
 from fedpp.errors import FederationError
 from fedpp.files import make_folder, replace
 
 from .packed_reply import pack, unpack
 
+FORMAT = "fedpp-reply-1"
 MAX_RUNS = 8  # whose folders are kept
 OF_A_RUN = re.compile("[0-9a-f]{32}")  # the name of a run's folder
 HELD = ("state-0", "state-1")  # files of the states of even and of odd rounds
-_DIGEST_BYTES = 32
 
 _log = logging.getLogger("fedpp.site")
 
@@ -117,17 +119,17 @@ class ReplyCache:
 
     def kept_reply(self, request: str) -> RecordDict | None:
         """Return the reply that was kept, if it is to this request."""
-        packed = self._kept("reply", sha256(request.encode()).digest())
-        return None if packed is None else unpack(packed)
+        kept = self._kept("reply", {"request": sha256(request.encode()).hexdigest()})
+        return None if kept is None else unpack(*kept)
 
     def keep_reply(self, request: str, reply: RecordDict) -> None:
         """Keep a reply in place of the last; without room on the disk it is computed again when it is needed."""
-        self._keep("reply", sha256(request.encode()).digest(), *pack(reply))
+        facts, content = pack(reply)
+        self._keep("reply", {**facts, "request": sha256(request.encode()).hexdigest()}, *content)
 
     def held(self, digest: str) -> bytes | None:
         """Return the state of this digest as it is sent, if it is held."""
-        wanted = bytes.fromhex(digest)
-        return next((sent for slot in HELD if (sent := self._kept(slot, wanted)) is not None), None)
+        return next((kept[1] for slot in HELD if (kept := self._kept(slot, {"state": digest})) is not None), None)
 
     def hold(self, state: GlobalState, sent: bytes) -> None:
         """Hold a state as it is sent, in place of an earlier attempt at its round, or of two rounds before.
@@ -135,7 +137,7 @@ class ReplyCache:
         Other runs' states are released, to need disk space for one run: a missing state is sent again.
         """
         self._release_others()
-        self._keep(HELD[state.round % 2], bytes.fromhex(state.digest), sent)
+        self._keep(HELD[state.round % 2], {"state": state.digest}, sent)
 
     def release(self) -> None:
         """Delete the held states at the end of the run."""
@@ -156,26 +158,20 @@ class ReplyCache:
             with suppress(OSError):
                 (folder / slot).unlink(missing_ok=True)
 
-    def _kept(self, name: str, key: bytes) -> bytes | None:
-        """Return the content of a file, if it is complete and of this key."""
+    def _kept(self, name: str, wanted: Facts) -> tuple[Facts, bytes] | None:
+        """Return the facts and content of a file, if it is complete and has the wanted facts."""
         try:
             with (self._folder / name).open("rb") as file:
-                if file.read(_DIGEST_BYTES) != key:
-                    return None
-                digest, content = file.read(_DIGEST_BYTES), file.read()
-        except OSError:  # missing, or not readable
+                return container.read(FORMAT, file, wanted)
+        except (OSError, ValueError, LookupError):  # missing, not readable, damaged, or of another request or state
             return None
-        return content if sha256(content).digest() == digest else None
 
-    def _keep(self, name: str, key: bytes, *content: bytes) -> None:
+    def _keep(self, name: str, facts: Facts, *content: bytes) -> None:
         """Write a file without syncing it: a loss of power may damage it, which costs time only."""
-        digest = sha256()
-        for part in content:
-            digest.update(part)
         try:
             for leftover in self._folder.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
                 leftover.unlink()
-            replace(self._folder / name, key, digest.digest(), *content, synced=False)
+            replace(self._folder / name, *container.parts(FORMAT, facts, *content), synced=False)
         except OSError as error:
             _log.warning("the run continues, but its %s is not kept: %s", name, error.strerror)
 
