@@ -1,6 +1,21 @@
 """Untrusted text made fit for a log or a terminal: no control characters, no line breaks."""
 
+import logging
+
 MAX_CHARACTERS = 1000
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log formatter for terminals: a traceback may hold control characters of others' texts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines, each printable."""
+        return printable_lines(super().format(record))
+
+
+def printable_lines(text: str) -> str:
+    """Return a text with its lines kept, each `printable`."""
+    return "\n".join(map(printable, text.splitlines()))
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A site's ClientApp, called with real messages, beside a real vault: what tests of it ask and read."""
+"""Nodes for tests of the ClientApp: real messages and a real vault, and a coordinator's computations."""
 
 import shutil
 import time
@@ -44,19 +44,19 @@ Plaintext = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Node:
-    """A site's node: what the SuperNode tells its app, its dataset, and whose vault stands beside it."""
+    """A site's node: its settings, its dataset, and the site whose vault is beside it."""
 
     context: Context
     dataset: EncryptedDataset
     site: Site
     folder: Path
 
-    def ask(self, kind: str, content: RecordDict, run: int = 1) -> RecordDict:
-        metadata = Metadata(run, "question", 0, 1, "", "", 0.0, 60.0, kind)
+    def send(self, kind: str, content: RecordDict, run: int = 1) -> RecordDict:
+        metadata = Metadata(run, "request", 0, 1, "", "", 0.0, 60.0, kind)
         return app(Message(content=content, metadata=metadata), self.context).content
 
     def permit(self, **changes: Any) -> None:
-        """Let the site's policy list its dataset, and say what else differs from the default."""
+        """Let the site's policy list its dataset, with these changes of the default."""
         dataset = EncryptedDataset.open(Path(str(self.context.node_config["dataset"])), self.site.domain.at_rest_key())
         policy = replace(SitePolicy((), (dataset.manifest.fingerprint,)), **changes)
         (self.folder / "site.yaml").write_text(policy.to_yaml())
@@ -68,7 +68,7 @@ class Node:
         return replace(self, dataset=dataset)
 
     def forget(self) -> None:
-        """Lose what the site remembers of its runs: the next question is of another run, though of the same nonce."""
+        """Delete the site's reply cache: the next request is as of another run, though of the same nonce."""
         shutil.rmtree(self.folder / "runs")
 
     @contextmanager
@@ -78,9 +78,9 @@ class Node:
             yield self
 
     def described(self) -> RecordDict:
-        """Return the answer to what every run asks first."""
-        question = messages.DescribeRequest(NONCE, PROTOCOL).to_record()
-        return self.ask("query.describe", RecordDict({messages.CONFIG: question}))
+        """Return the reply to the first request of a run."""
+        request = messages.DescribeRequest(NONCE, PROTOCOL).to_record()
+        return self.send("query.describe", RecordDict({messages.CONFIG: request}))
 
 
 def site_of(domain: KeyDomain, name: str) -> Site:
@@ -105,7 +105,7 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
 
 
 def run_spec_of(domain: KeyDomain, **changes: Any) -> RunSpec:
-    """Return what a run of two sites of six training sequences says, with these changes."""
+    """Return the specification of a run of two sites of six training sequences, with these changes."""
     values = {
         "domain": domain.card().fingerprint,
         "network": TINY,
@@ -125,8 +125,8 @@ def run_spec_of(domain: KeyDomain, **changes: Any) -> RunSpec:
     return RunSpec(**{**values, **changes})
 
 
-def begun(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number: int = 0) -> GlobalState:
-    """Return a state of fresh weights of the plan's network, under the domain's key."""
+def initial_state(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number: int = 0) -> GlobalState:
+    """Return a state of fresh weights of the run's network, under the domain's key."""
     rows = encrypted_initial_weights(run_spec.network, seed, domain.computing_key())
     facts = {
         "network": run_spec.network,
@@ -150,7 +150,7 @@ def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
 
 
 def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
-    """Return the state that an answer holds, sealed about its round, or in clear."""
+    """Return the state in a reply, sealed about its round, or in clear."""
     content = messages.state_of(answer)
     if not masked:
         return GlobalState.from_bytes(content)
@@ -161,7 +161,7 @@ def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalSt
 
 
 def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any) -> Proof:
-    """Return what a member of this name signed now for run 1, its statement with these changes."""
+    """Return a fresh proof of a member of this name for run 1, its statement with these changes."""
     identity = SiteIdentity(name, bytes([NUMBERS[name] if number is None else number] * 32))
     statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
     statement = replace(statement, **change)
@@ -169,39 +169,39 @@ def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any
     return Proof(statement, identity.sign("statement", statement.content()), certificate)
 
 
-def company(domain: KeyDomain, *others: Proof) -> Participants:
-    """Return a run's participants: north, and others."""
+def participants_of(domain: KeyDomain, *others: Proof) -> Participants:
+    """Return the participants north and others."""
     return Participants(NONCE, (proof(domain, "north"), *others))
 
 
-def question(
+def content_of(
     domain: KeyDomain,
     request: messages.Request,
     state: bytes | None = None,
     *,
-    added: tuple[Aggregate, EncodedUpdate] | None = None,
+    aggregate: tuple[Aggregate, EncodedUpdate] | None = None,
     participants: Participants | None = None,
 ) -> RecordDict:
-    """Return a message's content, of a run in which north and south take part."""
-    given = participants or company(domain, proof(domain, "south"))
+    """Return a message's content, of a run of north and south."""
+    given = participants or participants_of(domain, proof(domain, "south"))
     content = RecordDict({messages.CONFIG: request.to_record(), messages.PARTICIPANTS: given.to_record()})
     arrays = {} if state is None else {messages.STATE: messages.pack_state(state)}
-    if added is not None:
-        total, words = added
+    if aggregate is not None:
+        total, values = aggregate
         content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json()})
-        arrays[messages.WORDS] = Array(words)
+        arrays[messages.WORDS] = Array(values)
     content[messages.ARRAYS] = ArrayRecord(arrays)
     return content
 
 
-def trained(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **more: Any) -> RecordDict:
-    """Return the answer to a first round, from fresh weights."""
+def train_reply(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **more: Any) -> RecordDict:
+    """Return the reply to a first round, from fresh weights."""
     domain = node.site.domain
-    state = sent(domain, run_spec, begun(domain, run_spec)) if state is None else state
-    return node.ask("train", question(domain, messages.TrainRequest(run_spec, 1), state, **more))
+    state = sent(domain, run_spec, initial_state(domain, run_spec)) if state is None else state
+    return node.send("train", content_of(domain, messages.TrainRequest(run_spec, 1), state, **more))
 
 
-def words_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
+def update_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
     return messages.words_of(answer, 64 if run_spec.dtype == "float64" else 32, 2 * run_spec.network.parameters())
 
 
@@ -209,18 +209,18 @@ def ring_of(run_spec: RunSpec) -> Ring:
     return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
 
 
-def added(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
-    """Return what a coordinator adds up."""
-    parts, words = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
+def aggregate_of(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
+    """Return the aggregate of the sites' updates, as a coordinator adds them up."""
+    parts, values = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
     for name, answer in answers.items():
         mask = messages.Mask.of(answer)
         examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
         parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
-        words = words + words_in(answer, run_spec)
-    return Aggregate.of(parts), words
+        values = values + update_in(answer, run_spec)
+    return Aggregate.of(parts), values
 
 
-def updates(
+def train_replies(
     nodes: Sequence[Node],
     run_spec: RunSpec,
     state: bytes | None,
@@ -229,14 +229,14 @@ def updates(
     base: str = "",
     **more: Any,
 ) -> Mapping[str, RecordDict]:
-    """Return what each site answers to a round."""
+    """Return each site's reply to a request to train."""
     request = messages.TrainRequest(run_spec, number, attempt, base)
-    answers = {n.site.identity.name: n.ask("train", question(n.site.domain, request, state, **more)) for n in nodes}
+    answers = {n.site.identity.name: n.send("train", content_of(n.site.domain, request, state, **more)) for n in nodes}
     assert not [reason(answer) for answer in answers.values() if messages.REFUSAL in answer]
     return answers
 
 
-def judged(
+def accept_replies(
     nodes: Sequence[Node],
     run_spec: RunSpec,
     state: bytes | None,
@@ -246,13 +246,13 @@ def judged(
     base: str = "",
     **more: Any,
 ) -> list[RecordDict]:
-    """Return what each site answers to the sum of a round, its new state included."""
+    """Return each site's reply to a round's aggregate, its new state included."""
     request = messages.AcceptRequest(run_spec, number, attempt, base, keep=True)
-    return [n.ask("query.accept", question(n.site.domain, request, state, added=total, **more)) for n in nodes]
+    return [n.send("query.accept", content_of(n.site.domain, request, state, aggregate=total, **more)) for n in nodes]
 
 
 def reason(answer: RecordDict) -> str:
-    """Return the reason of a refusal, which must be all of the answer."""
+    """Return the reason of a refusal, which must be the whole reply."""
     assert list(answer) == [messages.REFUSAL]
     return str(answer[messages.REFUSAL]["reason"])
 

@@ -1,10 +1,13 @@
 """Texts of others."""
 
+import logging
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.texts import MAX_CHARACTERS, one_line, printable
+from fedpp.texts import MAX_CHARACTERS, PrintableFormatter, one_line, printable
 
 
 @given(st.text(max_size=3000))
@@ -40,3 +43,18 @@ def test_a_printable_text_is_one_line_and_loses_nothing(text: str) -> None:
     assert (shown == text) == text.isprintable()
     if "\\" not in text and text.isascii():
         assert shown.encode().decode("unicode_escape") == text
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_a_traceback_reaches_no_terminal_raw() -> None:
+    """Its lines stay lines, and an error's text loses its commands for the terminal."""
+    try:
+        _raise("\x1b[2J\u202egone")
+    except ValueError:
+        record = logging.LogRecord("fedpp", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    shown = PrintableFormatter("%(levelname)s: %(message)s").format(record).splitlines()
+    assert (shown[0], shown[-1]) == ("ERROR: failed", r"ValueError: \x1b[2J\u202egone")
+    assert all(line.isprintable() for line in shown)

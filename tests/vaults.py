@@ -1,4 +1,4 @@
-"""Vaults for tests: in a thread of the test, and in a process of their own."""
+"""Vaults for tests, in a thread of the test or in a process of their own."""
 
 import subprocess
 import sys
@@ -47,21 +47,21 @@ def socket_path(address: str) -> Path:
 
 
 def stopped() -> threading.Event:
-    """Return a stop that is set: a vault that should have been refused ends at once, and its test fails."""
+    """Return a stop that is set: a vault that starts where it should not ends at once, and its test fails."""
     stop = threading.Event()
     stop.set()
     return stop
 
 
-def policy_of(dataset: EncryptedDataset, scores: EvaluationLimits = FEW) -> Path:
-    """Write a policy beside a dataset that allows it, with these limits of scores."""
+def policy_of(dataset: EncryptedDataset, evaluation: EvaluationLimits = FEW) -> Path:
+    """Write a policy beside a dataset that allows it, with these limits of evaluations."""
     path = dataset.path.with_name(f"{dataset.path.name} policy.yaml")
-    path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), evaluation=scores).to_yaml())
+    path.write_text(SitePolicy((NO_BUNDLE,), (dataset.manifest.fingerprint,), evaluation=evaluation).to_yaml())
     return path
 
 
 def service(domain: KeyDomain, dataset: EncryptedDataset, *, site: Site | None = None, **options: Any) -> VaultService:
-    """Return what a vault answers of a tiny dataset, whose splits are smaller than a vault's default allows."""
+    """Return the methods of a vault for a tiny dataset, whose splits are smaller than the default limits."""
     if "policy" not in options:
         options["policy"] = policy_of(dataset)
     return VaultService(site or certified(domain, "north"), dataset, **options)
@@ -101,7 +101,7 @@ def site_vault(
     dataset: EncryptedDataset,
     address: str,
     *options: object,
-    scores: EvaluationLimits = FEW,
+    evaluation: EvaluationLimits = FEW,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `fedpp-site vault` from its `ready` to the end of the block."""
     folder = dataset.path.with_name("domain folder")
@@ -111,7 +111,7 @@ def site_vault(
         key_store.join(folder, certified(domain, "north"), passphrase_)
         create_exclusively(passphrase, b"correct horse battery staple")
     secret = ("--domain", folder, "--passphrase-file", passphrase)
-    given = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, scores), *options)
+    given = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, evaluation), *options)
     command = [sys.executable, "-m", "sites", "vault", *map(str, (*secret, *given))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -124,7 +124,7 @@ def site_vault(
 
 
 class NotReadyError(Exception):
-    """A vault did not start; holds what it wrote to stderr."""
+    """A vault that did not start, with its stderr."""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fedpp.cipher.domain_card import SCHEMES
 from fedpp.cli import Parser, natural, path, positive, rate, run_command, share
 from fedpp.config.model_spec import ARCHITECTURES, GAPS
 from fedpp.config.run_config import DTYPES, LAYOUTS, SPLITS
+from fedpp.texts import PrintableFormatter
 
 from . import (
     approval_commands,
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     return run_command(_parser(), arguments)
 
 

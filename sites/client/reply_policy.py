@@ -6,6 +6,7 @@ Paths of the hospital and figures of its data stay in the site's own log.
 import json
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from fedpp.errors import (
 )
 from fedpp.protocol import messages
 from fedpp.protocol.membership import NO_BUNDLE
-from fedpp.texts import one_line
+from fedpp.texts import one_line, printable_lines
 
 # Errors whose text holds no path of the hospital and, except an update check's, no figure of its data.
 PUBLIC = (DomainMismatchError, FederationError, MaskError, ModelError, PolicyError)
@@ -76,7 +77,7 @@ def replying(handler: Callable[[Query], RecordDict]) -> Callable[[Message, Conte
             _log.warning("%s refused: %s", handler.__name__, one_line(str(error)))
             return messages.refuse(public_reason(error), message)
         except Exception:  # noqa: BLE001  Flower would send its text to the coordinator
-            _log.exception("%s failed", handler.__name__)
+            _log.error("%s failed: %s", handler.__name__, printable_lines(traceback.format_exc()))
             return messages.refuse(FAILED, message)
 
     return reply

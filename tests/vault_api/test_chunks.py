@@ -1,4 +1,4 @@
-"""Arrays in chunks: as they were, or refused in one line that says what came and what to do."""
+"""Arrays in chunks: unchanged, or refused in one line with the values received and the next step."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ARRAYS = arrays(
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), ARRAYS, max_size=3))
-def test_arrays_come_as_they_were(given_: dict[str, np.ndarray]):
+def test_arrays_survive_their_chunks(given_: dict[str, np.ndarray]):
     """Names, dtypes, shapes and values of several arrays in one stream."""
     read = dict(from_chunks([chunk for name, array in given_.items() for chunk in to_chunks(name, array)]))
     assert read.keys() == given_.keys()
@@ -25,8 +25,8 @@ def test_arrays_come_as_they_were(given_: dict[str, np.ndarray]):
         np.testing.assert_array_equal(read[name], array)
 
 
-def test_a_long_array_comes_in_several_chunks():
-    """No chunk is longer than it may be."""
+def test_a_long_array_has_several_chunks():
+    """No chunk is longer than allowed."""
     array = np.arange(CHUNK_BYTES // 4 + 1, dtype=np.float64)
     chunks = list(to_chunks("w", array))
     assert [len(chunk.data) for chunk in chunks] == [0, CHUNK_BYTES, CHUNK_BYTES, 8]
@@ -60,8 +60,8 @@ def test_a_long_array_comes_in_several_chunks():
         ([ArrayChunk(name=name, dtype="float32", shape=[1]) for name in "ab"], "array 'a' of float32 and shape [1] "),
     ],
 )
-def test_what_does_not_fit_is_refused(chunks: list[ArrayChunk], line: str):
-    """Another dtype, too much, and data that are not of the shape, are one line that names the array."""
+def test_chunks_that_do_not_fit_are_refused(chunks: list[ArrayChunk], line: str):
+    """Another dtype, too much, and data that do not fit the shape, are one line that names the array."""
     with pytest.raises(VaultError) as raised:
         list(from_chunks(chunks))
     assert line in str(raised.value)

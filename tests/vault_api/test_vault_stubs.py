@@ -1,4 +1,4 @@
-"""The vault's committed stubs, and what its protocol can say at all."""
+"""The vault's committed stubs, and the fields of its replies."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ FOLDER = Path("fedpp", "vault_api")
 
 
 def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
-    """Running the command that the proto names gives the committed files, byte for byte."""
+    """The command in the proto file generates the committed files, byte for byte."""
     proto = (ROOT / FOLDER / "vault.proto").read_text()
     command = next(line for line in proto.splitlines() if "grpc_tools.protoc" in line).removeprefix("//").split()
     (tmp_path / FOLDER).mkdir(parents=True)
@@ -33,8 +33,8 @@ def test_committed_stubs_are_what_the_proto_generates(tmp_path: Path):
         ("ArrayChunk", ["name", "dtype", "shape", "data"]),
     ],
 )
-def test_no_answer_has_a_place_for_a_single_sequence(message: str, fields: list[str]):
-    """Scores come back as sums and counts; all other answers are of no sequence: facts, proofs, words, states."""
+def test_no_reply_has_a_field_for_a_single_sequence(message: str, fields: list[str]):
+    """Evaluations are sums and counts; all other replies are facts, proofs, updates and states."""
     assert [field.name for field in getattr(vault_pb2, message).DESCRIPTOR.fields] == fields
     methods = vault_pb2.DESCRIPTOR.services_by_name["Vault"].methods
     assert {m.name: m.output_type.name for m in methods} == {

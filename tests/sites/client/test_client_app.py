@@ -1,4 +1,4 @@
-"""The ClientApp, called with real messages, beside a real vault: what it answers, and what it refuses."""
+"""The ClientApp with real messages and a real vault: its replies, and the requests that it refuses."""
 
 import json
 import logging
@@ -22,18 +22,18 @@ from site_nodes import (
     Node,
     Plaintext,
     about,
-    begun,
-    company,
+    content_of,
+    initial_state,
+    participants_of,
     proof,
-    question,
     reason,
     ring_of,
     run_spec_of,
     sealed,
     sent,
     state_in,
-    trained,
-    words_in,
+    train_reply,
+    update_in,
 )
 
 from fedpp.aggregation import global_state
@@ -53,29 +53,29 @@ from sites.vault.audit_log import AuditLog, Signer
 
 @BOTH
 def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
-    """The answer holds an update in words, what it says of them, and the number of training sequences; no more."""
+    """The reply holds an encoded update, its mask's public part, its origin and the number of sequences only."""
     run_spec = run_spec_of(domain, masked=masked)
-    answer = trained(both[0], run_spec)
+    answer = train_reply(both[0], run_spec)
     assert set(answer) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
     assert list(answer.array_records[messages.ARRAYS]) == [messages.WORDS]
     assert dict(answer.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
-    assert words_in(answer, run_spec).any()
+    assert update_in(answer, run_spec).any()
     assert (messages.Mask.of(answer).tag != 0) is masked
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
     """Weights of another domain are not trained on, even if the coordinator sends them."""
-    assert reason(trained(north, replace(run_spec_of(domain), domain=OTHER))).startswith(
+    assert reason(train_reply(north, replace(run_spec_of(domain), domain=OTHER))).startswith(
         f"this site belongs to domain {domain.card().fingerprint[:16]}, the run to {OTHER[:16]}"
     )
 
 
 @BOTH
-def test_a_diverged_training_is_said_to_be_one(
+def test_a_diverged_training_is_reported_without_figures(
     both: list[Node], domain: KeyDomain, masked: bool, caplog: pytest.LogCaptureFixture
 ):
-    """The coordinator learns that its learning rate has to change, and not where it was, which tells of sequences."""
-    answer = trained(
+    """The coordinator learns that the learning rate must change, and not the batch, which tells about sequences."""
+    answer = train_reply(
         both[0], run_spec_of(domain, masked=masked, hyperparameters=Hyperparameters(learning_rate=1e300, batch_size=4))
     )
     assert reason(answer) == "the training diverged, or its data do not fit: lower the learning rate"
@@ -83,7 +83,7 @@ def test_a_diverged_training_is_said_to_be_one(
 
 
 def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain: KeyDomain):
-    """The coordinator learns the dataset's shape, classes and counts by split."""
+    """The coordinator receives the dataset's shape, classes and counts by split."""
     with north.beside_vault():
         answer = north.described()
     proved = Proof.from_json(str(answer.config_records[messages.PROOF]["proof"]))
@@ -98,7 +98,7 @@ def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain:
 def test_a_site_whose_vault_serves_another_dataset_refuses(
     north: Node, dataset: EncryptedDataset, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path
 ):
-    """A dataset of the same domain and shape, but with other labels, would be scored wrongly."""
+    """A dataset of the same domain and shape, but with other labels, would be evaluated wrongly."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0], 1 - plaintext[1]))
     with replace(north, dataset=other).beside_vault():
         answer = north.described()
@@ -109,14 +109,16 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 
 
 @BOTH
-def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
-    """A run of another domain gets none, even if a vault answers; a run of this domain gets one of all its facts."""
+def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
+    """A run of another domain gets none, even if a vault is there; a run of this domain gets one with all its facts."""
     run_spec = run_spec_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerOptimizerConfig("fedadam", 0.1))
-    foreign = question(domain, messages.InitialRequest(replace(run_spec, domain=OTHER), ""))
-    assert reason(both[0].ask("query.initial_weights", foreign)).startswith("this site belongs to domain")
+    foreign = content_of(domain, messages.InitialRequest(replace(run_spec, domain=OTHER), ""))
+    assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
         state_in(
-            node.ask("query.initial_weights", question(domain, messages.InitialRequest(p, ""))), domain, masked=masked
+            node.send("query.initial_weights", content_of(domain, messages.InitialRequest(p, ""))),
+            domain,
+            masked=masked,
         )
         for node, p in zip((*both, both[0]), (run_spec, run_spec, replace(run_spec, seed=4)), strict=True)
     )
@@ -136,25 +138,25 @@ def test_the_first_state_is_for_the_sites_own_domain(both: list[Node], domain: K
     ],
 )
 def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: ModelSpec):
-    """What does not fit the dataset is not built, nor asked of the vault."""
+    """What does not fit the dataset is neither built nor requested from the vault."""
     run_spec = run_spec_of(domain, network=network)
     request: messages.Request = {
         "train": messages.TrainRequest(run_spec, 1),
         "evaluate": messages.EvaluateRequest(run_spec, 1),
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
     }[kind]
-    assert reason(north.ask(kind, question(domain, request, b"state"))).startswith("the network is for ")
+    assert reason(north.send(kind, content_of(domain, request, b"state"))).startswith("the network is for ")
 
 
 @pytest.mark.parametrize("gaps", ["public", "encrypted"])
 def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path):
-    """Whichever way the time between frames is kept, the site says so and trains the same network."""
+    """However the time between frames is kept, the site reports it and trains the same network."""
     times = np.linspace(0, 1, 22).reshape(11, 2)
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
     run_spec = run_spec_of(domain, network=replace(TINY, gaps=True))
     with node.beside_vault():
         assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).gaps == gaps
-        assert words_in(trained(node, run_spec), run_spec).any()
+        assert update_in(train_reply(node, run_spec), run_spec).any()
 
 
 def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
@@ -164,42 +166,42 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     run_spec = run_spec_of(domain, masked=False)
     north.permit(secure_aggregation="optional")
     with north.beside_vault():
-        unsealed = trained(north, run_spec)
+        unsealed = train_reply(north, run_spec)
     node = north.use(write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True))
     node.permit(secure_aggregation="optional")
     domain.at_rest_key().save(north.folder / "domain.rest")
     with node.beside_vault():
         assert messages.SITE in node.described()
-        answer = trained(node, run_spec)
-    ours, theirs = (ring_of(run_spec).decode(words_in(content, run_spec), 6) for content in (answer, unsealed))
+        answer = train_reply(node, run_spec)
+    ours, theirs = (ring_of(run_spec).decode(update_in(content, run_spec), 6) for content in (answer, unsealed))
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
     assert np.abs(theirs).max() > 1e-4
 
 
-def test_damage_is_found_before_training_and_not_looked_for_in_each_round(
+def test_damage_is_found_before_training_and_not_in_each_round(
     north: Node, dataset: EncryptedDataset, domain: KeyDomain
 ):
-    """A flipped bit in a test sequence refuses the site at its description; a round reads what it trains on."""
+    """A flipped bit in a test sequence refuses the site's description; a round reads only what it trains on."""
     shard = dataset.path / "frames-00000.npy"
     with north.beside_vault():
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(content)
         assert reason(north.described()) == "its dataset cannot be read: its own log says why"
-        assert messages.REFUSAL not in trained(north, run_spec_of(domain))
+        assert messages.REFUSAL not in train_reply(north, run_spec_of(domain))
 
 
-def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: KeyDomain, tmp_path: Path):
-    """Both come from Flower's message and the request, and stand in its audit log; a tenth score is refused."""
+def test_the_vault_records_run_and_round(north: Node, domain: KeyDomain, tmp_path: Path):
+    """Both come from Flower's message and the request, and are in its audit log; a tenth evaluation is refused."""
     run_spec = run_spec_of(domain)
     tested = messages.EvaluateRequest(run_spec, round=9)
-    content = question(domain, tested, sealed(domain, begun(domain, run_spec, number=8)))
+    content = content_of(domain, tested, sealed(domain, initial_state(domain, run_spec, number=8)))
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
         for _ in range(9):
-            assert messages.METRICS in north.ask("evaluate", content)
-        assert reason(north.ask("evaluate", content)) == CLOSED
-        trained(north, run_spec)
+            assert messages.METRICS in north.send("evaluate", content)
+        assert reason(north.send("evaluate", content)) == CLOSED
+        train_reply(north, run_spec)
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     scores = [line for line in lines if line["method"] == "Evaluate"]
@@ -210,40 +212,40 @@ def test_the_vault_learns_for_which_run_and_round_it_works(north: Node, domain: 
 
 
 def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
-    """A site answers what is wrong with a request, and does not start it."""
+    """A site replies with the defect of a request, and does not start it."""
     run_spec = json.dumps({**json.loads(run_spec_of(domain).to_json()), "epochs": 10**6})
     record = ConfigRecord({**messages.TrainRequest(run_spec_of(domain), 1).to_record(), "run_spec": run_spec})
-    answer = north.ask("train", RecordDict({messages.CONFIG: record}))
+    answer = north.send("train", RecordDict({messages.CONFIG: record}))
     assert reason(answer) == (
         "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
     )
-    assert reason(north.ask("evaluate", RecordDict())) == ("a message came without config: use one fedpp at all sites")
+    assert reason(north.send("evaluate", RecordDict())) == ("a message came without config: use one fedpp at all sites")
 
 
 def test_a_ring_that_could_overflow_is_refused_before_training(both: list[Node], domain: KeyDomain):
-    """What no word can hold is told at once: training that diverges is not even begun."""
+    """A value that the ring cannot hold is reported at once: a training that diverges is not started."""
     hyperparameters = Hyperparameters(learning_rate=1e300, batch_size=4)
     run_spec = run_spec_of(domain, dtype="float32", bound=2.0**20, examples=2**31, hyperparameters=hyperparameters)
-    assert "does not fit 32 bits" in reason(trained(both[0], run_spec))
+    assert "does not fit 32 bits" in reason(train_reply(both[0], run_spec))
 
 
 @BOTH
 def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """Of another round, key, network, dtype or optimizer, or damaged: each is refused with its reason."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = begun(domain, run_spec)
+    state = initial_state(domain, run_spec)
 
     def refused(content: bytes) -> str:
         given = b"".join(domain.state_sealer().seal(about(0), [content])) if masked else content
-        return reason(trained(both[0], run_spec, state=given))
+        return reason(train_reply(both[0], run_spec, state=given))
 
     told = "the state in the message is of round 3, expected that of round 0"
     assert refused(replace(state, round=3).to_bytes()) == told
     for other in (
         replace(state, domain=OTHER),
-        begun(domain, replace(run_spec, rule=ServerOptimizerConfig("fedavgm", 0.5))),
-        begun(domain, replace(run_spec, dtype="float32")),
-        begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
+        initial_state(domain, replace(run_spec, rule=ServerOptimizerConfig("fedavgm", 0.5))),
+        initial_state(domain, replace(run_spec, dtype="float32")),
+        initial_state(domain, replace(run_spec, network=replace(TINY, lstm=3))),
     ):
         told = "the state in the message is of another domain, network or server optimizer than the run"
         assert refused(other.to_bytes()) == told
@@ -253,31 +255,31 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
 
 @BOTH
 def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
-    """A model of three slots is not one of this site's two."""
+    """A model of three slots is refused by a site of two."""
     run_spec = run_spec_of(domain, masked=masked)
     rows = encrypted_initial_weights(TINY, 0, KeyDomain.of_secret(bytes(range(32)), n=3).evaluation_key())
     facts = {"network": TINY, "domain": run_spec.domain, "dtype": run_spec.dtype, "rule": run_spec.rule}
     wide = global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts)
-    assert reason(trained(both[0], run_spec, state=sent(domain, run_spec, wide))) == (
+    assert reason(train_reply(both[0], run_spec, state=sent(domain, run_spec, wide))) == (
         "weight conv0/kernel must have shape (3, 3, 1, 3, 2), got shape (3, 3, 1, 3, 3)"
     )
 
 
 def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
-    """A state of another run or round is sealed about that; one that is altered or in clear is not opened."""
+    """A state of another run or round is sealed about that; an altered one, and one in clear, are not unsealed."""
     run_spec = run_spec_of(domain)
-    state = begun(domain, run_spec)
+    state = initial_state(domain, run_spec)
     for said in (about(0, "0" * 64), about(1), "state"):
-        told = reason(trained(both[0], run_spec, state=sealed(domain, state, said)))
+        told = reason(train_reply(both[0], run_spec, state=sealed(domain, state, said)))
         assert told == f"the coordinator sent a sealed state about {said}, expected {about(0)}"
     altered = bytearray(sealed(domain, state))
     altered[-1] ^= 1
     stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
     for content in (bytes(altered), sealed(stranger, state), state.to_bytes(), b""):
         if content:
-            assert reason(trained(both[0], run_spec, state=content)) == CLOSED
+            assert reason(train_reply(both[0], run_spec, state=content)) == CLOSED
         else:
-            assert "came without a state" in reason(trained(both[0], run_spec, state=content))
+            assert "came without a state" in reason(train_reply(both[0], run_spec, state=content))
 
 
 @pytest.mark.parametrize(
@@ -292,78 +294,80 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
         ("evaluate", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
     ],
 )
-def test_the_policy_decides_what_is_answered(
+def test_the_policy_decides_which_requests_are_answered(
     kind: str, changes: dict[str, Any], told: str, north: Node, domain: KeyDomain
 ):
-    """A dataset that is not listed, a question that is not allowed and one after the last day are refused, and why."""
+    """A dataset that is not listed, a request that is not allowed, and one after the last day are refused."""
     north.permit(**changes)
     with north.beside_vault():
-        answer = north.described() if kind == "query.describe" else _asked(north, kind, run_spec_of(domain))
+        answer = north.described() if kind == "query.describe" else _requested(north, kind, run_spec_of(domain))
     assert reason(answer).startswith(told.format(dataset=north.dataset.manifest.fingerprint))
 
 
-def _asked(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
-    """Return the answer to a question that fits, of any kind about a network."""
+def _requested(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
+    """Return the reply to a request that fits, of each kind about a network."""
     requests: Mapping[str, messages.Request] = {
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
         "train": messages.TrainRequest(run_spec, 1),
         "evaluate": messages.EvaluateRequest(run_spec, 1),
     }
     domain = node.site.domain
-    return node.ask(kind, question(domain, requests[kind], sent(domain, run_spec, begun(domain, run_spec))))
+    return node.send(kind, content_of(domain, requests[kind], sent(domain, run_spec, initial_state(domain, run_spec))))
 
 
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
-def test_the_policy_decides_whether_the_mask_may_be_off(kind: str, north: Node, domain: KeyDomain):
+def test_the_policy_decides_whether_secure_aggregation_is_optional(kind: str, north: Node, domain: KeyDomain):
     """Where it is required, no state and no update leave in clear; where it is optional, both kinds of run do."""
     told = "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
     with north.beside_vault():
-        assert reason(_asked(north, kind, run_spec_of(domain, masked=False))) == told
-        assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain))
+        assert reason(_requested(north, kind, run_spec_of(domain, masked=False))) == told
+        assert messages.REFUSAL not in _requested(north, kind, run_spec_of(domain))
         north.permit(secure_aggregation="optional")
         for masked in (False, True):
             north.forget()
-            assert messages.REFUSAL not in _asked(north, kind, run_spec_of(domain, masked=masked))
+            assert messages.REFUSAL not in _requested(north, kind, run_spec_of(domain, masked=masked))
 
 
-def test_a_run_needs_the_company_that_the_policy_wants(north: Node, domain: KeyDomain):
-    """So many other members must have proved themselves for this run; who did not, or twice, does not count."""
+def test_a_run_needs_as_many_members_as_the_policy_requires(north: Node, domain: KeyDomain):
+    """So many other members must have proved themselves for this run, each of them once."""
     south, east = proof(domain, "south"), proof(domain, "east")
     north.permit(min_other_sites=2)
     run_spec = run_spec_of(domain)
 
     def refused(participants: Participants) -> str:
-        return reason(trained(north, run_spec, participants=participants))
+        return reason(train_reply(north, run_spec, participants=participants))
 
     with north.beside_vault():
-        assert messages.REFUSAL not in trained(north, run_spec, participants=company(domain, south, east))
-        assert "wants 2 other sites in a run, got 1" in refused(company(domain, south))
+        assert messages.REFUSAL not in train_reply(north, run_spec, participants=participants_of(domain, south, east))
+        assert "wants 2 other sites in a run, got 1" in refused(participants_of(domain, south))
         for twice in ((south, south), (south, proof(domain, "centre")), (south, proof(domain, "south", 3))):
-            assert "names one member twice" in refused(company(domain, *twice))
+            assert "names one member twice" in refused(participants_of(domain, *twice))
         for other in ({"nonce": "0" * 64}, {"run": "2"}):
-            assert "was replayed" in refused(company(domain, south, proof(domain, "east", **other)))
+            assert "was replayed" in refused(participants_of(domain, south, proof(domain, "east", **other)))
         other_code = proof(domain, "east", bundle="e" * 64)
-        assert "east runs app bundle eeeeeeeeeeeeeeee, the run is of" in refused(company(domain, south, other_code))
+        assert "east runs app bundle eeeeeeeeeeeeeeee, the run is of" in refused(
+            participants_of(domain, south, other_code)
+        )
         earlier = proof(domain, "east", time=int(time.time()) - 15 * 86400)
-        assert "the proof of east is of another time" in refused(company(domain, south, earlier))
+        assert "the proof of east is of another time" in refused(participants_of(domain, south, earlier))
         stranger = proof(KeyDomain.of_secret(bytes(31) + b"\1", n=2), "east")
-        assert "is for domain" in refused(company(domain, south, stranger))
+        assert "is for domain" in refused(participants_of(domain, south, stranger))
         assert "is without north: it did not join this run" in refused(Participants(NONCE, (south, east)))
 
 
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
-def test_a_question_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
-    """Weights that nobody says who else trains on are neither drawn, nor trained on, nor evaluated."""
+def test_a_request_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
+    """Without a list of participants nothing is drawn, trained on or evaluated."""
     run_spec = run_spec_of(domain)
     requests: Mapping[str, messages.Request] = {
         "query.initial_weights": messages.InitialRequest(run_spec, ""),
         "train": messages.TrainRequest(run_spec, 1),
         "evaluate": messages.EvaluateRequest(run_spec, 1),
     }
-    content = question(domain, requests[kind], sealed(domain, begun(domain, run_spec)))
+    content = content_of(domain, requests[kind], sealed(domain, initial_state(domain, run_spec)))
     del content[messages.PARTICIPANTS]
     with north.beside_vault():
-        assert reason(north.ask(kind, content)).startswith("a message came without participants")
+        assert reason(north.send(kind, content)).startswith("a message came without participants")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +393,7 @@ def test_the_coordinator_learns_no_path(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    """What fails inside the hospital is told by its kind; the whole line, paths included, stands in the site's log."""
+    """What fails inside the hospital is reported by its kind; the whole line, with paths, is in the site's log."""
     monkeypatch.setattr("fedpp.vault_api.vault_client.CONNECT_SECONDS", 0.2)
     if what == "dataset":
         (north.dataset.path / "manifest.json").unlink()

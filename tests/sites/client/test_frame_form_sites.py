@@ -1,4 +1,4 @@
-"""A site of the frame form: its commands, from the key domain to the figures, and what they refuse."""
+"""Commands of a site with orthogonal frame mixing, from the key domain to the figures, and their refusals."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a hospital, with a second key domain of the frame form."""
+    """Return the folder of a hospital, with a second key domain of the scheme more-frame."""
     made = found(tmp_path_factory.mktemp("site"), patients=10)
     secret = ("--passphrase-file", made / "passphrase")
     (made / "mixed").mkdir()
@@ -25,7 +25,7 @@ SHAPE = ("--size", 16, "--frames", 2, "--split", "stratified")
 
 
 def test_a_site_trains_without_a_key(folder: Path):
-    """Its frames are mixed in patches, its labels plain; it trains, is killed or not, and the secret zone evaluates."""
+    """Its frames are mixed in patches, its labels plain; it trains, and the secret zone evaluates."""
     raw, mixed = folder / "raw" / "hospital-1", folder / "mixed"
     site("ingest", raw, *keys(mixed), "--out", mixed / "data", *SHAPE, "--no-at-rest")
     shown = json.loads(site("inspect", mixed / "data", "--json").stdout)
@@ -52,7 +52,7 @@ def test_a_site_trains_without_a_key(folder: Path):
     assert "in patches of 2 x 2" in refused
 
 
-def test_what_the_forms_do_not_do_is_refused(folder: Path):
+def test_unsupported_options_of_a_scheme_are_refused(folder: Path):
     """Patches in a domain of rows, sizes that are no whole patches, and gaps to encrypt are one line each."""
     raw, mixed = folder / "raw" / "hospital-1", folder / "mixed"
     plain = error_of("ingest", raw, *keys(folder), "--out", folder / "no", *SHAPE, "--patch", 2)
@@ -65,7 +65,7 @@ def test_what_the_forms_do_not_do_is_refused(folder: Path):
 
 
 def test_a_site_that_joins_needs_no_evaluation_key(folder: Path, tmp_path: Path):
-    """Its dataset and its domain are found to fit, with the at-rest key alone; what fails is something else."""
+    """Its dataset and its domain fit with the at-rest key only; what fails is something else."""
     mixed = folder / "mixed"
     site("ingest", folder / "raw" / "hospital-1", *keys(mixed), "--out", tmp_path / "sealed", *SHAPE)
     site("policy", "--dataset", tmp_path / "sealed", "--out", tmp_path / "site.yaml")

@@ -1,4 +1,4 @@
-"""A new model that the coordinator made: real sites of the frame form judge it as they judge a sum's."""
+"""New models that the coordinator computed, for sites of the scheme more-frame: accepted by the same checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, RecordDict
-from site_nodes import Node, Plaintext, begun, node, question, reason, run_spec_of, sent, state_in, trained
+from site_nodes import (
+    Node,
+    Plaintext,
+    content_of,
+    initial_state,
+    node,
+    reason,
+    run_spec_of,
+    sent,
+    state_in,
+    train_reply,
+)
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.round_context import Aggregate, Contribution
@@ -23,7 +34,7 @@ TOTAL = Aggregate((Contribution("north", "a" * 64, 6, 1), Contribution("south", 
 
 @pytest.fixture
 def nodes(tmp_path: Path, sockets: str, plaintext: Plaintext) -> Iterator[list[Node]]:
-    """Return two sites of the frame form beside their vaults, which may run without masking, too."""
+    """Return two sites of the scheme more-frame beside their vaults, with masking optional."""
     made = []
     for name in ("north", "south"):
         dataset = write_dataset(tmp_path / f"data of {name}", FRAMES, plaintext)
@@ -40,17 +51,17 @@ def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
 
 
 def shown(each: Node, run_spec: RunSpec, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
-    """Return what a site answers that is sent this in place of a sum."""
+    """Return a site's reply to a state in place of an aggregate."""
     domain = each.site.domain
-    content = question(domain, messages.AcceptRequest(run_spec, number, keep=True), sent(domain, run_spec, before))
+    content = content_of(domain, messages.AcceptRequest(run_spec, number, keep=True), sent(domain, run_spec, before))
     content[messages.SUM] = ConfigRecord({messages.SUM: TOTAL.to_json()})
     content[messages.ARRAYS][messages.AFTER] = messages.pack_state(made)
-    return each.ask("query.accept", content)
+    return each.send("query.accept", content)
 
 
-def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
-    """Each scores it, names it by its digest and keeps it; a second round begins with it."""
-    before = begun(FRAMES, RUN_SPEC)
+def test_sites_accept_a_model_of_the_coordinator(nodes: list[Node]):
+    """Each evaluates it, names it by its digest and keeps it; a second round starts from it."""
+    before = initial_state(FRAMES, RUN_SPEC)
     after = stepped(before)
     for each in nodes:
         answer = shown(each, RUN_SPEC, before, after.to_bytes())
@@ -66,9 +77,9 @@ def test_sites_adopt_what_the_coordinator_made(nodes: list[Node]):
     )
 
 
-def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
-    """The gates are those of a sum: the step's norm, and the loss beside that of the model before."""
-    before = begun(FRAMES, RUN_SPEC)
+def test_a_model_beyond_the_update_check_is_rejected(nodes: list[Node]):
+    """The checks are those of an aggregate: the step's norm, and the loss against that of the model before."""
+    before = initial_state(FRAMES, RUN_SPEC)
     assert (
         "Euclidean norm"
         in messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, stepped(before, 11.0).to_bytes())).reason
@@ -94,37 +105,37 @@ def test_a_model_that_is_too_far_or_too_bad_is_not_adopted(nodes: list[Node]):
     ],
     ids=["salt", "attempt", "classes", "later", "earlier", "domain", "cut", "junk"],
 )
-def test_what_is_no_next_state_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], told: str):
-    """Of another run, attempt, round or domain, or damaged: the site says so, and remembers nothing of it."""
-    before = begun(FRAMES, RUN_SPEC)
+def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], told: str):
+    """Of another run, attempt, round or domain, or damaged: the site names the reason, and keeps nothing of it."""
+    before = initial_state(FRAMES, RUN_SPEC)
     assert told in reason(shown(nodes[0], RUN_SPEC, before, change(stepped(before))))
     good = stepped(before, 0.02)
     assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, good.to_bytes())) == messages.Verdict(good.digest, "")
 
 
-def test_a_masked_run_takes_a_sum_alone(nodes: list[Node]):
-    """Where updates are masked, a coordinator that makes the model made it of nothing."""
+def test_a_masked_run_takes_aggregates_only(nodes: list[Node]):
+    """Where updates are masked, the coordinator cannot have computed a model from them."""
     masked = replace(RUN_SPEC, masked=True)
-    before = begun(FRAMES, masked)
+    before = initial_state(FRAMES, masked)
     assert "is for the frame form without masking" in reason(
         shown(nodes[0], masked, before, stepped(before).to_bytes())
     )
 
 
-def test_rows_of_slots_take_a_sum_alone(both: list[Node], domain: KeyDomain):
-    """In the scheme `more` no median of rows is one of weights: a site refuses whatever is said to be of it."""
+def test_rows_of_slots_take_aggregates_only(both: list[Node], domain: KeyDomain):
+    """In the scheme `more` the median of rows is not the median of weights: a site refuses such a model."""
     run_spec = run_spec_of(domain, masked=False)
-    before = begun(domain, run_spec)
+    before = initial_state(domain, run_spec)
     assert "is for the frame form without masking" in reason(
         shown(both[0], run_spec, before, stepped(before).to_bytes())
     )
 
 
-def test_a_site_of_the_frame_form_trains_from_it(nodes: list[Node]):
-    """What it answers to the next round is an update of the model that the coordinator made."""
-    before = begun(FRAMES, RUN_SPEC)
+def test_a_site_trains_from_a_model_of_the_coordinator(nodes: list[Node]):
+    """Its reply in the next round is an update of the model that the coordinator computed."""
+    before = initial_state(FRAMES, RUN_SPEC)
     after = stepped(before)
     assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, after.to_bytes())).reason == ""
-    answer = nodes[0].ask("train", question(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
+    answer = nodes[0].send("train", content_of(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
     assert after.digest in messages.Origin.of(answer).round
-    assert messages.REFUSAL not in trained(nodes[1], RUN_SPEC)
+    assert messages.REFUSAL not in train_reply(nodes[1], RUN_SPEC)

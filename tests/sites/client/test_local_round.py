@@ -1,4 +1,4 @@
-"""Whole rounds of two sites, by hand: real messages, and a real vault beside each."""
+"""Whole rounds of two sites by hand, with real messages and vaults."""
 
 from dataclasses import replace
 from functools import cache
@@ -18,21 +18,21 @@ from site_nodes import (
     NONCE,
     OTHER,
     Node,
-    added,
-    begun,
+    accept_replies,
+    aggregate_of,
+    content_of,
     decrypted,
-    judged,
+    initial_state,
     proof,
-    question,
     reason,
     ring_of,
     run_spec_of,
     sealed,
     sent,
     state_in,
-    trained,
-    updates,
-    words_in,
+    train_replies,
+    train_reply,
+    update_in,
 )
 from vaults import policy_of
 
@@ -55,14 +55,14 @@ def trainer_of(domain: KeyDomain, hyperparameters: Hyperparameters, dtype: Any) 
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
-    """Both sites hold the same next state, to the bit: decrypted, what a loop over each site's own training says."""
+def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
+    """Both sites hold the same next state, to the bit: decrypted, it is the average of each site's own training."""
     run_spec = run_spec_of(domain, masked=masked, dtype=dtype)
     north, south = both
-    first = north.ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "")))
+    first = north.send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "")))
     before = state_in(first, domain, masked=masked)
     content = messages.state_of(first)
-    answers = judged(both, run_spec, content, added(updates(both, run_spec, content), run_spec))
+    answers = accept_replies(both, run_spec, content, aggregate_of(train_replies(both, run_spec, content), run_spec))
     assert [messages.Verdict.of(answer).reason for answer in answers] == ["", ""]
     after, other = (state_in(answer, domain, masked=masked) for answer in answers)
     assert after == other
@@ -85,73 +85,71 @@ def test_a_round_is_the_average_of_what_the_sites_train(both: list[Node], domain
 
 
 @BOTH
-def test_a_state_that_a_site_named_need_not_come_again(both: list[Node], domain: KeyDomain, masked: bool):
-    """What a site answers to a state's name is what it answers to the state: of the one that came, and its own."""
+def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain, masked: bool):
+    """A digest gets the same reply as the state itself: of a received state, and of a computed one."""
     run_spec = run_spec_of(domain, masked=masked)
-    first = begun(domain, run_spec)
+    first = initial_state(domain, run_spec)
     content, base = sent(domain, run_spec, first), first.digest
     for number in (1, 2):
-        total = added(
-            updates(both, run_spec, content if number == 1 else None, number, base=base if number == 2 else ""),
+        total = aggregate_of(
+            train_replies(both, run_spec, content if number == 1 else None, number, base=base if number == 2 else ""),
             run_spec,
         )
-        named = judged(both, run_spec, None, total, number, base=base)
-        whole = judged(both, run_spec, content, total, number)
+        named = accept_replies(both, run_spec, None, total, number, base=base)
+        whole = accept_replies(both, run_spec, content, total, number)
         states = {state_in(answer, domain, masked=masked).digest for answer in (*named, *whole)}
         assert [messages.Verdict.of(answer) for answer in named] == [messages.Verdict(*states, "")] * 2
         content, (base,) = messages.state_of(named[0]), states
 
 
 @BOTH
-def test_a_state_that_a_site_does_not_hold_is_asked_for(both: list[Node], domain: KeyDomain, masked: bool):
-    """One that it never had, and one that was damaged; that of another round than is due is none to go on from."""
+def test_a_missing_state_is_requested(both: list[Node], domain: KeyDomain, masked: bool):
+    """One that it never had, one that was damaged, and one of another round than the request's."""
     run_spec = run_spec_of(domain, masked=masked)
-    state, north = begun(domain, run_spec), both[0]
+    state, north = initial_state(domain, run_spec), both[0]
     content = sent(domain, run_spec, state)
     by_name = messages.TrainRequest(run_spec, 1, base=state.digest)
-    assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
-    trained(north, run_spec, state=content)
-    assert messages.REFUSAL not in north.ask("train", question(domain, by_name))
+    assert reason(north.send("train", content_of(domain, by_name))) == messages.LOST_BASE
+    train_reply(north, run_spec, state=content)
+    assert messages.REFUSAL not in north.send("train", content_of(domain, by_name))
     (kept,) = north.folder.glob("runs/*/state-0")
     assert content in kept.read_bytes()
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert reason(north.ask("train", question(domain, by_name))) == messages.LOST_BASE
-    trained(north, run_spec, state=content)
+    assert reason(north.send("train", content_of(domain, by_name))) == messages.LOST_BASE
+    train_reply(north, run_spec, state=content)
     late = messages.TrainRequest(run_spec, 2, base=state.digest)
     told = "sealed state about" if masked else "is of round 0, expected that of round 1"
-    assert told in reason(north.ask("train", question(domain, late)))
+    assert told in reason(north.send("train", content_of(domain, late)))
 
 
 @BOTH
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_another_state_than_the_question_names_is_refused(
-    both: list[Node], domain: KeyDomain, masked: bool, split: str
-):
-    """A site that computed none of its own is not led astray by one that seals another, nor keeps that as the model."""
+def test_another_state_than_the_request_names_is_refused(both: list[Node], domain: KeyDomain, masked: bool, split: str):
+    """A site that computed none itself does not train from another state that was sealed, nor keeps it as the model."""
     run_spec, north = run_spec_of(domain, masked=masked), both[0]
-    named, came = (begun(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
+    named, came = (initial_state(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
     requests = {
         "train": ("train", messages.TrainRequest(run_spec, 4, base=named.digest)),
         "test": ("evaluate", messages.EvaluateRequest(run_spec, 4, base=named.digest)),
     }
     kind, request = requests[split]
-    answer = north.ask(kind, question(domain, request, sent(domain, run_spec, came)))
+    answer = north.send(kind, content_of(domain, request, sent(domain, run_spec, came)))
     assert reason(answer).startswith("the state of round 3 in the message is not the accepted one")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
-    assert messages.REFUSAL not in north.ask(kind, question(domain, request, sent(domain, run_spec, named)))
+    assert messages.REFUSAL not in north.send(kind, content_of(domain, request, sent(domain, run_spec, named)))
 
 
-def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
-    """No value of a row, and no word of an update, stands in a sealed state or in masked words; in clear each does."""
+def test_masked_replies_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
+    """No value of a row or update is in a sealed state or a masked update; in clear all are."""
     shown = {}
     for masked in (MASKED, CLEAR):
         run_spec = run_spec_of(domain, masked=masked)
-        first = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "")))
+        first = both[0].send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "")))
         state = messages.state_of(first)
-        answers = updates(both, run_spec, state)
-        after = messages.state_of(judged(both[:1], run_spec, state, added(answers, run_spec))[0])
-        shown[masked] = (state, after, words_in(answers["north"], run_spec).tobytes())
+        answers = train_replies(both, run_spec, state)
+        after = messages.state_of(accept_replies(both[:1], run_spec, state, aggregate_of(answers, run_spec))[0])
+        shown[masked] = (state, after, update_in(answers["north"], run_spec).tobytes())
         for each in both:
             each.forget()
     *states, words = shown[CLEAR]
@@ -164,13 +162,15 @@ def test_masked_answers_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
         assert not [start for start in range(len(hidden) - 7) if hidden[start : start + 8] in pieces]
 
 
-def test_nothing_of_the_rows_is_on_the_disk_under_the_mask(both: list[Node], domain: KeyDomain):
+def test_nothing_of_the_rows_is_on_the_disk_of_a_masked_run(both: list[Node], domain: KeyDomain):
     """What a site keeps of a masked run is sealed or masked; in clear all values are there."""
     for masked in (MASKED, CLEAR):
         run_spec = run_spec_of(domain, masked=masked)
-        state = begun(domain, run_spec)
+        state = initial_state(domain, run_spec)
         content = sent(domain, run_spec, state)
-        (answer,) = judged(both[:1], run_spec, content, added(updates(both, run_spec, content), run_spec))
+        (answer,) = accept_replies(
+            both[:1], run_spec, content, aggregate_of(train_replies(both, run_spec, content), run_spec)
+        )
         after = state_in(answer, domain, masked=masked)
         disk = b"".join(path.read_bytes() for path in both[0].folder.glob("runs/*/*"))
         for of in (state, after):
@@ -184,32 +184,34 @@ def test_nothing_of_the_rows_is_on_the_disk_under_the_mask(both: list[Node], dom
 def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDomain):
     """The same updates, under masks and in clear, give the same next state, to the bit."""
     masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
-    state = begun(domain, clear)
-    answers = updates(both, clear, state.to_bytes())
+    state = initial_state(domain, clear)
+    answers = train_replies(both, clear, state.to_bytes())
     of = Round(NONCE, 1, 1, state.digest, masked.digest, 2 * TINY.parameters(), ring_of(clear))
     parts, words = [], np.zeros(of.length, of.ring.dtype)
     for node in both:
         name = node.site.identity.name
         with VaultClient(str(node.context.node_config["vault"])) as vault:
-            hidden = vault.mask(of.to_json(), 6, words_in(answers[name], clear))
+            hidden = vault.mask(of.to_json(), 6, update_in(answers[name], clear))
         parts.append((Contribution(name, hidden.nonce, 6, hidden.min_sites), hidden.tag))
         words = words + hidden.values
     for each in both:
         each.forget()
-    ours = judged(both, masked, sealed(domain, state), (Aggregate.of(parts), words))
+    ours = accept_replies(both, masked, sealed(domain, state), (Aggregate.of(parts), words))
     for each in both:
         each.forget()
-    theirs = judged(both, clear, state.to_bytes(), added(answers, clear))
+    theirs = accept_replies(both, clear, state.to_bytes(), aggregate_of(answers, clear))
     for answer, other in zip(ours, theirs, strict=True):
         assert state_in(answer, domain, masked=True) == state_in(other, domain, masked=False) != state
 
 
-def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture):
-    """Of another attempt, altered, of other examples, of one site alone or of a stranger: no model comes of it."""
+def test_an_aggregate_that_does_not_fit_is_refused(
+    both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture
+):
+    """Of another attempt, altered, of other examples, of one site only or of a stranger: it gives no model."""
     run_spec = run_spec_of(domain)
-    state = sealed(domain, begun(domain, run_spec))
-    total, words = added(updates(both, run_spec, state), run_spec)
-    second = added(updates(both, run_spec, state, attempt=2), run_spec)
+    state = sealed(domain, initial_state(domain, run_spec))
+    total, words = aggregate_of(train_replies(both, run_spec, state), run_spec)
+    second = aggregate_of(train_replies(both, run_spec, state, attempt=2), run_spec)
     stranger = replace(total.parts[1], site="mallory")
     tampered = [
         (second, "does not fit its tag"),
@@ -225,113 +227,118 @@ def test_a_sum_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain,
     ]
     for given, told in tampered:
         caplog.clear()
-        for answer in judged(both, run_spec, state, given):
+        for answer in accept_replies(both, run_spec, state, given):
             assert reason(answer) == CLOSED
         logged = [entry.getMessage() for entry in caplog.records if entry.name == "fedpp.site"]
         assert [told in line for line in logged] == [True, True]
-    assert [messages.VERDICT in answer for answer in judged(both, run_spec, state, (total, words))] == [True, True]
+    assert [messages.VERDICT in answer for answer in accept_replies(both, run_spec, state, (total, words))] == [
+        True,
+        True,
+    ]
 
 
 @BOTH
-def test_a_sum_of_another_size_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
-    """Words of another number or width, examples beyond the plan's, and a list that is none are named."""
+def test_an_aggregate_of_another_size_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+    """Values of another number or width, examples beyond the run specification's, and a damaged list are named."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    total, words = added(updates(both, run_spec, state), run_spec)
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    total, words = aggregate_of(train_replies(both, run_spec, state), run_spec)
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
-        (answer,) = judged(both[:1], run_spec, state, (total, given))
+        (answer,) = accept_replies(both[:1], run_spec, state, (total, given))
         assert reason(answer).startswith("its words are ")
     request = messages.AcceptRequest(run_spec, 1)
-    content = question(domain, request, state, added=(total, words))
+    content = content_of(domain, request, state, aggregate=(total, words))
     content[messages.SUM] = ConfigRecord({messages.SUM: total.to_json() + " "})
-    assert reason(both[0].ask("query.accept", content)).startswith("the facts of the aggregate are damaged")
+    assert reason(both[0].send("query.accept", content)).startswith("the facts of the aggregate are damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
-    (answer,) = judged(both[:1], run_spec, state, (many, words))
+    (answer,) = accept_replies(both[:1], run_spec, state, (many, words))
     assert reason(answer) == (CLOSED if masked else "this round allows 1 to 12 examples, got 13")
 
 
-def test_a_model_is_kept_where_it_is_asked_for(both: list[Node], domain: KeyDomain):
-    """Without `keep` the answer holds counts and a verdict alone, with it the state, sealed about its round."""
+def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDomain):
+    """Without `keep` the reply holds counts and the decision only; with it, also the state, sealed about its round."""
     run_spec = run_spec_of(domain)
-    state = sealed(domain, begun(domain, run_spec))
-    total = added(updates(both, run_spec, state), run_spec)
+    state = sealed(domain, initial_state(domain, run_spec))
+    total = aggregate_of(train_replies(both, run_spec, state), run_spec)
     request = messages.AcceptRequest(run_spec, 1)
-    answer = both[0].ask("query.accept", question(domain, request, state, added=total))
+    answer = both[0].send("query.accept", content_of(domain, request, state, aggregate=total))
     assert set(answer) == {messages.METRICS, messages.VERDICT}
-    kept = both[0].ask("query.accept", question(domain, replace(request, keep=True), state, added=total))
+    kept = both[0].send("query.accept", content_of(domain, replace(request, keep=True), state, aggregate=total))
     assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
     assert state_in(kept, domain, masked=True).digest == messages.Verdict.of(answer).digest
 
 
 @BOTH
 def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
-    """Of a round that it computed itself a node takes that state alone, in the next round, a repeat and the test."""
+    """Of a round that it computed itself, a site takes that state only, in the next round, a retry and the test."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     after = state_in(answer, domain, masked=masked)
-    other = sent(domain, run_spec, replace(begun(domain, run_spec, seed=1), round=1))
+    other = sent(domain, run_spec, replace(initial_state(domain, run_spec, seed=1), round=1))
     requests: list[tuple[str, messages.Request]] = [
         ("train", messages.TrainRequest(run_spec, 2)),
         ("train", messages.TrainRequest(run_spec, 2, attempt=2)),
         ("evaluate", messages.EvaluateRequest(run_spec, 2)),
     ]
     for kind, request in requests:
-        told = reason(both[0].ask(kind, question(domain, request, other)))
+        told = reason(both[0].send(kind, content_of(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
-        assert messages.REFUSAL not in both[0].ask(kind, question(domain, request, sent(domain, run_spec, after)))
-    later = updates(both, run_spec, messages.state_of(answer), 2)
-    judged(both, run_spec, messages.state_of(answer), added(later, run_spec), 2)
+        assert messages.REFUSAL not in both[0].send(kind, content_of(domain, request, sent(domain, run_spec, after)))
+    later = train_replies(both, run_spec, messages.state_of(answer), 2)
+    accept_replies(both, run_spec, messages.state_of(answer), aggregate_of(later, run_spec), 2)
     for kind, request in requests:  # round 2 was computed; round 1 is still what it was
-        told = reason(both[0].ask(kind, question(domain, request, other)))
+        told = reason(both[0].send(kind, content_of(domain, request, other)))
         assert told.startswith("the state of round 1 is not the one that this site computed")
 
 
 @BOTH
-def test_a_site_that_missed_the_adopted_attempt_goes_on_from_it(both: list[Node], domain: KeyDomain, masked: bool):
-    """It computed the first, the other site the second, too; who computed the second goes back to no first."""
+def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node], domain: KeyDomain, masked: bool):
+    """It computed the first, the other site also the second attempt; a site with the second takes no first one."""
     run_spec = run_spec_of(domain, masked=masked)
     north, south = both
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    first, _ = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
-    (second,) = judged([south], run_spec, state, added(updates(both, run_spec, state, attempt=2), run_spec), attempt=2)
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    first, _ = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    (second,) = accept_replies(
+        [south], run_spec, state, aggregate_of(train_replies(both, run_spec, state, attempt=2), run_spec), attempt=2
+    )
     adopted = state_in(second, domain, masked=masked)
     assert (adopted.round, adopted.attempt) == (1, 2)
     assert adopted.digest != state_in(first, domain, masked=masked).digest
-    assert set(updates(both, run_spec, messages.state_of(second), 2)) == {"north", "south"}
-    assert messages.REFUSAL not in north.ask(
-        "train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))
+    assert set(train_replies(both, run_spec, messages.state_of(second), 2)) == {"north", "south"}
+    assert messages.REFUSAL not in north.send(
+        "train", content_of(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))
     )
-    told = reason(south.ask("train", question(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))))
+    told = reason(south.send("train", content_of(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))))
     assert told.startswith("the state of round 1 is of attempt 1, and this site has computed attempt 2")
 
 
 @BOTH
-def test_a_site_that_missed_rounds_goes_on_from_the_state_that_came(both: list[Node], domain: KeyDomain, masked: bool):
-    """It computed round 1, and neither 2 nor 3: what it remembers of round 1 says nothing of the state of round 3."""
+def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[Node], domain: KeyDomain, masked: bool):
+    """It computed round 1, and neither 2 nor 3: its record of round 1 does not bind the state of round 3."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    judged(both[:1], run_spec, state, added(updates(both, run_spec, state), run_spec))
-    later = sent(domain, run_spec, begun(domain, run_spec, seed=1, number=3))
-    assert set(updates(both[:1], run_spec, later, 4)) == {"north"}
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    accept_replies(both[:1], run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    later = sent(domain, run_spec, initial_state(domain, run_spec, seed=1, number=3))
+    assert set(train_replies(both[:1], run_spec, later, 4)) == {"north"}
 
 
 @BOTH
-def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
+def test_a_site_that_joins_later_starts_from_the_received_state(
     both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
 ):
-    """One of three computes nothing of round 1; of round 2, under a plan with room for it, all compute the same."""
+    """One of three computes nothing of round 1; of round 2, in a run for three, all compute the same."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
     east.permit(secure_aggregation="optional")
     with east.beside_vault():
         three, run_spec = [*both, east], replace(run_spec, examples=18, sites=3)
         company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
         before = messages.state_of(answer)
-        trained = updates(three, run_spec, before, 2, participants=company)
-        answers = judged(three, run_spec, before, added(trained, run_spec), 2, participants=company)
+        trained = train_replies(three, run_spec, before, 2, participants=company)
+        answers = accept_replies(three, run_spec, before, aggregate_of(trained, run_spec), 2, participants=company)
         states = [state_in(each, domain, masked=masked) for each in answers]
     assert {state.digest for state in states} == {messages.Verdict.of(each).digest for each in answers}
     assert [(state.round, messages.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
@@ -340,28 +347,28 @@ def test_a_site_that_joins_late_goes_on_from_the_state_that_came(
 
 
 @BOTH
-def test_an_update_that_is_too_long_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
-    """Beyond the share of the model's norm, or a value beyond the bound, the site abstains.
+def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
+    """Beyond the share of the model's norm, or with a value beyond the bound, the site abstains.
 
-    The coordinator is told which, and no figure: it would read them off by bounds of its choice.
+    The coordinator receives the kind of bound and no figure, which it could find by bounds of its choice.
     """
-    long = trained(both[0], run_spec_of(domain, masked=masked, max_norm=1e-6))
+    long = train_reply(both[0], run_spec_of(domain, masked=masked, max_norm=1e-6))
     assert reason(long) == (
         "the update's Euclidean norm is more than 1e-06 times the global model's: lower the learning rate, train fewer "
         "epochs a round, or raise max-update-norm"
     )
-    high = trained(both[0], run_spec_of(domain, masked=masked, bound=2.0**-20))
+    high = train_reply(both[0], run_spec_of(domain, masked=masked, bound=2.0**-20))
     assert (
         reason(high) == "an update has a value beyond 9.53674e-07: lower the learning rate, or raise max-update-value"
     )
 
 
 @BOTH
-def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: KeyDomain, masked: bool):
-    """A sum that takes the model beyond the share of its norm is scored, its state told, and not adopted."""
+def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDomain, masked: bool):
+    """An aggregate that moves the model beyond the share of its norm is evaluated, its state reported, and rejected."""
     run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavg", 1e6))
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    for answer in judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec)):
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    for answer in accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec)):
         verdict = messages.Verdict.of(answer)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
         assert verdict.digest == state_in(answer, domain, masked=masked).digest
@@ -369,7 +376,7 @@ def test_a_new_model_that_went_too_far_gets_a_verdict(both: list[Node], domain: 
 
 
 @BOTH
-def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domain: KeyDomain, masked: bool):
     """From the second round on, in each attempt, a site's validation loss is compared to that of the round before."""
     tiny, small, large = (Hyperparameters(learning_rate=rate, batch_size=4) for rate in (1e-12, 1e-3, 1.0))
     run_spec = run_spec_of(
@@ -380,34 +387,36 @@ def test_a_loss_that_rose_is_not_sent_and_not_adopted(both: list[Node], domain: 
         bound=2.0**10,
         max_norm=1e9,
     )
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     after = messages.state_of(answer)
     harmful = replace(run_spec, hyperparameters=large, max_loss_increase=1e-9)
     together = replace(
         run_spec, hyperparameters=small, max_loss_increase=0.5
-    )  # each update passes, and the server's step does not
+    )  # each update passes, and the aggregate's step does not
     for attempt in (1, 2):
         for node in both:
-            told = node.ask("train", question(domain, messages.TrainRequest(harmful, 2, attempt), after))
+            told = node.send("train", content_of(domain, messages.TrainRequest(harmful, 2, attempt), after))
             assert reason(told) == (
                 "the validation loss rose by more than 1e-09 nats: keep the model of the round before, and lower the "
                 "learning rate"
             )
-        total = added(updates(both, together, after, 2, attempt), together)
-        for told in judged(both, together, after, total, 2, attempt):
+        total = aggregate_of(train_replies(both, together, after, 2, attempt), together)
+        for told in accept_replies(both, together, after, total, 2, attempt):
             verdict = messages.Verdict.of(told)
             assert verdict.reason.startswith("the validation loss rose by more than 0.5 nats: ")
             assert verdict.digest == state_in(told, domain, masked=masked).digest
 
 
-def test_a_repeated_attempt_trains_with_another_seed(both: list[Node], domain: KeyDomain):
-    """An attempt gives one update, a second another; the first attempt's is that of the run's seed and round alone."""
+def test_a_retry_trains_with_another_seed(both: list[Node], domain: KeyDomain):
+    """One attempt always gives the same update, a second another; the first depends on seed and round only."""
     run_spec = run_spec_of(domain, masked=False)
-    before = begun(domain, run_spec)
+    before = initial_state(domain, run_spec)
     found = []
     for attempt in (1, 1, 2):
-        found.append(words_in(updates(both[:1], run_spec, before.to_bytes(), attempt=attempt)["north"], run_spec))
+        found.append(
+            update_in(train_replies(both[:1], run_spec, before.to_bytes(), attempt=attempt)["north"], run_spec)
+        )
         both[0].forget()  # or it would send the first attempt's answer again, and train no second time
     first, again, second = found
     scale = 6 * 2.0 ** ring_of(run_spec).fraction
@@ -422,13 +431,13 @@ def kept(work: Path) -> dict[str, bytes]:
 
 
 @BOTH
-def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: KeyDomain, masked: bool):
-    """The test after the last round leaves the state as it came, under the run's number, in the site's own folder."""
+def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: KeyDomain, masked: bool):
+    """The final test leaves the state as it was sent, under the run's number, in the site's own folder."""
     run_spec = run_spec_of(domain, masked=masked)
-    content = sent(domain, run_spec, begun(domain, run_spec, number=3))
+    content = sent(domain, run_spec, initial_state(domain, run_spec, number=3))
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
-        answer = node.ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 4), content))
+        answer = node.send("evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 4), content))
         assert set(answer) == {messages.METRICS}
         assert answer.metric_records[messages.METRICS]["examples"] == 3
         assert not list(node.folder.rglob("state-*"))  # the run is over
@@ -440,10 +449,10 @@ def test_the_final_model_is_kept_where_the_site_says(both: list[Node], domain: K
 def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked: bool):
     """A round's new state is not the run's model, and a state that is refused is not kept."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     request = messages.EvaluateRequest(run_spec, 4)
-    assert messages.REFUSAL in both[0].ask("evaluate", question(domain, request, state))
+    assert messages.REFUSAL in both[0].send("evaluate", content_of(domain, request, state))
     assert kept(both[0].folder) == {}
 
 
@@ -451,11 +460,13 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
 def test_a_final_model_that_is_named_only_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """A site keeps what the message holds: without a model there is nothing to keep, and the kept one stays."""
     run_spec = run_spec_of(domain, masked=masked)
-    final = begun(domain, run_spec, number=3)
+    final = initial_state(domain, run_spec, number=3)
     content = sent(domain, run_spec, final)
-    both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 4), content))
+    both[0].send("evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 4), content))
     named = messages.EvaluateRequest(run_spec, 4, base=final.digest)
-    assert reason(both[0].ask("evaluate", question(domain, named))).startswith("the request must hold the final model")
+    assert reason(both[0].send("evaluate", content_of(domain, named))).startswith(
+        "the request must hold the final model"
+    )
     assert kept(both[0].folder) == {"1.state": content}
 
 
@@ -463,19 +474,23 @@ def test_a_final_model_that_is_named_only_is_refused(both: list[Node], domain: K
 def test_each_message_is_evaluated_on_its_own_split(both: list[Node], domain: KeyDomain, masked: bool):
     """A new model's counts are of the validation split (two sequences here), the final one's of the test split."""
     run_spec = run_spec_of(domain, masked=masked)
-    state = sent(domain, run_spec, begun(domain, run_spec))
-    (answer, _) = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
-    final = both[0].ask("evaluate", question(domain, messages.EvaluateRequest(run_spec, 2), messages.state_of(answer)))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    final = both[0].send(
+        "evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 2), messages.state_of(answer))
+    )
     assert [of.metric_records[messages.METRICS]["examples"] for of in (answer, final)] == [2, 3]
 
 
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
-def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
-    """The first state has the model's rows, in clear or sealed about whatever it was, the run's rule, and round 0."""
+def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
+    """The first state has the model's rows, sealed about anything or in clear, the run's optimizer, and round 0."""
     run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavgm", 0.5))
-    earlier = begun(domain, run_spec_of(domain), seed=9, number=7)
+    earlier = initial_state(domain, run_spec_of(domain), seed=9, number=7)
     content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
-    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, model), content))
+    answer = both[0].send(
+        "query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, model), content)
+    )
     state = state_in(answer, domain, masked=masked)
     assert (state.round, state.rule) == (0, run_spec.rule)
     for name, rows in earlier.rows.items():
@@ -484,65 +499,68 @@ def test_a_run_goes_on_from_a_model(both: list[Node], domain: KeyDomain, model: 
 
 
 def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
-    """A site that lets a run go without masking opens no other run's model for the coordinator."""
-    secret = sealed(domain, begun(domain, run_spec_of(domain), seed=9, number=7))
+    """A site that allows runs without masking unseals no other run's model for the coordinator."""
+    secret = sealed(domain, initial_state(domain, run_spec_of(domain), seed=9, number=7))
     request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
-    told = reason(both[0].ask("query.initial_weights", question(domain, request, secret)))
+    told = reason(both[0].send("query.initial_weights", content_of(domain, request, secret)))
     assert told == "a sealed initial model needs secure aggregation: set secure-aggregation=true"
 
 
-def test_a_run_goes_on_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
-    """Or a coordinator could show a site the sums of two lists, each unmasked by another site's vault."""
+def test_a_run_starts_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
+    """Or a coordinator could show a site the aggregates of two lists, each unmasked by another site's vault."""
     run_spec = run_spec_of(domain)
-    own = sealed(domain, begun(domain, run_spec, number=1))
+    own = sealed(domain, initial_state(domain, run_spec, number=1))
     told = reason(
-        both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "sealed"), own))
+        both[0].send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "sealed"), own))
     )
     assert told == "the initial model is a state of this run itself: choose a model of another run"
 
 
 def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyDomain):
-    """A question in clear in the midst of a masked run is refused, also where the policy lets runs be in clear."""
+    """A request in clear within a masked run is refused, even if the policy allows runs in clear."""
     masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
-    state = begun(domain, masked)
-    updates(both[:1], masked, sealed(domain, state))
+    state = initial_state(domain, masked)
+    train_replies(both[:1], masked, sealed(domain, state))
     for kind, request in (
         ("train", messages.TrainRequest(clear, 1)),
         ("evaluate", messages.EvaluateRequest(clear, 1)),
     ):
-        told = reason(both[0].ask(kind, question(domain, request, state.to_bytes())))
+        told = reason(both[0].send(kind, content_of(domain, request, state.to_bytes())))
         assert told == "a run is masked from its first request to its last, or not at all"
 
 
-def test_words_too_coarse_for_a_step_are_not_sent(both: list[Node], domain: KeyDomain):
-    """Rounded to nothing, a small site's update would leave another's alone in the sum."""
+def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDomain):
+    """Rounded to zero, a small site's update would leave another site's update alone in the aggregate."""
     coarse = run_spec_of(
         domain, examples=2**31, bound=2.0**20, hyperparameters=Hyperparameters(learning_rate=1e-5, batch_size=4)
     )
     assert ring_of(coarse).fraction < 12
-    told = reason(trained(both[0], coarse))
+    told = reason(train_reply(both[0], coarse))
     assert told.startswith(
         "a step of rate 1e-05 of 6 examples is below 4 units of an aggregate of 2147483648: use float64"
     )
-    assert messages.REFUSAL not in trained(
+    assert messages.REFUSAL not in train_reply(
         both[0], replace(coarse, hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=4))
     )
 
 
-def test_a_sum_is_of_one_plan(both: list[Node], domain: KeyDomain):
-    """A coordinator that tells one site to train, and the other not to, gets no sum that is the first one's update."""
+def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyDomain):
+    """A coordinator that makes only one of two sites train gets no aggregate that is the first one's update."""
     run_spec = run_spec_of(domain)
     idle = replace(run_spec, hyperparameters=replace(run_spec.hyperparameters, learning_rate=1e-12))
-    state = sealed(domain, begun(domain, run_spec))
-    answers = {**updates(both[:1], run_spec, state), **updates(both[1:], idle, state)}
+    state = sealed(domain, initial_state(domain, run_spec))
+    answers = {**train_replies(both[:1], run_spec, state), **train_replies(both[1:], idle, state)}
     for told in (run_spec, idle):
-        assert [reason(answer) for answer in judged(both, told, state, added(answers, run_spec))] == [CLOSED, CLOSED]
-    honest = judged(both, run_spec, state, added(updates(both, run_spec, state), run_spec))
+        assert [reason(answer) for answer in accept_replies(both, told, state, aggregate_of(answers, run_spec))] == [
+            CLOSED,
+            CLOSED,
+        ]
+    honest = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     assert [messages.Verdict.of(answer).reason for answer in honest] == ["", ""]
 
 
-def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node], domain: KeyDomain):
-    """Alone it is not, though the policy of the site that takes the mask off would let it be."""
+def test_a_site_s_own_policy_sets_the_minimum_of_its_aggregates(both: list[Node], domain: KeyDomain):
+    """Its update is not unmasked alone, even if the policy of the site that unmasks would allow it."""
 
     def let_alone(node: Node) -> None:
         node.permit(secure_aggregation="optional", min_other_sites=0)
@@ -551,28 +569,30 @@ def test_a_site_s_own_policy_says_in_what_sum_its_update_is_seen(both: list[Node
 
     run_spec = run_spec_of(domain)
     let_alone(both[0])
-    state = sealed(domain, begun(domain, run_spec))
-    alone = added(updates(both[1:], run_spec, state), run_spec)
-    (told,) = judged(both[:1], run_spec, state, alone)
+    state = sealed(domain, initial_state(domain, run_spec))
+    alone = aggregate_of(train_replies(both[1:], run_spec, state), run_spec)
+    (told,) = accept_replies(both[:1], run_spec, state, alone)
     assert reason(told) == CLOSED
     lax = replace(alone[0], parts=(replace(alone[0].parts[0], min_cohort=1),))
-    (told,) = judged(both[:1], run_spec, state, (lax, alone[1]))
+    (told,) = accept_replies(both[:1], run_spec, state, (lax, alone[1]))
     assert reason(told) == CLOSED
     let_alone(both[1])
-    (told,) = judged(both[:1], run_spec, state, added(updates(both[1:], run_spec, state), run_spec))
+    (told,) = accept_replies(
+        both[:1], run_spec, state, aggregate_of(train_replies(both[1:], run_spec, state), run_spec)
+    )
     assert messages.Verdict.of(told).reason == ""
 
 
 @pytest.mark.parametrize("model", ["clear", "sealed"])
-def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain: KeyDomain, model: str):
-    """Of another network, dtype, domain or classes, damaged, or missing: the reason says which."""
+def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, model: str):
+    """Of another network, dtype, domain or classes, damaged, or missing: the reason names it."""
     run_spec = run_spec_of(domain)
-    fitting = begun(domain, run_spec)
+    fitting = initial_state(domain, run_spec)
     told = "the initial model is of another domain, network or dtype than the run: use that model's settings"
     others = {
         told: [
-            begun(domain, replace(run_spec, network=replace(TINY, lstm=3))),
-            begun(domain, replace(run_spec, dtype="float32")),
+            initial_state(domain, replace(run_spec, network=replace(TINY, lstm=3))),
+            initial_state(domain, replace(run_spec, dtype="float32")),
             replace(fitting, domain=OTHER),
         ],
         "the initial model's classes are yes, no: ingest with the same": [replace(fitting, classes=("yes", "no"))],
@@ -580,7 +600,7 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
 
     def refused(content: bytes | None) -> str:
         request = messages.InitialRequest(run_spec, model)
-        return reason(both[0].ask("query.initial_weights", question(domain, request, content)))
+        return reason(both[0].send("query.initial_weights", content_of(domain, request, content)))
 
     for said, models in others.items():
         for other in models:
@@ -593,9 +613,11 @@ def test_a_model_that_does_not_fit_is_not_gone_on_from(both: list[Node], domain:
         assert refused(damaged) == CLOSED
 
 
-def test_a_model_is_sealed_as_the_request_says(both: list[Node], domain: KeyDomain):
-    """A sealed model that is said to be in clear is no state: what it is does not depend on the masking."""
+def test_an_initial_model_has_the_form_that_the_request_names(both: list[Node], domain: KeyDomain):
+    """A sealed model that the request calls clear is not a state: its form does not depend on the masking."""
     run_spec = run_spec_of(domain)
-    content = sealed(domain, begun(domain, run_spec))
-    answer = both[0].ask("query.initial_weights", question(domain, messages.InitialRequest(run_spec, "clear"), content))
+    content = sealed(domain, initial_state(domain, run_spec))
+    answer = both[0].send(
+        "query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "clear"), content)
+    )
     assert reason(answer).startswith("not a global state")

@@ -1,4 +1,4 @@
-"""What a site is asked twice, by a coordinator that died in between: real messages, and real vaults."""
+"""Repeated requests, as of a coordinator that resumed: real messages and vaults, and no second training."""
 
 import json
 import resource
@@ -18,16 +18,16 @@ from site_nodes import (
     BOTH,
     NONCE,
     Node,
-    added,
-    begun,
-    judged,
+    accept_replies,
+    aggregate_of,
+    content_of,
+    initial_state,
     proof,
-    question,
     reason,
     run_spec_of,
     sent,
     state_in,
-    updates,
+    train_replies,
 )
 
 from fedpp.keys.key_domain import KeyDomain
@@ -40,7 +40,7 @@ from sites.vault.audit_log import AuditLog, Signer
 
 NAMES = ("north", "south", "east")
 SECONDS = 60.0
-ASKED = """
+REQUESTED = """
 import json, os, sys
 from pathlib import Path
 from flwr.app import Context, Message, Metadata, RecordDict
@@ -49,10 +49,10 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from sites.client.app import app
 
 folder, kind, run, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "question").read_bytes()))
-metadata = Metadata(run, "question", 0, 1, "", "", 0.0, 60.0, kind)
+content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "request").read_bytes()))
+metadata = Metadata(run, "request", 0, 1, "", "", 0.0, 60.0, kind)
 answer = app(Message(content=content, metadata=metadata), Context(run, 1, settings, RecordDict(), {})).content
-(folder / "replied").write_bytes(recorddict_to_proto(answer).SerializeToString())
+(folder / "reply").write_bytes(recorddict_to_proto(answer).SerializeToString())
 print("tensorflow" in sys.modules)
 """
 
@@ -62,23 +62,23 @@ def packed(answer: RecordDict) -> bytes:
 
 
 def nonce_of(answer: RecordDict) -> str:
-    """Return what is drawn afresh for each update that is made."""
+    """Return the nonce that is fresh for each masked update."""
     return messages.Mask.of(answer).nonce
 
 
-def asked_anew(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
-    """Return what a new process of the site answers in Flower's run of this number; it must not load TensorFlow."""
-    (node.folder / "question").write_bytes(packed(content))
+def sent_to_new_process(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
+    """Return the reply of a new process in Flower's run of this number; it must not load TensorFlow."""
+    (node.folder / "request").write_bytes(packed(content))
     given = (str(node.folder), kind, str(run), json.dumps(dict(node.context.node_config)))
     done = subprocess.run(
-        [sys.executable, "-c", ASKED, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", REQUESTED, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout == "False\n"
-    return recorddict_from_proto(ProtoRecordDict.FromString((node.folder / "replied").read_bytes()))
+    return recorddict_from_proto(ProtoRecordDict.FromString((node.folder / "reply").read_bytes()))
 
 
-def company(domain: KeyDomain, run: int = 1) -> Participants:
-    """Return three participants of the run that Flower gave this number."""
+def three_participants(domain: KeyDomain, run: int = 1) -> Participants:
+    """Return three participants of the run with this number of Flower's."""
     return Participants(NONCE, tuple(proof(domain, name, run=str(run)) for name in NAMES))
 
 
@@ -92,62 +92,69 @@ def log(north: Node, tmp_path: Path) -> Iterator[Path]:
 
 
 def calls(log: Path, method: str) -> int:
-    """Return how often a vault was asked for this."""
+    """Return the number of a vault's calls of this method."""
     return sum(json.loads(line).get("method") == method for line in log.read_text().splitlines())
 
 
 @BOTH
-def test_the_same_question_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
+def test_a_repeated_request_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(secure_aggregation="optional")
     run_spec = run_spec_of(domain, masked=masked)
-    state, request = sent(domain, run_spec, begun(domain, run_spec)), messages.TrainRequest(run_spec, 1)
-    first = north.ask("train", question(domain, request, state, participants=company(domain)))
-    assert nonce_of(first) == nonce_of(north.ask("train", question(domain, request, state)))
-    again = question(domain, request, state, participants=company(domain, 2))
-    assert packed(asked_anew(north, "train", again, 2)) == packed(first)
+    state, request = sent(domain, run_spec, initial_state(domain, run_spec)), messages.TrainRequest(run_spec, 1)
+    first = north.send("train", content_of(domain, request, state, participants=three_participants(domain)))
+    assert nonce_of(first) == nonce_of(north.send("train", content_of(domain, request, state)))
+    again = content_of(domain, request, state, participants=three_participants(domain, 2))
+    assert packed(sent_to_new_process(north, "train", again, 2)) == packed(first)
     assert calls(log, "Mask") == masked
 
 
-def test_another_question_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
-    """Another attempt, plan, base state, or company that the policy wants; the first one again, which was replaced."""
+def test_another_request_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
+    """Another attempt, run specification, base state, minimum of sites; and the first one again, now replaced."""
     run_spec = run_spec_of(domain)
-    state = begun(domain, run_spec)
+    state = initial_state(domain, run_spec)
     first = (run_spec, state, 1, 1)
     asked = [first, (run_spec, state, 2, 1), (replace(run_spec, seed=1), state, 1, 1)]
-    asked += [(run_spec, begun(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
+    asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
     nonces = []
     for told, before, attempt, others in asked:
         north.permit(min_other_sites=others)
-        content = question(
-            domain, messages.TrainRequest(told, 1, attempt), sent(domain, told, before), participants=company(domain)
+        content = content_of(
+            domain,
+            messages.TrainRequest(told, 1, attempt),
+            sent(domain, told, before),
+            participants=three_participants(domain),
         )
-        answer = north.ask("train", content)
-        assert packed(north.ask("train", content)) == packed(answer)
+        answer = north.send("train", content)
+        assert packed(north.send("train", content)) == packed(answer)
         nonces.append(nonce_of(answer))
     assert len(set(nonces)) == calls(log, "Mask") == len(asked)
 
 
-def test_an_answer_is_given_to_who_may_ask(north: Node, log: Path, domain: KeyDomain) -> None:
-    """What was answered before is not answered again to a question that the site would refuse at first."""
+def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, log: Path, domain: KeyDomain) -> None:
+    """What was replied before is not replied to a request that the site would refuse at first."""
     run_spec = run_spec_of(domain)
-    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
-    assert messages.REFUSAL not in north.ask("train", content)
-    assert reason(north.ask("train", content, run=2)) == "the proof of north is for another run: it was replayed"
+    content = content_of(
+        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
+    )
+    assert messages.REFUSAL not in north.send("train", content)
+    assert reason(north.send("train", content, run=2)) == "the proof of north is for another run: it was replayed"
     north.permit(min_other_sites=2)
     assert (
-        reason(north.ask("train", content))
+        reason(north.send("train", content))
         == "this site's policy wants 2 other sites in a run, got 1: ask more to join"
     )
     assert calls(log, "Mask") == 1
 
 
-def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
-    """The second waits for the first one's answer, and gives it, too."""
+def test_concurrent_requests_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
+    """The later ones wait for the first one's reply, and send it too."""
     run_spec = run_spec_of(domain)
-    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
+    content = content_of(
+        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
+    )
     answers: list[bytes] = []
-    asking = [Thread(target=lambda: answers.append(packed(north.ask("train", content)))) for _ in range(3)]
+    asking = [Thread(target=lambda: answers.append(packed(north.send("train", content)))) for _ in range(3)]
     for thread in asking:
         thread.start()
     for thread in asking:
@@ -157,38 +164,42 @@ def test_two_questions_at_once_train_once(north: Node, log: Path, domain: KeyDom
     assert calls(log, "Mask") == 1
 
 
-def test_an_update_is_sent_where_there_is_no_room_to_keep_it(north: Node, log: Path, domain: KeyDomain) -> None:
-    """It costs another training if the question comes again, and nothing else; then it is kept."""
+def test_an_update_that_cannot_be_kept_is_sent(north: Node, log: Path, domain: KeyDomain) -> None:
+    """A repeated request costs another training, and nothing else; then it is kept."""
     run_spec = run_spec_of(domain)
-    content = question(domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, begun(domain, run_spec)))
+    content = content_of(
+        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
+    )
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (2 * 8 * run_spec.network.parameters(), most)
     )  # its words, and nothing more
     try:
-        first = north.ask("train", content)
+        first = north.send("train", content)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     (folder,) = (north.folder / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == {"lock", "rounds", "turn"}
-    second = north.ask("train", content)
+    second = north.send("train", content)
     assert nonce_of(second) != nonce_of(first)
-    assert packed(north.ask("train", content)) == packed(second)
+    assert packed(north.send("train", content)) == packed(second)
     assert calls(log, "Mask") == 2
 
 
-def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
-    """The second time its counts and verdict are what they were, without a score; the state comes if asked for."""
+def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
+    """The second time its counts and decision are the same, without an evaluation; the state comes if requested."""
     run_spec = run_spec_of(domain)
-    state = sent(domain, run_spec, begun(domain, run_spec))
+    state = sent(domain, run_spec, initial_state(domain, run_spec))
     with south.beside_vault():
-        total = added(updates([north, south], run_spec, state), run_spec)
+        total = aggregate_of(train_replies([north, south], run_spec, state), run_spec)
         request = messages.AcceptRequest(run_spec, 1)
-        first, second = (north.ask("query.accept", question(domain, request, state, added=total)) for _ in range(2))
-        (other,) = judged([south], run_spec, state, total)
+        first, second = (
+            north.send("query.accept", content_of(domain, request, state, aggregate=total)) for _ in range(2)
+        )
+        (other,) = accept_replies([south], run_spec, state, total)
     assert set(first) == {messages.METRICS, messages.VERDICT}
     assert packed(first) == packed(second)
-    (kept,) = judged([north], run_spec, state, total)
+    (kept,) = accept_replies([north], run_spec, state, total)
     assert kept[messages.METRICS] == first[messages.METRICS]
     assert kept[messages.VERDICT] == first[messages.VERDICT]
     assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
@@ -196,24 +207,26 @@ def test_a_model_is_judged_once(north: Node, log: Path, south: Node, domain: Key
 
 
 def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
-    """A question in clear is refused in a new process, and under another number of Flower's."""
+    """A request in clear is refused in a new process, and under another number of Flower's."""
     north.permit(secure_aggregation="optional")
     masked, clear = (run_spec_of(domain, masked=value) for value in (True, False))
-    state = begun(domain, masked)
-    assert messages.REFUSAL not in north.ask(
-        "train", question(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
+    state = initial_state(domain, masked)
+    assert messages.REFUSAL not in north.send(
+        "train", content_of(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
     )
-    content = question(domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=company(domain, 2))
+    content = content_of(
+        domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=three_participants(domain, 2)
+    )
     told = "a run is masked from its first request to its last, or not at all"
-    assert reason(asked_anew(north, "train", content, 2)) == told
+    assert reason(sent_to_new_process(north, "train", content, 2)) == told
     assert calls(log, "Mask") == 1
 
 
-def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log: Path, domain: KeyDomain) -> None:
-    """From the run's fresh weights, on this site's data: a loop by hand ends alike; asked again, nothing is done."""
+def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDomain) -> None:
+    """From the run's fresh weights, on this site's data: a loop by hand gives the same; a repeat trains nothing."""
     run_spec = run_spec_of(domain, epochs=2)
-    content = question(domain, messages.LocalBaselineRequest(run_spec, 2))
-    answer = north.ask("query.local_baseline", content)
+    content = content_of(domain, messages.LocalBaselineRequest(run_spec, 2))
+    answer = north.send("query.local_baseline", content)
     trainer = EncryptedTrainer(
         run_spec.network, domain.evaluation_key().algebra(), run_spec.hyperparameters, run_spec.dtype
     )
@@ -225,5 +238,5 @@ def test_a_model_of_its_own_is_trained_once_for_as_many_rounds(north: Node, log:
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))
         assert dict(answer[messages.METRICS]) == vault.evaluate("test", logits, "9", 1).to_mapping()
-    assert packed(asked_anew(north, "query.local_baseline", content, 1)) == packed(answer)
+    assert packed(sent_to_new_process(north, "query.local_baseline", content, 1)) == packed(answer)
     assert (calls(log, "InitialWeights"), calls(log, "Evaluate")) == (1, 2)  # one of them of the loop by hand

@@ -1,4 +1,4 @@
-"""What a site remembers of a run: whole or not at all, its own run's alone, and one training at a time."""
+"""The reply cache: complete replies or none, of its own run only, and one training at a time."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from site_nodes import NONCE, begun, run_spec_of
+from site_nodes import NONCE, initial_state, run_spec_of
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.errors import FederationError
@@ -87,11 +87,11 @@ def waiting(file: Path) -> int:
 
 @pytest.fixture
 def state(domain: KeyDomain) -> GlobalState:
-    return replace(begun(domain, run_spec_of(domain)), round=1, attempt=1)
+    return replace(initial_state(domain, run_spec_of(domain)), round=1, attempt=1)
 
 
-def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
-    """To the byte, from any process; another question, another run, and the question before it get none."""
+def test_a_kept_reply_is_for_its_request_only(tmp_path: Path) -> None:
+    """To the byte, from any process; another request, another run, and the request before it get none."""
     ReplyCache(tmp_path, NONCE).keep_reply("the first", reply_of(3))
     again = ReplyCache(tmp_path, NONCE)
     assert packed(again.kept_reply("the first")) == packed(reply_of(3))
@@ -103,8 +103,8 @@ def test_an_answer_comes_back_to_its_question_alone(tmp_path: Path) -> None:
     assert again.kept_reply("the first") is None
 
 
-def test_a_damaged_answer_is_none(tmp_path: Path) -> None:
-    """With any byte changed, cut anywhere, or with more behind it; the next one is kept as ever."""
+def test_a_damaged_reply_is_not_used(tmp_path: Path) -> None:
+    """With any byte changed, cut anywhere, or with more behind it; the next one is kept as usual."""
     cache = ReplyCache(tmp_path, NONCE)
     cache.keep_reply("a request", reply_of())
     kept = folder_of(tmp_path) / "reply"
@@ -117,10 +117,10 @@ def test_a_damaged_answer_is_none(tmp_path: Path) -> None:
     assert packed(cache.kept_reply("a request")) == packed(reply_of())
 
 
-def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
+def test_a_reply_that_cannot_be_read_or_replaced_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Something else in its place is no answer, and keeping one is a line in the site's log."""
+    """A folder in its place is no reply, and keeping one is a line in the site's log."""
     cache = ReplyCache(tmp_path, NONCE)
     (folder_of(tmp_path) / "reply").mkdir()
     assert cache.kept_reply("a request") is None
@@ -130,10 +130,10 @@ def test_an_answer_that_cannot_be_read_or_replaced_costs_nothing_else(
     assert files(folder_of(tmp_path)) == {"lock", "reply", "rounds"}
 
 
-def test_without_room_for_an_answer_the_last_one_stays(
+def test_without_room_for_a_reply_the_last_one_stays(
     tmp_path: Path, state: GlobalState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is half-written, a line in the site's log says why, and the rest is remembered as ever."""
+    """Nothing is half-written, a line in the site's log gives the reason, and the rest is kept as usual."""
     cache = ReplyCache(tmp_path, NONCE)
     cache.keep_reply("the first", reply_of())
     with files_of_at_most(4096):
@@ -146,8 +146,8 @@ def test_without_room_for_an_answer_the_last_one_stays(
     assert cache.loss_of(state) == 0.5
 
 
-def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState) -> None:
-    """What the gates and the mask rest on is kept, or the question is refused, and the cache is as it was."""
+def test_a_site_that_cannot_write_its_record_refuses(tmp_path: Path, state: GlobalState) -> None:
+    """What the update check and the masking depend on is kept, or the request is refused and the record unchanged."""
     cache = ReplyCache(tmp_path, NONCE)
     cache.require_masking(masked=True)
     told = "this site cannot write its record of the run: File too large: check its disk"
@@ -164,7 +164,7 @@ def test_a_site_that_cannot_remember_says_so(tmp_path: Path, state: GlobalState)
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
-    """The answer before is whole, and the next one takes away what was written of it."""
+    """The reply before is complete, and the next one removes what was written."""
     cache = ReplyCache(tmp_path, NONCE)
     cache.keep_reply("the first", reply_of())
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), NONCE], cwd=ROOT, check=False)
@@ -175,7 +175,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path)
     assert files(folder_of(tmp_path)) == {"reply"}
 
 
-def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
+def test_a_reply_is_packed_with_all_its_records(tmp_path: Path) -> None:
     """Each record, array, dtype, shape and text comes back, in any number; an array of no bytes, too."""
     arrays = ArrayRecord({"values": Array(np.arange(6, dtype="<u4").reshape(2, 3)), "none": Array(np.zeros(0))})
     answer = RecordDict(
@@ -195,7 +195,7 @@ def test_an_answer_is_packed_with_all_its_records(tmp_path: Path) -> None:
 
 
 def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> None:
-    """To the byte, by digest, from any process; a later attempt takes the place of an earlier one, and no other's."""
+    """To the byte, by digest, from any process; a later attempt replaces an earlier one of its round only."""
     states = {at: replace(state, round=at[0], attempt=at[1]) for at in ((1, 1), (2, 1), (2, 2), (3, 1))}
     cache = ReplyCache(tmp_path, NONCE)
     assert cache.held(state.digest) is None
@@ -225,8 +225,8 @@ def test_a_damaged_state_is_not_held(tmp_path: Path, state: GlobalState) -> None
         assert cache.held(state.digest) is None
 
 
-def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: GlobalState) -> None:
-    """Runs that take turns hold those of the last one alone, and of the others what cannot be sent again."""
+def test_states_of_one_run_are_held(tmp_path: Path, state: GlobalState) -> None:
+    """Of runs in turn, the states of the last are held, and of the others what cannot be sent again."""
     first, second = ReplyCache(tmp_path, "first"), ReplyCache(tmp_path, "second")
     (tmp_path / "runs" / ("ab" * 16)).touch()  # a file, where a run's folder could be
     first.hold(state, b"sealed")
@@ -237,18 +237,18 @@ def test_a_disk_has_room_for_the_states_of_one_run(tmp_path: Path, state: Global
     assert packed(first.kept_reply("a request")) == packed(reply_of())
 
 
-def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
-    """One trains at a time; a question that was asked before may still wait for the one after it."""
+def test_a_waiting_request_finds_the_reply(tmp_path: Path) -> None:
+    """One trains at a time; an earlier request may still wait for the one after it."""
     found: list[RecordDict | None] = []
 
-    def ask(number: int) -> None:
+    def request(number: int) -> None:
         cache = ReplyCache(tmp_path, NONCE)
         with cache.turn(number, 1):
             found.append(cache.kept_reply("a request"))
 
     cache = ReplyCache(tmp_path, NONCE)
     with cache.turn(1, 1):
-        same, later = Thread(target=ask, args=(1,)), Thread(target=ask, args=(2,))
+        same, later = Thread(target=request, args=(1,)), Thread(target=request, args=(2,))
         same.start()
         until(lambda: waiting(folder_of(tmp_path) / "turn") == 1)
         assert found == []
@@ -265,32 +265,32 @@ def test_who_waits_for_a_training_finds_its_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("newer", [(1, 2), (2, 1)])
 @pytest.mark.parametrize("overtaken", [False, True])
-def test_who_waits_is_refused_once_a_later_round_was_asked_for(
+def test_a_waiting_request_is_refused_after_one_of_a_later_round(
     tmp_path: Path, newer: tuple[int, int], overtaken: bool
 ) -> None:
-    """Its training would hold the later one up, and nobody waits for it; the later one has its turn."""
+    """Its training would delay the later one, and nobody waits for it; the later one has its turn."""
     ended: dict[tuple[int, int], str] = {}
 
-    def ask(*at: int) -> None:
+    def request(*at: int) -> None:
         try:
             with ReplyCache(tmp_path, NONCE).turn(*at):
                 ended[at] = "trained"
         except FederationError as error:
             ended[at] = str(error)
 
-    asked = (newer, (1, 1)) if overtaken else ((1, 1), newer)
-    asking = [Thread(target=ask, args=at) for at in asked]
+    order = (newer, (1, 1)) if overtaken else ((1, 1), newer)
+    requests = [Thread(target=request, args=at) for at in order]
     with ReplyCache(tmp_path, NONCE).turn(1, 1):
-        for number, thread in enumerate(asking, 1):
+        for number, thread in enumerate(requests, 1):
             thread.start()
             until(lambda number=number: waiting(folder_of(tmp_path) / "turn") == number)
-    for thread in asking:
+    for thread in requests:
         thread.join(SECONDS)
     assert ended == {(1, 1): "a later round was requested before this one could start", newer: "trained"}
 
 
 def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
-    """A training that failed is followed by the next one at once."""
+    """A failed training is followed by the next one at once."""
     cache = ReplyCache(tmp_path, NONCE)
     with pytest.raises(ZeroDivisionError), cache.turn(1, 1):
         raise ZeroDivisionError
@@ -298,8 +298,8 @@ def test_a_turn_ends_with_its_process_and_its_error(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_the_newest_runs_are_remembered(tmp_path: Path) -> None:
-    """By when they were last used: one that eight others followed is forgotten, one that was used again is not."""
+def test_the_newest_runs_are_kept(tmp_path: Path) -> None:
+    """By their last use: a run that eight others followed is deleted, one that was used again is not."""
     names = [f"{number:064x}" for number in range(MAX_RUNS + 1)]
     for age, name in enumerate(names[:-1]):
         ReplyCache(tmp_path, name).keep_reply(name, reply_of())
@@ -313,8 +313,8 @@ def test_the_newest_runs_are_remembered(tmp_path: Path) -> None:
     assert ReplyCache(tmp_path, names[1]).kept_reply(names[1]) is None
 
 
-def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path) -> None:
-    """Runs of a time when the clock was ahead are newer than it by their date, and go first all the same."""
+def test_a_new_run_is_kept_whatever_the_clock_says(tmp_path: Path) -> None:
+    """Runs from a time when the clock was ahead look newer than it, and are deleted first all the same."""
     for number in range(MAX_RUNS):
         ReplyCache(tmp_path, str(number)).require_masking(masked=True)
     for run in (tmp_path / "runs").iterdir():
@@ -326,8 +326,8 @@ def test_a_run_that_begins_is_remembered_whatever_the_clock_says(tmp_path: Path)
     assert len(files(tmp_path / "runs")) == MAX_RUNS
 
 
-def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
-    """What else lies beside them was put there by somebody: it stays, however old."""
+def test_only_folders_of_runs_are_deleted(tmp_path: Path) -> None:
+    """Anything else beside them was put there by somebody: it stays, however old."""
     for name in ("backup", "0" * 31, "g" * 32, "A" * 32):
         (tmp_path / "runs" / name).mkdir(parents=True)
         os.utime(tmp_path / "runs" / name, (0, 0))
@@ -340,7 +340,7 @@ def test_nothing_but_memories_of_runs_is_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nonce", ["../../x", "{}/x", "..", ".", "", "a/b", "a\0b", "x" * 5000, "ж"])
 def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
-    """Whatever the coordinator calls its run, the site writes in one folder of its own, which is for itself alone."""
+    """Whatever the run's nonce is, the site writes in one private folder of its own."""
     work = tmp_path / "a" / "b" / "work"
     cache = ReplyCache(work, nonce.format(tmp_path / "c"))
     cache.require_masking(masked=True)
@@ -352,8 +352,8 @@ def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     assert {stat.S_IMODE((folder_of(work) / name).stat().st_mode) for name in ("reply", "rounds")} == {0o600}
 
 
-def test_a_run_is_of_one_kind_in_every_process(tmp_path: Path) -> None:
-    """What it was first it stays; another run is what it is."""
+def test_a_run_s_masking_holds_in_every_process(tmp_path: Path) -> None:
+    """A run stays masked or in clear, as it started; another run may differ."""
     for masked in (True, False):
         name = f"{masked}"
         ReplyCache(tmp_path, name).require_masking(masked=masked)
@@ -362,9 +362,9 @@ def test_a_run_is_of_one_kind_in_every_process(tmp_path: Path) -> None:
             ReplyCache(tmp_path, name).require_masking(masked=not masked)
 
 
-def test_a_verdict_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
-    """Loss and verdict are those of the last state of its round alone; two rounds are remembered, and no third."""
-    other = replace(begun(domain, run_spec_of(domain), seed=1), round=1, attempt=1)
+def test_an_evaluation_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
+    """Loss and decision are those of the last state of its round only; two rounds are kept, and no third."""
+    other = replace(initial_state(domain, run_spec_of(domain), seed=1), round=1, attempt=1)
     second, third = replace(state, round=2), replace(state, round=3)
     evaluation = {"counts": {"examples": 2, "loss": 0.1}, "reason": ""}
     ReplyCache(tmp_path, NONCE).keep(state, 0.1, evaluation)

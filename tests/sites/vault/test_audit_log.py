@@ -1,4 +1,4 @@
-"""The audit log: one signed line a call, and no way to change, lose or forge one unseen."""
+"""The audit log: one signed line a call; a changed, lost or forged line is found."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path
 
 
 def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset, path: Path):
-    """Each says who asked what, how much was told, and how it ended, refused and failed calls included."""
+    """Each has its caller, request, bytes and outcome, refused and failed calls included."""
     vault.info()
     vault.initial_weights(TINY, 0, "float32")
     vault.sign(NONCE, "7", PROTOCOL, NO_BUNDLE)
@@ -104,7 +104,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
 
 
 def test_no_caller_can_make_its_call_too_long_to_record(vault: VaultClient, path: Path):
-    """The longest names, of characters that JSON writes at length, are recorded as any other."""
+    """The longest names, of characters that are long in JSON, are recorded as any other."""
     wide = "\U0001f600"
     with pytest.raises(VaultError, match="there is no split"):
         vault.evaluate(100_000 * wide, LOGITS, 64 * wide, 2**32 - 1)
@@ -121,7 +121,7 @@ def test_no_caller_can_make_its_call_too_long_to_record(vault: VaultClient, path
 
 
 def test_the_head_is_the_hash_of_the_last_line(short: Path):
-    """Anybody can take it with `sha256sum`, and each line holds that of the one before."""
+    """Anyone can take it with `sha256sum`, and each line holds that of the one before."""
     lines = short.read_bytes().splitlines(keepends=True)
     found = verify(short)
     assert (found.records, found.head) == (3, sha256(lines[-1]).hexdigest())
@@ -165,15 +165,15 @@ def test_every_changed_byte_is_found(short: Path, signer: Signer, bit: int):
     ],
 )
 def test_a_record_has_one_form(short: Path, old: bytes, new: bytes):
-    """Another text of the same values, or one that a reader chokes on, is no record, though its signature would fit."""
+    """Another text of the same values, or one that a reader fails on, is not a record, though signed."""
     *lines, last = short.read_bytes().splitlines(keepends=True)
     short.write_bytes(b"".join(lines) + last.replace(old, new, 1))
     with pytest.raises(VaultError, match="line 3 is not a record in canonical form"):
         verify(short)
 
 
-def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
-    """The number and the chain tell where."""
+def test_removed_moved_and_repeated_lines_are_found(short: Path):
+    """By number and chain."""
     first, second, third = short.read_bytes().splitlines(keepends=True)
     for lines, bad in (
         ((first, third), "line 2 has number 2, expected 1: a line is missing or moved"),
@@ -188,7 +188,7 @@ def test_lines_that_are_left_out_moved_or_repeated_are_found(short: Path):
 
 
 def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
-    """Who knows the log, but not its key, cannot go on with it, nor begin it anew under the site's certificate."""
+    """A forger with the log, but not its key, can neither continue it nor restart it under the site's certificate."""
     forged = AuditLog.open(short, Signer(signer.public_key, Signer.of(OTHER).sign))
     forged.append({"method": "Info", "outcome": "replied"})
     forged.close()
@@ -201,7 +201,7 @@ def test_a_line_of_another_key_is_found(short: Path, signer: Signer):
 
 
 def test_a_log_that_was_cut_does_not_hold_a_noted_head(short: Path):
-    """Whole lines cut from the end show to who noted a later head, and to nobody else."""
+    """Whole lines cut from the end are found with a later head that was noted, and not without."""
     head = verify(short).head
     assert verify(short, head=head).after_known_head == 0
     lines = short.read_bytes().splitlines(keepends=True)
@@ -213,7 +213,7 @@ def test_a_log_that_was_cut_does_not_hold_a_noted_head(short: Path):
 
 
 def test_a_torn_line_is_cut_and_counted(short: Path, signer: Signer):
-    """However much of the last line a loss of power left, the next start cuts it, says so, and the log is whole."""
+    """However much of the last line a loss of power left, the next start cuts it and records that; the log verifies."""
     content = short.read_bytes()
     start = content[:-1].rfind(b"\n") + 1
     for end in range(start + 1, len(content)):
@@ -226,8 +226,8 @@ def test_a_torn_line_is_cut_and_counted(short: Path, signer: Signer):
         assert (last["method"], last["bytes"]) == ("cut", end - start)
 
 
-def test_a_log_of_another_key_is_not_gone_on_with(short: Path):
-    """A vault of another site, or under another key, begins a new log."""
+def test_a_log_of_another_key_is_not_continued(short: Path):
+    """A vault of another site, or under another key, needs a new log."""
     before = short.read_bytes()
     with pytest.raises(VaultError, match="is signed by another key, .*: start a new log"):
         AuditLog.open(short, Signer.of(OTHER))
@@ -249,7 +249,7 @@ def test_two_vaults_do_not_write_one_log(domain: KeyDomain, dataset: EncryptedDa
 
 @pytest.mark.parametrize("what", ["link", "folder", "pipe"])
 def test_a_log_is_a_file_of_its_own(what: str, path: Path, tmp_path: Path, signer: Signer):
-    """What is no plain file is not written to."""
+    """Only a plain file is written to."""
     if what == "link":
         path.symlink_to(tmp_path / "elsewhere")
     elif what == "folder":
@@ -262,7 +262,7 @@ def test_a_log_is_a_file_of_its_own(what: str, path: Path, tmp_path: Path, signe
 
 
 @pytest.mark.parametrize("room", [0, 40])
-def test_nothing_is_answered_that_cannot_be_logged(
+def test_no_reply_leaves_that_cannot_be_logged(
     room: int, domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path
 ):
     """A disk without space, for a line or for a half of it, refuses every call, and leaves the log as it was."""
@@ -287,8 +287,8 @@ def test_nothing_is_answered_that_cannot_be_logged(
     assert verify(path).records == 3
 
 
-def test_a_log_that_others_wrote_to_is_not_gone_on_with(path: Path, signer: Signer):
-    """What is appended or cut while the vault runs stops it from answering, until it is started again."""
+def test_a_log_that_others_wrote_to_is_not_continued(path: Path, signer: Signer):
+    """What is appended or cut while the vault runs stops its replies until it is restarted."""
     log = AuditLog.open(path, signer)
     with path.open("ab") as file:
         file.write(b"x")
@@ -300,7 +300,7 @@ def test_a_log_that_others_wrote_to_is_not_gone_on_with(path: Path, signer: Sign
 
 
 def test_a_closed_log_is_not_written_to(short: Path, signer: Signer):
-    """A call that outlives the vault's end is refused, and writes into no file that was opened since."""
+    """A call that outlives the vault is refused, and writes into no file that was opened since."""
     log = AuditLog.open(short, signer)
     log.close()
     before = short.read_bytes()
@@ -324,15 +324,15 @@ def test_calls_of_many_threads_are_one_chain(path: Path, signer: Signer):
 
 
 def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDataset, address: str, path: Path):
-    """What the log tells of the last day and of each round counts, whatever became of the process."""
+    """The log's calls of the last day and of each round count after a kill."""
     options = ("--audit-log", path)
-    scores = EvaluationLimits(min_patients=1, per_round=2, per_day=3)
-    with site_vault(domain, dataset, address, *options, scores=scores) as process, VaultClient(address) as client:
+    limits = EvaluationLimits(min_patients=1, per_round=2, per_day=3)
+    with site_vault(domain, dataset, address, *options, evaluation=limits) as process, VaultClient(address) as client:
         client.evaluate("test", LOGITS, "77", 1)
         client.evaluate("test", LOGITS, "77", 1)
         process.kill()
         process.wait()
-    with site_vault(domain, dataset, address, *options, scores=scores), VaultClient(address) as client:
+    with site_vault(domain, dataset, address, *options, evaluation=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="evaluated 2 times in round 1 of run 77"):
             client.evaluate("test", LOGITS, "77", 1)
         client.evaluate("test", LOGITS, "77", 2)
@@ -341,7 +341,7 @@ def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDatas
 
 
 def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A trial needs no log; that its calls are forgotten is told."""
+    """A trial needs no log; a line says that its calls are lost."""
     with site_vault(domain, dataset, address) as process:
         process.terminate()
         _, told = process.communicate()
@@ -397,8 +397,8 @@ def test_a_log_by_a_site_s_identity_verifies_with_its_certificate(
     assert (shown["records"], shown["signed_by"]) == (2, expected)
 
 
-def test_a_certificate_that_its_domain_did_not_make_vouches_for_nobody(short: Path, tmp_path: Path, domain: KeyDomain):
-    """Who forges a log can write a certificate for its key, too: the domain's card shows that it is none."""
+def test_a_certificate_of_another_ca_is_refused(short: Path, tmp_path: Path, domain: KeyDomain):
+    """A forger of a log can write a certificate for its key, too: the domain's card shows that it is not one."""
     forger = SiteIdentity("north", bytes([9] * 32))
     forged = DomainCA(bytes([9] * 32)).certify(forger.request(), domain.card())
     (tmp_path / "site.certificate").write_text(forged.to_json())
@@ -409,7 +409,7 @@ def test_a_certificate_that_its_domain_did_not_make_vouches_for_nobody(short: Pa
 
 @pytest.mark.parametrize("move", [lambda path: path.rename(path.with_name("moved")), lambda path: path.unlink()])
 def test_a_log_that_was_moved_away_takes_no_more_calls(move: Callable[[Path], object], path: Path, vault: VaultClient):
-    """What nobody would find is not answered, and another log in its place is not this one."""
+    """A call that nobody would find is refused, and another log in its place is not used."""
     vault.info()
     move(path)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""How much `Evaluate` tells: each limit, at its edge, over a real socket; and how the callers use it."""
+"""Limits of `Evaluate`, each at its edge, over a real socket."""
 
 import json
 import re
@@ -36,19 +36,19 @@ DEFAULT = EvaluationLimits()
 
 
 def test_the_default_limits_are_those_of_the_documentation():
-    """A vault that is told nothing keeps to these."""
+    """A vault without a policy keeps to these."""
     assert EvaluationLimits() == EvaluationLimits(min_patients=10, per_round=9, rounds=1000, per_day=2000)
 
 
 @pytest.mark.parametrize("name", ["min_patients", "per_round", "rounds", "per_day"])
 def test_a_limit_below_one_is_refused(name: str):
-    """It would mean no answer at all, or none that is bounded."""
+    """It would allow no evaluation at all."""
     with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} must be at least 1, got 0"):
         EvaluationLimits(**{name: 0})
 
 
-def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Both numbers and the setting are named; at the limit itself the split is scored, and so is one without any."""
+def test_a_split_of_few_patients_is_not_evaluated(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Both numbers and the setting are named; a split at the limit is evaluated, and so is one without patients."""
     with (
         serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(4))),
         VaultClient(address) as client,
@@ -67,7 +67,7 @@ def test_a_split_of_few_patients_is_not_scored(domain: KeyDomain, dataset: Encry
 
 
 def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_path: Path, address: str):
-    """Ten visits of one patient reach no limit of two: their one label would be told with all of them."""
+    """Ten visits of one patient reach no limit of two: the counts would disclose their one label."""
     dataset = of_findings(tmp_path / "d", domain, ((0, (1,)),) * 10)
     with (
         serving(domain, dataset, address, policy=policy_of(dataset, EvaluationLimits(2))),
@@ -78,8 +78,8 @@ def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_pa
             client.evaluate("test", np.zeros((10, 1, 2)))
 
 
-def test_a_finding_that_is_known_for_few_patients_is_not_told(domain: KeyDomain, tmp_path: Path, address: str):
-    """Its counts are empty, as of one that is never known; the others' are whole, and the log tells how many were held.
+def test_a_finding_that_is_known_for_few_patients_is_withheld(domain: KeyDomain, tmp_path: Path, address: str):
+    """Its counts are empty, as of one that is never known; the others' are complete, and the log has their number.
 
     Of five sequences, the first finding is known for two patients, the second for three, the third for none.
     """
@@ -115,8 +115,8 @@ def of_findings(path: Path, domain: KeyDomain, sequences: Sequence[tuple[int, Se
     return EncryptedDataset.open(path)
 
 
-def test_one_round_of_a_run_is_scored_nine_times(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A tenth call for one run, round and split is refused; another run, round or split is another question."""
+def test_one_round_of_a_run_is_evaluated_nine_times(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A tenth call for one run, round and split is refused; another run, round or split is counted separately."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         for _ in range(9):
             client.evaluate("test", LOGITS, "run", 7)
@@ -131,16 +131,16 @@ def test_one_round_of_a_run_is_scored_nine_times(domain: KeyDomain, dataset: Enc
             client.evaluate("test", LOGITS, "", 7)
 
 
-def test_a_round_beyond_the_last_is_not_scored(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """The final test of a run is one round more than its last, and the first that is refused is one more than that."""
+def test_a_round_beyond_the_last_is_not_evaluated(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """The final test of a run is one round after its last, and the first refused round is one more."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         client.evaluate("test", LOGITS, "run", 1000)
         with pytest.raises(VaultError, match="round 1001 is beyond the 1000 evaluated here: set evaluation: rounds"):
             client.evaluate("test", LOGITS, "run", 1001)
 
 
-def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """An answer such as `not finite` tells something too: such calls use the allowance up."""
+def test_a_refused_call_counts_once_it_was_admitted(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A refusal such as `not finite` discloses something too: such calls use the allowance up."""
     policy = policy_of(dataset, EvaluationLimits(min_patients=1, per_day=2))
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
@@ -153,7 +153,7 @@ def test_a_refused_question_counts_once_it_was_admitted(domain: KeyDomain, datas
 
 
 def test_a_day_is_24_hours():
-    """A call is forgotten when it is a whole day old, and not a second earlier."""
+    """A call counts for exactly 24 hours."""
     allowance, limits = EvaluationAllowance([EvaluationCall(NOW, "", 1, "test")]), EvaluationLimits(per_day=1)
     almost = NOW + timedelta(hours=24) - timedelta(seconds=1)
     with pytest.raises(VaultError, match="within 24 hours"):
@@ -163,7 +163,7 @@ def test_a_day_is_24_hours():
 
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 5))
 def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: int):
-    """Whenever they come, of the calls that were admitted no more than `per_day` lie within any 24 hours."""
+    """Of the admitted calls no more than `per_day` are within any 24 hours."""
     allowance, limits, admitted = EvaluationAllowance(), EvaluationLimits(per_day=most), []
     for hour in sorted(hours):
         try:
@@ -175,8 +175,8 @@ def test_no_window_of_a_day_holds_more_than_its_limit(hours: list[int], most: in
 
 
 @given(st.permutations([-25, -24, -23, -1, 0, 1, 2, 26]))
-def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
-    """Of calls logged in any order those of the last 24 hours count, and each leaves again; none else does."""
+def test_a_call_of_a_wrong_clock_does_not_count_today(hours: list[int]):
+    """Of calls logged in any order those of the last 24 hours count, and each stops to count again."""
     allowance = EvaluationAllowance(EvaluationCall(NOW + timedelta(hours=h), "", 1, "test") for h in hours)
     four = EvaluationLimits(per_day=4)
     allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, four)
@@ -185,15 +185,15 @@ def test_a_call_of_a_wrong_clock_is_no_call_of_today(hours: list[int]):
     allowance.admit(EvaluationCall(NOW + timedelta(days=3), "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
 
-def test_calls_at_the_same_time_are_counted_all():
-    """Who took the time first, and is admitted last, does not pass the limit by that."""
+def test_concurrent_calls_are_all_counted():
+    """A call that took the time first, and is admitted last, does not pass the limit."""
     allowance = EvaluationAllowance([EvaluationCall(NOW + timedelta(seconds=1), "", 1, "test")])
     with pytest.raises(VaultError, match="1 evaluations were made within 24 hours"):
         allowance.admit(EvaluationCall(NOW, "", 1, "test"), 100, EvaluationLimits(per_day=1))
 
 
 def test_past_calls_count_by_run_and_round():
-    """After a restart a round that was scored is not asked for once more."""
+    """After a restart a round's earlier evaluations still count."""
     past = [EvaluationCall(NOW - timedelta(days=30), "run", 1, "test")] * 9
     with pytest.raises(VaultError, match="evaluated 9 times in round 1"):
         EvaluationAllowance(past).admit(EvaluationCall(NOW, "run", 1, "test"), 3, FEW)
@@ -209,8 +209,8 @@ def test_a_run_s_name_is_short_and_printable(run: str, domain: KeyDomain, datase
         assert client.evaluate("test", LOGITS, "r" * 64, 1).examples == 3
 
 
-def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Limits that change while the vault runs bind its next call, and the calls before are not forgotten."""
+def test_the_policy_is_read_for_each_call(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Limits that change while the vault runs bind its next call, and earlier calls still count."""
     policy = policy_of(dataset)
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         for _ in range(2):
@@ -233,7 +233,7 @@ def test_the_policy_counts_as_it_is_now(domain: KeyDomain, dataset: EncryptedDat
 def test_a_policy_that_cannot_be_read_allows_nothing(
     text: str | None, domain: KeyDomain, dataset: EncryptedDataset, address: str
 ):
-    """Nothing is answered under a policy that was valid once; one line names the file, until it can be read again."""
+    """No reply leaves under a policy that was valid once; one line names the file, until it can be read again."""
     policy = policy_of(dataset)
     kept = policy.read_text()
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
@@ -251,8 +251,8 @@ def test_a_policy_that_cannot_be_read_allows_nothing(
             call()
 
 
-def test_a_dataset_that_is_no_longer_approved_is_not_asked(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Its fingerprint taken out of the policy, it is neither scored, nor signed for, nor given weights."""
+def test_a_dataset_that_is_no_longer_approved_is_not_used(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Removed from the policy, it is neither evaluated, nor signed for, nor given weights."""
     policy = policy_of(dataset)
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         policy.write_text(policy.read_text().replace(dataset.manifest.fingerprint, "f" * 64))
@@ -263,7 +263,7 @@ def test_a_dataset_that_is_no_longer_approved_is_not_asked(domain: KeyDomain, da
 
 
 def test_after_its_last_day_a_policy_allows_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """`until` holds for whatever the vault answers but its public facts."""
+    """`until` holds for all methods of the vault but its public facts."""
     policy = policy_of(dataset)
     with serving(domain, dataset, address, policy=policy), VaultClient(address) as client:
         policy.write_text(f"{policy.read_text()}until: 2026-01-31\n")
@@ -274,7 +274,7 @@ def test_after_its_last_day_a_policy_allows_nothing(domain: KeyDomain, dataset: 
 
 
 def test_code_that_is_not_approved_gets_no_signature(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """The vault signs for bundles of the policy alone, whatever the caller says that it runs."""
+    """The vault signs for bundles of the policy only, whatever the caller states."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this site has not approved bundle eeee"):
             client.sign("0" * 64, "1", PROTOCOL, "e" * 64)
@@ -282,7 +282,7 @@ def test_code_that_is_not_approved_gets_no_signature(domain: KeyDomain, dataset:
 
 
 def test_a_clock_that_was_wrong_once_bounds_nothing_for_ever():
-    """A call that was dated years ahead counts for no day but its own, also after a restart."""
+    """A call that was dated years ahead counts for its own day only, also after a restart."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
     allowance = EvaluationAllowance([EvaluationCall(now + timedelta(days=3650), "", 1, "test")])
     limits = EvaluationLimits(per_day=2)

@@ -1,4 +1,4 @@
-"""The vault tells systemd when it is ready and when it stops."""
+"""The vault notifies systemd when it is ready and when it stops."""
 
 import socket
 from pathlib import Path
@@ -12,10 +12,10 @@ from sites.vault.sd_notify import notify
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
-def test_ready_and_stopping_are_told(
+def test_ready_and_stopping_are_notified(
     kind: str, domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Systemd's socket, in the file system or abstract, gets READY=1 once calls are answered, and STOPPING=1."""
+    """Systemd's socket, in the file system or abstract, gets READY=1 once the vault serves, and STOPPING=1."""
     name = str(Path(address.removeprefix("unix:")).parents[1] / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(SECONDS)
@@ -29,7 +29,7 @@ def test_ready_and_stopping_are_told(
 
 
 @pytest.mark.parametrize("value", ["", "relative", "/nowhere/notify"])
-def test_without_systemd_nobody_is_told(value: str, monkeypatch: pytest.MonkeyPatch):
-    """A vault that systemd did not start, or no longer listens to, goes on."""
+def test_without_systemd_nothing_is_notified(value: str, monkeypatch: pytest.MonkeyPatch):
+    """A vault that systemd did not start, or no longer listens to, continues."""
     monkeypatch.setenv("NOTIFY_SOCKET", value)
     notify("READY=1")

@@ -105,7 +105,7 @@ def unmask(client: VaultClient, of: Round, total: Aggregate, values: EncodedUpda
     return client.unmask(of.to_json(), total.to_json(), values, given)
 
 
-def test_what_the_vault_masks_comes_off_in_the_sum(vault: VaultClient):
+def test_masks_are_removed_in_the_aggregate(vault: VaultClient):
     """Its update and two others add up to their sum in plain integers; each call has a nonce of its own."""
     others = [update("east"), update("west")]
     values = RING.encode(np.random.default_rng(9).normal(size=LENGTH), 4)
@@ -122,15 +122,15 @@ def test_what_the_vault_masks_comes_off_in_the_sum(vault: VaultClient):
 
 
 def test_a_site_masks_no_more_examples_than_it_has(vault: VaultClient):
-    """The vault knows its training split: who claims more would weigh more."""
+    """The vault knows its training split: a site that claims more would weigh more."""
     values = np.zeros(LENGTH, RING.dtype)
     for examples in (0, 7):
         with pytest.raises(VaultError, match=f"at most the 6 training sequences of this site, got {examples}"):
             vault.mask(ROUND.to_json(), examples, values)
 
 
-def test_words_beyond_the_bound_are_not_masked(vault: VaultClient):
-    """No word may leave the room that its examples have in the ring: the sum could wrap, and nobody would see it."""
+def test_values_beyond_the_bound_are_not_masked(vault: VaultClient):
+    """No value may leave its examples' range in the ring: the sum could wrap unnoticed."""
     values = np.full(LENGTH, 2**30, RING.dtype)
     with pytest.raises(VaultError, match="a value beyond"):
         vault.mask(ROUND.to_json(), 4, values)
@@ -204,8 +204,8 @@ ADVERSARIES: dict[
 
 
 @pytest.mark.parametrize("kind", ADVERSARIES)
-def test_what_a_coordinator_could_change_is_refused(kind: str, vault: VaultClient):
-    """Nothing is handed out, the reason is one line, and the right sum is unmasked afterwards."""
+def test_an_altered_aggregate_is_refused(kind: str, vault: VaultClient):
+    """No value leaves, the reason is one line, and the right aggregate is unmasked afterwards."""
     change, reason = ADVERSARIES[kind]
     total, sums, clear = added([update(name) for name in NAMES])
     with pytest.raises(VaultError, match=reason):
@@ -213,8 +213,8 @@ def test_what_a_coordinator_could_change_is_refused(kind: str, vault: VaultClien
     np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
 
 
-def test_an_update_with_a_flipped_bit_spoils_the_sum(vault: VaultClient):
-    """A bit that is flipped in one update on its way is in the sum, which does not fit its tag any more."""
+def test_an_update_with_a_flipped_bit_spoils_the_aggregate(vault: VaultClient):
+    """A bit flipped in one update on its way is in the aggregate, which no longer fits its tag."""
     updates = [update(name) for name in NAMES]
     altered = updates[1].masked.copy()
     altered[LENGTH // 2] ^= 4
@@ -224,7 +224,7 @@ def test_an_update_with_a_flipped_bit_spoils_the_sum(vault: VaultClient):
 
 
 def test_updates_from_two_models_do_not_add_up(vault: VaultClient):
-    """A coordinator that shows two sites two states gets no sum of what they answer."""
+    """A coordinator that shows two sites two states gets no aggregate of their updates."""
     forked = replace(ROUND, base="0" * 64)
     total, sums, _ = added([update("north"), update("east", forked)])
     for of in (ROUND, forked):
@@ -233,7 +233,7 @@ def test_updates_from_two_models_do_not_add_up(vault: VaultClient):
 
 
 def test_a_round_has_one_list(vault: VaultClient):
-    """The same list is unmasked again, and a second one, which would show a site's own update, is not."""
+    """The same list is unmasked again; a second one, which would disclose a site's own update, is not."""
     updates = [update(name) for name in NAMES]
     total, sums, clear = added(updates)
     for _ in range(2):
@@ -247,7 +247,7 @@ def test_a_round_has_one_list(vault: VaultClient):
 
 
 def test_proofs_are_of_this_run(vault: VaultClient):
-    """Who takes part is proved for the run whose masks these are, to a vault that takes part itself."""
+    """Participants prove membership for the run of these masks, to a vault that participates itself."""
     total, sums, _ = added([update(name) for name in NAMES])
     for given, reason in (
         (membership(*NAMES, nonce="0" * 64), "is for another run"),
@@ -260,8 +260,8 @@ def test_proofs_are_of_this_run(vault: VaultClient):
             unmask(vault, ROUND, total, sums, given)
 
 
-def test_states_are_sealed_and_opened(vault: VaultClient):
-    """Whatever its size a state comes back with what it is about; a changed one does not."""
+def test_states_are_sealed_and_unsealed(vault: VaultClient):
+    """Whatever its size, a state comes back with what it is about; a changed one does not."""
     for size in (0, 1, 3 * 2**20 + 5):
         state = os.urandom(size)
         sealed = vault.seal("round 7", state)
@@ -277,7 +277,7 @@ def test_states_are_sealed_and_opened(vault: VaultClient):
 
 
 def test_a_read_only_vault_masks_and_seals_nothing(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It makes nothing new under a key, and still reads."""
+    """It creates nothing new under a key, and still reads."""
     total, sums, clear = added([update(name) for name in NAMES])
     sealed = b"".join(domain.state_sealer().seal("it", [b"state"]))
     with serving(domain, dataset, address, read_only=True), VaultClient(address) as vault:
@@ -337,16 +337,16 @@ def unmask_requests(total: Aggregate, *values: EncodedUpdate) -> Iterator[vault_
         yield vault_pb2.UnmaskRequest(values=some.tobytes())
 
 
-def test_no_word_of_a_sum_leaves_before_it_is_recorded(domain: KeyDomain):
-    """A vault whose log cannot be written tells nothing of a sum, and all of it once it can."""
+def test_no_value_of_an_aggregate_leaves_before_it_is_recorded(domain: KeyDomain):
+    """A vault whose log cannot be written sends nothing of an aggregate, and all of it once it can."""
     vault, (total, sums, clear) = masking(domain), added([update(name) for name in NAMES])
     assert left(vault.unmask(called(unrecorded), unmask_requests(total, sums), 1)) == []
     replies = vault.unmask(called(), unmask_requests(total, sums), 1)
     assert b"".join(reply.data for reply in replies) == clear.tobytes()
 
 
-def test_no_mask_s_nonce_and_tag_leave_before_it_is_recorded(domain: KeyDomain):
-    """Without them the values that left are noise; recorded, they come last."""
+def test_no_nonce_and_tag_of_a_mask_leave_before_it_is_recorded(domain: KeyDomain):
+    """Without them the sent values are noise; recorded, they come last."""
     vault, values = masking(domain), np.zeros(LENGTH, RING.dtype)
     request = vault_pb2.MaskRequest(round=ROUND.to_json(), examples=4, values=values.tobytes())
     found = [(reply.nonce, reply.tag) for reply in left(vault.mask(called(unrecorded), iter([request]), 1))]
@@ -356,7 +356,7 @@ def test_no_mask_s_nonce_and_tag_leave_before_it_is_recorded(domain: KeyDomain):
 
 
 def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain):
-    """Nobody opens what left without it; recorded, it is whole."""
+    """What was sent cannot be unsealed without it; recorded, it is complete."""
     vault, state = masking(domain), os.urandom(2**21 + 5)
     request = vault_pb2.SealRequest(about="round 7", data=state)
 
@@ -380,8 +380,8 @@ def test_nothing_is_opened_before_it_is_recorded(domain: KeyDomain):
     assert (about.about, content.data) == ("round 7", b"state")
 
 
-def test_sums_share_the_memory_for_them(domain: KeyDomain):
-    """While one is taken in, and until it is told, another that finds too little memory is refused; not afterwards."""
+def test_aggregates_share_a_memory_budget(domain: KeyDomain):
+    """While one is received and sent, another that finds too little memory is refused; not afterwards."""
     total, sums, clear = added([update(name) for name in NAMES])
     vault = masking(domain, room=2 * sums.nbytes - 1)
 
@@ -407,7 +407,7 @@ def test_sums_share_the_memory_for_them(domain: KeyDomain):
     [("it\nUnseal: forged", True), ("it\nUnseal: forged", False), ("forged", True)],
     ids=["lines, and junk", "lines, sealed", "junk"],
 )
-def test_what_sealed_bytes_say_of_themselves_is_not_believed(
+def test_an_unproved_text_about_sealed_bytes_is_not_logged(
     about: str,
     junk: bool,
     domain: KeyDomain,
@@ -431,10 +431,8 @@ def test_what_sealed_bytes_say_of_themselves_is_not_believed(
     assert "Unseal refused: " in caplog.text
 
 
-def test_a_restarted_vault_keeps_to_its_list(
-    domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
-):
-    """What it unmasked stands in its audit log: killed in between, it refuses the second list as before."""
+def test_a_restarted_vault_keeps_its_list(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
+    """The unmasked list is in its audit log: after a kill, it refuses a second list as before."""
     updates = [update(name) for name in NAMES]
     total, sums, clear = added(updates)
     fewer, other, _ = added(updates[:2])
@@ -461,7 +459,7 @@ def _vaults(domain: KeyDomain, dataset: EncryptedDataset, folder: Path, count: i
 
 
 def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Two copies of one vault mask the same round: no word of their keystreams is the same but by chance."""
+    """Two copies of one vault mask the same round: their keystreams agree by chance only."""
     folder = Path(address.removeprefix("unix:")).parent.parent
     values = np.zeros(LENGTH, RING.dtype)
     with _vaults(domain, dataset, folder, 2) as clients:
@@ -472,8 +470,8 @@ def test_a_cloned_vault_repeats_no_keystream(domain: KeyDomain, dataset: Encrypt
             assert (one.values == other.values).mean() < 0.001
 
 
-def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """`min-other-sites` is the fewest other sites of a sum, as the file says now."""
+def test_the_policy_sets_the_minimum_of_an_aggregate(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """`min-other-sites` is the fewest other sites of an aggregate, as the file is now."""
     path = policy_of(dataset)
     total, sums, clear = added([update(name) for name in NAMES])
     with serving(domain, dataset, address, policy=path), VaultClient(address) as vault:
@@ -486,14 +484,14 @@ def test_the_policy_counts_for_sums(domain: KeyDomain, dataset: EncryptedDataset
 
 
 def test_a_round_too_large_for_any_network_is_refused(vault: VaultClient):
-    """What a caller announces costs no memory."""
+    """An announced size costs no memory."""
     huge = replace(ROUND, length=2**31)
     with pytest.raises(VaultError, match="is too large"):
         vault.mask(huge.to_json(), 1, np.zeros(1, RING.dtype))
 
 
 def test_statements_are_of_the_member_who_signs():
-    """A control of the tests' own proofs: they are real ones."""
+    """A control of the tests' own proofs: they are real."""
     given = proof("east")
     assert isinstance(given.statement, Statement)
     given.require(members.run_of(certified_as("east").domain.card(), NONCE))

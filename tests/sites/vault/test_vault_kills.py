@@ -1,4 +1,4 @@
-"""Vaults that are killed at random moments of masked rounds: no keystream is used twice, and every sum is right."""
+"""Vaults killed at random moments of masked rounds: no keystream is used twice, every aggregate is right."""
 
 import json
 import os
@@ -52,8 +52,8 @@ NONCE = "ab" * 32
 SECONDS = 20.0
 MOMENTS = ("before", "within", "within", "within", "after")
 PASSPHRASE = b"correct horse battery staple"
-# Starts `fedpp-site vault` with the arguments of each line, in a process of its own, whose number it answers: a fork
-# of one that has imported everything is there at once.
+# Starts `fedpp-site vault` with the arguments of each line in a process of its own, and prints its number: a fork of a
+# process that has imported everything is there at once.
 STARTER = """
 import json, os, signal, sys
 import grpc
@@ -71,11 +71,11 @@ for line in sys.stdin:
 
 
 class KilledError(Exception):
-    """A call's vault was killed before it had answered."""
+    """A call's vault was killed before it replied."""
 
 
 class Vault:
-    """One site's vault, which can be killed while it is asked."""
+    """One site's vault, which can be killed during a call."""
 
     def __init__(self, starter: "subprocess.Popen[str]", command: list[str], address: str) -> None:
         self._starter, self._command, self.address = starter, json.dumps(command), address
@@ -102,7 +102,7 @@ class Vault:
             time.sleep(0.001)
 
     def ask(self, call: Callable[[str], T], kill_after: float | None) -> T:
-        """Return what a call answers; raise `KilledError` where a kill, so many seconds after it began, ended it."""
+        """Return a call's reply; raise `KilledError` where a kill, so many seconds after its start, ended it."""
         self._await_socket()  # or most kills would come before the call
         before = self.kills
         timer = threading.Timer(kill_after or 0.0, self.kill)
@@ -132,15 +132,15 @@ class Vault:
 
 
 class Chaos:
-    """Asks vaults until they have answered, and kills them at random moments meanwhile, a number of times in all."""
+    """Calls vaults until they reply, and kills them at random moments meanwhile, a number of times in all."""
 
     def __init__(self, kills: int, seed: int) -> None:
         self.left, self._drawn = kills, random.Random(seed)
-        self._took: dict[str, float] = {}  # seconds of an answered call of a kind
+        self._took: dict[str, float] = {}  # seconds of a successful call of a kind
         self.within: Counter[str] = Counter()  # calls of a kind that a kill ended
 
     def ask(self, kind: str, vault: Vault, call: Callable[[str], T]) -> T:
-        """Return an answer; one that came before a kill may count as lost, and is asked for again."""
+        """Return a reply; one that came before a kill may count as lost, and is requested again."""
         while True:
             before, moment = vault.kills, self._drawn.choice(MOMENTS) if self.left else ""
             if moment == "before":
@@ -201,13 +201,13 @@ def running(folder: Path, sockets: Path, domain: KeyDomain, dataset: EncryptedDa
 
 
 class Masks:
-    """All keystreams that left the vaults, in whole masks or the beginnings of some."""
+    """All keystreams that left the vaults, of whole masks or of parts."""
 
     def __init__(self) -> None:
         self.begun, self.whole = [], 0
 
     def ask(self, address: str, of: Round, values: EncodedUpdate) -> tuple[EncodedUpdate, str, int]:
-        """Return a vault's masked values, nonce and tag; keep the keystream of all that it answered."""
+        """Return a masked update, its nonce and tag; keep the keystream of all values that came."""
 
         def requests() -> Iterator[vault_pb2.MaskRequest]:
             yield vault_pb2.MaskRequest(round=of.to_json(), examples=EXAMPLES)
@@ -233,7 +233,7 @@ class Masks:
 
 
 def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Round, company: Membership) -> None:
-    """Mask an update of random values at each site, add them up, and take the masks off at each: all have the sum."""
+    """Mask a random update at each site, add them up, and unmask the aggregate at each: all get the sum."""
     numbers = np.random.default_rng(of.number)
     parts, total, clear = [], np.zeros(LENGTH, RING.dtype), np.zeros(LENGTH, RING.dtype)
     for name, vault in vaults.items():
@@ -255,7 +255,7 @@ def masked_round(chaos: Chaos, vaults: Mapping[str, Vault], masks: Masks, of: Ro
 
 
 def unmasked_lists(log: Path) -> list[int]:
-    """Return the rounds of which a vault has unmasked a sum, once for each list, after checking its audit log."""
+    """Return the rounds that a vault unmasked, once for each list, after checking its audit log."""
     verify(log)
     records = [json.loads(line) for line in log.read_text().splitlines()]
     return sorted(of for of, _ in {(r["round"], r["list"]) for r in records if r["method"] == "Unmask"})
@@ -264,7 +264,7 @@ def unmasked_lists(log: Path) -> list[int]:
 def test_no_keystream_is_used_twice_however_often_vaults_are_killed(
     domain: KeyDomain, dataset: EncryptedDataset, tmp_path: Path
 ) -> None:
-    """Fifty kills, before, within and after calls, each call repeated for the same round until it is answered."""
+    """Fifty kills, before, within and after calls, each call repeated for the same round until it succeeds."""
     company = Membership(Participants(NONCE, tuple(proof(domain, name) for name in NAMES)), "1", NO_BUNDLE)
     chaos, masks, rounds = Chaos(KILLS, seed=0), Masks(), 0
     with (

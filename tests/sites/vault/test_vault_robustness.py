@@ -1,4 +1,4 @@
-"""No client of the vault harms another: silence, floods, garbage, large messages, slow readers."""
+"""No caller of the vault blocks others: silence, floods, garbage, large messages, slow readers."""
 
 import json
 import random
@@ -33,8 +33,8 @@ from sites.vault.memory_budget import MemoryBudget
 LOGITS = np.zeros((3, 2, 2))  # of split test
 
 
-def test_silence_is_ended(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A call whose caller sends nothing is cancelled after the idle limit, whatever it is; others go on meanwhile."""
+def test_an_idle_call_is_cancelled(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """A call whose caller sends nothing is cancelled after the idle limit; others continue meanwhile."""
     with serving(domain, dataset, address, idle_seconds=1.0), VaultClient(address) as client:
         quiet: list[grpc.StatusCode] = []
         thread = threading.Thread(target=lambda: quiet.extend(bad_clients.silence(address, 30.0)))
@@ -47,7 +47,7 @@ def test_silence_is_ended(domain: KeyDomain, dataset: EncryptedDataset, address:
 
 
 def test_a_slow_but_steady_caller_is_served(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """The limit is on the time between messages, and not on a call's."""
+    """The limit is on the time between messages, and not on a call's time."""
     with (
         serving(domain, dataset, address, idle_seconds=1.0),
         grpc.insecure_channel(address) as channel,
@@ -65,7 +65,7 @@ def test_a_slow_but_steady_caller_is_served(domain: KeyDomain, dataset: Encrypte
         assert vault_pb2_grpc.VaultStub(channel).Evaluate(requests(), timeout=SECONDS).examples == 3
 
 
-def test_who_does_not_read_is_cut_off(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+def test_a_caller_that_does_not_read_is_cancelled(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Weights that nobody takes do not stay in the vault's memory."""
     request = vault_pb2.InitialWeightsRequest(
         network=TINY.to_json().replace('"dense": 5', '"dense": 65536'), seed=1, dtype="float64"
@@ -83,7 +83,7 @@ def test_who_does_not_read_is_cut_off(domain: KeyDomain, dataset: EncryptedDatas
 
 
 def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """So many streams to Score are open, and one more is turned away; Info, weights and health answer."""
+    """So many streams to Evaluate are open, and one more is refused; Info, weights and health reply."""
     over = threading.Event()
 
     def nothing() -> Iterator[vault_pb2.EvaluateRequest]:
@@ -111,9 +111,7 @@ def test_a_flood_of_one_method_leaves_room_for_the_others(domain: KeyDomain, dat
 
 
 @pytest.mark.parametrize("method", ["Evaluate", "Info", "InitialWeights", "Nothing"])
-def test_a_message_of_a_gigabyte_is_turned_away(
-    method: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
-):
+def test_a_message_of_a_gigabyte_is_refused(method: str, domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Announced and sent, it costs the vault no memory, and the next caller no time."""
     with site_vault(domain, dataset, address) as process, VaultClient(address) as client:
         client.info()
@@ -144,8 +142,8 @@ def test_garbage_harms_nobody(domain: KeyDomain, dataset: EncryptedDataset, addr
             assert client.info().frames == 2
 
 
-def test_memory_is_given_in_turn():
-    """What is taken is free again afterwards; who wants more than there is gets all of it, alone; who waits is told."""
+def test_memory_is_shared_in_turn():
+    """Taken memory is free again afterwards; a larger request gets all of it, alone; too long a wait is an error."""
     room = MemoryBudget(10, 0.05)
     with room.taking(6):
         with room.taking(4), pytest.raises(VaultError, match="the vault is busy: .*; try again later"):
@@ -158,7 +156,7 @@ def test_memory_is_given_in_turn():
         pass
 
 
-def test_memory_that_becomes_free_is_taken_by_who_waits():
+def test_memory_that_becomes_free_is_taken_by_a_waiting_call():
     """A call that waits for another's end is served, and not refused."""
     room, taken = MemoryBudget(10, SECONDS), threading.Event()
 
@@ -174,10 +172,10 @@ def test_memory_that_becomes_free_is_taken_by_who_waits():
     assert taken.is_set()
 
 
-def test_weights_that_nobody_reads_keep_no_score_waiting(
+def test_weights_that_nobody_reads_delay_no_evaluation(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """While a slow reader holds all memory for weights, other weights are refused in the end; scores are answered."""
+    """While a slow reader holds all memory for weights, others are refused after a wait; evaluations are served."""
     monkeypatch.setattr("sites.vault.vault_service.MEMORY_BYTES", 1)
     monkeypatch.setattr("sites.vault.vault_service.MEMORY_SECONDS", 0.3)
     large = TINY.to_json().replace('"dense": 5', '"dense": 65536')
@@ -195,10 +193,10 @@ def test_weights_that_nobody_reads_keep_no_score_waiting(
         until("replied", lambda: client.initial_weights(TINY, 0, "float32"))
 
 
-def test_scores_wait_for_one_another(
+def test_evaluations_wait_for_each_other(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """While one caller's predictions fill the memory for scores, another's are refused in the end."""
+    """While one caller's predictions fill the memory for evaluations, another's are refused after a wait."""
     monkeypatch.setattr("sites.vault.vault_service.MEMORY_BYTES", 1)
     monkeypatch.setattr("sites.vault.vault_service.MEMORY_SECONDS", 0.3)
     header, more = vault_pb2.ArrayChunk(name="logits", dtype="float64", shape=LOGITS.shape), threading.Event()
@@ -232,7 +230,7 @@ def until(outcome: str, call: Callable[[], object]) -> None:
 def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """Each of `evaluation` in site.yaml is kept by `fedpp-site vault --policy`."""
     limits = EvaluationLimits(min_patients=1, per_round=1, rounds=5, per_day=3)
-    with site_vault(domain, dataset, address, "--read-only", scores=limits), VaultClient(address) as client:
+    with site_vault(domain, dataset, address, "--read-only", evaluation=limits), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this vault is read-only"):
             client.initial_weights(TINY, 0, "float32")
         client.evaluate("test", LOGITS, "run", 5)
@@ -244,15 +242,15 @@ def test_the_policy_s_limits_are_the_vault_s(domain: KeyDomain, dataset: Encrypt
         with pytest.raises(VaultError, match="3 evaluations were made within 24 hours, and 3 are allowed"):
             client.evaluate("test", LOGITS, "run", 3)
     with (
-        site_vault(domain, dataset, address, scores=EvaluationLimits(min_patients=4)),
+        site_vault(domain, dataset, address, evaluation=EvaluationLimits(min_patients=4)),
         VaultClient(address) as client,
         pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 4"),
     ):
         client.evaluate("test", LOGITS)
 
 
-def test_health_is_told_in_the_standard_way(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """grpc.health.v1 answers for the whole server and for the vault's service, and watches nobody."""
+def test_health_is_the_standard_service(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """grpc.health.v1 replies for the whole server and for the vault's service, and serves no `Watch`."""
     with serving(domain, dataset, address), grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", "fedpp.vault.v1.Vault"):
@@ -291,7 +289,7 @@ def test_many_clients_are_answered_beside_bad_ones():
 def test_bad_clients_that_do_nothing_fail_the_benchmark(
     what: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
 ):
-    """Clients that never reach the vault, or die, are no test of it: what was measured beside them is not told."""
+    """Clients that never reach the vault, or die, do not test it: no figure is reported."""
     command = ["bad_clients", address, "2" if what == "no vault" else "30"]
     if what == "no vault":
         with pytest.raises(VaultError, match=r"bad_clients did not start, .*: {\"garbage\": 0, \"gigabyte\": 0, \"sil"):

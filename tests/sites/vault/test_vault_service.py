@@ -1,4 +1,4 @@
-"""The vault, asked by its client over a real socket."""
+"""The vault's methods, called by its client over a real socket."""
 
 import logging
 import threading
@@ -46,7 +46,7 @@ def status(error: BaseException) -> grpc.StatusCode:
 
 
 def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: EncryptedDataset, vault: VaultClient):
-    """`Info` says what the manifest says, counts patients once, and hands out the card."""
+    """`Info` has the manifest's facts, counts patients once, and the card."""
     assert vault.info() == SiteInfo(
         domain=domain.card().fingerprint,
         dataset=dataset.manifest.fingerprint,
@@ -111,7 +111,7 @@ def test_initial_weights_decrypt_to_the_plaintext_ones(
 
 
 def test_decoys_follow_from_the_domain_and_the_seed(vault: VaultClient, domain: KeyDomain):
-    """One request has one answer, so that a run repeats; another seed has other decoys, too."""
+    """One request has one reply, so that a run repeats; another seed has other decoys, too."""
     first, same, other = (vault.initial_weights(TINY, seed, "float64")["dense/kernel"] for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, same)
     assert abs((first - other) @ domain.matrix()).max(axis=(0, 1)).min() > 0.01
@@ -125,8 +125,8 @@ def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
 
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_score_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path, plaintext: Plaintext, address: str):
-    """Scoring encrypted logits gives the counts of the same logits and labels in clear."""
+def test_evaluate_is_the_count_of_the_plaintext(n: int, split: str, tmp_path: Path, plaintext: Plaintext, address: str):
+    """Encrypted logits have the evaluation counts of the same logits and labels in clear."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     all_labels = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0])  # no split begins like another
     dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], all_labels))
@@ -147,8 +147,8 @@ def findings(tmp_path: Path, domain: KeyDomain, plaintext: Plaintext) -> Encrypt
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_score_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, plaintext: Plaintext, address: str):
-    """Scoring encrypted logits gives each finding's counts of the same logits and states in clear."""
+def test_evaluate_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, plaintext: Plaintext, address: str):
+    """Encrypted logits have each finding's counts of the same logits and states in clear."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], STATES))
     with serving(domain, dataset, address), VaultClient(address) as client:
@@ -163,8 +163,8 @@ def test_score_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, pla
             assert client.evaluate(split, SequenceCipher(domain, "float64").frames("s", moved)) == counts
 
 
-def test_one_finding_alone_is_one_finding(domain: KeyDomain, tmp_path: Path, address: str):
-    """It has a logit and counts of its own, and is no task of two classes."""
+def test_one_finding_is_not_two_classes(domain: KeyDomain, tmp_path: Path, address: str):
+    """It has a logit and counts of its own."""
     cipher, sizes = SequenceCipher(domain, "float64"), {"frames": 1, "height": 2, "width": 2, "channels": 1}
     with DatasetWriter(
         tmp_path / "d", domain.card(), dtype="float64", **sizes, classes=("Edema",), multi_label=True
@@ -181,14 +181,14 @@ def test_one_finding_alone_is_one_finding(domain: KeyDomain, tmp_path: Path, add
 def test_another_number_of_logits_is_refused(
     shape: tuple[int, ...], domain: KeyDomain, findings: EncryptedDataset, address: str
 ):
-    """There is one logit a finding: neither fewer, nor more, nor pairs are scored."""
+    """There is one logit a finding: neither fewer, nor more, nor pairs are accepted."""
     with serving(domain, findings, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"must be rows of shape \(3, 3, 2\), got") as refused:
             client.evaluate("test", np.zeros(shape))
         assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_network_of_classes_is_none_of_findings(domain: KeyDomain, findings: EncryptedDataset, address: str):
+def test_a_network_of_classes_is_refused_for_findings(domain: KeyDomain, findings: EncryptedDataset, address: str):
     """Weights are drawn for findings where the data have findings."""
     with serving(domain, findings, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"3 classes; the data are .* 3 findings \(Edema, Fracture, Effusion\)"):
@@ -198,7 +198,7 @@ def test_a_network_of_classes_is_none_of_findings(domain: KeyDomain, findings: E
 
 
 def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, address: str):
-    """A site without validation data answers zero counts, which add nothing."""
+    """A site without validation data replies with zero counts, which add nothing."""
     rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
     label = SequenceCipher(domain, "float32").label("s", 1, 2)
     with DatasetWriter(
@@ -222,8 +222,8 @@ def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, addres
         ("tost", np.zeros((3, 2, 2)), "there is no split 'tost': choose one of train, validation, test"),
     ],
 )
-def test_predictions_that_cannot_be_scored_are_refused(vault: VaultClient, split: str, rows: np.ndarray, reason: str):
-    """Shape, dtype, values and split are checked; the vault says what is wrong in one line and goes on."""
+def test_predictions_that_do_not_fit_are_refused(vault: VaultClient, split: str, rows: np.ndarray, reason: str):
+    """Shape, dtype, values and split are checked; the vault names the defect in one line and continues."""
     with pytest.raises(VaultError, match=reason) as refused:
         vault.evaluate(split, rows)
     assert status(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
@@ -242,7 +242,7 @@ def test_a_second_array_of_logits_is_refused(vault: VaultClient, address: str):
 
 
 def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, address: str):
-    """The header alone gets the answer, so nobody can fill the vault's memory."""
+    """The header decides, so that nobody can fill the vault's memory."""
     del vault
     more = threading.Event()
 
@@ -285,9 +285,7 @@ def test_a_seed_that_the_protocol_cannot_carry_is_refused(vault: VaultClient, se
 
 
 @pytest.mark.parametrize("label", [np.full((2, 2), np.nan), np.ones((2, 2))])
-def test_labels_that_are_none_are_not_scored_against(
-    label: np.ndarray, domain: KeyDomain, tmp_path: Path, address: str
-):
+def test_labels_of_no_class_are_refused(label: np.ndarray, domain: KeyDomain, tmp_path: Path, address: str):
     """Labels that decrypt to no class are the dataset's fault, and are never read as some class."""
     with DatasetWriter(
         tmp_path / "d", domain.card(), dtype="float64", frames=1, height=1, width=1, channels=1, classes=("a", "b")
@@ -299,8 +297,8 @@ def test_labels_that_are_none_are_not_scored_against(
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It is served, and `Evaluate` says what is missing."""
+def test_an_unlabelled_dataset_is_not_evaluated(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """It is served, and `Evaluate` names what is missing."""
     unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=()), dataset.sequences, None)
     with serving(domain, unlabelled, address), VaultClient(address) as client:
         assert client.info().classes == ()
@@ -309,10 +307,10 @@ def test_an_unlabelled_dataset_is_not_scored_against(domain: KeyDomain, dataset:
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_an_unforeseen_error_says_nothing(
+def test_an_unexpected_error_discloses_nothing(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, caplog: pytest.LogCaptureFixture
 ):
-    """What the vault did not expect, here a manifest without its shards, reaches its log and not the caller."""
+    """An unexpected error, here of a manifest without its shards, reaches the vault's log and not the caller."""
     frames_alone = replace(dataset.manifest, shards=dataset.manifest.shards[:1])
     broken = EncryptedDataset(dataset.path, frames_alone, dataset.sequences, None)
     with serving(domain, broken, address), VaultClient(address) as client:
@@ -342,7 +340,7 @@ def test_every_call_is_logged_in_one_line_without_identifiers(
 
 @pytest.mark.parametrize("kind", ["frames", "labels"])
 def test_a_damaged_dataset_is_not_served(kind: str, domain: KeyDomain, dataset: EncryptedDataset):
-    """One flipped bit in any shard is found before there is anything to serve, and the shard named."""
+    """One flipped bit in any shard is found before the vault serves, and the shard named."""
     (shard,) = dataset.path.glob(f"{kind}-*")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -352,7 +350,7 @@ def test_a_damaged_dataset_is_not_served(kind: str, domain: KeyDomain, dataset: 
 
 
 def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str):
-    """The vault opens the seal of the labels with the domain's own key, and scores as it does without a seal."""
+    """The vault unseals the labels with the domain's own key, and counts as it does without a seal."""
     counts = []
     for sealed in (False, True):
         dataset = write_dataset(tmp_path / str(sealed), domain, plaintext, sealed=sealed)
@@ -362,10 +360,10 @@ def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp
 
 
 @pytest.mark.parametrize("gaps", ["public", "encrypted"])
-def test_gaps_are_told_and_get_weights(
+def test_gaps_are_reported_and_get_weights(
     gaps: Gaps, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str
 ):
-    """`Info` says how the time between frames is kept; a network that takes it gets one more input of the LSTM."""
+    """`Info` has the kind of time gaps; a network that takes them gets one more input of the LSTM."""
     dataset = write_dataset(tmp_path / "d", domain, plaintext, gaps=gaps, times=np.zeros((11, 2)))
     with serving(domain, dataset, address), VaultClient(address) as client:
         assert client.info().gaps == gaps
@@ -375,6 +373,6 @@ def test_gaps_are_told_and_get_weights(
 
 
 def test_a_dataset_of_another_domain_is_not_served(dataset: EncryptedDataset):
-    """There is no vault of one domain's key and another one's data."""
+    """No vault has the key of one domain and the data of another."""
     with pytest.raises(DomainMismatchError, match="serve the dataset that was ingested under this domain"):
         service(KeyDomain.of_secret(bytes(32), n=2), dataset)

@@ -1,4 +1,4 @@
-"""The vault signs for its site: what it states, and what it refuses to sign."""
+"""Signatures of the vault for its site: the statement, and refusals."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +32,7 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterato
 
 
 def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset):
-    """What the vault signs is the site's statement for this run, and stands with the domain's public card alone."""
+    """The vault signs the site's statement for this run, which verifies with the domain's public card only."""
     proof = vault.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
     card = domain.card()
     run = Run(card.ca_key, card.fingerprint, NONCE, RUN, NO_BUNDLE)
@@ -45,8 +45,8 @@ def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, 
             proof.require(replace(run, **other))
 
 
-def test_a_vault_tells_its_site(vault: VaultClient):
-    """`Info` names the site that the vault can speak for."""
+def test_info_names_the_site(vault: VaultClient):
+    """`Info` names the site that the vault signs for."""
     assert vault.info().site == "north"
 
 
@@ -66,7 +66,7 @@ def test_a_vault_tells_its_site(vault: VaultClient):
     ],
 )
 def test_other_values_are_not_signed(vault: VaultClient, nonce: str, run: str, protocol: int, bundle: str, reason: str):
-    """A signature is over hashes and this program's protocol alone: nobody gets a text of theirs signed."""
+    """A signature is over hashes and this program's protocol only: nobody gets a text of theirs signed."""
     with pytest.raises(VaultError, match=reason) as refused:
         vault.sign(nonce, run, protocol, bundle)
     assert isinstance(refused.value.__context__, grpc.RpcError)
@@ -80,7 +80,7 @@ def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
 
 
 def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """It refuses weights and signatures, and answers `Info` and `Evaluate`."""
+    """It refuses weights and signatures, and serves `Info` and `Evaluate`."""
     with serving(domain, dataset, address, read_only=True), VaultClient(address) as client:
         for call in (
             lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE),
@@ -105,6 +105,6 @@ def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset:
 def test_an_identity_that_does_not_fit_is_not_served(
     change: dict[str, Any], reason: str, domain: KeyDomain, dataset: EncryptedDataset
 ):
-    """What could not convince a coordinator is found before the vault answers."""
+    """An identity that no coordinator would accept is found before the vault serves."""
     with pytest.raises(FederationError, match=reason):
         VaultService(replace(certified(domain, "north"), **change), dataset)

@@ -1,4 +1,4 @@
-"""The vault as a process: its socket, its end, and what its client says when it is not there."""
+"""The vault as a process: its socket, its end, and its client's errors when it is missing."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_the_socket_is_for_a_group_and_gone_after_the_stop(domain: KeyDomain, da
 def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
     number: signal.Signals, dataset: EncryptedDataset, address: str
 ):
-    """A vault in its own interpreter answers all three calls without TensorFlow, and ends cleanly on a signal."""
+    """A vault in its own interpreter serves all three calls without TensorFlow, and ends cleanly on a signal."""
     with vault_process(dataset, address) as process:
         with VaultClient(address) as client:
             assert client.info().frames == 2
@@ -52,7 +52,7 @@ def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
 
 
 def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """The second is refused with one line, and the first goes on answering."""
+    """The second is refused with one line, and the first continues."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"a vault is running at unix:.* already: stop it"):
             serve(service(domain, dataset), address, stop=stopped())
@@ -63,7 +63,7 @@ def test_a_second_vault_does_not_take_a_live_socket(domain: KeyDomain, dataset: 
 def test_a_vault_that_ends_leaves_the_next_one_s_socket(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """A vault that still waits for a running call has given its address up: its end does not unlink the next."""
+    """A vault that waits for a running call has released its address: its end does not unlink the next socket."""
     monkeypatch.setattr("sites.vault.vault_server.GRACE_SECONDS", 2.0)
     ready, stop, more = threading.Event(), threading.Event(), threading.Event()
     arguments = {"ready": ready.set, "stop": stop}
@@ -93,7 +93,7 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
 
 
 def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """What a killed vault left behind does not keep the next one from starting."""
+    """The socket of a killed vault does not keep the next one from starting."""
     with vault_process(dataset, address) as process:
         process.kill()
         process.wait(SECONDS)
@@ -103,7 +103,7 @@ def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: Encrypt
 
 
 def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A socket that neither answers nor refuses may be alive: it is left alone."""
+    """A socket that neither accepts nor refuses may be alive: it is left alone."""
     path = socket_path(address)
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
@@ -130,7 +130,7 @@ def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: 
 def test_addresses_that_cannot_be_served_are_refused(
     wrong: str, reason: str, domain: KeyDomain, dataset: EncryptedDataset, address: str
 ):
-    """They are named before anything is made."""
+    """They are named before anything is created."""
     folder = socket_path(address).parents[1]
     (folder / "file").write_text("not a socket")
     with pytest.raises(ConfigError, match=reason):
@@ -138,7 +138,7 @@ def test_addresses_that_cannot_be_served_are_refused(
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("file", "not a socket")]
 
 
-def test_a_vault_that_is_not_there_is_named(address: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_vault_is_named(address: str, monkeypatch: pytest.MonkeyPatch):
     """The client says where it looked and how to start a vault."""
     monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.3)
     with pytest.raises(VaultError, match=f"no vault answers at {address}: start it with `fedpp-site vault`"):
@@ -156,8 +156,8 @@ def test_a_vault_that_goes_away_is_named(dataset: EncryptedDataset, address: str
     assert str(gone.value) == f"the vault at {address} went away: start it again with `fedpp-site vault`"
 
 
-def test_a_vault_that_hangs_is_given_up(dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch):
-    """Every call has a deadline: a stopped process does not hold the trainer for ever."""
+def test_a_vault_that_hangs_is_a_timeout(dataset: EncryptedDataset, address: str, monkeypatch: pytest.MonkeyPatch):
+    """Every call has a deadline: a stopped process does not block the trainer for ever."""
     monkeypatch.setattr(vault_client, "SECONDS", 0.5)
     monkeypatch.setattr(vault_client, "TRANSFER_SECONDS", 0.5)
     with vault_process(dataset, address) as process, VaultClient(address) as client:

@@ -1,4 +1,4 @@
-"""A vault that cannot start says so in one line, and leaves nothing."""
+"""A vault that cannot start fails in one line, and leaves nothing."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options
         ("--policy", "{folder}/file", "does not list its dataset"),
     ],
 )
-def test_a_vault_that_does_not_start_begins_no_log(
+def test_a_vault_that_does_not_start_leaves_no_log(
     option: str, value: str, said: str, domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
 ):
-    """Whatever is wrong is one line, none of it gRPC's; a log that was there stays, and goes on afterwards."""
+    """Each failure is one line, none of it gRPC's; an existing log stays, and is continued afterwards."""
     (tmp_path / "file").write_text(starting_text("0" * 64))
     log = tmp_path / "audit.jsonl"
     wrong = (option, value.format(folder=tmp_path))
@@ -47,10 +47,8 @@ def test_a_vault_that_does_not_start_begins_no_log(
     assert log.read_bytes() == before != b""
 
 
-def test_a_log_whose_folder_is_not_there_is_told(
-    domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path
-):
-    """The folder is made by whoever decides who may read it."""
+def test_a_log_without_a_folder_is_refused(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
+    """The folder is created by those who decide who may read it."""
     log = tmp_path / "none" / "audit.jsonl"
     said = f"fedpp-site vault: the folder of the audit log {log} does not exist: create it first\n"
     assert refusal(domain, dataset, address, "--audit-log", log) == said

@@ -1,4 +1,4 @@
-"""A vault on another machine: only who holds a certificate of its authority is heard, and everybody else is not."""
+"""A vault on another machine serves callers with a certificate of its authority, and no others."""
 
 import json
 import socket
@@ -49,7 +49,7 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, tls: Path, port: int, tm
     log.close()
 
 
-def test_a_trainer_with_a_certificate_is_answered(vault: str, tls: Path, tmp_path: Path):
+def test_a_trainer_with_a_certificate_is_served(vault: str, tls: Path, tmp_path: Path):
     """All calls work, and the audit log has the certificate's common name; one text names address and folder."""
     with VaultClient(vault, tls / "trainer") as client:
         assert client.info().frames == 2
@@ -63,8 +63,8 @@ def test_a_trainer_with_a_certificate_is_answered(vault: str, tls: Path, tmp_pat
     assert site_process("health", vault, "--tls", tls / "trainer").stdout == "serving\n"
 
 
-def test_others_are_not_heard(vault: str, tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without a certificate, with another authority's, with the vault's own, and without TLS at all: no answer."""
+def test_others_are_not_served(vault: str, tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a certificate, with another authority's, with the vault's own, and without TLS at all: no reply."""
     monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 1.0)
     site("vault-tls", "--out", tmp_path / "other", "--name", "localhost")
     (tmp_path / "mixed").mkdir()
@@ -82,10 +82,10 @@ def test_others_are_not_heard(vault: str, tls: Path, tmp_path: Path, monkeypatch
     assert len((tmp_path / "log").read_text().splitlines()) == 1
 
 
-def test_a_vault_under_another_name_is_not_believed(
+def test_a_vault_under_another_name_is_refused(
     domain: KeyDomain, dataset: EncryptedDataset, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The certificate is for one host: a trainer that reaches it as another sends nothing."""
+    """The certificate is for one host: a trainer that reaches it under another name sends nothing."""
     monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 1.0)
     site("vault-tls", "--out", tmp_path / "tls", "--name", "vault.example")
     files = TlsFiles.read(tmp_path / "tls" / "vault")
@@ -94,7 +94,7 @@ def test_a_vault_under_another_name_is_not_believed(
 
 
 def test_tcp_without_certificates_is_refused(domain: KeyDomain, dataset: EncryptedDataset, port: int, tls: Path):
-    """Neither side speaks in clear, and certificates are not taken where they protect nothing."""
+    """Neither side sends in clear, and certificates are refused where they protect nothing."""
     with pytest.raises(ConfigError, match=r"needs certificates: give --tls"):
         serve(service(domain, dataset), f"127.0.0.1:{port}", stop=stopped())
     with pytest.raises(ConfigError, match="leave --tls out for a Unix socket"):
@@ -117,7 +117,7 @@ def test_a_taken_port_is_not_shared(vault: str, domain: KeyDomain, dataset: Encr
 def test_missing_and_damaged_certificates_are_named(
     domain: KeyDomain, dataset: EncryptedDataset, port: int, tmp_path: Path
 ):
-    """The file that cannot be read is named; what is no PEM is no traceback."""
+    """An unreadable file is named; a file that is not PEM is no traceback."""
     with pytest.raises(ConfigError, match=f"cannot read {tmp_path}/ca.pem .*: `fedpp-site vault-tls` makes"):
         VaultClient("localhost:1", tmp_path)
     for name in ("ca.pem", "cert.pem", "key.pem"):
@@ -128,8 +128,8 @@ def test_missing_and_damaged_certificates_are_named(
     assert "are the certificates no PEM files?" in str(refused.value)
 
 
-def test_certificates_are_made_once_and_kept_private(tls: Path):
-    """Every file is 0600; a second run refuses, and leaves all as it was; so does a name that no host can have."""
+def test_certificates_are_created_once_and_private(tls: Path):
+    """Every file is 0600; a second run changes nothing and is refused; so is an impossible host name."""
     files = {file: file.read_bytes() for file in tls.rglob("*") if file.is_file()}
     names = {str(file.relative_to(tls)) for file in files}
     assert names == {"ca.key", *(f"{who}/{n}.pem" for who in ("vault", "trainer") for n in ("ca", "cert", "key"))}
