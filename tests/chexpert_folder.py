@@ -1,4 +1,4 @@
-"""Two tiny hospitals in CheXpert's layout, some of whose patients both know."""
+"""Two tiny hospitals in CheXpert's layout that share some patients."""
 
 import csv
 from pathlib import Path
@@ -8,10 +8,10 @@ from PIL import Image
 
 from fedpp.imaging.readers.chexpert import FINDINGS
 
-HOSPITALS = {"north": range(1, 15), "south": range(10, 33)}  # patients: 10 to 14 are known to both
+HOSPITALS = {"north": range(1, 15), "south": range(10, 33)}  # patients: 10 to 14 are patients of both
 VISITS = (1, 3, 2)  # of patients 0, 1, 2 modulo 3
 SPOILT = {2: 3, 5: 2}  # seed of a stratified split: training sequences of a patient whom the other hospital tests
-SILENT = (4, 2)  # patient, study: without a finding, so that nothing is asked about it
+SILENT = (4, 2)  # patient, study: without a finding, so it has no label
 
 
 def write_hospitals(root: Path) -> None:
@@ -33,8 +33,8 @@ def write_hospitals(root: Path) -> None:
                     Image.fromarray(pixels).save(image)
                     ill = "1.0" if patient % 3 == 0 or study == 3 else "0.0"
                     finding = "" if (patient, study) == SILENT else ill
-                    told = {"Pleural Effusion": finding}
+                    known = {"Pleural Effusion": finding}
                     if study != 2:
-                        told["Consolidation"] = f"{(patient + 1) % 2:.1f}"
-                    findings = [told.get(found, "") for found in FINDINGS]
+                        known["Consolidation"] = f"{(patient + 1) % 2:.1f}"
+                    findings = [known.get(found, "") for found in FINDINGS]
                     rows.writerow([f"CheXpert/{name}", "Male", 50, "Frontal", "PA", *findings])

@@ -23,8 +23,8 @@ MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes 
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
 MAX_SCANS = 50  # of a JPEG: each decodes all of its pixels; usual are 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
-# what Pillow raises on damaged files
-_DAMAGE = (
+# what decoders raise on damaged files
+DAMAGE = (
     Image.DecompressionBombError,
     struct.error,
     zlib.error,
@@ -87,7 +87,7 @@ def _named(file: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RawDataError(f"cannot read the image {file}: {_reason(error)}") from None
 
 

@@ -5,37 +5,39 @@ No message quotes a cell: if a table's columns are shifted, any cell may identif
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedpp.errors import RawDataError
 
+NO_IMAGE = "names no image: add a line for each"  # of an empty table of images
 Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells by column
 
 
-def read_table(table: Path, check: Callable[[list[str]], None], name: str = "table") -> list[Line]:
+def read_table(table: Path, columns: Sequence[str], empty: str) -> list[Line]:
     """Return a table's rows that are not empty, cells without surrounding blanks: "P1 " is the patient "P1".
 
-    `check` gets the header first, and raises if it does not fit; `name` is the table's name in messages.
-    Raises `RawDataError` for a table that cannot be read.
+    Raises `RawDataError` for a table that cannot be read, lacks one of `columns`, or has no row (message `empty`).
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             reader.fieldnames = names = [column.strip() for column in reader.fieldnames or ()]
-            check(names)
+            _check_header(table, names, columns)
             rows = [(reader.line_num, _stripped(table, reader.line_num, row)) for row in reader]
     except UnicodeDecodeError:
-        raise RawDataError(f"cannot read the {name} {table}: it is not UTF-8, save it as CSV in UTF-8") from None
+        raise RawDataError(f"cannot read the table {table}: it is not UTF-8, save it as CSV in UTF-8") from None
     except FileNotFoundError:
         raise RawDataError(
             f"{table.parent} has no {table.name}: name the folder that has it, or another layout"
         ) from None
     except OSError as error:
-        raise RawDataError(f"cannot read the {name} {table}: {error.strerror}: check its permissions") from None
+        raise RawDataError(f"cannot read the table {table}: {error.strerror}: check its permissions") from None
     except csv.Error as error:
-        raise RawDataError(f"cannot read the {name} {table}: {error}") from None
-    return [(line, row) for line, row in rows if any(row.values())]
+        raise RawDataError(f"cannot read the table {table}: {error}") from None
+    if not (rows := [(line, row) for line, row in rows if any(row.values())]):
+        raise RawDataError(f"{table} {empty}")
+    return rows
 
 
 def header(table: Path) -> set[str]:
@@ -45,17 +47,6 @@ def header(table: Path) -> set[str]:
             return {column.strip() for column in next(csv.reader(file), [])}
     except (OSError, UnicodeDecodeError, csv.Error):
         return set()
-
-
-def table_rows(table: Path, columns: Sequence[str]) -> list[Line]:
-    """Return the rows of a table of images.
-
-    Raises `RawDataError` for a table that cannot be read, lacks one of `columns`, or names nothing.
-    """
-    rows = read_table(table, lambda names: _check_header(table, names, columns))
-    if not rows:
-        raise RawDataError(f"{table} names no image: add a line for each")
-    return rows
 
 
 def file_inside(root: Path, name: str) -> Path | None:
@@ -69,18 +60,12 @@ def file_inside(root: Path, name: str) -> Path | None:
 
 def is_file(path: Path) -> bool:
     """Tell whether a file exists; False for a name that no file can have."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    return os.path.isfile(path)  # noqa: PTH113  `Path.is_file` raises for it
 
 
 def is_folder(path: Path) -> bool:
     """Tell whether a folder exists; False for a name that no folder can have."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return os.path.isdir(path)  # noqa: PTH112  `Path.is_dir` raises for it
 
 
 def _check_header(table: Path, names: list[str], columns: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.layout import Choices, layout_of, missing_patients, read_sequences
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
-from fedpp.imaging.tables import is_file, table_rows
+from fedpp.imaging.tables import NO_IMAGE, is_file, read_table
 from fedpp.survey.duplicates import ImageIndex, Pair
 from fedpp.survey.facts import (
     UNLISTED,
@@ -289,7 +289,7 @@ def _patients_in_two_splits(table: Path) -> int:
     """Return the number of patients that a manifest puts into several splits, 0 without a manifest."""
     if not is_file(table):
         return 0
-    rows = table_rows(table, ("patient",))
+    rows = read_table(table, ("patient",), NO_IMAGE)
     splits = {(row["patient"], row.get("split", "")) for _, row in rows}
     return sum(count > 1 for count in Counter(patient for patient, _ in splits).values())
 

@@ -3,9 +3,10 @@
 Files are named; patients are counted and never named.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,22 +17,6 @@ from fedpp.texts import printable
 
 Outcome = Literal["read", "refused", "ignored"]
 UNLISTED = "an image in no sequence"  # why a file was ignored
-Kind = Literal[
-    "unreadable",
-    "two-splits",
-    "no-image",
-    "same-image-in-two-splits",
-    "same-image",
-    "near-duplicate",
-    "burned-in-text",
-    "blank-image",
-    "missing-label",
-    "too-many-labels",
-    "rare-label",
-    "two-labels",
-    "backward-time",
-]
-
 # Days from one visit to the next: the end of each class, and its name.
 GAPS: tuple[tuple[float, str], ...] = (
     (0.0, "none"),
@@ -52,7 +37,7 @@ class Issue:
     Files are named only where the tables of files and duplicates do not show the issue.
     """
 
-    kind: Kind
+    kind: str  # a key of `fedpp.survey.issues.TEXTS`
     count: int
     what: str
     advice: str
@@ -181,18 +166,11 @@ class Survey:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return all but the thumbnails as JSON values."""
-        values = asdict(self)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, thumbnails=()))))
         del values["thumbnails"]
-        plain: dict[str, Any] = _plain(values)
-        return plain
+        return values
 
 
 def lengths(sequences: Iterable[ImageSequence]) -> dict[int, int]:
     """Return how many sequences are of each length."""
     return dict(sorted(Counter(len(sequence.frames) for sequence in sequences).items()))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,14 +1,14 @@
 """Issues and notes of a survey: `--strict` fails for issues; notes may be as they should be."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from fedpp.imaging.labels import MAX_CLASSES
 from fedpp.imaging.readers.breakhis import TYPES
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.survey.facts import UNLISTED, DuplicateFact, Facts, FileFact, Issue, Kind
+from fedpp.survey.facts import UNLISTED, Facts, Issue
 
 MIN_PATIENTS = 3  # of a label: one for each split
 NAMED = 8  # labels in one sentence
@@ -16,35 +16,103 @@ NAMED = 8  # labels in one sentence
 _SUBTYPES = frozenset(TYPES.values())
 
 
+# Of each kind of issue, the most severe first: what is counted, what is wrong with it, and what to do.
+TEXTS = {
+    "unreadable": ("file", "that cannot be used", "restore or remove them, or ingest with --skip-unreadable"),
+    "burned-in-text": (
+        "file",
+        "that may show text burnt into the image, by their tags",
+        "look at them, black the text out, or set BurnedInAnnotation to NO where there is none",
+    ),
+    "blank-image": (
+        "image",
+        "of one single value, without anything to see",
+        "find out what they should show, or remove them",
+    ),
+    "two-splits": (
+        "patient",
+        "in more than one split",
+        f"choose one split for each in {MANIFEST}, or remove its column split",
+    ),
+    "no-image": (
+        "patient",
+        f"in {LABELS} of whom no image was read",
+        "restore their folders, or remove their lines",
+    ),
+    "same-image-in-two-splits": (
+        "pair",
+        "of files of different splits that share an image, pixel by pixel",
+        "keep one of each: otherwise the test uses training images",
+    ),
+    "same-image": (
+        "pair",
+        "of files of different patients that share an image, pixel by pixel",
+        "find out whose they are, and keep one of each",
+    ),
+    "near-duplicate": (
+        "pair",
+        "of files of different patients with images that are nearly the same",
+        "look at them side by side: are they one patient's?",
+    ),
+    "missing-label": ("sequence", "without a label", "label them, or ingest with --drop-unlabelled"),
+    "too-many-labels": (
+        "different label",
+        "in the data",
+        f"is it the right column? ingest takes no more than {MAX_CLASSES} unless the classes are named",
+    ),
+    "rare-label": (
+        "label",
+        f"of fewer than {MIN_PATIENTS} patients, so not one for each split: {{}}",
+        "gather more, or join labels (--negative)",
+    ),
+    "two-labels": (
+        "patient",
+        "under two labels or diagnoses",
+        "is one of them wrong, or are these two patients?",
+    ),
+    "backward-time": ("image", "before the one that they should follow", "check the times"),
+}
+
+
 def issues(facts: Facts) -> tuple[Issue, ...]:
     """Return what may be wrong, the most severe first."""
-    found = (
-        *_of_files(facts.files),
-        _issue(
-            "two-splits",
-            facts.patients_in_two_splits,
-            "patient",
-            "in more than one split",
-            f"choose one split for each in {MANIFEST}, or remove its column split",
-        ),
-        _issue(
-            "no-image",
-            facts.patients_without_images,
-            "patient",
-            f"in {LABELS} of whom no image was read",
-            "restore their folders, or remove their lines",
-        ),
-        *_of_duplicates(facts.duplicates),
-        *_of_labels(facts),
-        _issue(
-            "backward-time",
-            facts.gaps.backward if facts.gaps else 0,
-            "image",
-            "before the one that they should follow",
-            "check the times",
-        ),
+    sequences, labels, files = list(zip(facts.first_files, facts.sequences, strict=True)), facts.labels, facts.files
+    duplicates = [pair for pair in facts.duplicates if not pair.one_patient]
+    missing = [file for file, sequence in sequences if sequence.label is None and labels]
+    rare = [label for label in labels if label.sequences and label.patients < MIN_PATIENTS]
+    too_many = len(labels) > MAX_CLASSES
+    contradicting = _patients_of_two_labels(facts.sequences)
+    where = {
+        "missing-label": missing,
+        "two-labels": [file for file, sequence in sequences if sequence.patient in contradicting],
+    }
+    counts = {
+        "unreadable": sum(file.outcome == "refused" for file in files),
+        "burned-in-text": sum(bool(file.suspicion) for file in files),
+        "blank-image": sum(file.blank for file in files),
+        "two-splits": facts.patients_in_two_splits,
+        "no-image": facts.patients_without_images,
+        "same-image-in-two-splits": sum(pair.same and not pair.one_split for pair in duplicates),
+        "same-image": sum(pair.same for pair in duplicates),
+        "near-duplicate": sum(not pair.same for pair in duplicates),
+        "missing-label": len(missing),
+        "too-many-labels": len(labels) if too_many else 0,
+        "rare-label": 0 if too_many else len(rare),
+        "two-labels": len(contradicting),
+        "backward-time": facts.gaps.backward if facts.gaps else 0,
+    }
+    names = listed([f"{label.label} ({label.patients})" for label in rare])
+    return tuple(
+        Issue(
+            kind,
+            counts[kind],
+            f"{number(counts[kind], thing)} {what.format(names)}",
+            advice,
+            tuple(where.get(kind, ())[:NAMED]),
+        )
+        for kind, (thing, what, advice) in TEXTS.items()
+        if counts[kind]
     )
-    return tuple(issue for issue in found if issue.count)
 
 
 def notes(facts: Facts) -> tuple[str, ...]:
@@ -69,98 +137,6 @@ def notes(facts: Facts) -> tuple[str, ...]:
         "so many images look alike that only the closest pairs were compared": facts.more_near_duplicates,
     }
     return tuple(note for note, holds in observed.items() if holds)
-
-
-def _issue(kind: Kind, count: int, thing: str, what: str, advice: str, where: Sequence[str] = ()) -> Issue:
-    return Issue(kind, count, f"{number(count, thing)} {what}".rstrip(), advice, tuple(where[:NAMED]))
-
-
-def _of_files(files: Sequence[FileFact]) -> Iterator[Issue]:
-    yield _issue(
-        "unreadable",
-        sum(file.outcome == "refused" for file in files),
-        "file",
-        "that cannot be used",
-        "restore or remove them, or ingest with --skip-unreadable",
-    )
-    yield _issue(
-        "burned-in-text",
-        sum(bool(file.suspicion) for file in files),
-        "file",
-        "that may show text burnt into the image, by their tags",
-        "look at them, black the text out, or set BurnedInAnnotation to NO where there is none",
-    )
-    yield _issue(
-        "blank-image",
-        sum(file.blank for file in files),
-        "image",
-        "of one single value, without anything to see",
-        "find out what they should show, or remove them",
-    )
-
-
-def _of_duplicates(duplicates: Sequence[DuplicateFact]) -> Iterator[Issue]:
-    same = [pair for pair in duplicates if pair.same and not pair.one_patient]
-    yield _issue(
-        "same-image-in-two-splits",
-        sum(not pair.one_split for pair in same),
-        "pair",
-        "of files of different splits that share an image, pixel by pixel",
-        "keep one of each: otherwise the test uses training images",
-    )
-    yield _issue(
-        "same-image",
-        len(same),
-        "pair",
-        "of files of different patients that share an image, pixel by pixel",
-        "find out whose they are, and keep one of each",
-    )
-    yield _issue(
-        "near-duplicate",
-        sum(not pair.same and not pair.one_patient for pair in duplicates),
-        "pair",
-        "of files of different patients with images that are nearly the same",
-        "look at them side by side: are they one patient's?",
-    )
-
-
-def _of_labels(facts: Facts) -> Iterator[Issue]:
-    sequences, labels = list(zip(facts.first_files, facts.sequences, strict=True)), facts.labels
-    many = len(labels) if len(labels) > MAX_CLASSES else 0
-    missing = [file for file, sequence in sequences if sequence.label is None and labels]
-    rare = [label for label in labels if label.sequences and label.patients < MIN_PATIENTS and not many]
-    contradicting = _patients_of_two_labels(facts.sequences)
-    yield _issue(
-        "missing-label",
-        len(missing),
-        "sequence",
-        "without a label",
-        "label them, or ingest with --drop-unlabelled",
-        missing,
-    )
-    yield _issue(
-        "too-many-labels",
-        many,
-        "different label",
-        "",
-        f"is it the right column? ingest takes no more than {MAX_CLASSES} unless the classes are named",
-    )
-    yield _issue(
-        "rare-label",
-        len(rare),
-        "label",
-        f"of fewer than {MIN_PATIENTS} patients, so not one for each split: "
-        + listed([f"{label.label} ({label.patients})" for label in rare]),
-        "gather more, or join labels (--negative)",
-    )
-    yield _issue(
-        "two-labels",
-        len(contradicting),
-        "patient",
-        "under two labels or diagnoses",
-        "is one of them wrong, or are these two patients?",
-        [file for file, sequence in sequences if sequence.patient in contradicting],
-    )
 
 
 def _patients_of_two_labels(sequences: Iterable[ImageSequence]) -> set[str]:

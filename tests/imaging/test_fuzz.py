@@ -105,7 +105,10 @@ def read_or_refuse(folder: Path, layout: str, content: bytes) -> list[str]:
             said.append(str(error))
         else:
             said.append(recognised)
-            assert all(len(s.frames) == len(s.labels) for s in sequences if s.labels is not None)
+            assert all(len(s.frames) > 0 for s in sequences)
+            assert all(
+                len(s.frames) == len(of_frames) for s in sequences for of_frames in (s.labels, s.times) if of_frames
+            )
             assert all(folder in file.path.resolve().parents for s in sequences for file in s.frames.files)
             loaded(sequences)
     assert all("\n" not in line for line in said)
@@ -211,6 +214,13 @@ def tiff(pages: int, side: int = 1, *, endless: bool = False) -> bytes:
     return content + b"".join(page + struct.pack("<I", end) for end in ends)
 
 
+def bmp(side: int) -> bytes:
+    """Return a BMP whose header claims a square of this side."""
+    content = io.BytesIO()
+    Image.new("L", (6, 4)).save(content, "BMP")
+    return content.getvalue()[:18] + side.to_bytes(4, "little") * 2 + content.getvalue()[26:]
+
+
 def progressive(scans: int) -> bytes:
     content = io.BytesIO()
     Image.new("L", (64, 64)).save(content, "JPEG", progressive=True)
@@ -233,6 +243,8 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     yield "endless.tiff", tiff(5, endless=True), ""
     yield "wide.tiff", tiff(1, 60_000), "exceeds limit|more than 64000000"
     yield "wide later.tiff", tiff(1)[:-4] + struct.pack("<I", 122) + tiff(1, 60_000)[8:], "more than 64000000"
+    yield "wide.bmp", bmp(9_000), "9000 x 9000 pixels, more than"
+    yield "wider.bmp", bmp(100_000), r"10000000000 pixels\) exceeds"
     yield "scans.jpg", progressive(60), "more than 50 scans"
     yield "some scans.jpg", progressive(12), ""
 

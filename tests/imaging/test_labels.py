@@ -75,7 +75,7 @@ def several(*labels: tuple[str | None, ...] | None) -> list[ImageSequence]:
     return [ImageSequence(str(i), f"secret{i}", label, ()) for i, label in enumerate(labels)]
 
 
-def test_findings_are_told_by_their_states():
+def test_findings_become_states():
     """The names are those of the target, in its order, and a state is 1, 0 or unknown."""
     chosen = ClassMap.choose(several(("1", "0"), (None, "1")), None, None, FINDINGS)
     assert (chosen.classes, chosen.multi_label) == (FINDINGS, True)
@@ -110,8 +110,8 @@ def test_a_label_of_other_findings_is_refused(label):
         ClassMap(FINDINGS, multi_label=True).target(label)
 
 
-def test_what_is_said_of_a_label_are_the_findings_that_are_present():
-    """One label says itself, several findings the names of those present, no label nothing."""
+def test_label_names_are_the_present_findings():
+    """A label is its own name; several findings give the names of those present, no label none."""
     assert label_names("x", FINDINGS) == ("x",)
     assert label_names((None, "1"), FINDINGS) == ("Fracture",)
     assert label_names(("0", None), FINDINGS) == label_names(None, FINDINGS) == ()

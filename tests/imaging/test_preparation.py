@@ -1,4 +1,4 @@
-"""What the network sees: chosen, resized and standardised frames."""
+"""Preparation: chosen, resized and standardised frames."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def order(prepared: np.ndarray) -> list[int]:
 @given(st.integers(2, 5), st.integers(1, 40), st.integers(1, 40), st.floats(-1e4, 1e4), st.floats(1e-3, 1e4))
 @settings(max_examples=40, deadline=None)
 def test_a_sequence_is_standardised(frames: int, height: int, width: int, offset: float, contrast: float):
-    """Whatever brightness and contrast, the mean over the whole sequence is 0, the deviation 1, the shape as asked."""
+    """For any brightness and contrast the mean is 0, the deviation 1, the shape as requested."""
     raw = sequence(*(offset + contrast * GENERATOR.normal(size=(20, 30)) for _ in range(5)))
     prepared = prepare(raw, frames, height, width)
     assert prepared.shape == (frames, height, width, 1)

@@ -1,4 +1,4 @@
-"""What is left when everything has been decoded once."""
+"""Sequences restricted to the files that can be decoded."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def sequence(patient: str, *files: tuple[str, int], labels: str = "", label: str
     return ImageSequence("s", patient, label, frames, known, times)
 
 
-def test_files_that_fail_are_left_out_with_their_labels_and_times():
+def test_files_that_fail_are_removed_with_their_labels_and_times():
     """Labels and times stay those of their frames, the label is the last one known, and no frames are no sequence."""
     sequences = [
         sequence("p", ("a", 1), ("bad b", 2), ("c", 2), ("bad d", 1), labels="01101x", label="x"),
@@ -38,9 +38,9 @@ def test_files_that_fail_are_left_out_with_their_labels_and_times():
         sequence("s", ("i", 1), ("bad j", 1), labels="-1", label="1"),
         sequence("t", ("k", 2), labels="01", label="1"),
     ]
-    told: list[str] = []
-    p, r, s, t = readable(sequences, lambda file, error: told.append(f"{file}: {error}"))
-    assert told == [f"bad {letter}: cannot read bad {letter}" for letter in "bdefhj"]
+    refusals: list[str] = []
+    p, r, s, t = readable(sequences, lambda file, error: refusals.append(f"{file}: {error}"))
+    assert refusals == [f"bad {letter}: cannot read bad {letter}" for letter in "bdefhj"]
     assert (p.labels, p.times, p.label) == (("0", "0", "1"), (0, 3, 4), "1")
     assert [file.path.name for file in p.frames.files] == ["a", "c"]
     assert (len(r.frames), r.labels, r.times, r.label) == (3, None, None, "kept")
@@ -49,12 +49,12 @@ def test_files_that_fail_are_left_out_with_their_labels_and_times():
 
 
 def test_each_file_is_decoded_once():
-    """A file in two sequences is read once, and told once."""
-    told: list[Path] = []
+    """A file in two sequences is read once, and refused once."""
+    refusals: list[Path] = []
     READ.clear()
-    readable([sequence("p", ("a", 1), ("bad", 1)), sequence("q", ("bad", 1))], lambda file, _: told.append(file))
+    readable([sequence("p", ("a", 1), ("bad", 1)), sequence("q", ("bad", 1))], lambda file, _: refusals.append(file))
     assert [file.name for file in READ] == ["a", "bad"]
-    assert told == [Path("bad")]
+    assert refusals == [Path("bad")]
 
 
 def test_a_refusal_that_raises_ends_it():
@@ -64,7 +64,7 @@ def test_a_refusal_that_raises_ends_it():
 
 
 def test_parts_of_files_are_not_taken():
-    """A window of a sequence would lose count: it is not looked through."""
+    """A window of a sequence would lose count: it is refused."""
     whole = sequence("p", ("a", 3))
     part = ImageSequence("s", "p", None, whole.frames[1:])
     with pytest.raises(ValueError, match="sequences of whole files"):

@@ -1,4 +1,4 @@
-"""Frames that are read when they are asked for."""
+"""Frames that are read on access."""
 
 import pickle
 from pathlib import Path
@@ -56,24 +56,24 @@ def test_an_index_too_large_is_an_index_error():
 
 
 def test_frames_that_are_decoded_later_are_a_sequence():
-    """Each is decoded when it is asked for, by its number from the start, and none beyond the end."""
-    asked: list[int] = []
+    """Each is decoded on access, by its number from the start, and none beyond the end."""
+    decoded: list[int] = []
 
     def decode(number: int) -> Frame:
-        asked.append(number)
+        decoded.append(number)
         return np.full((1, 1), number)
 
     frames = DecodedLater(3, decode)
-    assert asked == []
+    assert decoded == []
     assert [int(frame[0, 0]) for frame in (frames[-1], *frames[1:])] == [2, 1, 2]
-    assert asked == [2, 1, 2]
+    assert decoded == [2, 1, 2]
     assert len(list(frames)) == len(frames) == 3
     with pytest.raises(IndexError):
         frames[3]
 
 
-def test_frames_are_taken_in_colour_if_it_is_asked_for():
-    """Their reader is told so, and is told grey otherwise."""
+def test_frames_are_taken_in_colour_on_request():
+    """Their reader is called for colour, and for grey otherwise."""
     assert [frame.shape for frame in files([2, 1]).take([0, 2], colour=True)] == [(1, 1, 3)] * 2
     assert [frame.shape for frame in files([2, 1])] == [(1, 1)] * 3
 
@@ -89,5 +89,5 @@ def test_frames_are_taken_in_colour_if_it_is_asked_for():
     ],
 )
 def test_the_last_label_that_is_known(labels, last):
-    """Of one label the last that is not missing; of several findings that of each, whenever it was told."""
+    """Of one label the last that is not missing; of several findings that of each, whenever it was known."""
     assert last_known(labels) == last

@@ -1,4 +1,4 @@
-"""Splits, folds and partitions: by patient, from a seed alone, and where it is wanted every class everywhere."""
+"""Splits, folds and partitions by patient, from a seed, stratified on request."""
 
 import hmac
 from collections import Counter
@@ -72,7 +72,7 @@ def test_the_order_of_the_input_does_not_matter(patients, plan, shuffle):
 
 @given(cohorts, plans.filter(lambda plan: plan.method == "hashed"), st.data())
 def test_hashed_a_new_patient_never_moves_an_old_one(patients, plan, data):
-    """Whoever else is there, and whatever the labels are, a patient's hashed split is the same."""
+    """Whatever the other patients and the labels are, a patient's hashed split is the same."""
     whole = plan.assign(sequences(cohort(abcd=6) | patients), plain)
     some = data.draw(st.dictionaries(st.sampled_from(sorted(patients)), st.sampled_from("xyz"), min_size=1))
     part = plan.assign(sequences(cohort(abcd=6) | some), plain)
@@ -191,7 +191,7 @@ def test_hashed_validation_is_drawn_apart_from_the_fold():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_share_of_nothing_is_nothing(method):
-    """With shares of 0 all patients are for training, and nobody at all is no error."""
+    """With shares of 0 all patients are for training, and no patients are no error."""
     plan = SplitPlan(method, validation=0, test=0)
     assert set(plan.assign(sequences(cohort(a=9)), plain).values()) == {"train"}
     assert plan.assign([], plain) == {}

@@ -25,9 +25,7 @@ def shown(sequence: ImageSequence) -> list[int]:
     st.integers(1, 5),
     st.integers(1, 6),
 )
-def test_each_window_ends_with_the_visit_that_it_asks_about(
-    labels: list[str | None], window: int, stride: int, least: int
-):
+def test_each_window_ends_with_its_predicted_visit(labels: list[str | None], window: int, stride: int, least: int):
     """No later visit is ever in a window; its label is its last visit's; ids differ; the newest label counts."""
     least = min(least, window)
     windows = by_visit([history(labels)], window=window, stride=stride, min_length=least)
@@ -53,7 +51,7 @@ def test_lengths_keep_the_newest():
 
 
 def test_bad_settings_are_refused():
-    """Windows of nothing, and visits without labels, are said to be so."""
+    """Windows of nothing, and visits without labels, are refused."""
     for settings in ({"window": 0}, {"window": 2, "min_length": 3}, {"window": 2, "stride": 0}):
         with pytest.raises(ConfigError, match="at least 1"):
             by_visit([history(["0"])], **settings)

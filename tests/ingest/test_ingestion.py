@@ -1,4 +1,4 @@
-"""From raw sequences to an encrypted dataset: what is written, what is not, and that it is all or nothing."""
+"""Ingest: the content of the written dataset, and that all of it is written or nothing."""
 
 import json
 import multiprocessing
@@ -170,7 +170,7 @@ def test_an_existing_dataset_is_not_touched(sequences, tmp_path: Path, domain: K
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_place_that_cannot_be_written_is_said(sequences, tmp_path: Path, domain: KeyDomain):
+def test_a_folder_that_cannot_be_written_is_named(sequences, tmp_path: Path, domain: KeyDomain):
     """Below a file no dataset can be written: one line that names the place."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DatasetError, match=f"cannot write the dataset {tmp_path}/file/out"):
@@ -255,8 +255,8 @@ def test_splits_of_the_data_are_kept(sequences, tmp_path: Path, domain: KeyDomai
         assert set(dataset.sequences["patient"][dataset.indices(split)]) == expected
 
 
-def test_a_new_patient_moves_nobody(sequences, tmp_path: Path, domain: KeyDomain):
-    """With hashed splits every patient of a first ingest is where he was after ten more have come."""
+def test_a_new_patient_moves_no_other(sequences, tmp_path: Path, domain: KeyDomain):
+    """With hashed splits every patient of a first ingest keeps the split after ten more are added."""
     plan = SplitPlan("hashed")
     more = [replace(sequences[i], patient=f"new-{i}") for i in range(10)]
     for name, all_of_them in (("old", sequences), ("new", [*more, *sequences])):
@@ -276,7 +276,7 @@ def test_the_same_images_give_the_same_dataset(sequences, tmp_path: Path, domain
 
 
 def test_short_sequences_are_padded(sequences, tmp_path: Path, domain: KeyDomain):
-    """With more frames asked for than there are, all are there, unrepeated, and the rest is zero and not valid."""
+    """With more frames requested than there are, all are there, unrepeated, and the rest is zero and not valid."""
     run(sequences, tmp_path / "out", domain, frames=7)
     dataset = EncryptedDataset.open(tmp_path / "out")
     raw = {sequence_pseudonym(domain, s): s for s in sequences}
@@ -316,7 +316,7 @@ def test_a_sealed_dataset_holds_the_same(sequences, tmp_path: Path, domain: KeyD
     np.testing.assert_array_equal(sealed.labels(np.arange(24)), plain.labels(np.arange(24)))
 
 
-def test_absent_classes_are_told(sequences, tmp_path: Path, domain: KeyDomain):
+def test_missing_classes_are_reported(sequences, tmp_path: Path, domain: KeyDomain):
     """A split without a sequence of some class is named in the summary."""
     assert run(sequences, tmp_path / "a", domain).missing_classes == {}
     given = {patient: "train" if label == "ill" else "test" for patient, label in COHORT.items()}
@@ -333,7 +333,7 @@ def test_absent_classes_are_told(sequences, tmp_path: Path, domain: KeyDomain):
     ],
 )
 def test_splits_and_frames_that_do_not_fit_are_refused(sequences, tmp_path, domain, change, message):
-    """A split for some only, two splits of a patient, or a sequence of nothing: one line that names nobody."""
+    """A split for some only, two splits of a patient, or a sequence of nothing: one line that names no patient."""
     with pytest.raises(RawDataError, match=message) as refused:
         run(change(sequences), tmp_path / "out", domain)
     assert "patient-" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A survey finds each defect and names it, is silent about clean data, keeps patients' names, and shows what it saw."""
+"""Survey: an issue for each defect and none for clean data, no patient's name, and the page."""
 
 import csv
 import io
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -32,8 +31,8 @@ from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.layout import Choices, read_sequences
 from fedpp.survey import duplicates, survey_page
 from fedpp.survey import examination as survey
-from fedpp.survey.facts import Facts, GapFact, Kind, Survey
-from fedpp.survey.issues import issues
+from fedpp.survey.facts import Facts, GapFact, Survey
+from fedpp.survey.issues import TEXTS, issues
 
 Rows = list[dict[str, str]]
 HOSTILE = "$x^2$<script>alert(1)</script>\"'&amp; ]]> {{ 7 * 6 }}"
@@ -120,7 +119,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_clean_data_give_no_finding(tmp_path: Path):
+def test_clean_data_give_no_issue(tmp_path: Path):
     """Where nothing is wrong nothing is found, and the counts are those that were written."""
     seen = survey.examine(hospital(tmp_path))
     assert seen.issues == ()
@@ -206,7 +205,7 @@ ELSEWHERE = {
 def test_each_defect_is_found_and_no_other(
     spoil: Callable[[Path, Rows], object], expected: dict[str, int], tmp_path: Path
 ):
-    """A defect gives its finding with its count, named in the text, the page and the JSON value, and no other one."""
+    """A defect gives its issue with its count, named in the text, the page and the JSON value, and no other one."""
     seen = survey.examine(hospital(tmp_path, spoil))
     assert found(seen) == expected
     text, page = survey.summary(seen), Page(survey_page.render(seen))
@@ -218,12 +217,12 @@ def test_each_defect_is_found_and_no_other(
         assert "\n" not in issue.what + issue.advice
 
 
-def test_every_kind_of_finding_is_tested():
+def test_every_kind_of_issue_is_tested():
     """No kind is added without a defect that gives it."""
-    assert {kind for _, kinds in SPOILT for kind in kinds} | ELSEWHERE == set(get_args(Kind))
+    assert {kind for _, kinds in SPOILT for kind in kinds} | ELSEWHERE == set(TEXTS)
 
 
-def test_times_before_their_order_are_a_finding():
+def test_times_before_their_order_are_an_issue():
     """Gaps below zero are counted as such, gaps of zero apart from them."""
     gaps = GapFact.of([-2.0, 0.0, 0.5, 1.0, 40.0, 1000.0])
     assert (gaps.backward, gaps.count) == (1, 6)
@@ -258,7 +257,7 @@ def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
     assert {label.label: (label.sequences, label.visits) for label in seen.labels} == {"ill": (3, 5), "well": (3, 6)}
 
 
-def test_a_folder_of_which_nothing_can_be_used_is_still_told_about(tmp_path: Path):
+def test_a_folder_of_which_nothing_can_be_used_is_still_reported(tmp_path: Path):
     """Each file is named with its reason, where a reader finds no image at all; a folder without files is refused."""
     (tmp_path / "a.dcm").write_bytes(b"no image")
     seen = survey.examine(tmp_path)
@@ -271,8 +270,8 @@ def test_a_folder_of_which_nothing_can_be_used_is_still_told_about(tmp_path: Pat
         survey.examine(tmp_path)
 
 
-def test_a_patient_in_two_splits_is_told_with_the_lines(tmp_path: Path):
-    """What the reader of manifests refuses is a finding with its count, and the reader's lines are passed on."""
+def test_a_patient_in_two_splits_is_reported_with_the_lines(tmp_path: Path):
+    """What the reader of manifests refuses is an issue with its count, and the reader's lines are passed on."""
     seen = survey.examine(hospital(tmp_path, in_two_splits))
     assert "lines 2, 3 put one patient into two splits" in survey.summary(seen)
 
@@ -306,7 +305,7 @@ def test_a_near_duplicate_of_another_patient_is_found(copy: Callable[[np.ndarray
 
 
 def test_equal_images_of_one_patient_are_a_note(tmp_path: Path):
-    """A repeated image of the same patient is told, but is no failure."""
+    """A repeated image of the same patient is a note, not an issue."""
     seen = survey.examine(hospital(tmp_path, lambda root, _: save(root / "image01.png", picture(0))))
     assert not seen.issues
     assert "1 image repeated in another file of the same patient" in seen.notes
@@ -398,7 +397,7 @@ def test_crowded_buckets_are_divided_by_the_next_band():
     ids=str,
 )
 def test_burnt_in_text_is_suspected_by_tags(tags: dict[str, object], reason: str, tmp_path: Path):
-    """Tags that tell of text burnt into an image give a finding and a reason; BurnedInAnnotation NO clears a kind."""
+    """Tags that tell of text burnt into an image give an issue and a reason; BurnedInAnnotation NO clears a kind."""
     dicom(tmp_path / "a.dcm")
     dicom(tmp_path / "b.dcm", **tags)
     seen = survey.examine(tmp_path)
@@ -467,7 +466,7 @@ def test_a_column_of_patients_taken_for_labels_is_not_listed(tmp_path: Path):
 
 
 def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
-    """The page has mode 0600 whatever the umask, and another survey replaces it only if told to."""
+    """The page has mode 0600 whatever the umask, and another survey replaces it only with `overwrite`."""
     seen = survey.examine(hospital(tmp_path / "raw"))
     page = tmp_path / "out" / "survey.html"
     before = os.umask(0)
@@ -488,7 +487,7 @@ def test_the_page_is_private_and_never_replaced_by_accident(tmp_path: Path):
 
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path: Path):
-    """A folder without permission is told before any image is read, and the page is named, not a temporary file."""
+    """A folder without permission is refused before any image is read, and the page is named, not a temporary file."""
     seen = survey.examine(hospital(tmp_path / "raw"))
     with unprivileged(locked=0o555) as folder:
         with pytest.raises(ConfigError, match=f"cannot write {folder}/page.html: .*: choose another --out"):
@@ -625,7 +624,7 @@ def test_labels_of_the_real_sequences():
 
 
 def test_every_real_dicom_file_is_in_the_table():
-    """All 43 files are told of: read with their frames and size, or left out with a reason."""
+    """All 43 files are listed: read with their frames and size, or not read with a reason."""
     seen = survey.examine(DATA / "dicom")
     files = {file.path: file for file in seen.files}
     table = list(csv.DictReader((DATA / "dicom" / "index.csv").read_text().splitlines()))
@@ -646,7 +645,7 @@ def test_every_real_dicom_file_is_in_the_table():
     assert files["no_meta.dcm"].outcome == "refused"
 
 
-def test_several_findings_are_told_by_name(tmp_path: Path) -> None:
+def test_several_findings_are_counted_by_name(tmp_path: Path) -> None:
     """Each counts the sequences, patients and visits where it is present, and pages name those of a sample."""
     write_hospitals(tmp_path)
     seen = survey.examine(tmp_path / "north", "chexpert", Choices("Consolidation,Pleural Effusion"))

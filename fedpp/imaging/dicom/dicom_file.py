@@ -5,7 +5,6 @@ A header may claim any size: nothing is inflated or allocated before the claim i
 
 import logging
 import os
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedpp.errors import RawDataError
+from fedpp.imaging import images
 from fedpp.imaging.images import MAX_PIXELS
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read on access
@@ -30,24 +30,8 @@ _CHUNK = 2**16
 _UNDEFINED = 2**32 - 1  # a length: the value ends at a delimiter
 _MIN_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
 
-# What pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders.
-DAMAGE = (
-    BytesLengthException,
-    InvalidDicomError,
-    struct.error,
-    zlib.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
+# what pydicom raises on damaged files, in its parser, its conversion of values and its pixel decoders
+DAMAGE = (BytesLengthException, InvalidDicomError, StopIteration, *images.DAMAGE)
 
 
 def has_mark(file: Path) -> bool:

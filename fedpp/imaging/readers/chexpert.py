@@ -14,7 +14,7 @@ from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
-from fedpp.imaging.tables import file_inside, header, is_file, table_rows
+from fedpp.imaging.tables import NO_IMAGE, file_inside, header, is_file, read_table
 
 Uncertain = Literal["ones", "zeros", "ignore"]
 Views = Literal["frontal", "first", "all"]
@@ -124,7 +124,7 @@ def _rows(
         raise RawDataError(f"{root} holds no table with CheXpert's columns: choose the folder that holds train.csv")
     named: dict[Path, str] = {}
     for table in tables:
-        for line, row in table_rows(table, COLUMNS):
+        for line, row in read_table(table, COLUMNS, NO_IMAGE):
             where = f"{table}, line {line}"
             patient, view = _view(root, where, row, findings, uncertain)
             if view.file in named:

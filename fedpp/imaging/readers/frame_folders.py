@@ -39,23 +39,13 @@ def unlisted(folder: Path) -> int:
 
 
 def _rows(index: Path) -> list[Line]:
-    rows = read_table(index, lambda names: _check_header(index, names), "index")
-    if not rows:
-        raise RawDataError(f"{index} names no sequence")
+    rows = read_table(index, COLUMNS, "names no sequence: add a line for each")
     for line, row in rows:
         if not row["sequence"] or not row["patient"]:
             raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
         if file_inside(index.parent, f"{row['sequence']}/{row.get('time') or ''}") is None:
             raise RawDataError(f"{index}, line {line}: sequence leads out of {index.parent}: move its folder there")
     return rows
-
-
-def _check_header(index: Path, names: list[str]) -> None:
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        # without a header line, this is a patient's row: it is quoted only if it looks like a header
-        found = f"it has {', '.join(names)}" if set(COLUMNS) & set(names) else "is its first line a header?"
-        raise RawDataError(f"{index} has no column {', '.join(missing)}: {found}")
 
 
 def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:

@@ -15,7 +15,7 @@ from fedpp.config.run_config import SPLITS
 from fedpp.errors import RawDataError
 from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known, refuse
-from fedpp.imaging.tables import Line, file_inside, is_file, table_rows
+from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_table
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "time", "label")
@@ -52,7 +52,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
     that returns. Raises `RawDataError` for a table that does not fit.
     """
     table = root / MANIFEST
-    rows = table_rows(table, COLUMNS)
+    rows = read_table(table, COLUMNS, NO_IMAGE)
     groups: dict[tuple[str, str], list[_Image]] = {}
     named: dict[Path, int] = {}
     for line, row in rows:

@@ -16,10 +16,9 @@ def read_labels(folder: Path) -> dict[str, str]:
     file = folder / LABELS
     if not file.is_file():
         return {}
-    rows = [(row["patient"], row["label"]) for _, row in read_table(file, lambda names: _check_header(file, names))]
+    empty = "gives no label: complete it, or remove it for unlabelled images"
+    rows = [(row["patient"], row["label"]) for _, row in read_table(file, ("patient", "label"), empty)]
     labels = dict(rows)
-    if not labels:
-        raise RawDataError(f"{file} gives no label: complete it, or remove it for unlabelled images")
     if len(set(rows)) > len(labels):
         raise RawDataError(f"{file} gives one patient two labels: keep one")
     return labels
@@ -40,8 +39,3 @@ def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequ
     if labels and all(sequence.label is None for sequence in found):
         raise RawDataError(f"{folder / LABELS} gives no label to any of the patients in {folder}: complete it")
     return found
-
-
-def _check_header(file: Path, names: list[str]) -> None:
-    if not {"patient", "label"} <= set(names):
-        raise RawDataError(f"{file} needs the columns patient and label")

@@ -1,4 +1,4 @@
-"""Streams that pydicom has no decoder for: decoded to the values that went in, and not beyond what the image says."""
+"""Streams that pydicom has no decoder for: decoded to the encoded values, and never beyond the image's size."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""From stored values to grey: lookup tables, windows, colour and inversion, in real and in made files."""
+"""Display values: lookup tables, windows, colour and inversion, in real and in generated files."""
 
 import numpy as np
 import pydicom
@@ -166,5 +166,5 @@ def test_colours_are_kept_if_they_are_wanted(name: str):
 
 
 def test_a_grey_image_has_no_colours():
-    """It has no third axis, whatever was asked for."""
+    """It has no third axis, whatever is requested."""
     np.testing.assert_array_equal(display_frame(image(), 0, colour=True), display_frame(image(), 0))

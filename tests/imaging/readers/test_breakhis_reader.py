@@ -1,47 +1,18 @@
-"""BreakHis' tree of histology: all that is known of an image stands in its file's name."""
+"""BreakHis' histology: metadata in file names."""
 
-import pickle
 import shutil
-from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import DATA
-from PIL import Image
+from raw_images import values, write_images
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.breakhis import is_breakhis, read_breakhis
 from fedpp.imaging.splits import SplitPlan
 
 BREAKHIS = DATA / "breakhis_layout"
-
-
-def write_images(folder: Path, *names: str) -> None:
-    """Write one 2 x 3 image a name, its pixels all of the image's position + 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for position, name in enumerate(names):
-        Image.fromarray(np.full((2, 3), position + 1, np.uint8)).save(folder / name)
-
-
-def values(frames) -> list[float]:
-    return [float(frame[0, 0]) for frame in frames]
-
-
-def test_the_real_slides_are_read():
-    """All 493 images are read with their label, in 73 series of one slide, diagnosis and magnification."""
-    sequences = read_breakhis(BREAKHIS)
-    images: Counter[str | None] = Counter()
-    magnifications: Counter[str] = Counter()
-    for sequence in sequences:
-        images[sequence.label] += len(sequence.frames)
-        magnifications[sequence.id.split()[1]] += len(sequence.frames)
-    assert images == {"benign": 242, "malignant": 251}
-    assert magnifications == {"100X": 456, "40X": 17, "400X": 12, "200X": 8}
-    assert len(sequences) == 73
-    assert sequences[0].frames[0].shape == (92, 140)
-    assert is_breakhis(BREAKHIS.rglob("*"))
 
 
 def test_the_real_patients_are_the_slides():
@@ -103,17 +74,6 @@ def test_other_files_are_passed_over(tmp_path: Path):
     assert is_breakhis(tmp_path.rglob("*"))
 
 
-def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
-    """A damaged image does not stop the reading, only its use; frames can go to another process."""
-    write_images(tmp_path, "SOB_M_LC-14-1-40-001.png")
-    (tmp_path / "SOB_M_LC-14-1-40-002.png").write_text("no image")
-    (sequence,) = read_breakhis(tmp_path)
-    frames = pickle.loads(pickle.dumps(sequence.frames))  # noqa: S301  # our own bytes
-    assert values(frames[:1]) == [1]
-    with pytest.raises(RawDataError, match="cannot read the image"):
-        frames[1]
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -124,9 +84,8 @@ def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, names: list[str], message: str):
-    """No image, a type that is none of its class, and an image that lies there twice are refused."""
-    for name in names:
-        write_images((tmp_path / name).parent, Path(name).name)
+    """No image, a type that is none of its class, and an image that exists twice are refused."""
+    write_images(tmp_path, *names)
     with pytest.raises(RawDataError, match=message) as refused:
         read_breakhis(tmp_path)
     assert "\n" not in str(refused.value)
@@ -138,14 +97,14 @@ def test_an_unknown_series_is_refused(tmp_path: Path):
         read_breakhis(tmp_path, series="time")
 
 
-def test_what_concerns_one_file_is_told_and_left_out(tmp_path: Path):
+def test_a_file_that_cannot_be_used_is_refused_and_skipped(tmp_path: Path):
     """An unknown type and a second file of one name go to `refuse`; if that returns, the others are read."""
     write_images(tmp_path / "a", "SOB_B_A-14-1-40-001.png", "SOB_B_XX-14-1-40-001.png")
     write_images(tmp_path / "b", "SOB_B_A-14-1-40-001.png", "SOB_B_A-14-1-40-002.png")
-    told: list[Path] = []
-    (sequence,) = read_breakhis(tmp_path, refuse=lambda path, _: told.append(path))
+    refusals: list[Path] = []
+    (sequence,) = read_breakhis(tmp_path, refuse=lambda path, _: refusals.append(path))
     assert values(sequence.frames) == [1, 2]
-    assert told == [tmp_path / "a" / "SOB_B_XX-14-1-40-001.png", tmp_path / "b" / "SOB_B_A-14-1-40-001.png"]
+    assert refusals == [tmp_path / "a" / "SOB_B_XX-14-1-40-001.png", tmp_path / "b" / "SOB_B_A-14-1-40-001.png"]
     for file in tmp_path.rglob("SOB_B_A*"):
         file.unlink()
     with pytest.raises(RawDataError, match="holds no image named like"):

@@ -1,14 +1,12 @@
 """CheXpert's layout: studies in order, views and uncertain findings as chosen, refused in one line."""
 
 import csv
-import pickle
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import DATA
-from PIL import Image
+from raw_images import refused_in_one_line, values, write_images
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.chexpert import COMPETITION, FINDINGS, is_chexpert, read_chexpert
@@ -34,20 +32,9 @@ def write_table(table: Path, *rows: Row) -> None:
             writer.writerow(cells)
 
 
-def write_images(root: Path, *rows: Row) -> None:
-    """Write one 2 x 3 image a row, its pixels all of the row's position + 1."""
-    for position, (path, _) in enumerate(rows):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((2, 3), position + 1, np.uint8)).save(root / path)
-
-
 def write(root: Path, *rows: Row) -> None:
-    write_images(root, *rows)
+    write_images(root, *(path for path, _ in rows))
     write_table(root / "train.csv", *rows)
-
-
-def values(frames) -> list[float]:
-    return [float(frame[0, 0]) for frame in frames]
 
 
 VIEWS = (
@@ -60,10 +47,10 @@ VIEWS = (
 
 
 @pytest.mark.parametrize(
-    ("site", "patients", "frames", "positive", "longest"),
-    [("site_a", 264, 993, 167, 66), ("site_b", 682, 1000, 90, 12)],
+    ("site", "patients", "frames", "positive", "longest", "size"),
+    [("site_a", 264, 993, 167, 66, 64), ("site_b", 682, 1000, 90, 12, 128)],
 )
-def test_the_real_sites_are_read(site: str, patients: int, frames: int, positive: int, longest: int):
+def test_the_real_sites_are_read(site: str, patients: int, frames: int, positive: int, longest: int, size: int):
     """Every patient is one sequence, every image one frame with its finding; one patient has 66 visits."""
     sequences = read_chexpert(XRAYS / site)
     assert len(sequences) == len({s.patient for s in sequences}) == patients
@@ -71,7 +58,7 @@ def test_the_real_sites_are_read(site: str, patients: int, frames: int, positive
     assert Counter(label for s in sequences for label in s.labels or ()) == {"1": positive, "0": frames - positive}
     assert max(len(s.frames) for s in sequences) == longest
     assert all(s.label == (s.labels or ())[-1] for s in sequences)
-    assert sequences[0].frames[0].shape in {(64, 64), (128, 128)}
+    assert {frame.shape for s in sequences for frame in s.frames} == {(size, size)}
     assert is_chexpert(XRAYS / site)
 
 
@@ -116,7 +103,7 @@ def test_a_patient_without_a_frontal_view_is_left_out(tmp_path: Path):
 def test_paths_may_begin_with_the_name_of_a_folder(tmp_path: Path):
     """The official paths begin with the data's own folder: it may be `root`, or a folder below it."""
     rows = [(f"CheXpert-v1.0-small/train/patient1/study{n}/view1_frontal.png", "1") for n in (1, 2)]
-    write_images(tmp_path, *rows)
+    write_images(tmp_path, *(path for path, _ in rows))
     for root in (tmp_path, tmp_path / "CheXpert-v1.0-small"):
         write_table(root / "train.csv", *rows)
         assert values(read_chexpert(root)[0].frames) == [1, 2]
@@ -133,9 +120,9 @@ def test_all_tables_are_read(tmp_path: Path):
     (tmp_path / "other.csv").write_text("Path,Age\nx,1\n")
     assert [(s.patient, s.label) for s in read_chexpert(tmp_path)] == [("patient0", "0"), ("patient1", "1")]
     write_table(tmp_path / "again.csv", rows[1])
-    with pytest.raises(RawDataError, match=r"valid.csv, line 2 and .*again.csv, line 2 name the same file") as refused:
+    message = r"valid.csv, line 2 and .*again.csv, line 2 name the same file"
+    with refused_in_one_line(message, hidden="patient", besides=str(tmp_path)):
         read_chexpert(tmp_path)
-    assert "patient" not in str(refused.value).replace(str(tmp_path), "")
 
 
 def test_recognised_by_its_header(tmp_path: Path):
@@ -173,18 +160,16 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, path: str, fin
     root = tmp_path / "root"
     there = ("patient0/study1/view1_frontal.png", "1")
     for folder in (root, tmp_path):
-        write_images(folder, there, ("patient666/study1/view1_frontal.png", ""))
+        write_images(folder, there[0], "patient666/study1/view1_frontal.png")
     write_table(root / "train.csv", there, (path, finding))
-    with pytest.raises(RawDataError, match=message) as refused:
+    with refused_in_one_line(message, hidden="666", besides=str(tmp_path)):
         read_chexpert(root)
-    assert "\n" not in str(refused.value)
-    assert "666" not in str(refused.value).replace(str(tmp_path), "")
 
 
 def test_an_absolute_path_is_refused(tmp_path: Path):
     """A file that is there, but out of the folder, is not read."""
     root, outside = tmp_path / "root", tmp_path / "patient1/study1/view1_frontal.png"
-    write_images(tmp_path, ("patient1/study1/view1_frontal.png", ""))
+    write_images(tmp_path, "patient1/study1/view1_frontal.png")
     write_table(root / "train.csv", (str(outside), "1"))
     with pytest.raises(RawDataError, match="line 2: Path leads out of"):
         read_chexpert(root)
@@ -214,18 +199,7 @@ def test_unknown_choices_are_refused(tmp_path: Path, option: dict[str, str], mes
         read_chexpert(tmp_path, **option)
 
 
-def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
-    """A damaged image does not stop the reading, only its use; frames can go to another process."""
-    write(tmp_path, *((f"patient1/study{n}/view1_frontal.png", "1") for n in (1, 2)))
-    (tmp_path / "patient1/study2/view1_frontal.png").write_text("no image")
-    (sequence,) = read_chexpert(tmp_path)
-    frames = pickle.loads(pickle.dumps(sequence.frames))  # noqa: S301  # our own bytes
-    assert values(frames[:1]) == [1]
-    with pytest.raises(RawDataError, match="cannot read the image"):
-        frames[1]
-
-
-def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
+def test_a_missing_file_is_refused_and_skipped(tmp_path: Path):
     """A file that is not there goes to `refuse`; if that returns, the others are read, another view in its place."""
     rows = [
         ("patient1/study1/view1_frontal.png", "1"),
@@ -233,15 +207,14 @@ def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
         ("patient1/study2/view1_frontal.png", "1"),
         ("patient2/study1/view1_frontal.png", "1"),
     ]
-    write_images(tmp_path, *rows)
-    write_table(tmp_path / "train.csv", *rows)
+    write(tmp_path, *rows)
     for gone in (0, 3):
         (tmp_path / rows[gone][0]).unlink()
-    told: list[str] = []
-    (sequence,) = read_chexpert(tmp_path, refuse=lambda path, error: told.append(f"{path} {error}"))
+    refusals: list[str] = []
+    (sequence,) = read_chexpert(tmp_path, refuse=lambda path, error: refusals.append(f"{path} {error}"))
     assert (sequence.patient, values(sequence.frames), sequence.labels) == ("patient1", [2, 3], ("0", "1"))
-    assert [line.split()[0] for line in told] == [str(tmp_path / rows[gone][0]) for gone in (0, 3)]
-    assert "line 2: Path names no file" in told[0]
+    assert [line.split()[0] for line in refusals] == [str(tmp_path / rows[gone][0]) for gone in (0, 3)]
+    assert "line 2: Path names no file" in refusals[0]
     write_table(tmp_path / "train.csv", rows[0])
     with pytest.raises(RawDataError, match="holds no image that its tables name"):
         read_chexpert(tmp_path, refuse=lambda *_: None)
@@ -249,7 +222,7 @@ def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
 
 def write_findings(root: Path, *rows: tuple[str, dict[str, str]]) -> None:
     """Write images, and a table of the findings that are named; all others are blank."""
-    write_images(root, *((path, "") for path, _ in rows))
+    write_images(root, *(path for path, _ in rows))
     with (root / "train.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, HEADER, restval="")
         writer.writeheader()
@@ -275,7 +248,7 @@ def test_several_findings_are_a_tuple_of_their_states(tmp_path: Path, uncertain,
 
 
 def test_a_visit_keeps_what_is_unknown_of_it(tmp_path: Path):
-    """A visit is asked about if one finding is known, and an earlier visit's are not carried over to it."""
+    """A visit is used if one of its findings is known, and an earlier visit's are not carried over to it."""
     write_findings(tmp_path, *STUDIES)
     windows = by_visit(read_chexpert(tmp_path, target="Edema,Fracture,Cardiomegaly"), window=3)
     assert [(s.patient, len(s.frames), s.label) for s in windows] == [

@@ -1,4 +1,4 @@
-"""DICOM folders and files: grouped and ordered, labelled, dated, passed over or refused in one line."""
+"""DICOM folders and files: grouped and ordered, labelled, dated, ignored or refused in one line."""
 
 import logging
 import struct
@@ -61,9 +61,9 @@ def test_a_patients_files_are_one_sequence_in_the_order_of_time(tmp_path: Path):
     write(tmp_path / "d.dcm", 3, SeriesNumber=9, InstanceNumber=10, **visit)
     write(tmp_path / "e", 2, SeriesNumber=9, InstanceNumber=9, **visit)
     write(tmp_path / "f.dcm", 1, PatientID="other", StudyDate="20190101")
-    sequences, images, passed = read_dicom(tmp_path)
+    sequences, images, ignored = read_dicom(tmp_path)
     assert {s.patient: values(s.frames) for s in sequences} == {"p": [2, 3, 4, 5, 6], "other": [1]}
-    assert (images, passed) == (6, 0)
+    assert (images, ignored) == (6, 0)
 
 
 def test_a_multi_frame_file_is_a_sequence_of_its_own(tmp_path: Path):
@@ -86,22 +86,22 @@ def test_a_folder_image_without_a_patient_is_refused(tmp_path: Path):
 
 
 def test_an_image_that_is_there_twice_counts_once(tmp_path: Path):
-    """The second file of one SOPInstanceUID is passed over and named, one frame or more, also below another folder."""
+    """The second file of one SOPInstanceUID is ignored and named, one frame or more, also below another folder."""
     for name, frames in (("a.dcm", 1), ("b.dcm", 2)):
         first = write(tmp_path / name, 7, frames=frames, PatientID="p")
         again = tmp_path / "copies" / name
         again.parent.mkdir(exist_ok=True)
         again.write_bytes(first.read_bytes())
-    told: dict[str, str] = {}
-    sequences, images, passed = read_dicom(tmp_path, lambda file, error: told.update({file.name: str(error)}))
+    refusals: dict[str, str] = {}
+    sequences, images, ignored = read_dicom(tmp_path, lambda file, error: refusals.update({file.name: str(error)}))
     assert sorted(len(s.frames) for s in sequences) == [1, 2]
-    assert (images, passed) == (2, 2)
-    assert f"{tmp_path}/copies/b.dcm is a copy of {tmp_path}/b.dcm" in told["b.dcm"]
+    assert (images, ignored) == (2, 2)
+    assert f"{tmp_path}/copies/b.dcm is a copy of {tmp_path}/b.dcm" in refusals["b.dcm"]
     assert sum(len(s.frames) for s in read_dicom(tmp_path)[0]) == 3
 
 
 def test_labels_come_from_the_table(tmp_path: Path):
-    """`labels.csv` labels all patients; without it nobody has a label."""
+    """`labels.csv` labels all patients; without it no patient has a label."""
     for patient in ("p", "q"):
         write(tmp_path / f"{patient}.dcm", 7, PatientID=patient)
     assert {s.label for s in read_dicom(tmp_path)[0]} == {None}
@@ -110,7 +110,7 @@ def test_labels_come_from_the_table(tmp_path: Path):
 
 
 def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
-    """A patient is found in the table whatever blanks stand around its cells, as around the tag."""
+    """A patient is found in the table whatever blanks are around its cells, as around the tag."""
     write(tmp_path / "p.dcm", 7, PatientID="P1 ")
     (tmp_path / "labels.csv").write_text(" patient , label\n P1 , a \n")
     assert {s.patient: s.label for s in read_dicom(tmp_path)[0]} == {"P1": "a"}
@@ -123,7 +123,7 @@ def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
         ("patient,label\nsecret\n", "gives no label to any of the patients"),
         ("patient,label\nsecret,a\nsecret,b\n", "two labels"),
         ("patient,label\n", "gives no label: complete it, or remove it"),
-        ("patient,class\nsecret,a\n", "needs the columns patient and label"),
+        ("patient,class\nsecret,a\n", "has no column label, it has patient: is its first"),
         ("\xff", "cannot read"),
     ],
 )
@@ -136,8 +136,8 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, table: str, messag
     assert "secret" not in str(refused.value)
 
 
-def test_what_is_no_image_is_passed_over_in_a_folder(tmp_path: Path):
-    """Reports, doses and segmentations are counted and left out; other files and a desktop's leftovers are no DICOM."""
+def test_other_objects_are_ignored_in_a_folder(tmp_path: Path):
+    """Reports, doses and segmentations are counted and ignored; other files and a desktop's leftovers are no DICOM."""
     write(tmp_path / "a.dcm", 7, PatientID="p")
     for name in ("reportsi", "rtdose", "seg_image_ct_binary"):
         (tmp_path / f"{name}.dcm").write_bytes((DICOM / f"{name}.dcm").read_bytes())
@@ -149,7 +149,7 @@ def test_what_is_no_image_is_passed_over_in_a_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm"])
-def test_a_broken_file_in_a_folder_is_not_passed_over(tmp_path: Path, name: str):
+def test_a_broken_file_in_a_folder_is_not_ignored(tmp_path: Path, name: str):
     """One broken file among good ones stops the reading, by its name: no image is lost silently."""
     write(tmp_path / "a.dcm", 7, PatientID="p")
     (tmp_path / name).write_bytes((DICOM / name).read_bytes())
@@ -234,7 +234,7 @@ def test_a_hostile_header_is_refused_before_memory_is_taken(tmp_path: Path, tags
     ],
 )
 def test_another_number_of_frames_than_announced_is_refused(tmp_path: Path, name: str, frames: int, message: str):
-    """A header that announces more frames than there are, or fewer, is told: no frame is lost or made up."""
+    """A header that announces more frames than there are, or fewer, is refused: no frame is lost or made up."""
     image = pydicom.dcmread(DICOM / name)
     image.NumberOfFrames = frames
     image.save_as(tmp_path / "frames.dcm")
@@ -314,21 +314,21 @@ def test_series_of_one_study_stay_together(tmp_path: Path):
         ({"PixelData": None}, ""),
     ],
 )
-def test_what_is_a_picture_is_told_by_sop_class_or_modality(tmp_path: Path, tags: dict[str, str], reason: str):
-    """A SOP class of the standard decides, and a modality where there is none: passed over, or refused when alone."""
+def test_pictures_are_recognised_by_sop_class_or_modality(tmp_path: Path, tags: dict[str, str], reason: str):
+    """A SOP class of the standard decides, and a modality where there is none: ignored, or refused as a single file."""
     file = write(tmp_path / "odd.dcm", 9, PatientID="p", **{name: tag for name, tag in tags.items() if tag})
     image = pydicom.dcmread(file)
     for name in (name for name, tag in tags.items() if tag is None):
         del image[name]
     image.save_as(file)
     write(tmp_path / "a.dcm", 7, PatientID="p")
-    told: list[str] = []
-    (sequence,), images, passed = read_dicom(
-        tmp_path, lambda path, error: told.append(f"{type(error).__name__} {path.name}")
+    refusals: list[str] = []
+    (sequence,), images, ignored = read_dicom(
+        tmp_path, lambda path, error: refusals.append(f"{type(error).__name__} {path.name}")
     )
     picture = not reason and "PixelData" not in tags
-    assert (images, passed) == ((2, 0) if picture else (1, 1))
-    assert told == ([] if picture else ["NoImageError odd.dcm"])
+    assert (images, ignored) == ((2, 0) if picture else (1, 1))
+    assert refusals == ([] if picture else ["NoImageError odd.dcm"])
     assert values(sequence.frames) == ([7, 9] if picture else [7])
     assert len(read_dicom(tmp_path)[0][0].frames) == len(sequence.frames)
     if not picture:
@@ -336,8 +336,8 @@ def test_what_is_a_picture_is_told_by_sop_class_or_modality(tmp_path: Path, tags
             read_dicom(file)
 
 
-def test_what_concerns_one_file_is_told_and_left_out(tmp_path: Path):
-    """No header, no patient, a damaged tag, a hostile size: each is told by its file, and the others are read."""
+def test_a_file_that_cannot_be_used_is_refused_and_skipped(tmp_path: Path):
+    """No header, no patient, a damaged tag, a hostile size: each is refused by its name, and the others are read."""
     write(tmp_path / "a.dcm", 7, PatientID="p")
     write(tmp_path / "nobody.dcm", 7)
     write(tmp_path / "huge.dcm", 7, PatientID="p", Rows=60_000, Columns=60_000)
@@ -345,14 +345,14 @@ def test_what_concerns_one_file_is_told_and_left_out(tmp_path: Path):
     (tmp_path / "cut.dcm").write_bytes((DICOM / "MR_truncated.dcm").read_bytes())
     damaged = write(tmp_path / "tag.dcm", 7, PatientID="p", InstanceNumber="1234").read_bytes()
     (tmp_path / "tag.dcm").write_bytes(damaged.replace(b"1234", b"12x4"))
-    told: dict[str, str] = {}
+    refusals: dict[str, str] = {}
     sequences, recognised = read_sequences(
-        tmp_path, "auto", Choices(), lambda path, error: told.update({path.name: str(error)})
+        tmp_path, "auto", Choices(), lambda path, error: refusals.update({path.name: str(error)})
     )
     assert values(sequences[0].frames) == [7]
     assert "1 image files: 1 sequences of 1 patients" in recognised
-    assert sorted(told) == ["cut.dcm", "huge.dcm", "nobody.dcm", "tag.dcm", "text.dcm"]
-    assert all(str(tmp_path / name) in line for name, line in told.items())
+    assert sorted(refusals) == ["cut.dcm", "huge.dcm", "nobody.dcm", "tag.dcm", "text.dcm"]
+    assert all(str(tmp_path / name) in line for name, line in refusals.items())
     (tmp_path / "a.dcm").unlink()
     with pytest.raises(RawDataError, match="holds no DICOM image"):
         read_dicom(tmp_path, lambda *_: None)
@@ -398,5 +398,5 @@ def test_images_without_an_instance_are_no_copies(tmp_path: Path):
         image = pydicom.dcmread(write(tmp_path / name, 2, PatientID="p"))
         del image.SOPInstanceUID
         image.save_as(tmp_path / name)
-    ((sequence,), images, passed) = read_dicom(tmp_path)
-    assert (values(sequence.frames), images, passed) == ([2, 2, 2], 3, 0)
+    ((sequence,), images, ignored) = read_dicom(tmp_path)
+    assert (values(sequence.frames), images, ignored) == ([2, 2, 2], 3, 0)

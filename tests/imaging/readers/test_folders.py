@@ -1,4 +1,4 @@
-"""No folder of raw data is passed over in silence: whoever lies in it would be lost, and nobody would know."""
+"""Folders of raw data that cannot be listed are reported, so that no patient is lost silently."""
 
 import csv
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def chexpert(root: Path) -> None:
 def test_a_patient_whose_folder_is_closed_is_not_lost(written: Callable[[Path], None], mode: int, tmp_path: Path):
     """Reading stops at a folder that may not be listed or entered.
 
-    On demand it is left out and told; a survey finds it.
+    With a handler it is skipped and reported; a survey has an issue for it.
     """
     written(tmp_path)
     assert examine(tmp_path).patients == len(PATIENTS)  # by root, whose Python nobody may load more of
@@ -78,19 +78,19 @@ def test_a_patient_whose_folder_is_closed_is_not_lost(written: Callable[[Path], 
         try:
             with pytest.raises(RawDataError, match="--skip-unreadable"):
                 read_sequences(root)
-            told: list[Path] = []
-            sequences, _ = read_sequences(root, refuse=lambda path, _: told.append(path))
+            refusals: list[Path] = []
+            sequences, _ = read_sequences(root, refuse=lambda path, _: refusals.append(path))
             seen = examine(root)
         finally:
             (root / "q").chmod(0o755)
     assert len(sequences) == len(PATIENTS) - 1
-    assert told
-    assert all(root / "q" in (path, *path.parents) for path in told)
+    assert refusals
+    assert all(root / "q" in (path, *path.parents) for path in refusals)
     assert "unreadable" in {issue.kind for issue in seen.issues}
 
 
-def test_all_that_is_closed_is_told_as_that(tmp_path: Path):
-    """A folder in which nothing can be looked at is not said to be empty."""
+def test_folders_without_permission_are_named(tmp_path: Path):
+    """A folder whose content cannot be accessed is not called empty."""
     images(tmp_path)
     read_sequences(tmp_path)
     with unprivileged(locked=0o777) as root:
@@ -105,8 +105,8 @@ def test_all_that_is_closed_is_told_as_that(tmp_path: Path):
                 (root / patient).chmod(0o755)
 
 
-def test_a_file_that_may_be_dicom_and_is_closed_is_told(tmp_path: Path):
-    """Without a suffix it is known by its content alone: one that cannot be opened is no other file."""
+def test_a_file_that_may_be_dicom_and_cannot_be_opened_is_named(tmp_path: Path):
+    """Without a suffix DICOM is known by its content alone, so a file that cannot be opened may be DICOM."""
     dicom(tmp_path)
     read_sequences(tmp_path)
     with unprivileged(locked=0o777) as root:
@@ -118,8 +118,8 @@ def test_a_file_that_may_be_dicom_and_is_closed_is_told(tmp_path: Path):
             read_sequences(root)
 
 
-def test_a_folder_that_is_a_link_is_told(tmp_path: Path):
-    """Links are not followed, which might lead around in a circle; that a patient is behind one is said."""
+def test_a_link_to_a_folder_is_refused(tmp_path: Path):
+    """Links are not followed, since they may form a circle; the error says what to do."""
     images(tmp_path / "raw")
     (tmp_path / "raw" / "r").rename(tmp_path / "r")
     (tmp_path / "raw" / "r").symlink_to(tmp_path / "r")

@@ -4,48 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, loaded
+from conftest import loaded
 from PIL import Image
+from raw_images import refused_in_one_line, values, write_images
 
 from fedpp.errors import RawDataError
 from fedpp.imaging.readers.frame_folders import read_frame_folders
-from fedpp.imaging.readers.layout import read_sequences
-
-ULTRASOUND = DATA / "ultrasound_sequences"
-
-
-def write_frames(folder: Path, *names: str) -> None:
-    """Write one 4 x 6 image a name, its pixels all of the image's position + 1."""
-    folder.mkdir(parents=True)
-    for position, name in enumerate(names):
-        Image.fromarray(np.full((4, 6), position + 1, np.uint8)).save(folder / name)
 
 
 def write_index(folder: Path, *rows: str, header: str = "sequence,patient,label") -> None:
     (folder / "index.csv").write_text("\n".join((header, *rows)) + "\n")
 
 
-def values(frames: tuple[np.ndarray, ...]) -> list[float]:
-    return [float(frame[0, 0]) for frame in frames]
-
-
-def test_the_real_ultrasound_is_read():
-    """All 124 sequences of 78 patients are read, 16 frames of 64 x 64 each, with their four labels."""
-    sequences, recognised = read_sequences(ULTRASOUND)
-    assert len(sequences) == 124
-    assert len({s.patient for s in sequences}) == 78
-    assert {len(s.frames) for s in sequences} == {16}
-    assert {frame.shape for s in sequences for frame in s.frames} == {(64, 64)}
-    assert {s.label for s in sequences} == {"Regular", "Bacterial pneumonia", "COVID-19", "Viral pneumonia"}
-    assert recognised == (
-        "frame folders, listed by index.csv: 124 sequences of 78 patients, 1984 frames, "
-        "labels: Bacterial pneumonia 37, COVID-19 22, Regular 59, Viral pneumonia 6"
-    )
-
-
 def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path):
-    """Frame 10 comes after frame 9, with leading zeros or not; what is no image is passed over."""
-    write_frames(tmp_path / "s", "f1.png", "f02.png", "f9.bmp", "f10.png", "f100.tiff")
+    """Frame 10 comes after frame 9, with leading zeros or not; other files are ignored."""
+    write_images(tmp_path / "s", "f1.png", "f02.png", "f9.bmp", "f10.png", "f100.tiff")
     (tmp_path / "s" / "notes.txt").write_text("no image")
     (tmp_path / "s" / "._f1.png").write_bytes(b"left by a desktop")
     write_index(tmp_path, "s,p,a")
@@ -55,15 +28,15 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path):
 
 def test_digits_of_other_kinds_are_no_numbers(tmp_path: Path):
     """A superscript in a file name is text: it does not break the order."""
-    write_frames(tmp_path / "s", "a\N{SUPERSCRIPT TWO}1.png", "1\N{SUPERSCRIPT TWO}2.png", "\N{SUPERSCRIPT TWO}1.png")
+    write_images(tmp_path / "s", "a\N{SUPERSCRIPT TWO}1.png", "1\N{SUPERSCRIPT TWO}2.png", "\N{SUPERSCRIPT TWO}1.png")
     write_index(tmp_path, "s,p,a")
     assert sorted(values(read_frame_folders(tmp_path)[0].frames)) == [1, 2, 3]
 
 
 def test_a_sequence_of_several_parts_is_in_the_order_of_time(tmp_path: Path):
     """Folders `sequence/time` make one sequence, time 2 before time 10, whatever the order of the rows."""
-    write_frames(tmp_path / "s" / "10", "0.png")
-    write_frames(tmp_path / "s" / "2", "0.png", "1.png")
+    write_images(tmp_path / "s" / "10", "0.png")
+    write_images(tmp_path / "s" / "2", "0.png", "1.png")
     write_index(tmp_path, "s,p,a,10", "s,p,a,2", header="sequence,patient,label,time")
     (sequence,) = read_frame_folders(tmp_path)
     assert values(sequence.frames) == [1, 2, 1]
@@ -71,7 +44,7 @@ def test_a_sequence_of_several_parts_is_in_the_order_of_time(tmp_path: Path):
 
 def test_other_columns_and_an_empty_label(tmp_path: Path):
     """Columns that are not needed are ignored, and an empty label is none."""
-    write_frames(tmp_path / "s", "0.png")
+    write_images(tmp_path / "s", "0.png")
     write_index(tmp_path, "3,s,,p", header="severity,sequence,label,patient")
     (sequence,) = read_frame_folders(tmp_path)
     assert (sequence.id, sequence.patient, sequence.label) == ("s", "p", None)
@@ -101,7 +74,7 @@ def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: floa
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("sequence,patient", ["s,secret"], "has no column label: it has sequence, patient"),
+        ("sequence,patient", ["s,secret"], "has no column label, it has sequence, patient: is its"),
         ("sequence,patient,label", [], "names no sequence"),
         ("sequence,patient,label", ["s,secret,a", "gone,secret,a"], "gone, which is missing"),
         ("sequence,patient,label", ["s,,a"], "line 2: sequence and patient must not be empty"),
@@ -116,8 +89,8 @@ def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: floa
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, header: str, rows: list[str], message: str):
     """A missing column, row, folder or image, and a broken image, are named; the patient is not."""
-    write_frames(tmp_path / "s", "0.png")
-    write_frames(tmp_path / "broken", "0.png")
+    write_images(tmp_path / "s", "0.png")
+    write_images(tmp_path / "broken", "0.png")
     (tmp_path / "broken" / "0.png").write_bytes((tmp_path / "broken" / "0.png").read_bytes()[:45])
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
@@ -125,10 +98,8 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, header: str, r
     (tmp_path / "endless").mkdir()
     Image.new("F", (2, 2), float("nan")).save(tmp_path / "endless" / "0.tiff")
     write_index(tmp_path, *rows, header=header)
-    with pytest.raises(RawDataError, match=message) as refused:
+    with refused_in_one_line(message, hidden="secret", besides=str(tmp_path)):
         loaded(read_frame_folders(tmp_path))
-    assert "\n" not in str(refused.value)
-    assert "secret" not in str(refused.value).replace(str(tmp_path), "")
 
 
 def test_damaged_images_are_refused_quietly(tmp_path: Path, recwarn: pytest.WarningsRecorder):
@@ -153,22 +124,10 @@ def test_damaged_images_are_refused_quietly(tmp_path: Path, recwarn: pytest.Warn
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("side", [9_000, 100_000])
-def test_an_image_too_large_to_be_one_is_refused(tmp_path: Path, side: int):
-    """A header that promises 10^8 or 10^10 pixels is refused, not unpacked."""
-    write_frames(tmp_path / "s", "0.bmp")
-    content = bytearray((tmp_path / "s" / "0.bmp").read_bytes())
-    content[18:26] = side.to_bytes(4, "little") * 2
-    (tmp_path / "s" / "0.bmp").write_bytes(content)
-    write_index(tmp_path, "s,p,a")
-    with pytest.raises(RawDataError, match=r"9000 x 9000 pixels, more than|10000000000 pixels\) exceeds"):
-        loaded(read_frame_folders(tmp_path))
-
-
 def test_blanks_do_not_make_another_patient(tmp_path: Path):
     """Spaces around a value are no part of it: one patient must not land in two splits."""
     for name in ("s", "t"):
-        write_frames(tmp_path / name, "0.png")
+        write_images(tmp_path / name, "0.png")
     write_index(tmp_path, "s,P1,a", "t , P1 ,a ")
     assert {(s.patient, s.label) for s in read_frame_folders(tmp_path)} == {("P1", "a")}
 
@@ -184,8 +143,8 @@ def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path):
 
 def test_a_folder_outside_is_not_read(tmp_path: Path):
     """A sequence or a time that leads out of the folder is refused, by its line."""
-    write_frames(tmp_path / "outside", "0.png")
-    write_frames(tmp_path / "root" / "s", "0.png")
+    write_images(tmp_path / "outside", "0.png")
+    write_images(tmp_path / "root" / "s", "0.png")
     for row in ("../outside,p,a,", f"{tmp_path / 'outside'},p,a,", "s,p,a,../../outside"):
         write_index(tmp_path / "root", row, header="sequence,patient,label,time")
         with pytest.raises(RawDataError, match="line 2: sequence leads out of"):
@@ -194,17 +153,17 @@ def test_a_folder_outside_is_not_read(tmp_path: Path):
     assert len(read_frame_folders(tmp_path / "root")[0].frames) == 1
 
 
-def test_what_is_missing_is_told_and_left_out(tmp_path: Path):
+def test_a_missing_folder_is_refused_and_skipped(tmp_path: Path):
     """A folder that is missing or empty goes to `refuse`; if that returns, the others are read, if there are any."""
-    write_frames(tmp_path / "s" / "1", "0.png")
+    write_images(tmp_path / "s" / "1", "0.png")
     (tmp_path / "empty").mkdir()
     rows = ("s,p,a,1", "s,p,a,2", "empty,q,b,", "gone,r,b,", "gone\x1b[2J,r,b,")
     write_index(tmp_path, *rows, header="sequence,patient,label,time")
-    told: dict[Path, str] = {}
-    (sequence,) = read_frame_folders(tmp_path, lambda path, error: told.update({path: str(error)}))
+    refusals: dict[Path, str] = {}
+    (sequence,) = read_frame_folders(tmp_path, lambda path, error: refusals.update({path: str(error)}))
     assert (sequence.id, len(sequence.frames)) == ("s", 1)
-    assert [path.relative_to(tmp_path).as_posix() for path in told] == ["s/2", "empty", "gone", "gone\x1b[2J"]
-    assert "gone\x1b[2J, which is missing" in told[tmp_path / "gone\x1b[2J"]
+    assert [path.relative_to(tmp_path).as_posix() for path in refusals] == ["s/2", "empty", "gone", "gone\x1b[2J"]
+    assert "gone\x1b[2J, which is missing" in refusals[tmp_path / "gone\x1b[2J"]
     write_index(tmp_path, *rows[1:], header="sequence,patient,label,time")
     with pytest.raises(RawDataError, match="names no sequence whose folder exists"):
         read_frame_folders(tmp_path, lambda *_: None)
@@ -213,7 +172,7 @@ def test_what_is_missing_is_told_and_left_out(tmp_path: Path):
 def test_times_may_be_of_many_digits(tmp_path: Path):
     """A number too long for Python to count with is after the others."""
     for folder in ("1" * 100, "2"):
-        write_frames(tmp_path / "s" / folder, "0.png")
+        write_images(tmp_path / "s" / folder, "0.png")
     rows = [f"s,p,a,{'9' * 5_000}", f"s,p,a,{'1' * 100}", "s,p,a,2"]
     write_index(tmp_path, *rows, header="sequence,patient,label,time")
     (sequence,) = read_frame_folders(tmp_path, lambda *_: None)

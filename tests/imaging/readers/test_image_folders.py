@@ -1,4 +1,4 @@
-"""Folders of images without any table: what is told of a file that cannot be used."""
+"""Folders of images without any table: errors of files that cannot be used."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fedpp.imaging.images import read_image
 from fedpp.imaging.readers.image_folders import read_image_folders
 
 
-def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
+def test_a_damaged_header_is_refused_and_skipped(tmp_path: Path):
     """A file without the header of an image goes to `refuse`; if that returns, the others are read."""
     for patient in ("p", "q"):
         (tmp_path / patient).mkdir()
@@ -24,17 +24,17 @@ def test_a_damaged_header_is_told_and_left_out(tmp_path: Path):
         f"cannot read the image {tmp_path / 'p' / '2.png'}: it is no PNG, JPEG, TIFF, BMP or GIF; "
         "`fedpp-site ingest --skip-unreadable` skips such files"
     )
-    told: list[str] = []
-    (sequence,) = read_image_folders(tmp_path, lambda path, error: told.append(path.parent.name + str(error)[:21]))
+    refusals: list[str] = []
+    (sequence,) = read_image_folders(tmp_path, lambda path, error: refusals.append(path.parent.name + str(error)[:21]))
     assert (sequence.patient, len(sequence.frames)) == ("p", 1)
-    assert told == ["pcannot read the image", "qcannot read the image"]
+    assert refusals == ["pcannot read the image", "qcannot read the image"]
     (tmp_path / "p" / "1.png").unlink()
     with pytest.raises(RawDataError, match="holds no image that can be read"):
         read_image_folders(tmp_path, lambda *_: None)
 
 
 def test_a_file_that_may_not_be_read_is_named_once():
-    """The system's reason is told without its number and without the file's name once more."""
+    """The system's reason is given without its number and without a second file name."""
     with unprivileged(locked=0o000) as file, pytest.raises(RawDataError) as refused:
         read_image(file)
     assert str(refused.value) == f"cannot read the image {file}: Permission denied"

@@ -1,11 +1,13 @@
-"""What is recognised, why, and what is said where nothing is."""
+"""Recognition of layouts: which one, why, and the error if there is none."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
+from raw_images import values, write_images
 from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
@@ -27,7 +29,7 @@ def copy_dicom(folder: Path, name: str) -> Path:
 
 
 def test_frame_folders_are_recognised(tmp_path: Path):
-    """An index with a column "sequence" makes frame folders, and a folder that it does not list is told."""
+    """An index with a column "sequence" makes frame folders, and a folder that it does not list is reported."""
     write_frames(tmp_path)
     (tmp_path / "forgotten").mkdir()
     sequences, recognised = read_sequences(tmp_path)
@@ -67,7 +69,7 @@ def test_a_layout_that_is_named_is_not_guessed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout", ["auto", "frames", "dicom"])
-def test_nothing_to_read_is_said(tmp_path: Path, layout: str):
+def test_nothing_to_read_is_refused(tmp_path: Path, layout: str):
     """An empty folder, a folder of other things, and a path that does not exist are refused by name."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
@@ -78,12 +80,12 @@ def test_nothing_to_read_is_said(tmp_path: Path, layout: str):
 
 
 def test_an_index_without_its_column_is_named(tmp_path: Path):
-    """An index.csv that lacks "sequence", with no DICOM about, is told what it lacks; so is one that is no text."""
+    """An index.csv without "sequence", and without DICOM beside it, is refused by that column; so are other bytes."""
     write_frames(tmp_path, header="folder,patient,label")
-    with pytest.raises(RawDataError, match="has no column sequence: it has folder, patient, label"):
+    with pytest.raises(RawDataError, match="has no column sequence, it has patient, label: is its first"):
         read_sequences(tmp_path)
     (tmp_path / "index.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RawDataError, match="cannot read the index"):
+    with pytest.raises(RawDataError, match="cannot read the table"):
         read_sequences(tmp_path)
 
 
@@ -138,16 +140,16 @@ def test_choices_reach_the_reader():
     ],
 )
 @pytest.mark.parametrize("layout", ["auto", "frames"])
-def test_a_choice_that_a_layout_does_not_leave_is_refused(tmp_path: Path, choices: Choices, said: str, layout: str):
-    """A choice of another layout is no silent wish: it is refused by name, with its value and what to do."""
+def test_a_choice_of_another_layout_is_refused(tmp_path: Path, choices: Choices, said: str, layout: str):
+    """A choice of another layout is refused by name, with its value and what to do."""
     write_frames(tmp_path)
     with pytest.raises(ConfigError) as refused:
         read_sequences(tmp_path, layout, choices)
     assert str(refused.value) == f"{said}, these data are read as frames: leave it out, or choose another layout"
 
 
-def test_layouts_do_not_take_each_other_s_choices():
-    """CheXpert leaves no series open, BreakHis no finding, uncertainty or views."""
+def test_layouts_refuse_each_other_s_choices():
+    """CheXpert has no series, BreakHis no target, uncertainty or views."""
     with pytest.raises(ConfigError, match="series 'slide' is for layout breakhis, these data are read as chexpert"):
         read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(series="slide"))
     with pytest.raises(ConfigError, match="views 'first' is for layout chexpert, these data are read as breakhis"):
@@ -155,8 +157,8 @@ def test_layouts_do_not_take_each_other_s_choices():
 
 
 @pytest.mark.parametrize(("layout", "table"), [("frames", "index.csv"), ("manifest", "manifest.csv")])
-def test_a_layout_without_its_table_is_told(tmp_path: Path, layout: str, table: str):
-    """A folder that lacks the table of the layout that was named is told once, and what to name."""
+def test_a_layout_without_its_table_is_refused(tmp_path: Path, layout: str, table: str):
+    """A folder that lacks the table of the layout that was named is refused in one line that says what to do."""
     with pytest.raises(RawDataError) as refused:
         read_sequences(tmp_path, layout)
     assert str(refused.value) == f"{tmp_path} has no {table}: name the folder that has it, or another layout"
@@ -207,10 +209,22 @@ def test_folders_of_images_are_patients(tmp_path: Path):
         read_sequences(tmp_path)
 
 
+def write_table(root: Path, layout: str, *rows: tuple[str, str]) -> None:
+    """Write the table of a layout, if it has one, of files and their patients; of frames the file's folder is named."""
+    tables = {
+        "frames": ("index.csv", "sequence,patient,label", "{folder},{patient},a"),
+        "manifest": ("manifest.csv", "path,patient,time,label", "{file},{patient},1,a"),
+        "chexpert": ("train.csv", ",".join(CHEXPERT), "{file},Frontal" + len(FINDINGS) * ","),
+    }
+    if layout in tables:
+        name, header, row = tables[layout]
+        lines = {row.format(file=file, folder=file.partition("/")[0], patient=patient): None for file, patient in rows}
+        (root / name).write_text("\n".join((header, *lines)))
+
+
 @pytest.mark.parametrize("layout", ["frames", "manifest", "chexpert", "dicom", "breakhis", "images"])
-def test_a_file_that_cannot_be_used_is_left_out_in_each_layout(tmp_path: Path, layout: str):
-    """What a reader tells of a file reaches `refuse`; strictly read, it ends the reading."""
-    image = Image.fromarray(np.zeros((2, 2), np.uint8))
+def test_a_file_that_cannot_be_used_is_skipped_in_each_layout(tmp_path: Path, layout: str):
+    """A reader's error for a file reaches `refuse`; without a handler it ends the reading."""
     good, bad = {
         "frames": ("good/1.png", "gone"),
         "manifest": ("good.png", "gone.png"),
@@ -223,42 +237,51 @@ def test_a_file_that_cannot_be_used_is_left_out_in_each_layout(tmp_path: Path, l
         copy_dicom(tmp_path, good)
         copy_dicom(tmp_path, bad)
     else:
-        (tmp_path / good).parent.mkdir(parents=True, exist_ok=True)
-        image.save(tmp_path / good)
+        write_images(tmp_path, good, *([bad] if layout in {"breakhis", "images"} else []))
     if layout == "images":
-        (tmp_path / bad).parent.mkdir()
         (tmp_path / bad).write_text("no image")
-    elif layout == "breakhis":
-        image.save(tmp_path / bad)
-    tables = {
-        "frames": ("index.csv", f"sequence,patient,label\ngood,p,a\n{bad},q,a\n"),
-        "manifest": ("manifest.csv", f"path,patient,time,label\n{good},p,1,a\n{bad},q,1,a\n"),
-        "chexpert": (
-            "train.csv",
-            ",".join(CHEXPERT) + "".join(f"\n{path},Frontal" + len(FINDINGS) * "," for path in (good, bad)),
-        ),
-    }
-    if layout in tables:
-        name, text = tables[layout]
-        (tmp_path / name).write_text(text)
-    told: list[Path] = []
-    sequences, recognised = read_sequences(tmp_path, "auto", Choices(), lambda path, _: told.append(path))
-    assert told == [tmp_path / bad]
+    write_table(tmp_path, layout, (good, "p"), (bad, "q"))
+    skipped: list[Path] = []
+    sequences, recognised = read_sequences(tmp_path, "auto", Choices(), lambda path, _: skipped.append(path))
+    assert skipped == [tmp_path / bad]
     assert len(sequences) == 1
     assert "1 sequences of 1 patients, 1 frames" in recognised
     with pytest.raises(RawDataError, match="line 3" if layout in {"manifest", "chexpert"} else bad):
         read_sequences(tmp_path)
 
 
-def test_a_label_of_two_lines_is_told_in_one(tmp_path: Path):
-    """What a terminal would not just show is replaced where labels are told."""
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("frames", "s/1.png s/2.png"),
+        ("manifest", "1.png 2.png"),
+        ("chexpert", "patient1/study1/view1_frontal.png patient1/study2/view1_frontal.png"),
+        ("breakhis", "SOB_B_A-14-1-40-001.png SOB_B_A-14-1-40-002.png"),
+        ("images", "p/1.png p/2.png"),
+    ],
+)
+def test_pixels_are_read_on_access(tmp_path: Path, layout: str, names: str):
+    """An image that is damaged behind its header stops only its own use; frames can be sent to another process."""
+    first, second = names.split()
+    write_images(tmp_path, first, second)
+    (tmp_path / second).write_bytes((tmp_path / second).read_bytes()[:45])
+    write_table(tmp_path, layout, (first, "p"), (second, "p"))
+    (sequence,), _ = read_sequences(tmp_path, layout)
+    frames = pickle.loads(pickle.dumps(sequence.frames))  # noqa: S301  # our own bytes
+    assert values(frames[:1]) == [1]
+    with pytest.raises(RawDataError, match="cannot read the image"):
+        frames[1]
+
+
+def test_a_label_of_two_lines_is_printed_in_one(tmp_path: Path):
+    """Control characters of labels are escaped."""
     write_frames(tmp_path)
     (tmp_path / "index.csv").write_text('sequence,patient,label\ns,p,"a\nb\x1b"\n')
     assert read_sequences(tmp_path)[1].endswith("labels: a\\nb\\x1b 1")
 
 
-def test_a_folder_too_high_is_told(tmp_path: Path):
-    """Where the folders have tables of their own, they are no patients: the one to name is said."""
+def test_a_folder_too_high_is_refused(tmp_path: Path):
+    """Where the folders have tables of their own, they are no patients: the message names the right one."""
     for name, table, header in (("a", "train.csv", None), ("b", "index.csv", "sequence,patient,label")):
         folder = tmp_path / name / "site"
         (folder / "p").mkdir(parents=True)

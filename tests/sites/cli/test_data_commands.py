@@ -1,4 +1,4 @@
-"""`fedpp-site` on data: real sets, killed processes, sealed datasets, and what must not leave the secret zone."""
+"""Data commands of `fedpp-site`: real sets, killed processes, sealed datasets, and secrecy of identifiers."""
 
 import csv
 import json
@@ -49,8 +49,8 @@ def content(dataset: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in dataset.iterdir()}
 
 
-def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
-    """Killed at ten random moments, ingest leaves no dataset, and the next run writes the bytes of an unbroken one."""
+def test_a_killed_ingest_is_completed_by_the_next(folder: Path, tmp_path: Path):
+    """Killed ten times, ingest leaves no dataset, and the next run writes the bytes of an uninterrupted one."""
     raw = folder / "raw" / "hospital-1"
     arguments = (
         "ingest",
@@ -64,9 +64,9 @@ def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
         "--out",
     )  # it writes for a while
     started = time.monotonic()
-    site(*arguments, tmp_path / "unbroken")
+    site(*arguments, tmp_path / "uninterrupted")
     duration = time.monotonic() - started
-    unbroken, moments, out = content(tmp_path / "unbroken"), random.Random(0), tmp_path / "killed" / "out"
+    uninterrupted, moments, out = content(tmp_path / "uninterrupted"), random.Random(0), tmp_path / "killed" / "out"
     killed = writing = 0
     for number in range(KILLS):
         command = [sys.executable, "-m", "sites", *map(str, (*arguments, out))]
@@ -81,14 +81,14 @@ def test_a_killed_ingest_is_made_good_by_the_next(folder: Path, tmp_path: Path):
         killed += process.wait() == -signal.SIGKILL
         writing += (out.parent / ".out.partial").exists()
         if out.exists():  # it was done before the signal came
-            assert content(out) == unbroken
+            assert content(out) == uninterrupted
             for file in out.iterdir():
                 file.unlink()
             out.rmdir()
     assert killed
     assert writing
     site(*arguments, out)
-    assert content(out) == unbroken
+    assert content(out) == uninterrupted
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
@@ -129,7 +129,7 @@ def identifiers(raw: Path) -> set[str]:
 
 
 def test_splits_and_folds(folder: Path, tmp_path: Path):
-    """Stratified splits have exact shares, every patient is in test in one fold of three, and a bad fold is told."""
+    """Stratified splits have exact shares, every patient is in test in one fold of three, and a bad fold is refused."""
     raw = folder / "raw" / "hospital-1"
     even = ingested(folder, raw, tmp_path / "even", *SMALL, "--split", "stratified", "--test", 0.5, "--validation", 0)
     assert even["patients"] == {"train": 12, "validation": 0, "test": 12}
@@ -153,10 +153,8 @@ def test_splits_and_folds(folder: Path, tmp_path: Path):
         (("--folds", 4, "--test", 0.5), "--test 0.5 has no effect beside --folds 4, of which part --fold is for"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(
-    folder: Path, tmp_path: Path, options: tuple[object, ...], said: str
-):
-    """What another option or the data make idle is one line before anything is written, and no silent wish."""
+def test_an_option_without_effect_is_refused(folder: Path, tmp_path: Path, options: tuple[object, ...], said: str):
+    """An option without effect is refused in one line before anything is written."""
     raw = folder / "raw" / "hospital-1"
     assert said in error_of("ingest", raw, *keys(folder), *SMALL, "--out", tmp_path / "out", *options)
     assert not list(tmp_path.iterdir())
@@ -214,17 +212,17 @@ def test_damage_is_named_before_training(folder: Path, tmp_path: Path, damage: s
     assert not (tmp_path / "model").exists()
 
 
-def test_unreadable_and_unlabelled_are_left_out_if_wanted(folder: Path, tmp_path: Path):
-    """Without a word, one bad file or missing label ends ingest; with it, they are left out and counted on stderr."""
+def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path: Path):
+    """One bad file or missing label ends ingest; with the option for it, they are skipped and counted on stderr."""
     raw = DATA / "dicom"
     refused = error_of("ingest", raw, *keys(folder), *SMALL, "--out", tmp_path / "none")
     assert str(raw) in refused
     out = ("--out", tmp_path / "dicom")
     done = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", "--json")
     assert json.loads(done.stdout)["sequences"]["train"] > 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
-    assert f"{len(told)} files that cannot be used were skipped" in done.stderr
-    assert any("MR_truncated.dcm" in line for line in told)
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert f"{len(skipped)} files that cannot be used were skipped" in done.stderr
+    assert any("MR_truncated.dcm" in line for line in skipped)
     table = tmp_path / "half" / "index.csv"
     frames = DATA / "ultrasound_sequences"
     names = sorted(path.name for path in frames.iterdir() if path.is_dir())[:6]
@@ -326,8 +324,8 @@ def test_colours_of_the_real_histology(folder: Path, tmp_path: Path):
         assert (np.ptp(pixels, axis=-1).max() < 1e-4) == equal
 
 
-def test_a_patient_of_the_table_whose_folder_is_gone_is_told(folder: Path, tmp_path: Path):
-    """A survey finds it, so that --strict fails, and ingest notes it, both by a count; nobody is named."""
+def test_a_patient_of_the_table_whose_folder_is_gone_is_reported(folder: Path, tmp_path: Path):
+    """A survey has an issue, so that --strict fails, and ingest a note, both with a count; no patient is named."""
     raw = tmp_path / "raw"
     for patient in range(6):
         (raw / f"MRN-{patient}").mkdir(parents=True)
