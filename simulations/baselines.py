@@ -1,6 +1,6 @@
-"""The same task trained otherwise: the plaintext reference, all data in one place, each hospital alone.
+"""Baselines of a simulated federation: plaintext federated, all data in one place, each hospital's local baseline.
 
-All are trained by the twin's loop: from the federation's initial weights, for its rounds and local epochs.
+All are trained by the plaintext reference: from the federation's initial weights, for its rounds and local epochs.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,10 @@ from fedpp.protocol.finding_counts import AnyCounts, total
 from fedpp.protocol.run_record import FederationRecord
 from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaselines
 
-from .comparison import Comparison
+from .comparison import Comparison, also_tested_elsewhere, shared, trained_and_tested
 from .hospitals import Hospitals
 from .plaintext_reference import PlaintextReference, PlaintextSite, Training, Values, moved, plaintext_sites
 from .scenario import Scenario
-from .shared_patients import also_tested_elsewhere, shared, trained_and_tested
 
 Note = Callable[[str], None]
 
@@ -32,42 +31,41 @@ Note = Callable[[str], None]
 def compare(
     scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, note: Note
 ) -> Comparison:
-    """Train the baselines that the scenario asks for; return their test figures, and how far the twin is."""
+    """Train the scenario's baselines; return their test figures, and the distance of ciphertext from plaintext."""
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
-    sites = plaintext_sites(hospitals, record.network)
-    reference = PlaintextReference(record.network, _training(scenario))
-    initial = reference.initial(hospitals.domain)
-    baselines, parity, left_out = Baselines(), None, None
-    by_site = {site.name: SiteBaselines() for site in sites}
+    trainer = _Trainer(scenario, hospitals, record, note)
+    sites, parity, left_out = trainer.sites, None, None
+    tests: dict[str, dict[str, AnyCounts]] = {}  # of a baseline, by site
+    local: dict[str, dict[str, AnyCounts]] = {}  # of a site's local baseline, by site
     if scenario.plaintext_federated:
-        note("the plaintext reference")
-        weights = reference.federate(sites, initial)
-        tests = _tests(reference, weights, sites)
-        baselines = replace(baselines, plaintext_federated=metrics(total(tests.values())))
-        by_site = {name: replace(by_site[name], plaintext_federated=metrics(own)) for name, own in tests.items()}
+        weights = trainer.train("the plaintext reference", sites)
+        tests["plaintext_federated"] = trainer.tests(weights)
         if scenario.scheme == "more":  # the frame form's network sees other frames, and has no slots to compare
-            parity = _parity(scenario, hospitals, model_file, reference, sites, weights, note)
+            parity = trainer.parity(EncryptedModel.load(model_file), weights)
     if scenario.plaintext_central:
-        note("all data in one place, plaintext")
         unfair = also_tested_elsewhere(datasets)
         left_out = sum(map(len, unfair))
-        tests = _tests(reference, reference.federate([pooled(sites, unfair)], initial), sites)
-        baselines = replace(baselines, plaintext_central=metrics(total(tests.values())))
-        by_site = {name: replace(by_site[name], plaintext_central=metrics(own)) for name, own in tests.items()}
+        weights = trainer.train("all data in one place, plaintext", [pooled(sites, unfair)])
+        tests["plaintext_central"] = trainer.tests(weights)
     if scenario.local_baseline:
-        alone = {}
-        for site in sites:
-            note(f"local baseline of {site.name}, plaintext")
-            tests = _tests(reference, reference.federate([site], initial), sites)
-            alone[site.name] = metrics(total(tests.values()))
-            by_site[site.name] = replace(by_site[site.name], local_baseline=metrics(tests[site.name]))
-        baselines = replace(baselines, local_baseline=alone)
+        local = {s.name: trainer.tests(trainer.train(f"local baseline of {s.name}, plaintext", [s])) for s in sites}
+    together = Baselines(
+        **{name: metrics(total(of.values())) for name, of in tests.items()},
+        local_baseline={name: metrics(total(of.values())) for name, of in local.items()} or None,
+    )
+    by_site = {
+        s.name: SiteBaselines(
+            **{name: metrics(of[s.name]) for name, of in tests.items()},
+            local_baseline=metrics(local[s.name][s.name]) if local else None,
+        )
+        for s in sites
+    }
     patients = SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
-    return Comparison(patients, baselines, by_site, parity)
+    return Comparison(patients, together, by_site, parity)
 
 
 def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]) -> PlaintextSite:
-    """Put all sites' sequences into one, but for those training sequences of each that are to be left out."""
+    """Return one site with all sites' sequences, without the `left_out` training sequences of each."""
     arrays = [f.name for f in fields(PlaintextSite) if isinstance(getattr(sites[0], f.name), np.ndarray)]
     joined = {name: np.concatenate([getattr(site, name) for site in sites]) for name in arrays}
     starts = np.cumsum([0, *(len(site.labels) for site in sites)])
@@ -80,61 +78,62 @@ def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]
     return replace(sites[0], name="all", split=split, **joined)
 
 
-def _training(scenario: Scenario) -> Training:
-    return Training(
-        scenario.rounds,
-        scenario.epochs,
-        scenario.hyperparameters(),
-        scenario.seed,
-        scenario.dtype,
-        scenario.server_optimizer_config(),
-    )
+class _Trainer:
+    """The plaintext reference with the hospitals' data, for all baselines of one scenario."""
+
+    def __init__(self, scenario: Scenario, hospitals: Hospitals, record: FederationRecord, note: Note) -> None:
+        self._scenario, self._hospitals, self._note = scenario, hospitals, note
+        self.sites = plaintext_sites(hospitals, record.network)
+        hyperparameters, server_optimizer = scenario.hyperparameters(), scenario.server_optimizer_config()
+        training = Training(
+            scenario.rounds, scenario.epochs, hyperparameters, scenario.seed, scenario.dtype, server_optimizer
+        )
+        self._reference = PlaintextReference(record.network, training)
+        self._initial = self._reference.initial(hospitals.domain)
+
+    def train(self, what: str, sites: Sequence[PlaintextSite]) -> list[Values]:
+        """Return the weights of a federation of these sites."""
+        self._note(what)
+        return self._reference.federate(sites, self._initial)
+
+    def tests(self, weights: Sequence[Values]) -> dict[str, AnyCounts]:
+        """Return the evaluation counts of these weights on each site's test split."""
+        counted = count_findings if self._reference.network.multi_label else count
+        tested = [(site, site.split["test"]) for site in self.sites]
+        return {s.name: counted(s.labels[t], self._reference.probabilities(weights, s)[t]) for s, t in tested}
+
+    def parity(self, model: EncryptedModel, weights: Sequence[Values]) -> Parity:
+        """Compare the federation's model with the reference's weights, and the reference with its controls."""
+        domain, network = self._hospitals.domain, self._reference.network
+        probabilities = [self._reference.probabilities(weights, site) for site in self.sites]
+        controls = []
+        for draw in range(self._scenario.control_draws):
+            self._note(f"control {draw + 1} of {self._scenario.control_draws}")
+            other = self._reference.federate(self.sites, moved(self._initial, draw))
+            pairs = zip(self.sites, probabilities, strict=True)
+            controls.append(float(np.max([_largest(self._reference.probabilities(other, s), p) for s, p in pairs])))
+        decrypted = [encryption.decrypt(domain, model.rows[spec.name]) for spec in network.weights()]
+        return Parity(
+            max_abs_probability_difference=self._probability_difference(model, probabilities),
+            max_abs_weight_difference=float(np.max([_largest(a, b) for a, b in zip(decrypted, weights, strict=True)])),
+            control_probability_differences=tuple(controls),
+        )
+
+    def _probability_difference(self, model: EncryptedModel, probabilities: Sequence[Values]) -> float:
+        domain, network, scenario = self._hospitals.domain, self._reference.network, self._scenario
+        hyperparameters = scenario.hyperparameters()
+        trainer = EncryptedTrainer(network, domain.computing_key().algebra(), hyperparameters, scenario.dtype)
+        trainer.load(model.rows)
+        differences = []
+        for site, expected in zip(self._hospitals.sites, probabilities, strict=True):
+            dataset = EncryptedDataset.open(site.dataset)
+            for indices in (dataset.indices(split) for split in SPLITS):
+                logits = encryption.decrypt(domain, trainer.logits(dataset, indices))
+                found = presence(logits) if network.multi_label else softmax(logits)
+                differences.append(_largest(found, expected[indices]))
+        return float(np.max(differences))
 
 
-def _tests(
-    reference: PlaintextReference, weights: Sequence[Values], sites: Sequence[PlaintextSite]
-) -> dict[str, AnyCounts]:
-    """Return what these weights do on each site's test split."""
-    counted = count_findings if reference.network.multi_label else count
-    tested = [(site, site.split["test"]) for site in sites]
-    return {
-        site.name: counted(site.labels[test], reference.probabilities(weights, site)[test]) for site, test in tested
-    }
-
-
-def _parity(
-    scenario: Scenario,
-    hospitals: Hospitals,
-    model_file: Path,
-    reference: PlaintextReference,
-    sites: Sequence[PlaintextSite],
-    weights: Sequence[Values],
-    note: Note,
-) -> Parity:
-    """Compare the federation's model with the twin's weights."""
-    probabilities = [reference.probabilities(weights, site) for site in sites]
-    model = EncryptedModel.load(model_file)
-    trainer = EncryptedTrainer(
-        reference.network, hospitals.domain.computing_key().algebra(), scenario.hyperparameters(), scenario.dtype
-    )
-    trainer.load(model.rows)
-    differences = []
-    for site, p in zip(hospitals.sites, probabilities, strict=True):
-        dataset = EncryptedDataset.open(site.dataset)
-        for split in SPLITS:
-            logits = encryption.decrypt(hospitals.domain, trainer.logits(dataset, dataset.indices(split)))
-            said = presence(logits) if reference.network.multi_label else softmax(logits)
-            differences.append(np.abs(said - p[dataset.indices(split)]).max(initial=0.0))
-    initial = reference.initial(hospitals.domain)
-    controls = []
-    for draw in range(scenario.control_draws):
-        note(f"control {draw + 1} of {scenario.control_draws}")
-        other = reference.federate(sites, moved(initial, draw))
-        pairs = zip(sites, probabilities, strict=True)
-        controls.append(float(np.max([np.abs(reference.probabilities(other, s) - p).max() for s, p in pairs])))
-    decrypted = [encryption.decrypt(hospitals.domain, model.rows[spec.name]) for spec in reference.network.weights()]
-    return Parity(
-        max_abs_probability_difference=float(np.max(differences)),
-        max_abs_weight_difference=float(np.max([np.abs(a - b).max() for a, b in zip(decrypted, weights, strict=True)])),
-        control_probability_differences=tuple(controls),
-    )
+def _largest(one: Values, other: Values) -> float:
+    """Return the largest difference; like `np.max`, which the callers need for this, it keeps NaN."""
+    return float(np.abs(one - other).max(initial=0.0))

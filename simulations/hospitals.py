@@ -1,4 +1,4 @@
-"""The simulated hospitals: raw data of each, one key domain, and each site's encrypted dataset."""
+"""Simulated hospitals: raw data of each, one key domain, and each site's encrypted dataset."""
 
 import secrets
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from .scenario import Scenario
 
 @dataclass(frozen=True)
 class Hospitals:
-    """Everything that the simulation holds and no one party of a real federation does."""
+    """Simulated hospitals with raw data and keys, which no single party of a real federation holds together."""
 
     domain: KeyDomain
     domain_folder: Path
@@ -44,7 +44,7 @@ class Hospitals:
 
 
 def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> Hospitals:
-    """Read or make the raw data, make the keys, and ingest each site's data under `out`."""
+    """Read or generate raw data, generate keys, and ingest each site's data into folders of `out`."""
     raw, described = _raw(scenario, data, out)
     everything = [sequence for site in raw for sequence in site]
     classes = ClassMap.choose(everything, scenario.classes, scenario.negative, scenario.choices().findings)
@@ -67,7 +67,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         certificate = domain_ca.certify(identity.request(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
         ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
-        address = f"unix:{sockets / str(number)}.sock"  # whatever a hospital is called
+        address = f"unix:{sockets / str(number)}.sock"  # independent of the hospital's name
         policy = out / "policies" / f"{name}.yaml"
         create_exclusively(policy, _policy(dataset).to_yaml().encode())
         sites.append(SiteConfig(dataset, keys / key_store.EVALUATION_KEY, address, policy, out / "trainers" / name))
@@ -75,7 +75,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
 
 
 def _policy(dataset: Path) -> SitePolicy:
-    """Return a simulated site's policy: its dataset, no bundle, and no more limits than must be."""
+    """Return a simulated site's policy: its dataset, no bundle, and the weakest limits."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
     evaluation = EvaluationLimits(min_patients=1, per_round=many, rounds=many, per_day=many)
@@ -89,9 +89,9 @@ def _policy(dataset: Path) -> SitePolicy:
 
 
 def _domain(scenario: Scenario) -> KeyDomain:
-    """Return the domain of a simulated federation, whose secret anybody can compute from the seed.
+    """Return the domain of a simulated federation, whose secret derives from the seed and protects nothing.
 
-    Batches follow the order of the keyed pseudonyms: with a drawn secret, no run could be repeated.
+    Batches depend on the order of the keyed pseudonyms, so a random secret would make runs irreproducible.
     """
     secret = sha256(f"simulated domain of seed {scenario.seed}".encode()).digest()
     n = scenario.n if scenario.scheme == "more" else 1
@@ -99,27 +99,27 @@ def _domain(scenario: Scenario) -> KeyDomain:
 
 
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
-    """Return each site's sequences, as they are asked about, and one line that says what they are."""
+    """Return each site's sequences, one a prediction, and a line that describes the data."""
     source = scenario.source(data)
     choices = scenario.choices()
     if isinstance(source, Path) and scenario.hospitals:
         read = [read_sequences(source / name, scenario.layout, choices) for name in scenario.hospitals]
-        raw = [_asked(scenario, sequences) for sequences, _ in read]
+        raw = [_predicted(scenario, sequences) for sequences, _ in read]
         lines = zip(scenario.hospitals, read, strict=True)
         recognised = ". ".join(f"{name}: {described}" for name, (_, described) in lines)
     elif isinstance(source, Path):
         sequences, recognised = read_sequences(source, scenario.layout, choices)
-        raw = partition_patients(_asked(scenario, sequences), scenario.sites, scenario.seed)
+        raw = partition_patients(_predicted(scenario, sequences), scenario.sites, scenario.seed)
     else:
         folders = write_phantom(out / "raw", hospitals=scenario.sites, **asdict(source), seed=scenario.seed)
-        raw = [_asked(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
+        raw = [_predicted(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
         described = f"{source.patients} patients each, {source.visits} visits"
         recognised = f"phantom DICOM: {scenario.sites} hospitals, {described}"
     return ([_shuffled(site, scenario.seed) for site in raw] if scenario.shuffle_labels else raw), recognised
 
 
-def _asked(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
-    """Return the sequences that the network is asked about: whole ones, or a window of visits each."""
+def _predicted(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
+    """Return the sequences of which the network predicts: whole ones, or windows of visits."""
     if scenario.predict == "sequence":
         return of_length(sequences, min_length=scenario.min_length, max_length=scenario.max_length)
     window = scenario.window or scenario.frames
@@ -127,7 +127,7 @@ def _asked(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[Image
 
 
 def _shuffled(sequences: Sequence[ImageSequence], seed: int) -> list[ImageSequence]:
-    """Deal the patients' labels anew among them."""
+    """Shuffle the labels among the patients."""
     patients = sorted({s.patient: s.label for s in sequences}.items())
     labels = [label for _, label in patients]
     Random(seed).shuffle(labels)  # noqa: S311  no secret depends on it

@@ -1,7 +1,7 @@
-"""Phantom hospitals: chest-like DICOM images of invented patients whose lesion grows, or stays as it is.
+"""Phantom hospitals: chest-like DICOM images of simulated patients with a growing or a stable lesion.
 
-Lesions of both classes are drawn from overlapping sizes at every visit, and differ in contrast, place and
-background. The last visit alone tells something (its radius has an AUC of about 0.8); the change tells all.
+Lesion sizes of both classes overlap at every visit; contrast, place and background vary. The lesion's radius at the
+last visit separates the classes with an AUC of about 0.8, its change over the visits separates them completely.
 """
 
 import csv
@@ -24,7 +24,7 @@ _DAYS_BETWEEN_VISITS = 90
 _RADII = (0.05, 0.14)  # mean over the visits, as a share of the image's side
 _GROWTH = 2.2  # of the radius, from the first visit to the last
 
-_PLACE = 0.03  # how far the lesion lies from the middle of its lung, at most
+_PLACE = 0.03  # largest distance of the lesion from the middle of its lung
 _BRIGHTNESS = (0.45, 0.55)
 
 Image = NDArray[np.float64]
@@ -32,7 +32,7 @@ Image = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Scanner:
-    """What makes one hospital's images look unlike another's."""
+    """Scanner of one hospital: contrast, noise and encoding of its images."""
 
     contrast: float
     noise: float  # standard deviation, as a share of the full range
@@ -50,7 +50,7 @@ _SCANNERS = (
 
 @dataclass(frozen=True)
 class _Patient:
-    """Anatomy and lesion of one invented patient; lengths as shares of the image's side."""
+    """Anatomy and lesion of one simulated patient; lengths are shares of the image's side."""
 
     identifier: str
     growing: bool
@@ -64,8 +64,8 @@ class _Patient:
 def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int) -> list[Path]:
     """Write `hospitals` folders of DICOM files and a labels.csv each; return the folders.
 
-    Each has `patients` patients, every second with a growing lesion, of `visits` images of `size` x `size`
-    pixels. The same arguments give the same files.
+    Each has `patients` patients with `visits` images of `size` x `size` pixels; every second patient has a growing
+    lesion. The same arguments give the same files.
     """
     folders = []
     for number in range(hospitals):
@@ -88,7 +88,7 @@ def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, s
 
 
 def _patient(identifier: str, growing: bool, visits: int, generator: np.random.Generator) -> _Patient:  # noqa: FBT001
-    # Both classes share the distribution of the mean radius, which is wide against the growth.
+    # Both classes share the distribution of the mean radius, which is wide compared with the growth.
     mean = np.exp(generator.uniform(*np.log(_RADII)))
     steps = np.linspace(-0.5, 0.5, visits) if growing else np.zeros(visits)
     radii = mean * _GROWTH**steps * generator.uniform(0.97, 1.03, visits)

@@ -1,7 +1,7 @@
-"""The plaintext reference: the same federation by a hand-written loop over stock Keras models, without any key.
+"""Plaintext reference: the same federation in a hand-written loop over stock Keras models, without any key.
 
-Same initial weights, batches, optimizer arithmetic, averaging weights and step of the global model; so what differs is
-the cipher.
+Initial weights, batches, optimizer arithmetic, averaging weights and step of the global model are the federation's, so
+that the cipher is the only difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ Values = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class PlaintextSite:
-    """One site's prepared sequences `[k, frames, height, width, channels]` in its dataset's order, and labels.
+    """One site's prepared sequences `[k, frames, height, width, channels]` with labels, in its dataset's order.
 
     `valid` and `gaps` are `[k, frames]`, as the encrypted dataset's; `labels` `[k]` are class numbers, or the states
     `[k, findings]` of several findings.
@@ -50,14 +50,14 @@ class PlaintextSite:
 
 @dataclass(frozen=True)
 class Training:
-    """How both twins train."""
+    """Training of a federation: rounds, local epochs, hyperparameters, server optimizer."""
 
     rounds: int
     epochs: int
     hyperparameters: Hyperparameters
     seed: int
     dtype: Dtype
-    rule: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
+    server_optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
 
 
 def plaintext_sites(hospitals: Hospitals, network: ModelSpec) -> list[PlaintextSite]:
@@ -89,7 +89,7 @@ def _plaintext_site(
 
 
 class PlaintextReference:
-    """A stock Keras model that is trained as the federation trains."""
+    """Stock Keras model that is trained as the federation trains."""
 
     def __init__(self, network: ModelSpec, training: Training) -> None:
         self.network, self.training = network, training
@@ -112,17 +112,17 @@ class PlaintextReference:
                 name: mean_update(examples, after, start)[..., np.newaxis]
                 for name, start, *after in zip(state.rows, before, *trained, strict=True)
             }
-            state = step(state, update, self.training.rule, Algebra.plaintext())
+            state = step(state, update, self.training.server_optimizer, Algebra.plaintext())
         return [rows[..., 0] for rows in state.rows.values()]
 
     def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
-        """Return `[k, classes]`, or `[k, findings, 2]` of absence and presence, for all of a site's sequences."""
+        """Return `[k, classes]`, or `[k, findings, 2]` of absence and presence, of all sequences of a site."""
         self.model.set_weights(weights)
         logits = self._learner.predict(inputs_of(site, self.training.dtype), np.arange(len(site.labels)))
         return (presence if self.network.multi_label else softmax)(logits.astype(np.float64))
 
     def _state(self, weights: Sequence[Values]) -> global_state.GlobalState:
-        """Return round 0; plain numbers are rows of one slot, and of no domain."""
+        """Return the state of round 0, whose rows have one slot and belong to no domain."""
         named = zip(self.network.weights(), weights, strict=True)
         return global_state.initial(
             {spec.name: values[..., np.newaxis] for spec, values in named},
@@ -130,7 +130,7 @@ class PlaintextReference:
             domain="",
             dtype=self.training.dtype,
             classes=tuple(map(str, range(self.network.classes))),
-            rule=self.training.rule,
+            rule=self.training.server_optimizer,
             salt=global_state.UNSALTED,
         )
 
@@ -167,7 +167,7 @@ def labels_of(site: PlaintextSite, network: ModelSpec, dtype: Dtype) -> Reader:
 
 
 def moved(weights: Sequence[Values], seed: int, units: int = 1) -> list[Values]:
-    """Return the weights, each moved up or down by so many units in the last place, all one way."""
+    """Return the weights, each moved by `units` units in the last place, up or down at random."""
     generator = np.random.default_rng(seed)
     away = [np.where(generator.integers(2, size=w.shape) > 0, np.inf, -np.inf).astype(w.dtype) for w in weights]
     after = list(weights)

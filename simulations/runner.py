@@ -1,4 +1,4 @@
-"""Run a scenario: hospitals, vaults, the federation, its plaintext reference, and the report."""
+"""Runner of scenarios: hospitals, vaults, the federation, its baselines, and the report."""
 
 import shutil
 import sys
@@ -17,10 +17,9 @@ from fedpp.protocol.run_record import FederationRecord
 from fedpp.reporting.report import Report, SharedPatients, write_report
 from sites.cli.pull_command import opened
 
-from .comparison import Comparison
+from .comparison import Comparison, shared, trained_and_tested
 from .hospitals import Hospitals, prepare
 from .scenario import Scenario
-from .shared_patients import shared, trained_and_tested
 from .simulated_federation import federate, vaults
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
@@ -36,7 +35,7 @@ _OURS = (
     "report.json",
     "report.html",
 )
-_MARK = ".fedpp-run"  # only a folder that holds it is a run of ours, which may be overwritten
+_MARK = ".fedpp-run"  # marks the folder of a run, which may be overwritten
 
 
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
@@ -50,7 +49,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
-        _note(f"{scenario.name}: reading and encrypting (the keys follow from the seed, and protect nothing)")
+        _note(f"{scenario.name}: reading and encrypting (the keys derive from the seed and protect nothing)")
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
@@ -73,9 +72,9 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
 
 
 def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
-    """Make the folder of a run; an earlier run in it goes, if that is wanted, and nothing but a run does."""
+    """Create the folder of a run; `overwrite` deletes an earlier run in it, and nothing else."""
     if data is not None and data.resolve().is_relative_to(out.resolve()):
-        raise ConfigError(f"the data {data} lie inside the run's folder {out}: choose another --out")
+        raise ConfigError(f"the data {data} are inside the run's folder {out}: choose another --out")
     present = [name for name in _OURS if (out / name).exists()]
     if present and not (overwrite and (out / _MARK).exists()):
         advice = "choose another --out, or --overwrite" if (out / _MARK).exists() else "choose another --out"
@@ -124,7 +123,7 @@ def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[s
         "max-loss-increase": 1.0,
         "local-baseline": False,  # the baselines are trained in plaintext
         "retries": 2,
-        "wait-seconds": 600.0,  # all nodes are there from the start, and busy machines are slow to ask them
+        "wait-seconds": 600.0,  # all nodes are there from the start, but a busy machine is slow
         "round-seconds": 3600.0,
     }
 
@@ -146,14 +145,14 @@ def _report(
     compared: Comparison,
     timing: dict[str, float],
 ) -> Report:
-    """Return the federation's own report, with what only a simulation knows."""
-    told = report_of(record, scenario.sensitivity)
+    """Return the federation's report with the results that only a simulation has."""
+    report = report_of(record, scenario.sensitivity)
     return replace(
-        told,
+        report,
         scenario=scenario.name,
         mode="simulation",
         data=hospitals.data,
-        sites=tuple(replace(s, baselines=compared.by_site.get(s.name, s.baselines)) for s in told.sites),
+        sites=tuple(replace(s, baselines=compared.by_site.get(s.name, s.baselines)) for s in report.sites),
         shared_patients=compared.patients,
         baselines=compared.together,
         parity=compared.parity,

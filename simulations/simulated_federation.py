@@ -1,4 +1,4 @@
-"""Run the two real apps on Flower's simulation engine, with one vault process a site."""
+"""Simulated federation: the two real apps on Flower's simulation engine, with one vault process a site."""
 
 import json
 import logging
@@ -25,13 +25,13 @@ RUN = "run.json"
 
 @contextmanager
 def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]:
-    """Run one vault process a site, and stop them in the end; a site's evaluation key lies in its domain folder."""
+    """Run one vault process a site for this block; a site's evaluation key is in its domain folder."""
     passphrase = ("--passphrase-file", str(passphrase_file.resolve()))
     with ExitStack() as stack:
         started = []
         for site in sites:
             domain = ("--domain", str(site.evaluation_key.parents[1].resolve()))
-            log = stack.enter_context(tempfile.TemporaryFile("w+"))  # a pipe that nobody reads would fill and block
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))  # an unread pipe would fill and block
             address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
             process = subprocess.Popen(
                 [sys.executable, "-m", "sites", "vault", *address, *domain, *passphrase],
@@ -61,10 +61,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) -> FederationRecord:
-    """Run a federation of these sites, whose vaults are up, with this run configuration.
+    """Run a federation of these sites, whose vaults are running, with this run configuration.
 
-    Flower's engine and Ray run in a process group of their own, which ends with us: by themselves they outlive
-    a signal, or end in a page of tracebacks. Raises `KeyboardInterrupt` if a signal stopped it.
+    Flower's engine and Ray run in a process group of their own, which ends with this process: by themselves they
+    outlive a signal, or end with many tracebacks. Raises `KeyboardInterrupt` if a signal stopped the group.
     """
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)
@@ -91,10 +91,10 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
 
 
 def engine(folder: Path) -> None:
-    """Run the two real apps on Flower's simulation engine, as the files in this folder say.
+    """Run the two real apps on Flower's simulation engine, with the configuration in this folder's files.
 
-    Flower's simulated nodes know their number only, so the sites' addresses go through files, and the run
-    configuration, which `run_simulation` cannot take, is put into the ServerApp's context here.
+    A simulated node of Flower knows only its number, so the sites' configurations are in files. `run_simulation` takes
+    no run configuration, so it is put into the ServerApp's context here.
     """
     load_tensorflow()  # as flwr.simulation does, but quietly
     from flwr.app import Context
@@ -104,20 +104,20 @@ def engine(folder: Path) -> None:
     from coordinator.server.app import main
     from sites.client.app import app as client_app
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # the apps tell the progress themselves
-    given = json.loads((folder / RUN).read_text())
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # the apps report progress themselves
+    configuration = json.loads((folder / RUN).read_text())
     server_app = ServerApp()
 
     @server_app.main()
     def configured(grid: Grid, context: Context) -> None:
-        context.run_config.update(given["run"])
+        context.run_config.update(configuration["run"])
         main(grid, context)
 
     resources: dict[str, Any] = {"num_cpus": os.cpu_count() or 1, "include_dashboard": False, "log_to_driver": False}
     run_simulation(
         server_app,
         client_app,
-        num_supernodes=given["nodes"],
+        num_supernodes=configuration["nodes"],
         backend_config={"init_args": resources, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
 

@@ -1,15 +1,11 @@
 """A coordinator's run in this process: real Flower messages, and sites that play their part without a network."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from masked_sites import DOMAIN as KEYS
 from members import proof
 
@@ -19,6 +15,7 @@ from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol import messages
 from fedpp.protocol.site_description import SiteDescription
 from simulations.benchmarks.simulated_client import SimulatedClient
+from simulations.in_process_engine import InProcessGrid
 
 CARD = KEYS.card()
 DOMAIN = CARD.fingerprint
@@ -127,43 +124,23 @@ def refusal(**values: str) -> RecordDict:
     return RecordDict({messages.REFUSAL: ConfigRecord(values)})
 
 
-class LocalGrid(Grid):
-    """The nodes of this process; after how many looks at them a node joins, and answers, is at once by default."""
+class LocalGrid(InProcessGrid):
+    """In-process grid whose nodes join, and reply, after a number of looks at the nodes (default: 0)."""
 
     def __init__(
         self, sites: Iterable[Site], joins: Mapping[int, int] | None = None, answers: Mapping[int, int] | None = None
     ) -> None:
-        self.sites = dict(enumerate(sites, 1))
+        super().__init__(sites)
         self._joins, self._answers, self._looks = joins or {}, answers or {}, 0
-        self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> list[int]:
         self._looks += 1
         return [node for node in self.sites if self._looks > self._joins.get(node, 0)]
 
-    def get_nodes(self) -> list[NodeInfo]:
-        return [NodeInfo(node_id=node, last_activated_at="at first") for node in self.sites]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        ids = []
-        for message in messages:
-            ids.append(f"message {id(message)} {time.monotonic_ns()}")
-            message.metadata.__dict__["_message_id"] = ids[-1]
-            content = self.sites[message.metadata.dst_node_id].answer(message)
-            if content is not None:
-                self._replies[ids[-1]] = Message(content, reply_to=message)
-        return ids
-
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        there = [i for i in message_ids if i in self._replies]
         late = {node for node, look in self._answers.items() if self._looks <= look}
-        return [self._replies.pop(i) for i in there if self._replies[i].metadata.src_node_id not in late]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return self.pull_messages(self.push_messages(messages))
-
-    run = Run.create_empty(1)
-    set_run = create_message = None
+        replied = [name for name in message_ids if name in self._replies]
+        return super().pull_messages(n for n in replied if self._replies[n].metadata.src_node_id not in late)
 
 
 class Died(BaseException):

@@ -1,4 +1,4 @@
-"""What a running process has in its memory, read as root or as its own user reads it."""
+"""Memory of a running process, read by root or by its own user, and a search in it."""
 
 import re
 import threading
@@ -10,19 +10,19 @@ import numpy as np
 
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
 _CHUNK = 2**22
-PAUSE_SECONDS = 0.3  # a look takes seconds of a processor, which what is looked at needs, too
+PAUSE_SECONDS = 0.3  # a search takes seconds of processor time, which the searched process needs, too
 
 
 def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:
-    """Return the names of the patterns that stand somewhere in a content."""
+    """Return the names of the patterns in a content."""
     return {name for name, pattern in patterns.items() if pattern in content}
 
 
 class Search:
-    """Many patterns at once, as `found_in` finds them, in a small part of its time.
+    """Search for many patterns at once, with the result of `found_in` in a small part of its time.
 
-    Wherever a pattern lies, one of its first four runs of four bytes is a whole word of the content. So a table of
-    half words leaves few places, their words fewer, and only content that has one is searched for each pattern.
+    At any offset, one of a pattern's first four runs of four bytes is an aligned word of the content. A table of half
+    words leaves few candidates, the words fewer, and only content with a candidate is searched for each pattern.
     """
 
     def __init__(self, patterns: Mapping[str, bytes]) -> None:
@@ -34,14 +34,14 @@ class Search:
         self._halves[self._words & 0xFFFF] = True
 
     def found_in(self, content: bytes) -> set[str]:
-        """Return the names of the patterns that stand somewhere in a content."""
+        """Return the names of the patterns in a content."""
         words = np.frombuffer(content, np.uint32, len(content) // 4)
         likely = words[self._halves[words & 0xFFFF]]
         return found_in(content, self._patterns) if np.isin(likely, self._words).any() else set()
 
 
 def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
-    """Return the names of the patterns in what a process can write to: heap, stacks, and all that it mapped."""
+    """Return the names of the patterns in the writable memory of a process: heap, stacks, and mappings."""
     longest, search = max(map(len, patterns.values())), Search(patterns)
     found: set[str] = set()
     with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
@@ -61,7 +61,7 @@ def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
 
 
 class Watch:
-    """What was found in which process, while it ran."""
+    """Patterns found in each running process."""
 
     def __init__(self) -> None:
         self.found: dict[int, set[str]] = {}
@@ -70,7 +70,7 @@ class Watch:
 
 @contextmanager
 def watched(processes: Callable[[], Iterator[int]], patterns: Mapping[str, bytes]) -> Iterator[Watch]:
-    """Look into all these processes again and again until the block ends."""
+    """Search all these processes repeatedly until the block ends."""
     watch, ended = Watch(), threading.Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""A tiny set of frame folders, of which the paper's experiment can be run in seconds."""
+"""Tiny set of frame folders, on which the paper's experiment runs in seconds."""
 
 import csv
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 PATIENTS, SIDE = 20, 12
-MIXED = 3  # this patient's second sequence bears the other label
+MIXED = 3  # this patient's second sequence has the other label
 
 
 def write_frames(root: Path, contrast: float = 100.0) -> None:
-    """Write one or two sequences a patient, of two or three frames: stripes that lie or stand, in noise."""
+    """Write one or two sequences a patient, of two or three frames: horizontal or vertical stripes in noise."""
     root.mkdir(parents=True)
     with (root / "index.csv").open("w", newline="") as table:
         rows = csv.writer(table)

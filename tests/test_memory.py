@@ -1,4 +1,4 @@
-"""The search of the tests for what must not be in a process's memory: it finds what is there."""
+"""Search of the tests for secrets in a process's memory: it finds every pattern that is there."""
 
 import random
 import subprocess
@@ -19,8 +19,8 @@ sys.stdin.read()
 """
 
 
-def test_a_search_finds_what_a_plain_one_does():
-    """At every offset, of seven bytes or many, alone or beside others, and cut off at either end."""
+def test_the_search_equals_a_plain_one():
+    """The fast search equals the plain one: at every offset, for any length, and for patterns cut off at either end."""
     generator = random.Random(0)
     patterns = {str(size): generator.randbytes(size) for size in (7, 8, 9, 16, 100)}
     search = Search(patterns)
@@ -38,17 +38,17 @@ def test_a_search_finds_what_a_plain_one_does():
 
 @pytest.fixture
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process that keeps what it is told in memory of its own."""
+    """Run a process that keeps its input in memory."""
     with subprocess.Popen(
         [sys.executable, "-c", SLEEPER, str(SIZE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         yield process
 
 
-def test_a_process_is_searched_to_the_borders_of_what_is_read_at_once(
+def test_patterns_across_the_borders_of_reads_are_found(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ):
-    """A pattern is found wherever it lies: at the start, over a border at each offset, and at the end."""
+    """A pattern is found at the start, across a border at each offset, and at the end of the memory."""
     monkeypatch.setattr("memory._CHUNK", CHUNK)
     generator = random.Random(1)
     patterns = {str(number): generator.randbytes(LENGTH) for number in range(32)}

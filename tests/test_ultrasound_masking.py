@@ -1,6 +1,6 @@
-"""A federation on real ultrasound, masked and in clear: the same model to the bit, and chance at the coordinator.
+"""Secure aggregation on real ultrasound: masked and in clear the same model to the bit, and chance at the coordinator.
 
-The real apps and vaults; the messages between them pass through this process, which is the coordinator's.
+Apps and vaults are real; the in-process engine carries the messages, and the test keeps them.
 """
 
 import tempfile
@@ -15,52 +15,43 @@ import numpy as np
 import pytest
 from battery import VIEWS, arrays_of, findings, is_state, separated
 from conftest import DATA
-from coordinator_runs import LocalGrid
-from flwr.app import Context, Message, Metadata, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.app import Message, RecordDict
 from global_states import flat
 
-from coordinator.server.app import federate
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.ring import Ring
-from fedpp.cli import load_tensorflow
-from fedpp.config.run_config import RunConfig, SiteConfig
+from fedpp.config.run_config import RunConfig
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol import messages
 from simulations.hospitals import Hospitals, prepare
+from simulations.in_process_engine import InProcessClient, federate_clients
 from simulations.runner import run_config
 from simulations.scenario import Scenario
 from simulations.simulated_federation import vaults
-from sites.client.app import app
 
 SMALL = {"sites": 3, "rounds": 2, "epochs": 1, "frames": 2, "size": 16, "filters": (4, 8), "dense": 16, "lstm": 8}
 KINDS = {"initial weights", "model", "update"}
 TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")
 
 
-@dataclass
-class Hospital:
-    """A real site; what it is asked and answers is kept."""
+@dataclass(frozen=True)
+class Hospital(InProcessClient):
+    """Real site whose requests and replies are kept."""
 
-    config: SiteConfig
-    number: int
-    heard: list[tuple[str, int, RecordDict, RecordDict]] = field(default_factory=list)  # kind, round, question, answer
+    heard: list[tuple[str, int, RecordDict, RecordDict]] = field(default_factory=list)  # kind, round, request, reply
 
-    def answer(self, question: Message) -> RecordDict:
-        kind = question.metadata.message_type
-        context = Context(1, self.number, self.config.to_mapping(), RecordDict(), {})
-        metadata = Metadata(1, "question", 0, self.number, "", "", 0.0, 600.0, kind)
-        answer = app(Message(content=question.content, metadata=metadata), context).content
-        assert messages.REFUSAL not in answer, answer
-        round_ = int(question.content.config_records[messages.CONFIG].get("round", 0))
-        self.heard.append((kind, round_, question.content, answer))
-        return answer
+    def answer(self, request: Message) -> RecordDict:
+        reply = super().answer(request)
+        assert messages.REFUSAL not in reply, reply
+        round_ = int(request.content.config_records[messages.CONFIG].get("round", 0))
+        self.heard.append((request.metadata.message_type, round_, request.content, reply))
+        return reply
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a coordinator sent, got, wrote and printed."""
+    """Everything that a coordinator sent, received, wrote and printed."""
 
     sites: list[Hospital]
     files: Mapping[str, bytes]
@@ -69,8 +60,8 @@ class Run:
     def messages(self) -> Iterator[RecordDict]:
         """Yield the content of each message."""
         for site in self.sites:
-            for *_, question, answer in site.heard:
-                yield from (question, answer)
+            for *_, request, reply in site.heard:
+                yield from (request, reply)
 
     def arrays(self) -> Iterator[tuple[str, bytes]]:
         """Yield each array of a message, its name and its bytes."""
@@ -100,9 +91,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scenar
 
 @pytest.fixture(scope="module")
 def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Run]:
-    """Return a run with the mask on, and one with it off."""
-    load_tensorflow(deterministic=True)
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    """Return a run with secure aggregation, and one without."""
     scenario, made = hospitals
     found = {}
     for masked in (True, False):
@@ -110,14 +99,14 @@ def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPat
         folder, printed = tmp_path_factory.mktemp("run") / "out", StringIO()
         config = RunConfig.from_mapping(run_config(replace(scenario, secure_aggregation=masked), made, folder))
         with redirect_stdout(printed), redirect_stderr(printed):
-            federate(LocalGrid(sites), config)
+            federate_clients(sites, config)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         found[masked] = Run(sites, files, printed.getvalue())
     return found
 
 
 def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> dict[str, np.ndarray]:
-    """Return what the messages of a run in clear hide: initial weights, models, and each site's updates, decrypted."""
+    """Return the decrypted secrets of a run in clear: initial weights, models, and each site's updates."""
     network = states[0].network
 
     def decrypted(rows: np.ndarray) -> np.ndarray:
@@ -140,10 +129,10 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
 def test_a_masked_run_is_the_run_in_clear_and_the_coordinator_has_chance(
     hospitals: tuple[Scenario, Hospitals], runs: dict[bool, Run]
 ) -> None:
-    """Every round's rows are equal to the bit; the battery finds nothing in what the coordinator had of the masked one.
+    """Rows of every round are equal to the bit; the battery finds nothing in the messages of the masked run.
 
-    In clear it finds all three kinds. About 30 tensors of 1,000 correlations: chance is taken for a leak once in 1,500
-    runs.
+    In clear it finds all three kinds. With about 30 tensors of 1,000 correlations, chance looks like a leak once in
+    1,500 runs.
     """
     domain = hospitals[1].domain
     masked, clear = (runs[mask].states(domain, masked=mask) for mask in (True, False))
@@ -168,11 +157,11 @@ def test_a_masked_run_is_the_run_in_clear_and_the_coordinator_has_chance(
 
 
 def test_nothing_else_of_a_run_holds_a_weight(hospitals: tuple[Scenario, Hospitals], runs: dict[bool, Run]) -> None:
-    """The record, the notes, and what in messages is no array, hold no number of a model or an update."""
+    """The record, the log, and the records of messages contain no number of a model or an update."""
     domain = hospitals[1].domain
     truth = truth_of(runs[False], runs[False].states(domain, masked=False), domain)
     written = "".join(runs[True].files[name].decode(errors="replace") for name in TEXTS)
-    texts = written + runs[True].printed + "".join(_told(runs[True]))
+    texts = written + runs[True].printed + "".join(_values(runs[True]))
     numbers = np.concatenate(list(truth.values()))
     spelled = {text[:12] for text in map(repr, numbers.tolist()) if len(text) >= 16}
     assert len(spelled) > 1000
@@ -180,7 +169,7 @@ def test_nothing_else_of_a_run_holds_a_weight(hospitals: tuple[Scenario, Hospita
     assert [text for text in spelled if text in texts] == []
 
 
-def _told(run: Run) -> Iterator[str]:
+def _values(run: Run) -> Iterator[str]:
     values: list[Any] = []
     for content in run.messages():
         for record in (*content.config_records.values(), *content.metric_records.values()):

@@ -1,6 +1,6 @@
-"""The ciphertext side: the trainer, which holds the evaluation key, and the owner, who alone decrypts predictions.
+"""Ciphertext side of the paper's experiment: a trainer with the evaluation key, and an owner who decrypts predictions.
 
-In a hospital they are two zones: the trainer would send the rows of its predictions to the vault (`Evaluate`).
+In a hospital they are two zones: there the trainer sends the rows of its predictions to the vault (`Evaluate`).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Values = NDArray[np.floating]
 
 
 class CiphertextSide:
-    """One encrypted network, compiled once and trained again and again."""
+    """Encrypted network, compiled once for many trainings."""
 
     def __init__(self, study: Study, network: ModelSpec, settings: Settings) -> None:
         """Build and compile the network in the algebra of the dataset's domain."""
@@ -31,7 +31,7 @@ class CiphertextSide:
         self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.hyperparameters(), settings.dtype)
 
     def start(self, seed: int) -> None:
-        """Set the initial weights of a seed, encrypted: the plaintext side's in the message slot."""
+        """Set the encrypted initial weights of a seed; their message slot is the plaintext side's."""
         initial = self._study.domain.initial_seed(seed)
         self._trainer.load(encrypted_initial_weights(self._network, initial, self._key))
 
@@ -46,5 +46,5 @@ class CiphertextSide:
         )
 
     def logits(self, positions: Indices) -> Values:
-        """Return logits `[k, classes]`, decrypted as the owner would: the one place here that takes the secret key."""
+        """Return logits `[k, classes]`, decrypted with the secret key, which nothing else here uses."""
         return encryption.decrypt(self._study.domain, self._trainer.logits(self._study.dataset, positions))

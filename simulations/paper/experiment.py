@@ -1,4 +1,4 @@
-"""The runs of an experiment: every network, seed and fold, on every side, each kept as soon as it is finished."""
+"""Runs of an experiment: every network, seed and fold on every side, each saved as soon as it is finished."""
 
 import sys
 import time
@@ -19,12 +19,12 @@ from .plaintext_side import PlaintextSide
 from .study import Fold, Study, folds
 from .trial import Trial, train
 
-CIPHERTEXT_COST = 3.0  # of a plaintext training, for the time that is left; it is measured as runs go
+CIPHERTEXT_COST = 3.0  # in plaintext trainings, until it has been measured
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training that is wanted: of a network, on a fold, on a side or as a control's draw of the plaintext's."""
+    """Planned training: of a network on a fold, on one side or as a draw of plaintext's control."""
 
     network: Architecture
     fold: Fold
@@ -33,13 +33,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the name under which its trial is kept."""
+        """Return the name of its saved trial."""
         side = f"control-{self.draw + 1}" if self.side == "control" else self.side
         return f"{self.network}-seed{self.fold.seed}-fold{self.fold.number + 1}-{side}"
 
     @property
     def cost(self) -> float:
-        """Return how long it takes beside a plaintext training."""
+        """Return its time in plaintext trainings."""
         return CIPHERTEXT_COST if self.side == "ciphertext" else 1.0
 
 
@@ -51,13 +51,13 @@ class Outcome:
     runs: tuple[Run, ...]
     trials: tuple[Trial, ...]
     hog: dict[tuple[int, int], NDArray[np.float64]]
-    resumed: int = 0  # trials that an earlier command ran
+    resumed: int = 0  # trials of earlier commands
 
     def trial(self, network: Architecture, fold: Fold, side: str, draw: int = 0) -> Trial | None:
-        """Return one trial, or None if it was not wanted."""
-        wanted = (network, fold.seed, fold.number, side, draw)
+        """Return one trial, or None if it was not planned."""
+        key = (network, fold.seed, fold.number, side, draw)
         for run, trial in zip(self.runs, self.trials, strict=True):
-            if (run.network, run.fold.seed, run.fold.number, run.side, run.draw) == wanted:
+            if (run.network, run.fold.seed, run.fold.number, run.side, run.draw) == key:
                 return trial
         return None
 
@@ -70,9 +70,9 @@ def network_of(study: Study, settings: Settings, architecture: Architecture) -> 
 
 
 def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
-    """Yield the runs in order: both sides and the controls of a fold one after the other.
+    """Yield the runs in order: of each fold both sides, then the controls.
 
-    Controls and ciphertext are of the first seed; further seeds show how far the folds and the seed move plaintext.
+    Controls and ciphertext are of the first seed; further seeds show the variation of plaintext over seeds and folds.
     """
     for network in settings.networks:
         for fold in cut:
@@ -85,17 +85,17 @@ def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
                 yield from (Run(network, fold, "control", draw) for draw in range(settings.control_draws))
 
 
-def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome:
-    """Run what is not kept yet, and HOG in the same folds; the folder is claimed once nothing can be refused."""
+def perform(study: Study, settings: Settings, saved: ExperimentFolder) -> Outcome:
+    """Run what is not saved yet, and HOG in the same folds; the folder is claimed when all checks have passed."""
     cut = [fold for seed in settings.all_seeds for fold in folds(study, settings, seed)]
     networks = {name: network_of(study, settings, name) for name in settings.networks}
     baseline = {}
     if settings.hog:
         described = hog_baseline.features(study.frames, study.valid)
         baseline = {(f.seed, f.number): hog_baseline.probabilities(study, f, described) for f in cut}
-    kept.claim(study.dataset.manifest.fingerprint)
+    saved.claim(study.dataset.manifest.fingerprint)
     runs = list(all_runs(settings, cut))
-    loaded = {run.name: kept.load(run.name) for run in runs}
+    loaded = {run.name: saved.load(run.name) for run in runs}
     progress = Progress([run for run in runs if loaded[run.name] is None], settings.epochs)
     trials: list[Trial] = []
     sides: dict[tuple[Architecture, bool], PlaintextSide | CiphertextSide] = {}
@@ -109,7 +109,7 @@ def perform(study: Study, settings: Settings, kept: ExperimentFolder) -> Outcome
                 make = CiphertextSide if encrypted else PlaintextSide
                 sides[run.network, encrypted] = make(study, networks[run.network], settings)
             trial = _performed(run, sides[run.network, encrypted], study, settings, progress)
-            kept.save(run.name, trial)
+            saved.save(run.name, trial)
         trials.append(trial)
     resumed = sum(trial is not None for trial in loaded.values())
     return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline, resumed)
@@ -124,26 +124,25 @@ def _performed(
     else:
         side.start(seed)
     progress.start(run)
-    trial = train(side, study, run.fold, settings, curves=run.side != "control", tell=progress.epoch)
+    trial = train(side, study, run.fold, settings, curves=run.side != "control", report=progress.epoch)
     progress.finish(run)
     return trial
 
 
 class Progress:
-    """Says on stderr which run is on and how long the rest will take: an epoch on a terminal, a run otherwise."""
+    """Progress on stderr with the remaining time: by epoch on a terminal, by run otherwise."""
 
     def __init__(self, runs: list[Run], epochs: int) -> None:
-        """Expect these runs, of at most so many epochs each."""
+        """Expect these runs, of at most `epochs` epochs each."""
         self._waiting, self._epochs = list(runs), epochs
         self._total = len(runs)
-        self._begun = time.monotonic()
         self._spent: dict[bool, list[float]] = {False: [], True: []}  # seconds of runs, by whether on ciphertext
-        self._run_begun = 0.0
+        self._started = 0.0
         self._text = ""
 
     def start(self, run: Run) -> None:
-        """Begin a run."""
-        self._run_begun = time.monotonic()
+        """Start a run."""
+        self._started = time.monotonic()
         draw = f" {run.draw + 1}" if run.side == "control" else ""
         seed = f"seed {run.fold.seed}, fold {run.fold.number + 1}"
         number = self._total - len(self._waiting) + 1
@@ -155,8 +154,8 @@ class Progress:
             print(f"\r\x1b[K{self._text}, epoch {number}", end="", file=sys.stderr, flush=True)
 
     def finish(self, run: Run) -> None:
-        """Tell how long the run took, and how long the rest may take."""
-        seconds = time.monotonic() - self._run_begun
+        """Report the run's time, and the estimated time of the remaining runs."""
+        seconds = time.monotonic() - self._started
         self._spent[run.side == "ciphertext"].append(seconds)
         self._waiting.remove(run)
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
@@ -164,7 +163,7 @@ class Progress:
         print(f"{start}{self._text}: {seconds:.1f} s{left}", file=sys.stderr, flush=True)
 
     def left(self) -> float:
-        """Estimate the seconds of the runs that wait: by the mean of those of their kind, or by their cost."""
+        """Estimate the seconds of the remaining runs, by the mean of their kind, or by their cost."""
         means = {kind: float(np.mean(spent)) for kind, spent in self._spent.items() if spent}
         unit = means.get(False, means.get(True, 0.0) / CIPHERTEXT_COST)
         return sum(means.get(run.side == "ciphertext", unit * run.cost) for run in self._waiting)

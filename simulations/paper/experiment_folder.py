@@ -1,4 +1,4 @@
-"""The folder of an experiment: what is finished is kept there, each file whole or not at all."""
+"""Experiment folder: settings, finished trials and results, each file written whole or not at all."""
 
 import json
 import shutil
@@ -11,28 +11,28 @@ from fedpp.files import replace
 from .paper_settings import Settings
 from .trial import Trial
 
-SETTINGS = "settings.json"  # marks the folder as ours, and says what its trials belong to
+SETTINGS = "settings.json"  # marks an experiment folder, and identifies its trials
 TRIALS = "runs"
-_UNKNOWN = "unknown"  # a setting to another version
+_UNKNOWN = "unknown"  # a setting of another version
 RESULTS = ("paper.json", "table.csv", "curves.csv", "paper.html", "figure4.png", "figure5.png")
 
 
 class ExperimentFolder:
-    """Trials by name, kept as `runs/NAME.json`; of other settings or data there are none."""
+    """Folder of one experiment's trials, `runs/NAME.json`, all of the same settings and data."""
 
     def __init__(self, out: Path, settings: Settings, *, overwrite: bool) -> None:
-        """Use a folder that `choose` did not refuse."""
+        """Use a folder that `choose` has checked."""
         self.out, self._settings, self._overwrite = out, settings, overwrite
 
     @classmethod
     def choose(cls, out: Path, data: Path, settings: Settings, *, resume: bool, overwrite: bool) -> "ExperimentFolder":
-        """Refuse what can be refused before the data are read; nothing is changed before `claim`.
+        """Check the folder before the data are read; nothing is written before `claim`.
 
-        Raises `ConfigError` where it holds another experiment, or results of something else.
+        Raises `ConfigError` if it holds another experiment, or other results.
         """
         for inner, outer in ((data, out), (out, data)):
             if inner.resolve().is_relative_to(outer.resolve()):
-                raise ConfigError(f"{inner} lies inside {outer}: choose another --out, apart from the data")
+                raise ConfigError(f"{inner} is inside {outer}: choose another --out, apart from the data")
         present = _present(out)
         if present and not (out / SETTINGS).exists():
             raise ConfigError(f"{out} holds {', '.join(present)} already: choose another --out")
@@ -41,27 +41,22 @@ class ExperimentFolder:
                 raise ConfigError(
                     f"{out} holds an experiment already: --resume it, choose another --out, or --overwrite it"
                 )
-            kept = _read(out / SETTINGS)
-            if others := _others(kept, settings.to_mapping()):
-                raise ConfigError(
-                    f"the experiment in {out} has other settings: {others}; resume it with its own, or choose another "
-                    "--out"
-                )
+            _require_same_settings(out, settings)
         return cls(out, settings, overwrite=overwrite)
 
     def claim(self, data: str) -> None:
-        """Make the folder, go on with an unfinished experiment on the data of this fingerprint, or replace one.
+        """Create the folder, resume its experiment on the data of this fingerprint, or overwrite it.
 
-        Raises `ConfigError` where its trials are of other data.
+        Raises `ConfigError` if its trials are of other data.
         """
-        told = {**self._settings.to_mapping(), "data": data}
+        values = {**self._settings.to_mapping(), "data": data}
         present = _present(self.out)
         if self._overwrite:
             for name in present:
                 shutil.rmtree(self.out / name) if (self.out / name).is_dir() else (self.out / name).unlink()
-        elif present and _read(self.out / SETTINGS) != told:
+        elif present and _read(self.out / SETTINGS) != values:
             raise ConfigError(f"the experiment in {self.out} is of other data: choose another --out, or --overwrite it")
-        replace(self.out / SETTINGS, _text(told))
+        replace(self.out / SETTINGS, _text(values))
 
     def load(self, name: str) -> Trial | None:
         """Return a finished trial, or None."""
@@ -72,7 +67,7 @@ class ExperimentFolder:
             raise ConfigError(f"{path} is damaged: --overwrite the experiment, or delete that file") from None
 
     def save(self, name: str, trial: Trial) -> None:
-        """Keep a trial."""
+        """Save a trial."""
         replace(self.out / TRIALS / f"{name}.json", _text(trial.to_mapping()))
 
 
@@ -80,13 +75,17 @@ def _present(out: Path) -> list[str]:
     return [name for name in (SETTINGS, TRIALS, *RESULTS) if (out / name).exists()]
 
 
-def _others(kept: dict[str, Any], given: dict[str, Any]) -> str:
-    """Return what differs, apart from the data: each setting, what it was, and what was given."""
-    names = {**given, **kept}.keys() - {"data"}
-    pairs = [(name, kept.get(name, _UNKNOWN), given.get(name, _UNKNOWN)) for name in sorted(names)]
-    return ", ".join(
+def _require_same_settings(out: Path, settings: Settings) -> None:
+    saved, given = _read(out / SETTINGS), settings.to_mapping()
+    names = {**given, **saved}.keys() - {"data"}
+    pairs = [(name, saved.get(name, _UNKNOWN), given.get(name, _UNKNOWN)) for name in sorted(names)]
+    others = ", ".join(
         f"{name.replace('_', '-')} was {_shown(was)} and is now {_shown(now)}" for name, was, now in pairs if was != now
     )
+    if others:
+        raise ConfigError(
+            f"the experiment in {out} has other settings: {others}; resume it with its own, or choose another --out"
+        )
 
 
 def _shown(value: Any) -> str:

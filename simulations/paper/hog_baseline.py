@@ -1,8 +1,8 @@
-"""The baseline that a network must beat: HOG features of the frames, and logistic regression.
+"""HOG baseline, which a network must beat: HOG features of the frames, and logistic regression.
 
-Histograms of oriented gradients as Dalal & Triggs (CVPR 2005) describe pedestrians by: 9 orientations, cells of 8 x 8
-pixels, normalised in blocks of 2 x 2; of a sequence their mean over its frames. The regression has scikit-learn's
-defaults (C = 1). Neither was tuned to any data.
+Histograms of oriented gradients after Dalal & Triggs (CVPR 2005): 9 orientations, cells of 8 x 8 pixels, normalised in
+blocks of 2 x 2; a sequence has their mean over its frames. The regression has scikit-learn's defaults (C = 1).
+Neither was tuned to any data.
 """
 
 import numpy as np
@@ -16,9 +16,9 @@ ORIENTATIONS, CELL, BLOCK = 9, 8, 2
 
 
 def features(frames: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return `[k, features]` of `[k, frames, height, width, channels]`: the mean over the frames that are valid.
+    """Return `[k, features]` of `[k, frames, height, width, channels]`: the mean over the valid frames.
 
-    Of several channels, each pixel's gradient is that of the channel where it is steepest.
+    With several channels, a pixel's gradient is that of the channel where it is steepest.
     """
     try:
         from skimage.feature import hog

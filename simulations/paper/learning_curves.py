@@ -1,7 +1,7 @@
-"""Figures 4 and 5: accuracy and loss by epoch, in training and validation, on plaintext and ciphertext.
+"""Learning curves (figures 4 and 5): accuracy and loss by epoch, in training and validation, on both sides.
 
-A line is the mean over the folds of the first seed that still train; the bands go from the lowest to the highest fold,
-on ciphertext where it was run.
+A line is the mean over those folds of the first seed that still train; the bands go from the lowest to the highest
+fold, on ciphertext where it was run.
 """
 
 import io
@@ -27,7 +27,7 @@ _LINES = {  # part, side -> position in the series' colours, line style: curves 
     ("validation", "plaintext"): (2, "-"),
     ("validation", "ciphertext"): (3, "--"),
 }
-# A PNG cannot follow a page's variables: these are their values on paper (`fedpp.reporting.page`).
+# A PNG has no CSS variables: these are their values on paper (`templates/base.html.j2`).
 _ON_PAPER = dict(
     zip(
         charts.COLOURS,
@@ -39,7 +39,7 @@ _ON_PAPER = dict(
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one network on one side, by epoch."""
+    """Curve of one quantity of a network on one side, by epoch."""
 
     network: str
     side: str
@@ -47,7 +47,7 @@ class Curve:
     mean: tuple[float, ...]
     lowest: tuple[float, ...]
     highest: tuple[float, ...]
-    folds: tuple[int, ...]  # how many still trained
+    folds: tuple[int, ...]  # number that still trained
 
     @property
     def line(self) -> tuple[str, str]:
@@ -120,7 +120,7 @@ def svg(kind: str, network: str, all_curves: Sequence[Curve]) -> Markup:
 
 
 def rows(all_curves: Sequence[Curve]) -> list[Mapping[str, Any]]:
-    """Return the curves as rows of a table, an epoch each."""
+    """Return the curves as rows of a table, one an epoch."""
     return [
         {
             "network": curve.network,
@@ -150,7 +150,7 @@ def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], pa
         number, style = _LINES[curve.line]
         colour = palette[charts.SERIES[number]]
         epochs = range(1, len(curve.mean) + 1)
-        if curve.side == banded:  # the other side's lies under it, and two of a colour each make mud
+        if curve.side == banded:  # two overlapping bands in similar colours cannot be read
             axes.fill_between(epochs, curve.lowest, curve.highest, color=colour, alpha=0.14, linewidth=0)
         axes.plot(epochs, curve.mean, style, color=colour, label=", ".join(curve.line), linewidth=1.8)
     axes.set_title(NETWORK_NAMES[network], loc="left", fontsize=12)
@@ -163,7 +163,9 @@ def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], pa
     if kind == "accuracy":
         axes.set_ylim(-0.02, 1.02)
     else:
-        highest = max(max(c.mean) for c in all_curves if c.name.endswith(kind))  # a band may reach far beyond
+        highest = max(
+            max(c.mean) for c in all_curves if c.name.endswith(kind)
+        )  # without the bands, which may reach far beyond
         axes.set_ylim(0, 1.4 * highest if highest > 0 else 1)
 
 

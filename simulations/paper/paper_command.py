@@ -1,4 +1,4 @@
-"""`python -m simulations paper`: the whole experiment, from data to page."""
+"""Command `python -m simulations paper`: the whole experiment, from data to page."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ _SHOWN = ("accuracy", "sensitivity", "auc_by_patient")  # on a terminal
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings that were chosen."""
+    """Return the chosen settings."""
     known = {field.name for field in fields(Settings)} - {"protocol"}
     values: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
     return Settings.of(options.protocol, values)
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.data.exists():
         raise ConfigError(f"{options.data} does not exist: name a folder of raw data with --data")
     if options.resume and options.overwrite:
-        raise ConfigError("--resume goes on and --overwrite starts anew: choose one of them")
+        raise ConfigError("--resume and --overwrite exclude each other: choose one of them")
     started = time.monotonic()
     load_tensorflow()
     from . import paper_record
@@ -39,18 +39,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from .paper_tables import tables
     from .study import prepare_study
 
-    kept = ExperimentFolder.choose(
+    saved = ExperimentFolder.choose(
         options.out, options.data, settings, resume=options.resume, overwrite=options.overwrite
     )
     with tempfile.TemporaryDirectory(prefix="fedpp-paper-") as folder:
         _note("reading and encrypting (the key follows from the seed, and protects nothing)")
         study = prepare_study(settings, options.data, Path(folder) / "dataset", _note)
-        outcome = perform(study, settings, kept)
+        outcome = perform(study, settings, saved)
         results = tables(study, settings, outcome)
         made = curves(settings, outcome)
-        told = paper_record.record(study, settings, outcome, results, made, time.monotonic() - started)
-    paper_record.write(options.out, told, settings, results, made)
-    return told
+        record = paper_record.record(study, settings, outcome, results, time.monotonic() - started)
+    paper_record.write(options.out, record, settings, results, made)
+    return record
 
 
 def summary(record: dict[str, Any]) -> str:

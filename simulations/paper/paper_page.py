@@ -1,14 +1,14 @@
-"""The page of an experiment, from its record and its charts alone."""
+"""HTML page of an experiment, made from its record and its charts alone."""
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fedpp.reporting.page import STYLE, duration, scientific, template
+from fedpp.reporting.page import duration, page_template, scientific
 
 from .conclusions import counted
 from .paper_settings import NETWORK_NAMES
-from .paper_template import OWN_STYLE, TEMPLATE
 from .scores import FIGURES
 from .trial import CURVE_SAMPLE
 
@@ -22,16 +22,15 @@ HEADINGS = {
     "auc_by_patient": "AUC by patient",
     "missed_diagnosis_rate": "Missed diagnoses",
 }
-# Settings of one layout, by what the description of data so read begins with (`fedpp.imaging.readers.layout`).
+# Settings of one layout -> the first word of the description of its data (`fedpp.imaging.readers.layout`).
 _OF_LAYOUT = {"target": "CheXpert", "uncertain": "CheXpert", "views": "CheXpert", "series": "BreakHis"}
+TEMPLATE = Path(__file__).parent / "templates" / "paper.html.j2"
 _DASH = "\N{EN DASH}"
 
 
 def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> str:
     """Return the page; `charts` are elements by "accuracy" and "loss", one a network."""
-    from markupsafe import Markup
-
-    page = template(
+    page = page_template(
         TEMPLATE,
         figure=_figure,
         spread=_spread,
@@ -43,19 +42,16 @@ def render(record: Mapping[str, Any], charts: Mapping[str, Sequence[Any]]) -> st
     )
     return page.render(
         record=record,
-        title="fedpp: the paper's experiment",
-        images="",
-        style=Markup(STYLE + OWN_STYLE),  # noqa: S704
         charts=charts,
         columns=FIGURES,
         sample=CURVE_SAMPLE,
         headings=HEADINGS,
-        settings=_told(record),
+        settings=_shown_settings(record),
     )
 
 
-def _told(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that applied, as texts; file names of a user's machine are not among them."""
+def _shown_settings(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that applied, as texts, without file names of the user's machine."""
     texts, networks = {}, record["settings"]["networks"]
     for name, value in record["settings"].items():
         of_other_data = not record["data"]["described"].startswith(_OF_LAYOUT.get(name, ""))

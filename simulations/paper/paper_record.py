@@ -1,4 +1,4 @@
-"""What an experiment leaves: `paper.json`, two tables as CSV, two figures as PNG, and a page of all of it."""
+"""Result files of an experiment: `paper.json`, two tables as CSV, two figures as PNG, and an HTML page."""
 
 import csv
 import io
@@ -34,10 +34,9 @@ def record(
     settings: Settings,
     outcome: Outcome,
     results: Tables,
-    made: Sequence[learning_curves.Curve],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return all that is told about an experiment, as JSON has it; `made` are its curves."""
+    """Return the record of an experiment as JSON values."""
     positive = study.labels > 0
     patients = study.patients
     values = {
@@ -68,11 +67,9 @@ def record(
                 "network": c.network,
                 "side": c.side,
                 "curve": c.name,
-                "mean": c.mean,
-                "lowest": c.lowest,
-                "highest": c.highest,
+                **{n: getattr(c, n) for n in ("mean", "lowest", "highest")},
             }
-            for c in made
+            for c in learning_curves.curves(settings, outcome)
         ],
         "conclusions": conclusions(study, settings, results),
         "seconds": seconds,
@@ -86,7 +83,7 @@ def record(
 def write(
     out: Path, told: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[learning_curves.Curve]
 ) -> None:
-    """Write all files, each whole or not at all; they are made before the first is written."""
+    """Write all files, each whole or not at all; all are made before the first is written."""
     charts = {
         kind: [learning_curves.svg(kind, network, made) for network in settings.networks]
         for kind in ("accuracy", "loss")
@@ -103,7 +100,7 @@ def write(
 
 
 def table_rows(networks: Sequence[NetworkRow]) -> list[dict[str, Any]]:
-    """Return Table 1 as rows: of each figure the mean and the spread over folds."""
+    """Return Table 1 as rows: mean and spread over folds of each figure."""
     rows = []
     for row in networks:
         cells: dict[str, Any] = {"network": row.network, "side": row.side, "parameters": row.parameters}

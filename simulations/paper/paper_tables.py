@@ -1,10 +1,12 @@
-"""The tables of an experiment: Table 1 of the paper, parity of the two sides, and the AUC beside HOG's."""
+"""Tables of an experiment: Table 1 of the paper, parity of ciphertext and plaintext, and AUC beside HOG's."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpp.config.model_spec import Architecture
 
@@ -19,13 +21,13 @@ CHOSEN_BY_FOLD = "Network chosen by each fold's validation"
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One row of Table 1: a network on one side, over the folds of the first seed."""
+    """Row of Table 1: a network on one side, over the folds of the first seed."""
 
     network: Architecture
     side: str
     parameters: int
     figures: dict[str, Summary]
-    epochs: Summary  # that were run; with early stopping the weights are an earlier one's
+    epochs: Summary  # of training; with early stopping the kept weights are an earlier epoch's
     seconds: Summary  # of training alone, without what the curves cost
     seconds_an_epoch: float  # median over all folds' epochs, but the first of each
     ratio: float | None  # of the medians, ciphertext to plaintext
@@ -33,7 +35,7 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class ParityRow:
-    """How far the two sides are apart on one fold, and how far plaintext is from itself, moved by one ulp."""
+    """Distance of the two sides on one fold, and of plaintext from its controls, moved by one ulp."""
 
     network: Architecture
     fold: int
@@ -45,41 +47,38 @@ class ParityRow:
 
     @property
     def farther(self) -> int:
-        """Count the draws that are farther from plaintext than the ciphertext is."""
+        """Count the controls that are farther from plaintext than the ciphertext."""
         return sum(control > self.probability for control in self.control_probabilities)
 
     @property
     def equal(self) -> bool:
-        """Tell whether no figure differs."""
+        """Return whether no figure differs."""
         return self.metric == 0.0
 
 
 @dataclass(frozen=True)
 class AucRow:
-    """AUC by patient, and the interval of its mean over folds and seeds.
-
-    It is of a network on a side, of the networks that `_chosen_by_fold` takes, or of HOG.
-    """
+    """AUC by patient of a network, of `_chosen_by_fold` or of HOG; the interval is of its mean over folds and seeds."""
 
     name: str
     side: str
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    validation: float | None  # the mean on the validation patients, by which `best` is chosen among the networks
+    validation: float | None  # mean on the validation patients, which decides `best`
     beyond_hog: float | None  # mean difference to HOG in the same folds
     beyond_hog_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables; `best` is the network that is best on the validation patients, in plaintext if it was run."""
+    """All tables; `best` is the best network on the validation patients, in plaintext if that was run."""
 
     networks: tuple[NetworkRow, ...]
     parity: tuple[ParityRow, ...]
     auc: tuple[AucRow, ...]
     best: Architecture
-    by_fold: tuple[dict[str, Any], ...]  # of each trial, controls apart: its figures on the test sequences
+    by_fold: tuple[dict[str, Any], ...]  # figures on the test sequences of each trial but controls
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values for JSON."""
@@ -87,69 +86,71 @@ class Tables:
 
 
 def tables(study: Study, settings: Settings, outcome: Outcome) -> Tables:
-    """Make the tables."""
-    scored = _Scored(study, outcome)
-    first = [fold for fold in outcome.folds if fold.seed == settings.seed]
-    networks: list[NetworkRow] = []
-    for network in settings.networks:
-        medians = {side: _median_epoch(_trials(outcome, network, side, first)) for side in settings.sides}
-        ratio = medians["ciphertext"] / medians["plaintext"] if len(medians) > 1 else None
-        networks += [
-            _network_row(scored, settings, network, side, first, medians[side], ratio if side == "ciphertext" else None)
-            for side in settings.sides
-        ]
-    parity = [_parity_row(scored, settings, network, fold) for network in settings.networks for fold in first]
-    auc = _auc_rows(scored, settings, first)
+    """Compute the tables."""
+    evaluated = _Evaluated(study, settings, outcome)
+    parity = [_parity_row(evaluated, network, fold) for network in settings.networks for fold in evaluated.first]
+    auc = _auc_rows(evaluated)
     with_validation = [row for row in auc if row.side == settings.sides[0] and row.validation is not None]
     best = max(with_validation, key=lambda row: row.validation or 0.0).name
     return Tables(
-        tuple(networks),
+        tuple(_network_row(evaluated, network, side) for network in settings.networks for side in settings.sides),
         tuple(row for row in parity if row is not None),
         tuple(auc),
         next(network for network in settings.networks if network == best),
-        tuple(_by_fold(scored, outcome)),
+        tuple(_by_fold(evaluated)),
     )
 
 
-class _Scored:
-    """Figures of trials, each computed when it is asked for."""
+@dataclass(frozen=True)
+class _Evaluated:
+    """Trials of an experiment with their figures, each computed on demand."""
 
-    def __init__(self, study: Study, outcome: Outcome) -> None:
-        self.study, self.outcome = study, outcome
-        self._patients = study.patients
+    study: Study
+    settings: Settings
+    outcome: Outcome
 
-    def test(self, trial: Trial, fold: Fold) -> Figures:
-        return self.at(trial.array, fold, "test")
+    @cached_property
+    def patients(self) -> NDArray[np.str_]:
+        return self.study.patients
 
-    def at(self, probabilities: Any, fold: Fold, split: str) -> Figures:
-        return figures(self.study.labels, self._patients, probabilities, getattr(fold, split))
+    @cached_property
+    def first(self) -> list[Fold]:
+        """The folds of the first seed."""
+        return [fold for fold in self.outcome.folds if fold.seed == self.settings.seed]
 
+    def trials(self, network: Architecture, side: str, folds: Sequence[Fold]) -> list[Trial]:
+        found = [self.outcome.trial(network, fold, side) for fold in folds]
+        return [trial for trial in found if trial is not None]
 
-def _trials(outcome: Outcome, network: Architecture, side: str, folds: Sequence[Fold]) -> list[Trial]:
-    found = [outcome.trial(network, fold, side) for fold in folds]
-    return [trial for trial in found if trial is not None]
+    def at(self, probabilities: NDArray[np.float64], fold: Fold, split: str) -> Figures:
+        return figures(self.study.labels, self.patients, probabilities, getattr(fold, split))
+
+    def aucs(self, trials: Sequence[Trial], folds: Sequence[Fold], split: str) -> list[float | None]:
+        return [self.at(t.array, f, split).auc_by_patient for t, f in zip(trials, folds, strict=True)]
+
+    @cached_property
+    def hog(self) -> list[tuple[Fold, Figures]]:
+        """HOG's figures on the test sequences, by fold."""
+        known = [(fold, self.outcome.hog.get((fold.seed, fold.number))) for fold in self.outcome.folds]
+        return [(fold, self.at(p, fold, "test")) for fold, p in known if p is not None]
 
 
 def _median_epoch(trials: Sequence[Trial]) -> float:
-    """Return the median second of an epoch; the first of each training may hold a compilation, if there are others."""
+    """Return the median seconds of an epoch; the first of each training may hold a compilation, if there are others."""
     return float(np.median([second for trial in trials for second in trial.epoch_seconds[1:] or trial.epoch_seconds]))
 
 
-def _network_row(
-    scored: _Scored,
-    settings: Settings,
-    network: Architecture,
-    side: str,
-    folds: Sequence[Fold],
-    median: float,
-    ratio: float | None,
-) -> NetworkRow:
-    trials = _trials(scored.outcome, network, side, folds)
-    of_folds = [scored.test(trial, fold) for trial, fold in zip(trials, folds, strict=True)]
+def _network_row(evaluated: _Evaluated, network: Architecture, side: str) -> NetworkRow:
+    settings, folds = evaluated.settings, evaluated.first
+    trials = evaluated.trials(network, side, folds)
+    of_folds = [evaluated.at(trial.array, fold, "test") for trial, fold in zip(trials, folds, strict=True)]
+    median, ratio = _median_epoch(trials), None
+    if side == "ciphertext" and "plaintext" in settings.sides:
+        ratio = median / _median_epoch(evaluated.trials(network, "plaintext", folds))
     return NetworkRow(
         network,
         side,
-        network_of(scored.study, settings, network).parameters(),
+        network_of(evaluated.study, settings, network).parameters(),
         {name: Summary.of([values[name] for values in of_folds]) for name in FIGURES},
         Summary.of([float(len(trial.epoch_seconds)) for trial in trials]),
         Summary.of([sum(trial.epoch_seconds) for trial in trials]),
@@ -158,13 +159,13 @@ def _network_row(
     )
 
 
-def _parity_row(scored: _Scored, settings: Settings, network: Architecture, fold: Fold) -> ParityRow | None:
-    plain = scored.outcome.trial(network, fold, "plaintext")
-    encrypted = scored.outcome.trial(network, fold, "ciphertext")
+def _parity_row(evaluated: _Evaluated, network: Architecture, fold: Fold) -> ParityRow | None:
+    outcome = evaluated.outcome
+    plain, encrypted = (outcome.trial(network, fold, side) for side in ("plaintext", "ciphertext"))
     if plain is None or encrypted is None:
         return None
-    draws = [scored.outcome.trial(network, fold, "control", draw) for draw in range(settings.control_draws)]
-    distances = [_distance(scored, fold, plain, other) for other in (encrypted, *draws) if other is not None]
+    draws = [outcome.trial(network, fold, "control", draw) for draw in range(evaluated.settings.control_draws)]
+    distances = [_distance(evaluated, fold, plain, other) for other in (encrypted, *draws) if other is not None]
     (probability, metric), *controls = distances
     return ParityRow(
         network,
@@ -177,92 +178,83 @@ def _parity_row(scored: _Scored, settings: Settings, network: Architecture, fold
     )
 
 
-def _distance(scored: _Scored, fold: Fold, first: Trial, other: Trial) -> tuple[float, float]:
+def _distance(evaluated: _Evaluated, fold: Fold, first: Trial, other: Trial) -> tuple[float, float]:
     """Return the largest difference of a probability, and of a figure on the test sequences."""
-    ours, theirs = scored.test(first, fold), scored.test(other, fold)
+    ours, theirs = (evaluated.at(trial.array, fold, "test") for trial in (first, other))
     pairs = [(ours[name], theirs[name]) for name in FIGURES]
     apart = [abs((a or 0.0) - (b or 0.0)) if (a is None) == (b is None) else 1.0 for a, b in pairs]
     return float(np.abs(first.array - other.array).max()), max(apart)
 
 
-def _auc_rows(scored: _Scored, settings: Settings, first: Sequence[Fold]) -> list[AucRow]:
-    """Return HOG's row over all folds and seeds, and each network's over those that it was trained on."""
-    outcome = scored.outcome
-    hog = {key: scored.at(p, _fold(outcome, key), "test").auc_by_patient for key, p in outcome.hog.items()}
+def _auc_rows(evaluated: _Evaluated) -> list[AucRow]:
+    """Return each network's row over its folds and seeds, the row of `_chosen_by_fold`, and HOG's."""
+    settings, all_folds = evaluated.settings, evaluated.outcome.folds
+    hog = [(fold, of.auc_by_patient) for fold, of in evaluated.hog]
     rows = []
     for network in settings.networks:
         for side in settings.sides:
-            folds = first if side == "ciphertext" or settings.seeds == 1 else outcome.folds
-            trials = _trials(outcome, network, side, folds)
-            validation = [
-                scored.at(t.array, f, "validation").auc_by_patient for t, f in zip(trials, folds, strict=True)
-            ]
-            tests = [scored.test(t, f).auc_by_patient for t, f in zip(trials, folds, strict=True)]
-            rows.append(_auc_row(network, side, folds, tests, Summary.of(validation).mean, hog))
+            folds = evaluated.first if side == "ciphertext" or settings.seeds == 1 else all_folds
+            trials = evaluated.trials(network, side, folds)
+            tests = list(zip(folds, evaluated.aucs(trials, folds, "test"), strict=True))
+            validation = Summary.of(evaluated.aucs(trials, folds, "validation")).mean
+            rows.append(_auc_row(network, side, tests, hog, validation))
     if len(settings.networks) > 1:
-        rows.append(_chosen_by_fold(scored, settings, hog))
+        rows.append(_auc_row(CHOSEN_BY_FOLD, settings.sides[0], _chosen_by_fold(evaluated), hog))
     if hog:
-        rows.append(_auc_row("HOG + logistic regression", "plaintext", outcome.folds, list(hog.values()), None, {}))
+        rows.append(_auc_row("HOG + logistic regression", "plaintext", hog))
     return rows
 
 
-def _chosen_by_fold(scored: _Scored, settings: Settings, hog: dict[tuple[int, int], float | None]) -> AucRow:
-    """Return the row of a network chosen anew in each fold, by the validation patients of that fold alone.
+def _chosen_by_fold(evaluated: _Evaluated) -> list[tuple[Fold, float | None]]:
+    """Return the test AUC of the network chosen anew in each fold, by the validation patients of that fold alone.
 
     `best` is not so strict: it is chosen over all folds, and one fold's validation patients are tested in another.
     """
-    side, folds = settings.sides[0], scored.outcome.folds
-    tests = []
-    for fold in folds:
-        trials = [trial for network in settings.networks for trial in _trials(scored.outcome, network, side, [fold])]
-        validation = [scored.at(trial.array, fold, "validation").auc_by_patient or 0.0 for trial in trials]
-        tests.append(scored.test(trials[int(np.argmax(validation))], fold).auc_by_patient)
-    return _auc_row(CHOSEN_BY_FOLD, side, folds, tests, None, hog)
+    settings, tests = evaluated.settings, []
+    for fold in evaluated.outcome.folds:
+        trials = [t for network in settings.networks for t in evaluated.trials(network, settings.sides[0], [fold])]
+        validation = [auc or 0.0 for trial in trials for auc in evaluated.aucs([trial], [fold], "validation")]
+        chosen = trials[int(np.argmax(validation))]
+        tests.append((fold, evaluated.at(chosen.array, fold, "test").auc_by_patient))
+    return tests
 
 
 def _auc_row(
     name: str,
     side: str,
-    folds: Sequence[Fold],
-    tests: Sequence[float | None],
-    validation: float | None,
-    hog: dict[tuple[int, int], float | None],
+    tests: Sequence[tuple[Fold, float | None]],
+    hog: Sequence[tuple[Fold, float | None]] = (),
+    validation: float | None = None,
 ) -> AucRow:
-    shares = [len(fold.test) / len(fold.train) for fold in folds]
-    share = float(np.mean(shares))
-    known = [value for value in tests if value is not None]
-    baseline = [hog.get((fold.seed, fold.number)) for fold in folds]
-    apart = [a - b for a, b in zip(tests, baseline, strict=True) if a is not None and b is not None]
+    share = float(np.mean([len(fold.test) / len(fold.train) for fold, _ in tests]))
+    known = [auc for _, auc in tests if auc is not None]
+    baseline = {(fold.seed, fold.number): auc for fold, auc in hog}
+    pairs = [(auc, baseline.get((fold.seed, fold.number))) for fold, auc in tests]
+    beyond = [a - b for a, b in pairs if a is not None and b is not None]
+    bounds = interval(known, share)
     return AucRow(
         name,
         side,
         tuple(known),
         float(np.mean(known)),
-        _within_0_and_1(interval(known, share)),
+        (max(0.0, bounds[0]), min(1.0, bounds[1])) if bounds else None,
         validation,
-        float(np.mean(apart)) if apart else None,
-        interval(apart, share),
+        float(np.mean(beyond)) if beyond else None,
+        interval(beyond, share),
     )
 
 
-def _within_0_and_1(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if bounds is None else (max(0.0, bounds[0]), min(1.0, bounds[1]))
-
-
-def _fold(outcome: Outcome, key: tuple[int, int]) -> Fold:
-    return next(fold for fold in outcome.folds if (fold.seed, fold.number) == key)
-
-
-def _by_fold(scored: _Scored, outcome: Outcome) -> list[dict[str, Any]]:
+def _by_fold(evaluated: _Evaluated) -> list[dict[str, Any]]:
     """Return a row for each trial but the controls, and for each fold of HOG."""
+    outcome = evaluated.outcome
     rows: list[dict[str, Any]] = [
         {
             "network": run.network,
             "side": run.side,
             "seed": run.fold.seed,
             "fold": run.fold.number + 1,
-            **scored.test(trial, run.fold).to_mapping(),
-            "validation_auc_by_patient": scored.at(trial.array, run.fold, "validation").auc_by_patient,
+            **evaluated.at(trial.array, run.fold, "test").to_mapping(),
+            "validation_auc_by_patient": evaluated.at(trial.array, run.fold, "validation").auc_by_patient,
             "epochs": len(trial.epoch_seconds),
             "kept_epoch": trial.best_epoch,
             "seconds": sum(trial.epoch_seconds),
@@ -270,7 +262,8 @@ def _by_fold(scored: _Scored, outcome: Outcome) -> list[dict[str, Any]]:
         for run, trial in zip(outcome.runs, outcome.trials, strict=True)
         if run.side != "control"
     ]
-    for (seed, number), probabilities in outcome.hog.items():
-        found = scored.at(probabilities, _fold(outcome, (seed, number)), "test").to_mapping()
-        rows.append({"network": "hog", "side": "plaintext", "seed": seed, "fold": number + 1, **found})
+    for fold, of in evaluated.hog:
+        rows.append(
+            {"network": "hog", "side": "plaintext", "seed": fold.seed, "fold": fold.number + 1, **of.to_mapping()}
+        )
     return rows

@@ -1,4 +1,4 @@
-"""The plaintext side: a network of stock Keras layers, on sequences in clear."""
+"""Plaintext side of the paper's experiment: a network of stock Keras layers on sequences in clear."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ Values = NDArray[np.floating]
 
 
 class PlaintextSide:
-    """One network, compiled once and trained again and again."""
+    """Plaintext network, compiled once for many trainings."""
 
     def __init__(self, study: Study, network: ModelSpec, settings: Settings) -> None:
         """Build and compile the network."""
@@ -29,7 +29,7 @@ class PlaintextSide:
         self._one_hot = np.eye(network.classes, dtype=settings.dtype)[study.labels]
 
     def start(self, seed: int, draw: int | None = None) -> None:
-        """Set the initial weights of a seed; of a control's draw, each moved by one unit in the last place."""
+        """Set the initial weights of a seed, for a control's draw each moved by one unit in the last place."""
         drawn = initial_weights(self._network, self._study.domain.initial_seed(seed))
         weights = [drawn[spec.name].astype(self._settings.dtype) for spec in self._network.weights()]
         self._learner.model.set_weights(weights if draw is None else moved(weights, draw))

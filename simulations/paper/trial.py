@@ -1,4 +1,4 @@
-"""One training of one network on one fold and side, and what is kept of it."""
+"""Trial: one training of a network on one fold and side, and its saved result."""
 
 import time
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from .paper_settings import Settings
 from .plaintext_side import PlaintextSide
 from .study import Fold, Study
 
-CURVE_SAMPLE = 32  # training sequences of which curves are made: to predict all of them would cost a third more
+CURVE_SAMPLE = 32  # training sequences for the curves: to predict all of them would cost a third more
 CURVES = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one training gave. Probabilities are of all sequences, so that sides can be compared on all."""
+    """Result of one training. Probabilities are of all sequences, so that sides can be compared on all."""
 
     probabilities: tuple[tuple[float, ...], ...]  # [k, classes]
     curves: dict[str, tuple[float, ...]]  # by CURVES, a figure an epoch; of controls none
-    epoch_seconds: tuple[float, ...]  # of training alone; the first holds the compilation, if it is a side's first
-    best_epoch: int  # whose weights were kept; counted from 1
+    epoch_seconds: tuple[float, ...]  # of training alone; the first of a side includes compilation
+    best_epoch: int  # whose weights were kept, from 1
 
     @property
     def array(self) -> NDArray[np.float64]:
@@ -54,13 +54,13 @@ def train(
     settings: Settings,
     *,
     curves: bool,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> Trial:
-    """Train a side that was started, and predict all sequences with the weights that are kept.
+    """Train a started side, and predict all sequences with the kept weights.
 
-    On ciphertext every figure of a curve, and the loss that stops early, is of predictions that the owner decrypted.
+    On ciphertext the curves and the loss of early stopping are of predictions that the owner has decrypted.
     """
-    follow = Follow(side, study, fold, curves=curves or settings.stopping == "early", tell=tell)
+    follow = Follow(side, study, fold, curves=curves or settings.stopping == "early", report=report)
     callbacks: list[keras.callbacks.Callback] = [follow]
     best = None
     if settings.stopping == "early":
@@ -74,7 +74,7 @@ def train(
 
 
 class Follow(keras.callbacks.Callback):  # type: ignore[misc]
-    """Times each epoch, and after it looks at the validation sequences and some of the training's."""
+    """Callback that times each epoch, and then evaluates the validation and some training sequences."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class Follow(keras.callbacks.Callback):  # type: ignore[misc]
         fold: Fold,
         *,
         curves: bool,
-        tell: Callable[[int], None],
+        report: Callable[[int], None],
     ) -> None:
-        """Follow the training of a side on a fold; `tell` is told each epoch's number."""
+        """Follow the training of a side on a fold; `report` is called with the number of each finished epoch."""
         super().__init__()
-        self._side, self._labels, self._wanted, self._tell = side, study.labels, curves, tell
+        self._side, self._labels, self._wanted, self._report = side, study.labels, curves, report
         sample = np.random.default_rng([fold.seed, fold.number]).permutation(fold.train)[:CURVE_SAMPLE]
         self._parts = {"training": np.sort(sample), "validation": fold.validation}
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
@@ -99,7 +99,7 @@ class Follow(keras.callbacks.Callback):  # type: ignore[misc]
         self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stop the clock, and look."""
+        """Stop the clock, and evaluate."""
         self.seconds.append(time.perf_counter() - self._started)
         if self._wanted:
             positions = np.concatenate(list(self._parts.values()))
@@ -109,4 +109,4 @@ class Follow(keras.callbacks.Callback):  # type: ignore[misc]
                 figures = metrics(count(self._labels[positions[of]], probabilities[of]))
                 self.curves[f"{part}_loss"].append(float(figures.loss or 0.0))
                 self.curves[f"{part}_accuracy"].append(float(figures.accuracy or 0.0))
-        self._tell(epoch + 1)
+        self._report(epoch + 1)

@@ -1,4 +1,4 @@
-"""What several tests of simulations read."""
+"""Raw data shared by the tests of simulations."""
 
 from pathlib import Path
 

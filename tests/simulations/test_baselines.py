@@ -1,4 +1,4 @@
-"""Baselines train as the twin does, and never on a patient whom another hospital tests."""
+"""Baselines train as the plaintext reference does, and never on a patient whom another hospital tests."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -15,10 +15,10 @@ from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_record import FederationRecord
 from fedpp.reporting.report import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
+from simulations.comparison import also_tested_elsewhere
 from simulations.hospitals import Hospitals, prepare
 from simulations.plaintext_reference import PlaintextReference, PlaintextSite, Training, plaintext_sites
 from simulations.scenario import Scenario
-from simulations.shared_patients import also_tested_elsewhere
 
 NETWORK = ModelSpec(3, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4)
 
@@ -29,7 +29,7 @@ def scenario(*names: str, **settings: object) -> Scenario:
 
 
 def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, FederationRecord]:
-    """Ingest, and return the hospitals with the record of a federation of which only the network counts here."""
+    """Ingest, and return the hospitals with the record of a federation, of which the baselines use only the network."""
     folder.mkdir()
     hospitals = prepare(asked, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
@@ -37,8 +37,8 @@ def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, Fede
     return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0, {})
 
 
-def alone(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
-    """Return the figures, on its own test split, of a twin that is trained at one hospital alone."""
+def local_baseline(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
+    """Return the figures of one hospital's local baseline on its own test split."""
     here = plaintext_sites(hospitals, NETWORK)[number]
     reference = PlaintextReference(NETWORK, Training(2, 2, asked.hyperparameters(), asked.seed, asked.dtype))
     weights = reference.federate([here], reference.initial(hospitals.domain))
@@ -54,8 +54,8 @@ def site(name: str, count_: int) -> PlaintextSite:
     return PlaintextSite(name, frames, frames[..., 0, 0, 0] > 0, None, generator.integers(2, size=count_), split)
 
 
-def test_pooled_sequences_keep_what_is_theirs():
-    """In one place each sequence has its own frames, label and split; only what is left out is not trained on."""
+def test_pooled_sequences_keep_frames_labels_and_splits():
+    """Pooled sequences have their own frames, labels and splits; only `left_out` ones are not trained on."""
     sites = [site("a", 12), site("b", 7), site("c", 9)]
     left_out = [sites[0].split["train"][:2], np.array([], np.int64), sites[2].split["train"][-1:]]
     everything = pooled(sites, left_out)
@@ -73,20 +73,20 @@ def test_pooled_sequences_keep_what_is_theirs():
     assert everything.gaps is None
 
 
-def test_one_hospital_alone_is_all_there_is(chexpert: Path, tmp_path: Path):
-    """With one hospital, its own training, that of all data in one place and the twin's federation are the same."""
+def test_baselines_of_one_hospital_are_equal(chexpert: Path, tmp_path: Path):
+    """With one hospital, local baseline, training on all data in one place and plaintext federation are the same."""
     asked = scenario("north", plaintext_central=True, local_baseline=True)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     compared = compare(asked, hospitals, record, tmp_path / "no model", print)
-    figures = alone(asked, hospitals, 0)
+    figures = local_baseline(asked, hospitals, 0)
     assert compared.together == Baselines(plaintext_central=figures, local_baseline={"north": figures})
     assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_baseline=figures)}
     assert compared.parity is None
     assert compared.patients == SharedPatients(0, 0, 0)
 
 
-def test_each_site_s_own_test_split_is_told_of_every_baseline(chexpert: Path, tmp_path: Path):
-    """The figures of one site are those of its model on its split; counted together they are those of all."""
+def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, tmp_path: Path):
+    """A site's figures are those of the model on its split; the sum of the counts gives the figures of all."""
     asked = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     compared = compare(asked, hospitals, record, tmp_path / "no model", print)
@@ -106,7 +106,7 @@ def test_each_site_s_own_test_split_is_told_of_every_baseline(chexpert: Path, tm
 
 @pytest.mark.parametrize("seed", [0, *SPOILT])
 def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path, seed: int):
-    """The sequences of shared patients that another hospital tests are counted, and left out of the pooled data."""
+    """Training sequences of patients whom another hospital tests are counted, and not pooled."""
     asked = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     notes: list[str] = []
@@ -123,14 +123,14 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     names = np.concatenate([dataset.sequences["patient"] for dataset in datasets])
     assert not set(names[everything.split["train"]].tolist()) & set(names[everything.split["test"]].tolist())
     assert {name: of_site.local_baseline for name, of_site in compared.by_site.items()} == {
-        "north": alone(asked, hospitals, 0),
-        "south": alone(asked, hospitals, 1),
+        "north": local_baseline(asked, hospitals, 0),
+        "south": local_baseline(asked, hospitals, 1),
     }
     assert {f.name for f in fields(Baselines) if getattr(compared.together, f.name) is None} == {"plaintext_federated"}
 
 
-def test_what_is_not_asked_for_is_not_trained(chexpert: Path, tmp_path: Path):
-    """Without a baseline there are no figures, and the shared patients are still told."""
+def test_only_the_chosen_baselines_are_trained(chexpert: Path, tmp_path: Path):
+    """Without a baseline there are no figures, and the shared patients are still reported."""
     asked = scenario("north", "south")
     hospitals, record = made(chexpert, tmp_path / "out", asked)
     compared = compare(asked, hospitals, record, tmp_path / "no model", pytest.fail)

@@ -1,4 +1,4 @@
-"""The simulated hospitals."""
+"""Simulated hospitals: reproducible domains and splits, folders as hospitals, and the sequences of a scenario."""
 
 import shutil
 from pathlib import Path
@@ -12,9 +12,9 @@ from fedpp.errors import FedppError, RawDataError
 from fedpp.imaging.splits import METHODS
 from fedpp.keys import encryption
 from fedpp.protocol.counts import UNKNOWN
+from simulations.comparison import shared, trained_and_tested
 from simulations.hospitals import Hospitals, prepare
 from simulations.scenario import PhantomData, Scenario
-from simulations.shared_patients import shared, trained_and_tested
 
 
 def hospitals(folder: Path, seed: int, **settings: object) -> Hospitals:
@@ -33,11 +33,11 @@ def test_a_seed_fixes_domain_split_and_order(tmp_path: Path):
         np.testing.assert_array_equal(*tables)
 
 
-def test_shuffled_labels_are_dealt_among_the_patients(tmp_path: Path):
-    """Dealing anew keeps the images and each site's number of labels, and moves some labels."""
-    kept, dealt = hospitals(tmp_path / "a", 5), hospitals(tmp_path / "b", 5, shuffle_labels=True)
+def test_labels_are_shuffled_among_the_patients(tmp_path: Path):
+    """Shuffling keeps the images and each site's number of labels, and moves some labels."""
+    kept, shuffled = hospitals(tmp_path / "a", 5), hospitals(tmp_path / "b", 5, shuffle_labels=True)
     moved = 0
-    for one, two in zip(kept.raw, dealt.raw, strict=True):
+    for one, two in zip(kept.raw, shuffled.raw, strict=True):
         assert [s.patient for s in one] == [s.patient for s in two]
         assert sorted(str(s.label) for s in one) == sorted(str(s.label) for s in two)
         moved += sum(a.label != b.label for a, b in zip(one, two, strict=True))
@@ -51,7 +51,7 @@ def of_folders(data: Path, out: Path, **settings: object) -> Hospitals:
 
 
 def test_each_folder_is_a_hospital(chexpert: Path, tmp_path: Path):
-    """Sites have the folders' names and patients, each labelled visit is asked about once, and gaps are none."""
+    """Sites have the folders' names and patients, one sequence a labelled visit, and no time gaps."""
     made = of_folders(chexpert, tmp_path / "out", predict="visit", split="hashed")
     assert [site.dataset.name for site in made.sites] == ["north", "south"]
     assert made.data.startswith("north: CheXpert, by the header of its table: 14 sequences of 14 patients")
@@ -65,7 +65,7 @@ def test_each_folder_is_a_hospital(chexpert: Path, tmp_path: Path):
 
 
 def test_a_patient_has_one_hashed_split_at_all_hospitals(chexpert: Path, tmp_path: Path):
-    """Hashed, whoever is known to two hospitals of a domain is in the same split at both, so no test is spoilt."""
+    """With hashed splits, a patient of two hospitals is in the same split at both, so no test is spoilt."""
     for seed in range(6):
         spoilt = {}
         for split in METHODS:
@@ -88,14 +88,14 @@ def test_a_patient_has_one_hashed_split_at_all_hospitals(chexpert: Path, tmp_pat
         ({"predict": "sequence", "min_length": 2}, {2, 3}),
     ],
 )
-def test_what_is_asked_about_has_the_chosen_lengths(chexpert: Path, tmp_path: Path, settings: dict, lengths: set):
+def test_sequences_have_the_chosen_lengths(chexpert: Path, tmp_path: Path, settings: dict, lengths: set):
     """Windows, strides and lengths are those of the scenario."""
     made = of_folders(chexpert, tmp_path / "out", **settings)
     assert {len(s.frames) for site in made.raw for s in site} == lengths
 
 
-def test_a_stride_passes_visits_over(chexpert: Path, tmp_path: Path):
-    """Of every second labelled visit, from the last one back, as many are asked about."""
+def test_a_stride_skips_visits(chexpert: Path, tmp_path: Path):
+    """A stride of 2 takes every second labelled visit, from the last one backwards."""
     made = of_folders(chexpert, tmp_path / "out", predict="visit", stride=2)
     for raw, patients in zip(made.raw, HOSPITALS.values(), strict=True):
         labelled = [VISITS[patient % 3] - (patient == SILENT[0]) for patient in patients]
@@ -103,14 +103,14 @@ def test_a_stride_passes_visits_over(chexpert: Path, tmp_path: Path):
 
 
 def test_the_finding_is_chosen(chexpert: Path, tmp_path: Path):
-    """Another target, of which the folder says nothing, leaves nothing to learn: one line."""
+    """A target without labels in the folder is refused in one line."""
     with pytest.raises(FedppError, match="no labels to train on|no sequence"):
         of_folders(chexpert, tmp_path / "out", target="Edema")
 
 
 @pytest.mark.parametrize("gaps", ["public", "encrypted"])
 def test_gaps_are_kept_where_times_are_known(chexpert: Path, tmp_path: Path, gaps: str):
-    """Visits with dates give a dataset with their gaps, as it was asked for; CheXpert's have none: one line."""
+    """Dated visits give a dataset with the chosen gaps; CheXpert's undated ones are refused in one line."""
     with pytest.raises(RawDataError, match="no times"):
         of_folders(chexpert, tmp_path / "undated", gaps=gaps)
     dated = tmp_path / "dated"
@@ -123,8 +123,8 @@ def test_gaps_are_kept_where_times_are_known(chexpert: Path, tmp_path: Path, gap
     assert {EncryptedDataset.open(site.dataset).manifest.gaps for site in made.sites} == {gaps}
 
 
-def test_several_findings_are_asked_about_at_once(chexpert: Path, tmp_path: Path):
-    """A visit is asked about if one of them is known; each site's dataset is multi-label, in the target's order."""
+def test_several_findings_are_predicted_at_once(chexpert: Path, tmp_path: Path):
+    """A visit with a known finding is predicted; each site's dataset is multi-label, in the target's order."""
     made = of_folders(chexpert, tmp_path / "out", predict="visit", target="Consolidation,Pleural Effusion")
     assert (made.classes.classes, made.classes.multi_label) == (("Consolidation", "Pleural Effusion"), True)
     for site, raw, patients in zip(made.sites, made.raw, HOSPITALS.values(), strict=True):

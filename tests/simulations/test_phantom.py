@@ -1,4 +1,4 @@
-"""Phantom hospitals: real DICOM files, the same from the same seed, in which only the change over visits tells."""
+"""Phantom hospitals: reproducible DICOM files, in which only the change over visits separates the classes."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_every_hospital_is_read_as_dicom(folders: list[Path]):
 
 
 def test_the_files_are_valid_dicom(folders: list[Path]):
-    """Files carry what a reader needs, visits follow in time, and no two images share a UID."""
+    """Files have the attributes that a reader needs, visits are in order of time, and image UIDs are unique."""
     images = [pydicom.dcmread(file) for folder in folders for file in sorted(folder.rglob("*.dcm"))]
     assert len({image.SOPInstanceUID for image in images}) == len(images) == 168
     for first, second in pairwise(images):
@@ -48,7 +48,7 @@ def test_no_patient_is_at_two_hospitals(folders: list[Path]):
     assert len(set.union(*patients)) == 42
 
 
-def test_hospitals_look_unlike(folders: list[Path]):
+def test_hospitals_differ_in_their_images(folders: list[Path]):
     """Scanners differ in photometric interpretation, contrast and noise."""
     seen = set()
     for folder in folders:
@@ -75,8 +75,8 @@ def test_the_same_seed_is_the_same_bytes(tmp_path: Path):
     assert other != first
 
 
-def test_one_visit_tells_little_and_the_change_tells_all():
-    """By the lesion's true size, no single visit tells growing from stable well, and last against first does."""
+def test_the_change_separates_the_classes_and_one_visit_does_not():
+    """By the lesion's true size, no single visit separates the classes well, and the ratio of last to first does."""
     generator = np.random.default_rng(0)
     people = [phantom._patient("p", bool(i % 2), 4, generator) for i in range(3000)]
     growing = [person.growing for person in people]
@@ -88,7 +88,7 @@ def test_one_visit_tells_little_and_the_change_tells_all():
 
 
 def test_growth_is_visible_in_prepared_images(folders: list[Path]):
-    """After standardisation, what grew brighter from the first visit to the last tells the classes apart."""
+    """After standardisation, the brightening from the first visit to the last separates the classes."""
     labels, brighter = [], []
     for folder in folders:
         for sequence in read_sequences(folder)[0]:

@@ -1,4 +1,4 @@
-"""The plaintext reference is given what the encrypted dataset holds, padding and time gaps included."""
+"""The plaintext reference gets the content of the encrypted dataset, padding and time gaps included."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from simulations.scenario import PhantomData, Scenario
 
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])
-def test_the_twin_s_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path):
+def test_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path):
     """Frames, which of them are valid, gaps, labels and splits are the dataset's, sequence by sequence."""
     data = PhantomData(patients=6, visits=3, size=16)
     scenario = Scenario("tiny", "", 2, 1, data, frames=5, size=8, gaps=gaps, dtype="float64")
@@ -57,7 +57,7 @@ def test_the_twin_s_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path
         assert not site.gaps[:, [0, 3, 4]].any(), "no time before the first frame, and none in padding"
 
 
-def test_the_twin_knows_the_states_of_findings(chexpert: Path, tmp_path: Path):
+def test_labels_are_the_states_of_findings(chexpert: Path, tmp_path: Path):
     """Labels are the dataset's states, unknown ones included; coloured frames are the dataset's."""
     settings = {"hospitals": ("north", "south"), "predict": "visit", "target": "Consolidation,Pleural Effusion"}
     scenario = Scenario("tiny", "", 2, 1, frames=3, size=8, colour=True, dtype="float64", **settings)
@@ -81,20 +81,32 @@ def drawn_site(seed: int, count: int) -> PlaintextSite:
     return PlaintextSite(str(seed), frames, np.ones((count, 2), np.bool_), None, labels, split)
 
 
+def step_by_hand(name: str, mean: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the step of a weight and its new moments."""
+    if name == "fedavgm":
+        first = 0.8 * first + mean
+        return 0.5 * first, first, second
+    if name == "fedyogi":
+        first = 0.9 * first + (1 - 0.9) * mean
+        second = second - (1 - 0.99) * mean**2 * np.sign(second - mean**2)
+        return 0.01 * first / (np.sqrt(second) + 1e-3), first, second
+    return mean, first, second
+
+
 @pytest.mark.parametrize(
-    "rule",
+    "optimizer",
     [
         ServerOptimizerConfig(),
         ServerOptimizerConfig("fedavgm", 0.5, momentum=0.8),
         ServerOptimizerConfig("fedyogi", 0.01),
     ],
 )
-def test_a_twin_s_rounds_take_the_server_s_step(rule: ServerOptimizerConfig):
-    """Three rounds of two sites are those of a loop by hand: train, average what changed, and the rule's formula."""
+def test_rounds_take_the_server_s_step(optimizer: ServerOptimizerConfig):
+    """Three rounds of two sites equal a loop by hand: train, average the changes, apply the optimizer's formula."""
     hyperparameters = Hyperparameters(learning_rate=1e-2, batch_size=4)
     sites, examples = [drawn_site(1, 6), drawn_site(2, 9)], (5, 8)
     drawn = list(initial_weights(TINY, 1).values())
-    found = PlaintextReference(TINY, Training(3, 2, hyperparameters, 7, "float64", rule)).federate(sites, drawn)
+    found = PlaintextReference(TINY, Training(3, 2, hyperparameters, 7, "float64", optimizer)).federate(sites, drawn)
     learner = Learner(TINY, Algebra.plaintext(), hyperparameters, "float64")
     weights, first, second = drawn, [0.0 * w for w in drawn], [0.0 * w for w in drawn]
     for number in (1, 2, 3):
@@ -107,14 +119,7 @@ def test_a_twin_s_rounds_take_the_server_s_step(rule: ServerOptimizerConfig):
             changes.append([w - w0 for w, w0 in zip(learner.model.get_weights(), weights, strict=True)])
         for i, (one, other) in enumerate(zip(*changes, strict=True)):
             mean = (examples[0] * one + examples[1] * other) / 13
-            if rule.name == "fedavgm":
-                first[i] = 0.8 * first[i] + mean
-                weights[i] = weights[i] + 0.5 * first[i]
-            elif rule.name == "fedyogi":
-                first[i] = 0.9 * first[i] + (1 - 0.9) * mean
-                second[i] = second[i] - (1 - 0.99) * mean**2 * np.sign(second[i] - mean**2)
-                weights[i] = weights[i] + 0.01 * first[i] / (np.sqrt(second[i]) + 1e-3)
-            else:
-                weights[i] = weights[i] + mean
+            taken, first[i], second[i] = step_by_hand(optimizer.name, mean, first[i], second[i])
+            weights[i] = weights[i] + taken
     for one, expected in zip(found, weights, strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Patients whom several hospitals know: found by pseudonym alone, and where their tests are spoilt."""
+"""Patients of several hospitals, found by pseudonym alone, and the tests that they spoil."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.ingest.ingestion import IngestSettings, ingest
 from fedpp.keys.key_domain import KeyDomain
-from simulations.shared_patients import also_tested_elsewhere, shared, trained_and_tested
+from simulations.comparison import also_tested_elsewhere, shared, trained_and_tested
 
 NORTH = {"ann": "train", "bob": "test", "cem": "train", "dan": "validation", "eva": "train", "fay": "test"}
 SOUTH = {"ann": "test", "bob": "test", "cem": "validation", "gus": "train", "fay": "train"}
@@ -49,7 +49,7 @@ def named(domain: KeyDomain, *patients: str) -> set[bytes]:
     ],
 )
 def test_patients_are_found_at_their_hospitals(tmp_path, domain, hospitals, both, spoilt):
-    """Known to two or more counts once; spoilt are both sequences of those trained here and tested elsewhere."""
+    """A patient of several hospitals counts once; both sequences of one trained here and tested elsewhere are found."""
     opened = datasets(tmp_path, domain, hospitals)
     assert shared(opened) == named(domain, *both)
     assert trained_and_tested(opened) == sum(map(len, spoilt))

@@ -1,4 +1,4 @@
-"""The paper's experiment through its command, small, on a few stripes in noise."""
+"""Command of the paper's experiment, with small networks on stripes in noise."""
 
 import csv
 import json
@@ -66,8 +66,8 @@ def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
     assert {row["metric"] for row in told["parity"]} == {0.0}
 
 
-def test_the_record_tells_the_whole_experiment(float64: Path):
-    """Counts, folds, tables, curves, settings and versions are in `paper.json`, seeds after the first in plaintext."""
+def test_the_record_has_the_whole_experiment(float64: Path):
+    """Counts, folds, tables, curves, settings and versions are in `paper.json`; later seeds are in plaintext alone."""
     told = record(float64)
     assert (told["data"]["patients"], told["data"]["classes"]) == (PATIENTS, ["well", "not well"])
     assert told["data"]["patients_with_both_labels"] == 1, MIXED
@@ -88,7 +88,7 @@ def test_the_record_tells_the_whole_experiment(float64: Path):
 
 
 def test_tables_and_figures_are_files(float64: Path):
-    """Table 1 and the curves as CSV say what the record says; the figures are PNG; nothing else is left."""
+    """CSV files of Table 1 and of the curves agree with the record; figures are PNG; there are no other files."""
     told = record(float64)
     with (float64 / "table.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -105,7 +105,7 @@ def test_tables_and_figures_are_files(float64: Path):
 
 
 def test_the_page_renders_all_rows(float64: Path):
-    """Every network, side, fold, figure and conclusion stands on the page, which fetches nothing."""
+    """Every network, side, fold, figure and conclusion is on the page, which loads nothing from elsewhere."""
     told, page = record(float64), (float64 / "paper.html").read_text()
     for name in (*NETWORK_NAMES.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
         assert name in page
@@ -118,7 +118,7 @@ def test_the_page_renders_all_rows(float64: Path):
 
 
 def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.CaptureFixture[str]):
-    """What is finished is not run again, what is missing is, and the figures are those of an unbroken one."""
+    """Missing trials are run, finished ones are not, and the figures equal those of an uninterrupted experiment."""
     before = record(float64)
     missing = sorted((float64 / "runs").glob("cnn-seed0-fold1-*"))
     kept = {path: path.stat().st_mtime_ns for path in (float64 / "runs").iterdir() if path not in missing}
@@ -162,8 +162,8 @@ def names_on(page: str) -> set[str]:
     return set(re.findall(r"<div><dt>([^<]*)</dt>", page.partition('id="how"')[2]))
 
 
-def test_the_page_leaves_out_settings_that_did_not_apply(float64: Path, plaintext: Path):
-    """Choices of CheXpert and BreakHis are not on a page of other data, nor an LSTM's width on one of a CNN."""
+def test_the_page_omits_settings_that_did_not_apply(float64: Path, plaintext: Path):
+    """The page of other data has no choices of CheXpert and BreakHis, the page of a CNN has no LSTM width."""
     both, alone = (names_on((out / "paper.html").read_text()) for out in (float64, plaintext))
     assert {"Layout", "Negative", "Dense", "Lstm"} <= both
     assert both - alone == {"Lstm"}
@@ -180,7 +180,7 @@ def test_the_page_leaves_out_settings_that_did_not_apply(float64: Path, plaintex
 def test_the_page_has_the_settings_of_the_layout_that_was_read(
     plaintext: Path, tmp_path: Path, table: bool, image: str, shown: set[str]
 ):
-    """Data that are recognised as CheXpert's or BreakHis's have the settings of those, and of those alone."""
+    """The page of CheXpert or BreakHis data has the settings of that layout alone."""
     (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (8, 8)).save(tmp_path / image)
     if table:
@@ -192,8 +192,8 @@ def test_the_page_has_the_settings_of_the_layout_that_was_read(
     assert names_on(page) & {"Target", "Uncertain", "Views", "Series"} == shown
 
 
-def test_the_terminal_says_what_its_seconds_are(float64: Path):
-    """A fold's seconds hold a compilation, so the ratio stands beside the median epochs that give it."""
+def test_the_summary_explains_its_seconds(float64: Path):
+    """Seconds of a fold include compilation, so the ratio follows the median epochs from which it is computed."""
     told = record(float64)
     lines = summary(told).splitlines()[: len(told["networks"])]
     for line, row in zip(lines, told["networks"], strict=True):
@@ -203,8 +203,8 @@ def test_the_terminal_says_what_its_seconds_are(float64: Path):
         assert "AUC by patient " in line
 
 
-def test_a_training_of_before_is_one_training(plaintext: Path):
-    """The page counts as one speaks."""
+def test_trainings_of_before_are_counted(plaintext: Path):
+    """The page uses singular and plural."""
     told, charts = record(plaintext), {"accuracy": [], "loss": []}
     for count, words in ((1, "1 training before"), (2, "2 trainings before")):
         assert words in " ".join(render({**told, "runs_kept_from_before": count}, charts).split())
@@ -213,7 +213,7 @@ def test_a_training_of_before_is_one_training(plaintext: Path):
 def test_trials_of_other_data_are_not_resumed(
     plaintext: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """The same data are resumed wherever they lie; with one image changed, and as many sequences, they are refused."""
+    """The same data in another folder are resumed; with one image changed they are refused."""
     moved, out = tmp_path / "moved", tmp_path / "out"
     shutil.copytree(raw, moved)
     shutil.copytree(plaintext, out)
@@ -237,10 +237,10 @@ def test_trials_of_other_data_are_not_resumed(
         (["--size", "2", "--filters", "2"], "are too small for HOG"),
     ],
 )
-def test_what_cannot_be_run_overwrites_nothing(
+def test_a_refused_experiment_overwrites_nothing(
     plaintext: Path, raw: Path, more: Sequence[str], reason: str, capsys: pytest.CaptureFixture[str]
 ):
-    """An --overwrite that is refused only when the data are read leaves the earlier experiment as it was."""
+    """An --overwrite that is refused after the data are read leaves the earlier experiment unchanged."""
     before = contents(plaintext)
     assert paper(raw, plaintext, *QUICK, *more, "--overwrite") == 1
     assert reason in capsys.readouterr().err.splitlines()[-1]
@@ -248,7 +248,7 @@ def test_what_cannot_be_run_overwrites_nothing(
 
 
 def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path):
-    """No trial of the earlier experiment is left, nor taken for one of the new."""
+    """No trial of the earlier experiment is left or reused."""
     shutil.copytree(plaintext, tmp_path / "out")
     assert paper(raw, tmp_path / "out", *QUICK, "--seed", "5", "--overwrite") == 0
     assert record(tmp_path / "out")["runs_kept_from_before"] == 0
@@ -257,9 +257,9 @@ def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path
 
 
 def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
-    """In float64 the owner's losses stop the ciphertext where Keras's rule stops plaintext, with the best weights.
+    """In float64 the owner's losses stop the ciphertext at the epoch where Keras's rule stops plaintext.
 
-    The images are noise, so that the loss goes on falling in training and not in validation.
+    The images are noise, so that the loss continues to fall in training and not in validation.
     """
     write_frames(tmp_path / "raw", contrast=0.0)
     raw, out = tmp_path / "raw", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Data and folds of the paper's experiment: nobody is in two parts, and both sides see the same sequences."""
+"""Data and folds of the paper's experiment: no patient is in two parts, and both sides get the same sequences."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_no_patient_is_in_two_parts_of_a_fold(study: Study, seed: int, parts: in
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_each_patient_is_tested_once(study: Study, seed: int):
-    """Over the folds of a seed every sequence is in test once; another seed cuts other folds."""
+    """Over the folds of a seed every sequence is in test once; another seed gives other folds."""
     cut = folds(study, SETTINGS, seed)
     assert len(cut) == SETTINGS.folds
     assert sorted(np.concatenate([fold.test for fold in cut])) == list(range(len(study.labels)))
@@ -47,7 +47,7 @@ def test_each_patient_is_tested_once(study: Study, seed: int):
     assert any(not np.array_equal(a.test, b.test) for a, b in zip(cut, other, strict=True))
 
 
-def test_both_sides_see_the_same_sequences(study: Study):
+def test_both_sides_get_the_same_sequences(study: Study):
     """Frames, their validity and labels of the plaintext side are the decrypted dataset's, sequence by sequence."""
     everything = np.arange(len(study.labels))
     decrypted = encryption.decrypt(study.domain, study.dataset.frames(everything))
@@ -59,7 +59,7 @@ def test_both_sides_see_the_same_sequences(study: Study):
 
 
 def test_a_part_without_positives_is_refused(study: Study):
-    """A fold whose test sequences are all negative is refused, by name."""
+    """A fold whose test sequences are all negative is refused by name."""
     alike = replace(study, labels=np.where(np.arange(len(study.labels)) == 0, 1, 0))
     with pytest.raises(ConfigError, match=r"has no negative or no positive sequence in"):
         folds(alike, SETTINGS, 0)
@@ -80,8 +80,8 @@ def test_too_many_folds_are_refused(study: Study):
         folds(study, replace(SETTINGS, folds=PATIENTS + 1), 0)
 
 
-def test_what_positive_means_is_told_before_anything_is_encrypted(tmp_path: Path):
-    """Where neither a negative label nor classes were chosen, a line says which label the order made negative."""
+def test_the_positive_class_is_reported_before_encryption(tmp_path: Path):
+    """Without a chosen negative label or classes, a line says which label is negative by its order."""
     write_frames(tmp_path / "raw")
     told: dict[str, list[tuple[str, bool]]] = {}
     for name, settings in {"chosen": SETTINGS, "sorted": replace(SETTINGS, negative=None)}.items():
@@ -98,7 +98,7 @@ def test_what_positive_means_is_told_before_anything_is_encrypted(tmp_path: Path
 
 
 def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):
-    """The same seed gives the same dataset, byte for byte; so an experiment can be resumed."""
+    """The same seed gives the same dataset, byte for byte, so that an experiment can be resumed."""
     write_frames(tmp_path / "raw")
     again = prepare_study(SETTINGS, tmp_path / "raw", tmp_path / "dataset", print)
     files = sorted(path.name for path in study.dataset.path.iterdir())
@@ -107,8 +107,8 @@ def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):
         assert (again.dataset.path / name).read_bytes() == (study.dataset.path / name).read_bytes()
 
 
-def test_hog_is_deterministic_and_blind_to_padding(study: Study):
-    """The same frames give the same features; what is behind a sequence's end changes none of them."""
+def test_hog_is_deterministic_and_ignores_padding(study: Study):
+    """The same frames give the same features; padded frames change none of them."""
     described = hog_baseline.features(study.frames, study.valid)
     noise = np.random.default_rng(0).normal(size=study.frames.shape)
     padding = study.frames + noise * ~study.valid[..., None, None, None]
@@ -118,7 +118,7 @@ def test_hog_is_deterministic_and_blind_to_padding(study: Study):
 
 
 def test_hog_learns_from_training_sequences_alone(study: Study):
-    """Labels outside the training part do not reach the regression; inside they do; its rows sum to one."""
+    """Labels of the training part change the regression, other labels do not; its rows sum to one."""
     described = hog_baseline.features(study.frames, study.valid)
     fold = folds(study, SETTINGS, 0)[0]
     found = hog_baseline.probabilities(study, fold, described)

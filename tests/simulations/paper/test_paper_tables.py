@@ -1,4 +1,4 @@
-"""The arithmetic of the paper's tables, against numbers worked out by hand."""
+"""Arithmetic of the paper's tables, against numbers calculated by hand."""
 
 import re
 from dataclasses import MISSING, fields, replace
@@ -32,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def trial(study: Study, wrong: tuple[int, ...] = (), sure: float = 0.75, epochs: int = 3, second: float = 1.0) -> Trial:
-    """Return a training that is right about all sequences but some."""
+    """Return a training that classifies all sequences right but those in `wrong`."""
     positive = study.labels.astype(float)
     positive[list(wrong)] = 1 - positive[list(wrong)]
     p = np.where(positive > 0, sure, 1 - sure)
@@ -49,7 +49,7 @@ def outcome(
     wrong: tuple[int, ...],
     settings: Settings = SETTINGS,
 ) -> Outcome:
-    """Return hand-made trials: those of fold 2 are wrong about some sequences, of HOG about its first test."""
+    """Return hand-made trials: those of fold 2 misclassify `wrong`, HOG each fold's first test sequence."""
     cut = folds(study, settings, 0)
     runs = tuple(all_runs(settings, cut))
     made = {"plaintext": (0.75, 1.0), "ciphertext": (encrypted_sure, 3.0), "control": (control_sure, 1.0)}
@@ -72,15 +72,15 @@ def test_auc_by_patient_is_of_the_mean_over_a_patient():
 
 
 def test_a_patient_with_both_labels_counts_by_sequence():
-    """Of a patient who is partly ill each sequence stands by itself, so one patient can make a pair."""
+    """The sequences of a partly ill patient count one by one, so one patient can make a pair."""
     patients = np.array(["a", "a", "b"])
     positive = np.array([True, False, False])
     assert auc_by_patient(positive, patients, np.array([0.8, 0.2, 0.9])) == 0.5
     assert mixed_patients(positive, patients).tolist() == ["a"]
 
 
-def test_auc_of_single_sequences_is_the_usual_one():
-    """With a sequence a patient it is scikit-learn's AUC."""
+def test_auc_of_single_sequences_is_scikit_learn_s():
+    """With one sequence a patient, AUC by patient is scikit-learn's AUC."""
     generator = np.random.default_rng(0)
     positive, scores = generator.integers(2, size=50) > 0, generator.integers(20, size=50) / 20
     expected = roc_auc_score(positive, scores)
@@ -126,8 +126,8 @@ def test_table_1_is_the_mean_over_folds(study: Study):
     assert first_row["parameters"] == 2 * 9 + 2 + 18 * 3 + 3 + 2 * 2 * 3 * 64 + 64 + 64 * 2 + 2
 
 
-def test_the_first_epoch_is_no_epoch_s_time(study: Study):
-    """It may hold a compilation (9 s here): the median is of the others, and of it alone if there are no others."""
+def test_the_first_epoch_is_not_timed(study: Study):
+    """It may include compilation (9 s here): the median is of the other epochs, or of it alone if there is no other."""
     assert _median_epoch([trial(study, epochs=2), trial(study, epochs=2)]) == 1.0
     assert _median_epoch([trial(study, epochs=1)]) == 9.0
 
@@ -145,8 +145,8 @@ def test_parity_is_within_the_largest_control(study: Study, control: float, with
         assert row.equal  # no decision differs, nor the order of the scores
 
 
-def test_the_auc_table_stands_beside_hog(study: Study):
-    """HOG is wrong about one test sequence a fold, the network about none; both rows and the difference say so."""
+def test_the_auc_table_compares_with_hog(study: Study):
+    """HOG misclassifies one test sequence a fold, the network none; both rows and the difference show it."""
     results = tables(study, SETTINGS, outcome(study, encrypted_sure=0.75, control_sure=0.75, wrong=()))
     plain, encrypted, hog = results.auc
     assert (plain.name, plain.side, encrypted.side) == ("cnn", "plaintext", "ciphertext")
@@ -159,7 +159,7 @@ def test_the_auc_table_stands_beside_hog(study: Study):
 
 
 def test_the_auc_has_an_interval_of_three_folds(study: Study):
-    """It lies about the mean, and within 0 and 1."""
+    """The interval contains the mean, and is within 0 and 1."""
     settings = replace(SETTINGS, folds=3)
     made = outcome(study, encrypted_sure=0.75, control_sure=0.75, wrong=(), settings=settings)
     plain, _, hog = tables(study, settings, made).auc
@@ -168,34 +168,32 @@ def test_the_auc_has_an_interval_of_three_folds(study: Study):
     assert 0 <= hog.interval[0] <= hog.mean <= hog.interval[1] <= 1
 
 
-def said(study: Study, settings: Settings, control_sure: float) -> list[str]:
-    """Return the conclusions where the ciphertext is 0.02 from plaintext."""
+def sentences(study: Study, settings: Settings, control_sure: float) -> list[str]:
+    """Return the conclusions with the ciphertext 0.02 from plaintext."""
     made = outcome(study, encrypted_sure=0.73, control_sure=control_sure, wrong=(), settings=settings)
     return conclusions(study, settings, tables(study, settings, made))
 
 
-def test_few_controls_decide_nothing(study: Study):
-    """With one control, half of what only rounds is beyond: the sentence says so, and how many to draw."""
+def test_few_controls_allow_no_decision(study: Study):
+    """With one control, rounding alone is beyond it in half of the trainings: the sentence recommends more controls."""
     line = next(
-        line for line in said(study, replace(SETTINGS, control_draws=1), 0.74) if "nothing can be decided" in line
+        line for line in sentences(study, replace(SETTINGS, control_draws=1), 0.74) if "no decision is possible" in line
     )
-    assert line.startswith("With 1 control a training nothing can be decided: by chance alone")
+    assert line.startswith("With 1 control a training no decision is possible: by chance alone")
     assert line.endswith("in one training of 2, and here it is in 2 of 2. Use --control-draws 5 or more.")
 
 
 @pytest.mark.parametrize(
     ("control", "within", "farther", "networks"), [(0.72, 2, "5.0", "CNN"), (0.74, 0, "0.0", "no network")]
 )
-def test_controls_stand_beside_what_chance_expects(
-    study: Study, control: float, within: int, farther: str, networks: str
-):
-    """Of two trainings with five controls each, 2 x 5/6 are within by chance, and 2.5 controls lie farther off."""
+def test_controls_are_compared_with_chance(study: Study, control: float, within: int, farther: str, networks: str):
+    """Of two trainings with five controls each, 2 x 5/6 are within by chance, and 2.5 controls are farther off."""
     assert (
         f"Each training has 5 controls, and in {within} of 2 trainings the ciphertext is no farther from plaintext "
-        "than the farthest of them; were it one more control, 1.7 would be expected. "
-        f"On average {farther} of the 5 are farther off than the ciphertext; likewise 2.5 would be expected. "
-        f"Over all folds of a network together it is no farther for {networks}."
-    ) in said(study, replace(SETTINGS, control_draws=5), control)
+        "than the farthest of them; of one more control, 1.7 would be expected. "
+        f"On average {farther} of the 5 are farther off than the ciphertext, where 2.5 would be expected. "
+        f"Over all folds of a network together the ciphertext is no farther for {networks}."
+    ) in sentences(study, replace(SETTINGS, control_draws=5), control)
 
 
 @pytest.mark.parametrize(
@@ -203,16 +201,16 @@ def test_controls_stand_beside_what_chance_expects(
     [("float32", 0.72, ""), ("float32", 0.74, "--dtype float64"), ("float64", 0.74, ".")],
 )
 def test_a_ciphertext_beyond_its_controls_is_explained(study: Study, dtype: Dtype, control: float, expected: str):
-    """Only where it is beyond, and float64 is only recommended where it was not used."""
-    lines = said(study, replace(SETTINGS, control_draws=5, dtype=dtype), control)
+    """The sentence is there only if it is beyond, and recommends float64 only if that was not used."""
+    lines = sentences(study, replace(SETTINGS, control_draws=5, dtype=dtype), control)
     found = [line for line in lines if "rounds anew in each step (docs/numerics.md has measurements)" in line]
     assert len(found) == bool(expected)
     assert [("--dtype float64" in line) for line in found] == [expected == "--dtype float64"] * len(found)
 
 
-def test_sentences_of_one_network_and_two_folds(study: Study):
+def test_sentences_fit_one_network_and_two_folds(study: Study):
     """One network is not the best of several, and two folds have no interval."""
-    lines = said(study, replace(SETTINGS, epochs=1), 0.74)
+    lines = sentences(study, replace(SETTINGS, epochs=1), 0.74)
     of_network = [line for line in lines if line.startswith("CNN on test patients: ")]
     assert len(of_network) == 1
     assert re.fullmatch(r".*: plaintext, AUC by patient 1.000, \S+ to HOG, over 2 folds; ciphertext, .*", of_network[0])
@@ -262,22 +260,22 @@ def test_the_time_left_counts_ciphertext_three_times(study: Study):
 
 
 def test_defaults_of_draws_and_seeds():
-    """Controls are drawn in float32 beside both sides; seeds beyond the first need plaintext."""
+    """Controls are drawn in float32 if both sides are run; seeds beyond the first need plaintext."""
     assert Settings.of("ours", {}).control_draws == 5
     assert Settings.of("ours", {"dtype": "float64"}).control_draws == 0
-    alone = Settings.of("paper", {"sides": ("ciphertext",)})
-    assert (alone.control_draws, alone.seeds, alone.stopping, alone.batch_size) == (0, 1, "early", 256)
+    encrypted = Settings.of("paper", {"sides": ("ciphertext",)})
+    assert (encrypted.control_draws, encrypted.seeds, encrypted.stopping, encrypted.batch_size) == (0, 1, "early", 256)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_protocol_says_what_has_no_default(protocol: str):
-    """Each of a protocol's values stands there alone, and neither protocol leaves one to the other."""
+def test_a_protocol_sets_every_setting_without_default(protocol: str):
+    """Both protocols set exactly the settings that have no default."""
     open_ = {field.name for field in fields(Settings) if field.default is MISSING}
     assert set(PROTOCOLS[protocol]) == open_ - {"protocol", "control_draws"}
 
 
-def test_a_recipe_is_refused_before_any_data_are_read():
-    """The settings refuse what no training takes, such as a batch of more sequences than one may have."""
+def test_hyperparameters_are_checked_before_any_data_are_read():
+    """Settings refuse hyperparameters out of range, such as a batch that is too large."""
     with pytest.raises(ConfigError, match="batch-size must be a whole number from 1 to 4096, got 5000"):
         Settings.of("ours", {"batch_size": 5000})
     with pytest.raises(ConfigError, match="positive-weight must be positive and finite"):
