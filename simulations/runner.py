@@ -4,13 +4,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from coordinator.operator.report_command import report_of
 from fedpp.cli import load_tensorflow
-from fedpp.config.run_config import RunConfig
+from fedpp.config.run_config import RunConfig, SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.protocol.run_record import FederationRecord
@@ -54,7 +55,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
         with vaults(hospitals.sites, hospitals.passphrase_file):
-            record = federate(hospitals.sites, run_config(scenario, hospitals, out / "federation"))
+            record = _federate(scenario, hospitals.sites, run_config(scenario, hospitals, out / "federation"))
         if scenario.secure_aggregation:
             model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
             model.save(out / "federation" / "model.npz")
@@ -69,6 +70,16 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     report = _report(scenario, hospitals, record, compared, timing)
     write_report(out, report)
     return report
+
+
+def _federate(
+    scenario: Scenario, sites: Sequence[SiteConfig], configuration: Mapping[str, str | int | float]
+) -> FederationRecord:
+    if scenario.engine == "in-process":
+        from .in_process_engine import federate as federate_in_process
+
+        return federate_in_process(sites, configuration)
+    return federate(sites, configuration)
 
 
 def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:

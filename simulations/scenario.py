@@ -103,6 +103,7 @@ class Scenario:
     plaintext_central: bool = False  # and one on all sites' data in one place
     local_baseline: bool = False  # and one at each site alone
     sensitivity: float = WANTED_SENSITIVITY  # at least this on validation data: where the report's operating point is
+    engine: Literal["ray", "in-process"] = "ray"  # in-process: one site after the other, without Ray; for small runs
     control_draws: int = 0  # of the twin against itself, its initial weights moved by one unit in the last place
 
     @classmethod

@@ -97,7 +97,8 @@ class Batches:
 
         batch = tf.TensorSpec((None,), tf.int64)
         order = tf.data.Dataset.from_generator(lambda: self.order(epochs, done), output_signature=batch)
-        return order.map(load).prefetch(AHEAD)
+        # AutoGraph has nothing to convert here; on Python 3.13 it warns of its own parser
+        return order.map(tf.autograph.experimental.do_not_convert(load)).prefetch(AHEAD)
 
     def _read(self, indices: Indices) -> list[NDArray[Any]]:
         try:

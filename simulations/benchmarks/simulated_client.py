@@ -1,6 +1,6 @@
-"""A site's part in a run, played without vault, dataset or network: real masks, seals and states, and updates of one.
+"""Simulated client: a site's part in a run without vault, dataset or training, but with real masks, seals and states.
 
-Whoever plays holds the domain's secret: it is for measurements and tests of the coordinator, which cannot tell.
+It holds the domain's secret. It serves measurements and tests of the coordinator, which sees no difference.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ Rows = dict[str, NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class SimulatedClient:
-    """A site of `domain` that answers as `sites.client.app` does, whose training adds `step` to every row."""
+    """Site of `domain` that replies as `sites.client.app` does; its training adds `step` to every row."""
 
     description: SiteDescription
     domain: KeyDomain
@@ -39,13 +39,13 @@ class SimulatedClient:
     held: dict[str, GlobalState] = field(default_factory=dict)  # by digest
 
     def initial(self, content: RecordDict) -> RecordDict:
-        """Answer the state of round 0: of zeros, or of the model that came."""
+        """Reply with the state of round 0: of zeros, or of the initial model in the request."""
         request = messages.InitialRequest.of(content)
         run_spec = request.run_spec
         rows = self.rows_of_round_0(run_spec.network)
         if request.model:
             sent = messages.state_of(content)
-            rows = dict(GlobalState.from_bytes(self._opened(sent)[1] if request.model == "sealed" else sent).rows)
+            rows = dict(GlobalState.from_bytes(self._unsealed(sent)[1] if request.model == "sealed" else sent).rows)
         state = initial(
             rows,
             network=run_spec.network,
@@ -55,21 +55,21 @@ class SimulatedClient:
             rule=run_spec.rule,
             salt="5a" * 32,
         )
-        return RecordDict({messages.ARRAYS: self._closed(content, run_spec, state)})
+        return RecordDict({messages.ARRAYS: self._sealed(content, run_spec, state)})
 
     def train(self, content: RecordDict) -> RecordDict:
-        """Answer the update in words."""
+        """Reply with the encoded update, masked if the run is."""
         request = messages.TrainRequest.of(content)
         before = self.base(content, request)
         if before is None:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
-        words = self.words(request, before)
+        update = self.encoded_update(request, before)
         mask = messages.Mask("0" * 64, 0, 1)
         if request.run_spec.masked:
-            words, mask = self._masked(content, request, before, words)
+            update, mask = self._masked(content, request, before, update)
         return RecordDict(
             {
-                messages.ARRAYS: ArrayRecord({messages.WORDS: Array(words)}),
+                messages.ARRAYS: ArrayRecord({messages.WORDS: Array(update)}),
                 messages.MASK: mask.to_record(),
                 messages.ORIGIN: messages.Origin(
                     request.run_spec.domain, _round(content, request, before).to_json()
@@ -89,7 +89,7 @@ class SimulatedClient:
         reply = self._counts(2)
         reply[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
         if request.keep:
-            reply[messages.ARRAYS] = self._closed(content, request.run_spec, after)
+            reply[messages.ARRAYS] = self._sealed(content, request.run_spec, after)
         return reply
 
     def evaluate(self, content: RecordDict) -> RecordDict:
@@ -110,42 +110,42 @@ class SimulatedClient:
         return {spec.name: np.zeros((*spec.shape, n)) for spec in network.weights()}
 
     def update(self, before: GlobalState) -> Rows:
-        """Return what training adds to the rows."""
+        """Return the change of the rows in training."""
         return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
 
-    def words(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
-        """Return the update in words, not masked yet."""
+    def encoded_update(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
+        """Return the encoded update before masking."""
         return local_round.encoded(request.run_spec, self.update(before), self._examples(request.run_spec))
 
     def base(self, content: RecordDict, request: messages.RoundRequest) -> GlobalState | None:
-        """Return the state that the question is about; nothing if it is to be held, and is not."""
+        """Return the state to which the request applies; None if the request expects a held state that is missing."""
         if messages.STATE not in content.array_records[messages.ARRAYS]:
             return self.held.get(request.base)
         state = self.state(content, request.run_spec, request.round - 1)
         if request.base not in {"", state.digest}:
-            raise FederationError("another state came than the question names")
+            raise FederationError("the state in the request is not the one that the request names")
         self._hold(state)
         return state
 
     def _hold(self, state: GlobalState) -> None:
-        """Hold a state, and no more of those before it than the last round's."""
+        """Hold a state, and drop the states before that of the round before."""
         for digest in [digest for digest, of in self.held.items() if of.round < state.round - 1]:
             self.held.pop(digest, None)
         self.held[state.digest] = state
 
     def state(self, content: RecordDict, run_spec: RunSpec, number: int) -> GlobalState:
-        """Return the state that came, which must be of this round of this run."""
+        """Return the state in the request, which must be of this round of this run."""
         sent = messages.state_of(content)
         if run_spec.masked:
-            told, sent = self._opened(sent)
-            if told != about(_nonce(content), number):
-                raise FederationError(f"a sealed state about {told:.200} came, due is that of round {number}")
+            label, sent = self._unsealed(sent)
+            if label != about(_nonce(content), number):
+                raise FederationError(f"the sealed state is of {label:.200}, expected is that of round {number}")
         state = GlobalState.from_bytes(sent)
         local_round.require_state(run_spec, state, number)
         return state
 
     def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:
-        """Return the state after the round, of the sum that came."""
+        """Return the state after the round, computed from the aggregate in the request."""
         total, of = Aggregate.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
         words = messages.words_of(content, of.ring.bits, of.length)
         if request.run_spec.masked:
@@ -154,38 +154,38 @@ class SimulatedClient:
         return local_round.advanced(request.run_spec, before, total, words, algebra, attempt=request.attempt)
 
     def _masked(
-        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, words: EncodedUpdate
+        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, update: EncodedUpdate
     ) -> tuple[EncodedUpdate, messages.Mask]:
         part = Contribution.fresh(self.description.name, self._examples(request.run_spec), 1)
         masker = self.domain.mask_key().masker(_round(content, request, before), part)
-        masked = np.empty_like(words)
-        for start in range(0, words.size, CHUNK):
-            masked[start : start + CHUNK] = masker.mask(words[start : start + CHUNK])
+        masked = np.empty_like(update)
+        for start in range(0, update.size, CHUNK):
+            masked[start : start + CHUNK] = masker.mask(update[start : start + CHUNK])
         return masked, messages.Mask(part.nonce, masker.tag(), part.min_cohort)
 
     def _examples(self, run_spec: RunSpec) -> int:
         return run_spec.weight(self.description.sequences[0])
 
-    def _closed(self, content: RecordDict, run_spec: RunSpec, state: GlobalState) -> ArrayRecord:
+    def _sealed(self, content: RecordDict, run_spec: RunSpec, state: GlobalState) -> ArrayRecord:
         sent = state.to_bytes()
         if run_spec.masked:
             sent = b"".join(self.domain.state_sealer().seal(about(_nonce(content), state.round), [sent]))
         return ArrayRecord({messages.STATE: messages.pack_state(sent)})
 
-    def _opened(self, sealed: bytes) -> tuple[str, bytes]:
-        told, records = self.domain.state_sealer().unseal([sealed])
-        return told, b"".join(records)
+    def _unsealed(self, sealed: bytes) -> tuple[str, bytes]:
+        label, records = self.domain.state_sealer().unseal([sealed])
+        return label, b"".join(records)
 
 
 def counted(description: SiteDescription, examples: int) -> AnyCounts:
-    """Return counts of a model that knows nothing; of several findings the first alone is known to one sequence."""
+    """Return evaluation counts of an untrained model; of several findings one sequence has only the first known."""
     if description.multi_label:
         return findings(examples, len(description.classes))
     return count(np.zeros(examples, int), np.full((examples, 2), 0.5))
 
 
 def findings(examples: int, number: int = 2) -> FindingCounts:
-    """Return the counts of so many sequences, of which the first knows no finding but the first."""
+    """Return evaluation counts of `examples` sequences; of the first sequence only the first finding is known."""
     states = np.ones((examples, number), int)
     states[0, 1:] = UNKNOWN
     return count_findings(states, np.full((examples, number, 2), 0.5))

@@ -1,8 +1,7 @@
-"""Many played sites in one process, each a node of its own: the Fleet API is spoken as a SuperNode speaks it.
+"""Simulated clients, many in one process: each is a node of its own that uses the Fleet API as a SuperNode does.
 
-Each has its node key and its certified identity, pulls what it is sent and pushes what it answers, byte for byte. What
-all of them would work out alike, the global state and an update before its mask, is worked out once: a machine that
-plays 64 sites has not the memory and the time of 64.
+Each has its node key and its certified identity, and pulls and pushes the same bytes as a site. Global states and
+unmasked updates, which are equal for all of them, are computed once: one machine has not the memory of 64 sites.
 """
 
 import argparse
@@ -56,7 +55,7 @@ from .simulated_client import SimulatedClient
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
 SEQUENCES = (2, 2, 1)  # train, validation and test, of each site
-POLL_SECONDS, GONE_SECONDS = 1.0, 60.0  # after which a SuperLink that does not answer is gone
+POLL_SECONDS, GONE_SECONDS = 1.0, 60.0  # after which a silent SuperLink is taken for gone
 READY, LOST_REPLY = "simulated client ready", "a reply was lost"
 LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError, RunNotRunningException)
 
@@ -64,10 +63,10 @@ T = TypeVar("T")
 
 
 class Shared:
-    """What the sites have in common, the newest of each kind, and one lock: one site answers at a time."""
+    """Values shared by the clients, the newest of each kind, and a lock: one client replies at a time."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self.lock = RLock()
         self._known: dict[str, tuple[object, Any]] = {}
         self._contents: dict[str, bytes] = {}
@@ -75,36 +74,36 @@ class Shared:
         self.held: dict[str, GlobalState] = {}
 
     def once(self, kind: str, key: object, make: Callable[[], T]) -> T:
-        """Return what was made for this key, or make it in place of the last one of its kind."""
+        """Return the value made for this key; make it in place of the last one of its kind if there is none."""
         with self.lock:
             if kind not in self._known or self._known[kind][0] != key:
                 self._known[kind] = key, make()
             return cast("T", self._known[kind][1])
 
     def keep(self, wanted: Collection[str]) -> None:
-        """Forget all contents but these objects'."""
+        """Drop all contents but those of these objects."""
         with self.lock:
             self._contents = {name: content for name, content in self._contents.items() if name in wanted}
 
     def same(self, name: str, content: bytes) -> bytes:
-        """Return the one copy of an object's content."""
+        """Return the single copy of an object's content."""
         with self.lock:
             return self._contents.setdefault(name, content)
 
 
 @dataclass(frozen=True)
 class Member(SimulatedClient):
-    """A played site that works out with the others what is the same for all in an honest run of one attempt a round."""
+    """Simulated client that shares states and unmasked updates with the others, in an honest run without retries."""
 
     shared: Shared = field(default_factory=Shared)
 
     def state(self, content: RecordDict, run_spec: RunSpec, number: int) -> GlobalState:
-        """Return the state that came."""
+        """Return the state in the request."""
         return self.shared.once("state", number, lambda: SimulatedClient.state(self, content, run_spec, number))
 
-    def words(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
-        """Return the update in words, not masked yet."""
-        return self.shared.once("words", before.round, lambda: SimulatedClient.words(self, request, before))
+    def encoded_update(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
+        """Return the encoded update before masking."""
+        return self.shared.once("update", before.round, lambda: SimulatedClient.encoded_update(self, request, before))
 
     def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:
         """Return the state after the round."""
@@ -115,7 +114,7 @@ class Member(SimulatedClient):
 
 @dataclass(frozen=True)
 class Node:
-    """A played site's connection."""
+    """Connection of a simulated client to SuperLink."""
 
     member: Member
     site: Site
@@ -127,18 +126,18 @@ class Node:
     confirm: Callable[[int, str], None]
 
     def serve(self, stopped: Event) -> None:
-        """Answer until told to stop; as at a SuperNode, what SuperLink does not take is lost."""
+        """Reply to messages until stopped; as at a SuperNode, a reply that SuperLink does not take is lost."""
         while not stopped.is_set():
             try:
                 received = self.receive()
                 if received is None:
                     stopped.wait(POLL_SECONDS)
                 else:
-                    self._answer(*received)
+                    self._reply(*received)
             except LOST as error:
                 print(f"{LOST_REPLY}, of {self.site.identity.name}: {error}", flush=True)
 
-    def _answer(self, message: Message, tree: ObjectTree) -> None:
+    def _reply(self, message: Message, tree: ObjectTree) -> None:
         run, shared = message.metadata.run_id, self.member.shared
         names = [of.object_id for of in iterate_object_tree(tree)]
         shared.keep(names)
@@ -146,32 +145,32 @@ class Node:
         self.confirm(run, message.metadata.message_id)
         with shared.lock, no_object_id_recompute():
             inflated = dict(shared.inflated)
-            question = cast("Message", inflate_object_from_contents(tree.object_id, contents, objects=inflated))
+            request = cast("Message", inflate_object_from_contents(tree.object_id, contents, objects=inflated))
             shared.inflated = {
                 name: of for name, of in inflated.items() if name in names and isinstance(of, ArrayRecord)
             }
-            question.metadata.__dict__["_message_id"] = tree.object_id  # which an object's content does not hold
-            answer = Message(self._content(question), reply_to=question)
-            answer.metadata.__dict__["_message_id"] = answer.object_id
-            answered, objects = get_object_tree(answer), get_all_nested_objects(answer)
-        wanted, session = self.send(answer, answered, 0.0)
-        del answer, question, inflated
+            request.metadata.__dict__["_message_id"] = tree.object_id  # which an object's content does not hold
+            reply = Message(self._content(request), reply_to=request)
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            reply_tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
+        wanted, session = self.send(reply, reply_tree, 0.0)
+        del reply, request, inflated
         push_objects(objects, partial(self.push, run, session), object_ids_to_push=wanted)
 
-    def _content(self, question: Message) -> RecordDict:
-        answers: Mapping[str, Callable[[], RecordDict]] = {
-            f"query.{messages.DESCRIBE}": lambda: self._description(question),
-            f"query.{messages.INITIAL_WEIGHTS}": lambda: self.member.initial(question.content),
+    def _content(self, request: Message) -> RecordDict:
+        replies: Mapping[str, Callable[[], RecordDict]] = {
+            f"query.{messages.DESCRIBE}": lambda: self._description(request),
+            f"query.{messages.INITIAL_WEIGHTS}": lambda: self.member.initial(request.content),
             f"query.{messages.LOCAL_BASELINE}": self.member.local_baseline,
-            "train": lambda: self.member.train(question.content),
-            f"query.{messages.ACCEPT}": lambda: self.member.accept(question.content),
-            "evaluate": lambda: self.member.evaluate(question.content),
+            "train": lambda: self.member.train(request.content),
+            f"query.{messages.ACCEPT}": lambda: self.member.accept(request.content),
+            "evaluate": lambda: self.member.evaluate(request.content),
         }
-        return answers[question.metadata.message_type]()
+        return replies[request.metadata.message_type]()
 
-    def _description(self, question: Message) -> RecordDict:
-        run, card = question.metadata.run_id, self.site.domain.card()
-        nonce, name = messages.DescribeRequest.of(question.content).nonce, self.site.identity.name
+    def _description(self, request: Message) -> RecordDict:
+        run, card = request.metadata.run_id, self.site.domain.card()
+        nonce, name = messages.DescribeRequest.of(request.content).nonce, self.site.identity.name
         facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run))
         statement = Statement(nonce, str(run), int(time.time()), *facts)
         signature = self.site.identity.sign("statement", statement.content())
@@ -185,7 +184,7 @@ class Node:
 
 
 def described(name: str) -> SiteDescription:
-    """Return what a played site says of itself."""
+    """Return the description of a simulated client."""
     return SiteDescription(
         name=name,
         domain=DOMAIN.card().fingerprint,
@@ -204,8 +203,8 @@ def described(name: str) -> SiteDescription:
 
 
 def main() -> int:
-    """Play the sites whose node keys are named, until SIGTERM; return the exit status."""
-    parser = argparse.ArgumentParser(prog="played_fleet", description=__doc__.split("\n")[0])
+    """Run the clients whose node keys are named, until SIGTERM; return the exit status."""
+    parser = argparse.ArgumentParser(prog="simulated_clients", description=__doc__.split("\n")[0])
     parser.add_argument("--superlink", required=True)
     parser.add_argument("--ca", required=True)
     parser.add_argument("identities", nargs="+", type=Path, help="folders of node keys, each named as its site")
@@ -213,17 +212,17 @@ def main() -> int:
     stopped, shared = Event(), Shared()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with ThreadPoolExecutor(len(options.identities)) as pool:
-        played = [pool.submit(_play, options, identity, shared, stopped) for identity in options.identities]
+        clients = [pool.submit(_serve, options, identity, shared, stopped) for identity in options.identities]
         while not stopped.wait(POLL_SECONDS):
-            for of in played:
-                if of.done():  # it failed
+            for client in clients:
+                if client.done():  # it has failed
                     stopped.set()
-    for of in played:
-        of.result()
+    for client in clients:
+        client.result()
     return 0
 
 
-def _play(options: argparse.Namespace, identity: Path, shared: Shared, stopped: Event) -> None:
+def _serve(options: argparse.Namespace, identity: Path, shared: Shared, stopped: Event) -> None:
     key = cast("ec.EllipticCurvePrivateKey", load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None))
     own, card = SiteIdentity.generate(identity.name), DOMAIN.card()
     site = Site(DOMAIN, own, DomainCA(DOMAIN.ca_seed()).certify(own.request(), card))

@@ -1,4 +1,4 @@
-"""A simulated federation, small, with everything real: vault processes, Ray, the two apps, the plaintext reference."""
+"""Small simulated federations with real vault processes, apps, engines and plaintext reference."""
 
 import json
 import subprocess
@@ -48,6 +48,7 @@ filters: [3, 4]
 dense: 5
 lstm: 4
 dtype: float64
+engine: in-process
 plaintext-central: true
 local-baseline: true
 """
@@ -62,9 +63,9 @@ FINDINGS = (
 )
 
 
-FRAME_FORM = SCENARIO.replace("control-draws: 1", "scheme: more-frame\narchitecture: cnn\nvoting: true").replace(
-    "batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1"
-)
+FRAME_FORM = SCENARIO.replace(
+    "control-draws: 1", "scheme: more-frame\narchitecture: cnn\nvoting: true\nengine: in-process"
+).replace("batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1")
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -82,8 +83,8 @@ def simulations(*arguments: object, check: int = 0) -> subprocess.CompletedProce
     return done
 
 
-def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
-    """In float64 the encrypted federation and the plaintext loop agree to 1e-9, and the report says all of it."""
+def test_a_simulation_agrees_with_its_plaintext_reference(tmp_path: Path):
+    """In float64 the encrypted federation on Ray and the plaintext loop agree to 1e-9, and the report shows it."""
     scenario = tmp_path / "small.yaml"
     scenario.write_text(SCENARIO)
     out = tmp_path / "run"
@@ -110,7 +111,7 @@ def test_a_simulation_agrees_with_its_plaintext_twin(tmp_path: Path):
 
 
 def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """Hospitals keep their folders' names; their visits are learned, with every baseline, and the report tells all."""
+    """Hospitals have their folders' names; visits are predicted, and the report has every baseline."""
     scenario = tmp_path / "visits.yaml"
     scenario.write_text(VISITS)
     out = tmp_path / "run"
@@ -143,10 +144,8 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
         assert patient not in page
 
 
-def test_findings_are_learned_at_once_as_in_plaintext(
-    chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    """Coloured and multi-label, ciphertext agrees with the plaintext reference; the report tells each finding."""
+def test_several_findings_agree_with_plaintext(chexpert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Coloured and multi-label, ciphertext agrees with the plaintext reference; the report has each finding."""
     scenario = tmp_path / "findings.yaml"
     scenario.write_text(FINDINGS)
     out = tmp_path / "run"
@@ -168,7 +167,7 @@ def test_findings_are_learned_at_once_as_in_plaintext(
 
 
 def test_list_names_the_scenarios():
-    """`list` tells every scenario that comes with the project."""
+    """`list` has every scenario of the project."""
     names = {row["name"] for row in json.loads(simulations("list", "--json").stdout)}
     assert names == {path.stem for path in (ROOT / "simulations" / "scenarios").glob("*.yaml")}
 
@@ -195,7 +194,7 @@ def test_bad_scenarios_are_one_line(tmp_path: Path, text: str, reason: str):
 
 
 def test_only_a_run_is_overwritten(tmp_path: Path):
-    """`--overwrite` never touches a folder that no run made, nor data inside the run's folder."""
+    """`--overwrite` changes no folder but that of a run, and no data inside it."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "scan.dcm").write_bytes(b"precious")
     for data in ([], ["--data", tmp_path / "raw"]):
@@ -207,7 +206,7 @@ def test_only_a_run_is_overwritten(tmp_path: Path):
 
 
 def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
-    """SIGTERM ends a run as Ctrl-C does: in one line, and with its vaults, which hold the domain secret."""
+    """SIGTERM ends a run as Ctrl-C does: with one line, and with its vaults, which hold the domain secret."""
     scenario = tmp_path / "small.yaml"
     scenario.write_text(SCENARIO.replace("rounds: 2", "rounds: 1000"))
     command = [sys.executable, "-m", "simulations", "run", str(scenario), "--out", str(tmp_path / "run")]
@@ -228,8 +227,8 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
     assert processes_of(tmp_path) == {}
 
 
-def test_moved_weights_are_neighbours():
-    """Each weight is the next number up or down, and both happen."""
+def test_moved_weights_differ_by_one_unit():
+    """Each weight is the next number up or down, and both occur."""
     weights = [np.linspace(-1, 1, 1000, dtype=np.float32)]
     (near,) = moved(weights, 0)
     assert near.dtype == np.float32
@@ -253,7 +252,7 @@ def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path, c
 
 
 def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """Without masking the coordinator takes the median of real updates, the sites adopt it, and the report says so."""
+    """Without masking the coordinator takes the median of real updates, the sites accept it, and the report says so."""
     scenario = tmp_path / "median.yaml"
     chosen = (
         "strategy: FedTrimmedAvg\nstrategy-settings: beta=0.4\nsecure-aggregation: false\nplaintext-federated: false\n"
@@ -284,7 +283,7 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
 def test_a_strategy_that_does_not_fit_is_refused_before_anything_is_made(
     lines: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """One line, and no folder of a run."""
+    """The error is one line, and no folder of a run is made."""
     scenario = tmp_path / "strategy.yaml"
     scenario.write_text(FRAME_FORM + lines)
     assert main(["run", str(scenario), "--out", str(tmp_path / "run")]) == 1

@@ -43,6 +43,16 @@ def test_moments_as_rows_are_adam_where_nothing_rounds():
     np.testing.assert_allclose(moved(RowMoments(algebra), "float64"), moved(Adam(algebra), "float64"), rtol=1e-5)
 
 
+def test_a_step_is_measured():
+    """A checkpoint has a row, with the ciphertext near its plaintext reference in float64."""
+    (row,) = drift(checkpoints=(1,), draws={"float64": 1})["rows"]
+    assert row["case"] == "float64, step 1"
+    assert 0 <= row["probabilities"] < 1e-12
+    assert 0 < row["weights_control"] < 1e-9
+    assert row["reference_loss"] == pytest.approx(np.log(2), abs=0.1)
+
+
+@pytest.mark.slow
 def test_a_few_steps_are_measured_and_drawn(tmp_path: Path):
     """Each dtype has a row for each checkpoint, with the ciphertext near its plaintext reference; a chart is drawn."""
     result = drift(tmp_path / "out", checkpoints=(1, 3), draws={"float32": 1, "float64": 1})

@@ -14,6 +14,7 @@ from simulations.benchmarks.simulated_clients import DOMAIN, FRAMES, SIZE, descr
 SHORT = ("--megabytes", "0.25", "--rounds", "1", "--turns", "1", "--senders", "2", "3", "--sent", "0.5")
 
 
+@pytest.mark.slow
 def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str]):
     """A round has seconds, in two phases, beside the empty app's; a coordinator's peak has two parts."""
     assert main(["bench", "rounds", *SHORT, "--json"]) == 0

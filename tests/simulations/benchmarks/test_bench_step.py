@@ -51,6 +51,7 @@ def test_all_forms_take_the_same_steps():
     np.testing.assert_allclose(losses["keras"], losses["plaintext"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_quick_bench_has_every_figure():
     """Each case has a row of positive figures, fit for JSON; the grid holds three networks in two sizes."""
     (row,) = json.loads(json.dumps(step([Case("cnn", 16, 2, frames=2)], repetitions=2)))["rows"]

@@ -18,6 +18,7 @@ from simulations.chaos.chaos_cases import CASES, FORGERIES, fill, largest_differ
 from simulations.chaos.relay import relay
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_coordinator_ends_with_the_weights_of_an_uninterrupted_run(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
