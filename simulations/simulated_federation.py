@@ -69,13 +69,10 @@ def federate(sites: Sequence[SiteConfig], run: Mapping[str, str | int | float]) 
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)
         for number, site in enumerate(sites):
-            absolute = replace(
-                site,
-                dataset=site.dataset.resolve(),
-                evaluation_key=site.evaluation_key.resolve(),
-                policy=site.policy.resolve(),
-                work=site.work.resolve(),
-            )
+            paths: dict[str, Any] = {
+                name: path.resolve() for name, path in vars(site).items() if isinstance(path, Path)
+            }
+            absolute = replace(site, **paths)
             (folder / f"{number}.json").write_text(json.dumps(absolute.to_mapping()))
         (folder / RUN).write_text(json.dumps({"nodes": len(sites), "run": dict(run)}))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -115,9 +115,9 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
     truth = {f"model of round {number}": decrypted(flat(state.rows, network)) for number, state in states.items()}
     truth["initial weights"] = truth.pop("model of round 0")
     for site in run.sites:
-        for kind, number, asked, content in site.heard:
+        for kind, number, request, content in site.heard:
             if kind == "train":
-                run_spec = messages.TrainRequest.of(asked).run_spec
+                run_spec = messages.TrainRequest.of(request).run_spec
                 ring = Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
                 examples = int(content.metric_records[messages.METRICS][messages.EXAMPLES])
                 words = messages.words_of(content, ring.bits, network.parameters() * 2)

@@ -38,8 +38,8 @@ def coordinator_memory(senders: Sequence[int], megabytes: float, rounds: int) ->
     """Return a row for each number of sites; the ratio is to the first row's peak."""
     with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name:
         folder = Path(name)
-        nobody = Hospitals(DOMAIN, folder, folder, ClassMap(CLASSES), "simulated", (), ())
-        cluster = Cluster(folder, nobody, free_port(), free_port())
+        hospitals = Hospitals(DOMAIN, folder, folder, ClassMap(CLASSES), "simulated", (), ())
+        cluster = Cluster(folder, hospitals, free_port(), free_port())
         identities = [cluster.identity(f"site-{number:03}") for number in range(1, max(senders) + 1)]
         for identity in identities:
             create_identity(identity)

@@ -163,7 +163,7 @@ def cut(trial: Trial) -> Iterator[Row]:
 
 
 def slow(trial: Trial) -> Iterator[Row]:
-    """A straggler, ten times slower, is excluded by name and asked again in the next round; the others continue."""
+    """A straggler, ten times slower, is excluded by name and gets the next request; the others continue."""
     victim = trial.victim
     undisturbed = trial.uninterrupted().record.rounds
     deadline = 1.5 * max(r.seconds for r in undisturbed)

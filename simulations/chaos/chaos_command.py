@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedpp.errors import ConfigError, FederationError
 from fedpp.texts import one_line
@@ -14,7 +15,15 @@ from .chaos_cases import CASES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6
-NETWORK = {"architecture": "cnn", "filters": (4, 8), "dense": 8, "lstm": 8}  # small: training is not what is tested
+TRAINING = {  # small: training is not what is tested
+    "epochs": 1,
+    "batch_size": 4,
+    "dtype": "float64",
+    "architecture": "cnn",
+    "filters": (4, 8),
+    "dense": 8,
+    "lstm": 8,
+}
 
 
 def run(
@@ -32,41 +41,21 @@ def run(
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
         raise ConfigError(f"unknown case {unknown[0]!r:.40}: known are {', '.join(CASES)}")
+    phantom = None if data else PhantomData(patients=12, visits=2, size=32)
     for name in cases or CASES:
+        sites = 4 if name == "poison" else 3
+        scenario = Scenario("chaos", "", sites, rounds, phantom, layout=layout, frames=2, size=16, **TRAINING)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
             try:
-                yield from _case(name, Path(folder), data, layout, kills=kills, rounds=rounds)
+                yield from _case(name, Path(folder), scenario, data, kills)
             except (FederationError, subprocess.TimeoutExpired) as error:
                 yield row(name, False, ended=one_line(str(error)))
 
 
-def _case(name: str, folder: Path, data: Path | None, layout: str, *, kills: int, rounds: int) -> Iterator[Row]:
-    scenario = Scenario(
-        name="chaos",
-        description="",
-        sites=4 if name == "poison" else 3,
-        rounds=rounds,
-        phantom=None if data else PhantomData(patients=12, visits=2, size=32),
-        layout=layout,
-        frames=2,
-        size=16,
-        dtype="float64",
-        epochs=1,
-        batch_size=4,
-        **NETWORK,  # type: ignore[arg-type]
-    )
-    settings: dict[str, str | int | float] = {
-        "sites": scenario.sites,
-        "rounds": rounds,
-        "epochs": 1,
-        "batch-size": 4,
-        "seed": 3,
-        "dtype": "float64",
-        "architecture": scenario.architecture,
-        "filters": ",".join(map(str, scenario.filters)),
-        "dense": scenario.dense,
-        "lstm": scenario.lstm,
-    }
+def _case(name: str, folder: Path, scenario: Scenario, data: Path | None, kills: int) -> Iterator[Row]:
+    settings: dict[str, Any] = {key.replace("_", "-"): value for key, value in TRAINING.items()}
+    settings |= {"filters": ",".join(map(str, scenario.filters)), "seed": 3}
+    settings |= {"sites": scenario.sites, "rounds": scenario.rounds}
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
         with cluster(folder, hospitals) as running:

@@ -34,7 +34,7 @@ _PROTOCOL = (
 )
 _BEYOND = (
     "A distance beyond the controls need not be an error: a control is moved once and then rounds as plaintext does, "
-    "whereas a ciphertext rounds anew in each step (docs/numerics.md has measurements)"
+    "whereas a ciphertext rounds again in each step (docs/explanation/numerics.md has measurements)"
 )
 _IN_FLOAT64 = "; --dtype float64 distinguishes the two, since rounding almost vanishes there and an error does not"
 ENOUGH_DRAWS = 5  # controls; with fewer, one training in five or more is beyond all of them by chance

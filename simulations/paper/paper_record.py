@@ -81,7 +81,7 @@ def record(
 
 
 def write(
-    out: Path, told: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[learning_curves.Curve]
+    out: Path, result: Mapping[str, Any], settings: Settings, results: Tables, made: Sequence[learning_curves.Curve]
 ) -> None:
     """Write all files, each whole or not at all; all are made before the first is written."""
     charts = {
@@ -92,8 +92,8 @@ def write(
         "table.csv": _csv(table_rows(results.networks)),
         "curves.csv": _csv(learning_curves.rows(made)),
         **{name: learning_curves.png(kind, title, made) for name, (kind, title) in FIGURE_TITLES.items()},
-        "paper.html": paper_page.render(told, charts).encode(),
-        "paper.json": (json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "paper.html": paper_page.render(result, charts).encode(),
+        "paper.json": (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
     }
     for name, content in files.items():
         replace(out / name, content)

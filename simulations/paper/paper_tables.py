@@ -206,7 +206,7 @@ def _auc_rows(evaluated: _Evaluated) -> list[AucRow]:
 
 
 def _chosen_by_fold(evaluated: _Evaluated) -> list[tuple[Fold, float | None]]:
-    """Return the test AUC of the network chosen anew in each fold, by the validation patients of that fold alone.
+    """Return the test AUC of the network chosen separately in each fold, by the validation patients of that fold alone.
 
     `best` is not so strict: it is chosen over all folds, and one fold's validation patients are tested in another.
     """

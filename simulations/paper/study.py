@@ -1,6 +1,6 @@
-"""The data of an experiment: one encrypted dataset, the same sequences in plaintext, and the folds by patient.
+"""Study: the data of an experiment as an encrypted dataset and in plaintext, and its folds by patient.
 
-Everything that a hospital's two zones hold is in one process here: the key follows from the seed and protects nothing.
+Both zones of a hospital are in one process here: the key derives from the seed and protects nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fold:
-    """Positions of the sequences of one part of a cross-validation; a patient's are all in one of the three."""
+    """Fold of a cross-validation: positions of sequences; a patient's are all in one of the three parts."""
 
     seed: int
     number: int  # from 0
@@ -41,17 +41,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Study:
-    """Sequences in the order of the encrypted dataset, k of them."""
+    """Sequences, k of them, in the order of the encrypted dataset."""
 
     domain: KeyDomain
     dataset: EncryptedDataset
-    described: str  # one line: what the images are
+    described: str  # the images in one line
     class_map: ClassMap
     sequences: tuple[ImageSequence, ...]
     frames: NDArray[np.floating]  # plaintext, [k, frames, height, width, channels]
     valid: NDArray[np.bool_]  # [k, frames]
     labels: NDArray[np.int64]  # [k], class numbers
-    unlabelled: int  # sequences that were left out
+    unlabelled: int  # sequences without a label, which are not used
 
     @property
     def patients(self) -> NDArray[np.str_]:
@@ -59,20 +59,20 @@ class Study:
         return np.array([self.domain.pseudonym("patient", s.patient) for s in self.sequences])
 
 
-def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[str], None]) -> Study:
+def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[str], None]) -> Study:
     """Read the data, encrypt them into the new folder `folder`, and prepare them in plaintext in the same order.
 
-    `tell` is told what was read, before anything is encrypted.
+    `note` is called with descriptions of the data before anything is encrypted.
     """
     read, described = read_sequences(data, settings.layout, settings.choices)
-    tell(described)
-    asked = by_visit(read, window=settings.frames) if settings.predict == "visit" else read
-    labelled = [s for s in asked if s.label is not None]
+    note(described)
+    predicted = by_visit(read, window=settings.frames) if settings.predict == "visit" else read
+    labelled = [s for s in predicted if s.label is not None]
     if not labelled:
         raise RawDataError(f"no sequence of {data} has a label, and the experiment needs them: {described}")
     class_map = ClassMap.choose(labelled, settings.classes, settings.negative)
     if settings.classes is None and settings.negative is None:
-        tell(
+        note(
             f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative "
             "names another, against all the rest"
         )
@@ -85,7 +85,7 @@ def prepare_study(settings: Settings, data: Path, folder: Path, tell: Callable[[
     ordered = tuple(by_name[name] for name in dataset.ids(np.arange(len(dataset))))
     frames, valid = _plaintext(ordered, preparation)
     numbers = np.array([class_map.number(s.label) for s in ordered])
-    left_out = len(asked) - len(labelled)
+    left_out = len(predicted) - len(labelled)
     return Study(domain, dataset, described, class_map, ordered, frames, valid, numbers, left_out)
 
 
@@ -95,30 +95,32 @@ def plan(settings: Settings, seed: int, number: int) -> SplitPlan:
 
 
 def folds(study: Study, settings: Settings, seed: int) -> list[Fold]:
-    """Cut the folds of a seed: whole patients, each in test once, and validation out of those who are not in test.
+    """Return the folds of a seed: whole patients, each in test once; validation is a share of those not in test.
 
     Raises `ConfigError` for a fold without all classes in training, or without negatives and positives elsewhere.
     """
-    cut = []
+    made = []
     for number in range(settings.folds):
         sequences = [replace(s, split=None) for s in study.sequences]
         split = plan(settings, seed, number).assign(sequences, lambda text: study.domain.pseudonym("split", text))
         of = np.array([SPLITS.index(split[s.patient]) for s in study.sequences])
         fold = Fold(seed, number, *(np.flatnonzero(of == index) for index in range(len(SPLITS))))
-        for name in SPLITS:
-            if len(np.unique(study.labels[getattr(fold, name)] > 0)) < 2:
-                raise ConfigError(
-                    f"fold {number + 1} of seed {seed} has no negative or no positive sequence in {name}: "
-                    "use fewer folds, another seed or more patients"
-                )
-        for index, label in enumerate(study.class_map.classes):
-            if index not in study.labels[fold.train]:
-                raise ConfigError(
-                    f"fold {number + 1} of seed {seed} has no sequence of {label!r} in train: "
-                    "use fewer folds, another seed or more patients"
-                )
-        cut.append(fold)
-    return cut
+        lacking = [
+            f"negative or no positive sequence in {name}"
+            for name in SPLITS
+            if len(np.unique(study.labels[getattr(fold, name)] > 0)) < 2
+        ]
+        lacking += [
+            f"sequence of {label!r} in train"
+            for index, label in enumerate(study.class_map.classes)
+            if index not in study.labels[fold.train]
+        ]
+        if lacking:
+            raise ConfigError(
+                f"fold {number + 1} of seed {seed} has no {lacking[0]}: use fewer folds, another seed or more patients"
+            )
+        made.append(fold)
+    return made
 
 
 def _plaintext(

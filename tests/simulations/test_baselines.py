@@ -28,19 +28,19 @@ def scenario(*names: str, **settings: object) -> Scenario:
     return Scenario("tiny", "", len(names), 2, **{**given, **settings})
 
 
-def made(chexpert: Path, folder: Path, asked: Scenario) -> tuple[Hospitals, FederationRecord]:
+def made(chexpert: Path, folder: Path, chosen: Scenario) -> tuple[Hospitals, FederationRecord]:
     """Ingest, and return the hospitals with the record of a federation, of which the baselines use only the network."""
     folder.mkdir()
-    hospitals = prepare(asked, chexpert, folder, folder)
+    hospitals = prepare(chosen, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    facts = (fingerprint, "more", NO_BUNDLE, "1", True, asked.seed, asked.dtype, NETWORK)
+    facts = (fingerprint, "more", NO_BUNDLE, "1", True, chosen.seed, chosen.dtype, NETWORK)
     return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0, {})
 
 
-def local_baseline(asked: Scenario, hospitals: Hospitals, number: int) -> Metrics:
+def local_baseline(chosen: Scenario, hospitals: Hospitals, number: int) -> Metrics:
     """Return the figures of one hospital's local baseline on its own test split."""
     here = plaintext_sites(hospitals, NETWORK)[number]
-    reference = PlaintextReference(NETWORK, Training(2, 2, asked.hyperparameters(), asked.seed, asked.dtype))
+    reference = PlaintextReference(NETWORK, Training(2, 2, chosen.hyperparameters(), chosen.seed, chosen.dtype))
     weights = reference.federate([here], reference.initial(hospitals.domain))
     tested = here.split["test"]
     return metrics(count(here.labels[tested], reference.probabilities(weights, here)[tested]))
@@ -75,10 +75,10 @@ def test_pooled_sequences_keep_frames_labels_and_splits():
 
 def test_baselines_of_one_hospital_are_equal(chexpert: Path, tmp_path: Path):
     """With one hospital, local baseline, training on all data in one place and plaintext federation are the same."""
-    asked = scenario("north", plaintext_central=True, local_baseline=True)
-    hospitals, record = made(chexpert, tmp_path / "out", asked)
-    compared = compare(asked, hospitals, record, tmp_path / "no model", print)
-    figures = local_baseline(asked, hospitals, 0)
+    chosen = scenario("north", plaintext_central=True, local_baseline=True)
+    hospitals, record = made(chexpert, tmp_path / "out", chosen)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
+    figures = local_baseline(chosen, hospitals, 0)
     assert compared.together == Baselines(plaintext_central=figures, local_baseline={"north": figures})
     assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_baseline=figures)}
     assert compared.parity is None
@@ -87,11 +87,11 @@ def test_baselines_of_one_hospital_are_equal(chexpert: Path, tmp_path: Path):
 
 def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, tmp_path: Path):
     """A site's figures are those of the model on its split; the sum of the counts gives the figures of all."""
-    asked = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
-    hospitals, record = made(chexpert, tmp_path / "out", asked)
-    compared = compare(asked, hospitals, record, tmp_path / "no model", print)
+    chosen = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
+    hospitals, record = made(chexpert, tmp_path / "out", chosen)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
     sites = plaintext_sites(hospitals, NETWORK)
-    reference = PlaintextReference(NETWORK, Training(2, 2, asked.hyperparameters(), asked.seed, asked.dtype))
+    reference = PlaintextReference(NETWORK, Training(2, 2, chosen.hyperparameters(), chosen.seed, chosen.dtype))
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     for name, trained_at in (
         ("plaintext_federated", sites),
@@ -107,10 +107,10 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
 @pytest.mark.parametrize("seed", [0, *SPOILT])
 def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path, seed: int):
     """Training sequences of patients whom another hospital tests are counted, and not pooled."""
-    asked = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
-    hospitals, record = made(chexpert, tmp_path / "out", asked)
+    chosen = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
+    hospitals, record = made(chexpert, tmp_path / "out", chosen)
     notes: list[str] = []
-    compared = compare(asked, hospitals, record, tmp_path / "no model", notes.append)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", notes.append)
     assert notes == [
         "all data in one place, plaintext",
         "local baseline of north, plaintext",
@@ -123,17 +123,17 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     names = np.concatenate([dataset.sequences["patient"] for dataset in datasets])
     assert not set(names[everything.split["train"]].tolist()) & set(names[everything.split["test"]].tolist())
     assert {name: of_site.local_baseline for name, of_site in compared.by_site.items()} == {
-        "north": local_baseline(asked, hospitals, 0),
-        "south": local_baseline(asked, hospitals, 1),
+        "north": local_baseline(chosen, hospitals, 0),
+        "south": local_baseline(chosen, hospitals, 1),
     }
     assert {f.name for f in fields(Baselines) if getattr(compared.together, f.name) is None} == {"plaintext_federated"}
 
 
 def test_only_the_chosen_baselines_are_trained(chexpert: Path, tmp_path: Path):
     """Without a baseline there are no figures, and the shared patients are still reported."""
-    asked = scenario("north", "south")
-    hospitals, record = made(chexpert, tmp_path / "out", asked)
-    compared = compare(asked, hospitals, record, tmp_path / "no model", pytest.fail)
+    chosen = scenario("north", "south")
+    hospitals, record = made(chexpert, tmp_path / "out", chosen)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", pytest.fail)
     assert (compared.together, compared.parity) == (Baselines(), None)
     assert compared.by_site == {"north": SiteBaselines(), "south": SiteBaselines()}
     assert compared.patients == SharedPatients(5, 0)

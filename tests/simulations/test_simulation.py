@@ -127,8 +127,8 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
         assert site["test"] == pytest.approx(site["baselines"]["plaintext_federated"], abs=1e-6)
         assert site["test"] == metrics(record.test[site["name"]]).to_mapping()
         assert site["gain"]["auc"] == site["test"]["auc"] - site["baselines"]["local_baseline"]["auc"]
-    for told, of in zip(report["rounds"], record.rounds, strict=True):
-        assert told["by_site"] == {name: metrics(of.validation[name]).to_mapping() for name in ("north", "south")}
+    for reported, of in zip(report["rounds"], record.rounds, strict=True):
+        assert reported["by_site"] == {name: metrics(of.validation[name]).to_mapping() for name in ("north", "south")}
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-6)
     assert report["parity"]["max_abs_probability_difference"] <= 1e-9
     assert (report["settings"]["predicted"], report["settings"]["split"]) == ("each visit", "stratified")
@@ -270,7 +270,7 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ("strategy: FedAdam\n", "the plaintext reference has no strategies of Flower, got 'FedAdam'"),
         ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs secure-aggregation=false"),
@@ -281,11 +281,11 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
     ],
 )
 def test_a_strategy_that_does_not_fit_is_refused_before_anything_is_made(
-    lines: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    lines: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     """The error is one line, and no folder of a run is made."""
     scenario = tmp_path / "strategy.yaml"
     scenario.write_text(FRAME_FORM + lines)
     assert main(["run", str(scenario), "--out", str(tmp_path / "run")]) == 1
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

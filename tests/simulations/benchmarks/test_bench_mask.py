@@ -48,9 +48,3 @@ def test_the_timed_steps_are_a_round():
     total, tag = bench_mask._masked_sum(of, parts)
     unmasked = of.ring.decode(bench_mask._KEY.unmask(of, parts, total, tag), 3 * bench_mask.EXAMPLES)
     np.testing.assert_allclose(unmasked[:CHUNK], bench_mask._values(CHUNK), atol=2.0**-of.ring.fraction)
-
-
-def test_values_are_for_the_mask_alone(capsys: pytest.CaptureFixture[str]):
-    """Another benchmark refuses --values."""
-    assert main(["bench", "step", "--values", "3"]) != 0
-    assert "--values is for bench mask alone" in capsys.readouterr().err

@@ -73,7 +73,9 @@ def test_the_empty_app_can_be_built():
     assert len(build_fab_from_disk(Path(bench_rounds.__file__).parent / "empty")) > 0
 
 
-def test_options_of_rounds_are_for_it_alone(capsys: pytest.CaptureFixture[str]):
-    """Another benchmark refuses --senders."""
-    assert main(["bench", "step", "--senders", "3"]) != 0
-    assert "--senders is for bench rounds alone" in capsys.readouterr().err
+@pytest.mark.parametrize(("option", "benchmark"), [("--senders", "rounds"), ("--calls", "vault"), ("--values", "mask")])
+def test_options_of_another_benchmark_are_refused(option: str, benchmark: str, capsys: pytest.CaptureFixture[str]):
+    """An option that would have no effect is an error of one line."""
+    assert main(["bench", "step", option, "3"]) == 1
+    line = f"simulations bench: {option} is for bench {benchmark} alone: leave it out for bench step\n"
+    assert capsys.readouterr().err == line

@@ -55,50 +55,54 @@ def record(out: Path) -> dict:
 
 def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
     """Every figure of every network and fold is the same on both sides, and probabilities agree to 1e-9."""
-    told = record(float64)
-    assert len(told["parity"]) == len(ARCHITECTURES) * 2
-    assert max(row["probability"] for row in told["parity"]) <= 1e-9
-    by_fold = {(r["network"], r["seed"], r["fold"], r["side"]): r for r in told["by_fold"]}
+    result = record(float64)
+    assert len(result["parity"]) == len(ARCHITECTURES) * 2
+    assert max(row["probability"] for row in result["parity"]) <= 1e-9
+    by_fold = {(r["network"], r["seed"], r["fold"], r["side"]): r for r in result["by_fold"]}
     for network in ARCHITECTURES:
         for fold in (1, 2):
             plain, encrypted = (by_fold[network, 0, fold, side] for side in ("plaintext", "ciphertext"))
             assert {name: plain[name] for name in FIGURES} == {name: encrypted[name] for name in FIGURES}
-    assert {row["metric"] for row in told["parity"]} == {0.0}
+    assert {row["metric"] for row in result["parity"]} == {0.0}
 
 
 def test_the_record_has_the_whole_experiment(float64: Path):
     """Counts, folds, tables, curves, settings and versions are in `paper.json`; later seeds are in plaintext alone."""
-    told = record(float64)
-    assert (told["data"]["patients"], told["data"]["classes"]) == (PATIENTS, ["well", "not well"])
-    assert told["data"]["patients_with_both_labels"] == 1, MIXED
-    assert [(f["seed"], f["fold"]) for f in told["folds"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    assert [(r["network"], r["side"]) for r in told["networks"]] == [
+    result = record(float64)
+    assert (result["data"]["patients"], result["data"]["classes"]) == (PATIENTS, ["well", "not well"])
+    assert result["data"]["patients_with_both_labels"] == 1, MIXED
+    assert [(f["seed"], f["fold"]) for f in result["folds"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [(r["network"], r["side"]) for r in result["networks"]] == [
         (network, side) for network in ARCHITECTURES for side in ("plaintext", "ciphertext")
     ]
-    assert [row["name"] for row in told["auc"][-2:]] == [CHOSEN_BY_FOLD, "HOG + logistic regression"]
-    assert {len(row["values"]) for row in told["auc"] if row["side"] == "plaintext"} == {4}
-    assert {len(row["values"]) for row in told["auc"] if row["side"] == "ciphertext"} == {2}
-    assert {(r["side"], r["seed"]) for r in told["by_fold"]} == {("plaintext", 0), ("plaintext", 1), ("ciphertext", 0)}
-    assert {len(curve["mean"]) for curve in told["curves"]} == {2}
-    assert told["settings"]["dtype"] == "float64"
-    assert "scikit-image" in told["versions"]
-    assert [line for line in told["conclusions"] if "a little optimistic beside an untuned HOG" in line]
-    assert [line for line in told["conclusions"] if line.startswith(f"{CHOSEN_BY_FOLD}, in the same folds: AUC")]
-    assert str(float64) not in json.dumps(told)
+    assert [row["name"] for row in result["auc"][-2:]] == [CHOSEN_BY_FOLD, "HOG + logistic regression"]
+    assert {len(row["values"]) for row in result["auc"] if row["side"] == "plaintext"} == {4}
+    assert {len(row["values"]) for row in result["auc"] if row["side"] == "ciphertext"} == {2}
+    assert {(r["side"], r["seed"]) for r in result["by_fold"]} == {
+        ("plaintext", 0),
+        ("plaintext", 1),
+        ("ciphertext", 0),
+    }
+    assert {len(curve["mean"]) for curve in result["curves"]} == {2}
+    assert result["settings"]["dtype"] == "float64"
+    assert "scikit-image" in result["versions"]
+    assert [line for line in result["conclusions"] if "a little optimistic beside an untuned HOG" in line]
+    assert [line for line in result["conclusions"] if line.startswith(f"{CHOSEN_BY_FOLD}, in the same folds: AUC")]
+    assert str(float64) not in json.dumps(result)
 
 
 def test_tables_and_figures_are_files(float64: Path):
     """CSV files of Table 1 and of the curves agree with the record; figures are PNG; there are no other files."""
-    told = record(float64)
+    result = record(float64)
     with (float64 / "table.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [(row["network"], row["side"]) for row in table] == [(r["network"], r["side"]) for r in told["networks"]]
-    for row, expected in zip(table, told["networks"], strict=True):
+    assert [(row["network"], row["side"]) for row in table] == [(r["network"], r["side"]) for r in result["networks"]]
+    for row, expected in zip(table, result["networks"], strict=True):
         assert float(row["accuracy_mean"]) == expected["figures"]["accuracy"]["mean"]
         assert float(row["auc_by_patient_spread"]) == expected["figures"]["auc_by_patient"]["spread"]
     with (float64 / "curves.csv").open() as file:
         points = list(csv.DictReader(file))
-    assert len(points) == len(told["curves"]) * 2
+    assert len(points) == len(result["curves"]) * 2
     for name in ("figure4.png", "figure5.png"):
         assert (float64 / name).read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in float64.iterdir()} == {*RESULTS, "settings.json", "runs"}
@@ -106,13 +110,13 @@ def test_tables_and_figures_are_files(float64: Path):
 
 def test_the_page_renders_all_rows(float64: Path):
     """Every network, side, fold, figure and conclusion is on the page, which loads nothing from elsewhere."""
-    told, page = record(float64), (float64 / "paper.html").read_text()
+    result, page = record(float64), (float64 / "paper.html").read_text()
     for name in (*NETWORK_NAMES.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
         assert name in page
     bodies = [body.count("<tr") for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)]
-    assert bodies == [len(told[name]) for name in ("networks", "auc", "by_fold", "parity", "folds")]
+    assert bodies == [len(result[name]) for name in ("networks", "auc", "by_fold", "parity", "folds")]
     assert page.count("<svg") == 2 * len(ARCHITECTURES)
-    assert page.count("<li>") == len(told["conclusions"])
+    assert page.count("<li>") == len(result["conclusions"])
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
     assert "<script" not in page
 
@@ -187,16 +191,16 @@ def test_the_page_has_the_settings_of_the_layout_that_was_read(
         header, row = ",".join(COLUMNS), ",".join([image, "Frontal", *("1.0" for _ in COLUMNS[2:])])
         (tmp_path / "train.csv").write_text(f"{header}\n{row}\n")
     _, described = read_sequences(tmp_path)
-    told = record(plaintext)
-    page = render({**told, "data": {**told["data"], "described": described}}, {"accuracy": [], "loss": []})
+    result = record(plaintext)
+    page = render({**result, "data": {**result["data"], "described": described}}, {"accuracy": [], "loss": []})
     assert names_on(page) & {"Target", "Uncertain", "Views", "Series"} == shown
 
 
 def test_the_summary_explains_its_seconds(float64: Path):
     """Seconds of a fold include compilation, so the ratio follows the median epochs from which it is computed."""
-    told = record(float64)
-    lines = summary(told).splitlines()[: len(told["networks"])]
-    for line, row in zip(lines, told["networks"], strict=True):
+    result = record(float64)
+    lines = summary(result).splitlines()[: len(result["networks"])]
+    for line, row in zip(lines, result["networks"], strict=True):
         assert f"s a fold with compilation, median epoch {row['seconds_an_epoch']:.3g} s" in line
         ratio = f", ratio of epochs {row['ratio']:.2f}" if row["side"] == "ciphertext" else ""
         assert line.endswith(f" s{ratio}")
@@ -205,9 +209,9 @@ def test_the_summary_explains_its_seconds(float64: Path):
 
 def test_trainings_of_before_are_counted(plaintext: Path):
     """The page uses singular and plural."""
-    told, charts = record(plaintext), {"accuracy": [], "loss": []}
+    result, charts = record(plaintext), {"accuracy": [], "loss": []}
     for count, words in ((1, "1 training before"), (2, "2 trainings before")):
-        assert words in " ".join(render({**told, "runs_kept_from_before": count}, charts).split())
+        assert words in " ".join(render({**result, "runs_kept_from_before": count}, charts).split())
 
 
 def test_trials_of_other_data_are_not_resumed(
@@ -265,8 +269,8 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     more = ["--dtype", "float64", "--stopping", "early", "--epochs", "60", "--learning-rate", "0.02"]
     assert paper(raw, out, *more, "--networks", "cnn", "--seeds", "1", "--no-hog") == 0
-    told = record(out)
-    plain, encrypted = ([r for r in told["by_fold"] if r["side"] == side] for side in ("plaintext", "ciphertext"))
+    result = record(out)
+    plain, encrypted = ([r for r in result["by_fold"] if r["side"] == side] for side in ("plaintext", "ciphertext"))
     for first, second in zip(plain, encrypted, strict=True):
         assert (first["epochs"], first["kept_epoch"]) == (second["epochs"], second["kept_epoch"])
         assert first["epochs"] == min(60, first["kept_epoch"] + 10)
@@ -277,8 +281,8 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
                 best, epoch = loss, number
         assert first["kept_epoch"] == epoch
     assert min(row["epochs"] for row in plain) < 60
-    assert max(row["probability"] for row in told["parity"]) <= 1e-6
-    assert [row["name"] for row in told["auc"]] == ["cnn", "cnn"]
+    assert max(row["probability"] for row in result["parity"]) <= 1e-6
+    assert [row["name"] for row in result["auc"]] == ["cnn", "cnn"]
 
 
 @pytest.mark.parametrize(

@@ -83,18 +83,18 @@ def test_too_many_folds_are_refused(study: Study):
 def test_the_positive_class_is_reported_before_encryption(tmp_path: Path):
     """Without a chosen negative label or classes, a line says which label is negative by its order."""
     write_frames(tmp_path / "raw")
-    told: dict[str, list[tuple[str, bool]]] = {}
+    noted: dict[str, list[tuple[str, bool]]] = {}
     for name, settings in {"chosen": SETTINGS, "sorted": replace(SETTINGS, negative=None)}.items():
-        lines, folder = told.setdefault(name, []), tmp_path / name
+        lines, folder = noted.setdefault(name, []), tmp_path / name
 
-        def tell(text: str, lines: list[tuple[str, bool]] = lines, folder: Path = folder) -> None:
+        def note(text: str, lines: list[tuple[str, bool]] = lines, folder: Path = folder) -> None:
             lines.append((text, folder.exists()))
 
-        prepare_study(settings, tmp_path / "raw", folder, tell)
-    (described,), (again, positive) = told["chosen"], told["sorted"]
+        prepare_study(settings, tmp_path / "raw", folder, note)
+    (described,), (again, positive) = noted["chosen"], noted["sorted"]
     assert described == again
     assert positive[0].startswith("positive means every label but 'ill', the first in alphabetical order: --negative")
-    assert not any(encrypted for _, encrypted in told["sorted"])
+    assert not any(encrypted for _, encrypted in noted["sorted"])
 
 
 def test_the_key_follows_from_the_seed(study: Study, tmp_path: Path):

@@ -203,7 +203,9 @@ def test_controls_are_compared_with_chance(study: Study, control: float, within:
 def test_a_ciphertext_beyond_its_controls_is_explained(study: Study, dtype: Dtype, control: float, expected: str):
     """The sentence is there only if it is beyond, and recommends float64 only if that was not used."""
     lines = sentences(study, replace(SETTINGS, control_draws=5, dtype=dtype), control)
-    found = [line for line in lines if "rounds anew in each step (docs/numerics.md has measurements)" in line]
+    found = [
+        line for line in lines if "rounds again in each step (docs/explanation/numerics.md has measurements)" in line
+    ]
     assert len(found) == bool(expected)
     assert [("--dtype float64" in line) for line in found] == [expected == "--dtype float64"] * len(found)
 
@@ -215,7 +217,7 @@ def test_sentences_fit_one_network_and_two_folds(study: Study):
     assert len(of_network) == 1
     assert re.fullmatch(r".*: plaintext, AUC by patient 1.000, \S+ to HOG, over 2 folds; ciphertext, .*", of_network[0])
     assert not [line for line in lines if "Best on" in line or "95 % interval" in line or "The intervals" in line]
-    assert [line for line in lines if line.startswith("Two folds have no interval")]
+    assert [line for line in lines if line.startswith("Two folds have no meaningful interval")]
     assert [line for line in lines if "always 1 epoch on both sides" in line]
 
 

@@ -299,11 +299,3 @@ def test_bad_clients_that_do_nothing_fail_the_benchmark(
         others.kill()
         with pytest.raises(VaultError, match="a bad client failed, so nothing was measured: exit -9"):
             bench_vault.rounds_of(others)
-
-
-def test_options_of_another_benchmark_are_refused():
-    """They would be ignored."""
-    command = [sys.executable, "-m", "simulations", "bench", "step", "--calls", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "simulations bench: --calls is for bench vault alone: leave it out for bench step\n"
