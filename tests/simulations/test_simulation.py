@@ -216,9 +216,9 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
             if "1000 rounds" in line:
                 break
         deadline = time.monotonic() + 60
-        while len(processes_of(tmp_path, "sites.cli.site_cli vault")) < 2 and time.monotonic() < deadline:
+        while len(processes_of(tmp_path, "-m sites vault")) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert len(processes_of(tmp_path, "sites.cli.site_cli vault")) == 2
+        assert len(processes_of(tmp_path, "-m sites vault")) == 2
         time.sleep(3)  # while Ray starts
         process.terminate()
         last = process.stderr.read().strip().splitlines()[-1]
@@ -272,7 +272,7 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("strategy: FedAdam\n", "the plaintext reference has no strategies of Flower, got 'FedAdam'"),
+        ("strategy: FedAdam\n", "the plaintext reference has no Flower strategies, got 'FedAdam'"),
         ("strategy: FedAdam\nplaintext-federated: false\n", "run setting strategy needs secure-aggregation=false"),
         (
             "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nsecure-aggregation: false\n",
