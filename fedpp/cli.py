@@ -1,4 +1,9 @@
-"""How each of our programs runs one of its commands: an exit status, and one line on stderr where it failed."""
+"""The command line of our programs: a table of commands, exit statuses, and one line on stderr for a failure.
+
+A program is a table of commands. The module of a command is imported when the command is named, so that `--help` is
+quick. A command is a function `NAME` of typed arguments, which returns the exit status, and a function
+`add_NAME_arguments` beside it, which declares them for argparse.
+"""
 
 import argparse
 import gc
@@ -6,19 +11,184 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from math import inf, nan
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+import fedpp
 from fedpp.errors import FedppError
 from fedpp.texts import printable
 from fedpp.values import is_hex
 
+OURS = {"fedpp", "sites", "coordinator", "simulations"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with errors of one line, "did you mean", and no abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take what `argparse.ArgumentParser` takes."""
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{short(self.prog)}: {printable(message)} (--help lists what it takes)\n")
+
+    def options(self) -> dict[str, argparse.Action]:
+        """Return the options by each of their spellings."""
+        return {spelling: action for action in self._actions for spelling in action.option_strings}
+
+    def positional_choices(self) -> list[str]:
+        """Return the choices of all positional arguments."""
+        return [str(choice) for action in self._actions if not action.option_strings for choice in action.choices or ()]
+
+    def require_known(self, arguments: Iterable[str]) -> None:
+        """Exit with 2 at an option that does not exist, before argparse reports what else is missing."""
+        known = self.options()
+        for argument in arguments:
+            if argument == "--":
+                return
+            option = argument.partition("=")[0]
+            if option.startswith("--") and " " not in option and option not in known:
+                self.error(f"unknown option {option}{_suggestion(option, known) or ''}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = list(map(str, action.choices))
+        hint = _suggestion(str(value), choices) or f" (choose from {', '.join(choices)})"
+        raise argparse.ArgumentError(action, f"invalid choice: {str(value)!r:.80}{hint}")
+
+
+class Command(NamedTuple):
+    """One command of a program."""
+
+    function: str  # MODULE:NAME within the program's package
+    summary: str
+
+    def load(self, package: str, prefix: str = "", suffix: str = "") -> Callable[..., Any]:
+        """Import the command's function, or one that is named after it."""
+        module, name = self.function.split(":")
+        loaded: Callable[..., Any] = getattr(import_module(f"{package}.{module}"), f"{prefix}{name}{suffix}")
+        return loaded
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of ours: how it is called, the package of its commands, and their table."""
+
+    name: str
+    package: str
+    description: str
+    commands: Mapping[str, Command]
+
+    def run(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command that the arguments name; return its exit status, 1 where it failed.
+
+        A mistake of the user and what the system refuses (a full disk, no permission, a package that is not installed)
+        are reported in one line; a defect of ours ends in its traceback. Wrong usage exits with 2, as argparse does. A
+        reader of our results through a pipe may close it early: that is no failure, and nothing is reported.
+        """
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        called = f"{short(self.name)} {given[0]}" if given[:1] and given[0] in self.commands else short(self.name)
+        try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            options = self._parse(given)
+            function = self.commands[options.pop("command")].load(self.package)
+            named = list(signature(function).parameters) != ["options"]
+            status: int = function(**options) if named else function(argparse.Namespace(**options))
+            sys.stdout.flush()
+        except (FedppError, ImportError, MemoryError, OSError, KeyboardInterrupt) as error:
+            if isinstance(error, BrokenPipeError) and _reader_left():
+                return 0
+            message = _message(error)
+            if message is None:
+                raise
+            print(f"{called}: {printable(message)}", file=sys.stderr)
+            return 1
+        return status
+
+    def parsers(self, *loaded: str) -> tuple[Parser, Mapping[str, Parser]]:
+        """Return the program's parser and those of its commands, which know the arguments of the loaded ones only."""
+        parser = Parser(prog=self.name, description=self.description)
+        parser.add_argument("--version", action=_Version, help="print the version of fedpp")
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        for name, command in self.commands.items():
+            added = commands.add_parser(name, help=command.summary, description=command.summary)
+            if name in loaded:
+                command.load(self.package, "add_", "_arguments")(added)
+        return parser, commands.choices
+
+    def _parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        parser, commands = self.parsers(*arguments[:1])
+        chosen = commands.get(arguments[0], parser) if arguments else parser
+        chosen.require_known(arguments[1:] if chosen is not parser else arguments[:1])
+        options, rest = parser.parse_known_args(arguments)
+        if rest:
+            chosen.error(f"unrecognized arguments: {' '.join(rest)}")
+        return vars(options)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is read when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"{short(parser.prog)} {fedpp.__version__}")
+        parser.exit()
+
+
+def short(name: str) -> str:
+    """Return the name of a program, as its messages begin with it."""
+    return name.removeprefix("python -m ")
+
+
+def note(text: str) -> None:
+    """Print a note on stderr."""
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def add_json(to: argparse.ArgumentParser) -> None:
+    """Add the option of commands whose results a program may read."""
+    to.add_argument("--json", dest="as_json", action="store_true", help="print one JSON value")
+
+
+def _message(error: BaseException) -> str | None:
+    """Return the line that reports an error, with what to do; None for a defect of ours."""
+    if isinstance(error, FedppError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}; take smaller images or batches"
+    if isinstance(error, ImportError):
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS or not isinstance(error, ModuleNotFoundError):
+            return None
+        return (
+            f"the package {missing} is not installed for {sys.executable}: in a checkout, run `make .venv/installed` "
+            "and use .venv/bin/python; else install fedpp with requirements.lock"
+        )
+    if isinstance(error, OSError):
+        where = f" ({error.filename}): check the path and its permissions" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return ": ".join(("interrupted", *map(str, error.args)))  # Ctrl-C, with what to do next if a command says so
+
+
+def _suggestion(given: str, known: Iterable[str]) -> str | None:
+    close = get_close_matches(given, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else None
+
 
 def load_tensorflow(*, deterministic: bool = False) -> None:
-    """Load TensorFlow without the page that it prints meanwhile, part of it before it reads its log level.
+    """Load TensorFlow without the page that it prints, part of it before it reads its log level.
 
     If `deterministic`, the same computation gives the same bits on one machine.
     """
@@ -84,60 +254,18 @@ def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
     return value
 
 
-def _whole(text: str, least: int) -> int:
+def _whole(text: str, minimum: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r:.40}")
+        value = minimum - 1
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r:.40}")
     return value
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's, but wrong usage is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        program = self.prog.removeprefix("python -m ")
-        self.exit(2, f"{program}: {message} (--help lists what it takes)\n")
-
-
-def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    """Parse the arguments and call the command's `run(options)`; return its exit status, 1 where it failed.
-
-    A mistake of the user and what the system refuses (a full disk, no permission) end in one line; a defect of
-    ours ends in its traceback. Wrong usage exits with 2, as argparse does. Who reads our results through a pipe may
-    stop when he has seen enough: that is no failure, and nothing is said.
-    """
-    options = parser.parse_args(arguments)
-    program = f"{parser.prog.removeprefix('python -m ')} {options.command}"
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and cleans up
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        status: int = options.run(options)
-        sys.stdout.flush()
-    except FedppError as error:
-        print(f"{program}: {printable(str(error))}", file=sys.stderr)
-        return 1
-    except MemoryError as error:
-        print(f"{program}: not enough memory: {error}; take smaller images or batches", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and _reader_left():
-            return 0
-        where = f" ({printable(str(error.filename))}): check the path and its permissions" if error.filename else ""
-        print(f"{program}: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 1
-    return status
-
-
 def _reader_left() -> bool:
-    """Tell whether nobody reads our results any more; if so, what is left of them goes nowhere."""
+    """Return whether the reader of our results has closed the pipe; if so, discard what is left of them."""
     watched = select.poll()
     try:
         watched.register(sys.stdout.fileno(), 0)

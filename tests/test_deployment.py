@@ -97,22 +97,22 @@ class Deployment:
 
 
 def found_a_domain(east: Hospital, west: Hospital) -> None:
-    """East founds a domain and shares it with West, who compare words on the telephone."""
+    """East founds a domain and invites West; they compare verification phrases on the telephone."""
     east.secret("keygen", "--site", "East", "--out", east.domain(1))
-    told = east_is_told(west.secret("recipient", "--site", "West", "--out", west.folder / "secret" / "identity"))
+    west_phrase = phrase_of(west.secret("request", "--site", "West", "--out", west.folder / "secret" / "identity"))
     post = east.folder.parent / "post"  # what is sent by mail: anybody may read it
     post.mkdir()
     east.secret_zone.own(post, mode=0o755)
-    carry(west.folder / "secret" / "identity" / "site.request", post / "west.recipient")
-    to = ("--to", post / "west.recipient", "--words", told)
-    words = east_is_told(east.secret("share", "--domain", east.domain(1), *to, "--out", post / "west.share"))
-    carry(post / "west.share", post / "west.share")
-    identity = ("--identity", west.folder / "secret" / "identity", "--words", words)
-    west.secret("accept", post / "west.share", *identity, "--out", west.domain(1))
+    carry(west.folder / "secret" / "identity" / "site.request", post / "west.request")
+    to = ("--to", post / "west.request", "--phrase", west_phrase)
+    phrase = phrase_of(east.secret("invite", "--domain", east.domain(1), *to, "--out", post / "west.invitation"))
+    carry(post / "west.invitation", post / "west.invitation")
+    identity = ("--identity", west.folder / "secret" / "identity", "--phrase", phrase)
+    west.secret("accept", post / "west.invitation", *identity, "--out", west.domain(1))
 
 
-def east_is_told(printed: str) -> str:
-    """Return the words that a command printed last."""
+def phrase_of(printed: str) -> str:
+    """Return the verification phrase that a command printed last."""
     return printed.strip().splitlines()[-1].strip()
 
 
@@ -549,10 +549,12 @@ def test_the_model_goes_on_in_a_new_epoch(
     d.services.close()
     east, west = d.hospitals
     east.secret("rotate", "--domain", east.domain(1), "--out", east.domain(2))
-    (share,) = (east.domain(2) / "shares").iterdir()
-    carry(share, d.folder / "post" / "west-2.share")
+    (invitation,) = (east.domain(2) / "invitations").iterdir()
+    carry(invitation, d.folder / "post" / "west-2.invitation")
     carry(d.east.folder / "secret" / "model-1.npz", d.folder / "post" / "model.npz")
-    west.secret("accept", d.folder / "post" / "west-2.share", "--identity", west.domain(1), "--out", west.domain(2))
+    west.secret(
+        "accept", d.folder / "post" / "west-2.invitation", "--identity", west.domain(1), "--out", west.domain(2)
+    )
     figures = {}
     for hospital in d.hospitals:
         epochs = ("--domain", hospital.domain(1), "--to", hospital.domain(2))

@@ -4,13 +4,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from coordinator.__main__ import _parser as coordinator_parser
-from sites.cli.site_cli import _parser
+from coordinator.__main__ import PROGRAM as COORDINATOR_PROGRAM
+from sites.cli.site_cli import PROGRAM as SITE_PROGRAM
 
 FOLDER = ROOT / "docs" / "systemd"
 UNITS = ("fedpp-vault.service", "fedpp-site.service")
@@ -41,25 +42,25 @@ def commands(unit: str) -> list[list[str]]:
     return [shlex.split(value) for name in names for value in settings(unit).get(name, [])]
 
 
+def parsed(arguments: list[str]) -> Namespace:
+    """Return the options of a command of `fedpp-site`."""
+    return SITE_PROGRAM.parsers(arguments[0])[0].parse_args(arguments)
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_units_start_commands_that_there_are(unit: str):
     """Each command line is one that `fedpp-site` takes, option by option."""
     assert len(commands(unit)) == 2
     for program, *arguments in commands(unit):
         assert program == PROGRAM
-        _parser().parse_args(arguments)
-        commands_of_parser = _parser()._subparsers._group_actions[0].choices
-        known = commands_of_parser[arguments[0]]._option_string_actions
-        assert {text for text in arguments if text.startswith("--")} <= set(known)  # argparse takes abbreviations
+        parsed(arguments)
 
 
 def test_the_coordinator_s_unit_starts_a_command_that_there_is():
     """It runs in the checkout, keeps its state where it may write, and opens a port that needs no right."""
     (command,) = commands(COORDINATOR)
     assert command[:3] == [PYTHON, "-m", "coordinator"]
-    options = coordinator_parser().parse_args(command[3:])
-    known = coordinator_parser()._subparsers._group_actions[0].choices["up"]._option_string_actions
-    assert {text for text in command if text.startswith("--")} <= set(known)
+    options = COORDINATOR_PROGRAM.parsers("up")[0].parse_args(command[3:])
     unit = settings(COORDINATOR)
     assert unit["WorkingDirectory"] == ["/opt/fedpp/checkout"]
     assert str(options.state).startswith(f"/var/lib/{unit['StateDirectory'][0]}/")
@@ -69,13 +70,13 @@ def test_the_coordinator_s_unit_starts_a_command_that_there_is():
 def test_the_two_units_fit_together():
     """The trainer asks the vault where it listens, checks its health there, and cannot see its folders."""
     vault, site = (settings(unit) for unit in UNITS)
-    (address,) = (_parser().parse_args(c[1:]).address for c in commands(UNITS[0]) if c[1] == "vault")
+    (address,) = (parsed(c[1:]).address for c in commands(UNITS[0]) if c[1] == "vault")
     assert {c[2] for unit in UNITS for c in commands(unit) if c[1] == "health"} == {address}
-    assert {_parser().parse_args(c[1:]).vault for c in commands(UNITS[1]) if c[1] == "join"} == {address}
+    assert {parsed(c[1:]).vault for c in commands(UNITS[1]) if c[1] == "join"} == {address}
     assert address == f"unix:/run/{vault['RuntimeDirectory'][0]}/vault.sock"
-    options = next(_parser().parse_args(c[1:]) for c in commands(UNITS[0]) if c[1] == "vault")
+    options = next(parsed(c[1:]) for c in commands(UNITS[0]) if c[1] == "vault")
     assert vault["ReadWritePaths"] == [str(options.audit_log.parent)]
-    assert str(options.passphrase_file) == "${CREDENTIALS_DIRECTORY}/passphrase"
+    assert str(options.passphrase.file) == "${CREDENTIALS_DIRECTORY}/passphrase"
     hidden = site["InaccessiblePaths"][0].split()
     assert f"-{options.domain.parent}" in hidden
     assert f"-{options.audit_log.parent}" in hidden

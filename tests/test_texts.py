@@ -1,4 +1,4 @@
-"""Texts of others."""
+"""Text from outside."""
 
 import logging
 import sys
@@ -58,3 +58,25 @@ def test_a_traceback_reaches_no_terminal_raw() -> None:
     shown = PrintableFormatter("%(levelname)s: %(message)s").format(record).splitlines()
     assert (shown[0], shown[-1]) == ("ERROR: failed", r"ValueError: \x1b[2J\u202egone")
     assert all(line.isprintable() for line in shown)
+
+
+CONTROLS = (
+    "".join(map(chr, (*range(32), *range(127, 160))))
+    + "\u2028\u2029\u200e\u200f\u061c"
+    + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xDC80, 0xDD00))))
+)
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from(CONTROLS), st.integers(0, 0x10FFFF).map(chr)), max_size=200))
+def test_a_printable_text_commands_no_terminal(text: str) -> None:
+    """Controls of terminals and of writing direction, line ends and undecodable bytes are replaced, and it is UTF-8."""
+    shown = printable(text)
+    assert not set(shown) & set(CONTROLS)
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+
+
+def test_the_escapes_of_a_file_name_are_legible() -> None:
+    """The characters of any language stay as they are, and an escape says which character it replaces."""
+    assert printable("Müller 患者 é\\.dcm") == "Müller 患者 é\\.dcm"
+    assert printable("a\x1b]0;b\x07\n\u202e\udc80") == r"a\x1b]0;b\x07\n\u202e\udc80"

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out or given.get("out") or _missing("--out FOLDER")).resolve()
     folder = RunState(out)
     if options.resume and (out / RECORD).exists():
-        return _show(out, as_json=options.json)
+        return _show(out, as_json=options.as_json)
     if options.resume and folder.configuration.exists():
         settings = _resumed(folder, options, given)
     else:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise
     if ended.phase != "completed":
         raise FederationError(ended.reason if ended.phase == "stopped" else f"the run failed: {ended.reason}")
-    return _show(out, as_json=options.json)
+    return _show(out, as_json=options.as_json)
 
 
 def status(options: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def status(options: argparse.Namespace) -> int:
             nodes, queried = _nodes(state), time.monotonic()
         progress = Progress.load(folder.progress)
         is_running = folder.is_held()
-        if options.json:
+        if options.as_json:
             print(json.dumps({**progress.to_mapping(), "out": str(folder.out), "running": is_running, "nodes": nodes}))
             return 0
         lines = _lines(progress, nodes, folder, is_running=is_running)

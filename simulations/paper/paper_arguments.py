@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="resume the same experiment in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier experiment in --out")
     data = parser.add_argument_group("data")
-    data.add_argument("--layout", choices=LAYOUTS)
+    data.add_argument("--layout", choices=LAYOUTS, help="layout of the raw data (default: auto)")
     data.add_argument("--target", help="CheXpert: the finding (default Pleural Effusion)")
     data.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), help="CheXpert: label -1 (default ignore)")
     data.add_argument(
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("training: networks and sides")
     what.add_argument("--networks", type=_names, help="networks (default cnn,cnn-lstm,cnn-bi-lstm)")
     what.add_argument("--sides", type=_names, help="sides (default plaintext,ciphertext)")
-    what.add_argument("--dtype", choices=DTYPES)
+    what.add_argument("--dtype", choices=DTYPES, help="floating point type (default: float32)")
     what.add_argument("--voting", action="store_true", default=None, help="predict by a vote of the frames")
     what.add_argument(
         "--filters", type=_numbers, help="filters of the convolutions, such as 16,32,64 (default: the protocol's)"
@@ -53,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", choices=("ours", "paper"), default="ours", help="set of hyperparameters (default ours)"
     )
     how.add_argument("--epochs", type=positive, help="number of epochs, with early stopping the largest")
-    how.add_argument("--batch-size", type=positive)
-    how.add_argument("--learning-rate", type=rate)
-    how.add_argument("--stopping", choices=("none", "early"))
+    how.add_argument("--batch-size", type=positive, help="sequences of a step")
+    how.add_argument("--learning-rate", type=rate, help="learning rate of the optimizer")
+    how.add_argument("--stopping", choices=("none", "early"), help="early: stop by the validation loss")
     how.add_argument("--positive-weight", type=rate, help="weight of the loss of positive sequences (default 1)")
-    how.add_argument("--label-smoothing", type=float)
+    how.add_argument("--label-smoothing", type=float, help="label smoothing of the loss")
 
 
 def _names(text: str) -> tuple[str, ...]:

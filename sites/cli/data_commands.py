@@ -4,91 +4,246 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from fedpp.cli import add_json, natural, path, positive
+from fedpp.config.model_spec import GAPS, Gaps
+from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.texts import printable
 
-from .opening import domain_of, show, trainers_dataset
+from .opening import PassphraseSource, add_domain, open_domain, show, trainers_dataset
 
 if TYPE_CHECKING:
-    from fedpp.imaging.labels import ClassMap
+    from fedpp.imaging.readers.breakhis import Series
+    from fedpp.imaging.readers.chexpert import Uncertain, Views
     from fedpp.imaging.readers.layout import Choices
     from fedpp.imaging.sequence import ImageSequence
-    from fedpp.ingest.ingestion import IngestSettings, IngestSummary
-    from fedpp.keys.key_domain import KeyDomain
+    from fedpp.imaging.splits import SplitPlan
+    from fedpp.ingest.ingestion import IngestSummary
 
 
-def survey(options: argparse.Namespace) -> int:
+def _add_raw(to: argparse.ArgumentParser) -> None:
+    to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
+    to.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder (default: auto)")
+    to.add_argument(
+        "--target",
+        default="Pleural Effusion",
+        help="CheXpert: one finding, several with commas, or competition for its five (default: Pleural Effusion)",
+    )
+    to.add_argument(
+        "--uncertain",
+        choices=("ones", "zeros", "ignore"),
+        default="ignore",
+        help="CheXpert: meaning of the label -1 (default: ignore)",
+    )
+    to.add_argument(
+        "--views",
+        choices=("frontal", "first", "all"),
+        default="frontal",
+        help="CheXpert: images of a study (default: frontal)",
+    )
+    to.add_argument(
+        "--series",
+        choices=("magnification", "slide"),
+        default="magnification",
+        help="BreakHis: images of a sequence (default: magnification)",
+    )
+
+
+def add_survey_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `survey`."""
+    _add_raw(to)
+    to.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
+    to.add_argument("--overwrite", action="store_true", help="replace an earlier page")
+    to.add_argument("--strict", action="store_true", help="exit with status 1 if there is any issue")
+    add_json(to)
+
+
+def survey(
+    *,
+    raw: Path,
+    layout: str,
+    target: str,
+    uncertain: "Uncertain",
+    views: "Views",
+    series: "Series",
+    out: Path | None,
+    overwrite: bool,
+    strict: bool,
+    as_json: bool,
+) -> int:
     """Check raw data before ingest: counts, issues, and optionally a page for the secret zone."""
+    from fedpp.imaging.readers.layout import Choices
     from fedpp.survey.examination import examine, summary
     from fedpp.survey.survey_page import require_new, write
 
-    if options.out is not None:
-        require_new(options.out, overwrite=options.overwrite)
-    result = examine(options.raw, options.layout, _choices(options), progress=True)
-    if options.out is not None:
-        write(options.out, result, overwrite=options.overwrite)
-        _note(f"{options.out} shows images and file names: keep it in the secret zone")
-    print(json.dumps(result.to_mapping()) if options.json else summary(result))
-    if options.strict and result.issues:
+    if out is not None:
+        require_new(out, overwrite=overwrite)
+    result = examine(raw, layout, Choices(target, uncertain, views, series), progress=True)
+    if out is not None:
+        write(out, result, overwrite=overwrite)
+        _note(f"{out} shows images and file names: keep it in the secret zone")
+    print(json.dumps(result.to_mapping()) if as_json else summary(result))
+    if strict and result.issues:
         kinds = ", ".join(dict.fromkeys(issue.kind for issue in result.issues))
         plural = "" if len(result.issues) == 1 else "s"
         raise RawDataError(f"{len(result.issues)} issue{plural} ({kinds}): fix the data, or leave out --strict")
     return 0
 
 
-def ingest(options: argparse.Namespace) -> int:
+def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ingest`."""
+    _add_raw(to)
+    add_domain(to)
+    to.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
+    to.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and report them")
+    to.add_argument("--drop-unlabelled", action="store_true", help="skip sequences without a label, and report them")
+    shape = to.add_argument_group("sequences")
+    shape.add_argument(
+        "--predict", choices=("sequence", "visit"), default="sequence", help="unit of a label (default: sequence)"
+    )
+    shape.add_argument(
+        "--window",
+        type=positive,
+        help="visits per sequence at most; the newest are kept (default: all; --frames with --predict visit)",
+    )
+    shape.add_argument(
+        "--stride", type=positive, default=1, help="with --predict visit: labelled visits per window (default: 1)"
+    )
+    shape.add_argument("--min-length", type=positive, default=1, help="visits per sequence at least (default: 1)")
+    shape.add_argument("--frames", type=positive, default=4, help="frames, chosen evenly or padded (default: 4)")
+    shape.add_argument("--size", type=positive, default=64, help="height and width in pixels (default: 64)")
+    shape.add_argument("--colour", action="store_true", help="keep red, green and blue (default: grey)")
+    shape.add_argument(
+        "--gaps", choices=GAPS, default="none", help="encoding of the time between frames (default: none)"
+    )
+    shape.add_argument(
+        "--classes",
+        type=lambda text: tuple(text.split(",")),
+        help="labels in order, with commas; the first is the negative class (default: by name)",
+    )
+    shape.add_argument("--negative", help="negative label, against all the rest as one positive class")
+    shape.add_argument(
+        "--patch", type=natural, help="frame form: side of the mixed patches in pixels, 0 for rows (default: 2)"
+    )
+    split = to.add_argument_group("splits, by patient")
+    split.add_argument(
+        "--split",
+        choices=("hashed", "stratified"),
+        default="hashed",
+        help="hashed: a new patient never moves an old one; stratified: exact shares of each label (default: hashed)",
+    )
+    split.add_argument("--validation", type=float, default=0.15, help="share of the patients (default: 0.15)")
+    split.add_argument("--test", type=float, default=0.25, help="share of the patients (default: 0.25)")
+    split.add_argument("--folds", type=positive, help="cross-validation: number of parts, one of them for testing")
+    split.add_argument("--fold", type=natural, default=0, help="cross-validation: part for testing (default: 0)")
+    split.add_argument("--seed", type=natural, default=0, help="seed of the split (default: 0)")
+    to.add_argument(
+        "--at-rest",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="seal the dataset on the disk with AES-256-GCM (default: yes; an unsealed dataset with labels reveals the "
+        "key)",
+    )
+    to.add_argument("--dtype", choices=DTYPES, default="float32", help="floating point type (default: float32)")
+    add_json(to)
+
+
+def ingest(
+    *,
+    raw: Path,
+    layout: str,
+    target: str,
+    uncertain: "Uncertain",
+    views: "Views",
+    series: "Series",
+    domain: Path,
+    passphrase: PassphraseSource,
+    out: Path,
+    skip_unreadable: bool,
+    drop_unlabelled: bool,
+    predict: Literal["sequence", "visit"],
+    window: int | None,
+    stride: int,
+    min_length: int,
+    frames: int,
+    size: int,
+    colour: bool,
+    gaps: Gaps,
+    classes: tuple[str, ...] | None,
+    negative: str | None,
+    patch: int | None,
+    split: Literal["hashed", "stratified"],
+    validation: float,
+    test: float,
+    folds: int | None,
+    fold: int,
+    seed: int,
+    at_rest: bool,
+    dtype: Dtype,
+    as_json: bool,
+) -> int:
     """Read raw sequences, split them by patient, and write them encrypted."""
     from fedpp.dataset.dataset_writer import require_new
     from fedpp.imaging.labels import ClassMap
+    from fedpp.imaging.preparation import Preparation
+    from fedpp.imaging.readers.layout import Choices
+    from fedpp.imaging.splits import SplitPlan
     from fedpp.ingest import ingestion
+    from fedpp.keys.frame_cipher import DEFAULT_PATCH
 
-    _refuse_unused(options)
-    require_new(options.out)
-    settings = _ingest_settings(options)
-    domain = domain_of(options)
-    _refuse_patch(options, domain)
-    sequences, recognised = _sequences(options)
-    classes = ClassMap.choose(sequences, options.classes, options.negative, _choices(options).findings)
-    summary = ingestion.ingest(
-        sequences, options.out, domain=domain, class_map=classes, settings=settings, progress=True
-    )
-    _note(recognised)
-    _note_classes(options, classes, summary)
-    show(options, summary.to_mapping())
-    return 0
-
-
-def verify(options: argparse.Namespace) -> int:
-    """Read every byte of an encrypted dataset and compare checksums; with the domain folder, check its seal too."""
-    from fedpp.cipher.domain_card import DomainCard
-    from fedpp.dataset.encrypted_dataset import EncryptedDataset
-    from fedpp.keys.key_store import CARD
-
-    if options.domain is None:
-        dataset = EncryptedDataset.open(options.dataset)
+    if stride != 1 and predict != "visit":
+        raise ConfigError(f"--stride {stride} is for --predict visit: add that, or leave --stride out")
+    if folds is not None and test != SplitPlan.test:
+        raise ConfigError(
+            f"--test {test} has no effect beside --folds {folds}, of which part --fold is for testing: leave one of "
+            "them out"
+        )
+    require_new(out)
+    plan = SplitPlan(split, seed, validation, test, folds, fold)
+    preparation = Preparation(dtype, frames, size, size, channels=3 if colour else 1)
+    side = DEFAULT_PATCH if patch is None else patch
+    settings = ingestion.IngestSettings(preparation, plan, gaps, side, at_rest)
+    opened = open_domain(domain, passphrase)
+    if patch is not None and opened.scheme != "more-frame":
+        raise ConfigError(
+            f"--patch is for domains of the scheme more-frame, this one is of {opened.scheme}: leave it out"
+        )
+    choices = Choices(target, uncertain, views, series)
+    sequences, recognised = _read(raw, layout, choices, skip_unreadable=skip_unreadable)
+    if predict == "visit":
+        sequences = _visits(sequences, window or frames, stride, min_length)
     else:
-        dataset = trainers_dataset(options)  # with the key, a manifest without its tag is refused
-        dataset.require_domain(DomainCard.load(options.domain / CARD).fingerprint)
-    dataset.verify()
-    sealed = dataset.manifest.at_rest is not None
-    seal = "none" if not sealed else "not checked: that needs --domain" if options.domain is None else "intact"
-    files = (dataset.manifest.sequences, *dataset.manifest.shards)
-    figures = {"sequences": len(dataset), "files": len(files), "bytes": sum(file.bytes for file in files)}
-    show(options, {**figures, "checksums": "intact", "seal": seal})
+        sequences = _whole(sequences, window, min_length)
+    if drop_unlabelled:
+        sequences = _labelled(sequences)
+    class_map = ClassMap.choose(sequences, classes, negative, choices.findings)
+    summary = ingestion.ingest(sequences, out, domain=opened, class_map=class_map, settings=settings, progress=True)
+    _note(recognised)
+    if class_map.classes and not class_map.multi_label and classes is None and negative is None:
+        _note(
+            f"the negative class is {class_map.classes[0]!r}, the first by name: --negative or --classes choose another"
+        )
+    _note_missing_classes(summary, plan)
+    show(summary.to_mapping(), as_json=as_json)
     return 0
 
 
-def inspect(options: argparse.Namespace) -> int:
+def add_inspect_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `inspect`."""
+    to.add_argument("dataset", type=path, help="encrypted dataset")
+    add_json(to)
+
+
+def inspect(*, dataset: Path, as_json: bool) -> int:
     """Print the public description of an encrypted dataset, and check every byte of it."""
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
 
-    dataset = EncryptedDataset.open(options.dataset)
-    dataset.verify()
-    manifest = dataset.manifest
+    opened = EncryptedDataset.open(dataset)
+    opened.verify()
+    manifest = opened.manifest
     show(
-        options,
         {
             "domain": manifest.domain,
             "fingerprint": manifest.fingerprint,
@@ -102,11 +257,38 @@ def inspect(options: argparse.Namespace) -> int:
             "gaps": manifest.gaps,
             "patch": manifest.patch,
             "sealed": manifest.at_rest is not None,
-            "sequences": dataset.counts(),
-            "patients": dataset.patients(),
+            "sequences": opened.counts(),
+            "patients": opened.patients(),
             "checksums": "intact",
         },
+        as_json=as_json,
     )
+    return 0
+
+
+def add_verify_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    add_inspect_arguments(to)
+    to.add_argument("--domain", type=path, help="domain folder, to check the domain and the seal of a sealed dataset")
+
+
+def verify(*, dataset: Path, domain: Path | None, as_json: bool) -> int:
+    """Read every byte of an encrypted dataset and compare checksums; with the domain folder, check its seal too."""
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.dataset.encrypted_dataset import EncryptedDataset
+    from fedpp.keys.key_store import CARD
+
+    if domain is None:
+        opened = EncryptedDataset.open(dataset)
+    else:
+        opened = trainers_dataset(dataset, domain)  # with the key, a manifest without its tag is refused
+        opened.require_domain(DomainCard.load(domain / CARD).fingerprint)
+    opened.verify()
+    sealed = opened.manifest.at_rest is not None
+    seal = "none" if not sealed else "not checked: that needs --domain" if domain is None else "intact"
+    files = (opened.manifest.sequences, *opened.manifest.shards)
+    figures = {"sequences": len(opened), "files": len(files), "bytes": sum(file.bytes for file in files)}
+    show({**figures, "checksums": "intact", "seal": seal}, as_json=as_json)
     return 0
 
 
@@ -115,80 +297,29 @@ def _note(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def _refuse_unused(options: argparse.Namespace) -> None:
-    """Raise `ConfigError` for options without effect beside the others."""
-    from fedpp.imaging.splits import SplitPlan
-
-    if options.stride != 1 and options.predict != "visit":
-        raise ConfigError(f"--stride {options.stride} is for --predict visit: add that, or leave --stride out")
-    if options.folds is not None and options.test != SplitPlan.test:
-        raise ConfigError(
-            f"--test {options.test} has no effect beside --folds {options.folds}, of which part --fold is for "
-            "testing: leave one of them out"
-        )
-
-
-def _refuse_patch(options: argparse.Namespace, domain: "KeyDomain") -> None:
-    """Raise `ConfigError` for a patch in a domain that mixes none."""
-    if options.patch is not None and domain.scheme != "more-frame":
-        raise ConfigError(
-            f"--patch is for domains of the scheme more-frame, this one is of {domain.scheme}: leave it out"
-        )
-
-
-def _ingest_settings(options: argparse.Namespace) -> "IngestSettings":
-    from fedpp.imaging.preparation import Preparation
-    from fedpp.imaging.splits import SplitPlan
-    from fedpp.ingest.ingestion import IngestSettings
-    from fedpp.keys.frame_cipher import DEFAULT_PATCH
-
-    channels = 3 if options.colour else 1
-    return IngestSettings(
-        Preparation(options.dtype, options.frames, options.size, options.size, channels),
-        SplitPlan(options.split, options.seed, options.validation, options.test, options.folds, options.fold),
-        options.gaps,
-        DEFAULT_PATCH if options.patch is None else options.patch,
-        options.at_rest,
-    )
-
-
-def _note_classes(options: argparse.Namespace, classes: "ClassMap", summary: "IngestSummary") -> None:
-    """Print which class is negative by default, and the splits that lack a class."""
-    if classes.classes and not classes.multi_label and options.classes is None and options.negative is None:
-        _note(
-            f"the negative class is {classes.classes[0]!r}, the first by name: --negative or --classes choose another"
-        )
-    shares = {"validation": options.validation, "test": options.test or options.folds}
-    advice = "--split stratified divides few patients evenly" if options.split == "hashed" else "there are too few"
+def _note_missing_classes(summary: "IngestSummary", plan: "SplitPlan") -> None:
+    """Print the splits that lack a class."""
+    shares = {"validation": plan.validation, "test": plan.test or plan.folds}
+    advice = "--split stratified divides few patients evenly" if plan.method == "hashed" else "there are too few"
     for split, names in summary.missing_classes.items():
         if shares.get(split, 1):
             _note(f"split {split} has no sequence of {', '.join(names)}: {advice}")
 
 
-def _sequences(options: argparse.Namespace) -> tuple[list["ImageSequence"], str]:
-    """Read the chosen sequences; return them and a line that describes the data."""
-    sequences, recognised = _read(options)
-    sequences = _windowed(options, sequences)
-    labelled = [sequence for sequence in sequences if sequence.label is not None]
-    if options.drop_unlabelled and len(labelled) < len(sequences):
-        _note(f"{len(sequences) - len(labelled)} sequences without a label were excluded")
-        return labelled, recognised
-    return sequences, recognised
-
-
-def _read(options: argparse.Namespace) -> tuple[list["ImageSequence"], str]:
-    """Read all sequences; with --skip-unreadable, report and skip the files that cannot be used."""
+def _read(
+    raw: Path, layout_name: str, choices: "Choices", *, skip_unreadable: bool
+) -> tuple[list["ImageSequence"], str]:
+    """Return all sequences and a line that describes the data; report and skip unreadable files if that is wanted."""
     from fedpp.imaging.readable import readable
     from fedpp.imaging.readers.layout import layout_of, missing_patients, read_sequences
     from fedpp.imaging.readers.patient_labels import LABELS
     from fedpp.imaging.sequence import refuse
 
-    layout = layout_of(options.raw, options.layout)
+    layout = layout_of(raw, layout_name)
     skipping = _Skipping()
-    handler = skipping if options.skip_unreadable else refuse
-    sequences, recognised = read_sequences(options.raw, layout, _choices(options), handler)
-    missing = missing_patients(options.raw, layout, sequences)
-    if options.skip_unreadable:
+    sequences, recognised = read_sequences(raw, layout, choices, skipping if skip_unreadable else refuse)
+    missing = missing_patients(raw, layout, sequences)
+    if skip_unreadable:
         sequences = readable(sequences, skipping)
         _note(f"{skipping.count} files that cannot be used were skipped")
     if missing:
@@ -196,26 +327,33 @@ def _read(options: argparse.Namespace) -> tuple[list["ImageSequence"], str]:
     return sequences, recognised
 
 
-def _windowed(options: argparse.Namespace, sequences: list["ImageSequence"]) -> list["ImageSequence"]:
-    """Return whole sequences of the allowed lengths, or a window of visits for each labelled visit."""
-    from fedpp.imaging.visits import by_visit, of_length
+def _whole(sequences: list["ImageSequence"], window: int | None, min_length: int) -> list["ImageSequence"]:
+    """Return the sequences of at least so many visits, cut to their newest."""
+    from fedpp.imaging.visits import of_length
 
-    shortest, visits = options.min_length, options.predict == "visit"
-    if visits:
-        window = options.window or options.frames
-        sequences = by_visit(sequences, window=window, stride=options.stride, min_length=shortest)
-    else:
-        sequences = of_length(sequences, min_length=shortest, max_length=options.window)
-    if not sequences:
-        wanted = f"{shortest} visits or more{', of which the newest is labelled' if visits else ''}"
+    found = of_length(sequences, min_length=min_length, max_length=window)
+    if not found:
+        raise RawDataError(f"no sequence is left: none has {min_length} visits or more; lower --min-length")
+    return found
+
+
+def _visits(sequences: list["ImageSequence"], window: int, stride: int, min_length: int) -> list["ImageSequence"]:
+    """Return a window of visits for each labelled visit, or for every so many of them."""
+    from fedpp.imaging.visits import by_visit
+
+    found = by_visit(sequences, window=window, stride=stride, min_length=min_length)
+    if not found:
+        wanted = f"{min_length} visits or more, of which the newest is labelled"
         raise RawDataError(f"no sequence is left: none has {wanted}; lower --min-length")
-    return sequences
+    return found
 
 
-def _choices(options: argparse.Namespace) -> "Choices":
-    from fedpp.imaging.readers.layout import Choices
-
-    return Choices(options.target, options.uncertain, options.views, options.series)
+def _labelled(sequences: list["ImageSequence"]) -> list["ImageSequence"]:
+    """Return the sequences with a label, and report how many have none."""
+    labelled = [sequence for sequence in sequences if sequence.label is not None]
+    if len(labelled) < len(sequences):
+        _note(f"{len(sequences) - len(labelled)} sequences without a label were excluded")
+    return labelled
 
 
 class _Skipping:

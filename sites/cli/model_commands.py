@@ -1,70 +1,105 @@
-"""`fedpp-site`: what a model predicts, decrypted in the site's secret zone."""
+"""`fedpp-site evaluate` and `predict`: predictions of a model on ciphertext, decrypted in the secret zone."""
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import load_tensorflow
+from fedpp.cli import add_json, load_tensorflow, path, share
+from fedpp.config.run_config import SPLITS
+from fedpp.texts import printable
 
-from .opening import domain_of, show
+from .opening import PassphraseSource, add_domain, open_domain, show
 
 if TYPE_CHECKING:
     from fedpp.learning.exact_metrics import Predictions
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def add_predict_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    to.add_argument("model", type=path, help="model.npz")
+    to.add_argument("dataset", type=path, help="encrypted dataset")
+    add_domain(to)
+    to.add_argument("--split", choices=SPLITS, default="test", help="split of the dataset (default: test)")
+    add_json(to)
+
+
+def add_evaluate_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    add_predict_arguments(to)
+    to.add_argument(
+        "--sensitivity",
+        type=share,
+        help="sensitivity to reach on split validation: choose the threshold for it, and evaluate that on --split",
+    )
+
+
+def evaluate(
+    *,
+    model: Path,
+    dataset: Path,
+    domain: Path,
+    passphrase: PassphraseSource,
+    split: str,
+    sensitivity: float | None,
+    as_json: bool,
+) -> int:
     """Evaluate a model on a split: predict on ciphertext, decrypt in the secret zone; figures and curves are exact."""
-    splits = (options.split,) if options.sensitivity is None else (options.split, "validation")
-    predictor = _Predictor(options, splits, labelled=True)
-    tested = predictor.predictions(options.split)
-    chosen_on = tested if options.sensitivity is None else predictor.predictions("validation")
-    of_each = [_figures(*pair, options) for pair in zip(chosen_on, tested, strict=True)]
+    splits = (split,) if sensitivity is None else (split, "validation")
+    predictor = _Predictor(model, dataset, domain, passphrase, splits, labelled=True)
+    tested = predictor.predictions(split)
+    chosen_on = tested if sensitivity is None else predictor.predictions("validation")
+    of_each = [_figures(*pair, sensitivity, curves=as_json) for pair in zip(chosen_on, tested, strict=True)]
     if predictor.multi_label:
         from fedpp.learning.metrics import mean_metrics
 
         mean = mean_metrics([of_one.metrics() for of_one in tested]).to_mapping()
-        figures = {"split": options.split, "examples": len(predictor.names(options.split)), **mean}
+        figures = {"split": split, "examples": len(predictor.names(split)), **mean}
         findings = {
             name: {"known": len(of_one.labels), "present": int(of_one.positive.sum()), **own}
             for name, of_one, own in zip(predictor.classes, tested, of_each, strict=True)
         }
-        show(options, {**figures, "findings": findings} if options.json else figures)
-        if not options.json:
-            print(_table(findings))
+        show({**figures, "findings": findings} if as_json else figures, as_json=as_json)
+        if not as_json:
+            print("\n".join(map(printable, _table(findings))))
     else:
-        figures = {"split": options.split, "examples": len(tested[0].labels), **of_each[0]}
-        show(options, figures if options.json else _lines(figures))
+        figures = {"split": split, "examples": len(tested[0].labels), **of_each[0]}
+        show(figures if as_json else _lines(figures), as_json=as_json)
     return 0
 
 
-def predict(options: argparse.Namespace) -> int:
-    """Print the decrypted probabilities of every sequence of a split, by pseudonym; of findings those of presence."""
-    predictor = _Predictor(options, (options.split,), labelled=False)
-    probabilities, names = predictor.probabilities(options.split), predictor.names(options.split)
+def predict(
+    *, model: Path, dataset: Path, domain: Path, passphrase: PassphraseSource, split: str, as_json: bool
+) -> int:
+    """Print the decrypted probabilities of each sequence of a split, by pseudonym; of findings those of presence."""
+    predictor = _Predictor(model, dataset, domain, passphrase, (split,), labelled=False)
+    probabilities, names = predictor.probabilities(split), predictor.names(split)
     if predictor.multi_label:
         probabilities = probabilities[..., 1]
     classes = predictor.classes
     rows = [(name, dict(zip(classes, p.tolist(), strict=True))) for name, p in zip(names, probabilities, strict=True)]
-    if options.json:
-        print(json.dumps([{"sequence": name, "split": options.split, "probabilities": p} for name, p in rows]))
+    if as_json:
+        print(json.dumps([{"sequence": name, "split": split, "probabilities": p} for name, p in rows]))
     else:
-        print("\t".join([f"sequence of split {options.split}", *(f"P({name})" for name in classes)]))
+        print("\t".join(map(printable, [f"sequence of split {split}", *(f"P({name})" for name in classes)])))
         for name, p in rows:
-            print("\t".join([name, *(f"{value:.4f}" for value in p.values())]))
+            print("\t".join([printable(name), *(f"{value:.4f}" for value in p.values())]))
     return 0
 
 
-def _figures(validation: "Predictions", tested: "Predictions", options: argparse.Namespace) -> dict[str, Any]:
-    """Return figures, the operating point of a wanted sensitivity (None without positives), and curves for JSON."""
+def _figures(
+    validation: "Predictions", tested: "Predictions", sensitivity: float | None, *, curves: bool
+) -> dict[str, Any]:
+    """Return metrics, the operating point of a sensitivity (None without positives), and curves if they are wanted."""
     from fedpp.learning.exact_metrics import exact_operating_point
 
     figures: dict[str, Any] = dict(tested.metrics().to_mapping())
-    if options.sensitivity is not None:
-        point = exact_operating_point(validation, tested, options.sensitivity)
+    if sensitivity is not None:
+        point = exact_operating_point(validation, tested, sensitivity)
         figures["operating_point"] = point and point.to_mapping()
-    if options.json:
-        curves = tested.curves()
-        figures["curves"] = curves and curves.to_mapping()
+    if curves:
+        found = tested.curves()
+        figures["curves"] = found and found.to_mapping()
     return figures
 
 
@@ -80,7 +115,7 @@ def _lines(figures: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "threshold": chosen["probability"], **there}
 
 
-def _table(findings: dict[str, dict[str, Any]]) -> str:
+def _table(findings: dict[str, dict[str, Any]]) -> list[str]:
     """Return the findings' figures as lines, with those of the operating point after the threshold, if there is one."""
 
     def line(name: str, cells: list[Any]) -> str:
@@ -96,7 +131,7 @@ def _table(findings: dict[str, dict[str, Any]]) -> str:
             point = finding["operating_point"] or {"probability": None, "decisions": {}}
             decisions = point["decisions"]
             rows[name] += [point["probability"], decisions.get("sensitivity"), decisions.get("specificity")]
-    return "\n".join([line("", headings), *(line(name, cells) for name, cells in rows.items())])
+    return [line("", headings), *(line(name, cells) for name, cells in rows.items())]
 
 
 def _cell(value: Any) -> str:
@@ -104,25 +139,34 @@ def _cell(value: Any) -> str:
 
 
 class _Predictor:
-    """A model, a dataset, and the domain secret that decrypts the predictions."""
+    """A model applied to a dataset, with the domain secret that decrypts its predictions."""
 
-    def __init__(self, options: argparse.Namespace, splits: tuple[str, ...], *, labelled: bool) -> None:
+    def __init__(
+        self,
+        model_file: Path,
+        dataset: Path,
+        domain: Path,
+        passphrase: PassphraseSource,
+        splits: tuple[str, ...],
+        *,
+        labelled: bool,
+    ) -> None:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
         from fedpp.config.hyperparameters import Hyperparameters
         from fedpp.dataset.encrypted_dataset import EncryptedDataset
         from fedpp.errors import DatasetError
         from fedpp.learning.model_file import EncryptedModel
 
-        self._domain = domain_of(options)
-        self._dataset = EncryptedDataset.open(options.dataset, self._domain.at_rest_key())
-        model = EncryptedModel.load(options.model)
+        self._domain = open_domain(domain, passphrase)
+        self._dataset = EncryptedDataset.open(dataset, self._domain.at_rest_key())
+        model = EncryptedModel.load(model_file)
         if labelled and not self._dataset.manifest.classes:
-            raise DatasetError(f"{options.dataset} has no labels to score against: ingest it with labels")
+            raise DatasetError(f"{dataset} has no labels to evaluate against: ingest it with labels")
         self._dataset.require_domain(self._domain.card().fingerprint)
         for split in splits:
             if not len(self._dataset.indices(split)):
-                do = "choose another --split" if split == options.split else "--sensitivity chooses its threshold there"
-                raise DatasetError(f"{options.dataset} has no sequence in split {split}: {do}")
+                do = "choose another --split" if split == splits[0] else "--sensitivity chooses its threshold there"
+                raise DatasetError(f"{dataset} has no sequence in split {split}: {do}")
         model.require_fitting(self._domain.card().fingerprint, self._dataset.manifest.classes)
         self.classes, self.multi_label = model.classes, model.network.multi_label
 

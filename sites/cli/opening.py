@@ -1,10 +1,12 @@
-"""What several commands of `fedpp-site` open, and how they print their results."""
+"""Domain folders, passphrases and datasets: the options of `fedpp-site` that name them, and how they are opened."""
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpp.cli import natural, path
 from fedpp.texts import printable
 
 if TYPE_CHECKING:
@@ -15,68 +17,102 @@ if TYPE_CHECKING:
     from fedpp.keys.sealed_secret import Passphrase
 
 
-def domain_of(options: argparse.Namespace) -> "KeyDomain":
+@dataclass(frozen=True)
+class PassphraseSource:
+    """Where a passphrase is read: a file, an open file descriptor, or else the terminal."""
+
+    file: Path | None = None
+    descriptor: int | None = None
+
+    def read(self, *, new: bool = False) -> "Passphrase":
+        """Return the passphrase; at the terminal a new one is asked for twice."""
+        from fedpp.keys import passphrase
+
+        if self.file is not None:
+            return passphrase.from_file(self.file)
+        if self.descriptor is not None:
+            return passphrase.from_descriptor(self.descriptor)
+        return passphrase.from_terminal(new=new)
+
+
+def add_passphrase(to: argparse.ArgumentParser) -> None:
+    """Add the option `passphrase`, a `PassphraseSource`."""
+    given = to.add_mutually_exclusive_group()
+    given.add_argument(
+        "--passphrase-file",
+        dest="passphrase",
+        type=lambda text: PassphraseSource(file=path(text)),
+        default=PassphraseSource(),
+        metavar="FILE",
+        help="file of mode 0600 whose first line is the passphrase",
+    )
+    given.add_argument(
+        "--passphrase-fd",
+        dest="passphrase",
+        type=lambda text: PassphraseSource(descriptor=natural(text)),
+        metavar="N",
+        help="open file descriptor of the passphrase (default: ask at the terminal)",
+    )
+
+
+def add_domain(to: argparse.ArgumentParser, *, passphrase: bool = True) -> None:
+    """Add the domain's folder, and the passphrase if a command opens its secret."""
+    to.add_argument("--domain", type=path, required=True, help="domain folder, from `keygen` or `accept`")
+    if passphrase:
+        add_passphrase(to)
+
+
+def open_domain(domain: Path, passphrase: PassphraseSource) -> "KeyDomain":
     """Open the domain secret with its passphrase."""
     from fedpp.keys import key_store
 
-    require_folder(options.domain)
-    return key_store.open_domain(options.domain, passphrase_of(options))
+    require_folder(domain)
+    return key_store.open_domain(domain, passphrase.read())
 
 
 def require_folder(domain: Path) -> None:
-    """Raise `KeyFileError` for what is no folder."""
+    """Raise `KeyFileError` unless this is the folder of a domain."""
     from fedpp.errors import KeyFileError
     from fedpp.keys import key_store
 
     if (domain / key_store.SITE_KEY).exists() and not (domain / key_store.CARD).exists():
-        raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` a share with it first")
+        raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` an invitation first")
     if not domain.is_dir():
         raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
 
 
-def passphrase_of(options: argparse.Namespace, *, new: bool = False) -> "Passphrase":
-    """Read the passphrase from where the options say, or ask at the terminal, twice for a new one."""
-    from fedpp.keys import passphrase
-
-    if options.passphrase_file is not None:
-        return passphrase.from_file(options.passphrase_file)
-    if options.passphrase_fd is not None:
-        return passphrase.from_descriptor(options.passphrase_fd)
-    return passphrase.from_terminal(new=new)
-
-
-def trainers_at_rest_key(options: argparse.Namespace) -> "AtRestKey":
-    """Return the key of sealed datasets and checkpoints."""
+def trainers_at_rest_key(domain: Path) -> "AtRestKey":
+    """Return the trainer's key of sealed datasets and checkpoints."""
     from fedpp.dataset.at_rest import AtRestKey
     from fedpp.keys.key_store import AT_REST_KEY
 
-    require_folder(options.domain)
-    return AtRestKey.load(options.domain / AT_REST_KEY)
+    require_folder(domain)
+    return AtRestKey.load(domain / AT_REST_KEY)
 
 
-def trainers_dataset(options: argparse.Namespace) -> "EncryptedDataset":
-    """Open a dataset with what the trainer's folder holds."""
+def trainers_dataset(dataset: Path, domain: Path) -> "EncryptedDataset":
+    """Open a dataset with the trainer's keys."""
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.keys.key_store import AT_REST_KEY
 
-    return EncryptedDataset.open_with(options.dataset, options.domain / AT_REST_KEY)
+    return EncryptedDataset.open_with(dataset, domain / AT_REST_KEY)
 
 
-def trainers_key(options: argparse.Namespace, dataset: "EncryptedDataset") -> "AnyKey":
-    """Return what the trainer computes with; in the frame form that is no key, and the domain's card tells whose."""
+def trainers_key(domain: Path, dataset: "EncryptedDataset") -> "AnyKey":
+    """Return the key by which the trainer computes: an evaluation key, or none but its domain in the frame form."""
     from fedpp.cipher.domain_card import DomainCard
     from fedpp.dataset.encrypted_dataset import open_key
     from fedpp.keys.key_store import CARD, EVALUATION_KEY
 
     mixed = dataset.manifest.scheme == "more-frame"
-    key = open_key(options.domain / EVALUATION_KEY, dataset.manifest)
-    dataset.require_domain(DomainCard.load(options.domain / CARD).fingerprint if mixed else key.domain)
+    key = open_key(domain / EVALUATION_KEY, dataset.manifest)
+    dataset.require_domain(DomainCard.load(domain / CARD).fingerprint if mixed else key.domain)
     return key
 
 
-def show(options: argparse.Namespace, values: dict[str, Any]) -> None:
+def show(values: dict[str, Any], *, as_json: bool) -> None:
     """Print results: one JSON object, or a line each."""
-    if options.json:
+    if as_json:
         print(json.dumps(values))
         return
     width = max(map(len, values))

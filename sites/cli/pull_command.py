@@ -1,13 +1,13 @@
-"""`fedpp-site pull`: the model of a finished run, opened in the secret zone of a member."""
+"""`fedpp-site pull`: unseal the model of a finished run in the secret zone of a member."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import load_tensorflow, path
+from fedpp.cli import load_tensorflow, note, path
+from fedpp.texts import printable
 
-from .opening import domain_of
+from .opening import PassphraseSource, add_domain, open_domain
 
 if TYPE_CHECKING:
     from fedpp.aggregation.global_state import GlobalState
@@ -16,29 +16,37 @@ if TYPE_CHECKING:
 CIPHERTEXT, PLAIN = ".npz", ".keras"
 
 
-def pull(options: argparse.Namespace) -> int:
-    """Open the model of a finished run: as ciphertext (--out model.npz), or for plain images (--out model.keras)."""
+def add_pull_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pull`."""
+    add_domain(to)
+    to.add_argument("run", metavar="RUN", type=path, help="file model.sealed, or number of the run with --identity")
+    to.add_argument("--identity", type=path, help="identity folder of the joined site, whose node kept the model")
+    to.add_argument("--out", type=path, required=True, help="new file: model.npz (ciphertext) or model.keras (plain)")
+
+
+def pull(*, run: Path, identity: Path | None, domain: Path, out: Path, passphrase: PassphraseSource) -> int:
+    """Unseal the model of a finished run: as ciphertext (--out model.npz), or for plain images (--out model.keras)."""
     from fedpp.errors import ConfigError
     from fedpp.files import create_exclusively
 
-    if options.out.suffix not in {CIPHERTEXT, PLAIN}:
-        raise ConfigError(f"--out names model.npz, of ciphertext, or model.keras, for plain images; got {options.out}")
-    if options.out.exists():
-        raise ConfigError(f"{options.out} is there already: choose another --out, nothing is overwritten")
-    source = source_of(options.run_or_file, options.identity)
-    domain = domain_of(options)
-    state = opened(source, domain)
-    if options.out.suffix == CIPHERTEXT:
-        create_exclusively(options.out, state.model().content())
+    if out.suffix not in {CIPHERTEXT, PLAIN}:
+        raise ConfigError(f"--out names model.npz, of ciphertext, or model.keras, for plain images; got {out}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already: choose another --out, nothing is overwritten")
+    source = source_of(run, identity)
+    key = open_domain(domain, passphrase)
+    state = opened(source, key)
+    if out.suffix == CIPHERTEXT:
+        create_exclusively(out, state.model().content())
     else:
-        create_exclusively(options.out, plain_model(state, domain))
-        print("note: this file is the model in clear, for whoever gets it", file=sys.stderr)
-    print(f"{options.out}  round {state.round}, classes {', '.join(state.classes)}")
+        create_exclusively(out, plain_model(state, key))
+        note("this file holds the model in clear, readable for whoever gets it")
+    print(printable(f"{out}  round {state.round}, classes {', '.join(state.classes)}"))
     return 0
 
 
 def source_of(named: Path, identity: Path | None) -> Path:
-    """Return the file of a run: named by its path, or by its number among those that this site's node kept."""
+    """Return the model file of a run, named by its path or by its number among those that this site's node kept."""
     from fedpp.errors import ModelError
 
     if identity is None:
@@ -58,7 +66,10 @@ def source_of(named: Path, identity: Path | None) -> Path:
 
 
 def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
-    """Return the state in a file, sealed or, of a run without masking, in clear; raise `ModelError` or `MaskError`."""
+    """Return the state in a file: sealed, or in clear of a run without secure aggregation.
+
+    Raises `ModelError` or `MaskError`.
+    """
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.errors import DomainMismatchError, ModelError
     from fedpp.keys.sealed_state import is_sealed
@@ -83,10 +94,10 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
 
 
 def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:
-    """Return a `.keras` file of stock layers, which takes plain images and answers logits.
+    """Return a `.keras` file of stock layers, which maps plain images to logits.
 
-    In the frame form the first convolution takes mixed patches: it is given the mixing matrix's share, so that it takes
-    plain ones. Raises `ModelError` for mixed rows, which no convolution of plain images equals.
+    In the frame form the first convolution takes mixed patches: its kernel is multiplied by the mixing matrix, so that
+    it takes plain ones. Raises `ModelError` for mixed rows, which no convolution of plain images equals.
     """
     import tempfile
 
@@ -111,10 +122,3 @@ def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:
         file = Path(folder) / "model.keras"
         model.save(file)
         return file.read_bytes()
-
-
-def add_pull_arguments(to: argparse.ArgumentParser) -> None:
-    """Add what `pull` takes beside the domain."""
-    to.add_argument("run_or_file", metavar="RUN", type=path, help="number of the run, with --identity, or model.sealed")
-    to.add_argument("--identity", type=path, help="the joined site's identity, whose node kept the model")
-    to.add_argument("--out", type=path, required=True, help="new file: model.npz (ciphertext) or model.keras (plain)")

@@ -1,4 +1,4 @@
-"""`fedpp-site reencrypt`: datasets, models and checkpoints of a domain's old epoch, taken to a later one."""
+"""`fedpp-site reencrypt`: datasets, models and checkpoints of one key epoch, re-encrypted under a later one."""
 
 import argparse
 import sys
@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .opening import passphrase_of, show
+from fedpp.cli import add_json, path
+
+from .opening import PassphraseSource, add_domain, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,28 +22,46 @@ if TYPE_CHECKING:
     Rows = dict[str, NDArray[np.floating]]
 
 
-def reencrypt(options: argparse.Namespace) -> int:
-    """Take a dataset, a model or a checkpoint from an old epoch of its domain to a new one."""
+def add_reencrypt_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `reencrypt`."""
+    to.add_argument("what", type=path, help="encrypted dataset, model.npz or checkpoint.sealed of the old key epoch")
+    add_domain(to)
+    to.add_argument(
+        "--to",
+        type=path,
+        required=True,
+        metavar="DOMAIN",
+        help="domain folder of the new epoch, of the same passphrase",
+    )
+    to.add_argument("--dataset", type=path, help="re-encrypted dataset of a checkpoint")
+    to.add_argument("--out", type=path, required=True, help="new folder or file")
+    add_json(to)
+
+
+def reencrypt(
+    *, what: Path, domain: Path, to: Path, dataset: Path | None, out: Path, passphrase: PassphraseSource, as_json: bool
+) -> int:
+    """Re-encrypt a dataset, a model or a checkpoint under a later key epoch of its domain."""
     from fedpp.errors import ModelError
     from fedpp.keys import key_store
     from fedpp.keys.key_rotation import KeySwitch
     from fedpp.learning.checkpoint import is_checkpoint
 
-    if options.out.exists():
-        raise ModelError(f"{options.out} is there already: choose another --out, nothing is overwritten")
-    if not options.what.exists():
-        raise ModelError(f"there is no {options.what}: name a dataset, a model.npz or a checkpoint.sealed")
-    passphrase = passphrase_of(options)
-    switch = KeySwitch(key_store.open_domain(options.domain, passphrase), key_store.open_domain(options.to, passphrase))
-    if options.what.is_dir():
-        figures = _dataset(options.what, options.out, switch)
-    elif options.what.suffix == ".npz":
-        figures = _model(options.what, options.out, switch)
-    elif not is_checkpoint(options.what):
-        raise ModelError(f"{options.what} is no dataset, model or checkpoint: name one of the old epoch")
+    if out.exists():
+        raise ModelError(f"{out} is there already: choose another --out, nothing is overwritten")
+    if not what.exists():
+        raise ModelError(f"there is no {what}: name a dataset, a model.npz or a checkpoint.sealed")
+    opened = passphrase.read()
+    switch = KeySwitch(key_store.open_domain(domain, opened), key_store.open_domain(to, opened))
+    if what.is_dir():
+        figures = _dataset(what, out, switch)
+    elif what.suffix == ".npz":
+        figures = _model(what, out, switch)
+    elif not is_checkpoint(what):
+        raise ModelError(f"{what} is no dataset, model or checkpoint: name one of the old key epoch")
     else:
-        figures = _checkpoint(options, switch)
-    show(options, {**figures, "domain": switch.new.card().fingerprint, "key epoch": switch.new.key_epoch})
+        figures = _checkpoint(what, dataset, out, switch)
+    show({**figures, "domain": switch.new.card().fingerprint, "key epoch": switch.new.key_epoch}, as_json=as_json)
     return 0
 
 
@@ -71,41 +91,39 @@ def _model(path: Path, out: Path, switch: "KeySwitch") -> dict[str, Any]:
 
 
 def _stem(network: "ModelSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
-    """Return the first kernel of the frame form, the one weight that saw mixed frames, turned to the new key."""
+    """Return the first kernel of the frame form, the one weight that is applied to mixed frames, under the new key."""
     from fedpp.errors import ModelError
 
     if not network.patch:
-        raise ModelError("a network over mixed rows cannot be taken to another key: train again on the new dataset")
+        raise ModelError("a model over mixed rows cannot be re-encrypted: train again on the new dataset")
     return {"stem/kernel": switch.stem(rows["stem/kernel"][..., 0], network.patch)[..., None]}
 
 
-def _checkpoint(options: argparse.Namespace, switch: "KeySwitch") -> dict[str, Any]:
+def _checkpoint(path: Path, dataset_path: Path | None, out: Path, switch: "KeySwitch") -> dict[str, Any]:
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.errors import DomainMismatchError, ModelError
     from fedpp.learning.checkpoint import Checkpoint
 
     from .training_settings import TrainingSettings
 
-    if options.dataset is None:
-        raise ModelError("a checkpoint goes on with its dataset: name the re-encrypted one with --dataset")
+    if dataset_path is None:
+        raise ModelError("a checkpoint resumes on its dataset: name the re-encrypted one with --dataset")
     if switch.old.scheme == "more-frame":
-        raise ModelError(
-            "a checkpoint of the frame form holds moments that cannot be taken to another key: train again"
-        )
-    checkpoint = Checkpoint.load(options.what, switch.old.at_rest_key())
-    dataset = EncryptedDataset.open(options.dataset, switch.new.at_rest_key())
+        raise ModelError("a checkpoint of the frame form holds moments that cannot be re-encrypted: train again")
+    checkpoint = Checkpoint.load(path, switch.old.at_rest_key())
+    dataset = EncryptedDataset.open(dataset_path, switch.new.at_rest_key())
     dataset.require_domain(switch.new.card().fingerprint)
     settings = TrainingSettings.from_mapping(checkpoint.settings)
     if settings.domain != switch.old.card().fingerprint:
-        raise DomainMismatchError(f"{options.what} is of domain {settings.domain[:16]}: name the folder of its epoch")
+        raise DomainMismatchError(f"{path} is of domain {settings.domain[:16]}: name the folder of its epoch")
     moved = replace(settings, domain=dataset.manifest.domain, dataset=dataset.manifest.fingerprint)
     arrays = _switched(checkpoint, settings.network(dataset.manifest), switch)
-    replace(checkpoint, settings=moved.to_mapping(), arrays=arrays).save(options.out, switch.new.at_rest_key())
-    return {"checkpoint": str(options.out), "epoch of training": checkpoint.epoch}
+    replace(checkpoint, settings=moved.to_mapping(), arrays=arrays).save(out, switch.new.at_rest_key())
+    return {"checkpoint": str(out), "training epoch": checkpoint.epoch}
 
 
 def _switched(checkpoint: "Checkpoint", network: "ModelSpec", switch: "KeySwitch") -> "Arrays":
-    """Return a training's state in the new epoch: weights are components, the optimizer's moments stand by slot."""
+    """Return a training's state under the new key epoch: weights are components, optimizer moments are by slot."""
     import numpy as np
 
     from .train_command import NETWORKS

@@ -1,16 +1,18 @@
-"""`fedpp-site train`: a site's own model, trained on its ciphertext alone; it can be killed and resumed."""
+"""`fedpp-site train`: a local model of one site, trained on its ciphertext, with a checkpoint after each epoch."""
 
 import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import load_tensorflow
+from fedpp.cli import add_json, load_tensorflow, natural, note, path, positive, rate
 from fedpp.errors import DatasetError, ModelError
+from fedpp.texts import printable
 
-from .opening import show, trainers_at_rest_key, trainers_dataset, trainers_key
+from .opening import add_domain, show, trainers_at_rest_key, trainers_dataset, trainers_key
 from .training_settings import TrainingSettings, settings_of
 
 if TYPE_CHECKING:
@@ -20,52 +22,94 @@ if TYPE_CHECKING:
     from fedpp.learning.encrypted_training import EncryptedTrainer
 
 MODEL, CHECKPOINT = "model.npz", "checkpoint.sealed"
-STOPPING = "stopping/"  # what the early stopping remembers, in a checkpoint
-NETWORKS = ("", f"{STOPPING}best/")  # where weights stand in a checkpoint, those of the best epoch the second time
+STOPPING = "stopping/"  # prefix of early stopping's arrays in a checkpoint
+NETWORKS = ("", f"{STOPPING}best/")  # prefixes of weights in a checkpoint: the current ones, those of the best epoch
 
 
-def train(options: argparse.Namespace) -> int:
-    """Train on this site's ciphertext alone, with Keras's progress bar; write an encrypted model."""
+def add_train_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train`; the settings have no default here: a checkpoint may hold them."""
+    from fedpp.config.model_spec import ARCHITECTURES
+    from fedpp.config.run_config import DTYPES
+
+    to.add_argument("dataset", type=path, help="encrypted dataset")
+    add_domain(to, passphrase=False)
+    to.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
+    to.add_argument("--resume", action="store_true", help="continue after the last epoch that was finished")
+    to.add_argument("--epochs", type=positive, help="number of epochs (default: 10); --resume may raise it")
+    to.add_argument("--seed", type=natural, help="seed of initial weights and batches (default: 0)")
+    to.add_argument("--dtype", choices=DTYPES, help="floating point type (default: that of the dataset)")
+    model = to.add_argument_group("model")
+    model.add_argument("--architecture", choices=ARCHITECTURES, help="model architecture (default: cnn-bi-lstm)")
+    model.add_argument("--voting", action="store_const", const=True, help="classify every frame, and average the votes")
+    learning = to.add_argument_group("hyperparameters")
+    learning.add_argument("--batch-size", type=positive, help="sequences of a step (default: 8)")
+    learning.add_argument("--micro-batch", type=positive, help="sequences in memory at a time (default: 16)")
+    learning.add_argument("--learning-rate", type=rate, help="learning rate of Adam (default: 0.001)")
+    learning.add_argument("--positive-weight", type=rate, help="loss weight of all but the first class (default: 1)")
+    learning.add_argument("--label-smoothing", type=float, help="label smoothing of the loss (default: 0)")
+    stopping = to.add_argument_group("early stopping")
+    stopping.add_argument("--vault", help="address of the vault that decrypts the validation loss, unix:/path.sock")
+    stopping.add_argument("--patience", type=positive, help="epochs without a loss lower by 0.001 (default: 10)")
+    add_json(to)
+
+
+def train(
+    *, dataset: Path, domain: Path, out: Path, resume: bool, vault: str | None, as_json: bool, **settings: Any
+) -> int:
+    """Train on this site's ciphertext, with Keras's progress bar; write an encrypted model.
+
+    `settings` are fields of `TrainingSettings` and of its hyperparameters, None where they were not given.
+    """
     from fedpp.learning.initial_weights import encrypted_initial_weights
     from fedpp.learning.model_file import EncryptedModel
 
-    at_rest = trainers_at_rest_key(options)
-    begun = _begun(options, at_rest)
-    dataset = trainers_dataset(options)
-    manifest = dataset.manifest
-    key = trainers_key(options, dataset)
+    at_rest = trainers_at_rest_key(domain)
+    checkpoint = _checkpoint(out, at_rest, resume=resume)
+    data = trainers_dataset(dataset, domain)
+    manifest = data.manifest
+    key = trainers_key(domain, data)
     if not manifest.classes:
-        raise DatasetError(f"{options.dataset} has no labels to train on: ingest it with labels")
-    dataset.verify()
-    settings = settings_of(options, begun, manifest)
-    for split in ("train", *(["validation"] if settings.patience else [])):
-        if not len(dataset.indices(split)):
-            raise DatasetError(f"{options.dataset} has no sequence in split {split}: ingest it with other shares")
-    network = settings.network(manifest)
+        raise DatasetError(f"{dataset} has no labels to train on: ingest it with labels")
+    data.verify()
+    chosen = settings_of(settings, checkpoint, manifest, early_stopping=vault is not None)
+    for split in ("train", *(["validation"] if chosen.patience else [])):
+        if not len(data.indices(split)):
+            raise DatasetError(f"{dataset} has no sequence in split {split}: ingest it with other shares")
+    network = chosen.network(manifest)
 
-    load_tensorflow(deterministic=True)  # resumed, it goes on to the same weights, bit for bit
+    load_tensorflow(deterministic=True)  # a resumed training ends with the same weights, bit for bit
     from fedpp.learning.encrypted_training import EncryptedTrainer
 
-    trainer = EncryptedTrainer(network, key.algebra(), settings.hyperparameters, settings.dtype)
-    # Under the key: the run's seed alone does not tell the weights. Their rows tell the key all the same (threats.md).
-    trainer.load(encrypted_initial_weights(network, key.weight_seed(settings.seed, 0), key))
-    with _stopping(options, settings, trainer, dataset) as stopping:
-        options.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
-        bar = sys.stderr.isatty() and not options.json
-        checkpoints = _Checkpoints(options.out / CHECKPOINT, at_rest, settings, trainer, stopping, tell=not bar)
-        checkpoints.begin(begun)
+    trainer = EncryptedTrainer(network, key.algebra(), chosen.hyperparameters, chosen.dtype)
+    # Under the key: the run's seed alone does not reveal the weights. Their rows reveal the key anyway (threats.md).
+    trainer.load(encrypted_initial_weights(network, key.weight_seed(chosen.seed, 0), key))
+    with _stopping(vault, chosen, trainer, data) as stopping:
+        out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+        bar = sys.stderr.isatty() and not as_json
+        checkpoints = _Checkpoints(out / CHECKPOINT, at_rest, chosen, trainer, stopping, log=not bar)
+        checkpoints.start(checkpoint)
         try:
-            losses = _fit(trainer, dataset, settings, checkpoints, stopping, verbose=int(bar))
-        except ModelError:  # it diverged, and resumed it would again
-            (options.out / CHECKPOINT).unlink(missing_ok=True)
+            losses = _fit(trainer, data, chosen, checkpoints, stopping, verbose=int(bar))
+        except ModelError:  # it diverged, and would again if it was resumed
+            (out / CHECKPOINT).unlink(missing_ok=True)
             raise
-    EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(options.out / MODEL)
-    (options.out / CHECKPOINT).unlink()
-    figures: dict[str, Any] = {"model": str(options.out / MODEL), "epochs": len(losses), "loss_with_decoys": losses}
+        except KeyboardInterrupt:
+            again = _resume_command(dataset, domain, out, vault, as_json=as_json)
+            raise KeyboardInterrupt(f"resume with `{again}`") from None
+    EncryptedModel(network, key.domain, manifest.classes, trainer.rows()).save(out / MODEL)
+    (out / CHECKPOINT).unlink()
+    figures: dict[str, Any] = {"model": str(out / MODEL), "epochs": len(losses), "loss_with_decoys": losses}
     if stopping is not None:
         figures |= {"validation_loss": stopping.losses, "best_epoch": stopping.best_epoch}
-    show(options, figures)
+    show(figures, as_json=as_json)
     return 0
+
+
+def _resume_command(dataset: Path, domain: Path, out: Path, vault: str | None, *, as_json: bool) -> str:
+    """Return the command that resumes a training; its settings stand in the checkpoint."""
+    options = ["--domain", str(domain), "--out", str(out), *(["--vault", vault] if vault else [])]
+    flags = ["--json"] if as_json else []
+    return " ".join(map(quote, ["fedpp-site", "train", str(dataset), *options, *flags, "--resume"]))
 
 
 def _fit(
@@ -88,35 +132,35 @@ def _fit(
             callbacks=[saving] if stopping is None else [stopping, saving],
             verbose=verbose,
         )
-    elif stopping is not None:  # it was killed between its last epoch and its model
+    elif stopping is not None:  # killed between its last epoch and its model
         stopping.keep_best(trainer.model)
     return checkpoints.losses
 
 
-def _begun(options: argparse.Namespace, at_rest: Any) -> "Checkpoint | None":
+def _checkpoint(out: Path, at_rest: Any, *, resume: bool) -> "Checkpoint | None":
     """Return the checkpoint to resume from; raise `ModelError` if the folder holds what must not be overwritten."""
     from fedpp.learning.checkpoint import Checkpoint
 
-    model, checkpoint = options.out / MODEL, options.out / CHECKPOINT
+    model, checkpoint = out / MODEL, out / CHECKPOINT
     if model.exists():
-        if options.resume:
-            checkpoint.unlink(missing_ok=True)  # killed between the two, the training had ended
+        if resume:
+            checkpoint.unlink(missing_ok=True)  # the training had ended, and was killed between the two files
         raise ModelError(f"{model} is there already: choose another --out, models are not overwritten")
     if not checkpoint.exists():
-        if options.resume:
-            print(f"{options.out} holds no checkpoint: training starts from the beginning", file=sys.stderr)
+        if resume:
+            print(printable(f"{out} holds no checkpoint: training starts from the beginning"), file=sys.stderr)
         return None
-    if not options.resume:
-        raise ModelError(f"{options.out} holds a training that did not end: --resume it, or choose another --out")
+    if not resume:
+        raise ModelError(f"{out} holds an unfinished training: --resume it, or choose another --out")
     return Checkpoint.load(checkpoint, at_rest)
 
 
 @contextmanager
 def _stopping(
-    options: argparse.Namespace, settings: TrainingSettings, trainer: "EncryptedTrainer", dataset: "EncryptedDataset"
+    address: str | None, settings: TrainingSettings, trainer: "EncryptedTrainer", dataset: "EncryptedDataset"
 ) -> "Iterator[EarlyStopping | None]":
-    """Yield the early stopping by what the vault tells of the validation split, if it is wanted."""
-    if settings.patience is None:
+    """Yield early stopping by the validation loss that the vault decrypts, if it is wanted."""
+    if settings.patience is None or address is None:
         yield None
         return
     from fedpp.config.site_policy import EvaluationLimits
@@ -126,29 +170,28 @@ def _stopping(
     from fedpp.vault_api.vault_client import VaultClient
 
     validation = dataset.indices("validation")
-    with VaultClient(options.vault) as vault:
+    with VaultClient(address) as vault:
         info = vault.info()
         if info.dataset != dataset.manifest.fingerprint:
-            raise VaultError(f"the vault at {options.vault} serves another dataset: start it with {options.dataset}")
-        patients, least = info.patients["validation"], EvaluationLimits().min_patients
-        if patients < least:
-            print(
-                f"note: split validation has {patients} patients: the vault tells their loss only if min-patients "
-                f"in its site.yaml is at most {patients}; without one it is {least}",
-                file=sys.stderr,
+            raise VaultError(f"the vault at {address} serves another dataset: start it with {dataset.path}")
+        patients, minimum = info.patients["validation"], EvaluationLimits().min_patients
+        if patients < minimum:
+            note(
+                f"split validation has {patients} patients: the vault returns their loss only if min-patients "
+                f"in its site.yaml is at most {patients} (default: {minimum})"
             )
 
         def loss(epoch: int) -> float:
-            told = metrics(vault.evaluate("validation", trainer.logits(dataset, validation), round=epoch)).loss
-            if told is None:
-                raise VaultError(f"the vault at {options.vault} told no loss of the validation split: see its log")
-            return told
+            value = metrics(vault.evaluate("validation", trainer.logits(dataset, validation), round=epoch)).loss
+            if value is None:
+                raise VaultError(f"the vault at {address} returned no loss of the validation split: see its log")
+            return value
 
         yield EarlyStopping(loss, patience=settings.patience)
 
 
 class _Checkpoints:
-    """Writes a checkpoint after each epoch, and one before the first."""
+    """Checkpoints of a training, written before the first epoch and after each."""
 
     def __init__(
         self,
@@ -158,26 +201,26 @@ class _Checkpoints:
         trainer: "EncryptedTrainer",
         stopping: "EarlyStopping | None",
         *,
-        tell: bool,
+        log: bool,
     ) -> None:
-        self._path, self._at_rest, self._settings, self._tell = path, at_rest, settings, tell
+        self._path, self._at_rest, self._settings, self._log = path, at_rest, settings, log
         self._trainer, self._stopping = trainer, stopping
         self.done, self.losses = 0, list[float]()
 
-    def begin(self, begun: "Checkpoint | None") -> None:
-        """Go on from a checkpoint, or write the first; what a killed process was writing goes."""
+    def start(self, checkpoint: "Checkpoint | None") -> None:
+        """Resume from a checkpoint, or write the first; remove the unfinished files of a killed process."""
         for name in (CHECKPOINT, MODEL):
             for unfinished in self._path.parent.glob(f".{name}.*.tmp"):
                 unfinished.unlink()
-        if begun is None:
+        if checkpoint is None:
             self._write()
             return
-        arrays = begun.arrays
+        arrays = checkpoint.arrays
         self._trainer.restore({name: value for name, value in arrays.items() if not name.startswith(STOPPING)})
         if self._stopping is not None:
             own = {name.removeprefix(STOPPING): v for name, v in arrays.items() if name.startswith(STOPPING)}
             self._stopping.restore(own)
-        self.done, self.losses = begun.epoch, list(begun.losses)
+        self.done, self.losses = checkpoint.epoch, list(checkpoint.losses)
         print(f"resuming after epoch {self.done} of {self._settings.epochs}", file=sys.stderr)
 
     def save(self, epoch: int, logs: dict[str, float]) -> None:
@@ -185,7 +228,7 @@ class _Checkpoints:
         self.done = epoch + 1
         self.losses.append(float(logs["loss"]))
         self._write()
-        if self._tell:
+        if self._log:
             validation = f", validation loss {logs['val_loss']:.4f}" if "val_loss" in logs else ""
             done = f"epoch {self.done} of {self._settings.epochs}: loss with decoys {self.losses[-1]:.4f}{validation}"
             print(done, file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
-"""What a training of one site is told: the options given, else what its checkpoint began with, else the defaults."""
+"""Settings of a local training: the options given, else those of its checkpoint, else the defaults."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """All that decides which weights a training ends with."""
+    """The settings that decide a training's final weights."""
 
     dataset: str  # its fingerprint
     domain: str  # its key's fingerprint
@@ -30,11 +29,11 @@ class TrainingSettings:
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
     def network(self, manifest: "DatasetManifest") -> ModelSpec:
-        """Return the network that is trained."""
+        """Return the specification of the model that is trained."""
         return ModelSpec.of(Task.of(manifest), architecture=self.architecture, voting=self.voting)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the settings by the names of the options, the recipe's among them."""
+        """Return the settings by the names of the options, the hyperparameters' among them."""
         values = asdict(self)
         hyperparameters: dict[str, Any] = values.pop("hyperparameters")
         return values | hyperparameters
@@ -52,24 +51,22 @@ class TrainingSettings:
 
 
 def settings_of(
-    options: argparse.Namespace, begun: "Checkpoint | None", manifest: "DatasetManifest"
+    options: Mapping[str, Any], begun: "Checkpoint | None", manifest: "DatasetManifest", *, early_stopping: bool
 ) -> TrainingSettings:
     """Return the settings; raise `ConfigError` or `DatasetError` where options and checkpoint contradict each other."""
     usual = TrainingSettings(manifest.fingerprint, manifest.domain, manifest.dtype)
-    given = {name: v for name in usual.to_mapping() if (v := getattr(options, name, None)) is not None}
-    for name in ("dataset", "domain"):  # these options are folders, the settings fingerprints
-        given.pop(name)
-    if "patience" in given and options.vault is None:
-        raise ConfigError("--patience needs --vault, which tells the loss of the validation split")
+    given = {name: value for name, value in options.items() if value is not None}
+    if "patience" in given and not early_stopping:
+        raise ConfigError("--patience needs --vault, which decrypts the loss of the validation split")
     if begun is None:
-        patience = {} if options.vault is None else {"patience": PATIENCE}
+        patience = {"patience": PATIENCE} if early_stopping else {}
         return TrainingSettings.from_mapping({**usual.to_mapping(), **patience, **given})
     began = TrainingSettings.from_mapping(begun.settings)
     for name in ("dataset", "domain"):
         ours, theirs = getattr(usual, name), getattr(began, name)
         if ours != theirs:
             raise DatasetError(f"the training began with {name} {theirs[:16]}, this is {ours[:16]}: give it the same")
-    if (began.patience is None) != (options.vault is None):
+    if (began.patience is not None) != early_stopping:
         had, do = ("without", "leave --vault out") if began.patience is None else ("with", "give --vault again")
         raise ConfigError(f"the training began {had} early stopping: {do}")
     for name, value in given.items():

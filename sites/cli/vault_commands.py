@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fedpp.cli import path, sha256
+from fedpp.cli import add_json, path, sha256
+from fedpp.texts import printable
 
-from .opening import passphrase_of, require_folder, show
+from .opening import PassphraseSource, add_domain, require_folder, show
 
 READ_ONLY = "create nothing new under a key: no weights, signatures, masks or seals"
 UNKNOWN_SIGNER = "(as the log states it: give --certificate to check which site it is)"
@@ -24,7 +25,30 @@ if TYPE_CHECKING:
     from ..vault.vault_service import History
 
 
-def vault(options: argparse.Namespace) -> int:
+def add_vault_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vault`."""
+    add_domain(to)
+    to.add_argument("--dataset", type=path, required=True, help="encrypted dataset")
+    to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
+    to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
+    to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
+    to.add_argument("--read-only", action="store_true", help=READ_ONLY)
+    to.add_argument(
+        "--policy", type=path, help="site.yaml: limits of evaluations, last day, and app bundles that may run"
+    )
+
+
+def vault(
+    *,
+    domain: Path,
+    passphrase: PassphraseSource,
+    dataset: Path,
+    address: str,
+    tls: Path | None,
+    audit_log: Path | None,
+    read_only: bool,
+    policy: Path | None,
+) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
     os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line of ours; Flower sets another value in its processes
     from fedpp.config.site_policy import SitePolicy
@@ -37,26 +61,24 @@ def vault(options: argparse.Namespace) -> int:
     from ..vault.vault_server import serve
     from ..vault.vault_service import History, VaultService
 
-    if options.audit_log and not options.audit_log.parent.is_dir():
-        raise VaultError(f"the folder of the audit log {options.audit_log} does not exist: create it first")
-    if options.policy is not None:
-        SitePolicy.load(options.policy)  # before the prompt for a passphrase
-    tls = TlsFiles.read(options.tls) if options.tls else None
-    require_folder(options.domain)
-    site = key_store.open_site(options.domain, passphrase_of(options))
-    dataset = EncryptedDataset.open(options.dataset, site.domain.at_rest_key())
+    if audit_log and not audit_log.parent.is_dir():
+        raise VaultError(f"the folder of the audit log {audit_log} does not exist: create it first")
+    if policy is not None:
+        SitePolicy.load(policy)  # before the prompt for a passphrase
+    files = TlsFiles.read(tls) if tls else None
+    require_folder(domain)
+    site = key_store.open_site(domain, passphrase.read())
+    opened = EncryptedDataset.open(dataset, site.domain.at_rest_key())
     past = History()
-    with _audit(options.audit_log, site.identity, past) as (audit, keep):
-        service = VaultService(
-            site, dataset, policy=options.policy, audit=audit, past=past, read_only=options.read_only
-        )
+    with _audit(audit_log, site.identity, past) as (audit, keep):
+        service = VaultService(site, opened, policy=policy, audit=audit, past=past, read_only=read_only)
 
         def ready() -> None:
             keep()
-            print(f"vault ready at {options.address}", flush=True)
+            print(printable(f"vault ready at {address}"), flush=True)
             notify("READY=1")
 
-        serve(service, options.address, tls=tls, ready=ready, stopping=lambda: notify("STOPPING=1"))
+        serve(service, address, tls=files, ready=ready, stopping=lambda: notify("STOPPING=1"))
     return 0
 
 
@@ -82,17 +104,43 @@ def _audit(
         audit.close()
 
 
-def health(options: argparse.Namespace) -> int:
+def add_health_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `health`."""
+    to.add_argument("address", help="unix:/path/to/vault.sock, or HOST:PORT")
+    to.add_argument("--tls", type=path, help="folder of a client's certificate, for HOST:PORT")
+
+
+def health(*, address: str, tls: Path | None) -> int:
     """Check whether a vault can reply."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our one line replaces gRPC's lines about a handshake
     from ..vault.vault_health import require_health
 
-    require_health(options.address, options.tls)
+    require_health(address, tls)
     print("serving")
     return 0
 
 
-def audit_log(options: argparse.Namespace) -> int:
+def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `audit-log`."""
+    to.add_argument("action", choices=("verify",), help="verify: check form, numbers, chain and signatures")
+    to.add_argument("file", type=path, help="the log")
+    to.add_argument("--certificate", type=path, help="certificate of the site that must have signed the log")
+    to.add_argument(
+        "--card", type=path, help="domain card of the CA that issued the certificate (default: domain.card beside it)"
+    )
+    to.add_argument("--head", type=sha256, help="head that was noted earlier: proves that nothing was cut since")
+    add_json(to)
+
+
+def audit_log(
+    *,
+    action: Literal["verify"],  # noqa: ARG001  there is no other
+    file: Path,
+    certificate: Path | None,
+    card: Path | None,
+    head: str | None,
+    as_json: bool,
+) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
     from fedpp.cipher.domain_card import DomainCard
     from fedpp.errors import FederationError
@@ -102,18 +150,18 @@ def audit_log(options: argparse.Namespace) -> int:
     from ..vault.audit_chain import verify
 
     key, site = None, ""
-    if options.certificate:
+    if certificate:
         try:
-            certificate = Certificate.from_json(options.certificate.read_text().strip())
+            certified = Certificate.from_json(certificate.read_text().strip())
         except (OSError, UnicodeDecodeError, FederationError) as error:
-            raise _unread(options.certificate, error) from None
-        card = DomainCard.load(options.card or options.certificate.with_name(CARD.name))
+            raise _unread(certificate, error) from None
+        domain = DomainCard.load(card or certificate.with_name(CARD.name))
         try:
-            certificate.require(card.ca_key, card.fingerprint)
+            certified.require(domain.ca_key, domain.fingerprint)
         except FederationError as error:
-            raise _unread(options.certificate, error) from None
-        key, site = certificate.member.signing_key, certificate.member.site
-    found = verify(options.file, public_key=key, head=options.head)
+            raise _unread(certificate, error) from None
+        key, site = certified.member.signing_key, certified.member.site
+    found = verify(file, public_key=key, head=head)
     shown: dict[str, Any] = {
         "records": found.records,
         "first": found.first,
@@ -123,10 +171,10 @@ def audit_log(options: argparse.Namespace) -> int:
     }
     if found.after_known_head is not None:
         shown["records after --head"] = found.after_known_head
-    if options.json:
+    if as_json:
         print(json.dumps({name.replace(" --", " ").replace(" ", "_"): value for name, value in shown.items()}))
     else:
-        show(options, shown)
+        show(shown, as_json=False)
     return 0
 
 
@@ -137,47 +185,18 @@ def _unread(certificate: Path, error: Exception) -> "KeyFileError":
     return KeyFileError(f"cannot read the certificate {certificate}: {reason}: name a site.certificate")
 
 
-def vault_tls(options: argparse.Namespace) -> int:
-    """Create certificates for a vault and a trainer on two machines."""
-    from ..vault.vault_certificates import HOLDERS, create
-
-    create(options.out, options.name)
-    for holder in HOLDERS:
-        print(f"{options.out / holder}  for the {holder} only: ca.pem, cert.pem, key.pem")
-    print(f"{options.out / 'ca.key'}  certifies further ones: keep it away from both machines")
-    return 0
-
-
-def add_vault_arguments(to: argparse.ArgumentParser) -> None:
-    """Add the arguments of `vault` beside the domain."""
-    to.add_argument("--dataset", type=path, required=True)
-    to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
-    to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
-    to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
-    to.add_argument("--read-only", action="store_true", help=READ_ONLY)
-    to.add_argument(
-        "--policy", type=path, help="site.yaml: limits of evaluations, last day, and app bundles that may run"
-    )
-
-
-def add_health_arguments(to: argparse.ArgumentParser) -> None:
-    """Add the arguments of `health`."""
-    to.add_argument("address", help="unix:/path/to/vault.sock, or HOST:PORT")
-    to.add_argument("--tls", type=path, help="folder of a client's certificate, for HOST:PORT")
-
-
 def add_vault_tls_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `vault-tls`."""
     to.add_argument("--out", type=path, required=True, help="new folder")
     to.add_argument("--name", required=True, help="host name or address by which trainers reach the vault")
 
 
-def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
-    """Add the arguments of `audit-log`."""
-    to.add_argument("action", choices=("verify",))
-    to.add_argument("file", type=path, help="the log")
-    to.add_argument("--certificate", type=path, help="certificate of the site that must have signed the log")
-    to.add_argument(
-        "--card", type=path, help="domain card of the CA that issued the certificate (default: domain.card beside it)"
-    )
-    to.add_argument("--head", type=sha256, help="head that was noted earlier: proves that nothing was cut since")
+def vault_tls(*, out: Path, name: str) -> int:
+    """Create certificates for a vault and a trainer on two machines."""
+    from ..vault.vault_certificates import HOLDERS, create
+
+    create(out, name)
+    for holder in HOLDERS:
+        print(printable(f"{out / holder}  for the {holder} only: ca.pem, cert.pem, key.pem"))
+    print(printable(f"{out / 'ca.key'}  certifies further ones: keep it away from both machines"))
+    return 0

@@ -1,10 +1,8 @@
-"""`fedpp-site doctor`: what can be checked before a site joins, each check by itself, and what to do where one fails.
+"""Checks before a site joins: each is made by itself, and reports what to do if it fails.
 
 `join` makes the same checks, and stops at the first that fails.
 """
 
-import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from ..client.same_site import require_one_domain, require_one_site
 from .node_identity import PRIVATE_KEY, require_key
 from .reachability import FLEET, MAX_AHEAD, MAX_BEHIND, OTHERS, Coordinator, Reply, clock_error
 
-SOON = timedelta(days=30)  # before a certificate's end
+SOON = timedelta(days=30)  # before the end of a certificate
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -34,75 +32,46 @@ Status = Literal["ok", "warn", "skip", "FAIL"]
 
 
 class _Warning(Exception):  # noqa: N818  it ends a check, and is no error
-    """All works, and its user should know more."""
+    """A warning: the check passes, and its user should read this."""
 
 
 @dataclass(frozen=True)
-class Finding(Generic[T_co]):
-    """What one check found."""
+class CheckResult(Generic[T_co]):
+    """The result of one check."""
 
     check: str
     status: Status
-    said: str
-    got: T_co | None = None  # what later checks need of it
+    message: str
+    value: T_co | None = None  # for later checks
     error: FedppError | None = None  # of a check that failed
-
-
-def doctor(options: argparse.Namespace) -> int:
-    """Check what can be checked before `join`: keys, certificates, coordinator, clock, vault, dataset, policy."""
-    site = site_of(options)
-    found = []
-    for finding in examine(
-        options.superlink, options.ca, options.identity, site, domain=options.domain, deep=options.deep
-    ):
-        found.append(finding)
-        if not options.json:
-            print(f"{finding.status:4}  {finding.check}: {finding.said}", flush=True)
-    if options.json:
-        print(json.dumps([{"check": each.check, "status": each.status, "said": each.said} for each in found]))
-    return 1 if any(each.status == "FAIL" for each in found) else 0
-
-
-def site_of(options: argparse.Namespace) -> SiteConfig:
-    """Return what the arguments of `join` and `doctor` say of the site; raise `ConfigError` where they do not fit."""
-    key = options.evaluation_key
-    if options.vault is not None and (options.passphrase_file, options.passphrase_fd) != (None, None):
-        raise ConfigError("a passphrase is for --domain, whose vault `join` starts: leave it out with --vault")
-    if key is None and options.domain is None:
-        raise ConfigError("--evaluation-key is missing: name the trainer's copy of domain.eval")
-    if key is None:
-        from fedpp.keys.key_store import EVALUATION_KEY
-
-        key = options.domain / EVALUATION_KEY
-    paths = [path.resolve() for path in (options.dataset, key, options.policy)]
-    return SiteConfig(paths[0], paths[1], options.vault or "", paths[2], options.identity.resolve())
 
 
 def examine(
     superlink: str, ca: Path, identity: Path, site: SiteConfig, *, domain: Path | None = None, deep: bool = False
-) -> Iterator[Finding[object]]:
-    """Yield the findings in the order in which `join` needs what they are about.
+) -> Iterator[CheckResult[object]]:
+    """Yield the results of all checks, in the order in which `join` depends on them.
 
-    A check that needs what an earlier one did not get is skipped, and says so. With `domain` there is no vault yet, and
-    the domain's card stands for it. If `deep`, every byte of the dataset is read.
+    A check whose input an earlier one did not get is skipped, and says so. With `domain` there is no vault yet, and
+    the domain's card replaces it. If `deep`, every byte of the dataset is read.
     """
     yield _check("node key", lambda: _key(identity))
-    yield from _of_coordinator(superlink, ca)
-    yield from _of_data(site, domain, deep=deep)
+    yield from _check_coordinator(superlink, ca)
+    yield from _check_data(site, domain, deep=deep)
 
 
-def _check(name: str, of: Callable[[], tuple[str, T]]) -> Finding[T]:
+def _check(name: str, function: Callable[[], tuple[str, T]]) -> CheckResult[T]:
+    """Run a check, which returns its message and its value."""
     try:
-        said, got = of()
+        message, value = function()
     except FedppError as error:
-        return Finding(name, "FAIL", str(error), error=error)
+        return CheckResult(name, "FAIL", str(error), error=error)
     except _Warning as warning:
-        return Finding(name, "warn", str(warning))
-    return Finding(name, "ok", said, got)
+        return CheckResult(name, "warn", str(warning))
+    return CheckResult(name, "ok", message, value)
 
 
-def _skip(name: str, needs: str) -> Finding[object]:
-    return Finding(name, "skip", f"it needs the {needs}")
+def _skip(name: str, needs: str) -> CheckResult[object]:
+    return CheckResult(name, "skip", f"it needs the {needs}")
 
 
 def _key(identity: Path) -> tuple[str, None]:
@@ -110,12 +79,13 @@ def _key(identity: Path) -> tuple[str, None]:
     return f"{identity / PRIVATE_KEY}, ECDSA P-384, for its owner alone", None
 
 
-def _of_coordinator(superlink: str, ca: Path) -> Iterator[Finding[object]]:
+def _check_coordinator(superlink: str, ca: Path) -> Iterator[CheckResult[object]]:
+    """Yield the checks of the coordinator; those after a failed one are skipped."""
     authority = _check("CA certificate", lambda: _authority(ca))
     yield authority
     port = _check("coordinator", lambda: _port(superlink, ca))
     yield port
-    coordinator = port.got
+    coordinator = port.value
     if coordinator is None or authority.status == "FAIL":
         needs = "CA certificate" if authority.status == "FAIL" else "coordinator"
         yield from (_skip(name, needs) for name in ("coordinator's certificate", "Fleet API", "clock", "other paths"))
@@ -127,9 +97,9 @@ def _of_coordinator(superlink: str, ca: Path) -> Iterator[Finding[object]]:
         return
     fleet = _check("Fleet API", lambda: _fleet(coordinator))
     yield fleet
-    answer = fleet.got
-    yield _check("clock", lambda: _clock(answer)) if answer is not None else _skip("clock", "Fleet API")
-    yield _check("other paths", lambda: _others(coordinator))
+    reply = fleet.value
+    yield _check("clock", lambda: _clock(reply)) if reply is not None else _skip("clock", "Fleet API")
+    yield _check("other paths", lambda: _other_paths(coordinator))
 
 
 def _authority(ca: Path) -> tuple[str, None]:
@@ -164,30 +134,30 @@ def _certificate(coordinator: Coordinator) -> tuple[str, None]:
 
 def _until(end: datetime) -> str:
     left = end - datetime.now(UTC)
-    said = f"valid until {end:%Y-%m-%d}, {left.days} more days"
+    message = f"valid until {end:%Y-%m-%d}, {left.days} more days"
     if left < SOON:
-        raise _Warning(f"{said}: ask the coordinator to renew it")
-    return said
+        raise _Warning(f"{message}: ask the coordinator to renew it")
+    return message
 
 
 def _fleet(coordinator: Coordinator) -> tuple[str, Reply]:
-    answer = coordinator.ask("POST", FLEET)
-    if answer.status in {502, 503, 504}:
+    reply = coordinator.request("POST", FLEET)
+    if reply.status in {502, 503, 504}:
         raise UnreachableError(
             f"the proxy at {coordinator} answers, and no SuperLink behind it: is the coordinator up?"
         )
-    if answer.status in {403, 404}:
+    if reply.status in {403, 404}:
         raise FederationError(
-            f"{coordinator} answers {answer.status} to {FLEET}: its proxy must let /v1/fleet/ pass; or it is no "
+            f"{coordinator} answers {reply.status} to {FLEET}: its proxy must let /v1/fleet/ pass; or it is no "
             "SuperLink"
         )
-    return "it is let through", answer
+    return "it is let through", reply
 
 
-def _clock(answer: Reply) -> tuple[str, None]:
-    ahead = clock_error(answer)
+def _clock(reply: Reply) -> tuple[str, None]:
+    ahead = clock_error(reply)
     if ahead is None:
-        raise _Warning("the coordinator does not say what time it is: compare both clocks by hand")
+        raise _Warning("the coordinator's reply has no date: compare both clocks by hand")
     if not -MAX_BEHIND <= ahead <= MAX_AHEAD:
         which = "behind" if ahead < timedelta() else "ahead of"
         raise FederationError(
@@ -195,34 +165,36 @@ def _clock(answer: Reply) -> tuple[str, None]:
             f"refuses what is signed more than {MAX_AHEAD.seconds} s in its future or {MAX_BEHIND.seconds} s in its "
             "past: set both clocks (NTP)"
         )
-    return "it goes with the coordinator's", None
+    return "it agrees with the coordinator's", None
 
 
-def _others(coordinator: Coordinator) -> tuple[str, None]:
-    if reached := [path for path in OTHERS if coordinator.ask("GET", path).status != 403]:
+def _other_paths(coordinator: Coordinator) -> tuple[str, None]:
+    if reached := [path for path in OTHERS if coordinator.request("GET", path).status != 403]:
         raise _Warning(
-            f"{', '.join(reached)} can be reached: the coordinator's control interface is open to whoever reaches "
-            f"{coordinator}, who can run and stop what he likes; ask its staff to put their proxy in front"
+            f"{', '.join(reached)} can be reached: the coordinator's control interface is open to anybody who reaches "
+            f"{coordinator}, and can start and stop runs by it; ask its staff to put their proxy in front"
         )
-    return "the coordinator's proxy closes all but the Fleet API", None
+    return "the coordinator's proxy closes all paths but the Fleet API", None
 
 
-def _of_data(site: SiteConfig, domain: Path | None, *, deep: bool) -> Iterator[Finding[object]]:
+def _check_data(site: SiteConfig, domain: Path | None, *, deep: bool) -> Iterator[CheckResult[object]]:
     opened = _check("dataset", lambda: _dataset(site, deep=deep))
     yield opened
-    dataset = opened.got
-    held = _check("evaluation key", lambda: _evaluation_key(site, dataset)) if dataset else None
-    yield held or _skip("evaluation key", "dataset")
-    beside = _check("vault", lambda: _vault(site.vault)) if domain is None else _check("domain", lambda: _card(domain))
-    yield beside
-    key, vault = held.got if held else None, beside.got
+    dataset = opened.value
+    key_check = _check("evaluation key", lambda: _evaluation_key(site, dataset)) if dataset else None
+    yield key_check or _skip("evaluation key", "dataset")
+    vault_check = (
+        _check("vault", lambda: _vault(site.vault)) if domain is None else _check("domain", lambda: _card(domain))
+    )
+    yield vault_check
+    key, vault = key_check.value if key_check else None, vault_check.value
     if dataset is None or key is None or vault is None:
         yield _skip("one site", "dataset, evaluation key and vault")
     else:
         yield _check("one site", lambda: _one_site(key, dataset, vault))
     allowed = _check("policy", lambda: _policy(site.policy, dataset))
     yield allowed
-    policy = allowed.got
+    policy = allowed.value
     yield _check("approvals", lambda: _approvals(policy)) if policy else _skip("approvals", "policy")
     yield _check("policy's owner", lambda: _owner(site.policy)) if policy else _skip("policy's owner", "policy")
 
@@ -245,7 +217,7 @@ def _evaluation_key(site: SiteConfig, dataset: EncryptedDataset) -> tuple[str, A
 def _vault(address: str) -> tuple[str, SiteInfo | DomainCard]:
     with VaultClient(address) as vault:
         info = vault.info()
-    return f"{info.site or 'one without a name'} answers at {address}", info
+    return f"{info.site or 'a vault without a name'} answers at {address}", info
 
 
 def _card(domain: Path) -> tuple[str, SiteInfo | DomainCard]:

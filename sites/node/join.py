@@ -1,8 +1,8 @@
-"""The site's SuperNode: it calls the coordinator, and runs the bundle's ClientApp beside the site's dataset.
+"""The site's SuperNode: a process that calls the coordinator, and an executor that runs the bundle's ClientApp.
 
-Nothing here listens but one loopback port between SuperNode and the executor of ours that starts the ClientApp, if
-the site's policy allows it. It is guarded by a secret of this run: by itself (`--isolation subprocess`) Flower would
-serve any local user, and run any code. A SuperNode that ends by itself is started again, unless that is no use.
+The only open port is a loopback port between SuperNode and our executor, which starts the ClientApp if the site's
+policy allows it. The port is guarded by a secret of this run: with `--isolation subprocess` Flower would serve any
+local user, and run any code. A SuperNode that ends by itself is restarted, unless a restart cannot help.
 """
 
 import os
@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedpp.cli import note
 from fedpp.config.run_config import SiteConfig, to_toml
 from fedpp.errors import ConfigError, FederationError, UnreachableError
 from fedpp.files import create_exclusively, lock_folder
@@ -26,27 +27,27 @@ from .node_identity import PRIVATE_KEY, REFUSED, create_identity
 from .reachability import Coordinator
 from .trial_vault import TrialVault
 
-STEADY_SECONDS = 120.0  # a SuperNode that ran so long counts as one that works
-MAX_TRIES = 8  # in a row, of SuperNodes that did not run so long
-LONGEST_PAUSE = 60.0  # seconds, before the next try
+STEADY_SECONDS = 120.0  # a SuperNode that ran longer counts as working
+MAX_TRIES = 8  # in a row, of SuperNodes that ran shorter
+LONGEST_PAUSE = 60.0  # seconds before a restart
 
 
 def join(superlink: str, ca: Path, identity: Path, site: SiteConfig, own_vault: TrialVault | None = None) -> int:
     """Run the SuperNode in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    `superlink` is HOST:PORT, `ca` the coordinator's authority. With `own_vault` the vault is started, too. Raises a
-    `FedppError` for what is missing or does not fit, `FederationError` if no further try can help.
+    `superlink` is HOST:PORT, `ca` the coordinator's CA certificate. With `own_vault` the vault is started, too. Raises
+    a `FedppError` for inputs that are missing or do not fit, `FederationError` if a restart cannot help.
     """
     _require_identity(identity)
-    with _exclusively(identity):
-        _require_fit(superlink, ca, identity, site, None if own_vault is None else own_vault.domain)
+    with _locked(identity):
+        _require_checks(superlink, ca, identity, site, None if own_vault is None else own_vault.domain)
         require_flower()
         coordinator = Coordinator.parse(superlink, ca)
         if own_vault is None:
             with ProcessGroup({}) as outer:
                 _Joined(coordinator, identity, site, outer).run()
         else:
-            _note(
+            note(
                 "vault and trainer are one user here, so code that the site lets run could read the vault's memory and "
                 "keys: this is for trials"
             )
@@ -57,15 +58,15 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig, own_vault: 
 
 @dataclass(frozen=True)
 class _Joined:
-    """One site's SuperNodes, one after another."""
+    """A joined site: its SuperNodes, one after another."""
 
     coordinator: Coordinator
     identity: Path
     site: SiteConfig
-    outer: ProcessGroup  # of what lives longer than a SuperNode: it takes the signals that come between two
+    outer: ProcessGroup  # processes that outlive a SuperNode; receives the signals between two of them
 
     def run(self) -> None:
-        """Run SuperNodes until a signal comes; raise `FederationError` where another one would be no use."""
+        """Run SuperNodes until a signal comes; raise `FederationError` where a restart cannot help."""
         tries, pause = 0, 0.0
         while not self.outer.stopped.wait(pause):
             started = time.monotonic()
@@ -80,10 +81,10 @@ class _Joined:
                 )
             self._require_trust()
             pause = min(2.0**tries, LONGEST_PAUSE)
-            _note(f"the SuperNode ended by itself: another one starts in {pause:.0f} s")
+            note(f"the SuperNode ended by itself: restarting in {pause:.0f} s")
 
     def _run_one(self) -> bool:
-        """Run one SuperNode with its executor; tell whether a signal ended it."""
+        """Run one SuperNode with its executor; return whether a signal ended it."""
         with tempfile.TemporaryDirectory(prefix="fedpp-") as private:
             secret, node, hopeless = (Path(private) / name for name in ("superexec.secret", "node.toml", "hopeless"))
             create_exclusively(secret, secrets.token_bytes(32))
@@ -120,25 +121,25 @@ class _Joined:
         return group.stopped.is_set()
 
     def _require_trust(self) -> None:
-        """Raise `FederationError` if somebody else answers than this coordinator; that nobody does may pass."""
+        """Raise `FederationError` if another server answers as the coordinator; an offline one may come back."""
         with suppress(UnreachableError):
             self.coordinator.certificate_end()
 
 
 def _require_identity(identity: Path) -> None:
-    """Make the node's key if there is none; raise `FederationError` then, since it must be enrolled first."""
+    """Create the node's key if there is none; raise `FederationError` then, since it must be enrolled first."""
     if (identity / PRIVATE_KEY).exists():
         return
     public = create_identity(identity)
     raise FederationError(
-        f"this site's node had no key, and has one now: give {public} to the coordinator for `python -m coordinator "
+        f"a key was created for this site's node: give {public} to the coordinator for `python -m coordinator "
         "enrol`, then join again"
     )
 
 
 @contextmanager
-def _exclusively(identity: Path) -> Iterator[None]:
-    """Hold the identity for this process alone."""
+def _locked(identity: Path) -> Iterator[None]:
+    """Lock the identity for this process alone."""
     lock = lock_folder(identity)
     if lock is None:
         raise ConfigError(
@@ -150,21 +151,17 @@ def _exclusively(identity: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _require_fit(superlink: str, ca: Path, identity: Path, site: SiteConfig, domain: Path | None) -> None:
-    """Make the doctor's quick checks; raise the first one's error, but for a coordinator that is not up yet."""
-    for finding in examine(superlink, ca, identity, site, domain=domain):
-        if isinstance(finding.error, UnreachableError):
-            _note(f"waiting for the coordinator: {finding.said}")
-        elif finding.error is not None:
-            raise finding.error
-        elif finding.status == "warn":
-            _note(f"{finding.said}")
+def _require_checks(superlink: str, ca: Path, identity: Path, site: SiteConfig, domain: Path | None) -> None:
+    """Run the doctor's quick checks; raise the first error, unless the coordinator is offline."""
+    for result in examine(superlink, ca, identity, site, domain=domain):
+        if isinstance(result.error, UnreachableError):
+            note(f"waiting for the coordinator: {result.message}")
+        elif result.error is not None:
+            raise result.error
+        elif result.status == "warn":
+            note(result.message)
 
 
 def _flower_supernode() -> str:
-    """Return Flower's program, by whose name the process is known."""
+    """Return the path of Flower's program, which names the process."""
     return str(Path(sys.executable).with_name("flower-supernode"))
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)

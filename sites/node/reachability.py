@@ -1,6 +1,6 @@
-"""What a site sees of its coordinator before it joins: the port, its certificate, its clock, and which paths are open.
+"""Checks of a coordinator from a site that has not joined: port, certificate, clock, and which paths are open.
 
-No key of the site's is needed, and nothing is asked that the coordinator would act on.
+They use no key of the site, and send no request that the coordinator would act on.
 """
 
 import http.client
@@ -16,8 +16,8 @@ from typing import Self
 
 from fedpp.errors import ConfigError, FederationError, UnreachableError
 
-SECONDS = 10.0  # for an answer
-MAX_AHEAD, MAX_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink refuses others
+SECONDS = 10.0  # for a reply
+MAX_AHEAD, MAX_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink rejects others
 FLEET = "/v1/fleet/pull-messages"  # what sites call
 OTHERS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health")  # what nobody outside should reach
 _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
@@ -25,17 +25,17 @@ _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X50
 
 @dataclass(frozen=True)
 class Reply:
-    """What came for a request, and when by the local clock; `date` is the coordinator's, in whole seconds."""
+    """Reply to a request, with the local times around it; `date` is the coordinator's, in whole seconds."""
 
     status: int
     date: datetime | None
-    asked: datetime
-    answered: datetime
+    sent: datetime
+    received: datetime
 
 
 @dataclass(frozen=True)
 class Coordinator:
-    """A coordinator's address, and the authority that vouches for it."""
+    """A coordinator's address, and the CA certificate that it is checked by."""
 
     host: str
     port: int
@@ -53,28 +53,28 @@ class Coordinator:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def require_port(self) -> None:
-        """Raise `UnreachableError` unless somebody listens."""
+        """Raise `UnreachableError` unless a server listens."""
         with self._reaching(), socket.create_connection((self.host, self.port), SECONDS):
             pass
 
     def certificate_end(self) -> datetime:
         """Return when the coordinator's certificate ends.
 
-        Raises `FederationError` that says what is wrong with it, `UnreachableError` if nobody answers.
+        Raises `FederationError` that names what is wrong with it, `UnreachableError` if no server answers.
         """
         with self._reaching(), self._secured(self._context()) as secured:
             end = str((secured.getpeercert() or {})["notAfter"])
         return datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC)
 
-    def ask(self, method: str, path: str) -> Reply:
+    def request(self, method: str, path: str) -> Reply:
         """Send a request without content; raise as `certificate_end` does."""
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=SECONDS, context=self._context())
         with self._reaching():
             try:
-                asked = datetime.now(UTC)
+                sent = datetime.now(UTC)
                 connection.request(method, path)
                 response = connection.getresponse()
-                return Reply(response.status, _date(response.getheader("Date")), asked, datetime.now(UTC))
+                return Reply(response.status, _date(response.getheader("Date")), sent, datetime.now(UTC))
             finally:
                 connection.close()
 
@@ -96,7 +96,7 @@ class Coordinator:
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Say in one line why a coordinator could not be reached or believed."""
+        """Raise an error of one line if a coordinator cannot be reached or trusted."""
         try:
             yield
         except ssl.SSLCertVerificationError as error:
@@ -137,15 +137,15 @@ class Coordinator:
             return sorted(str(name[1]) for name in (secured.getpeercert() or {}).get("subjectAltName", ()))
 
 
-def clock_error(answer: Reply) -> timedelta | None:
-    """Return by how much the local clock is ahead of the coordinator's, at least; or behind (negative), at least.
+def clock_error(reply: Reply) -> timedelta | None:
+    """Return by how much the local clock is at least ahead of the coordinator's, or behind it (negative).
 
-    That is zero where whole seconds and the time of the call may explain it all, and None if no date came.
+    That is zero where whole seconds and the time of the call may explain the difference, and None without a date.
     """
-    if answer.date is None:
+    if reply.date is None:
         return None
-    least, most = answer.asked - answer.date - timedelta(seconds=1), answer.answered - answer.date
-    return max(least, timedelta()) + min(most, timedelta())
+    lower, upper = reply.sent - reply.date - timedelta(seconds=1), reply.received - reply.date
+    return max(lower, timedelta()) + min(upper, timedelta())
 
 
 def _date(header: str | None) -> datetime | None:

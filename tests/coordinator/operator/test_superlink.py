@@ -4,14 +4,11 @@ import signal
 import socket
 import ssl
 import stat
-import subprocess
-import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -382,10 +379,3 @@ def test_run_needs_a_card(tmp_path: Path) -> None:
     line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / "out")
     assert line.startswith(f"coordinator run: cannot read the domain card {card}")
     assert not (tmp_path / "out").exists()
-
-
-def test_help_loads_neither_flower_nor_tensorflow() -> None:
-    """The command line is there at once: the heavy libraries are loaded by the commands that use them."""
-    program = "import sys, coordinator.__main__; print({'flwr', 'tensorflow', 'keras', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

@@ -421,7 +421,7 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
         ("train", "", f"this site has not approved bundle {Bundle(b'').hash}: ask its staff to review it"),
         (
             "train",
-            "answers: [describe]",
+            "requests: [describe]",
             "this site's policy does not allow to answer 'train': its staff decides",
         ),
         ("query.all", "", "this site's policy does not allow to answer 'query.all': its staff decides"),

@@ -38,7 +38,7 @@ class Hospital:
         return error_of(*self._given(arguments))
 
     def _given(self, arguments: tuple[object, ...]) -> tuple[object, ...]:
-        again = ("--again",) if self.many and arguments[0] in {"share", "rotate", "revoke"} else ()
+        again = ("--again",) if self.many and arguments[0] in {"invite", "rotate", "revoke"} else ()
         return *arguments, *again, "--passphrase-file", self.file
 
     def fingerprint(self, domain: str) -> str:
@@ -46,8 +46,8 @@ class Hospital:
         return fingerprint
 
 
-def words_of(stdout: str) -> str:
-    """Return the words that a command printed as its last line."""
+def phrase_of(stdout: str) -> str:
+    """Return the verification phrase that a command printed as its last line."""
     return stdout.strip().splitlines()[-1].strip()
 
 
@@ -62,13 +62,13 @@ def east(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 
 @pytest.fixture(scope="module")
 def west(east: Hospital) -> Hospital:
-    """Return a hospital that became a member, by words on the telephone."""
+    """Return a hospital that became a member, by phrases that were compared on the telephone."""
     hospital = Hospital(east.folder.parent / "west", "another passphrase")
-    told = words_of(hospital.run("recipient", "--site", "West", "--out", hospital / "identity"))
-    to = ("--to", hospital / "identity" / "site.request", "--words", told)
-    domain_words = words_of(east.run("share", "--domain", east / "domain", *to, "--out", east / "west.share"))
-    identity = ("--identity", hospital / "identity", "--words", domain_words)
-    hospital.run("accept", east / "west.share", *identity, "--out", hospital / "domain")
+    told = phrase_of(hospital.run("request", "--site", "West", "--out", hospital / "identity"))
+    to = ("--to", hospital / "identity" / "site.request", "--phrase", told)
+    domain_phrase = phrase_of(east.run("invite", "--domain", east / "domain", *to, "--out", east / "west.invitation"))
+    identity = ("--identity", hospital / "identity", "--phrase", domain_phrase)
+    hospital.run("accept", east / "west.invitation", *identity, "--out", hospital / "domain")
     return hospital
 
 
@@ -85,36 +85,37 @@ def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, 
 
 def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
     """Neither a share nor a membership is made where one word differs, or nobody says any."""
-    to = ("--to", west / "identity" / "site.request", "--out", east / "none.share")
+    to = ("--to", west / "identity" / "site.request", "--out", east / "none.invitation")
     identity = ("--identity", west / "identity", "--out", west / "none")
-    share, accept = ("share", "--domain", east / "domain", *to), ("accept", east / "west.share", *identity)
-    for command, hospital in ((share, east), (accept, west)):
-        assert "the words differ" in hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
-        assert "give --words" in hospital.refused(*command)
-        few = hospital.refused(*command, "--words", "lusab babad")
+    invite, accept = ("invite", "--domain", east / "domain", *to), ("accept", east / "west.invitation", *identity)
+    for command, hospital in ((invite, east), (accept, west)):
+        assert "the phrases differ" in hospital.refused(*command, "--phrase", "lusab-babad-lusab-babad-lusab")
+        assert "give --phrase" in hospital.refused(*command)
+        few = hospital.refused(*command, "--phrase", "lusab babad")
         assert "5 words of five letters are needed" in few
         assert few.endswith("got 2")
-        refused = hospital.refused(*command, "--words", "lusab-babad-lusab-babad-lusab")
-        assert not {told(west / "identity" / "site.request"), card_words(east / "domain")} & {*refused.split()}
-    assert not (east / "none.share").exists()
+        refused = hospital.refused(*command, "--phrase", "lusab-babad-lusab-babad-lusab")
+        assert not {told(west / "identity" / "site.request"), card_phrase(east / "domain")} & {*refused.split()}
+    assert not (east / "none.invitation").exists()
     assert not (west / "none").exists()
 
 
-def test_a_share_of_an_epoch_that_is_there_is_told(east: Hospital, west: Hospital):
-    """Who accepts with the folder of that epoch, or of a later one, has it already."""
-    command = ("accept", east / "west.share", "--identity", west / "domain", "--out", west / "again")
+def test_an_invitation_to_the_present_key_epoch_is_refused(east: Hospital, west: Hospital):
+    """A folder of that key epoch, or of a later one, has nothing to accept."""
+    command = ("accept", east / "west.invitation", "--identity", west / "domain", "--out", west / "again")
     line = west.refused(*command)
-    assert line.endswith(f"{west / 'domain'} is of epoch 1 of this domain, the share of epoch 1: nothing to accept")
+    epochs = "is of key epoch 1 of this domain, the invitation of key epoch 1"
+    assert line.endswith(f"{west / 'domain'} {epochs}: nothing to accept")
     assert not (west / "again").exists()
 
 
 def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
-    """A recipient's folder in a domain's place is told as that."""
+    """An identity folder in place of a domain folder is named as that."""
     identity = west / "identity"
-    said = f"{identity} is a site's identity and no domain: `fedpp-site accept` a share with it first"
+    said = f"{identity} is a site's identity and no domain: `fedpp-site accept` an invitation first"
     assert error_of("card", identity).endswith(said)
-    to = ("--to", east / "domain" / "site.request", "--out", west / "x.share")
-    assert west.refused("share", "--domain", identity, *to).endswith(said)
+    to = ("--to", east / "domain" / "site.request", "--out", west / "x.invitation")
+    assert west.refused("invite", "--domain", identity, *to).endswith(said)
     given = ("--domain", identity, "--out", west / "data")
     assert west.refused("ingest", ROOT / "tests", *given).endswith(said)
 
@@ -135,7 +136,7 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
         (("card", east.folder), f"domain card {east.folder}/domain.card"),
         (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"invitation {east}/none"),
         (
-            ("share", "--again", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
+            ("invite", "--again", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
             f"membership request {east / 'none'}",
         ),
         (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
@@ -148,10 +149,10 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
 def test_a_member_admits_nobody(east: Hospital, west: Hospital):
     """It has the secret, and is told who can."""
     other = east / "domain" / "site.request"
-    to = ("--to", other, "--words", told(other))
-    line = west.refused("share", "--domain", west / "domain", *to, "--out", west / "x.share")
+    to = ("--to", other, "--phrase", told(other))
+    line = west.refused("invite", "--domain", west / "domain", *to, "--out", west / "x.invitation")
     assert "only the site that founded this key epoch invites members" in line
-    assert not (west / "x.share").exists()
+    assert not (west / "x.invitation").exists()
 
 
 def told(recipient: Path) -> str:
@@ -162,9 +163,11 @@ def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
     """A certificate tells members apart by name."""
     for name in ("West", "East"):
         other = Hospital(east.folder.parent / f"other {name}", "a third passphrase")
-        other.run("recipient", "--site", name, "--out", other / "identity")
+        other.run("request", "--site", name, "--out", other / "identity")
         to = other / "identity" / "site.request"
-        line = east.refused("share", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y")
+        line = east.refused(
+            "invite", "--domain", east / "domain", "--to", to, "--phrase", told(to), "--out", east / "y"
+        )
         assert f"{name} is a member already, with other keys" in line
     assert west.folder.exists()
 
@@ -173,44 +176,48 @@ def test_a_rotation_needs_no_words_and_revokes_who_is_left_out(east: Hospital, w
     """Members accept the epoch that theirs named; a revoked one gets no share of the next."""
     north = Hospital(east.folder.parent / "north", "the fourth passphrase")
     to = (north / "identity" / "site.request",)
-    north.run("recipient", "--site", "North", "--out", north / "identity")
-    east.run("share", "--domain", east / "domain", "--to", *to, "--words", told(*to), "--out", east / "north.share")
+    north.run("request", "--site", "North", "--out", north / "identity")
+    east.run(
+        "invite", "--domain", east / "domain", "--to", *to, "--phrase", told(*to), "--out", east / "north.invitation"
+    )
 
     east.run("rotate", "--domain", east / "domain", "--out", east / "epoch-2")
-    assert len(list((east / "epoch-2" / "shares").iterdir())) == 2
-    west.run("accept", share_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "epoch-2")
+    assert len(list((east / "epoch-2" / "invitations").iterdir())) == 2
+    west.run(
+        "accept", invitation_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "epoch-2"
+    )
     assert west.fingerprint("epoch-2") == east.fingerprint("epoch-2") != east.fingerprint("domain")
-    # North never accepted the first epoch: without its card it must compare words.
+    # North never accepted the first epoch: without its card it must compare phrases.
     accept = (
         "accept",
-        share_for("North", east / "epoch-2"),
+        invitation_for("North", east / "epoch-2"),
         "--identity",
         north / "identity",
         "--out",
         north / "epoch-2",
     )
-    assert "give --words" in north.refused(*accept)
+    assert "give --phrase" in north.refused(*accept)
 
     assert "'Nord' is no member here: members are North, West" in east.refused(
         "revoke", "Nord", "--domain", east / "epoch-2", "--out", east / "epoch-3"
     )
     east.run("revoke", "North", "--domain", east / "epoch-2", "--out", east / "epoch-3")
-    (path,) = (east / "epoch-3" / "shares").iterdir()
+    (path,) = (east / "epoch-3" / "invitations").iterdir()
     assert "the invitation is for West" in error_of(
         *("accept", path, "--identity", north / "identity", "--out", north / "epoch-3"),
-        *("--words", card_words(east / "epoch-3"), "--passphrase-file", north.file),
+        *("--phrase", card_phrase(east / "epoch-3"), "--passphrase-file", north.file),
     )
     west.run("accept", path, "--identity", west / "epoch-2", "--out", west / "epoch-3")
     assert json.loads((west / "epoch-3" / "domain.card").read_text())["key_epoch"] == 3
 
 
-def card_words(domain: Path) -> str:
+def card_phrase(domain: Path) -> str:
     return site("card", domain).stderr.split()[-1]
 
 
-def share_for(name: str, domain: Path) -> Path:
+def invitation_for(name: str, domain: Path) -> Path:
     """Return the share that a rotation made for a site."""
-    (path,) = (p for p in (domain / "shares").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
+    (path,) = (p for p in (domain / "invitations").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
     return path
 
 
@@ -218,7 +225,7 @@ def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
     own = east / "domain" / "site.request"
     line = east.refused(
-        "share", "--again", "--domain", east / "domain", "--to", own, "--words", told(own), "--out", east / "z"
+        "invite", "--again", "--domain", east / "domain", "--to", own, "--phrase", told(own), "--out", east / "z"
     )
     assert "East is this site itself" in line
     assert not (east / "z").exists()
@@ -249,19 +256,26 @@ def test_who_makes_the_epoch_cannot_leave_itself_out(east: Hospital):
 
 
 def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hospital):
-    """An epoch is accepted without words if the sealed one named it: the file beside it is anybody's to write."""
+    """A key epoch is accepted without a phrase if the sealed one named it: the file beside it is anybody's to write."""
     mallory = Hospital(east.folder.parent / "mallory", "the fifth passphrase")
     mallory.run("keygen", "--out", mallory / "domain", "--site", "Mallory")
     recipient = west / "domain" / "site.request"
-    to = ("--to", recipient, "--words", told(recipient))
-    mallory.run("share", "--domain", mallory / "domain", *to, "--out", mallory / "first.share")
+    to = ("--to", recipient, "--phrase", told(recipient))
+    mallory.run("invite", "--domain", mallory / "domain", *to, "--out", mallory / "first.invitation")
     mallory.run("rotate", "--domain", mallory / "domain", "--out", mallory / "next")
     card = west / "domain" / "domain.card"
     own = card.read_bytes()
     card.write_bytes((mallory / "domain" / "domain.card").read_bytes())
-    accept = ("accept", share_for("West", mallory / "next"), "--identity", west / "domain", "--out", west / "taken")
+    accept = (
+        "accept",
+        invitation_for("West", mallory / "next"),
+        "--identity",
+        west / "domain",
+        "--out",
+        west / "taken",
+    )
     try:
-        assert "give --words" in west.refused(*accept)
+        assert "give --phrase" in west.refused(*accept)
     finally:
         card.write_bytes(own)
     assert not (west / "taken").exists()
@@ -270,10 +284,10 @@ def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hosp
 def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
     """Who calls itself WEST gets no certificate beside West."""
     other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
-    other.run("recipient", "--site", "WEST", "--out", other / "identity")
+    other.run("request", "--site", "WEST", "--out", other / "identity")
     to = other / "identity" / "site.request"
     line = east.refused(
-        "share", "--again", "--domain", east / "domain", "--to", to, "--words", told(to), "--out", east / "y"
+        "invite", "--again", "--domain", east / "domain", "--to", to, "--phrase", told(to), "--out", east / "y"
     )
     assert "West is a member already, with other keys" in line
     assert west.folder.exists()
@@ -289,16 +303,23 @@ def test_folders_of_keys_have_modes_whatever_the_umask(tmp_path: Path):
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (hospital / "next").iterdir() if path.is_dir()}
-    assert modes == {"secret": 0o700, "trainer": 0o700, "shares": 0o755}
+    assert modes == {"secret": 0o700, "trainer": 0o700, "invitations": 0o755}
     assert (hospital / "next").stat().st_mode & 0o777 == (hospital / "domain").stat().st_mode & 0o777 == 0o755
 
 
 def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     """Every command that writes keys refuses what is there, and leaves it as it was."""
     before = {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()}
-    accept = ("accept", east / "west.share", "--words", card_words(east / "domain"), "--identity", west / "identity")
+    accept = (
+        "accept",
+        east / "west.invitation",
+        "--phrase",
+        card_phrase(east / "domain"),
+        "--identity",
+        west / "identity",
+    )
     assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
-    assert "not overwritten" in west.refused("recipient", "--site", "W", "--out", west / "identity")
+    assert "not overwritten" in west.refused("request", "--site", "W", "--out", west / "identity")
     assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
     assert "nothing is overwritten" in east.refused(
         "rotate", "--again", "--domain", east / "domain", "--out", west / "domain"
@@ -307,10 +328,10 @@ def test_nothing_is_overwritten(east: Hospital, west: Hospital):
 
 
 def test_a_card_shows_nothing_secret(east: Hospital):
-    """What `card` prints is the card's file, and its words go to people."""
+    """What `card` prints is the card's file, and its phrase goes to people on stderr."""
     done = site("card", east / "domain")
     assert done.stdout == (east / "domain" / "domain.card").read_text()
-    assert done.stderr.startswith("words ")
+    assert done.stderr.startswith("verification phrase ")
 
 
 def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
@@ -333,8 +354,8 @@ def test_an_epoch_has_one_successor(tmp_path: Path):
     hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")
     line = hospital.refused("rotate", "--domain", hospital / "domain", "--out", hospital / "other")
     assert f"has a successor, {hospital.fingerprint('next')[:16]}: take that folder" in line
-    to = ("--to", hospital / "next" / "site.request", "--words", "x", "--out", hospital / "s")
-    assert "has a successor" in hospital.refused("share", "--domain", hospital / "domain", *to)
+    to = ("--to", hospital / "next" / "site.request", "--phrase", "x", "--out", hospital / "s")
+    assert "has a successor" in hospital.refused("invite", "--domain", hospital / "domain", *to)
     assert not (hospital / "other").exists()
     hospital.run("rotate", "--domain", hospital / "next", "--out", hospital / "third")
     hospital.run("rotate", "--again", "--domain", hospital / "domain", "--out", hospital / "other")
@@ -342,6 +363,13 @@ def test_an_epoch_has_one_successor(tmp_path: Path):
 
 def test_words_that_were_given_are_compared(east: Hospital, west: Hospital):
     """An epoch that the old one named needs none; wrong ones are not passed over for that."""
-    accept = ("accept", share_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "unheard")
-    assert "the words differ" in west.refused(*accept, "--words", "lusab-babad-lusab-babad-lusab")
+    accept = (
+        "accept",
+        invitation_for("West", east / "epoch-2"),
+        "--identity",
+        west / "domain",
+        "--out",
+        west / "unheard",
+    )
+    assert "the phrases differ" in west.refused(*accept, "--phrase", "lusab-babad-lusab-babad-lusab")
     assert not (west / "unheard").exists()

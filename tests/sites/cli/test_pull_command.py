@@ -88,7 +88,7 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
     assert pull(folder, folder / "model.sealed", "model.keras") == 0
     printed = capsys.readouterr()
     assert printed.out == f"{folder / 'model.keras'}  round 0, classes no, yes\n"
-    assert "note: this file is the model in clear, for whoever gets it\n" in printed.err
+    assert "note: this file holds the model in clear, readable for whoever gets it\n" in printed.err
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)
     trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Hyperparameters(), "float64")

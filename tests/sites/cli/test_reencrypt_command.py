@@ -156,18 +156,18 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     assert mixed.train("rows", "old", "trained", *CNN, "--epochs", 1) == 0
     assert mixed.run("rows", "rows-2") == 0
     assert mixed.run("trained/model.npz", "model-2.npz") == 1
-    assert "a network over mixed rows cannot be taken to another key" in capsys.readouterr().err
+    assert "a model over mixed rows cannot be re-encrypted" in capsys.readouterr().err
     (mixed.folder / "begun.sealed").write_bytes(MAGIC)
     assert mixed.run("begun.sealed", "x", "--dataset", mixed.folder / "rows-2") == 1
-    assert "a checkpoint of the frame form holds moments that cannot be taken to another" in capsys.readouterr().err
+    assert "a checkpoint of the frame form holds moments that cannot be re-encrypted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("what", "out", "line"),
     [
         ("data", "data", "is there already: choose another --out"),
-        ("passphrase", "x", "passphrase is no dataset, model or checkpoint: name one of the old epoch"),
-        ("begun.sealed", "x", "a checkpoint goes on with its dataset: name the re-encrypted one with --dataset"),
+        ("passphrase", "x", "passphrase is no dataset, model or checkpoint: name one of the old key epoch"),
+        ("begun.sealed", "x", "a checkpoint resumes on its dataset: name the re-encrypted one with --dataset"),
         ("nothing.npz", "x", "nothing.npz: name a dataset"),
     ],
 )

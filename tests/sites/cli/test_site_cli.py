@@ -154,19 +154,6 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
     assert line.startswith("fedpp-site inspect: cannot read")
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["ingest"], ["train"], ["vault"], ["health"], ["audit-log"], ["join"], ["doctor"]]
-)
-def test_help_is_quick(command: list[str]):
-    """--help loads neither TensorFlow nor Flower."""
-    code = (
-        f"import sys; from sites.cli.site_cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass\n"
-    )
-    code += "print(sorted({'tensorflow', 'keras', 'flwr', 'numpy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
     """Killed in the middle, an ingest leaves no dataset under its name, and the next one succeeds."""
     write_phantom(tmp_path / "raw", hospitals=1, patients=40, visits=4, size=64, seed=0)

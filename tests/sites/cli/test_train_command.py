@@ -2,6 +2,8 @@
 
 import json
 import random
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +92,26 @@ def test_a_training_that_was_killed_five_times_ends_with_the_weights_of_an_unbro
     assert [path.name for path in broken.iterdir()] == ["model.npz"]
 
 
+def test_ctrl_c_prints_the_command_that_resumes(dataset: EncryptedDataset, folder: Path, tmp_path: Path):
+    """One line on stderr, status 1; the printed command ends the training with the weights of an uninterrupted one."""
+    settings = ["--epochs", "150", "--seed", "3", "--batch-size", "4", "--architecture", "cnn"]
+    out = tmp_path / "an out"
+    with subprocess.Popen(
+        [*PROGRAM, *arguments(dataset, folder, out, *settings)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        *_, line = process.stderr.readlines()
+    assert first.startswith("epoch 1 of 150")
+    assert process.returncode == 1
+    command = f"fedpp-site train {dataset.path} --domain {folder} --out '{out}' --resume"
+    assert line == f"fedpp-site train: interrupted: resume with `{command}`\n"
+    assert main(shlex.split(command)[1:]) == 0
+    assert main(["train", *arguments(dataset, folder, tmp_path / "whole", *settings)]) == 0
+    assert_equal_models(tmp_path / "whole", out)
+
+
 def test_more_epochs_may_be_asked_for(
     dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -131,7 +153,7 @@ def test_what_does_not_fit_the_checkpoint_is_refused(
     other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
     capsys.readouterr()
     for given, reason in (
-        (arguments(dataset, folder, out), "a training that did not end: --resume it"),
+        (arguments(dataset, folder, out), "holds an unfinished training: --resume it"),
         (arguments(dataset, folder, out, "--resume", "--seed", "4"), "began with seed 3, got 4: leave it out"),
         (arguments(dataset, folder, out, "--resume", "--voting"), "began with voting False, got True"),
         (arguments(dataset, folder, out, "--resume", "--learning-rate", "1"), "began with learning-rate 0.001, got 1"),
@@ -221,7 +243,7 @@ def test_the_key_s_owner_stops_it_early(
         early = ["--vault", address, "--patience", "2", "--epochs", "60", "--learning-rate", "0.02", "--json"]
         assert main(["train", *arguments(dataset, folder, out, *early)]) == 0
     printed = capsys.readouterr()
-    assert printed.err.count("note: split validation has 2 patients: the vault tells their loss only if least-") == 1
+    assert printed.err.count("note: split validation has 2 patients: the vault returns their loss only if min-") == 1
     told = json.loads(printed.out)
     losses, best = told["validation_loss"], told["best_epoch"]
     assert len(losses) == best + 2 < 60

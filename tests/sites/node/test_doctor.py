@@ -55,7 +55,7 @@ AS_ROOT = {"policy's owner": "warn"}  # the tests' user can write the tests' pol
 
 @dataclass(frozen=True)
 class Given:
-    """What the doctor is given."""
+    """Arguments of the doctor."""
 
     superlink: str
     ca: Path
@@ -64,8 +64,8 @@ class Given:
 
     def found(self, *, deep: bool = False) -> dict[str, tuple[str, str]]:
         """Return status and text of each check."""
-        findings = examine(self.superlink, self.ca, self.identity, self.site, deep=deep)
-        return {finding.check: (finding.status, finding.said) for finding in findings}
+        results = examine(self.superlink, self.ca, self.identity, self.site, deep=deep)
+        return {result.check: (result.status, result.message) for result in results}
 
     def arguments(self) -> tuple[object, ...]:
         site = ("--evaluation-key", self.site.evaluation_key, "--vault", self.site.vault, "--policy", self.site.policy)
@@ -138,8 +138,8 @@ def test_where_nothing_is_wrong_every_check_says_so(given: Given) -> None:
     assert [line.split(": ")[0].split(maxsplit=1) for line in lines] == [
         [AS_ROOT.get(check, "ok"), check] for check in CHECKS
     ]
-    findings = json.loads(command("doctor", *given.arguments(), "--json").stdout)
-    assert [finding["check"] for finding in findings] == list(CHECKS)
+    results = json.loads(command("doctor", *given.arguments(), "--json").stdout)
+    assert [result["check"] for result in results] == list(CHECKS)
 
 
 def test_nothing_heavy_is_loaded() -> None:

@@ -146,7 +146,7 @@ def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConf
     """A site without a node's key gets one, and is told where its public half lies and whose it is; nothing starts."""
     done = call(command("127.0.0.1:8000", ca, tmp_path / "identity", site), status=1)
     assert done.stderr == (
-        f"fedpp-site join: this site's node had no key, and has one now: give {tmp_path / 'identity' / 'node.pub'} to "
+        f"fedpp-site join: a key was created for this site's node: give {tmp_path / 'identity' / 'node.pub'} to "
         "the coordinator for `python -m coordinator enrol`, then join again\n"
     )
     require_key(tmp_path / "identity")

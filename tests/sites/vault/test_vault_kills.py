@@ -58,7 +58,8 @@ STARTER = """
 import json, os, signal, sys
 import grpc
 import fedpp.dataset.encrypted_dataset, fedpp.keys.key_store
-import sites.cli.site_cli, sites.vault.audit_log, sites.vault.vault_server, sites.vault.vault_service
+import sites.cli.site_cli, sites.cli.vault_commands
+import sites.vault.audit_log, sites.vault.vault_server, sites.vault.vault_service
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:

@@ -1,0 +1,156 @@
+"""The commands of `python -m simulations`: scenarios, the paper's experiment, benchmarks and chaos."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedpp.cli import add_json, load_tensorflow, natural, path, positive, rate
+from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
+from fedpp.errors import ConfigError
+from fedpp.texts import printable
+
+from .paper.paper_arguments import add_arguments
+
+
+def add_list_scenarios_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `list`."""
+    add_json(to)
+
+
+def list_scenarios(*, as_json: bool) -> int:
+    """Print the scenarios that come with the project."""
+    from .scenario import Scenario, names
+
+    scenarios = [Scenario.load(name) for name in names()]
+    if as_json:
+        print(json.dumps([{"name": s.name, "description": s.description} for s in scenarios]))
+    else:
+        for scenario in scenarios:
+            print(f"{scenario.name:14} {scenario.description}")
+    return 0
+
+
+def add_run_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
+    to.add_argument("scenario", help="name from `list`, or a .yaml file")
+    to.add_argument(
+        "--data",
+        type=path,
+        help="folder of raw data: a folder for each hospital, or images that are divided among the sites by patient",
+    )
+    to.add_argument("--layout", choices=LAYOUTS, help="layout of the raw data (default: that of the scenario)")
+    to.add_argument("--out", type=path, help="folder of the run (default: runs/NAME)")
+    to.add_argument("--seed", type=natural, help="seed of the run (default: that of the scenario)")
+    to.add_argument("--dtype", choices=DTYPES, help="floating point type (default: that of the scenario)")
+    to.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    add_json(to)
+
+
+def run(
+    *,
+    scenario: str,
+    data: Path | None,
+    layout: str | None,
+    out: Path | None,
+    seed: int | None,
+    dtype: Dtype | None,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Run a scenario and write its report."""
+    from .scenario import Scenario
+
+    chosen = Scenario.load(scenario).with_options(seed=seed, dtype=dtype, layout=layout)
+    from fedpp.reporting.report import summary
+
+    from .runner import run as run_scenario
+
+    folder = out or Path("runs") / chosen.name
+    report = run_scenario(chosen, data, folder, overwrite=overwrite)
+    print(json.dumps(report.to_mapping()) if as_json else summary(report))
+    print(printable(f"report: {folder / 'report.html'}"), file=sys.stderr if as_json else sys.stdout)
+    return 0
+
+
+def add_paper_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `paper`."""
+    add_arguments(to)
+    add_json(to)
+
+
+def paper(options: argparse.Namespace) -> int:
+    """Run the paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient."""
+    from .paper import paper_command
+
+    record = paper_command.run(options)
+    print(json.dumps(record) if options.as_json else paper_command.summary(record))
+    print(printable(f"page: {options.out / 'paper.html'}"), file=sys.stderr if options.as_json else sys.stdout)
+    return 0
+
+
+def add_bench_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `bench`."""
+    names = ("step", "ingest", "drift", "vault", "mask", "rounds")
+    to.add_argument("name", nargs="?", default="step", choices=names, help="benchmark (default: step)")
+    to.add_argument("--data", type=path, help="drift: folder of labelled images (default: phantoms)")
+    to.add_argument("--out", type=path, help="drift: folder for its chart")
+    to.add_argument("--calls", type=positive, help="vault: calls of all clients together (default: 10000)")
+    to.add_argument("--clients", type=positive, help="vault: clients at a time (default: 32)")
+    to.add_argument("--values", type=positive, help="mask: values of an update (default: 1, 10 and 100 million)")
+    to.add_argument("--megabytes", type=rate, nargs="+", help="rounds: megabytes of an update (default: 1 and 100)")
+    to.add_argument("--rounds", type=positive, help="rounds: rounds of a run (default: 5)")
+    to.add_argument("--turns", type=positive, help="rounds: runs of each side (default: 2)")
+    to.add_argument("--senders", type=positive, nargs="+", help="rounds: simulated clients (default: 4, 16 and 64)")
+    to.add_argument("--sent", type=rate, help="rounds: megabytes that each client sends (default: 50)")
+    add_json(to)
+
+
+def bench(*, name: str, as_json: bool, **options: Any) -> int:
+    """Measure, and print figures; `options` are those of one benchmark, None where they were not given."""
+    names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "values": "mask"}
+    names |= dict.fromkeys(("megabytes", "rounds", "turns", "senders", "sent"), "rounds")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if names[option] != name:
+            raise ConfigError(f"--{option} is for bench {names[option]} alone: leave it out for bench {name}")
+    if name not in {"vault", "mask", "rounds"}:
+        load_tensorflow()
+    from .benchmarks.benchmark_commands import measure
+
+    result = measure(name, **given)
+    if as_json:
+        print(json.dumps(result))
+        return 0
+    for row in result["rows"]:
+        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+        print("  ".join(text if k == "case" else f"{k} {text}" for k, text in zip(row, shown, strict=True)))
+    return 0
+
+
+def add_chaos_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `chaos`."""
+    to.add_argument("case", nargs="*", help="proxy, kills, site, cut, slow, disk, poison (default: all)")
+    to.add_argument("--data", type=path, help="folder of raw data, divided among the sites (default: phantoms)")
+    to.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the raw data (default: auto)")
+    to.add_argument(
+        "--kills", type=positive, default=10, help="kills of each of the coordinator's programs (default: 10)"
+    )
+    to.add_argument("--rounds", type=positive, default=6, help="rounds of each run (default: 6)")
+    add_json(to)
+
+
+def chaos(*, case: list[str], data: Path | None, layout: str, kills: int, rounds: int, as_json: bool) -> int:
+    """Disturb whole deployments on this machine; return 1 if anything is not as designed."""
+    from .chaos import chaos_command
+
+    rows = []
+    for row in chaos_command.run(case, data=data, layout=layout, kills=kills, rounds=rounds):
+        rows.append(row)
+        shown = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items() if name != "case"}
+        line = f"{row['case']}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
+        print(printable(line), file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps({"name": "chaos", "rows": rows}))
+    return 0 if all(row["as designed"] for row in rows) else 1
