@@ -36,6 +36,7 @@ MIN_SECONDS = 6.0  # of reading: below, starting processes takes longer than the
 BATCH = 8  # sequences that a process reads at a time
 AHEAD = 3  # batches per core that are read before they are written
 
+Cipher = SequenceCipher | FrameCipher
 Values = NDArray[np.floating]
 
 
@@ -77,11 +78,10 @@ class IngestSummary:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A sequence with all that is decided about it before it is read."""
+    """A sequence with its public record and its target."""
 
-    name: str  # pseudonym
+    record: SequenceRecord
     sequence: ImageSequence
-    split: str
     target: Target | None  # None for unlabelled data
 
 
@@ -103,19 +103,19 @@ def ingest(
     _check(sequences, settings.gaps)
     splits = _splits(sequences, settings.split, domain)
     entries = _entries(sequences, splits, class_map, domain)
-    encryption = _Encryption(domain, class_map, settings)
+    cipher, prep = _cipher(domain, settings), settings.preparation
+    rows = np.empty((prep.frames, prep.height, prep.width, prep.channels, domain.n), prep.dtype)  # reused
     bar = tqdm(entries, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with _writer(out, domain, class_map, settings) as writer, bar:
-            images = prepared([entry.sequence for entry in entries], settings.preparation)
+            images = prepared([entry.sequence for entry in entries], prep)
             for entry, values in zip(bar, images, strict=True):
-                frames, label, time_gaps = encryption.of(entry, values)
-                patient = domain.pseudonym("patient", entry.sequence.patient)
-                record = SequenceRecord(entry.name, patient, len(entry.sequence.frames), entry.split)
-                writer.add(record, frames, label, time_gaps)
+                frames = cipher.frames(entry.record.id, values, rows[: len(values)])
+                label = _label(cipher, entry, len(class_map.classes))
+                writer.add(entry.record, frames, label, _time_gaps(cipher, entry, settings))
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
-    return _summary(out, domain, settings.preparation, entries, class_map)
+    return _summary(out, domain, prep, entries, class_map)
 
 
 def sequence_pseudonym(domain: KeyDomain, sequence: ImageSequence) -> str:
@@ -154,50 +154,37 @@ def _entries(
     """Return the entries ordered by pseudonym, so that the dataset reveals no order of the raw data."""
     entries = [
         _Entry(
-            sequence_pseudonym(domain, sequence),
+            SequenceRecord(
+                sequence_pseudonym(domain, sequence),
+                domain.pseudonym("patient", sequence.patient),
+                len(sequence.frames),
+                splits[sequence.patient],
+            ),
             sequence,
-            splits[sequence.patient],
             class_map.target(sequence.label) if class_map.classes else None,
         )
         for sequence in sequences
     ]
-    if len({entry.name for entry in entries}) < len(entries):
+    if len({entry.record.id for entry in entries}) < len(entries):
         raise RawDataError("two sequences of one patient have the same id: give each its own")
-    return sorted(entries, key=lambda entry: entry.name)
+    return sorted(entries, key=lambda entry: entry.record.id)
 
 
-class _Encryption:
-    """Encryption of prepared sequences: frames, labels and time gaps of one dataset.
-
-    Raises `ConfigError` for settings that the domain's cipher does not support.
-    """
-
-    def __init__(self, domain: KeyDomain, class_map: ClassMap, settings: IngestSettings) -> None:
-        prep = settings.preparation
-        self._classes, self._frames, self._gaps = len(class_map.classes), prep.frames, settings.gaps
-        self._cipher = _cipher(domain, settings)
-        self._rows = np.empty((prep.frames, prep.height, prep.width, prep.channels, domain.n), prep.dtype)  # reused
-
-    def of(self, entry: _Entry, values: Values) -> tuple[Values, Values | None, Values | None]:
-        """Return encrypted frames, which the next call overwrites, the encrypted label, and the time gaps."""
-        frames = self._cipher.frames(entry.name, values, self._rows[: len(values)])
-        return frames, self._label(entry), self._time_gaps(entry)
-
-    def _label(self, entry: _Entry) -> Values | None:
-        if entry.target is None:
-            return None
-        if isinstance(entry.target, int):
-            return self._cipher.label(entry.name, entry.target, self._classes)
-        return self._cipher.findings(entry.name, entry.target)
-
-    def _time_gaps(self, entry: _Entry) -> Values | None:
-        if self._gaps == "none":
-            return None
-        values = gaps(entry.sequence, self._frames)
-        return self._cipher.gaps(entry.name, values) if self._gaps == "encrypted" else values
+def _label(cipher: Cipher, entry: _Entry, classes: int) -> Values | None:
+    if entry.target is None:
+        return None
+    name, target = entry.record.id, entry.target
+    return cipher.label(name, target, classes) if isinstance(target, int) else cipher.findings(name, target)
 
 
-def _cipher(domain: KeyDomain, settings: IngestSettings) -> SequenceCipher | FrameCipher:
+def _time_gaps(cipher: Cipher, entry: _Entry, settings: IngestSettings) -> Values | None:
+    if settings.gaps == "none":
+        return None
+    values = gaps(entry.sequence, settings.preparation.frames)
+    return cipher.gaps(entry.record.id, values) if settings.gaps == "encrypted" else values
+
+
+def _cipher(domain: KeyDomain, settings: IngestSettings) -> Cipher:
     """Return the domain's cipher; raise `ConfigError` for what it cannot encrypt."""
     prep, patch = settings.preparation, settings.patch
     if domain.scheme == "more":
@@ -225,9 +212,9 @@ def _writer(out: Path, domain: KeyDomain, class_map: ClassMap, settings: IngestS
 def _summary(
     out: Path, domain: KeyDomain, prep: Preparation, entries: Sequence[_Entry], class_map: ClassMap
 ) -> IngestSummary:
-    splits = {entry.sequence.patient: entry.split for entry in entries}
+    splits = {entry.record.patient: entry.record.split for entry in entries}
     classes = dict(enumerate(class_map.classes))
-    used = Counter((number, entry.split) for entry in entries for number in _present(entry.target))
+    used = Counter((number, entry.record.split) for entry in entries for number in _present(entry.target))
     missing = {
         split: [name for number, name in classes.items() if not used[number, split]] for split in SPLITS if classes
     }
@@ -236,7 +223,7 @@ def _summary(
         str(out),
         domain.card().fingerprint,
         (prep.frames, prep.height, prep.width, prep.channels),
-        {split: sum(entry.split == split for entry in entries) for split in SPLITS},
+        {split: sum(entry.record.split == split for entry in entries) for split in SPLITS},
         {split: sum(assigned == split for assigned in splits.values()) for split in SPLITS},
         {name: sum(used[number, split] for split in SPLITS) for number, name in classes.items()},
         {split: names for split, names in missing.items() if names},

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
-from raw_images import values, write_images
+from raw_images import values, write_images, write_table
 from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
-from fedpp.imaging.readers.chexpert import FINDINGS
 from fedpp.imaging.readers.layout import Choices, read_sequences
 from fedpp.survey.examination import examine
 
@@ -207,19 +206,6 @@ def test_folders_of_images_are_patients(tmp_path: Path):
     pages[0].save(tmp_path / "loose.png")
     with pytest.raises(RawDataError, match="holds loose images"):
         read_sequences(tmp_path)
-
-
-def write_table(root: Path, layout: str, *rows: tuple[str, str]) -> None:
-    """Write the table of a layout, if it has one, of files and their patients; of frames the file's folder is named."""
-    tables = {
-        "frames": ("index.csv", "sequence,patient,label", "{folder},{patient},a"),
-        "manifest": ("manifest.csv", "path,patient,time,label", "{file},{patient},1,a"),
-        "chexpert": ("train.csv", ",".join(CHEXPERT), "{file},Frontal" + len(FINDINGS) * ","),
-    }
-    if layout in tables:
-        name, header, row = tables[layout]
-        lines = {row.format(file=file, folder=file.partition("/")[0], patient=patient): None for file, patient in rows}
-        (root / name).write_text("\n".join((header, *lines)))
 
 
 @pytest.mark.parametrize("layout", ["frames", "manifest", "chexpert", "dicom", "breakhis", "images"])

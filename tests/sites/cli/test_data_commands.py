@@ -52,17 +52,8 @@ def content(dataset: Path) -> dict[str, bytes]:
 def test_a_killed_ingest_is_completed_by_the_next(folder: Path, tmp_path: Path):
     """Killed ten times, ingest leaves no dataset, and the next run writes the bytes of an uninterrupted one."""
     raw = folder / "raw" / "hospital-1"
-    arguments = (
-        "ingest",
-        raw,
-        *keys(folder),
-        *UNSEALED,
-        "--size",
-        256,
-        "--frames",
-        3,
-        "--out",
-    )  # it writes for a while
+    large = ("--size", 256, "--frames", 3)  # so that it writes for a while
+    arguments = ("ingest", raw, *keys(folder), *UNSEALED, *large, "--out")
     started = time.monotonic()
     site(*arguments, tmp_path / "uninterrupted")
     duration = time.monotonic() - started
