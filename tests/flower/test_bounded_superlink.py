@@ -1,4 +1,4 @@
-"""SuperLink's memory and its database's locks: turns, garbage, arenas, pragmas, and that `up` starts this SuperLink."""
+"""Memory of the bounded SuperLink and locks of its database: turns, garbage, arenas, pragmas."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from deployment import COORDINATOR, call, processes_of, serving
+from deployment import call
 from flwr.supercore import sql_mixin
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.superlink import extensions
@@ -19,14 +19,13 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from fedpp.flower import bounded_superlink
 from fedpp.flower.bounded_superlink import COLLECT_BYTES, MAX_PROCESSED, MAX_TRANSFERS, Collector, Turns
-from fedpp.processes import free_port
 
 PUSH, PULL, OTHERS = "/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object"
 PART = b"part "
 
 
 class App:
-    """What stands behind the turns: it reads a body, and answers when it is let."""
+    """Application behind the turns: it reads a body, and replies once `let` is set."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -71,7 +70,7 @@ async def settle() -> None:
 
 @pytest.fixture
 def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bound Flower's SuperLink in this process, but for its allocator, until the test ends."""
+    """Patch Flower's SuperLink in this process, except for the allocator, until the test ends."""
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
     monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
     monkeypatch.setattr(AutoHTTPProtocol, "connection_made", AutoHTTPProtocol.connection_made)
@@ -82,7 +81,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_transfers_take_turns() -> None:
-    """So many come at a time, and fewer are worked on; of no other one is any part read; each is passed on whole."""
+    """`MAX_TRANSFERS` run at a time, fewer are processed; no part of another is read; each is passed on whole."""
 
     async def scenario() -> None:
         app = App()
@@ -101,7 +100,7 @@ def test_transfers_take_turns() -> None:
 
 
 def test_no_other_request_waits() -> None:
-    """While all turns are taken, what a ServerApp sends is passed on at once."""
+    """While all turns are taken, a ServerApp's request is passed on at once."""
 
     async def scenario() -> None:
         app = App()
@@ -118,17 +117,17 @@ def test_no_other_request_waits() -> None:
     asyncio.run(scenario())
 
 
-def test_who_waits_too_long_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a turn for so long the answer is 503, which Flower's clients try again after; no body was read."""
+def test_a_transfer_without_a_turn_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a turn in time the reply is 503, after which Flower's clients retry; no body was read."""
     monkeypatch.setattr(bounded_superlink, "WAIT_SECONDS", 0.01)
 
     async def scenario() -> None:
         app = App()
         turns = Turns(app)
         calls = [Client(PUSH).call(turns) for _ in range(MAX_TRANSFERS)]
-        late = Client(PUSH)
-        await late.call(turns)
-        assert (late.status, late.read) == (503, 0)
+        waiting = Client(PUSH)
+        await waiting.call(turns)
+        assert (waiting.status, waiting.read) == (503, 0)
         app.let.set()
         await asyncio.gather(*calls)
         again = Client(PUSH)
@@ -138,8 +137,8 @@ def test_who_waits_too_long_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch
     asyncio.run(scenario())
 
 
-def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bodies that stop coming keep the others waiting for so long, and not longer; nothing of them is passed on."""
+def test_a_stalled_transfer_loses_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that stop arriving delay the others for `STALL_SECONDS` only; no part of them is passed on."""
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
 
     async def scenario() -> None:
@@ -157,7 +156,7 @@ def test_who_stalls_loses_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def require_answer_beside(slow: Sequence[asyncio.Task[None]], app: App, turns: Turns) -> None:
-    """Assert that one more client is answered at once while these are on their way."""
+    """Assert that one more client gets its reply at once while these transfers run."""
     await settle()
     app.let.set()
     quick = Client(PUSH)
@@ -168,8 +167,8 @@ async def require_answer_beside(slow: Sequence[asyncio.Task[None]], app: App, tu
         call_.cancel()
 
 
-def test_a_slow_line_keeps_nobody_from_work() -> None:
-    """Bodies that come slowly hold a turn, and no place at work."""
+def test_a_slow_request_does_not_block_processing() -> None:
+    """A body that arrives slowly holds a turn, and no processing slot."""
 
     async def scenario() -> None:
         app = App()
@@ -180,8 +179,8 @@ def test_a_slow_line_keeps_nobody_from_work() -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_that_is_taken_slowly_keeps_nobody_from_work() -> None:
-    """It holds a turn, and no place at work."""
+def test_a_slowly_taken_reply_does_not_block_processing() -> None:
+    """It holds a turn, and no processing slot."""
 
     async def never(_: Message) -> None:
         await asyncio.Event().wait()
@@ -197,8 +196,8 @@ def test_an_answer_that_is_taken_slowly_keeps_nobody_from_work() -> None:
     asyncio.run(scenario())
 
 
-def test_an_object_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sends a little now and then, as one does who wants to hold all turns, loses his in the end."""
+def test_a_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a few bytes now and then, to hold a turn, loses it after `OBJECT_SECONDS`."""
     monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
 
@@ -215,8 +214,8 @@ def test_an_object_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who takes a little of it now and then loses the turn in the end, as who sends so does."""
+def test_a_reply_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes a few bytes now and then loses its turn after `OBJECT_SECONDS`."""
     monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
     monkeypatch.setattr(bounded_superlink, "SLICE_BYTES", 1)
@@ -240,20 +239,20 @@ def test_an_answer_has_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_connection_is_read_little_ahead() -> None:
-    """As soon as it is made; and it is read again while what there is may be a part of a TLS record."""
-    told: list[object] = []
+    """The bound is set on each new connection; reading resumes before less than a TLS record is buffered."""
+    calls: list[object] = []
 
     class Transport:
         def set_read_buffer_limits(self, high: int, low: int) -> None:
-            told.append((high, low))
+            calls.append((high, low))
 
-    bounded_superlink._reading_little(lambda *_: told.append("made"))(None, Transport())
-    assert told == ["made", bounded_superlink.READ_BYTES]
+    bounded_superlink._reading_little(lambda *_: calls.append("made"))(None, Transport())
+    assert calls == ["made", bounded_superlink.READ_BYTES]
     assert bounded_superlink.READ_BYTES[0] > bounded_superlink.READ_BYTES[1] > 2**14 + 256 + 5  # RFC 8446, section 5.2
 
 
-def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer goes in slices, and whole; who takes no more of it loses the turn, and is not told that it ended."""
+def test_a_reply_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply is sent in slices, and whole; a client that stalls loses the turn, and gets no end of the reply."""
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
     answer = bytes(range(256)) * 1000
 
@@ -288,11 +287,11 @@ def test_an_answer_goes_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPat
 
 
 class Left:
-    """What can be watched, beside a body."""
+    """Object with a weak reference, beside a body."""
 
 
-def test_what_requests_leave_is_freed() -> None:
-    """A cycle is gone when the request has ended that carried so many bytes, without Python's own collector."""
+def test_garbage_of_requests_is_freed() -> None:
+    """A cycle is freed at the end of a request of `COLLECT_BYTES`, without Python's automatic collection."""
     left: list[weakref.ref[object]] = []
 
     async def app(_: Scope, __: Receive, send: Send) -> None:
@@ -328,13 +327,13 @@ def test_the_database_is_opened_with_our_pragmas(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("bounded")
 def test_flowers_app_has_our_middlewares() -> None:
-    """The outermost ones of SuperLink's application are ours: the turn comes before any of Flower's reads a body."""
+    """They are the outermost ones of SuperLink's application: a turn is taken before Flower reads a body."""
     ours = [middleware.cls for middleware in create_app().user_middleware[:2]]
     assert ours == [Collector, Turns]
 
 
 def test_the_allocator_keeps_few_arenas(tmp_path: Path) -> None:
-    """Threads that allocate share the C library's two arenas, and do not get one each."""
+    """Threads share the C library's two arenas, and do not get one each."""
     code = """
 import ctypes, sys, threading
 from fedpp.flower import bounded_superlink
@@ -357,13 +356,3 @@ library.fclose(out)
 print(open(sys.argv[1]).read().count("<heap nr="))
 """
     assert call([sys.executable, "-c", code, str(tmp_path / "heaps")]).stdout == "2\n"
-
-
-def test_up_starts_it(tmp_path: Path) -> None:
-    """The process that is known as `flower-superlink` is ours, with Flower's arguments."""
-    up = [*COORDINATOR, "up", "--state", str(tmp_path / "state"), "--port", str(free_port())]
-    with serving(tmp_path / "log", up, "coordinator ready at"):
-        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
-        command = Path(f"/proc/{superlink}/cmdline").read_text().split("\0")
-    flower = str(Path(sys.executable).with_name("flower-superlink"))
-    assert command[1:5] == ["-m", "fedpp.flower.bounded_superlink", flower, "--host"]

@@ -1,4 +1,4 @@
-"""The coordinator's commands up, enrol and run, where they must refuse, stop, or keep what they had."""
+"""Commands `up`, `enrol` and `run` of the coordinator: refusals, stops, and files that are kept."""
 
 import signal
 import socket
@@ -109,15 +109,24 @@ def test_a_name_that_no_certificate_holds_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_up_serves_tls_and_ends_completely(tmp_path: Path, number: signal.Signals) -> None:
-    """SuperLink answers under our authority only, and a signal ends it and all its children, status 0."""
+    """SuperLink answers under our CA only; a signal ends it and all its children, status 0.
+
+    The process named `flower-superlink` is the bounded one, and its messages are in the log file alone.
+    """
     port, log = free_port(), tmp_path / "log"
     with serving(log, up(tmp_path / "state", port, "--name", "hub.example"), "ready", number):
         (line,) = [line for line in log.read_text().splitlines() if "ready" in line]
         ca = tmp_path / "state" / "tls" / "ca.pem"
         assert line == f"coordinator ready at 127.0.0.1:{port}, CA certificate {ca}"
         assert "note: without --listen HOST:PORT only this machine can reach" in log.read_text()
+        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
+        command = Path(f"/proc/{superlink}/cmdline").read_text().split("\0")
+        flower = str(Path(sys.executable).with_name("flower-superlink"))
+        assert command[1:5] == ["-m", "fedpp.flower.bounded_superlink", flower, "--host"]
+        assert "Starting the SuperLink" in (tmp_path / "state" / "servers.log").read_text()
+        assert "SuperLink Runtime" not in log.read_text()
         for name in ("localhost", "127.0.0.1", "hub.example"):
             context = ssl.create_default_context(cafile=ca)
             with socket.create_connection(("127.0.0.1", port)) as plain:
@@ -134,7 +143,7 @@ def test_up_serves_tls_and_ends_completely(tmp_path: Path, number: signal.Signal
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port in use is named in one line, and no state is left half-made."""
+    """A port in use is named in one line, and no incomplete state is left."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = fails("up", "--state", tmp_path / "state", "--port", str(port))
@@ -151,7 +160,7 @@ def test_the_same_port_twice(tmp_path: Path) -> None:
 
 
 def self_signed(folder: Path, *, until: timedelta = timedelta(days=1), password: bytes | None = None) -> Given:
-    """Make a server certificate that is no one's but its own, valid from two hours ago."""
+    """Make a self-signed server certificate, valid from two hours ago."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "given")])
     certificate = (
@@ -169,8 +178,8 @@ def self_signed(folder: Path, *, until: timedelta = timedelta(days=1), password:
     return given
 
 
-def test_a_given_certificate_is_what_sites_see(tmp_path: Path) -> None:
-    """Nginx shows it, and the fleet's half of SuperLink, whose own certificate is still ours, answers behind it."""
+def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
+    """Nginx uses it, and the sites' API of SuperLink, whose own certificate is still ours, answers behind it."""
     given, port, listen = self_signed(tmp_path / "given"), free_port(), free_port()
     outside = ("--listen", f"127.0.0.1:{listen}", "--certificate", given.certificate, "--certificate-key", given.key)
     with serving(tmp_path / "log", up(tmp_path / "state", port, *map(str, outside)), "ready"):
@@ -191,8 +200,8 @@ def test_a_given_certificate_is_what_sites_see(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["missing", "no certificate", "no key", "encrypted", "another key", "expired"])
-def test_a_given_certificate_that_no_server_could_show_is_refused(tmp_path: Path, wrong: str) -> None:
-    """It is named in one line before anything is made."""
+def test_an_unusable_given_certificate_is_refused(tmp_path: Path, wrong: str) -> None:
+    """It is named in one line before any file is created."""
     until = timedelta(hours=-1 if wrong == "expired" else 1)
     given = self_signed(tmp_path / "given", until=until, password=b"secret" if wrong == "encrypted" else None)
     certificate, key = given.certificate, given.key
@@ -229,17 +238,17 @@ def test_a_given_certificate_that_no_server_could_show_is_refused(tmp_path: Path
         ),
     ],
 )
-def test_half_of_what_a_certificate_needs(
+def test_certificate_options_that_do_not_fit_together(
     tmp_path: Path, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Options that stand on others say so, and nothing is made."""
+    """An option that requires another says so, and no file is created."""
     assert main(["up", "--state", str(tmp_path / "state"), *arguments]) == 1
     assert f"coordinator up: {expected}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80 "])
-def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port_is_wrong_usage(tmp_path: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused in one line, with status 2."""
     with pytest.raises(SystemExit, match="2"):
         main(["up", "--state", str(tmp_path / "state"), f"--port={port}"])
@@ -247,7 +256,7 @@ def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path, port: str, capsys: p
 
 
 def test_enrol_needs_a_superlink(tmp_path: Path) -> None:
-    """Enrolling says whether there never was a coordinator, or it does not answer now."""
+    """`enrol` says whether there is no coordinator in the folder, or it does not answer at the moment."""
     key = write_key(tmp_path / "node.pub", ec.generate_private_key(ec.SECP384R1()))
     state = tmp_path / "state"
     assert "is no coordinator's state" in fails("enrol", "--state", state, key, "a")
@@ -291,14 +300,14 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> None:
-    """A setting that is unknown, given otherwise, mistyped or out of range is named."""
+    """A setting that is unknown, set elsewhere, mistyped or out of range is named."""
     with pytest.raises(ConfigError) as raised:
         run_config([setting], GIVEN)
     assert reason in str(raised.value)
 
 
 def test_settings_have_the_type_of_their_default() -> None:
-    """A whole number for a real setting is a real number, and text stays text."""
+    """A whole number for a float setting becomes a float, and text stays text."""
     defaults = run_config([], GIVEN)
     config = run_config(["learning-rate=1", "filters=4,8", "seed=7", "voting=true"], GIVEN)
     assert config == {**defaults, "learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True}
@@ -308,14 +317,14 @@ def test_settings_have_the_type_of_their_default() -> None:
 
 @given(st.text(), st.floats(0, 9))
 def test_settings_survive_toml(out: str, rate: float) -> None:
-    """Every text comes back from the TOML file, with its spaces, quotes and control characters."""
+    """Every text is read back from the TOML file, with its spaces, quotes and control characters."""
     values = {"out": out, "learning-rate": rate, "sites": 2}
     assert tomllib.loads(to_toml(values)) == values
 
 
 @pytest.mark.parametrize("name", ["federation.json", "model-before.sealed", "model.npz"])
 def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
-    """A folder that holds a federation, or its model alone, is left alone."""
+    """A folder that holds a federation, or only its model, is not changed."""
     (tmp_path / name).write_text("precious")
     card = tmp_path / "domain.card"
     card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
@@ -328,8 +337,8 @@ def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["file/out", "/proc"])
-def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None:
-    """A folder that cannot be made or written to is one line, before SuperLink is asked for anything."""
+def test_run_checks_its_folder_before_it_starts(out: str, tmp_path: Path) -> None:
+    """A folder that cannot be created or written to is one line, before the first call to SuperLink."""
     (tmp_path / "file").touch()
     card = tmp_path / "domain.card"
     card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
@@ -349,10 +358,10 @@ def test_run_tries_its_folder_before_it_starts(out: str, tmp_path: Path) -> None
         ),
     ],
 )
-def test_run_looks_at_the_earlier_model_before_it_starts(
+def test_run_checks_the_initial_model_before_it_starts(
     model: str, settings: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
-    """A model that cannot be read, or that the run cannot go on from, is one line; nothing is submitted or made."""
+    """A model that cannot be read, or that does not fit the run, is one line; nothing is submitted or created."""
     card, out = tmp_path / "domain.card", tmp_path / "out"
     card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     (tmp_path / "model.sealed").write_bytes(b"sealed")
@@ -363,8 +372,8 @@ def test_run_looks_at_the_earlier_model_before_it_starts(
     assert not out.exists()
 
 
-def test_run_makes_its_folder(tmp_path: Path) -> None:
-    """A new folder is made, parents too, and a run that did not start leaves it empty, fit for the next one."""
+def test_run_creates_its_folder(tmp_path: Path) -> None:
+    """A new folder is created, with parents, and a run that did not start leaves it empty, ready for the next one."""
     card = tmp_path / "domain.card"
     card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
     out = tmp_path / "new" / "out"
