@@ -1,4 +1,4 @@
-"""Runs in this process, which Flower takes for one of its own."""
+"""Fixtures for runs in the test process, which Flower takes for one of its own."""
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
@@ -8,7 +8,7 @@ from coordinator.server import admission, exchange
 
 @pytest.fixture(autouse=True)
 def _in_a_run() -> None:
-    """Tell Flower that messages are made inside a run, as its processes do."""
+    """Make Flower believe that messages are made inside a run, as in its processes."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 

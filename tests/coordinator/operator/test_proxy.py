@@ -1,4 +1,4 @@
-"""nginx in front of SuperLink: what sites need passes, and nothing else does."""
+"""nginx in front of SuperLink: requests of the sites' API pass, and no others."""
 
 import os
 import socket
@@ -65,7 +65,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """Run a coordinator, of a user of its own if that can be, in a folder whose name nginx would take to pieces."""
+    """Run a coordinator, as a user of its own if possible, in a folder whose name nginx would misread unquoted."""
     with tempfile.TemporaryDirectory(prefix="fedpp-") as name:
         folder = Path(name)  # pytest's own folders are closed to other users
         folder.chmod(0o755)
@@ -80,7 +80,7 @@ def served() -> Iterator[Served]:
 
 
 def status(port: int, ca: Path, request: str, more: str = "") -> int:
-    """Send a request line as it is, and return the answer's status."""
+    """Send a request line unchanged, and return the status of the reply."""
     context = ssl.create_default_context(cafile=ca)
     with (
         socket.create_connection(("127.0.0.1", port), 10) as plain,
@@ -91,13 +91,13 @@ def status(port: int, ca: Path, request: str, more: str = "") -> int:
 
 
 @pytest.mark.parametrize("request_line", [*OTHERS, *TRICKS])
-def test_everything_but_the_fleet_api_is_forbidden(served: Served, request_line: str) -> None:
-    """Other parts of SuperLink, other methods, and other spellings of a path end at the proxy."""
+def test_everything_but_the_sites_api_is_forbidden(served: Served, request_line: str) -> None:
+    """Other APIs of SuperLink, other methods, and other spellings of a path get 403 from the proxy."""
     assert status(served.outside, served.ca, request_line) == 403
 
 
-def test_what_is_forbidden_outside_answers_inside(served: Served) -> None:
-    """On loopback the same requests reach SuperLink, and the Fleet API does through the proxy, too."""
+def test_forbidden_requests_are_answered_on_loopback(served: Served) -> None:
+    """On loopback the same requests reach SuperLink, and the sites' API also answers through the proxy."""
     inside = {status(served.inside, served.ca, request) for request in OTHERS}
     assert inside == {200, 404, 415}  # pages; there is no /; a type of content is missing
     assert (
@@ -106,7 +106,7 @@ def test_what_is_forbidden_outside_answers_inside(served: Served) -> None:
 
 
 def test_malformed_requests_are_forbidden(served: Served) -> None:
-    """What nginx itself refuses has the same answer: headers that are none, and plain HTTP."""
+    """Requests that nginx itself rejects get 403, too: invalid headers, and plain HTTP."""
     for more in ("Host: y\r\n", "Content-Length: x\r\n"):
         assert status(served.outside, served.ca, f"POST {FLEET}", more) == 403
     with socket.create_connection(("127.0.0.1", served.outside)) as plain:
@@ -116,7 +116,7 @@ def test_malformed_requests_are_forbidden(served: Served) -> None:
 
 @contextmanager
 def node(served: Served, key: ec.EllipticCurvePrivateKey, port: int) -> Iterator[FleetHttpClient]:
-    """Yield Flower's own client of the Fleet API, as a SuperNode with this key has it."""
+    """Yield Flower's client of the Fleet API, as a SuperNode with this key uses it."""
     signing = NodeAuthHttpInterceptor(key, key.public_key())
     with FleetHttpClient.from_server_address(
         f"127.0.0.1:{port}",
@@ -127,8 +127,8 @@ def node(served: Served, key: ec.EllipticCurvePrivateKey, port: int) -> Iterator
         yield client
 
 
-def test_a_node_is_let_in_once_it_is_enrolled(served: Served, tmp_path: Path) -> None:
-    """Through the proxy a key that was not enrolled is turned away; one that was gets in, and its objects pass."""
+def test_an_enrolled_node_connects_through_the_proxy(served: Served, tmp_path: Path) -> None:
+    """A key that is not enrolled is refused; an enrolled one connects, and its objects pass."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = public_key_to_bytes(key.public_key())
     activation = ActivateNodeRequest(public_key=public, heartbeat_interval=30)
@@ -164,8 +164,8 @@ def test_a_node_is_let_in_once_it_is_enrolled(served: Served, tmp_path: Path) ->
     assert [path for path in nginx.glob("temp-*/**/*") if path.is_file()] == []
 
 
-def test_nginx_keeps_to_its_folder(served: Served) -> None:
-    """It serves without root's rights, and opens no file but what lies in the state folder."""
+def test_nginx_opens_files_of_its_folder_only(served: Served) -> None:
+    """It runs without root's rights, and opens only files in the state folder."""
     (superlink,) = processes_of(served.state, "bin/flower-superlink")
     programs = [Path(f"/proc/{process}") for process in alive(os.getpgid(superlink))]
     nginx = [program for program in programs if (program / "cmdline").read_bytes().startswith(b"nginx: ")]
@@ -180,7 +180,7 @@ def test_nginx_keeps_to_its_folder(served: Served) -> None:
 def test_up_without_nginx_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where there is no nginx, one line says so before anything is made."""
+    """Without nginx, one line says so before any file is created."""
     monkeypatch.setattr(proxy, "PLACES", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["up", "--state", str(tmp_path / "state"), "--listen", f"127.0.0.1:{free_port()}"]) == 1
@@ -193,7 +193,7 @@ def test_up_without_nginx_says_what_to_install(
 
 @contextmanager
 def upstream(certificate: Path, key: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """Run a TLS server that answers every request with 204; yield its port and what it was sent."""
+    """Run a TLS server that replies 204 to every request; yield its port and the requests."""
     context, received = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), []
     context.load_cert_chain(certificate, key)
 
@@ -202,7 +202,7 @@ def upstream(certificate: Path, key: Path) -> Iterator[tuple[int, list[bytes]]]:
             while True:
                 plain, _ = server.accept()
                 with suppress(ssl.SSLError), context.wrap_socket(plain, server_side=True) as connection:
-                    if content := connection.recv(2**16):  # a client that does not trust us goes without a word
+                    if content := connection.recv(2**16):  # a client that does not trust us just disconnects
                         received.append(content)
                     connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
@@ -211,8 +211,8 @@ def upstream(certificate: Path, key: Path) -> Iterator[tuple[int, list[bytes]]]:
         yield server.getsockname()[1], received
 
 
-def test_only_our_superlink_is_passed_to(tmp_path: Path) -> None:
-    """Nginx verifies SuperLink under our authority, hands it the request, and not what a site says of its address."""
+def test_requests_are_passed_to_our_superlink_only(tmp_path: Path) -> None:
+    """Nginx verifies SuperLink under our CA, and passes the request without a site's claims about its address."""
     ours, others = ensure(tmp_path / "ours", []), ensure(tmp_path / "others", [])
     passed = {}
     for name, files in (("ours", ours), ("others", others)):
@@ -244,8 +244,8 @@ def wait_for_port(port: int) -> None:
     "text",
     ["8443", "hub:", ":8443", "hub:0", "hub:65536", "a;b:1", "::1:8443", "[1.2.3.4]:1", "hub:1 ", "-a:1", "hub:٣"],
 )
-def test_an_address_that_is_none_is_wrong_usage(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is refused in one line, with status 2; nothing else than a host and a port comes into a configuration."""
+def test_an_invalid_address_is_wrong_usage(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused in one line, with status 2; only a host and a port reach the configuration."""
     with pytest.raises(SystemExit, match="2"):
         main(["up", "--state", str(tmp_path / "state"), f"--listen={text}"])
     assert "must be HOST:PORT" in capsys.readouterr().err
@@ -253,7 +253,7 @@ def test_an_address_that_is_none_is_wrong_usage(text: str, tmp_path: Path, capsy
 
 
 def test_addresses() -> None:
-    """An address reads back as it was written; all addresses of a machine are reached on its loopback."""
+    """An address is printed as it was given; all addresses of a machine are reached on its loopback."""
     for text, reached in (
         ("hub.example:443", ("hub.example", 443)),
         ("0.0.0.0:8443", ("127.0.0.1", 8443)),

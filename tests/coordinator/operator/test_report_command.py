@@ -1,4 +1,4 @@
-"""`python -m coordinator report` tells a federation from its record alone, and overwrites nothing by itself."""
+"""`python -m coordinator report`: made from the federation's record alone, overwrites nothing unasked."""
 
 import json
 from dataclasses import replace
@@ -25,12 +25,12 @@ def federated(out: Path, *sites: Site) -> FederationRecord:
 
 
 def write(out: Path, record: FederationRecord) -> None:
-    """Put another record into a folder."""
+    """Write another record into a folder."""
     (out / "federation.json").write_text(json.dumps(record.to_mapping()))
 
 
-def test_a_report_is_made_of_the_record_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every site has its figures of every round and of the test, and who was left out is told with the reason."""
+def test_a_report_is_made_from_the_record_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each site has its figures of every round and of the test, and exclusions have their reason."""
     record = federated(tmp_path, Site(describe("a")), Site(describe("b")), Site(describe("c"), {"train": LATE}))
     kept = {path.name for path in tmp_path.iterdir()}
     capsys.readouterr()
@@ -63,7 +63,7 @@ def test_a_report_is_made_of_the_record_alone(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("present", ["report.json", "report.html"])
-def test_a_report_that_is_there_is_kept(present: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_report_is_kept(present: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Either file is enough to refuse, before anything is read; --overwrite replaces both."""
     (tmp_path / present).write_text("precious")
     assert main(["report", str(tmp_path)]) == 1
@@ -77,8 +77,8 @@ def test_a_report_that_is_there_is_kept(present: str, tmp_path: Path, capsys: py
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_site_s_own_model_stands_beside_the_federation_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a record has counts of it, the site's row does, too; other sites have none."""
+def test_a_local_baseline_is_reported_beside_the_federation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the record has its counts, the site's row has them, too; other sites have none."""
     record = federated(tmp_path, Site(describe("a")), Site(describe("b")))
     tested = record.test["b"]
     assert isinstance(tested, Counts)
@@ -99,7 +99,7 @@ def test_a_site_s_own_model_stands_beside_the_federation_s(tmp_path: Path, capsy
 
 
 def test_findings_have_names_and_points(tmp_path: Path) -> None:
-    """Of a multi-label federation each finding has its figures, under its name."""
+    """In a multi-label federation each finding has its figures, under its name."""
     shape = {"classes": ("Edema", "Fracture"), "multi_label": True}
     federated(tmp_path, *(Site(describe(name, **shape)) for name in "ab"))
     assert main(["report", str(tmp_path), "--sensitivity", "0.7"]) == 0
@@ -112,7 +112,7 @@ def test_findings_have_names_and_points(tmp_path: Path) -> None:
 
 
 def test_a_threshold_is_chosen_on_the_last_round_s_validation(tmp_path: Path) -> None:
-    """It is that of all sites' validation patients together, after the last round, and judged on the test patients."""
+    """On all sites' validation patients together, after the last round, and applied to the test patients."""
     record = federated(tmp_path, Site(describe("a")), Site(describe("b")))
     early, low, high, tests = (
         count(np.array([1, 0]), np.array([[1 - p, p], [0.9, 0.1]])) for p in (0.2, 0.4, 0.6, 0.95)
@@ -132,7 +132,7 @@ def test_a_threshold_is_chosen_on_the_last_round_s_validation(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("sensitivity", "status"), [("0", 2), ("1.1", 2), ("nan", 2), ("1", 0)])
 def test_a_sensitivity_is_a_share(sensitivity: str, status: int, tmp_path: Path) -> None:
-    """What is none is wrong usage."""
+    """Other values are wrong usage."""
     federated(tmp_path, Site(describe("a")), Site(describe("b")))
     asked = ["report", str(tmp_path), f"--sensitivity={sensitivity}"]
     if status:
@@ -143,8 +143,8 @@ def test_a_sensitivity_is_a_share(sensitivity: str, status: int, tmp_path: Path)
         assert main(asked) == status
 
 
-def test_what_has_no_record_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder without a finished federation is refused in one line, and stays as it was."""
+def test_a_folder_without_a_record_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without a finished federation is refused in one line, and is not changed."""
     assert main(["report", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"coordinator report: cannot read the federation's record {tmp_path / 'federation.json'}: "

@@ -1,4 +1,4 @@
-"""`run`, `status` and `stop` without a SuperLink: settings from file and command line, and what goes on with what."""
+"""`run`, `status` and `stop` without a SuperLink: settings from file and command line, and resumed settings."""
 
 import json
 import time
@@ -20,14 +20,14 @@ from fedpp.errors import ConfigError
 
 
 def begun(out: Path) -> Path:
-    """Return the folder of a run whose ServerApp was there: what failed before leaves none."""
+    """Return the folder of a run that a ServerApp has started; an earlier failure leaves no folder."""
     RunState(out).folder.mkdir(parents=True)
     (RunState(out).folder / "nonce").touch()
     return out
 
 
 def settings(out: Path) -> dict[str, Any]:
-    """Return the settings that a run was begun with."""
+    """Return the settings that a run was started with."""
     return dict(json.loads(RunState(out).configuration.read_text()))
 
 
@@ -40,7 +40,7 @@ def card(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Return a coordinator's state folder, whose SuperLink is not there."""
+    """Return a coordinator's state folder, without a SuperLink."""
     folder = tmp_path / "state"
     folder.mkdir()
     return folder
@@ -50,10 +50,10 @@ def run(*arguments: object, status: int = 1) -> None:
     assert main(["run", *map(str, arguments)]) == status
 
 
-def test_a_file_of_settings_says_what_the_command_line_does_not(
+def test_a_file_of_settings_supplements_the_command_line(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command line counts before the file, and the file before the defaults."""
+    """The command line has precedence over the file, and the file over the defaults."""
     file, out = tmp_path / "run.yaml", begun(tmp_path / "out")
     file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nsecure-aggregation: false\n")
     run("--state", state, file, "--set", "rounds=9", "--sites", 4)
@@ -64,7 +64,7 @@ def test_a_file_of_settings_says_what_the_command_line_does_not(
 
 
 def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, tmp_path: Path) -> None:
-    """Its copy makes the bundle that `bundle` tells the sites of, whatever the checkout becomes."""
+    """Its copy makes the bundle whose hash `bundle` prints, whatever happens to the checkout."""
     run("--state", state, "--domain", card, "--sites", 2, "--out", begun(tmp_path / "out"))
     assert built(RunState(tmp_path / "out").app) == built()
 
@@ -84,10 +84,10 @@ def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, 
         ("quorum: 3", "run setting quorum must be at most 2, got 3"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_before_anything_begins(
+def test_an_invalid_file_of_settings_is_refused(
     text: str, reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, and no folder."""
+    """In one line, before a folder is created."""
     file, out = tmp_path / "run.yaml", tmp_path / "out"
     file.write_text(text)
     run("--state", state, file, "--domain", card, "--sites", 2, "--out", out)
@@ -107,17 +107,17 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_begins(
         (["--set", "learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_in_words(
+def test_invalid_settings_are_refused(
     arguments: list[str], reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A type is named as people do."""
+    """The type is named in plain words."""
     run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out", *arguments)
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_named(card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each of out, domain and sites, wherever it may be said."""
+def test_missing_settings(card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of out, domain and sites, which may be given on the command line or in the file."""
     for given, missing in (
         ([], "--out FOLDER"),
         (["--out", tmp_path / "out"], "--domain CARD"),
@@ -127,10 +127,10 @@ def test_what_is_missing_is_named(card: Path, state: Path, tmp_path: Path, capsy
         assert f"{missing} is needed, on the command line or in the file of settings" in capsys.readouterr().err
 
 
-def test_a_run_that_was_begun_is_not_begun_again(
+def test_a_started_run_is_not_started_again(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without --resume its folder is another run's; with it, the settings are those of then."""
+    """Without --resume its folder is refused; with it, the settings are those of the start."""
     out = begun(tmp_path / "out")
     begin = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
     run(*begin, "--set", "rounds=3")
@@ -141,10 +141,10 @@ def test_a_run_that_was_begun_is_not_begun_again(
     assert settings(out) == {**before, "wait-seconds": 5.0}
 
 
-def test_a_run_goes_on_as_it_was_begun(
+def test_a_resumed_run_keeps_its_settings(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its length and its patience may change; what the sites were told may not."""
+    """Its length and its waits may change; the parts of the run specification may not."""
     out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     before = settings(out)
@@ -159,17 +159,17 @@ def test_a_run_goes_on_as_it_was_begun(
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 
-def test_resume_begins_where_nothing_was_begun(card: Path, state: Path, tmp_path: Path) -> None:
-    """So a unit that starts again whatever ended may always say it."""
+def test_resume_starts_a_run_in_a_new_folder(card: Path, state: Path, tmp_path: Path) -> None:
+    """So a service that is restarted after any end may always use it."""
     out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out, "--resume")
     assert settings(out)["sites"] == 2
 
 
-def test_status_tells_where_a_run_is(
+def test_status_shows_the_progress_of_a_run(
     card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the last run that was begun, or of another; for people in lines, for programs in one JSON object."""
+    """Of the last run, or of another; for people in lines, for programs in one JSON object."""
     out = begun(tmp_path / "out")
     run("--state", state, "--domain", card, "--sites", 2, "--out", out)
     told = Progress("7", "training", 2, 5, 2, {"a": "pending", "b": "replied"}, 0.0, 1.0, 90.0)
@@ -198,7 +198,7 @@ def test_status_tells_where_a_run_is(
 def test_status_and_stop_of_no_run_are_one_line(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where none was begun, and where none goes on."""
+    """If no run was started, and if none is in progress."""
     for command in ("status", "stop"):
         assert main([command, "--state", str(state)]) == 1
         assert "has no run: start one with `run`" in capsys.readouterr().err
@@ -207,10 +207,10 @@ def test_status_and_stop_of_no_run_are_one_line(
 
 
 @pytest.mark.timeout(60)
-def test_stop_ends_the_run_that_goes_on(
+def test_stop_ends_the_current_run(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told to stop, and waited for: of the state's last run, if none is named."""
+    """It stops the run, by default the state's last one, and waits for its end."""
     monkeypatch.setattr(run_commands, "WATCH_SECONDS", 0.01)
     folder, ended = RunState(tmp_path / "out"), []
     State(state).last.write_text(str(folder.out))
@@ -232,15 +232,15 @@ def test_stop_ends_the_run_that_goes_on(
     going.join()
 
 
-def test_a_finished_run_is_shown_and_not_run(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--resume` of a run that is done prints its figures."""
+def test_a_finished_run_is_not_repeated(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--resume` of a finished run prints its test metrics."""
     (tmp_path / "federation.json").write_text("{}")
     run("--state", state, "--out", tmp_path, "--resume")
     assert "is not a federation's record" in capsys.readouterr().err
 
 
 def test_every_default_can_be_set() -> None:
-    """`run_config` gives all settings of a run, typed like the defaults."""
+    """`run_config` returns all settings of a run, typed like the defaults."""
     given = {"card": "{}", "sites": 2, "out": "out", "initial-model": ""}
     made = run_commands.run_config(["rounds=3", "secure-aggregation=false", "learning-rate=1e-4", "filters=4,8"], given)
     assert (made["rounds"], made["secure-aggregation"], made["learning-rate"], made["filters"]) == (
@@ -253,8 +253,8 @@ def test_every_default_can_be_set() -> None:
         run_commands.run_config([], given, {"nothing": 1})
 
 
-def test_status_tells_that_a_run_was_given_up(card: Path, state: Path, tmp_path: Path) -> None:
-    """Where no ServerApp lives to say it, who runs it does."""
+def test_status_shows_that_a_run_failed(card: Path, state: Path, tmp_path: Path) -> None:
+    """If no ServerApp runs to report it, `run` does."""
     out = begun(tmp_path / "out")
     command = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
     run(*command)
@@ -263,10 +263,8 @@ def test_status_tells_that_a_run_was_given_up(card: Path, state: Path, tmp_path:
     assert "is no coordinator's state" in ended.reason
 
 
-def test_a_superlink_that_does_not_answer_is_not_waited_for_without_end(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one line says so; it counts as one that is away."""
+def test_the_wait_for_a_silent_superlink_is_bounded(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so; it counts as unavailable."""
     (made := State(state)).connection.parent.mkdir(parents=True, exist_ok=True)
     made.connection.touch()
     monkeypatch.setattr(flower_command, "REPLY_SECONDS", 0.01)

@@ -1,4 +1,4 @@
-"""A run is carried through the deaths of its ServerApps, which threads play here."""
+"""Submission of a run through crashes of its ServerApps, which are threads here."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from coordinator.server.progress import Progress, ProgressFile
 from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
 
-pytestmark = pytest.mark.timeout(60)  # what is never told to stop fails
+pytestmark = pytest.mark.timeout(60)  # a test that is never stopped fails
 ServerApp = Callable[[RunState, str], None]
 AWAY = NoSuperLinkError("no SuperLink answers")
 
@@ -42,7 +42,7 @@ def never_starts(folder: RunState, run: str) -> None:
     del folder, run
 
 
-def stops_when_told(folder: RunState, run: str) -> None:
+def stops_when_asked(folder: RunState, run: str) -> None:
     with folder.held():
         os.kill(os.getpid(), signal.SIGTERM)
         while not folder.stop.exists():
@@ -58,7 +58,7 @@ def hangs(folder: RunState, run: str) -> None:
 
 
 class SuperLink:
-    """Flower's command line: what each `run` starts, or why it does not, and what each `list` answers."""
+    """Flower's command line: the ServerApp that each `run` starts, or its error, and the output of each `list`."""
 
     def __init__(self, folder: RunState, runs: Iterator[ServerApp | FederationError]) -> None:
         self.folder, self.runs = folder, runs
@@ -92,7 +92,7 @@ Carry = Callable[..., tuple[Progress, SuperLink]]
 
 @pytest.fixture
 def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
-    """Return how a run ends whose ServerApps are these, and what SuperLink was asked."""
+    """Return the end of a run with these ServerApps, and the calls to SuperLink."""
     folder = RunState(tmp_path)
     folder.folder.mkdir()
     for name, value in {"POLL_SECONDS": 0.01, "STATUS_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MAX_CRASHES": 3}.items():
@@ -114,22 +114,22 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
 
 
 def test_a_run_that_ends_is_submitted_once(carried: Carry) -> None:
-    """How it ended is what its ServerApp told."""
+    """The end is the one that its ServerApp reported."""
     ended, superlink = carried(completes)
     assert (ended.run, ended.phase, ended.round) == ("1", "completed", 2)
     assert superlink.calls == ["run"]
 
 
-def test_another_server_goes_on(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
-    """In place of each that died; SuperLink is told that nobody is behind the one before."""
+def test_a_crashed_server_is_replaced(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each crashed one is replaced, and its run is stopped at SuperLink."""
     ended, superlink = carried(dies, dies, completes)
     assert (ended.run, ended.phase) == ("3", "completed")
     assert superlink.calls == ["run", "run", "stop 1", "run", "stop 2"]
     assert capsys.readouterr().err.count("the ServerApp crashed in round 1: a new one resumes the run\n") == 2
 
 
-def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path) -> None:
-    """After a bounded number of deaths in one round, which each later round begins to count anew."""
+def test_servers_that_keep_crashing_fail_the_run(carried: Carry, tmp_path: Path) -> None:
+    """After a bounded number of crashes in one round; each later round starts a new count."""
     ended, _ = carried(dies, dies, dies, dies_later, dies_later, dies_later, completes)
     assert ended.phase == "completed"
     RunState(tmp_path).clear()
@@ -142,8 +142,8 @@ def test_servers_that_get_no_further_fail_the_run(carried: Carry, tmp_path: Path
     assert (told.phase, told.reason[:29]) == ("failed", "the ServerApp crashed 4 times")
 
 
-def test_a_superlink_that_is_away_is_waited_for(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a run that was begun; one that was not fails at once, and so does one that waited for its time."""
+def test_an_unavailable_superlink_is_waited_for(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a started run; a new one fails at once, and so does one whose wait is over."""
     with pytest.raises(NoSuperLinkError):
         carried(AWAY, completes)
     ended, superlink = carried(dies, AWAY, AWAY, completes)
@@ -157,29 +157,29 @@ def test_a_superlink_that_is_away_is_waited_for(carried: Carry, capsys: pytest.C
 def test_a_server_that_does_not_start_is_replaced(
     carried: Carry, capsys: pytest.CaptureFixture[str], over: str | FederationError
 ) -> None:
-    """Once SuperLink says that its run is over, or does not know it; until then, or while it is away, it may come."""
+    """Once SuperLink reports that its run is over, or does not know it; until then it may still start."""
     ended, superlink = carried(never_starts, completes, listed=("starting", AWAY, over))
     assert (ended.run, ended.phase) == ("2", "completed")
     assert superlink.listed == []
     assert f"the ServerApp did not start: {over}\n" in capsys.readouterr().err
 
 
-def test_a_superlink_that_took_a_server_once_is_asked_again(
+def test_a_submission_that_succeeded_once_is_retried(
     carried: Carry,
 ) -> None:
-    """Whatever it answers to the next: a machine that is full for a moment must not cost the run."""
+    """Whatever SuperLink replies: an overloaded machine must not fail the run."""
     ended, superlink = carried(never_starts, FederationError("refused"), completes, listed=("finished:failed",))
     assert (ended.phase, superlink.calls) == ("completed", ["run", "run", "stop 1"])
 
 
 def test_a_stop_signal_stops_the_run(carried: Carry) -> None:
-    """Its ServerApp ends by itself, and tells how."""
-    ended, superlink = carried(stops_when_told)
+    """Its ServerApp ends by itself, and reports the end."""
+    ended, superlink = carried(stops_when_asked)
     assert (ended.phase, ended.reason, superlink.calls) == ("stopped", "stopped in round 1", ["run"])
 
 
 def test_a_server_that_does_not_stop_is_given_up(carried: Carry, tmp_path: Path) -> None:
-    """SuperLink ends it, and the run is told as stopped."""
+    """SuperLink ends it, and the run is recorded as stopped."""
     ended, superlink = carried(hangs)
     assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
     told = Progress.load(RunState(tmp_path).progress)

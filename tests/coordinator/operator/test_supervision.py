@@ -113,7 +113,7 @@ def test_servers_that_do_not_start_end_the_command(tmp_path: Path) -> None:
 def test_servers_that_keep_ending_end_the_command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of servers that answer and end at once there are a bounded number of starts, each in a group without the last."""
+    """Servers that answer and end at once are restarted a bounded number of times, each in a new group."""
     monkeypatch.setattr(supervision, "MAX_FAILURES", 2)
     groups = []
     with ProcessGroup({}) as group:
@@ -129,8 +129,8 @@ def test_servers_that_keep_ending_end_the_command(
     assert capfd.readouterr().err.count("restarted") == 2
 
 
-def test_servers_that_served_for_long_are_started_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only failures in a row count: what ended after a while, or did not come up once, is no reason to give up."""
+def test_servers_that_served_for_long_are_always_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only failures in a row count, not an end after a while or a single failed start."""
     monkeypatch.setattr(supervision, "MAX_FAILURES", 1)
     monkeypatch.setattr(supervision, "QUICK_SECONDS", 0.0)
     starts = []
@@ -145,8 +145,8 @@ def test_servers_that_served_for_long_are_started_without_end(monkeypatch: pytes
     assert len(starts) == 5
 
 
-def test_a_machine_that_is_full_for_a_moment_is_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
-    """What the system refuses once does not end a coordinator that served; the first time it does."""
+def test_an_overloaded_machine_is_retried(capfd: pytest.CaptureFixture[str]) -> None:
+    """An error of the system does not end a coordinator that served; at the first start it does."""
     starts = []
     with ProcessGroup({}) as group:
 

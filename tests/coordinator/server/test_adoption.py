@@ -1,4 +1,4 @@
-"""Which new model the sites adopt, what becomes of a round that they do not, and what a run that fails keeps."""
+"""Acceptance of new models: majorities, rejected rounds, invalid states, and what a failed run keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +15,11 @@ from fedpp.errors import FederationError, MaskError, ModelError
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 
-KEPT = {True: {"model.sealed", "model-before.sealed", "run"}, False: {"model.npz", "run"}}  # of a run that failed
+KEPT = {True: {"model.sealed", "model-before.sealed", "run"}, False: {"model.npz", "run"}}  # files of a failed run
 
 
 class Sceptic(Site):
-    """A site that adopts no model of the first attempts, of a round."""
+    """A site that rejects the models of the first attempts at a round."""
 
     def __init__(self, name: str, attempts: int, round_: int = 2) -> None:
         super().__init__(describe(name))
@@ -29,10 +29,10 @@ class Sceptic(Site):
         return "its validation loss rose" if (request.round == self.round and request.attempt <= self.attempts) else ""
 
 
-def test_a_model_that_the_sites_do_not_adopt_is_tried_again_from_the_last_good_one(
+def test_a_rejected_model_is_retried_from_the_last_accepted_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The round is repeated from the state before it, the record says which attempt counted, and no step is twice."""
+    """The round is retried from the state before it, the record has the accepted attempt, and no step counts twice."""
     sites = [Sceptic("a", 1), Sceptic("b", 1), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert [r.attempt for r in record.rounds] == [1, 2]
@@ -42,15 +42,15 @@ def test_a_model_that_the_sites_do_not_adopt_is_tried_again_from_the_last_good_o
     assert "round 2, attempt 1: no model accepted" in err
 
 
-def test_one_site_of_three_does_not_keep_the_others_from_going_on(tmp_path: Path) -> None:
-    """Fewer than half that refuse are outvoted, and named."""
+def test_one_site_of_three_cannot_reject_a_model(tmp_path: Path) -> None:
+    """Fewer than half that reject are outvoted, and named."""
     record = federate(LocalGrid([Sceptic("a", 9), Site(describe("b")), Site(describe("c"))]), config(tmp_path, sites=3))
     assert [r.attempt for r in record.rounds] == [1, 1]
     assert record.rounds[1].excluded == {"a": "it rejected the model: its validation loss rose"}
 
 
-def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
-    """The last good model alone is kept, and the one line says so."""
+def test_a_round_that_fails_too_often_ends_the_run(tmp_path: Path) -> None:
+    """The last accepted model is kept, and one line says so."""
     with pytest.raises(FederationError, match=r"round 2 was tried 2 times, .*; the models of the last rounds are kept"):
         federate(LocalGrid([Sceptic("a", 9), Sceptic("b", 9)]), config(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"model.sealed", "run"}
@@ -58,7 +58,7 @@ def test_a_round_that_fails_too_often_ends_the_run_loudly(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("masking", [True, False])
-def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) -> None:
+def test_a_test_without_replies_loses_no_round(masking: bool, tmp_path: Path) -> None:
     """The model of the last round is there, for `--model`, though the run failed after it."""
     sites = [Untested(describe(name)) for name in "ab"]
     with pytest.raises(FederationError, match="test counts: 0 sites replied .* missing are a, b: "):
@@ -70,7 +70,7 @@ def test_a_test_without_answers_costs_no_round(masking: bool, tmp_path: Path) ->
 
 
 class Silent(Site):
-    """A site that does not answer what it cannot open."""
+    """A site that does not reply to a request whose state it cannot unseal."""
 
     def answer(self, question: Message) -> RecordDict | None:
         try:
@@ -80,7 +80,7 @@ class Silent(Site):
 
 
 class Junk(Silent):
-    """A site that adopts a model, and sends something else, of a round."""
+    """A site that accepts a round's model, and sends another state."""
 
     round = 2
 
@@ -93,7 +93,7 @@ class Junk(Silent):
 
 
 class Forgetful(Silent):
-    """A site that loses all states that it holds before it is asked to train."""
+    """A site that loses its states before each request to train."""
 
     def answer(self, question: Message) -> RecordDict | None:
         if question.metadata.message_type == "train":
@@ -105,23 +105,23 @@ class ForgetfulJunk(Junk, Forgetful):
     """A site that does both."""
 
 
-def test_a_state_that_is_none_costs_nobody_who_holds_the_true_one(tmp_path: Path) -> None:
-    """Sealed, nobody but a site sees it; a round later a true one takes its place."""
+def test_an_invalid_state_excludes_no_site_that_holds_the_valid_one(tmp_path: Path) -> None:
+    """Only a site can see that a sealed state is invalid; a round later a valid one replaces it."""
     record = federate(LocalGrid([Junk(describe("a")), Silent(describe("b"))]), config(tmp_path, rounds=3))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
     np.testing.assert_array_equal(opened((tmp_path / "model.sealed").read_bytes()).rows["dense/bias"], 3.0)
 
 
-def test_a_state_that_is_none_does_not_cost_the_one_before(tmp_path: Path) -> None:
-    """Where no site holds the true one, the run ends in the next round, and both files are there."""
+def test_an_invalid_state_does_not_replace_the_previous_one(tmp_path: Path) -> None:
+    """If no site holds the valid one, the run ends in the next round, and both files are there."""
     with pytest.raises(FederationError, match="round 3: update: 0 sites replied"):
         federate(LocalGrid([ForgetfulJunk(describe("a")), Forgetful(describe("b"))]), config(tmp_path, rounds=3))
     assert (tmp_path / "model.sealed").read_bytes() == b"no state"
     assert opened((tmp_path / "model-before.sealed").read_bytes()).round == 1
 
 
-def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
-    """In clear the coordinator sees that it is none, or another than was adopted, and asks the next site."""
+def test_a_state_in_clear_is_checked(tmp_path: Path) -> None:
+    """In clear the coordinator detects an invalid or another state, and requests it from the next site."""
     record = federate(LocalGrid([Junk(describe("a")), Site(describe("b"))]), config(tmp_path, secure_aggregation=False))
     assert [r.attempt for r in record.rounds] == [1, 1]
     assert "its state does not fit: not a global state" in record.rounds[1].excluded["a"]
@@ -129,14 +129,14 @@ def test_a_state_in_clear_is_looked_at(tmp_path: Path) -> None:
 
 
 class Untested(Site):
-    """A site that is silent when it is asked to test."""
+    """A site that does not reply to the test request."""
 
     def answer(self, question: Message) -> RecordDict | None:
         return None if question.metadata.message_type == "evaluate" else super().answer(question)
 
 
-def test_no_update_at_all_is_no_round(tmp_path: Path) -> None:
-    """Where every site abstains, the run never goes on as if there had been a round."""
+def test_a_round_without_updates_is_no_round(tmp_path: Path) -> None:
+    """If every site abstains, the run does not continue as if there had been a round."""
     abstaining = {"train": refusal(reason="the update's norm is 30 times the global model's")}
     sites = [Site(describe("a"), abstaining), Site(describe("b"), abstaining)]
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
@@ -154,22 +154,20 @@ class Forked(Site):
         return answer
 
 
-def test_a_state_comes_from_a_site_that_computed_what_most_did(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The first site is asked for the state, and if its model is not the others', the next one is."""
+def test_the_state_comes_from_a_site_of_the_majority(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first site is asked for the state, and the next one if its model differs from the majority's."""
     sites = [Forked(describe("a")), Site(describe("b")), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert [r.attempt for r in record.rounds] == [1, 1]
     assert "round 1: the sites computed 2 different models" in capsys.readouterr().err
     assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 1]
-    for of in record.rounds:  # of the model that went on alone
+    for of in record.rounds:  # of the majority's model only
         assert {site: counts.examples for site, counts in of.validation.items()} == {"b": 2, "c": 2}
     assert record.rounds[0].excluded == {"a": "it computed another model"}
 
 
-def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of two sites with two models none goes on, in any attempt."""
+def test_a_model_without_a_majority_is_not_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two sites with two models none is accepted, in any attempt."""
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
         federate(LocalGrid([Forked(describe("a")), Site(describe("b"))]), config(tmp_path))
     assert "round 1, attempt 2: no model accepted" in capsys.readouterr().err
@@ -177,7 +175,7 @@ def test_a_model_that_no_majority_computed_is_not_adopted(tmp_path: Path, capsys
 
 
 class Wavering(Site):
-    """A site that says something else of a round's model when it is asked for its state, and sends one that is none."""
+    """A site that contradicts its evaluation when its state is requested, and sends an invalid one."""
 
     def __init__(self, name: str, verdict: Callable[[messages.Verdict], messages.Verdict]) -> None:
         super().__init__(describe(name))
@@ -196,10 +194,10 @@ class Wavering(Site):
     [lambda said: replace(said, digest="1" * 64), lambda said: replace(said, reason="its validation loss rose")],
     ids=["another model", "a reason"],
 )
-def test_a_site_that_says_something_else_with_its_state_is_passed_over(
+def test_a_site_that_contradicts_itself_with_its_state_is_skipped(
     verdict: Callable[[messages.Verdict], messages.Verdict], tmp_path: Path
 ) -> None:
-    """Asked again for its state it must adopt the same model as before; if it does not, the next site is asked."""
+    """With its state it must accept the same model as before; otherwise the next site is asked."""
     sites = [Forked(describe("a")), Wavering("b", verdict), Site(describe("c"))]
     federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert [site.scored.count(("validation", 1)) for site in sites] == [1, 2, 2]

@@ -1,4 +1,4 @@
-"""A whole federation over real Flower messages: a reply that the coordinator can see does not fit is left out.
+"""A whole federation over real Flower messages: replies that the coordinator can see to be invalid are excluded.
 
 Masked words are random bytes to it. A member that masks noise, or sends a wrong tag, does end a masked run: nobody can
 tell whose words do not fit.
@@ -50,7 +50,7 @@ def metrics(counts: AnyCounts) -> RecordDict:
 
 
 def altered(content: object = None, **changes: object) -> Callable[[RecordDict], RecordDict]:
-    """Return what makes of an update one with these words, or of these examples, or of a mask that says this."""
+    """Return a change of an update: to these encoded values, this number of examples, or these facts of its mask."""
 
     def change(good: RecordDict) -> RecordDict:
         if content is not None:
@@ -65,7 +65,7 @@ def altered(content: object = None, **changes: object) -> Callable[[RecordDict],
 
 
 def of_another(**changes: object) -> Callable[[RecordDict], RecordDict]:
-    """Return what makes of an update one that says it is of another round, or of another domain."""
+    """Return a change of an update to one of another round, or of another domain."""
 
     def change(good: RecordDict) -> RecordDict:
         origin = dict(good[messages.ORIGIN])
@@ -178,25 +178,25 @@ def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> li
         *cases("query.initial_weights", NO_STATE),
     ],
 )
-def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
+def test_an_invalid_reply_ends_no_run(
     kind: str, reply: RecordDict | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the coordinator can see does not fit, of the first site, is left out in one line; the others end the run."""
+    """An invalid reply of the first site is excluded in one line; the others complete the run."""
     bad, good = Site(describe("a"), {kind: reply}), Site(describe("b"))
     record = federate(LocalGrid([bad, good]), config(tmp_path))
     quarantined = kind == "train" and (reply, reason) in NO_UPDATE.values()
-    # Of two rounds, and the test; an update that cannot be one is the last thing that its site is asked for.
+    # Two rounds, and the test; after an invalid update its site gets no more requests.
     expected = 1 if quarantined else {"train": 2, "query.accept": 2}.get(kind, 1)
     lines = [line for line in capsys.readouterr().err.splitlines() if " of a excluded: " in line]
     assert [reason in line for line in lines] == [True] * expected, lines
     assert all(line.isprintable() for line in lines)
     assert FederationRecord.load(tmp_path / "federation.json") == record
-    passed_over = kind in {"train", "query.accept"} and reply is None  # who is silent is not asked for more at once
-    with_it = [kind != "train", kind != "train" and not passed_over]
+    skipped = kind in {"train", "query.accept"} and reply is None  # a silent site is busy: its next request is deferred
+    with_it = [kind != "train", kind != "train" and not skipped]
     assert [r.sites for r in record.rounds] == [("a", "b") if there else ("b",) for there in with_it]
     assert set(record.test) == ({"b"} if kind == "evaluate" or quarantined else {"a", "b"})
     assert list(record.quarantined) == (["a"] if quarantined else [])
-    assert bad.asked.count("train") == (1 if quarantined or passed_over else 2)
+    assert bad.asked.count("train") == (1 if quarantined or skipped else 2)
     excluded = {"train": [1, 1], "query.accept": [1, 1], "evaluate": [0, 1], "query.initial_weights": [0, 0]}[kind]
     assert [list(r.excluded) for r in record.rounds] == [["a"] * number for number in excluded]
     final = opened((tmp_path / "model.sealed").read_bytes())
@@ -204,15 +204,15 @@ def test_a_reply_that_shows_that_it_does_not_fit_ends_no_run(
     np.testing.assert_array_equal(final.rows["dense/bias"], np.full((5, 2), 2.0))
 
 
-def test_every_question_for_counts_says_its_round(tmp_path: Path) -> None:
-    """A vault counts its answers by round: validation is asked for after each, the test one round after the last."""
+def test_every_request_for_counts_has_its_round(tmp_path: Path) -> None:
+    """A vault limits evaluations by round: validation counts after each, test counts one round after the last."""
     site = Site(describe("a"))
     federate(LocalGrid([site, Site(describe("b"))]), config(tmp_path))
     assert site.scored == [("validation", 1), ("validation", 2), ("test", 3)]
 
 
-def test_the_record_tells_how_the_run_was_set(tmp_path: Path) -> None:
-    """All settings stand in it but the card, and no folder of the coordinator's."""
+def test_the_record_has_the_run_s_settings(tmp_path: Path) -> None:
+    """It has all settings but the card, and no folder of the coordinator."""
     run = config(tmp_path, seed=3)
     record = federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), run)
     assert (record.scheme, record.settings) == ("more", run.told())
@@ -233,7 +233,7 @@ NO_FINDINGS = {
 def test_findings_are_added_up_and_bad_replies_excluded(
     reply: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a multi-label run each finding's counts are the sum of the sites'; a reply that does not fit is left out."""
+    """In a multi-label run the counts of each finding are the sites' sum; an invalid reply is excluded."""
     shape = {"classes": ("Edema", "Fracture"), "multi_label": True}
     sites = [
         Site(describe("a", **shape), {"query.accept": reply, "evaluate": reply}),
@@ -254,7 +254,7 @@ def test_findings_are_added_up_and_bad_replies_excluded(
 
 
 def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path) -> None:
-    """Every admitted site is asked, in the order of their names, before the run is given up."""
+    """Each admitted site gets the request, in the order of their names, before the run fails."""
     bad = {"query.initial_weights": RecordDict()}
     sites = [Site(describe("b"), bad), Site(describe("a"), bad)]
     with pytest.raises(FederationError, match="no site sent initial weights: "):
@@ -290,7 +290,7 @@ def test_a_node_without_a_description_is_refused(
 
 
 def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
-    """A site of another domain does not count: the run goes on as soon as one more of its own has joined."""
+    """A site of another domain does not count: the run starts once one more of its own has joined."""
     sites = [Site(describe("x", domain="e" * 64)), Site(describe("a")), Site(describe("b"))]
     started = time.monotonic()
     chosen = admitted(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
@@ -318,28 +318,28 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
     ],
 )
 def test_too_few_sites_end_the_run_at_the_deadline(sites: list[SiteDescription], line: str, tmp_path: Path) -> None:
-    """The one line says how many connected, or who was refused and why."""
+    """One line says how many connected, or which were refused and why."""
     with pytest.raises(FederationError) as raised:
         admitted(LocalGrid(map(Site, sites)), config(tmp_path, **{"wait-seconds": 0.6}))
     assert str(raised.value) == line
 
 
 def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
-    """Who connected before enough sites were admitted takes part, however quickly the others answer."""
+    """A node that connected before enough sites were admitted is admitted, however quickly the others reply."""
     grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 60.0}))
     assert [site.name for site in chosen.sites.values()] == ["a", "b", "c"]
 
 
 def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
-    """Where enough sites are admitted, a node that never answers is waited for until the deadline only."""
+    """If enough sites are admitted, a node that never replies is waited for until the deadline only."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": None}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 0.3}))
     assert [site.name for site in chosen.sites.values()] == ["b", "c"]
 
 
-def test_a_node_is_judged_by_its_first_answer(tmp_path: Path) -> None:
-    """A second answer to one question neither refuses who was admitted, nor is another site."""
+def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
+    """A second reply to one request neither refuses an admitted site, nor is another site."""
 
     class Twice(LocalGrid):
         def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -356,7 +356,7 @@ def test_a_node_is_judged_by_its_first_answer(tmp_path: Path) -> None:
 
 
 def impostor(description: SiteDescription, question: Message) -> RecordDict:
-    """Answer under another site's name, with one's own certificate."""
+    """Reply under another site's name, with one's own certificate."""
     nonce = messages.DescribeRequest.of(question.content).nonce
     return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
 
@@ -372,7 +372,7 @@ def other_code(description: SiteDescription, question: Message) -> RecordDict:
 
 
 def self_certified(description: SiteDescription, question: Message) -> RecordDict:
-    """Answer with a certificate that a member made with a key of its own."""
+    """Reply with a certificate that a member issued with a key of its own."""
     nonce = messages.DescribeRequest.of(question.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
     made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).request(), CARD)
@@ -386,7 +386,7 @@ def unproved(description: SiteDescription, question: Message) -> RecordDict:
 
 @dataclass
 class BadSite(Site):
-    """A site that proves itself in another way, or not at all."""
+    """A site with another proof of membership, or none."""
 
     proves: Callable[[SiteDescription, Message], RecordDict] = unproved
 
@@ -409,10 +409,10 @@ class BadSite(Site):
         (self_certified, "the certificate of a was not made by domain"),
     ],
 )
-def test_who_proves_no_membership_is_refused_by_name_and_the_run_goes_on(
+def test_a_site_without_membership_is_refused_by_name(
     proves: Callable[[SiteDescription, Message], RecordDict], reason: str, tmp_path: Path
 ) -> None:
-    """Only members of the card's domain take part, each in its own name, for this run, with this code."""
+    """Only members of the card's domain take part, each in its own name, for this run, with this bundle."""
     sites = [BadSite(describe("a"), proves=proves), Site(describe("b")), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path))
     assert [site.name for site in record.sites] == ["b", "c"]
@@ -422,8 +422,8 @@ def test_who_proves_no_membership_is_refused_by_name_and_the_run_goes_on(
     assert sites[0].asked == []
 
 
-def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
-    """All questions but the first carry the proofs of all admitted sites, and of no other."""
+def test_every_site_gets_the_participants(tmp_path: Path) -> None:
+    """All requests but the first carry the proofs of all admitted sites, and of no other."""
     seen = []
 
     class Watching(Site):
@@ -440,8 +440,8 @@ def test_every_site_learns_who_takes_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("masking", [True, False])
-def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> None:
-    """A site takes it up, sealed or in clear; one in clear of another network or dtype is refused at once."""
+def test_a_run_starts_from_an_initial_model(masking: bool, tmp_path: Path) -> None:
+    """Sealed or in clear; one in clear of another model specification or dtype is refused at once."""
     sites = [Site(describe("a")), Site(describe("b"))]
     federate(LocalGrid(sites), config(tmp_path / "first", secure_aggregation=masking))
     first = tmp_path / "first" / ("model.sealed" if masking else "model.npz")
@@ -468,8 +468,8 @@ def test_a_run_goes_on_from_an_earlier_model(masking: bool, tmp_path: Path) -> N
         ("other.npz", "the model belongs to domain eeee"),
     ],
 )
-def test_an_earlier_model_is_read_before_any_site_is_asked(name: str, line: str, tmp_path: Path) -> None:
-    """One that is missing, unreadable, empty or of another domain ends the run in one line, before any site waits."""
+def test_an_initial_model_is_read_before_the_first_request(name: str, line: str, tmp_path: Path) -> None:
+    """A missing, unreadable or empty one, or one of another domain, ends the run in one line."""
     (tmp_path / "folder.sealed").mkdir()
     for empty in ("empty.sealed", "empty.npz"):
         (tmp_path / empty).touch()
@@ -482,10 +482,8 @@ def test_an_earlier_model_is_read_before_any_site_is_asked(name: str, line: str,
     assert site.asked == []
 
 
-def test_masking_changes_nothing_but_what_the_coordinator_sees(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Masked and in clear a run ends in the same rows, bit for bit: the average of updates, by a hand-written loop."""
+def test_secure_aggregation_does_not_change_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masked and in clear a run ends in the same rows, bit for bit: the mean of updates, by a hand-written loop."""
     steps, rows = {"a": 0.25, "b": -0.125}, {}
     for masking in (True, False):
         sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
@@ -501,7 +499,7 @@ def test_masking_changes_nothing_but_what_the_coordinator_sees(
 
 
 def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
-    """Nothing that a site answers, and nothing that the run writes, holds rows that are in it in clear otherwise."""
+    """No reply, and no file of the run, holds rows that it would hold without secure aggregation."""
     rows = [np.full(8, value).tobytes() for value in (0.25, 0.5)]  # after one round, and after two
     found = {}
     for masking in (True, False):
@@ -524,8 +522,8 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
     assert found == {True: [False, False], False: [True, True]}
 
 
-def test_each_site_may_be_asked_for_a_model_of_its_own(tmp_path: Path) -> None:
-    """Its test counts stand in the record; who has none, or does not answer, costs the run nothing but the deadline."""
+def test_local_baselines_are_recorded(tmp_path: Path) -> None:
+    """The record has their test counts; a site without one costs the run only the deadline."""
     instead = {"a": {}, "b": {"query.local_baseline": refusal(reason="its gate")}, "c": {"query.local_baseline": None}}
     sites = [Site(describe(name), answers) for name, answers in instead.items()]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, local_baseline=True))

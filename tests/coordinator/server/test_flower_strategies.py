@@ -1,4 +1,4 @@
-"""Strategies of Flower over real records: each is what a few lines of NumPy say, and outlives the coordinator."""
+"""Strategies of Flower on real records: each equals a NumPy oracle, and is resumed after a crash."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class FramePlayer(SimulatedClient):
-    """A site of `FRAMES`, whose training adds what is drawn for it and the round, and a `shift`."""
+    """A site of `FRAMES`, whose training adds a draw for the site and the round, and a `shift`."""
 
     shift: float = 0.0
 
@@ -48,7 +48,7 @@ class FramePlayer(SimulatedClient):
 
     @property
     def loss(self) -> float:
-        """Return its validation loss, of whatever model."""
+        """Return its validation loss, for any model."""
         return 0.2 * self.number
 
     def rows_of_round_0(self, network: ModelSpec) -> dict[str, np.ndarray]:
@@ -73,10 +73,10 @@ class FramePlayer(SimulatedClient):
 
 @dataclass
 class FrameSite(Site):
-    """A site of `FRAMES`, which adopts every model but those of the attempts `thrown_away`, by round and number."""
+    """A site of `FRAMES`, which accepts every model but those of the attempts `rejected`, by round and number."""
 
     shift: float = 0.0
-    thrown_away: tuple[tuple[int, int], ...] = ()
+    rejected: tuple[tuple[int, int], ...] = ()
 
     def answer(self, question: Message) -> RecordDict | None:
         if question.metadata.message_type == "query.describe":
@@ -89,11 +89,11 @@ class FrameSite(Site):
         return FramePlayer(self.description, KEYS, held=self.held, shift=self.shift)
 
     def reason_of(self, request: messages.AcceptRequest) -> str:
-        return "no" if (request.round, request.attempt) in self.thrown_away else ""
+        return "no" if (request.round, request.attempt) in self.rejected else ""
 
 
 def site(name: str, **more: object) -> FrameSite:
-    """Return a site, which has the more sequences the later its name."""
+    """Return a site, with more sequences the later its name."""
     sizes = (ord(name) - 95, 2, 1)
     form = {"domain": FRAMES.fingerprint, "n": 1, "patch": 2, "sequences": sizes, "patients": sizes}
     return FrameSite(describe(name, **form), **more)
@@ -119,7 +119,7 @@ def ended(grid: LocalGrid, run: RunConfig) -> tuple[FederationRecord, np.ndarray
 
 @dataclass(frozen=True)
 class Round:
-    """What a strategy sees of one round: of k sites, in the order of their names."""
+    """Inputs of a strategy in one round: of k sites, in the order of their names."""
 
     number: int
     before: np.ndarray  # [d]
@@ -133,7 +133,7 @@ class Round:
 
 
 def krum(r: Round, bad: int, chosen: int) -> np.ndarray:
-    """Return which sites have the least sum of squared distances to their k - bad - 2 nearest (arXiv:1703.02757)."""
+    """Return the sites with the smallest sum of squared distances to their k - bad - 2 nearest (arXiv:1703.02757)."""
     distances = ((r.weights[:, None] - r.weights[None]) ** 2).sum(-1)
     nearest = np.sort(distances, axis=1)[:, 1 : len(distances) - bad - 1]
     return np.argsort(nearest.sum(1))[:chosen]
@@ -234,13 +234,13 @@ def expected(players: list[FramePlayer], oracle: Callable[[Round, State], np.nda
 
 
 def test_every_strategy_of_flower_is_accepted_or_refused_with_a_reason():
-    """What is not in the table of oracles is in that of refusals."""
+    """Each is in the table of oracles or in that of refusals."""
     assert names() == sorted(ORACLES)
 
 
 @pytest.mark.parametrize("strategy", ORACLES)
-def test_a_strategy_is_what_a_few_lines_of_numpy_say(strategy: str, tmp_path: Path):
-    """Two rounds of seven sites, weighted and remembered, end in the oracle's model, and all sites judge each."""
+def test_a_strategy_equals_its_numpy_oracle(strategy: str, tmp_path: Path):
+    """Two rounds of seven weighted sites, with strategy state, end in the oracle's model, which all sites evaluate."""
     sites = [site(name) for name in MANY]
     settings, oracle = ORACLES[strategy]
     record, model = ended(LocalGrid(sites), run_of(tmp_path, strategy, settings))
@@ -252,7 +252,7 @@ def test_a_strategy_is_what_a_few_lines_of_numpy_say(strategy: str, tmp_path: Pa
 
 
 class LastFirst(LocalGrid):
-    """A grid where who was asked last answers first."""
+    """A grid where the reply to the last request arrives first."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         last = next(reversed(self._replies), None)
@@ -260,8 +260,8 @@ class LastFirst(LocalGrid):
 
 
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam", "MultiKrum", "QFedAvg"])
-def test_nothing_depends_on_who_answers_first(strategy: str, tmp_path: Path):
-    """Answers that come the other way round, from nodes of other numbers, end in the same model, to the bit."""
+def test_the_order_of_replies_does_not_matter(strategy: str, tmp_path: Path):
+    """Replies in reverse order, from nodes of other numbers, give the same model, to the bit."""
     settings = ORACLES[strategy][0]
     first = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path / "first", strategy, settings))[1]
     last = ended(LastFirst([site(name) for name in MANY[::-1]]), run_of(tmp_path / "last", strategy, settings))[1]
@@ -279,8 +279,8 @@ def test_nothing_depends_on_who_answers_first(strategy: str, tmp_path: Path):
         ("FedAvg", "", False),
     ],
 )
-def test_a_far_off_site_moves_no_robust_strategy(strategy: str, settings: str, robust: bool, tmp_path: Path):
-    """One site of seven whose weights are 5 off moves each weight no further than the others do, and it is named."""
+def test_an_outlier_does_not_move_a_robust_strategy(strategy: str, settings: str, robust: bool, tmp_path: Path):
+    """One site of seven whose weights are 5 off moves each weight no further than the others do, and is flagged."""
     sites = [site(name, shift=5.0 if name == "g" else 0.0) for name in MANY]
     record, model = ended(LocalGrid(sites), run_of(tmp_path, strategy, settings, rounds=1))
     honest = [s.player() for s in sites[:-1]]
@@ -291,7 +291,7 @@ def test_a_far_off_site_moves_no_robust_strategy(strategy: str, settings: str, r
 
 
 def test_float32_weights_stay_float32(tmp_path: Path):
-    """FedAdam computes in float64 there; the model is rounded to the run's dtype, and the next round begins with it."""
+    """FedAdam computes in float64; the model is rounded to the run's dtype, from which the next round starts."""
     model = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path, "FedAdam", dtype="float32"))
     assert {rows.dtype for rows in EncryptedModel.load(tmp_path / "model.npz").rows.values()} == {np.dtype("float32")}
     double = ended(LocalGrid([site(name) for name in MANY]), run_of(tmp_path / "double", "FedAdam"))
@@ -300,7 +300,7 @@ def test_float32_weights_stay_float32(tmp_path: Path):
 
 @dataclass
 class Remembering(FrameSite):
-    """A site that answers the question of a round and attempt, however often it is asked, once and for all."""
+    """A site that always gives the same reply to a request of one round and attempt."""
 
     trained: dict[tuple[int, int], RecordDict] | None = None
 
@@ -320,12 +320,12 @@ class Remembering(FrameSite):
 @pytest.mark.parametrize(
     ("strategy", "every"), [("FedAdam", 1), ("FedAvgM", 9), ("DifferentialPrivacyServerSideAdaptiveClipping", 9)]
 )
-def test_a_strategy_outlives_the_coordinator(strategy: str, every: int, tmp_path: Path):
-    """Dead after any call, it goes on to the weights of the unbroken run, bit for bit: what it remembers is there."""
+def test_a_strategy_is_resumed(strategy: str, every: int, tmp_path: Path):
+    """After a crash at any call the run ends in the weights of an uninterrupted run, bit for bit."""
     settings = ORACLES[strategy][0]
 
     def sites() -> list[Remembering]:
-        return [Remembering(site(name).description, thrown_away=((2, 1),)) for name in "ab"]
+        return [Remembering(site(name).description, rejected=((2, 1),)) for name in "ab"]
 
     def run(out: Path) -> RunConfig:
         return run_of(out, strategy, settings, sites=2, quorum=2)
@@ -341,17 +341,17 @@ def test_a_strategy_outlives_the_coordinator(strategy: str, every: int, tmp_path
 
 
 @pytest.mark.parametrize("strategy", ["FedAdam", "FedAvgM", "DifferentialPrivacyServerSideAdaptiveClipping"])
-def test_an_attempt_that_is_thrown_away_leaves_no_trace(strategy: str, tmp_path: Path):
-    """A round that the sites did not adopt at first ends where it would have ended at once."""
+def test_a_rejected_attempt_leaves_no_trace(strategy: str, tmp_path: Path):
+    """A round that the sites rejected at first ends as if it had been accepted at once."""
     settings, oracle = ORACLES[strategy]
-    sites = [site(name, thrown_away=((1, 1), (2, 1))) for name in MANY]
+    sites = [site(name, rejected=((1, 1), (2, 1))) for name in MANY]
     record, model = ended(LocalGrid(sites), run_of(tmp_path, strategy, settings))
     np.testing.assert_allclose(model, expected([s.player() for s in sites], oracle), rtol=0, atol=1e-8)
     assert [of.attempt for of in record.rounds] == [2, 2]
 
 
 def test_noise_of_differential_privacy_is_drawn_anew_each_attempt(tmp_path: Path):
-    """Of two runs the models differ, by noise of the deviation that multiplier, clipping and sites say."""
+    """The models of two runs differ by noise of the deviation that multiplier, clipping and sites give."""
     settings = "noise_multiplier=0.7, clipping_norm=2.0"
     name = "DifferentialPrivacyServerSideFixedClipping"
     models = [
@@ -373,8 +373,8 @@ def test_noise_of_differential_privacy_is_drawn_anew_each_attempt(tmp_path: Path
         ("FedAdam", "eta=1e308, beta_2=0", "FedAdam of the updates of 7 sites makes values that are not finite"),
     ],
 )
-def test_a_strategy_that_makes_no_model_fails_the_run_in_words(strategy: str, settings: str, told: str, tmp_path: Path):
-    """The log says which strategy made nothing of how many updates, and no site is sent what is no state."""
+def test_a_strategy_without_a_result_fails_the_run(strategy: str, settings: str, told: str, tmp_path: Path):
+    """The log names the strategy and the number of updates, and no site gets an invalid state."""
     sites = [site(name) for name in MANY]
     with pytest.raises(FederationError, match="round 1 was tried 2 times"):
         federate(LocalGrid(sites), run_of(tmp_path, strategy, settings))
@@ -382,8 +382,8 @@ def test_a_strategy_that_makes_no_model_fails_the_run_in_words(strategy: str, se
     assert not [kind for s in sites for kind in s.asked if kind == "query.accept"]
 
 
-def test_the_sites_are_sent_the_new_model_and_whose_updates_are_in_it(tmp_path: Path):
-    """Beside the new state and the list there is no word of an update in the question; the state before they hold."""
+def test_the_sites_get_the_new_model_and_its_contributors(tmp_path: Path):
+    """The request has the new state and the list of contributors, no update, and not the previous state."""
     sites = [site(name) for name in "abc"]
     ended(LocalGrid(sites), run_of(tmp_path, "FedMedian", sites=3, rounds=1))
     trained = next(seen for seen in sites[0].seen if messages.STATE in seen.array_records.get(messages.ARRAYS, {}))
@@ -414,13 +414,13 @@ def refused(strategy: str, settings: str = "", *, scheme: Scheme = "more-frame",
         ({"scheme": "more"}, "on rows of slots a median or a norm is not that of the weights"),
     ],
 )
-def test_what_does_not_go_with_a_strategy_is_refused(changes: dict[str, str], told: str):
-    """Masks, rows of slots and a second optimizer are one line each, before a run begins."""
+def test_settings_that_exclude_a_strategy_are_refused(changes: dict[str, str], told: str):
+    """Secure aggregation, rows of slots and a second optimizer are one line each, before a run starts."""
     assert told in refused("FedAdam", "eta=0.1", **changes)
 
 
-def test_settings_of_no_strategy_are_refused():
-    """They would do nothing."""
+def test_strategy_settings_without_a_strategy_are_refused():
+    """They would have no effect."""
     assert "strategy-settings is for a strategy, got 'eta=0.1': name one" in refused("", "eta=0.1")
 
 
@@ -435,13 +435,13 @@ def test_settings_of_no_strategy_are_refused():
         *((name, "", "must be one of Bulyan, ") for name in ("fedavg", "Strategy", "Result", "fedavg.FedAvg", "os")),
     ],
 )
-def test_what_is_no_strategy_for_a_run_is_refused(strategy: str, settings: str, told: str):
-    """Trees, terms of the loss, clipping by clients and names that Flower has none of are named, with what to do."""
+def test_an_unsuitable_strategy_is_refused(strategy: str, settings: str, told: str):
+    """Trees, loss terms, clipping at clients and unknown names are refused, with what to do."""
     assert told in refused(strategy, settings)
 
 
 def test_refusals_are_of_strategies_that_flower_has():
-    """No reason outlives the class that it is about."""
+    """Each refused name is a class of Flower."""
     import flwr.serverapp.strategy as flower
 
     assert REFUSED.keys() <= set(flower.__all__)
@@ -475,14 +475,14 @@ def test_refusals_are_of_strategies_that_flower_has():
     ],
 )
 def test_settings_of_a_strategy_are_checked(strategy: str, settings: str, told: str):
-    """Unknown names, wrong types, missing ones and what the constructor refuses are one line with what it takes."""
+    """Unknown names, wrong types, missing ones and invalid values are one line that lists the valid settings."""
     assert told in refused(strategy, settings)
 
 
 def test_the_command_refuses_a_strategy_that_does_not_fit_the_domain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """The card says that there are rows of slots: one line, before SuperLink is asked for anything."""
+    """For a domain with rows of slots it is one line, before the first call to SuperLink."""
     card, out = tmp_path / "domain.card", tmp_path / "out"
     card.write_text(DOMAIN.card().to_json())
     given = ("--state", tmp_path, "--domain", card, "--sites", 2, "--out", out)
@@ -492,8 +492,8 @@ def test_the_command_refuses_a_strategy_that_does_not_fit_the_domain(
     assert not out.exists()
 
 
-def test_a_run_that_is_refused_asks_no_site(tmp_path: Path):
-    """The card of the domain is at hand: nobody waits for what cannot be."""
+def test_a_refused_run_sends_no_request(tmp_path: Path):
+    """The ServerApp checks the domain card before it waits for sites."""
     grid = LocalGrid([site(name) for name in MANY])
     with pytest.raises(ConfigError, match="FedProx"):
         federate(grid, run_of(tmp_path, "FedProx"))

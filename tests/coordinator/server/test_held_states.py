@@ -1,4 +1,4 @@
-"""A state goes to a site once: a question about one that the site named before names it, by its digest."""
+"""States are sent once: a request about a state that the site holds has its digest alone."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from fedpp.protocol import messages
 
 @dataclass
 class Forgetting(Site):
-    """A site that loses all that it holds before the questions whose kind and round are here."""
+    """A site that loses its states before requests of these kinds and rounds."""
 
     loses: tuple[tuple[str, int], ...] = ()
 
@@ -31,7 +31,7 @@ class Forgetting(Site):
 
 @dataclass
 class Lying(Site):
-    """A site that says of each state that it does not hold it, and is asked again and again."""
+    """A site that always replies that it does not hold the state."""
 
     told: list[int] = field(default_factory=list)
 
@@ -53,7 +53,7 @@ def asked(content: RecordDict, kind: str) -> tuple[str, int]:
 
 
 def sent(site: Site) -> list[tuple[str, int]]:
-    """Return the questions whose state came along."""
+    """Return the requests that carried a state."""
     kinds = zip(site.asked, site.seen, strict=True)
     return [
         asked(c, kind) for kind, c in kinds if messages.STATE in c.array_records.get(messages.ARRAYS, ArrayRecord())
@@ -61,8 +61,8 @@ def sent(site: Site) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("masking", [True, False])
-def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> None:
-    """The state of round 0, and at the end the model; all others it computed itself."""
+def test_a_site_is_sent_a_state_that_it_does_not_hold(tmp_path: Path, masking: bool) -> None:
+    """The state of round 0, and at the end the model; it computed all others itself."""
     sites = [Site(describe(name)) for name in "ab"]
     record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
     assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
@@ -76,7 +76,7 @@ def test_a_site_is_sent_what_it_does_not_hold(tmp_path: Path, masking: bool) -> 
 @pytest.mark.parametrize("masking", [True, False])
 @pytest.mark.parametrize("lost", [("train", 2), ("train", 3), ("query.accept", 1), ("query.accept", 2)])
 def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost: tuple[str, int]) -> None:
-    """Once more, of the same round: it costs no site's part, and the model is what it would be."""
+    """Again, in the same round: the site is not excluded, and the model is unchanged."""
     sites = [Site(describe("a")), Forgetting(describe("b"), loses=(lost,))]
     record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 4)]
@@ -90,7 +90,7 @@ def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost
 
 
 class Another(Site):
-    """A site that computes another model in the first round than the others do."""
+    """A site that computes another model than the others in the first round."""
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
@@ -99,8 +99,8 @@ class Another(Site):
         return answer
 
 
-def test_a_site_that_computed_another_model_is_sent_the_adopted_one(tmp_path: Path) -> None:
-    """It is not told to train from what the others do not have."""
+def test_a_site_that_computed_another_model_is_sent_the_accepted_one(tmp_path: Path) -> None:
+    """It does not train from a state that the others do not have."""
     sites = [*(Site(describe(name)) for name in "ab"), Another(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
@@ -110,7 +110,7 @@ def test_a_site_that_computed_another_model_is_sent_the_adopted_one(tmp_path: Pa
 
 
 def test_a_site_that_takes_no_state_is_excluded(tmp_path: Path) -> None:
-    """It is sent the state once, and not for ever."""
+    """It is sent the state once, and not repeatedly."""
     liar = Lying(describe("b"))
     record = federate(LocalGrid([Site(describe("a")), liar]), config(tmp_path, rounds=3))
     assert liar.told == [0, 1]
@@ -120,7 +120,7 @@ def test_a_site_that_takes_no_state_is_excluded(tmp_path: Path) -> None:
 
 
 def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
-    """A site that did not judge a new model is sent it, to train from."""
+    """A site that did not evaluate a new model is sent it, to train from."""
     missing = Site(describe("b"), {"query.accept": refusal(reason="busy")})
     sites = [Site(describe("a")), missing]
     federate(LocalGrid(sites), config(tmp_path, rounds=2))
@@ -129,7 +129,7 @@ def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
 
 
 class Forging(Site):
-    """A site that adopts the first new model, and seals another as it."""
+    """A site that accepts the first new model, and seals another one in its place."""
 
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
@@ -143,7 +143,7 @@ class Forging(Site):
 
 
 class Refusing(Site):
-    """A site that refuses the questions that it cannot answer, as a real one does."""
+    """A site that refuses invalid requests, as a real one does."""
 
     def answer(self, question: Message) -> RecordDict | None:
         if asked(question.content, question.metadata.message_type) == ("query.accept", 1):
@@ -154,8 +154,8 @@ class Refusing(Site):
             return refusal(reason=str(error))
 
 
-def test_who_is_sent_a_forged_state_is_left_out_and_not_quarantined(tmp_path: Path) -> None:
-    """The question names the adopted one, so it is not trained from the other: an honest site stays one."""
+def test_a_site_with_a_forged_state_is_excluded_and_not_quarantined(tmp_path: Path) -> None:
+    """The request names the accepted state, so the honest site does not train from the forged one."""
     sites = [Forging(describe("a")), Refusing(describe("b")), Site(describe("c"))]
     record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[1]) == [("train", 1), ("train", 2), ("query.accept", 2), ("evaluate", 3)]

@@ -1,4 +1,4 @@
-"""Who is waited for in a round, who is left out and named, and when a run gives up."""
+"""Quorum and deadline of a round: waits, exclusions by name, and when a run fails."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -30,12 +30,12 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked_to_train(question: Message, number: int) -> bool:
-    """Tell whether a question is for the training of this round."""
+    """Tell whether a request is for the training of this round."""
     return question.metadata.message_type == "train" and messages.TrainRequest.of(question.content).round == number
 
 
 class Network(LocalGrid):
-    """A network that loses a node when it is asked to train in round 2, for so many looks at who is there."""
+    """A network that loses a node at its request to train in round 2, for so many polls of the nodes."""
 
     def __init__(self, sites: Iterable[Site], lost: int, looks: int) -> None:
         super().__init__(sites)
@@ -56,15 +56,15 @@ class Network(LocalGrid):
                 ids.append(f"lost {time.monotonic_ns()}")
                 message.metadata.__dict__["_message_id"] = ids[-1]
                 away = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable"), reply_to=message)
-                away.metadata.__dict__["_src_node_id"] = 1  # it is SuperLink's word
+                away.metadata.__dict__["_src_node_id"] = 1  # SuperLink's own error
                 self._replies[ids[-1]] = away
             else:
                 ids += super().push_messages([message])
         return ids
 
 
-def test_a_round_closes_without_a_site_that_is_away_and_the_next_one_has_it(tmp_path: Path) -> None:
-    """Where the others are a quorum nobody is waited for: the site is named, and asked again in the next round."""
+def test_a_round_closes_without_an_offline_site_and_the_next_one_has_it(tmp_path: Path) -> None:
+    """With a quorum of others there is no wait: the site is named, and gets the next round's request."""
     sites = [Site(describe(name)) for name in "abc"]
     started = time.monotonic()
     record = federate(Network(sites, 3, looks=0), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
@@ -74,10 +74,8 @@ def test_a_round_closes_without_a_site_that_is_away_and_the_next_one_has_it(tmp_
     assert sites[2].asked.count("query.describe") == 1
 
 
-def test_below_the_quorum_who_is_away_is_waited_for_and_asked_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The round goes on when the site is back: nothing that the others sent is asked for twice."""
+def test_below_the_quorum_an_offline_site_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The round continues when the site is back: no accepted reply is requested twice."""
     sites = [Site(describe(name)) for name in "abc"]
     grid = Network(sites, 3, looks=3)
     record = federate(grid, config(tmp_path, sites=3, quorum=3, **{"wait-seconds": 60.0}))
@@ -86,8 +84,8 @@ def test_below_the_quorum_who_is_away_is_waited_for_and_asked_again(
     assert "round 2: update: 2 of a quorum of 3 sites; waiting for c, 60 s at most" in capsys.readouterr().err
 
 
-def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Path) -> None:
-    """The one line names who is missing and what to do; the progress says failed; what was adopted is kept."""
+def test_a_missing_quorum_fails_the_run_in_bounded_time(tmp_path: Path) -> None:
+    """One line names the missing sites and what to do; the progress is failed; the accepted rounds are kept."""
     sites = [Site(describe(name)) for name in "abc"]
     started = time.monotonic()
     with pytest.raises(FederationError) as raised:
@@ -103,7 +101,7 @@ def test_a_quorum_that_does_not_come_fails_the_run_in_bounded_time(tmp_path: Pat
 
 
 class Slow(LocalGrid):
-    """A network in which what node 3 answers to the training of round 2 comes when it is looked for in this round."""
+    """A network in which node 3's reply to the training of round 2 arrives in the round `comes`."""
 
     def __init__(self, sites: Iterable[Site], comes: int) -> None:
         super().__init__(sites)
@@ -124,12 +122,12 @@ class Slow(LocalGrid):
 
 
 def rounds_asked(site: Site) -> list[int]:
-    """Return the rounds that a site was asked to train."""
+    """Return the rounds for which a site got a request to train."""
     asked = zip(site.asked, site.seen, strict=True)
     return [messages.TrainRequest.of(content).round for kind, content in asked if kind == "train"]
 
 
-def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) -> None:
+def test_a_straggler_is_named_and_gets_the_next_request(tmp_path: Path) -> None:
     """After the deadline the round closes without it."""
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
     record = federate(Slow(sites, comes=3), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 0.3}))
@@ -139,13 +137,13 @@ def test_a_late_site_is_named_and_asked_again_in_the_next_round(tmp_path: Path) 
     assert [site.scored for site in sites] == [
         [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
         [("validation", 1), ("validation", 2), ("validation", 3), ("test", 4)],
-        [("validation", 1), ("validation", 3), ("test", 4)],  # while it trained yet it was asked nothing more
+        [("validation", 1), ("validation", 3), ("test", 4)],  # while it was busy it got no more requests
     ]
 
 
 @pytest.mark.parametrize("comes", [4, 9])
-def test_who_is_at_work_yet_is_not_asked_for_more(comes: int, tmp_path: Path) -> None:
-    """It would train round after round too late. Its answer may be lost: nobody is passed over twice in a row."""
+def test_a_busy_site_gets_no_second_request(comes: int, tmp_path: Path) -> None:
+    """It would miss every round; its reply may be lost, so it is not skipped twice in a row."""
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c"))]
     record = federate(Slow(sites, comes), config(tmp_path, sites=3, rounds=5, **{"round-seconds": 0.3}))
     assert rounds_asked(sites[2]) == [1, 2, 4, 5]
@@ -153,8 +151,8 @@ def test_who_is_at_work_yet_is_not_asked_for_more(comes: int, tmp_path: Path) ->
     assert [dict(of.excluded) for of in record.rounds[2:]] == [{"c": "round 3: update: no reply in time"}, {}, {}]
 
 
-def test_a_late_site_that_restarts_is_asked_at_once(tmp_path: Path) -> None:
-    """What it was at work on is gone."""
+def test_a_straggler_that_restarts_gets_the_request_at_once(tmp_path: Path) -> None:
+    """Its earlier request is lost."""
 
     class Restarted(Slow):
         def get_nodes(self) -> list[NodeInfo]:
@@ -167,7 +165,7 @@ def test_a_late_site_that_restarts_is_asked_at_once(tmp_path: Path) -> None:
 
 
 class Restarting(LocalGrid):
-    """A node that takes its question of round 2 with it when it restarts."""
+    """A node that restarts in round 2, which loses its request."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         super().__init__(sites)
@@ -188,10 +186,10 @@ class Restarting(LocalGrid):
         return ids
 
 
-def test_a_site_that_restarts_in_a_round_is_asked_again_at_once(
+def test_a_site_that_restarts_in_a_round_gets_the_request_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody would tell that its question is lost: the deadline is not waited for, and it takes part in the round."""
+    """Flower does not report the lost request: without waiting for the deadline, the site takes part in the round."""
     sites = [Site(describe(name)) for name in "abc"]
     started = time.monotonic()
     record = federate(Restarting(sites), config(tmp_path, sites=3, **{"round-seconds": 60.0}))
@@ -201,7 +199,7 @@ def test_a_site_that_restarts_in_a_round_is_asked_again_at_once(
 
 
 class Losing(LocalGrid):
-    """A network that loses what a node answers in round 2, the first time or always, and says so."""
+    """A network that loses a node's reply of round 2, the first time or always, and reports it."""
 
     def __init__(self, sites: Iterable[Site], times: int) -> None:
         super().__init__(sites)
@@ -218,15 +216,13 @@ class Losing(LocalGrid):
 
 
 def lost(question: Message) -> Message:
-    """Return SuperLink's word that an answer is lost."""
+    """Return SuperLink's error for a lost reply."""
     return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "objects are unavailable"), reply_to=question)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_an_answer_that_is_lost_on_its_way_is_asked_for_once_more(
-    times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its site has it yet. Who loses it again is away in this round."""
+def test_a_lost_reply_is_requested_once_more(times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The site still has it; if it is lost again, the site is offline in this round."""
     sites = [Site(describe(name)) for name in "abc"]
     record = federate(Losing(sites, times), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), tuple("abc" if times == 1 else "ab"), tuple("abc")]
@@ -235,7 +231,7 @@ def test_an_answer_that_is_lost_on_its_way_is_asked_for_once_more(
 
 
 class Uploading(LocalGrid):
-    """A network in which a node announces its answer of round 2, and its content never comes."""
+    """A network in which a node announces its reply of round 2, and its content never arrives."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         super().__init__(sites)
@@ -262,8 +258,8 @@ def _never(_: str) -> bytes:
     raise ObjectUnavailableError("object")
 
 
-def test_an_answer_on_its_way_does_not_hold_up_a_round(tmp_path: Path) -> None:
-    """Flower waits two hours for it; at the deadline its site is late, as one is that has not begun to answer."""
+def test_an_announced_reply_does_not_hold_up_a_round(tmp_path: Path) -> None:
+    """Flower waits two hours for it; at the deadline its site is a straggler like any other."""
     sites = [Site(describe(name)) for name in "abc"]
     started = time.monotonic()
     record = federate(Uploading(sites), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 1.5}))
@@ -273,7 +269,7 @@ def test_an_answer_on_its_way_does_not_hold_up_a_round(tmp_path: Path) -> None:
 
 
 class Timed(Site):
-    """A site that knows how long its questions live."""
+    """A site that records the time to live of its requests."""
 
     lives: float = 0.0
 
@@ -282,15 +278,15 @@ class Timed(Site):
         return super().answer(question)
 
 
-def test_questions_live_as_long_as_the_longest_deadline(tmp_path: Path) -> None:
-    """Flower's would be lost after twelve hours."""
+def test_requests_live_as_long_as_the_longest_deadline(tmp_path: Path) -> None:
+    """Flower would drop them after twelve hours."""
     sites = [Timed(describe("a")), Timed(describe("b"))]
     federate(LocalGrid(sites), config(tmp_path, rounds=3, **{"round-seconds": 20_000.0, "wait-seconds": 100.0}))
     assert [site.lives for site in sites] == [60_100.0] * 2
 
 
-def test_a_site_that_restarts_before_it_said_what_it_is_is_asked_again(tmp_path: Path) -> None:
-    """The question went with it, and nobody would tell."""
+def test_a_site_that_restarts_before_its_description_gets_the_request_again(tmp_path: Path) -> None:
+    """The request is lost, and Flower does not report it."""
 
     class Restarted(Restarting):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -305,10 +301,8 @@ def test_a_site_that_restarts_before_it_said_what_it_is_is_asked_again(tmp_path:
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
 
 
-def test_a_site_whose_question_is_lost_is_asked_again_what_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With longer and longer pauses, as it may be at work on an earlier question; no lost answer is waited for."""
+def test_a_lost_request_for_a_description_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses grow, since the site may be busy with an earlier request; a lost reply is not waited for."""
     monkeypatch.setattr(admission, "REPEAT_SECONDS", 0.1)
     asked: list[float] = []
 
@@ -332,7 +326,7 @@ def test_a_site_whose_question_is_lost_is_asked_again_what_it_is(
 
 
 def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:
-    """A quorum that only they could make is given up at once, attempt by attempt."""
+    """A quorum that needs them is given up at once, in each attempt."""
     abstaining = {"train": refusal(reason="its gate")}
     sites = [Site(describe("a")), Site(describe("b"), abstaining), Site(describe("c"), abstaining)]
     started = time.monotonic()
@@ -345,13 +339,13 @@ def test_sites_that_abstain_are_not_waited_for(tmp_path: Path) -> None:
     ("sites", "quorum", "least"), [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 0, 3), (4, 1, 1), (4, 4, 4)]
 )
 def test_by_default_a_quorum_is_more_than_half(sites: int, quorum: int, least: int, tmp_path: Path) -> None:
-    """Of the sites that are waited for, unless the run says how many."""
+    """Of the sites that the run waits for, unless the configuration says how many."""
     assert config(tmp_path, sites=sites, quorum=quorum).min_sites() == least
 
 
 @pytest.mark.parametrize("masking", [True, False])
 def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
-    """An update counts `max-examples` at most: the average, by a hand-written loop."""
+    """An update counts `max-examples` at most: the mean, by a hand-written loop."""
     examples: Mapping[str, int] = {"a": 3, "b": 8, "c": 100}
     steps = {"a": 0.25, "b": -0.125, "c": 0.5}
     sites = [Site(describe(name, sequences=(examples[name], 2, 1)), step=steps[name]) for name in examples]
@@ -363,10 +357,8 @@ def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(rows, mean, rtol=1e-14)
 
 
-def test_a_norm_far_from_the_others_is_told_of_and_counted_all_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In clear the coordinator sees it; the record has it, and the site is not left out."""
+def test_an_outlying_norm_is_flagged_and_still_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In clear the coordinator sees it; the record has it, and the site is not excluded."""
     steps = {"a": 0.01, "b": -0.01, "c": 0.012, "d": 0.2}
     sites = [Site(describe(name), step=step) for name, step in steps.items()]
     record = federate(LocalGrid(sites), config(tmp_path, sites=4, secure_aggregation=False, rounds=1))

@@ -1,4 +1,4 @@
-"""A coordinator that dies at any moment goes on where it was: same rounds, same weights, nothing trained twice."""
+"""A crashed coordinator is resumed at any moment: same rounds, same weights, nothing trained twice."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from fedpp.protocol.run_record import FederationRecord
 
 @dataclass
 class Remembering(Site):
-    """A site that answers a question once more as it did, and whose vault unmasks one list a round and attempt."""
+    """A site that repeats its reply to a repeated request, and whose vault unmasks one aggregate an attempt."""
 
     trained: dict[str, RecordDict] = field(default_factory=dict)
     lists: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -45,12 +45,12 @@ def sites() -> list[Remembering]:
 
 
 def facts(record: FederationRecord) -> list[object]:
-    """Return what must not depend on how often the coordinator died."""
+    """Return the results that must not depend on the number of crashes."""
     return [replace(of, seconds=0.0) for of in record.rounds] + [record.test, record.sites, record.datasets]
 
 
-def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    """Whatever it did last, no site trains a round twice, no vault sees a second list, and the weights are the same."""
+def test_a_run_is_resumed_after_a_crash_at_any_call(tmp_path: Path) -> None:
+    """No site trains a round twice, no vault sees a second list of contributors, and the weights are the same."""
     peace = MortalGrid(sites(), 10**6)
     record = facts(federate(peace, config(tmp_path / "unbroken", sites=3)))
     digest = opened((tmp_path / "unbroken" / "model.sealed").read_bytes()).digest
@@ -67,7 +67,7 @@ def test_a_coordinator_that_dies_at_any_call_goes_on_to_the_same_model(tmp_path:
 
 
 class Changed(MortalGrid):
-    """A grid that dies while the sum of a round is judged."""
+    """A grid that fails while a round's model is evaluated."""
 
     def __init__(self, sites: Iterable[Site], number: int = 2) -> None:
         super().__init__(sites, 10**6)
@@ -82,8 +82,8 @@ class Changed(MortalGrid):
         return ids
 
 
-def test_a_sum_that_was_sent_is_sent_again_whoever_is_there(tmp_path: Path) -> None:
-    """A site that does not answer after the death is in the sum all the same: another list no vault would unmask."""
+def test_an_aggregate_that_was_sent_is_sent_again(tmp_path: Path) -> None:
+    """It includes a site that does not reply after the crash: the vaults would not unmask another list."""
     those = sites()
     with pytest.raises(Died):
         federate(Changed(those), config(tmp_path, sites=3))
@@ -94,7 +94,7 @@ def test_a_sum_that_was_sent_is_sent_again_whoever_is_there(tmp_path: Path) -> N
 
 
 class Answered(MortalGrid):
-    """A grid that dies when all have been asked to train in round 2."""
+    """A grid that fails after all requests to train in round 2."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         super().__init__(sites, 10**6)
@@ -108,8 +108,8 @@ class Answered(MortalGrid):
         return ids
 
 
-def test_a_site_that_joins_after_the_death_costs_nobody_a_training(tmp_path: Path) -> None:
-    """The round that was begun keeps its plan; who is new takes part from the next one on."""
+def test_a_site_that_joins_after_a_crash_repeats_no_training(tmp_path: Path) -> None:
+    """The round in progress keeps its run specification; the new site takes part from the next one on."""
     those = sites()
     with pytest.raises(Died):
         federate(Answered(those), config(tmp_path, sites=3, rounds=3))
@@ -119,8 +119,8 @@ def test_a_site_that_joins_after_the_death_costs_nobody_a_training(tmp_path: Pat
     assert [len(site.trained) for site in (*those, new)] == [3, 3, 3, 1]
 
 
-def test_a_run_goes_on_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
-    """A site that is gone for good is waited for as long as any site, and then the others judge the round."""
+def test_a_run_is_resumed_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
+    """A site that is gone is waited for like any other, and then the others evaluate the round."""
     those = sites()
     with pytest.raises(Died):
         federate(Changed(those), config(tmp_path, sites=3))
@@ -128,8 +128,8 @@ def test_a_run_goes_on_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
     assert [set(of.validation) for of in record.rounds] == [{"a", "b", "c"}, {"a", "b"}]
 
 
-def test_a_site_at_work_is_waited_for_after_the_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It answers one question after another: it has the time of a round to finish what the dead one had asked."""
+def test_a_busy_site_is_waited_for_after_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It processes one request after another: it gets the time of a round to finish the earlier request."""
     those, slow = sites(), {"wait-seconds": 0.1, "round-seconds": 60.0}
     with pytest.raises(Died):
         federate(Answered(those), config(tmp_path, sites=3, **slow))
@@ -140,10 +140,8 @@ def test_a_site_at_work_is_waited_for_after_the_death(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("last", ["finish", "update"])
-def test_a_run_that_had_all_but_ended_is_not_run_again(
-    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its record is there: who goes on in its place clears up, says so and asks nobody."""
+def test_a_completed_run_is_not_repeated(last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the record written, a resumed run only cleans up and reports completion."""
     those = sites()
 
     def dies(*_: object, **told: object) -> None:
@@ -162,8 +160,8 @@ def test_a_run_that_had_all_but_ended_is_not_run_again(
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
-def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:
-    """Also in the round that found it out."""
+def test_a_quarantine_lasts_after_a_crash(tmp_path: Path) -> None:
+    """Also in the round that caused it."""
     those: list[Site] = [*sites()[:2], Site(describe("c"), {"train": RecordDict()})]
     with pytest.raises(Died):
         federate(Changed(those, 1), config(tmp_path, sites=3))
@@ -173,8 +171,8 @@ def test_who_was_quarantined_stays_so_after_a_death(tmp_path: Path) -> None:
     assert those[2].asked.count("train") == 1
 
 
-def test_why_a_serverapp_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line, also of what nobody foresaw: another one takes its place, and may fail likewise."""
+def test_the_reason_of_a_failed_serverapp_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, also for unexpected errors: the next ServerApp may fail likewise."""
 
     class Broken(LocalGrid):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -186,8 +184,8 @@ def test_why_a_serverapp_failed_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert Progress.load(RunState(tmp_path).progress).phase == "waiting"
 
 
-def test_who_goes_on_knows_how_long_a_round_takes(tmp_path: Path) -> None:
-    """So the time that is left is told at once, and not after another round."""
+def test_a_resumed_run_knows_how_long_a_round_takes(tmp_path: Path) -> None:
+    """The remaining time is known at once, and not after another round."""
     told: list[float] = []
 
     class Looking(LocalGrid):
@@ -199,4 +197,4 @@ def test_who_goes_on_knows_how_long_a_round_takes(tmp_path: Path) -> None:
     with pytest.raises(Died):
         federate(Answered(those), config(tmp_path, sites=3))
     federate(Looking(those), config(tmp_path, sites=3))
-    assert told[-3] > 0  # round 2 is asked for; what follows is to judge, and to test
+    assert told[-3] > 0  # the request of round 2; then come evaluation and test

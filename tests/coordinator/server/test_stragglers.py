@@ -1,4 +1,4 @@
-"""A site that joins while a run goes on takes part from the next round, or is refused by name; nobody waits for it."""
+"""Sites that join during a run: admitted for the next round, or refused by name, without a wait."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
 
-AT_ROUND_2 = 2  # looks at the nodes before: one before the run, and one before round 1
+AT_ROUND_2 = 2  # polls of the nodes before: one before the run, and one before round 1
 
 
 def seen(site: Site) -> list[tuple[int, int, int]]:
-    """Return what each question to train said: training sequences, sites, and members beside this one."""
+    """Return training sequences, sites, and other members, as in each request to train."""
     found = []
     for kind, content in zip(site.asked, site.seen, strict=True):
         if kind == "train":
@@ -37,7 +37,7 @@ def seen(site: Site) -> list[tuple[int, int, int]]:
 def test_a_site_that_joins_late_takes_part_from_the_next_round(
     masking: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its update is in the sum of that round, every site learns of it, and the ring has room for it."""
+    """Its update is in that round's aggregate, every site gets its proof, and the ring has room for it."""
     late = Site(describe("aa", sequences=(4, 2, 1)), step=0.5)
     sites = [Site(describe("a"), step=0.25), Site(describe("b"), step=-0.125), late]
     record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, rounds=3, secure_aggregation=masking))
@@ -63,8 +63,8 @@ def test_a_site_that_joins_late_takes_part_from_the_next_round(
     ],
     ids=["another task, of more sites", "a second node of a site", "another domain", "no data"],
 )
-def test_who_cannot_join_is_refused_and_nobody_else(late: list[Any], name: str, reason: str, tmp_path: Path) -> None:
-    """Who was admitted goes on, whoever comes; the record names who was refused."""
+def test_a_site_that_does_not_fit_is_refused_alone(late: list[Any], name: str, reason: str, tmp_path: Path) -> None:
+    """Admitted sites stay, whoever joins; the record names the refused one."""
     sites = [*map(Site, late), Site(describe("a")), Site(describe("b"))]
     joins = dict.fromkeys(range(1, 1 + len(late)), AT_ROUND_2)
     record = federate(LocalGrid(sites, joins=joins), config(tmp_path))
@@ -74,8 +74,8 @@ def test_who_cannot_join_is_refused_and_nobody_else(late: list[Any], name: str, 
     assert [site.asked for site in sites[:-2]] == [["query.describe"]] * len(late)
 
 
-def test_a_site_that_no_sum_has_room_for_is_refused_alone(tmp_path: Path) -> None:
-    """So many examples would wrap: the run goes on with the others, those that join later as well."""
+def test_a_site_with_too_many_examples_is_refused_alone(tmp_path: Path) -> None:
+    """An aggregate of so many examples would wrap: the run continues with the others, also those that join later."""
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c", sequences=(2**31 - 3, 2, 1)))]
     sites.append(Site(describe("d")))
     record = federate(LocalGrid(sites, joins={3: AT_ROUND_2, 4: AT_ROUND_2}), config(tmp_path))
@@ -83,8 +83,8 @@ def test_a_site_that_no_sum_has_room_for_is_refused_alone(tmp_path: Path) -> Non
     assert "with its 2147483645 training sequences the run has over 2147483648" in record.refused["c"]
 
 
-def test_sites_whose_sum_has_no_word_do_not_join(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At 32 bits fewer examples are too many: the run goes on, and says why."""
+def test_sites_that_exceed_the_ring_do_not_join(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 32 bits fewer examples are too many: the run continues, and logs the reason."""
     sites = [Site(describe("a")), Site(describe("b")), Site(describe("c", sequences=(2**30, 2, 1)))]
     record = federate(LocalGrid(sites, joins={3: AT_ROUND_2}), config(tmp_path, dtype="float32"))
     assert [site.name for site in record.sites] == ["a", "b"]
@@ -93,7 +93,7 @@ def test_sites_whose_sum_has_no_word_do_not_join(tmp_path: Path, capsys: pytest.
 
 @dataclass
 class Unready(Site):
-    """A site that refuses to describe itself so many times."""
+    """A site that refuses its description so many times."""
 
     times: int = 0
 
@@ -107,7 +107,7 @@ class Unready(Site):
 
 
 class Restarting(LocalGrid):
-    """Nodes that are away at some looks."""
+    """Nodes that are offline at some polls."""
 
     def __init__(self, sites: list[Site], away: Mapping[int, int]) -> None:
         super().__init__(sites)
@@ -117,20 +117,20 @@ class Restarting(LocalGrid):
         return [node for node in super().get_node_ids() if self._away.get(node) != self._looks]
 
 
-@pytest.mark.parametrize("away", [None, 2, 3])
-def test_a_site_that_was_refused_and_comes_back_is_asked_again(away: int | None, tmp_path: Path) -> None:
-    """Refused before the run, it is admitted after a restart, and no longer stands among the refused."""
+@pytest.mark.parametrize("offline_at", [None, 2, 3])
+def test_a_refused_site_is_admitted_after_a_restart(offline_at: int | None, tmp_path: Path) -> None:
+    """Refused before the run, it is admitted after a restart, and is no longer among the refused."""
     unready = Unready(describe("c"), times=1)
-    away_at = {3: away} if away else {}
+    offline = {3: offline_at} if offline_at else {}
     sites = [Site(describe("a")), Site(describe("b")), unready]
-    record = federate(Restarting(sites, away_at), config(tmp_path, rounds=3))
-    took_part = {None: [], 2: [2, 3], 3: [3]}[away]
+    record = federate(Restarting(sites, offline), config(tmp_path, rounds=3))
+    took_part = {None: [], 2: [2, 3], 3: [3]}[offline_at]
     assert [number for number, of in enumerate(record.rounds, 1) if "c" in of.sites] == took_part
-    assert set(record.refused) == (set() if away else {"node 3"})
-    assert unready.asked.count("query.describe") == (2 if away else 1)
+    assert set(record.refused) == (set() if offline_at else {"node 3"})
+    assert unready.asked.count("query.describe") == (2 if offline_at else 1)
 
 
-def test_a_site_that_was_away_for_a_round_is_not_asked_to_join_again(tmp_path: Path) -> None:
+def test_a_site_that_was_offline_for_a_round_need_not_join_again(tmp_path: Path) -> None:
     """It is a site of the run: the next state is all that it needs."""
     sites = [Site(describe("a")), Site(describe("b"))]
     federate(Restarting(sites, {1: 2}), config(tmp_path, rounds=3))

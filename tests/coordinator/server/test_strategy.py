@@ -1,4 +1,4 @@
-"""Federated averaging over real Flower records, admission, and replies that do not fit."""
+"""Admission of sites, log lines, and checks of run settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescriptio
 
 
 def test_admission_takes_one_task_only():
-    """A site of other rows or another task, without data or labels, or under a taken name is refused, and told why."""
+    """A site of other rows or another task, without data or labels, or with a taken name is refused with the reason."""
     described = {
         1: site("c"),
         2: site("a"),
@@ -90,8 +90,8 @@ def test_admission_takes_one_task_only():
     assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
 
 
-def test_two_nodes_of_one_site_are_told_apart():
-    """Each node that is refused has its own reason, and none has the name of the node that takes part for its site."""
+def test_two_nodes_of_one_site_have_their_own_names():
+    """Each refused node has its own reason, and none has the name of the admitted node of its site."""
     described = {1: site("a", sequences=(0, 1, 1)), 2: site("a"), 3: site("b", n=3), 4: site("b", n=4), 5: site("c")}
     described |= {6: site("d", frames=9), 7: site("d")}
     admission = choose(described, {"a (node 8, not proved)": "replayed"}, 2)
@@ -109,15 +109,15 @@ def test_two_nodes_of_one_site_are_told_apart():
         assert reason in admission.refused[name]
 
 
-def test_the_domain_alone_says_how_many_slots_rows_have():
-    """However many sites agree on another number than the card's, they are refused, and the one that fits is not."""
+def test_the_domain_determines_the_slots_of_a_row():
+    """However many sites have another number than the card, they are refused, and the one that fits is admitted."""
     admission = choose({1: site("a", n=3), 2: site("b", n=3), 3: site("c", n=3), 4: site("d")}, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["d"]
     assert admission.refused.keys() == {"a", "b", "c"}
 
 
-def test_findings_train_with_findings_alone():
-    """One finding is enough, and a site of as many classes is another task."""
+def test_findings_train_with_findings_only():
+    """One finding is enough, and a site with as many classes has another task."""
     one = {"classes": ("Edema",), "multi_label": True}
     described = {1: site("a", **one), 2: site("b", **one), 3: site("c", classes=("Edema",)), 4: site("d")}
     admission = choose(described, {}, 2)
@@ -128,7 +128,7 @@ def test_findings_train_with_findings_alone():
 
 
 def test_public_and_encrypted_gaps_train_together():
-    """The network is the same for both, and takes the gaps; a site without them is refused."""
+    """The model is the same for both, with time gaps; a site without them is refused."""
     described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
     admission = choose(described, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
@@ -137,7 +137,7 @@ def test_public_and_encrypted_gaps_train_together():
 
 
 def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Whatever it quotes, a note neither forges another line nor commands the terminal; the log has it, too."""
+    """Whatever it quotes, a note neither forges another line nor controls the terminal; the log has it, too."""
     folder = RunState(tmp_path)
     folder.folder.mkdir()
     folder.note("refused a:\n\x1b[2Jadmitted b")
