@@ -1,4 +1,4 @@
-"""A coordinator's run in this process: real Flower messages, and sites that play their part without a network."""
+"""A coordinator's run in this process: real Flower messages, and simulated clients without a network."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -61,9 +61,9 @@ def describe(name: str, **changes: object) -> SiteDescription:
 
 @dataclass
 class Site:
-    """A site that answers as it should, but for the kinds of messages to which it answers `instead`, or nothing.
+    """A site with valid replies, except for the kinds of messages that have another reply in `instead`, or None.
 
-    What it does instead of training may be a change of the good answer.
+    A reply to `train` may be given as a change of the valid one.
     """
 
     description: SiteDescription
@@ -96,11 +96,11 @@ class Site:
         return handlers[kind](question.content)
 
     def player(self) -> SimulatedClient:
-        """Return who plays its part."""
+        """Return its simulated client."""
         return SimulatedClient(self.description, KEYS, self.step, self.held)
 
     def reason_of(self, request: messages.AcceptRequest) -> str:
-        """Return why it does not adopt a model: it always does."""
+        """Return the reason to reject a model: there is none."""
         del request
         return ""
 
@@ -110,7 +110,7 @@ def identity_of(name: str) -> SiteIdentity:
 
 
 def described(description: SiteDescription, question: Message) -> RecordDict:
-    """Answer what a site is, with its own proof."""
+    """Reply with a site's description and its own proof."""
     nonce = messages.DescribeRequest.of(question.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
 
@@ -143,12 +143,12 @@ class LocalGrid(InProcessGrid):
         return super().pull_messages(n for n in replied if self._replies[n].metadata.src_node_id not in late)
 
 
-class Died(BaseException):
-    """What no handler of ours takes for an error, as a killed process's end is none."""
+class Crashed(BaseException):
+    """Simulated crash, which no error handler catches."""
 
 
-class MortalGrid(LocalGrid):
-    """A grid that the coordinator calls so many times before it dies."""
+class CrashingGrid(LocalGrid):
+    """A grid that fails after so many calls of the coordinator."""
 
     def __init__(self, sites: Iterable[Site], calls: int) -> None:
         super().__init__(sites)
@@ -157,7 +157,7 @@ class MortalGrid(LocalGrid):
     def _call(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise Died
+            raise Crashed
 
     def get_node_ids(self) -> list[int]:
         self._call()
@@ -170,5 +170,5 @@ class MortalGrid(LocalGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         self._call()
         pulled = super().pull_messages(message_ids)
-        self._call()  # an answer that was taken from SuperLink is lost
+        self._call()  # a reply that was taken from SuperLink is lost
         return pulled

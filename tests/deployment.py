@@ -1,8 +1,8 @@
-"""Hospitals and a coordinator as real processes: each hospital's secret zone and its trainer are users of their own.
+"""Hospitals and a coordinator as real processes: each hospital's secret zone and trainer are separate users.
 
-That takes root, and a checkout and an interpreter that other users can reach: as root, what they cannot reach fails the
-tests. Who is not root cannot start processes of other users: there everything runs as the one user there is. Every
-process has the deployment's folder in its arguments or its environment, so none can hide when it should be gone.
+This requires root, and a checkout and interpreter that other users can reach; as root, an unreachable one fails the
+tests. Without root all processes run as the current user. Each process has the deployment's folder in its arguments or
+environment, so that a process that should have ended is found.
 """
 
 import os
@@ -33,20 +33,20 @@ START_SECONDS, STOP_SECONDS, CALL_SECONDS = 60, 30, 300
 
 @dataclass(frozen=True)
 class User:
-    """A user of the operating system, or, where it is None, the one who runs the tests."""
+    """A user of the operating system; None means the user who runs the tests."""
 
     uid: int | None
     gid: int | None
 
     def options(self) -> dict[str, object]:
-        """Return what makes `subprocess` start a program as this user, and without any other group."""
+        """Return the options with which `subprocess` starts a program as this user, without other groups."""
         if self.uid is None:
             return {}
         home = {**os.environ, "HOME": "/nonexistent", "MPLCONFIGDIR": f"{MATPLOTLIB}-{self.uid}"}
         return {"user": self.uid, "group": self.gid, "extra_groups": [], "env": home}
 
     def own(self, *paths: Path, mode: int | None = None) -> None:
-        """Make paths this user's, of a mode if one is given."""
+        """Give paths to this user, with a mode if one is given."""
         for path in paths:
             if self.uid is not None and self.gid is not None:
                 os.chown(path, self.uid, self.gid)
@@ -67,7 +67,7 @@ class User:
         )
 
     def can_read(self, path: Path) -> bool:
-        """Try it, as this user."""
+        """Try to read it, as this user."""
         return not subprocess.run(["cat", path], capture_output=True, check=False, **self.options()).returncode
 
 
@@ -86,7 +86,7 @@ class Hospital:
 
     @classmethod
     def make(cls, name: str, folder: Path, number: int) -> "Hospital":
-        """Make the folders, and the passphrase."""
+        """Create the folders, and the passphrase."""
         group = 20100 + number
         users = (User(group + 1000, group), User(group + 2000, group)) if TWO_USERS else (NOBODY_ELSE, NOBODY_ELSE)
         if TWO_USERS:
@@ -114,7 +114,7 @@ class Hospital:
         return self.folder / "trainer" / "identity"
 
     def policy(self, epoch: int) -> Path:
-        """Return what the site allows, in a file of a name with spaces and quotes."""
+        """Return the site's policy file, whose name has spaces and quotes."""
         return self.folder / "shared" / f'policy {epoch} of "{self.name}".yaml'
 
     @property
@@ -123,33 +123,33 @@ class Hospital:
         return f"unix:{self.folder / 'shared' / 'vault.sock'}"
 
     def domain(self, epoch: int) -> Path:
-        """Return the secret zone's keys of an epoch."""
+        """Return the secret zone's keys of a key epoch."""
         return self.folder / "secret" / f"epoch-{epoch}"
 
     def dataset(self, epoch: int) -> Path:
-        """Return the dataset of an epoch, under a name with spaces and quotes."""
+        """Return the dataset of a key epoch, whose name has spaces and quotes."""
         return self.folder / "shared" / f'it\'s the "data" of {self.name}, epoch={epoch}'
 
     def evaluation_key(self, epoch: int) -> Path:
-        """Return the trainer's copy of an epoch's evaluation key."""
+        """Return the trainer's copy of a key epoch's evaluation key."""
         return self.folder / "trainer" / f"epoch-{epoch}" / "domain.eval"
 
     def secret(self, *arguments: object) -> str:
-        """Run a command of the secret zone, with the passphrase; return what it printed."""
+        """Run a command of the secret zone, with the passphrase; return its output."""
         return call(
             [*SITE, *map(str, arguments), "--passphrase-file", str(self.passphrase)], user=self.secret_zone
         ).stdout
 
     def zone(self, *arguments: object) -> str:
-        """Run a command of the secret zone that needs no passphrase; return what it printed."""
+        """Run a command of the secret zone without the passphrase; return its output."""
         return call([*SITE, *map(str, arguments)], user=self.secret_zone).stdout
 
     def train(self, *arguments: object) -> str:
-        """Run a command as the trainer; return what it printed."""
+        """Run a command as the trainer; return its output."""
         return call([*SITE, *map(str, arguments)], user=self.trainer).stdout
 
     def hand_over(self, epoch: int) -> None:
-        """Copy the trainer's keys of an epoch to it, as an administrator does."""
+        """Copy the keys of a key epoch to the trainer, as an administrator does."""
         target = self.evaluation_key(epoch).parent
         shutil.copytree(self.domain(epoch) / "trainer", target)
         self.trainer.own(target, *target.iterdir())
@@ -195,7 +195,7 @@ def serving(
     status: int = 0,
     user: User = NOBODY_ELSE,
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run a server from the sign in its output to the end of the block, where the signal must end it."""
+    """Run a server: wait for the sign in its output, and end it with the signal after the block."""
     with log.open("w+") as output:
         process = subprocess.Popen(
             command,
@@ -215,7 +215,7 @@ def serving(
 
 
 def wait_for(log: Path, process: "subprocess.Popen[str]", sign: str) -> None:
-    """Wait until a sign stands in a process's log."""
+    """Wait until the sign is in a process's log."""
     deadline = time.monotonic() + START_SECONDS
     while sign not in log.read_text():
         assert process.poll() is None, log.read_text()
@@ -225,10 +225,10 @@ def wait_for(log: Path, process: "subprocess.Popen[str]", sign: str) -> None:
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[None]:
-    """Let all that is started write into a folder what it would call beyond this machine (`socket_guard`).
+    """Make all processes write their calls beyond this machine into a folder (`socket_guard`).
 
-    It starts as from a plain shell: what keeps Flower quiet must be in what our commands start, not in the tests'
-    environment.
+    They start as from a plain shell: the settings that keep Flower quiet must come from our commands, not from the
+    tests' environment.
     """
     folder.mkdir()
     folder.chmod(0o1777)
@@ -241,7 +241,7 @@ def guarded(folder: Path) -> Iterator[None]:
 
 
 def called(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the command lines of all that was guarded, and what was called beyond this machine."""
+    """Return the command lines of all guarded processes, and their calls beyond this machine."""
     commands, calls = [], []
     for file in folder.iterdir():
         command, *others = file.read_text().splitlines()
@@ -251,7 +251,7 @@ def called(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def processes_of(folder: Path, program: str = "") -> dict[int, str]:
-    """Return the command lines of all live processes that know this folder and run this program."""
+    """Return the command lines of all live processes of this folder that run this program."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -266,7 +266,7 @@ def processes_of(folder: Path, program: str = "") -> dict[int, str]:
 
 
 def ended(state: State, run: str) -> str:
-    """Wait until SuperLink says that a run is over; return how."""
+    """Wait until SuperLink reports the end of a run; return its status."""
     deadline = time.monotonic() + CALL_SECONDS
     while not (status := flower(state, "list", CONNECTION, "--run-id", run)["runs"][0]["status"]).startswith(
         "finished"

@@ -1,6 +1,6 @@
-"""A TLS relay that keeps what passes in clear: who owns a coordinator's keys can read what its sites send.
+"""TLS relay that records its traffic in clear: the owner of a coordinator's keys can read all that its sites send.
 
-One thread serves all connections: OpenSSL's are not for two at a time, one that reads and one that writes.
+One thread serves all connections: an OpenSSL connection is not safe for one reading and one writing thread.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ CHUNK = 2**16
 
 
 class Recording:
-    """All bytes that passed, in either direction, each connection by itself."""
+    """All bytes that passed, by connection and direction."""
 
     def __init__(self) -> None:
         self._streams: list[bytearray] = []
 
     def stream(self) -> bytearray:
-        """Return a new stream to be written to."""
+        """Return a new stream."""
         self._streams.append(bytearray())
         return self._streams[-1]
 
     def content(self) -> bytes:
-        """Return everything so far."""
+        """Return all bytes so far."""
         return b"\n".join(map(bytes, self._streams))
 
 
 @contextmanager
 def recorded(upstream: int, tls: Path) -> Iterator[tuple[int, Recording]]:
-    """Relay a new port of this machine to another, with a coordinator's certificates; yield it and what passes."""
+    """Relay a new port of this machine to another, with a coordinator's certificates; yield the port and the recording."""
     recording, ours = Recording(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     theirs = ssl.create_default_context(cafile=str(tls / "ca.pem"))

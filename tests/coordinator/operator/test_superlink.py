@@ -4,6 +4,7 @@ import signal
 import socket
 import ssl
 import stat
+import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

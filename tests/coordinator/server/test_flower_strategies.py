@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coordinator_runs import Died, LocalGrid, MortalGrid, Site, answered, config, describe, identity_of
+from coordinator_runs import Crashed, CrashingGrid, LocalGrid, Site, answered, config, describe, identity_of
 from flwr.app import ArrayRecord, Message, RecordDict
 from global_states import flat
 from masked_sites import DOMAIN
@@ -330,12 +330,12 @@ def test_a_strategy_is_resumed(strategy: str, every: int, tmp_path: Path):
     def run(out: Path) -> RunConfig:
         return run_of(out, strategy, settings, sites=2, quorum=2)
 
-    peace = MortalGrid(sites(), 10**6)
+    peace = CrashingGrid(sites(), 10**6)
     model = ended(peace, run(tmp_path / "unbroken"))[1]
     for died in range(0, 10**6 - peace.left, every):
         those, out = sites(), tmp_path / str(died)
-        with pytest.raises(Died):
-            federate(MortalGrid(those, died), run(out))
+        with pytest.raises(Crashed):
+            federate(CrashingGrid(those, died), run(out))
         np.testing.assert_array_equal(ended(LocalGrid(those), run(out))[1], model, err_msg=f"died at call {died}")
         assert [len(s.trained or {}) for s in those] == [3, 3]
 

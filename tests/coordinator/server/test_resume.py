@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from coordinator_runs import Died, LocalGrid, MortalGrid, Site, config, describe
+from coordinator_runs import Crashed, CrashingGrid, LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from masked_sites import opened
 
@@ -51,13 +51,13 @@ def facts(record: FederationRecord) -> list[object]:
 
 def test_a_run_is_resumed_after_a_crash_at_any_call(tmp_path: Path) -> None:
     """No site trains a round twice, no vault sees a second list of contributors, and the weights are the same."""
-    peace = MortalGrid(sites(), 10**6)
+    peace = CrashingGrid(sites(), 10**6)
     record = facts(federate(peace, config(tmp_path / "unbroken", sites=3)))
     digest = opened((tmp_path / "unbroken" / "model.sealed").read_bytes()).digest
     for died in range(10**6 - peace.left):
         those, out = sites(), tmp_path / str(died)
-        with pytest.raises(Died):
-            federate(MortalGrid(those, died), config(out, sites=3))
+        with pytest.raises(Crashed):
+            federate(CrashingGrid(those, died), config(out, sites=3))
         assert not RunState(out).is_held()
         assert facts(federate(LocalGrid(those), config(out, sites=3))) == record, died
         assert opened((out / "model.sealed").read_bytes()).digest == digest
@@ -66,7 +66,7 @@ def test_a_run_is_resumed_after_a_crash_at_any_call(tmp_path: Path) -> None:
         assert not {path.name for path in (out / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
-class Changed(MortalGrid):
+class Changed(CrashingGrid):
     """A grid that fails while a round's model is evaluated."""
 
     def __init__(self, sites: Iterable[Site], number: int = 2) -> None:
@@ -78,14 +78,14 @@ class Changed(MortalGrid):
         ids = super().push_messages(questions)
         content = questions[0].content
         if SUM in content and AcceptRequest.of(content).round == self.number:
-            raise Died
+            raise Crashed
         return ids
 
 
 def test_an_aggregate_that_was_sent_is_sent_again(tmp_path: Path) -> None:
     """It includes a site that does not reply after the crash: the vaults would not unmask another list."""
     those = sites()
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Changed(those), config(tmp_path, sites=3))
     answer = those[2].answer
     those[2].answer = lambda question: None if question.metadata.message_type == "train" else answer(question)
@@ -93,7 +93,7 @@ def test_an_aggregate_that_was_sent_is_sent_again(tmp_path: Path) -> None:
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
 
 
-class Answered(MortalGrid):
+class Answered(CrashingGrid):
     """A grid that fails after all requests to train in round 2."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
@@ -104,14 +104,14 @@ class Answered(MortalGrid):
         ids = super().push_messages(questions)
         kind, content = questions[0].metadata.message_type, questions[0].content
         if kind == "train" and TrainRequest.of(content).round == 2:
-            raise Died
+            raise Crashed
         return ids
 
 
 def test_a_site_that_joins_after_a_crash_repeats_no_training(tmp_path: Path) -> None:
     """The round in progress keeps its run specification; the new site takes part from the next one on."""
     those = sites()
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Answered(those), config(tmp_path, sites=3, rounds=3))
     new = Remembering(describe("d"))
     record = federate(LocalGrid([*those, new]), config(tmp_path, sites=3, rounds=3))
@@ -122,7 +122,7 @@ def test_a_site_that_joins_after_a_crash_repeats_no_training(tmp_path: Path) -> 
 def test_a_run_is_resumed_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
     """A site that is gone is waited for like any other, and then the others evaluate the round."""
     those = sites()
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Changed(those), config(tmp_path, sites=3))
     record = federate(LocalGrid(those[:2]), config(tmp_path, sites=3, **{"wait-seconds": 0.3}))
     assert [set(of.validation) for of in record.rounds] == [{"a", "b", "c"}, {"a", "b"}]
@@ -131,7 +131,7 @@ def test_a_run_is_resumed_with_a_quorum_of_its_sites(tmp_path: Path) -> None:
 def test_a_busy_site_is_waited_for_after_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It processes one request after another: it gets the time of a round to finish the earlier request."""
     those, slow = sites(), {"wait-seconds": 0.1, "round-seconds": 60.0}
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Answered(those), config(tmp_path, sites=3, **slow))
     record = federate(LocalGrid(those, answers={3: 40}), config(tmp_path, sites=3, **slow))
     assert [of.sites for of in record.rounds] == [("a", "b", "c")] * 2
@@ -146,11 +146,11 @@ def test_a_completed_run_is_not_repeated(last: str, tmp_path: Path, monkeypatch:
 
     def dies(*_: object, **told: object) -> None:
         if last == "finish" or told.get("phase") == "completed":
-            raise Died
+            raise Crashed
 
-    with monkeypatch.context() as patched, pytest.raises(Died):
+    with monkeypatch.context() as patched, pytest.raises(Crashed):
         patched.setattr(RunState if last == "finish" else ProgressFile, last, dies)
-        federate(MortalGrid(those, 10**6), config(tmp_path, sites=3))
+        federate(CrashingGrid(those, 10**6), config(tmp_path, sites=3))
     model = (tmp_path / "model.sealed").read_bytes()
     record = federate(LocalGrid([]), config(tmp_path, sites=3))
     assert record == FederationRecord.load(tmp_path / "federation.json")
@@ -163,7 +163,7 @@ def test_a_completed_run_is_not_repeated(last: str, tmp_path: Path, monkeypatch:
 def test_a_quarantine_lasts_after_a_crash(tmp_path: Path) -> None:
     """Also in the round that caused it."""
     those: list[Site] = [*sites()[:2], Site(describe("c"), {"train": RecordDict()})]
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Changed(those, 1), config(tmp_path, sites=3))
     record = federate(LocalGrid(those), config(tmp_path, sites=3))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 2
@@ -194,7 +194,7 @@ def test_a_resumed_run_knows_how_long_a_round_takes(tmp_path: Path) -> None:
             return super().push_messages(messages)
 
     those = sites()
-    with pytest.raises(Died):
+    with pytest.raises(Crashed):
         federate(Answered(those), config(tmp_path, sites=3))
     federate(Looking(those), config(tmp_path, sites=3))
     assert told[-3] > 0  # the request of round 2; then come evaluation and test
