@@ -31,7 +31,7 @@ class Recording:
 
 @contextmanager
 def recorded(upstream: int, tls: Path) -> Iterator[tuple[int, Recording]]:
-    """Relay a new port of this machine to another, with a coordinator's certificates; yield the port and the recording."""
+    """Relay a new port of this machine to another, with a coordinator's certificates; yield port and recording."""
     recording, ours = Recording(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(tls / "server.pem", tls / "server.key")
     theirs = ssl.create_default_context(cafile=str(tls / "ca.pem"))

@@ -269,7 +269,7 @@ def test_the_secret_zone_is_out_of_the_trainers_reach(deployment: Deployment) ->
 
 @pytest.mark.skipif(not TWO_USERS, reason="needs root")
 def test_programs_that_a_user_cannot_reach_fail_the_tests(tmp_path: Path) -> None:
-    """As root the tests never fall back to one user: they name an unreachable checkout or interpreter, and the remedy."""
+    """As root the tests never fall back to one user: an unreachable checkout or interpreter is named."""
     (tmp_path / "sites").mkdir()
     (tmp_path / "python").symlink_to(sys.executable)
     tmp_path.chmod(0o700)
@@ -437,7 +437,7 @@ def test_run_prints_the_metrics_of_its_record(
 
 @pytest.mark.usefixtures("trained")
 def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> None:
-    """The next run is refused by that site alone, without a restart; the coordinator's last line names it and the reason."""
+    """The next run is refused by that site alone, without a restart; the last line names it and the reason."""
     west, bundle = deployment.west, deployment.bundle
     approval = ("approve", bundle, "--policy", west.policy(1))
     west.zone(*approval, "--remove")
@@ -534,6 +534,7 @@ def test_the_guard_sees_a_call(tmp_path: Path, code: str, found: list[str]) -> N
     assert [call.split("'")[1] for call in calls] == found
 
 
+@pytest.mark.slow
 def test_a_model_moves_to_a_new_key_epoch(
     deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
 ) -> None:
