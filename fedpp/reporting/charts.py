@@ -22,6 +22,9 @@ COLOURS = {
     "#070707": "var(--fourth)",
 }
 INK, SOFT, LINE, *SERIES = COLOURS
+# The values of these variables on paper (`templates/base.html.j2`), for a PNG, which has no variables.
+_ON_PAPER = ("#18222d", "#566473", "#d8dee5", "#0b6a88", "#b4500b", "#5a4fb0", "#3d7d31")
+PNG_COLOURS = dict(zip(COLOURS, _ON_PAPER, strict=True))
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "fedpp",  # equal figures give equal bytes
     "svg.fonttype": "none",  # text stays text, in the page's typeface
@@ -49,6 +52,23 @@ def style() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
         yield
+
+
+@contextmanager
+def png_style() -> Iterator[None]:
+    """Use the page's chart style with `PNG_COLOURS` in this block."""
+    import matplotlib as mpl
+
+    with style():
+        mpl.rcParams.update({name: PNG_COLOURS.get(str(value), value) for name, value in _RC.items()})
+        yield
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure on white as a PNG file; equal figures give equal bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return content.getvalue()
 
 
 def svg(figure: "Figure", name: str, title: str, description: str) -> Markup:

@@ -31,7 +31,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights, initial_we
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import softmax
 from fedpp.learning.optimizers import Adam
-from fedpp.reporting.charts import style
+from fedpp.reporting import charts
 from simulations.phantom import write_phantom
 from simulations.plaintext_reference import moved
 
@@ -205,26 +205,22 @@ def chart(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the differences of probabilities by step, one panel a dtype."""
     from matplotlib.figure import Figure
 
-    ink, soft, line, *series = "#18222d", "#566473", "#d8dee5", "#0b6a88", "#5a4fb0", "#b4500b", "#3d7d31"
     labels = {"": "ciphertext", "_moments_by_rows": "ciphertext, moments as rows"}
     labels |= {f"_{name}": f"plaintext moved by {units} in the last place" for name, units in CONTROLS.items()}
-    with style():
+    with charts.png_style():
         figure = Figure(figsize=(9.0, 4.4), layout="constrained")
         for axes, dtype in zip(figure.subplots(1, len(DRAWS)), DRAWS, strict=True):
             of_dtype = [row for row in rows if row["case"].startswith(dtype)]
             steps = [int(row["case"].split()[-1]) for row in of_dtype]
-            for colour, (suffix, label) in zip(series, labels.items(), strict=True):
+            for colour, (suffix, label) in zip(charts.SERIES, labels.items(), strict=True):
                 values = [max(row[f"probabilities{suffix}"], np.finfo(dtype).eps / 8) for row in of_dtype]
-                axes.loglog(steps, values, marker="o", markersize=4, color=colour, label=label)
-            axes.set_title(dtype, color=ink)
-            axes.set_xlabel("steps", color=soft)
+                axes.loglog(steps, values, marker="o", markersize=4, color=charts.PNG_COLOURS[colour], label=label)
+            axes.set_title(dtype)
+            axes.set_xlabel("steps")
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.set_minor_formatter(lambda *_: "")
-            axes.tick_params(which="both", colors=line, labelcolor=soft)
-            for spine in axes.spines.values():
-                spine.set_color(line)
-        figure.axes[0].set_ylabel("largest difference of a probability", color=soft)
+        figure.axes[0].set_ylabel("largest difference of a probability")
         lines, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=ink)
-        figure.savefig(path, format="png", dpi=150, facecolor="white")
+        figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False)
+        path.write_bytes(charts.png(figure))

@@ -26,8 +26,8 @@ from simulations.chaos.cluster import Cluster, Program
 from simulations.hospitals import Hospitals
 from sites.node.node_identity import PUBLIC_KEY, create_identity
 
+from .bench_rounds import dense_of, settings
 from .measuring import MIB, memory_bytes
-from .round_seconds import dense_of, settings
 from .simulated_clients import CLASSES, DOMAIN, LOST_REPLY, READY
 
 PROGRAMS = {"superlink": "flower-superlink", "serverapp": "flwr-serverapp"}

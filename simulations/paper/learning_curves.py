@@ -4,7 +4,6 @@ A line is the mean over those folds of the first seed that still train; the band
 fold, on ciphertext where it was run.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,14 +26,6 @@ _LINES = {  # part, side -> position in the series' colours, line style: curves 
     ("validation", "plaintext"): (2, "-"),
     ("validation", "ciphertext"): (3, "--"),
 }
-# A PNG has no CSS variables: these are their values on paper (`templates/base.html.j2`).
-_ON_PAPER = dict(
-    zip(
-        charts.COLOURS,
-        ("#18222d", "#566473", "#d8dee5", "#0b6a88", "#b4500b", "#5a4fb0", "#3d7d31"),
-        strict=True,
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -85,25 +76,18 @@ def _curve(network: str, side: str, name: str, of_folds: Sequence[Sequence[float
 
 def png(kind: str, title: str, all_curves: Sequence[Curve]) -> bytes:
     """Return a figure of all networks side by side; `kind` is "accuracy" or "loss"."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     networks = list(dict.fromkeys(curve.network for curve in all_curves))
-    with charts.style():
-        parameters: Any = mpl.rcParams
-        for name, value in list(parameters.items()):
-            if isinstance(value, str) and value in _ON_PAPER:
-                parameters[name] = _ON_PAPER[value]
-        figure = Figure(figsize=(4.6 * len(networks), 4.2), layout="constrained", facecolor="white")
+    with charts.png_style():
+        figure = Figure(figsize=(4.6 * len(networks), 4.2), layout="constrained")
         panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
         for axes, network in zip(panels, networks, strict=True):
-            _draw(axes, kind, network, all_curves, _ON_PAPER)
+            _draw(axes, kind, network, all_curves, charts.PNG_COLOURS)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return content.getvalue()
+        return charts.png(figure)
 
 
 def svg(kind: str, network: str, all_curves: Sequence[Curve]) -> Markup:

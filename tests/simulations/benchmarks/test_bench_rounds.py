@@ -7,7 +7,7 @@ import pytest
 from flwr.app import RecordDict
 
 from simulations.__main__ import main
-from simulations.benchmarks import bench_rounds, round_seconds
+from simulations.benchmarks import bench_rounds
 from simulations.benchmarks.simulated_client import SimulatedClient
 from simulations.benchmarks.simulated_clients import DOMAIN, FRAMES, SIZE, described
 
@@ -45,21 +45,21 @@ def test_a_round_ends_where_the_next_one_begins():
             (30.0, 3, "completed"),
         ),
     ]
-    seconds = round_seconds.Seconds
-    assert round_seconds.seconds_of(moments) == [seconds(7.0, 3.0, 4.0), seconds(11.0, 4.0, 7.0)]
+    seconds = bench_rounds.Seconds
+    assert bench_rounds.seconds_of(moments) == [seconds(7.0, 3.0, 4.0), seconds(11.0, 4.0, 7.0)]
 
 
 @pytest.mark.parametrize("megabytes", [1, 50, 100])
 def test_an_update_has_the_wanted_size(megabytes: int):
     """The values of both slots, four bytes each, have the wanted megabytes, to a thousandth."""
-    length = round_seconds.update_length(round_seconds.dense_of(megabytes * 10**6))
+    length = bench_rounds.update_length(bench_rounds.dense_of(megabytes * 10**6))
     assert length * 4 == pytest.approx(megabytes * 10**6, rel=1e-3)
-    assert length == 2 * round_seconds.network_of(round_seconds.dense_of(megabytes * 10**6)).parameters()
+    assert length == 2 * bench_rounds.network_of(bench_rounds.dense_of(megabytes * 10**6)).parameters()
 
 
 def test_simulated_clients_fit_the_measured_network():
     """Their site descriptions fit the network of the other half of the benchmark."""
-    network = round_seconds.network_of(5)
+    network = bench_rounds.network_of(5)
     assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
     counts = SimulatedClient(described("a"), DOMAIN).local_baseline()
     assert isinstance(counts, RecordDict)
