@@ -22,6 +22,7 @@ from simulations.chaos.cluster import Cluster, Settings, altered, cluster
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
+from .coordinator_memory import coordinator_memory
 from .empty_app import empty_rounds
 from .measuring import result
 
@@ -52,10 +53,9 @@ def rounds(
     sent: float | None = None,
 ) -> dict[str, Any]:
     """Time rounds with updates of these sizes; measure the coordinator's memory with senders of `sent` megabytes."""
-    from .coordinator_memory import coordinator_memory
-
     rows = round_seconds(megabytes or MEGABYTES, rounds or ROUNDS, turns or TURNS)
-    rows += coordinator_memory(senders or SENDERS, sent or SENT_MEGABYTES, MEMORY_ROUNDS)
+    sent = sent or SENT_MEGABYTES
+    rows += coordinator_memory(senders or SENDERS, sent, settings(dense_of(round(sent * 1e6)), MEMORY_ROUNDS))
     return result("rounds", rows, ("fedpp", "flwr", "tensorflow", "keras", "numpy"))
 
 

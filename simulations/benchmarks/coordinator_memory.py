@@ -22,11 +22,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from fedpp.errors import FederationError
 from fedpp.imaging.labels import ClassMap
 from fedpp.processes import free_port
-from simulations.chaos.cluster import Cluster, Program
+from simulations.chaos.cluster import Cluster, Program, Settings
 from simulations.hospitals import Hospitals
 from sites.node.node_identity import PUBLIC_KEY, create_identity
 
-from .bench_rounds import dense_of, settings
 from .measuring import MIB, memory_bytes
 from .simulated_clients import CLASSES, DOMAIN, LOST_REPLY, READY
 
@@ -34,8 +33,11 @@ PROGRAMS = {"superlink": "flower-superlink", "serverapp": "flwr-serverapp"}
 POLL_SECONDS, START_SECONDS, RUN_SECONDS = 0.2, 300.0, 7200.0
 
 
-def coordinator_memory(senders: Sequence[int], megabytes: float, rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each number of sites; the ratio is to the first row's peak."""
+def coordinator_memory(senders: Sequence[int], megabytes: float, settings: Settings) -> list[dict[str, Any]]:
+    """Return a row for each number of sites, which send `megabytes` in a run with these settings.
+
+    The ratio is to the first row's peak.
+    """
     with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name:
         folder = Path(name)
         hospitals = Hospitals(DOMAIN, folder, folder, ClassMap(CLASSES), "simulated", (), ())
@@ -49,7 +51,7 @@ def coordinator_memory(senders: Sequence[int], megabytes: float, rounds: int) ->
                 cluster.start_up()
                 if not rows:
                     _enrol(cluster, identities)
-                figures = _peaks(cluster, identities[:number], megabytes, rounds)
+                figures = _peaks(cluster, identities[:number], settings)
             finally:
                 cluster.end()
             total = sum(figures[f"{of}_peak_mb"] for of in PROGRAMS)
@@ -72,7 +74,7 @@ def _enrol(cluster: Cluster, identities: Sequence[Path]) -> None:
         client.close()
 
 
-def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, rounds: int) -> dict[str, float]:
+def _peaks(cluster: Cluster, identities: Sequence[Path], settings: Settings) -> dict[str, float]:
     """Return both programs' peaks over a run, its seconds, and the number of replies that SuperLink did not take."""
     command = [
         *("simulations.benchmarks.simulated_clients", "--superlink", f"127.0.0.1:{cluster.port}"),
@@ -85,9 +87,8 @@ def _peaks(cluster: Cluster, identities: Sequence[Path], megabytes: float, round
             raise FederationError(f"the simulated clients did not connect: {fleet.log_text()[-500:]}")
         time.sleep(POLL_SECONDS)
     started = time.monotonic()
-    chosen = {**settings(dense_of(round(megabytes * 1e6)), rounds), "sites": len(identities)}
     with _watched(cluster) as peaks:
-        cluster.run(chosen).completed(RUN_SECONDS)
+        cluster.run({**settings, "sites": len(identities)}).completed(RUN_SECONDS)
     seconds, lost = time.monotonic() - started, fleet.log_text().count(LOST_REPLY)
     return {**{f"{name}_peak_mb": peak for name, peak in peaks.items()}, "seconds": seconds, "lost_replies": lost}
 
