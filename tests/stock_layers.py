@@ -1,4 +1,4 @@
-"""One check of any layer on ciphertext against the stock Keras layer, and the layers with settings to try."""
+"""Comparison of any layer on ciphertext with the stock Keras layer, and strategies of layers with settings."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def algebra(n: int, epoch: int = 1) -> Algebra:
 
 @dataclass(frozen=True)
 class Case:
-    """A layer on ciphertext, the stock layer that it must be on every slot, and the shapes of their inputs."""
+    """Layer on ciphertext, the stock layer that it must equal on every slot, and the shapes of their inputs."""
 
     ours: Callable[[Algebra], keras.Layer]
     stock: Callable[[], keras.Layer]
@@ -60,18 +60,18 @@ def set_slots(layer: keras.Layer, a: Algebra, weights: Sequence[Sequence[np.ndar
 def check_layer(case: Case, n: int, valid: np.ndarray | None = None, seed: int = 3) -> None:
     """Compare outputs, gradients by inputs and trained weights, and weights after the call, slot by slot."""
     a, generator = algebra(n), np.random.default_rng(seed)
-    mask = None if valid is None else tf.constant(valid)
+    padding_mask = None if valid is None else tf.constant(valid)
     inputs = [[generator.normal(size=shape) for shape in case.shapes] for _ in range(n)]
     oracle, ours = case.stock(), case.ours(a)
     xs = [tuple(map(tf.Variable, a.from_slots(slots))) for slots in zip(*inputs, strict=True)]
-    case.call_stock(oracle, [tf.constant(x) for x in inputs[0]], mask)
-    case.call(ours, xs, mask)
+    case.call_stock(oracle, [tf.constant(x) for x in inputs[0]], padding_mask)
+    case.call(ours, xs, padding_mask)
     weights = list(zip(*(random_weights(oracle, generator) for _ in range(n)), strict=True))
     set_slots(ours, a, weights)
     seeds = [(v, v.numpy()) for v in oracle.variables if "seed" in v.name]
 
     with tf.GradientTape() as tape:
-        outputs = a.to_slots(tuple(case.call(ours, xs, mask, training=case.training)))
+        outputs = a.to_slots(tuple(case.call(ours, xs, padding_mask, training=case.training)))
         loss = sum(tf.reduce_sum(tf.sin(3 * y)) for y in outputs)
     variables = [v.value for v in ours.trainable_variables]
     raw = tape.gradient(loss, [*(part for x in xs for part in x), *variables])
@@ -84,7 +84,7 @@ def check_layer(case: Case, n: int, valid: np.ndarray | None = None, seed: int =
             state.assign(first)
         plain = [tf.Variable(x) for x in inputs[k]]
         with tf.GradientTape() as tape:
-            y = case.call_stock(oracle, plain, mask, training=case.training)
+            y = case.call_stock(oracle, plain, padding_mask, training=case.training)
             loss = tf.reduce_sum(tf.sin(3 * y))
         np.testing.assert_allclose(outputs[k], y, atol=1e-10)
         expected = tape.gradient(loss, [*plain, *(v.value for v in oracle.trainable_variables)])

@@ -1,4 +1,4 @@
-"""Batches of sequences for Keras's `fit` and `predict`, read from the disk ahead of the step that needs them."""
+"""Batches of sequences for Keras's `fit` and `predict`, prefetched from disk."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 Indices = NDArray[np.integer]
-Reader = Callable[[Indices], NDArray[Any]]  # of the sequences at these positions, `[k, ...]`; k may be 0
+Reader = Callable[[Indices], NDArray[Any]]  # positions of k sequences -> values `[k, ...]`; k may be 0
 
-AHEAD = 2  # batches that wait for the step: with the one being read and the one in use, four are in memory
+AHEAD = 2  # prefetched batches: with the one being read and the one in use, four are in memory
 
 
 class Batches:
-    """Batches in an order that a seed fixes: shuffled anew in each epoch, or as they are if there is no seed."""
+    """Batches in an order fixed by a seed, shuffled in each epoch; without a seed, in the given order."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Batches:
         batch_size: int,
         seed: Sequence[int] | None = None,
     ) -> None:
-        """Read each input of a network, and the labels if it is to be trained, of the sequences at `indices`."""
+        """Read the inputs of a network, and labels for training, of the sequences at `indices`."""
         self._readers = (*inputs, *([labels] if labels else []))
         self._inputs = len(inputs)
         self._indices, self._batch_size, self._seed = indices, batch_size, seed
@@ -38,7 +38,7 @@ class Batches:
         return (len(self._indices) + self._batch_size - 1) // self._batch_size
 
     def order(self, epochs: int, done: int = 0) -> Iterator[Indices]:
-        """Yield the positions of each batch of the epochs after `done`, each shuffled anew; they count from 1."""
+        """Yield the positions of each batch of the epochs after `done`, shuffled by epoch; epochs count from 1."""
         for epoch in range(done + 1, epochs + 1):
             order = self._indices
             if self._seed is not None:
@@ -48,7 +48,7 @@ class Batches:
                 yield order[start : start + self._batch_size]
 
     def batch(self, epoch: int, number: int) -> tuple[tuple[NDArray[Any], ...], NDArray[Any]]:
-        """Read one batch again, its inputs and labels: the `number`-th of this epoch, from 0; epochs count from 1."""
+        """Read inputs and labels of one batch again; epochs are counted from 1, batches of an epoch from 0."""
         indices = next(islice(self.order(epoch, epoch - 1), number, None))
         *inputs, labels = self._read(indices)
         return tuple(inputs), labels
@@ -61,7 +61,7 @@ class Batches:
         verbose: int = 0,
         done: int = 0,
     ) -> list[float]:
-        """Train a compiled model in the epochs after `done`; return their losses. Raise a reader's error as it is."""
+        """Train a compiled model for the epochs after `done`; return their losses. Reraise a reader's error."""
         with self._reading():
             history = model.fit(
                 self._dataset(epochs, done),
@@ -75,18 +75,18 @@ class Batches:
         return [float(loss) for loss in history.history["loss"]]
 
     def predict(self, model: keras.Model) -> NDArray[np.floating]:
-        """Return the model's outputs, of at least one batch. A reader's error is raised as it is."""
+        """Return the model's outputs of at least one batch. Reraise a reader's error unchanged."""
         with self._reading():
             outputs: NDArray[np.floating] = model.predict(self._dataset(1), steps=len(self), verbose=0)
         return outputs
 
     def _dataset(self, epochs: int, done: int = 0) -> tf.data.Dataset:
-        """Return the batches of all epochs in a row, so that the next epoch's are read ahead, too.
+        """Return the batches of all epochs as one dataset, so that prefetching continues across epochs.
 
-        Keras casts float64 arrays that it is given whole to float32; it leaves a dataset's batches alone.
+        Keras casts float64 arrays to float32, but not the batches of a dataset.
         """
         nothing = np.empty(0, np.int64)
-        parts = [read(nothing) for read in self._readers]  # says shapes and dtypes
+        parts = [read(nothing) for read in self._readers]  # for shapes and dtypes
         types = [tf.as_dtype(part.dtype) for part in parts]
 
         def load(indices: tf.Tensor) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ class Batches:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Raise what a reader raised, in place of TensorFlow's page about it."""
+        """Raise a reader's own error in place of TensorFlow's error about it."""
         try:
             yield
         except tf.errors.OpError:

@@ -1,4 +1,4 @@
-"""A training in one sealed file, after any of its epochs: what it takes to go on to the same weights, bit for bit.
+"""Training checkpoint: a sealed file after an epoch, from which training resumes to the same weights, bit for bit.
 
 The optimizer's moments are kept by slot, those of the message among them; so the file is sealed with the domain's
 at-rest key (AES-256-GCM), which the trainer has beside its evaluation key. A file: `MAGIC`, 16 bytes of salt, and
@@ -29,7 +29,7 @@ State = dict[str, NDArray[np.generic]]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Tell by a file's first bytes whether it is a checkpoint."""
+    """Return whether a file starts as a checkpoint does."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -39,7 +39,7 @@ def is_checkpoint(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after an epoch: `settings` are what must not change, `arrays` what training changes."""
+    """State after an epoch: `settings` must be the same when training resumes, `arrays` are what training changes."""
 
     settings: dict[str, Any]
     epoch: int  # 0: before the first
@@ -47,7 +47,7 @@ class Checkpoint:
     arrays: State
 
     def save(self, path: Path, key: AtRestKey) -> None:
-        """Write the file; an older one is replaced whole."""
+        """Write the file; an older one is replaced atomically."""
         content = BytesIO()
         np.savez(content, **self.arrays)  # type: ignore[arg-type]
         arrays = content.getbuffer()

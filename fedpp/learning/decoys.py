@@ -1,7 +1,8 @@
-"""What keeps decoys small: slots share the rounding of their ciphertext, and a decoy that grows takes the message's.
+"""Bounds of decoys: they keep decoy slots small, so that rounding does not destroy the message's slot.
 
-A decoy network has nothing to gain, and nothing else holds it back. Three bounds do, each the identity, to the bit,
-on the message always and on decoys within it; docs/numerics.md says what was measured.
+All slots of a ciphertext share its rounding error, which grows with the largest slot. A decoy network learns noise and
+would grow without limit. Each of the three bounds leaves the message, and decoys within the bound, unchanged bit for
+bit. Measurements: docs/explanation/numerics.md.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 
 Rows = NDArray[np.floating]
 
-DECOY_BOUND = 4.0  # of a weight, in units of what its initialiser draws: with Adam decoys grow to 1.7, at most 2.3
-DECOY_LABEL = 2.0  # decoy labels are one-hot; beyond this they are cut, for a gradient grows with its label
-DECOY_WEIGHT = 2.0**-4  # of a decoy's loss; measured: at 1 float32 loses up to three bits of the message's gradient
+DECOY_BOUND = 4.0  # of a weight, in initial standard deviations: with Adam decoys grow to 1.7, at most 2.3
+DECOY_LABEL = 2.0  # decoy labels are one-hot; larger ones are clipped, since a gradient grows with its label
+DECOY_WEIGHT = 2.0**-4  # factor of a decoy's loss; at 1, float32 loses up to three bits of the message's gradient
 
 
 def shares(algebra: Algebra, rows: Rows, bound: float = DECOY_BOUND) -> tuple[float, ...]:
-    """Return what is left of each decoy of a weight, rows `[*shape, n]`, when it is taken into its bound: 1 within."""
+    """Return the factor that scales each decoy of a weight, rows `[*shape, n]`, into its bound; 1 within the bound."""
     squares: list[list[float]] = []  # of each piece, by decoy
     with np.errstate(over="ignore"):
         for (some,) in pieces(rows.reshape(-1, algebra.n)):
@@ -33,23 +34,23 @@ def shares(algebra: Algebra, rows: Rows, bound: float = DECOY_BOUND) -> tuple[fl
 
 
 def scaled(algebra: Algebra, weight: Ciphertext, factors: Sequence[float]) -> Ciphertext:
-    """Return a weight with its decoys times these factors. Law: the message's slot is the weight's.
+    """Return a weight with its decoys multiplied by these factors. Law: the message's slot does not change.
 
-    Where all are 1 it is the weight to the bit.
+    If all factors are 1, the result equals the weight bit for bit.
     """
     if all(factor == 1.0 for factor in factors):
         return weight
     message, *decoys = algebra.to_slots(weight)
-    gone = (decoy * (1.0 - factor) for decoy, factor in zip(decoys, factors, strict=True))
-    over = algebra.from_slots((np.zeros_like(message), *gone))
-    return tuple(part - more for part, more in zip(weight, over, strict=True))
+    removed = (decoy * (1.0 - factor) for decoy, factor in zip(decoys, factors, strict=True))
+    difference = algebra.from_slots((np.zeros_like(message), *removed))
+    return tuple(part - more for part, more in zip(weight, difference, strict=True))
 
 
 def excess(decoy: Tensor, bound: float) -> Tensor:
-    """Return what one decoy slot of a weight has too much: 0 up to a root mean square of `bound` initial deviations.
+    """Return what to subtract from a decoy slot of a weight: 0 up to a root mean square of `bound` initial deviations.
 
-    Of a norm, and not of each value: what the next layer sees is as large as the norm lets it be, and a single large
-    weight harms nothing.
+    The bound is on the norm, not on single values: the norm limits the next layer's input, and a single large weight
+    does no harm.
     """
     return decoy - shrunk(decoy, norm([decoy]), _limit(decoy.shape, bound))
 
@@ -63,12 +64,12 @@ def initial_deviation(shape: Sequence[int]) -> float:
 
 
 def norm(values: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of tensors taken together."""
+    """Return the Euclidean norm of several tensors as one vector."""
     return ops.sqrt(sum(ops.sum(value * value) for value in values))
 
 
 def shrunk(value: Tensor, length: Tensor, limit: float) -> Tensor:
-    """Scale a value by what takes a norm of this length to the limit; leave it as it is, to the bit, within."""
+    """Scale a value by `limit / length`; return it unchanged, bit for bit, if the length is within the limit."""
     return ops.where(length > limit, value * (limit / length), value)
 
 

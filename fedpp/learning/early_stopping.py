@@ -1,4 +1,4 @@
-"""Early stopping by a loss that somebody else tells: on ciphertext the trainer cannot see one, its key's owner can."""
+"""Early stopping by a loss from outside: on ciphertext only the key's owner (the vault) can compute it."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ State = dict[str, NDArray[np.generic]]
 
 
 class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stop when a loss has not fallen by `min_delta` for `patience` epochs, and keep the best weights.
+    """Callback that stops when a loss has not fallen by `min_delta` for `patience` epochs, and keeps the best weights.
 
-    The rule is that of `keras.callbacks.EarlyStopping(min_delta, patience, restore_best_weights=True)`, whose own state
-    cannot be saved: this one's goes into checkpoints, so that a resumed training stops where an unbroken one does.
+    It follows `keras.callbacks.EarlyStopping(min_delta, patience, restore_best_weights=True)`, whose state cannot be
+    saved. This state is part of checkpoints, so a resumed training stops at the same epoch as an uninterrupted one.
     """
 
     def __init__(self, loss: Callable[[int], float], *, min_delta: float = MIN_DELTA, patience: int = PATIENCE) -> None:
-        """Ask `loss(epoch)` after each epoch, counted from 1: the vault answers it for the validation's predictions."""
+        """Call `loss(epoch)` after each epoch, counted from 1; it returns the loss of the validation predictions."""
         super().__init__()
         self._loss, self.min_delta, self.patience = loss, min_delta, patience
         self.losses: list[float] = []
@@ -27,7 +27,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
         self._best: list[NDArray[np.generic]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Ask for the loss, and keep the weights or count the wait."""
+        """Get the loss, and keep the weights if it is the best."""
         loss = float(self._loss(len(self.losses) + 1))
         if logs is not None:
             logs["val_loss"] = loss
@@ -38,7 +38,7 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def stopped(self) -> bool:
-        """Tell whether the patience is at its end."""
+        """Return whether training must stop."""
         return len(self.losses) - self.best_epoch >= self.patience
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
@@ -46,17 +46,17 @@ class EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
         self.keep_best(self.model)
 
     def keep_best(self, model: keras.Model) -> None:
-        """Set the best epoch's weights, if there is one yet."""
+        """Set the best epoch's weights, if an epoch is finished."""
         if self._best:
             model.set_weights(self._best)
 
     def state(self) -> State:
-        """Return all that it remembers."""
+        """Return losses, best epoch and best weights."""
         weights = {f"best/{number:04}": values for number, values in enumerate(self._best)}
         return {"losses": np.array(self.losses), "best_epoch": np.array(self.best_epoch), **weights}
 
     def restore(self, state: State) -> None:
-        """Remember what `state` returned."""
+        """Set what `state` returned."""
         self.losses = [float(loss) for loss in state["losses"]]
         self.best_epoch = int(state["best_epoch"])
         self._best = [state[name] for name in sorted(state) if name.startswith("best/")]

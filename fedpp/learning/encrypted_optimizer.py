@@ -1,7 +1,7 @@
-"""What all optimizers on ciphertext have in common: gradients, clipping and moments by slot, and bounded decoys.
+"""Base of optimizers on ciphertext: gradients, clipping and moments by slot, FedProx, and bounded decoys.
 
-With the algebra of plain numbers each is its plaintext reference. Keras's own optimizers compute some scalars in
-float32 whatever the variables are; the twins must share every scalar operation to agree to rounding.
+With plaintext algebra each optimizer is its own plaintext reference. Keras's optimizers compute some scalars in float32
+whatever the dtype of the variables; ciphertext and reference must share every scalar operation to agree to rounding.
 """
 
 from collections.abc import Sequence
@@ -20,26 +20,26 @@ from fedpp.learning import key_scope
 from fedpp.learning.decoys import DECOY_BOUND, excess, norm, shrunk
 
 _CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
-_ANCHOR = "anchor"  # beside the moments, where FedProx pulls: the weights that training began with
-STILL = 2.0**-26  # a weight that has gone less far than this is not pulled; see `EncryptedOptimizer`
+_ANCHOR = "anchor"  # optimizer variables of FedProx: the weights at the start of training
+STILL = 2.0**-26  # FedProx ignores smaller changes of a weight; see `EncryptedOptimizer`
 
 
 class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """An optimizer over variables that come n at a time, each n of them one ciphertext weight.
+    """Optimizer of ciphertext weights, each of which is n consecutive variables.
 
-    The n gradients of a weight are taken to its slots. There they are clipped, as Keras clips on plaintext: values,
-    the norm of a weight, or the norm of all weights in one slot. There the moments are kept, too: as rows, the small
-    second moments of the message would drown in the rounding of the decoys'. The step goes back to components, where
-    weight decay, a scaling by a public number, needs no slots.
+    The n gradients of a weight are converted to its slots. Clipping is by slot, as in Keras on plaintext: values, the
+    norm of a weight, or the norm of all weights in one slot. Moments are kept by slot, too: in rows, the message's
+    small second moments would be lost in the rounding of the decoys'. The step is converted back to components. Weight
+    decay, a scaling by a public number, needs no slots.
 
-    A decoy's weight that a step would take out of its bound (`fedpp.learning.decoys`) is scaled back to it; the
-    message's step is the same to the bit, whether or not one is.
+    If a step takes a decoy out of its bound (`fedpp.learning.decoys`), the decoy is scaled back; the message's step is
+    the same bit for bit.
 
-    With `proximal` mu, each gradient gets `mu (w - w_0)` before it is clipped: FedProx (Li et al. 2020,
-    arXiv:1812.06127, the objective h_k), where w_0 are the weights at `build`, or at the last `restart`. Up to `STILL`
-    of w_0 there is no pull: on plaintext a dead unit's weights stay at w_0 exactly, in ciphertext rounding moves them,
-    and Adam, whose step hardly depends on the gradient's size, would make of any pull steps of the learning rate
-    (measured: 3e-3 after 12 steps at 1e-2).
+    With `proximal` mu, `mu (w - w_0)` is added to each gradient before clipping: FedProx (Li et al. 2020,
+    arXiv:1812.06127, the objective h_k), where w_0 are the weights at `build` or at the last `restart`. Changes of less
+    than `STILL` add nothing: on plaintext the weights of a dead unit stay at w_0 exactly, in ciphertext rounding moves
+    them, and Adam, whose step hardly depends on the size of the gradient, would turn any proximal term into steps of
+    the learning rate (measured: 3e-3 after 12 steps at 1e-2).
     """
 
     moments: tuple[str, ...] = ()  # of each weight and slot, all zero at first
@@ -57,7 +57,7 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         proximal: float = 0.0,
         name: str | None = None,
     ) -> None:
-        """Take Keras's settings, decoupled weight decay among them; raise `ConfigError` for one out of range."""
+        """Take Keras's settings, with decoupled weight decay; raise `ConfigError` for a value out of range."""
         clippings = dict(zip(_CLIPPINGS, (clipnorm, clipvalue, global_clipnorm), strict=True))
         if isinstance(learning_rate, int | float):
             check_setting("learning_rate", learning_rate, least=0.0)
@@ -71,11 +71,11 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.algebra, self.decoy_bound, self.proximal = algebra, decoy_bound, proximal
 
     def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
-        """Return what to subtract from one slot of a weight; its moments stand at `index`."""
+        """Return what to subtract from one slot of a weight; `index` is that of its moments."""
         raise NotImplementedError
 
     def steps(self, gradients: Slots, first: int, rate: Tensor) -> Slots:
-        """Return the steps of all slots of a weight, whose moments stand from `first` on."""
+        """Return the steps of all slots of a weight, whose moments begin at index `first`."""
         return tuple(self.step(gradient, first + k, rate) for k, gradient in enumerate(gradients))
 
     def rate(self, dtype: str) -> Tensor:
@@ -87,7 +87,7 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return self._moments[name][index]
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Add the moments, in slots; raise `ModelError` for variables that are not ciphertexts of one dtype."""
+        """Add the moments by slot; raise `ModelError` for variables that are not ciphertexts of one dtype."""
         if self.built:
             return
         dtypes = {variable.dtype for variable in variables}
@@ -99,10 +99,10 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         super().build(variables)
         kept = (*self.moments, _ANCHOR) if self.proximal else self.moments
         self._moments = {name: self.add_optimizer_variables(variables, name) for name in kept}
-        self._drop_anchor()
+        self._set_anchor()
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """Take one step; `grads` are the derivatives of the loss's slots, summed, by the variables."""
+        """Take one step; `grads` are the derivatives of the sum of the loss's slots by the variables."""
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
@@ -113,7 +113,9 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self.algebra.to_slots(self.algebra.gradient(tuple(grads[i : i + n]))) for i in range(0, len(grads), n)
         ]
         if self.proximal:
-            gradients = [self._pulled(weight, slots) for weight, slots in zip(weights, gradients, strict=True)]
+            gradients = [
+                self._with_proximal_term(weight, slots) for weight, slots in zip(weights, gradients, strict=True)
+            ]
         rate = self.rate(dtype)
         for weight, slots in zip(weights, self._clipped(gradients), strict=True):
             self._decay(weight)
@@ -122,28 +124,28 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 variable.assign_sub(part)
         self.iterations.assign_add(1)
 
-    def _pulled(self, weight: list[keras.Variable], gradients: Slots) -> Slots:
-        """Return the gradients of a weight's slots with those of `mu / 2 ||w - w_0||^2`."""
+    def _with_proximal_term(self, weight: list[keras.Variable], gradients: Slots) -> Slots:
+        """Return the gradients of a weight's slots plus those of `mu / 2 ||w - w_0||^2`."""
         first = self._get_variable_index(weight[0])
-        mu = ops.convert_to_tensor(self.proximal, weight[0].dtype)  # a cast would go by way of float32
+        mu = ops.convert_to_tensor(self.proximal, weight[0].dtype)  # a cast would pass through float32
         values = self.algebra.to_slots(tuple(weight))
         anchors = (self.moment(_ANCHOR, first + k) for k in range(self.algebra.n))
-        ways = (value - anchor for value, anchor in zip(values, anchors, strict=True))
-        pulls = (mu * ops.where(ops.abs(way) < STILL, ops.zeros_like(way), way) for way in ways)
-        return tuple(gradient + pull for gradient, pull in zip(gradients, pulls, strict=True))
+        changes = (value - anchor for value, anchor in zip(values, anchors, strict=True))
+        terms = (mu * ops.where(ops.abs(change) < STILL, ops.zeros_like(change), change) for change in changes)
+        return tuple(gradient + term for gradient, term in zip(gradients, terms, strict=True))
 
-    def _drop_anchor(self) -> None:
+    def _set_anchor(self) -> None:
         if not self.proximal:
             return
         n, variables = self.algebra.n, self._trainable_variables
-        with tf.init_scope():  # once, also where a training step is being traced
+        with tf.init_scope():  # once, also while a training step is traced
             for i in range(0, len(variables), n):
                 slots = self.algebra.to_slots(tuple(variables[i : i + n]))
                 for anchor, value in zip(self._moments[_ANCHOR][i : i + n], slots, strict=True):
                     anchor.assign(value)
 
     def _clipped(self, gradients: list[Slots]) -> list[Slots]:
-        """Clip gradients, slot by slot, as Keras would; where nothing is clipped they are the same to the bit."""
+        """Clip gradients by slot, as Keras does; gradients within the limit are unchanged bit for bit."""
         if self.clipvalue is not None:
             value = self.clipvalue
             return [tuple(ops.clip(gradient, -value, value) for gradient in slots) for slots in gradients]
@@ -158,24 +160,24 @@ class EncryptedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _decay(self, weight: list[keras.Variable]) -> None:
         if self.weight_decay is None or not self._use_weight_decay(weight[0]):
             return
-        factor = ops.convert_to_tensor(self.weight_decay, weight[0].dtype)  # a cast would go by way of float32
+        factor = ops.convert_to_tensor(self.weight_decay, weight[0].dtype)  # a cast would pass through float32
         for variable in weight:
             variable.assign_sub(variable * factor * ops.cast(self.learning_rate, variable.dtype))
 
     def _bounded(self, weight: list[keras.Variable], steps: Slots) -> Slots:
-        """Return the steps, those of decoys longer by what takes them back into their bound, by 0 within it."""
+        """Return the steps, with those of decoys extended so that each decoy stays within its bound."""
         if self.algebra.n == 1 or self.decoy_bound == inf:
             return steps
         decoys = zip(self.algebra.to_slots(tuple(weight))[1:], steps[1:], strict=True)
         return (steps[0], *(step + excess(value - step, self.decoy_bound) for value, step in decoys))
 
     def restart(self) -> None:
-        """Forget all state but the learning rate, as if no step had been taken: training begins with these weights."""
+        """Reset all state but the learning rate: training starts from the current weights."""
         for variable in self.variables if self.built else ():
             if variable is not self._learning_rate:
                 variable.assign(ops.zeros_like(variable))
         if self.built:
-            self._drop_anchor()
+            self._set_anchor()
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings and which algebra they need; the key is not among them."""

@@ -1,4 +1,4 @@
-"""Training and prediction on an encrypted dataset."""
+"""Trainer: training and prediction on an encrypted dataset, under one evaluation key."""
 
 from collections.abc import Sequence
 
@@ -20,20 +20,20 @@ Rows = NDArray[np.floating]
 
 
 class EncryptedTrainer:
-    """One network in the algebra of one key domain, compiled once and used for many rounds.
+    """Network in the algebra of one key domain, compiled once and used for many rounds.
 
-    The frame form's algebra is that of plain numbers, n = 1: its frames are mixed, its weights and labels are not.
+    Orthogonal frame mixing (`more-frame`) uses plaintext algebra, n = 1: frames are mixed, weights and labels are not.
     """
 
     def __init__(self, network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> None:
-        """Build and compile the network; set its weights with `load`."""
+        """Build and compile the network; `load` sets its weights."""
         self.network, self.dtype, self.domain = network, dtype, algebra.domain
         self._algebra = algebra
         self._learner = Learner(network, algebra, hyperparameters, dtype)
         self.model = self._learner.model
 
     def load(self, rows: models.Weights) -> None:
-        """Set the weights, and forget the optimizer's state."""
+        """Set the weights and reset the optimizer's state."""
         models.set_rows(self.model, self.network, self._algebra, rows)
         self.model.optimizer.restart()
 
@@ -42,7 +42,7 @@ class EncryptedTrainer:
         return models.get_rows(self.model, self.network, self._algebra)
 
     def state(self) -> State:
-        """Return all that training changes, to the bit; the optimizer's moments are by slot: seal it."""
+        """Return all that training changes, bit for bit; the optimizer's moments are plaintext, so seal it."""
         return self._learner.state()
 
     def restore(self, state: State) -> None:
@@ -50,7 +50,7 @@ class EncryptedTrainer:
         try:
             self._learner.restore(state)
         except ValueError:
-            raise ModelError("the checkpoint's arrays do not fit its network: it is of another version") from None
+            raise ModelError("the checkpoint's arrays do not fit its network: it is from another version") from None
 
     def fit(
         self,
@@ -63,10 +63,10 @@ class EncryptedTrainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> list[float]:
-        """Train on the sequences at `indices`, by default the training split; return each epoch's loss with decoys.
+        """Train on the sequences at `indices` (default: training split); return the loss of each epoch, with decoys.
 
-        Epochs count up to `epochs`, the first `done` of which are behind. Raises `ModelError` where a value is not
-        finite any more, and names the layer.
+        `epochs` includes the first `done` epochs, which are finished already. Raises `ModelError`, with the name of the
+        layer, when a value is not finite.
         """
         self._check(dataset)
         chosen = dataset.indices("train") if indices is None else indices
@@ -102,7 +102,7 @@ class EncryptedTrainer:
         return [*inputs, self._cast(gaps)] if self.network.gaps else inputs
 
     def _cast(self, read: Reader) -> Reader:
-        """Return the reader of the network's own dtype; plain numbers have no axis of slots."""
+        """Return a reader in the network's dtype; plaintext arrays lose their axis of slots."""
 
         def cast(indices: Indices) -> Rows:
             rows = read(indices).astype(self.dtype, copy=False)

@@ -1,7 +1,7 @@
-"""Exact figures and curves of predictions that are at hand one by one, by scikit-learn.
+"""Exact metrics: figures and curves of single predictions, computed by scikit-learn.
 
-For the secret zone and for experiments in plaintext. Between sites travel counts alone, whose AUC and thresholds are
-those of bins: `metrics`.
+For a site's secret zone and for experiments in plaintext. Sites exchange evaluation counts only, whose AUC and
+thresholds are of binned scores: see `metrics`.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -50,9 +50,9 @@ class Curves:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions one by one: class numbers `labels` [examples] and `probabilities` [examples classes].
+    """Single predictions: class numbers `labels` [examples] and `probabilities` [examples classes].
 
-    Raises `FederationError` for arrays that are no predictions, as `count` does.
+    Raises `FederationError` for arrays that are not predictions, as `count` does.
     """
 
     labels: NDArray[np.integer]
@@ -75,12 +75,12 @@ class Predictions:
 
     @property
     def positive(self) -> NDArray[np.bool_]:
-        """Tell of each example whether its true class is not class 0."""
+        """Return for each example whether its true class is another than class 0."""
         return self.labels > 0
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Return the log-odds of the positive score, which keep the order of scores next to 0 and to 1."""
+        """Return the log-odds of the positive score, which keep the order of scores close to 0 and 1."""
         with np.errstate(divide="ignore"):
             log_odds = np.log(self.probabilities[:, 1:].sum(axis=1)) - np.log(self.probabilities[:, 0])
         clipped: NDArray[np.float64] = np.clip(log_odds, -_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS)
@@ -97,7 +97,7 @@ class Predictions:
         return decision_figures(found=found, alarms=alarms, cleared=cleared, missed=missed)
 
     def curves(self) -> Curves | None:
-        """Return the curves; None where not both kinds of examples are there."""
+        """Return the curves; None unless there are positive and negative examples."""
         if not _both(self.positive):
             return None
         false_positive_rate, sensitivity, roc_threshold = roc_curve(self.positive, self.scores)
@@ -120,7 +120,7 @@ class Predictions:
 
 
 def exact_auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
-    """Return the area under the ROC curve of scores, ties counting half; None where not both kinds are there."""
+    """Return the area under the ROC curve of scores, ties counted half; None unless both kinds occur."""
     return float(roc_auc_score(positive, scores)) if _both(positive) else None
 
 

@@ -1,4 +1,4 @@
-"""A Keras model whose step takes the gradient of a large batch in small parts, and no step that is not finite."""
+"""Gradient accumulation: a Keras model that trains a batch in micro-batches and skips non-finite steps."""
 
 from typing import Any, Self
 
@@ -11,11 +11,11 @@ from fedpp.errors import ModelError
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class AccumulatingModel(keras.Model):  # type: ignore[misc]
-    """A functional model that is trained `micro_batch` examples at a time.
+    """Functional model trained in parts of `micro_batch` examples.
 
-    The gradient is that of the mean loss of the batch, whatever its parts, up to the rounding of their sum (layers
-    that look at a whole batch, such as BatchNormalization, see a part). Where loss or gradient is not finite no trained
-    weight is moved, and the loss is reported as not a number, for a callback to look into.
+    The gradient is that of the mean loss of the batch, up to the rounding of the sum of parts (layers with batch
+    statistics, such as BatchNormalization, use one part). If loss or gradient is not finite, no trained weight changes
+    and the reported loss is NaN, for a callback such as `NonFiniteWatch`.
     """
 
     micro_batch: int | None = None  # None: the whole batch at once
@@ -25,8 +25,8 @@ class AccumulatingModel(keras.Model):  # type: ignore[misc]
         inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is not None or self.losses or len(self.metrics) > 1 or not callable(self.loss):
             raise ModelError(
-                f"model {self.name} is trained by one loss object of its predictions: weights of classes belong into "
-                "that, and weights of examples, metrics and penalties of layers it does not take"
+                f"model {self.name} needs one loss object and nothing else: give class weights to the loss, "
+                "and leave out sample weights, metrics and penalties of layers"
             )
         size = tf.shape(targets)[0]
         if self.micro_batch is None:
@@ -42,17 +42,17 @@ class AccumulatingModel(keras.Model):  # type: ignore[misc]
 
         if not self.optimizer.built:
             self.optimizer.build(variables)  # its variables cannot be made within a branch
-        told = tf.cond(finite, apply, lambda: tf.fill(tf.shape(loss), tf.cast(float("nan"), loss.dtype)))
-        self._loss_tracker.update_state(told, sample_weight=size)
+        reported = tf.cond(finite, apply, lambda: tf.fill(tf.shape(loss), tf.cast(float("nan"), loss.dtype)))
+        self._loss_tracker.update_state(reported, sample_weight=size)
         return {"loss": self._loss_tracker.result()}
 
     def get_config(self) -> dict[str, Any]:
-        """Return the network and the parts that its batches are taken in."""
+        """Return the network and the size of micro-batches."""
         return {**super().get_config(), "micro_batch": self.micro_batch}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Make the network again."""
+        """Make the model from its settings."""
         settings = dict(config)
         micro_batch = settings.pop("micro_batch", None)
         model: Self = super().from_config(settings, custom_objects)
@@ -66,7 +66,7 @@ class AccumulatingModel(keras.Model):  # type: ignore[misc]
         return loss, tape.gradient(loss, [variable.value for variable in self.trainable_variables])
 
     def _accumulated(self, inputs: Any, targets: Tensor, size: Tensor, part: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the same, from parts of the batch, each weighted by its examples."""
+        """Return the same from parts of the batch, each weighted by its number of examples."""
 
         def more(start: Tensor, loss: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             stop = tf.minimum(start + part, size)

@@ -1,4 +1,4 @@
-"""Initial weights in NumPy, as Keras's initialisers would draw them: the vault needs no TensorFlow."""
+"""Initial weights in NumPy, with the distributions of Keras's initialisers: the vault needs no TensorFlow."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ def initial_weights(network: ModelSpec, seed: int) -> dict[str, NDArray[np.float
 
 
 def encrypted_initial_weights(network: ModelSpec, seed: int, key: AnyKey) -> dict[str, algebra.Matrix]:
-    """Return initial weights as rows `[*shape, n]`, with decoys of the same initialiser and seeds that the key makes.
+    """Return initial weights as rows `[*shape, n]`; decoys have the same initialiser and seeds derived from the key.
 
-    Whoever holds the evaluation key can encrypt with it; so a site can start by itself. In a federation the
-    vault of one site does the same with the domain's key.
+    The evaluation key is enough to encrypt, so one site can start by itself. In a federation the vault of one site does
+    the same with the domain's key.
     """
     draws = [initial_weights(network, s) for s in (seed, *(key.weight_seed(seed, slot) for slot in range(1, key.n)))]
     return {name: algebra.encrypt(np.stack([draw[name] for draw in draws], axis=-1), key.matrix) for name in draws[0]}

@@ -1,8 +1,8 @@
-"""The key while a model is loaded: configurations name its domain and never hold it.
+"""Key scope: the evaluation key under which a model is loaded, since saved configurations name only its domain.
 
 ::
 
-    with scope.under(key.algebra()):
+    with layers.under(key.algebra()):
         model = keras.models.load_model(path)
 """
 
@@ -19,7 +19,7 @@ _CURRENT: ContextVar[Algebra | None] = ContextVar("algebra", default=None)
 
 @contextmanager
 def under(algebra: Algebra) -> Iterator[None]:
-    """Let what is made from configurations in this block compute in this algebra."""
+    """Use this algebra for all layers, losses and optimizers made from configurations in this block."""
     token = _CURRENT.set(algebra)
     try:
         yield
@@ -28,15 +28,15 @@ def under(algebra: Algebra) -> Iterator[None]:
 
 
 def describe(algebra: Algebra) -> dict[str, Any]:
-    """Return the entries of a configuration that say which algebra it needs. Law: `current` accepts them under it."""
+    """Return the configuration entries that name an algebra. Law: `current` accepts them under it."""
     return {"n": algebra.n, "domain": algebra.domain}
 
 
 def current(config: dict[str, Any]) -> Algebra:
-    """Take `describe`'s entries out of a configuration and return the algebra of the scope that fits them.
+    """Remove `describe`'s entries from a configuration and return the scope's algebra.
 
-    Plain numbers have no key and need no scope. Raises `KeyFileError` outside any scope, `DomainMismatchError` under
-    another domain and `ModelError` under another n.
+    Plaintext algebra has no key and needs no scope. Raises `KeyFileError` outside any scope, `DomainMismatchError`
+    under another domain and `ModelError` under another n.
     """
     n, domain = config.pop("n"), config.pop("domain")
     if n == 1 and not domain:
@@ -44,12 +44,14 @@ def current(config: dict[str, Any]) -> Algebra:
     algebra = _CURRENT.get()
     if algebra is None:
         raise KeyFileError(
-            f"the model needs the evaluation key of domain {domain[:16]}: load it within `with scope.under(algebra):`"
+            f"the model needs the evaluation key of domain {domain[:16]}: load it within `with layers.under(algebra):`"
         )
     if algebra.domain != domain:
         raise DomainMismatchError(
-            f"the model belongs to domain {domain[:16]}, the key to {algebra.domain[:16]}: take the other"
+            f"the model belongs to domain {domain[:16]}, the key to {algebra.domain[:16]}: use the model's key"
         )
     if algebra.n != n:
-        raise ModelError(f"the model has ciphertexts of n = {n}, the key of n = {algebra.n}: take the other")
+        raise ModelError(
+            f"the model has ciphertexts of n = {n}, the key of n = {algebra.n}: use the key of the model's domain"
+        )
     return algebra

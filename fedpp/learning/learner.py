@@ -1,4 +1,4 @@
-"""A network that learns, on plaintext or on ciphertext: what both twins share, through Keras's own `fit`."""
+"""Learner: training and prediction by Keras's `fit`, shared by the encrypted network and its plaintext reference."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from fedpp.errors import ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Indices, Reader
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
-from fedpp.learning.nonfinite_watch import Watch
+from fedpp.learning.nonfinite_watch import NonFiniteWatch
 from fedpp.learning.optimizers import Adam
 
 Values = NDArray[np.floating]
@@ -23,14 +23,14 @@ State = dict[str, NDArray[np.generic]]
 
 
 class Learner:
-    """One network in one algebra, compiled once; that of plain numbers makes the twin of stock Keras layers.
+    """Network in one algebra, compiled once; with plaintext algebra, the plaintext reference of stock Keras layers.
 
-    Readers return the values of the sequences at some positions, in the model's dtype: the network's inputs, and
-    labels `[k, classes(, n)]` or, with several findings, `[k, findings, 2(, n)]`. Plain numbers have no last axis n.
+    Readers return the values of the sequences at given positions, in the model's dtype: the network's inputs, and
+    labels `[k, classes(, n)]` or, with several findings, `[k, findings, 2(, n)]`. Plaintext has no last axis n.
     """
 
     def __init__(self, network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> None:
-        """Build and compile the network; its weights are zero, or Keras's own draw, until they are set."""
+        """Build and compile the network; weights are zero, or Keras's initial ones, until they are set."""
         self.network, self.algebra, self.hyperparameters, self.dtype = network, algebra, hyperparameters, dtype
         plain = algebra.n == 1
         self.model = models.plaintext(network, dtype) if plain else models.encrypted(network, algebra, dtype)
@@ -55,15 +55,15 @@ class Learner:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> list[float]:
-        """Train up to epoch `epochs`, the first `done` of which are behind; return each one's loss, decoys included.
+        """Train for the epochs after `done`, up to `epochs`; return the loss of each epoch, with decoys.
 
-        Raises `ModelError` where a loss, a gradient or a weight is not finite, and names the layer.
+        Raises `ModelError`, with the name of the layer, if a loss, a gradient or a weight is not finite.
         """
         self._build_optimizer()
         data = Batches(inputs, labels, indices, self.hyperparameters.batch_size, seed)
-        watch = Watch(self.algebra, data.batch)
+        watch = NonFiniteWatch(self.algebra, data.batch)
         losses = data.fit(self.model, epochs, [watch, *callbacks], verbose, done)
-        if not are_finite(np.asarray(weight) for weight in self.model.weights):  # the last step's, too
+        if not are_finite(np.asarray(weight) for weight in self.model.weights):  # also after the last step
             rate = self.hyperparameters.learning_rate
             raise ModelError(f"the training diverged at learning rate {rate}: weights are not finite; lower it")
         return losses
@@ -77,7 +77,7 @@ class Learner:
         return Batches(inputs, None, indices, size).predict(self.model)
 
     def state(self) -> State:
-        """Return all that training changes, to the bit: weights, the optimizer's variables, seeds of dropout."""
+        """Return all that training changes, bit for bit: weights, optimizer variables, seeds of dropout."""
         return {f"{number:04}": np.array(variable) for number, variable in enumerate(self._variables())}
 
     def restore(self, state: State) -> None:
@@ -90,7 +90,7 @@ class Learner:
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _build_optimizer(self) -> None:
-        """Make the moments, which take twice the network's memory: who only predicts needs none."""
+        """Make the moments, which take twice the network's memory and are not needed for prediction."""
         self.model.optimizer.build(self.model.trainable_variables)
 
 

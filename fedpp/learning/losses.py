@@ -1,4 +1,4 @@
-"""Cross entropy between encrypted labels and encrypted logits; with the algebra of plain numbers, on plaintext."""
+"""Cross-entropy losses of encrypted labels and logits; with plaintext algebra, of plaintext."""
 
 from collections.abc import Sequence
 from math import inf
@@ -14,14 +14,14 @@ from fedpp.learning.decoys import DECOY_LABEL, DECOY_WEIGHT
 
 
 class EncryptedLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The weighted sum of the slots of the loss's ciphertext: message loss plus a share of the decoys' losses.
+    """Loss on ciphertext: the message's loss plus `DECOY_WEIGHT` times the decoys' losses.
 
-    The loss on ciphertext is a ciphertext; its gradient comes from differentiating a sum of its slots
-    (`Algebra.gradient`). All slots of a gradient share its rounding, and decoys, whose labels are noise, keep
-    large gradients while the message's fade: so theirs are made small, and an optimizer that keeps moments by slot
-    trains them all the same. The number that `fit` reports is not the loss of the message: that one only the
-    vault can tell. Labels and logits are rows with the slots on a last axis, which the plaintext's, n = 1, do not
-    have; the result is `[batch]`.
+    The loss of ciphertexts is a ciphertext; its gradient comes from differentiating a weighted sum of its slots
+    (`Algebra.gradient`). All slots of a gradient share its rounding error. Decoys have noise as labels, so their
+    gradients stay large while the message's become small: therefore they are scaled down, and an optimizer with moments
+    by slot trains them nevertheless. The number that `fit` reports is not the loss of the message, which only the vault
+    can compute. Labels and logits are rows with the slots on the last axis (none for plaintext, n = 1); the result is
+    `[batch]`.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class EncryptedLoss(keras.losses.Loss):  # type: ignore[misc]
         return losses[0] + DECOY_WEIGHT * sum(losses[1:]) if others else losses[0]
 
     def get_config(self) -> dict[str, Any]:
-        """Return the settings and which algebra they need; the key is not among them."""
+        """Return the settings and the names of the algebra, without the key."""
         own = {"dtype": self.dtype, "label_smoothing": self.label_smoothing}
         return {**super().get_config(), **key_scope.describe(self.algebra), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the loss again, under the algebra of the scope (`fedpp.learning.key_scope`)."""
+        """Make the loss from its settings, in the algebra of the scope (`fedpp.learning.key_scope`)."""
         settings = dict(config)
         return cls(key_scope.current(settings), settings.pop("dtype"), **settings)
 
@@ -100,9 +100,9 @@ class BinaryCrossentropy(EncryptedLoss):
     """`keras.losses.BinaryCrossentropy` from logits, of findings that may be unknown.
 
     Labels are rows `[batch, findings, 2, n]`, one-hot pairs (absent, present), and (0, 0) for an unknown finding, which
-    costs nothing; logits are rows `[batch, findings, n]`. The loss of a sequence is the sum over its known findings by
-    the number of all. A positive weight multiplies the loss of a finding that is present, as a sample weight does. In
-    Keras smoothed labels are `(1 - s) y + s / 2`.
+    adds no loss; logits are rows `[batch, findings, n]`. The loss of a sequence is the sum over its known findings,
+    divided by the number of all findings. A positive weight multiplies the loss of a finding that is present, as a
+    sample weight does. In Keras smoothed labels are `(1 - s) y + s / 2`.
     """
 
     def __init__(

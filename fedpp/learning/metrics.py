@@ -1,11 +1,11 @@
-"""From predictions to counts, and from counts to the figures that a clinician reads.
+"""Metrics: evaluation counts of predictions, and the figures (AUC, sensitivity, ...) computed from counts.
 
-Precision, sensitivity, specificity and F1 see two classes: class 0 is negative, every other is positive, and
-a prediction is the most probable class. Accuracy and loss see all classes. A multi-label task has such figures of each
-finding, and as its own their mean over the findings for which one is defined.
+Precision, sensitivity, specificity and F1 are of two classes: class 0 is negative, every other class is positive, and
+the prediction is the most probable class. Accuracy and loss are of all classes. A multi-label task has figures for each
+finding; its own figures are their means over the findings for which they are defined.
 
-An *operating point* is a threshold of the positive score in the place of one half: chosen on validation data, where it
-reaches a wanted sensitivity, and judged on others.
+An *operating point* is a threshold of the positive score other than one half: chosen on validation data for a wanted
+sensitivity, tested on other data. Where single predictions are at hand, `exact_metrics` needs no bins.
 """
 
 import math
@@ -26,7 +26,7 @@ _TINIEST = np.finfo(np.float64).tiny
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of some predictions; None where one is not defined, such as an AUC without positives."""
+    """Figures of predictions; None for a figure that is not defined, such as an AUC without positives."""
 
     loss: float | None  # mean cross entropy, in nats
     accuracy: float | None
@@ -44,7 +44,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The figures of decisions by a threshold of the positive score, class 0 against the rest."""
+    """Figures of decisions by a threshold of the positive score, class 0 against the rest."""
 
     accuracy: float | None
     precision: float | None
@@ -56,9 +56,9 @@ class Decisions:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold that was chosen on validation data, and what decisions by it are worth on others."""
+    """Threshold chosen on validation data, with the figures of its decisions on test data."""
 
-    wanted: float  # sensitivity on the validation data, at least
+    wanted: float  # minimum sensitivity on the validation data
     threshold: float  # log-odds of the positive score
     probability: float  # the same threshold as a probability
     decisions: Decisions
@@ -77,8 +77,8 @@ def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
     """Count predictions.
 
     `labels` [examples] are class numbers, `probabilities` [examples classes] sum to one in each row. A true
-    class of probability 0 costs 708 nats, so that sums stay finite. Raises `FederationError` for predictions
-    that are none.
+    class of probability 0 costs 708 nats, so that sums stay finite. Raises `FederationError` for arrays that are not
+    predictions.
     """
     true, p = _checked(np.asarray(labels), np.asarray(probabilities, dtype=np.float64))
     examples, classes = p.shape
@@ -96,7 +96,7 @@ def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
 
 
 def count_findings(states: ArrayLike, probabilities: ArrayLike) -> FindingCounts:
-    """Count predictions of several findings, of each the examples where it is known.
+    """Count predictions of several findings, each over the examples where it is known.
 
     `states` [examples findings] are 1, 0 or `UNKNOWN`, `probabilities` [examples findings 2] those of absence and
     presence, as `presence` gives them. Raises `FederationError` as `count` does.
@@ -125,7 +125,7 @@ def presence(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def metrics(counts: AnyCounts) -> Metrics:
-    """Return the figures of these counts; the AUC is that of the scores' bins, ties counting half."""
+    """Return the figures of counts; the AUC is of the binned scores, with ties counted half."""
     if isinstance(counts, FindingCounts):
         return mean_metrics([metrics(finding) for finding in counts.findings])
     matrix = counts.confusion
@@ -146,8 +146,8 @@ def metrics(counts: AnyCounts) -> Metrics:
 def threshold_for(counts: Counts, sensitivity: float) -> float | None:
     """Return the highest threshold with at least this sensitivity on these counts, None without positives.
 
-    It is in log-odds of the positive score, an edge of `SCORE_EDGES`: scores of that bin and above are called positive,
-    all of them at the lowest edge. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
+    It is in log-odds of the positive score, one of `SCORE_EDGES`: scores in the bin above it, and higher scores, are
+    called positive. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
     """
     require_share(sensitivity)
     found, positives = 0, sum(counts.positive_scores)
@@ -159,9 +159,9 @@ def threshold_for(counts: Counts, sensitivity: float) -> float | None:
 
 
 def at_threshold(counts: Counts, threshold: float) -> Decisions:
-    """Return the figures of these counts where scores at or above a threshold of `threshold_for` are called positive.
+    """Return the figures of counts with scores at or above a threshold of `threshold_for` called positive.
 
-    Raises `ConfigError` for a threshold between the edges, which counts cannot tell.
+    Raises `ConfigError` for a threshold inside a bin, since counts do not say which scores are above it.
     """
     if threshold not in SCORE_EDGES[:-1]:
         raise ConfigError(f"a threshold is the lower edge of a bin of scores, got {threshold}")
@@ -172,7 +172,7 @@ def at_threshold(counts: Counts, threshold: float) -> Decisions:
 
 
 def operating_point(validation: Counts, test: Counts, sensitivity: float) -> OperatingPoint | None:
-    """Choose the threshold for a sensitivity on validation counts, and judge it on others; None without positives."""
+    """Choose the threshold for a sensitivity on validation counts and test it on others; None without positives."""
     threshold = threshold_for(validation, sensitivity)
     if threshold is None:
         return None

@@ -1,4 +1,4 @@
-"""A trained encrypted network in one file: its specification, its domain, and its weights as rows.
+"""Model file: a trained encrypted network with its specification, key domain and weights as rows.
 
 An uncompressed `.npz` without pickles: one array a weight, the texts `network` and `domain`, and `classes`, the
 names of the logits in order.
@@ -21,7 +21,7 @@ from fedpp.files import replace
 
 @dataclass(frozen=True)
 class EncryptedModel:
-    """The rows `[*shape, n]` of each weight of a network, under the domain of this fingerprint."""
+    """Trained network: rows `[*shape, n]` of each weight, under the key domain of this fingerprint."""
 
     network: ModelSpec
     domain: str
@@ -37,7 +37,7 @@ class EncryptedModel:
         """Raise an error for a model of another domain, or of other classes than a labelled dataset's."""
         if self.domain != domain:
             raise DomainMismatchError(
-                f"the model belongs to domain {self.domain[:16]}, the key to {domain[:16]}: take the other"
+                f"the model belongs to domain {self.domain[:16]}, the key to {domain[:16]}: use the domain of the model"
             )
         if classes and classes != self.classes:
             option = "--target" if self.network.multi_label else "--classes"
@@ -55,7 +55,7 @@ class EncryptedModel:
         return content.getvalue()
 
     def save(self, path: Path) -> None:
-        """Write the file; an older one is replaced whole."""
+        """Write the file; an older one is replaced atomically."""
         replace(path, self.content())
 
     @classmethod

@@ -1,7 +1,7 @@
-"""The three networks, encrypted and as plaintext reference of stock Keras layers, from one specification each.
+"""Keras models of a model specification: on ciphertext, and the plaintext reference of stock Keras layers.
 
 Both fold the frames into the batch by a reshape (a `TimeDistributed` costs three times the plaintext's time)
-and end in logits. Weights are exchanged by name, in the order of `ModelSpec.weights`.
+and return logits. Weights are exchanged by name, in the order of `ModelSpec.weights`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,11 +26,13 @@ Weights = Mapping[str, NDArray[np.floating]]
 def encrypted(network: ModelSpec, algebra: Algebra, dtype: Dtype) -> AccumulatingModel:
     """Build the network on ciphertext.
 
-    It takes rows `[batch, frames, height, width, channels, n]`, which frames are valid (bool `[batch, frames]`) and,
-    if the network has gaps, their rows `[batch, frames, n]` to logits, rows `[batch, classes, n]`.
+    Inputs: rows `[batch, frames, height, width, channels, n]`, valid frames (bool `[batch, frames]`) and, if the
+    network has time gaps, rows `[batch, frames, n]`. Output: logits, rows `[batch, classes, n]`.
     """
     if network.patch:
-        raise ModelError("patches are mixed in the frame form alone, whose weights are plain: n is 1")
+        raise ModelError(
+            "networks of patches are for orthogonal frame mixing only, whose weights are plaintext (n = 1)"
+        )
     rows = keras.Input((network.frames, network.height, network.width, network.channels, algebra.n), dtype=dtype)
     valid = keras.Input((network.frames,), dtype="bool")
     inputs = [rows, valid]
@@ -61,7 +63,7 @@ def encrypted(network: ModelSpec, algebra: Algebra, dtype: Dtype) -> Accumulatin
 
 
 def plaintext(network: ModelSpec, dtype: Dtype) -> AccumulatingModel:
-    """Build the twin on plaintext: the same inputs without the slots to logits `[batch, classes]`."""
+    """Build the plaintext reference: the same inputs without slots, and logits `[batch, classes]`."""
     frame = (network.height, network.width, network.channels)
     sequence = keras.Input((network.frames, *frame), dtype=dtype)
     valid = keras.Input((network.frames,), dtype="bool")
@@ -82,7 +84,7 @@ def plaintext(network: ModelSpec, dtype: Dtype) -> AccumulatingModel:
         x = ops.concatenate([x, ops.expand_dims(gaps, -1)], axis=-1)
     states = None
     if network.directions:
-        # Unrolled is faster; but Keras 3.15 then masks the wrong end of a backward LSTM's outputs.
+        # Unrolled is faster; but Keras 3.15 then zeroes the wrong end of a backward LSTM's outputs.
         lstm = keras.layers.LSTM(network.lstm, unroll=not network.voting, return_sequences=network.voting, dtype=dtype)
         both = len(network.directions) > 1
         states = (keras.layers.Bidirectional(lstm, dtype=dtype) if both else lstm)(x, mask=valid)
@@ -96,10 +98,10 @@ def plaintext(network: ModelSpec, dtype: Dtype) -> AccumulatingModel:
 
 
 def _stem(network: ModelSpec, x: Tensor, dtype: Dtype) -> Tensor:
-    """Return the first block of the frame form: a convolution over patches `[batch, height / p, width / p, p p c]`.
+    """Apply the first block for mixed frames: a convolution over patches `[batch, height / p, width / p, p p c]`.
 
-    Each patch is mixed by one orthogonal matrix, and an orthogonal change of a kernel's inputs gives a kernel again: so
-    it spans the same functions of mixed frames as of plain ones.
+    Each patch is mixed by one orthogonal matrix. A kernel after an orthogonal change of its inputs is again a kernel,
+    so the block can compute the same functions of mixed frames as of plain frames.
     """
     side, channels = network.patch, network.channels
     height, width = network.height // side, network.width // side
@@ -110,12 +112,8 @@ def _stem(network: ModelSpec, x: Tensor, dtype: Dtype) -> Tensor:
 
 
 def set_rows(model: keras.Model, network: ModelSpec, algebra: Algebra, rows: Weights) -> None:
-    """Set weights from rows `[*shape, n]`, decoys taken into their bound; raise `ModelError` if they do not fit."""
-    for spec in network.weights():  # all, before any is set
-        found = rows.get(spec.name)
-        if found is None or found.shape != (*spec.shape, algebra.n):
-            received = "nothing" if found is None else f"shape {found.shape}"
-            raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, algebra.n)}, got {received}")
+    """Set weights from rows `[*shape, n]`, decoys scaled into their bound; raise `ModelError` if they do not fit."""
+    _require_fitting(rows, network, algebra.n)
     for spec, variables in _by_weight(model, network, algebra):
         row = rows[spec.name]
         factors = decoys.shares(algebra, row)
@@ -126,6 +124,14 @@ def set_rows(model: keras.Model, network: ModelSpec, algebra: Algebra, rows: Wei
                 target[:] = values
         for variable, part in zip(variables, parts, strict=True):
             variable.assign(part)
+
+
+def _require_fitting(rows: Weights, network: ModelSpec, n: int) -> None:
+    for spec in network.weights():
+        found = rows.get(spec.name)
+        if found is None or found.shape != (*spec.shape, n):
+            received = "nothing" if found is None else f"shape {found.shape}"
+            raise ModelError(f"weight {spec.name} must have shape {(*spec.shape, n)}, got {received}")
 
 
 def get_rows(model: keras.Model, network: ModelSpec, algebra: Algebra) -> dict[str, NDArray[np.floating]]:

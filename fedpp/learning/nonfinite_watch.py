@@ -1,6 +1,7 @@
-"""What tells where a training went wrong: after the first loss that is not finite, its batch is looked into.
+"""Watch for non-finite values: a Keras callback that stops a diverged training and names layer, slot and batch.
 
-While all is finite it costs the look at one number a batch.
+It reads one number a batch (the loss). Only after the first loss that is not finite does it recompute that batch step
+by step to find the first value that is not finite.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +19,23 @@ from fedpp.errors import ModelError
 from fedpp.learning.layers import EncryptedLayer
 
 Values = NDArray[Any]
-# Reads the inputs and labels of a batch again: epochs count from 1, batches from 0.
+# Reads the inputs and labels of a batch again; epochs are counted from 1, batches from 0.
 Reader = Callable[[int, int], tuple[Sequence[Values], Values]]
 
-LARGER = 64.0  # a slot whose values are so many times as large as the others' is the one that overflowed
+LARGER = 64.0  # the slot that overflowed: its values are this many times as large as those of other slots
 LOWER = "lower the learning rate"
 DAMAGED = "the data are damaged: ingest them again"
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Ends a training at its first batch whose loss is not finite, with an error that says what is not finite first.
+class NonFiniteWatch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Callback that stops training at the first batch with a non-finite loss, and names the first such value.
 
-    The model must not take such a step (`fedpp.learning.gradient_accumulation`): its weights are those that the
-    batch saw.
+    The model must skip such a step, as `fedpp.learning.gradient_accumulation` does, so that its weights are still those
+    that the batch was computed with.
     """
 
     def __init__(self, algebra: Algebra, batch: Reader) -> None:
-        """Take the algebra of the model, or that of plain numbers, and what reads a batch again."""
+        """Watch a model in this algebra; `batch` reads a batch again."""
         super().__init__()
         self._algebra, self._batch, self._epoch = algebra, batch, 1
 
@@ -43,7 +44,7 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Raise `ModelError`, one line that names layer, slot, epoch and batch, if the loss is not finite."""
+        """Raise `ModelError` if the loss is not finite; the message names layer, slot, epoch and batch."""
         if not logs or isfinite(float(logs["loss"])):
             return
         inputs, labels = self._batch(self._epoch, batch)
@@ -53,32 +54,32 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Failure:
-    """What is not finite, and what to do about it."""
+    """First value that is not finite, and advice."""
 
     what: str
     advice: str
 
 
 def first_failure(model: keras.Model, algebra: Algebra, inputs: Sequence[Values], labels: Values) -> Failure:
-    """Return the first thing that is not finite in a training step on this batch, a micro-batch at a time.
+    """Return the first non-finite value in a training step on this batch, one micro-batch at a time.
 
-    That is the data, a weight, a layer's output, the loss, or else a gradient.
+    Checked in this order: data, weights and outputs of each layer, loss, gradients.
     """
     part = getattr(model, "micro_batch", None) or len(labels)
     for start in range(0, len(labels), part):
         given = [tf.convert_to_tensor(values[start : start + part]) for values in inputs]
         wanted = tf.convert_to_tensor(labels[start : start + part])
         failure = (
-            _of_data(model, given, wanted)
-            or _forward(model, algebra, given)
-            or _backward(model, algebra, given, wanted)
+            _check_data(model, given, wanted)
+            or _check_forward(model, algebra, given)
+            or _check_backward(model, algebra, given, wanted)
         )
         if failure:
             return failure
     return Failure("the loss or the sum of a gradient is not finite, though every value by itself is", LOWER)
 
 
-def _of_data(model: keras.Model, inputs: Sequence[Tensor], labels: Tensor) -> Failure | None:
+def _check_data(model: keras.Model, inputs: Sequence[Tensor], labels: Tensor) -> Failure | None:
     names = [f"input {tensor.name} holds" for tensor in model.inputs]
     for name, values in zip((*names, "the labels hold"), (*inputs, labels), strict=True):
         finite = np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
@@ -88,8 +89,8 @@ def _of_data(model: keras.Model, inputs: Sequence[Tensor], labels: Tensor) -> Fa
     return None
 
 
-def _forward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor]) -> Failure | None:
-    """Look at each layer's weights and outputs, in the order in which they are computed."""
+def _check_forward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor]) -> Failure | None:
+    """Check the weights and outputs of each layer, in the order of computation."""
     operations = model.operations
     trace = keras.Model(model.inputs, [keras.tree.flatten(operation.output) for operation in operations])
     found: dict[int, Values] = {}  # by symbolic tensor
@@ -105,7 +106,7 @@ def _forward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor]) -> 
         if not _finite(values):
             before = [found[id(tensor)] for tensor in keras.tree.flatten(operation.input)]
             seen = [*weights, *_ciphertexts([value for value in before if value.dtype.kind == "f"], n)]
-            # What is no n tensors is rows, the slots on their last axis.
+            # An output of other than n tensors is rows, with the slots on the last axis.
             parts = tuple(values) if len(values) == n else algebra.from_rows(values[0])
             slot = _slot(algebra, parts, seen) if encrypted else ""
             return Failure(f"the output of layer {operation.name} is not finite{slot}", LOWER)
@@ -113,8 +114,8 @@ def _forward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor]) -> 
     return None
 
 
-def _backward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor], labels: Tensor) -> Failure | None:
-    """Look at the loss, then at the gradients from the last weight to the first, as they are computed."""
+def _check_backward(model: keras.Model, algebra: Algebra, inputs: Sequence[Tensor], labels: Tensor) -> Failure | None:
+    """Check the loss, then the gradients from the last weight to the first, as backpropagation computes them."""
     variables = model.trainable_variables
     with tf.GradientTape() as tape:
         loss = model.loss(labels, model(inputs, training=True))
@@ -147,10 +148,10 @@ def _weight_name(variable: keras.Variable, *, encrypted: bool) -> str:
 
 
 def _slot(algebra: Algebra, x: Ciphertext, before: Sequence[Ciphertext]) -> str:
-    """Return in which slot the values that are not finite arose.
+    """Return the slot in which non-finite values first appeared, as text.
 
-    They spread to all slots: what is infinite in one is not a number in the others. Where that does not tell, the
-    sizes of what was there before do.
+    They spread to all slots: an infinity in one slot is NaN in the others. If that does not identify the slot, the
+    magnitudes of earlier values do.
     """
     if algebra.n == 1:
         return ""
@@ -158,13 +159,13 @@ def _slot(algebra: Algebra, x: Ciphertext, before: Sequence[Ciphertext]) -> str:
         slots = algebra.to_slots(tuple(part.astype(np.float64) for part in x))
         unknown = sum(np.isnan(slot).astype(int) for slot in slots)
         infinite = [k for k, slot in enumerate(slots) if (np.isinf(slot) & (unknown == algebra.n - 1)).any()]
-        sizes = np.array([[np.abs(slot).max(initial=0) for slot in _slots64(algebra, y)] for y in before])
+        magnitudes = np.array([[np.abs(slot).max(initial=0) for slot in _slots64(algebra, y)] for y in before])
     if len(infinite) == 1:
         return _named(infinite[0])
-    if len(sizes):
-        of_slots = sizes.max(axis=0)
-        largest = int(of_slots.argmax())
-        if of_slots[largest] > LARGER * np.delete(of_slots, largest).max():
+    if len(magnitudes):
+        by_slot = magnitudes.max(axis=0)
+        largest = int(by_slot.argmax())
+        if by_slot[largest] > LARGER * np.delete(by_slot, largest).max():
             return _named(largest)
     return " in every slot"
 

@@ -1,4 +1,4 @@
-"""Keras's optimizers on ciphertext, and, with the algebra of plain numbers, their plaintext references."""
+"""Keras's optimizers SGD, Adam and AdamW on ciphertext; with plaintext algebra, their plaintext references."""
 
 from typing import Any
 
@@ -23,24 +23,24 @@ class SGD(EncryptedOptimizer):
         nesterov: bool = False,
         **common: Any,
     ) -> None:
-        """Take Keras's settings and defaults; the common ones are those of `EncryptedOptimizer`."""
+        """Take Keras's settings and defaults; `common` settings are those of `EncryptedOptimizer`."""
         check_setting("momentum", momentum, least=0.0, below=1.0)
         super().__init__(algebra, learning_rate, **common)
         self.momentum, self.nesterov = momentum, nesterov
         self.moments = ("momentum",) if momentum else ()
 
     def step(self, gradient: Tensor, index: int, rate: Tensor) -> Tensor:
-        """Return the step of plain gradient descent, or the velocity, as Keras has them."""
+        """Return the step of plain gradient descent or of momentum, as Keras computes it."""
         step = gradient * rate
         if not self.momentum:
             return step
         velocity = self.moment("momentum", index)
-        momentum = ops.convert_to_tensor(self.momentum, velocity.dtype)  # a cast would go by way of float32
+        momentum = ops.convert_to_tensor(self.momentum, velocity.dtype)  # a cast would pass through float32
         velocity.assign(velocity * momentum - step)
         return step - velocity * momentum if self.nesterov else -velocity
 
     def get_config(self) -> dict[str, Any]:
-        """Return the settings and which algebra they need."""
+        """Return the settings and the names of the algebra."""
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
 
@@ -48,7 +48,7 @@ class SGD(EncryptedOptimizer):
 class Adam(EncryptedOptimizer):
     """`keras.optimizers.Adam` on ciphertext.
 
-    Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1 in the order of its section 2's last paragraph, as Keras does.
+    Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1 in the order of operations at the end of section 2, as in Keras.
     """
 
     moments = ("momentum", "velocity")
@@ -63,7 +63,7 @@ class Adam(EncryptedOptimizer):
         epsilon: float = 1e-7,
         **common: Any,
     ) -> None:
-        """Take Keras's settings and defaults; the common ones are those of `EncryptedOptimizer`."""
+        """Take Keras's settings and defaults; `common` settings are those of `EncryptedOptimizer`."""
         for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_setting(name, beta, least=0.0, below=1.0)
         check_setting("epsilon", epsilon, least=0.0)
@@ -71,7 +71,7 @@ class Adam(EncryptedOptimizer):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def rate(self, dtype: str) -> Tensor:
-        """Return the learning rate with the correction of the moments' bias towards zero."""
+        """Return the learning rate with the bias correction of the moments."""
         step = ops.cast(self.iterations + 1, dtype)
         one, beta_1, beta_2 = (ops.convert_to_tensor(x, dtype) for x in (1.0, self.beta_1, self.beta_2))
         correction = ops.sqrt(one - ops.power(beta_2, step)) / (one - ops.power(beta_1, step))
@@ -86,7 +86,7 @@ class Adam(EncryptedOptimizer):
         return rate * m / (ops.sqrt(v) + self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the settings and which algebra they need."""
+        """Return the settings and the names of the algebra."""
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}
 
@@ -98,7 +98,7 @@ class AdamW(Adam):
     def __init__(
         self, algebra: Algebra, learning_rate: Any = 1e-3, *, weight_decay: float | None = 4e-3, **settings: Any
     ) -> None:
-        """Take Keras's settings and defaults, those of `Adam` among them."""
+        """Take Keras's settings and defaults, including those of `Adam`."""
         if weight_decay is None:
-            raise ConfigError("AdamW needs a weight_decay, got None: give a number, or take Adam")
+            raise ConfigError("AdamW needs a weight_decay, got None: give a number, or use Adam")
         super().__init__(algebra, learning_rate, weight_decay=weight_decay, **settings)

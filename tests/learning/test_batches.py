@@ -1,4 +1,4 @@
-"""Batches: their order, what they are, and that they are read ahead of the step."""
+"""Batches: order, content, and prefetching."""
 
 from threading import Condition
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from fedpp.errors import DatasetError
 from fedpp.learning.batches import AHEAD, Batches, Reader
 
-SECONDS = 20.0  # within which a batch that is read ahead must come
+SECONDS = 20.0  # maximum wait for a prefetched batch
 
 
 class Shelf:
-    """A reader of one number a sequence, that counts its batches and can fail at one of them."""
+    """A reader of one number a sequence, which counts its batches and can fail at one of them."""
 
     def __init__(self, failing: int | None = None) -> None:
         self.batches = 0
@@ -32,7 +32,7 @@ class Shelf:
         return indices.astype(np.float64)[:, None]
 
     def reach(self, batches: int, seconds: float = SECONDS) -> bool:
-        """Wait until so many batches were read; False if they were not."""
+        """Wait until this many batches are read; return whether they are."""
         with self.changed:
             return self.changed.wait_for(lambda: self.batches >= batches, seconds)
 
@@ -42,7 +42,7 @@ def zeros(indices: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def model(seen: list[object] | None = None) -> keras.Model:
-    """Return a compiled linear model of one input, whose input's dtype and static shape may be looked at."""
+    """Return a compiled linear model of one input; `seen` gets the input's dtype and static shape."""
 
     def look(x: object) -> object:
         if seen is not None:
@@ -64,7 +64,7 @@ def epochs(seed: tuple[int, ...] | None, indices: NDArray[np.integer]) -> list[l
 
 
 def test_batches_cover_every_sequence_once_in_the_seeds_order():
-    """Each epoch is a permutation; the same seed gives the same, another epoch or seed another; none gives order."""
+    """Each epoch is a permutation that depends on seed and epoch; without a seed the order is as given."""
     indices = np.arange(10, 30)
     first, second = epochs((1, 2), indices)
     assert sorted(first) == sorted(second) == list(indices)
@@ -75,12 +75,12 @@ def test_batches_cover_every_sequence_once_in_the_seeds_order():
 
 
 def test_the_order_of_a_seed_is_fixed():
-    """Runs can be repeated by a later version: these are the permutations of the first two epochs."""
+    """These are the permutations of the first two epochs; later versions must not change them."""
     assert epochs((4, 1), np.arange(6)) == [[3, 2, 4, 1, 5, 0], [5, 4, 2, 0, 1, 3]]
 
 
-def test_epochs_that_are_behind_are_left_out():
-    """After 2 epochs the third comes in its own order, and any batch of any epoch can be read again."""
+def test_finished_epochs_are_skipped():
+    """After 2 epochs the third has its own order, and any batch of any epoch can be read again."""
     batches = Batches([Shelf()], Shelf(), np.arange(10), 4, (1, 2))
     whole = [batch.tolist() for batch in batches.order(3)]
     assert [batch.tolist() for batch in batches.order(3, 2)] == whole[6:]
@@ -91,7 +91,7 @@ def test_epochs_that_are_behind_are_left_out():
 
 
 def test_fit_trains_on_the_batches_in_their_order():
-    """What `fit` reads is the order, every epoch and once, with a smaller last batch; it gives a loss an epoch."""
+    """`fit` reads every epoch once in its order, with a smaller last batch, and returns a loss for each epoch."""
     read: list[list[int]] = []
 
     def reader(indices: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -107,7 +107,7 @@ def test_fit_trains_on_the_batches_in_their_order():
 
 
 def test_float64_arrives_as_float64_and_with_its_shape():
-    """Neither Keras nor TensorFlow casts what a reader gave; all axes but the batch's are known."""
+    """Neither Keras nor TensorFlow casts a reader's values; all axes but the batch's have a static size."""
     seen: list[object] = []
     shelf = Shelf()
     data = Batches([shelf], lambda i: np.full((len(i), 1), 1 / 3), np.arange(6), 2, (0,))
@@ -121,8 +121,8 @@ def test_float64_arrives_as_float64_and_with_its_shape():
     assert np.isfinite(losses[0])
 
 
-def test_the_next_batches_are_read_during_the_step():
-    """While a step runs, the next batches come, the next epoch's too; but no more than may be in memory."""
+def test_the_next_batches_are_prefetched_during_the_step():
+    """During a step the next batches are read, also of the next epoch, but not more than the limit."""
     shelf, missing, most = Shelf(), [], []
     steps = 10
 
@@ -144,8 +144,8 @@ def test_the_next_batches_are_read_during_the_step():
 
 
 @pytest.mark.parametrize("failing", [1, 4, 10])
-def test_a_readers_error_comes_out_as_it_is(failing: int, capsys: pytest.CaptureFixture[str]):
-    """`fit` and `predict` raise the reader's own error, and TensorFlow's page about it is not its context."""
+def test_a_reader_s_error_is_reraised(failing: int, capsys: pytest.CaptureFixture[str]):
+    """`fit` and `predict` raise the reader's own error, without TensorFlow's error as context."""
 
     def fit(shelf: Reader) -> object:
         return Batches([shelf], zeros, np.arange(20), 4, (0,)).fit(model(), 2)
@@ -161,8 +161,8 @@ def test_a_readers_error_comes_out_as_it_is(failing: int, capsys: pytest.Capture
     assert capsys.readouterr() == ("", "")
 
 
-def test_another_error_of_tensorflow_is_its_own():
-    """What is wrong with the step and not with a reader is raised as TensorFlow tells it."""
+def test_other_errors_of_tensorflow_are_unchanged():
+    """An error of the step, not of a reader, is TensorFlow's own."""
 
     class Refusing(keras.Model):
         def call(self, inputs: tuple[tf.Tensor]) -> tf.Tensor:

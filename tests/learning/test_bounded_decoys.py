@@ -1,4 +1,4 @@
-"""Decoys that are driven on purpose: the message trains as its plaintext reference does, and fails without a bound."""
+"""Decoys with huge values: the message trains as its plaintext reference does, and fails without the bounds."""
 
 from math import inf
 
@@ -30,7 +30,7 @@ Slots = np.ndarray  # [2, ...]
 
 
 def drawn() -> tuple[Slots, Slots, list[Slots]]:
-    """Return inputs, one-hot labels that inputs tell of in the message and not in the decoy, and initial weights."""
+    """Return inputs, one-hot labels that depend on the inputs in the message's slot only, and initial weights."""
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(2, EXAMPLES, SIDE, SIDE, 1))
     classes = np.stack([inputs[0].mean(axis=(1, 2, 3)) > 0, generator.random(EXAMPLES) > 0.5]).astype(int)
@@ -80,7 +80,7 @@ def bounded(of: Algebra, weight: Ciphertext, bound: float) -> Ciphertext:
 
 
 def difference(driven: str | None, optimizer: str, dtype: str = "float64", bound: float = DECOY_BOUND) -> float:
-    """Return how far the message's probabilities are from the twin's after training; infinite if not finite."""
+    """Return the distance of the message's probabilities from the plaintext reference's; infinite if not finite."""
     of = KeyDomain.of_secret(bytes([5] * 32), n=2).evaluation_key().algebra()
     inputs, labels, weights = drawn()
     theirs = plaintext(OPTIMIZERS[optimizer](Algebra.plaintext()), weights, dtype)
@@ -96,26 +96,26 @@ def difference(driven: str | None, optimizer: str, dtype: str = "float64", bound
         theirs.train_on_batch(*(tf.constant(values[0, batch], dtype) for values in (inputs, labels)))
     slots = of.to_slots(of.from_rows(np.asarray(ours(given), np.float64)))[0]
     expected = keras.ops.softmax(theirs(inputs[0].astype(dtype)))
-    assert np.abs(np.asarray(expected) - labels[0]).max() < 0.5, "the twin must have learned the task"
+    assert np.abs(np.asarray(expected) - labels[0]).max() < 0.5, "the reference must have learned the task"
     off = np.abs(np.asarray(keras.ops.softmax(slots)) - expected)
     return float(off.max()) if np.isfinite(off).all() else inf
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("driven", [None, *FACTORS])
-def test_driven_decoys_leave_the_message_alone(driven: str | None, optimizer: str):
-    """With huge decoy labels, inputs or initial weights, the message ends where the twin does."""
+def test_huge_decoys_do_not_change_the_message(driven: str | None, optimizer: str):
+    """With huge decoy labels, inputs or initial weights, the message equals the plaintext reference."""
     assert difference(driven, optimizer) < 1e-11
 
 
-def test_driven_initial_weights_cost_no_digits_in_float32():
-    """With initial decoys scaled back, float32 keeps the message; let loose, they cost it."""
+def test_huge_initial_decoys_cost_no_digits_in_float32():
+    """With initial decoys scaled into their bound float32 keeps the message; without the bound it does not."""
     assert difference("weights", "adam", "float32") < 2e-6
     assert difference("weights", "adam", "float32", bound=inf) > 1e-4
 
 
-def test_decoys_that_are_not_bounded_spoil_the_message(monkeypatch: pytest.MonkeyPatch):
-    """The same trainings lose the message without the bound on weights and the cut of labels."""
+def test_decoys_without_bounds_destroy_the_message(monkeypatch: pytest.MonkeyPatch):
+    """The same trainings lose the message without the bound on weights and the clipping of labels."""
     assert difference("inputs", "sgd", bound=inf) > 0.1
     monkeypatch.setattr(losses, "DECOY_LABEL", inf)
     assert difference("labels", "sgd", bound=inf) > 0.1
@@ -123,7 +123,7 @@ def test_decoys_that_are_not_bounded_spoil_the_message(monkeypatch: pytest.Monke
 
 @given(st.integers(1, 3), arrays.array_shapes(max_dims=4, max_side=4), st.integers(0, 99))
 def test_a_bounded_weight_keeps_its_message(n: int, shape: tuple[int, ...], seed: int):
-    """Decoys come within the bound, the message stays; a weight that is within already stays to the bit."""
+    """Decoys are scaled into the bound, the message stays; a weight within the bound is unchanged bit for bit."""
     of = Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([5] * 32), n=n).evaluation_key().algebra()
     weight = of.from_slots(tuple(np.random.default_rng(seed).normal(size=(n, *shape))))
     message, *decoys = of.to_slots(bounded(of, weight, 0.01))

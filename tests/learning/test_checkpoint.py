@@ -1,4 +1,4 @@
-"""Checkpoints: sealed, whole, and of one domain."""
+"""Checkpoints: sealed, complete, and of one domain."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def saved(path: Path, domain: KeyDomain) -> Checkpoint:
 
 
 @pytest.mark.parametrize("part", [2**26, 100])
-def test_it_comes_back_to_the_bit(part: int, tmp_path: Path, domain: KeyDomain, monkeypatch: pytest.MonkeyPatch):
-    """Settings, epoch, losses and arrays are read as they were written, in one part and in many."""
+def test_a_checkpoint_survives_its_file(part: int, tmp_path: Path, domain: KeyDomain, monkeypatch: pytest.MonkeyPatch):
+    """Settings, epoch, losses and arrays are read as written, bit for bit, in one part and in many."""
     monkeypatch.setattr(checkpoint, "PART_BYTES", part)
     one = saved(tmp_path / "c", domain)
     other = Checkpoint.load(tmp_path / "c", domain.at_rest_key())
@@ -36,8 +36,8 @@ def test_it_comes_back_to_the_bit(part: int, tmp_path: Path, domain: KeyDomain, 
         np.testing.assert_array_equal(other.arrays[name], values)
 
 
-def test_the_file_tells_nothing(tmp_path: Path, domain: KeyDomain):
-    """No array's bytes and no setting's name are in the file, and two of the same state share the magic alone."""
+def test_the_file_reveals_nothing(tmp_path: Path, domain: KeyDomain):
+    """The file contains no array's bytes and no setting's name; two files of one state share only the magic."""
     one = saved(tmp_path / "c", domain)
     content = (tmp_path / "c").read_bytes()
     assert all(values.tobytes()[:8] not in content for values in one.arrays.values())
@@ -51,7 +51,7 @@ def test_the_file_tells_nothing(tmp_path: Path, domain: KeyDomain):
 
 
 def test_every_changed_byte_is_found(tmp_path: Path, domain: KeyDomain):
-    """A file with any one byte changed, cut at any place, or longer by a byte is refused in one line."""
+    """A file with a byte changed, cut at any place, or longer by a byte is rejected in one line."""
     saved(tmp_path / "c", domain)
     content = (tmp_path / "c").read_bytes()
     for place in range(0, len(content), 7):
@@ -63,8 +63,8 @@ def test_every_changed_byte_is_found(tmp_path: Path, domain: KeyDomain):
                 Checkpoint.load(tmp_path / "c", domain.at_rest_key())
 
 
-def test_another_domain_does_not_open_it(tmp_path: Path, domain: KeyDomain):
-    """Neither under another domain's key nor where there is no file is anything read."""
+def test_another_domain_cannot_unseal_it(tmp_path: Path, domain: KeyDomain):
+    """Another domain's key, and a missing file, raise ModelError."""
     saved(tmp_path / "c", domain)
     with pytest.raises(ModelError, match="another domain's at-rest key"):
         Checkpoint.load(tmp_path / "c", KeyDomain.of_secret(bytes(32), n=2).at_rest_key())

@@ -1,4 +1,4 @@
-"""Models, Adam and training, against the stock Keras twin on plaintext."""
+"""Models, Adam and training on ciphertext, compared with the plaintext reference of stock Keras layers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def trainer(
     return ours
 
 
-def test_initial_weights_are_what_keras_would_draw():
+def test_initial_weights_have_keras_s_distributions():
     """Kernels have Glorot's range, recurrent kernels are orthogonal, forget gates start at one; seeds differ."""
     drawn = initial_weights(TINY, 0)
     kernel = drawn["dense/kernel"]
@@ -59,7 +59,7 @@ def test_initial_weights_are_what_keras_would_draw():
     np.testing.assert_array_equal(initial_weights(TINY, 0)["dense/kernel"], kernel)
 
 
-def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domain: KeyDomain, plaintext):
+def test_adam_agrees_with_the_plaintext_reference_for_50_steps(dataset: EncryptedDataset, domain: KeyDomain, plaintext):
     """After 50 steps in float64 on the same batches, weights and probabilities agree to 1e-11."""
     frames, labels = plaintext
     one_hot = np.eye(2)
@@ -85,7 +85,7 @@ def test_adam_agrees_with_the_twin_for_50_steps(dataset: EncryptedDataset, domai
 def test_padded_sequences_train_as_on_plaintext(
     gaps: Gaps, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ):
-    """With sequences of one frame and of two, and their gaps, 50 steps agree with the stock twin's to 1e-11."""
+    """With sequences of one frame and of two, and time gaps, 50 steps agree with the reference's to 1e-11."""
     frames, labels = plaintext
     lengths = np.array([1, 2] * 5 + [2])
     present = np.arange(2) < lengths[:, None]
@@ -107,7 +107,7 @@ def test_padded_sequences_train_as_on_plaintext(
 
 
 def test_public_gaps_have_no_decoys(domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path):
-    """What the network is given of a public gap is one number in every slot; of an encrypted one, its own row."""
+    """A public time gap is the same number in every slot of the input; an encrypted one has its own row."""
     times, everything = np.linspace(0, 1, 22).reshape(11, 2), np.arange(11)
     ours = trainer(domain.evaluation_key(), network=replace(TINY, gaps=True))
     for gaps in ("public", "encrypted"):
@@ -129,10 +129,10 @@ def message_gradient(ours: EncryptedTrainer, algebra: Algebra, dataset: Encrypte
     return np.concatenate([algebra.to_slots(pair)[0].reshape(-1) for pair in pairs])
 
 
-def test_a_faded_gradient_keeps_its_bits_in_float32(
+def test_a_small_gradient_keeps_its_bits_in_float32(
     domain: KeyDomain, dataset: EncryptedDataset, plaintext: tuple[np.ndarray, np.ndarray]
 ):
-    """Where the message is fitted and the decoy is not, float32 loses little of the message's small gradient."""
+    """With the message fitted and the decoy not, float32 loses little of the message's small gradient."""
     frames, labels = plaintext
     fitted = reference()
     fitted.optimizer.learning_rate = 3e-2
@@ -152,7 +152,7 @@ def test_a_faded_gradient_keeps_its_bits_in_float32(
 
 
 def test_plaintext_adam_is_keras_adam():
-    """With the algebra of plain numbers the optimizer takes Keras's own steps, up to its float32 corrections."""
+    """With plaintext algebra the optimizer takes Keras's own steps, up to its float32 scalars."""
     generator = np.random.default_rng(0)
     ours, stock = keras.Variable(np.ones(5, "float64")), keras.Variable(np.ones(5, "float64"))
     a, b = Adam(Algebra.plaintext(), 0.1), keras.optimizers.Adam(0.1)
@@ -167,7 +167,7 @@ def test_plaintext_adam_is_keras_adam():
 
 
 def test_callbacks_progress_and_history_work(dataset: EncryptedDataset, domain: KeyDomain, capsys):
-    """Training goes through Keras's fit: a callback sees every epoch, progress is shown, the loss falls."""
+    """Training uses Keras's fit: a callback gets every epoch, progress is shown, the loss falls."""
     seen: list[int] = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     losses = trainer(domain.evaluation_key()).fit(dataset, epochs=8, seed=(0,), callbacks=[callback], verbose=2)
@@ -177,8 +177,8 @@ def test_callbacks_progress_and_history_work(dataset: EncryptedDataset, domain: 
     assert "Epoch 8/8" in capsys.readouterr().out
 
 
-def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain):
-    """A trainer that is loaded again trains as a new one does."""
+def test_load_resets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain):
+    """After loading weights again, a trainer trains as a new one does."""
     settings = {"epochs": 2, "seed": (0,)}
     key = domain.evaluation_key()
     start = encrypted_initial_weights(TINY, 1, key)
@@ -192,8 +192,8 @@ def test_load_forgets_the_optimizer(dataset: EncryptedDataset, domain: KeyDomain
         np.testing.assert_allclose(used.rows()[name], rows, atol=1e-12)
 
 
-def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain: KeyDomain):
-    """A dataset or model of another domain, and weights that do not fit, are refused with what they are."""
+def test_other_domains_and_shapes_are_rejected(dataset: EncryptedDataset, domain: KeyDomain):
+    """A dataset or model of another domain, and weights that do not fit, are named in the error."""
     other = KeyDomain.of_secret(bytes(32), n=2).evaluation_key()
     with pytest.raises(DomainMismatchError, match="ingest again"):
         trainer(other).fit(dataset, epochs=1, seed=(0,))
@@ -210,10 +210,10 @@ def test_other_domains_and_shapes_are_refused(dataset: EncryptedDataset, domain:
         EncryptedModel(several, ours.domain, ("a", "b"), rows).require_fitting(ours.domain, ("b", "a"))
 
 
-def test_a_damaged_shard_ends_training_with_its_own_error(
+def test_a_damaged_shard_is_named_by_fit_and_logits(
     domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ):
-    """A record whose seal is broken is a DatasetError that names the shard, out of `fit` and of `logits`."""
+    """A record with a broken seal raises a DatasetError that names the shard."""
     sealed = write_dataset(tmp_path / "sealed", domain, plaintext, sealed=True)
     (shard,) = sealed.path.glob("frames-*")
     content = bytearray(shard.read_bytes())
@@ -228,8 +228,8 @@ def test_a_damaged_shard_ends_training_with_its_own_error(
     assert len(ours.logits(sealed, sealed.indices("validation"))) == 2
 
 
-def test_a_dataset_of_another_shape_is_refused(domain: KeyDomain, dataset: EncryptedDataset):
-    """A network for other images is told both shapes before anything is computed."""
+def test_a_dataset_of_another_shape_is_rejected(domain: KeyDomain, dataset: EncryptedDataset):
+    """The error for images of another shape names both shapes, before any computation."""
     with pytest.raises(DatasetError, match="is for .* with time gaps.*without.*: ingest again"):
         trainer(domain.evaluation_key(), network=replace(TINY, gaps=True)).logits(dataset, dataset.indices("test"))
     with pytest.raises(DatasetError, match="is for 2 frames of 16 x 16 x 1.* data are 2 frames of 8 x 8 x 1"):
@@ -239,7 +239,7 @@ def test_a_dataset_of_another_shape_is_refused(domain: KeyDomain, dataset: Encry
 
 
 def test_model_file_round_trips_and_finds_damage(tmp_path: Path, domain: KeyDomain):
-    """A saved model is read back to the bit; a cut file, another file and a missing one are ModelErrors."""
+    """A saved model is read bit for bit; a cut file, another file and a missing one raise ModelError."""
     path = tmp_path / "model.npz"
     rows = encrypted_initial_weights(TINY, 0, domain.evaluation_key())
     model = EncryptedModel(TINY, domain.card().fingerprint, ("no", "yes"), rows)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -47,7 +47,6 @@ def rates(of: Predictions, threshold: float) -> tuple[int, int, int, int]:
     return cells[True, True], cells[False, True], cells[False, False], cells[True, False]
 
 
-@settings(deadline=None)  # scikit-learn's first call is slow
 @given(predictions())
 def test_the_auc_is_the_share_of_pairs_in_order(case: Predictions) -> None:
     """Of each positive with each negative the positive is higher, a tie is half; None without a pair."""
@@ -72,7 +71,6 @@ def test_the_auc_orders_scores_that_share_a_bin() -> None:
     assert [of.metrics().auc for of in (close, sure)] == [1.0, 1.0]
 
 
-@settings(deadline=None)
 @given(predictions())
 def test_curves_are_those_of_every_threshold(case: Predictions) -> None:
     """Each point of both curves is the loop's at its threshold; calibration is the observed share of sorted parts."""
@@ -113,7 +111,6 @@ def test_calibration_compares_prediction_with_observation() -> None:
     assert curves.observed_share == pytest.approx([labels[part].mean() for part in parts], abs=1e-9)
 
 
-@settings(deadline=None)
 @given(predictions(), predictions(), st.sampled_from([0.01, 0.5, 0.7, 0.9, 1.0]))
 def test_the_operating_point_is_the_highest_score_that_reaches_the_sensitivity(
     validation: Predictions, test: Predictions, sensitivity: float

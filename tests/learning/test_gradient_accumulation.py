@@ -1,9 +1,12 @@
-"""The step of a large batch in small parts, and the step that is not taken."""
+"""Gradient accumulation: the step of a batch in parts, and skipped non-finite steps."""
+
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedpp.errors import ModelError
@@ -29,10 +32,8 @@ def batch(size: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     return (generator.normal(size=(size, 4)), generator.normal(size=(size, 2))), labels
 
 
-@settings(max_examples=12)
-@given(st.integers(1, 13), st.integers(1, 14))
-def test_the_parts_give_the_whole_batch_s_step(size: int, part: int):
-    """Loss and weights after a step are those of Keras's own step on the whole batch, whatever the parts."""
+def check_parts(size: int, part: int) -> None:
+    """Compare loss and weights after a step in parts with those of Keras's own step on the whole batch."""
     inputs, labels = batch(size)
     parts, whole = model(part), model(None)
     stock = keras.Model(whole.inputs, whole.outputs)
@@ -43,7 +44,29 @@ def test_the_parts_give_the_whole_batch_s_step(size: int, part: int):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
-def test_the_whole_batch_is_keras_s_step_to_the_bit():
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Run functions eagerly: a traced step takes seconds to trace for each size."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eagerly")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 13), st.integers(1, 14))
+def test_parts_give_the_step_of_the_whole_batch(size: int, part: int):
+    """Loss and weights after a step are the same for any size of parts."""
+    check_parts(size, part)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_traced_parts_give_the_step_of_the_whole_batch(size: int):
+    """The same holds for a traced step, with a smaller last part or without one."""
+    check_parts(size, 3)
+
+
+def test_one_part_gives_keras_s_step_bit_for_bit():
     """Without parts the step is Keras's own."""
     inputs, labels = batch(6)
     ours, shared = model(None), model(None)
@@ -57,8 +80,8 @@ def test_the_whole_batch_is_keras_s_step_to_the_bit():
 
 @pytest.mark.parametrize("part", [None, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_is_not_taken(part: int | None, bad: float):
-    """Weights and step count stay, to the bit, and the loss is not a number; the next good batch is learned from."""
+def test_a_non_finite_step_is_skipped(part: int | None, bad: float):
+    """Weights and step count stay bit for bit, and the loss is NaN; the next good batch is trained."""
     inputs, labels = batch(5)
     ours = model(part)
     before = [w.copy() for w in ours.get_weights()]
@@ -73,8 +96,8 @@ def test_a_step_that_is_not_finite_is_not_taken(part: int | None, bad: float):
 
 
 @pytest.mark.parametrize("part", [None, 2])
-def test_a_gradient_that_is_not_finite_is_not_taken_though_the_loss_is(part: int | None):
-    """At the kink of a root the loss is 0 and its derivative is no number: no weight moves, and the loss says so."""
+def test_a_non_finite_gradient_with_finite_loss_is_skipped(part: int | None):
+    """The square root at 0 has loss 0 and derivative NaN: no weight changes, and the reported loss is NaN."""
     inputs, labels = batch(5)
     ours = model(part)
     ours.compile(keras.optimizers.SGD(0.5), lambda _, z: keras.ops.sqrt(keras.ops.sum(z * z)), jit_compile=False)
@@ -85,7 +108,7 @@ def test_a_gradient_that_is_not_finite_is_not_taken_though_the_loss_is(part: int
 
 
 def test_it_is_saved_and_loaded(tmp_path):
-    """A `.keras` file holds the model as one that accumulates, with its part and its weights."""
+    """A `.keras` file keeps the model's class, micro-batch and weights."""
     ours = model(3)
     ours.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -95,8 +118,8 @@ def test_it_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(loaded.predict_on_batch(list(inputs)), ours.predict_on_batch(list(inputs)))
 
 
-def test_what_the_step_would_not_heed_is_refused():
-    """Weights of examples, metrics, penalties and a loss by name are no part of the step: one line says so."""
+def test_settings_without_effect_are_rejected():
+    """Sample weights, metrics, penalties and a loss by name are not part of the step and raise ModelError."""
     inputs, labels = batch(4)
     ours, penalized = model(None), model(None)
     penalized.layers[-1].kernel.regularizer = keras.regularizers.L2(0.1)
@@ -105,7 +128,7 @@ def test_what_the_step_would_not_heed_is_refused():
     named.compile("sgd", "categorical_crossentropy", jit_compile=False)
     before = ours.get_weights()
     for refusing, weights in ((ours, np.zeros(4)), (penalized, None), (measured, None), (named, None)):
-        with pytest.raises(ModelError, match="is trained by one loss object"):
+        with pytest.raises(ModelError, match="needs one loss object and nothing else"):
             refusing.train_on_batch(inputs, labels, sample_weight=weights)
     for left, right in zip(ours.get_weights(), before, strict=True):
         np.testing.assert_array_equal(left, right)

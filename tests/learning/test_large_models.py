@@ -1,4 +1,4 @@
-"""Models that are worked on piece by piece: to the same bits, and without another copy of them in memory."""
+"""Large models processed in pieces: the same bits, without another copy in memory."""
 
 import math
 import tracemalloc
@@ -38,7 +38,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_pieces_are_views_of_all_entries_in_order(small_pieces: Callable[[int], None]):
-    """Each entry of each array comes once, beside the others' of its place; what is written to a piece stays."""
+    """Each entry of each array comes once, with the other arrays' entries of its place; pieces are writable views."""
     small_pieces(3)
     one, two = np.arange(8), np.arange(16.0).reshape(8, 2)
     found = list(pieces(one, two))
@@ -53,7 +53,7 @@ def test_pieces_are_views_of_all_entries_in_order(small_pieces: Callable[[int], 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_value_anywhere_is_not_finite(value: float, small_pieces: Callable[[int], None]):
-    """In whatever piece of whatever array it stands."""
+    """It is found in any piece of any array."""
     small_pieces(3)
     several = [np.zeros((2, 4)), np.zeros(1, np.float32)]
     assert are_finite(several)
@@ -67,7 +67,7 @@ def test_one_value_anywhere_is_not_finite(value: float, small_pieces: Callable[[
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_step_in_pieces_is_the_step(n: int, rule: ServerOptimizerConfig, small_pieces: Callable[[int], None]):
-    """Rows and moments after two rounds are the same to the bit, wherever the pieces end."""
+    """Rows and moments after two rounds are equal bit for bit, for any size of pieces."""
     states = []
     for size in (10**9, 3, 1):
         small_pieces(size)
@@ -81,7 +81,7 @@ def test_a_step_in_pieces_is_the_step(n: int, rule: ServerOptimizerConfig, small
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_in_pieces_are_the_weights(dtype: str, n: int, small_pieces: Callable[[int], None]):
-    """Variables are the components of the rows to the bit, and the rows that are read those of the variables."""
+    """Variables equal the components of the rows bit for bit, and the read rows those of the variables."""
     small_pieces(3)
     of, key = algebra_of(n), domain_of(n).evaluation_key()
     rows = {name: row.astype(dtype) for name, row in encrypted_initial_weights(TINY, 1, key).items()}
@@ -97,7 +97,7 @@ def test_weights_in_pieces_are_the_weights(dtype: str, n: int, small_pieces: Cal
 
 @given(st.integers(1, 40), st.lists(st.sampled_from([0.5, 3.0, 50.0]), min_size=2, max_size=2), st.integers(0, 99))
 def test_a_decoy_is_measured_over_all_pieces(entries: int, sizes: list[float], seed: int):
-    """What is left of a decoy is its bound over its norm, and all of it within; each decoy is taken by itself."""
+    """A decoy's factor is its bound over its norm, at most 1; each decoy has its own factor."""
     of = algebra_of(3)
     slots = np.random.default_rng(seed).normal(size=(3, entries)) * np.array([100.0, *sizes])[:, None]
     with patch("fedpp.arrays.PIECE", 3):
@@ -108,8 +108,8 @@ def test_a_decoy_is_measured_over_all_pieces(entries: int, sizes: list[float], s
     assert all(share == 1.0 for share, length in zip(found, lengths, strict=True) if length < limit * (1 - 1e-9))
 
 
-def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
-    """The norm is that of all values, in whatever order small and large ones come; a bad value is seen in any piece."""
+def test_the_update_check_measures_all_pieces(small_pieces: Callable[[int], None]):
+    """The norm is of all values, in any order of small and large ones; a bad value is found in any piece."""
     small_pieces(2)
     values = np.array([1e-200, 3.0, 0.0, 0.0, 4e150, 1.0, 3e150])
     assert update_check.norm([values]) == pytest.approx(5e150, rel=1e-14)
@@ -123,8 +123,8 @@ def test_a_gate_measures_all_pieces(small_pieces: Callable[[int], None]):
             update_check.require_update(rows, update, np.inf)
 
 
-def test_an_update_is_encoded_in_the_networks_order(domain: KeyDomain, small_pieces: Callable[[int], None]):
-    """The words of all weights stand one behind the other, whatever order the update has and wherever pieces end."""
+def test_an_update_is_encoded_in_the_network_s_order(domain: KeyDomain, small_pieces: Callable[[int], None]):
+    """The encoded update has all weights in the network's order, for any order of the update and size of pieces."""
     small_pieces(3)
     run_spec = replace(run_spec_of(domain, masked=True), network=NETWORK, dtype="float64")
     update = drawn(2, 1, 1e-3)
@@ -136,7 +136,7 @@ def test_an_update_is_encoded_in_the_networks_order(domain: KeyDomain, small_pie
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Fail if what is within holds so many bytes more at any moment, by NumPy's arrays and Python's objects."""
+    """Fail if the block allocates more than this many bytes at any moment, in NumPy arrays and Python objects."""
     tracemalloc.start()
     try:
         yield
@@ -164,10 +164,10 @@ def size_of(rows: Arrays) -> int:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_step_of_a_large_model_makes_the_next_one_alone(
+def test_a_step_of_a_large_model_allocates_the_next_state_only(
     rule: ServerOptimizerConfig, small_pieces: Callable[[int], None]
 ):
-    """Rows and moments are in memory once more, whatever the rule computes them of."""
+    """Only rows and moments of the next state are allocated, for every server optimizer."""
     small_pieces(2**12)  # 64 KiB of float64 rows
     before = large(rule)
     update = {name: np.full(values.shape, 1e-3) for name, values in before.rows.items()}
@@ -176,7 +176,7 @@ def test_a_step_of_a_large_model_makes_the_next_one_alone(
 
 
 def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callable[[int], None]):
-    """What a site does with it in a round holds what it returns, and some pieces."""
+    """Each operation of a site in a round allocates its result and some pieces."""
     small_pieces(2**12)
     before = large(ServerOptimizerConfig())
     rows = size_of(before.rows)
@@ -200,7 +200,7 @@ def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callab
 def test_the_weights_of_a_large_model_are_set_and_read_piece_by_piece(
     domain: KeyDomain, small_pieces: Callable[[int], None]
 ):
-    """Setting rows holds what variables are set from, and TensorFlow's copy; reading them what is read and returned."""
+    """Setting rows allocates components and TensorFlow's copy; reading allocates values and rows."""
     small_pieces(2**12)
     state, of = large(ServerOptimizerConfig()), domain.evaluation_key().algebra()
     rows = size_of(state.rows)

@@ -1,4 +1,4 @@
-"""Both twins, step by step: every network, label and setting of a recipe, on ciphertext and on plaintext."""
+"""Learner on ciphertext, compared with its plaintext reference: networks, labels and hyperparameters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ def reading(*arrays: NDArray[Any]) -> list[Reader]:
 def trained(
     network: ModelSpec, domain: KeyDomain, hyperparameters: Hyperparameters, epochs: int = 5
 ) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
-    """Return the decrypted weights after some epochs on ciphertext, and the twin's."""
+    """Return the decrypted weights after some epochs on ciphertext, and the plaintext reference's."""
     key = domain.evaluation_key()
     cipher = SequenceCipher(domain, "float64")
     frames = np.stack([cipher.frames(str(i), values) for i, values in enumerate(FRAMES)])
@@ -79,7 +79,9 @@ THREE = replace(TINY, classes=3)
         ("cnn-bi-lstm", True, False),
     ],
 )
-def test_every_network_trains_as_its_twin(architecture: Any, voting: bool, multi_label: bool, domain: KeyDomain):
+def test_every_network_trains_as_its_plaintext_reference(
+    architecture: Any, voting: bool, multi_label: bool, domain: KeyDomain
+):
     """After 15 steps weights agree to 1e-11, and all have moved: of three classes, or three findings, some unknown."""
     network = replace(THREE, architecture=architecture, voting=voting, multi_label=multi_label)
     found, expected = trained(network, domain, Hyperparameters(learning_rate=1e-2, batch_size=3))
@@ -96,7 +98,7 @@ def test_every_network_trains_as_its_twin(architecture: Any, voting: bool, multi
         ({"batch_size": 7, "micro_batch": 2}, False),
     ],
 )
-def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], multi_label: bool, domain: KeyDomain):
+def test_every_setting_has_the_same_effect_on_plaintext(settings: dict[str, Any], multi_label: bool, domain: KeyDomain):
     """Weights of positives, smoothing, and large batches in parts: alike, and other than without."""
     network = replace(THREE, multi_label=multi_label)
     usual = Hyperparameters(learning_rate=1e-2, batch_size=3)
@@ -107,7 +109,7 @@ def test_every_setting_does_the_same_on_both_sides(settings: dict[str, Any], mul
 
 
 @pytest.mark.parametrize(("batch", "part", "expected"), [(7, 2, 2), (2, 2, None), (2, 7, None)])
-def test_a_batch_that_fits_is_taken_whole(batch: int, part: int, expected: int | None, domain: KeyDomain):
+def test_a_batch_within_the_micro_batch_is_one_part(batch: int, part: int, expected: int | None, domain: KeyDomain):
     """Only a batch that is larger than a micro-batch goes through the network in parts."""
     algebra = domain.evaluation_key().algebra()
     learner = Learner(TINY, algebra, Hyperparameters(batch_size=batch, micro_batch=part), "float32")
@@ -134,14 +136,14 @@ def test_what_training_changes_comes_back(domain: KeyDomain):
 
 
 def test_a_diverging_training_names_the_layer(domain: KeyDomain):
-    """With a step that is far too large it ends with where, in which epoch and batch, and what to do."""
+    """With a learning rate far too large, the error names the place, epoch, batch and advice."""
     with pytest.raises(ModelError, match=r"is not finite.*, in epoch 1, batch 2: lower the learning rate"):
         trained(THREE, domain, Hyperparameters(learning_rate=1e200, batch_size=3))
 
 
 @pytest.mark.parametrize("use", ["fit", "state"])
-def test_who_only_predicts_has_no_moments(use: str):
-    """The optimizer's variables, twice the network's memory, are made where training or its checkpoint needs them."""
+def test_prediction_makes_no_moments(use: str):
+    """The optimizer's variables, twice the network's memory, are made when training or a checkpoint needs them."""
     learner = Learner(THREE, Algebra.plaintext(), Hyperparameters(), "float64")
     inputs, labels = reading(FRAMES, VALID), reading(np.eye(3)[CLASSES])[0]
     learner.predict(inputs, INDICES)

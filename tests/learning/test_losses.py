@@ -1,4 +1,4 @@
-"""The encrypted losses against stock Keras on each slot: values and gradients."""
+"""Encrypted losses, compared with stock Keras on each slot: values and gradients."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpp.cipher.components import Algebra
@@ -27,7 +27,7 @@ def algebra(n: int, seed: int = 5) -> Algebra:
 
 
 def rows(of: Algebra, slots: np.ndarray) -> tf.Tensor:
-    """Return rows `[..., n]` of slots `[n, ...]`; plain numbers have no axis of slots."""
+    """Return rows `[..., n]` of slots `[n, ...]`; plaintext has no axis of slots."""
     return tf.constant(slots[0] if of.n == 1 else np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1))
 
 
@@ -64,7 +64,6 @@ def check(loss: EncryptedLoss, stock: Callable[..., tf.Tensor], labels: np.ndarr
     np.testing.assert_allclose(gradient, derivative, rtol=0, atol=1e-11)
 
 
-@settings(max_examples=40)
 @given(SIZES, st.integers(1, 5), st.integers(2, 4), SMOOTHING, LOGITS, st.booleans(), st.integers(0, 99))
 def test_categorical_crossentropy_is_keras_s(
     n: int, batch: int, classes: int, smoothing: float, size: float, weighted: bool, seed: int
@@ -85,7 +84,6 @@ def test_categorical_crossentropy_is_keras_s(
     check(ours, stock, np.eye(classes)[numbers], logits)
 
 
-@settings(max_examples=40)
 @given(SIZES, st.integers(1, 5), st.integers(1, 4), SMOOTHING, LOGITS, st.booleans(), st.integers(0, 99))
 def test_binary_crossentropy_is_keras_s(
     n: int, batch: int, findings: int, smoothing: float, size: float, weighted: bool, seed: int
@@ -109,7 +107,7 @@ def test_binary_crossentropy_is_keras_s(
 
 
 @pytest.mark.parametrize("weights", [None, (5.0,)])
-def test_an_unknown_finding_costs_nothing(weights: tuple[float, ...] | None):
+def test_an_unknown_finding_adds_no_loss(weights: tuple[float, ...] | None):
     """A finding with labels (0, 0) has no loss and no gradient, whatever its logit, smoothed or not."""
     loss = BinaryCrossentropy(algebra(1), "float64", label_smoothing=0.2, positive_weights=weights)
     value, gradient = by_slot(loss, np.zeros((1, 2, 1, 2)), np.array([[[7.0], [-3.0]]]))
@@ -118,7 +116,7 @@ def test_an_unknown_finding_costs_nothing(weights: tuple[float, ...] | None):
 
 
 @pytest.mark.parametrize("make", [CategoricalCrossentropy, BinaryCrossentropy])
-def test_a_huge_decoy_label_leaves_the_message_s_gradient_its_bits(make: Callable[..., EncryptedLoss]):
+def test_a_huge_decoy_label_does_not_change_the_message_s_gradient(make: Callable[..., EncryptedLoss]):
     """With decoy labels of 1e9 the message's gradient is the one with ordinary decoys, and the decoys' is bounded."""
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(2, 6, 3))
@@ -140,8 +138,10 @@ def losses() -> Sequence[tuple[Callable[..., EncryptedLoss], dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("make", "given"), losses())
-def test_a_configuration_names_the_domain_and_holds_no_key(make: Callable[..., EncryptedLoss], given: dict[str, Any]):
-    """A loss comes back from its configuration under the key of its domain, and under no other."""
+def test_a_configuration_names_the_domain_and_contains_no_key(
+    make: Callable[..., EncryptedLoss], given: dict[str, Any]
+):
+    """A loss is made from its configuration under the key of its domain only."""
     of = algebra(2)
     config = keras.losses.serialize(make(of, "float64", **given))
     with key_scope.under(of):
@@ -155,8 +155,8 @@ def test_a_configuration_names_the_domain_and_holds_no_key(make: Callable[..., E
         make.from_config(config["config"])
 
 
-def test_settings_that_do_not_fit_are_refused():
-    """Smoothing and weights out of range, and weights of another number than the labels', are ConfigErrors."""
+def test_invalid_settings_are_rejected():
+    """Smoothing or weights out of range, and a wrong number of weights, raise ConfigError."""
     of = algebra(2)
     with pytest.raises(ConfigError, match="label_smoothing must be at least 0 and below 1, got 1.0"):
         CategoricalCrossentropy(of, "float64", label_smoothing=1.0)

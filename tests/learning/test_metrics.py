@@ -1,11 +1,11 @@
-"""The figures agree with scikit-learn's, add up over sites, and are None where nothing is defined."""
+"""Figures from counts: equal to scikit-learn's, additive over sites, and None where they are not defined."""
 
 import math
 import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import (
@@ -53,10 +53,9 @@ def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(probabilities[:, 1:].sum(axis=1)) - np.log(probabilities[:, 0]))
 
 
-@settings(deadline=None)  # scikit-learn's first call is slow
 @given(predictions())
 def test_figures_agree_with_scikit_learn(case: Predictions) -> None:
-    """Every figure is scikit-learn's; where that has no value, ours is None."""
+    """Every figure is scikit-learn's, and None where scikit-learn has no value."""
     labels, p = case
     figures = metrics(count(labels, p))
     truth, predicted = labels > 0, p.argmax(axis=1) > 0
@@ -77,10 +76,9 @@ def test_figures_agree_with_scikit_learn(case: Predictions) -> None:
         assert figures.missed_diagnosis_rate == pytest.approx(1 - figures.sensitivity, abs=1e-15)
 
 
-@settings(deadline=None)  # scikit-learn's first call is slow
 @given(predictions(least=2))
 def test_auc_is_that_of_the_binned_scores(case: Predictions) -> None:
-    """The AUC is scikit-learn's for scores rounded to their bins, and None when a class is absent."""
+    """The AUC is scikit-learn's for scores rounded to their bins, and None if a class is absent."""
     labels, p = case
     figures = metrics(count(labels, p))
     if 0 < (labels > 0).sum() < len(labels):
@@ -102,7 +100,7 @@ def test_binning_hardly_moves_the_auc(scale: float) -> None:
 
 @given(predictions(classes=3, least=2), st.data())
 def test_counts_of_parts_add_to_the_counts_of_all(case: Predictions, data: st.DataObject) -> None:
-    """However the examples lie at sites, the added counts are those of all examples together."""
+    """For any distribution of examples over two sites, the sum of counts is that of all examples."""
     labels, p = case
     cut = data.draw(st.integers(0, len(labels)))
     together, parts = count(labels, p), count(labels[:cut], p[:cut]) + count(labels[cut:], p[cut:])
@@ -114,8 +112,8 @@ def test_counts_of_parts_add_to_the_counts_of_all(case: Predictions, data: st.Da
     )
 
 
-def test_loss_is_careful_at_both_ends() -> None:
-    """Nearly certain predictions cost what their complement says; impossible ones cost a finite sum."""
+def test_the_loss_is_exact_at_both_ends() -> None:
+    """The loss of nearly certain predictions is computed from their complement; impossible ones have a finite loss."""
     sure = count([1], [[1e-8, 1 - 1e-8]])
     assert sure.loss_sum == pytest.approx(1e-8, abs=2.0**-30)
     surer = count([0] * 1000, [[1.0, 1e-11]] * 1000)
@@ -132,14 +130,14 @@ def test_certain_scores_fall_into_the_outer_bins() -> None:
 
 
 def test_undecided_predictions_tie() -> None:
-    """A model that says one half, give or take rounding, has an AUC of exactly one half."""
+    """Probabilities of one half, up to rounding, give an AUC of exactly one half."""
     noise = np.array([1e-16, -1e-16, 2e-16, -2e-16])
     p = np.stack([0.5 + noise, 0.5 - noise], axis=1)
     assert metrics(count([0, 1, 1, 0], p)).auc == 0.5
 
 
 def test_nothing_is_defined_without_examples() -> None:
-    """A test split without sequences has no figure, and none is invented."""
+    """Without sequences all figures are None."""
     assert metrics(Counts.zero(2)) == Metrics(None, None, None, None, None, None, None, None)
     assert count([], np.zeros((0, 3))) == Counts.zero(3)
 
@@ -160,8 +158,8 @@ def test_nothing_is_defined_without_examples() -> None:
         ([0.0], [[0.5, 0.5]], "class numbers, got an array of float64"),
     ],
 )
-def test_what_is_no_prediction_is_refused(labels: object, probabilities: object, message: str) -> None:
-    """Logits, diverged networks and labels of another task are refused in one line."""
+def test_invalid_predictions_are_rejected(labels: object, probabilities: object, message: str) -> None:
+    """Logits, non-finite outputs and labels of another task are rejected in one line."""
     with pytest.raises(FederationError, match=message):
         count(labels, probabilities)
 
@@ -176,7 +174,7 @@ def findings(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 @given(findings())
 def test_each_finding_is_counted_where_it_is_known(case: Predictions) -> None:
-    """A finding's counts are those of a loop over the examples that know it; what is unknown changes none."""
+    """A finding's counts are those of a loop over the examples where it is known; unknown states have no effect."""
     states, logits = case
     counts = count_findings(states, presence(logits))
     assert counts.examples == len(states)
@@ -192,7 +190,7 @@ def test_each_finding_is_counted_where_it_is_known(case: Predictions) -> None:
 
 @given(findings(), st.data())
 def test_finding_counts_of_parts_add_to_those_of_all(case: Predictions, data: st.DataObject) -> None:
-    """However the examples lie at two sites, each finding's added counts are those of all examples together."""
+    """For any distribution of examples over two sites, each finding's sum of counts is that of all examples."""
     states, logits = case
     cut = data.draw(st.integers(0, len(states)))
     parts = total(count_findings(states[part], presence(logits[part])) for part in (slice(cut), slice(cut, None)))
@@ -210,7 +208,7 @@ def test_finding_counts_of_parts_add_to_those_of_all(case: Predictions, data: st
 
 @given(findings())
 def test_figures_of_findings_are_means_where_they_are_defined(case: Predictions) -> None:
-    """Each figure is the mean of the findings' own, without those that have none."""
+    """Each figure is the mean of those of the findings for which it is defined."""
     states, logits = case
     counts = count_findings(states, presence(logits))
     of_each = [metrics(of_one).to_mapping() for of_one in counts.findings]
@@ -239,8 +237,8 @@ def test_presence_is_the_sigmoid() -> None:
         ([[1]], [[[0.5, 0.6]]], "sum to one"),
     ],
 )
-def test_what_is_no_prediction_of_findings_is_refused(states: object, probabilities: object, message: str) -> None:
-    """Another number of findings, states of no finding and logits are refused in one line."""
+def test_invalid_predictions_of_findings_are_rejected(states: object, probabilities: object, message: str) -> None:
+    """Another number of findings, invalid states and logits are rejected in one line."""
     with pytest.raises(FederationError, match=message):
         count_findings(states, probabilities)
 
@@ -248,10 +246,9 @@ def test_what_is_no_prediction_of_findings_is_refused(states: object, probabilit
 wanted = st.sampled_from([0.01, 0.1, 0.5, 0.7, 0.9, 1.0])
 
 
-@settings(deadline=None)  # scikit-learn's first call is slow
 @given(predictions(least=2), wanted)
 def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(case: Predictions, sensitivity: float) -> None:
-    """By scikit-learn's ROC curve of the binned scores; no threshold above reaches it, ties included."""
+    """The oracle is scikit-learn's ROC curve of the binned scores, with ties."""
     labels, p = case
     counts = count(labels, p)
     threshold = threshold_for(counts, sensitivity)
@@ -271,7 +268,7 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(case: Predict
 
 @given(predictions(), wanted)
 def test_figures_at_a_threshold_are_those_of_a_loop(case: Predictions, sensitivity: float) -> None:
-    """Scores in the threshold's bin and above are called positive, and all figures follow from that."""
+    """Scores in the threshold's bin and above are called positive; all figures are those of a loop."""
     labels, p = case
     counts = count(labels, p)
     threshold = threshold_for(counts, sensitivity)
@@ -304,8 +301,8 @@ def scored(positive: list[float], negative: list[float]) -> Counts:
     return count([1] * len(positive) + [0] * len(negative), presence(logits))
 
 
-def test_a_point_is_chosen_on_one_set_and_judged_on_another() -> None:
-    """Nine of ten positives lie at 2 and above: there is the threshold, and the test's figures are by it."""
+def test_a_point_is_chosen_on_one_set_and_tested_on_another() -> None:
+    """Nine of ten positives are at 2 and above: the threshold is there, and the figures are of the test data."""
     validation = scored([-5.0, *[2.0] * 5, 3.0, 4.0, 5.0, 6.0], [0.0, 2.5])
     test = scored([1.0, 3.0, 3.0, 3.0], [-1.0, 1.9 - 0.2, 4.0])
     point = operating_point(validation, test, 0.9)
@@ -321,7 +318,7 @@ def test_a_point_is_chosen_on_one_set_and_judged_on_another() -> None:
 
 
 def test_without_positives_there_is_no_point() -> None:
-    """Nothing reaches a sensitivity that is not defined; on a test without positives it stays undefined."""
+    """There is no point without validation positives; without test positives the sensitivity is None."""
     assert operating_point(scored([], [0.0]), scored([1.0], [0.0]), 0.9) is None
     assert operating_point(Counts.zero(2), Counts.zero(2), 0.9) is None
     point = operating_point(scored([1.0], [0.0]), scored([], [0.0]), 0.9)
@@ -330,14 +327,14 @@ def test_without_positives_there_is_no_point() -> None:
 
 
 def test_the_lowest_edge_calls_everything_positive() -> None:
-    """A positive that the model is sure is none is found only there, with every negative."""
+    """A positive with an extremely low score is found only at the lowest threshold, with every negative."""
     counts = scored([300.0, -300.0], [0.0, -200.0, -400.0])
     assert threshold_for(counts, 1.0) == SCORE_EDGES[0]
     assert at_threshold(counts, SCORE_EDGES[0]) == Decisions(0.4, 0.4, 1.0, 0.0, pytest.approx(4 / 7), 0.0)
 
 
 def test_undecided_scores_tie_at_the_threshold() -> None:
-    """Scores of one half, give or take rounding, are all found or all missed."""
+    """Scores of one half, up to rounding, are on the same side of a threshold."""
     counts = scored([1e-16, -1e-16, 0.0], [2e-16, -3.0])
     threshold = threshold_for(counts, 0.3)
     assert threshold is not None
@@ -346,14 +343,14 @@ def test_undecided_scores_tie_at_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("sensitivity", [0.0, -0.1, 1.01, math.nan])
-def test_a_sensitivity_that_cannot_be_reached_is_refused(sensitivity: float) -> None:
-    """It is above 0 and at most 1."""
+def test_a_sensitivity_out_of_range_is_rejected(sensitivity: float) -> None:
+    """It must be above 0 and at most 1."""
     with pytest.raises(ConfigError, match="above 0 and at most 1"):
         threshold_for(Counts.zero(2), sensitivity)
 
 
 @pytest.mark.parametrize("threshold", [0.5, SCORE_EDGES[-1], math.nan])
-def test_a_threshold_inside_a_bin_is_refused(threshold: float) -> None:
-    """Counts cannot tell what lies on which side of it."""
+def test_a_threshold_inside_a_bin_is_rejected(threshold: float) -> None:
+    """Counts do not say which scores are above it."""
     with pytest.raises(ConfigError, match="lower edge of a bin"):
         at_threshold(Counts.zero(2), threshold)

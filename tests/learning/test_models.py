@@ -1,4 +1,4 @@
-"""Both twins on padded sequences and with gaps: one prediction, whatever the padding."""
+"""Models on ciphertext and plaintext with padded sequences and time gaps: padding does not matter."""
 
 from dataclasses import replace
 
@@ -52,8 +52,8 @@ def spec(frames: int, *, gaps: bool) -> ModelSpec:
 
 
 @GAPS
-def test_the_twins_agree_on_any_mask(gaps: bool, domain: KeyDomain):
-    """Logits on ciphertext decrypt to those on plaintext, with gaps and frames missing anywhere."""
+def test_predictions_agree_for_any_padding_mask(gaps: bool, domain: KeyDomain):
+    """Logits on ciphertext decrypt to those on plaintext, with time gaps and any frames missing."""
     expected = plaintext_logits(spec(4, gaps=gaps), FRAMES, VALID, TIMES)
     found = encrypted_logits(spec(4, gaps=gaps), domain, FRAMES, VALID, TIMES)
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -63,7 +63,7 @@ def test_the_twins_agree_on_any_mask(gaps: bool, domain: KeyDomain):
 @GAPS
 @pytest.mark.parametrize("padding", [0.0, 7.0])
 def test_a_padded_sequence_has_the_prediction_of_the_unpadded_one(gaps: bool, padding: float, domain: KeyDomain):
-    """Two frames padded to four are predicted as by the network for two frames, whatever the padding holds."""
+    """Two frames padded to four have the prediction of the network for two frames, whatever the padding."""
     all_valid = np.ones((5, 2), bool)
     short = (FRAMES[:, :2], all_valid, TIMES[:, :2])
     padded = FRAMES.copy(), np.pad(all_valid, ((0, 0), (0, 2))), TIMES.copy()
@@ -78,7 +78,7 @@ def test_a_padded_sequence_has_the_prediction_of_the_unpadded_one(gaps: bool, pa
 
 
 def test_gaps_change_the_prediction(domain: KeyDomain):
-    """The same frames at other times are predicted otherwise, and as on plaintext."""
+    """The same frames at other times have another prediction, equal to that on plaintext."""
     network, valid = spec(4, gaps=True), np.ones((5, 4), bool)
     near, far = (encrypted_logits(network, domain, FRAMES, valid, times) for times in (TIMES, TIMES + 1))
     assert abs(near - far).min() > 1e-4
@@ -92,8 +92,8 @@ def test_the_specification_lists_the_weights_of_the_stock_model(gaps: bool):
     assert [w.shape for w in models.plaintext(network, "float32").get_weights()] == [s.shape for s in network.weights()]
 
 
-def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
-    """Gaps or none, the encrypted model's variables are those of its specification, n at a time."""
+def test_the_optimizer_has_all_weights(domain: KeyDomain):
+    """The encrypted model's variables are n for each weight of its specification."""
     network = spec(4, gaps=True)
     model = models.encrypted(network, domain.evaluation_key().algebra(), "float64")
     model.compile(Adam(domain.evaluation_key().algebra()))
@@ -101,7 +101,7 @@ def test_the_optimizer_is_given_all_weights(domain: KeyDomain):
 
 
 def test_rows_that_do_not_fit_set_nothing(domain: KeyDomain):
-    """Whichever weight it is, all others are as they were."""
+    """A wrong row of any weight leaves all weights unchanged."""
     key, network = domain.evaluation_key(), spec(4, gaps=False)
     model = models.encrypted(network, key.algebra(), "float64")
     rows = encrypted_initial_weights(network, 3, key)
@@ -116,8 +116,8 @@ def test_rows_that_do_not_fit_set_nothing(domain: KeyDomain):
         np.testing.assert_array_equal(found, kept)
 
 
-def test_decoys_of_weights_that_are_set_are_within_their_bound(domain: KeyDomain):
-    """Ordinary rows are set to the bit; with decoys a thousand times as large the message alone is as it was."""
+def test_set_rows_bounds_decoys(domain: KeyDomain):
+    """Ordinary rows are set bit for bit; with decoys a thousand times as large, only the message is unchanged."""
     key, network = domain.evaluation_key(), spec(4, gaps=False)
     algebra_, model = key.algebra(), models.encrypted(network, key.algebra(), "float64")
     rows = encrypted_initial_weights(network, 3, key)

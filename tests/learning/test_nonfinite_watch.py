@@ -1,4 +1,4 @@
-"""The error that a training ends with where a value is not finite: what it names, from Keras's own `fit`."""
+"""Errors of trainings with non-finite values: what the message names, through Keras's own `fit`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from fedpp.learning.batches import Batches
 from fedpp.learning.gradient_accumulation import AccumulatingModel
 from fedpp.learning.layers import Activation, Conv2D, Dense, Flatten, FromRows, ToRows
 from fedpp.learning.losses import CategoricalCrossentropy
-from fedpp.learning.nonfinite_watch import Watch, first_failure
+from fedpp.learning.nonfinite_watch import NonFiniteWatch, first_failure
 from fedpp.learning.optimizers import SGD
 
 EXAMPLES, BATCH, SIDE = 12, 3, 4
@@ -31,12 +31,12 @@ def algebra(n: int) -> Algebra:
 
 
 def rows_of(of: Algebra, slots: np.ndarray) -> np.ndarray:
-    """Return rows of slots `[n, ...]`; plain numbers have no last axis."""
+    """Return rows of slots `[n, ...]`; plaintext has no last axis."""
     return slots[0] if of.n == 1 else np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1).astype(slots.dtype)
 
 
 def network(of: Algebra, activation: str = "tanh", dtype: str = "float32") -> AccumulatingModel:
-    """Return a small network with drawn weights, on ciphertext, or of stock layers for plain numbers."""
+    """Return a small network with drawn weights, on ciphertext, or of stock layers for plaintext."""
     if of.n == 1:
         images = keras.Input((SIDE, SIDE, 1), dtype=dtype, name="frames")
         x = keras.layers.Conv2D(2, 3, name="conv", dtype=dtype)(images)
@@ -99,7 +99,7 @@ def message(model: AccumulatingModel, of: Algebra, given: tuple[np.ndarray, np.n
     frames, labels = given
     batches = Batches([lambda i: frames[i]], lambda i: labels[i], np.arange(EXAMPLES), BATCH, (1,))
     with pytest.raises(ModelError) as raised:
-        batches.fit(model, 3, [*changes, Watch(of, batches.batch)])
+        batches.fit(model, 3, [*changes, NonFiniteWatch(of, batches.batch)])
     return str(raised.value)
 
 
@@ -126,7 +126,7 @@ def test_a_weight_that_is_infinite_is_named_with_its_slot(slot: int):
 
 
 def test_a_damaged_input_is_named():
-    """A frame with a value that is not a number is told from a training that diverges."""
+    """A damaged frame is distinguished from a training that diverges."""
     of = algebra(2)
     frames, labels = data(of)
     frames[5, 1, 2, 0, 0] = nan
@@ -136,7 +136,7 @@ def test_a_damaged_input_is_named():
 
 
 def test_a_damaged_label_is_named():
-    """A label that is not finite is told from a frame."""
+    """A damaged label is distinguished from a damaged frame."""
     of = algebra(2)
     frames, labels = data(of)
     labels[:, 0, 0] = inf
@@ -147,7 +147,7 @@ def test_a_damaged_label_is_named():
 @SIZES
 @pytest.mark.parametrize("slot", [0, 1])
 def test_an_output_that_overflows_is_named_with_its_slot(n: int, slot: int):
-    """Where finite weights give an output that float32 cannot hold, its layer is named, and whose values did it."""
+    """If finite weights give an output beyond float32, the layer and the slot that overflowed are named."""
     of = algebra(n)
 
     def large(model: keras.Model) -> None:
@@ -161,8 +161,8 @@ def test_an_output_that_overflows_is_named_with_its_slot(n: int, slot: int):
     )
 
 
-def test_an_output_of_every_slot_names_none_of_them():
-    """Where message and decoy overflow alike, no slot is blamed."""
+def test_an_overflow_of_every_slot_names_no_single_slot():
+    """If message and decoy overflow alike, the message says "every slot"."""
     of = algebra(2)
 
     def change(model: keras.Model) -> None:
@@ -176,7 +176,7 @@ def test_an_output_of_every_slot_names_none_of_them():
     ("n", "slot", "said_of"), [(1, 0, ""), (2, 0, " in the message's slot"), (2, 1, " in decoy slot 1")]
 )
 def test_a_gradient_that_overflows_is_named(n: int, slot: int, said_of: str):
-    """Where all values forward are finite, the weight nearest to the loss is named whose gradient is not."""
+    """If all forward values are finite, the named weight is the one nearest to the loss with a non-finite gradient."""
     of = algebra(n)
     frames, labels = data(of)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], size=(8, 3, 2))
@@ -195,15 +195,15 @@ def test_a_gradient_that_overflows_is_named(n: int, slot: int, said_of: str):
     )
 
 
-def test_plain_numbers_have_no_slot():
-    """In a network of stock layers the layer is named, and no slot."""
+def test_plaintext_has_no_slot():
+    """For a network of stock layers the message names the layer and no slot."""
     of = algebra(1)
     said = message(network(of), of, data(of), Change(1, 2, inject(of, 4, 0, nan)))
     assert said == "weight logits/kernel is not finite, in epoch 1, batch 2: lower the learning rate"
 
 
-def test_a_micro_batch_is_looked_into_by_itself():
-    """With gradients taken in parts, the part that holds the damaged frame is found."""
+def test_micro_batches_are_checked_one_by_one():
+    """With micro-batches, the one with the damaged frame is found."""
     of = algebra(2)
     model = network(of)
     model.micro_batch = 1
@@ -214,25 +214,25 @@ def test_a_micro_batch_is_looked_into_by_itself():
 
 
 def test_a_finite_training_reads_no_batch_again():
-    """As long as every loss is finite, the watch does nothing."""
+    """While every loss is finite, no batch is read again."""
     of = algebra(2)
     frames, labels = data(of)
     batches = Batches([lambda i: frames[i]], lambda i: labels[i], np.arange(EXAMPLES), BATCH, (1,))
-    asked: list[int] = []
+    read: list[int] = []
 
     def batch(epoch: int, number: int) -> Any:
-        asked.append(number)
+        read.append(number)
         return batches.batch(epoch, number)
 
-    assert len(batches.fit(network(of), 3, [Watch(of, batch)])) == 3
-    assert not asked
+    assert len(batches.fit(network(of), 3, [NonFiniteWatch(of, batch)])) == 3
+    assert not read
 
 
 @pytest.mark.parametrize("voting", [False, True])
 @pytest.mark.parametrize("architecture", ["cnn", "cnn-lstm", "cnn-bi-lstm"])
 @pytest.mark.parametrize("n", [1, 2])
-def test_every_network_can_be_looked_into(architecture: Architecture, voting: bool, n: int):
-    """In each of the networks, of stock layers or on ciphertext, the last weight is named, and nothing before it."""
+def test_every_network_can_be_checked(architecture: Architecture, voting: bool, n: int):
+    """In each network, of stock layers or on ciphertext, a non-finite last weight is named, and nothing before it."""
     of, spec = algebra(n), replace(TINY, architecture=architecture, voting=voting, gaps=True)
     model = models.plaintext(spec, "float32") if n == 1 else models.encrypted(spec, of, "float32")
     model.compile(SGD(of, 0.01), CategoricalCrossentropy(of, "float32"), jit_compile=False)

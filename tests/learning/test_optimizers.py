@@ -1,4 +1,4 @@
-"""The encrypted optimizers against stock Keras and a hand-written loop, slot by slot, and what bounds the decoys."""
+"""Encrypted optimizers, compared with stock Keras and a hand-written loop by slot; bounds of decoys."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -62,7 +62,7 @@ def variables(of: Algebra, values: list[np.ndarray], dtype: str) -> list[keras.V
 
 
 def derivatives(of: Algebra, slots: list[np.ndarray], dtype: str) -> list[Any]:
-    """Return what autodiff would: the derivatives by the coordinates, for derivatives `[n, *shape]` by the slots."""
+    """Return the derivatives by coordinates, as autodiff would, for derivatives `[n, *shape]` by slots."""
     basis = np.array([of.from_slots(tuple(row)) for row in np.eye(of.n)])  # x = s B, so dL/dx = dL/ds inv(B)^T
     return [
         keras.ops.convert_to_tensor(part.astype(dtype))
@@ -85,7 +85,7 @@ def drawn(n: int, shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray]:
 def trained(
     optimizer: EncryptedOptimizer, n: int, shapes: list[tuple[int, ...]] = SHAPES, dtype: str = "float64"
 ) -> list[np.ndarray]:
-    """Return the slots of the weights after some steps along drawn gradients."""
+    """Return the slots of the weights after some steps with random gradients."""
     weights = variables(optimizer.algebra, drawn(n, shapes, 0), dtype)
     for step in range(STEPS):
         optimizer.apply(derivatives(optimizer.algebra, drawn(n, shapes, 1 + step), dtype), weights)
@@ -93,7 +93,7 @@ def trained(
 
 
 def by_hand(rule: str, clipping: dict[str, float], rate: float, n: int) -> list[np.ndarray]:
-    """Return the same by the textbook's formulas in NumPy, on one slot at a time."""
+    """Return the same by textbook formulas in NumPy, one slot at a time."""
     after = [np.empty((n, *shape)) for shape in SHAPES]
     for k in range(n):
         weights = [w[k] for w in drawn(n, SHAPES, 0)]
@@ -126,8 +126,8 @@ def by_hand(rule: str, clipping: dict[str, float], rate: float, n: int) -> list[
 @SIZES
 @CLIPPED
 @CASES
-def test_steps_are_keras_s_and_the_textbook_s(rule: str, clipping: dict[str, float], n: int):
-    """Every slot takes stock Keras's steps up to its float32 scalars, and the textbook's up to rounding."""
+def test_steps_are_those_of_keras_and_of_the_textbook(rule: str, clipping: dict[str, float], n: int):
+    """In every slot steps equal stock Keras's up to its float32 scalars, and the textbook's up to rounding."""
     rate = float(np.float32(0.05))  # Keras keeps it in float32
     ours, stock = RULES[rule]
     moved = trained(ours(algebra(n), rate, decoy_bound=inf, **clipping), n)
@@ -143,7 +143,6 @@ def test_steps_are_keras_s_and_the_textbook_s(rule: str, clipping: dict[str, flo
             np.testing.assert_allclose(mine[k], expected, rtol=0, atol=2e-6)
 
 
-@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(RULES)),
     st.sampled_from(CLIPPINGS),
@@ -151,7 +150,7 @@ def test_steps_are_keras_s_and_the_textbook_s(rule: str, clipping: dict[str, flo
     st.lists(arrays.array_shapes(max_dims=4, max_side=4), min_size=1, max_size=3),
 )
 def test_shapes_do_not_matter(rule: str, clipping: dict[str, float], n: int, shapes: list[tuple[int, ...]]):
-    """For weights of any shape, the message's slot moves as the plaintext reference does."""
+    """For weights of any shape, the message's slot takes the steps of the plaintext reference."""
     make = RULES[rule][0]
     moved = trained(make(algebra(n), 0.05, **clipping), n, shapes)
     reference, weights = make(algebra(1), 0.05, **clipping), [keras.Variable(w[0]) for w in drawn(n, shapes, 0)]
@@ -163,7 +162,7 @@ def test_shapes_do_not_matter(rule: str, clipping: dict[str, float], n: int, sha
 
 @CASES
 def test_float32_stays_within_its_rounding(rule: str):
-    """In float32 all arithmetic is float32's, and the steps are float64's up to its rounding."""
+    """In float32 the steps are those of float64 up to rounding."""
     make = RULES[rule][0]
     single, double = (trained(make(algebra(2), 0.05), 2, dtype=dtype) for dtype in ("float32", "float64"))
     for low, high in zip(single, double, strict=True):
@@ -171,7 +170,7 @@ def test_float32_stays_within_its_rounding(rule: str):
 
 
 def test_a_schedule_sets_the_rate_of_each_step():
-    """A learning rate that falls moves the weights as Keras's does under the same schedule."""
+    """A decaying learning rate gives Keras's steps under the same schedule."""
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
     moved = trained(SGD(algebra(2), schedule), 2)
     weights = [keras.Variable(w[0]) for w in drawn(2, SHAPES, 0)]
@@ -182,7 +181,7 @@ def test_a_schedule_sets_the_rate_of_each_step():
         np.testing.assert_allclose(mine[0], expected, rtol=0, atol=1e-6)
 
 
-def test_weights_can_be_kept_from_decay():
+def test_weights_can_be_excluded_from_decay():
     """Keras's `exclude_from_weight_decay` by name holds for the n variables of a ciphertext."""
     decayed, kept = AdamW(algebra(2), 0.05, weight_decay=0.3), AdamW(algebra(2), 0.05, weight_decay=0.3)
     kept.exclude_from_weight_decay(var_names=["variable"])
@@ -192,8 +191,8 @@ def test_weights_can_be_kept_from_decay():
     assert np.abs(trained(decayed, 2)[0] - plain[0]).max() > 1e-2
 
 
-def test_restart_forgets_all_but_the_rate():
-    """After a restart the steps are those of a new optimizer at the rate that was set."""
+def test_restart_resets_all_but_the_learning_rate():
+    """After a restart the steps are those of a new optimizer at the current rate."""
     used, new = (SGD(algebra(2), rate, momentum=0.9) for rate in (0.5, 0.1))
     gradients = drawn(2, SHAPES, 1)
     weights = variables(used.algebra, drawn(2, SHAPES, 0), "float64")
@@ -230,8 +229,8 @@ def batch(of: Algebra, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("rule", "proximal"), [("nesterov", 0.0), ("adamw", 0.0), ("adamw", 0.7)])
-def test_a_saved_model_goes_on_with_the_same_steps(rule: str, proximal: float, tmp_path: Path):
-    """A compiled model, read from a `.keras` file under its key, takes the steps that the saved one takes."""
+def test_a_saved_model_resumes_with_the_same_steps(rule: str, proximal: float, tmp_path: Path):
+    """A compiled model, loaded from a `.keras` file under its key, takes the same steps as the saved one."""
     of, path = algebra(2), tmp_path / "model.keras"
     model = network(of, RULES[rule][0](of, 0.05, global_clipnorm=0.3, decoy_bound=3.0, proximal=proximal))
     for step in range(STEPS):
@@ -248,8 +247,8 @@ def test_a_saved_model_goes_on_with_the_same_steps(rule: str, proximal: float, t
         np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-12)
 
 
-def test_a_file_holds_no_key(tmp_path: Path):
-    """In a file moments stand as rows: the message is in no entry by itself, and only the domain is named."""
+def test_a_file_contains_no_key(tmp_path: Path):
+    """A file has moments as rows: no entry is the message's moment, and only the domain is named."""
     of, path = algebra(2), tmp_path / "model.keras"
     model = network(of, Adam(of, 0.05))
     model.train_on_batch(*batch(of, 0))
@@ -271,8 +270,8 @@ def test_a_file_holds_no_key(tmp_path: Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_moments_of_any_size_come_back_to_the_bit(dtype: str):
-    """Rows keep the message's second moments to the last bit, though the decoys' are 1e12 times as large."""
+def test_moments_of_any_size_survive_saving_bit_for_bit(dtype: str):
+    """Rows keep the message's second moments exactly, even if the decoys' are 1e12 times as large."""
     of = algebra(2)
     saved, read = Adam(of), Adam(of)
     for one in (saved, read):
@@ -289,7 +288,7 @@ def test_moments_of_any_size_come_back_to_the_bit(dtype: str):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda a: Adam(a, -0.1), "learning_rate must be at least 0 .* got -0.1"),
         (lambda a: Adam(a, float("nan")), "learning_rate must be"),
@@ -301,20 +300,20 @@ def test_moments_of_any_size_come_back_to_the_bit(dtype: str):
         (lambda a: Adam(a, decoy_bound=0.0), "decoy_bound must be above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Make, said: str):
+def test_settings_out_of_range_are_rejected(make: Make, message: str):
     """A setting out of range is a ConfigError that names it and its value."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         make(algebra(2))
 
 
-def test_two_clippings_are_refused_as_keras_does():
+def test_two_clippings_are_rejected_as_by_keras():
     """Two clippings at once are Keras's own ValueError."""
     with pytest.raises(ValueError, match="Only one of `clipnorm`"):
         Adam(algebra(2), clipnorm=1.0, clipvalue=1.0)
 
 
-def test_another_domain_is_refused():
-    """A configuration is read only under the key of its domain and of its n; plain numbers need none."""
+def test_another_domain_is_rejected():
+    """A configuration is read under the key of its domain and n only; plaintext needs no key."""
     config = Adam(algebra(2)).get_config()
     with pytest.raises(KeyFileError, match="needs the evaluation key"):
         Adam.from_config(config)
@@ -323,8 +322,8 @@ def test_another_domain_is_refused():
     assert Adam.from_config(Adam(algebra(1), 0.25).get_config()).learning_rate == 0.25
 
 
-def test_weights_that_do_not_fit_are_refused():
-    """Variables that are no whole ciphertexts, of two dtypes, or a state of other weights are ModelErrors."""
+def test_weights_that_do_not_fit_are_rejected():
+    """Incomplete ciphertexts, two dtypes, and a state of other weights raise ModelError."""
     of = algebra(2)
     weights = variables(of, drawn(2, SHAPES, 0), "float64")
     with pytest.raises(ModelError, match="weights of 2 variables each"):
@@ -342,8 +341,8 @@ def test_weights_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @CASES
-def test_a_bound_that_holds_back_no_decoy_changes_no_bit(rule: str, dtype: str):
-    """Weights with a bound that is not reached, and without a bound, are the same to the bit."""
+def test_a_bound_that_is_not_reached_changes_no_bit(rule: str, dtype: str):
+    """Weights with a bound that no decoy reaches, and without a bound, are equal bit for bit."""
     make = RULES[rule][0]
     wide, none = (trained(make(algebra(2), 0.05, decoy_bound=bound), 2, dtype=dtype) for bound in (50.0, inf))
     for mine, expected in zip(wide, none, strict=True):
@@ -351,8 +350,8 @@ def test_a_bound_that_holds_back_no_decoy_changes_no_bit(rule: str, dtype: str):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_a_decoy_stays_within_its_bound_and_a_message_is_free(n: int):
-    """However it is driven, a decoy weight's root mean square ends at the bound; the message goes where it will."""
+def test_decoys_are_bounded_and_the_message_is_not(n: int):
+    """With huge gradients the root mean square of a decoy ends at the bound; the message takes its full step."""
     of = algebra(n)
     optimizer = SGD(of, 1.0, decoy_bound=2.0)
     weights = variables(of, [100 * w for w in drawn(n, SHAPES, 0)], "float64")
@@ -366,7 +365,7 @@ def test_a_decoy_stays_within_its_bound_and_a_message_is_free(n: int):
         np.testing.assert_allclose(deviations, 2.0 * initial_deviation(shape), rtol=1e-9)
 
 
-def test_the_bound_is_in_units_of_what_initialisers_draw():
+def test_the_unit_of_the_bound_is_the_initial_deviation():
     """The unit is the root mean square of Keras's Glorot initial weights, and of ones."""
     for shape in [(300, 200), (3, 3, 20, 30)]:
         draw = np.asarray(keras.initializers.GlorotUniform(seed=1)(shape), np.float64)

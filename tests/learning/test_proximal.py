@@ -1,4 +1,4 @@
-"""FedProx: the pull towards the global model, on ciphertext, on the twin, and by a slow loop with an explicit term."""
+"""FedProx: the proximal term on ciphertext, on plaintext, and in a slow loop with an explicit loss term."""
 
 from dataclasses import replace
 
@@ -61,8 +61,8 @@ def ciphertext(hyperparameters: Hyperparameters, domain: KeyDomain, start: int =
     return [encryption.decrypt(domain, rows[spec.name]) for spec in TINY.weights()]
 
 
-def far(weights: list[np.ndarray]) -> float:
-    """Return how far weights have gone from the drawn ones."""
+def distance(weights: list[np.ndarray]) -> float:
+    """Return the distance of weights from the initial ones."""
     drawn = initial_weights(TINY, 1).values()
     return float(np.sqrt(sum(np.sum((w - w0) ** 2) for w, w0 in zip(weights, drawn, strict=True))))
 
@@ -73,7 +73,7 @@ WAYS = pytest.mark.parametrize(
 
 
 @WAYS
-def test_the_pull_is_that_of_an_explicit_term(hyperparameters: Hyperparameters):
+def test_the_proximal_term_is_that_of_an_explicit_loss(hyperparameters: Hyperparameters):
     """Steps are those of stock Keras layers whose loss has `mu / 2 ||w - w_0||^2` added, by a plain loop."""
     model = models.plaintext(TINY, "float64")
     model.set_weights(list(initial_weights(TINY, 1).values()))
@@ -90,13 +90,15 @@ def test_the_pull_is_that_of_an_explicit_term(hyperparameters: Hyperparameters):
     found = reference(hyperparameters)
     for one, expected in zip(found, model.get_weights(), strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)
-    assert far(found) < 0.95 * far(reference(replace(hyperparameters, proximal=0.0))), "the term does something"
+    assert distance(found) < 0.95 * distance(reference(replace(hyperparameters, proximal=0.0))), (
+        "the term does something"
+    )
 
 
 @WAYS
 @pytest.mark.parametrize("n", [2, 3])
-def test_ciphertext_is_pulled_as_its_twin(hyperparameters: Hyperparameters, n: int):
-    """After the same steps the decrypted weights are the twin's, to 1e-12; no unit is dead here."""
+def test_ciphertext_has_the_proximal_term_of_its_reference(hyperparameters: Hyperparameters, n: int):
+    """After the same steps the decrypted weights are the plaintext reference's to 1e-12; no unit is dead here."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     found = ciphertext(hyperparameters, domain, start=4)
     for one, expected in zip(found, reference(hyperparameters, start=4), strict=True):
@@ -104,8 +106,8 @@ def test_ciphertext_is_pulled_as_its_twin(hyperparameters: Hyperparameters, n: i
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_dead_units_stay_where_they_are(n: int):
-    """Weights that no gradient moves on plaintext are not taken to and fro by rounding in ciphertext."""
+def test_weights_of_dead_units_do_not_change(n: int):
+    """Weights without gradient on plaintext are not moved by rounding on ciphertext."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
     found, expected = ciphertext(HYPERPARAMETERS, domain), reference(HYPERPARAMETERS)
     pairs = list(zip(expected, initial_weights(TINY, 1).values(), strict=True))
@@ -114,8 +116,8 @@ def test_dead_units_stay_where_they_are(n: int):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 
 
-def test_without_a_pull_nothing_is_kept(domain: KeyDomain):
-    """With mu 0 an optimizer has the variables, and a training the state, of one that never heard of it."""
+def test_without_a_proximal_term_there_is_no_anchor(domain: KeyDomain):
+    """With mu 0 an optimizer has no more variables, and a training no more state, than without the setting."""
     of = domain.evaluation_key().algebra()
     variables = [keras.Variable(np.ones(3)), keras.Variable(np.ones(3))]
     counts = []
@@ -129,8 +131,8 @@ def test_without_a_pull_nothing_is_kept(domain: KeyDomain):
     assert plain.keys() == without.keys()
 
 
-def test_weights_are_pulled_to_those_that_load_set(domain: KeyDomain, dataset: EncryptedDataset):
-    """With a pull that outweighs all else the weights stay by those of the last `load`, and not by any before."""
+def test_the_anchor_is_the_last_loaded_model(domain: KeyDomain, dataset: EncryptedDataset):
+    """With a dominant proximal term the weights stay close to those of the last `load`, not of an earlier one."""
     key = domain.evaluation_key()
     hyperparameters = Hyperparameters(learning_rate=1e-3, batch_size=3, proximal=1e6)
     trainer = EncryptedTrainer(TINY, key.algebra(), hyperparameters, "float64")
@@ -143,8 +145,8 @@ def test_weights_are_pulled_to_those_that_load_set(domain: KeyDomain, dataset: E
             assert 0 < np.abs(moved).max() < 8e-3, "fewer than the 16 steps of 1e-3 that Adam could go"
 
 
-def test_a_training_goes_on_with_its_pull(domain: KeyDomain, dataset: EncryptedDataset):
-    """From a state after 2 epochs on, another trainer that loaded other weights ends at the same, to 1e-9."""
+def test_a_resumed_training_keeps_its_anchor(domain: KeyDomain, dataset: EncryptedDataset):
+    """Another trainer, with other weights loaded, resumes from the state of epoch 2 with the same result to 1e-9."""
     key = domain.evaluation_key()
     whole, first, second = (EncryptedTrainer(TINY, key.algebra(), HYPERPARAMETERS, "float64") for _ in range(3))
     for one in (whole, first):
@@ -158,8 +160,8 @@ def test_a_training_goes_on_with_its_pull(domain: KeyDomain, dataset: EncryptedD
         np.testing.assert_allclose(values, whole.rows()[name], rtol=0, atol=1e-9)
 
 
-def test_an_optimizer_that_a_step_builds_is_pulled_to_its_start():
-    """Built while a step is traced, it keeps the weights of that time, and not those of each step."""
+def test_an_optimizer_built_in_a_step_keeps_the_weights_of_its_start():
+    """If it is built while a step is traced, its anchor is the weights at that time, not at each step."""
     weight, optimizer = keras.Variable(np.array([2.0, -1.0])), SGD(Algebra.plaintext(), 0.125, proximal=0.5)
 
     @tf.function
@@ -176,8 +178,8 @@ def test_an_optimizer_that_a_step_builds_is_pulled_to_its_start():
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_pull_is_a_number_from_0(value: float):
-    """Anything else is a ConfigError, for the optimizer as for the recipe."""
+def test_mu_is_a_number_of_at_least_0(value: float):
+    """Other values raise ConfigError, in the optimizer and in the hyperparameters."""
     for make in (lambda: Adam(Algebra.plaintext(), proximal=value), lambda: Hyperparameters(proximal=value)):
         with pytest.raises(ConfigError, match=f"proximal must be .*{value}"):
             make()

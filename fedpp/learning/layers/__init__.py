@@ -1,13 +1,12 @@
-"""Keras layers that compute on ciphertext, with Keras's names and arguments, the algebra first.
+"""Keras layers that compute on ciphertext, with Keras's names and arguments; the first argument is the algebra.
 
 Between `FromRows` and `ToRows` a tensor is a tuple of n ordinary tensors of the plaintext's shape
-(`fedpp.cipher.components`). A linear map without weights acts on each of them, a linear layer with an encrypted kernel
-is a few ordinary kernels, and a function acts on the slots. Each encrypted weight is n Keras variables in a row, so
-that the variables of a model, n at a time, are its ciphertext weights. Kernels start at zero: set them from a vault's
-rows.
+(`fedpp.cipher.components`). A linear map without weights is applied to each of them, a layer with an encrypted kernel
+computes a few ordinary products, and a nonlinear function is applied to the slots. Each encrypted weight is n
+consecutive Keras variables. Kernels start at zero: set them from a vault's rows.
 
-Two things differ from Keras: a convolution's padding is "same" unless told otherwise, and a mask is not carried along
-by the tensors but given as the second argument, bool `[batch, steps]`, to the layers that heed it.
+Two differences from Keras: the default padding of convolutions is "same", and padding masks are not attached to
+tensors; layers that use one take it as their second argument `valid`, bool `[batch, steps]`, True for real frames.
 
 A model is saved without its key, and loaded under it::
 

@@ -1,4 +1,4 @@
-"""Dropout on ciphertext."""
+"""Dropout layer on ciphertext."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from fedpp.learning.layers.encrypted_layer import EncryptedLayer
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class Dropout(EncryptedLayer):
-    """`keras.layers.Dropout` on ciphertext: one public mask for all tensors, so that all slots drop the same places."""
+    """`keras.layers.Dropout` on ciphertext: one public dropout mask, so all slots drop the same values."""
 
     settings = ("rate", "noise_shape", "seed")
 
@@ -25,7 +25,7 @@ class Dropout(EncryptedLayer):
         seed: int | None = None,
         **keywords: Any,
     ) -> None:
-        """Take the settings of the stock layer; the same seed gives the stock layer's mask."""
+        """Take the settings of the stock layer; the same seed gives the stock layer's dropout mask."""
         super().__init__(algebra, **keywords)
         if not 0 <= rate < 1:
             raise ConfigError(f"layer {self.name}: rate must be at least 0 and below 1, got {rate}")
@@ -34,10 +34,10 @@ class Dropout(EncryptedLayer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, x: Ciphertext, *, training: bool = False) -> Ciphertext:
-        """Return x without the dropped places, the others scaled by `1 / (1 - rate)`."""
+        """Return x with dropped values set to zero and the others scaled by `1 / (1 - rate)`."""
         if not training or not self.rate:
             return tuple(x)
-        mask = keras.random.dropout(
+        dropout_mask = keras.random.dropout(
             ops.ones_like(x[0]), self.rate, noise_shape=self.noise_shape, seed=self.seed_generator
         )
-        return tuple(part * mask for part in x)
+        return tuple(part * dropout_mask for part in x)

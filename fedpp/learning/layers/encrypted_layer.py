@@ -1,4 +1,4 @@
-"""What all layers on ciphertext have in common: weights of n variables, configurations and files without the key."""
+"""Base classes of layers on ciphertext: encrypted weights, configurations without the key, saving as rows."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -14,15 +14,16 @@ Shape = tuple[int | None, ...]
 
 
 class EncryptedLayer(keras.Layer):  # type: ignore[misc]
-    """A layer under one key.
+    """Layer under one evaluation key.
 
-    Each encrypted weight is n Keras variables in a row, in components. Configurations name the key's domain alone.
-    Files hold the weights as rows, which give the key away: a public 1, such as gamma, is the sum of the rows of R^-1,
-    and Adam's moments in a compiled model's file give all of R. Keep a file as you keep the key (docs/threats.md).
+    Each encrypted weight is n consecutive Keras variables, in components. Configurations name the key's domain only.
+    Files contain the weights as rows, which reveal the key: a public 1, such as gamma, is the sum of the rows of R^-1,
+    and Adam's moments in a compiled model's file reveal all of R. Protect a file like the key
+    (docs/explanation/threats.md).
     """
 
-    axes: ClassVar[str] = ""  # what each axis of an input's tensors is, where their number is fixed
-    settings: ClassVar[tuple[str, ...]] = ()  # the constructor's arguments, each an attribute of its name
+    axes: ClassVar[str] = ""  # names of the input tensors' axes, if their number is fixed
+    settings: ClassVar[tuple[str, ...]] = ()  # names of constructor arguments, which are attributes, too
 
     def __init__(
         self, algebra: Algebra, *, trainable: bool = True, dtype: str | None = None, name: str | None = None
@@ -32,13 +33,13 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
         self.algebra = algebra
 
     def build(self, shapes: Any) -> None:
-        """Check that the input is a ciphertext with our axes."""
+        """Check that the input is a ciphertext with the axes of this layer."""
         self.plain_shape(shapes)
 
     def add_ciphertext(
         self, name: str, shape: tuple[int, ...], *, value: float = 0.0, trainable: bool = True
     ) -> Ciphertext:
-        """Add one encrypted weight of this plaintext shape; it starts at one public value."""
+        """Add one encrypted weight of this plaintext shape; all its values start at one public value."""
         return tuple(
             self.add_weight(
                 name=f"{name}_{k}", shape=shape, initializer=keras.initializers.Constant(part), trainable=trainable
@@ -47,7 +48,7 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
         )
 
     def plain_shape(self, shapes: Any) -> Shape:
-        """Return the plaintext's shape; raise `ModelError` for what is not n tensors of one shape with our axes."""
+        """Return the plaintext's shape; raise `ModelError` unless there are n tensors of one shape with these axes."""
         parts = {tuple(shape) for shape in shapes if isinstance(shape, tuple | list)}
         expected = len(self.axes.split())
         if len(shapes) != self.algebra.n or len(parts) != 1 or expected not in {0, len(next(iter(parts)))}:
@@ -59,31 +60,31 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
         return parts.pop()
 
     def fixed(self, shape: Shape, *axes: int) -> list[int]:
-        """Return the sizes of these axes; raise `ModelError` if one is not known before there is data."""
+        """Return the sizes of these axes; raise `ModelError` if one is not known when the layer is built."""
         sizes = [size for size in (shape[axis] for axis in axes) if size is not None]
         if len(sizes) != len(axes):
-            raise ModelError(f"layer {self.name} must know the size of axes {axes} beforehand, got shape {shape}")
+            raise ModelError(f"layer {self.name} needs a fixed size of axes {axes}, got shape {shape}")
         return sizes
 
     def get_config(self) -> dict[str, Any]:
-        """Return the settings and which algebra they need; the key is not among them."""
+        """Return the settings and the names of the algebra, without the key."""
         own = {name: getattr(self, name) for name in self.settings}
         return {**super().get_config(), **key_scope.describe(self.algebra), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the layer again, under the algebra of the scope (`fedpp.learning.key_scope`)."""
+        """Make the layer from its settings, in the algebra of the scope (`fedpp.learning.key_scope`)."""
         settings = dict(config)
         return cls(key_scope.current(settings), **settings)
 
     def save_own_variables(self, store: Any) -> None:
-        """Write each weight as rows `[*shape, n]`: a file of components would be one of two variances."""
+        """Write each weight as rows `[*shape, n]`, so that files have one form of ciphertext only."""
         for i, weight in enumerate(self._own_ciphertexts()):
             parts = tuple(np.asarray(variable, np.float64) for variable in weight)
             store[str(i)] = np.stack(self.algebra.to_rows(parts), axis=-1).astype(weight[0].dtype)
 
     def load_own_variables(self, store: Any) -> None:
-        """Set each weight from its rows; raise `ModelError` if they are not those of this layer."""
+        """Set each weight from its rows; raise `ModelError` if they do not fit this layer."""
         weights = self._own_ciphertexts()
         rows = [np.asarray(store[key], np.float64) for key in sorted(store.keys(), key=int)]
         expected = [(*weight[0].shape, self.algebra.n) for weight in weights]
@@ -101,7 +102,7 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
 
 
 class LinearMap(EncryptedLayer):
-    """A linear map without weights: it acts on each tensor of the ciphertext as on plaintext."""
+    """Linear map without weights, applied to each tensor of the ciphertext as on plaintext."""
 
     def part(self, part: Tensor) -> Tensor:
         """Return one mapped tensor."""
@@ -113,7 +114,7 @@ class LinearMap(EncryptedLayer):
 
 
 class SlotFunction(EncryptedLayer):
-    """A function that is not linear: it acts on each slot as on plaintext."""
+    """Nonlinear function, applied to each slot as on plaintext."""
 
     def slot(self, slot: Tensor) -> Tensor:
         """Return the function's value of one slot."""
@@ -132,16 +133,16 @@ def at_least_one(value: int, setting: str) -> int:
 
 
 def refusal(message: str) -> ModelError:
-    """Return the error for a call that cannot be; marked, lest Keras wrap the line in a list of all arguments."""
+    """Return an error for an invalid call, marked so that Keras does not add a list of all arguments to it."""
     error = ModelError(message)
     error._keras_call_info_injected = True  # type: ignore[attr-defined]  # noqa: SLF001
     return error
 
 
-def check_mask(name: str, shape: Sequence[int | None], leading: Sequence[int | None]) -> None:
-    """Raise `ModelError` unless a mask's shape is this one, as far as the sizes are known."""
+def check_padding_mask(name: str, shape: Sequence[int | None], leading: Sequence[int | None]) -> None:
+    """Raise `ModelError` unless a padding mask has this shape, as far as the sizes are known."""
     sizes = tuple(shape)
     if len(sizes) != len(leading) or any(
         None not in {size, wanted} and size != wanted for size, wanted in zip(sizes, leading, strict=False)
     ):
-        raise refusal(f"layer {name} takes a mask of shape {tuple(leading)}, got {sizes}")
+        raise refusal(f"layer {name} takes a padding mask of shape {tuple(leading)}, got {sizes}")

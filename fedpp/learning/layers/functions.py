@@ -1,4 +1,4 @@
-"""Activations: functions of the slots."""
+"""Activation layers: functions applied to each slot."""
 
 from collections.abc import Callable
 from typing import Any

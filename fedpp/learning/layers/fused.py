@@ -1,9 +1,9 @@
-"""What follows a convolution's products, in few passes: slots, 2 x 2 max pooling, bias, ReLU, and back to components.
+"""Fused kernel after a convolution's products: slots, 2 x 2 max pooling, bias, ReLU, and back to components.
 
-On a CPU a step on ciphertext is three convolutions for one, and memory traffic: done one after the other, these maps
-read or write the tensors of full size some forty times. Here XLA makes one loop of them, two forward and one for each
-product backward. The gradient is written by hand: of each window one byte is kept, which says for both slots where
-the maximum stood and whether ReLU let it through. It is for n = 2 only; layers keep the general path for the rest.
+On a CPU a training step on ciphertext costs three convolutions instead of one, and memory traffic: as single
+operations, these maps read or write full-size tensors some forty times. Here XLA fuses them into two loops forward and
+one for each product backward. The gradient is written by hand: one byte a window stores, for both slots, where the
+maximum was and whether ReLU passed it. For n = 2 only; layers use the general path otherwise.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,16 @@ import tensorflow as tf
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 
-SMALLEST = 16 * 16  # pixels: compiling takes half a second a layer, which smaller frames do not give back
-_NOWHERE = 4  # the place of a maximum that ReLU did not let through
-_SLOT = 8  # the places of the two slots are the digits, of 8, of a window's byte
+SMALLEST = 16 * 16  # pixels: compiling takes half a second a layer, which smaller frames do not save
+_NOWHERE = 4  # the place of a maximum that ReLU set to zero
+_SLOT = 8  # base of a window's byte: its two digits are the places of the two slots
 
 _Pair = tuple[Tensor, Tensor]
 _ToSlots = Callable[[tuple[Tensor, ...], Tensor], _Pair]
 
 
 def fits(algebra: Algebra, x: Ciphertext, pool_size: tuple[int, int], activation: str | None) -> bool:
-    """Return whether `block` can compute this and pays: on a CPU, of frames whose size is known and not small."""
+    """Return whether `block` supports these arguments and is faster: on a CPU, for frames of known, not small size."""
     return (
         algebra.n == 2
         and pool_size == (2, 2)
@@ -43,13 +43,13 @@ def block(
 ) -> Ciphertext:
     """Return `relu(max_pool(convolve(x, kernel), 2) + bias)` of tensors `[batch, height, width, channels]`.
 
-    Law: to rounding it is what the general path of `fedpp.learning.layers.Conv2D` returns, and so is its gradient.
-    But a number that is not finite comes through, while TensorFlow's pooling on a CPU swallows NaN.
+    Law: up to rounding, result and gradient are those of the general path of `fedpp.learning.layers.Conv2D`.
+    But NaN propagates, while TensorFlow's pooling on a CPU drops it.
     """
     root = tf.constant(algebra.d**0.5, x[0].dtype)
     to_slots: _ToSlots
     if x[0].shape[-1] == 1:
-        # Four products, but in two convolutions: of one channel or two they cost what writing their output costs.
+        # Four products in two convolutions: with one or two channels, only writing the output takes time.
         both, kernels = _compiled(_interleaved)(*x), ((kernel[0], kernel[1] * algebra.d), (kernel[1], kernel[0]))
         products = tuple(convolve(both, tf.concat(pair, -2)) for pair in kernels)
         to_slots = _slots_of_components
@@ -61,18 +61,18 @@ def block(
 
 
 def _interleaved(first: Tensor, second: Tensor) -> Tensor:
-    """Return two tensors of one channel as one of two; TensorFlow's concatenation takes ten times as long."""
+    """Return two tensors of one channel as one of two channels; TensorFlow's concatenation takes ten times as long."""
     return tf.where(tf.constant([True, False]), first, second)
 
 
 def _slots_of_products(products: tuple[Tensor, ...], root: Tensor) -> _Pair:  # noqa: ARG001
-    """Return what `Algebra.product_slots` returns of the three products."""
+    """Return the slots that `Algebra.product_slots` computes from the three products."""
     p, q, r = products
     return r + (q - p), (p + q) * 3.0 - r
 
 
 def _slots_of_components(components: tuple[Tensor, ...], root: Tensor) -> _Pair:
-    """Return what `Algebra.to_slots` returns of a product's components."""
+    """Return the slots that `Algebra.to_slots` computes from a product's components."""
     difference = components[1] * root
     return components[0] + difference, components[0] - difference
 
@@ -84,7 +84,7 @@ def _pooled(to_slots: _ToSlots, products: tuple[Tensor, ...], biases: _Pair, roo
         one, two = (_largest(slot) + bias for slot, bias in _slots(to_slots, given, root))
         if relu:
             one, two = tf.nn.relu(one), tf.nn.relu(two)
-        # XLA on the CPU reads its input again for each output: as one complex number the components are one output.
+        # XLA on the CPU reads its input again for each output: one complex number makes the components one output.
         return tf.complex((one + two) * 0.5, (one - two) * (0.5 / root))
 
     def places(*given: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _pooled(to_slots: _ToSlots, products: tuple[Tensor, ...], biases: _Pair, roo
 def _gradient(
     to_slots: _ToSlots, products: tuple[Tensor, ...], upstream: tuple[Tensor, ...], where: Tensor, root: Tensor
 ) -> list[Tensor]:
-    """Return the derivatives by the products and the biases; `where` holds the places of both slots."""
+    """Return the derivatives by products and biases; `where` holds the places of both slots."""
 
     def by_slots(first: Tensor, second: Tensor, where: Tensor) -> _Pair:
         half, other = first * 0.5, second * (0.5 / root)
@@ -119,7 +119,7 @@ def _gradient(
 
     def by_product(index: int) -> Callable[..., Tensor]:
         def function(*given: Tensor) -> Tensor:
-            # The derivative of the slots by a product is what they are where it is 1 and the others are 0.
+            # The derivative of the slots by a product: their value for 1 at this product and 0 at the others.
             unit = tuple(tf.constant(float(k == index), root.dtype) for k in range(len(products)))
             total = sum(
                 _at(digit, g * factor)
@@ -137,12 +137,12 @@ def _gradient(
 
 
 def _slots(to_slots: _ToSlots, given: tuple[Tensor, ...], root: Tensor) -> list[_Pair]:
-    """Return both slots of the products, in windows, each with its bias; the biases are given last."""
+    """Return both slots of the products, in windows, each with its bias; the last two arguments are the biases."""
     return list(zip(to_slots(tuple(map(_windows, given[:-2])), root), given[-2:], strict=True))
 
 
 def _windows(x: Tensor) -> Tensor:
-    """Return `[batch, height, width, channels]` as `[batch, rows, 2, columns, 2, channels]`, less an odd edge."""
+    """Return `[batch, height, width, channels]` as `[batch, rows, 2, columns, 2, channels]`, without an odd edge."""
     rows, columns, channels = x.shape[1] // 2, x.shape[2] // 2, x.shape[3]
     return tf.reshape(x[:, : 2 * rows, : 2 * columns], (-1, rows, 2, columns, 2, channels))
 
@@ -160,7 +160,7 @@ def _corners(windows: Tensor) -> list[Tensor]:
 
 
 def _largest(windows: Tensor) -> Tensor:
-    """Return the maximum, NaN where one is NaN: XLA's own maximum on the CPU may pass it over."""
+    """Return the maximum, or NaN if a value is NaN, which XLA's own maximum on the CPU may ignore."""
     largest, *others = _corners(windows)
     for value in others:
         largest = tf.where((value > largest) | tf.math.is_nan(value), value, largest)
@@ -168,7 +168,7 @@ def _largest(windows: Tensor) -> Tensor:
 
 
 def _place(windows: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    """Return where the maximum stands, the first of several as in TensorFlow, or nowhere: ReLU'(0) is 0."""
+    """Return the place of the first maximum, as in TensorFlow, or nowhere if ReLU zeroes it; ReLU'(0) is 0."""
     largest, *others = _corners(windows)
     place = tf.zeros_like(largest, tf.uint8)
     for k, value in enumerate(others, 1):
@@ -178,13 +178,13 @@ def _place(windows: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
 
 
 def _at(place: Tensor, values: Tensor) -> Tensor:
-    """Return windows that hold the values at their places and zero elsewhere."""
+    """Return windows with the values at their places and zero elsewhere."""
     corners = tf.constant([[0, 1], [2, 3]], tf.uint8)[:, None, :, None]
     expanded = values[:, :, None, :, None]
     return tf.where(place[:, :, None, :, None] == corners, expanded, tf.zeros_like(expanded))
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a function that XLA fuses within a graph; called eagerly, it would be compiled at each call."""
+    """Return the function compiled by XLA, for use in a graph; in eager mode each call would compile it again."""
     compiled: Callable[..., Tensor] = tf.function(function, jit_compile=True, autograph=False)
     return function if tf.executing_eagerly() else compiled

@@ -1,4 +1,4 @@
-"""Layers with an encrypted kernel: convolutions and dense layers, with what follows them within.
+"""Layers with an encrypted kernel: convolutions and dense layers, with pooling, bias and activation included.
 
 The default padding of convolutions is "same", as in all networks here; Keras's is "valid".
 """
@@ -18,13 +18,13 @@ from fedpp.learning.layers.windows import Pair, known_padding, pair, positions
 
 
 class _Linear(EncryptedLayer):
-    """A linear map with encrypted kernel and bias, and the functions of the slots that follow it.
+    """Linear map with encrypted kernel and bias, followed by functions of the slots.
 
-    What follows is part of the layer because between product and function the tensors can stay in slots. A
-    pooling comes before the bias: `max(x) + b == max(x + b)` to the last bit, since rounding is monotonic.
+    The functions are part of the layer so that the tensors can stay in slots after the product. Pooling comes before
+    the bias: `max(x) + b == max(x + b)` bit for bit, since rounding is monotonic.
     """
 
-    pool_size: Pair = (1, 1)  # of the max pooling within
+    pool_size: Pair = (1, 1)  # of the included max pooling
 
     def __init__(
         self, algebra: Algebra, *, use_bias: bool = True, activation: str | None = None, **keywords: Any
@@ -58,7 +58,7 @@ class _Linear(EncryptedLayer):
 
 
 class _Convolution(_Linear):
-    """A linear map of the windows of a frame."""
+    """Linear map of the windows of a frame."""
 
     axes = "batch height width channels"
 
@@ -92,7 +92,7 @@ class _Convolution(_Linear):
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class Conv2D(_Convolution):
-    """`keras.layers.Conv2D` on ciphertext, with encrypted kernel and bias; max pooling may follow within it.
+    """`keras.layers.Conv2D` on ciphertext, with encrypted kernel and bias, and optional max pooling.
 
     `n` tensors `[batch, height, width, channels]` to `n` tensors `[batch, height', width', filters]`.
     """
@@ -140,7 +140,7 @@ class Conv2D(_Convolution):
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class DepthwiseConv2D(_Convolution):
-    """`keras.layers.DepthwiseConv2D` on ciphertext: each channel has kernels of its own.
+    """`keras.layers.DepthwiseConv2D` on ciphertext: each channel has its own kernels.
 
     `n` tensors `[batch, height, width, channels]` to `n` tensors
     `[batch, height', width', channels * depth_multiplier]`.

@@ -1,4 +1,4 @@
-"""Layers that put ciphertexts together: linear maps of several inputs, on each tensor as on plaintext."""
+"""Merging layers: linear maps of several ciphertexts, applied to each tensor as on plaintext."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ class _Merge(EncryptedLayer):
     """A layer of a list of ciphertexts, as Keras's merging layers are."""
 
     def build(self, shapes: Sequence[Sequence[Shape]]) -> None:
-        """Check that the ciphertexts fit each other."""
+        """Check that the ciphertexts have matching shapes."""
         plain = [self.plain_shape(part) for part in shapes]
         if len({len(shape) for shape in plain}) != 1 or len({self.common(shape) for shape in plain}) != 1:
-            raise ModelError(f"layer {self.name} cannot put shapes {', '.join(map(str, plain))} together")
+            raise ModelError(f"layer {self.name} cannot merge shapes {', '.join(map(str, plain))}")
 
     def common(self, shape: Shape) -> Shape:
-        """Return what must be the same of each input's shape."""
+        """Return the part of a shape that must be the same for all inputs."""
         return shape
 
 
@@ -39,7 +39,7 @@ class Add(_Merge):
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class Concatenate(_Merge):
-    """`keras.layers.Concatenate` on ciphertext: a list of ciphertexts, one after the other along an axis."""
+    """`keras.layers.Concatenate` on ciphertext: a list of ciphertexts along an axis."""
 
     settings = ("axis",)
 
@@ -49,12 +49,12 @@ class Concatenate(_Merge):
         self.axis = axis
 
     def common(self, shape: Shape) -> Shape:
-        """Leave out the axis along which they stand one after the other."""
+        """Return the shape without the axis of concatenation."""
         if not -len(shape) <= self.axis < len(shape):
-            raise ModelError(f"layer {self.name}: axis {self.axis} is none of shape {shape}")
+            raise ModelError(f"layer {self.name}: shape {shape} has no axis {self.axis}")
         axis = self.axis % len(shape)
         return (*shape[:axis], *shape[axis + 1 :])
 
     def call(self, xs: Sequence[Ciphertext]) -> Ciphertext:
-        """Return them as one ciphertext."""
+        """Return the concatenation."""
         return tuple(ops.concatenate(parts, axis=self.axis) for parts in zip(*xs, strict=True))

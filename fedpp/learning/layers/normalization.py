@@ -1,4 +1,4 @@
-"""Normalization: mean and variance of each slot by itself, as on plaintext."""
+"""Normalization layers: mean and variance of each slot, as on plaintext."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Slots, Tensor
 from fedpp.errors import ConfigError, ModelError
-from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, check_mask
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, check_padding_mask
 
 
 class _Normalization(EncryptedLayer):
@@ -26,7 +26,7 @@ class _Normalization(EncryptedLayer):
         """Return the sizes of these axes of the plaintext."""
         shape = self.plain_shape(shapes)
         if any(not -len(shape) <= axis < len(shape) for axis in axes):
-            raise ModelError(f"layer {self.name}: axis {tuple(axes)} is none of shape {shape}")
+            raise ModelError(f"layer {self.name}: shape {shape} has no axis {tuple(axes)}")
         return tuple(self.fixed(shape, *axes))
 
     def build_weights(self, shape: tuple[int, ...]) -> None:
@@ -35,7 +35,7 @@ class _Normalization(EncryptedLayer):
         self.beta = self.add_ciphertext("beta", shape) if self.center else None
 
     def slots_of(self, weight: Ciphertext | None) -> Slots:
-        """Return the slots of a weight that there may be."""
+        """Return the slots of a weight, or Nones without one."""
         return (None,) * self.algebra.n if weight is None else self.algebra.to_slots(weight)
 
 
@@ -43,8 +43,8 @@ class _Normalization(EncryptedLayer):
 class BatchNormalization(_Normalization):
     """`keras.layers.BatchNormalization` on ciphertext; the moving statistics are encrypted weights too.
 
-    A mask as second argument, bool `[batch]` or of more of the leading axes, leaves what is not valid out of the
-    statistics of a batch, so that padding does not count.
+    A padding mask as second argument, bool `[batch]` or with more of the leading axes, excludes padding from the
+    statistics of a batch.
     """
 
     settings = ("axis", "momentum", "epsilon", "center", "scale")
@@ -60,7 +60,7 @@ class BatchNormalization(_Normalization):
         """Add gamma and beta, and the moving mean and variance, which are not trained."""
         sizes = self.sizes(x_shape, [self.axis])
         if valid_shape is not None:
-            self._check_mask(valid_shape, x_shape[0])
+            self._check_padding_mask(valid_shape, x_shape[0])
         self.build_weights(sizes)
         self.moving_mean = self.add_ciphertext("moving_mean", sizes, trainable=False)
         self.moving_variance = self.add_ciphertext("moving_variance", sizes, value=1.0, trainable=False)
@@ -74,7 +74,7 @@ class BatchNormalization(_Normalization):
             self._move(self.moving_variance, variances)
         else:
             means = self.algebra.to_slots(self.moving_mean)
-            # a slot's rounding is that of the largest slot: a variance of zero must not come out below zero
+            # a slot's rounding error is that of the largest slot: a variance of zero must not become negative
             variances = tuple(ops.maximum(v, 0.0) for v in self.algebra.to_slots(self.moving_variance))
         weights = self.slots_of(self.gamma), self.slots_of(self.beta)
         return self.algebra.from_slots(tuple(map(self._normalized, slots, means, variances, *weights)))
@@ -88,19 +88,19 @@ class BatchNormalization(_Normalization):
         for variable, value in zip(moving, self.algebra.from_slots(slots), strict=True):
             variable.assign(variable * self.momentum + value * (1.0 - self.momentum))
 
-    def _check_mask(self, valid: Shape, shape: Shape) -> None:
-        check_mask(self.name, valid, shape[: max(1, min(len(valid), len(shape) - 1))])
+    def _check_padding_mask(self, valid: Shape, shape: Shape) -> None:
+        check_padding_mask(self.name, valid, shape[: max(1, min(len(valid), len(shape) - 1))])
 
     def _moments(self, slot: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return mean and variance `[features]` of one slot, of what is valid, in Keras's own arithmetic."""
+        """Return mean and variance `[features]` of one slot without padding, in Keras's own arithmetic."""
         rank = len(slot.shape)
         axes = [axis for axis in range(rank) if axis != self.axis % rank]
         if valid is None:
             mean, variance = ops.moments(slot, axes)
             return mean, variance
-        self._check_mask(valid.shape, slot.shape)
-        mask = ops.cast(ops.reshape(valid, (*ops.shape(valid), *[1] * (rank - len(valid.shape)))), slot.dtype)
-        weights = ops.broadcast_to(mask, ops.shape(slot))
+        self._check_padding_mask(valid.shape, slot.shape)
+        padding_mask = ops.cast(ops.reshape(valid, (*ops.shape(valid), *[1] * (rank - len(valid.shape)))), slot.dtype)
+        weights = ops.broadcast_to(padding_mask, ops.shape(slot))
         count = ops.sum(weights, axes, keepdims=True) + keras.config.epsilon()
         mean = ops.sum(ops.where(weights > 0, slot, 0.0), axes, keepdims=True) / count
         variance = ops.sum(ops.where(weights > 0, ops.square(slot - mean), 0.0), axes, keepdims=True) / count

@@ -1,4 +1,4 @@
-"""Pooling: averages are linear and act on the ciphertext, maxima are functions of the slots."""
+"""Pooling layers: averages are linear and act on the ciphertext, maxima are functions of the slots."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import keras
 from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
-from fedpp.learning.layers.encrypted_layer import EncryptedLayer, LinearMap, Shape, SlotFunction, check_mask
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, LinearMap, Shape, SlotFunction, check_padding_mask
 from fedpp.learning.layers.windows import known_padding, pair, positions
 
 
 class _Pooling(EncryptedLayer):
-    """A pooling of windows: `[batch, height, width, channels]` to `[batch, height', width', channels]`."""
+    """Pooling of windows: `[batch, height, width, channels]` to `[batch, height', width', channels]`."""
 
     axes = "batch height width channels"
     settings = ("pool_size", "strides", "padding")
@@ -38,7 +38,7 @@ class _Pooling(EncryptedLayer):
 
 
 class _GlobalPooling(EncryptedLayer):
-    """A pooling of whole frames: `[batch, height, width, channels]` to `[batch, channels]`."""
+    """Pooling of whole frames: `[batch, height, width, channels]` to `[batch, channels]`."""
 
     axes = "batch height width channels"
     settings = ("keepdims",)
@@ -92,16 +92,16 @@ class GlobalAveragePooling1D(EncryptedLayer):
     axes = "batch steps features"
 
     def build(self, x_shape: Sequence[Shape], valid_shape: Shape | None = None) -> None:
-        """Check that the mask, if there is one, is of the steps."""
+        """Check the shape of the padding mask, if there is one."""
         shape = self.plain_shape(x_shape)
         if valid_shape is not None:
-            check_mask(self.name, valid_shape, shape[:2])
+            check_padding_mask(self.name, valid_shape, shape[:2])
 
     def call(self, x: Ciphertext, valid: Tensor | None = None) -> Ciphertext:
-        """Return the mean of the steps, or of those that `valid [batch, steps]` names."""
+        """Return the mean of all steps, or of those where `valid [batch, steps]` is True."""
         if valid is None:
             return tuple(ops.mean(part, axis=1) for part in x)
-        check_mask(self.name, valid.shape, x[0].shape[:2])
-        mask = ops.cast(valid, x[0].dtype)[..., None]
-        count = ops.sum(mask, axis=1)
-        return tuple(ops.sum(part * mask, axis=1) / count for part in x)
+        check_padding_mask(self.name, valid.shape, x[0].shape[:2])
+        padding_mask = ops.cast(valid, x[0].dtype)[..., None]
+        count = ops.sum(padding_mask, axis=1)
+        return tuple(ops.sum(part * padding_mask, axis=1) / count for part in x)

@@ -1,4 +1,4 @@
-"""Layers that only arrange: rows to tensors and back, frames and features in other shapes."""
+"""Shaping layers: rows to component tensors and back, folding of frames, flattening, reshaping."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from fedpp.learning.layers.encrypted_layer import EncryptedLayer, LinearMap, Sha
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class FromRows(EncryptedLayer):
-    """Take rows `[..., n]` to n tensors `[...]`."""
+    """Convert rows `[..., n]` to n tensors `[...]`."""
 
     def build(self, shape: Shape) -> None:
         """Check that the last axis is that of the slots."""
@@ -28,7 +28,7 @@ class FromRows(EncryptedLayer):
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class ToRows(EncryptedLayer):
-    """Take n tensors `[...]` to rows `[..., n]`."""
+    """Convert n tensors `[...]` to rows `[..., n]`."""
 
     def call(self, x: Ciphertext) -> Tensor:
         """Return the row form."""
@@ -39,7 +39,7 @@ class ToRows(EncryptedLayer):
 class FoldFrames(LinearMap):
     """Fold the frames into the batch: `[batch, frames, ...]` to `[batch * frames, ...]`.
 
-    What follows sees single frames, at a third of the time that `keras.layers.TimeDistributed` takes.
+    The following layers process single frames, in a third of the time of `keras.layers.TimeDistributed`.
     """
 
     def build(self, shapes: Sequence[Shape]) -> None:
@@ -89,7 +89,7 @@ class Flatten(LinearMap):
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class Reshape(LinearMap):
-    """`keras.layers.Reshape` on ciphertext: the batch stays, and one size may be -1, for what is left."""
+    """`keras.layers.Reshape` on ciphertext: the batch axis stays, and one size may be -1."""
 
     settings = ("target_shape",)
 
@@ -103,11 +103,11 @@ class Reshape(LinearMap):
             )
 
     def build(self, shapes: Sequence[Shape]) -> None:
-        """Check that as many numbers go in as out."""
+        """Check that input and output have the same number of values."""
         shape = self.plain_shape(shapes)
         size, wanted = math.prod(self.fixed(shape, *range(1, len(shape)))), math.prod(self._resolved(shape))
         if size != wanted:
-            raise ModelError(f"layer {self.name} cannot make {self.target_shape} of shape {shape[1:]}")
+            raise ModelError(f"layer {self.name} cannot reshape {shape[1:]} to {self.target_shape}")
 
     def part(self, part: Tensor) -> Tensor:
         """Return one tensor in the new shape."""

@@ -1,14 +1,14 @@
-"""The weighted unit and sequence voting layer, on plaintext and on ciphertext.
+"""Weighted unit and sequence voting layer, on plaintext and on ciphertext.
 
-The paper names such a layer and never defines it; this one is ours. Each
-frame t, a *unit*, is scored by its own features f_t and by the LSTM's state h_t::
+The paper names such a layer without a definition; this definition is ours. Each frame t, a *unit*, is scored by its
+features f_t and by the LSTM's state h_t::
 
     u_t = a (f_t S + s) + (1 - a) (h_t T + t),   a = sigmoid(mix)
     v   = softmax over the valid frames of [f_t h_t] q
     z   = sum_t v_t u_t
 
-so the mix of the two scores and the weights of the votes are learned. A network without an LSTM scores by the
-features alone. A frame that is not valid has no vote, and changes nothing.
+so the mix of the two scores and the weights of the votes are learned. A network without an LSTM scores by features
+only. A padded frame has no vote and no effect.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from keras import ops
 
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ModelError
-from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one, check_mask
+from fedpp.learning.layers.encrypted_layer import EncryptedLayer, Shape, at_least_one, check_padding_mask
 
-NO_VOTE = -1e9  # the exponent of a frame that is not valid: its weight is exactly zero
+NO_VOTE = -1e9  # exponent of a padded frame: its weight is exactly zero
 
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class Vote(keras.Layer):  # type: ignore[misc]
-    """The vote on plaintext: features `[batch, frames, f]` and states `[batch, frames, h]` to `[batch, classes]`."""
+    """Voting layer on plaintext: features `[batch, frames, f]`, states `[batch, frames, h]` to `[batch, classes]`."""
 
     def __init__(self, classes: int, **keywords: Any) -> None:
         """Score this many classes; keywords are those of `keras.layers.Layer`."""
@@ -39,7 +39,7 @@ class Vote(keras.Layer):  # type: ignore[misc]
             setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
 
     def call(self, features: Tensor, states: Tensor | None = None, *, valid: Tensor) -> Tensor:
-        """Return the logits; `valid [batch, frames]` says which frames vote."""
+        """Return the logits; `valid [batch, frames]` is False for padded frames."""
         scores = ops.matmul(features, self.spatial_kernel) + self.spatial_bias
         if states is not None:
             temporal = ops.matmul(states, self.temporal_kernel) + self.temporal_bias
@@ -61,7 +61,7 @@ class Vote(keras.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="fedpp")
 class EncryptedVote(EncryptedLayer):
-    """The same on ciphertext: n tensors a piece; products in the algebra, sigmoid, softmax and vote on the slots."""
+    """Voting layer on ciphertext: products in the algebra; sigmoid, softmax and vote on the slots."""
 
     axes = "batch frames features"
     settings = ("classes",)
@@ -76,14 +76,14 @@ class EncryptedVote(EncryptedLayer):
         given = [self.plain_shape(shape) for shape in (features_shape, states_shape) if shape is not None]
         for shape in given[1:]:
             if shape[1] != given[0][1]:
-                raise ModelError(f"layer {self.name} takes a state for each frame, got shapes {given[0]} and {shape}")
+                raise ModelError(f"layer {self.name} needs a state for each frame, got shapes {given[0]} and {shape}")
         sizes = [self.fixed(shape, 2)[0] for shape in given]
         for name, shape in _weights(self.classes, *sizes):
             setattr(self, name, self.add_ciphertext(name, shape))
 
     def call(self, features: Ciphertext, states: Ciphertext | None = None, *, valid: Tensor) -> Ciphertext:
-        """Return the logits, n tensors `[batch, classes]`; `valid [batch, frames]` says which frames vote."""
-        check_mask(self.name, valid.shape, features[0].shape[:2])
+        """Return the logits, n tensors `[batch, classes]`; `valid [batch, frames]` is False for padded frames."""
+        check_padding_mask(self.name, valid.shape, features[0].shape[:2])
         scores = self._scores(tuple(features), self.spatial_kernel, self.spatial_bias)
         if states is not None:
             temporal = self._scores(tuple(states), self.temporal_kernel, self.temporal_bias)

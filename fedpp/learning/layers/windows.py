@@ -1,4 +1,4 @@
-"""Sizes of the windows that convolutions and poolings slide over a frame."""
+"""Window arithmetic of convolutions and poolings: sizes, padding, number of positions."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ Pair = tuple[int, int]
 
 
 def pair(value: int | Sequence[int], setting: str) -> Pair:
-    """Return a size for rows and columns, of one for both or of two; raise `ConfigError` for anything else."""
+    """Return sizes for rows and columns from one size for both or from two; raise `ConfigError` for other values."""
     sizes = (value, value) if isinstance(value, int) else tuple(value)
     if len(sizes) != 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
         raise ConfigError(f"{setting} must be one or two whole numbers of at least 1, got {value!r}")
@@ -23,7 +23,7 @@ def known_padding(padding: str, layer: str) -> str:
 
 
 def positions(frame: Sequence[int | None], window: Pair, strides: Pair, padding: str, layer: str) -> list[int | None]:
-    """Return how many places a window has along rows and columns; raise `ModelError` if there is none."""
+    """Return the number of window positions along rows and columns; raise `ModelError` if there is none."""
     counts = [
         None if size is None else -(-size // stride) if padding == "same" else (size - width) // stride + 1
         for size, width, stride in zip(frame, window, strides, strict=True)
@@ -31,6 +31,6 @@ def positions(frame: Sequence[int | None], window: Pair, strides: Pair, padding:
     if any(count is not None and count < 1 for count in counts):
         raise ModelError(
             f"layer {layer}: a window of {window} does not fit into frames of {tuple(frame)}: "
-            "take larger frames, fewer layers or padding same"
+            "use larger frames, fewer layers or padding same"
         )
     return counts

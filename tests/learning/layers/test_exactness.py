@@ -1,4 +1,4 @@
-"""Each layer on ciphertext is the stock Keras layer on every slot: outputs, gradients, moved statistics."""
+"""Layers on ciphertext equal stock Keras layers on every slot: outputs, gradients, moving statistics."""
 
 import keras
 import numpy as np
@@ -18,19 +18,19 @@ SIZES = pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
-def test_a_layer_is_the_stock_layer_on_every_slot(name: str, n: int, data: st.DataObject):
+def test_a_layer_equals_the_stock_layer_on_every_slot(name: str, n: int, data: st.DataObject):
     """Outputs, gradients by inputs and weights, and moving statistics decrypt to the stock layer's in every slot."""
     check_layer(data.draw(CASES[name]), n)
 
 
 def test_every_layer_has_a_case():
-    """No layer is exported without its check against stock Keras; rows in and out are checked below."""
+    """Every exported layer is compared with stock Keras; `FromRows` and `ToRows` are tested below."""
     exported = {name for name in layers.__all__ if isinstance(getattr(layers, name), type)}
     assert exported - {"EncryptedLayer", "FromRows", "ToRows"} == set(CASES)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "sigmoid", "tanh", "softmax", "gelu"])
-def test_an_activation_is_keras_s_within_a_dense_layer_too(activation: str):
+def test_an_activation_in_a_dense_layer_equals_the_activation_layer(activation: str):
     """`Dense(activation=f)` is `Activation(f)` after `Dense`, on every slot."""
     a, generator = algebra(2), np.random.default_rng(0)
     x = tuple(generator.normal(size=(2, 4, 3)))
@@ -44,7 +44,7 @@ def test_an_activation_is_keras_s_within_a_dense_layer_too(activation: str):
 
 
 @SIZES
-def test_rows_go_in_and_out_unchanged(n: int):
+def test_rows_survive_conversion(n: int):
     """ToRows(FromRows(c)) == c."""
     a, rows = algebra(n), np.random.default_rng(0).normal(size=(2, 3, n))
     through = layers.ToRows(a, dtype=DTYPE)(layers.FromRows(a, dtype=DTYPE)(tf.constant(rows)))
@@ -52,8 +52,8 @@ def test_rows_go_in_and_out_unchanged(n: int):
 
 
 @SIZES
-def test_dropout_drops_the_same_places_of_every_slot(n: int):
-    """A share of `rate` is zero, in all slots the same places; the rest is scaled by 1 / (1 - rate), each step anew."""
+def test_dropout_drops_the_same_values_of_every_slot(n: int):
+    """A share `rate` is zero, the same in all slots and new in each step; the rest is scaled by 1 / (1 - rate)."""
     a = algebra(n)
     slots = tuple(np.random.default_rng(0).uniform(1, 2, size=(n, 100, 100)))
     layer = layers.Dropout(a, 0.3, seed=1, dtype=DTYPE)
@@ -68,7 +68,7 @@ def test_dropout_drops_the_same_places_of_every_slot(n: int):
 
 @SIZES
 def test_a_vanished_moving_variance_gives_no_nan(n: int):
-    """Where a slot's variance is zero beside a large one, rounding does not make its root imaginary."""
+    """If one slot's variance is zero and another's large, rounding does not make the square root NaN."""
     a = algebra(n)
     layer = layers.BatchNormalization(a, epsilon=1e-12, dtype="float32")
     x = tuple(np.ones((n, 2, 64), np.float32))
@@ -79,8 +79,8 @@ def test_a_vanished_moving_variance_gives_no_nan(n: int):
     assert all(np.isfinite(part).all() for part in layer(x))
 
 
-def test_layers_run_on_plain_numbers():
-    """Under the plaintext algebra, n = 1, a layer is the stock layer."""
+def test_layers_run_on_plaintext():
+    """With plaintext algebra, n = 1, a layer equals the stock layer."""
     x = np.random.default_rng(0).normal(size=(2, 5, 5, 2))
     plain = layers.Conv2D(Algebra.plaintext(), 3, 2, activation="elu", dtype=DTYPE)
     stock = keras.layers.Conv2D(3, 2, padding="same", activation="elu", dtype=DTYPE)

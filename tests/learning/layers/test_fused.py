@@ -1,4 +1,4 @@
-"""The fused block against stock Keras and against the general path of the layer, slot by slot."""
+"""Fused block, compared with stock Keras and with the general path of the layer, slot by slot."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def ours(strides: int, padding: str, *, relu: bool) -> Block:
 
 
 def general(strides: int, padding: str, *, relu: bool) -> Block:
-    """Return what a layer does without the fused block: one map after the other."""
+    """Return the result of the general path: one map after the other."""
     convolve = convolution(strides, padding)
 
     def block(x: Ciphertext, kernel: Ciphertext, bias: Ciphertext) -> Ciphertext:
@@ -105,7 +105,7 @@ def check(actual: list[np.ndarray], expected: list[np.ndarray], within: float) -
     dtype=st.sampled_from(["float32", "float64"]),
     relu=st.booleans(),
 )
-def test_block_is_stock_keras_on_every_slot(
+def test_the_block_equals_stock_keras_on_every_slot(
     seed: int,
     shape: tuple[int, ...],
     filters: int,
@@ -116,7 +116,7 @@ def test_block_is_stock_keras_on_every_slot(
     *,
     relu: bool,
 ):
-    """Outputs and all gradients decrypt to those of Conv2D, MaxPooling2D and ReLU, odd sizes among them."""
+    """Outputs and all gradients decrypt to those of Conv2D, MaxPooling2D and ReLU, also for odd sizes."""
     if any((side - (size if padding == "valid" else 1)) // strides + 1 < 2 for side in shape[1:3]):
         return
     values = draw(seed, shape, filters, size, dtype)
@@ -129,8 +129,8 @@ def test_block_is_stock_keras_on_every_slot(
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", EXACT)
-def test_block_is_the_general_path(channels: int, dtype: str):
-    """In a graph and eagerly, it is what the maps give one after the other."""
+def test_the_block_equals_the_general_path(channels: int, dtype: str):
+    """In a graph and in eager mode, the result is that of single maps."""
     values = draw(0, (2, 7, 6, channels), 3, 3, dtype)
     expected = results(general(1, "same", relu=True), values)
     for graph in (True, False):
@@ -138,22 +138,22 @@ def test_block_is_the_general_path(channels: int, dtype: str):
 
 
 def test_of_equal_maxima_the_first_has_the_gradient():
-    """On frames of one colour all places tie, and the gradient by the frame is TensorFlow's."""
+    """On uniform frames all places tie, and the gradient by the frame is TensorFlow's."""
     x, kernel, bias = draw(1, (1, 4, 4, 1), 2, 1, "float64")
     values = [np.broadcast_to(x[:, :, :1, :1], x.shape), kernel, np.abs(bias) + 9]
     check(results(ours(1, "same", relu=True), values), stock(1, "same", values, relu=True), 1e-12)
 
 
-def test_relu_lets_no_gradient_through_at_zero():
-    """Where the shifted maximum is exactly 0, every gradient is 0, as in TensorFlow."""
+def test_relu_has_no_gradient_at_zero():
+    """If the maximum plus bias is exactly 0, every gradient is 0, as in TensorFlow."""
     values = [np.zeros((2, 1, 4, 4, 2)), np.ones((2, 1, 1, 2, 3)), np.zeros((2, 3))]
     for result in results(ours(1, "same", relu=True), values):
         np.testing.assert_array_equal(result, np.zeros_like(result))
 
 
 @pytest.mark.parametrize("corner", range(4))
-def test_what_is_not_finite_comes_through(corner: int):
-    """A NaN in any corner of a window makes its output NaN; TensorFlow's pooling on a CPU would hide it."""
+def test_nan_propagates(corner: int):
+    """A NaN in any corner of a window makes its output NaN; TensorFlow's pooling on a CPU does not."""
     values = draw(2, (1, 4, 4, 1), 2, 1, "float32")
     values[0][0, 0, corner // 2, corner % 2] = np.nan
     message = results(ours(1, "same", relu=True), values)[0]
@@ -161,8 +161,8 @@ def test_what_is_not_finite_comes_through(corner: int):
     assert np.isfinite(message[0, 1:]).all()
 
 
-def test_no_number_of_the_key_stays_in_a_cache():
-    """Two keys, one after the other in one process, each give their own result."""
+def test_no_value_of_a_key_is_cached():
+    """Two keys, one after the other in one process, give their own results."""
     values = draw(3, (1, 4, 4, 2), 2, 3, "float64")
     other = KeyDomain.of_secret(bytes([6] * 32), n=2).evaluation_key().algebra()
     assert other.d != ALGEBRA.d
@@ -176,8 +176,8 @@ def test_no_number_of_the_key_stays_in_a_cache():
         np.testing.assert_allclose(one, two, atol=1e-12)
 
 
-def test_what_the_block_cannot_do_is_left_to_the_layer():
-    """It takes n = 2, squares of 2, no other function than ReLU, and frames of known size that are not small."""
+def test_other_arguments_use_the_general_path():
+    """The block is for n = 2, pooling by 2 x 2, ReLU or no function, and frames of known, not small size."""
     three = KeyDomain.of_secret(bytes([5] * 32), n=3).evaluation_key().algebra()
     x = (tf.zeros((1, 16, 16, 1)),) * 2
     assert fused.fits(ALGEBRA, x, (2, 2), "relu")
@@ -192,8 +192,8 @@ def test_what_the_block_cannot_do_is_left_to_the_layer():
 
 
 @pytest.mark.parametrize("side", [14, 16])
-def test_the_layer_gives_the_same_on_either_path(side: int):
-    """A convolution of frames of 16 x 16 is fused, one of 14 x 14 is not; both are stock Keras's on every slot."""
+def test_the_layer_gives_the_same_result_on_both_paths(side: int):
+    """A convolution of frames of 16 x 16 is fused, one of 14 x 14 is not; both equal stock Keras on every slot."""
     layer = Conv2D(ALGEBRA, 3, 3, pool_size=2, activation="relu", dtype="float64")
     x = np.random.default_rng(0).normal(size=(2, 2, side, side, 2))
     parts = tuple(map(tf.constant, ALGEBRA.from_slots((x[0], x[1]))))

@@ -1,4 +1,4 @@
-"""What each layer refuses, in one line that names the layer, what was given and what would do."""
+"""Rejected settings and inputs of layers: one line with the layer, the value received and what is allowed."""
 
 from collections.abc import Callable
 
@@ -47,8 +47,8 @@ SETTINGS: dict[str, tuple[Callable[[Algebra], object], str]] = {
 
 
 @pytest.mark.parametrize("case", SETTINGS)
-def test_a_setting_out_of_range_is_refused(case: str):
-    """A layer is not made with a setting that it cannot heed."""
+def test_a_setting_out_of_range_is_rejected(case: str):
+    """A layer cannot be made with an invalid setting."""
     make, message = SETTINGS[case]
     with pytest.raises(ConfigError, match=message) as refusal:
         make(algebra(2))
@@ -79,8 +79,8 @@ CALLS: dict[str, tuple[Callable[[Algebra], object], str]] = {
     ),
     "sequences to be pooled": (lambda a: layers.GlobalMaxPooling2D(a)(SEQUENCE), "height, width, channels"),
     "frames for sequences": (lambda a: layers.LSTM(a, 2)(FRAME), r"tensors \[batch, steps, features\]"),
-    "any number of steps": (lambda a: layers.GRU(a, 2)(ciphertext(None, None, 2)), "must know the size of axes"),
-    "any number of features": (lambda a: layers.Flatten(a)(ciphertext(None, None, 2)), "must know the size of axes"),
+    "any number of steps": (lambda a: layers.GRU(a, 2)(ciphertext(None, None, 2)), "needs a fixed size of axes"),
+    "any number of features": (lambda a: layers.Flatten(a)(ciphertext(None, None, 2)), "needs a fixed size of axes"),
     "small frames": (lambda a: layers.Conv2D(a, 2, 5, padding="valid")(FRAME), r"\(5, 5\) does not fit .*\(4, 4\)"),
     "small frames by dilation": (
         lambda a: layers.DepthwiseConv2D(a, 3, padding="valid", dilation_rate=2)(FRAME),
@@ -88,17 +88,17 @@ CALLS: dict[str, tuple[Callable[[Algebra], object], str]] = {
     ),
     "small frames before a pooling": (lambda a: layers.Conv2D(a, 2, 3, 2, pool_size=3)(FRAME), r"\(3, 3\).* \(2, 2\)"),
     "small frames for a pooling": (lambda a: layers.MaxPooling2D(a, 5)(FRAME), r"\(5, 5\) does not fit"),
-    "another number": (lambda a: layers.Reshape(a, (5, -1))(FRAME), r"cannot make \(5, -1\) of shape \(4, 4, 2\)"),
-    "no such axis": (lambda a: layers.LayerNormalization(a, 4)(FRAME), r"axis \(4,\) is none of shape"),
-    "no such axis for a batch": (lambda a: layers.BatchNormalization(a, -5)(FRAME), r"axis \(-5,\) is none of shape"),
-    "no such axis to join": (lambda a: layers.Concatenate(a, 3)([SEQUENCE, SEQUENCE]), "axis 3 is none of shape"),
+    "another number": (lambda a: layers.Reshape(a, (5, -1))(FRAME), r"cannot reshape \(4, 4, 2\) to \(5, -1\)"),
+    "no such axis": (lambda a: layers.LayerNormalization(a, 4)(FRAME), r"has no axis \(4,\)"),
+    "no such axis for a batch": (lambda a: layers.BatchNormalization(a, -5)(FRAME), r"has no axis \(-5,\)"),
+    "no such axis to join": (lambda a: layers.Concatenate(a, 3)([SEQUENCE, SEQUENCE]), "has no axis 3"),
     "other sizes to join": (
         lambda a: layers.Concatenate(a, 1)([SEQUENCE, ciphertext(None, 3, 3)]),
-        "cannot put shapes",
+        "cannot merge shapes",
     ),
     "sum of two shapes": (
         lambda a: layers.Add(a)([FRAME, SEQUENCE]),
-        r"cannot put shapes \(None, 4, 4, 2\), \(None, 3",
+        r"cannot merge shapes \(None, 4, 4, 2\), \(None, 3",
     ),
     "small frames for an average": (
         lambda a: layers.AveragePooling2D(a, (2, 5))(FRAME),
@@ -111,26 +111,26 @@ CALLS: dict[str, tuple[Callable[[Algebra], object], str]] = {
     ),
     "frames of any size to fold": (
         lambda a: layers.FoldFrames(a)(ciphertext(None, 3, None, 4, 1)),
-        r"fold_frames.* must know the size of axes .*, got shape \(None, 3, None, 4, 1\)",
+        r"fold_frames.* needs a fixed size of axes .*, got shape \(None, 3, None, 4, 1\)",
     ),
-    "a mask of features for a mean": (
+    "a padding mask of features for a mean": (
         lambda a: layers.GlobalAveragePooling1D(a)(SEQUENCE, keras.KerasTensor((None, 1), dtype="bool")),
-        r"takes a mask of shape \(None, 3\), got \(None, 1\)",
+        r"takes a padding mask of shape \(None, 3\), got \(None, 1\)",
     ),
-    "a mask of other steps": (
+    "a padding mask of other steps": (
         lambda a: layers.LSTM(a, 2, name="memory")(SEQUENCE, keras.KerasTensor((None, 4), dtype="bool")),
-        r"layer memory takes a mask of shape \(None, 3\), got \(None, 4\)",
+        r"layer memory takes a padding mask of shape \(None, 3\), got \(None, 4\)",
     ),
-    "a mask of features": (
+    "a padding mask of features": (
         lambda a: layers.GRU(a, 2)(SEQUENCE, keras.KerasTensor((None, 3, 1), dtype="bool")),
-        r"takes a mask of shape \(None, 3\), got \(None, 3, 1\)",
+        r"takes a padding mask of shape \(None, 3\), got \(None, 3, 1\)",
     ),
 }
 
 
 @pytest.mark.parametrize("case", CALLS)
-def test_an_input_that_does_not_fit_is_refused(case: str):
-    """A layer is not called on what it was not made for; one line says what it takes and what it got."""
+def test_an_input_that_does_not_fit_is_rejected(case: str):
+    """A layer rejects inputs of another form; one line says what it takes and what it got."""
     call, message = CALLS[case]
     with pytest.raises(ModelError, match=message) as refusal:
         call(algebra(2))
@@ -138,8 +138,8 @@ def test_an_input_that_does_not_fit_is_refused(case: str):
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 3, 2), (6,)])
-def test_a_mask_that_does_not_fit_data_is_refused(shape: tuple[int, ...]):
-    """On data too, after a call that went well, a mask of another shape is refused in one line."""
+def test_a_padding_mask_that_does_not_fit_data_is_rejected(shape: tuple[int, ...]):
+    """A padding mask of another shape is also rejected on data, after a valid call."""
     x, a = tuple(np.zeros((2, 2, 3, 2))), algebra(2)
     normalization, memory = layers.BatchNormalization(a, dtype=DTYPE), layers.LSTM(a, 2, dtype=DTYPE)
     both = layers.Bidirectional(a, layers.GRU(a, 2, return_sequences=True, dtype=DTYPE), dtype=DTYPE)
@@ -151,7 +151,7 @@ def test_a_mask_that_does_not_fit_data_is_refused(shape: tuple[int, ...]):
         assert "\n" not in str(refusal.value)
 
 
-def test_directions_of_another_key_are_refused():
+def test_directions_of_another_key_are_rejected():
     """Both directions compute under one key."""
     with pytest.raises(FedppError, match="belongs to domain"):
         layers.Bidirectional(algebra(2), layers.LSTM(algebra(2, epoch=2), 2))

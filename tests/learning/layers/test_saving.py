@@ -1,4 +1,4 @@
-"""Layers in configurations and `.keras` files: the key is in none of them, and the key of the scope opens them."""
+"""Layers in configurations and `.keras` files: they contain no key and load under the key of the scope."""
 
 import inspect
 import io
@@ -24,7 +24,7 @@ SIZES = pytest.mark.parametrize("n", [2, 3])
 
 
 def network(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Model:
-    """Return a functional model of one layer between rows, its weights drawn."""
+    """Return a functional model of one layer between rows, with random weights."""
     inputs = [keras.Input((*shape[1:], a.n), dtype=DTYPE) for shape in case.shapes]
     x = case.call(case.ours(a), [layers.FromRows(a, dtype=DTYPE)(rows) for rows in inputs], None)
     model = keras.Model(inputs, layers.ToRows(a, dtype=DTYPE)(x))
@@ -61,7 +61,7 @@ def contents(path: Path) -> tuple[list[np.ndarray], str]:
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_saved_layer_loads_under_the_key(name: str, n: int, data: st.DataObject, tmp_path: Path):
-    """A functional model of the layer gives the same outputs after a `.keras` file, which holds rows and no key."""
+    """A model loaded from a `.keras` file gives the same outputs; the file contains rows and no key."""
     case, a, generator = data.draw(CASES[name]), algebra(n), np.random.default_rng(1)
     model, path = network(case, a, generator), tmp_path / "model.keras"
     save(model, path)
@@ -88,7 +88,7 @@ def test_a_saved_layer_loads_under_the_key(name: str, n: int, data: st.DataObjec
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=3, deadline=None)
 @given(data=st.data())
-def test_a_layer_is_made_again_from_its_configuration(name: str, n: int, data: st.DataObject):
+def test_a_layer_survives_its_configuration(name: str, n: int, data: st.DataObject):
     """`from_config(get_config())`, through JSON, has the same configuration, and the scope's algebra."""
     a = algebra(n)
     layer = data.draw(CASES[name]).ours(a)
@@ -100,8 +100,8 @@ def test_a_layer_is_made_again_from_its_configuration(name: str, n: int, data: s
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_configuration_holds_every_setting(name: str):
-    """Each argument of a layer's constructor, and of those that it builds on, is in its configuration."""
+def test_a_configuration_has_every_setting(name: str):
+    """Each constructor argument of a layer and of its base classes is in its configuration."""
     layer = getattr(layers, name)
     own = [c for c in layer.__mro__ if c.__module__.startswith("fedpp.") and "__init__" in vars(c)]
     arguments = {argument for c in own for argument in inspect.signature(c.__init__).parameters}
@@ -118,15 +118,15 @@ def dense_file(tmp_path: Path, a: Algebra) -> Path:
 
 
 def test_a_model_is_not_loaded_without_a_key(tmp_path: Path):
-    """Without a scope, loading is refused in one line that names the domain and what to do."""
+    """Without a scope, one line names the domain and what to do."""
     a = algebra(2)
-    with pytest.raises(KeyFileError, match=f"evaluation key of domain {a.domain[:16]}.*scope.under") as refusal:
+    with pytest.raises(KeyFileError, match=f"evaluation key of domain {a.domain[:16]}.*layers.under") as refusal:
         keras.models.load_model(dense_file(tmp_path, a))
     assert "\n" not in str(refusal.value)
 
 
 def test_a_model_is_not_loaded_under_another_domain(tmp_path: Path):
-    """Under the key of another domain, loading is refused in one line that names both."""
+    """Under the key of another domain, one line names both domains."""
     a, other = algebra(2), algebra(2, epoch=2)
     expected = f"belongs to domain {a.domain[:16]}, the key to {other.domain[:16]}"
     with layers.under(other), pytest.raises(DomainMismatchError, match=expected) as refusal:
@@ -135,7 +135,7 @@ def test_a_model_is_not_loaded_under_another_domain(tmp_path: Path):
 
 
 def test_a_model_is_not_loaded_under_another_n(tmp_path: Path):
-    """Under a key of another n, loading is refused in one line that names both."""
+    """Under a key of another n, one line names both values."""
     a = Algebra(np.eye(2) + 0.3, "one")
     other = Algebra(np.eye(3) + 0.3, "one")
     with layers.under(other), pytest.raises(ModelError, match="n = 2, the key of n = 3") as refusal:
@@ -144,7 +144,7 @@ def test_a_model_is_not_loaded_under_another_n(tmp_path: Path):
 
 
 def test_a_scope_ends(tmp_path: Path):
-    """After its block a scope opens nothing any more, and an inner scope gives way to the outer one."""
+    """After its block a scope has no effect; after an inner scope the outer one applies again."""
     a, other = algebra(2), algebra(2, epoch=2)
     path = dense_file(tmp_path, a)
     with layers.under(a):
@@ -155,14 +155,14 @@ def test_a_scope_ends(tmp_path: Path):
         keras.models.load_model(path)
 
 
-def test_plain_numbers_need_no_scope(tmp_path: Path):
-    """A model under the plaintext algebra is loaded as it stands."""
+def test_plaintext_needs_no_scope(tmp_path: Path):
+    """A model with plaintext algebra is loaded without a scope."""
     model = keras.models.load_model(dense_file(tmp_path, Algebra.plaintext()))
     assert model.count_params() == 3 * 2 + 2
 
 
-def test_weights_of_other_shapes_are_refused():
-    """A layer loads rows of its own shapes only; the error names the layer and both shapes."""
+def test_weights_of_other_shapes_are_rejected():
+    """A layer loads rows of its own shapes only; the error names layer and both shapes."""
     a = algebra(2)
     layer = layers.Dense(a, 2, dtype=DTYPE, name="head")
     layer.build(((None, 3), (None, 3)))
@@ -171,8 +171,8 @@ def test_weights_of_other_shapes_are_refused():
         layer.load_own_variables(store)
 
 
-def test_a_clone_computes_under_the_scope():
-    """`keras.models.clone_model` makes the layers again under the scope, with the functional graph as it was."""
+def test_a_clone_uses_the_algebra_of_the_scope():
+    """`keras.models.clone_model` makes the layers under the scope, with the same functional graph."""
     a, generator = algebra(2), np.random.default_rng(0)
     rows, valid = keras.Input((4, 3, 2), dtype=DTYPE), keras.Input((4,), dtype="bool")
     x = layers.FromRows(a, dtype=DTYPE)(rows)

@@ -1,4 +1,4 @@
-"""The vote of the frames: by hand in NumPy, on plaintext and on ciphertext."""
+"""Voting layer: formulas in NumPy, on plaintext and on ciphertext."""
 
 from itertools import chain
 from pathlib import Path
@@ -53,8 +53,8 @@ def by_hand(x: Values, h: Values | None, w: list[Values]) -> Values:
 
 
 @WITH_STATES
-def test_the_plaintext_vote_is_the_one_by_hand(with_states: bool):
-    """Scores, their mix and the votes of valid frames are the formulas' of the module."""
+def test_the_plaintext_vote_equals_the_formulas(with_states: bool):
+    """Scores, their mix and the votes of valid frames are those of the module's formulas."""
     layer = Vote(CLASSES, dtype="float64")
     given = (X[0], H[0]) if with_states else (X[0],)
     layer(*given, valid=VALID)
@@ -65,7 +65,7 @@ def test_the_plaintext_vote_is_the_one_by_hand(with_states: bool):
 
 @N
 @WITH_STATES
-def test_the_encrypted_vote_is_the_plaintext_one_on_every_slot(n: int, with_states: bool):
+def test_the_encrypted_vote_equals_the_plaintext_vote_on_every_slot(n: int, with_states: bool):
     """Logits, and gradients by inputs and weights, decrypt to the plaintext layer's, for message and decoys."""
     a = algebra(n)
     inputs = [X[:n], H[:n]][: 1 + with_states]
@@ -93,8 +93,8 @@ def test_the_encrypted_vote_is_the_plaintext_one_on_every_slot(n: int, with_stat
             np.testing.assert_allclose(mine[k], stock, atol=1e-11)
 
 
-def test_a_frame_that_is_not_valid_has_no_vote():
-    """Nothing that stands at such a frame, were it huge, changes a logit by a bit; a valid frame does."""
+def test_a_padded_frame_has_no_vote():
+    """Huge values at a padded frame change no bit of a logit; those at a valid frame do."""
     layer = Vote(CLASSES, dtype="float64")
     layer(X[0], H[0], valid=VALID)
     layer.set_weights(weights(with_states=True))
@@ -107,7 +107,7 @@ def test_a_frame_that_is_not_valid_has_no_vote():
 
 @WITH_STATES
 def test_a_saved_vote_is_loaded_under_the_key(with_states: bool, tmp_path: Path):
-    """A `.keras` file of either vote gives the same logits; the encrypted one's needs the key."""
+    """Both votes give the same logits after a `.keras` file; the encrypted one needs the key."""
     a = algebra(2)
     sizes = [FEATURES, STATES][: 1 + with_states]
     valid = keras.Input((FRAMES,), dtype="bool")
@@ -129,22 +129,24 @@ def test_a_saved_vote_is_loaded_under_the_key(with_states: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "mask", "message"),
+    ("shapes", "padding_mask", "message"),
     [
         ([(BATCH, FRAMES, FEATURES)] * 3, (BATCH, FRAMES), "a tuple of 2 tensors"),
         ([(BATCH, FEATURES)] * 2, (BATCH, FRAMES), r"\[batch, frames, features\]"),
-        ([(BATCH, FRAMES, FEATURES)] * 2, (BATCH, 1), r"a mask of shape \(3, 4\), got \(3, 1\)"),
+        ([(BATCH, FRAMES, FEATURES)] * 2, (BATCH, 1), r"a padding mask of shape \(3, 4\), got \(3, 1\)"),
     ],
 )
-def test_what_the_vote_does_not_take(shapes: list[tuple[int, ...]], mask: tuple[int, ...], message: str):
-    """Ciphertexts of another n or rank, and a mask of other frames, are refused in one line."""
+def test_invalid_inputs_of_the_vote_are_rejected(
+    shapes: list[tuple[int, ...]], padding_mask: tuple[int, ...], message: str
+):
+    """Ciphertexts of another n or rank, and a padding mask of other frames, are rejected in one line."""
     vote = EncryptedVote(algebra(2), CLASSES, dtype="float64")
     with pytest.raises(ModelError, match=message):
-        vote(tuple(map(np.zeros, shapes)), valid=np.ones(mask, bool))
+        vote(tuple(map(np.zeros, shapes)), valid=np.ones(padding_mask, bool))
 
 
 def test_a_vote_needs_classes_and_a_state_for_each_frame():
-    """No classes, or states of other frames than the features', are refused; and a later mask as the first."""
+    """No classes, and states of other frames than the features', are rejected; so is a later mask of other frames."""
     with pytest.raises(ConfigError, match="classes must be .* at least 1, got 0"):
         EncryptedVote(algebra(2), 0)
     vote, x = EncryptedVote(algebra(2), CLASSES, dtype="float64"), tuple(X[:2])

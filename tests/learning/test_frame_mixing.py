@@ -1,4 +1,4 @@
-"""The frame form's network: plain Keras layers on mixed patches, and the same functions as on plain ones."""
+"""Networks for orthogonal frame mixing: plain Keras layers on mixed patches compute the same functions."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ VALID = np.ones((3, 2), bool)
 
 
 @pytest.mark.parametrize("patch", [2, 4])
-def test_a_mixed_kernel_on_mixed_frames_is_the_kernel_on_plain_ones(patch: int):
+def test_a_mixed_kernel_on_mixed_frames_equals_the_kernel_on_plain_frames(patch: int):
     """With the stem's kernel mixed by K the logits on ciphertext are those on plaintext, to rounding."""
     network = replace(TINY, patch=patch, channels=3)
     model = models.plaintext(network, "float64")
@@ -43,12 +43,12 @@ def test_the_specification_lists_the_weights_of_the_network(patch: int, architec
     assert network.weights()[0].shape == (3, 3, patch**2, 12)
 
 
-def test_patches_that_do_not_fit_are_refused():
+def test_patches_that_do_not_fit_are_rejected():
     """Images that are not whole patches, an even kernel, and ciphertext of several slots are named."""
     with pytest.raises(ConfigError, match="images of 8 x 8 are not made of patches of 3"):
         replace(TINY, patch=3)
     with pytest.raises(ConfigError, match="odd size, got 2"):
         replace(TINY, patch=2, kernel=2)
     algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
-    with pytest.raises(ModelError, match="frame form alone"):
+    with pytest.raises(ModelError, match="orthogonal frame mixing only"):
         models.encrypted(replace(TINY, patch=2), algebra, "float32")

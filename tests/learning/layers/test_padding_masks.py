@@ -1,4 +1,4 @@
-"""Masks: a step that is not valid is not seen, and padding a sequence never changes its prediction."""
+"""Padding masks: padded steps have no effect, and padding a sequence never changes its prediction."""
 
 from collections.abc import Callable
 
@@ -55,21 +55,23 @@ PAIRS = [
 
 @SIZES
 @RECURRENT
-@pytest.mark.parametrize("masks", PAIRS)
-def test_a_masked_step_is_keras_s_on_every_slot(case: Case, n: int, masks: tuple[list[bool], list[bool]]):
-    """Outputs and all gradients are the stock layer's under its mask, one a sequence, wherever the gaps in it are."""
-    check_layer(case, n, np.array(masks))
+@pytest.mark.parametrize("padding_masks", PAIRS)
+def test_a_padding_mask_has_keras_s_effect_on_every_slot(
+    case: Case, n: int, padding_masks: tuple[list[bool], list[bool]]
+):
+    """Outputs and all gradients equal the stock layer's with the same mask, for any padded steps of each sequence."""
+    check_layer(case, n, np.array(padding_masks))
 
 
 @SIZES
-@pytest.mark.parametrize("masks", PAIRS[:2])
-def test_a_masked_mean_is_keras_s_on_every_slot(n: int, masks: tuple[list[bool], list[bool]]):
-    """Of sequences that have a valid step; of no step the mean is not a number, there as here."""
-    check_layer(stock_case("GlobalAveragePooling1D", {}, SHAPE), n, np.array(masks))
+@pytest.mark.parametrize("padding_masks", PAIRS[:2])
+def test_a_mean_with_a_padding_mask_is_keras_s_on_every_slot(n: int, padding_masks: tuple[list[bool], list[bool]]):
+    """For sequences with a valid step; without one the mean is NaN in both."""
+    check_layer(stock_case("GlobalAveragePooling1D", {}, SHAPE), n, np.array(padding_masks))
 
 
 def drawn(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Layer:
-    """Return the layer with weights drawn."""
+    """Return the layer with random weights."""
     layer = case.ours(a)
     layer(tuple(np.zeros((a.n, *SHAPE))))
     layer.set_weights([generator.normal(size=w.shape) for w in layer.weights])
@@ -78,7 +80,7 @@ def drawn(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Layer
 
 @RECURRENT
 def test_a_full_mask_changes_nothing(case: Case):
-    """Where all steps are valid, the output is to the bit that without a mask."""
+    """If all steps are valid, the output equals that without a mask, bit for bit."""
     generator = np.random.default_rng(0)
     layer, x = drawn(case, algebra(2), generator), tuple(generator.normal(size=(2, *SHAPE)))
     for masked, bare in zip(layer(x, tf.ones(SHAPE[:2], bool)), layer(x), strict=True):
@@ -86,8 +88,8 @@ def test_a_full_mask_changes_nothing(case: Case):
 
 
 @RECURRENT
-def test_a_step_that_is_not_valid_is_not_even_seen(case: Case):
-    """No output depends, by a single bit, on what stands at masked steps, before, between or after."""
+def test_padded_steps_change_no_bit(case: Case):
+    """No output depends on the values at padded steps, before, between or after valid ones, by a single bit."""
     generator = np.random.default_rng(0)
     layer = drawn(case, algebra(2), generator)
     valid = np.array([[True, True, False, False], [False, True, False, True]])
@@ -99,8 +101,8 @@ def test_a_step_that_is_not_valid_is_not_even_seen(case: Case):
 
 @SIZES
 @pytest.mark.parametrize("axis", [-1, 2])
-def test_a_masked_batch_normalization_is_keras_s(n: int, axis: int):
-    """Under a mask of all axes but the features, outputs, gradients and moved statistics are the stock layer's."""
+def test_batch_normalization_with_a_padding_mask_is_keras_s(n: int, axis: int):
+    """With a mask of all axes but the features, outputs, gradients and moving statistics are the stock layer's."""
     case = Case(
         lambda a: layers.BatchNormalization(a, axis, 0.7, dtype=DTYPE),
         lambda: keras.layers.BatchNormalization(axis, 0.7, dtype=DTYPE),
@@ -111,7 +113,7 @@ def test_a_masked_batch_normalization_is_keras_s(n: int, axis: int):
 
 
 def test_padding_does_not_count_in_the_statistics_of_a_batch():
-    """Valid frames are normalized as they are without the padding, whatever stands there."""
+    """Valid frames are normalized as without padding, for any values there."""
     a, generator = algebra(2), np.random.default_rng(0)
     frames, valid = generator.normal(size=(2, 6, 3, 3, 2)), np.array([True, False, True, True, False, True])
     padded = np.where(valid[:, None, None, None], frames, 1e3)
@@ -135,7 +137,7 @@ def votes(a: Algebra, x: object, _valid: object) -> object:
 
 
 def network(name: str, head: Head, frames: int, a: Algebra) -> keras.Model:
-    """Return convolutions, a recurrent layer in both directions with all its outputs, and a head."""
+    """Return convolutions, a bidirectional recurrent layer with all outputs, and a head."""
     rows, valid = keras.Input((frames, 6, 6, 1, a.n), dtype=DTYPE), keras.Input((frames,), dtype="bool")
     x = layers.FoldFrames(a, dtype=DTYPE)(layers.FromRows(a, dtype=DTYPE)(rows))
     x = layers.Conv2D(a, 3, 3, pool_size=2, activation="relu", dtype=DTYPE)(x)
@@ -150,7 +152,7 @@ def network(name: str, head: Head, frames: int, a: Algebra) -> keras.Model:
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 @pytest.mark.parametrize("head", [last_state, votes])
 def test_padding_never_changes_a_prediction(n: int, name: str, head: Head):
-    """Three frames have the prediction that they have among padding, before, between and after; to the bit of any."""
+    """Three frames have the same prediction with padding before, between and after; its values change no bit."""
     a, generator = algebra(n), np.random.default_rng(0)
     bare, padded = network(name, head, 3, a), network(name, head, 7, a)
     weights = [generator.normal(size=w.shape) for w in bare.weights]
