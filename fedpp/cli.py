@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from math import inf, nan
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 import fedpp
 from fedpp.errors import FedppError
 from fedpp.texts import printable
-from fedpp.values import is_hex
+from fedpp.values import Declared, Rule, hyphenated, is_hex
 
 OURS = {"fedpp", "sites", "coordinator", "simulations"}
 
@@ -208,6 +209,28 @@ def load_tensorflow(*, deterministic: bool = False) -> None:
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(nothing)
+
+
+def add_declared(parser: Any, kind: type[Declared], names: Iterable[str], defaults: Mapping[str, Any] = {}) -> None:
+    """Add options for declared fields, with their bounds and help. One that is not given is None."""
+    for name in names:
+        of = kind.declarations()[name]
+        default = defaults.get(name, of.default)
+        words = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        option, text = f"--{hyphenated(name)}", f"{of.help} (default: {words})"
+        if of.rule.choices == (True, False):
+            parser.add_argument(option, action="store_const", const=True, help=of.help)
+        elif of.rule.choices:
+            parser.add_argument(option, choices=of.rule.choices, help=text)
+        else:
+            parser.add_argument(option, type=partial(_declared, of.rule), help=text)
+
+
+def _declared(rule: Rule, text: str) -> Any:
+    try:
+        return rule.accept(rule.kind(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {rule.allowed}, got {text!r:.60}") from None
 
 
 def positive(text: str) -> int:

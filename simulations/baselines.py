@@ -22,7 +22,7 @@ from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaseli
 
 from .comparison import Comparison, also_tested_elsewhere, shared, trained_and_tested
 from .hospitals import Hospitals
-from .plaintext_reference import PlaintextReference, PlaintextSite, Training, Values, moved, plaintext_sites
+from .plaintext_reference import PlaintextReference, PlaintextSite, Values, moved, plaintext_sites
 from .scenario import Scenario
 
 Note = Callable[[str], None]
@@ -47,7 +47,7 @@ def compare(
         left_out = sum(map(len, unfair))
         weights = trainer.train("all data in one place, plaintext", [pooled(sites, unfair)])
         tests["plaintext_central"] = trainer.tests(weights)
-    if scenario.local_baseline:
+    if scenario.run.local_baseline:
         local = {s.name: trainer.tests(trainer.train(f"local baseline of {s.name}, plaintext", [s])) for s in sites}
     together = Baselines(
         **{name: metrics(total(of.values())) for name, of in tests.items()},
@@ -84,11 +84,7 @@ class _Trainer:
     def __init__(self, scenario: Scenario, hospitals: Hospitals, record: FederationRecord, note: Note) -> None:
         self._scenario, self._hospitals, self._note = scenario, hospitals, note
         self.sites = plaintext_sites(hospitals, record.network)
-        hyperparameters, server_optimizer = scenario.hyperparameters(), scenario.server_optimizer_config()
-        training = Training(
-            scenario.rounds, scenario.epochs, hyperparameters, scenario.seed, scenario.dtype, server_optimizer
-        )
-        self._reference = PlaintextReference(record.network, training)
+        self._reference = PlaintextReference(record.network, scenario.run)
         self._initial = self._reference.initial(hospitals.domain)
 
     def train(self, what: str, sites: Sequence[PlaintextSite]) -> list[Values]:
@@ -98,7 +94,7 @@ class _Trainer:
 
     def tests(self, weights: Sequence[Values]) -> dict[str, AnyCounts]:
         """Return the evaluation counts of these weights on each site's test split."""
-        counted = count_findings if self._reference.network.multi_label else count
+        counted = count_findings if self._reference.network.task.multi_label else count
         tested = [(site, site.split["test"]) for site in self.sites]
         return {s.name: counted(s.labels[t], self._reference.probabilities(weights, s)[t]) for s, t in tested}
 
@@ -121,15 +117,17 @@ class _Trainer:
 
     def _probability_difference(self, model: EncryptedModel, probabilities: Sequence[Values]) -> float:
         domain, network, scenario = self._hospitals.domain, self._reference.network, self._scenario
-        hyperparameters = scenario.hyperparameters()
-        trainer = EncryptedTrainer(network, domain.computing_key().algebra(), hyperparameters, scenario.dtype)
+        hyperparameters = scenario.run.training.hyperparameters
+        trainer = EncryptedTrainer(
+            network, domain.computing_key().algebra(), hyperparameters, scenario.run.training.dtype
+        )
         trainer.load(model.rows)
         differences = []
         for site, expected in zip(self._hospitals.sites, probabilities, strict=True):
             dataset = EncryptedDataset.open(site.dataset)
             for indices in (dataset.indices(split) for split in SPLITS):
                 logits = encryption.decrypt(domain, trainer.logits(dataset, indices))
-                found = presence(logits) if network.multi_label else softmax(logits)
+                found = presence(logits) if network.task.multi_label else softmax(logits)
                 differences.append(_largest(found, expected[indices]))
         return float(np.max(differences))
 

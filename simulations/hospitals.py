@@ -57,7 +57,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     domain_ca = DomainCA(domain.ca_seed())
     key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
     channels = 3 if scenario.colour else 1
-    preparation = Preparation(scenario.dtype, scenario.frames, scenario.size, scenario.size, channels)
+    preparation = Preparation(scenario.run.training.dtype, scenario.frames, scenario.size, scenario.size, channels)
     settings = IngestSettings(preparation, scenario.plan(), scenario.gaps, scenario.patch)
     sites = []
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
@@ -93,7 +93,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
 
     Batches depend on the order of the keyed pseudonyms, so a random secret would make runs irreproducible.
     """
-    secret = sha256(f"simulated domain of seed {scenario.seed}".encode()).digest()
+    secret = sha256(f"simulated domain of seed {scenario.run.training.seed}".encode()).digest()
     n = scenario.n if scenario.scheme == "more" else 1
     return KeyDomain.of_secret(secret, n=n, scheme=scenario.scheme)
 
@@ -101,7 +101,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
 def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
     """Return each site's sequences, one a prediction, and a line that describes the data."""
     source = scenario.source(data)
-    choices = scenario.choices()
+    choices, sites, seed = scenario.choices(), scenario.run.sites, scenario.run.training.seed
     if isinstance(source, Path) and scenario.hospitals:
         read = [read_sequences(source / name, scenario.layout, choices) for name in scenario.hospitals]
         raw = [_predicted(scenario, sequences) for sequences, _ in read]
@@ -109,13 +109,15 @@ def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[Im
         recognised = ". ".join(f"{name}: {described}" for name, (_, described) in lines)
     elif isinstance(source, Path):
         sequences, recognised = read_sequences(source, scenario.layout, choices)
-        raw = partition_patients(_predicted(scenario, sequences), scenario.sites, scenario.seed)
+        raw = partition_patients(_predicted(scenario, sequences), scenario.run.sites, scenario.run.training.seed)
     else:
-        folders = write_phantom(out / "raw", hospitals=scenario.sites, **asdict(source), seed=scenario.seed)
+        folders = write_phantom(
+            out / "raw", hospitals=scenario.run.sites, **asdict(source), seed=scenario.run.training.seed
+        )
         raw = [_predicted(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
         described = f"{source.patients} patients each, {source.visits} visits"
-        recognised = f"phantom DICOM: {scenario.sites} hospitals, {described}"
-    return ([_shuffled(site, scenario.seed) for site in raw] if scenario.shuffle_labels else raw), recognised
+        recognised = f"phantom DICOM: {sites} hospitals, {described}"
+    return ([_shuffled(site, seed) for site in raw] if scenario.shuffle_labels else raw), recognised
 
 
 def _predicted(scenario: Scenario, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:

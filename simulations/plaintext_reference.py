@@ -5,7 +5,7 @@ that the cipher is the only difference.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fedpp.aggregation import global_state
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelSpec
-from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.config.run_config import SPLITS, RunSettings
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
@@ -48,18 +48,6 @@ class PlaintextSite:
     split: Mapping[str, NDArray[np.int64]]
 
 
-@dataclass(frozen=True)
-class Training:
-    """Training of a federation: rounds, local epochs, hyperparameters, server optimizer."""
-
-    rounds: int
-    epochs: int
-    hyperparameters: Hyperparameters
-    seed: int
-    dtype: Dtype
-    server_optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
-
-
 def plaintext_sites(hospitals: Hospitals, network: ModelSpec) -> list[PlaintextSite]:
     """Prepare each hospital's raw sequences in the order of its encrypted dataset."""
     return [
@@ -77,12 +65,13 @@ def _plaintext_site(
 ) -> PlaintextSite:
     by_pseudonym = {sequence_pseudonym(hospitals.domain, sequence): sequence for sequence in raw}
     ordered = [by_pseudonym[name] for name in dataset.ids(np.arange(len(dataset)))]
-    prepared = [prepare(s, network.frames, network.height, network.width, network.channels) for s in ordered]
+    task = network.task
+    prepared = [prepare(s, task.frames, task.height, task.width, task.channels) for s in ordered]
     return PlaintextSite(
         name,
-        np.stack([pad(values, network.frames) for values in prepared]),
-        np.stack([np.arange(network.frames) < len(values) for values in prepared]),
-        np.stack([pad(gaps(s, network.frames), network.frames) for s in ordered]) if network.gaps else None,
+        np.stack([pad(values, task.frames) for values in prepared]),
+        np.stack([np.arange(task.frames) < len(values) for values in prepared]),
+        np.stack([pad(gaps(s, task.frames), task.frames) for s in ordered]) if task.gaps else None,
         np.array([hospitals.classes.target(s.label) for s in ordered]),
         {split: dataset.indices(split) for split in SPLITS},
     )
@@ -91,9 +80,9 @@ def _plaintext_site(
 class PlaintextReference:
     """Stock Keras model that is trained as the federation trains."""
 
-    def __init__(self, network: ModelSpec, training: Training) -> None:
-        self.network, self.training = network, training
-        self._learner = Learner(network, Algebra.plaintext(), training.hyperparameters, training.dtype)
+    def __init__(self, network: ModelSpec, run: RunSettings) -> None:
+        self.network, self.run, self.training = network, run, run.training
+        self._learner = Learner(network, Algebra.plaintext(), self.training.hyperparameters, self.training.dtype)
         self.model = self._learner.model
 
     def initial(self, domain: KeyDomain) -> list[Values]:
@@ -105,21 +94,21 @@ class PlaintextReference:
         """Return the weights after all rounds."""
         examples = [len(site.split["train"]) for site in sites]
         state = self._state(weights)
-        for round_ in range(1, self.training.rounds + 1):
+        for round_ in range(1, self.run.rounds + 1):
             before = [rows[..., 0] for rows in state.rows.values()]
             trained = [self._train(site, before, round_) for site in sites]
             update = {
                 name: mean_update(examples, after, start)[..., np.newaxis]
                 for name, start, *after in zip(state.rows, before, *trained, strict=True)
             }
-            state = step(state, update, self.training.server_optimizer, Algebra.plaintext())
+            state = step(state, update, self.run.server_optimizer, Algebra.plaintext())
         return [rows[..., 0] for rows in state.rows.values()]
 
     def probabilities(self, weights: Sequence[Values], site: PlaintextSite) -> Values:
         """Return `[k, classes]`, or `[k, findings, 2]` of absence and presence, of all sequences of a site."""
         self.model.set_weights(weights)
         logits = self._learner.predict(inputs_of(site, self.training.dtype), np.arange(len(site.labels)))
-        return (presence if self.network.multi_label else softmax)(logits.astype(np.float64))
+        return (presence if self.network.task.multi_label else softmax)(logits.astype(np.float64))
 
     def _state(self, weights: Sequence[Values]) -> global_state.GlobalState:
         """Return the state of round 0, whose rows have one slot and belong to no domain."""
@@ -129,8 +118,8 @@ class PlaintextReference:
             network=self.network,
             domain="",
             dtype=self.training.dtype,
-            classes=tuple(map(str, range(self.network.classes))),
-            rule=self.training.server_optimizer,
+            classes=tuple(map(str, range(len(self.network.task.classes)))),
+            rule=self.run.server_optimizer,
             salt=global_state.UNSALTED,
         )
 
@@ -162,7 +151,7 @@ def inputs_of(site: PlaintextSite, dtype: Dtype) -> list[Reader]:
 
 def labels_of(site: PlaintextSite, network: ModelSpec, dtype: Dtype) -> Reader:
     """Return the reader of a plaintext network's labels: one-hot, or a pair for each finding."""
-    targets = PAIRS if network.multi_label else np.eye(network.classes)
+    targets = PAIRS if network.task.multi_label else np.eye(len(network.task.classes))
     return lambda i: targets[site.labels[i]].astype(dtype)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coordinator.operator.report_command import report_of
 from fedpp.cli import load_tensorflow
-from fedpp.config.run_config import RunConfig, SiteConfig
+from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.protocol.run_record import FederationRecord
@@ -42,21 +42,21 @@ _MARK = ".fedpp-run"  # marks the folder of a run, which may be overwritten
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
     scenario.source(data)
-    config = RunConfig.from_mapping(_settings(scenario, card="", sites=scenario.sites, out=out))
-    if config.strategy:
+    if scenario.run.strategy:
         from coordinator.server.chosen_strategy import ChosenStrategy
 
-        ChosenStrategy.of(config, scenario.scheme)
+        ChosenStrategy.of(scenario.run, scenario.scheme)
     _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         _note(f"{scenario.name}: reading and encrypting (the keys derive from the seed and protect nothing)")
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
-        _note(f"{scenario.name}: {scenario.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
+        _note(f"{scenario.name}: {scenario.run.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
         with vaults(hospitals.sites, hospitals.passphrase_file):
-            record = _federate(scenario, hospitals.sites, run_config(scenario, hospitals, out / "federation"))
-        if scenario.secure_aggregation:
+            config = scenario.run_config(hospitals.domain.card().to_json(), out / "federation")
+            record = _federate(scenario, hospitals.sites, config.to_flower())
+        if scenario.run.secure_aggregation:
             model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
@@ -97,50 +97,8 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
     (out / _MARK).touch()
 
 
-def run_config(scenario: Scenario, hospitals: Hospitals, out: Path) -> dict[str, str | int | float]:
-    """Return the coordinator's run configuration for a scenario."""
-    return _settings(scenario, card=hospitals.domain.card().to_json(), sites=len(hospitals.sites), out=out)
-
-
-def _settings(scenario: Scenario, *, card: str, sites: int, out: Path) -> dict[str, str | int | float]:
-    return {
-        "card": card,
-        "out": str(out.resolve()),
-        "initial-model": "",
-        "sites": sites,
-        "quorum": sites,
-        "rounds": scenario.rounds,
-        "epochs": scenario.epochs,
-        **{name.replace("_", "-"): value for name, value in scenario.hyperparameters().to_mapping().items()},
-        "server-optimizer": scenario.server_optimizer,
-        "server-learning-rate": scenario.server_learning_rate,
-        "server-momentum": scenario.server_momentum,
-        "server-beta-2": scenario.server_beta_2,
-        "server-tau": scenario.server_tau,
-        "strategy": scenario.strategy,
-        "strategy-settings": scenario.strategy_settings,
-        "seed": scenario.seed,
-        "dtype": scenario.dtype,
-        "architecture": scenario.architecture,
-        "voting": scenario.voting,
-        "filters": ",".join(map(str, scenario.filters)),
-        "kernel": 3,
-        "dense": scenario.dense,
-        "lstm": scenario.lstm,
-        "secure-aggregation": scenario.secure_aggregation,
-        "max-examples": 0,
-        "max-update-value": 8.0,
-        "max-update-norm": 10.0,
-        "max-loss-increase": 1.0,
-        "local-baseline": False,  # the baselines are trained in plaintext
-        "retries": 2,
-        "wait-seconds": 600.0,  # all nodes are there from the start, but a busy machine is slow
-        "round-seconds": 3600.0,
-    }
-
-
 def _compared(scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path) -> Comparison:
-    if scenario.plaintext_federated or scenario.plaintext_central or scenario.local_baseline:
+    if scenario.plaintext_federated or scenario.plaintext_central or scenario.run.local_baseline:
         load_tensorflow()
         from .baselines import compare
 
@@ -157,6 +115,7 @@ def _report(
     timing: dict[str, float],
 ) -> Report:
     """Return the federation's report with the results that only a simulation has."""
+    run, training = scenario.run, scenario.run.training
     report = report_of(record, scenario.sensitivity)
     return replace(
         report,
@@ -168,14 +127,14 @@ def _report(
         baselines=compared.together,
         parity=compared.parity,
         settings={
-            "rounds": scenario.rounds,
-            "local epochs": scenario.epochs,
-            "batch size": scenario.batch_size,
-            "learning rate": scenario.learning_rate,
-            "network": scenario.architecture + (", the frames vote" if scenario.voting else ""),
-            "filters": ", ".join(map(str, scenario.filters)),
+            "rounds": run.rounds,
+            "local epochs": training.epochs,
+            "batch size": training.hyperparameters.batch_size,
+            "learning rate": training.hyperparameters.learning_rate,
+            "network": training.model.architecture + (", the frames vote" if training.model.voting else ""),
+            "filters": ", ".join(map(str, training.model.filters)),
             "parameters": record.network.parameters(),
-            "server optimizer": scenario.strategy or scenario.server_optimizer,
+            "server optimizer": run.strategy or run.server_optimizer.name,
             "secure aggregation": "on: the coordinator saw random bytes"
             if record.masked
             else "OFF: the coordinator saw updates",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpp.cli import add_json, load_tensorflow, natural, path, positive, rate
-from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
+from fedpp.config.hyperparameters import DTYPES, Dtype
+from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError
 from fedpp.texts import printable
 

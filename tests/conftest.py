@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from fedpp.config.model_spec import Gaps, ModelSpec
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.task import Gaps, Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -28,7 +29,7 @@ settings.register_profile("short", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
-TINY = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4)
+TINY = ModelSpec(Task(2, 8, 8, 1, ("no", "yes")), ModelChoices(filters=(3, 4), dense=5, lstm=4))
 FINDINGS = ("Edema", "Fracture", "Effusion")
 MAX_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from conftest import TINY
 from flwr.app import ConfigRecord, Message, RecordDict
 from masked_sites import DOMAIN as KEYS
 from members import proof
@@ -22,41 +23,15 @@ DOMAIN = CARD.fingerprint
 
 
 def config(out: Path, **changes: object) -> RunConfig:
-    values = {
-        "card": CARD.to_json(),
-        "out": str(out),
-        "initial-model": "",
-        "sites": 2,
-        "quorum": 1,
-        "rounds": 2,
-        "epochs": 1,
-        "batch-size": 2,
-    }
-    network = {"filters": "3,4", "kernel": 3, "dense": 5, "lstm": 4, "dtype": "float64"}
-    network |= {"architecture": "cnn-bi-lstm", "voting": False}
-    learning = {"learning-rate": 0.1, "micro-batch": 16, "positive-weight": 1.0, "label-smoothing": 0.0, "seed": 0}
-    server = {"server-optimizer": "fedavg", "server-learning-rate": 1.0, "server-momentum": 0.9}
-    learning |= {"proximal": 0.0, **server, "server-beta-2": 0.99, "server-tau": 0.001}
-    learning |= {"strategy": "", "strategy-settings": ""}
-    waits = {"wait-seconds": 2.0, "round-seconds": 0.2}
-    bounds = {
-        "secure-aggregation": True,
-        "max-examples": 0,
-        "max-update-value": 8.0,
-        "max-update-norm": 10.0,
-        "max-loss-increase": 1.0,
-        "retries": 1,
-        "local-baseline": False,
-    }
-    changed = {name.replace("_", "-"): value for name, value in changes.items()}
-    return RunConfig.from_mapping({**values, **network, **learning, **bounds, **waits, **changed})
+    usual = {"rounds": 2, "epochs": 1, "quorum": 1, "retries": 1, "wait_seconds": 2.0, "round_seconds": 0.2}
+    usual |= {"batch_size": 2, "learning_rate": 0.1, "dtype": "float64", **TINY.choices.values()}
+    changed = {name.replace("-", "_"): value for name, value in changes.items()}
+    return RunConfig.of(**{"card": CARD.to_json(), "out": str(out), "sites": 2, **usual, **changed})
 
 
 def describe(name: str, **changes: object) -> SiteDescription:
-    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
-    form = {"multi_label": False, "patch": 0}
-    counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
-    return SiteDescription(**{"name": name, "domain": DOMAIN, **fields, **form, **counts, **changes})
+    values = {"name": name, "domain": DOMAIN, "n": 2, "sequences": (3, 2, 1), "patients": (3, 2, 1)}
+    return SiteDescription.of(**{**TINY.task.values(), **values, **changes})
 
 
 @dataclass
@@ -87,11 +62,11 @@ class Site:
         if kind == "query.local_baseline":
             return player.local_baseline()
         if kind == "query.accept":
-            request = messages.AcceptRequest.of(question.content)
+            request = messages.AcceptRequest.read(question.content)
             self.scored.append(("validation", request.round))
             return player.accept(question.content, self.reason_of(request))
         if kind == "evaluate":
-            self.scored.append(("test", messages.EvaluateRequest.of(question.content).round))
+            self.scored.append(("test", messages.EvaluateRequest.read(question.content).round))
         handlers = {"query.initial_weights": player.initial, "train": player.train, "evaluate": player.evaluate}
         return handlers[kind](question.content)
 
@@ -111,7 +86,7 @@ def identity_of(name: str) -> SiteIdentity:
 
 def described(description: SiteDescription, question: Message) -> RecordDict:
     """Reply with a site's description and its own proof."""
-    nonce = messages.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.read(question.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
 
 

@@ -7,13 +7,14 @@ import numpy as np
 from fedpp.aggregation import global_state
 from fedpp.aggregation.global_state import GlobalState, in_order
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import ServerOptimizerConfig
-from fedpp.config.model_spec import ModelSpec
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.server_optimizer import ServerOptimizerConfig
+from fedpp.config.task import Task
 from fedpp.keys.key_domain import KeyDomain
 
 Arrays = Mapping[str, np.ndarray]
 
-NETWORK = ModelSpec(1, 2, 2, 1, 2, filters=(1,), kernel=1, dense=2, lstm=1, architecture="cnn")
+NETWORK = ModelSpec(Task(1, 2, 2, 1, ("no", "yes")), ModelChoices("cnn", filters=(1,), kernel=1, dense=2, lstm=1))
 RULES = {
     "fedavg": ServerOptimizerConfig(),
     "fedavg slowed": ServerOptimizerConfig(learning_rate=0.5),

@@ -1,23 +1,36 @@
-"""A run's plan, for tests of what is said about it."""
+"""A run specification, for tests of requests and of what is checked of it."""
+
+from typing import Any
 
 from conftest import TINY
 
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.server_optimizer import SERVER_NAMES
 from fedpp.protocol.run_spec import RunSpec
 
-RUN_SPEC = RunSpec(
+RUN_SPEC = RunSpec.of(
+    **TINY.values(),
     domain="d" * 64,
-    network=TINY,
     dtype="float64",
-    hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=2),
-    rule=ServerOptimizerConfig("fedyogi", 0.1),
+    learning_rate=0.1,
+    batch_size=2,
+    server_optimizer="fedyogi",
+    server_learning_rate=0.1,
     epochs=1,
     seed=2**63 - 1,
     masked=True,
     examples=20,
     sites=3,
     max_examples=7,
-    bound=8.0,
-    max_norm=10.0,
-    max_loss_increase=1.0,
 )
+
+
+def varied(run_spec: RunSpec, **changes: Any) -> RunSpec:
+    """Return a run specification with other values, also of a whole network, hyperparameters or server optimizer."""
+    values: dict[str, Any] = {}
+    for name in ("network", "hyperparameters"):
+        if name in changes:
+            values |= changes.pop(name).values()
+    if "server_optimizer" in changes and not isinstance(changes["server_optimizer"], str):
+        optimizer = changes.pop("server_optimizer").values()
+        values |= {SERVER_NAMES.outer(name): value for name, value in optimizer.items()}
+    return run_spec.changed(**values, **changes)

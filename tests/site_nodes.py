@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
+from run_specs import RUN_SPEC, varied
 from vaults import serving
 
 from fedpp.aggregation import global_state
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.ring import EncodedUpdate, Ring
-from fedpp.aggregation.round_context import Aggregate, Contribution
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Contribution, ring_of
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
@@ -105,24 +105,10 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
 
 
 def run_spec_of(domain: KeyDomain, **changes: Any) -> RunSpec:
-    """Return the specification of a run of two sites of six training sequences, with these changes."""
-    values = {
-        "domain": domain.card().fingerprint,
-        "network": TINY,
-        "dtype": "float64",
-        "hyperparameters": Hyperparameters(batch_size=4),
-        "rule": ServerOptimizerConfig(),
-        "epochs": 1,
-        "seed": 0,
-        "masked": True,
-        "examples": 12,
-        "sites": 2,
-        "max_examples": 0,
-        "bound": 8.0,
-        "max_norm": 10.0,
-        "max_loss_increase": 1.0,
-    }
-    return RunSpec(**{**values, **changes})
+    """Return the run specification of two sites of six training sequences, with these changes."""
+    usual = {"batch_size": 4, "learning_rate": 1e-3, "seed": 0, "examples": 12, "sites": 2, "max_examples": 0}
+    plain = varied(RUN_SPEC, domain=domain.card().fingerprint, server_optimizer=ServerOptimizerConfig(), **usual)
+    return varied(plain, **changes)
 
 
 def initial_state(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number: int = 0) -> GlobalState:
@@ -131,8 +117,8 @@ def initial_state(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number
     facts = {
         "network": run_spec.network,
         "domain": domain.card().fingerprint,
-        "dtype": run_spec.dtype,
-        "rule": run_spec.rule,
+        "dtype": run_spec.training.dtype,
+        "rule": run_spec.server_optimizer,
     }
     return replace(global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts), round=number)
 
@@ -202,18 +188,15 @@ def train_reply(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **
 
 
 def update_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
-    return messages.words_of(answer, 64 if run_spec.dtype == "float64" else 32, 2 * run_spec.network.parameters())
-
-
-def ring_of(run_spec: RunSpec) -> Ring:
-    return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
+    bits = 64 if run_spec.training.dtype == "float64" else 32
+    return messages.words_of(answer, bits, 2 * run_spec.network.parameters())
 
 
 def aggregate_of(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
     """Return the aggregate of the sites' updates, as a coordinator adds them up."""
     parts, values = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
     for name, answer in answers.items():
-        mask = messages.Mask.of(answer)
+        mask = messages.Mask.read(answer)
         examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
         parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
         values = values + update_in(answer, run_spec)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from battery import arrays_of, findings, is_state, separated
-from conftest import write_dataset
+from conftest import TINY, write_dataset
 from coordinator_runs import LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
@@ -30,7 +30,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights
 from simulations.benchmarks.simulated_client import SimulatedClient
 
 SETTINGS = {"filters": "4,8", "dense": 48, "lstm": 24}
-NETWORK = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(4, 8), dense=48, lstm=24)
+NETWORK = TINY.changed(filters=(4, 8), dense=48, lstm=24)
 VIEWS = {True: "<f8", False: "<u8"}  # of the numbers in a state, and of words
 WEIGHTS = {"initial weights", "model"}
 TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")

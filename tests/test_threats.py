@@ -15,7 +15,8 @@ from vaults import serving
 
 from fedpp.cipher import algebra
 from fedpp.config.hyperparameters import Hyperparameters
-from fedpp.config.model_spec import ModelSpec
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.task import Task
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.keys.encryption import SequenceCipher
@@ -25,7 +26,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights, initial_we
 from fedpp.protocol.counts import SCORE_EDGES
 from fedpp.vault_api.vault_client import VaultClient
 
-NETWORK = ModelSpec(4, 32, 32, 1, 2)
+NETWORK = ModelSpec(Task(4, 32, 32, 1, ("no", "yes")))
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -45,7 +46,7 @@ def test_rows_of_initial_weights_give_the_key(domain: KeyDomain):
     """Without any key, as the coordinator gets them, in float32: they give R, and with it a frame is read."""
     weights = encrypted_initial_weights(NETWORK, domain.initial_seed(0), domain.evaluation_key())
     rows = {name: values.astype("float32").astype("float64") for name, values in weights.items()}
-    one = rows["forward/bias"][NETWORK.lstm]  # the first of the forget gate, the second of four
+    one = rows["forward/bias"][NETWORK.choices.lstm]  # the first of the forget gate, the second of four
     r = columns_of_r(rows["forward/recurrent"], one)
     values = np.random.default_rng(0).normal(size=4096)
     slots = SequenceCipher(domain, "float64").frames("s", values) @ r
@@ -182,7 +183,7 @@ def test_weights_of_the_coordinators_choice_read_an_image(
     domain: KeyDomain, dataset: EncryptedDataset, plaintext: tuple[np.ndarray, np.ndarray], address: str
 ):
     """What a coordinator is sent back by the protocol tells a positive patient's image, pixel by pooled pixel."""
-    network = ModelSpec(2, 8, 8, 1, 2, filters=(1,), kernel=1, dense=1, architecture="cnn")
+    network = ModelSpec(TINY.task, ModelChoices("cnn", filters=(1,), kernel=1, dense=1))
     trainer = EncryptedTrainer(network, domain.evaluation_key().algebra(), Hyperparameters(), "float32")
     chosen = {spec.name: np.zeros(spec.shape) for spec in network.weights()}
     chosen["conv0/kernel"][:], chosen["conv0/bias"][:] = 1, 8  # every ReLU is open
@@ -191,7 +192,7 @@ def test_weights_of_the_coordinators_choice_read_an_image(
     seen = []
     with serving(domain, dataset, address), VaultClient(address) as client:
         first = client.initial_weights(TINY, 0, "float64")  # the coordinator's first message, and all its knowledge
-        sk = np.linalg.inv(columns_of_r(first["forward/recurrent"], first["forward/bias"][TINY.lstm]))
+        sk = np.linalg.inv(columns_of_r(first["forward/recurrent"], first["forward/bias"][TINY.choices.lstm]))
         for pixel in range(16):
             chosen["dense/kernel"][:, 0] = np.eye(16)[pixel]
             trainer.load({name: np.stack([values, values], axis=-1) @ sk for name, values in chosen.items()})

@@ -20,13 +20,11 @@ from global_states import flat
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.ring import Ring
-from fedpp.config.run_config import RunConfig
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol import messages
 from simulations.hospitals import Hospitals, prepare
 from simulations.in_process_engine import InProcessClient, federate_clients
-from simulations.runner import run_config
 from simulations.scenario import Scenario
 from simulations.simulated_federation import vaults
 
@@ -97,7 +95,8 @@ def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPat
     for masked in (True, False):
         sites = [Hospital(config, number) for number, config in enumerate(made.sites, 1)]
         folder, printed = tmp_path_factory.mktemp("run") / "out", StringIO()
-        config = RunConfig.from_mapping(run_config(replace(scenario, secure_aggregation=masked), made, folder))
+        chosen = scenario.changed(secure_aggregation=masked)
+        config = chosen.run_config(made.domain.card().to_json(), folder)
         with redirect_stdout(printed), redirect_stderr(printed):
             federate_clients(sites, config)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -117,8 +116,10 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
     for site in run.sites:
         for kind, number, request, content in site.heard:
             if kind == "train":
-                run_spec = messages.TrainRequest.of(request).run_spec
-                ring = Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
+                run_spec = messages.TrainRequest.read(request).run_spec
+                ring = Ring.of(
+                    run_spec.training.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound
+                )
                 examples = int(content.metric_records[messages.METRICS][messages.EXAMPLES])
                 words = messages.words_of(content, ring.bits, network.parameters() * 2)
                 truth[f"update of {site.number} in round {number}"] = decrypted(ring.decode(words, examples))

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from fedpp.config.model_spec import Task
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
@@ -41,7 +40,7 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
         raise FederationError(
             f"the record of run {record.run} has no site, no round or no test: it is not a finished run"
         )
-    task, tested = Task.of(record.sites[0]), record.test_counts()
+    task, tested = record.sites[0].task, record.test_counts()
     return Report(
         scenario=f"run {record.run}",
         seed=record.seed,

@@ -225,7 +225,7 @@ def _show(out: Path, *, as_json: bool) -> int:
     tested = record.test_counts()
     figures, findings = metrics(tested).to_mapping(), {}
     if isinstance(tested, FindingCounts):
-        of_each = zip(record.sites[0].classes, tested.findings, strict=True)
+        of_each = zip(record.sites[0].task.classes, tested.findings, strict=True)
         findings = {name: metrics(counts).to_mapping() for name, counts in of_each}
     if as_json:
         print(json.dumps({**figures, "findings": findings} if findings else figures))

@@ -10,7 +10,6 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from fedpp.config.model_spec import Task
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, RunConfig
 from fedpp.errors import FederationError
 from fedpp.protocol import messages
@@ -211,8 +210,10 @@ def choose(
     for node, site in sorted(described.items(), key=lambda item: (item[0] not in already, item[1].name, item[0])):
         if site.n != n:
             reasons[names[node]] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
-        elif len(site.classes) < (1 if site.multi_label else 2):
-            reasons[names[node]] = f"its dataset has {len(site.classes)} classes: ingest it with labels of two or more"
+        elif len(site.task.classes) < (1 if site.task.multi_label else 2):
+            reasons[names[node]] = (
+                f"its dataset has {len(site.task.classes)} classes: ingest it with labels of two or more"
+            )
         elif site.sequences[0] == 0:
             reasons[names[node]] = "it has no sequence to train on: ingest more patients"
         elif site.name in {other.name for other in candidates.values()}:
@@ -220,13 +221,13 @@ def choose(
         else:
             candidates[node] = site
     # One site must not be able to have the others refused: the most common task counts.
-    tasks = Counter(Task.of(site) for node, site in candidates.items() if node in already or not already)
+    tasks = Counter(site.task for node, site in candidates.items() if node in already or not already)
     task = max(tasks, key=tasks.__getitem__, default=None)
     sites: dict[int, SiteDescription] = {}
     examples = 0
     for node, site in candidates.items():
-        if Task.of(site) != task:
-            reasons[names[node]] = f"its data are {Task.of(site)}; the others' are {task}: ingest alike"
+        if site.task != task:
+            reasons[names[node]] = f"its data are {site.task}; the others' are {task}: ingest alike"
         elif examples + site.sequences[0] > MAX_EXAMPLES or len(sites) == MAX_SITES:
             most = f"{MAX_EXAMPLES}, or over {MAX_SITES} sites"
             reasons[names[node]] = f"with its {site.sequences[0]} training sequences the run has over {most}"

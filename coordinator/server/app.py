@@ -17,7 +17,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedpp.aggregation.global_state import GlobalState, warm_start
 from fedpp.aggregation.round_context import Round
 from fedpp.cipher.domain_card import DomainCard
-from fedpp.config.model_spec import ModelSpec, Task
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
@@ -114,7 +113,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         run_spec,
         folder,
         progress,
-        length=run_spec.network.parameters() * card.n,
+        n=card.n,
         aggregate=aggregate,
         keep=keep_model,
     )
@@ -127,8 +126,8 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         bundle=bundle,
         run=run.number,
         masked=config.secure_aggregation,
-        seed=config.seed,
-        dtype=config.dtype,
+        seed=config.training.seed,
+        dtype=config.training.dtype,
         network=run_spec.network,
         sites=tuple(rounds.known.values()),
         datasets=rounds.datasets,
@@ -137,7 +136,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         test=tested,
         rounds=last.rounds,
         seconds=last.seconds,
-        settings=config.told(),
+        settings=config.reported(),
         local_baseline=local_baseline,
     )
     content = json.dumps(record.to_mapping(), indent=1).encode()
@@ -161,30 +160,18 @@ def keep(state: bytes, *, out: Path, masked: bool) -> None:
 
 def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> RunSpec:
     """Return the run specification, which is the same in all requests, for the admitted sites."""
+    sites = admission.sites.values()
     run_spec = RunSpec(
         domain=card.fingerprint,
-        network=network_of(admission, config),
-        dtype=config.dtype,
-        hyperparameters=config.hyperparameters(),
-        rule=config.server_optimizer_config(),
-        epochs=config.epochs,
-        seed=config.seed,
+        task=next(iter(sites)).task,
+        training=config.training,
+        server_optimizer=config.server_optimizer,
         masked=config.secure_aggregation,
         examples=1,
         sites=1,
-        max_examples=config.max_examples,
-        bound=config.max_update_value,
-        max_norm=config.max_update_norm,
-        max_loss_increase=config.max_loss_increase,
+        bounds=config.bounds,
     )
-    return run_spec.of_sites(admission.sites.values())
-
-
-def network_of(admission: Admission, config: RunConfig) -> ModelSpec:
-    """Return the model specification that fits the admitted sites' data."""
-    site = next(iter(admission.sites.values()))
-    sizes = (config.filter_sizes(), config.kernel, config.dense, config.lstm)
-    return ModelSpec.of(Task.of(site), *sizes, architecture=config.architecture, voting=config.voting)
+    return run_spec.of_sites(sites)
 
 
 def initial_state(
@@ -224,9 +211,9 @@ def form_of(initial: InitialModel | None, admission: Admission, run_spec: RunSpe
     if isinstance(initial, bytes):
         return "sealed", initial
     site = next(iter(admission.sites.values()))
-    initial.require_fitting(site.domain, site.classes)
-    if (initial.network, initial.dtype) != (run_spec.network, run_spec.dtype):
+    initial.require_fitting(site.domain, site.task.classes)
+    if (initial.network, initial.dtype) != (run_spec.network, run_spec.training.dtype):
         raise FederationError(
             "the initial model has another model specification or dtype than the run: set what it was trained with"
         )
-    return "clear", warm_start(initial, run_spec.rule).to_bytes()
+    return "clear", warm_start(initial, run_spec.server_optimizer).to_bytes()

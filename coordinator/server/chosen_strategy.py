@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedpp.cipher.domain_card import Scheme
-from fedpp.config.run_config import RunConfig
+from fedpp.config.run_config import RunSettings
 from fedpp.errors import ConfigError
 
 _TREES = "it grows trees, and a run trains a neural network"
@@ -44,7 +44,7 @@ class ChosenStrategy:
     settings: Mapping[str, int | float]
 
     @classmethod
-    def of(cls, config: RunConfig, scheme: Scheme) -> Self | None:
+    def of(cls, config: RunSettings, scheme: Scheme) -> Self | None:
         """Return the strategy of a run, None if it names none; raise `ConfigError` if a run cannot have it."""
         if not config.strategy:
             return None

@@ -39,8 +39,8 @@ def accept_update(
 ) -> tuple[Contribution, int, EncodedUpdate]:
     """Return a site's contribution, tag and encoded update; raise `MisfitError` if they do not fit the round."""
     try:
-        _require_origin(messages.Origin.of(content), run_spec.domain, due)
-        mask, weight = messages.Mask.of(content), run_spec.weight(site.sequences[0])
+        _require_origin(messages.Origin.read(content), run_spec.domain, due)
+        mask, weight = messages.Mask.read(content), run_spec.weight(site.sequences[0])
         _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
         update = messages.words_of(content, due.ring.bits, due.length)
         if not run_spec.masked:
@@ -52,13 +52,16 @@ def accept_update(
 
 def base_of(content: RecordDict) -> str:
     """Return the digest of the state that an accepted update starts from, as its site reports it."""
-    return Round.from_json(messages.Origin.of(content).round).base
+    return Round.from_json(messages.Origin.read(content).round).base
 
 
 def accept_evaluation(content: RecordDict, site: SiteDescription, *, masked: bool) -> Reply:
     """Return a site's evaluation of a new model; raise `FederationError` if it does not fit."""
     counts = accept_counts(content, site, "validation")
-    state, verdict = messages.state_of(content) if messages.ARRAYS in content else None, messages.Verdict.of(content)
+    state, verdict = (
+        messages.state_of(content) if messages.ARRAYS in content else None,
+        messages.Verdict.read(content),
+    )
     if state is not None and not masked and digest_of(state) != verdict.digest:
         raise FederationError("its state is another than its verdict names")
     return Reply(counts, verdict, state)
@@ -66,14 +69,15 @@ def accept_evaluation(content: RecordDict, site: SiteDescription, *, masked: boo
 
 def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> AnyCounts:
     """Return a site's evaluation counts; raise `FederationError` if they do not fit the site's description."""
-    kind = FindingCounts if site.multi_label else Counts
+    kind = FindingCounts if site.task.multi_label else Counts
     counts = kind.from_mapping(messages.record(content, messages.METRICS, MetricRecord))
     announced = site.sequences[SPLITS.index(split)]
     classes = len(counts.findings if isinstance(counts, FindingCounts) else counts.confusion)
-    if (counts.examples, classes) != (announced, len(site.classes)):
+    if (counts.examples, classes) != (announced, len(site.task.classes)):
+        kinds = "findings" if site.task.multi_label else "classes"
         raise FederationError(
-            f"it counts {counts.examples} examples of {classes} {'findings' if site.multi_label else 'classes'} and "
-            f"announced {announced} of {len(site.classes)}"
+            f"it counts {counts.examples} examples of {classes} {kinds} and "
+            f"announced {announced} of {len(site.task.classes)}"
         )
     return counts
 

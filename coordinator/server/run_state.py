@@ -209,7 +209,7 @@ class RunState:
         if not (path := self.folder / "checkpoint").exists():
             return None
         facts, content = self._read(path)
-        kind = FindingCounts if network.multi_label else Counts
+        kind = FindingCounts if network.task.multi_label else Counts
         facts["rounds"] = tuple(RoundRecord.from_mapping(of, kind) for of in facts["rounds"])
         size = len(content) - facts.pop("strategy_state")
         return Checkpoint(**facts, state=bytes(content[:size]), strategy_state=bytes(content[size:]))

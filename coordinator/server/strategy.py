@@ -18,8 +18,7 @@ from functools import cache
 from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpp.aggregation.ring import Ring
-from fedpp.aggregation.round_context import Round
+from fedpp.aggregation.round_context import ring_of, round_of
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
@@ -49,15 +48,15 @@ class FederatedAveraging:
         folder: RunState,
         progress: ProgressFile,
         *,
-        length: int,
+        n: int,
         aggregate: MakeAggregation,
         keep: Callable[[bytes], None],
     ) -> None:
-        """Take the run specification; an update has `length` values, and `aggregate` makes a round's aggregation.
+        """Take the run specification; a row has `n` slots, and `aggregate` makes a round's aggregation.
 
         Each accepted state is passed to `keep`, so that a later failure cannot lose it.
         """
-        self._config, self._admissions, self._length = config, admissions, length
+        self._config, self._admissions, self._n = config, admissions, n
         self._folder, self._progress, self._keep = folder, progress, keep
         self._known: dict[str, SiteDescription] = {}
         self._datasets: dict[str, str] = {}
@@ -180,7 +179,7 @@ class FederatedAveraging:
         """Add these sites to the run; raise `FederationError` or `MaskError` if the ring cannot hold a sum of all."""
         known = self._known | {site.name: site for site in sites}
         run_spec = self._run_spec.of_sites(known.values())
-        Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
+        ring_of(run_spec)
         self._known, self._run_spec = known, run_spec
         for proof in self._admissions.admitted.participants.proofs:
             self._datasets[proof.statement.site] = proof.statement.dataset
@@ -195,15 +194,16 @@ class FederatedAveraging:
             self._admissions.withdraw(before)
             self._folder.note(f"the run continues without the sites that joined: {error}")
 
-    def _ring(self) -> Ring:
-        run_spec = self._run_spec
-        return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
-
     def _trained(self, before: Checkpoint) -> RoundAggregate | None:
         """Gather and aggregate a round's updates; return None if there are too few, or no aggregate of them."""
-        number, ring = before.round + 1, self._ring()
-        due = Round(
-            self._admissions.nonce, number, self._attempt, before.digest, self._run_spec.digest, self._length, ring
+        number = before.round + 1
+        due = round_of(
+            self._run_spec,
+            run=self._admissions.nonce,
+            number=number,
+            attempt=self._attempt,
+            base=before.digest,
+            n=self._n,
         )
         updates = self._aggregate(due, before)
 

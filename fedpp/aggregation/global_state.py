@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from fedpp import container
 from fedpp.arrays import are_finite
-from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.hyperparameters import DTYPES, Dtype
 from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
-from fedpp.config.run_config import DTYPES, MAX_ATTEMPTS, Dtype
+from fedpp.config.run_config import MAX_ATTEMPTS
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import ConfigError, ModelError
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.values import canonical, is_hex
@@ -237,8 +238,9 @@ def _require_facts(
         raise ModelError(f"a state has 1 to {_MAX_SLOTS} slots, got {n!r:.40}")
     if network.parameters() > MAX_PARAMETERS:
         raise ModelError(f"a model may have {MAX_PARAMETERS} parameters: use smaller images or layers")
-    if len(classes) != network.classes or not all(isinstance(name, str) for name in classes):
-        raise ModelError(f"a state names the {network.classes!r:.40} classes of its model, got {len(classes)} names")
+    outputs = len(network.task.classes)
+    if len(classes) != outputs or not all(isinstance(name, str) for name in classes):
+        raise ModelError(f"a state names the {outputs} classes of its model, got {len(classes)} names")
 
 
 def _parsed(facts: container.Facts) -> container.Facts:

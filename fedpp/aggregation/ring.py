@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
-from fedpp.config.run_config import MAX_BOUND, MAX_EXAMPLES, MAX_SITES, MIN_BOUND, Dtype
+from fedpp.config.hyperparameters import Dtype
+from fedpp.config.run_config import MAX_BOUND, MAX_EXAMPLES, MAX_SITES, MIN_BOUND
 from fedpp.errors import MaskError
 
 EncodedUpdate = NDArray[np.unsignedinteger[Any]]

@@ -14,6 +14,7 @@ from fedpp.aggregation.ring import Ring
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import MaskError
 from fedpp.protocol.membership import is_site_name
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.values import canonical, is_hex
 
 NONCE_BYTES = 32
@@ -67,6 +68,25 @@ class Round:
         if not whole:
             raise MaskError("the facts of the round are damaged: use the same version of fedpp everywhere")
         return made
+
+
+def ring_of(run_spec: RunSpec) -> Ring:
+    """Return the ring of a run's updates, the same at all sites and at the coordinator."""
+    return Ring.of(
+        run_spec.training.dtype,
+        examples=run_spec.examples,
+        sites=run_spec.sites,
+        bound=run_spec.bounds.max_update_value,
+    )
+
+
+def round_of(run_spec: RunSpec, *, run: str, number: int, attempt: int, base: str, n: int) -> Round:
+    """Return the context of one attempt at a round, from the state of this digest, with rows of n slots.
+
+    All sites and the coordinator make it here: masks come off where they made the same.
+    """
+    length = run_spec.network.parameters() * n
+    return Round(run, number, attempt, base, run_spec.digest, length, ring_of(run_spec))
 
 
 @dataclass(frozen=True)

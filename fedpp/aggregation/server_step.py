@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.arrays import are_finite, spans
 from fedpp.cipher.components import Algebra, Slots
-from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import DomainMismatchError, ModelError
 
 Values = NDArray[np.floating]

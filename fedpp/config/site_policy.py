@@ -6,21 +6,19 @@ sites (`min-other-sites`). The site's launcher reads it before any code of a bun
 enforce the rest. A `PolicyError` never holds a path, since it may be sent to the coordinator.
 """
 
-import re
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 
 from fedpp.errors import ConfigError, PolicyError
-from fedpp.files import read_file
-from fedpp.values import is_hex
+from fedpp.settings_file import load_settings, parse_settings
+from fedpp.values import Declared, Listed, Rule, hexadecimal, one_of, whole
 
-# What may be asked of a site, by the type of Flower's message that asks it.
+# The requests to a site, by the type of Flower's message that carries them.
 REQUEST_OF_MESSAGE = {
     "query.describe": "describe",
     "query.initial_weights": "initial-weights",
@@ -32,103 +30,70 @@ REQUEST_OF_MESSAGE = {
 REQUESTS = tuple(REQUEST_OF_MESSAGE.values())
 SecureAggregation = Literal["required", "optional"]
 
-SECURE_AGGREGATION_CHOICES: tuple[SecureAggregation, ...] = get_args(SecureAggregation)
-_MAX_BYTES = 2**20
-_MAX = 2**31
-_LONGEST = 200  # characters of a value; Python refuses to write out a number of thousands of digits
+_MAX = 2**31 - 1
+_ADVICE = "nothing is allowed; `fedpp-site policy` writes one to begin with"
+Limit = Annotated[int, whole(1, _MAX)]
+Hashes = Annotated[tuple[Annotated[str, hexadecimal()], ...], Listed(distinct=True)]
+
+
+def _day(value: object) -> date | None:
+    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    if isinstance(value, str):  # quoted
+        with suppress(ValueError):
+            return date.fromisoformat(value)
+    raise ValueError
 
 
 @dataclass(frozen=True)
-class EvaluationLimits:
+class EvaluationLimits(Declared, label="evaluation", hyphens=True):
     """Limits of the vault's `Evaluate`: how many evaluation counts it discloses."""
 
-    min_patients: int = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
-    per_round: int = 9  # calls of one round and split: two in each of three attempts, and three to do some again
-    rounds: int = 1000  # of one run
-    per_day: int = 2000  # calls within 24 hours
-
-    def __post_init__(self) -> None:
-        """Refuse limits below 1."""
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigError(f"the score limit {name.replace('_', '-')} must be at least 1, got {value}")
+    min_patients: Limit = 10  # of a split, and of a finding in it: counts over fewer nearly give single results away
+    per_round: Limit = 9  # calls of one round and split: two in each of three tries, and three to do some again
+    rounds: Limit = 1000  # of one run
+    per_day: Limit = 2000  # calls within 24 hours
 
 
 @dataclass(frozen=True)
-class SitePolicy:
+class SitePolicy(Declared, label="policy", hyphens=True):
     """A site's decisions, as its `site.yaml` states them."""
 
-    bundles: tuple[str, ...]  # SHA-256 of the app bundles that may run here; empty: none
-    datasets: tuple[str, ...]  # fingerprints of the datasets that may be used
-    requests: tuple[str, ...] = REQUESTS
+    bundles: Hashes  # SHA-256 of the app bundles that may run here; empty: none
+    datasets: Hashes  # fingerprints of the datasets that may be used
+    requests: Annotated[tuple[Annotated[str, one_of(*REQUESTS)], ...], Listed(distinct=True)] = REQUESTS
     evaluation: EvaluationLimits = EvaluationLimits()
-    until: date | None = None  # the last day on which anything is answered
-    min_other_sites: int = 1  # fewest other certified sites in a run, and in a sum that is unmasked
+    until: Annotated[date | None, Rule("a date like 2030-12-31", _day)] = None  # the last day of the policy
+    min_other_sites: Annotated[int, whole(0, _MAX)] = 1  # fewest other certified sites in a run, and in an aggregate
     secure_aggregation: SecureAggregation = "required"  # optional: the coordinator may also see updates in clear
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a policy file; raise `ConfigError` for anything that is not one."""
+        values = load_settings(path, "policy", _ADVICE)
         try:
-            content = read_file(path, _MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise ConfigError(f"there is no site's policy {path}: `fedpp-site policy` writes one") from None
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the site's policy {path}: {error.strerror}; it must be a file that this user can read"
-            ) from None
-        if len(content) > _MAX_BYTES:
-            raise ConfigError(f"the site's policy {path} is larger than {_MAX_BYTES} bytes: is it the right file?")
-        try:
-            return cls.parse(content.decode())
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"the site's policy {path} is not UTF-8 at byte {error.start}: save it so") from None
+            return cls._of_file(values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text of a policy file; raise `ConfigError` for anything that is not one."""
-        try:
-            values = yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
-        except RecursionError:
-            raise ConfigError("the policy is nested too deep: it is a flat list of settings") from None
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-            reason = "".join(filter(str.isprintable, " ".join(str(error).split())))
-            raise ConfigError(f"the policy is not YAML: {reason}") from None
-        if values is None:
-            raise ConfigError(
-                "the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"
-            )
-        known = {"bundles", "datasets", "requests", "evaluation", "until", "min-other-sites", "secure-aggregation"}
-        values = _mapping("the policy", values, known, {"bundles", "datasets"})
-        limits = _mapping(
-            "evaluation", values.get("evaluation"), {name.replace("_", "-") for name in vars(EvaluationLimits())}
-        )
-        return cls(
-            bundles=_hashes("bundles", values["bundles"]),
-            datasets=_hashes("datasets", values["datasets"], least=1),
-            requests=_requests(values.get("requests", list(REQUESTS))),
-            evaluation=EvaluationLimits(
-                **{name.replace("-", "_"): _whole(f"evaluation: {name}", value, 1) for name, value in limits.items()}
-            ),
-            until=_day(values.get("until")),
-            min_other_sites=_whole("min-other-sites", values.get("min-other-sites", cls.min_other_sites), 0),
-            secure_aggregation=_secure_aggregation(values.get("secure-aggregation", cls.secure_aggregation)),
-        )
+        return cls._of_file(parse_settings(text, "policy", _ADVICE))
+
+    @classmethod
+    def _of_file(cls, values: dict[str, Any]) -> Self:
+        lists: dict[str, Any] = {
+            name: [] for name in ("bundles", "datasets") if values.get(name, "") is None
+        }  # emptied by hand
+        policy = cls.from_mapping(values | lists)
+        if not policy.datasets:
+            raise cls._refused("datasets must be a list of at least one, got []: nothing else is allowed to be used")
+        return policy
 
     def to_yaml(self) -> str:
         """Return the text that `parse` reads to an equal policy."""
-        scores = {name.replace("_", "-"): value for name, value in vars(self.evaluation).items()}
-        values = {
-            "bundles": list(self.bundles),
-            "datasets": list(self.datasets),
-            "requests": list(self.requests),
-            "evaluation": scores,
-            **({} if self.until is None else {"until": self.until}),
-            "min-other-sites": self.min_other_sites,
-            "secure-aggregation": self.secure_aggregation,
-        }
+        values = {name: value for name, value in self.to_mapping().items() if value is not None}
         return yaml.safe_dump(values, sort_keys=False)
 
     def require_bundle(self, bundle: str) -> None:
@@ -178,7 +143,7 @@ def request_of(message_type: str) -> str:
 
 def starting_text(dataset: str) -> str:
     """Return the commented text of a site's first policy: this dataset, no bundle yet."""
-    return _STARTING.format(dataset=dataset, **vars(EvaluationLimits()))
+    return _STARTING.format(dataset=dataset, **EvaluationLimits().values())
 
 
 _STARTING = """\
@@ -213,89 +178,3 @@ min-other-sites: 1
 # Whether updates go to the coordinator under a mask only: required, or optional (it may see them in clear).
 secure-aggregation: required
 """
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's, but a key that stands twice is an error, and so is what a flat list of settings has no use for.
-
-    PyYAML calls by a value's tag what expects a value of that kind, and fails in many ways on another one.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML has it without types
-        line = event.start_mark.line + 1
-        if event.anchor is not None or getattr(event, "tag", None) is not None:
-            raise ConfigError(
-                f"the policy's line {line} holds a tag, an anchor or an alias ('!', '&', '*'): leave it out"
-            )
-        if len(getattr(event, "value", "")) > _LONGEST:
-            raise ConfigError(f"the policy's line {line} holds a value of over {_LONGEST} characters: none is so long")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise yaml.YAMLError(f"{twice!r:.40} stands twice: leave one of them out")
-        if "<<" in names:
-            raise yaml.YAMLError("'<<' merges settings: write each where it belongs")
-        return super().construct_mapping(node, deep)
-
-
-# As YAML 1.2 has it: 010 is no octal, and 1:30 no number of minutes, to whoever reads the file.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]*)$"), list("-0123456789"))
-
-
-def _mapping(what: str, value: object, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
-    if value is None:
-        value = {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{what} must be settings like 'name: value', got {value!r:.60}")
-    wrong = [f"unknown {name!r:.40}" for name in value if name not in known]
-    wrong += [f"missing {name}" for name in sorted(set(needed) - set(value))]
-    if wrong:
-        raise ConfigError(f"{what} does not fit: {', '.join(wrong)}; known are {', '.join(sorted(known))}")
-    return value
-
-
-def _hashes(name: str, value: object, *, least: int = 0) -> tuple[str, ...]:
-    value = [] if value is None else value  # the last line of a list was taken out by hand
-    if not isinstance(value, list) or len(value) < least:
-        raise ConfigError(f"{name} must be a list{' of at least one' * least}, got {value!r:.60}")
-    for item in value:
-        if not is_hex(item):
-            raise ConfigError(f"{name}: each must be 64 hexadecimal digits in lower case, quoted, got {item!r:.80}")
-        if value.count(item) > 1:
-            raise ConfigError(f"{name}: {item} stands twice: leave one of them out")
-    return tuple(value)
-
-
-def _requests(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or any(item not in REQUESTS for item in value) or len(set(value)) < len(value):
-        raise ConfigError(f"requests must be a list of some of {', '.join(REQUESTS)}, each once, got {value!r:.100}")
-    return tuple(value)
-
-
-def _secure_aggregation(value: object) -> SecureAggregation:
-    for known in SECURE_AGGREGATION_CHOICES:
-        if value == known:
-            return known
-    raise ConfigError(f"secure-aggregation must be one of {', '.join(SECURE_AGGREGATION_CHOICES)}, got {value!r:.40}")
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if type(value) is not int or not least <= value < _MAX:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r:.40}")
-    return value
-
-
-def _day(value: object) -> date | None:
-    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
-        return value
-    if isinstance(value, str):  # quoted
-        with suppress(ValueError):
-            return date.fromisoformat(value)
-    raise ConfigError(f"until must be a date like 2030-12-31, got {str(value)!r:.40}")

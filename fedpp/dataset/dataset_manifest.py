@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import Gaps
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype
+from fedpp.config.task import Gaps, Task
 from fedpp.dataset.at_rest import AtRestKey, DatasetSealer
 from fedpp.errors import DatasetError, DomainMismatchError
 
@@ -77,6 +77,12 @@ class DatasetManifest:
     at_rest: str | None
     sequences: File
     shards: tuple[Shard, ...]
+
+    @property
+    def task(self) -> Task:
+        """Return the shape and labels of the sequences."""
+        sizes = (self.frames, self.height, self.width, self.channels)
+        return Task(*sizes, self.classes, self.gaps != "none", self.multi_label, self.patch)
 
     @property
     def fingerprint(self) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.domain_card import DomainCard
-from fedpp.config.model_spec import Gaps
-from fedpp.config.run_config import SPLITS, Dtype
+from fedpp.config.hyperparameters import Dtype
+from fedpp.config.run_config import SPLITS
+from fedpp.config.task import Gaps
 from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.dataset_manifest import (
     FORMAT,

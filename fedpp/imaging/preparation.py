@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.sequence import FrameFiles, ImageSequence
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fedpp.config.model_spec import Gaps
 from fedpp.config.run_config import SPLITS
+from fedpp.config.task import Gaps
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.errors import ConfigError, DatasetError, RawDataError

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dgemm, sgemm
 
 from fedpp.cipher import algebra
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype
 from fedpp.errors import DatasetError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol.counts import UNKNOWN

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from fedpp.cipher.algebra import Matrix
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype
 from fedpp.errors import ConfigError
 from fedpp.keys.encryption import PAIRS, Values
 from fedpp.keys.key_domain import KeyDomain

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Hyperparameters
-from fedpp.config.model_spec import ModelSpec, Task
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype, Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, ModelError
 from fedpp.learning import models
@@ -99,7 +98,7 @@ class EncryptedTrainer:
             return np.stack(self._algebra.to_rows(self._algebra.public(values.astype(np.float64))), axis=-1)
 
         inputs: list[Reader] = [self._cast(dataset.frames), dataset.valid]
-        return [*inputs, self._cast(gaps)] if self.network.gaps else inputs
+        return [*inputs, self._cast(gaps)] if self.network.task.gaps else inputs
 
     def _cast(self, read: Reader) -> Reader:
         """Return a reader in the network's dtype; plaintext arrays lose their axis of slots."""
@@ -112,5 +111,5 @@ class EncryptedTrainer:
 
     def _check(self, dataset: EncryptedDataset) -> None:
         dataset.require_domain(self.domain)
-        if misfit := self.network.misfit(Task.of(dataset.manifest)):
+        if misfit := self.network.misfit(dataset.manifest.task):
             raise DatasetError(f"{misfit}: ingest again with the network's sizes")

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import are_finite
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.hyperparameters import Dtype, Hyperparameters
 from fedpp.config.model_spec import ModelSpec
-from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Batches, Indices, Reader
@@ -72,7 +71,7 @@ class Learner:
         """Return logits `[k, classes(, n)]`."""
         if not len(indices):
             slots = () if self.algebra.n == 1 else (self.algebra.n,)
-            return np.zeros((0, self.network.classes, *slots), self.dtype)
+            return np.zeros((0, len(self.network.task.classes), *slots), self.dtype)
         size = min(self.hyperparameters.batch_size, self.hyperparameters.micro_batch)
         return Batches(inputs, None, indices, size).predict(self.model)
 
@@ -95,12 +94,12 @@ class Learner:
 
 
 def _loss(network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> keras.losses.Loss:
-    if network.multi_label:
-        weights = (hyperparameters.positive_weight,) * network.classes
+    if network.task.multi_label:
+        weights = (hyperparameters.positive_weight,) * len(network.task.classes)
         return BinaryCrossentropy(
             algebra, dtype, positive_weights=weights, label_smoothing=hyperparameters.label_smoothing
         )
-    weights = (1.0, *(hyperparameters.positive_weight,) * (network.classes - 1))
+    weights = (1.0, *(hyperparameters.positive_weight,) * (len(network.task.classes) - 1))
     return CategoricalCrossentropy(
         algebra, dtype, class_weights=weights, label_smoothing=hyperparameters.label_smoothing
     )

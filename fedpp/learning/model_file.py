@@ -13,8 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelSpec
-from fedpp.config.run_config import Dtype
 from fedpp.errors import DomainMismatchError, ModelError
 from fedpp.files import replace
 
@@ -40,7 +40,7 @@ class EncryptedModel:
                 f"the model belongs to domain {self.domain[:16]}, the key to {domain[:16]}: use the domain of the model"
             )
         if classes and classes != self.classes:
-            option = "--target" if self.network.multi_label else "--classes"
+            option = "--target" if self.network.task.multi_label else "--classes"
             raise ModelError(
                 f"the model's classes are {', '.join(self.classes)}, the dataset's {', '.join(classes)}: "
                 f"ingest again with {option} {','.join(self.classes)}"
@@ -72,6 +72,8 @@ class EncryptedModel:
         except (ValueError, KeyError, TypeError, BadZipFile, EOFError):
             raise ModelError(f"{path} is not a model of fedpp: name the model.npz that training wrote") from None
         expected = {spec.name: spec.shape for spec in network.weights()}
-        if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected or len(classes) != network.classes:
+        if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected or len(classes) != len(
+            network.task.classes
+        ):
             raise ModelError(f"the weights in {path} do not fit its network: the file is damaged")
         return cls(network, domain, classes, arrays)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fedpp.arrays import pieces
 from fedpp.cipher.components import Algebra, Tensor
+from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelSpec, WeightSpec
-from fedpp.config.run_config import Dtype
 from fedpp.errors import ModelError
 from fedpp.learning import decoys, layers
 from fedpp.learning.gradient_accumulation import AccumulatingModel
@@ -29,71 +29,73 @@ def encrypted(network: ModelSpec, algebra: Algebra, dtype: Dtype) -> Accumulatin
     Inputs: rows `[batch, frames, height, width, channels, n]`, valid frames (bool `[batch, frames]`) and, if the
     network has time gaps, rows `[batch, frames, n]`. Output: logits, rows `[batch, classes, n]`.
     """
-    if network.patch:
+    task, of = network.task, network.choices
+    if task.patch:
         raise ModelError(
             "networks of patches are for orthogonal frame mixing only, whose weights are plaintext (n = 1)"
         )
-    rows = keras.Input((network.frames, network.height, network.width, network.channels, algebra.n), dtype=dtype)
-    valid = keras.Input((network.frames,), dtype="bool")
+    rows = keras.Input((task.frames, task.height, task.width, task.channels, algebra.n), dtype=dtype)
+    valid = keras.Input((task.frames,), dtype="bool")
     inputs = [rows, valid]
     x = layers.FromRows(algebra, dtype=dtype)(rows)
     x = layers.FoldFrames(algebra, dtype=dtype)(x)
-    for filters in network.filters:
-        x = layers.Conv2D(algebra, filters, network.kernel, pool_size=2, activation="relu", dtype=dtype)(x)
+    for filters in of.filters:
+        x = layers.Conv2D(algebra, filters, of.kernel, pool_size=2, activation="relu", dtype=dtype)(x)
     x = layers.Flatten(algebra, dtype=dtype)(x)
-    x = layers.Dense(algebra, network.dense, activation="relu", dtype=dtype)(x)
-    x = layers.UnfoldFrames(algebra, network.frames, dtype=dtype)(x)
-    if network.gaps:
-        gaps = keras.Input((network.frames, algebra.n), dtype=dtype)
+    x = layers.Dense(algebra, of.dense, activation="relu", dtype=dtype)(x)
+    x = layers.UnfoldFrames(algebra, task.frames, dtype=dtype)(x)
+    if task.gaps:
+        gaps = keras.Input((task.frames, algebra.n), dtype=dtype)
         inputs.append(gaps)
-        gap = layers.Reshape(algebra, (network.frames, 1), dtype=dtype)(layers.FromRows(algebra, dtype=dtype)(gaps))
+        gap = layers.Reshape(algebra, (task.frames, 1), dtype=dtype)(layers.FromRows(algebra, dtype=dtype)(gaps))
         x = layers.Concatenate(algebra, dtype=dtype)([x, gap])
     states = None
     if network.directions:
-        lstm = layers.LSTM(algebra, network.lstm, return_sequences=network.voting, dtype=dtype)
+        lstm = layers.LSTM(algebra, of.lstm, return_sequences=of.voting, dtype=dtype)
         both = len(network.directions) > 1
         states = (layers.Bidirectional(algebra, lstm, dtype=dtype) if both else lstm)(x, valid)
-    if network.voting:
+    if of.voting:
         given = (x,) if states is None else (x, states)
-        z = EncryptedVote(algebra, network.classes, dtype=dtype)(*given, valid=valid)
+        z = EncryptedVote(algebra, len(task.classes), dtype=dtype)(*given, valid=valid)
     else:
         last = layers.GlobalAveragePooling1D(algebra, dtype=dtype)(x, valid) if states is None else states
-        z = layers.Dense(algebra, network.classes, dtype=dtype)(last)
+        z = layers.Dense(algebra, len(task.classes), dtype=dtype)(last)
     return AccumulatingModel(inputs, layers.ToRows(algebra, dtype=dtype)(z), name="encrypted_network")
 
 
 def plaintext(network: ModelSpec, dtype: Dtype) -> AccumulatingModel:
     """Build the plaintext reference: the same inputs without slots, and logits `[batch, classes]`."""
-    frame = (network.height, network.width, network.channels)
-    sequence = keras.Input((network.frames, *frame), dtype=dtype)
-    valid = keras.Input((network.frames,), dtype="bool")
+    task, of = network.task, network.choices
+    frame = (task.height, task.width, task.channels)
+    sequence = keras.Input((task.frames, *frame), dtype=dtype)
+    valid = keras.Input((task.frames,), dtype="bool")
     inputs = [sequence, valid]
     x = ops.reshape(sequence, (-1, *frame))
-    if network.patch:
+    if task.patch:
         x = _stem(network, x, dtype)
-    for filters in network.filters[1:] if network.patch else network.filters:
-        x = keras.layers.Conv2D(filters, network.kernel, padding="same", dtype=dtype)(x)
+    for filters in of.filters[1:] if task.patch else of.filters:
+        x = keras.layers.Conv2D(filters, of.kernel, padding="same", dtype=dtype)(x)
         x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
         x = keras.layers.ReLU(dtype=dtype)(x)
     x = keras.layers.Flatten(dtype=dtype)(x)
-    x = keras.layers.Dense(network.dense, activation="relu", dtype=dtype)(x)
-    x = ops.reshape(x, (-1, network.frames, network.dense))
-    if network.gaps:
-        gaps = keras.Input((network.frames,), dtype=dtype)
+    x = keras.layers.Dense(of.dense, activation="relu", dtype=dtype)(x)
+    x = ops.reshape(x, (-1, task.frames, of.dense))
+    if task.gaps:
+        gaps = keras.Input((task.frames,), dtype=dtype)
         inputs.append(gaps)
         x = ops.concatenate([x, ops.expand_dims(gaps, -1)], axis=-1)
     states = None
     if network.directions:
         # Unrolled is faster; but Keras 3.15 then zeroes the wrong end of a backward LSTM's outputs.
-        lstm = keras.layers.LSTM(network.lstm, unroll=not network.voting, return_sequences=network.voting, dtype=dtype)
+        lstm = keras.layers.LSTM(of.lstm, unroll=not of.voting, return_sequences=of.voting, dtype=dtype)
         both = len(network.directions) > 1
         states = (keras.layers.Bidirectional(lstm, dtype=dtype) if both else lstm)(x, mask=valid)
-    if network.voting:
+    if of.voting:
         given = (x,) if states is None else (x, states)
-        z = Vote(network.classes, dtype=dtype)(*given, valid=valid)
+        z = Vote(len(task.classes), dtype=dtype)(*given, valid=valid)
     else:
         last = keras.layers.GlobalAveragePooling1D(dtype=dtype)(x, mask=valid) if states is None else states
-        z = keras.layers.Dense(network.classes, dtype=dtype)(last)
+        z = keras.layers.Dense(len(task.classes), dtype=dtype)(last)
     return AccumulatingModel(inputs, z, name="plaintext_network")
 
 
@@ -103,11 +105,12 @@ def _stem(network: ModelSpec, x: Tensor, dtype: Dtype) -> Tensor:
     Each patch is mixed by one orthogonal matrix. A kernel after an orthogonal change of its inputs is again a kernel,
     so the block can compute the same functions of mixed frames as of plain frames.
     """
-    side, channels = network.patch, network.channels
-    height, width = network.height // side, network.width // side
+    task = network.task
+    side, channels = task.patch, task.channels
+    height, width = task.height // side, task.width // side
     x = ops.reshape(x, (-1, height, side, width, side, channels))
     x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, side**2 * channels))
-    stem = keras.layers.Conv2D(network.stem, network.kernel, padding="same", activation="relu", dtype=dtype)
+    stem = keras.layers.Conv2D(network.stem, network.choices.kernel, padding="same", activation="relu", dtype=dtype)
     return stem(x)
 
 

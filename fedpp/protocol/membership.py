@@ -6,12 +6,12 @@ member, who knows the domain secret, cannot speak as another. Signatures are Ed2
 its purpose and the canonical JSON of what is signed.
 """
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Self
+from typing import Annotated
 from unicodedata import normalize
 
 from cryptography.exceptions import InvalidSignature
@@ -19,14 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
-from fedpp.values import canonical, is_hex
+from fedpp.values import Declared, Flat, Rule, hexadecimal, is_hex, rule, whole
 
 PROTOCOL = 1  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
 MAX_AGE = timedelta(days=14)  # of a proof that a site counts another by
 CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
 LONGEST_NAME = 200  # bytes
-LONGEST_TEXT = 4096
 _P = 2**255 - 19
 # Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
 _UNSEEN = re.compile(
@@ -35,7 +34,6 @@ _UNSEEN = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 _RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
-HEX_DIGITS = {"domain": 64, "dataset": 64, "bundle": 64, "nonce": 64, "signing_key": 64, "receiving_key": 64}
 
 
 def signed(purpose: str, content: bytes) -> bytes:
@@ -99,60 +97,45 @@ def is_run_number(value: object) -> bool:
     return isinstance(value, str) and _RUN_NUMBER.fullmatch(value) is not None and int(value) < 2**64
 
 
-def _never(_key: bytes) -> bool:
-    return False
+SITE_NAME = rule(f"a site's name, printable, in Unicode's form NFKC, of at most {LONGEST_NAME} bytes", is_site_name)
+Hash = Annotated[str, hexadecimal()]
 
 
-_WEAK = {"signing_key": is_weak, "receiving_key": is_weak_to_agree}
+def _key_rule(weak: Callable[[bytes], bool]) -> Rule:
+    allowed = "a public key of 64 hexadecimal digits in lower case, not of small order"
+    return rule(allowed, lambda value: is_hex(value) and not weak(bytes.fromhex(value)))
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """Texts and numbers with a canonical JSON form, which is the only one that is read."""
+class Member(Declared, label="member", error=FederationError):
+    """A site's name and public keys in one key epoch of one domain."""
 
-    def __post_init__(self) -> None:
-        """Refuse values of another type or size."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            digits = HEX_DIGITS.get(field.name)
-            if field.name == "site":
-                fits = is_site_name(value)
-            elif field.name == "run":
-                fits = is_run_number(value)
-            elif digits is not None:
-                fits = is_hex(value, digits) and not _WEAK.get(field.name, _never)(bytes.fromhex(value))
-            else:
-                fits = type(value) is int and 0 <= value < 2**53
-            if not fits:
-                raise FederationError(f"{type(self).__name__.lower()}: {field.name} cannot be {value!r:.80}")
+    domain: Hash  # fingerprint of the domain's card
+    site: Annotated[str, SITE_NAME]
+    signing_key: Annotated[str, _key_rule(is_weak)]  # Ed25519
+    receiving_key: Annotated[str, _key_rule(is_weak_to_agree)]  # X25519: invitations are sealed to it
 
     def content(self) -> bytes:
-        """Return the canonical JSON."""
-        return canonical(asdict(self))
+        """Return what is signed: the canonical JSON."""
+        return self.to_json().encode()
 
 
 @dataclass(frozen=True)
-class Member(_Facts):
-    """A site's name and public keys in one epoch of one domain."""
+class Statement(Declared, label="statement", error=FederationError):
+    """What a site states about itself to a coordinator, for one run."""
 
-    domain: str  # fingerprint of the domain's card
-    site: str  # public name
-    signing_key: str  # Ed25519, hex
-    receiving_key: str  # X25519, hex: what is sealed to this site is sealed to it
+    nonce: Hash  # of the run: the coordinator draws it
+    run: Annotated[str, rule("Flower's number of a run, a decimal text", is_run_number)]
+    time: Annotated[int, whole(0, 2**53 - 1)]  # when it was signed, seconds since 1970 by the site's clock
+    protocol: Annotated[int, whole(0, 2**53 - 1)]
+    domain: Hash  # fingerprint of the domain's card
+    site: Annotated[str, SITE_NAME]
+    dataset: Hash  # fingerprint of the dataset's manifest
+    bundle: Hash  # of the app bundle that runs at the site; of nothing in a simulation
 
-
-@dataclass(frozen=True)
-class Statement(_Facts):
-    """What a site says of itself to a coordinator, for one run."""
-
-    nonce: str  # of the run, 64 hex digits: the coordinator draws it
-    run: str  # Flower's number of the run, as the site was told it
-    time: int  # when it was signed, seconds since 1970 by the site's clock
-    protocol: int
-    domain: str  # fingerprint of the domain's card
-    site: str
-    dataset: str  # fingerprint of the dataset's manifest
-    bundle: str  # SHA-256 of the app bundle that runs at the site; of nothing in a simulation
+    def content(self) -> bytes:
+        """Return what is signed: the canonical JSON."""
+        return self.to_json().encode()
 
     def require_fresh(self, now: datetime) -> None:
         """Raise `FederationError` unless it was signed within `MAX_AGE`, and not later than now."""
@@ -178,10 +161,10 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Declared, label="certificate", error=FederationError):
     """A member, certified by its domain."""
 
-    member: Member
+    member: Annotated[Member, Flat()]
     signature: str  # hex
 
     def require(self, ca_key: str, domain: str) -> None:
@@ -197,23 +180,9 @@ class Certificate:
                 "ask its founder for a share"
             )
 
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return canonical({**asdict(self.member), "signature": self.signature}).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` returned; raise `FederationError` for anything else."""
-        values = _parsed(text, "a certificate")
-        signature = values.pop("signature", "")
-        certificate = cls(_made(Member, values), signature)
-        if certificate.to_json() != text:
-            raise FederationError("a certificate is damaged: ask the domain for it again")
-        return certificate
-
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Declared, label="proof of membership", error=FederationError):
     """A statement, the signature of the site's identity, and the certificate of that identity."""
 
     statement: Statement
@@ -241,43 +210,3 @@ class Proof:
                 f"{statement.site} runs app bundle {statement.bundle[:16]}, the run is of {run.bundle[:16]}: "
                 "run the same code everywhere"
             )
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return canonical(
-            {
-                "statement": asdict(self.statement),
-                "signature": self.signature,
-                "certificate": self.certificate.to_json(),
-            }
-        ).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` returned; raise `FederationError` for anything else."""
-        values = _parsed(text, "a proof of membership")
-        try:
-            statement, signature = values["statement"], values["signature"]
-            proof = cls(_made(Statement, statement), signature, Certificate.from_json(values["certificate"]))
-        except KeyError:
-            raise FederationError("a proof of membership is incomplete: use one fedpp at all sites") from None
-        if proof.to_json() != text:
-            raise FederationError("a proof of membership is damaged: use one fedpp at all sites")
-        return proof
-
-
-def _parsed(text: str, what: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text[:LONGEST_TEXT])
-    except (ValueError, TypeError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise FederationError(f"{what} is damaged: it is no JSON object")
-    return values
-
-
-def _made(kind: type[Any], values: Any) -> Any:
-    try:
-        return kind(**values)
-    except TypeError:
-        raise FederationError(f"a {kind.__name__.lower()} has other fields: use one fedpp at all sites") from None

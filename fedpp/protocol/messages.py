@@ -23,9 +23,9 @@ alone know. The state itself goes to a site once: a site that named it before is
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -36,7 +36,7 @@ from fedpp.config.run_config import MAX_ATTEMPTS
 from fedpp.errors import FederationError
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
-from fedpp.values import is_hex, is_hex_number
+from fedpp.values import Declared, hexadecimal, is_hex, is_hex_number, one_of, rule, whole
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
@@ -51,80 +51,69 @@ MAX_STATE_BYTES = 2**34
 _LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 _OFFLINE = (ErrorCode.NODE_UNAVAILABLE, *_LOST)
 
+_ROUND, _ATTEMPT = whole(1, 2**31 - 1), whole(1, MAX_ATTEMPTS)
+_BASE = rule("a digest of 64 hexadecimal digits, or nothing", lambda value: value == "" or is_hex(value))
+
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
+class OfContent(Declared, label="the coordinator's request does not fit", error=FederationError):
+    """Base of what one record of a message's content carries."""
+
+    _record: ClassVar[str] = CONFIG
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that carries it."""
+        return ConfigRecord(self.to_mapping())
+
+    @classmethod
+    def read(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
+        return cls.from_mapping(record(content, cls._record, ConfigRecord))
+
+
 @dataclass(frozen=True)
-class Request:
-    """What every question about a network says."""
+class Request(OfContent):
+    """Base of the requests of a run: its specification, which travels as JSON, since records are flat."""
 
     run_spec: RunSpec
 
     def to_record(self) -> ConfigRecord:
         """Return the record that carries this request."""
-        return ConfigRecord({**vars(self), "run_spec": self.run_spec.to_json()})
+        return ConfigRecord({**self.to_mapping(), "run_spec": self.run_spec.to_json()})
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `to_record` returned; raise `FederationError` for anything else."""
-        text = record.get("run_spec")
-        run_spec = RunSpec.from_json(text if isinstance(text, str) else "")
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what a record holds; raise `FederationError` for anything else."""
         try:
-            return cls(**{**record, "run_spec": run_spec})
-        except (TypeError, FederationError) as error:
-            raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None
-
-    @classmethod
-    def of(cls, content: RecordDict) -> Self:
-        """Take the request out of a message's content; raise `FederationError` if it has none that fits."""
-        return cls.from_record(record(content, CONFIG, ConfigRecord))
+            return super().from_mapping({**values, "run_spec": RunSpec.from_json(values.get("run_spec"))})
+        except FederationError as error:
+            reason = one_line(str(error).removeprefix(f"{cls._label}: ").removeprefix("run specification: "))
+            raise cls._refused(reason) from None
 
 
 @dataclass(frozen=True)
-class DescribeRequest:
-    """Ask a site what it is, and to prove it for one run."""
+class DescribeRequest(OfContent):
+    """Request for a site's description, and for its proof of membership in one run."""
 
     nonce: str  # of the run
     protocol: int
 
-    def to_record(self) -> ConfigRecord:
-        """Return the record that carries this request."""
-        return ConfigRecord(asdict(self))
-
-    @classmethod
-    def of(cls, content: RecordDict) -> Self:
-        """Take the request out of a message's content; raise `FederationError` if it has none that fits."""
-        values = record(content, CONFIG, ConfigRecord)
-        nonce, protocol = values.get("nonce"), values.get("protocol")
-        if not isinstance(nonce, str) or type(protocol) is not int or len(values) != 2:
-            raise FederationError("the coordinator's request does not fit: use one fedpp everywhere")
-        return cls(nonce, protocol)
-
 
 @dataclass(frozen=True)
 class InitialRequest(Request):
-    """Ask for the state of round 0: of fresh weights, or of the model that comes along, which may be sealed."""
+    """Request for the state of round 0: of fresh weights, or of the model that comes along, which may be sealed."""
 
-    model: str  # "", "clear" or "sealed"
-
-    def __post_init__(self) -> None:
-        """Refuse what is no form of a model."""
-        if self.model not in MODEL_FORMS:
-            raise FederationError(f"a model comes sealed or in clear, got {self.model!r:.40}")
+    model: Annotated[str, one_of(*MODEL_FORMS)]
 
 
 @dataclass(frozen=True)
 class RoundRequest(Request):
-    """A request about one attempt at a round, which starts from the state of the round before."""
+    """Base of requests about one attempt at a round, which starts from the state of the round before."""
 
-    round: int
-    attempt: int = 1
-    base: str = ""  # digest of that state; none if it comes along and the coordinator does not know it
-
-    def __post_init__(self) -> None:
-        """Refuse a round that no run has, and a base that is no digest."""
-        _require_round(self.round, self.attempt)
-        _require_base(self.base)
+    round: Annotated[int, _ROUND]
+    attempt: Annotated[int, _ATTEMPT] = 1
+    base: Annotated[str, _BASE] = ""  # digest of that state; none if it comes along and only sites know it
 
 
 @dataclass(frozen=True)
@@ -143,22 +132,12 @@ class AcceptRequest(RoundRequest):
 
     keep: bool = False  # whether the reply holds the new state
 
-    def __post_init__(self) -> None:
-        """Refuse what no round is about, and a `keep` that is neither true nor false."""
-        super().__post_init__()
-        if type(self.keep) is not bool:
-            raise FederationError(f"keep must be true or false, got {self.keep!r:.40}")
-
 
 @dataclass(frozen=True)
 class LocalBaselineRequest(Request):
-    """Ask for the test counts of a model that the site trains alone, for as many rounds as the run has."""
+    """Request for the test counts of a model that the site trains on its own data, for as many rounds as the run."""
 
-    rounds: int
-
-    def __post_init__(self) -> None:
-        """Refuse a number of rounds that no run has."""
-        _require_round(self.rounds, 1)
+    rounds: Annotated[int, _ROUND]
 
 
 @dataclass(frozen=True)
@@ -174,8 +153,8 @@ class Mask:
         return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}", "least": self.least})
 
     @classmethod
-    def of(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
+    def read(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
         values = record(content, MASK, ConfigRecord)
         nonce, tag, least = values.get("nonce"), values.get("tag"), values.get("least")
         if not (
@@ -190,59 +169,32 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a site's update is of: its key domain, and the round, in the text that its mask is bound to."""
+class Origin(OfContent, label="its origin does not fit"):
+    """Origin of a site's update: its key domain, and the round's context, in the text that its mask is bound to."""
+
+    _record: ClassVar[str] = ORIGIN
 
     domain: str  # fingerprint
     round: str
 
-    def to_record(self) -> ConfigRecord:
-        """Return the record that carries it."""
-        return ConfigRecord({**vars(self)})
-
-    @classmethod
-    def of(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
-        values = record(content, ORIGIN, ConfigRecord)
-        domain, text = values.get("domain"), values.get("round")
-        if not (isinstance(domain, str) and isinstance(text, str) and len(values) == 2):
-            raise FederationError("it does not say which round its update is of: use one fedpp everywhere")
-        return cls(domain, text)
-
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a site found of a new global model: its state's SHA-256, and why it does not adopt it, or nothing."""
+class Verdict(OfContent, label="its verdict does not fit"):
+    """Verdict of a site on a new global model: its state's SHA-256, and the reason for a rejection, or nothing."""
 
-    digest: str
+    _record: ClassVar[str] = VERDICT
+
+    digest: Annotated[str, hexadecimal()]
     reason: str
 
-    def to_record(self) -> ConfigRecord:
-        """Return the record that carries it."""
-        return ConfigRecord({**vars(self)})
-
     @classmethod
-    def of(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if it has none that fits."""
-        values = record(content, VERDICT, ConfigRecord)
-        digest, reason = values.get("digest"), values.get("reason")
-        if not (is_hex(digest) and isinstance(reason, str) and len(values) == 2):
-            raise FederationError("its verdict does not fit: use one fedpp everywhere")
-        line = one_line(reason)
-        if reason and not line:  # it would turn into a yes
-            raise FederationError("its verdict does not fit: its reason does not show")
-        return cls(digest, line)
-
-
-def _require_base(base: object) -> None:
-    if base != "" and not is_hex(base):
-        raise FederationError(f"base must be a digest of 64 hex digits, or nothing, got {base!r:.80}")
-
-
-def _require_round(number: object, attempt: object) -> None:
-    for name, value, most in (("round", number, 2**31 - 1), ("attempt", attempt, MAX_ATTEMPTS)):
-        if type(value) is not int or not 1 <= value <= most:
-            raise FederationError(f"{name} must be a whole number from 1 to {most}, got {value!r:.40}")
+    def read(cls, content: RecordDict) -> Self:
+        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
+        verdict = super().read(content)
+        line = one_line(verdict.reason)
+        if verdict.reason and not line:  # it would turn into an acceptance
+            raise cls._refused("its reason does not show")
+        return replace(verdict, reason=line)
 
 
 def record(content: RecordDict, name: str, kind: type[Record]) -> Record:

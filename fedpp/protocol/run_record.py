@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelSpec
-from fedpp.config.run_config import Dtype
 from fedpp.errors import FederationError, FedppError
 from fedpp.protocol.counts import Counts, MappedCounts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
@@ -108,7 +108,7 @@ class FederationRecord:
         try:
             values = json.loads(path.read_text())
             network = ModelSpec.from_json(values["network"])
-            kind = FindingCounts if network.multi_label else Counts
+            kind = FindingCounts if network.task.multi_label else Counts
             return cls(
                 **{
                     **values,

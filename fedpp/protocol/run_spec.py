@@ -1,97 +1,62 @@
-"""What all questions of a run say alike."""
+"""Run specification: what is trained and how, and how updates are aggregated; every request of a run carries it."""
 
-import json
-import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
-from typing import Self
+from typing import Annotated, Self
 
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.hyperparameters import MAX_EPOCHS, Training
 from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
-from fedpp.config.run_config import DTYPES, MAX_EXAMPLES, MAX_SITES, Dtype
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, UpdateBounds
+from fedpp.config.server_optimizer import SERVER_NAMES, ServerOptimizerConfig
+from fedpp.config.task import Task
 from fedpp.errors import ConfigError, FederationError
 from fedpp.protocol.site_description import SiteDescription
-from fedpp.texts import one_line
-from fedpp.values import canonical, is_hex
-
-_BOUNDS = {
-    "seed": (0, 2**63 - 1),
-    "epochs": (1, 1000),
-    "examples": (1, MAX_EXAMPLES),
-    "sites": (1, MAX_SITES),
-    "max_examples": (0, MAX_EXAMPLES),
-}
+from fedpp.values import Declared, Flat, hexadecimal, whole
 
 
 @dataclass(frozen=True)
-class RunSpec:
-    """What is trained and how, and how updates are added up."""
+class RunSpec(Declared, label="run specification", error=FederationError):
+    """The same at all sites of a round; its digest stands in the round's context, to which masks are bound."""
 
-    domain: str  # fingerprint; a site of another domain refuses
-    network: ModelSpec
-    dtype: Dtype
-    hyperparameters: Hyperparameters
-    rule: ServerOptimizerConfig
-    epochs: int
-    seed: int
-    masked: bool
-    examples: int  # what the updates of all admitted sites count
-    sites: int  # that were admitted
-    max_examples: int  # that one site's update counts; 0: all of them
-    bound: float  # largest magnitude of an update's value
-    max_norm: float  # of an update, as a share of the global model's norm
-    max_loss_increase: float  # of a site's validation loss, in nats
+    domain: Annotated[str, hexadecimal()]  # fingerprint; a site of another domain refuses
+    task: Annotated[Task, Flat()]
+    training: Annotated[Training, Flat()]
+    server_optimizer: Annotated[ServerOptimizerConfig, SERVER_NAMES]
+    masked: bool  # whether updates are masked, and states sealed, for the coordinator
+    examples: Annotated[int, whole(1, MAX_EXAMPLES)]  # what the updates of all admitted sites count
+    sites: Annotated[int, whole(1, MAX_SITES)]  # that were admitted
+    bounds: Annotated[UpdateBounds, Flat()]
 
     def __post_init__(self) -> None:
-        """Refuse settings that no site should work on; numbers become floats, so that equal plans are one text."""
-        if not is_hex(self.domain):
-            raise FederationError(f"domain must be a fingerprint of 64 hex digits, got {self.domain!r:.80}")
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise FederationError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-        for name in ("bound", "max_norm", "max_loss_increase"):
-            value = getattr(self, name)
-            if type(value) not in {int, float} or not 0 < value <= sys.float_info.max:
-                raise FederationError(f"{name} must be a positive number, got {value!r:.40}")
-            object.__setattr__(self, name, float(value))
-        if self.dtype not in DTYPES:
-            raise FederationError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r:.40}")
-        if type(self.masked) is not bool:
-            raise FederationError(f"masked must be true or false, got {self.masked!r:.40}")
-        if self.network.parameters() > MAX_PARAMETERS:  # which may be a number that no float holds
-            raise FederationError(
+        """Refuse settings that no site should work on."""
+        super().__post_init__()
+        if self.training.epochs > MAX_EPOCHS:
+            raise self._refused(f"epochs must be a whole number from 1 to {MAX_EPOCHS}, got {self.training.epochs}")
+        try:
+            parameters = self.network.parameters()
+        except ConfigError as error:
+            raise self._refused(str(error)) from None
+        if parameters > MAX_PARAMETERS:  # which may be a number that no float holds
+            raise self._refused(
                 f"a network may have {MAX_PARAMETERS} parameters, this one has more: use smaller images or layers"
             )
 
+    @cached_property
+    def network(self) -> ModelSpec:
+        """Return the specification of the network that is trained."""
+        return ModelSpec(self.task, self.training.model)
+
     def of_sites(self, sites: Collection[SiteDescription]) -> Self:
-        """Return the plan with these sites admitted; raise `FederationError` if they have too many examples."""
-        return replace(self, examples=sum(self.weight(site.sequences[0]) for site in sites), sites=len(sites))
+        """Return the run specification with these sites admitted; raise `FederationError` for too many examples."""
+        return self.changed(examples=sum(self.weight(site.sequences[0]) for site in sites), sites=len(sites))
 
     def weight(self, sequences: int) -> int:
         """Return how many examples the update of a site with so many training sequences counts."""
-        return min(sequences, self.max_examples or sequences)
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return canonical({**asdict(self), "network": self.network.to_json()}).decode()
+        return min(sequences, self.bounds.max_examples or sequences)
 
     @property
     def digest(self) -> str:
         """Return the SHA-256 of its text, in hex."""
         return sha256(self.to_json().encode()).hexdigest()
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` returned; raise `FederationError` for anything else."""
-        try:
-            values = json.loads(text)
-            parts = {
-                "network": ModelSpec.from_json(values["network"]),
-                "hyperparameters": Hyperparameters(**values["hyperparameters"]),
-                "rule": ServerOptimizerConfig(**values["rule"]),
-            }
-            return cls(**{**values, **parts})
-        except (TypeError, ValueError, KeyError, RecursionError, ConfigError, FederationError) as error:
-            raise FederationError(f"the coordinator's request does not fit: {one_line(str(error))}") from None

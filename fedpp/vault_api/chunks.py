@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.run_config import DTYPES
+from fedpp.config.hyperparameters import DTYPES
 from fedpp.errors import VaultError
 from fedpp.vault_api import vault_pb2
 

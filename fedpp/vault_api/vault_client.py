@@ -13,8 +13,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import Gaps, ModelSpec
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype
+from fedpp.config.model_spec import ModelSpec
+from fedpp.config.task import Task
 from fedpp.errors import ConfigError, FederationError, VaultError
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
@@ -62,14 +63,7 @@ class SiteInfo:
 
     domain: str  # fingerprint of the domain's card
     dataset: str  # fingerprint of the manifest
-    frames: int
-    height: int
-    width: int
-    channels: int
-    classes: tuple[str, ...]
-    multi_label: bool
-    gaps: Gaps
-    patch: int
+    task: Task
     sequences: dict[str, int]
     patients: dict[str, int]
     dtype: str
@@ -79,9 +73,10 @@ class SiteInfo:
     @classmethod
     def of(cls, reply: vault_pb2.InfoReply) -> Self:
         """Read a vault's reply."""
-        values: dict[str, Any] = {field.name: getattr(reply, field.name) for field in fields(cls)}
-        values["classes"] = tuple(reply.classes)
-        return cls(**{**values, "sequences": dict(reply.sequences), "patients": dict(reply.patients)})
+        values = {field.name: getattr(reply, field.name) for field in fields(cls) if field.name != "task"}
+        shape = (reply.frames, reply.height, reply.width, reply.channels)
+        task = Task(*shape, tuple(reply.classes), reply.gaps != "none", reply.multi_label, reply.patch)
+        return cls(**{**values, "sequences": dict(reply.sequences), "patients": dict(reply.patients), "task": task})
 
 
 class VaultClient:

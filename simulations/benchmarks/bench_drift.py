@@ -18,9 +18,9 @@ from keras import ops
 from numpy.typing import NDArray
 
 from fedpp.cipher.components import Algebra, Slots, Tensor
-from fedpp.config.hyperparameters import Hyperparameters
-from fedpp.config.model_spec import ModelSpec
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype, Hyperparameters
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.task import Task
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import pad, prepare
 from fedpp.imaging.readers.layout import read_sequences
@@ -74,7 +74,8 @@ class Data:
 
     def network(self) -> ModelSpec:
         """Return the network, a small one."""
-        return ModelSpec(FRAMES, SIDE, SIDE, 1, self.classes, (8, 16), 3, 16, 16)
+        task = Task(FRAMES, SIDE, SIDE, 1, tuple(map(str, range(self.classes))))
+        return ModelSpec(task, ModelChoices(filters=(8, 16), dense=16, lstm=16))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedpp.config.model_spec import ModelSpec, Task
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.task import Task
 from simulations.chaos.cluster import Cluster, Settings, altered, cluster
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
@@ -29,7 +30,7 @@ from .measuring import result
 SITES, SLOTS, VALUE_BYTES = 2, 2, 4
 POLL_SECONDS = 0.02
 UNTRAINED = altered("untrained")
-FILTERS, FRAMES, SIZE = (4, 8), 2, 16
+FILTERS, TASK = (4, 8), Task(2, 16, 16, 1, ("no", "yes"))
 LIMIT_SECONDS = 3600.0
 MEGABYTES, SENDERS, SENT_MEGABYTES = (1.0, 100.0), (4, 16, 64), 50.0
 ROUNDS, TURNS, MEMORY_ROUNDS = 5, 2, 2
@@ -62,7 +63,8 @@ def rounds(
 def round_seconds(megabytes: Sequence[float], rounds: int, turns: int) -> list[dict[str, Any]]:
     """Return a row for each size of an update: medians over `turns` runs of `rounds` rounds, of each side."""
     phantom = PhantomData(patients=6, visits=2, size=32)
-    scenario = Scenario("bench", "", SITES, rounds, phantom, frames=FRAMES, size=SIZE)
+    shape = {"frames": TASK.frames, "size": TASK.height}
+    scenario = Scenario.of(name="bench", description="", sites=SITES, rounds=rounds, phantom=phantom, **shape)
     with (
         tempfile.TemporaryDirectory(prefix="fedpp-bench-") as name,
         tempfile.TemporaryDirectory(prefix="f-") as sockets,
@@ -141,8 +143,7 @@ def settings(dense: int, rounds: int) -> Settings:
 
 def network_of(dense: int) -> ModelSpec:
     """Return the network with so many units in its dense layer."""
-    task = Task(FRAMES, SIZE, SIZE, 1, ("no", "yes"), gaps=False)
-    return ModelSpec.of(task, FILTERS, dense=dense, architecture="cnn")
+    return ModelSpec(TASK, ModelChoices("cnn", filters=FILTERS, dense=dense))
 
 
 def update_length(dense: int) -> int:

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.model_spec import Architecture, ModelSpec
+from fedpp.config.model_spec import Architecture, ModelChoices, ModelSpec
+from fedpp.config.task import Task
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -50,7 +51,8 @@ class Case:
 
     def network(self) -> ModelSpec:
         """Return the network with its default layer sizes."""
-        return ModelSpec(self.frames, self.side, self.side, 1, 2, architecture=self.architecture)
+        task = Task(self.frames, self.side, self.side, 1, ("no", "yes"))
+        return ModelSpec(task, ModelChoices(self.architecture))
 
 
 CASES = tuple(Case(a, side, batch) for side, batch in ((64, 16), (128, 8)) for a in get_args(Architecture))

@@ -40,7 +40,7 @@ class SimulatedClient:
 
     def initial(self, content: RecordDict) -> RecordDict:
         """Reply with the state of round 0: of zeros, or of the initial model in the request."""
-        request = messages.InitialRequest.of(content)
+        request = messages.InitialRequest.read(content)
         run_spec = request.run_spec
         rows = self.rows_of_round_0(run_spec.network)
         if request.model:
@@ -50,16 +50,16 @@ class SimulatedClient:
             rows,
             network=run_spec.network,
             domain=run_spec.domain,
-            dtype=run_spec.dtype,
-            classes=self.description.classes,
-            rule=run_spec.rule,
+            dtype=run_spec.training.dtype,
+            classes=self.description.task.classes,
+            rule=run_spec.server_optimizer,
             salt="5a" * 32,
         )
         return RecordDict({messages.ARRAYS: self._sealed(content, run_spec, state)})
 
     def train(self, content: RecordDict) -> RecordDict:
         """Reply with the encoded update, masked if the run is."""
-        request = messages.TrainRequest.of(content)
+        request = messages.TrainRequest.read(content)
         before = self.base(content, request)
         if before is None:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
@@ -80,7 +80,7 @@ class SimulatedClient:
 
     def accept(self, content: RecordDict, reason: str = "") -> RecordDict:
         """Reply with counts and verdict (this reason, or none) of the new model, and its state if it is to be kept."""
-        request = messages.AcceptRequest.of(content)
+        request = messages.AcceptRequest.read(content)
         before = self.base(content, request)
         if before is None:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
@@ -94,7 +94,7 @@ class SimulatedClient:
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Reply with the test counts of the final model."""
-        self.base(content, messages.EvaluateRequest.of(content))
+        self.base(content, messages.EvaluateRequest.read(content))
         return self._counts(1)
 
     def local_baseline(self) -> RecordDict:
@@ -179,8 +179,8 @@ class SimulatedClient:
 
 def counted(description: SiteDescription, examples: int) -> AnyCounts:
     """Return evaluation counts of an untrained model; of several findings one sequence has only the first known."""
-    if description.multi_label:
-        return findings(examples, len(description.classes))
+    if description.task.multi_label:
+        return findings(examples, len(description.task.classes))
     return count(np.zeros(examples, int), np.full((examples, 2), 0.5))
 
 

@@ -40,6 +40,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.config.task import Task
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
@@ -53,7 +54,8 @@ from sites.node.node_identity import PRIVATE_KEY
 from .simulated_client import SimulatedClient
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
-FRAMES, SIZE, CLASSES = 2, 16, ("no", "yes")
+CLASSES = ("no", "yes")
+TASK = Task(2, 16, 16, 1, CLASSES)
 SEQUENCES = (2, 2, 1)  # train, validation and test, of each site
 POLL_SECONDS, GONE_SECONDS = 1.0, 60.0  # after which a silent SuperLink is taken for gone
 READY, LOST_REPLY = "simulated client ready", "a reply was lost"
@@ -170,7 +172,7 @@ class Node:
 
     def _description(self, request: Message) -> RecordDict:
         run, card = request.metadata.run_id, self.site.domain.card()
-        nonce, name = messages.DescribeRequest.of(request.content).nonce, self.site.identity.name
+        nonce, name = messages.DescribeRequest.read(request.content).nonce, self.site.identity.name
         facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run))
         statement = Statement(nonce, str(run), int(time.time()), *facts)
         signature = self.site.identity.sign("statement", statement.content())
@@ -189,14 +191,7 @@ def described(name: str) -> SiteDescription:
         name=name,
         domain=DOMAIN.card().fingerprint,
         n=DOMAIN.card().n,
-        frames=FRAMES,
-        height=SIZE,
-        width=SIZE,
-        channels=1,
-        classes=CLASSES,
-        multi_label=False,
-        gaps="none",
-        patch=0,
+        task=TASK,
         sequences=SEQUENCES,
         patients=SEQUENCES,
     )

@@ -4,8 +4,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.texts import one_line
 from simulations.hospitals import prepare
@@ -44,7 +44,17 @@ def run(
     phantom = None if data else PhantomData(patients=12, visits=2, size=32)
     for name in cases or CASES:
         sites = 4 if name == "poison" else 3
-        scenario = Scenario("chaos", "", sites, rounds, phantom, layout=layout, frames=2, size=16, **TRAINING)  # type: ignore[arg-type]
+        scenario = Scenario.of(
+            name="chaos",
+            description="",
+            sites=sites,
+            rounds=rounds,
+            phantom=phantom,
+            layout=layout,
+            frames=2,
+            size=16,
+            **TRAINING,
+        )
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
             try:
                 yield from _case(name, Path(folder), scenario, data, kills)
@@ -53,9 +63,8 @@ def run(
 
 
 def _case(name: str, folder: Path, scenario: Scenario, data: Path | None, kills: int) -> Iterator[Row]:
-    settings: dict[str, Any] = {key.replace("_", "-"): value for key, value in TRAINING.items()}
-    settings |= {"filters": ",".join(map(str, scenario.filters)), "seed": 3}
-    settings |= {"sites": scenario.sites, "rounds": scenario.rounds}
+    config = RunConfig.of(**scenario.run.changed(seed=3).values(), card="", out=str(folder)).to_flower()
+    settings = {name: value for name, value in config.items() if name not in {"card", "out", "initial-model"}}
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
         with cluster(folder, hospitals) as running:

@@ -28,7 +28,9 @@ class CiphertextSide:
         """Build and compile the network in the algebra of the dataset's domain."""
         self._study, self._network, self._settings = study, network, settings
         self._key = study.domain.evaluation_key()
-        self._trainer = EncryptedTrainer(network, self._key.algebra(), settings.hyperparameters(), settings.dtype)
+        self._trainer = EncryptedTrainer(
+            network, self._key.algebra(), settings.training.hyperparameters, settings.training.dtype
+        )
 
     def start(self, seed: int) -> None:
         """Set the encrypted initial weights of a seed; their message slot is the plaintext side's."""
@@ -39,7 +41,7 @@ class CiphertextSide:
         """Train on the fold's training sequences."""
         self._trainer.fit(
             self._study.dataset,
-            epochs=self._settings.epochs,
+            epochs=self._settings.training.epochs,
             seed=(fold.seed, fold.number),
             indices=fold.train,
             callbacks=callbacks,

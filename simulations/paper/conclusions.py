@@ -60,7 +60,7 @@ def _parity(settings: Settings, results: Tables) -> list[str]:
         sentences.append("Each side stops by its own validation loss, so rounding can also change the best epoch.")
     if settings.control_draws:
         sentences += _beside_controls(settings, rows)
-    elif settings.dtype == "float32":
+    elif settings.training.dtype == "float32":
         sentences.append(
             "No control was drawn, so rounding cannot be distinguished from other causes: use --control-draws."
         )
@@ -89,7 +89,7 @@ def _beside_controls(settings: Settings, rows: Sequence[ParityRow]) -> list[str]
             f"{draws / 2:g} would be expected. Over all folds of a network together the ciphertext is no farther for "
             f"{_no_farther(rows)}."
         )
-    beyond = [_BEYOND + (_IN_FLOAT64 if settings.dtype == "float32" else "") + "."]
+    beyond = [_BEYOND + (_IN_FLOAT64 if settings.training.dtype == "float32" else "") + "."]
     return [rounding, compared, *(beyond if within < trained else [])]
 
 
@@ -116,14 +116,15 @@ def _quality(settings: Settings, results: Tables) -> list[str]:
 def _limits(study: Study, settings: Settings) -> list[str]:
     stopping = (
         f"early stopping by the validation loss ({MIN_DELTA}, {PATIENCE} epochs, best weights), at most "
-        f"{counted(settings.epochs, 'epoch')}"
+        f"{counted(settings.training.epochs, 'epoch')}"
         if settings.stopping == "early"
-        else f"always {counted(settings.epochs, 'epoch')} on both sides, as in the paper's training on ciphertext"
+        else f"always {counted(settings.training.epochs, 'epoch')} on both sides, as in the paper on ciphertext"
     )
+    learned = settings.training.hyperparameters
     ours = (
         "Our additions: sizes of the networks, folds by patient, AUC, sensitivity, missed diagnoses, spread, controls, "
-        f"and here a learning rate of {settings.learning_rate:g}, batches of {settings.batch_size}, label smoothing "
-        f"{settings.label_smoothing:g}, {stopping}."
+        f"and here a learning rate of {learned.learning_rate:g}, batches of {learned.batch_size}, label smoothing "
+        f"{learned.label_smoothing:g}, {stopping}."
     )
     units = (
         "AUC by patient uses the mean probability over a patient's sequences; sequences of a patient with different "

@@ -3,12 +3,12 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import Architecture, ModelSpec, Task
+from fedpp.config.model_spec import Architecture, ModelSpec
 from fedpp.reporting.page import duration
 
 from . import hog_baseline
@@ -64,9 +64,8 @@ class Outcome:
 
 def network_of(study: Study, settings: Settings, architecture: Architecture) -> ModelSpec:
     """Return one of the three networks for the study's task."""
-    task = Task.of(study.dataset.manifest)
-    layers = (settings.filters, 3, settings.dense, settings.lstm)
-    return ModelSpec.of(task, *layers, architecture=architecture, voting=settings.voting)
+    task = study.dataset.manifest.task
+    return ModelSpec(task, replace(settings.training.model, architecture=architecture))
 
 
 def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
@@ -76,7 +75,7 @@ def all_runs(settings: Settings, cut: list[Fold]) -> Iterator[Run]:
     """
     for network in settings.networks:
         for fold in cut:
-            first = fold.seed == settings.seed
+            first = fold.seed == settings.training.seed
             if "plaintext" in settings.sides:
                 yield Run(network, fold, "plaintext")
             if first and "ciphertext" in settings.sides:
@@ -96,7 +95,7 @@ def perform(study: Study, settings: Settings, saved: ExperimentFolder) -> Outcom
     saved.claim(study.dataset.manifest.fingerprint)
     runs = list(all_runs(settings, cut))
     loaded = {run.name: saved.load(run.name) for run in runs}
-    progress = Progress([run for run in runs if loaded[run.name] is None], settings.epochs)
+    progress = Progress([run for run in runs if loaded[run.name] is None], settings.training.epochs)
     trials: list[Trial] = []
     sides: dict[tuple[Architecture, bool], PlaintextSide | CiphertextSide] = {}
     for run in runs:

@@ -48,7 +48,7 @@ class Curve:
 
 def curves(settings: Settings, outcome: Outcome) -> list[Curve]:
     """Return all curves of the first seed's folds."""
-    first = [fold for fold in outcome.folds if fold.seed == settings.seed]
+    first = [fold for fold in outcome.folds if fold.seed == settings.training.seed]
     found: list[Curve] = []
     for network in settings.networks:
         for side in settings.sides:

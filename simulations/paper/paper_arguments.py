@@ -2,8 +2,9 @@
 
 import argparse
 
-from fedpp.cli import natural, path, positive, rate
-from fedpp.config.run_config import DTYPES, LAYOUTS
+from fedpp.cli import add_declared, natural, path, positive
+from fedpp.config.hyperparameters import Training
+from fedpp.config.run_config import LAYOUTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("training: networks and sides")
     what.add_argument("--networks", type=_names, help="networks (default cnn,cnn-lstm,cnn-bi-lstm)")
     what.add_argument("--sides", type=_names, help="sides (default plaintext,ciphertext)")
-    what.add_argument("--dtype", choices=DTYPES, help="floating point type (default: float32)")
-    what.add_argument("--voting", action="store_true", default=None, help="predict by a vote of the frames")
-    what.add_argument(
-        "--filters", type=_numbers, help="filters of the convolutions, such as 16,32,64 (default: the protocol's)"
-    )
+    add_declared(what, Training, ("dtype", "voting", "filters"), {"filters": "the protocol's"})
     what.add_argument(
         "--control-draws",
         type=natural,
@@ -52,17 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--protocol", choices=("ours", "paper"), default="ours", help="set of hyperparameters (default ours)"
     )
-    how.add_argument("--epochs", type=positive, help="number of epochs, with early stopping the largest")
-    how.add_argument("--batch-size", type=positive, help="sequences of a step")
-    how.add_argument("--learning-rate", type=rate, help="learning rate of the optimizer")
+    protocol = dict.fromkeys(("epochs", "batch_size", "learning_rate", "label_smoothing"), "the protocol's")
+    add_declared(how, Training, (*protocol, "positive_weight"), protocol)
     how.add_argument("--stopping", choices=("none", "early"), help="early: stop by the validation loss")
-    how.add_argument("--positive-weight", type=rate, help="weight of the loss of positive sequences (default 1)")
-    how.add_argument("--label-smoothing", type=float, help="label smoothing of the loss")
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))

@@ -20,7 +20,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """Return the chosen settings."""
     known = {field.name for field in fields(Settings)} - {"protocol"}
     values: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
-    return Settings.of(options.protocol, values)
+    return Settings.chosen(options.protocol, values)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class _Evaluated:
     @cached_property
     def first(self) -> list[Fold]:
         """The folds of the first seed."""
-        return [fold for fold in self.outcome.folds if fold.seed == self.settings.seed]
+        return [fold for fold in self.outcome.folds if fold.seed == self.settings.training.seed]
 
     def trials(self, network: Architecture, side: str, folds: Sequence[Fold]) -> list[Trial]:
         found = [self.outcome.trial(network, fold, side) for fold in folds]

@@ -25,13 +25,15 @@ class PlaintextSide:
     def __init__(self, study: Study, network: ModelSpec, settings: Settings) -> None:
         """Build and compile the network."""
         self._study, self._network, self._settings = study, network, settings
-        self._learner = Learner(network, Algebra.plaintext(), settings.hyperparameters(), settings.dtype)
-        self._one_hot = np.eye(network.classes, dtype=settings.dtype)[study.labels]
+        self._learner = Learner(
+            network, Algebra.plaintext(), settings.training.hyperparameters, settings.training.dtype
+        )
+        self._one_hot = np.eye(len(network.task.classes), dtype=settings.training.dtype)[study.labels]
 
     def start(self, seed: int, draw: int | None = None) -> None:
         """Set the initial weights of a seed, for a control's draw each moved by one unit in the last place."""
         drawn = initial_weights(self._network, self._study.domain.initial_seed(seed))
-        weights = [drawn[spec.name].astype(self._settings.dtype) for spec in self._network.weights()]
+        weights = [drawn[spec.name].astype(self._settings.training.dtype) for spec in self._network.weights()]
         self._learner.model.set_weights(weights if draw is None else moved(weights, draw))
         self._learner.model.optimizer.restart()
 
@@ -41,7 +43,7 @@ class PlaintextSide:
             self._inputs(),
             lambda i: self._one_hot[i],
             fold.train,
-            epochs=self._settings.epochs,
+            epochs=self._settings.training.epochs,
             seed=(fold.seed, fold.number),
             callbacks=callbacks,
         )

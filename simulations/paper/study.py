@@ -76,9 +76,10 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
             f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative "
             "names another, against all the rest"
         )
-    domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {settings.seed}".encode()).digest(), n=2)
-    preparation = Preparation(settings.dtype, settings.frames, settings.size, settings.size, settings.channels)
-    ingest_settings = IngestSettings(preparation, plan(settings, settings.seed, 0))
+    seed, dtype = settings.training.seed, settings.training.dtype
+    domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {seed}".encode()).digest(), n=2)
+    preparation = Preparation(dtype, settings.frames, settings.size, settings.size, settings.channels)
+    ingest_settings = IngestSettings(preparation, plan(settings, seed, 0))
     ingest(labelled, folder, domain=domain, class_map=class_map, settings=ingest_settings)
     dataset = EncryptedDataset.open(folder)
     by_name = {sequence_pseudonym(domain, s): s for s in labelled}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fedpp.cli import add_json, natural, path, positive
-from fedpp.config.model_spec import GAPS, Gaps
-from fedpp.config.run_config import DTYPES, LAYOUTS, Dtype
+from fedpp.config.hyperparameters import DTYPES, Dtype
+from fedpp.config.run_config import LAYOUTS
+from fedpp.config.task import GAPS, Gaps
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.texts import printable
 

@@ -168,7 +168,7 @@ class _Predictor:
                 do = "choose another --split" if split == splits[0] else "--sensitivity chooses its threshold there"
                 raise DatasetError(f"{dataset} has no sequence in split {split}: {do}")
         model.require_fitting(self._domain.card().fingerprint, self._dataset.manifest.classes)
-        self.classes, self.multi_label = model.classes, model.network.multi_label
+        self.classes, self.multi_label = model.classes, model.network.task.multi_label
 
         load_tensorflow()
         from fedpp.learning.encrypted_training import EncryptedTrainer

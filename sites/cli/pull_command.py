@@ -109,11 +109,11 @@ def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:
     from fedpp.learning import models
 
     network = state.network
-    if domain.scheme == "more-frame" and not network.patch:
+    if domain.scheme == "more-frame" and not network.task.patch:
         raise ModelError("a network of mixed rows takes no plain images: ingest patches (--patch 2) and train again")
     weights: list[Any] = [encryption.decrypt(domain, state.rows[spec.name]) for spec in network.weights()]
-    if network.patch:
-        mixing = domain.frame_key("patches", network.patch**2 * network.channels)
+    if network.task.patch:
+        mixing = domain.frame_key("patches", network.task.patch**2 * network.task.channels)
         weights[0] = mixing @ weights[0]
     accumulating = models.plaintext(network, state.dtype)
     accumulating.set_weights([weight.astype(state.dtype) for weight in weights])

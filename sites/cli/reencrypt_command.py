@@ -94,9 +94,9 @@ def _stem(network: "ModelSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
     """Return the first kernel of the frame form, the one weight that is applied to mixed frames, under the new key."""
     from fedpp.errors import ModelError
 
-    if not network.patch:
+    if not network.task.patch:
         raise ModelError("a model over mixed rows cannot be re-encrypted: train again on the new dataset")
-    return {"stem/kernel": switch.stem(rows["stem/kernel"][..., 0], network.patch)[..., None]}
+    return {"stem/kernel": switch.stem(rows["stem/kernel"][..., 0], network.task.patch)[..., None]}
 
 
 def _checkpoint(path: Path, dataset_path: Path | None, out: Path, switch: "KeySwitch") -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _checkpoint(path: Path, dataset_path: Path | None, out: Path, switch: "KeySw
     checkpoint = Checkpoint.load(path, switch.old.at_rest_key())
     dataset = EncryptedDataset.open(dataset_path, switch.new.at_rest_key())
     dataset.require_domain(switch.new.card().fingerprint)
-    settings = TrainingSettings.from_mapping(checkpoint.settings)
+    settings = TrainingSettings.of_checkpoint(checkpoint.settings)
     if settings.domain != switch.old.card().fingerprint:
         raise DomainMismatchError(f"{path} is of domain {settings.domain[:16]}: name the folder of its epoch")
     moved = replace(settings, domain=dataset.manifest.domain, dataset=dataset.manifest.fingerprint)

@@ -8,12 +8,12 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import add_json, load_tensorflow, natural, note, path, positive, rate
+from fedpp.cli import add_json, load_tensorflow, note, path, positive
 from fedpp.errors import DatasetError, ModelError
 from fedpp.texts import printable
 
 from .opening import add_domain, show, trainers_at_rest_key, trainers_dataset, trainers_key
-from .training_settings import TrainingSettings, settings_of
+from .training_settings import TrainingSettings, add_options, settings_of
 
 if TYPE_CHECKING:
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -28,25 +28,11 @@ NETWORKS = ("", f"{STOPPING}best/")  # prefixes of weights in a checkpoint: the 
 
 def add_train_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`; the settings have no default here: a checkpoint may hold them."""
-    from fedpp.config.model_spec import ARCHITECTURES
-    from fedpp.config.run_config import DTYPES
-
     to.add_argument("dataset", type=path, help="encrypted dataset")
     add_domain(to, passphrase=False)
     to.add_argument("--out", type=path, required=True, help="folder for model.npz, and checkpoints until then")
     to.add_argument("--resume", action="store_true", help="continue after the last epoch that was finished")
-    to.add_argument("--epochs", type=positive, help="number of epochs (default: 10); --resume may raise it")
-    to.add_argument("--seed", type=natural, help="seed of initial weights and batches (default: 0)")
-    to.add_argument("--dtype", choices=DTYPES, help="floating point type (default: that of the dataset)")
-    model = to.add_argument_group("model")
-    model.add_argument("--architecture", choices=ARCHITECTURES, help="model architecture (default: cnn-bi-lstm)")
-    model.add_argument("--voting", action="store_const", const=True, help="classify every frame, and average the votes")
-    learning = to.add_argument_group("hyperparameters")
-    learning.add_argument("--batch-size", type=positive, help="sequences of a step (default: 8)")
-    learning.add_argument("--micro-batch", type=positive, help="sequences in memory at a time (default: 16)")
-    learning.add_argument("--learning-rate", type=rate, help="learning rate of Adam (default: 0.001)")
-    learning.add_argument("--positive-weight", type=rate, help="loss weight of all but the first class (default: 1)")
-    learning.add_argument("--label-smoothing", type=float, help="label smoothing of the loss (default: 0)")
+    add_options(to)
     stopping = to.add_argument_group("early stopping")
     stopping.add_argument("--vault", help="address of the vault that decrypts the validation loss, unix:/path.sock")
     stopping.add_argument("--patience", type=positive, help="epochs without a loss lower by 0.001 (default: 10)")
@@ -80,9 +66,9 @@ def train(
     load_tensorflow(deterministic=True)  # a resumed training ends with the same weights, bit for bit
     from fedpp.learning.encrypted_training import EncryptedTrainer
 
-    trainer = EncryptedTrainer(network, key.algebra(), chosen.hyperparameters, chosen.dtype)
+    trainer = EncryptedTrainer(network, key.algebra(), chosen.training.hyperparameters, chosen.training.dtype)
     # Under the key: the run's seed alone does not reveal the weights. Their rows reveal the key anyway (threats.md).
-    trainer.load(encrypted_initial_weights(network, key.weight_seed(chosen.seed, 0), key))
+    trainer.load(encrypted_initial_weights(network, key.weight_seed(chosen.training.seed, 0), key))
     with _stopping(vault, chosen, trainer, data) as stopping:
         out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
         bar = sys.stderr.isatty() and not as_json
@@ -123,11 +109,11 @@ def _fit(
     import keras
 
     saving = keras.callbacks.LambdaCallback(on_epoch_end=checkpoints.save)
-    if checkpoints.done < settings.epochs and not (stopping and stopping.stopped):
+    if checkpoints.done < settings.training.epochs and not (stopping and stopping.stopped):
         trainer.fit(
             dataset,
-            epochs=settings.epochs,
-            seed=(settings.seed,),
+            epochs=settings.training.epochs,
+            seed=(settings.training.seed,),
             done=checkpoints.done,
             callbacks=[saving] if stopping is None else [stopping, saving],
             verbose=verbose,
@@ -221,7 +207,7 @@ class _Checkpoints:
             own = {name.removeprefix(STOPPING): v for name, v in arrays.items() if name.startswith(STOPPING)}
             self._stopping.restore(own)
         self.done, self.losses = checkpoint.epoch, list(checkpoint.losses)
-        print(f"resuming after epoch {self.done} of {self._settings.epochs}", file=sys.stderr)
+        print(f"resuming after epoch {self.done} of {self._settings.training.epochs}", file=sys.stderr)
 
     def save(self, epoch: int, logs: dict[str, float]) -> None:
         """Write the state after an epoch, which Keras counts from 0."""
@@ -230,8 +216,8 @@ class _Checkpoints:
         self._write()
         if self._log:
             validation = f", validation loss {logs['val_loss']:.4f}" if "val_loss" in logs else ""
-            done = f"epoch {self.done} of {self._settings.epochs}: loss with decoys {self.losses[-1]:.4f}{validation}"
-            print(done, file=sys.stderr, flush=True)
+            of = f"epoch {self.done} of {self._settings.training.epochs}"
+            print(f"{of}: loss with decoys {self.losses[-1]:.4f}{validation}", file=sys.stderr, flush=True)
 
     def _write(self) -> None:
         from fedpp.learning.checkpoint import Checkpoint

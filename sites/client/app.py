@@ -47,7 +47,7 @@ def describe(query: Query) -> RecordDict:
 
     Every byte of the dataset is read, once a run: a damaged shard is found before training starts.
     """
-    request = messages.DescribeRequest.of(query.content)
+    request = messages.DescribeRequest.read(query.content)
     key, dataset = open_dataset(query)
     with VaultClient(query.site.vault) as vault:
         info = vault.info()
@@ -60,13 +60,13 @@ def describe(query: Query) -> RecordDict:
 
 
 def _description(info: SiteInfo, n: int) -> SiteDescription:
-    shared = ("domain", "frames", "height", "width", "channels", "classes", "multi_label", "gaps", "patch")
     return SiteDescription(
         name=info.site,
+        domain=info.domain,
         n=n,
+        task=info.task,
         sequences=tuple(info.sequences.get(split, 0) for split in SPLITS),
         patients=tuple(info.patients.get(split, 0) for split in SPLITS),
-        **{name: getattr(info, name) for name in shared},
     )
 
 
@@ -74,23 +74,24 @@ def _description(info: SiteInfo, n: int) -> SiteDescription:
 @replying
 def initial_weights(query: Query) -> RecordDict:
     """Reply with the state of round 0: of weights that the vault draws, or of the initial model in the message."""
-    request = messages.InitialRequest.of(query.content)
+    request = messages.InitialRequest.read(query.content)
     run_spec = request.run_spec
     with participating(query, run_spec) as part:
         state = initial(
             _initial_model(part, sealed=request.model == "sealed").rows if request.model else _fresh_weights(part),
             network=run_spec.network,
             domain=run_spec.domain,
-            dtype=run_spec.dtype,
+            dtype=run_spec.training.dtype,
             classes=part.dataset.manifest.classes,
-            rule=run_spec.rule,
+            rule=run_spec.server_optimizer,
             salt=secrets.token_hex(SALT_BYTES),
         )
         return RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(part.sealed(state))})})
 
 
 def _fresh_weights(part: Participation) -> Rows:
-    return part.vault.initial_weights(part.run_spec.network, part.run_spec.seed, part.run_spec.dtype)
+    training = part.run_spec.training
+    return part.vault.initial_weights(part.run_spec.network, training.seed, training.dtype)
 
 
 def _initial_model(part: Participation, *, sealed: bool) -> GlobalState:
@@ -103,7 +104,7 @@ def _initial_model(part: Participation, *, sealed: bool) -> GlobalState:
         if part.nonce in sealed_about:  # which would let a site see two aggregates of one round
             raise FederationError("the initial model is a state of this run itself: choose a model of another run")
     model, run_spec = GlobalState.from_bytes(sent), part.run_spec
-    if (model.domain, model.network, model.dtype) != (run_spec.domain, run_spec.network, run_spec.dtype):
+    if (model.domain, model.network, model.dtype) != (run_spec.domain, run_spec.network, run_spec.training.dtype):
         raise FederationError(
             "the initial model is of another domain, network or dtype than the run: use that model's settings"
         )
@@ -119,7 +120,7 @@ def train(query: Query) -> RecordDict:
 
     A repeated request, also of a coordinator that resumed, gets the same reply.
     """
-    request = messages.TrainRequest.of(query.content)
+    request = messages.TrainRequest.read(query.content)
     with participating(query, request.run_spec) as part, part.cache.turn(request.round, request.attempt):
         before = part.state(request)
         of = part.round(request, before)
@@ -129,13 +130,13 @@ def train(query: Query) -> RecordDict:
 
 def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
     run_spec, trainer = part.run_spec, part.trainer(before.rows)
-    part.fit(trainer, (run_spec.seed, of.number, *([of.attempt] if of.attempt > 1 else [])))
+    part.fit(trainer, (run_spec.training.seed, of.number, *([of.attempt] if of.attempt > 1 else [])))
     update = local_round.update_of(before, trainer.rows())
-    update_check.require_update(before.rows, update, run_spec.max_norm)
+    update_check.require_update(before.rows, update, run_spec.bounds.max_update_norm)
     known = part.cache.loss_of(before)
     if known is not None:
         loss = metrics(part.counts(trainer, "validation", of.number)).loss
-        update_check.require_no_harm(known, loss, run_spec.max_loss_increase)
+        update_check.require_no_harm(known, loss, run_spec.bounds.max_loss_increase)
     examples = run_spec.weight(len(part.dataset.indices("train")))
     masked, mask = part.aggregation.mask(of, examples, local_round.encoded(run_spec, update, examples))
     return RecordDict(
@@ -155,7 +156,7 @@ def accept(query: Query) -> RecordDict:
 
     In the frame form without masking a Flower strategy at the coordinator may have computed the model.
     """
-    request = messages.AcceptRequest.of(query.content)
+    request = messages.AcceptRequest.read(query.content)
     with participating(query, request.run_spec) as part:
         before = part.state(request)
         after = _new_model(part, before, request)
@@ -193,8 +194,8 @@ def _evaluation(part: Participation, before: GlobalState, after: GlobalState) ->
     loss, reason = metrics(counts).loss, ""
     try:
         update = local_round.update_of(before, after.rows)
-        update_check.require_update(before.rows, update, part.run_spec.max_norm)
-        update_check.require_no_harm(part.cache.loss_of(before), loss, part.run_spec.max_loss_increase)
+        update_check.require_update(before.rows, update, part.run_spec.bounds.max_update_norm)
+        update_check.require_no_harm(part.cache.loss_of(before), loss, part.run_spec.bounds.max_loss_increase)
     except ModelError as error:
         _log.warning("round %d, attempt %d rejected: %s", after.round, after.attempt, one_line(str(error)))
         reason = public_reason(error)
@@ -207,7 +208,7 @@ def _evaluation(part: Participation, before: GlobalState, after: GlobalState) ->
 @replying
 def evaluate(query: Query) -> RecordDict:
     """Reply with the test counts of the final model, and keep the model where `fedpp-site pull` finds it."""
-    request = messages.EvaluateRequest.of(query.content)
+    request = messages.EvaluateRequest.read(query.content)
     if not has_state(query.content):
         raise FederationError("the request must hold the final model, for the site to keep: it holds a name only")
     with participating(query, request.run_spec) as part:
@@ -223,7 +224,7 @@ def evaluate(query: Query) -> RecordDict:
 @replying
 def local_baseline(query: Query) -> RecordDict:
     """Train from fresh weights on this site's data only, as long as the run, and reply with the test counts."""
-    request = messages.LocalBaselineRequest.of(query.content)
+    request = messages.LocalBaselineRequest.read(query.content)
     with participating(query, request.run_spec) as part, part.cache.turn(request.rounds + 1, 1):
         key = json.dumps(["local baseline", request.run_spec.to_json(), request.rounds])
         return part.cache.reply(key, lambda: _local_baseline(part, request.rounds))
@@ -233,6 +234,6 @@ def _local_baseline(part: Participation, rounds: int) -> RecordDict:
     trainer = part.trainer(_fresh_weights(part))
     for number in range(1, rounds + 1):
         trainer.load(trainer.rows())  # each round starts with fresh moments, as in the run
-        part.fit(trainer, (part.run_spec.seed, number))
+        part.fit(trainer, (part.run_spec.training.seed, number))
     counts = part.counts(trainer, "test", rounds + 2)
     return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})

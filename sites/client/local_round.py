@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation import round_context
 from fedpp.aggregation.global_state import GlobalState, Rows, in_order, unflat
-from fedpp.aggregation.ring import EncodedUpdate, Ring
-from fedpp.aggregation.round_context import Aggregate, Round
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Round, ring_of
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, MaskError
@@ -15,16 +16,11 @@ from fedpp.protocol.run_spec import RunSpec
 MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
 
 
-def ring_of(run_spec: RunSpec) -> Ring:
-    """Return the ring in which this run's updates are encoded."""
-    return Ring.of(run_spec.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound)
-
-
 def round_of(nonce: str, request: RoundRequest, before: GlobalState) -> Round:
-    """Return what a mask of this attempt at a round of the run is bound to."""
-    run_spec = request.run_spec
-    length = run_spec.network.parameters() * before.n
-    return Round(nonce, request.round, request.attempt, before.digest, run_spec.digest, length, ring_of(run_spec))
+    """Return the context of this attempt at a round of the run, to which a mask is bound."""
+    return round_context.round_of(
+        request.run_spec, run=nonce, number=request.round, attempt=request.attempt, base=before.digest, n=before.n
+    )
 
 
 def update_of(before: GlobalState, rows: Rows) -> dict[str, NDArray[np.float64]]:
@@ -38,9 +34,10 @@ def encoded(run_spec: RunSpec, update: Rows, examples: int) -> EncodedUpdate:
     If small sites' updates were rounded to zero, the aggregate would be the largest site's update.
     """
     ring = ring_of(run_spec)
-    if run_spec.hyperparameters.learning_rate * examples * 2.0**ring.fraction < MIN_STEP:
+    rate = run_spec.training.hyperparameters.learning_rate
+    if rate * examples * 2.0**ring.fraction < MIN_STEP:
         raise MaskError(
-            f"a step of rate {run_spec.hyperparameters.learning_rate:g} of {examples} examples is below {MIN_STEP} "
+            f"a step of rate {rate:g} of {examples} examples is below {MIN_STEP} "
             f"units of an aggregate of {run_spec.examples}: use float64 weights, or a smaller max-update-value"
         )
     pieces = in_order(update, run_spec.network)
@@ -63,7 +60,7 @@ def advanced(
 ) -> GlobalState:
     """Return the state after a round, computed from its aggregate alike at every site."""
     mean = ring_of(run_spec).decode(values, aggregate.examples)
-    return step(before, unflat(mean, run_spec.network, before.n), run_spec.rule, algebra, attempt=attempt)
+    return step(before, unflat(mean, run_spec.network, before.n), run_spec.server_optimizer, algebra, attempt=attempt)
 
 
 def given(run_spec: RunSpec, before: GlobalState, made: bytes, *, attempt: int) -> GlobalState:
@@ -87,8 +84,8 @@ def require_state(run_spec: RunSpec, state: GlobalState, number: int) -> None:
     if (state.domain, state.network, state.dtype, state.rule) != (
         run_spec.domain,
         run_spec.network,
-        run_spec.dtype,
-        run_spec.rule,
+        run_spec.training.dtype,
+        run_spec.server_optimizer,
     ):
         raise FederationError("the state in the message is of another domain, network or server optimizer than the run")
     if state.round != number:

@@ -17,9 +17,8 @@ from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.aggregation.round_context import Round
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import AnyKey
-from fedpp.config.hyperparameters import Hyperparameters
-from fedpp.config.model_spec import ModelSpec, Task
-from fedpp.config.run_config import Dtype
+from fedpp.config.hyperparameters import Dtype, Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import DomainMismatchError, FederationError
 from fedpp.protocol import messages
@@ -81,14 +80,14 @@ class Participation:
     def trainer(self, rows: Rows) -> "EncryptedTrainer":
         """Return the run's trainer with these weights."""
         run_spec = self.run_spec
-        trainer = _trainer(run_spec.network, self.key, run_spec.hyperparameters, run_spec.dtype)
+        trainer = _trainer(run_spec.network, self.key, run_spec.training.hyperparameters, run_spec.training.dtype)
         trainer.load(rows)
         return trainer
 
     def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...]) -> None:
         """Train for the epochs of one round."""
         with hide_figures():
-            trainer.fit(self.dataset, epochs=self.run_spec.epochs, seed=seed)
+            trainer.fit(self.dataset, epochs=self.run_spec.training.epochs, seed=seed)
 
     def counts(self, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
         """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""
@@ -106,7 +105,7 @@ def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
             f"this site belongs to domain {key.domain[:16]}, the run to {run_spec.domain[:16]}: "
             "start a run of this domain, or join with the run's evaluation key"
         )
-    if misfit := run_spec.network.misfit(Task.of(dataset.manifest)):
+    if misfit := run_spec.network.misfit(dataset.manifest.task):
         raise FederationError(misfit)
     query.policy.require_secure_aggregation(masked=run_spec.masked)
     participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))

@@ -16,8 +16,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec, Task
-from fedpp.config.run_config import DTYPES, SPLITS
+from fedpp.config.hyperparameters import DTYPES
+from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
+from fedpp.config.run_config import SPLITS
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy, today
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError, VaultError
@@ -240,7 +241,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         return policy
 
     def _fitting(self, network: ModelSpec) -> ModelSpec:
-        if misfit := network.misfit(Task.of(self._dataset.manifest)):
+        if misfit := network.misfit(self._dataset.manifest.task):
             raise VaultError(misfit)
         if network.parameters() * self._domain.n > MAX_VALUES:
             raise VaultError(

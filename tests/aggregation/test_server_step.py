@@ -13,7 +13,7 @@ from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import ConfigError, DomainMismatchError, ModelError
 
 CASES = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -212,13 +212,13 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"name": "adam"}, "server-optimizer must be one of fedavg, fedavgm, fedadam, fedyogi, got 'adam'"),
-        ({"learning_rate": 0.0}, "server-learning-rate must be positive and finite, got 0.0"),
-        ({"learning_rate": 10**400}, "server-learning-rate must be positive and finite"),
-        ({"learning_rate": True}, "server-learning-rate must be positive and finite, got True"),
-        ({"momentum": 1.0}, "server-momentum must be at least 0 and below 1, got 1.0"),
-        ({"beta_2": -0.1}, "server-beta-2 must be at least 0 and below 1, got -0.1"),
-        ({"tau": float("nan")}, "server-tau must be positive and finite, got nan"),
+        ({"name": "adam"}, "name must be one of fedavg, fedavgm, fedadam, fedyogi, got 'adam'"),
+        ({"learning_rate": 0.0}, "learning-rate must be a finite number above 0, got 0.0"),
+        ({"learning_rate": 10**400}, "learning-rate must be a finite number above 0"),
+        ({"learning_rate": True}, "learning-rate must be a finite number above 0, got True"),
+        ({"momentum": 1.0}, "momentum must be a finite number of at least 0 and below 1, got 1.0"),
+        ({"beta_2": -0.1}, "beta-2 must be a finite number of at least 0 and below 1, got -0.1"),
+        ({"tau": float("nan")}, "tau must be a finite number above 0, got nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str):
@@ -232,7 +232,7 @@ def test_a_rule_is_what_its_mapping_says():
     rule = ServerOptimizerConfig("fedyogi", 1, momentum=0, beta_2=0.5, tau=1)
     assert ServerOptimizerConfig.from_mapping(rule.to_mapping()) == rule
     assert {type(value) for value in rule.to_mapping().values()} == {str, float}
-    with pytest.raises(ConfigError, match="a server's rule has name"):
+    with pytest.raises(ConfigError, match="server optimizer: unknown 'nesterov'"):
         ServerOptimizerConfig.from_mapping({"name": "fedavg", "nesterov": True})
 
 

@@ -35,4 +35,4 @@ def test_a_value_out_of_range_is_named(name: str, value: Any):
 def test_the_settings_come_back():
     """A recipe is what its mapping says."""
     hyperparameters = Hyperparameters(0.1, 256, micro_batch=32, positive_weight=2.0, label_smoothing=0.1, proximal=0.01)
-    assert Hyperparameters(**hyperparameters.to_mapping()) == hyperparameters
+    assert Hyperparameters.from_mapping(hyperparameters.to_mapping()) == hyperparameters

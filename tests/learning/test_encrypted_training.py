@@ -1,6 +1,5 @@
 """Models, Adam and training on ciphertext, compared with the plaintext reference of stock Keras layers."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -13,7 +12,8 @@ from fedpp.cipher import algebra
 from fedpp.cipher.components import Algebra
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config.hyperparameters import Hyperparameters
-from fedpp.config.model_spec import Gaps, ModelSpec
+from fedpp.config.model_spec import ModelSpec
+from fedpp.config.task import Gaps
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, DomainMismatchError, ModelError
 from fedpp.keys import encryption
@@ -53,7 +53,7 @@ def test_initial_weights_have_keras_s_distributions():
     limit = np.sqrt(6 / sum(kernel.shape))
     assert 0.9 * limit < np.abs(kernel).max() <= limit
     recurrent = drawn["forward/recurrent"]
-    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(TINY.lstm), atol=1e-6)
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(TINY.choices.lstm), atol=1e-6)
     np.testing.assert_array_equal(drawn["forward/bias"].reshape(4, -1).mean(axis=1), [0, 1, 0, 0])
     assert np.abs(initial_weights(TINY, 1)["dense/kernel"] - kernel).max() > 0.1
     np.testing.assert_array_equal(initial_weights(TINY, 0)["dense/kernel"], kernel)
@@ -92,11 +92,11 @@ def test_padded_sequences_train_as_on_plaintext(
     times = np.random.default_rng(2).random((11, 2)) * present
     settings = {} if gaps == "none" else {"gaps": gaps, "times": times}
     padded = write_dataset(tmp_path / "padded", domain, plaintext, lengths=lengths, **settings)
-    network = replace(TINY, gaps=gaps != "none")
+    network = TINY.changed(gaps=gaps != "none")
     ours, theirs = trainer(domain.evaluation_key(), network=network), reference(network=network)
     ours.fit(padded, epochs=25, seed=(4, 1))
     theirs.optimizer.learning_rate = 1e-2
-    given = [frames * present[..., None, None, None], present, times][: 3 if network.gaps else 2]
+    given = [frames * present[..., None, None, None], present, times][: 3 if network.task.gaps else 2]
     inputs: list[Reader] = [lambda i, values=values: values[i] for values in given]
     Batches(inputs, lambda i: np.eye(2)[labels[i]], padded.indices("train"), 3, (4, 1)).fit(theirs, 25)
     for spec, expected in zip(network.weights(), theirs.get_weights(), strict=True):
@@ -109,7 +109,7 @@ def test_padded_sequences_train_as_on_plaintext(
 def test_public_gaps_have_no_decoys(domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray], tmp_path: Path):
     """A public time gap is the same number in every slot of the input; an encrypted one has its own row."""
     times, everything = np.linspace(0, 1, 22).reshape(11, 2), np.arange(11)
-    ours = trainer(domain.evaluation_key(), network=replace(TINY, gaps=True))
+    ours = trainer(domain.evaluation_key(), network=TINY.changed(gaps=True))
     for gaps in ("public", "encrypted"):
         dataset = write_dataset(tmp_path / gaps, domain, plaintext, gaps=gaps, times=times)
         slots = algebra.decrypt(ours.inputs(dataset)[2](everything), domain.matrix())
@@ -205,7 +205,7 @@ def test_other_domains_and_shapes_are_rejected(dataset: EncryptedDataset, domain
         EncryptedModel(TINY, other.domain, ("no", "yes"), rows).require_fitting(ours.domain, ())
     with pytest.raises(ModelError, match="classes are yes, no, the dataset's no, yes: .* --classes yes,no"):
         EncryptedModel(TINY, ours.domain, ("yes", "no"), rows).require_fitting(ours.domain, ("no", "yes"))
-    several = replace(TINY, multi_label=True)
+    several = TINY.changed(multi_label=True)
     with pytest.raises(ModelError, match="ingest again with --target a,b"):
         EncryptedModel(several, ours.domain, ("a", "b"), rows).require_fitting(ours.domain, ("b", "a"))
 
@@ -231,9 +231,9 @@ def test_a_damaged_shard_is_named_by_fit_and_logits(
 def test_a_dataset_of_another_shape_is_rejected(domain: KeyDomain, dataset: EncryptedDataset):
     """The error for images of another shape names both shapes, before any computation."""
     with pytest.raises(DatasetError, match="is for .* with time gaps.*without.*: ingest again"):
-        trainer(domain.evaluation_key(), network=replace(TINY, gaps=True)).logits(dataset, dataset.indices("test"))
+        trainer(domain.evaluation_key(), network=TINY.changed(gaps=True)).logits(dataset, dataset.indices("test"))
     with pytest.raises(DatasetError, match="is for 2 frames of 16 x 16 x 1.* data are 2 frames of 8 x 8 x 1"):
-        trainer(domain.evaluation_key(), network=replace(TINY, height=16, width=16)).logits(
+        trainer(domain.evaluation_key(), network=TINY.changed(height=16, width=16)).logits(
             dataset, dataset.indices("test")
         )
 

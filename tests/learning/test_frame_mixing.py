@@ -1,7 +1,5 @@
 """Networks for orthogonal frame mixing: plain Keras layers on mixed patches compute the same functions."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import TINY
@@ -20,7 +18,7 @@ VALID = np.ones((3, 2), bool)
 @pytest.mark.parametrize("patch", [2, 4])
 def test_a_mixed_kernel_on_mixed_frames_equals_the_kernel_on_plain_frames(patch: int):
     """With the stem's kernel mixed by K the logits on ciphertext are those on plaintext, to rounding."""
-    network = replace(TINY, patch=patch, channels=3)
+    network = TINY.changed(patch=patch, channels=3)
     model = models.plaintext(network, "float64")
     drawn = {name: values + 0.05 for name, values in initial_weights(network, 3).items()}
     model.set_weights(list(drawn.values()))
@@ -37,7 +35,7 @@ def test_a_mixed_kernel_on_mixed_frames_equals_the_kernel_on_plain_frames(patch:
 @pytest.mark.parametrize("architecture", ["cnn", "cnn-lstm", "cnn-bi-lstm"])
 def test_the_specification_lists_the_weights_of_the_network(patch: int, architecture: str):
     """Names and shapes are Keras's own."""
-    network = replace(TINY, patch=patch, architecture=architecture)
+    network = TINY.changed(patch=patch, architecture=architecture)
     shapes = [w.shape for w in models.plaintext(network, "float32").get_weights()]
     assert shapes == [spec.shape for spec in network.weights()]
     assert network.weights()[0].shape == (3, 3, patch**2, 12)
@@ -46,9 +44,9 @@ def test_the_specification_lists_the_weights_of_the_network(patch: int, architec
 def test_patches_that_do_not_fit_are_rejected():
     """Images that are not whole patches, an even kernel, and ciphertext of several slots are named."""
     with pytest.raises(ConfigError, match="images of 8 x 8 are not made of patches of 3"):
-        replace(TINY, patch=3)
+        TINY.changed(patch=3)
     with pytest.raises(ConfigError, match="odd size, got 2"):
-        replace(TINY, patch=2, kernel=2)
+        TINY.changed(patch=2, kernel=2)
     algebra = KeyDomain.of_secret(bytes(32), n=2).evaluation_key().algebra()
     with pytest.raises(ModelError, match="orthogonal frame mixing only"):
-        models.encrypted(replace(TINY, patch=2), algebra, "float32")
+        models.encrypted(TINY.changed(patch=2), algebra, "float32")

@@ -4,7 +4,6 @@ import math
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +12,7 @@ from conftest import TINY
 from global_states import NETWORK, RULES, Arrays, algebra_of, begun, domain_of, drawn
 from hypothesis import given
 from hypothesis import strategies as st
+from run_specs import varied
 from site_nodes import run_spec_of
 
 from fedpp import arrays
@@ -20,8 +20,7 @@ from fedpp.aggregation import update_check
 from fedpp.aggregation.global_state import GlobalState, initial, unflat
 from fedpp.aggregation.server_step import step
 from fedpp.arrays import are_finite, pieces
-from fedpp.config.hyperparameters import ServerOptimizerConfig
-from fedpp.config.model_spec import ModelSpec
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import UpdateCheckError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import decoys, models
@@ -29,7 +28,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights
 from sites.client import local_round
 
 MEGABYTE = 2**20
-LARGE = ModelSpec(1, 16, 16, 1, 2, filters=(4,), kernel=1, dense=2**12, lstm=1, architecture="cnn")  # 8 MB of rows
+LARGE = NETWORK.changed(height=16, width=16, filters=(4,), dense=2**12)  # 8 MB of rows
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_the_update_check_measures_all_pieces(small_pieces: Callable[[int], None
 def test_an_update_is_encoded_in_the_network_s_order(domain: KeyDomain, small_pieces: Callable[[int], None]):
     """The encoded update has all weights in the network's order, for any order of the update and size of pieces."""
     small_pieces(3)
-    run_spec = replace(run_spec_of(domain, masked=True), network=NETWORK, dtype="float64")
+    run_spec = varied(run_spec_of(domain, masked=True), network=NETWORK, dtype="float64")
     update = drawn(2, 1, 1e-3)
     words = local_round.encoded(run_spec, dict(reversed(update.items())), 2)
     back = unflat(local_round.ring_of(run_spec).decode(words, 2), NETWORK, 2)
@@ -183,7 +182,7 @@ def test_a_large_model_is_in_memory_once(domain: KeyDomain, small_pieces: Callab
     assert rows > 8 * MEGABYTE
     update = {name: np.full(values.shape, 1e-3) for name, values in before.rows.items()}
     after = step(before, update, before.rule, algebra_of(2))
-    run_spec = replace(run_spec_of(domain, masked=True), network=LARGE, dtype="float32", bound=1.0)
+    run_spec = varied(run_spec_of(domain, masked=True), network=LARGE, dtype="float32", max_update_value=1.0)
     content = before.to_bytes()
     with at_most(2 * rows + MEGABYTE):
         local_round.update_of(before, after.rows)

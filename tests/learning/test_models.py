@@ -1,7 +1,5 @@
 """Models on ciphertext and plaintext with padded sequences and time gaps: padding does not matter."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import TINY
@@ -29,7 +27,7 @@ def plaintext_logits(network: ModelSpec, frames: Values, valid: NDArray[np.bool_
     """Return the logits `[batch, classes]` of the stock model with the weights of seed 3, all of them moved."""
     model = models.plaintext(network, "float64")
     model.set_weights([weight + 0.1 for weight in initial_weights(network, 3).values()])
-    logits: Values = model.predict_on_batch([frames, valid, times][: 3 if network.gaps else 2])
+    logits: Values = model.predict_on_batch([frames, valid, times][: 3 if network.task.gaps else 2])
     return logits
 
 
@@ -43,12 +41,12 @@ def encrypted_logits(
     rows = {name: row + moved for name, row in encrypted_initial_weights(network, 3, key).items()}
     models.set_rows(model, network, key.algebra(), rows)
     inputs = [SequenceCipher(domain, "float64").frames("s", frames), valid]
-    inputs += [SequenceCipher(domain, "float64").frames("s", times)] if network.gaps else []
+    inputs += [SequenceCipher(domain, "float64").frames("s", times)] if network.task.gaps else []
     return encryption.decrypt(domain, model.predict_on_batch(inputs))
 
 
 def spec(frames: int, *, gaps: bool) -> ModelSpec:
-    return replace(TINY, frames=frames, gaps=gaps)
+    return TINY.changed(frames=frames, gaps=gaps)
 
 
 @GAPS

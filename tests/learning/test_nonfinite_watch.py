@@ -1,7 +1,6 @@
 """Errors of trainings with non-finite values: what the message names, through Keras's own `fit`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
@@ -233,7 +232,7 @@ def test_a_finite_training_reads_no_batch_again():
 @pytest.mark.parametrize("n", [1, 2])
 def test_every_network_can_be_checked(architecture: Architecture, voting: bool, n: int):
     """In each network, of stock layers or on ciphertext, a non-finite last weight is named, and nothing before it."""
-    of, spec = algebra(n), replace(TINY, architecture=architecture, voting=voting, gaps=True)
+    of, spec = algebra(n), TINY.changed(architecture=architecture, voting=voting, gaps=True)
     model = models.plaintext(spec, "float32") if n == 1 else models.encrypted(spec, of, "float32")
     model.compile(SGD(of, 0.01), CategoricalCrossentropy(of, "float32"), jit_compile=False)
     frames, gaps = (np.ones((n, 4, *shape), np.float32) for shape in ((2, 8, 8, 1), (2,)))

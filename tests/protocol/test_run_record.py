@@ -38,7 +38,7 @@ RECORD = FederationRecord(
 )
 OF_FINDINGS = replace(
     RECORD,
-    network=replace(TINY, multi_label=True),
+    network=TINY.changed(multi_label=True),
     rounds=(RoundRecord(1, ("a",), {"a": findings(2), "b": findings(1)}, 1.5),),
     test={"a": findings(2)},
     local_baseline={"a": findings(2)},

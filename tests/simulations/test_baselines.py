@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chexpert_folder import SPOILT
+from conftest import TINY
 
-from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.learning.metrics import Metrics, count, metrics
@@ -17,15 +17,15 @@ from fedpp.reporting.report import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
 from simulations.comparison import also_tested_elsewhere
 from simulations.hospitals import Hospitals, prepare
-from simulations.plaintext_reference import PlaintextReference, PlaintextSite, Training, plaintext_sites
+from simulations.plaintext_reference import PlaintextReference, PlaintextSite, plaintext_sites
 from simulations.scenario import Scenario
 
-NETWORK = ModelSpec(3, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4)
+NETWORK = TINY.changed(frames=3)
 
 
 def scenario(*names: str, **settings: object) -> Scenario:
     given = {"hospitals": names, "predict": "visit", "frames": 3, "size": 8, "epochs": 2, "plaintext_federated": False}
-    return Scenario("tiny", "", len(names), 2, **{**given, **settings})
+    return Scenario.of(name="tiny", description="", sites=len(names), rounds=2, **{**given, **settings})
 
 
 def made(chexpert: Path, folder: Path, chosen: Scenario) -> tuple[Hospitals, FederationRecord]:
@@ -33,14 +33,14 @@ def made(chexpert: Path, folder: Path, chosen: Scenario) -> tuple[Hospitals, Fed
     folder.mkdir()
     hospitals = prepare(chosen, chexpert, folder, folder)
     fingerprint = hospitals.domain.card().fingerprint
-    facts = (fingerprint, "more", NO_BUNDLE, "1", True, chosen.seed, chosen.dtype, NETWORK)
+    facts = (fingerprint, "more", NO_BUNDLE, "1", True, chosen.run.training.seed, chosen.run.training.dtype, NETWORK)
     return hospitals, FederationRecord(*facts, (), {}, {}, (), {}, 0.0, {})
 
 
 def local_baseline(chosen: Scenario, hospitals: Hospitals, number: int) -> Metrics:
     """Return the figures of one hospital's local baseline on its own test split."""
     here = plaintext_sites(hospitals, NETWORK)[number]
-    reference = PlaintextReference(NETWORK, Training(2, 2, chosen.hyperparameters(), chosen.seed, chosen.dtype))
+    reference = PlaintextReference(NETWORK, chosen.run)
     weights = reference.federate([here], reference.initial(hospitals.domain))
     tested = here.split["test"]
     return metrics(count(here.labels[tested], reference.probabilities(weights, here)[tested]))
@@ -91,7 +91,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
     compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
     sites = plaintext_sites(hospitals, NETWORK)
-    reference = PlaintextReference(NETWORK, Training(2, 2, chosen.hyperparameters(), chosen.seed, chosen.dtype))
+    reference = PlaintextReference(NETWORK, chosen.run)
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     for name, trained_at in (
         ("plaintext_federated", sites),

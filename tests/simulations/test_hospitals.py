@@ -16,9 +16,11 @@ from simulations.comparison import shared, trained_and_tested
 from simulations.hospitals import Hospitals, prepare
 from simulations.scenario import PhantomData, Scenario
 
+NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
+
 
 def hospitals(folder: Path, seed: int, **settings: object) -> Hospitals:
-    scenario = Scenario("tiny", "", 2, 1, seed=seed, size=16, phantom=PhantomData(8, 2, 24), **settings)
+    scenario = Scenario.of(**NAMED, seed=seed, size=16, phantom=PhantomData(8, 2, 24), **settings)
     folder.mkdir()
     return prepare(scenario, None, folder, folder)
 
@@ -46,7 +48,7 @@ def test_labels_are_shuffled_among_the_patients(tmp_path: Path):
 
 def of_folders(data: Path, out: Path, **settings: object) -> Hospitals:
     out.mkdir()
-    scenario = Scenario("tiny", "", 2, 1, hospitals=("north", "south"), frames=3, size=8, **settings)
+    scenario = Scenario.of(**NAMED, hospitals=("north", "south"), frames=3, size=8, **settings)
     return prepare(scenario, data, out, out)
 
 

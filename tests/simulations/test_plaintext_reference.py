@@ -7,8 +7,11 @@ import pytest
 from conftest import TINY
 
 from fedpp.cipher.components import Algebra
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
-from fedpp.config.model_spec import Gaps, ModelSpec, Task
+from fedpp.config.hyperparameters import Hyperparameters, Training
+from fedpp.config.model_spec import ModelChoices, ModelSpec
+from fedpp.config.run_config import RunSettings
+from fedpp.config.server_optimizer import ServerOptimizerConfig
+from fedpp.config.task import Gaps
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.learning.initial_weights import initial_weights
@@ -17,24 +20,25 @@ from simulations.hospitals import prepare
 from simulations.plaintext_reference import (
     PlaintextReference,
     PlaintextSite,
-    Training,
     inputs_of,
     labels_of,
     plaintext_sites,
 )
 from simulations.scenario import PhantomData, Scenario
 
+NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
+
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])
 def test_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path):
     """Frames, which of them are valid, gaps, labels and splits are the dataset's, sequence by sequence."""
     data = PhantomData(patients=6, visits=3, size=16)
-    scenario = Scenario("tiny", "", 2, 1, data, frames=5, size=8, gaps=gaps, dtype="float64")
+    scenario = Scenario.of(**NAMED, phantom=data, frames=5, size=8, gaps=gaps, dtype="float64")
     hospitals = prepare(scenario, None, tmp_path, tmp_path)
     for configured, name in zip(hospitals.sites, ("hospital-1", "hospital-2"), strict=True):
         dataset = EncryptedDataset.open(configured.dataset)
-        network = ModelSpec.of(Task.of(dataset.manifest), (3, 4))
-        assert network.gaps == (gaps != "none")
+        network = ModelSpec(dataset.manifest.task, ModelChoices(filters=(3, 4)))
+        assert network.task.gaps == (gaps != "none")
         (site,) = [site for site in plaintext_sites(hospitals, network) if site.name == name]
         everything = np.arange(len(dataset))
         valid = dataset.valid(everything)
@@ -60,10 +64,10 @@ def test_inputs_are_the_decrypted_datasets(gaps: Gaps, tmp_path: Path):
 def test_labels_are_the_states_of_findings(chexpert: Path, tmp_path: Path):
     """Labels are the dataset's states, unknown ones included; coloured frames are the dataset's."""
     settings = {"hospitals": ("north", "south"), "predict": "visit", "target": "Consolidation,Pleural Effusion"}
-    scenario = Scenario("tiny", "", 2, 1, frames=3, size=8, colour=True, dtype="float64", **settings)
+    scenario = Scenario.of(**NAMED, frames=3, size=8, colour=True, dtype="float64", **settings)
     hospitals = prepare(scenario, chexpert, tmp_path, tmp_path)
     dataset = EncryptedDataset.open(hospitals.sites[0].dataset)
-    site = plaintext_sites(hospitals, ModelSpec.of(Task.of(dataset.manifest), (3, 4)))[0]
+    site = plaintext_sites(hospitals, ModelSpec(dataset.manifest.task, ModelChoices(filters=(3, 4))))[0]
     everything = np.arange(len(dataset))
     np.testing.assert_array_equal(
         site.labels, encryption.decrypt_findings(hospitals.domain, dataset.labels(everything))
@@ -104,9 +108,11 @@ def step_by_hand(name: str, mean: np.ndarray, first: np.ndarray, second: np.ndar
 def test_rounds_take_the_server_s_step(optimizer: ServerOptimizerConfig):
     """Three rounds of two sites equal a loop by hand: train, average the changes, apply the optimizer's formula."""
     hyperparameters = Hyperparameters(learning_rate=1e-2, batch_size=4)
+    training = Training(2, hyperparameters, 7, "float64")
+    run = RunSettings(sites=2, rounds=3, training=training, server_optimizer=optimizer)
     sites, examples = [drawn_site(1, 6), drawn_site(2, 9)], (5, 8)
     drawn = list(initial_weights(TINY, 1).values())
-    found = PlaintextReference(TINY, Training(3, 2, hyperparameters, 7, "float64", optimizer)).federate(sites, drawn)
+    found = PlaintextReference(TINY, run).federate(sites, drawn)
     learner = Learner(TINY, Algebra.plaintext(), hyperparameters, "float64")
     weights, first, second = drawn, [0.0 * w for w in drawn], [0.0 * w for w in drawn]
     for number in (1, 2, 3):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpp.config.hyperparameters import ServerOptimizerConfig
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import ConfigError
 from fedpp.imaging.readers.chexpert import COMPETITION
 from fedpp.imaging.splits import SplitPlan
@@ -43,11 +43,14 @@ def test_every_key_is_read(tmp_path: Path):
     assert scenario.hospitals == ("a", "b")
     assert (scenario.target, scenario.uncertain, scenario.views, scenario.series) == ("Edema", "ones", "all", "slide")
     assert (scenario.predict, scenario.window, scenario.stride, scenario.min_length) == ("visit", 3, 2, 2)
-    assert (scenario.gaps, scenario.plaintext_central, scenario.local_baseline) == ("public", True, True)
+    assert (scenario.gaps, scenario.plaintext_central, scenario.run.local_baseline) == ("public", True, True)
     assert scenario.plan() == SplitPlan("hashed", 4, 0.15, 0.25)
-    assert (scenario.server_optimizer_config(), scenario.hyperparameters().proximal) == (ServerOptimizerConfig(), 0.0)
+    assert (scenario.run.server_optimizer, scenario.run.training.hyperparameters.proximal) == (
+        ServerOptimizerConfig(),
+        0.0,
+    )
     pulled = load(tmp_path, "proximal: 0.01\nserver-optimizer: fedadam\nserver-tau: 0.1\nserver-beta-2: 0.5\n")
-    assert (pulled.server_optimizer_config(), pulled.hyperparameters().proximal) == (
+    assert (pulled.run.server_optimizer, pulled.run.training.hyperparameters.proximal) == (
         ServerOptimizerConfig("fedadam", beta_2=0.5, tau=0.1),
         0.01,
     )
@@ -67,22 +70,22 @@ def test_every_key_is_read(tmp_path: Path):
         ("hospitals: [a, ..]", "names of folders in the data, got '..'"),
         ("hospitals: [a, '']", "names of folders in the data, got ''"),
         ('hospitals: [a, "b\\n"]', r"names of folders in the data, got 'b\\n'"),
-        ("hospitals: ab", "hospitals must be a list of str, got 'ab'"),
-        ("hospitals: [1, 2]", "hospitals must be a list of str"),
+        ("hospitals: ab", "hospitals must be a list, each a text, or nothing, got 'ab'"),
+        ("hospitals: [1, 2]", "hospitals: each must be a text, got 1"),
         ("hospitals: [a, b]\nphantom: {patients: 3}", "hospitals or phantom, not both"),
         ("server-optimizer: adam", "server-optimizer must be one of fedavg, .* got 'adam'"),
-        ("server-tau: 0.0", "server-tau must be positive and finite, got 0.0"),
-        ("proximal: -1.0", "proximal must be at least 0 and finite, got -1.0"),
-        ("classes: [0, 1]", r"classes must be a list of str, got \(0, 1\)"),
-        ("filters: [4, x]", r"filters must be a list of int, got \(4, 'x'\)"),
+        ("server-tau: 0.0", "server-tau must be a finite number above 0, got 0.0"),
+        ("proximal: -1.0", "proximal must be a finite number of at least 0, got -1.0"),
+        ("classes: [0, 1]", "classes: each must be a text, got 0"),
+        ("filters: [4, x]", "filters: each must be a whole number of at least 1, got 'x'"),
         ("target: Effusion", "target must be one of No Finding, .*, got 'Effusion'"),
         ("target: [Edema, Effusion]", "target must be one of No Finding, .*, got 'Effusion'"),
         ("target: [Edema, Edema]", "target names a finding twice"),
         ("target: [Edema, Fracture]\nnegative: '0'", "several findings have their own names"),
         ("target: competition\nclasses: ['0', '1']", "several findings have their own names"),
-        ("colour: rgb", "colour must be bool, got 'rgb'"),
-        ("sensitivity: 0", "sensitivity must be above 0 and at most 1, got 0"),
-        ("sensitivity: 90", "sensitivity must be above 0 and at most 1, got 90"),
+        ("colour: rgb", "colour must be true or false, got 'rgb'"),
+        ("sensitivity: 0", "sensitivity must be a finite number above 0 and of at most 1, got 0"),
+        ("sensitivity: 90", "sensitivity must be a finite number above 0 and of at most 1, got 90"),
         ("uncertain: maybe", "uncertain must be one of ones, zeros, ignore, got 'maybe'"),
         ("views: lateral", "views must be one of frontal, first, all, got 'lateral'"),
         ("series: time", "series must be one of magnification, slide, got 'time'"),
@@ -90,19 +93,19 @@ def test_every_key_is_read(tmp_path: Path):
         ("predict: patient", "predict must be one of sequence, visit, got 'patient'"),
         ("gaps: yes", "gaps must be one of none, public, encrypted, got True"),
         ("split: random", "split must be one of hashed, stratified, got 'random'"),
-        ("predict: visit\nwindow: 0", "window must be at least 1, got 0"),
-        ("predict: visit\nwindow: two", "window must be int, got 'two'"),
-        ("predict: visit\nstride: 0", "stride must be at least 1, got 0"),
+        ("predict: visit\nwindow: 0", "window must be a whole number of at least 1, or nothing, got 0"),
+        ("predict: visit\nwindow: two", "window must be a whole number of at least 1, or nothing, got 'two'"),
+        ("predict: visit\nstride: 0", "stride must be a whole number of at least 1, got 0"),
         ("predict: visit\nwindow: 3\nmin-length: 4", "min-length must be at most the window, got 4"),
         ("predict: visit\nmax-length: 3", "max-length is for predict: sequence"),
         ("predict: visit\nshuffle-labels: true", "visits have labels of their own"),
         ("window: 3", "window and stride are for predict: visit"),
         ("stride: 3", "window and stride are for predict: visit"),
         ("min-length: 3\nmax-length: 2", "max-length must be at least min-length, got 2"),
-        ("local-baseline: 1", "local-baseline must be bool, got 1"),
-        ("plaintext-central: [a]", "plaintext-central must be bool"),
+        ("local-baseline: 1", "local-baseline must be true or false, got 1"),
+        ("plaintext-central: [a]", "plaintext-central must be true or false"),
         ("validation: 0.8", "shares must be at least 0 and below 1 together"),
-        ("negative: 0", "negative must be str, got 0"),
+        ("negative: 0", "negative must be a text, or nothing, got 0"),
         ("1: 2", "unknown 1"),
     ],
 )

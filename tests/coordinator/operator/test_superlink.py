@@ -296,8 +296,8 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
         ("out=/elsewhere", "got 'out=/elsewhere'"),
         ("rounds=two", "run setting rounds must be a whole number, got 'two'"),
         ("voting=True", "run setting voting must be true or false, got 'True'"),
-        ("rounds=0", "run setting rounds must be at least 1, got 0"),
-        ("dtype=float16", "run setting dtype must be one of float32, float64, got 'float16'"),
+        ("rounds=0", "run configuration: rounds must be a whole number of at least 1, got 0"),
+        ("dtype=float16", "run configuration: dtype must be one of float32, float64, got 'float16'"),
     ],
 )
 def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> None:

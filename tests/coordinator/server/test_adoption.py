@@ -87,7 +87,7 @@ class Junk(Silent):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         kept = answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer
-        if answer is not None and kept and messages.AcceptRequest.of(question.content).round == self.round:
+        if answer is not None and kept and messages.AcceptRequest.read(question.content).round == self.round:
             answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
         return answer
 
@@ -184,7 +184,7 @@ class Wavering(Site):
     def answer(self, question: Message) -> RecordDict | None:
         answer = super().answer(question)
         if answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer:
-            answer[messages.VERDICT] = self.verdict(messages.Verdict.of(answer)).to_record()
+            answer[messages.VERDICT] = self.verdict(messages.Verdict.read(answer)).to_record()
             answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
         return answer
 

@@ -215,7 +215,7 @@ def test_the_record_has_the_run_s_settings(tmp_path: Path) -> None:
     """It has all settings but the card, and no folder of the coordinator."""
     run = config(tmp_path, seed=3)
     record = federate(LocalGrid([Site(describe("a")), Site(describe("b"))]), run)
-    assert (record.scheme, record.settings) == ("more", run.told())
+    assert (record.scheme, record.settings) == ("more", run.reported())
     text = (tmp_path / "federation.json").read_text()
     assert str(tmp_path) not in text
     assert CARD.ca_key not in text
@@ -240,7 +240,7 @@ def test_findings_are_added_up_and_bad_replies_excluded(
         *(Site(describe(name, **shape)) for name in "bc"),
     ]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3))
-    assert record.network.multi_label
+    assert record.network.task.multi_label
     assert FederationRecord.load(tmp_path / "federation.json") == record
     assert [r.validation for r in record.rounds] == [{"b": findings(2), "c": findings(2)}] * 2
     assert [r.together for r in record.rounds] == [findings(2) + findings(2)] * 2
@@ -268,7 +268,7 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
     [
         (RecordDict(), "without site"),
         (RecordDict({messages.SITE: MetricRecord({"name": 1})}), "without site"),
-        (RecordDict({messages.SITE: ConfigRecord({"name": "x"})}), "unknown or missing 'channels, classes"),
+        (RecordDict({messages.SITE: ConfigRecord({"name": "x"})}), "missing domain, missing n, missing frames"),
         (RecordDict({messages.SITE: ConfigRecord({**describe("x").to_mapping(), "name": "x\x1b[2J"})}), r"x\x1b[2J"),
         (
             RecordDict({messages.SITE: ConfigRecord({**describe("x").to_mapping(), "sequences": [2**40, 1, 1]})}),
@@ -283,7 +283,7 @@ def test_a_node_without_a_description_is_refused(
     """A bad description refuses its node alone, in one printable line."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": answer}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path))
-    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
+    assert [site.name for site in chosen.run.sites.values()] == ["b", "c"]
     assert reason in chosen.refused["node 1"]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refused node 1: ")]
     assert line.isprintable()
@@ -295,7 +295,7 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
     started = time.monotonic()
     chosen = admitted(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
     assert time.monotonic() - started < 30
-    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
+    assert [site.name for site in chosen.run.sites.values()] == ["a", "b"]
     assert "different keys" in chosen.refused["x (node 1, not proved)"]
     assert [site.asked for site in sites] == [["query.describe"]] * 3
 
@@ -328,14 +328,14 @@ def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
     """A node that connected before enough sites were admitted is admitted, however quickly the others reply."""
     grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 60.0}))
-    assert [site.name for site in chosen.sites.values()] == ["a", "b", "c"]
+    assert [site.name for site in chosen.run.sites.values()] == ["a", "b", "c"]
 
 
 def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
     """If enough sites are admitted, a node that never replies is waited for until the deadline only."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": None}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 0.3}))
-    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
+    assert [site.name for site in chosen.run.sites.values()] == ["b", "c"]
 
 
 def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
@@ -351,13 +351,13 @@ def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
             return pulled
 
     chosen = admitted(Twice([Site(describe(name)) for name in "ab"]), config(tmp_path))
-    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
+    assert [site.name for site in chosen.run.sites.values()] == ["a", "b"]
     assert chosen.refused == {}
 
 
 def impostor(description: SiteDescription, question: Message) -> RecordDict:
     """Reply under another site's name, with one's own certificate."""
-    nonce = messages.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.read(question.content).nonce
     return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
 
 
@@ -367,13 +367,13 @@ def replayed(description: SiteDescription, question: Message) -> RecordDict:
 
 
 def other_code(description: SiteDescription, question: Message) -> RecordDict:
-    nonce = messages.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.read(question.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce, bundle="e" * 64).to_json())
 
 
 def self_certified(description: SiteDescription, question: Message) -> RecordDict:
     """Reply with a certificate that a member issued with a key of its own."""
-    nonce = messages.DescribeRequest.of(question.content).nonce
+    nonce = messages.DescribeRequest.read(question.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
     made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).request(), CARD)
     return answered(description, replace(own, certificate=made).to_json())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from coordinator_runs import Crashed, CrashingGrid, LocalGrid, Site, answered, config, describe, identity_of
 from flwr.app import ArrayRecord, Message, RecordDict
 from global_states import flat
@@ -80,7 +81,7 @@ class FrameSite(Site):
 
     def answer(self, question: Message) -> RecordDict | None:
         if question.metadata.message_type == "query.describe":
-            nonce = messages.DescribeRequest.of(question.content).nonce
+            nonce = messages.DescribeRequest.read(question.content).nonce
             proved = proof(identity_of(self.description.name), FRAMES, nonce).to_json()
             return answered(self.description, proved)
         return super().answer(question)
@@ -220,7 +221,7 @@ ORACLES: Mapping[str, tuple[str, Callable[[Round, State], np.ndarray]]] = {
 
 def expected(players: list[FramePlayer], oracle: Callable[[Round, State], np.ndarray], last: int = 2) -> np.ndarray:
     """Return the model after the last round, by a loop over vectors."""
-    network = ModelSpec(2, 8, 8, 1, 2, filters=(3, 4), dense=5, lstm=4, patch=2)
+    network = TINY.changed(patch=2)
     before, state = flat(players[0].rows_of_round_0(network), network), State()
     examples = np.array([player.description.sequences[0] for player in players])
     for number in range(1, last + 1):
@@ -308,7 +309,7 @@ class Remembering(FrameSite):
         if question.metadata.message_type != "train":
             return super().answer(question)
         self.trained = self.trained or {}
-        request = messages.TrainRequest.of(question.content)
+        request = messages.TrainRequest.read(question.content)
         at = request.round, request.attempt
         if at not in self.trained:
             answer = super().answer(question)
@@ -391,7 +392,7 @@ def test_the_sites_get_the_new_model_and_its_contributors(tmp_path: Path):
     arrays = messages.record(asked, messages.ARRAYS, ArrayRecord)
     assert arrays.keys() == {messages.AFTER}
     before, after = (GlobalState.from_bytes(messages.state_of(*of)) for of in ((trained,), (asked, messages.AFTER)))
-    assert messages.AcceptRequest.of(asked).base == before.digest
+    assert messages.AcceptRequest.read(asked).base == before.digest
     assert after == replace(before, round=1, rows=after.rows)
 
 
@@ -409,7 +410,7 @@ def refused(strategy: str, settings: str = "", *, scheme: Scheme = "more-frame",
             {"secure-aggregation": True},
             "needs secure-aggregation=false: a strategy of Flower reads each update, got 'FedAdam'",
         ),
-        ({"server-optimizer": "fedadam"}, "takes the place of the server's optimizer, got 'FedAdam' beside fedadam"),
+        ({"server-optimizer": "fedadam"}, "takes the place of the server optimizer, got 'FedAdam' beside fedadam"),
         ({"server-learning-rate": 0.5}, "got 'FedAdam' beside fedavg at rate 0.5: leave out one of them"),
         ({"scheme": "more"}, "on rows of slots a median or a norm is not that of the weights"),
     ],

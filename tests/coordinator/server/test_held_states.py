@@ -49,7 +49,7 @@ def asked(content: RecordDict, kind: str) -> tuple[str, int]:
         "query.accept": messages.AcceptRequest,
         "evaluate": messages.EvaluateRequest,
     }
-    return (kind, requests[kind].of(content).round) if kind in requests else (kind, 0)
+    return (kind, requests[kind].read(content).round) if kind in requests else (kind, 0)
 
 
 def sent(site: Site) -> list[tuple[str, int]]:
@@ -70,7 +70,7 @@ def test_a_site_is_sent_a_state_that_it_does_not_hold(tmp_path: Path, masking: b
     final = sites[0].seen[-1]
     content = messages.state_of(final)
     model = opened(content) if masking else GlobalState.from_bytes(content)
-    assert messages.EvaluateRequest.of(final).base == model.digest
+    assert messages.EvaluateRequest.read(final).base == model.digest
 
 
 @pytest.mark.parametrize("masking", [True, False])

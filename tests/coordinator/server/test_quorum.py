@@ -20,7 +20,7 @@ from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
 from fedpp.learning.model_file import EncryptedModel
-from fedpp.protocol import messages
+from fedpp.protocol.messages import TrainRequest
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked_to_train(question: Message, number: int) -> bool:
     """Tell whether a request is for the training of this round."""
-    return question.metadata.message_type == "train" and messages.TrainRequest.of(question.content).round == number
+    return question.metadata.message_type == "train" and TrainRequest.read(question.content).round == number
 
 
 class Network(LocalGrid):
@@ -112,7 +112,7 @@ class Slow(LocalGrid):
         for message in requests:
             ids += super().push_messages([message])
             if message.metadata.message_type == "train":
-                self.round = messages.TrainRequest.of(message.content).round
+                self.round = TrainRequest.read(message.content).round
                 if self.round == 2 and message.metadata.dst_node_id == 3:
                     self.late = ids[-1]
         return ids
@@ -124,7 +124,7 @@ class Slow(LocalGrid):
 def rounds_asked(site: Site) -> list[int]:
     """Return the rounds for which a site got a request to train."""
     asked = zip(site.asked, site.seen, strict=True)
-    return [messages.TrainRequest.of(content).round for kind, content in asked if kind == "train"]
+    return [TrainRequest.read(content).round for kind, content in asked if kind == "train"]
 
 
 def test_a_straggler_is_named_and_gets_the_next_request(tmp_path: Path) -> None:

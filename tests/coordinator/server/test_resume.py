@@ -27,7 +27,7 @@ class Remembering(Site):
     def answer(self, question: Message) -> RecordDict | None:
         content = question.content
         if question.metadata.message_type == "train":
-            request = messages.TrainRequest.of(content)
+            request = messages.TrainRequest.read(content)
             asked = f"{request.round} {request.attempt} {request.run_spec.digest}"
             if asked not in self.trained:
                 answer = super().answer(question)
@@ -35,7 +35,7 @@ class Remembering(Site):
                 self.trained[asked] = answer
             return self.trained[asked]
         if messages.SUM in content:
-            request, total = messages.AcceptRequest.of(content), messages.text_of(content, messages.SUM)
+            request, total = messages.AcceptRequest.read(content), messages.text_of(content, messages.SUM)
             assert self.lists.setdefault((request.round, request.attempt), total) == total
         return super().answer(question)
 
@@ -77,7 +77,7 @@ class Changed(CrashingGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         content = questions[0].content
-        if SUM in content and AcceptRequest.of(content).round == self.number:
+        if SUM in content and AcceptRequest.read(content).round == self.number:
             raise Crashed
         return ids
 
@@ -103,7 +103,7 @@ class Answered(CrashingGrid):
         questions = list(messages)
         ids = super().push_messages(questions)
         kind, content = questions[0].metadata.message_type, questions[0].content
-        if kind == "train" and TrainRequest.of(content).round == 2:
+        if kind == "train" and TrainRequest.read(content).round == 2:
             raise Crashed
         return ids
 

@@ -26,7 +26,7 @@ def seen(site: Site) -> list[tuple[int, int, int]]:
     found = []
     for kind, content in zip(site.asked, site.seen, strict=True):
         if kind == "train":
-            run_spec = messages.TrainRequest.of(content).run_spec
+            run_spec = messages.TrainRequest.read(content).run_spec
             company = Participants.from_record(messages.record(content, messages.PARTICIPANTS, ConfigRecord))
             others = company.others(site.description.name, run_of(CARD, company.nonce), datetime.now(UTC))
             found.append((run_spec.examples, run_spec.sites, others))

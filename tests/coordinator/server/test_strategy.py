@@ -1,17 +1,17 @@
 """Admission of sites, log lines, and checks of run settings."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+from coordinator_runs import CARD, describe
 
-from coordinator.server.admission import choose
-from coordinator.server.app import network_of
+from coordinator.server.admission import Admission, choose
+from coordinator.server.app import run_spec_of
 from coordinator.server.run_state import RunState
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError
-from fedpp.protocol.site_description import SiteDescription
 
 RUN = {
     "card": "{}",
@@ -54,11 +54,11 @@ RUN = {
 }
 
 
-def site(name: str, domain: str = "d" * 64, **changes: object) -> SiteDescription:
-    fields = {"n": 2, "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ("no", "yes"), "gaps": "none"}
-    form = {"multi_label": False, "patch": 0}
-    counts = {"sequences": (3, 2, 1), "patients": (3, 2, 1)}
-    return SiteDescription(name=name, domain=domain, **{**fields, **form, **counts, **changes})
+site = describe
+
+
+def network_of(admission: Admission) -> ModelSpec:
+    return run_spec_of(admission, RunConfig.from_mapping(RUN), CARD).network
 
 
 def test_admission_takes_one_task_only():
@@ -72,7 +72,7 @@ def test_admission_takes_one_task_only():
         6: site("c"),
         7: site("0", classes=()),
         8: site("1", height=16),
-        9: site("2", gaps="public"),
+        9: site("2", gaps=True),
     }
     admission = choose(described, {"node 9": "asleep"}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "c"]
@@ -87,7 +87,7 @@ def test_admission_takes_one_task_only():
     assert "no sequence" in admission.refused["f"]
     assert "its site joined already" in admission.refused["c (node 6)"]
     assert admission.refused["node 9"] == "asleep"
-    assert network_of(admission, RunConfig.from_mapping(RUN)) == TINY
+    assert network_of(admission) == TINY
 
 
 def test_two_nodes_of_one_site_have_their_own_names():
@@ -124,16 +124,16 @@ def test_findings_train_with_findings_only():
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "has 1 classes: ingest it with labels of two or more" in admission.refused["c"]
     assert "the others' are 2 frames of 8 x 8 x 1, without time gaps, 1 findings (Edema)" in admission.refused["d"]
-    assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, classes=1, multi_label=True)
+    assert network_of(admission) == TINY.changed(**one)
 
 
 def test_public_and_encrypted_gaps_train_together():
     """The model is the same for both, with time gaps; a site without them is refused."""
-    described = {1: site("a", gaps="public"), 2: site("b", gaps="encrypted"), 3: site("c")}
+    described = {1: site("a", gaps=True), 2: site("b", gaps=True), 3: site("c")}
     admission = choose(described, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
     assert "without time gaps" in admission.refused["c"]
-    assert network_of(admission, RunConfig.from_mapping(RUN)) == replace(TINY, gaps=True)
+    assert network_of(admission) == TINY.changed(gaps=True)
 
 
 def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -147,16 +147,16 @@ def test_a_note_is_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"rounds": "ten"}, "rounds must be int"),
-        ({"retries": -1}, "retries must be at least 0"),
-        ({"secure-aggregation": 1}, "secure-aggregation must be bool"),
-        ({"max-update-value": 0.0}, r"max-update-value must be from 2\^-20 to 2\^20"),
-        ({"max-update-norm": float("inf")}, "max-update-norm must be positive and finite"),
-        ({"max-loss-increase": -1.0}, "max-loss-increase must be positive and finite"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"rounds": "ten"}, "rounds must be a whole number"),
+        ({"retries": -1}, "retries must be a whole number from 0 to 99, got -1"),
+        ({"secure-aggregation": 1}, "secure-aggregation must be true or false"),
+        ({"max-update-value": 0.0}, "max-update-value must be a finite number of at least 9"),
+        ({"max-update-norm": float("inf")}, "max-update-norm must be a finite number above 0, got inf"),
+        ({"max-loss-increase": -1.0}, "max-loss-increase must be a finite number above 0, got -1.0"),
         ({"dtype": "float16"}, "one of float32, float64"),
-        ({"filters": "a,b"}, "filters must be numbers"),
-        ({"learning-rte": 1.0}, "unknown learning-rte"),
+        ({"filters": "a,b"}, "filters must be a list of at least 1, each a whole number"),
+        ({"learning-rte": 1.0}, "unknown 'learning-rte'"),
     ],
 )
 def test_run_settings_are_checked(change: dict[str, object], reason: str):

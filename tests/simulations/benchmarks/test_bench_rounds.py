@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from simulations.__main__ import main
 from simulations.benchmarks import bench_rounds
 from simulations.benchmarks.simulated_client import SimulatedClient
-from simulations.benchmarks.simulated_clients import DOMAIN, FRAMES, SIZE, described
+from simulations.benchmarks.simulated_clients import DOMAIN, TASK, described
 
 SHORT = ("--megabytes", "0.25", "--rounds", "1", "--turns", "1", "--senders", "2", "3", "--sent", "0.5")
 
@@ -60,7 +60,7 @@ def test_an_update_has_the_wanted_size(megabytes: int):
 def test_simulated_clients_fit_the_measured_network():
     """Their site descriptions fit the network of the other half of the benchmark."""
     network = bench_rounds.network_of(5)
-    assert (network.frames, network.height, network.width) == (FRAMES, SIZE, SIZE)
+    assert network.task == TASK
     counts = SimulatedClient(described("a"), DOMAIN).local_baseline()
     assert isinstance(counts, RecordDict)
     assert described("a").sequences[1:] == (2, 1)  # the simulated client's evaluation counts of validation and test

@@ -14,7 +14,7 @@ from simulations.paper import hog_baseline
 from simulations.paper.paper_settings import Settings
 from simulations.paper.study import Study, folds, prepare_study
 
-SETTINGS = Settings.of("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "dtype": "float64"})
+SETTINGS = Settings.chosen("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "dtype": "float64"})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_no_patient_is_in_two_parts_of_a_fold(study: Study, seed: int, parts: int):
     """In each fold training, validation and test share no patient and no sequence, and have all sequences."""
     patients = study.patients
-    for fold in folds(study, replace(SETTINGS, folds=parts), seed):
+    for fold in folds(study, SETTINGS.changed(folds=parts), seed):
         positions = (fold.train, fold.validation, fold.test)
         assert sorted(np.concatenate(positions)) == list(range(len(study.labels)))
         found = [set(patients[of]) for of in positions]
@@ -77,14 +77,14 @@ def test_a_class_that_is_only_tested_is_refused(study: Study):
 def test_too_many_folds_are_refused(study: Study):
     """There are no more folds than patients."""
     with pytest.raises(FedppError, match="use fewer folds"):
-        folds(study, replace(SETTINGS, folds=PATIENTS + 1), 0)
+        folds(study, SETTINGS.changed(folds=PATIENTS + 1), 0)
 
 
 def test_the_positive_class_is_reported_before_encryption(tmp_path: Path):
     """Without a chosen negative label or classes, a line says which label is negative by its order."""
     write_frames(tmp_path / "raw")
     noted: dict[str, list[tuple[str, bool]]] = {}
-    for name, settings in {"chosen": SETTINGS, "sorted": replace(SETTINGS, negative=None)}.items():
+    for name, settings in {"chosen": SETTINGS, "sorted": SETTINGS.changed(negative=None)}.items():
         lines, folder = noted.setdefault(name, []), tmp_path / name
 
         def note(text: str, lines: list[tuple[str, bool]] = lines, folder: Path = folder) -> None:

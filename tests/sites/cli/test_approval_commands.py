@@ -447,7 +447,7 @@ def launch(folder: Path) -> Launch:
 @pytest.mark.parametrize(
     ("text", "logged"),
     [
-        (None, "there is no site's policy {policy}: `fedpp-site policy` writes one"),
+        (None, "there is no policy {policy}: nothing is allowed; `fedpp-site policy` writes one"),
         ("", "{policy}: the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"),
     ],
 )

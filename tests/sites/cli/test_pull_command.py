@@ -11,8 +11,9 @@ from conftest import TINY, write_dataset
 from members import EAST, cheap, founded, membership
 
 from fedpp.aggregation.global_state import GlobalState, initial
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.config.model_spec import ModelSpec
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.keys import encryption, key_store
 from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -22,7 +23,7 @@ from fedpp.learning.model_file import EncryptedModel
 from sites.cli.site_cli import main
 
 PASSPHRASE = "correct horse battery"
-PATCHES = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, filters=(3, 4), dense=5, lstm=4, patch=2)
+PATCHES = TINY.changed(patch=2)
 
 
 def state_of(domain: KeyDomain, network: ModelSpec) -> GlobalState:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPLIT, write_dataset
+from conftest import SPLIT, TINY, write_dataset
 from members import DOMAIN_CA, EAST, SECRET_WORDS, founded
 from members import membership as member
 
-from fedpp.config.model_spec import ModelSpec
+from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.keys import encryption, key_store
@@ -23,7 +23,7 @@ from sites.cli.train_command import CHECKPOINT
 
 Plaintext = tuple[np.ndarray, np.ndarray]
 CNN = ("--architecture", "cnn")  # where any network will do: TensorFlow traces it in half the time
-NETWORK = ModelSpec(frames=2, height=8, width=8, channels=1, classes=2, architecture="cnn")
+NETWORK = ModelSpec(TINY.task, ModelChoices("cnn"))
 
 
 class Epochs:

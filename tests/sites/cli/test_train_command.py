@@ -16,8 +16,9 @@ from conftest import ROOT, SPLIT, write_dataset
 from members import EAST, cheap, membership
 from vaults import serving
 
-from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.hyperparameters import Hyperparameters, Training
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.errors import ModelError
 from fedpp.keys import encryption, key_store
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.checkpoint import Checkpoint
@@ -120,7 +121,7 @@ def test_more_epochs_may_be_asked_for(
     assert main(["train", *arguments(dataset, folder, tmp_path / "five", "--epochs", "5", *given)]) == 0
     stopped(dataset, folder, tmp_path / "two", monkeypatch, "--epochs", "2", *given)
     assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "1")]) == 1
-    assert "began with epochs 2, got 1: give more" in capsys.readouterr().err
+    assert "started with epochs 2, got 1: give more" in capsys.readouterr().err
     assert main(["train", *arguments(dataset, folder, tmp_path / "two", "--resume", "--epochs", "5")]) == 0
     assert_equal_models(tmp_path / "five", tmp_path / "two")
 
@@ -276,8 +277,11 @@ def test_early_stopping_needs_the_vault(
 
 def test_a_checkpoint_from_before_the_pull_has_none():
     """Settings without `proximal` are those of a training without it; they come back with it."""
-    settings = TrainingSettings("d" * 64, "e" * 64, "float32", hyperparameters=Hyperparameters(learning_rate=0.1))
+    training = Training(10, Hyperparameters(learning_rate=0.1))
+    settings = TrainingSettings("d" * 64, "e" * 64, training)
     older = {name: value for name, value in settings.to_mapping().items() if name != "proximal"}
-    assert TrainingSettings.from_mapping(older) == settings
-    pulled = replace(settings, hyperparameters=Hyperparameters(proximal=0.1))
-    assert TrainingSettings.from_mapping(pulled.to_mapping()) == pulled
+    assert TrainingSettings.of_checkpoint(older) == settings
+    pulled = settings.changed(proximal=0.1)
+    assert TrainingSettings.of_checkpoint(pulled.to_mapping()) == pulled
+    with pytest.raises(ModelError, match="the checkpoint is of another version of fedpp"):
+        TrainingSettings.of_checkpoint({**older, "unheard": 1})

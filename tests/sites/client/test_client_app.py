@@ -14,6 +14,7 @@ import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, RecordDict
 from members import run_of
+from run_specs import varied
 from site_nodes import (
     BOTH,
     CLOSED,
@@ -37,9 +38,11 @@ from site_nodes import (
 )
 
 from fedpp.aggregation import global_state
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
-from fedpp.config.model_spec import Gaps, ModelSpec
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SITES_FOLDER
+from fedpp.config.server_optimizer import ServerOptimizerConfig
+from fedpp.config.task import Gaps
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.initial_weights import encrypted_initial_weights
@@ -60,7 +63,7 @@ def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, m
     assert list(answer.array_records[messages.ARRAYS]) == [messages.WORDS]
     assert dict(answer.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
     assert update_in(answer, run_spec).any()
-    assert (messages.Mask.of(answer).tag != 0) is masked
+    assert (messages.Mask.read(answer).tag != 0) is masked
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
@@ -90,8 +93,8 @@ def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain:
     proved.require(run_of(domain.card(), NONCE))
     assert (proved.statement.dataset, proved.statement.bundle) == (dataset.manifest.fingerprint, NO_BUNDLE)
     fingerprint = domain.card().fingerprint
-    shape, counts = (2, 2, 8, 8, 1), ((6, 2, 3), (6, 2, 3))
-    expected = SiteDescription("north", fingerprint, *shape, ("no", "yes"), False, "none", 0, *counts)
+    counts = ((6, 2, 3), (6, 2, 3))
+    expected = SiteDescription("north", fingerprint, 2, TINY.task, *counts)
     assert SiteDescription.from_mapping(answer.config_records[messages.SITE]) == expected
 
 
@@ -120,11 +123,16 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
             domain,
             masked=masked,
         )
-        for node, p in zip((*both, both[0]), (run_spec, run_spec, replace(run_spec, seed=4)), strict=True)
+        for node, p in zip((*both, both[0]), (run_spec, run_spec, varied(run_spec, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}
     assert replace(second, salt=first.salt) == first != replace(other, salt=first.salt)
-    assert (first.round, first.network, first.dtype, first.rule) == (0, run_spec.network, run_spec.dtype, run_spec.rule)
+    assert (first.round, first.network, first.dtype, first.rule) == (
+        0,
+        run_spec.network,
+        run_spec.training.dtype,
+        run_spec.server_optimizer,
+    )
     assert (first.domain, first.classes, first.n) == (domain.card().fingerprint, ("no", "yes"), 2)
     assert not any(moment.any() for moment in first.moments.values())
 
@@ -133,8 +141,9 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
 @pytest.mark.parametrize(
     "network",
     [
-        replace(TINY, gaps=True),
-        *(replace(TINY, **{name: 16}) for name in ("frames", "height", "width", "channels", "classes")),
+        TINY.changed(gaps=True),
+        *(TINY.changed(**{name: 16}) for name in ("frames", "height", "width", "channels")),
+        TINY.changed(classes=("no", "yes", "both")),
     ],
 )
 def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: ModelSpec):
@@ -153,7 +162,7 @@ def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, pla
     """However the time between frames is kept, the site reports it and trains the same network."""
     times = np.linspace(0, 1, 22).reshape(11, 2)
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
-    run_spec = run_spec_of(domain, network=replace(TINY, gaps=True))
+    run_spec = run_spec_of(domain, network=TINY.changed(gaps=True))
     with node.beside_vault():
         assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).gaps == gaps
         assert update_in(train_reply(node, run_spec), run_spec).any()
@@ -258,7 +267,12 @@ def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, 
     """A model of three slots is refused by a site of two."""
     run_spec = run_spec_of(domain, masked=masked)
     rows = encrypted_initial_weights(TINY, 0, KeyDomain.of_secret(bytes(range(32)), n=3).evaluation_key())
-    facts = {"network": TINY, "domain": run_spec.domain, "dtype": run_spec.dtype, "rule": run_spec.rule}
+    facts = {
+        "network": TINY,
+        "domain": run_spec.domain,
+        "dtype": run_spec.training.dtype,
+        "rule": run_spec.server_optimizer,
+    }
     wide = global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts)
     assert reason(train_reply(both[0], run_spec, state=sent(domain, run_spec, wide))) == (
         "weight conv0/kernel must have shape (3, 3, 1, 3, 2), got shape (3, 3, 1, 3, 3)"
@@ -416,5 +430,5 @@ def test_the_coordinator_learns_no_path(
     assert reason(answer) == told
     (entry,) = [entry for entry in caplog.records if entry.name == "fedpp.site"]
     assert entry.getMessage().startswith("describe failed" if what == "defect" else "describe refused: ")
-    secret = {"vault": "hospital-", "settings": "unknown vaults", "defect": "nowhere/0.json"}.get(what, str(tmp_path))
+    secret = {"vault": "hospital-", "settings": "unknown 'vaults'", "defect": "nowhere/0.json"}.get(what, str(tmp_path))
     assert secret in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, write_dataset
 from flwr.app import ConfigRecord, RecordDict
+from run_specs import varied
 from site_nodes import (
     Node,
     Plaintext,
@@ -27,7 +28,7 @@ from fedpp.protocol import messages
 from fedpp.protocol.run_spec import RunSpec
 
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
-NETWORK = replace(TINY, patch=2)
+NETWORK = TINY.changed(patch=2)
 RUN_SPEC = run_spec_of(FRAMES, masked=False, network=NETWORK)
 TOTAL = Aggregate((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
 
@@ -65,11 +66,11 @@ def test_sites_accept_a_model_of_the_coordinator(nodes: list[Node]):
     after = stepped(before)
     for each in nodes:
         answer = shown(each, RUN_SPEC, before, after.to_bytes())
-        assert messages.Verdict.of(answer) == messages.Verdict(after.digest, "")
+        assert messages.Verdict.read(answer) == messages.Verdict(after.digest, "")
         assert state_in(answer, FRAMES, masked=False) == after
         assert answer[messages.METRICS]["examples"] == 2
     later = stepped(after)
-    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, after, later.to_bytes(), 2)) == messages.Verdict(
+    assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, after, later.to_bytes(), 2)) == messages.Verdict(
         later.digest, ""
     )
     assert "is not the one that this site computed" in reason(
@@ -82,13 +83,13 @@ def test_a_model_beyond_the_update_check_is_rejected(nodes: list[Node]):
     before = initial_state(FRAMES, RUN_SPEC)
     assert (
         "Euclidean norm"
-        in messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, stepped(before, 11.0).to_bytes())).reason
+        in messages.Verdict.read(shown(nodes[0], RUN_SPEC, before, stepped(before, 11.0).to_bytes())).reason
     )
-    careful = replace(RUN_SPEC, max_loss_increase=1e-9)
+    careful = varied(RUN_SPEC, max_loss_increase=1e-9)
     after = stepped(before)
-    assert messages.Verdict.of(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
+    assert messages.Verdict.read(shown(nodes[1], careful, before, after.to_bytes())).reason == ""
     loud = stepped(after, 7.0)
-    assert "loss rose" in messages.Verdict.of(shown(nodes[1], careful, after, loud.to_bytes(), 2)).reason
+    assert "loss rose" in messages.Verdict.read(shown(nodes[1], careful, after, loud.to_bytes(), 2)).reason
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,9 @@ def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Calla
     before = initial_state(FRAMES, RUN_SPEC)
     assert told in reason(shown(nodes[0], RUN_SPEC, before, change(stepped(before))))
     good = stepped(before, 0.02)
-    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, good.to_bytes())) == messages.Verdict(good.digest, "")
+    assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, before, good.to_bytes())) == messages.Verdict(
+        good.digest, ""
+    )
 
 
 def test_a_masked_run_takes_aggregates_only(nodes: list[Node]):
@@ -135,7 +138,7 @@ def test_a_site_trains_from_a_model_of_the_coordinator(nodes: list[Node]):
     """Its reply in the next round is an update of the model that the coordinator computed."""
     before = initial_state(FRAMES, RUN_SPEC)
     after = stepped(before)
-    assert messages.Verdict.of(shown(nodes[0], RUN_SPEC, before, after.to_bytes())).reason == ""
+    assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, before, after.to_bytes())).reason == ""
     answer = nodes[0].send("train", content_of(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
-    assert after.digest in messages.Origin.of(answer).round
+    assert after.digest in messages.Origin.read(answer).round
     assert messages.REFUSAL not in train_reply(nodes[1], RUN_SPEC)

@@ -10,6 +10,7 @@ import pytest
 import site_nodes
 from conftest import TINY
 from flwr.app import ConfigRecord
+from run_specs import varied
 from site_nodes import (
     BOTH,
     CLEAR,
@@ -38,7 +39,8 @@ from vaults import policy_of
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.round_context import Aggregate, Contribution, Round
-from fedpp.config.hyperparameters import Hyperparameters, ServerOptimizerConfig
+from fedpp.config.hyperparameters import Hyperparameters
+from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
@@ -63,14 +65,14 @@ def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: K
     before = state_in(first, domain, masked=masked)
     content = messages.state_of(first)
     answers = accept_replies(both, run_spec, content, aggregate_of(train_replies(both, run_spec, content), run_spec))
-    assert [messages.Verdict.of(answer).reason for answer in answers] == ["", ""]
+    assert [messages.Verdict.read(answer).reason for answer in answers] == ["", ""]
     after, other = (state_in(answer, domain, masked=masked) for answer in answers)
     assert after == other
-    assert {messages.Verdict.of(answer).digest for answer in answers} == {after.digest}
+    assert {messages.Verdict.read(answer).digest for answer in answers} == {after.digest}
     assert (after.round, after.dtype) == (1, dtype)
 
     expected = decrypted(domain, before)
-    trainer = trainer_of(domain, run_spec.hyperparameters, dtype)
+    trainer = trainer_of(domain, run_spec.training.hyperparameters, dtype)
     for node in (north, south):
         trainer.load(before.rows)
         trainer.fit(node.dataset, epochs=1, seed=(0, 1))
@@ -98,7 +100,7 @@ def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain
         named = accept_replies(both, run_spec, None, total, number, base=base)
         whole = accept_replies(both, run_spec, content, total, number)
         states = {state_in(answer, domain, masked=masked).digest for answer in (*named, *whole)}
-        assert [messages.Verdict.of(answer) for answer in named] == [messages.Verdict(*states, "")] * 2
+        assert [messages.Verdict.read(answer) for answer in named] == [messages.Verdict(*states, "")] * 2
         content, (base,) = messages.state_of(named[0]), states
 
 
@@ -265,7 +267,7 @@ def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDoma
     assert set(answer) == {messages.METRICS, messages.VERDICT}
     kept = both[0].send("query.accept", content_of(domain, replace(request, keep=True), state, aggregate=total))
     assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
-    assert state_in(kept, domain, masked=True).digest == messages.Verdict.of(answer).digest
+    assert state_in(kept, domain, masked=True).digest == messages.Verdict.read(answer).digest
 
 
 @BOTH
@@ -334,14 +336,14 @@ def test_a_site_that_joins_later_starts_from_the_received_state(
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
     east.permit(secure_aggregation="optional")
     with east.beside_vault():
-        three, run_spec = [*both, east], replace(run_spec, examples=18, sites=3)
+        three, run_spec = [*both, east], varied(run_spec, examples=18, sites=3)
         company = Participants(NONCE, tuple(proof(domain, name) for name in ("east", "north", "south")))
         before = messages.state_of(answer)
         trained = train_replies(three, run_spec, before, 2, participants=company)
         answers = accept_replies(three, run_spec, before, aggregate_of(trained, run_spec), 2, participants=company)
         states = [state_in(each, domain, masked=masked) for each in answers]
-    assert {state.digest for state in states} == {messages.Verdict.of(each).digest for each in answers}
-    assert [(state.round, messages.Verdict.of(each).reason) for state, each in zip(states, answers, strict=True)] == [
+    assert {state.digest for state in states} == {messages.Verdict.read(each).digest for each in answers}
+    assert [(state.round, messages.Verdict.read(each).reason) for state, each in zip(states, answers, strict=True)] == [
         (2, "")
     ] * 3
 
@@ -369,7 +371,7 @@ def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDo
     run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavg", 1e6))
     state = sent(domain, run_spec, initial_state(domain, run_spec))
     for answer in accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec)):
-        verdict = messages.Verdict.of(answer)
+        verdict = messages.Verdict.read(answer)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
         assert verdict.digest == state_in(answer, domain, masked=masked).digest
         assert answer.metric_records[messages.METRICS]["examples"] == 2
@@ -383,14 +385,14 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
         domain,
         masked=masked,
         hyperparameters=tiny,
-        rule=ServerOptimizerConfig("fedavg", 1e4),
-        bound=2.0**10,
-        max_norm=1e9,
+        server_optimizer=ServerOptimizerConfig("fedavg", 1e4),
+        max_update_value=2.0**10,
+        max_update_norm=1e9,
     )
     state = sent(domain, run_spec, initial_state(domain, run_spec))
     (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
     after = messages.state_of(answer)
-    harmful = replace(run_spec, hyperparameters=large, max_loss_increase=1e-9)
+    harmful = varied(run_spec, hyperparameters=large, max_loss_increase=1e-9)
     together = replace(
         run_spec, hyperparameters=small, max_loss_increase=0.5
     )  # each update passes, and the aggregate's step does not
@@ -403,7 +405,7 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
             )
         total = aggregate_of(train_replies(both, together, after, 2, attempt), together)
         for told in accept_replies(both, together, after, total, 2, attempt):
-            verdict = messages.Verdict.of(told)
+            verdict = messages.Verdict.read(told)
             assert verdict.reason.startswith("the validation loss rose by more than 0.5 nats: ")
             assert verdict.digest == state_in(told, domain, masked=masked).digest
 
@@ -492,7 +494,7 @@ def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain,
         "query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, model), content)
     )
     state = state_in(answer, domain, masked=masked)
-    assert (state.round, state.rule) == (0, run_spec.rule)
+    assert (state.round, state.rule) == (0, run_spec.server_optimizer)
     for name, rows in earlier.rows.items():
         np.testing.assert_array_equal(state.rows[name], rows)
     assert all(not moment.any() for moment in state.moments.values())
@@ -532,7 +534,10 @@ def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyD
 def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDomain):
     """Rounded to zero, a small site's update would leave another site's update alone in the aggregate."""
     coarse = run_spec_of(
-        domain, examples=2**31, bound=2.0**20, hyperparameters=Hyperparameters(learning_rate=1e-5, batch_size=4)
+        domain,
+        examples=2**31,
+        max_update_value=2.0**20,
+        hyperparameters=Hyperparameters(learning_rate=1e-5, batch_size=4),
     )
     assert ring_of(coarse).fraction < 12
     told = reason(train_reply(both[0], coarse))
@@ -547,7 +552,7 @@ def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDo
 def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyDomain):
     """A coordinator that makes only one of two sites train gets no aggregate that is the first one's update."""
     run_spec = run_spec_of(domain)
-    idle = replace(run_spec, hyperparameters=replace(run_spec.hyperparameters, learning_rate=1e-12))
+    idle = replace(run_spec, hyperparameters=replace(run_spec.training.hyperparameters, learning_rate=1e-12))
     state = sealed(domain, initial_state(domain, run_spec))
     answers = {**train_replies(both[:1], run_spec, state), **train_replies(both[1:], idle, state)}
     for told in (run_spec, idle):
@@ -556,7 +561,7 @@ def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyD
             CLOSED,
         ]
     honest = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
-    assert [messages.Verdict.of(answer).reason for answer in honest] == ["", ""]
+    assert [messages.Verdict.read(answer).reason for answer in honest] == ["", ""]
 
 
 def test_a_site_s_own_policy_sets_the_minimum_of_its_aggregates(both: list[Node], domain: KeyDomain):
@@ -580,7 +585,7 @@ def test_a_site_s_own_policy_sets_the_minimum_of_its_aggregates(both: list[Node]
     (told,) = accept_replies(
         both[:1], run_spec, state, aggregate_of(train_replies(both[1:], run_spec, state), run_spec)
     )
-    assert messages.Verdict.of(told).reason == ""
+    assert messages.Verdict.read(told).reason == ""
 
 
 @pytest.mark.parametrize("model", ["clear", "sealed"])

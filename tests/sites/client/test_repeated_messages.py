@@ -63,7 +63,7 @@ def packed(answer: RecordDict) -> bytes:
 
 def nonce_of(answer: RecordDict) -> str:
     """Return the nonce that is fresh for each masked update."""
-    return messages.Mask.of(answer).nonce
+    return messages.Mask.read(answer).nonce
 
 
 def sent_to_new_process(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
@@ -228,12 +228,14 @@ def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDom
     content = content_of(domain, messages.LocalBaselineRequest(run_spec, 2))
     answer = north.send("query.local_baseline", content)
     trainer = EncryptedTrainer(
-        run_spec.network, domain.evaluation_key().algebra(), run_spec.hyperparameters, run_spec.dtype
+        run_spec.network, domain.evaluation_key().algebra(), run_spec.training.hyperparameters, run_spec.training.dtype
     )
-    rows = encrypted_initial_weights(run_spec.network, domain.initial_seed(run_spec.seed), domain.computing_key())
+    rows = encrypted_initial_weights(
+        run_spec.network, domain.initial_seed(run_spec.training.seed), domain.computing_key()
+    )
     for number in (1, 2):
         trainer.load(rows)
-        trainer.fit(north.dataset, epochs=2, seed=(run_spec.seed, number))
+        trainer.fit(north.dataset, epochs=2, seed=(run_spec.training.seed, number))
         rows = trainer.rows()
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))

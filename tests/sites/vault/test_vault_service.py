@@ -13,8 +13,9 @@ from conftest import FINDINGS, SPLIT, TINY, write_dataset
 from vaults import SECONDS, service, serving
 
 from fedpp.cipher import algebra
-from fedpp.config.model_spec import Gaps, ModelSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
+from fedpp.config.task import Gaps
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -119,7 +120,7 @@ def test_decoys_follow_from_the_domain_and_the_seed(vault: VaultClient, domain: 
 
 def test_arrays_beyond_a_message_s_limit_arrive(vault: VaultClient):
     """An array of 4 MiB, gRPC's limit with nothing left for its header, comes in chunks."""
-    rows = vault.initial_weights(replace(TINY, dense=2**14), 1, "float64")
+    rows = vault.initial_weights(TINY.changed(dense=2**14), 1, "float64")
     assert rows["dense/kernel"].nbytes == 4 * 2**20
 
 
@@ -192,8 +193,8 @@ def test_a_network_of_classes_is_refused_for_findings(domain: KeyDomain, finding
     """Weights are drawn for findings where the data have findings."""
     with serving(domain, findings, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match=r"3 classes; the data are .* 3 findings \(Edema, Fracture, Effusion\)"):
-            client.initial_weights(replace(TINY, classes=3), 0, "float32")
-        network = replace(TINY, classes=3, multi_label=True)
+            client.initial_weights(TINY.changed(classes=("a", "b", "c")), 0, "float32")
+        network = TINY.changed(classes=("a", "b", "c"), multi_label=True)
         assert client.initial_weights(network, 0, "float32")["logits/bias"].shape == (3, 2)
 
 
@@ -261,12 +262,12 @@ def test_a_wrong_shape_is_refused_before_its_data_come(vault: VaultClient, addre
 @pytest.mark.parametrize(
     ("network", "dtype", "reason"),
     [
-        (replace(TINY, frames=3), "float32", "the network is for 3 frames of 8 x 8 x 1, without time gaps, 2 classes"),
-        (replace(TINY, gaps=True), "float32", r"is for .*, with time gaps, .* are .*, without time gaps, 2 classes"),
-        (replace(TINY, height=16), "float32", "the network is for"),
-        (replace(TINY, channels=3), "float32", "the network is for"),
-        (replace(TINY, classes=3), "float32", "the network is for"),
-        (replace(TINY, dense=1_050_000), "float32", "parameters of 2 slots is too large: at most 50000000"),
+        (TINY.changed(frames=3), "float32", "the network is for 3 frames of 8 x 8 x 1, without time gaps, 2 classes"),
+        (TINY.changed(gaps=True), "float32", r"is for .*, with time gaps, .* are .*, without time gaps, 2 classes"),
+        (TINY.changed(height=16), "float32", "the network is for"),
+        (TINY.changed(channels=3), "float32", "the network is for"),
+        (TINY.changed(classes=("a", "b", "c")), "float32", "the network is for"),
+        (TINY.changed(dense=1_050_000), "float32", "parameters of 2 slots is too large: at most 50000000"),
         (TINY, "float16", "rows are float32 or float64, got 'float16'"),
     ],
 )
@@ -367,7 +368,7 @@ def test_gaps_are_reported_and_get_weights(
     dataset = write_dataset(tmp_path / "d", domain, plaintext, gaps=gaps, times=np.zeros((11, 2)))
     with serving(domain, dataset, address), VaultClient(address) as client:
         assert client.info().gaps == gaps
-        assert client.initial_weights(replace(TINY, gaps=True), 0, "float64")["backward/kernel"].shape == (6, 16, 2)
+        assert client.initial_weights(TINY.changed(gaps=True), 0, "float64")["backward/kernel"].shape == (6, 16, 2)
         with pytest.raises(VaultError, match="with time gaps"):
             client.initial_weights(TINY, 0, "float64")
 
