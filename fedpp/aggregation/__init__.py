@@ -1,1 +1,1 @@
-"""The domain mask: updates as whole numbers, and the keystreams under which they add up unseen."""
+"""Aggregation: what both sides of a round must compute alike, and the masks of secure aggregation."""

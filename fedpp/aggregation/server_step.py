@@ -1,13 +1,13 @@
-"""The step of the global model between rounds, which every site takes by itself, to the bit alike.
+"""Server optimizer step: the next global state from the mean update, computed at every site to the same bits.
 
 FedAvg: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1. FedAvgM: Hsu et al. 2019 (arXiv:1909.06335), section 4.3.
 FedAdam and FedYogi: Reddi et al. 2021 (arXiv:2003.00295), Algorithm 2. The arithmetic is that of Flower 1.41, which
-differs from Algorithm 2 in two ways: second moments begin at 0, where the paper has at least tau^2, and FedAdam
-corrects the moments' bias towards zero, as if one round more had been taken.
+differs from Algorithm 2 in two ways: second moments start at 0, where the paper has at least tau^2, and FedAdam
+corrects the moments' bias towards zero, as if one more round had been taken.
 
 Bit for bit on every machine: only additions, multiplications, divisions, square roots and comparisons of float64
-numbers, elementwise and one at a time. No matrix product, no sum along an axis and no power: their last bits are a
-library's.
+numbers, elementwise and one at a time. No matrix product, no sum along an axis and no power: their last bits depend on
+the library.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ Moments = dict[str, Values]  # of one weight
 def step(
     state: GlobalState, mean_update: Rows, rule: ServerOptimizerConfig, algebra: Algebra, *, attempt: int = 1
 ) -> GlobalState:
-    """Return the next round's state, of this attempt at it, for the mean of the sites' updates, float64 `[*shape, n]`.
+    """Return the state of the next round, of this attempt, for the mean of the sites' updates, float64 `[*shape, n]`.
 
     Law: decrypted, it is the step of the decrypted update on the decrypted state. Raises `ModelError` for an update
     that does not fit, or a step to values that are not finite.
@@ -43,7 +43,7 @@ def step(
             moments |= {f"{moment}/{name}": value for moment, value in after.items()}
     if not are_finite([*rows.values(), *moments.values()]):
         raise ModelError(
-            f"{rule.name} took the global model to values that are not finite, at rate {rule.learning_rate:g}: "
+            f"{rule.name} moved the global model to values that are not finite, at rate {rule.learning_rate:g}: "
             "lower server-learning-rate, or the sites' own"
         )
     return replace(state, round=state.round + 1, attempt=attempt, rows=rows, moments=moments)
@@ -73,7 +73,7 @@ def _stepped(
 def _change(
     update: Values, moments: Moments, rule: ServerOptimizerConfig, algebra: Algebra, number: int
 ) -> tuple[Values, Moments]:
-    """Return by what rows of one weight change in round `number`, from 1, and their moments after it."""
+    """Return the change of one weight's rows in round `number`, from 1, and their moments after it."""
     if rule.name == "fedavg":
         return rule.learning_rate * update, {}
     if rule.name == "fedavgm":
@@ -102,7 +102,7 @@ def _yogi(second: Values, square: Values, beta_2: float) -> Values:
 
 
 def _rate(rule: ServerOptimizerConfig, number: int) -> float:
-    """Return the learning rate of a round; FedAdam's with Flower's correction of bias, which counts from 2."""
+    """Return the learning rate of a round; FedAdam's includes Flower's bias correction, which counts from 2."""
     if rule.name == "fedyogi":
         return rule.learning_rate
     root = float(np.sqrt(1 - _power(rule.beta_2, number + 1)))
@@ -119,14 +119,14 @@ def _power(base: float, exponent: int) -> float:
 
 
 def _whole(parts: Values, algebra: Algebra) -> Slots:
-    """Return second moments by slot: what `_parted` wrote, and 0 where rounding took it below."""
+    """Return second moments by slot from the rows of `_parted`, and 0 where rounding made them negative."""
     rows, lost = (algebra.decrypted(part) for part in parts)
     sums = (kept + rest for kept, rest in zip(rows, lost, strict=True))
     return tuple(np.where(value < 0, 0.0, value) for value in sums)
 
 
 def _parted(slots: Slots, algebra: Algebra) -> Values:
-    """Return second moments as rows `[2, *shape, n]`: rows, and the rows of what rounding took from them."""
+    """Return second moments as rows `[2, *shape, n]`: rows, and the rows of their rounding errors."""
     rows = algebra.encrypted(slots)
     lost = tuple(value - kept for value, kept in zip(slots, algebra.decrypted(rows), strict=True))
     return np.stack([rows, algebra.encrypted(lost)])
@@ -139,7 +139,7 @@ def _require(state: GlobalState, update: Rows, rule: ServerOptimizerConfig, alge
             f"the key to {algebra.domain[:16]} of {algebra.n}: take the other"
         )
     if rule != state.rule:
-        raise ModelError(f"the state was begun with server-optimizer {state.rule}, got {rule}: give it the same")
+        raise ModelError(f"the state was started with server-optimizer {state.rule}, got {rule}: use the same")
     expected = {name: ("float64", rows.shape) for name, rows in state.rows.items()}
     if {name: (str(values.dtype), values.shape) for name, values in update.items()} != expected:
         raise ModelError("the mean update has other names, dtypes or shapes than the global model")

@@ -1,8 +1,8 @@
-"""A site's gate: what it does not send, and what it does not adopt. No coordinator can look into a masked update.
+"""Update check: bounds by which a site withholds its own update, or rejects a new global model.
 
-The bounds are the run's. What a `UpdateCheckError` calls its kind is public: which bound, and what to do. Its
-figures stay at
-the site: a coordinator that chooses the bounds would read them off.
+The sites check, since no coordinator can read a masked update. The bounds are the run's. The `kind` of an
+`UpdateCheckError`, the bound and the remedy, is public; its `figures` stay at the site, since a coordinator that
+chooses the bounds could otherwise learn values from them.
 """
 
 import math
@@ -17,12 +17,12 @@ from fedpp.errors import ModelError, UpdateCheckError
 
 
 def require_update(global_rows: Rows, update: Rows, max_norm: float) -> None:
-    """Raise `UpdateCheckError` unless an update is finite and not too long, `ModelError` unless it is one.
+    """Raise `UpdateCheckError` unless an update is finite and within the norm bound, `ModelError` if it does not fit.
 
     Its Euclidean norm, over all values of all rows, is at most `max_norm` times that of the global model's rows.
     """
     if {name: rows.shape for name, rows in update.items()} != {name: r.shape for name, r in global_rows.items()}:
-        raise ModelError("the update has other names or shapes than the global model: use one fedpp at all sites")
+        raise ModelError("the update has other names or shapes than the global model: use the same fedpp at all sites")
     if bad := sum(some.size - int(np.isfinite(some).sum()) for some in flat_pieces(update.values())):
         raise UpdateCheckError("the update holds values that are not finite: lower the learning rate", f"{bad} of them")
     length, reference = norm(update.values()), norm(global_rows.values())
@@ -37,7 +37,7 @@ def require_update(global_rows: Rows, update: Rows, max_norm: float) -> None:
 def require_no_harm(before: float | None, after: float | None, max_increase: float) -> None:
     """Raise `UpdateCheckError` if the validation loss, in nats, rose by more than `max_increase`, or is not finite.
 
-    None, where a site has no validation sequences, passes.
+    None, from a site without validation sequences, passes.
     """
     for loss in (before, after):
         if loss is not None and not math.isfinite(loss):
@@ -53,7 +53,7 @@ def require_no_harm(before: float | None, after: float | None, max_increase: flo
 
 
 def norm(arrays: Iterable[NDArray[np.floating]]) -> float:
-    """Return the Euclidean norm of arrays taken together, which overflows only where the norm itself does."""
+    """Return the Euclidean norm of all arrays together; it overflows only if the norm itself does."""
     largest = squares = 0.0  # the sum of squares is in units of the largest's
     for some in flat_pieces(arrays):
         values = np.abs(some, dtype=np.float64)

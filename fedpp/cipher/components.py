@@ -1,15 +1,15 @@
-"""The algebra on separate tensors: what the network computes in.
+"""The algebra on separate tensors, in which networks compute on ciphertext.
 
-A ciphertext tensor is a tuple of n ordinary tensors of the plaintext's shape, the coordinates in a fixed
-basis B: `x = s B` for slots s. Layout decides the speed: separate tensors keep every kernel ordinary.
+A ciphertext tensor is a tuple of n ordinary tensors of the plaintext's shape: coordinates in a fixed basis B, `x = s B`
+for slots s. Layout decides the speed: with separate tensors every kernel is an ordinary one.
 
 * n = 2, *components*: a block is `a I + b N` with N traceless and `N^2 = d I`. With slots s1 and s2,
-  `a = (s1 + s2) / 2` and `b = (s1 - s2) / (2 sqrt d)`. A product takes three real products
-  (Karatsuba) instead of four; two would do in the slots only, and that would be decryption of the network.
+  `a = (s1 + s2) / 2` and `b = (s1 - s2) / (2 sqrt d)`. A product takes three real products (Karatsuba) instead of
+  four; two are possible only in the slots themselves, which would be decryption of the network.
 * any other n, *rows*: `B = SK`, and a product takes the n^2 products of the structure constants.
 
-Nothing here imports TensorFlow: only `+`, `-` and `*` by Python numbers are used, and the bilinear kernel
-(a convolution, a matrix product) is handed in, so the same code runs on NumPy arrays and on tensors.
+This module does not import TensorFlow: it uses only `+`, `-` and `*` by Python numbers, and the bilinear kernel (a
+convolution, a matrix product) is an argument, so the same code runs on NumPy arrays and on tensors.
 """
 
 import operator
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fedpp.cipher.algebra import Matrix, inverse
+from fedpp.cipher.algebra import Matrix
 from fedpp.key_material import Redacted
 
 Tensor = Any  # a NumPy array or a TensorFlow tensor
@@ -38,7 +38,7 @@ class Algebra(Redacted):
         self._inverse = np.linalg.inv(self._basis)
         self._from_rows = r @ self._basis
         self._to_rows = np.linalg.inv(self._from_rows)
-        self._r, self._sk = r, inverse(r)
+        self._r, self._sk = r, exact_inverse(r)
         self._correction = self._basis.T @ self._basis
         self._root_d = float(self._basis[0, 0] / self._basis[0, 1]) if self.n == 2 else 1.0
         self.d = self._root_d**2  # of the component form; 1 where there is none
@@ -47,7 +47,7 @@ class Algebra(Redacted):
 
     @classmethod
     def plaintext(cls, domain: str = "") -> Self:
-        """Return the algebra of plain numbers: n = 1, every map the identity. The frame form's have a domain, too."""
+        """Return the algebra of plain numbers: n = 1, every map is the identity."""
         return cls(np.ones((1, 1)), domain)
 
     def from_rows(self, rows: Tensor) -> Ciphertext:
@@ -74,7 +74,7 @@ class Algebra(Redacted):
     def decrypted(self, rows: Matrix) -> Slots:
         """Return the n slots of rows `[..., n]`. Law: `decrypted(rows) == to_slots(from_rows(rows))`, up to rounding.
 
-        This and `encrypted` are to the bit the same on every machine; the maps by way of components are not.
+        This and `encrypted` give the same bits on every machine; the maps by way of components do not.
         """
         return self._map(tuple(rows[..., j] for j in range(self.n)), self._r)
 
@@ -105,9 +105,9 @@ class Algebra(Redacted):
     def product_slots(
         self, x: Ciphertext, w: Ciphertext, bilinear: Callable[[Tensor, Tensor], Tensor] = operator.mul
     ) -> Slots:
-        """Return the slots of x * w, for a function to follow. Law: `product_slots == to_slots(product)`.
+        """Return the slots of x * w, where a function follows. Law: `product_slots == to_slots(product)`.
 
-        On large tensors the additions cost more than the products do, and this needs the fewest of them.
+        On large tensors additions cost more than products do, and this needs the fewest additions.
         """
         if self.n == 2:
             p, q, r = self.three_products(x, w, bilinear)
@@ -119,8 +119,8 @@ class Algebra(Redacted):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return `p = a1 a2`, `q = d b1 b2 / 2` and `r = 2 (a1 + t b1)(a2 + t b2)` at `t = sqrt(d) / 2`.
 
-        Karatsuba with another point than 1: all factors fall on the weights, the smaller tensors, and no sum
-        is a slot (at `t = sqrt d` it would be the message itself).
+        Karatsuba with another point than 1: all factors are on the weights, the smaller tensors, and no sum is a slot
+        (at `t = sqrt d` it would be the message itself).
         """
         point = self._root_d / 2
         p = bilinear(x[0], w[0])
@@ -134,7 +134,7 @@ class Algebra(Redacted):
         return self.from_slots(tuple(function(*values) for values in slots))
 
     def gradient(self, g: Ciphertext) -> Ciphertext:
-        """Turn the derivative of a sum of slots by the coordinates into the gradient's ciphertext.
+        """Convert the derivative of a sum of slots by the coordinates to the ciphertext of the gradient.
 
         For rows that is `g (SK^T SK)`; for any basis `g (B^T B)`, diagonal for components.
         Law: the slots of the result are the derivatives by the slots.
@@ -150,11 +150,30 @@ class Algebra(Redacted):
         return sum((v * float(f) for f, v in zip(factors[1:], x[1:], strict=True)), x[0] * float(factors[0]))
 
 
+def exact_inverse(r: Matrix) -> Matrix:
+    """Return `SK = R^-1`, the same bits on every machine. Law: `exact_inverse(r) @ r` is the identity, up to rounding.
+
+    Gauss-Jordan elimination in Python floats, one IEEE operation at a time: linear algebra libraries differ in the last
+    place. R must be invertible.
+    """
+    n = len(r)
+    table = [[*map(float, row), *(float(i == k) for k in range(n))] for i, row in enumerate(r)]
+    for k in range(n):
+        pivot = max(range(k, n), key=lambda i: abs(table[i][k]))
+        table[k], table[pivot] = table[pivot], table[k]
+        table[k] = [x / table[k][k] for x in table[k]]
+        for i in range(n):
+            if i != k:
+                factor = table[i][k]
+                table[i] = [x - factor * y for x, y in zip(table[i], table[k], strict=True)]
+    return np.array([row[n:] for row in table])
+
+
 def _component_basis(r: Matrix) -> Matrix:
     """Return B `[2, 2]` for N in the direction of `R diag(1, -1) SK`.
 
-    N is scaled half-way (geometrically) between unit eigenvalues and unit norm, so that d depends on the
-    key and rounding stays small.
+    N is scaled half-way (geometrically) between unit eigenvalues and unit norm, so that d depends on the key and
+    rounding stays small.
     """
     n0 = r @ np.diag([1.0, -1.0]) @ np.linalg.inv(r)
     root_d = float(np.sqrt(np.sqrt(2.0) / np.linalg.norm(n0)))

@@ -1,7 +1,7 @@
 """Evaluation key: R, with which a trainer computes on ciphertexts, and with which they can be decrypted.
 
 Whoever holds it can decrypt every row of the domain. It is for the trainer of a member site, in a folder of its own.
-The coordinator does not get it, but can solve for it from rows of weights and labels (docs/threats.md).
+The coordinator does not get it, but can solve for it from rows of weights and labels (docs/explanation/threats.md).
 """
 
 import hmac

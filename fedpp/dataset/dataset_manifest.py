@@ -1,4 +1,7 @@
-"""What the files of an encrypted dataset mean: its manifest, and the table of its sequences (docs/format.md)."""
+"""Dataset manifest: the description of an encrypted dataset's files and sequences.
+
+The format is documented in docs/reference/dataset_format.md.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -26,7 +29,7 @@ Rows = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class SequenceRecord:
-    """What is public of one sequence: pseudonyms (32 hex digits), its raw number of frames, and its split."""
+    """Public facts of one sequence: pseudonyms (32 hex digits), its raw number of frames, and its split."""
 
     id: str
     patient: str
@@ -36,7 +39,7 @@ class SequenceRecord:
 
 @dataclass(frozen=True)
 class File:
-    """One file of the dataset, whole: its name, size and checksum."""
+    """One file of the dataset: its name, size and checksum."""
 
     file: str
     bytes: int
@@ -45,7 +48,7 @@ class File:
 
 @dataclass(frozen=True)
 class Shard(File):
-    """A file of records of one kind, those of sequences `first .. first + count - 1`."""
+    """A file of records of one kind, of the sequences `first .. first + count - 1`."""
 
     kind: Kind
     first: int
@@ -54,10 +57,10 @@ class Shard(File):
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """What the dataset's files mean; `classes` is empty for an unlabelled dataset, `at_rest` a salt if it is sealed.
+    """Description of a dataset's files; `classes` is empty without labels, `at_rest` is a salt if it is sealed.
 
     With `multi_label` the classes are findings, each present, absent or unknown; `patch` is the side of the patches
-    that a frame form mixes, 0 for rows of pixels and for the other form.
+    that `more-frame` mixes, or 0 for rows of pixels and for the scheme `more`.
     """
 
     format: int
@@ -86,21 +89,21 @@ class DatasetManifest:
 
     @property
     def fingerprint(self) -> str:
-        """Return 64 hex digits that identify this dataset, every byte of its files included."""
+        """Return 64 hex digits that identify this dataset and every byte of its files."""
         return sha256(self.canonical()).hexdigest()
 
     def canonical(self) -> bytes:
-        """Return the bytes that fingerprint and tag are made of."""
+        """Return the bytes that fingerprint and tag are computed from."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def to_json(self, seal: DatasetSealer | None) -> str:
-        """Return the manifest file's text: the fields, and the fingerprint and tag for the reader to check."""
+        """Return the manifest file's text: the fields, and the fingerprint and tag that readers check."""
         checks = {"fingerprint": self.fingerprint, "tag": seal and seal.tag(self.canonical())}
         return json.dumps({**asdict(self), **checks}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, at_rest: AtRestKey | None = None) -> Self:
-        """Read a manifest; raise `DatasetError` for another format, a damaged one, or one that the key did not tag."""
+        """Read a manifest; raise `DatasetError` for another format, damage, or a tag of another key."""
         try:
             values: dict[str, Any] = json.loads(text)
             if values["format"] != FORMAT:
@@ -143,5 +146,5 @@ def mismatch(dataset: str, key: str) -> DomainMismatchError:
     """Return the error of a dataset and a key of different domains, by their fingerprints."""
     return DomainMismatchError(
         f"the dataset belongs to domain {dataset[:16]}, the key to {key[:16]}: "
-        "take the other key; `fedpp-site reencrypt` the dataset if the key is of a later epoch, or else ingest again"
+        "use the other key; `fedpp-site reencrypt` the dataset if the key is of a later key epoch, or ingest again"
     )

@@ -1,4 +1,4 @@
-"""Writes an encrypted dataset: all of it, or nothing, in bounded memory."""
+"""Writer of encrypted datasets: the whole dataset or nothing, in bounded memory."""
 
 import os
 import secrets
@@ -34,23 +34,23 @@ from fedpp.dataset.dataset_manifest import (
 from fedpp.errors import DatasetError
 from fedpp.files import lock_folder
 
-FOLDER_MODE, FILE_MODE = 0o750, 0o640  # a dataset gives its key away: it is for its owner, and the trainer's group
+FOLDER_MODE, FILE_MODE = 0o750, 0o640  # a dataset reveals its key: it is for its owner, and the trainer's group
 SHARD_BYTES = 64 * 2**20  # of frames: what a writer holds in memory
 
 Content = bytes | bytearray | memoryview
 
 
 def require_new(path: Path) -> None:
-    """Raise `DatasetError` if a dataset cannot be written to `path` because something is there."""
+    """Raise `DatasetError` if something exists at `path`."""
     if path.exists():
-        raise DatasetError(f"{path} is there already: choose another folder, datasets are not overwritten")
+        raise DatasetError(f"{path} exists already: choose another folder, datasets are not overwritten")
 
 
 class DatasetWriter:
-    """A new dataset under a temporary name, renamed when it is complete and removed if it cannot be.
+    """A new dataset under a temporary name, renamed when it is complete and removed after an error.
 
-    What a killed writer left is removed by the next one; two writers of one path do not meet. Its folder is of mode
-    0750 and its files of 0640, from their first moment.
+    The next writer removes what a killed one left; two writers of one path exclude each other. The folder has mode 0750
+    and its files 0640 from their creation.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class DatasetWriter:
         """Add one sequence: rows `[frames, height, width, channels, n]` of its frames, of fewer if it is shorter.
 
         `label` is its one-hot rows `[classes, n]`, `gaps` its rows `[frames, n]` or public numbers `[frames]`; each
-        is for all sequences of a dataset or for none. Frames and gaps beyond those given are zero.
+        is given for all sequences of a dataset or for none. Frames and gaps beyond those given are zero.
         """
         m = self._manifest
         valid = min(record.length, m.frames)
@@ -204,7 +204,7 @@ class DatasetWriter:
 
 
 def _locked(folder: Path, path: Path) -> int:
-    """Return a descriptor that locks the folder in which a dataset is written."""
+    """Return a descriptor that locks the folder of a dataset being written."""
     lock = lock_folder(folder)
     if lock is None or path.exists():
         if lock is not None:

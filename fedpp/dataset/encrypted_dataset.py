@@ -1,7 +1,7 @@
-"""The encrypted dataset on disk, opened for reading (docs/format.md).
+"""Encrypted dataset: a reader of the files on disk (docs/reference/dataset_format.md).
 
-Public: shapes, lengths, splits, class names, domain, pseudonyms, time gaps if so chosen. Ciphertext: frames, labels,
-and time gaps otherwise. Checksums find damage; malice is found only in a dataset that is sealed at rest.
+Public are shapes, lengths, splits, class names, domain, pseudonyms, and time gaps if so chosen. Ciphertext are frames,
+labels, and time gaps otherwise. Checksums detect damage; only a dataset that is sealed at rest detects tampering.
 """
 
 from hashlib import file_digest
@@ -19,7 +19,7 @@ from fedpp.errors import DatasetError
 
 
 class EncryptedDataset:
-    """A dataset opened for reading; what is asked for is read from the shards, and nothing is kept."""
+    """A dataset opened for reading; each request reads its records from the shards, and nothing is cached."""
 
     def __init__(
         self, path: Path, manifest: DatasetManifest, sequences: NDArray[np.void], sealer: DatasetSealer | None
@@ -30,13 +30,13 @@ class EncryptedDataset:
             kind: tuple(shard for shard in manifest.shards if shard.kind == kind)
             for kind in ("frames", "labels", "gaps")
         }
-        self._headers: dict[str, int] = {}  # bytes before the records of a shard that was looked at
+        self._headers: dict[str, int] = {}  # shard -> bytes before its records, once checked
 
     @classmethod
     def open(cls, path: Path, at_rest: AtRestKey | None = None) -> Self:
         """Read manifest and table, and check that every shard is there with its size; `verify` reads all bytes.
 
-        A dataset that is sealed at rest can be opened without its key, but no frames, labels or gaps be read.
+        A dataset that is sealed at rest can be opened without its key, but its frames, labels and gaps cannot be read.
         """
         try:
             manifest = DatasetManifest.from_json((path / MANIFEST).read_text(), at_rest)
@@ -44,7 +44,7 @@ class EncryptedDataset:
             why = f"it holds no {MANIFEST}" if path.is_dir() and not (path / MANIFEST).exists() else error.strerror
             raise DatasetError(f"cannot read an encrypted dataset at {path}: {why}") from None
         except UnicodeDecodeError:
-            raise DatasetError(f"{path / MANIFEST} is no text: restore it, or ingest again") from None
+            raise DatasetError(f"{path / MANIFEST} is not text: restore it, or ingest again") from None
         for file in (manifest.sequences, *manifest.shards):
             found = path / file.file
             size = found.stat().st_size if found.is_file() else None
@@ -56,7 +56,7 @@ class EncryptedDataset:
 
     @classmethod
     def open_with(cls, path: Path, key_file: Path) -> Self:
-        """Open a dataset with the at-rest key in a file, which is read only if the dataset is sealed."""
+        """Open a dataset with the at-rest key from a file, which is read only if the dataset is sealed."""
         dataset = cls.open(path)
         return cls.open(path, AtRestKey.load(key_file)) if dataset.manifest.at_rest else dataset
 
@@ -64,12 +64,12 @@ class EncryptedDataset:
         return len(self.sequences)
 
     def require_domain(self, domain: str) -> None:
-        """Raise `DomainMismatchError` if this is not a dataset of the domain with this fingerprint."""
+        """Raise `DomainMismatchError` unless the dataset belongs to the domain with this fingerprint."""
         if self.manifest.domain != domain:
             raise mismatch(self.manifest.domain, domain)
 
     def verify(self) -> None:
-        """Read every shard and compare its checksum; raise `DatasetError` that names a damaged one."""
+        """Compare every shard with its checksum; raise `DatasetError` that names a damaged one."""
         for shard in self.manifest.shards:
             _check(self.path, shard)
 
@@ -100,7 +100,7 @@ class EncryptedDataset:
         return self._read("labels", indices)
 
     def valid(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Return `[k, frames]`: which frames are of the sequence, and not padding after its end."""
+        """Return `[k, frames]`: True for frames of the sequence, False for padding after its end."""
         valid: NDArray[np.bool_] = np.arange(self.manifest.frames) < self.sequences["length"][indices][:, None]
         return valid
 
@@ -112,9 +112,9 @@ class EncryptedDataset:
 
     def _read(self, kind: Kind, indices: NDArray[np.integer]) -> Rows:
         if self.manifest.at_rest and self._sealer is None:
-            raise DatasetError(f"the dataset at {self.path} is sealed at rest: give the domain's at-rest key")
+            raise DatasetError(f"the dataset at {self.path} is sealed at rest: use the domain's at-rest key")
         if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < len(self):
-            raise IndexError(f"sequences are 0 to {len(self) - 1}, asked for {np.min(indices)} to {np.max(indices)}")
+            raise IndexError(f"sequences are 0 to {len(self) - 1}, got {np.min(indices)} to {np.max(indices)}")
         shape = self.manifest.shape(kind)
         rows = np.empty((len(indices), *shape), dtype=np.dtype(self.manifest.dtype).newbyteorder("<"))
         shards = self._shards[kind]
@@ -149,7 +149,7 @@ class EncryptedDataset:
         return self._headers[shard.file]
 
     def _check_header(self, shard: Shard, shape: tuple[int, ...], file: BinaryIO) -> int:
-        """Return the size of a shard's header, which must announce what the manifest does."""
+        """Return the size of a shard's header, after checking it against the manifest."""
         try:
             np.lib.format.read_magic(file)
             found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
@@ -167,7 +167,7 @@ def _table(path: Path, file: File) -> NDArray[np.void]:
     except (ValueError, OSError, EOFError):
         raise DatasetError(f"{path / file.file} is damaged: it is not an array; restore it") from None
     if table.dtype != ROW or table.ndim != 1 or (len(table) and table["split"].max() >= len(SPLITS)):
-        raise DatasetError(f"{path / file.file} is damaged: it is no table of sequences; restore it")
+        raise DatasetError(f"{path / file.file} is damaged: it is not a table of sequences; restore it")
     return table
 
 
@@ -178,5 +178,5 @@ def _check(path: Path, file: File) -> None:
 
 
 def open_key(path: Path, manifest: DatasetManifest) -> AnyKey:
-    """Return what a dataset's trainer computes with: the evaluation key in this file, or none in the frame form."""
+    """Return the key that a dataset's trainer computes with: the evaluation key in this file; none for `more-frame`."""
     return PlainNumbers(manifest.domain) if manifest.scheme == "more-frame" else EvaluationKey.load(path)

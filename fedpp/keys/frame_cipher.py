@@ -3,7 +3,7 @@
 P is a frame. Its rows are rows of pixels, as the paper prints it, or patches: squares of `patch` pixels a side, left to
 right and top to bottom. A row has all channels. K is secret and orthogonal (a Gaussian K costs accuracy): every row
 keeps its norm and its place in the frame. Labels and time gaps are plain numbers. This is obfuscation, not secrecy:
-see docs/threats.md.
+see docs/explanation/threats.md.
 
 With patches, a first convolution with the patch's stride, whose kernel is one or several patches wide, spans the same
 functions on ciphertext as on plaintext: `P w == C (K^T w)`.
@@ -22,7 +22,7 @@ from fedpp.keys.key_domain import KeyDomain
 
 FrameLayout = Literal["rows", "patches"]
 
-DEFAULT_PATCH = 2  # pixels a side: an ordinary network loses no accuracy with it (measured: docs/numerics.md)
+DEFAULT_PATCH = 2  # pixels a side: an ordinary network loses no accuracy with it (docs/explanation/numerics.md)
 FRAME_LAYOUTS: tuple[FrameLayout, ...] = get_args(FrameLayout)
 
 

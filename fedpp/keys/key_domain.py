@@ -181,7 +181,7 @@ class KeyDomain(Redacted):
         """Return the seed of a run's initial weights, which nobody outside the domain can compute.
 
         The run's seed then does not reveal the weights; whoever sees their rows can still find the key
-        (docs/threats.md).
+        (docs/explanation/threats.md).
         """
         return int.from_bytes(self.derive(f"initial weights {seed}", 8), "little")
 

@@ -198,7 +198,7 @@ def test_a_sealed_dataset_opens_with_its_key(sealed: Path, domain: KeyDomain):
     closed = EncryptedDataset.open(sealed)
     assert closed.counts()["train"] == 5
     closed.verify()
-    with pytest.raises(DatasetError, match="sealed at rest: give the domain's at-rest key"):
+    with pytest.raises(DatasetError, match="sealed at rest: use the domain's at-rest key"):
         closed.frames(order)
     for file in sealed.glob("*.sealed"):
         assert np.float32(1.5).tobytes() not in file.read_bytes()
@@ -226,7 +226,7 @@ def test_the_key_of_another_domain_is_told_from_damage(sealed: Path, domain: Key
     """Another domain's at-rest key is a DomainMismatchError; another key of the same domain opens nothing."""
     with pytest.raises(
         DomainMismatchError,
-        match="take the other key; `fedpp-site reencrypt` the dataset",
+        match="use the other key; `fedpp-site reencrypt` the dataset",
     ):
         EncryptedDataset.open(sealed, KeyDomain.of_secret(bytes(32), n=2).at_rest_key())
     with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
