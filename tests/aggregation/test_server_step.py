@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused():
     """Another rule, domain, number of slots, name, shape or dtype than the state's is named."""
     rule, update = RULES["fedadam"], drawn(2, 1)
     state = begun(drawn(2, 0), rule)
-    with pytest.raises(ModelError, match="begun with server-optimizer .*0.99.* got .*0.5"):
+    with pytest.raises(ModelError, match="started with server-optimizer .*0.99.* got .*0.5"):
         step(state, update, replace(rule, beta_2=0.5), algebra_of(2))
     with pytest.raises(DomainMismatchError, match="take the other"):
         step(state, update, rule, algebra_of(3))

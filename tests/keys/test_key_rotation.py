@@ -133,7 +133,7 @@ def test_a_dataset_of_another_epoch_is_refused(tmp_path: Path, plaintext: Plaint
     with pytest.raises(DomainMismatchError, match="the dataset belongs to domain"):
         reencrypt(source, tmp_path / "new", KeySwitch(new, new.successor("2" * 64)))
     assert not (tmp_path / "new").exists()
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match="exists already"):
         reencrypt(source, tmp_path / "old", KeySwitch(old, new))
 
 
