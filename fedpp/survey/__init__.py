@@ -1,1 +1,1 @@
-"""Secret zone: a look at raw images before anything is encrypted."""
+"""Secret zone: survey of raw images before ingest."""

@@ -110,7 +110,10 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
         help="visits per sequence at most; the newest are kept (default: all; --frames with --predict visit)",
     )
     shape.add_argument(
-        "--stride", type=positive, default=1, help="with --predict visit: labelled visits per window (default: 1)"
+        "--stride",
+        type=positive,
+        default=1,
+        help="with --predict visit: use every STRIDE-th labelled visit, from the newest back (default: 1)",
     )
     shape.add_argument("--min-length", type=positive, default=1, help="visits per sequence at least (default: 1)")
     shape.add_argument("--frames", type=positive, default=4, help="frames, chosen evenly or padded (default: 4)")
@@ -126,7 +129,7 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
     )
     shape.add_argument("--negative", help="negative label, against all the rest as one positive class")
     shape.add_argument(
-        "--patch", type=natural, help="frame form: side of the mixed patches in pixels, 0 for rows (default: 2)"
+        "--patch", type=natural, help="scheme more-frame: side of the mixed patches in pixels, 0 for rows (default: 2)"
     )
     split = to.add_argument_group("splits, by patient")
     split.add_argument(
