@@ -1,7 +1,7 @@
-"""Large arrays piece by piece: what a step reads and writes stays in the processor's cache.
+"""Large arrays in pieces that fit the processor's cache.
 
-A temporary as large as a model costs ten times the arithmetic that it is for, where the system has to find memory for
-it (measured: 0.5 s for 200 MB, against 0.05 s).
+Allocating a temporary array as large as a model takes ten times as long as the arithmetic (measured: 0.5 s for 200 MB,
+against 0.05 s).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ PIECE = 2**16  # entries of an axis
 
 
 def spans(length: int) -> Iterator[slice]:
-    """Yield which entries each piece of an axis of this length has."""
+    """Yield the slices of an axis of this length, one a piece."""
     return (slice(start, start + PIECE) for start in range(0, length, PIECE))
 
 
@@ -25,7 +25,7 @@ def pieces(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
 
 
 def flat_pieces(arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Yield the values of arrays, whatever their shapes, in pieces of one axis."""
+    """Yield the values of arrays of any shapes as flat pieces."""
     return (some for array in arrays for (some,) in pieces(array.reshape(-1)))
 
 

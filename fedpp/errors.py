@@ -1,4 +1,4 @@
-"""The errors that fedpp raises on purpose.
+"""Errors: the tree of exceptions that fedpp raises on purpose.
 
 ::
 
@@ -7,14 +7,15 @@
     ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
     ├── DomainMismatchError     two things of different key domains were put together
     ├── RawDataError            images or tables of the secret zone cannot be read
-    │   └── NoImageError        a file is whole, and no picture: a report, a dose, or another file once more
+    │   └── NoImageError        a readable file without an image: a report, a dose, or a copy of another
     ├── DatasetError            an encrypted dataset is damaged or of another format
-    ├── ModelError              a model file is damaged or does not fit its network
+    ├── ModelError              a model file is damaged or does not fit its specification
+    │   └── UpdateCheckError    an update or a new model is outside the bounds of the update check
     ├── VaultError              the vault cannot be reached, or refused
     ├── PolicyError             a site's policy does not allow it
-    ├── MaskError               masked words were altered, or do not fit their round
-    └── FederationError         the federation cannot go on: too few sites, a bad reply
-        └── UnreachableError    the coordinator does not answer; it may do so later
+    ├── MaskError               a masked update was altered, or does not fit its round
+    └── FederationError         the federation cannot continue: too few sites, a bad reply
+        └── UnreachableError    the coordinator does not reply; it may do so later
 
 A message never holds key material, pixels or a patient's identifier.
 """
@@ -41,7 +42,7 @@ class RawDataError(FedppError):
 
 
 class NoImageError(RawDataError):
-    """A file is whole, and adds no picture of a patient: a report, a dose, a segmentation, another file once more."""
+    """A file is readable, but adds no image of a patient: a report, a dose, a segmentation, a copy of another file."""
 
 
 class DatasetError(FedppError):
@@ -49,14 +50,14 @@ class DatasetError(FedppError):
 
 
 class ModelError(FedppError):
-    """A model file is damaged or does not fit its network."""
+    """A model file is damaged or does not fit its specification."""
 
 
 class UpdateCheckError(ModelError):
-    """A site's gate keeps an update back, or a model out; the kind may be told to others, the figures not."""
+    """An update or a new model is outside the bounds of a site's update check; only the kind may leave the site."""
 
     def __init__(self, kind: str, figures: str) -> None:
-        """Say both."""
+        """Take the kind, which may leave the site, and the figures, which may not."""
         super().__init__(f"{kind} ({figures})")
         self.kind = kind
 
@@ -70,12 +71,12 @@ class PolicyError(FedppError):
 
 
 class MaskError(FedppError):
-    """Masked words were altered, or do not fit their round."""
+    """A masked update was altered, or does not fit its round."""
 
 
 class FederationError(FedppError):
-    """The federation cannot go on: too few sites, or a reply that does not fit."""
+    """The federation cannot continue: too few sites, or a reply that does not fit."""
 
 
 class UnreachableError(FederationError):
-    """The coordinator does not answer; it may do so later."""
+    """The coordinator does not reply; it may do so later."""

@@ -1,7 +1,4 @@
-"""Files that are never half-written, and never readable by others by accident: mode 0600, and whole or not there.
-
-Another mode must be asked for.
-"""
+"""Atomic files and folders: whole or absent after any failure, and of mode 0600 unless another is given."""
 
 import errno
 import fcntl
@@ -16,7 +13,7 @@ from pathlib import Path
 
 
 def create_exclusively(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Write a new file; raise `FileExistsError` if it is there already."""
+    """Write a new file; raise `FileExistsError` if it exists."""
     temporary = _written(path, content, mode=mode)
     try:
         os.link(temporary, path)
@@ -25,9 +22,9 @@ def create_exclusively(path: Path, content: bytes, *, mode: int = 0o600) -> None
 
 
 def replace(path: Path, *content: bytes | memoryview, mode: int = 0o600, synced: bool = True) -> None:
-    """Write a file, whose content may come in parts; who reads it meanwhile sees the old one or the new one.
+    """Write a file from one or more parts; a concurrent reader sees the old content or the new.
 
-    If it is not `synced`, nobody waits for the disk: a machine that loses power may leave a damaged one.
+    Without `synced` the data may not be on the disk yet: a power failure may leave a damaged file.
     """
     temporary = _written(path, *content, mode=mode, synced=synced)
     try:
@@ -38,7 +35,7 @@ def replace(path: Path, *content: bytes | memoryview, mode: int = 0o600, synced:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """Return the first `most` bytes of a file; raise `OSError` for a folder, a pipe or a device, and wait for none."""
+    """Return at most `most` bytes of a file; raise `OSError` for a folder, a pipe or a device, without blocking."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         kind = os.fstat(descriptor).st_mode
@@ -53,7 +50,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Replace a file that is there, and keep its owner, group and mode; raise `PermissionError` if they cannot be."""
+    """Replace an existing file and keep its owner, group and mode; raise `PermissionError` if they cannot be kept."""
     old = path.stat()
     temporary = _written(path, content, mode=0o600)
     try:
@@ -69,10 +66,10 @@ def rewrite(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder, mode 0755, that becomes `path` in the end; after an error nothing of it is left.
+    """Yield a temporary folder, mode 0755, that is renamed to `path` at the end, or removed after an error.
 
-    What a killed process left is removed by the next one, which knows it by the lock that nobody holds any more.
-    Raises `FileExistsError` if something is at `path` already.
+    Folders that killed processes left are recognised by their free lock, and removed.
+    Raises `FileExistsError` if `path` exists.
     """
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another --out, nothing is overwritten")
@@ -96,9 +93,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """Return a descriptor that locks a folder until it is closed, or the process, even a killed one, ends.
+    """Return a descriptor that locks a folder until it is closed or the process ends, killed or not.
 
-    Nothing is returned where another process holds the lock, or took the folder away in between.
+    Return None where another process holds the lock, or removed the folder in between.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -118,7 +115,7 @@ def lock_folder(folder: Path) -> int | None:
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """Make a folder of this mode, whatever the process's umask; one that is there keeps its own."""
+    """Make a folder of this mode, whatever the umask; an existing folder keeps its mode."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:
@@ -127,7 +124,7 @@ def make_folder(path: Path, mode: int) -> None:
 
 
 def _written(path: Path, *content: bytes | memoryview, mode: int, synced: bool = True) -> Path:
-    """Return a new file of this content beside `path`, on the disk if it is to be `synced`."""
+    """Return a new temporary file of this content beside `path`, flushed to the disk if `synced`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

@@ -1,4 +1,4 @@
-"""Servers that run in the foreground together and end together, whatever ends them."""
+"""Process groups: servers that run in the foreground together and end together, whatever ends them."""
 
 import os
 import secrets
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from fedpp.errors import FederationError
 
-# A hospital's machine makes no call that it did not ask for.
+# No telemetry, update check or download from a hospital's machine.
 QUIET_FLOWER = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -33,7 +33,7 @@ KEEPER = ("sh", "-c", "read -r _; kill -KILL 0")  # `read` ends with the pipe, a
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return what Flower's commands need in their environment to find their files, in `home`, and each other."""
+    """Return the environment of Flower's commands: their files are in `home`, and they find each other by PATH."""
     return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "FLWR_HOME": str(home),
@@ -42,7 +42,7 @@ def flower_environment(home: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on, and that the system gives to no connection meanwhile."""
+    """Return a free TCP port of this machine, outside the range that the system uses for connections."""
     for _ in range(PORT_TRIES):
         port = secrets.choice(PORTS)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -56,10 +56,10 @@ def free_port() -> int:
 class ProcessGroup:
     """Commands and all that they start, in one process group that `with` ends completely.
 
-    Within, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr, or append to `log`. In the end
-    they are asked to stop, and killed if they have not after `grace` seconds. The group's leader is a keeper of ours,
-    which reads a pipe that only this process holds: if this process is killed, whatever is in the group is killed at
-    once, by whomever it was started. (Linux can end a child with its parent, which does not reach grandchildren.)
+    Inside `with`, SIGINT, SIGTERM and SIGHUP set `stopped`. The commands write to our stderr. At the end they get
+    SIGTERM, and SIGKILL after `grace` seconds. The group's leader is a keeper process, which reads a pipe that only
+    this process holds: if this process is killed, the whole group is killed at once, grandchildren included (which
+    Linux's parent-death signal would not reach).
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class ProcessGroup:
         return self.stopped.is_set()
 
     def end(self, grace: float = 0.0) -> None:
-        """Ask all that is in the group to stop, kill it after `grace` seconds, and wait until none of it lives.
+        """Stop all processes of the group, kill them after `grace` seconds, and wait until none is alive.
 
-        Then others can be started. Raises `TimeoutError` if a process cannot even be killed.
+        New commands can be started afterwards. Raises `TimeoutError` if a process cannot even be killed.
         """
         if self._keeper is None:
             return
@@ -144,7 +144,7 @@ class ProcessGroup:
 
 
 def alive(group: int) -> list[int]:
-    """Return the ids of all processes of a group but those that have ended and that nobody has waited for yet."""
+    """Return the process ids of a group, without zombies."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended just now

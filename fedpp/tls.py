@@ -1,4 +1,4 @@
-"""The parts of an X.509 certificate that our two small authorities, the coordinator's and a vault's, have in common."""
+"""X.509 certificates: what the coordinator's certificate authority and a vault's have in common."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ CLOCK_SKEW = timedelta(hours=1)
 
 
 def authority(name: str, key: ec.EllipticCurvePrivateKey, validity: timedelta) -> x509.Certificate:
-    """Return the self-signed certificate of an authority that certifies hosts and no other authority."""
+    """Return the self-signed certificate of an authority for hosts only, not for other authorities."""
     subject = _name(name)
     return (
         _builder(subject, subject, key.public_key(), validity)
@@ -81,7 +81,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """Return a host's name or address; raise `ConfigError` for what no certificate can hold."""
+    """Return a host name or address for a certificate; raise `ConfigError` for anything else."""
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

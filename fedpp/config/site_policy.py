@@ -107,7 +107,7 @@ class SitePolicy(Declared, label="policy", hyphens=True):
             raise PolicyError(f"this site's policy does not list its dataset {fingerprint[:16]}: its staff can add it")
 
     def require_request(self, name: str) -> None:
-        """Raise `PolicyError` unless this question, such as `request_of` returns, may be answered."""
+        """Raise `PolicyError` unless this request, as `request_of` names it, is allowed."""
         if name not in self.requests:
             raise PolicyError(f"this site's policy does not allow to answer {name!r:.40}: its staff decides")
 
@@ -124,7 +124,7 @@ class SitePolicy(Declared, label="policy", hyphens=True):
             )
 
     def require_secure_aggregation(self, *, masked: bool) -> None:
-        """Raise `PolicyError` for a run without the domain mask, unless it is optional here."""
+        """Raise `PolicyError` for a run without secure aggregation, unless it is optional here."""
         if not masked and self.secure_aggregation == "required":
             raise PolicyError(
                 "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
@@ -132,17 +132,17 @@ class SitePolicy(Declared, label="policy", hyphens=True):
 
 
 def today() -> date:
-    """Return the day by which `until` is read, the machine's own."""
+    """Return the current day of this machine, to which `until` is compared."""
     return datetime.now().astimezone().date()
 
 
 def request_of(message_type: str) -> str:
-    """Return which question a message asks; its type itself, which no policy allows, if it is none of ours."""
+    """Return the policy's name of a message's request; its type itself, which no policy allows, for unknown ones."""
     return REQUEST_OF_MESSAGE.get(message_type, message_type)
 
 
 def starting_text(dataset: str) -> str:
-    """Return the commented text of a site's first policy: this dataset, no bundle yet."""
+    """Return the commented text of a site's first policy: this dataset, and no bundle."""
     return _STARTING.format(dataset=dataset, **EvaluationLimits().values())
 
 
@@ -157,22 +157,22 @@ bundles: []
 datasets:
   - "{dataset}"
 
-# What may be asked.
+# Which requests are answered.
 requests: [describe, initial-weights, train, accept, evaluate, local-baseline]
 
-# How much the vault's scores may tell.
+# How much the vault's evaluations may disclose.
 evaluation:
-  min-patients: {min_patients}  # counts over fewer are not told, of a split or of a finding
-  per-round: {per_round}  # scores of one round and split; an attempt at a round takes two of split validation, of the
-                # trained and of the new model, and one more where a training that was broken off is done again
+  min-patients: {min_patients}  # counts over fewer, of a split or of a finding, are withheld
+  per-round: {per_round}  # evaluations of one round and split; a try of a round takes two of split validation, of the
+                # trained and of the new model, and one more where an interrupted training is repeated
   rounds: {rounds}  # of one run
-  per-day: {per_day}  # scores in all
+  per-day: {per_day}  # evaluations in total
 
 # How long: the last day, such as 2030-12-31. Without it there is no end.
 # until: 2030-12-31
 
-# In what company: the fewest other certified sites of the domain in a run, and in a sum in which this site's update is
-# seen. A sum of two sites shows each of them the other's update.
+# The fewest other certified sites of the domain in a run, and in an aggregate that holds this site's update.
+# The aggregate of two sites shows each of them the other's update.
 min-other-sites: 1
 
 # Whether updates go to the coordinator under a mask only: required, or optional (it may see them in clear).

@@ -1,7 +1,7 @@
-"""What a vault tells about predictions: sums and counts that merge, never means.
+"""Evaluation counts: the sums and counts that a vault discloses about predictions, which add up over sites.
 
 Class 0 is the negative class and every other class is positive; a sequence's positive score is
-`1 - p(class 0)`. Its histogram gives an AUC of all sites together without any score leaving a site by itself.
+`1 - p(class 0)`. Its histogram gives an AUC of all sites together without any single score leaving a site.
 This is not anonymity: counts over few sequences are nearly the single results.
 """
 
@@ -38,7 +38,7 @@ SCORE_EDGES = _score_edges()
 
 @dataclass(frozen=True)
 class Counts:
-    """What is known about predictions of `examples` sequences of K classes.
+    """Evaluation counts of predictions for `examples` sequences of K classes.
 
     `loss_sum` is kept in steps of 2^-30, so that addition is exact up to 8 million nats and the order in
     which sites reply never shows. Raises `FederationError` for figures that contradict each other.

@@ -1,4 +1,4 @@
-"""Counts of a multi-label task: those of each finding, over the sequences where it is known."""
+"""Evaluation counts of a multi-label task: for each finding, over the sequences where it is known."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _EXAMPLES = "examples"
 
 @dataclass(frozen=True)
 class FindingCounts:
-    """What is known about predictions of `examples` sequences: of each finding, in the dataset's order, its counts.
+    """Evaluation counts of predictions for `examples` sequences, one for each finding in the dataset's order.
 
     A sequence where a finding is unknown is in none of its counts. Raises `FederationError` for figures that
     contradict each other.

@@ -1,8 +1,8 @@
-"""Who is a member of a key domain: a site's certificate, and what it signs when it joins a run.
+"""Membership of a key domain: a site's certificate, and the statement that it signs when it joins a run.
 
-A certificate binds a site's public name to its keys, in one epoch of one domain. The domain's certifying key, whose
-public half stands in the domain's card, makes it; only who founded or rotated the domain holds the private half. So a
-member, who knows the domain secret, cannot speak as another. Signatures are Ed25519 (RFC 8032), each over the name of
+A certificate binds a site's public name to its keys, in one key epoch of one domain. The domain CA signs it: its public
+key stands in the domain card, and only the founder of the domain holds the private key. So a member, who knows the
+domain secret, cannot impersonate another. Signatures are Ed25519 (RFC 8032), each over the name of
 its purpose and the canonical JSON of what is signed.
 """
 
@@ -54,7 +54,7 @@ def is_signed(public_key: str, signature: str, purpose: str, content: bytes) -> 
 
 
 def is_weak(public_key: bytes) -> bool:
-    """Tell whether an Ed25519 key is of small order: signatures under it say nothing of who made them.
+    """Tell whether an Ed25519 key is of small order: anybody can make signatures under it.
 
     Its point is taken to Curve25519 by u = (1 + y) / (1 - y) (RFC 7748, section 4.1), where `is_weak_to_agree` tells.
     """
@@ -73,7 +73,7 @@ def is_weak_to_agree(public_key: bytes) -> bool:
 
 
 def is_site_name(value: object) -> bool:
-    """Tell whether a value can be a site's public name, which people read.
+    """Tell whether a value can be a site's public name, shown to people.
 
     It is printable, in Unicode's form NFKC, without spaces around it and without what does not show, and has at most
     200 bytes of UTF-8.
@@ -88,7 +88,7 @@ def is_site_name(value: object) -> bool:
 
 
 def same_name(one: str, other: str) -> bool:
-    """Tell whether people could take two names for one: they differ in the case of letters at most."""
+    """Tell whether people could confuse two names: they differ in the case of letters at most."""
     return normalize("NFKC", one).casefold() == normalize("NFKC", other).casefold()
 
 

@@ -1,8 +1,8 @@
-"""The names and records of the messages between coordinator and sites.
+"""Messages between coordinator and sites: their names, records and checks.
 
 ::
 
-    message                content of the question                              content of the answer
+    message                content of the request                               content of the reply
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
     query.local_baseline   "config": LocalBaselineRequest                       "metrics": Counts
@@ -12,14 +12,14 @@
                            or after, "sum": Sum                                 (, "arrays": state)
     evaluate               "config": EvaluateRequest, "arrays": state           "metrics": Counts
 
-A state is the global model with what its optimizer remembers, as bytes: sealed by a vault, or in clear where the run's
-masking is off. Words are an update, or a sum of updates, masked or not; after is the next state, where the coordinator
-made it of the updates. `evaluate` is for the final model and the test split. All but the first carry the
-"participants" of the run. A site that will not or cannot answer sends "refusal" with one line instead.
+A state is the global model with its server optimizer's moments, as bytes: sealed by a vault, or in clear in a run
+without secure aggregation. Words are an encoded update, or an aggregate of them, masked or not; after is the next
+state, where the coordinator computed it from the updates. `evaluate` is for the final model and the test split. All
+requests but the first carry the "participants" of the run. A site that refuses, or fails, replies with one "refusal".
 
-A question names the state that it is about by its digest, as its `base`, but for a first one, sealed, which the sites
-alone know. The state itself goes to a site once: a site that named it before is sent its name alone, refuses with
-`LOST_BASE` if it has lost it, and is asked again with the state.
+A request names its state by the digest, its `base`, unless only the sites know that (round 0, sealed). A state is sent
+to a site once. A site that reported its digest before gets the digest alone; if it has lost the state, it refuses with
+`LOST_BASE`, and gets the request again with the state.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ class OfContent(Declared, label="the coordinator's request does not fit", error=
 
     @classmethod
     def read(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
+        """Take it out of a message's content; raise `FederationError` if none fits."""
         return cls.from_mapping(record(content, cls._record, ConfigRecord))
 
 
@@ -142,7 +142,7 @@ class LocalBaselineRequest(Request):
 
 @dataclass(frozen=True)
 class Mask:
-    """What a site says of its words: what is public of their mask; of words in clear, a fresh nonce, 0 and 1."""
+    """Public facts of an update's mask; of an update in clear, a fresh nonce, 0 and 1."""
 
     nonce: str  # 64 hex digits
     tag: int
@@ -154,7 +154,7 @@ class Mask:
 
     @classmethod
     def read(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
+        """Take it out of a message's content; raise `FederationError` if none fits."""
         values = record(content, MASK, ConfigRecord)
         nonce, tag, least = values.get("nonce"), values.get("tag"), values.get("least")
         if not (
@@ -189,7 +189,7 @@ class Verdict(OfContent, label="its verdict does not fit"):
 
     @classmethod
     def read(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if there is none that fits."""
+        """Take it out of a message's content; raise `FederationError` if none fits."""
         verdict = super().read(content)
         line = one_line(verdict.reason)
         if verdict.reason and not line:  # it would turn into an acceptance
@@ -227,7 +227,7 @@ def state_of(content: RecordDict, name: str = STATE) -> bytes:
 
 
 def words_of(content: RecordDict, bits: int, length: int) -> NDArray[np.unsignedinteger[Any]]:
-    """Take the words of a sum or an update out of a message's content; raise `FederationError` if they do not fit."""
+    """Take an encoded update or aggregate out of a message's content; raise `FederationError` if it does not fit."""
     array = record(content, ARRAYS, ArrayRecord).get(WORDS)
     if array is None:
         raise FederationError("a message came without words: use one fedpp at all sites")

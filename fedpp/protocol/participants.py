@@ -1,7 +1,7 @@
-"""Who takes part in a run, proved to each of its sites: the coordinator passes on what every site signed to join.
+"""Participants of a run: the proofs of membership of all sites, which the coordinator forwards to each of them.
 
-It shows a site that so many members of its domain, each under its own certificate, signed for this run's nonce. It does
-not show whose updates are in a sum: the coordinator chooses them.
+They show a site how many members of its domain, each under its own certificate, signed for this run's nonce. They do
+not show whose updates are in an aggregate: the coordinator chooses these.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Participants:
     proofs: tuple[Proof, ...]
 
     def others(self, site: str, run: Run, now: datetime) -> int:
-        """Return how many members beside this site take part; raise `FederationError` unless all of them prove it."""
+        """Return the number of other members that take part; raise `FederationError` unless all of them prove it."""
         for proof in self.proofs:
             proof.require(run)
             proof.statement.require_fresh(now)

@@ -1,4 +1,4 @@
-"""What a coordinator writes of a finished federation: public facts and counts, no weights."""
+"""Run record: the coordinator's public facts and evaluation counts of a finished federation, without weights."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ BEFORE = "model-before.sealed"  # the model of the previous round, until the run
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: who trained, what the new model is worth at each site, and its duration."""
+    """One round: the sites that trained, the evaluation counts of the new model at each site, and the duration."""
 
     number: int
     sites: tuple[str, ...]
@@ -72,7 +72,7 @@ class FederationRecord:
     rounds: tuple[RoundRecord, ...]
     test: Mapping[str, AnyCounts]  # site -> counts of the final model on its test split
     seconds: float
-    settings: Mapping[str, str | int | float]  # of the run, by name, as `RunConfig.told` gives them
+    settings: Mapping[str, str | int | float]  # of the run, by name, as `RunConfig.reported` returns them
     quarantined: Mapping[str, str] = field(default_factory=dict)  # site whose update could not be one -> reason
     local_baseline: Mapping[str, AnyCounts] = field(default_factory=dict)  # site -> test counts of its local baseline
 
