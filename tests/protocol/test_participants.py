@@ -31,13 +31,13 @@ def longest_name(number: int) -> str:
 
 
 class Echo(vault_pb2_grpc.VaultServicer):
-    """A server that answers words as they came, under the vault's limit of a message."""
+    """A server that echoes an update, under the vault's limit of a message."""
 
     def Unmask(  # noqa: N802
         self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.Block]:
         for request in requests:
-            yield vault_pb2.Block(data=request.words)
+            yield vault_pb2.Block(data=request.values)
 
 
 @pytest.fixture

@@ -267,7 +267,8 @@ def test_defaults_of_draws_and_seeds():
     assert Settings.chosen("ours", {}).control_draws == 5
     assert Settings.chosen("ours", {"dtype": "float64"}).control_draws == 0
     encrypted = Settings.chosen("paper", {"sides": ("ciphertext",)})
-    assert (encrypted.control_draws, encrypted.seeds, encrypted.stopping, encrypted.batch_size) == (0, 1, "early", 256)
+    assert (encrypted.control_draws, encrypted.seeds, encrypted.stopping) == (0, 1, "early")
+    assert encrypted.training.hyperparameters.batch_size == 256
 
 
 def test_the_protocols_set_the_same_settings():
