@@ -24,18 +24,8 @@ from .scenario import Scenario
 from .simulated_federation import federate, vaults
 
 _VERSIONS = ("fedpp", "flwr", "tensorflow", "keras", "numpy", "ray")
-_OURS = (
-    "domain",
-    "keys",
-    "passphrase",
-    "policies",
-    "raw",
-    "sites",
-    "trainers",
-    "federation",
-    "report.json",
-    "report.html",
-)
+_FOLDERS = ("domain", "keys", "policies", "raw", "sites", "trainers", "federation")
+_OURS = (*_FOLDERS, "passphrase", "report.json", "report.html")
 _MARK = ".fedpp-run"  # marks the folder of a run, which may be overwritten
 
 

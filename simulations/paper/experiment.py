@@ -12,10 +12,9 @@ from fedpp.config.model_spec import Architecture, ModelSpec
 from fedpp.reporting.page import duration
 
 from . import hog_baseline
-from .ciphertext_side import CiphertextSide
 from .experiment_folder import ExperimentFolder
 from .paper_settings import Settings
-from .plaintext_side import PlaintextSide
+from .sides import CiphertextSide, PlaintextSide, Side
 from .study import Fold, Study, folds
 from .trial import Trial, train
 
@@ -97,7 +96,7 @@ def perform(study: Study, settings: Settings, saved: ExperimentFolder) -> Outcom
     loaded = {run.name: saved.load(run.name) for run in runs}
     progress = Progress([run for run in runs if loaded[run.name] is None], settings.training.epochs)
     trials: list[Trial] = []
-    sides: dict[tuple[Architecture, bool], PlaintextSide | CiphertextSide] = {}
+    sides: dict[tuple[Architecture, bool], Side] = {}
     for run in runs:
         trial = loaded[run.name]
         if trial is None:
@@ -107,23 +106,18 @@ def perform(study: Study, settings: Settings, saved: ExperimentFolder) -> Outcom
             if (run.network, encrypted) not in sides:
                 make = CiphertextSide if encrypted else PlaintextSide
                 sides[run.network, encrypted] = make(study, networks[run.network], settings)
-            trial = _performed(run, sides[run.network, encrypted], study, settings, progress)
+            trial = _performed(run, sides[run.network, encrypted], progress)
             saved.save(run.name, trial)
         trials.append(trial)
     resumed = sum(trial is not None for trial in loaded.values())
     return Outcome(tuple(cut), tuple(runs), tuple(trials), baseline, resumed)
 
 
-def _performed(
-    run: Run, side: PlaintextSide | CiphertextSide, study: Study, settings: Settings, progress: "Progress"
-) -> Trial:
-    seed = run.fold.seed * settings.folds + run.fold.number  # of initial weights, another in each fold
-    if isinstance(side, PlaintextSide):
-        side.start(seed, run.draw if run.side == "control" else None)
-    else:
-        side.start(seed)
+def _performed(run: Run, side: Side, progress: "Progress") -> Trial:
+    seed = run.fold.seed * side.settings.folds + run.fold.number  # of initial weights, another in each fold
+    side.start(seed, run.draw if run.side == "control" else None)
     progress.start(run)
-    trial = train(side, study, run.fold, settings, curves=run.side != "control", report=progress.epoch)
+    trial = train(side, run.fold, curves=run.side != "control", report=progress.epoch)
     progress.finish(run)
     return trial
 

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from fedpp.learning.early_stopping import EarlyStopping
 from fedpp.learning.metrics import count, metrics, softmax
 
-from .ciphertext_side import CiphertextSide
-from .paper_settings import Settings
-from .plaintext_side import PlaintextSide
-from .study import Fold, Study
+from .sides import Side
+from .study import Fold
 
 CURVE_SAMPLE = 32  # training sequences for the curves: to predict all of them would cost a third more
 CURVES = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy")
@@ -47,27 +45,20 @@ class Trial:
         return cls(rows, curves, tuple(values["epoch_seconds"]), int(values["best_epoch"]))
 
 
-def train(
-    side: PlaintextSide | CiphertextSide,
-    study: Study,
-    fold: Fold,
-    settings: Settings,
-    *,
-    curves: bool,
-    report: Callable[[int], None],
-) -> Trial:
+def train(side: Side, fold: Fold, *, curves: bool, report: Callable[[int], None]) -> Trial:
     """Train a started side, and predict all sequences with the kept weights.
 
     On ciphertext the curves and the loss of early stopping are of predictions that the owner has decrypted.
     """
-    follow = Follow(side, study, fold, curves=curves or settings.stopping == "early", report=report)
+    early = side.settings.stopping == "early"
+    follow = Follow(side, fold, curves=curves or early, report=report)
     callbacks: list[keras.callbacks.Callback] = [follow]
     best = None
-    if settings.stopping == "early":
+    if early:
         best = EarlyStopping(lambda _: follow.curves["validation_loss"][-1])
         callbacks.append(best)
     side.fit(fold, callbacks)
-    probabilities = softmax(side.logits(np.arange(len(study.labels))))
+    probabilities = softmax(side.logits(np.arange(len(side.study.labels))))
     kept = best.best_epoch if best else len(follow.seconds)
     figures = {name: tuple(values) for name, values in follow.curves.items() if curves}
     return Trial(tuple(map(tuple, probabilities.tolist())), figures, tuple(follow.seconds), kept)
@@ -76,18 +67,10 @@ def train(
 class Follow(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that times each epoch, and then evaluates the validation and some training sequences."""
 
-    def __init__(
-        self,
-        side: PlaintextSide | CiphertextSide,
-        study: Study,
-        fold: Fold,
-        *,
-        curves: bool,
-        report: Callable[[int], None],
-    ) -> None:
+    def __init__(self, side: Side, fold: Fold, *, curves: bool, report: Callable[[int], None]) -> None:
         """Follow the training of a side on a fold; `report` is called with the number of each finished epoch."""
         super().__init__()
-        self._side, self._labels, self._wanted, self._report = side, study.labels, curves, report
+        self._side, self._labels, self._wanted, self._report = side, side.study.labels, curves, report
         sample = np.random.default_rng([fold.seed, fold.number]).permutation(fold.train)[:CURVE_SAMPLE]
         self._parts = {"training": np.sort(sample), "validation": fold.validation}
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
