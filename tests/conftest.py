@@ -5,13 +5,17 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from fedpp.cipher.domain_card import DomainCard
+from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.config.task import Gaps, Task
+from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -95,6 +99,20 @@ def loaded(sequences: list[ImageSequence]) -> list[ImageSequence]:
     return sequences
 
 
+def new_dataset(
+    path: Path,
+    card: DomainCard,
+    *,
+    dtype: Dtype,
+    gaps: Gaps = "none",
+    at_rest: AtRestKey | None = None,
+    **task: Any,
+) -> DatasetWriter:
+    """Return a writer of a dataset of the task with these facts."""
+    facts = Task(**task, gaps=gaps != "none")
+    return DatasetWriter(path, card, facts, dtype, encrypted_gaps=gaps == "encrypted", at_rest=at_rest)
+
+
 def write_dataset(
     path: Path,
     domain: KeyDomain,
@@ -116,7 +134,7 @@ def write_dataset(
     mixed = FrameCipher(domain, "float64", "patches", patch) if patch else None
     cipher = mixed or encryption.SequenceCipher(domain, "float64")
     shape = {"frames": 2, "height": 8, "width": 8, "channels": 1, "patch": patch}
-    with DatasetWriter(
+    with new_dataset(
         path, domain.card(), dtype="float64", **shape, classes=classes, multi_label=several, gaps=gaps, at_rest=at_rest
     ) as writer:
         for i, (split, length) in enumerate(zip(SPLIT, lengths, strict=True)):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.config.hyperparameters import Dtype
 from fedpp.config.run_config import SPLITS
-from fedpp.config.task import Gaps
+from fedpp.config.task import Task
 from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.dataset_manifest import (
     FORMAT,
@@ -57,18 +57,13 @@ class DatasetWriter:
         self,
         path: Path,
         card: DomainCard,
-        *,
+        task: Task,
         dtype: Dtype,
-        frames: int,
-        height: int,
-        width: int,
-        channels: int,
-        classes: tuple[str, ...],
-        multi_label: bool = False,
-        gaps: Gaps = "none",
-        patch: int = 0,
+        *,
+        encrypted_gaps: bool = False,
         at_rest: AtRestKey | None = None,
     ) -> None:
+        """Prepare a dataset of this domain; its time gaps, if the task has any, are public unless encrypted."""
         require_new(path)
         self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
         salt = secrets.token_bytes(16) if at_rest else None
@@ -80,21 +75,21 @@ class DatasetWriter:
             card.scheme,
             card.n,
             dtype,
-            frames,
-            height,
-            width,
-            channels,
-            classes,
-            multi_label,
-            gaps,
-            patch,
+            task.frames,
+            task.height,
+            task.width,
+            task.channels,
+            task.classes,
+            task.multi_label,
+            ("encrypted" if encrypted_gaps else "public") if task.gaps else "none",
+            task.patch,
             salt.hex() if salt else None,
             File(TABLE, 0, ""),
             (),
         )
         self._kinds: list[Kind] = ["frames"]
-        self._kinds += ["labels"] if classes else []
-        self._kinds += ["gaps"] if gaps != "none" else []
+        self._kinds += ["labels"] if task.classes else []
+        self._kinds += ["gaps"] if task.gaps else []
         little_endian = np.dtype(dtype).newbyteorder("<")
         shape = self._manifest.shape("frames")
         self._limit = max(1, SHARD_BYTES // (int(np.prod(shape)) * little_endian.itemsize))

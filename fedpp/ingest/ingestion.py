@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fedpp.config.run_config import SPLITS
-from fedpp.config.task import Gaps
+from fedpp.config.task import Gaps, Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.errors import ConfigError, DatasetError, RawDataError
@@ -197,14 +197,23 @@ def _cipher(domain: KeyDomain, settings: IngestSettings) -> Cipher:
 
 
 def _writer(out: Path, domain: KeyDomain, class_map: ClassMap, settings: IngestSettings) -> DatasetWriter:
+    prep = settings.preparation
+    task = Task(
+        prep.frames,
+        prep.height,
+        prep.width,
+        prep.channels,
+        class_map.classes,
+        gaps=settings.gaps != "none",
+        multi_label=class_map.multi_label,
+        patch=settings.patch if domain.scheme == "more-frame" else 0,
+    )
     return DatasetWriter(
         out,
         domain.card(),
-        **asdict(settings.preparation),
-        classes=class_map.classes,
-        multi_label=class_map.multi_label,
-        gaps=settings.gaps,
-        patch=settings.patch if domain.scheme == "more-frame" else 0,
+        task,
+        prep.dtype,
+        encrypted_gaps=settings.gaps == "encrypted",
         at_rest=domain.at_rest_key() if settings.at_rest else None,
     )
 

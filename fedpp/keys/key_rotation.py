@@ -69,19 +69,10 @@ def reencrypt(
     m = source.manifest
     source.require_domain(switch.old.card().fingerprint)
     frames = _frames(switch, m)
+    at_rest = switch.new.at_rest_key() if m.at_rest else None
+    encrypted_gaps = m.gaps == "encrypted"
     with DatasetWriter(
-        path,
-        switch.new.card(),
-        dtype=m.dtype,
-        frames=m.frames,
-        height=m.height,
-        width=m.width,
-        channels=m.channels,
-        classes=m.classes,
-        multi_label=m.multi_label,
-        gaps=m.gaps,
-        patch=m.patch,
-        at_rest=switch.new.at_rest_key() if m.at_rest else None,
+        path, switch.new.card(), m.task, m.dtype, encrypted_gaps=encrypted_gaps, at_rest=at_rest
     ) as writer:
         for index, row in enumerate(source.sequences):
             at, length = np.array([index]), min(int(row["length"]), m.frames)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
+from fedpp.config.task import Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -131,9 +132,7 @@ _DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 
 def _write_dataset(path: Path) -> None:
     cipher = SequenceCipher(_DOMAIN, "float32")
-    with DatasetWriter(
-        path, _DOMAIN.card(), dtype="float32", frames=1, height=4, width=4, channels=1, classes=("no", "yes")
-    ) as writer:
+    with DatasetWriter(path, _DOMAIN.card(), Task(1, 4, 4, 1, ("no", "yes")), "float32") as writer:
         for number in range(SEQUENCES):
             record = SequenceRecord(f"{number:032x}", f"{number:032x}", 1, "test")
             writer.add(record, cipher.frames(record.id, np.zeros((1, 4, 4, 1))), cipher.label(record.id, number % 2, 2))

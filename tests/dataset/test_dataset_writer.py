@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import new_dataset
 
 from fedpp.dataset import dataset_writer as format_
 from fedpp.dataset.dataset_manifest import SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError
 from fedpp.keys.key_domain import KeyDomain
@@ -25,15 +25,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, domain: KeyDomain):
     """An error while writing, or no sequence at all, leaves no file; an existing folder is not touched."""
     settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ()}
     record = SequenceRecord("a", "b", 2, "train")
-    with pytest.raises(DatasetError), DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+    with pytest.raises(DatasetError), new_dataset(tmp_path / "new", domain.card(), **settings) as writer:
         writer.add(record, np.zeros((2, 8, 8, 1, 2)), None)
         writer.add(record, np.zeros((3, 8, 8, 1, 2)), None)
-    with pytest.raises(DatasetError, match="no sequence"), DatasetWriter(tmp_path / "new", domain.card(), **settings):
+    with pytest.raises(DatasetError, match="no sequence"), new_dataset(tmp_path / "new", domain.card(), **settings):
         pass
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
     with pytest.raises(DatasetError, match="not overwritten"):
-        DatasetWriter(tmp_path / "old", domain.card(), **settings)
+        new_dataset(tmp_path / "old", domain.card(), **settings)
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])
@@ -47,7 +47,7 @@ def test_a_dataset_is_for_its_owner_and_a_group(tmp_path: Path, domain: KeyDomai
     left.mkdir(0o755)
     before = os.umask(mask)
     try:
-        with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+        with new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer:
             for name in ("a" * 32, "b" * 32):
                 writer.add(SequenceRecord(name, name, 3, "train"), np.zeros((3, 2, 2, 1, 2)))
             writer._flush()
@@ -63,7 +63,7 @@ def test_an_unknown_split_is_refused(tmp_path: Path, domain: KeyDomain):
     settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ()}
     with (
         pytest.raises(DatasetError, match="a split must be one of train, validation, test, got 'dev'"),
-        DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer,
+        new_dataset(tmp_path / "new", domain.card(), **settings) as writer,
     ):
         writer.add(SequenceRecord("a", "b", 2, "dev"), np.zeros((2, 8, 8, 1, 2)), None)
 
@@ -74,7 +74,7 @@ def test_labels_are_for_all_or_none(tmp_path: Path, domain: KeyDomain):
     for classes, label in ((("no", "yes"), None), ((), np.zeros((2, 2)))):
         with (
             pytest.raises(DatasetError, match="labels are for all sequences"),
-            DatasetWriter(tmp_path / "new", domain.card(), **settings, classes=classes) as writer,
+            new_dataset(tmp_path / "new", domain.card(), **settings, classes=classes) as writer,
         ):
             writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 8, 8, 1, 2)), label)
 
@@ -82,7 +82,7 @@ def test_labels_are_for_all_or_none(tmp_path: Path, domain: KeyDomain):
 def test_short_sequences_are_padded(tmp_path: Path, domain: KeyDomain):
     """A sequence of 2 of 3 frames has zero rows after its end, and only those are not valid; longer ones have none."""
     rows = GENERATOR.normal(size=(3, 2, 2, 1, 2)).astype(np.float32)
-    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer:
         writer.add(SequenceRecord("a", "p", 2, "train"), rows[:2])
         writer.add(SequenceRecord("b", "p", 66, "train"), rows)
         with pytest.raises(DatasetError, match="does not fit"):
@@ -101,7 +101,7 @@ def test_time_gaps_come_back(tmp_path: Path, domain: KeyDomain, kind: str):
     frames = np.zeros((2, 2, 2, 1, 2))
     shape = (2,) if kind == "public" else (2, 2)
     gaps = GENERATOR.uniform(size=shape).astype(np.float32)
-    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL, gaps=kind) as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **SMALL, gaps=kind) as writer:
         writer.add(SequenceRecord("a", "p", 2, "train"), frames, gaps=gaps)
         for wrong in (None, gaps[:1], gaps[..., None]):
             with pytest.raises(DatasetError, match=f"of all sequences of a dataset that has them, {kind} here"):
@@ -117,9 +117,9 @@ def test_two_writers_of_one_dataset_do_not_meet(tmp_path: Path, domain: KeyDomai
     left.mkdir()
     (left / "labels-00007.npy").write_bytes(b"half")
     record, rows = SequenceRecord("a", "b", 3, "train"), np.zeros((3, 2, 2, 1, 2))
-    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer:
         writer.add(record, rows)
-        other = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
+        other = new_dataset(tmp_path / "new", domain.card(), **SMALL)
         with pytest.raises(DatasetError, match="another process is writing"), other:
             pass
     EncryptedDataset.open(tmp_path / "new").verify()
@@ -134,8 +134,8 @@ def test_two_writers_of_one_dataset_do_not_meet(tmp_path: Path, domain: KeyDomai
 def test_a_writer_does_not_remove_what_another_began(tmp_path: Path, domain: KeyDomain):
     """A writer that ends leaves the folder that a second one has made meanwhile, and one that comes late is refused."""
     record, rows = SequenceRecord("a", "b", 3, "train"), np.zeros((3, 2, 2, 1, 2))
-    late = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
-    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL) as writer:
+    late = new_dataset(tmp_path / "new", domain.card(), **SMALL)
+    with new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer:
         writer.add(record, rows)
     (tmp_path / ".new.partial").mkdir()
     with pytest.raises(DatasetError, match="not overwritten"), late:
@@ -152,7 +152,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, domain: KeyDomain
     tracemalloc.start()
     try:
         key = domain.at_rest_key() if sealed else None
-        with DatasetWriter(tmp_path / "new", domain.card(), **settings, at_rest=key) as writer:
+        with new_dataset(tmp_path / "new", domain.card(), **settings, at_rest=key) as writer:
             for i in range(1000):
                 writer.add(SequenceRecord(f"{i:032x}", f"{i:032x}", 1, "train"), rows)
         dataset = EncryptedDataset.open(tmp_path / "new", key)
@@ -168,7 +168,7 @@ def test_padding_holds_nothing_of_an_earlier_sequence(tmp_path: Path, domain: Ke
     """A short sequence that takes the place of a long one, in the next shard, is padded with zeros all the same."""
     monkeypatch.setattr(format_, "SHARD_BYTES", 1)
     rows = GENERATOR.normal(size=(3, 2, 2, 1, 2)).astype(np.float32)
-    with DatasetWriter(tmp_path / "new", domain.card(), **SMALL, gaps="public") as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **SMALL, gaps="public") as writer:
         writer.add(SequenceRecord("a", "p", 3, "train"), rows, gaps=np.ones(3))
         writer.add(SequenceRecord("b", "p", 1, "train"), rows[:1], gaps=np.ones(1))
     dataset = EncryptedDataset.open(tmp_path / "new")
@@ -187,7 +187,7 @@ def test_a_folder_that_is_made_anew_while_it_is_locked_is_not_taken(tmp_path: Pa
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", meanwhile)
-    writer = DatasetWriter(tmp_path / "new", domain.card(), **SMALL)
+    writer = new_dataset(tmp_path / "new", domain.card(), **SMALL)
     with pytest.raises(DatasetError, match="another process is writing"), writer:
         pass
     assert [file.name for file in (tmp_path / ".new.partial").iterdir()] == ["of-the-third"]
@@ -197,7 +197,7 @@ def test_findings_are_pairs(tmp_path: Path, domain: KeyDomain):
     """In a multi-label dataset a label is a pair of rows for each finding, and one-hot classes do not fit."""
     settings = {**SMALL, "classes": ("Edema", "Fracture", "Effusion"), "multi_label": True}
     labels = GENERATOR.normal(size=(3, 2, 2)).astype(np.float32)
-    with DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **settings) as writer:
         record = SequenceRecord("a", "p", 3, "train")
         writer.add(record, np.zeros((3, 2, 2, 1, 2)), labels)
         for wrong in (labels[:, 0], labels[:2], labels[:, :1]):

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_dataset
+from conftest import ROOT, new_dataset, write_dataset
 
 from fedpp.dataset import dataset_writer as format_
 from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.dataset_manifest import DatasetManifest, SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DatasetError, DomainMismatchError
 from fedpp.keys import encryption
@@ -82,7 +81,7 @@ def test_other_formats_are_refused(dataset: EncryptedDataset):
 def test_an_unlabelled_dataset_says_so(tmp_path: Path, domain: KeyDomain):
     """Without classes there are no labels to read, and the error says what to do."""
     settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ()}
-    with DatasetWriter(tmp_path / "new", domain.card(), **settings) as writer:
+    with new_dataset(tmp_path / "new", domain.card(), **settings) as writer:
         writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 8, 8, 1, 2)), None)
     with pytest.raises(DatasetError, match="no labels"):
         EncryptedDataset.open(tmp_path / "new").labels(np.array([0]))
@@ -181,7 +180,7 @@ def sealed(tmp_path: Path, domain: KeyDomain) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(format_, "SHARD_BYTES", 2 * 3 * 2 * 2 * 2 * 4)
         settings = {**SMALL, "classes": ("no", "yes")}
-        with DatasetWriter(tmp_path / "sealed", domain.card(), **settings, at_rest=domain.at_rest_key()) as writer:
+        with new_dataset(tmp_path / "sealed", domain.card(), **settings, at_rest=domain.at_rest_key()) as writer:
             for i in range(5):
                 record = SequenceRecord(str(i), "p", 3, "train")
                 writer.add(record, np.full((3, 2, 2, 1, 2), i + 0.5), np.full((2, 2), i + 0.25))
@@ -267,7 +266,7 @@ def write_golden(path: Path, *, sealed: bool = False) -> None:
     domain = KeyDomain.of_secret(bytes(range(32)), n=2)
     key = domain.at_rest_key() if sealed else None
     settings = {"dtype": "float32", "frames": 2, "height": 2, "width": 2, "channels": 1, "classes": ("no", "yes")}
-    with DatasetWriter(path, domain.card(), **settings, gaps="public", at_rest=key) as writer:
+    with new_dataset(path, domain.card(), **settings, gaps="public", at_rest=key) as writer:
         for i, (length, split) in enumerate(((2, "train"), (1, "validation"), (7, "test"))):
             valid = min(length, 2)
             record = SequenceRecord(f"{i:032x}", f"{i // 2:032x}", length, split)
@@ -285,7 +284,7 @@ def write_findings(path: Path) -> None:
     sizes = {"dtype": "float64", "frames": 1, "height": 1, "width": 2, "channels": 3}
     cipher = encryption.SequenceCipher(domain, "float64")
     names = ("Edema", "Fracture", "Effusion")
-    with DatasetWriter(path, domain.card(), **sizes, classes=names, multi_label=True) as writer:
+    with new_dataset(path, domain.card(), **sizes, classes=names, multi_label=True) as writer:
         for i, states in enumerate(STATES):
             record = SequenceRecord(f"{i:032x}", f"{i:032x}", 1, "train")
             writer.add(record, COLOURS[i], cipher.findings(record.id, states))

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPLIT, write_dataset
+from conftest import SPLIT, new_dataset, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import founded
 
 from fedpp.cipher import algebra
 from fedpp.dataset.dataset_manifest import SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError
 from fedpp.keys import encryption
@@ -99,7 +98,7 @@ def test_mixed_frames_are_mixed_anew(patch: int, tmp_path: Path):
     layout = "patches" if patch else "rows"
     mix = {domain: FrameCipher(domain, "float64", layout, patch) for domain in (old, new)}
     shape = {"frames": 3, "height": 4, "width": 6, "channels": 1, "patch": patch}
-    with DatasetWriter(tmp_path / "old", old.card(), dtype="float64", **shape, classes=()) as writer:
+    with new_dataset(tmp_path / "old", old.card(), dtype="float64", **shape, classes=()) as writer:
         writer.add(SequenceRecord("0" * 32, "1" * 32, 2, "train"), mix[old].frames("", pixels))
     reencrypt(EncryptedDataset.open(tmp_path / "old"), tmp_path / "new", KeySwitch(old, new))
     frames = EncryptedDataset.open(tmp_path / "new").frames(np.array([0]))[0]

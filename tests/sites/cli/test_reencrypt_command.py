@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPLIT, TINY, write_dataset
+from conftest import SPLIT, TINY, new_dataset, write_dataset
 from members import DOMAIN_CA, EAST, SECRET_WORDS, founded
 from members import membership as member
 
 from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.dataset.dataset_manifest import SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.keys import encryption, key_store
 from fedpp.keys.frame_cipher import FrameCipher
 from fedpp.keys.sealed_secret import Passphrase
@@ -133,7 +132,7 @@ def mixed(tmp_path: Path, plaintext: Plaintext) -> Epochs:
     for name, layout, patch in (("data", "patches", 2), ("rows", "rows", 0)):
         cipher = FrameCipher(made.old, "float64", layout, patch)
         shape = {"frames": 2, "height": 8, "width": 8, "channels": 1, "patch": patch}
-        with DatasetWriter(tmp_path / name, made.old.card(), dtype="float64", **shape, classes=("no", "yes")) as writer:
+        with new_dataset(tmp_path / name, made.old.card(), dtype="float64", **shape, classes=("no", "yes")) as writer:
             for i, (split, pixels, label) in enumerate(zip(SPLIT, *plaintext, strict=True)):
                 record = SequenceRecord(f"{i:032x}", f"{i:032x}", 2, split)
                 writer.add(record, cipher.frames("", pixels), cipher.label("", label, 2))

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, new_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from vaults import FEW, policy_of, serving
 
 from fedpp.config.site_policy import EvaluationLimits
 from fedpp.dataset.dataset_manifest import SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.encryption import SequenceCipher
@@ -107,7 +106,7 @@ def of_findings(path: Path, domain: KeyDomain, sequences: Sequence[tuple[int, Se
     """Write a dataset of test sequences, each of a patient's number and its findings' states."""
     cipher, classes = SequenceCipher(domain, "float64"), tuple(f"finding {k}" for k in range(len(sequences[0][1])))
     sizes = {"frames": 1, "height": 1, "width": 1, "channels": 1}
-    with DatasetWriter(path, domain.card(), dtype="float64", **sizes, classes=classes, multi_label=True) as writer:
+    with new_dataset(path, domain.card(), dtype="float64", **sizes, classes=classes, multi_label=True) as writer:
         for number, (patient, states) in enumerate(sequences):
             record = SequenceRecord(f"{number:032x}", f"{patient:032x}", 1, "test")
             frames = cipher.frames(record.id, np.ones((1, 1, 1, 1)))

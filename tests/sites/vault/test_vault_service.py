@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from conftest import FINDINGS, SPLIT, TINY, write_dataset
+from conftest import FINDINGS, SPLIT, TINY, new_dataset, write_dataset
 from vaults import SECONDS, service, serving
 
 from fedpp.cipher import algebra
@@ -17,7 +17,6 @@ from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
 from fedpp.config.task import Gaps
 from fedpp.dataset.dataset_manifest import SequenceRecord
-from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
 from fedpp.keys.encryption import SequenceCipher
@@ -71,7 +70,7 @@ def test_info_counts_a_patient_of_two_visits_once(domain: KeyDomain, tmp_path: P
     """Two sequences of one patient are two sequences and one patient."""
     rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
     label = SequenceCipher(domain, "float32").label("s", 1, 2)
-    with DatasetWriter(
+    with new_dataset(
         tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
     ) as writer:
         for visit in ("0", "1"):
@@ -167,7 +166,7 @@ def test_evaluate_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, 
 def test_one_finding_is_not_two_classes(domain: KeyDomain, tmp_path: Path, address: str):
     """It has a logit and counts of its own."""
     cipher, sizes = SequenceCipher(domain, "float64"), {"frames": 1, "height": 2, "width": 2, "channels": 1}
-    with DatasetWriter(
+    with new_dataset(
         tmp_path / "d", domain.card(), dtype="float64", **sizes, classes=("Edema",), multi_label=True
     ) as writer:
         rows = cipher.frames("s", np.ones((1, 2, 2, 1)))
@@ -202,7 +201,7 @@ def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, addres
     """A site without validation data replies with zero counts, which add nothing."""
     rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
     label = SequenceCipher(domain, "float32").label("s", 1, 2)
-    with DatasetWriter(
+    with new_dataset(
         tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
     ) as writer:
         writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "train"), rows, label)
@@ -288,7 +287,7 @@ def test_a_seed_that_the_protocol_cannot_carry_is_refused(vault: VaultClient, se
 @pytest.mark.parametrize("label", [np.full((2, 2), np.nan), np.ones((2, 2))])
 def test_labels_of_no_class_are_refused(label: np.ndarray, domain: KeyDomain, tmp_path: Path, address: str):
     """Labels that decrypt to no class are the dataset's fault, and are never read as some class."""
-    with DatasetWriter(
+    with new_dataset(
         tmp_path / "d", domain.card(), dtype="float64", frames=1, height=1, width=1, channels=1, classes=("a", "b")
     ) as writer:
         writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "test"), np.ones((1, 1, 1, 1, 2)), label)
