@@ -30,6 +30,7 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --collect-only --quiet --numprocesses=0 > .venv/collected || { tail -n 30 .venv/collected; exit 1; }
+	$(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
 
 .venv/installed: pyproject.toml requirements.lock
 	@test -n '$(INTERPRETER)' || { echo "$(PYTHON) does not run: name Python 3.11, 3.12 or 3.13, as in make demo PYTHON=python3.12"; exit 1; }
@@ -38,6 +39,11 @@ check: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	echo '$(INTERPRETER)' > .venv/interpreter
 	touch $@
+
+# The reference of commands from the code, and the pages in build/site.
+docs: .venv/installed
+	$(BIN)/python tests/command_reference.py
+	$(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
 
 # What a hospital installs: the wheel, and the hashes of all that it stands on.
 wheel: .venv/installed
