@@ -12,6 +12,7 @@ PROGRAM = Program(
     commands={
         "list": Command("simulation_commands:list_scenarios", "Print the scenarios that come with the project"),
         "run": Command("simulation_commands:run", "Run a scenario, and write its report"),
+        "phantom": Command("simulation_commands:phantom", "Write DICOM images of invented patients, for trials"),
         "paper": Command(
             "simulation_commands:paper", "Run the paper's experiment: three networks, in plaintext and on ciphertext"
         ),

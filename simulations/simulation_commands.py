@@ -75,6 +75,27 @@ def run(
     return 0
 
 
+def add_phantom_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `phantom`."""
+    to.add_argument("--out", type=path, required=True, help="new folder, with a folder for each hospital")
+    to.add_argument("--hospitals", type=positive, default=1, help="number of hospitals (default: 1)")
+    to.add_argument("--patients", type=positive, default=40, help="patients of each hospital (default: 40)")
+    to.add_argument("--visits", type=positive, default=4, help="images of each patient (default: 4)")
+    to.add_argument("--size", type=positive, default=64, help="height and width of an image in pixels (default: 64)")
+    to.add_argument("--seed", type=natural, default=0, help="seed of the images (default: 0)")
+
+
+def phantom(*, out: Path, hospitals: int, patients: int, visits: int, size: int, seed: int) -> int:
+    """Write DICOM images of invented patients."""
+    from .phantom import write_phantom
+
+    if out.exists():
+        raise ConfigError(f"{out} exists already: name a new folder")
+    for folder in write_phantom(out, hospitals=hospitals, patients=patients, visits=visits, size=size, seed=seed):
+        print(printable(str(folder)))
+    return 0
+
+
 def add_paper_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `paper`."""
     add_arguments(to)

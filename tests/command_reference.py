@@ -42,8 +42,8 @@ def rows(parser: argparse.ArgumentParser) -> Iterator[str]:
         name = ", ".join(action.option_strings) or str(action.metavar or action.dest).upper()
         takes_value = action.option_strings and action.nargs != 0
         value = " " + str(action.metavar or action.dest).upper() if takes_value else ""
-        choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
-        needed = " Needed." if action.required and action.option_strings else ""
+        choices = f"; one of {', '.join(map(str, action.choices))}" if action.choices else ""
+        needed = " (needed)" if action.required and action.option_strings else ""
         meaning = f"{action.help or ''}{choices}{needed}".replace("|", "\\|").replace("%%", "%")
         yield f"| `{name}{value}` | {meaning} |"
     yield ""
