@@ -24,12 +24,12 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # beside the command's own answer to it
         print("fedpp-site: interrupted", file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it is done, and its results are told
+        signal.signal(number, signal.SIG_IGN)  # the command is done, and its results are printed
     sys.exit(status)
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """Interrupt once more where Python could not raise it, as in a callback of an import."""
+    """Interrupt again where Python could not raise it, as in a callback of an import."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:

@@ -43,7 +43,9 @@ def texts_of(path: Path) -> str:
         return text
     spoken = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     return "\n".join(
-        token.string for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type in spoken
+        token.string
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type in spoken and not token.string.startswith("b")  # labels of key derivations
     )
 
 

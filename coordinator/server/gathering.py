@@ -154,7 +154,7 @@ class ClientStateIndex:
     """Index of the global states that each site holds, by round: a site that holds one is sent its digest alone."""
 
     def __init__(self) -> None:
-        """Start empty, also after a resume: each site is then sent its state once more."""
+        """Start empty, also after a resume: each site is then sent its state again."""
         self._held: dict[tuple[str, int], str] = {}
 
     def add(self, site: str, number: int, digest: str) -> None:

@@ -39,7 +39,7 @@ class DomainCard:
 
     @property
     def verification_phrase(self) -> str:
-        """Return five words by which two people compare the fingerprint on the telephone."""
+        """Return the verification phrase, by which two people compare the fingerprint on the telephone."""
         return phrase(self.fingerprint)
 
     def to_json(self) -> str:

@@ -1,7 +1,7 @@
-"""Verification phrase: a fingerprint as five words, for two people to compare on the telephone.
+"""Verification phrase: the pronounceable form of a fingerprint, for two people to compare on the telephone.
 
 Each 16 bits are one word of five letters, consonants and vowels in turn, as in Wilkerson's proquints
-(arXiv:0901.4016): short to say, without a list of words. Five words are 80 bits, too many to match by trying.
+(arXiv:0901.4016): short to say, without a list of words. Its five proquints are 80 bits, too many to match by trying.
 """
 
 _CONSONANTS, _VOWELS = "bdfghjklmnprstvz", "aiou"
@@ -9,7 +9,7 @@ COUNT = 5  # words
 
 
 def phrase(fingerprint: str) -> str:
-    """Return the first 80 bits of a fingerprint (hex) as five words, joined by hyphens."""
+    """Return the first 80 bits of a fingerprint (hex) as five proquints, joined by hyphens."""
     first = bytes.fromhex(fingerprint)[: 2 * COUNT]
     return "-".join(_word(int.from_bytes(first[start : start + 2])) for start in range(0, 2 * COUNT, 2))
 

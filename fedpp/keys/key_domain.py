@@ -191,7 +191,7 @@ class KeyDomain(Redacted):
 
     def mask_key(self) -> MaskKey:
         """Return the key that masks updates and unmasks their aggregates."""
-        return MaskKey(self.derive("domain mask"))
+        return MaskKey(self.derive("mask"))
 
     def state_sealer(self) -> StateSealer:
         """Return what seals and unseals states of the global model."""

@@ -113,7 +113,7 @@ class MembershipRequest:
 
     @property
     def verification_phrase(self) -> str:
-        """Return five words by which two people compare the fingerprint on the telephone."""
+        """Return the verification phrase, by which two people compare the fingerprint on the telephone."""
         return phrase(self.fingerprint)
 
     def member_of(self, domain: str) -> Member:

@@ -260,12 +260,12 @@ def refuse(reason: str, message: Message) -> Message:
 
 
 def is_offline(reply: Message) -> bool:
-    """Tell whether a reply is SuperLink's own word that the site cannot be reached, or that its answer is lost."""
+    """Tell whether SuperLink reports that the site cannot be reached, or that its reply is lost."""
     return reply.has_error() and reply.error.code in _OFFLINE
 
 
 def is_lost(reply: Message) -> bool:
-    """Tell whether a reply is SuperLink's own word that the site's answer, or the question, was lost on its way."""
+    """Tell whether SuperLink reports that the site's reply, or the request, was lost on its way."""
     return reply.has_error() and reply.error.code in _LOST
 
 

@@ -40,7 +40,7 @@ class TlsFiles:
         return cls(*contents)
 
     def of_server(self) -> grpc.ServerCredentials:
-        """Return the vault's credentials: a client without a certificate of the authority is turned away."""
+        """Return the vault's credentials: a client without a certificate of the authority is refused."""
         return grpc.ssl_server_credentials([(self.key, self.certificate)], self.authority, require_client_auth=True)
 
     def of_client(self) -> grpc.ChannelCredentials:

@@ -68,10 +68,9 @@ def main(options: Launch, token: str) -> NoReturn:
 
 
 def _run(options: Launch, token: str) -> int:
-    """Pull the task, answer it, and tell the SuperNode that it is done; return the exit status.
+    """Pull the task, reply to it, and report it to the SuperNode as done; return the exit status.
 
-    For a task that is left without an answer the SuperNode gives one, once its heartbeat is missed: it is not told
-    that such a task is done.
+    If no reply was sent, the task is not reported as done: the SuperNode replies itself when the heartbeat stops.
     """
     try:
         client = task_client(options.runtime, token)
