@@ -1,10 +1,9 @@
 """Strategy state: what a strategy of Flower carries from round to round, as bytes: numbers, arrays, lists and dicts.
 
-Bytes: a line of JSON that describes the values, with every array's dtype and shape, then the arrays' bytes in that
-order. None of it is code, and a value of another kind is an error. Damage is detected by the file that holds it.
+Bytes: a container (`fedpp.container`) whose header describes the values, with every array's dtype and shape, and whose
+content is the arrays' bytes in that order. None of it is code, and a value of another kind is an error.
 """
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -13,8 +12,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedpp import container
 from fedpp.errors import FederationError
 
+FORMAT = "fedpp-strategy-1"
+MAX_HEADER = 2**28  # bytes
 _PLAIN = (type(None), bool, int, float)
 _CONTAINERS = (dict, list, np.ndarray, ArrayRecord)  # which may change and be the same object
 
@@ -30,20 +32,20 @@ def state_of(strategy: Strategy, as_made: Mapping[str, Any]) -> bytes:
         if value is not as_made.get(name, ...) or isinstance(value, _CONTAINERS)
     }
     arrays: list[np.ndarray] = []
-    described = {
-        name: _described(value, arrays, f"{type(strategy).__name__}.{name}") for name, value in changed.items()
-    }
-    return b"".join([json.dumps(described).encode(), b"\n", *(array.tobytes() for array in arrays)])
+    described = [
+        [name, _described(value, arrays, f"{type(strategy).__name__}.{name}")] for name, value in changed.items()
+    ]
+    content = (array.reshape(-1).view(np.uint8).data for array in arrays)
+    return b"".join(container.parts(FORMAT, {"attributes": described}, *content))
 
 
 def restore(strategy: Strategy, state: bytes) -> None:
     """Give a new strategy the state of an earlier one of the same class; raise `FederationError` if it is damaged."""
     if not state:
         return
-    header, _, content = state.partition(b"\n")
     try:
-        described = json.loads(header)
-        found, rest = _read({"dict": described}, memoryview(content))
+        described, content = container.unpack(FORMAT, state, MAX_HEADER)
+        found, rest = _read({"dict": described["attributes"]}, content)
         whole = not rest and found.keys() <= vars(strategy).keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
@@ -64,9 +66,9 @@ def _described(value: Any, arrays: list[np.ndarray], name: str) -> Any:
     if isinstance(value, list):
         return {"list": [_described(each, arrays, name) for each in value]}
     if isinstance(value, ArrayRecord):
-        return {"record": {key: _described(array.numpy(), arrays, name) for key, array in value.items()}}
+        return {"record": [[key, _described(array.numpy(), arrays, name)] for key, array in value.items()]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(each, arrays, name) for key, each in value.items()}}
+        return {"dict": [[key, _described(each, arrays, name)] for key, each in value.items()]}
     raise FederationError(f"{name} is of {type(value).__name__}, which no checkpoint holds: use another strategy")
 
 
@@ -89,7 +91,7 @@ def _read(described: Any, rest: memoryview) -> tuple[Any, memoryview]:
             items.append(item)
         return items, rest
     found = {}
-    for key, each in inside.items():
+    for key, each in inside:
         found[key], rest = _read(each, rest)
     if kind == "record":
         return ArrayRecord({key: Array(array) for key, array in found.items()}), rest
