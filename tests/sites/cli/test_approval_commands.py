@@ -447,8 +447,8 @@ def launch(folder: Path) -> Launch:
 @pytest.mark.parametrize(
     ("text", "logged"),
     [
-        (None, "there is no policy {policy}: nothing is allowed; `fedpp-site policy` writes one"),
-        ("", "{policy}: the policy is empty, so nothing is allowed: `fedpp-site policy` writes one to begin with"),
+        (None, "there is no policy {policy}: nothing is allowed; `fedpp-site policy` writes one to begin with"),
+        ("", "{policy}: the policy is empty: nothing is allowed; `fedpp-site policy` writes one to begin with"),
     ],
 )
 def test_without_a_policy_nothing_is_answered(
