@@ -272,7 +272,10 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("strategy: FedAdam\n", "the plaintext reference has no Flower strategies, got 'FedAdam'"),
+        (
+            "strategy: FedAdam\nsecure-aggregation: false\n",
+            "the plaintext reference has no Flower strategies, got 'FedAdam'",
+        ),
         ("strategy: FedAdam\nplaintext-federated: false\n", "strategy needs secure-aggregation=false"),
         (
             "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nsecure-aggregation: false\n",

@@ -283,7 +283,7 @@ def test_a_node_without_a_description_is_refused(
     """A bad description refuses its node alone, in one printable line."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": answer}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path))
-    assert [site.name for site in chosen.run.sites.values()] == ["b", "c"]
+    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
     assert reason in chosen.refused["node 1"]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refused node 1: ")]
     assert line.isprintable()
@@ -295,7 +295,7 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
     started = time.monotonic()
     chosen = admitted(LocalGrid(sites, joins={3: 3}), config(tmp_path, **{"wait-seconds": 60.0}))
     assert time.monotonic() - started < 30
-    assert [site.name for site in chosen.run.sites.values()] == ["a", "b"]
+    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
     assert "different keys" in chosen.refused["x (node 1, not proved)"]
     assert [site.asked for site in sites] == [["query.describe"]] * 3
 
@@ -328,14 +328,14 @@ def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
     """A node that connected before enough sites were admitted is admitted, however quickly the others reply."""
     grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 60.0}))
-    assert [site.name for site in chosen.run.sites.values()] == ["a", "b", "c"]
+    assert [site.name for site in chosen.sites.values()] == ["a", "b", "c"]
 
 
 def test_a_silent_node_does_not_end_the_run(tmp_path: Path) -> None:
     """If enough sites are admitted, a node that never replies is waited for until the deadline only."""
     grid = LocalGrid([Site(describe("a"), {"query.describe": None}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 0.3}))
-    assert [site.name for site in chosen.run.sites.values()] == ["b", "c"]
+    assert [site.name for site in chosen.sites.values()] == ["b", "c"]
 
 
 def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
             return pulled
 
     chosen = admitted(Twice([Site(describe(name)) for name in "ab"]), config(tmp_path))
-    assert [site.name for site in chosen.run.sites.values()] == ["a", "b"]
+    assert [site.name for site in chosen.sites.values()] == ["a", "b"]
     assert chosen.refused == {}
 
 
