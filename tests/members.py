@@ -1,4 +1,4 @@
-"""Small real members of key domains, whose passphrases cost little to try."""
+"""Members of key domains for tests, with passphrases that are cheap to derive keys from."""
 
 import time
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
 
 
 def founded(**choices: object) -> KeyDomain:
-    """Return a domain that `ISSUER` certifies members of."""
+    """Return a domain that `DOMAIN_CA` certifies members of."""
     return KeyDomain.found(DOMAIN_CA.public_key, **choices)
 
 
 def membership(identity: SiteIdentity, domain: KeyDomain) -> key_store.Site:
-    """Return a site as a member of a domain of `ISSUER`."""
+    """Return a site as a member of a domain of `DOMAIN_CA`."""
     return key_store.Site(domain, identity, DOMAIN_CA.certify(identity.request(), domain.card()))
 
 
@@ -38,7 +38,7 @@ def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
 
 
 def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: object) -> Proof:
-    """Return what a site that `ISSUER` certified signs now for run 1, its statement with these changes."""
+    """Return the proof of membership that a site signs now for run 1, its statement with these changes."""
     statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
     statement = replace(statement, **change)
     signature = identity.sign("statement", statement.content())
@@ -63,5 +63,5 @@ def flips(content: bytes) -> list[Flip]:
 
 
 def written(folder: Path) -> set[Path]:
-    """Return what files a folder holds."""
+    """Return the files of a folder, by relative path."""
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}

@@ -227,7 +227,7 @@ class RunState:
             (self.folder / name).unlink(missing_ok=True)
 
     def _write(self, path: Path, facts: container.Facts, *content: bytes) -> None:
-        files.replace(path, b"".join(container.parts(FORMAT, facts, *content)))
+        files.replace(path, *container.parts(FORMAT, facts, *content))
 
     def _read(self, path: Path) -> tuple[container.Facts, memoryview]:
         """Return what `_write` wrote; raise `FederationError` for anything else."""

@@ -1,4 +1,4 @@
-"""Masks and tags: their laws, plain oracles, golden vectors, and what tampering does not get past."""
+"""Masks and tags: laws, plain oracles, golden vectors, and tampering."""
 
 import copy
 import json
@@ -45,13 +45,13 @@ def chunks(words: EncodedUpdate) -> Iterator[EncodedUpdate]:
 
 
 def masked(of: Round, part: Contribution, words: EncodedUpdate, key: MaskKey = KEY) -> tuple[EncodedUpdate, int]:
-    """Return masked words and their tag."""
+    """Return the masked update and their tag."""
     masker = key.masker(of, part)
     return np.concatenate([masker.mask(chunk) for chunk in chunks(words)]), masker.tag()
 
 
 def drawn(of: Round, seed: int, examples: int = 5) -> EncodedUpdate:
-    """Return words of any size that so many examples allow, its extremes among them."""
+    """Return encoded values of any size that so many examples allow, its extremes among them."""
     most = of.ring.max_magnitude(examples)
     words = np.random.default_rng(seed).integers(-most, most, of.length, dtype=np.int64, endpoint=True)
     words[:2] = (most, -most)[: of.length]
@@ -59,7 +59,7 @@ def drawn(of: Round, seed: int, examples: int = 5) -> EncodedUpdate:
 
 
 def summed(of: Round, parts: Sequence[Contribution]) -> tuple[EncodedUpdate, int, EncodedUpdate]:
-    """Return the sum of masks of drawn words, their tags' sum, and the sum of the words alone."""
+    """Return the sum of masks of drawn encoded values, their tags' sum, and the sum of the encoded values alone."""
     total, plain, tags = np.zeros(of.length, of.ring.dtype), np.zeros(of.length, of.ring.dtype), 0
     for seed, part in enumerate(parts):
         words = drawn(of, seed, part.examples)
@@ -83,7 +83,7 @@ def aes_blocks(key: bytes, count: int) -> bytes:
 
 
 def oracle(of: Round, part: Contribution, words: EncodedUpdate) -> tuple[list[int], int]:
-    """Return masked words and the tag, by Python's integers alone."""
+    """Return the masked update and the tag, by Python's integers alone."""
     bits, plain = of.ring.bits, words.tolist()
     size = bits // 8
     content = subkey(of, "mask", part, 48)
@@ -104,7 +104,7 @@ def oracle(of: Round, part: Contribution, words: EncodedUpdate) -> tuple[list[in
 @BOTH
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_mask_is_that_of_plain_integers(bits: int, length: int):
-    """Words and tag are those of AES blocks and Python's integers, at each end of a row, a group of rows, a chunk."""
+    """Masked update and tag match AES blocks and Python's integers, at each end of a row, a group and a chunk."""
     of, part = round_of(bits, length), part_of(0)
     words = drawn(of, length)
     under, tag = masked(of, part, words)
@@ -114,7 +114,7 @@ def test_a_mask_is_that_of_plain_integers(bits: int, length: int):
 
 @BOTH
 def test_the_tag_is_exact_at_the_extremes(bits: int):
-    """Rows of nothing but the largest or smallest words have the tag of Python's integers."""
+    """Rows of nothing but the largest or smallest encoded values have the tag of Python's integers."""
     ring = Ring(bits, 1, sites=1, bound=1.0)
     of, part = Round(RUN, 1, 0, BASE, RUN_SPEC, 3 * 2048, ring), part_of(0, examples=1)
     for word in (
@@ -151,7 +151,7 @@ def vector(scenario: dict) -> tuple[MaskKey, Round, Contribution, EncodedUpdate]
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
 def test_masks_are_the_same_in_every_version(path):
-    """Key, round, contribution and words give the masked words and the tag of the golden file, and unmask."""
+    """Key, round, contribution and encoded values give the golden file's masked update and tag, and unmask."""
     scenario = json.loads(path.read_text())
     key, of, part, words = vector(scenario)
     under, tag = masked(of, part, words, key)
@@ -171,7 +171,7 @@ def test_there_are_golden_vectors():
 @settings(max_examples=20)
 @given(st.sampled_from([32, 64]), st.integers(1, 5000), st.lists(st.integers(1, 10), min_size=2, max_size=6))
 def test_masks_come_off_in_the_sum(bits: int, length: int, examples: list[int]):
-    """unmask(r, parts, sum of masks, sum of tags) is the sum of the words, in whatever order the parts are listed."""
+    """unmask(r, parts, sum of masked updates, sum of tags) is the sum of the updates, in any order of the parts."""
     of = round_of(bits, length)
     parts = [part_of(site, count) for site, count in enumerate(examples)]
     total, tag, plain = summed(of, parts)
@@ -184,7 +184,7 @@ def test_masks_come_off_in_the_sum(bits: int, length: int, examples: list[int]):
 @BOTH
 @pytest.mark.parametrize("sites", [2, 3, 99, 100])
 def test_a_hundred_sites_at_their_bounds_add_up(bits: int, sites: int):
-    """As many sites and examples as the round may have, at the largest values, come off to the sum."""
+    """The most sites and examples of a round, at the largest values, are unmasked to their sum."""
     of = round_of(bits, 3000, examples=7 * sites)
     parts = [part_of(site, examples=7) for site in range(sites)]
     total, tag, plain = summed(of, parts)
@@ -194,7 +194,7 @@ def test_a_hundred_sites_at_their_bounds_add_up(bits: int, sites: int):
 
 
 def test_a_part_is_seen_in_no_smaller_sum_than_it_allows():
-    """The fewest sites stand in the keystream: neither a small sum, nor one that says another number, comes off."""
+    """min_cohort is bound to the keystream: an aggregate that is too small, or names another, is not unmasked."""
     of = round_of(64, 10)
     parts = [replace(part_of(0), min_cohort=3), part_of(1)]
     (one, tag), (other, second) = (masked(of, part, drawn(of, site)) for site, part in enumerate(parts))
@@ -208,7 +208,7 @@ def test_a_part_is_seen_in_no_smaller_sum_than_it_allows():
 
 @BOTH
 def test_sums_of_several_chunks_come_off(bits: int):
-    """A stream goes on where the last chunk ended, also of a total that is a view of something larger."""
+    """A keystream continues where the last chunk ended, also for a total that is a view of a larger array."""
     of = round_of(bits, 2 * CHUNK + 5)
     parts = [part_of(0), part_of(1)]
     total, tag, plain = summed(of, parts)
@@ -222,7 +222,7 @@ PARTS = [part_of(site) for site in range(3)]
 
 
 def refused(of: Round, parts: Sequence[Contribution], total: EncodedUpdate, tag: int, key: MaskKey = KEY) -> None:
-    """Expect that a sum does not fit its tag, and that nothing of it is left."""
+    """Expect that an aggregate does not fit its tag, and is overwritten by zeros."""
     with pytest.raises(MaskError, match="does not fit its tag"):
         key.unmask(of, parts, total, tag)
     assert not total.any()
@@ -245,7 +245,7 @@ def test_every_byte_of_the_sum_counts(bits: int):
 @settings(max_examples=30)
 @given(st.sampled_from([32, 64]), st.data())
 def test_no_change_that_keeps_plain_sums_passes(bits: int, data: st.DataObject):
-    """Words that swap places, or of which one gains what another loses, are refused."""
+    """Encoded values that swap places, or of which one gains what another loses, are refused."""
     of = round_of(bits, 5000)
     total, tag, _ = summed(of, PARTS)
     one, other = data.draw(st.lists(st.integers(0, of.length - 1), min_size=2, max_size=2, unique=True))
@@ -273,7 +273,7 @@ def test_every_bit_of_the_tag_counts(bits: int):
 
 
 def test_a_sum_is_of_its_round_alone():
-    """Another run, number, attempt, base or ring, or another epoch's key, is refused; so is another length."""
+    """Another run, number, attempt, base or ring, or another key epoch's key, is refused; so is another length."""
     of = round_of(32, 100)
     total, tag, _ = summed(of, PARTS)
     flips = [text[:i] + ("0" if text[i] != "0" else "1") + text[i + 1 :] for text in (RUN,) for i in range(64)]
@@ -341,7 +341,7 @@ def test_sums_beyond_the_round_are_refused():
 
 @BOTH
 def test_an_update_has_the_rounds_length(bits: int):
-    """More or fewer words than the round's, in whatever chunks, are refused, and no tag is returned."""
+    """More or fewer encoded values than the round's, in whatever chunks, are refused, and no tag is returned."""
     of = round_of(bits, CHUNK + 10)
     words = np.zeros(2 * CHUNK, of.ring.dtype)
     whole, rest, one = words[:CHUNK], words[:10], words[:1]
@@ -369,14 +369,14 @@ def test_an_update_has_the_rounds_length(bits: int):
 
 
 def all_of(masker: Masker, update: list[EncodedUpdate]) -> list[EncodedUpdate]:
-    """Return an update's chunks masked, once the tag was told."""
+    """Return an update's masked chunks, after its tag was computed."""
     made = [masker.mask(chunk) for chunk in update]
     masker.tag()
     return made
 
 
 def test_words_beyond_the_bounds_are_not_masked():
-    """A word that no value within the bound gives, or of another dtype, is refused, and its chunk is not masked."""
+    """A value that no value within the bound encodes to, or of another dtype, is refused, and not masked."""
     of = round_of(32, 10)
     words = np.zeros(10, of.ring.dtype)
     words[7] = of.ring.max_magnitude(5) + 1
@@ -398,7 +398,7 @@ def test_masking_leaves_the_words_as_they_were():
 
 @BOTH
 def test_no_two_masks_share_a_keystream(bits: int):
-    """Another nonce, site, count, round, attempt or key gives another keystream and pad, from the first word."""
+    """Another nonce, site, count, round, attempt or key gives another keystream and pad, from the first value."""
     of = round_of(bits, 64)
     zeros, part = np.zeros(of.length, of.ring.dtype), PARTS[0]
     fresh = [Contribution.fresh("site-0", 5, 1) for _ in range(50)]
@@ -419,7 +419,7 @@ def test_a_fresh_nonce_is_new():
 
 @BOTH
 def test_masked_words_look_uniform(bits: int):
-    """Every byte of a masked update of equal words has each value about as often as the others."""
+    """Every byte of a masked update of equal encoded values has each value about as often as the others."""
     of = round_of(bits, 2**16)
     under, _ = masked(of, PARTS[0], np.full(of.length, 7, of.ring.dtype))
     for place in range(bits // 8):
@@ -475,7 +475,7 @@ def test_a_mask_key_does_not_slip_out():
 
 
 def test_no_error_shows_a_key_or_words():
-    """What is said of a sum that was altered names neither subkeys, words nor the tag that it should have."""
+    """What is said of a sum that was altered names neither subkeys, encoded values nor the tag that it should have."""
     of = round_of(32, 100)
     total, tag, _ = summed(of, PARTS)
     with pytest.raises(MaskError) as caught:

@@ -49,7 +49,7 @@ def floats_of(ring: Ring, shape: st.SearchStrategy) -> st.SearchStrategy[np.ndar
 
 
 def signed(words: np.ndarray) -> list[int]:
-    """Return words as Python integers, in two's complement."""
+    """Return encoded values as Python integers, in two's complement."""
     bits = 8 * words.itemsize
     return [word - 2**bits if word >= 2 ** (bits - 1) else word for word in words.reshape(-1).tolist()]
 
@@ -74,7 +74,7 @@ def test_the_fraction_is_the_largest_that_holds_every_sum(bits: int, examples: i
 
 @given(rings(), st.integers(1, 100), st.data())
 def test_no_sum_leaves_the_ring(ring: Ring, parts: int, data: st.DataObject):
-    """The largest words of as many sites and examples as a round may have add up, as integers do, to a signed word."""
+    """The largest values of the most sites and examples of a round add up, as integers do, without a wrap."""
     parts = min(parts, ring.sites, ring.examples)
     counts = split(ring.examples, parts)
     sign = data.draw(st.sampled_from([-1.0, 1.0]))
@@ -89,7 +89,7 @@ def test_no_sum_leaves_the_ring(ring: Ring, parts: int, data: st.DataObject):
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_a_product_that_rounds_up_stays_in_the_ring(sign: float):
-    """Where float64 rounds examples times bound up to a power of two, the word keeps its sign."""
+    """Where float64 rounds examples times bound up to a power of two, the encoded value keeps its sign."""
     ring = Ring(*NEAR)
     (word,) = signed(ring.encode(np.array([sign * ring.bound]), ring.examples))
     assert word * sign > 0
@@ -97,7 +97,7 @@ def test_a_product_that_rounds_up_stays_in_the_ring(sign: float):
 
 @given(rings(), st.data())
 def test_encode_rounds_the_product(ring: Ring, data: st.DataObject):
-    """A word is rint(value examples 2^f), half to even, modulo 2^bits, and within most(examples)."""
+    """A encoded value is rint(value examples 2^f), half to even, modulo 2^bits, and within max_magnitude(examples)."""
     examples = data.draw(st.integers(1, ring.examples))
     values = data.draw(floats_of(ring, array_shapes(max_dims=3, max_side=4)))
     words = ring.encode(values, examples)
@@ -129,7 +129,7 @@ def test_decode_of_a_sum_is_the_mean(ring: Ring, data: st.DataObject):
 
 @given(rings(), st.data())
 def test_decode_reads_words_as_signed(ring: Ring, data: st.DataObject):
-    """Any word decodes to its two's complement over examples 2^f, rounded to float64 as Python rounds."""
+    """Any encoded value decodes to its two's complement over examples 2^f, rounded to float64 as Python rounds."""
     words = data.draw(arrays(ring.dtype, st.integers(0, 5)))
     examples = data.draw(st.integers(1, ring.examples))
     scale = examples * 2.0**ring.fraction
@@ -138,7 +138,7 @@ def test_decode_reads_words_as_signed(ring: Ring, data: st.DataObject):
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_more_values_than_a_piece_are_encoded_as_one_by_one(bits: int):
-    """The end of a piece shows in nothing, in place or not, to words or from them."""
+    """The end of a piece shows in nothing, in place or not, to encoded values or from them."""
     ring = Ring(bits, 1000, 10, 8.0)
     values = np.random.default_rng(0).uniform(-8, 8, 2 * PIECE + 3)
     out = np.zeros(values.size, ring.dtype)
@@ -150,7 +150,7 @@ def test_more_values_than_a_piece_are_encoded_as_one_by_one(bits: int):
 
 @given(st.data())
 def test_only_the_values_count_and_not_how_they_lie(data: st.DataObject):
-    """Big-endian, float32, strided, transposed and read-only values give the words of plain ones, and so do words."""
+    """Big-endian, float32, strided, transposed and read-only arrays are encoded and decoded like plain ones."""
     plain = data.draw(arrays(np.float64, (3, 4), elements=st.floats(-8, 8, width=32)))
     expected = SMALL.encode(plain, 3)
     wide = np.zeros((6, 8))
@@ -165,7 +165,7 @@ def test_only_the_values_count_and_not_how_they_lie(data: st.DataObject):
 
 
 def test_float32_values_keep_all_bits_of_their_product():
-    """A float32 value times its examples is not rounded to float32 before it becomes a word."""
+    """A float32 value times its examples is not rounded to float32 before it becomes a encoded value."""
     value, examples = np.float32(1 + 2**-23), 999
     (word,) = SMALL.encode(np.array([value]), examples).tolist()
     assert word == round(Fraction(float(value)) * examples * 2**SMALL.fraction)
@@ -173,7 +173,7 @@ def test_float32_values_keep_all_bits_of_their_product():
 
 
 def test_zeros_and_nothing():
-    """Both zeros are the word 0; of no value there is no word; a scalar has one word."""
+    """Both zeros are the encoded value 0; of no value there is no encoded value; a scalar has one encoded value."""
     assert SMALL.encode(np.array([0.0, -0.0, -1e-300]), 5).tolist() == [0, 0, 0]
     for shape in ((0,), (3, 0, 2)):
         assert SMALL.encode(np.zeros(shape), 5).shape == shape
@@ -221,7 +221,7 @@ def test_examples_are_a_whole_number_of_the_round(examples: object):
 
 
 def test_words_have_one_dtype():
-    """Words of another width, order of bytes or sign are refused wherever words are taken."""
+    """Encoded values of another width, order of bytes or sign are refused wherever encoded values are taken."""
     good = np.zeros(2, "<u4")
     for dtype in ("<u8", ">u4", "<i4", "<f4", "<u2"):
         other = np.zeros(2, dtype)
@@ -250,7 +250,7 @@ def test_encode_takes_floats_alone_and_writes_where_it_is_told():
 
 @given(rings(), st.data())
 def test_a_word_beyond_what_encode_makes_is_refused(ring: Ring, data: st.DataObject):
-    """most(examples) and its negative pass, and one more of either sign does not."""
+    """max_magnitude(examples) and its negative pass, and one more of either sign does not."""
     examples = data.draw(st.integers(1, ring.examples))
     most = ring.max_magnitude(examples)
     (word,) = signed(ring.encode(np.array([ring.bound]), examples))
@@ -299,7 +299,7 @@ def test_a_ring_that_could_overflow_is_none(settings: tuple, message: str):
 
 
 def test_a_word_is_as_wide_as_a_weight():
-    """float32 weights have 32 bits, float64 weights 64, and words are little-endian."""
+    """float32 weights have 32 bits, float64 weights 64, and encoded values are little-endian."""
     for dtype, bits in (("float32", 32), ("float64", 64)):
         ring = Ring.of(dtype, examples=10, sites=2, bound=1.0)
         assert (ring.bits, ring.dtype.str) == (bits, f"<u{bits // 8}")
