@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from math import inf, nan
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -102,9 +101,7 @@ class Program:
             if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is in the background of a shell's script
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             options = self._parse(given)
-            function = self.commands[options.pop("command")].load(self.package)
-            named = list(signature(function).parameters) != ["options"]
-            status: int = function(**options) if named else function(argparse.Namespace(**options))
+            status: int = self.commands[options.pop("command")].load(self.package)(**options)
             sys.stdout.flush()
         except (FedppError, ImportError, MemoryError, OSError, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError) and _reader_left():

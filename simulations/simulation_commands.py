@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import add_json, load_tensorflow, natural, path, positive, rate
 from fedpp.config.hyperparameters import DTYPES, Dtype
@@ -13,6 +13,9 @@ from fedpp.errors import ConfigError
 from fedpp.texts import printable
 
 from .paper.paper_arguments import add_arguments
+
+if TYPE_CHECKING:
+    from .paper.paper_settings import Protocol
 
 
 def add_list_scenarios_arguments(to: argparse.ArgumentParser) -> None:
@@ -102,13 +105,19 @@ def add_paper_arguments(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
-def paper(options: argparse.Namespace) -> int:
-    """Run the paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient."""
-    from .paper import paper_command
+def paper(
+    *, data: Path, out: Path, resume: bool, overwrite: bool, protocol: "Protocol", as_json: bool, **settings: Any
+) -> int:
+    """Run the paper's experiment: three networks, in plaintext and on ciphertext, cross-validated by patient.
 
-    record = paper_command.run(options)
-    print(json.dumps(record) if options.as_json else paper_command.summary(record))
-    print(printable(f"page: {options.out / 'paper.html'}"), file=sys.stderr if options.as_json else sys.stdout)
+    `settings` are those that differ from the protocol, None where they were not given.
+    """
+    from .paper import paper_command
+    from .paper.paper_settings import Settings
+
+    record = paper_command.run(data, out, Settings.chosen(protocol, settings), resume=resume, overwrite=overwrite)
+    print(json.dumps(record) if as_json else paper_command.summary(record))
+    print(printable(f"page: {out / 'paper.html'}"), file=sys.stderr if as_json else sys.stdout)
     return 0
 
 

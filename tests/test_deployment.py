@@ -131,7 +131,7 @@ def running(d: Deployment, hospital: Hospital, epoch: int) -> Iterator[None]:
     vault, join = hospital.vault_command(epoch), hospital.join_command(epoch, superlink, d.folder / "post" / "ca.pem")
     with (
         serving(log.with_suffix(".vault"), vault, "vault ready", user=hospital.secret_zone),
-        serving(log.with_suffix(".join"), join, "SuperNode ID", user=hospital.trainer),
+        serving(log.with_suffix(".join"), join, "note: joined as node ", user=hospital.trainer),
     ):
         yield
 

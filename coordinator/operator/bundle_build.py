@@ -4,7 +4,6 @@ Flower builds it from the files on the disk: sorted, without compression, with o
 bytes on every machine, whatever its zip library.
 """
 
-import argparse
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -35,13 +34,13 @@ def copy_sources(to: Path) -> None:
             shutil.copy(CHECKOUT / name, to / name)
 
 
-def bundle(options: argparse.Namespace) -> int:
+def bundle(out: Path | None) -> int:
     """Print the SHA-256 of the bundle that `run` submits, for sites to compare and approve."""
     content = built()
-    if options.out is not None:
+    if out is not None:
         try:
-            create_exclusively(options.out, content, mode=0o644)
+            create_exclusively(out, content, mode=0o644)
         except FileExistsError:
-            raise FileExistsError(f"{options.out} is there already: choose another --out") from None
+            raise FileExistsError(f"{out} is there already: choose another --out") from None
     print(sha256(content).hexdigest())
     return 0

@@ -90,11 +90,11 @@ def add_bundle_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--out", type=path, help="new file for the bundle")
 
 
-def bundle(options: argparse.Namespace) -> int:
+def bundle(*, out: Path | None) -> int:
     """Print the SHA-256 of the bundle that `run` submits, for sites to compare and approve."""
     from .bundle_build import bundle as build
 
-    return build(options)
+    return build(out)
 
 
 def add_run_arguments(to: argparse.ArgumentParser) -> None:
@@ -106,17 +106,38 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--out", type=path, help="folder for federation.json and the model")
     to.add_argument("--model", type=path, help="model.sealed or model.npz of an earlier run, as the initial model")
     to.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="setting of the run; may be repeated"
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="setting of the run; may be repeated",
     )
     to.add_argument("--resume", action="store_true", help="resume the run in --out, if one was started there")
     add_json(to)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(
+    *,
+    state: Path,
+    config: Path | None,
+    domain: Path | None,
+    sites: int | None,
+    out: Path | None,
+    model: Path | None,
+    settings: list[str],
+    resume: bool,
+    as_json: bool,
+) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
     from .run_commands import run as run_federation
+    from .run_commands import settings_of_file
+    from .superlink import State
 
-    return run_federation(options)
+    given = settings_of_file(config) if config else {}
+    named = {"domain": domain, "sites": sites, "out": out, "model": model}
+    given |= {name: value for name, value in named.items() if value is not None}
+    return run_federation(State(state.resolve()), given, settings, resume=resume, as_json=as_json)
 
 
 def add_status_arguments(to: argparse.ArgumentParser) -> None:
@@ -125,11 +146,12 @@ def add_status_arguments(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
-def status(options: argparse.Namespace) -> int:
+def status(*, state: Path, out: Path | None, as_json: bool) -> int:
     """Show the progress of a run, which sites it waits for and which nodes are connected; live on a terminal."""
     from .run_commands import status as show_status
+    from .superlink import State
 
-    return show_status(options)
+    return show_status(State(state.resolve()), out, as_json=as_json)
 
 
 def add_stop_arguments(to: argparse.ArgumentParser) -> None:
@@ -138,11 +160,12 @@ def add_stop_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--out", type=path, help="results folder of the run (default: that of the last one started)")
 
 
-def stop(options: argparse.Namespace) -> int:
+def stop(*, state: Path, out: Path | None) -> int:
     """Stop the current run; `run --resume` continues it."""
     from .run_commands import stop as stop_run
+    from .superlink import State
 
-    return stop_run(options)
+    return stop_run(State(state.resolve()), out)
 
 
 def add_report_arguments(to: argparse.ArgumentParser) -> None:

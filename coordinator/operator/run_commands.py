@@ -1,6 +1,5 @@
 """Commands `run`, `status` and `stop`: a federation from its settings to its test metrics."""
 
-import argparse
 import json
 import shutil
 import sys
@@ -31,20 +30,21 @@ WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
 Settings = dict[str, str | int | float]
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
+def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume: bool, as_json: bool) -> int:
+    """Run one federation on this checkout's code, wait for it, and print the final test metrics.
+
+    `given` are the settings of a file and of the command line, `texts` further ones as name=value.
+    """
     from coordinator.server.run_state import RunState  # imports NumPy and Flower, for which --help must not wait
 
-    state = State(options.state.resolve())
-    given = _from_file(options.config) if options.config else {}
-    out = Path(options.out or given.get("out") or _missing("--out FOLDER")).resolve()
+    out = Path(given.get("out") or _missing("--out FOLDER")).resolve()
     folder = RunState(out)
-    if options.resume and (out / RECORD).exists():
-        return _show(out, as_json=options.as_json)
-    if options.resume and folder.configuration.exists():
-        settings = _resumed(folder, options, given)
+    if resume and (out / RECORD).exists():
+        return _show(out, as_json=as_json)
+    if resume and folder.configuration.exists():
+        settings = _resumed(folder, texts, given)
     else:
-        settings = _started(folder, options, given)
+        settings = _started(folder, texts, given)
     if not folder.is_held():
         folder.clear()
     replace(state.last, str(out).encode())
@@ -58,23 +58,22 @@ def run(options: argparse.Namespace) -> int:
         raise
     if ended.phase != "completed":
         raise FederationError(ended.reason if ended.phase == "stopped" else f"the run failed: {ended.reason}")
-    return _show(out, as_json=options.as_json)
+    return _show(out, as_json=as_json)
 
 
-def status(options: argparse.Namespace) -> int:
+def status(state: State, out: Path | None, *, as_json: bool) -> int:
     """Show the progress of a run, its sites and the enrolled sites' connections; live on a terminal."""
     from coordinator.server.progress import Progress
     from coordinator.server.run_state import RunState
 
-    state = State(options.state.resolve())
-    folder = RunState(_out(options, state))
+    folder = RunState(_out(out, state))
     nodes, queried = [], -NODES_SECONDS
     while True:
         if time.monotonic() - queried >= NODES_SECONDS:
             nodes, queried = _nodes(state), time.monotonic()
         progress = Progress.load(folder.progress)
         is_running = folder.is_held()
-        if options.as_json:
+        if as_json:
             print(json.dumps({**progress.to_mapping(), "out": str(folder.out), "running": is_running, "nodes": nodes}))
             return 0
         lines = _lines(progress, nodes, folder, is_running=is_running)
@@ -85,12 +84,11 @@ def status(options: argparse.Namespace) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def stop(options: argparse.Namespace) -> int:
+def stop(state: State, out: Path | None) -> int:
     """Stop the current run; `run --resume` resumes it."""
     from coordinator.server.run_state import RunState
 
-    state = State(options.state.resolve())
-    folder = RunState(_out(options, state))
+    folder = RunState(_out(out, state))
     if not folder.is_held():
         raise FederationError(f"no run is in progress in {folder.out}: `status` shows how the last one ended")
     folder.stop.touch()
@@ -100,7 +98,7 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _started(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _started(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any]) -> Settings:
     """Return the settings of a new run, checked as far as possible before it starts."""
     from coordinator.server import initial_model
     from fedpp.cipher.domain_card import DomainCard
@@ -111,19 +109,19 @@ def _started(folder: "RunState", options: argparse.Namespace, given: Mapping[str
             f"{out} holds a federation already: choose another --out, results are not overwritten, or resume "
             "the run with --resume"
         )
-    domain = Path(options.domain or given.get("domain") or _missing("--domain CARD"))
-    model = options.model or (Path(given["model"]) if given.get("model") else None)
+    domain = Path(given.get("domain") or _missing("--domain CARD"))
+    model = Path(given["model"]) if given.get("model") else None
     card = DomainCard.load(domain)
     if model is not None:
         initial_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
     facts: Settings = {
         "card": card.to_json(),
-        "sites": options.sites or given.get("sites") or _missing("--sites NUMBER"),
+        "sites": given.get("sites") or _missing("--sites NUMBER"),
         "out": str(out),
         "initial-model": str(model.resolve()) if model else "",
     }
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
-    settings = run_config(options.set, facts, written)
+    settings = run_config(texts, facts, written)
     config = RunConfig.from_mapping(settings)
     if config.strategy:
         from coordinator.server.chosen_strategy import ChosenStrategy
@@ -137,7 +135,7 @@ def _started(folder: "RunState", options: argparse.Namespace, given: Mapping[str
     return settings
 
 
-def _resumed(folder: "RunState", options: argparse.Namespace, given: Mapping[str, Any]) -> Settings:
+def _resumed(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any]) -> Settings:
     """Return the settings of a resumed run, with the permitted changes."""
     try:
         before: Settings = json.loads(folder.configuration.read_text())
@@ -145,7 +143,7 @@ def _resumed(folder: "RunState", options: argparse.Namespace, given: Mapping[str
         raise ConfigError(f"cannot read {folder.configuration}: {error}; start a new run, with --model") from None
     facts = {name: before.pop(name) for name in ("card", "sites", "out", "initial-model")}
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
-    settings = run_config(options.set, facts, before | written)
+    settings = run_config(texts, facts, before | written)
     before |= facts
     changed = [name for name in settings if settings[name] != before[name] and name not in CHANGEABLE]
     if changed:
@@ -194,7 +192,7 @@ def _typed(name: str, text: str, kind: type) -> str | int | float:
     return made
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def settings_of_file(path: Path) -> dict[str, Any]:
     """Return the settings in a YAML file; raise `ConfigError` unless it is a mapping of plain values."""
     import yaml
 
@@ -236,11 +234,10 @@ def _show(out: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _out(options: argparse.Namespace, state: State) -> Path:
+def _out(out: Path | None, state: State) -> Path:
     """Return the results folder of the named run, by default the last one of this coordinator."""
-    if options.out is not None:
-        out: Path = options.out.resolve()
-        return out
+    if out is not None:
+        return out.resolve()
     try:
         return Path(state.last.read_text())
     except OSError:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TextIO
 
 import httpx
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
@@ -46,6 +46,7 @@ from flwr.supernode.start_client_internal import _pull_and_store_message, _push_
 
 from fedpp.errors import FederationError
 from fedpp.files import replace
+from fedpp.texts import printable
 
 from .message_in_hand import one_at_a_time
 
@@ -109,6 +110,7 @@ class RejoiningClient(FleetHttpClient):
     identity: Path
     public_key: Path
     hopeless: Path  # file for the reason why no further try can help
+    notes: TextIO = sys.stderr  # of our notes, beside Flower's messages on stderr
 
     def __init__(
         self, base_url: str, *, interceptors: Sequence[ProtobufClientInterceptor] = (), **settings: Any
@@ -144,6 +146,7 @@ class RejoiningClient(FleetHttpClient):
                     )
             else:
                 NodeRecord(response.node_id, running).save(self.identity)
+                _note(f"joined as node {response.node_id}")
                 return response
             if not noted:
                 _note(
@@ -208,4 +211,5 @@ def _restart(reason: str) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    for stream in {RejoiningClient.notes, sys.stderr}:
+        print(f"note: {printable(text)}", file=stream, flush=True)

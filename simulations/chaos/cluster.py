@@ -26,7 +26,7 @@ from sites.node.node_identity import create_identity
 
 ALTERED = ROOT / "simulations" / "chaos" / "altered"
 START_SECONDS, CALL_SECONDS = 120.0, 300.0
-CONNECTED = "SuperNode ID"  # a SuperNode logs it when SuperLink has accepted it
+CONNECTED = "note: joined as node "  # `join` prints it when SuperLink has accepted the node
 Settings = Mapping[str, str | int | float]
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 

@@ -1,10 +1,8 @@
 """Command `python -m simulations paper`: the whole experiment, from data to page."""
 
-import argparse
 import sys
 import tempfile
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,11 @@ from .paper_settings import Settings
 _SHOWN = ("accuracy", "sensitivity", "auc_by_patient")  # on a terminal
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the chosen settings."""
-    known = {field.name for field in fields(Settings)} - {"protocol"}
-    values: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
-    return Settings.chosen(options.protocol, values)
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(data: Path, out: Path, settings: Settings, *, resume: bool, overwrite: bool) -> dict[str, Any]:
     """Run the experiment; return its record."""
-    settings = settings_of(options)
-    if not options.data.exists():
-        raise ConfigError(f"{options.data} does not exist: name a folder of raw data with --data")
-    if options.resume and options.overwrite:
+    if not data.exists():
+        raise ConfigError(f"{data} does not exist: name a folder of raw data with --data")
+    if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one of them")
     started = time.monotonic()
     load_tensorflow()
@@ -39,17 +29,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from .paper_tables import tables
     from .study import prepare_study
 
-    saved = ExperimentFolder.choose(
-        options.out, options.data, settings, resume=options.resume, overwrite=options.overwrite
-    )
+    saved = ExperimentFolder.choose(out, data, settings, resume=resume, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="fedpp-paper-") as folder:
         _note("reading and encrypting (the key follows from the seed, and protects nothing)")
-        study = prepare_study(settings, options.data, Path(folder) / "dataset", _note)
+        study = prepare_study(settings, data, Path(folder) / "dataset", _note)
         outcome = perform(study, settings, saved)
         results = tables(study, settings, outcome)
         made = curves(settings, outcome)
         record = paper_record.record(study, settings, outcome, results, time.monotonic() - started)
-    paper_record.write(options.out, record, settings, results, made)
+    paper_record.write(out, record, settings, results, made)
     return record
 
 

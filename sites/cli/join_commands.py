@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from fedpp.cli import add_json, path
 from fedpp.config.run_config import SiteConfig
@@ -43,26 +44,27 @@ def add_join_arguments(to: argparse.ArgumentParser) -> None:
     add_passphrase(to)
 
 
-def join(
-    *,
-    superlink: str,
-    ca: Path,
-    identity: Path,
-    dataset: Path,
-    evaluation_key: Path | None,
-    policy: Path,
-    vault: str | None,
-    domain: Path | None,
-    passphrase: PassphraseSource,
-) -> int:
+class SiteOptions(TypedDict):
+    """Options of `join` and `doctor` that describe the site."""
+
+    identity: Path
+    dataset: Path
+    evaluation_key: Path | None
+    policy: Path
+    vault: str | None
+    domain: Path | None
+    passphrase: PassphraseSource
+
+
+def join(*, superlink: str, ca: Path, **site: Unpack[SiteOptions]) -> int:
     """Check the site, and run its SuperNode until SIGTERM or Ctrl-C."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our one line reports what gRPC's lines would
     from ..node.join import join as run
     from ..node.trial_vault import TrialVault
 
-    site = _site(dataset, evaluation_key, policy, identity, vault, domain, passphrase)
+    domain, passphrase = site["domain"], site["passphrase"]
     own = None if domain is None else TrialVault(domain.resolve(), passphrase.file, passphrase.descriptor)
-    return run(superlink, ca, identity, site, own)
+    return run(superlink, ca, site["identity"], _configuration(**site), own)
 
 
 def add_doctor_arguments(to: argparse.ArgumentParser) -> None:
@@ -72,27 +74,14 @@ def add_doctor_arguments(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
-def doctor(
-    *,
-    superlink: str,
-    ca: Path,
-    identity: Path,
-    dataset: Path,
-    evaluation_key: Path | None,
-    policy: Path,
-    vault: str | None,
-    domain: Path | None,
-    passphrase: PassphraseSource,
-    deep: bool,
-    as_json: bool,
-) -> int:
+def doctor(*, superlink: str, ca: Path, deep: bool, as_json: bool, **site: Unpack[SiteOptions]) -> int:
     """Check keys, certificates, coordinator, clock, vault, dataset and policy before `join`."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ..node.doctor import examine
 
-    site = _site(dataset, evaluation_key, policy, identity, vault, domain, passphrase)
     results = []
-    for result in examine(superlink, ca, identity, site, domain=domain, deep=deep):
+    configuration = _configuration(**site)
+    for result in examine(superlink, ca, site["identity"], configuration, domain=site["domain"], deep=deep):
         results.append(result)
         if not as_json:
             print(printable(f"{result.status:4}  {result.check}: {result.message}"), flush=True)
@@ -101,24 +90,16 @@ def doctor(
     return 1 if any(each.status == "FAIL" for each in results) else 0
 
 
-def _site(
-    dataset: Path,
-    evaluation_key: Path | None,
-    policy: Path,
-    identity: Path,
-    vault: str | None,
-    domain: Path | None,
-    passphrase: PassphraseSource,
-) -> SiteConfig:
-    """Return the site's configuration; raise `ConfigError` for arguments that contradict each other."""
-    key = evaluation_key
-    if vault is not None and passphrase != PassphraseSource():
+def _configuration(**site: Unpack[SiteOptions]) -> SiteConfig:
+    """Return the site's configuration; raise `ConfigError` for options that contradict each other."""
+    key, domain = site["evaluation_key"], site["domain"]
+    if site["vault"] is not None and site["passphrase"] != PassphraseSource():
         raise ConfigError("a passphrase is for --domain, whose vault `join` starts: leave it out with --vault")
-    if key is None and domain is None:
-        raise ConfigError("--evaluation-key is missing: name the trainer's copy of domain.eval")
-    if key is None and domain is not None:
+    if key is None:
+        if domain is None:
+            raise ConfigError("--evaluation-key is missing: name the trainer's copy of domain.eval")
         from fedpp.keys.key_store import EVALUATION_KEY
 
         key = domain / EVALUATION_KEY
-    paths = [path.resolve() for path in (dataset, key, policy) if path is not None]
-    return SiteConfig(paths[0], paths[1], vault or "", paths[2], identity.resolve())
+    dataset, key, policy, work = (path.resolve() for path in (site["dataset"], key, site["policy"], site["identity"]))
+    return SiteConfig(dataset, key, site["vault"] or "", policy, work)

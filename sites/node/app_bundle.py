@@ -1,7 +1,7 @@
-"""An app bundle (FAB): the zip of code that Flower ships from the coordinator to a site, read as an enemy's.
+"""App bundle (FAB): the zip of code that Flower ships from the coordinator to a site, read as untrusted input.
 
-What `fedpp-site review` shows and what the launcher runs is unpacked by the same function here, so that no archive
-means one thing to who reviews it and another to Python. Names, kinds and sizes are checked before anything is written.
+`fedpp-site review` and the launcher unpack a bundle by the same function, so that no archive shows one thing to its
+reviewer and another to Python. Names, kinds and sizes are checked before anything is written.
 """
 
 import stat
@@ -22,11 +22,11 @@ from fedpp.values import is_hex
 
 MAX_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
 MAX_FILES = 2000
-LONGEST_PATH = 200
+MAX_PATH_LENGTH = 200
 MAX_UNPACKED = 64 * 2**20
 MAX_KEPT = 8  # refused bundles
 SUFFIX = ".fab"
-_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's controls, formats (which turn text around or hide it), line separators
+_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's controls, formats (which reorder or hide text), line separators
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What Flower puts into a bundle (flwr.common.constant.FAB_INCLUDE_PATTERNS, flwr.cli.build): nothing else is needed.
 _SUFFIXES = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
@@ -35,7 +35,7 @@ _WITHOUT_SUFFIX = {"LICENSE", ".info/CONTENT"}
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's content, as it came."""
+    """An app bundle, as received."""
 
     content: bytes
 
@@ -61,17 +61,17 @@ class Bundle:
         return sha256(self.content).hexdigest()
 
     def files(self) -> dict[str, bytes]:
-        """Return the files in it by name; raise `FederationError` for what a bundle has no need of."""
+        """Return the files in it by name; raise `FederationError` for entries that no bundle needs."""
         try:
             with zipfile.ZipFile(BytesIO(self.content)) as archive:
                 return self._files(archive)
         except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise self._refused(f"is no whole zip archive ({error})") from None
-        except (ValueError, OSError, zlib.error, struct.error) as error:  # what damage comes to
+        except (ValueError, OSError, zlib.error, struct.error) as error:  # of damaged archives
             raise self._refused(f"cannot be read ({error})") from None
 
     def modules(self) -> set[str]:
-        """Return the names that Python finds in it first, since its folder comes first on `sys.path`."""
+        """Return the top-level modules in it; they shadow others, since its folder comes first on `sys.path`."""
         return {_module(PurePosixPath(name)) for name in self.files() if name.endswith(".py")}
 
     def unpack(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class Bundle:
             raise self._refused(f"is larger than {MAX_BYTES} bytes")
         path = folder / f"{self.hash}{SUFFIX}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace(path, self.content)  # also where a file of this name is there: who put it there?
+        replace(path, self.content)  # also over a file of this name, which somebody else may have put there
         kept = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: (file != path, -file.stat().st_mtime_ns))
         for oldest in kept[MAX_KEPT:]:
             oldest.unlink(missing_ok=True)
@@ -126,7 +126,7 @@ class Bundle:
             raise self._refused(f"holds a file with two names, {name!r:.100} and {entry.filename!r:.100}")
         if path.is_absolute() or ".." in path.parts:
             raise self._refused(f"holds a file outside of its folder, {name!r:.100}")
-        if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > LONGEST_PATH:
+        if str(path) != name or not path.parts or not name.isprintable() or "\\" in name or len(name) > MAX_PATH_LENGTH:
             raise self._refused(f"holds a file with the name {name!r:.100}")
         if "__pycache__" in path.parts or (path.suffix not in _SUFFIXES and name not in _WITHOUT_SUFFIX):
             raise self._refused(f"holds {name!r:.100}, a kind of file that Flower puts into none")
@@ -142,12 +142,12 @@ class Bundle:
 
 
 def _unreadable(name: str, content: bytes) -> str:
-    """Return why people and programs could read a file of text differently, or nothing."""
+    """Return why people and programs could read a text file differently, or an empty text."""
     if name.endswith(".py"):
         try:
             encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
         except SyntaxError:
-            return "declares an encoding that is none"
+            return "declares an unknown encoding"
         if encoding not in {"utf-8", "utf-8-sig"}:
             return f"is encoded in {encoding:.40}, not in UTF-8: a reader sees other code than Python"
     try:
@@ -161,5 +161,5 @@ def _unreadable(name: str, content: bytes) -> str:
 
 
 def _module(path: PurePosixPath) -> str:
-    """Return the top-level name by which Python imports a source file of a bundle, or what is in its folder."""
+    """Return the top-level module of a source file of a bundle."""
     return path.parts[0].removesuffix(".py")

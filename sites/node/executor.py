@@ -1,11 +1,11 @@
-"""The site's executor: it takes tasks from the SuperNode and starts a launcher of ours for each.
+"""Executor of a site: takes tasks from the SuperNode, and starts one of our launchers for each.
 
-It stands where Flower has `flower-superexec`, which would start `flwr-clientapp` and other programs that install
-and run whatever bundle the coordinator names. This one starts `sites.node.launcher` only, which asks the site's policy
-first. If a Flower version changes what the two stand on, they fail to import or to call it, and nothing runs.
+It replaces Flower's `flower-superexec`, which would start `flwr-clientapp` and other programs that install and run any
+bundle the coordinator names. The executor starts `sites.node.launcher` only, which checks the site's policy first. If a
+Flower version changes the functions that both use, they fail to import or to call them, and nothing runs.
 
-A launcher is a process of its own, forked from one that has imported TensorFlow and does nothing else: to import it
-takes seconds, and a message of a small model hardly more. The secret by which tasks are taken is not in that process.
+Each launcher is a process, forked from one that has imported TensorFlow and does nothing else: the import takes
+seconds, about as long as a message of a small model. That process does not hold the secret by which tasks are taken.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def program(name: str) -> list[str]:
 
 
 def require_flower() -> None:
-    """Raise `ConfigError` unless the installed Flower has what executor and launcher stand on."""
+    """Raise `ConfigError` unless the installed Flower has the functions that executor and launcher use."""
     command = [*program("node.executor"), "--check"]
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if tried.returncode:
@@ -52,7 +52,9 @@ def require_flower() -> None:
 def main() -> int:
     """Run the executor until SIGTERM or SIGINT; return the exit status."""
     parser = argparse.ArgumentParser(prog="executor", description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only import what it, the launcher and the node need")
+    parser.add_argument(
+        "--check", action="store_true", help="only import the modules of executor, launcher and SuperNode"
+    )
     for name in ("runtime", "secret", "policy", "refused", "work"):
         parser.add_argument(f"--{name}", default="")
     options = parser.parse_args()

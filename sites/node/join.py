@@ -23,7 +23,7 @@ from fedpp.processes import ProcessGroup, flower_environment, free_port
 
 from .doctor import examine
 from .executor import program, require_flower
-from .node_identity import PRIVATE_KEY, REFUSED, create_identity
+from .node_identity import PRIVATE_KEY, REFUSED, SUPERNODE_LOG, create_identity
 from .reachability import Coordinator
 from .trial_vault import TrialVault
 
@@ -67,6 +67,9 @@ class _Joined:
 
     def run(self) -> None:
         """Run SuperNodes until a signal comes; raise `FederationError` where a restart cannot help."""
+        log = self.identity / SUPERNODE_LOG
+        if log.exists():
+            log.rename(log.with_name(f"{SUPERNODE_LOG}.1"))
         tries, pause = 0, 0.0
         while not self.outer.stopped.wait(pause):
             started = time.monotonic()
@@ -77,7 +80,7 @@ class _Joined:
             tries = 1 if time.monotonic() - started > STEADY_SECONDS else tries + 1
             if tries == MAX_TRIES:
                 raise FederationError(
-                    f"the SuperNode ended by itself {tries} times in a row: its messages above say why"
+                    f"the SuperNode ended by itself {tries} times in a row: see {self.identity / SUPERNODE_LOG}"
                 )
             self._require_trust()
             pause = min(2.0**tries, LONGEST_PAUSE)
@@ -114,6 +117,7 @@ class _Joined:
                         *("--policy", str(self.site.policy), "--refused", str(self.identity.resolve() / REFUSED)),
                     ]
                 )
+                note(f"SuperNode started; it logs to {self.identity / SUPERNODE_LOG}")
                 while group.running() and self.outer.running() and not group.stopped.wait(0.2):
                     pass
             if hopeless.exists() and not group.stopped.is_set():

@@ -1,4 +1,4 @@
-"""How the executor starts a launcher, of which it loads no more itself."""
+"""Start of a launcher by the executor, which loads nothing else of it."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +11,7 @@ ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: whe
 
 @dataclass(frozen=True)
 class Launch:
-    """Where a launcher finds what it needs."""
+    """Arguments of a launcher."""
 
     runtime: str  # HOST:PORT of the SuperNode
     parent: int  # the executor's process, with which it ends

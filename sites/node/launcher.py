@@ -1,9 +1,9 @@
-"""Run one task that the coordinator sent, if the site's policy allows it: nothing of a bundle is unpacked before.
+"""Launcher of one task from the coordinator: checks the site's policy before anything of the bundle is unpacked.
 
-It stands where Flower has `flwr-clientapp`, and does by Flower's own functions what that does, but for these: the
-policy is asked first, with a hash that is computed here and not the one that the coordinator claims; what runs is
-what was hashed, in a fresh folder (Flower's is named by 32 bits of the claimed hash, and an older bundle there would
-run unseen); and no text of an error leaves the hospital.
+It replaces Flower's `flwr-clientapp` and uses the same functions of Flower, with three differences: the policy is
+checked first, against a hash that is computed here and not the one that the coordinator claims; the code that runs is
+the code that was hashed, in a new folder (Flower's is named by 32 bits of the claimed hash, and an older bundle there
+would run unseen); and no text of an error leaves the hospital.
 """
 
 import logging
@@ -44,7 +44,7 @@ from .launch import ROOT, Launch
 
 EXIT_SECONDS = 5.0
 UNREADABLE = "this site's policy cannot be read: its own log says why"
-FAILED = "this site failed to answer: its own log says where"
+FAILED = "this site failed to reply: its own log says where"
 
 _log = logging.getLogger("fedpp.site")
 
@@ -52,8 +52,8 @@ _log = logging.getLogger("fedpp.site")
 def main(options: Launch, token: str) -> NoReturn:
     """Run the task of this token, and exit."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    np.random.seed()  # noqa: NPY002  a bundle may use it, and all that are forked from one process would share it
-    multiprocessing.set_start_method("fork", force=True)  # a bundle's processes are its own, as Python's default is
+    np.random.seed()  # noqa: NPY002  a bundle may use it; processes forked from one share its state
+    multiprocessing.set_start_method("fork", force=True)  # a bundle's processes start as by Python's default
     status = 1
     try:
         start_parent_process_monitor(options.parent)
@@ -61,7 +61,9 @@ def main(options: Launch, token: str) -> NoReturn:
     except KeyboardInterrupt:
         pass  # the run or the site was stopped
     finally:
-        forced = Timer(EXIT_SECONDS, os._exit, (status,))  # a thread that the bundle left must not hold a place
+        forced = Timer(
+            EXIT_SECONDS, os._exit, (status,)
+        )  # a thread left by the bundle must not occupy one of the executor's places
         forced.daemon = True
         forced.start()
     sys.exit(status)
@@ -76,23 +78,23 @@ def _run(options: Launch, token: str) -> int:
         client = task_client(options.runtime, token)
         heartbeat = start_heartbeat(client)
         message, context, _, fab = pull_task_input(client)
-    except Exception as error:  # noqa: BLE001  Flower's, its HTTP library's, and whatever a message is damaged to
+    except Exception as error:  # noqa: BLE001  Flower's, its HTTP library's, and those of a damaged message
         _log.error("a task could not be taken from the SuperNode: %s", one_line(f"{type(error).__name__}: {error}"))
-        return 1  # to stop the heartbeat could take for ever; it ends with this process
+        return 1  # stopping the heartbeat could take forever; it ends with this process
     run = message.metadata.run_id
     try:
-        push_message(client, answer(message, context, Bundle(fab.content), options), context)
-    except Exception:  # noqa: BLE001  what a bundle made of its answer
-        _log.exception("the answer to run %d could not be sent", run)
+        push_message(client, reply_of(message, context, Bundle(fab.content), options), context)
+    except Exception:  # noqa: BLE001  of the bundle's reply
+        _log.exception("the reply to run %d could not be sent", run)
         try:
             push_message(client, _failed(message), context)
-        except Exception:  # noqa: BLE001  of its context, or no SuperNode is there any more
-            _log.exception("run %d got no answer", run)
+        except Exception:  # noqa: BLE001  of its context, or of a SuperNode that has ended
+            _log.exception("run %d got no reply", run)
             return 1
     try:
         push_task_output(client, context, SubStatus.COMPLETED, "")
-    except Exception:  # noqa: BLE001  what a bundle made of its state
-        _log.exception("the state of run %d could not be kept", run)
+    except Exception:  # noqa: BLE001  of the bundle's state
+        _log.exception("the state of run %d could not be saved", run)
         push_task_output(client, None, SubStatus.COMPLETED, "")
     if heartbeat.is_running:
         heartbeat.stop()
@@ -100,17 +102,17 @@ def _run(options: Launch, token: str) -> int:
     return 0
 
 
-def answer(message: Message, context: Context, bundle: Bundle, options: Launch) -> Message:
-    """Return the answer of the bundle's ClientApp, or the reason why the site lets none be given."""
+def reply_of(message: Message, context: Context, bundle: Bundle, options: Launch) -> Message:
+    """Return the reply of the bundle's ClientApp, or an error with the reason of the site's policy."""
     try:
         if reason := _denied(message, bundle, options):
             return Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
-        # Nothing of what a bundle left in its folder may cost the answer.
+        # Files that a bundle leaves in its folder must not cost the reply.
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=options.work, ignore_cleanup_errors=True) as folder:
             reply = _loaded(bundle, Path(folder))(message, context)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001  whatever the bundle does; Flower would send its text on
+    except BaseException:  # noqa: BLE001  whatever the bundle raises; Flower would send its text
         _log.exception("run %d failed", message.metadata.run_id)
         return _failed(message)
     return reply
@@ -121,7 +123,7 @@ def _failed(message: Message) -> Message:
 
 
 def _denied(message: Message, bundle: Bundle, options: Launch) -> str | None:
-    """Return why the site's policy does not let this bundle answer, without a path, and log it; None if it does."""
+    """Return why the site's policy does not allow this bundle, without a path, and log it; None if it does."""
     run = message.metadata.run_id
     try:
         policy = SitePolicy.load(options.policy)
@@ -139,7 +141,7 @@ def _denied(message: Message, bundle: Bundle, options: Launch) -> str | None:
 
 
 def _loaded(bundle: Bundle, folder: Path) -> ClientApp:
-    """Unpack an approved bundle and return its ClientApp, which finds no module of ours before its own."""
+    """Unpack an approved bundle and return its ClientApp, which imports no module of ours in place of its own."""
     bundle.unpack(folder)
     settings: Mapping[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())
     os.environ[BUNDLE] = bundle.hash
@@ -156,7 +158,7 @@ def _not_approved(bundle: Bundle, run: int, options: Launch) -> str:
     """Keep a bundle that is not approved, and return the line that says how to approve it."""
     try:
         kept = shlex.quote(str(bundle.keep(options.refused)))
-        approved = kept  # the file, which is approved if it is what its name says
+        approved = kept  # the file: `approve` checks that its hash is its name
     except (OSError, FederationError) as error:
         _log.warning("bundle %s cannot be kept for review: %s", bundle.hash, error)
         kept, approved = "BUNDLE.fab", bundle.hash

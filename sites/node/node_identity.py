@@ -13,6 +13,7 @@ from fedpp.files import create_exclusively
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
 REFUSED = "refused"  # folder of the bundles that wait for a review
+SUPERNODE_LOG = "supernode.log"  # Flower's messages since `join` started; the previous log has the suffix .1
 
 
 def create_identity(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Edit a list of bundles or of datasets in a site's policy, and nothing else of its text: comments and order stay."""
+"""Editor of a site's policy file: changes a list of bundles or datasets, and keeps comments, order and style."""
 
 import fcntl
 import os
@@ -18,23 +18,23 @@ List = Literal["bundles", "datasets"]
 
 
 def set_listed(path: Path, name: List, item: str, *, approved: bool) -> bool:
-    """Add a hash to one of the policy's lists, or take it out; tell whether the file changed.
+    """Add a hash to one of the policy's lists, or remove it; return whether the file changed.
 
-    Whoever reads the file meanwhile sees the old one or the new one. Raises `ConfigError` where it is no policy, or
-    is written in a way that this does not understand: then nothing is changed.
+    A concurrent reader sees the old file or the new one. Raises `ConfigError`, and changes nothing, if the file is no
+    policy or is written in a style that this editor does not understand.
     """
     path = path.resolve()  # a link stays one
-    SitePolicy.load(path)  # before the lock, since it says more of what is missing
+    SitePolicy.load(path)  # before the lock: its messages are clearer
     with _locked(path):
         return _set(path, SitePolicy.load(path), name, item, approved=approved)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from editing a policy meanwhile.
+    """Lock a policy against edits by other processes.
 
-    The lock is a file beside it, since the policy itself is replaced, and for its owner alone: whoever can open what is
-    locked can hold the lock, and keep an approval from being withdrawn.
+    The lock is a file beside it, since the policy itself is replaced, and for its owner alone: anybody who can
+    open the locked file can hold the lock, and keep an approval from being withdrawn.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path.with_name(f".{path.name}.lock"), flags, 0o600)
@@ -84,7 +84,7 @@ def _without(text: str, name: List, item: str) -> str:
     key, items = _list(text, name)
     (number,) = (n for n, node in enumerate(items.value) if node.value == item)
     found, last = items.value[number], len(items.value) - 1
-    if items.flow_style and not last:  # with it goes a comma that may follow
+    if items.flow_style and not last:  # removes a comma that may follow, too
         return f"{text[: items.start_mark.index]}[]{text[items.end_mark.index :]}"
     if items.flow_style:
         start = items.value[number - 1].end_mark.index if number else found.start_mark.index
@@ -97,7 +97,7 @@ def _without(text: str, name: List, item: str) -> str:
 
 
 def _list(text: str, name: List) -> tuple[yaml.Node, Any]:
-    """Return the nodes of the key and of its value, a sequence or nothing; the text is a policy's."""
+    """Return the nodes of the key and of its value, a sequence or nothing, in the text of a policy."""
     policy: Any = yaml.compose(text, yaml.SafeLoader)
     return next((key, value) for key, value in policy.value if key.value == name)
 

@@ -1,6 +1,10 @@
-"""SuperNode process of one site: holds the identity's lock and runs Flower's SuperNode, patched to rejoin."""
+"""SuperNode process of one site: holds the identity's lock and runs Flower's SuperNode, patched to rejoin.
+
+Flower's messages go to a log file in the identity's folder; our own notes go to stderr as well.
+"""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -8,7 +12,7 @@ from pathlib import Path
 from fedpp.files import lock_folder
 from fedpp.flower import patient_supernode
 
-from .node_identity import PUBLIC_KEY
+from .node_identity import PUBLIC_KEY, SUPERNODE_LOG
 
 ORPHAN_SECONDS = 20.0  # for a SuperNode whose `join` was killed to end
 
@@ -24,6 +28,11 @@ def main() -> int:
     if lock is None:
         options.hopeless.write_text("a SuperNode that an earlier `fedpp-site join` started still runs: end it first")
         return 1
+    terminal = os.fdopen(os.dup(2), "w")
+    with (options.identity / SUPERNODE_LOG).open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    patient_supernode.RejoiningClient.notes = terminal
     patient_supernode.run(options.identity, options.identity / PUBLIC_KEY, options.hopeless, flower)
     return 1
 

@@ -1,6 +1,6 @@
-"""The vault that `fedpp-site join` starts beside the trainer, as the same user: for trials.
+"""Trial vault: a vault that `fedpp-site join` starts beside the trainer, as the same user.
 
-Code that the site lets run then could read the vault's memory, and with it the domain secret (docs/threats.md).
+Approved code could then read the vault's memory, and with it the domain secret (docs/explanation/threats.md).
 """
 
 import os
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class TrialVault:
-    """Where the vault's secret is, and what opens it: a file, an open descriptor, or else the terminal."""
+    """The vault's domain folder, and the source of its passphrase: a file, a descriptor, or else the terminal."""
 
     domain: Path
     passphrase_file: Path | None = None
@@ -32,9 +32,9 @@ class TrialVault:
 
     @contextmanager
     def started(self, site: SiteConfig, identity: Path) -> Iterator[tuple[ProcessGroup, str]]:
-        """Start the vault; yield its process group and its address, once it answers or a signal came.
+        """Start the vault; yield its process group and its address once it replies or a signal came.
 
-        Raises `FederationError` if the vault ends before it answers.
+        Raises `FederationError` if the vault ends before it replies.
         """
         with (
             self._passphrase() as passphrase,
@@ -56,7 +56,7 @@ class TrialVault:
                     *("--audit-log", str(identity / AUDIT_LOG)),
                 ]
             )
-            while group.running() and not _answers(address) and not group.stopped.wait(POLL_SECONDS):
+            while group.running() and not _replies(address) and not group.stopped.wait(POLL_SECONDS):
                 pass
             if not group.running() and not group.stopped.is_set():
                 raise FederationError("the vault ended before it answered: its messages above say why")
@@ -64,9 +64,9 @@ class TrialVault:
 
     @contextmanager
     def _passphrase(self) -> Iterator[Path]:
-        """Yield a path at which a process of this user, and no other, reads the passphrase while this process lives.
+        """Yield a path from which only processes of this user read the passphrase, while this process lives.
 
-        It stands in nobody's arguments or environment: a descriptor is read where this process has it.
+        It is in no arguments and no environment: a descriptor is read through /proc of this process.
         """
         if self.passphrase_file is not None:
             yield self.passphrase_file.resolve()
@@ -89,7 +89,7 @@ def _held(descriptor: int) -> Path:
     return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
-def _answers(address: str) -> bool:
+def _replies(address: str) -> bool:
     if not Path(address.removeprefix(SCHEME)).is_socket():
         return False
     try:

@@ -1,4 +1,4 @@
-"""How a hospital decides on code: review of a bundle that may be an enemy's, approval that keeps the file's text."""
+"""Review of untrusted bundles, and approvals that keep the text of the policy file."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from sites.node import app_bundle as bundle_module
 from sites.node.app_bundle import MAX_KEPT, Bundle
 from sites.node.executor import require_flower
 from sites.node.launch import Launch
-from sites.node.launcher import answer
+from sites.node.launcher import reply_of
 from sites.node.policy_file import set_listed
 
 DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
@@ -122,13 +122,13 @@ def damaged(content: bytes) -> bytes:
                     "is encoded in unicode_escape, not in UTF-8",
                 ),
                 (b"# coding: utf-7\n", "is encoded in utf-7, not in UTF-8"),
-                (b"# coding: no-such\n", "declares an encoding that is none"),
+                (b"# coding: no-such\n", "declares an unknown encoding"),
                 (b"# coding: latin-1\n", "is encoded in iso-8859-1, not in UTF-8"),
                 (b"# harmless\rprint(1)\n", "holds the character U+000D"),
                 (b"# harmless\x0cprint(1)\n", "holds the character U+000C"),
                 ("x = '\u202e'\n".encode(), "holds the character U+202E"),
                 ("# harmless\u2028print(1)\n".encode(), "holds the character U+2028"),
-                (b"x = '\xff'\n", "declares an encoding that is none"),
+                (b"x = '\xff'\n", "declares an unknown encoding"),
             )
         ),
         (archive({"pyproject.toml": b"\xff"}), "holds 'pyproject.toml', which is not UTF-8"),
@@ -143,8 +143,8 @@ def damaged(content: bytes) -> bytes:
         (b"", "is no whole zip archive"),
     ],
 )
-def test_what_a_bundle_has_no_need_of_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    """An archive that means to write elsewhere, or to look other than it is, is refused before a byte is written."""
+def test_an_unsafe_bundle_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    """An archive that would write elsewhere, or that hides what it holds, is refused before a byte is written."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(FederationError) as raised:
         Bundle(content).unpack(tmp_path / "empty")
@@ -154,7 +154,7 @@ def test_what_a_bundle_has_no_need_of_is_refused(tmp_path: Path, content: bytes,
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
-def test_what_is_kept_for_review_is_what_came(tmp_path: Path) -> None:
+def test_the_bundle_kept_for_review_is_the_one_received(tmp_path: Path) -> None:
     """A file, or a link, that somebody put under a bundle's name is replaced, and is not read in its place."""
     bundle, other = Bundle(archive({"a.py": b"print(1)"})), Bundle(archive({"a.py": b"print(2)"}))
     path = tmp_path / f"{bundle.hash}.fab"
@@ -170,7 +170,7 @@ def test_what_is_kept_for_review_is_what_came(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_no_bundle_and_no_policy(tmp_path: Path) -> None:
-    """Nothing waits for somebody to write into it."""
+    """No command waits for a writer of the pipe."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FederationError, match="is no file"):
         Bundle.load(tmp_path / "pipe")
@@ -179,7 +179,7 @@ def test_a_pipe_is_no_bundle_and_no_policy(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
-    """A small archive that unpacks to more than the bound is refused, and not unpacked to find that out."""
+    """A small archive that unpacks to more than the bound is refused, without unpacking all of it."""
     content = BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("a.py", bytes(2 * bundle_module.MAX_UNPACKED))
@@ -192,7 +192,7 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
 @example(b"", 34, b"\xff" * 8)  # in the midst of what is deflated
 @given(st.binary(max_size=300), st.integers(0, 300), st.binary(min_size=1, max_size=8))
 def test_any_bytes_are_files_or_refused(noise: bytes, place: int, patch: bytes) -> None:
-    """No content, and no damage to a good one, ends in another error than `FederationError`."""
+    """Any content, damaged or not, is read or ends in `FederationError`."""
     good = archive({"a.py": b"print(1)" * 20, "b/c.py": b""}, deflated)
     place %= len(good)
     for content in (noise, good[:place] + patch + good[place + len(patch) :]):
@@ -205,7 +205,7 @@ def test_any_bytes_are_files_or_refused(noise: bytes, place: int, patch: bytes) 
 
 
 def test_only_the_newest_refused_bundles_are_kept(tmp_path: Path) -> None:
-    """A coordinator that sends one bundle after the other fills no disk; the newest is always there."""
+    """A coordinator that sends bundle after bundle does not fill the disk; the newest is kept."""
     for number in range(MAX_KEPT + 3):
         bundle = Bundle(archive({"a.py": str(number).encode()}))
         assert bundle.keep(tmp_path / "kept").read_bytes() == bundle.content
@@ -213,7 +213,7 @@ def test_only_the_newest_refused_bundles_are_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "kept").iterdir())) == MAX_KEPT
 
 
-def test_review_tells_what_differs(tmp_path: Path) -> None:
+def test_review_reports_what_differs(tmp_path: Path) -> None:
     """A review names each file, its hash, and whether it is the installed fedpp's; it unpacks what it names."""
     content = archive(
         MINE | {"sites/client/app.py": b"import os\n", "fedpp/extra.py": b"", "coordinator/server/app.py": b""}
@@ -250,8 +250,8 @@ def test_review_tells_what_differs(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_modules_that_stand_in_for_installed_ones_are_told(tmp_path: Path) -> None:
-    """Review and approval name each module of a bundle that Python would find before an installed one; data is none."""
+def test_modules_that_shadow_installed_ones_are_reported(tmp_path: Path) -> None:
+    """Review and approval name each module of a bundle that shadows an installed one, and no data file."""
     files = dict.fromkeys(("numpy.py", "google/protobuf/message.py", "flwr/app/x.py", "mine/x.py", "yaml/x.json"), b"")
     (tmp_path / "a.fab").write_bytes(archive(MINE | files))
     command = [*SITE, "review", str(tmp_path / "a.fab"), "--out"]
@@ -270,7 +270,7 @@ def test_modules_that_stand_in_for_installed_ones_are_told(tmp_path: Path) -> No
     assert approved.stderr.splitlines() == warnings
 
 
-def test_all_that_flower_puts_into_a_bundle_is_taken() -> None:
+def test_every_kind_of_file_of_flower_is_accepted() -> None:
     """Every kind of file that Flower's patterns include passes, and so do its own manifest and files at the top."""
     names = [pattern.removeprefix("**/").removeprefix("/").replace("*", "a") for pattern in FAB_INCLUDE_PATTERNS]
     assert set(Bundle(archive(dict.fromkeys([*names, ".info/CONTENT"], b""))).files()) == {*names, ".info/CONTENT"}
@@ -290,7 +290,7 @@ def test_a_policy_is_written_once_and_approves_nothing(tmp_path: Path, dataset: 
 
 
 def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
-    """What `coordinator bundle` prints is the hash of what it writes, and of what Flower builds of the files elsewhere.
+    """`coordinator bundle` prints the hash of the file it writes, and of Flower's build of the same files elsewhere.
 
     Neither the folder nor the files' dates and modes decide, nor a compression library.
     """
@@ -327,7 +327,7 @@ def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
 def test_approval_changes_the_list_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, written: str, steps: list[tuple[str, bool]]
 ) -> None:
-    """Whatever is approved and withdrawn, in whatever way the list was written, the rest of the text stays."""
+    """Approvals and withdrawals keep the rest of the text, in every style of the list."""
     path = tmp_path_factory.mktemp("policy") / "site.yaml"
     before, after = (
         "# Ours.\nuntil: 2030-01-01 # the end\nbundles:",
@@ -354,7 +354,7 @@ def test_approval_changes_the_list_and_nothing_else(
 
 
 def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
-    """A list that is written as none of these is told to its owner, and the file stays as it was."""
+    """A list in another style is reported, and the file stays as it was."""
     path = tmp_path / "site.yaml"
     path.write_text(f"{{bundles: [], datasets: ['{DATASET}']}}")
     with pytest.raises(ConfigError, match=f"cannot edit the list of bundles in {path}: write one hash a line"):
@@ -365,7 +365,7 @@ def test_what_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
 
 @given(written=st.sampled_from(LISTS), bundle=st.sampled_from((A, C)), newline=st.sampled_from(("\n", "\r\n")))
 def test_line_ends_stay(tmp_path_factory: pytest.TempPathFactory, written: str, bundle: str, newline: str) -> None:
-    """Whatever a list's form, a file of one kind of line ends keeps it, and of the other kind it gets none."""
+    """A file of one kind of line ends gets no line end of the other kind, in any style of the list."""
     path = tmp_path_factory.mktemp("policy") / "site.yaml"
     text = f"# Ours.\nbundles: {written}\ndatasets: ['{DATASET}']\n"
     path.write_bytes(text.replace("\n", newline).encode())
@@ -379,7 +379,7 @@ def test_line_ends_stay(tmp_path_factory: pytest.TempPathFactory, written: str, 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_owner_stays(tmp_path: Path) -> None:
-    """Root's approval leaves the policy, and its lock, to their owner, who can approve the next."""
+    """After root's approval the policy and its lock belong to their owner, who can approve the next bundle."""
     path = tmp_path / "site.yaml"
     path.write_text(starting_text(DATASET))
     os.chown(path, 20001, 20100)
@@ -392,7 +392,7 @@ def test_the_owner_stays(tmp_path: Path) -> None:
 
 
 def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
-    """Of bundles that several processes approve at the same time none is lost."""
+    """No approval is lost when several processes approve bundles at the same time."""
     path = tmp_path / "site.yaml"
     path.write_text(starting_text(DATASET))
     code = (
@@ -429,18 +429,18 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
         ("train", "untill: 2026-01-31", "this site's policy cannot be read: its own log says why"),
     ],
 )
-def test_the_launcher_asks_the_policy_and_tells_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
-    """Whatever the policy does not allow is an error reply with one line, before the bundle is looked into."""
+def test_the_launcher_checks_the_policy_and_sends_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
+    """A request that the policy does not allow gets an error reply of one line, before the bundle is opened."""
     options = launch(tmp_path)
     options.policy.write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
     message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
-    reply = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    reply = reply_of(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
     assert reply.error.reason == told
 
 
 def launch(folder: Path) -> Launch:
-    """Return how a launcher is started that has all that it needs in this folder, and takes no task."""
+    """Return the arguments of a launcher that has its files in this folder, and takes no task."""
     return Launch("127.0.0.1:1", os.getpid(), folder / "site.yaml", folder / "refused", folder)
 
 
@@ -451,10 +451,10 @@ def launch(folder: Path) -> Launch:
         ("", "{policy}: the policy is empty: nothing is allowed; `fedpp-site policy` writes one to begin with"),
     ],
 )
-def test_without_a_policy_nothing_is_answered(
+def test_without_a_policy_every_request_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | None, logged: str
 ) -> None:
-    """Launcher and ClientApp refuse a missing or an empty policy; the log says what to do, the answer holds no path."""
+    """Launcher and ClientApp refuse a missing or an empty policy; the log says what to do, the reply holds no path."""
     policy = tmp_path / "site.yaml"
     if text is not None:
         policy.write_text(text)
@@ -463,7 +463,7 @@ def test_without_a_policy_nothing_is_answered(
     message = Message(content=RecordDict(), metadata=asked)
     options = launch(tmp_path)
     node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy), "work": "work"}
-    launched = answer(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
+    launched = reply_of(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert launched.error.reason == "this site's policy cannot be read: its own log says why"
     answered = app(message, Context(1, 1, node, RecordDict(), {}))
     assert dict(answered.content["refusal"]) == {"reason": "its settings do not fit: its own log says which"}
@@ -472,7 +472,7 @@ def test_without_a_policy_nothing_is_answered(
 
 
 def test_another_flower_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a Flower version lacks what the launcher stands on, the site does not join, and says so."""
+    """If a Flower version lacks a function that the launcher uses, the site does not join, and says why."""
     require_flower()
     changed = "import flwr.supernode.runtime.run_clientapp as module\ndel module.push_message\n"
     (tmp_path / "sitecustomize.py").write_text(changed)

@@ -24,8 +24,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(process: subprocess.Popen[str]) -> bool:
-    """Tell whether a process has come to our first lines, by the signals that it catches."""
+def started(process: subprocess.Popen[str]) -> bool:
+    """Return whether a process has reached our first lines, by the signals that it catches."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return bool(int(status.split("SigCgt:")[1].split()[0], 16) & CAUGHT)
 
@@ -40,7 +40,7 @@ def interrupted(arguments: list[str], after: float, number: int) -> "tuple[int, 
         text=True,
     ) as process:
         deadline = time.monotonic() + SECONDS
-        while not begun(process) and time.monotonic() < deadline:
+        while not started(process) and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(after)
         process.send_signal(number)
@@ -69,8 +69,8 @@ def test_a_rotation_is_interrupted_at_any_moment(hospital: Path, number: int):
     assert statuses[:2] == [1, 1]
 
 
-def test_a_command_in_the_background_of_a_script_goes_on(hospital: Path):
-    """A shell without a terminal starts what is in its background with Ctrl-C ignored: it stays so."""
+def test_a_command_in_the_background_of_a_script_is_not_interrupted(hospital: Path):
+    """A shell without a terminal starts background commands with Ctrl-C ignored, which is respected."""
     command = 'trap "" INT; exec "$0" -m sites card "$1"'
     with subprocess.Popen(
         ["sh", "-c", command, sys.executable, str(hospital / "domain")],

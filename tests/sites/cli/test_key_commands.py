@@ -1,4 +1,4 @@
-"""The life of a key on the command line: founded, shared, accepted, rotated, a member revoked; with real files."""
+"""The key commands: found a domain, invite, accept, rotate and revoke, with real files."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SHORTER_THAN_A_SHARE = 1000  # bytes, and longer than any key file
 
 
 class Hospital:
-    """A folder of one hospital, with its passphrase, and its commands; of one epoch `many` successors may be made."""
+    """Folder of one hospital, its passphrase and its commands; with `many`, a key epoch may have several successors."""
 
     many = False
 
@@ -73,7 +73,7 @@ def west(east: Hospital) -> Hospital:
 
 
 def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, west: Hospital):
-    """Card and trainer's keys are the same; the passphrases are each one's own, and the certifying key stayed."""
+    """Card and trainer's keys are the same; the passphrases are each one's own, and the CA key stayed."""
     assert west.fingerprint("domain") == east.fingerprint("domain")
     for name in ("domain.card", "trainer/domain.eval", "trainer/domain.rest"):
         assert (west / "domain" / name).read_bytes() == (east / "domain" / name).read_bytes()
@@ -83,8 +83,8 @@ def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, 
     assert "wrong passphrase" in east.refused("rotate", "--domain", west / "domain", "--out", east / "x")
 
 
-def test_words_that_differ_are_refused(east: Hospital, west: Hospital):
-    """Neither a share nor a membership is made where one word differs, or nobody says any."""
+def test_phrases_that_differ_are_refused(east: Hospital, west: Hospital):
+    """A wrong word or no phrase at all leaves no invitation and no membership."""
     to = ("--to", west / "identity" / "site.request", "--out", east / "none.invitation")
     identity = ("--identity", west / "identity", "--out", west / "none")
     invite, accept = ("invite", "--domain", east / "domain", *to), ("accept", east / "west.invitation", *identity)
@@ -121,7 +121,7 @@ def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
 
 
 def test_what_is_suggested_can_be_pasted(east: Hospital):
-    """Paths with blanks are quoted in commands; what is not there is named once, without a number."""
+    """Paths with blanks are quoted in suggested commands; a missing file is named once, without an error number."""
     out = east / "new epoch"
     told = east.run("rotate", "--again", "--domain", east / "domain", "--out", out)
     assert f"--domain {east / 'domain'} --to '{out}'`" in told
@@ -146,8 +146,8 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
         assert "Errno" not in line
 
 
-def test_a_member_admits_nobody(east: Hospital, west: Hospital):
-    """It has the secret, and is told who can."""
+def test_a_member_invites_nobody(east: Hospital, west: Hospital):
+    """It has the secret, and the error says who invites."""
     other = east / "domain" / "site.request"
     to = ("--to", other, "--phrase", told(other))
     line = west.refused("invite", "--domain", west / "domain", *to, "--out", west / "x.invitation")
@@ -172,8 +172,8 @@ def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
     assert west.folder.exists()
 
 
-def test_a_rotation_needs_no_words_and_revokes_who_is_left_out(east: Hospital, west: Hospital):
-    """Members accept the epoch that theirs named; a revoked one gets no share of the next."""
+def test_a_rotation_needs_no_phrase_and_revokes_a_member(east: Hospital, west: Hospital):
+    """Members accept the successor that their key epoch names; a revoked one gets no invitation to it."""
     north = Hospital(east.folder.parent / "north", "the fourth passphrase")
     to = (north / "identity" / "site.request",)
     north.run("request", "--site", "North", "--out", north / "identity")
@@ -216,12 +216,12 @@ def card_phrase(domain: Path) -> str:
 
 
 def invitation_for(name: str, domain: Path) -> Path:
-    """Return the share that a rotation made for a site."""
+    """Return the invitation that a rotation wrote for a site."""
     (path,) = (p for p in (domain / "invitations").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
     return path
 
 
-def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
+def test_the_founder_is_not_invited(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
     own = east / "domain" / "site.request"
     line = east.refused(
@@ -231,8 +231,8 @@ def test_a_domain_is_not_shared_with_its_founder(east: Hospital):
     assert not (east / "z").exists()
 
 
-def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
-    """A rotation whose disk takes the keys and no longer the shares leaves nothing behind, and can be made again."""
+def test_a_key_epoch_is_written_whole_or_not_at_all(east: Hospital, west: Hospital):
+    """A rotation whose disk takes the keys and not the invitations leaves nothing behind, and can be repeated."""
     before = written(east.folder)
     rotate = ["rotate", "--again", "--domain", east / "domain", "--passphrase-file", east.file, "--out", east / "n"]
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SHORTER_THAN_A_SHARE},) * 2)"
@@ -248,8 +248,8 @@ def test_an_epoch_is_made_whole_or_not_at_all(east: Hospital, west: Hospital):
     assert west.folder.exists()
 
 
-def test_who_makes_the_epoch_cannot_leave_itself_out(east: Hospital):
-    """Revoking the site that holds the certifying key is refused with the reason."""
+def test_the_founder_cannot_revoke_itself(east: Hospital):
+    """Revoking the site that holds the CA key is refused with the reason."""
     line = east.refused("revoke", "East", "--again", "--domain", east / "domain", "--out", east / "alone")
     assert "it cannot revoke itself" in line
     assert not (east / "alone").exists()
@@ -282,7 +282,7 @@ def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hosp
 
 
 def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
-    """Who calls itself WEST gets no certificate beside West."""
+    """A site named WEST gets no certificate beside West."""
     other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
     other.run("request", "--site", "WEST", "--out", other / "identity")
     to = other / "identity" / "site.request"

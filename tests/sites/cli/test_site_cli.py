@@ -55,7 +55,7 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
 
 
 def test_visits_of_x_rays_are_predicted(folder: Path):
-    """Windows of visits are ingested with the label of their newest; what was recognised and the choice are told."""
+    """Windows of visits are ingested with the label of their newest; the layout and the negative class are reported."""
     raw = DATA / "chexpert_layout" / "site_a"
     size = ("--size", 8, "--frames", 2, "--window", 3, "--stride", 2, "--min-length", 2)
     done = site("ingest", raw, *keys(folder), "--out", folder / "visits", "--predict", "visit", *size, "--json")
@@ -74,7 +74,7 @@ def test_visits_of_x_rays_are_predicted(folder: Path):
 
 
 def test_a_diverged_training_writes_no_model(folder: Path):
-    """Weights that are not finite any more are an error, and no model."""
+    """Weights that become non-finite end in an error, without a model."""
     raw = folder / "raw" / "hospital-1"
     site("ingest", raw, *keys(folder), "--out", folder / "diverging", "--size", 16, "--frames", 2)
     training = ("train", folder / "diverging", "--domain", folder / "domain", "--epochs", 2, "--learning-rate", 1e38)
@@ -171,7 +171,7 @@ def test_a_killed_ingest_leaves_no_dataset(folder: Path, tmp_path: Path):
 
 
 def test_findings_are_trained_and_evaluated(folder: Path, tmp_path: Path):
-    """Figures are told for each finding, with the point that reaches a wanted sensitivity if one is asked for."""
+    """Metrics are printed for each finding, with the operating point of a sensitivity if one is given."""
     raw, out = DATA / "chexpert_layout" / "site_a", tmp_path / "data"
     ingest = ("ingest", raw, *keys(folder), "--out", out, "--size", 8, "--frames", 1, "--target", "competition")
     summary = json.loads(site(*ingest, "--predict", "visit", "--stride", 4, "--json").stdout)

@@ -74,7 +74,7 @@ def killed_at_random(command: list[str], out: Path, generator: random.Random) ->
     return running
 
 
-def test_a_training_that_was_killed_five_times_ends_with_the_weights_of_an_unbroken_one(
+def test_a_training_that_was_killed_five_times_ends_with_the_weights_of_an_uninterrupted_one(
     dataset: EncryptedDataset, folder: Path, tmp_path: Path
 ):
     """SIGKILL at five random moments; resumed, the rows are equal bit for bit, and no checkpoint is left."""
@@ -113,10 +113,10 @@ def test_ctrl_c_prints_the_command_that_resumes(dataset: EncryptedDataset, folde
     assert_equal_models(tmp_path / "whole", out)
 
 
-def test_more_epochs_may_be_asked_for(
+def test_a_resumed_training_may_have_more_epochs(
     dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    """A training of 2 epochs that was stopped before its model was written goes on to 5, as one of 5 from the start."""
+    """A training of 2 epochs that was stopped before its model was written resumes to 5, as one of 5 from the start."""
     given = ["--learning-rate", "0.01", "--batch-size", "3"]
     assert main(["train", *arguments(dataset, folder, tmp_path / "five", "--epochs", "5", *given)]) == 0
     stopped(dataset, folder, tmp_path / "two", monkeypatch, "--epochs", "2", *given)
@@ -138,7 +138,7 @@ def stopped(dataset: EncryptedDataset, folder: Path, out: Path, monkeypatch: pyt
     assert [path.name for path in out.iterdir()] == ["checkpoint.sealed"]
 
 
-def test_what_does_not_fit_the_checkpoint_is_refused(
+def test_settings_that_contradict_the_checkpoint_are_refused(
     dataset: EncryptedDataset,
     folder: Path,
     domain: KeyDomain,
@@ -179,10 +179,10 @@ def test_what_does_not_fit_the_checkpoint_is_refused(
     assert "is damaged, or sealed under another domain's at-rest key" in capsys.readouterr().err
 
 
-def test_without_a_checkpoint_it_starts_from_the_beginning_and_says_so(
+def test_without_a_checkpoint_training_starts_from_the_beginning(
     dataset: EncryptedDataset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """So a script may always resume; and the same seed gives the same model, decoys included."""
+    """A script may always pass --resume, and the same seed gives the same model, decoys included."""
     assert main(["train", *arguments(dataset, folder, tmp_path / "a", "--epochs", "2", "--resume")]) == 0
     assert "holds no checkpoint: training starts from the beginning" in capsys.readouterr().err
     assert main(["train", *arguments(dataset, folder, tmp_path / "b", "--epochs", "2")]) == 0
@@ -191,8 +191,10 @@ def test_without_a_checkpoint_it_starts_from_the_beginning_and_says_so(
     assert "models are not overwritten" in capsys.readouterr().err
 
 
-def test_what_a_killed_training_left_goes(dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch, capsys):
-    """Half a model goes with the next start, and the checkpoint of a training that had its model with --resume."""
+def test_files_of_a_killed_training_are_removed(
+    dataset: EncryptedDataset, folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """The next start removes half a model, and --resume the checkpoint of a training that has its model."""
     out = tmp_path / "out"
     stopped(dataset, folder, out, monkeypatch, "--epochs", "1")
     (out / ".model.npz.1.tmp").write_bytes(b"half")
@@ -212,7 +214,7 @@ def test_what_a_killed_training_left_goes(dataset: EncryptedDataset, folder: Pat
 def test_a_split_without_sequences_is_found_before_training(
     split: str, more: list[str], domain: KeyDomain, plaintext, folder: Path, tmp_path: Path, monkeypatch, capsys
 ):
-    """Nothing to train on, or nothing to stop by, is one line, and nothing is written."""
+    """An empty split train, or validation with early stopping, is one line, and nothing is written."""
     monkeypatch.setattr("conftest.SPLIT", tuple("test" if name == split else name for name in SPLIT))
     lacking = write_dataset(tmp_path / "lacking", domain, plaintext)
     assert main(["train", *arguments(lacking, folder, tmp_path / "out", *more)]) == 1
@@ -223,7 +225,7 @@ def test_a_split_without_sequences_is_found_before_training(
 def test_initial_weights_are_not_those_of_the_seed_alone(
     dataset: EncryptedDataset, folder: Path, domain: KeyDomain, tmp_path: Path
 ):
-    """Who knows the seed and not the key cannot draw them: a model that hardly learned has none of that seed."""
+    """The seed without the key does not reveal them: a model that hardly learned has none of that seed's weights."""
     slow = arguments(dataset, folder, tmp_path / "out", "--epochs", "1", "--seed", "3", "--learning-rate", "1e-12")
     assert main(["train", *slow]) == 0
     model = EncryptedModel.load(tmp_path / "out" / "model.npz")
@@ -234,10 +236,10 @@ def test_initial_weights_are_not_those_of_the_seed_alone(
     np.testing.assert_allclose(started, own, atol=1e-9)
 
 
-def test_the_key_s_owner_stops_it_early(
+def test_early_stopping_keeps_the_best_epoch(
     dataset: EncryptedDataset, folder: Path, domain: KeyDomain, tmp_path: Path, address: str, capsys
 ):
-    """It stops 2 epochs after the loss that the vault tells was lowest, and keeps that epoch's weights."""
+    """Training stops 2 epochs after the lowest loss that the vault decrypts, with the weights of that epoch."""
     out = tmp_path / "out"
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     with serving(domain, dataset, address, audit=log):
@@ -276,7 +278,7 @@ def test_early_stopping_needs_the_vault(
 
 
 def test_a_checkpoint_from_before_the_pull_has_none():
-    """Settings without `proximal` are those of a training without it; they come back with it."""
+    """Settings without `proximal` are read as 0, and written with it."""
     training = Training(10, Hyperparameters(learning_rate=0.1))
     settings = TrainingSettings("d" * 64, "e" * 64, training)
     older = {name: value for name, value in settings.to_mapping().items() if name != "proximal"}

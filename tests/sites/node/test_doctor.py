@@ -1,4 +1,4 @@
-"""What can be checked before a site joins: each mistake is named, with what to do, and the other checks still run."""
+"""Checks before a site joins: each mistake is named, with what to do, and the other checks still run."""
 
 import json
 import ssl
@@ -103,7 +103,7 @@ def proxy(tls: Path, *, closed: bool = True, fleet: int = 415, ahead: timedelta 
 
 @pytest.fixture
 def given(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[Given]:
-    """Return a site to which nothing is wrong, beside its vault and in front of a coordinator's proxy."""
+    """Return a site without a fault, beside its vault and in front of a coordinator's proxy."""
     tls = ensure(tmp_path / "tls", [])
     create_identity(tmp_path / "identity")
     domain.evaluation_key().save(tmp_path / "domain.eval")
@@ -129,7 +129,7 @@ def fails(given: Given, check: str, reason: str, *skipped: str) -> None:
     assert others == {**ok, **dict.fromkeys(skipped, "skip"), **AS_ROOT}
 
 
-def test_where_nothing_is_wrong_every_check_says_so(given: Given) -> None:
+def test_every_check_of_a_faultless_site_passes(given: Given) -> None:
     """All checks are made, in the order in which `join` needs them; TensorFlow is not loaded; status 0."""
     found = given.found(deep=True)
     assert tuple(found) == CHECKS
@@ -150,7 +150,7 @@ def test_nothing_heavy_is_loaded() -> None:
 
 @pytest.mark.parametrize("wrong", ["none", "open to others", "P-256", "no key"])
 def test_node_keys(given: Given, wrong: str) -> None:
-    """A key that is missing, open to others, or of another kind is told from the rest."""
+    """A key that is missing, open to others, or of another kind has a message of its own."""
     key = given.identity / PRIVATE_KEY
     if wrong == "none":
         key.unlink()
@@ -167,7 +167,7 @@ def test_node_keys(given: Given, wrong: str) -> None:
 
 
 def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file that is none, and one that is past its end, are told; a port is tried without it."""
+    """A file that is no certificate and an expired one are named; the port is checked without it."""
     skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
     given.ca.write_text("none")
     fails(given, "CA certificate", "is no certificate in PEM", *skipped)
@@ -178,8 +178,8 @@ def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPat
     fails(replace(given, ca=past), "CA certificate", "and not today: is this machine's clock right?", *skipped)
 
 
-def test_a_coordinator_that_is_not_there(given: Given) -> None:
-    """A port on which nobody listens, and a name that nobody has, are two reasons."""
+def test_an_unreachable_coordinator(given: Given) -> None:
+    """A port without a server and a name without an address have different messages."""
     skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
     fails(replace(given, superlink=f"127.0.0.1:{free_port()}"), "coordinator", "refused the connection", *skipped)
     fails(replace(given, superlink="nobody.invalid:8000"), "coordinator", "nobody.invalid has no address", *skipped)
@@ -190,7 +190,7 @@ def test_a_coordinator_that_is_not_there(given: Given) -> None:
 def test_certificates_of_coordinators(
     given: Given, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another authority, another name, and a time before or after the certificate's are four reasons."""
+    """Another authority, another name, and a time before or after the certificate's have four messages."""
     reason = {
         "authority": f"is of another authority than {given.ca}",
         "name": "is for hub.example and not for 127.0.0.1: call it by one of these names",
@@ -212,12 +212,14 @@ def test_certificates_of_coordinators(
 
 
 def again(tls: Certificates) -> None:
-    """Issue the server's certificate once more."""
+    """Issue the server's certificate again."""
     tls.server.unlink()
     ensure(tls.folder, ["hub.example"])
 
 
-def test_a_certificate_that_ends_soon_is_told(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_ends_soon_is_a_warning(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With less than 30 days left the check warns and passes."""
     monkeypatch.setattr(coordinator_certificates, "SERVER_VALIDITY", timedelta(days=29, hours=1))
     tls = ensure(tmp_path / "soon", [])
@@ -237,7 +239,7 @@ def test_a_certificate_that_ends_soon_is_told(given: Given, tmp_path: Path, monk
     ],
 )
 def test_clocks(given: Given, tmp_path: Path, theirs: timedelta, reason: str | None) -> None:
-    """A clock by which SuperLink would refuse signatures is told; other differences are not."""
+    """A clock by which SuperLink would refuse signatures fails the check; smaller differences do not."""
     with proxy(tmp_path / "tls", ahead=theirs) as superlink:
         ours = replace(given, superlink=superlink)
         if reason is None:
@@ -248,7 +250,7 @@ def test_clocks(given: Given, tmp_path: Path, theirs: timedelta, reason: str | N
 
 
 def test_the_clock_s_limits_are_flower_s() -> None:
-    """The bounds stand in Flower, too; and where no date comes, that is said."""
+    """The bounds are those of Flower."""
     assert (MAX_AHEAD.seconds, MAX_BEHIND.seconds) == (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE)
 
 
@@ -257,12 +259,12 @@ def test_the_clock_s_limits_are_flower_s() -> None:
     [(403, "its proxy must let /v1/fleet/ pass"), (404, "or it is no SuperLink"), (502, "no SuperLink behind it")],
 )
 def test_a_fleet_api_that_does_not_answer(given: Given, tmp_path: Path, status: int, reason: str) -> None:
-    """A proxy that lets nothing pass, another server, and a proxy in front of nothing are three reasons."""
+    """A proxy that lets nothing pass, another server, and a proxy in front of nothing have three messages."""
     with proxy(tmp_path / "tls", fleet=status) as superlink:
         fails(replace(given, superlink=superlink), "Fleet API", reason, "clock")
 
 
-def test_an_open_control_interface_is_told(given: Given, tmp_path: Path) -> None:
+def test_an_open_control_interface_is_a_warning(given: Given, tmp_path: Path) -> None:
     """In front of a real SuperLink without a proxy all passes, with a warning of what else can be reached."""
     port, state = free_port(), tmp_path / "state"
     with serving(tmp_path / "up.log", [*COORDINATOR, "up", "--state", str(state), "--port", str(port)], "ready"):
@@ -271,10 +273,10 @@ def test_an_open_control_interface_is_told(given: Given, tmp_path: Path) -> None
     assert found["other paths"][1].startswith("/v1/control/list-runs, /v1/runtime/acquire-task, /health can be reached")
 
 
-def test_what_the_site_has_must_fit_together(
+def test_dataset_key_and_vault_must_fit_together(
     given: Given, tmp_path: Path, domain: KeyDomain, plaintext: tuple, address: str
 ) -> None:
-    """A dataset that the vault does not serve, a key of another domain, and a vault that is not there are named."""
+    """A dataset that the vault does not serve, a key of another domain, and a missing vault are named."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
     given.site.policy.write_text(SitePolicy(("0" * 64,), (other.manifest.fingerprint,)).to_yaml())
     served = replace(given, site=replace(given.site, dataset=other.path))
@@ -303,7 +305,7 @@ def test_datasets(given: Given, dataset: EncryptedDataset) -> None:
 
 
 def test_policies(given: Given, dataset: EncryptedDataset) -> None:
-    """A policy that is past its end, or of another dataset, fails; one without a bundle is told, with what to do."""
+    """An expired policy, or one of another dataset, fails; one without a bundle is a warning with what to do."""
     listed = SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,))
     skipped = ("approvals", "policy's owner")
     for policy, reason in (
@@ -322,7 +324,7 @@ def test_policies(given: Given, dataset: EncryptedDataset) -> None:
 
 
 def test_a_failed_check_is_status_1(given: Given) -> None:
-    """The other lines are printed all the same, and nothing stands on stderr."""
+    """The other lines are printed, and nothing on stderr."""
     (given.identity / PRIVATE_KEY).unlink()
     done = command("doctor", *given.arguments(), check=1)
     assert len(done.stdout.splitlines()) == len(CHECKS)

@@ -1,4 +1,4 @@
-"""The site's node: its identity, what it refuses to start with, and that it ends completely."""
+"""The site's node: its identity, the inputs it refuses, its restarts, and its complete end."""
 
 import json
 import os
@@ -51,7 +51,8 @@ from sites.node.launcher import FAILED
 from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, require_key
 
 TEXT = st.text(min_size=1)
-JOINED = "SuperNode ID"
+JOINED = "note: joined as node "
+STARTED = "note: SuperNode started; it logs to "
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
 
 
 def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
-    """A site without a node's key gets one, and is told where its public half lies and whose it is; nothing starts."""
+    """A site without a node's key gets one, with a message where its public half is; nothing starts."""
     done = call(command("127.0.0.1:8000", ca, tmp_path / "identity", site), status=1)
     assert done.stderr == (
         f"fedpp-site join: a key was created for this site's node: give {tmp_path / 'identity' / 'node.pub'} to "
@@ -171,7 +172,7 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
         for name in "ab":
             identity = create_identity(tmp_path / name).parent
             start = command(address, ca, identity, site)
-            stack.enter_context(serving(tmp_path / f"{name}.log", start, "Uvicorn running on", signal.SIGINT))
+            stack.enter_context(serving(tmp_path / f"{name}.log", start, STARTED, signal.SIGINT))
         assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
         assert len(processes_of(tmp_path, "sites.node.executor")) == 2
     assert processes_of(tmp_path) == {}
@@ -184,10 +185,10 @@ def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, c
         ("authority", "is of another authority than {}/tls/ca.pem: ask this coordinator for its ca.pem"),
     ],
 )
-def test_strangers_do_not_meet(
+def test_unknown_nodes_and_coordinators_are_refused(
     tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, wrong: str, reason: str
 ) -> None:
-    """SuperLink turns a key away that was not enrolled, and a site a SuperLink of another authority."""
+    """SuperLink refuses a key that was not enrolled, and a site refuses a SuperLink of another CA."""
     address, state = coordinator
     public = create_identity(tmp_path / "identity")
     if wrong != "key":
@@ -220,16 +221,17 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
         pass
     log = (tmp_path / "2.log").read_text()
     assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
+    assert not [text for text in ("INFO", "SuperNode ID", "Uvicorn") if text in log]  # Flower's messages are in a file
+    for name in ("supernode.log", "supernode.log.1"):
+        assert "SuperNode ID" in (tmp_path / "identity" / name).read_text()
     assert "still counts this node as online" not in log
     ended = NodeRecord.load(tmp_path / "identity")
     assert ended is not None
     assert ended.running == ""  # after a clean end there is nobody to replace
 
 
-def test_a_supernode_that_ends_is_started_again(
-    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
-) -> None:
-    """A SuperNode that is killed comes back, and one whose heartbeat or wait for work Flower ends by an answer."""
+def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """A SuperNode is restarted after a kill, and after a reply that ends Flower's heartbeat or wait for work."""
     address, state = coordinator
     log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
     refused = ["heartbeat"]
@@ -264,8 +266,8 @@ def test_an_identity_is_used_by_one_join(tmp_path: Path, coordinator: tuple[str,
         assert JOINED not in (tmp_path / "2.log").read_text()
 
 
-def test_a_site_that_is_struck_off_gives_up(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A node that the coordinator unregisters while it runs ends loudly, and says what to do."""
+def test_an_unregistered_site_gives_up(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
+    """A node that the coordinator unregisters while it runs ends with a message of what to do."""
     address, state = coordinator
     identity = enrolled(tmp_path / "identity", state)
     with serving(
@@ -280,7 +282,7 @@ def test_a_site_that_is_struck_off_gives_up(tmp_path: Path, coordinator: tuple[s
 
 
 def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) -> None:
-    """Wait until a sign stands in a process's log so often."""
+    """Wait until a process's log holds a text so often."""
     deadline = time.monotonic() + 180
     while log.read_text().count(sign) < times:
         assert process.poll() is None, log.read_text()
@@ -288,8 +290,8 @@ def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) ->
         time.sleep(0.1)
 
 
-def test_what_may_pass_is_tried_again(tmp_path: Path) -> None:
-    """A handshake that breaks off and an answer 500, by Flower's retries; a certificate that does not fit is not."""
+def test_passing_failures_are_retried(tmp_path: Path) -> None:
+    """Flower retries a broken handshake and a status 500, but not a certificate that does not verify."""
     content = GetRunResponse().SerializeToString()
 
     class Handler(BaseHTTPRequestHandler):
@@ -423,10 +425,10 @@ def describe(message, context):
 
 
 def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A bundle that a site has not approved is answered at once, kept, and none of its code runs, until it is approved.
+    """A bundle that a site has not approved is refused at once and kept; none of its code runs before the approval.
 
-    The other site, which has approved it, goes on; the approval needs no restart, not even of the run. The bundle
-    imports its own `fedpp`, and finds no module of the launcher's loaded.
+    The other site, which has approved it, is not affected; the approval needs no restart, not even of the run. The
+    bundle imports its own `fedpp`, and finds no module of the launcher's loaded.
     """
     address, state = coordinator
     bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, CLIENT, nodes=2, questions=2)))
@@ -438,7 +440,7 @@ def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str
             public = create_identity(tmp_path / name)
             call([*COORDINATOR, "enrol", "--state", str(state), str(public), f"site {name}"])
             start = command(address, state / "tls" / "ca.pem", public.parent, mine)
-            stack.enter_context(serving(tmp_path / f"{name}.log", start, "SuperNode ID"))
+            stack.enter_context(serving(tmp_path / f"{name}.log", start, JOINED))
         call([*approve, str(tmp_path / "a.yaml")])
         run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
         first = _answers(tmp_path, 1)
@@ -496,10 +498,10 @@ def describe(message, context):
 """
 
 
-def test_whatever_a_bundle_does_the_coordinator_is_answered(
+def test_every_failure_of_a_bundle_gets_a_reply(
     tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
 ) -> None:
-    """A failure at any step is answered by one constant text; the site's log has a line and the details of it.
+    """A failure at any step gets one constant text as its reply; the site's log has a line and its details.
 
     Two tasks draw different numbers, though they come of one process.
     """
@@ -511,7 +513,7 @@ def test_whatever_a_bundle_does_the_coordinator_is_answered(
     public = create_identity(tmp_path / "identity")
     call([*COORDINATOR, "enrol", "--state", str(state), str(public), "mischief"])
     start = command(address, state / "tls" / "ca.pem", public.parent, site)
-    with serving(tmp_path / "site.log", start, "SuperNode ID"):
+    with serving(tmp_path / "site.log", start, JOINED):
         run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
         found: dict[str, Any] = {}
         for number, mischief in enumerate((*failing, *fine), 1):
@@ -523,16 +525,16 @@ def test_whatever_a_bundle_does_the_coordinator_is_answered(
     log = (tmp_path / "site.log").read_text()
     for line in (
         f"run {run} failed",
-        f"the answer to run {run} could not",
-        f"the state of run {run} could not be kept",
+        f"the reply to run {run} could not",
+        f"the state of run {run} could not be saved",
     ):
         assert [told.startswith(line) for told in log.splitlines()].count(True) >= 1, log
-    assert log.count("Traceback") == 4  # of an answer that is no message, and of one that cannot be sent, too
+    assert log.count("Traceback") == 4  # of a reply that is no message, and of one that cannot be sent, too
     assert "CancelledError" in log
 
 
 def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
-    """Where the SuperNode gives a launcher no task, it says so in one line, and fails."""
+    """A launcher that gets no task from the SuperNode logs one line, and fails."""
 
     class Refusing(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -558,7 +560,7 @@ def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
 
 
 def _stranger(folder: Path, client: str, *, nodes: int, questions: int) -> Path:
-    """Write an app of this ClientApp, and of a ServerApp that asks so many nodes so often; return its project."""
+    """Write an app of this ClientApp, and of a ServerApp that queries so many nodes so often; return its project."""
     for name, text in {
         "pyproject.toml": PYPROJECT,
         "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
@@ -572,7 +574,7 @@ def _stranger(folder: Path, client: str, *, nodes: int, questions: int) -> Path:
 
 
 def _answers(folder: Path, number: int) -> list[object]:
-    """Let the app's ServerApp ask all sites, and return what they answer."""
+    """Let the app's ServerApp query all sites, and return their replies."""
     (folder / f"ask {number}").touch()
     deadline = time.monotonic() + 60
     while not (folder / f"answers {number}").is_file():

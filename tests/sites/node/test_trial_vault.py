@@ -1,4 +1,4 @@
-"""A vault that `join` starts by itself: one user, one command, and a passphrase that nobody else can read."""
+"""Trial vaults, which `join` starts: one user, one command, and a passphrase that no other user can read."""
 
 import os
 import pty
@@ -26,12 +26,12 @@ from sites.node.node_identity import create_identity
 from sites.node.trial_vault import AUDIT_LOG
 
 PASSPHRASE = b"correct horse battery staple"
-WAITING = "Uvicorn running on"
+WAITING = "note: SuperNode started; it logs to "
 
 
 @pytest.fixture
 def arguments(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset) -> list[str]:
-    """Return what `join` takes for a site that is its own secret zone, whose coordinator is not up yet."""
+    """Return the arguments of `join` for a site with a trial vault, whose coordinator is offline."""
     key_store.join(tmp_path / "domain", certified(domain, "north"), Passphrase(PASSPHRASE, log2_cost=10))
     policy = tmp_path / "site.yaml"
     policy.write_text(SitePolicy((), (dataset.manifest.fingerprint,), evaluation=FEW).to_yaml())
@@ -44,7 +44,7 @@ def arguments(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset) -> l
 
 
 def sent(way: str) -> tuple[list[str], dict[str, object], int | None]:
-    """Return how `join` is given the passphrase: arguments, what `subprocess` needs, and a terminal to type at."""
+    """Return the arguments of `join` for the passphrase, those of `subprocess`, and a terminal to type at."""
     if way == "descriptor":
         reading, writing = os.pipe()
         os.write(writing, PASSPHRASE + b"\n")
@@ -56,7 +56,7 @@ def sent(way: str) -> tuple[list[str], dict[str, object], int | None]:
 
 @pytest.mark.parametrize("way", ["descriptor", "terminal"])  # a file: below
 def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[str], way: str) -> None:
-    """The vault answers before the trainer starts; its socket is private; both end with `join`, status 0.
+    """The vault replies before the trainer starts; its socket is private; both end with `join`, status 0.
 
     However the passphrase is given, it stands in no process's arguments or environment.
     """
@@ -95,7 +95,7 @@ def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[st
 
 
 def test_a_site_does_not_outlive_its_vault(tmp_path: Path, arguments: list[str]) -> None:
-    """If its vault is killed, `join` ends all, with status 1 and the reason; a wrong passphrase ends it before."""
+    """A killed vault or a wrong passphrase ends `join` and all its processes, with status 1 and the reason."""
     log = tmp_path / "log"
     more = ["--passphrase-file", str(tmp_path / "passphrase")]
     with log.open("w") as output:
