@@ -288,7 +288,7 @@ def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
 
 
 def _compare(expected: str, given: str | None, source: str) -> None:
-    """Compare verification phrases; raise `KeyFileError` where they differ, or nobody can be asked."""
+    """Compare verification phrases; raise `KeyFileError` where they differ, or there is no terminal to ask at."""
     from fedpp.cipher.verification_phrase import COUNT, letters, same_phrase
     from fedpp.errors import KeyFileError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fedpp
 
-ROOT = Path(fedpp.__file__).parents[1]  # of the checkout, or site-packages: where this package lies says neither
+ROOT = Path(fedpp.__file__).parents[1]  # the checkout, or site-packages; this package's own folder does not tell which
 
 
 @dataclass(frozen=True)

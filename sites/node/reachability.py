@@ -18,8 +18,8 @@ from fedpp.errors import ConfigError, FederationError, UnreachableError
 
 SECONDS = 10.0  # for a reply
 MAX_AHEAD, MAX_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink rejects others
-FLEET = "/v1/fleet/pull-messages"  # what sites call
-OTHERS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health")  # what nobody outside should reach
+FLEET = "/v1/fleet/pull-messages"  # for sites
+OTHERS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health")  # closed to sites by the proxy
 _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
 
 

@@ -155,7 +155,7 @@ def test_an_unsafe_bundle_is_refused(tmp_path: Path, content: bytes, reason: str
 
 
 def test_the_bundle_kept_for_review_is_the_one_received(tmp_path: Path) -> None:
-    """A file, or a link, that somebody put under a bundle's name is replaced, and is not read in its place."""
+    """A file, or a link, under a bundle's name is replaced, and is not read in its place."""
     bundle, other = Bundle(archive({"a.py": b"print(1)"})), Bundle(archive({"a.py": b"print(2)"}))
     path = tmp_path / f"{bundle.hash}.fab"
     (tmp_path / "elsewhere").write_bytes(b"untouched")
@@ -416,7 +416,7 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "reason"),
     [
         ("train", "", f"this site has not approved bundle {Bundle(b'').hash}: ask its staff to review it"),
         (
@@ -429,14 +429,14 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
         ("train", "untill: 2026-01-31", "this site's policy cannot be read: its own log says why"),
     ],
 )
-def test_the_launcher_checks_the_policy_and_sends_no_path(tmp_path: Path, kind: str, changes: str, told: str) -> None:
+def test_the_launcher_checks_the_policy_and_sends_no_path(tmp_path: Path, kind: str, changes: str, reason: str) -> None:
     """A request that the policy does not allow gets an error reply of one line, before the bundle is opened."""
     options = launch(tmp_path)
     options.policy.write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
     message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
     reply = reply_of(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
-    assert reply.error.reason == told
+    assert reply.error.reason == reason
 
 
 def launch(folder: Path) -> Launch:

@@ -42,7 +42,7 @@ def test_commands_options_and_choices_are_completed(script: str):
 
 
 def test_where_a_value_is_free_files_are_completed(script: str):
-    """No word of ours is offered after an option that takes any value, and bash is told to offer files."""
+    """No word of ours is offered after an option that takes any value, and bash offers files."""
     assert completed(script, "ingest", "--out", "") == []
     assert completed(script, "keygen", "-n", "") == []
     assert script.endswith("complete -o bashdefault -o default -F _fedpp_site fedpp-site\n")

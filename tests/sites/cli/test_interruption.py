@@ -56,12 +56,12 @@ def test_a_rotation_is_interrupted_at_any_moment(hospital: Path, number: int):
     statuses = []
     for step in range(12):
         out = hospital / f"new {number} {step}"
-        status, told, error = interrupted([*map(str, arguments), "--out", str(out)], step * step * 0.015, number)
+        status, printed, error = interrupted([*map(str, arguments), "--out", str(out)], step * step * 0.015, number)
         statuses.append(status)
         assert "Traceback" not in error
         if status == 0:
             before.add(out.name)
-            assert told
+            assert printed
         else:
             assert (status, error.split(": ")[-1]) == (1, "interrupted\n")
             assert error.count("\n") == 1

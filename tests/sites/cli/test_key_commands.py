@@ -64,8 +64,8 @@ def east(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 def west(east: Hospital) -> Hospital:
     """Return a hospital that became a member, by phrases that were compared on the telephone."""
     hospital = Hospital(east.folder.parent / "west", "another passphrase")
-    told = phrase_of(hospital.run("request", "--site", "West", "--out", hospital / "identity"))
-    to = ("--to", hospital / "identity" / "site.request", "--phrase", told)
+    phrase_ = phrase_of(hospital.run("request", "--site", "West", "--out", hospital / "identity"))
+    to = ("--to", hospital / "identity" / "site.request", "--phrase", phrase_)
     domain_phrase = phrase_of(east.run("invite", "--domain", east / "domain", *to, "--out", east / "west.invitation"))
     identity = ("--identity", hospital / "identity", "--phrase", domain_phrase)
     hospital.run("accept", east / "west.invitation", *identity, "--out", hospital / "domain")
@@ -95,7 +95,7 @@ def test_phrases_that_differ_are_refused(east: Hospital, west: Hospital):
         assert "5 words of five letters are needed" in few
         assert few.endswith("got 2")
         refused = hospital.refused(*command, "--phrase", "lusab-babad-lusab-babad-lusab")
-        assert not {told(west / "identity" / "site.request"), card_phrase(east / "domain")} & {*refused.split()}
+        assert not {phrase(west / "identity" / "site.request"), card_phrase(east / "domain")} & {*refused.split()}
     assert not (east / "none.invitation").exists()
     assert not (west / "none").exists()
 
@@ -123,8 +123,8 @@ def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
 def test_what_is_suggested_can_be_pasted(east: Hospital):
     """Paths with blanks are quoted in suggested commands; a missing file is named once, without an error number."""
     out = east / "new epoch"
-    told = east.run("rotate", "--again", "--domain", east / "domain", "--out", out)
-    assert f"--domain {east / 'domain'} --to '{out}'`" in told
+    printed = east.run("rotate", "--again", "--domain", east / "domain", "--out", out)
+    assert f"--domain {east / 'domain'} --to '{out}'`" in printed
     open_file = east / "open file"
     open_file.write_text("the founder's passphrase\n")
     open_file.chmod(0o644)
@@ -149,14 +149,14 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
 def test_a_member_invites_nobody(east: Hospital, west: Hospital):
     """It has the secret, and the error says who invites."""
     other = east / "domain" / "site.request"
-    to = ("--to", other, "--phrase", told(other))
+    to = ("--to", other, "--phrase", phrase(other))
     line = west.refused("invite", "--domain", west / "domain", *to, "--out", west / "x.invitation")
     assert "only the site that founded this key epoch invites members" in line
     assert not (west / "x.invitation").exists()
 
 
-def told(recipient: Path) -> str:
-    return MembershipRequest.load(recipient).verification_phrase
+def phrase(request: Path) -> str:
+    return MembershipRequest.load(request).verification_phrase
 
 
 def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
@@ -166,7 +166,7 @@ def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
         other.run("request", "--site", name, "--out", other / "identity")
         to = other / "identity" / "site.request"
         line = east.refused(
-            "invite", "--domain", east / "domain", "--to", to, "--phrase", told(to), "--out", east / "y"
+            "invite", "--domain", east / "domain", "--to", to, "--phrase", phrase(to), "--out", east / "y"
         )
         assert f"{name} is a member already, with other keys" in line
     assert west.folder.exists()
@@ -178,7 +178,7 @@ def test_a_rotation_needs_no_phrase_and_revokes_a_member(east: Hospital, west: H
     to = (north / "identity" / "site.request",)
     north.run("request", "--site", "North", "--out", north / "identity")
     east.run(
-        "invite", "--domain", east / "domain", "--to", *to, "--phrase", told(*to), "--out", east / "north.invitation"
+        "invite", "--domain", east / "domain", "--to", *to, "--phrase", phrase(*to), "--out", east / "north.invitation"
     )
 
     east.run("rotate", "--domain", east / "domain", "--out", east / "epoch-2")
@@ -225,7 +225,7 @@ def test_the_founder_is_not_invited(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
     own = east / "domain" / "site.request"
     line = east.refused(
-        "invite", "--again", "--domain", east / "domain", "--to", own, "--phrase", told(own), "--out", east / "z"
+        "invite", "--again", "--domain", east / "domain", "--to", own, "--phrase", phrase(own), "--out", east / "z"
     )
     assert "East is this site itself" in line
     assert not (east / "z").exists()
@@ -259,8 +259,8 @@ def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hosp
     """A key epoch is accepted without a phrase if the sealed one named it: the file beside it is anybody's to write."""
     mallory = Hospital(east.folder.parent / "mallory", "the fifth passphrase")
     mallory.run("keygen", "--out", mallory / "domain", "--site", "Mallory")
-    recipient = west / "domain" / "site.request"
-    to = ("--to", recipient, "--phrase", told(recipient))
+    request = west / "domain" / "site.request"
+    to = ("--to", request, "--phrase", phrase(request))
     mallory.run("invite", "--domain", mallory / "domain", *to, "--out", mallory / "first.invitation")
     mallory.run("rotate", "--domain", mallory / "domain", "--out", mallory / "next")
     card = west / "domain" / "domain.card"
@@ -287,7 +287,7 @@ def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
     other.run("request", "--site", "WEST", "--out", other / "identity")
     to = other / "identity" / "site.request"
     line = east.refused(
-        "invite", "--again", "--domain", east / "domain", "--to", to, "--phrase", told(to), "--out", east / "y"
+        "invite", "--again", "--domain", east / "domain", "--to", to, "--phrase", phrase(to), "--out", east / "y"
     )
     assert "West is a member already, with other keys" in line
     assert west.folder.exists()
@@ -348,7 +348,7 @@ def test_a_passphrase_comes_through_a_descriptor(east: Hospital):
 
 
 def test_an_epoch_has_one_successor(tmp_path: Path):
-    """A second one would have the member that was revoked with the first; what rotates again by mistake is told so."""
+    """A second one would keep the member that was revoked with the first; a second rotation by mistake is refused."""
     hospital = Hospital(tmp_path / "hospital", "the eighth passphrase")
     hospital.run("keygen", "--out", hospital / "domain", "--site", "H")
     hospital.run("rotate", "--domain", hospital / "domain", "--out", hospital / "next")

@@ -17,7 +17,7 @@ def passphrase(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("scheme", "n"), [("more", 2), ("more-frame", 1)])
 def test_keygen_makes_a_domain_of_a_scheme(tmp_path: Path, passphrase: Path, scheme: str, n: int):
-    """The card names the scheme and its slots; `domain.eval` is written and told with `more` alone."""
+    """The card names the scheme and its slots; `domain.eval` is written and printed with `more` alone."""
     done = site("keygen", "--out", tmp_path / "new", "--passphrase-file", passphrase, "--scheme", scheme)
     card = json.loads(site("card", tmp_path / "new").stdout)
     assert (card["scheme"], card["n"]) == (scheme, n)

@@ -1,4 +1,4 @@
-"""The model of a finished run: opened by a member, as ciphertext or for plain images, and by nobody else."""
+"""The model of a finished run: unsealed by a member alone, as ciphertext or for plain images."""
 
 import stat
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`fedpp-site reencrypt`: what a domain trained in one epoch goes on in the next, from where it was."""
+"""`fedpp-site reencrypt`: datasets, models and trainings continue under the next key epoch."""
 
 import json
 from dataclasses import replace
@@ -156,8 +156,8 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     assert mixed.run("rows", "rows-2") == 0
     assert mixed.run("trained/model.npz", "model-2.npz") == 1
     assert "a model over mixed rows cannot be re-encrypted" in capsys.readouterr().err
-    (mixed.folder / "begun.sealed").write_bytes(MAGIC)
-    assert mixed.run("begun.sealed", "x", "--dataset", mixed.folder / "rows-2") == 1
+    (mixed.folder / "started.sealed").write_bytes(MAGIC)
+    assert mixed.run("started.sealed", "x", "--dataset", mixed.folder / "rows-2") == 1
     assert "a checkpoint of the frame form holds moments that cannot be re-encrypted" in capsys.readouterr().err
 
 
@@ -166,13 +166,13 @@ def test_what_cannot_change_keys_is_refused(mixed: Epochs, capsys: pytest.Captur
     [
         ("data", "data", "is there already: choose another --out"),
         ("passphrase", "x", "passphrase is no dataset, model or checkpoint: name one of the old key epoch"),
-        ("begun.sealed", "x", "a checkpoint resumes on its dataset: name the re-encrypted one with --dataset"),
+        ("started.sealed", "x", "a checkpoint resumes on its dataset: name the re-encrypted one with --dataset"),
         ("nothing.npz", "x", "nothing.npz: name a dataset"),
     ],
 )
 def test_mistakes_are_one_line(what: str, out: str, line: str, epochs: Epochs, capsys: pytest.CaptureFixture[str]):
     """What cannot be re-encrypted is named, and nothing is written."""
-    (epochs.folder / "begun.sealed").write_bytes(MAGIC)
+    (epochs.folder / "started.sealed").write_bytes(MAGIC)
     before = sorted(epochs.folder.iterdir())
     assert epochs.run(what, out) == 1
     assert line in capsys.readouterr().err

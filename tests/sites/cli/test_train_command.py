@@ -247,8 +247,8 @@ def test_early_stopping_keeps_the_best_epoch(
         assert main(["train", *arguments(dataset, folder, out, *early)]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("note: split validation has 2 patients: the vault returns their loss only if min-") == 1
-    told = json.loads(printed.out)
-    losses, best = told["validation_loss"], told["best_epoch"]
+    figures = json.loads(printed.out)
+    losses, best = figures["validation_loss"], figures["best_epoch"]
     assert len(losses) == best + 2 < 60
     log.close()
     asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]

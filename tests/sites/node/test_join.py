@@ -227,7 +227,7 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
     assert "still counts this node as online" not in log
     ended = NodeRecord.load(tmp_path / "identity")
     assert ended is not None
-    assert ended.running == ""  # after a clean end there is nobody to replace
+    assert ended.running == ""  # after a clean end there is no process to replace
 
 
 def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
@@ -528,7 +528,7 @@ def test_every_failure_of_a_bundle_gets_a_reply(
         f"the reply to run {run} could not",
         f"the state of run {run} could not be saved",
     ):
-        assert [told.startswith(line) for told in log.splitlines()].count(True) >= 1, log
+        assert [each.startswith(line) for each in log.splitlines()].count(True) >= 1, log
     assert log.count("Traceback") == 4  # of a reply that is no message, and of one that cannot be sent, too
     assert "CancelledError" in log
 
