@@ -363,7 +363,9 @@ def _list_of(item: Rule, of: Listed) -> Rule:
                 raise _ItemError(f"{value!r:.80} stands twice: leave one of them out")
         return tuple(accepted)
 
-    return Rule(f"a list{size}, each {item.allowed}", accept, lambda given: accept(given.split(",")))
+    return Rule(
+        f"a list{size}, each {item.allowed}", accept, lambda given: [item.kind(part) for part in given.split(",")]
+    )
 
 
 def _fail() -> Any:
