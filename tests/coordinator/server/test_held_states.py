@@ -160,6 +160,8 @@ def test_a_site_with_a_forged_state_is_excluded_and_not_quarantined(tmp_path: Pa
     record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[1]) == [("train", 1), ("train", 2), ("query.accept", 2), ("evaluate", 3)]
     assert record.rounds[1].sites == ("a", "c")
-    assert record.rounds[1].excluded == {"b": "round 2: validation counts: another state came than the question names"}
+    assert record.rounds[1].excluded == {
+        "b": "round 2: validation counts: the state in the request is not the one that the request names"
+    }
     assert record.quarantined == {}
     assert record.test.keys() == {"a", "b", "c"}
