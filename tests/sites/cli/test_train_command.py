@@ -155,10 +155,13 @@ def test_settings_that_contradict_the_checkpoint_are_refused(
     capsys.readouterr()
     for given, reason in (
         (arguments(dataset, folder, out), "holds an unfinished training: --resume it"),
-        (arguments(dataset, folder, out, "--resume", "--seed", "4"), "began with seed 3, got 4: leave it out"),
-        (arguments(dataset, folder, out, "--resume", "--voting"), "began with voting False, got True"),
-        (arguments(dataset, folder, out, "--resume", "--learning-rate", "1"), "began with learning-rate 0.001, got 1"),
-        (arguments(other, folder, out, "--resume"), "the training began with dataset"),
+        (arguments(dataset, folder, out, "--resume", "--seed", "4"), "started with seed 3, got 4: leave it out"),
+        (arguments(dataset, folder, out, "--resume", "--voting"), "started with voting False, got True"),
+        (
+            arguments(dataset, folder, out, "--resume", "--learning-rate", "1"),
+            "started with learning-rate 0.001, got 1",
+        ),
+        (arguments(other, folder, out, "--resume"), "the training started with dataset"),
         (arguments(dataset, folder, out, "--resume", "--vault", "unix:none"), "without early stopping: leave --vault"),
     ):
         assert main(["train", *given]) == 1
