@@ -39,6 +39,13 @@ NUMBERS = {"north": 0, "south": 1, "east": 2, "centre": 1}
 CLOSED = "its vault does not answer, or refuses: its own log says why"
 MASKED, CLEAR = True, False
 BOTH = pytest.mark.parametrize("masked", [MASKED, CLEAR], ids=["masked", "clear"])
+KINDS: Mapping[type[messages.Request], str] = {
+    messages.InitialRequest: "query.initial_weights",
+    messages.TrainRequest: "train",
+    messages.AcceptRequest: "query.accept",
+    messages.EvaluateRequest: "evaluate",
+    messages.LocalBaselineRequest: "query.local_baseline",
+}
 Plaintext = tuple[np.ndarray, np.ndarray]
 
 
@@ -54,6 +61,10 @@ class Node:
     def send(self, kind: str, content: RecordDict, run: int = 1) -> RecordDict:
         metadata = Metadata(run, "request", 0, 1, "", "", 0.0, 60.0, kind)
         return app(Message(content=content, metadata=metadata), self.context).content
+
+    def reply_to(self, request: messages.Request, state: bytes | None = None, **more: Any) -> RecordDict:
+        """Return the reply to a request, of a run of north and south unless `more` names other participants."""
+        return self.send(KINDS[type(request)], content_of(self.site.domain, request, state, **more))
 
     def permit(self, **changes: Any) -> None:
         """Let the site's policy list its dataset, with these changes of the default."""
@@ -184,7 +195,7 @@ def train_reply(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **
     """Return the reply to a first round, from fresh weights."""
     domain = node.site.domain
     state = sent(domain, run_spec, initial_state(domain, run_spec)) if state is None else state
-    return node.send("train", content_of(domain, messages.TrainRequest(run_spec, 1), state, **more))
+    return node.reply_to(messages.TrainRequest(run_spec, 1), state, **more)
 
 
 def update_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
@@ -214,9 +225,16 @@ def train_replies(
 ) -> Mapping[str, RecordDict]:
     """Return each site's reply to a request to train."""
     request = messages.TrainRequest(run_spec, number, attempt, base)
-    answers = {n.site.identity.name: n.send("train", content_of(n.site.domain, request, state, **more)) for n in nodes}
+    answers = {n.site.identity.name: n.reply_to(request, state, **more) for n in nodes}
     assert not [reason(answer) for answer in answers.values() if messages.REFUSAL in answer]
     return answers
+
+
+def aggregate_from(
+    nodes: Sequence[Node], run_spec: RunSpec, *arguments: Any, **more: Any
+) -> tuple[Aggregate, EncodedUpdate]:
+    """Return the aggregate of what the sites train; the arguments are those of `train_replies`."""
+    return aggregate_of(train_replies(nodes, run_spec, *arguments, **more), run_spec)
 
 
 def accept_replies(
@@ -231,7 +249,7 @@ def accept_replies(
 ) -> list[RecordDict]:
     """Return each site's reply to a round's aggregate, its new state included."""
     request = messages.AcceptRequest(run_spec, number, attempt, base, keep=True)
-    return [n.send("query.accept", content_of(n.site.domain, request, state, aggregate=total, **more)) for n in nodes]
+    return [n.reply_to(request, state, aggregate=total, **more) for n in nodes]
 
 
 def reason(answer: RecordDict) -> str:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -52,6 +52,13 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.vault.audit_log import AuditLog, Signer
+
+REQUESTS: Mapping[str, Callable[[RunSpec], messages.Request]] = {
+    "query.initial_weights": lambda run_spec: messages.InitialRequest(run_spec, ""),
+    "train": lambda run_spec: messages.TrainRequest(run_spec, 1),
+    "query.accept": lambda run_spec: messages.AcceptRequest(run_spec, 1),
+    "evaluate": lambda run_spec: messages.EvaluateRequest(run_spec, 1),
+}
 
 
 @BOTH
@@ -119,7 +126,7 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
         state_in(
-            node.send("query.initial_weights", content_of(domain, messages.InitialRequest(p, ""))),
+            node.reply_to(messages.InitialRequest(p, "")),
             domain,
             masked=masked,
         )
@@ -137,7 +144,7 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
     assert not any(moment.any() for moment in first.moments.values())
 
 
-@pytest.mark.parametrize("kind", ["train", "evaluate", "query.initial_weights"])
+@pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize(
     "network",
     [
@@ -148,13 +155,8 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
 )
 def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kind: str, network: ModelSpec):
     """What does not fit the dataset is neither built nor requested from the vault."""
-    run_spec = run_spec_of(domain, network=network)
-    request: messages.Request = {
-        "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, 1),
-        "query.initial_weights": messages.InitialRequest(run_spec, ""),
-    }[kind]
-    assert reason(north.send(kind, content_of(domain, request, b"state"))).startswith("the network is for ")
+    request = REQUESTS[kind](run_spec_of(domain, network=network))
+    assert reason(north.reply_to(request, b"state")).startswith("the network is for ")
 
 
 @pytest.mark.parametrize("gaps", ["public", "encrypted"])
@@ -303,6 +305,7 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
         ("train", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
         ("train", {"requests": ("describe",)}, "this site's policy does not allow to answer 'train'"),
         ("evaluate", {"requests": ("describe", "train")}, "this site's policy does not allow to answer 'evaluate'"),
+        ("query.accept", {"requests": ("evaluate", "train")}, "this site's policy does not allow to answer 'accept'"),
         ("query.initial_weights", {"requests": ()}, "this site's policy does not allow to answer 'initial-weights'"),
         ("query.describe", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
         ("evaluate", {"until": date(2026, 1, 31)}, "this site's policy ended with 2026-01-31"),
@@ -320,13 +323,8 @@ def test_the_policy_decides_which_requests_are_answered(
 
 def _requested(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
     """Return the reply to a request that fits, of each kind about a network."""
-    requests: Mapping[str, messages.Request] = {
-        "query.initial_weights": messages.InitialRequest(run_spec, ""),
-        "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, 1),
-    }
     domain = node.site.domain
-    return node.send(kind, content_of(domain, requests[kind], sent(domain, run_spec, initial_state(domain, run_spec))))
+    return node.reply_to(REQUESTS[kind](run_spec), sent(domain, run_spec, initial_state(domain, run_spec)))
 
 
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
@@ -369,16 +367,11 @@ def test_a_run_needs_as_many_members_as_the_policy_requires(north: Node, domain:
         assert "is without north: it did not join this run" in refused(Participants(NONCE, (south, east)))
 
 
-@pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
+@pytest.mark.parametrize("kind", REQUESTS)
 def test_a_request_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
     """Without a list of participants nothing is drawn, trained on or evaluated."""
     run_spec = run_spec_of(domain)
-    requests: Mapping[str, messages.Request] = {
-        "query.initial_weights": messages.InitialRequest(run_spec, ""),
-        "train": messages.TrainRequest(run_spec, 1),
-        "evaluate": messages.EvaluateRequest(run_spec, 1),
-    }
-    content = content_of(domain, requests[kind], sealed(domain, initial_state(domain, run_spec)))
+    content = content_of(domain, REQUESTS[kind](run_spec), sealed(domain, initial_state(domain, run_spec)))
     del content[messages.PARTICIPANTS]
     with north.beside_vault():
         assert reason(north.send(kind, content)).startswith("a message came without participants")

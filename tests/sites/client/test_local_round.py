@@ -20,6 +20,7 @@ from site_nodes import (
     OTHER,
     Node,
     accept_replies,
+    aggregate_from,
     aggregate_of,
     content_of,
     decrypted,
@@ -61,10 +62,10 @@ def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: K
     """Both sites hold the same next state, to the bit: decrypted, it is the average of each site's own training."""
     run_spec = run_spec_of(domain, masked=masked, dtype=dtype)
     north, south = both
-    first = north.send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "")))
+    first = north.reply_to(messages.InitialRequest(run_spec, ""))
     before = state_in(first, domain, masked=masked)
     content = messages.state_of(first)
-    answers = accept_replies(both, run_spec, content, aggregate_of(train_replies(both, run_spec, content), run_spec))
+    answers = accept_replies(both, run_spec, content, aggregate_from(both, run_spec, content))
     assert [messages.Verdict.read(answer).reason for answer in answers] == ["", ""]
     after, other = (state_in(answer, domain, masked=masked) for answer in answers)
     assert after == other
@@ -111,35 +112,33 @@ def test_a_missing_state_is_requested(both: list[Node], domain: KeyDomain, maske
     state, north = initial_state(domain, run_spec), both[0]
     content = sent(domain, run_spec, state)
     by_name = messages.TrainRequest(run_spec, 1, base=state.digest)
-    assert reason(north.send("train", content_of(domain, by_name))) == messages.LOST_BASE
+    assert reason(north.reply_to(by_name)) == messages.LOST_BASE
     train_reply(north, run_spec, state=content)
-    assert messages.REFUSAL not in north.send("train", content_of(domain, by_name))
+    assert messages.REFUSAL not in north.reply_to(by_name)
     (kept,) = north.folder.glob("runs/*/state-0")
     assert content in kept.read_bytes()
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert reason(north.send("train", content_of(domain, by_name))) == messages.LOST_BASE
+    assert reason(north.reply_to(by_name)) == messages.LOST_BASE
     train_reply(north, run_spec, state=content)
     late = messages.TrainRequest(run_spec, 2, base=state.digest)
     told = "sealed state about" if masked else "is of round 0, expected that of round 1"
-    assert told in reason(north.send("train", content_of(domain, late)))
+    assert told in reason(north.reply_to(late))
 
 
 @BOTH
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_another_state_than_the_request_names_is_refused(both: list[Node], domain: KeyDomain, masked: bool, split: str):
+@pytest.mark.parametrize("kind", [messages.TrainRequest, messages.EvaluateRequest])
+def test_another_state_than_the_request_names_is_refused(
+    both: list[Node], domain: KeyDomain, masked: bool, kind: type[messages.RoundRequest]
+):
     """A site that computed none itself does not train from another state that was sealed, nor keeps it as the model."""
     run_spec, north = run_spec_of(domain, masked=masked), both[0]
     named, came = (initial_state(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
-    requests = {
-        "train": ("train", messages.TrainRequest(run_spec, 4, base=named.digest)),
-        "test": ("evaluate", messages.EvaluateRequest(run_spec, 4, base=named.digest)),
-    }
-    kind, request = requests[split]
-    answer = north.send(kind, content_of(domain, request, sent(domain, run_spec, came)))
+    request = kind(run_spec, 4, base=named.digest)
+    answer = north.reply_to(request, sent(domain, run_spec, came))
     assert reason(answer).startswith("the state of round 3 in the message is not the accepted one")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
-    assert messages.REFUSAL not in north.send(kind, content_of(domain, request, sent(domain, run_spec, named)))
+    assert messages.REFUSAL not in north.reply_to(request, sent(domain, run_spec, named))
 
 
 def test_masked_replies_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
@@ -147,7 +146,7 @@ def test_masked_replies_hold_nothing_of_the_rows(both: list[Node], domain: KeyDo
     shown = {}
     for masked in (MASKED, CLEAR):
         run_spec = run_spec_of(domain, masked=masked)
-        first = both[0].send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "")))
+        first = both[0].reply_to(messages.InitialRequest(run_spec, ""))
         state = messages.state_of(first)
         answers = train_replies(both, run_spec, state)
         after = messages.state_of(accept_replies(both[:1], run_spec, state, aggregate_of(answers, run_spec))[0])
@@ -170,9 +169,7 @@ def test_nothing_of_the_rows_is_on_the_disk_of_a_masked_run(both: list[Node], do
         run_spec = run_spec_of(domain, masked=masked)
         state = initial_state(domain, run_spec)
         content = sent(domain, run_spec, state)
-        (answer,) = accept_replies(
-            both[:1], run_spec, content, aggregate_of(train_replies(both, run_spec, content), run_spec)
-        )
+        (answer,) = accept_replies(both[:1], run_spec, content, aggregate_from(both, run_spec, content))
         after = state_in(answer, domain, masked=masked)
         disk = b"".join(path.read_bytes() for path in both[0].folder.glob("runs/*/*"))
         for of in (state, after):
@@ -212,8 +209,8 @@ def test_an_aggregate_that_does_not_fit_is_refused(
     """Of another attempt, altered, of other examples, of one site only or of a stranger: it gives no model."""
     run_spec = run_spec_of(domain)
     state = sealed(domain, initial_state(domain, run_spec))
-    total, words = aggregate_of(train_replies(both, run_spec, state), run_spec)
-    second = aggregate_of(train_replies(both, run_spec, state, attempt=2), run_spec)
+    total, words = aggregate_from(both, run_spec, state)
+    second = aggregate_from(both, run_spec, state, attempt=2)
     stranger = replace(total.parts[1], site="mallory")
     tampered = [
         (second, "does not fit its tag"),
@@ -244,7 +241,7 @@ def test_an_aggregate_of_another_size_is_refused(both: list[Node], domain: KeyDo
     """Values of another number or width, examples beyond the run specification's, and a damaged list are named."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    total, words = aggregate_of(train_replies(both, run_spec, state), run_spec)
+    total, words = aggregate_from(both, run_spec, state)
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
         (answer,) = accept_replies(both[:1], run_spec, state, (total, given))
         assert reason(answer).startswith("its words are ")
@@ -261,11 +258,11 @@ def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDoma
     """Without `keep` the reply holds counts and the decision only; with it, also the state, sealed about its round."""
     run_spec = run_spec_of(domain)
     state = sealed(domain, initial_state(domain, run_spec))
-    total = aggregate_of(train_replies(both, run_spec, state), run_spec)
+    total = aggregate_from(both, run_spec, state)
     request = messages.AcceptRequest(run_spec, 1)
-    answer = both[0].send("query.accept", content_of(domain, request, state, aggregate=total))
+    answer = both[0].reply_to(request, state, aggregate=total)
     assert set(answer) == {messages.METRICS, messages.VERDICT}
-    kept = both[0].send("query.accept", content_of(domain, replace(request, keep=True), state, aggregate=total))
+    kept = both[0].reply_to(replace(request, keep=True), state, aggregate=total)
     assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
     assert state_in(kept, domain, masked=True).digest == messages.Verdict.read(answer).digest
 
@@ -275,22 +272,19 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
     """Of a round that it computed itself, a site takes that state only, in the next round, a retry and the test."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     after = state_in(answer, domain, masked=masked)
     other = sent(domain, run_spec, replace(initial_state(domain, run_spec, seed=1), round=1))
-    requests: list[tuple[str, messages.Request]] = [
-        ("train", messages.TrainRequest(run_spec, 2)),
-        ("train", messages.TrainRequest(run_spec, 2, attempt=2)),
-        ("evaluate", messages.EvaluateRequest(run_spec, 2)),
-    ]
-    for kind, request in requests:
-        told = reason(both[0].send(kind, content_of(domain, request, other)))
+    train, test = messages.TrainRequest(run_spec, 2), messages.EvaluateRequest(run_spec, 2)
+    requests = (train, replace(train, attempt=2), test)
+    for request in requests:
+        told = reason(both[0].reply_to(request, other))
         assert told.startswith("the state of round 1 is not the one that this site computed")
-        assert messages.REFUSAL not in both[0].send(kind, content_of(domain, request, sent(domain, run_spec, after)))
+        assert messages.REFUSAL not in both[0].reply_to(request, sent(domain, run_spec, after))
     later = train_replies(both, run_spec, messages.state_of(answer), 2)
     accept_replies(both, run_spec, messages.state_of(answer), aggregate_of(later, run_spec), 2)
-    for kind, request in requests:  # round 2 was computed; round 1 is still what it was
-        told = reason(both[0].send(kind, content_of(domain, request, other)))
+    for request in requests:  # round 2 was computed; round 1 is still what it was
+        told = reason(both[0].reply_to(request, other))
         assert told.startswith("the state of round 1 is not the one that this site computed")
 
 
@@ -300,18 +294,14 @@ def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node
     run_spec = run_spec_of(domain, masked=masked)
     north, south = both
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    first, _ = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
-    (second,) = accept_replies(
-        [south], run_spec, state, aggregate_of(train_replies(both, run_spec, state, attempt=2), run_spec), attempt=2
-    )
+    first, _ = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
+    (second,) = accept_replies([south], run_spec, state, aggregate_from(both, run_spec, state, attempt=2), attempt=2)
     adopted = state_in(second, domain, masked=masked)
     assert (adopted.round, adopted.attempt) == (1, 2)
     assert adopted.digest != state_in(first, domain, masked=masked).digest
     assert set(train_replies(both, run_spec, messages.state_of(second), 2)) == {"north", "south"}
-    assert messages.REFUSAL not in north.send(
-        "train", content_of(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))
-    )
-    told = reason(south.send("train", content_of(domain, messages.TrainRequest(run_spec, 2), messages.state_of(first))))
+    assert messages.REFUSAL not in north.reply_to(messages.TrainRequest(run_spec, 2), messages.state_of(first))
+    told = reason(south.reply_to(messages.TrainRequest(run_spec, 2), messages.state_of(first)))
     assert told.startswith("the state of round 1 is of attempt 1, and this site has computed attempt 2")
 
 
@@ -320,7 +310,7 @@ def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[No
     """It computed round 1, and neither 2 nor 3: its record of round 1 does not bind the state of round 3."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    accept_replies(both[:1], run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    accept_replies(both[:1], run_spec, state, aggregate_from(both, run_spec, state))
     later = sent(domain, run_spec, initial_state(domain, run_spec, seed=1, number=3))
     assert set(train_replies(both[:1], run_spec, later, 4)) == {"north"}
 
@@ -332,7 +322,7 @@ def test_a_site_that_joins_later_starts_from_the_received_state(
     """One of three computes nothing of round 1; of round 2, in a run for three, all compute the same."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
     east.permit(secure_aggregation="optional")
     with east.beside_vault():
@@ -370,7 +360,7 @@ def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDo
     """An aggregate that moves the model beyond the share of its norm is evaluated, its state reported, and rejected."""
     run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavg", 1e6))
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    for answer in accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec)):
+    for answer in accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state)):
         verdict = messages.Verdict.read(answer)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
         assert verdict.digest == state_in(answer, domain, masked=masked).digest
@@ -390,7 +380,7 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
         max_update_norm=1e9,
     )
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     after = messages.state_of(answer)
     harmful = varied(run_spec, hyperparameters=large, max_loss_increase=1e-9)
     together = replace(
@@ -398,12 +388,12 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
     )  # each update passes, and the aggregate's step does not
     for attempt in (1, 2):
         for node in both:
-            told = node.send("train", content_of(domain, messages.TrainRequest(harmful, 2, attempt), after))
+            told = node.reply_to(messages.TrainRequest(harmful, 2, attempt), after)
             assert reason(told) == (
                 "the validation loss rose by more than 1e-09 nats: keep the model of the round before, and lower the "
                 "learning rate"
             )
-        total = aggregate_of(train_replies(both, together, after, 2, attempt), together)
+        total = aggregate_from(both, together, after, 2, attempt)
         for told in accept_replies(both, together, after, total, 2, attempt):
             verdict = messages.Verdict.read(told)
             assert verdict.reason.startswith("the validation loss rose by more than 0.5 nats: ")
@@ -439,7 +429,7 @@ def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: 
     content = sent(domain, run_spec, initial_state(domain, run_spec, number=3))
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
-        answer = node.send("evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 4), content))
+        answer = node.reply_to(messages.EvaluateRequest(run_spec, 4), content)
         assert set(answer) == {messages.METRICS}
         assert answer.metric_records[messages.METRICS]["examples"] == 3
         assert not list(node.folder.rglob("state-*"))  # the run is over
@@ -452,9 +442,9 @@ def test_no_model_is_kept_of_a_round(both: list[Node], domain: KeyDomain, masked
     """A round's new state is not the run's model, and a state that is refused is not kept."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     request = messages.EvaluateRequest(run_spec, 4)
-    assert messages.REFUSAL in both[0].send("evaluate", content_of(domain, request, state))
+    assert messages.REFUSAL in both[0].reply_to(request, state)
     assert kept(both[0].folder) == {}
 
 
@@ -464,11 +454,9 @@ def test_a_final_model_that_is_named_only_is_refused(both: list[Node], domain: K
     run_spec = run_spec_of(domain, masked=masked)
     final = initial_state(domain, run_spec, number=3)
     content = sent(domain, run_spec, final)
-    both[0].send("evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 4), content))
+    both[0].reply_to(messages.EvaluateRequest(run_spec, 4), content)
     named = messages.EvaluateRequest(run_spec, 4, base=final.digest)
-    assert reason(both[0].send("evaluate", content_of(domain, named))).startswith(
-        "the request must hold the final model"
-    )
+    assert reason(both[0].reply_to(named)).startswith("the request must hold the final model")
     assert kept(both[0].folder) == {"1.state": content}
 
 
@@ -477,10 +465,8 @@ def test_each_message_is_evaluated_on_its_own_split(both: list[Node], domain: Ke
     """A new model's counts are of the validation split (two sequences here), the final one's of the test split."""
     run_spec = run_spec_of(domain, masked=masked)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
-    (answer, _) = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
-    final = both[0].send(
-        "evaluate", content_of(domain, messages.EvaluateRequest(run_spec, 2), messages.state_of(answer))
-    )
+    (answer, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
+    final = both[0].reply_to(messages.EvaluateRequest(run_spec, 2), messages.state_of(answer))
     assert [of.metric_records[messages.METRICS]["examples"] for of in (answer, final)] == [2, 3]
 
 
@@ -490,9 +476,7 @@ def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain,
     run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavgm", 0.5))
     earlier = initial_state(domain, run_spec_of(domain), seed=9, number=7)
     content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
-    answer = both[0].send(
-        "query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, model), content)
-    )
+    answer = both[0].reply_to(messages.InitialRequest(run_spec, model), content)
     state = state_in(answer, domain, masked=masked)
     assert (state.round, state.rule) == (0, run_spec.server_optimizer)
     for name, rows in earlier.rows.items():
@@ -504,7 +488,7 @@ def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
     """A site that allows runs without masking unseals no other run's model for the coordinator."""
     secret = sealed(domain, initial_state(domain, run_spec_of(domain), seed=9, number=7))
     request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
-    told = reason(both[0].send("query.initial_weights", content_of(domain, request, secret)))
+    told = reason(both[0].reply_to(request, secret))
     assert told == "a sealed initial model needs secure aggregation: set secure-aggregation=true"
 
 
@@ -512,9 +496,7 @@ def test_a_run_starts_from_no_state_of_its_own(both: list[Node], domain: KeyDoma
     """Or a coordinator could show a site the aggregates of two lists, each unmasked by another site's vault."""
     run_spec = run_spec_of(domain)
     own = sealed(domain, initial_state(domain, run_spec, number=1))
-    told = reason(
-        both[0].send("query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "sealed"), own))
-    )
+    told = reason(both[0].reply_to(messages.InitialRequest(run_spec, "sealed"), own))
     assert told == "the initial model is a state of this run itself: choose a model of another run"
 
 
@@ -523,11 +505,8 @@ def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyD
     masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
     state = initial_state(domain, masked)
     train_replies(both[:1], masked, sealed(domain, state))
-    for kind, request in (
-        ("train", messages.TrainRequest(clear, 1)),
-        ("evaluate", messages.EvaluateRequest(clear, 1)),
-    ):
-        told = reason(both[0].send(kind, content_of(domain, request, state.to_bytes())))
+    for request in (messages.TrainRequest(clear, 1), messages.EvaluateRequest(clear, 1)):
+        told = reason(both[0].reply_to(request, state.to_bytes()))
         assert told == "a run is masked from its first request to its last, or not at all"
 
 
@@ -560,7 +539,7 @@ def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyD
             CLOSED,
             CLOSED,
         ]
-    honest = accept_replies(both, run_spec, state, aggregate_of(train_replies(both, run_spec, state), run_spec))
+    honest = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     assert [messages.Verdict.read(answer).reason for answer in honest] == ["", ""]
 
 
@@ -575,16 +554,14 @@ def test_a_site_s_own_policy_sets_the_minimum_of_its_aggregates(both: list[Node]
     run_spec = run_spec_of(domain)
     let_alone(both[0])
     state = sealed(domain, initial_state(domain, run_spec))
-    alone = aggregate_of(train_replies(both[1:], run_spec, state), run_spec)
+    alone = aggregate_from(both[1:], run_spec, state)
     (told,) = accept_replies(both[:1], run_spec, state, alone)
     assert reason(told) == CLOSED
     lax = replace(alone[0], parts=(replace(alone[0].parts[0], min_cohort=1),))
     (told,) = accept_replies(both[:1], run_spec, state, (lax, alone[1]))
     assert reason(told) == CLOSED
     let_alone(both[1])
-    (told,) = accept_replies(
-        both[:1], run_spec, state, aggregate_of(train_replies(both[1:], run_spec, state), run_spec)
-    )
+    (told,) = accept_replies(both[:1], run_spec, state, aggregate_from(both[1:], run_spec, state))
     assert messages.Verdict.read(told).reason == ""
 
 
@@ -605,7 +582,7 @@ def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain:
 
     def refused(content: bytes | None) -> str:
         request = messages.InitialRequest(run_spec, model)
-        return reason(both[0].send("query.initial_weights", content_of(domain, request, content)))
+        return reason(both[0].reply_to(request, content))
 
     for said, models in others.items():
         for other in models:
@@ -622,7 +599,5 @@ def test_an_initial_model_has_the_form_that_the_request_names(both: list[Node], 
     """A sealed model that the request calls clear is not a state: its form does not depend on the masking."""
     run_spec = run_spec_of(domain)
     content = sealed(domain, initial_state(domain, run_spec))
-    answer = both[0].send(
-        "query.initial_weights", content_of(domain, messages.InitialRequest(run_spec, "clear"), content)
-    )
+    answer = both[0].reply_to(messages.InitialRequest(run_spec, "clear"), content)
     assert reason(answer).startswith("not a global state")

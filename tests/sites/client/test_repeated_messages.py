@@ -19,7 +19,7 @@ from site_nodes import (
     NONCE,
     Node,
     accept_replies,
-    aggregate_of,
+    aggregate_from,
     content_of,
     initial_state,
     proof,
@@ -27,7 +27,6 @@ from site_nodes import (
     run_spec_of,
     sent,
     state_in,
-    train_replies,
 )
 
 from fedpp.keys.key_domain import KeyDomain
@@ -102,8 +101,8 @@ def test_a_repeated_request_gets_the_same_bytes(north: Node, log: Path, domain: 
     north.permit(secure_aggregation="optional")
     run_spec = run_spec_of(domain, masked=masked)
     state, request = sent(domain, run_spec, initial_state(domain, run_spec)), messages.TrainRequest(run_spec, 1)
-    first = north.send("train", content_of(domain, request, state, participants=three_participants(domain)))
-    assert nonce_of(first) == nonce_of(north.send("train", content_of(domain, request, state)))
+    first = north.reply_to(request, state, participants=three_participants(domain))
+    assert nonce_of(first) == nonce_of(north.reply_to(request, state))
     again = content_of(domain, request, state, participants=three_participants(domain, 2))
     assert packed(sent_to_new_process(north, "train", again, 2)) == packed(first)
     assert calls(log, "Mask") == masked
@@ -191,11 +190,9 @@ def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: 
     run_spec = run_spec_of(domain)
     state = sent(domain, run_spec, initial_state(domain, run_spec))
     with south.beside_vault():
-        total = aggregate_of(train_replies([north, south], run_spec, state), run_spec)
+        total = aggregate_from([north, south], run_spec, state)
         request = messages.AcceptRequest(run_spec, 1)
-        first, second = (
-            north.send("query.accept", content_of(domain, request, state, aggregate=total)) for _ in range(2)
-        )
+        first, second = (north.reply_to(request, state, aggregate=total) for _ in range(2))
         (other,) = accept_replies([south], run_spec, state, total)
     assert set(first) == {messages.METRICS, messages.VERDICT}
     assert packed(first) == packed(second)
@@ -211,9 +208,7 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
     north.permit(secure_aggregation="optional")
     masked, clear = (run_spec_of(domain, masked=value) for value in (True, False))
     state = initial_state(domain, masked)
-    assert messages.REFUSAL not in north.send(
-        "train", content_of(domain, messages.TrainRequest(masked, 1), sent(domain, masked, state))
-    )
+    assert messages.REFUSAL not in north.reply_to(messages.TrainRequest(masked, 1), sent(domain, masked, state))
     content = content_of(
         domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=three_participants(domain, 2)
     )

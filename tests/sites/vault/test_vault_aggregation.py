@@ -139,67 +139,23 @@ def test_values_beyond_the_bound_are_not_masked(vault: VaultClient):
             vault.mask(ROUND.to_json(), 4, np.zeros(length, RING.dtype))
 
 
-ADVERSARIES: dict[
-    str, tuple[Callable[[Round, Aggregate, EncodedUpdate], tuple[Round, Aggregate, EncodedUpdate]], str]
-] = {
-    "a replayed round": (lambda of, total, values: (replace(of, number=2), total, values), "does not fit its tag"),
-    "another attempt": (lambda of, total, values: (replace(of, attempt=2), total, values), "does not fit its tag"),
-    "another model": (lambda of, total, values: (replace(of, base="0" * 64), total, values), "does not fit its tag"),
-    "another scale": (
-        lambda of, total, values: (replace(of, ring=replace(of.ring, bound=16.0)), total, values),
-        "does not fit its tag",
-    ),
-    "a bit of the sum": (
-        lambda of, total, values: (of, total, values ^ (np.arange(LENGTH) == 9)),
-        "does not fit its tag",
-    ),
-    "another tag": (
-        lambda of, total, values: (of, replace(total, tag=(total.tag + 1) % PRIME), values),
-        "does not fit its tag",
-    ),
-    "one site less in the list": (
-        lambda of, total, values: (of, replace(total, parts=total.parts[1:]), values),
-        "does not fit its tag",
-    ),
-    "other examples": (
-        lambda of, total, values: (
-            of,
-            replace(total, parts=(replace(total.parts[0], examples=1), *total.parts[1:])),
-            values,
-        ),
-        "does not fit its tag",
-    ),
+UNFIT = "does not fit its tag"
+ADVERSARIES: dict[str, tuple[dict[str, Any], str]] = {
+    "a replayed round": ({"of": replace(ROUND, number=2)}, UNFIT),
+    "another attempt": ({"of": replace(ROUND, attempt=2)}, UNFIT),
+    "another model": ({"of": replace(ROUND, base="0" * 64)}, UNFIT),
+    "another scale": ({"of": replace(ROUND, ring=replace(RING, bound=16.0))}, UNFIT),
+    "a bit of the sum": ({"flipped": 1}, UNFIT),
+    "another tag": ({"tag": 1}, UNFIT),
+    "one site less in the list": ({"parts": lambda a, b, c: (b, c)}, UNFIT),
+    "other examples": ({"parts": lambda a, b, c: (replace(a, examples=1), b, c)}, UNFIT),
     "two sites' nonces exchanged": (
-        lambda of, total, values: (
-            of,
-            replace(
-                total,
-                parts=(
-                    replace(total.parts[0], nonce=total.parts[1].nonce),
-                    replace(total.parts[1], nonce=total.parts[0].nonce),
-                    total.parts[2],
-                ),
-            ),
-            values,
-        ),
-        "does not fit its tag",
+        {"parts": lambda a, b, c: (replace(a, nonce=b.nonce), replace(b, nonce=a.nonce), c)},
+        UNFIT,
     ),
-    "a site twice": (
-        lambda of, total, values: (of, replace(total, parts=(*total.parts, total.parts[0])), values),
-        "one update from each site",
-    ),
-    "a stranger": (
-        lambda of, total, values: (
-            of,
-            replace(total, parts=(*total.parts[:2], replace(total.parts[2], site="mallory"))),
-            values,
-        ),
-        "names mallory, which did not prove",
-    ),
-    "one site alone": (
-        lambda of, total, values: (of, replace(total, parts=total.parts[:1]), values),
-        "is of 1 sites, and the policy requires 2",
-    ),
+    "a site twice": ({"parts": lambda a, b, c: (a, b, c, a)}, "one update from each site"),
+    "a stranger": ({"parts": lambda a, b, c: (a, b, replace(c, site="mallory"))}, "names mallory, which did not prove"),
+    "one site alone": ({"parts": lambda a, b, c: (a,)}, "is of 1 sites, and the policy requires 2"),
 }
 
 
@@ -208,8 +164,11 @@ def test_an_altered_aggregate_is_refused(kind: str, vault: VaultClient):
     """No value leaves, the reason is one line, and the right aggregate is unmasked afterwards."""
     change, reason = ADVERSARIES[kind]
     total, sums, clear = added([update(name) for name in NAMES])
+    parts = change.get("parts", lambda *parts: parts)(*total.parts)
+    altered = replace(total, parts=parts, tag=(total.tag + change.get("tag", 0)) % PRIME)
+    values = sums ^ (change.get("flipped", 0) * (np.arange(LENGTH) == 9)).astype(RING.dtype)
     with pytest.raises(VaultError, match=reason):
-        unmask(vault, *change(ROUND, total, sums), membership(*NAMES))
+        unmask(vault, change.get("of", ROUND), altered, values, membership(*NAMES))
     np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
 
 
