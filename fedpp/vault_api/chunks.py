@@ -1,6 +1,7 @@
-"""Arrays as streams of chunks, so that no message comes near gRPC's limit of 4 MiB."""
+"""Arrays as streams of chunks, far below gRPC's limit of 4 MiB a message."""
 
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,7 @@ def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, N
         if chunk.name:
             if header is not None:
                 yield _array(header, data)
-            header, data = chunk, bytearray()
-            if chunk.dtype not in DTYPES or _bytes(chunk) > MAX_BYTES:
-                raise VaultError(
-                    f"an array is of {' or '.join(DTYPES)} and at most {MAX_BYTES} bytes, got {chunk.name!r:.40} of "
-                    f"{chunk.dtype!r:.40} and shape {list(chunk.shape)!r:.80}: use one fedpp everywhere"
-                )
+            header, data = _header(chunk), bytearray()
         data += chunk.data
         if header is None:
             raise VaultError(f"{len(data)} bytes of an array came before its name: use one fedpp everywhere")
@@ -45,11 +41,17 @@ def from_chunks(chunks: Iterable[vault_pb2.ArrayChunk]) -> Iterator[tuple[str, N
         yield _array(header, data)
 
 
+def _header(chunk: vault_pb2.ArrayChunk) -> vault_pb2.ArrayChunk:
+    if chunk.dtype not in DTYPES or _bytes(chunk) > MAX_BYTES:
+        raise VaultError(
+            f"an array is of {' or '.join(DTYPES)} and at most {MAX_BYTES} bytes, got {chunk.name!r:.40} of "
+            f"{chunk.dtype!r:.40} and shape {list(chunk.shape)!r:.80}: use one fedpp everywhere"
+        )
+    return chunk
+
+
 def _bytes(header: vault_pb2.ArrayChunk) -> int:
-    size = np.dtype(header.dtype).itemsize
-    for length in header.shape:
-        size *= length
-    return size
+    return prod(header.shape, start=np.dtype(header.dtype).itemsize)
 
 
 def _array(header: vault_pb2.ArrayChunk, data: bytearray) -> tuple[str, NDArray[np.floating]]:

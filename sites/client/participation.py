@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Participation:
-    """What a site replies to one message of a run with."""
+    """The run, data, keys and vault with which a site replies to one message of a run."""
 
     query: Query
     run_spec: RunSpec

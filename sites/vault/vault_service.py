@@ -50,6 +50,10 @@ MEMORY_SECONDS = 60.0  # longest wait for free memory
 MAX_VALUES = 2 * MAX_PARAMETERS  # of initial weights: more would take over 3 GB
 # Copies of a reply's values in memory while it is computed: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
+_PUBLIC_FACTS = (
+    *("domain", "dtype", "frames", "height", "width", "channels"),
+    *("classes", "multi_label", "gaps", "patch"),
+)
 
 
 @dataclass(frozen=True)
@@ -294,19 +298,10 @@ class VaultService(vault_pb2_grpc.VaultServicer):
 def _info(domain: KeyDomain, dataset: EncryptedDataset, site: str) -> vault_pb2.InfoReply:
     m = dataset.manifest
     return vault_pb2.InfoReply(
-        domain=m.domain,
+        **{name: getattr(m, name) for name in _PUBLIC_FACTS},
         dataset=m.fingerprint,
-        frames=m.frames,
-        height=m.height,
-        width=m.width,
-        channels=m.channels,
-        classes=m.classes,
-        gaps=m.gaps,
-        multi_label=m.multi_label,
-        patch=m.patch,
         sequences=dataset.counts(),
         patients=dataset.patients(),
-        dtype=m.dtype,
         card=domain.card().to_json(),
         site=site,
     )
