@@ -122,7 +122,7 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """A run of another domain gets none, even if a vault is there; a run of this domain gets one with all its facts."""
     run_spec = run_spec_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerOptimizerConfig("fedadam", 0.1))
-    foreign = content_of(domain, messages.InitialRequest(replace(run_spec, domain=OTHER), ""))
+    foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER), ""))
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
         state_in(
@@ -166,7 +166,7 @@ def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, pla
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
     run_spec = run_spec_of(domain, network=TINY.changed(gaps=True))
     with node.beside_vault():
-        assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).gaps == gaps
+        assert SiteDescription.from_mapping(node.described().config_records[messages.SITE]).task.gaps == gaps
         assert update_in(train_reply(node, run_spec), run_spec).any()
 
 
@@ -254,9 +254,9 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
     assert refused(replace(state, round=3).to_bytes()) == told
     for other in (
         replace(state, domain=OTHER),
-        initial_state(domain, replace(run_spec, rule=ServerOptimizerConfig("fedavgm", 0.5))),
-        initial_state(domain, replace(run_spec, dtype="float32")),
-        initial_state(domain, replace(run_spec, network=replace(TINY, lstm=3))),
+        initial_state(domain, varied(run_spec, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))),
+        initial_state(domain, varied(run_spec, dtype="float32")),
+        initial_state(domain, varied(run_spec, network=TINY.changed(lstm=3))),
     ):
         told = "the state in the message is of another domain, network or server optimizer than the run"
         assert refused(other.to_bytes()) == told

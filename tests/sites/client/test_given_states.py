@@ -118,7 +118,7 @@ def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Calla
 
 def test_a_masked_run_takes_aggregates_only(nodes: list[Node]):
     """Where updates are masked, the coordinator cannot have computed a model from them."""
-    masked = replace(RUN_SPEC, masked=True)
+    masked = varied(RUN_SPEC, masked=True)
     before = initial_state(FRAMES, masked)
     assert "is for the frame form without masking" in reason(
         shown(nodes[0], masked, before, stepped(before).to_bytes())

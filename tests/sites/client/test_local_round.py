@@ -383,7 +383,7 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
     (answer, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     after = messages.state_of(answer)
     harmful = varied(run_spec, hyperparameters=large, max_loss_increase=1e-9)
-    together = replace(
+    together = varied(
         run_spec, hyperparameters=small, max_loss_increase=0.5
     )  # each update passes, and the aggregate's step does not
     for attempt in (1, 2):
@@ -524,14 +524,14 @@ def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDo
         "a step of rate 1e-05 of 6 examples is below 4 units of an aggregate of 2147483648: use float64"
     )
     assert messages.REFUSAL not in train_reply(
-        both[0], replace(coarse, hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=4))
+        both[0], varied(coarse, hyperparameters=Hyperparameters(learning_rate=0.1, batch_size=4))
     )
 
 
 def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyDomain):
     """A coordinator that makes only one of two sites train gets no aggregate that is the first one's update."""
     run_spec = run_spec_of(domain)
-    idle = replace(run_spec, hyperparameters=replace(run_spec.training.hyperparameters, learning_rate=1e-12))
+    idle = varied(run_spec, hyperparameters=replace(run_spec.training.hyperparameters, learning_rate=1e-12))
     state = sealed(domain, initial_state(domain, run_spec))
     answers = {**train_replies(both[:1], run_spec, state), **train_replies(both[1:], idle, state)}
     for told in (run_spec, idle):
@@ -573,8 +573,8 @@ def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain:
     told = "the initial model is of another domain, network or dtype than the run: use that model's settings"
     others = {
         told: [
-            initial_state(domain, replace(run_spec, network=replace(TINY, lstm=3))),
-            initial_state(domain, replace(run_spec, dtype="float32")),
+            initial_state(domain, varied(run_spec, network=TINY.changed(lstm=3))),
+            initial_state(domain, varied(run_spec, dtype="float32")),
             replace(fitting, domain=OTHER),
         ],
         "the initial model's classes are yes, no: ingest with the same": [replace(fitting, classes=("yes", "no"))],

@@ -5,7 +5,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -14,6 +13,7 @@ from conftest import ROOT
 from flwr.app import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from run_specs import varied
 from site_nodes import (
     BOTH,
     NONCE,
@@ -113,7 +113,7 @@ def test_another_request_is_trained_anew(north: Node, log: Path, domain: KeyDoma
     run_spec = run_spec_of(domain)
     state = initial_state(domain, run_spec)
     first = (run_spec, state, 1, 1)
-    asked = [first, (run_spec, state, 2, 1), (replace(run_spec, seed=1), state, 1, 1)]
+    asked = [first, (run_spec, state, 2, 1), (varied(run_spec, seed=1), state, 1, 1)]
     asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
     nonces = []
     for told, before, attempt, others in asked:
