@@ -121,7 +121,9 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 @BOTH
 def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """A run of another domain gets none, even if a vault is there; a run of this domain gets one with all its facts."""
-    run_spec = run_spec_of(domain, masked=masked, seed=3, dtype="float32", rule=ServerOptimizerConfig("fedadam", 0.1))
+    run_spec = run_spec_of(
+        domain, masked=masked, seed=3, dtype="float32", server_optimizer=ServerOptimizerConfig("fedadam", 0.1)
+    )
     foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER), ""))
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (

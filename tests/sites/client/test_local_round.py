@@ -358,7 +358,7 @@ def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDo
 @BOTH
 def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDomain, masked: bool):
     """An aggregate that moves the model beyond the share of its norm is evaluated, its state reported, and rejected."""
-    run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavg", 1e6))
+    run_spec = run_spec_of(domain, masked=masked, server_optimizer=ServerOptimizerConfig("fedavg", 1e6))
     state = sent(domain, run_spec, initial_state(domain, run_spec))
     for answer in accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state)):
         verdict = messages.Verdict.read(answer)
@@ -473,7 +473,7 @@ def test_each_message_is_evaluated_on_its_own_split(both: list[Node], domain: Ke
 @pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
 def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
     """The first state has the model's rows, sealed about anything or in clear, the run's optimizer, and round 0."""
-    run_spec = run_spec_of(domain, masked=masked, rule=ServerOptimizerConfig("fedavgm", 0.5))
+    run_spec = run_spec_of(domain, masked=masked, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))
     earlier = initial_state(domain, run_spec_of(domain), seed=9, number=7)
     content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
     answer = both[0].reply_to(messages.InitialRequest(run_spec, model), content)
