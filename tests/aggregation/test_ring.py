@@ -97,7 +97,7 @@ def test_a_product_that_rounds_up_stays_in_the_ring(sign: float):
 
 @given(rings(), st.data())
 def test_encode_rounds_the_product(ring: Ring, data: st.DataObject):
-    """A encoded value is rint(value examples 2^f), half to even, modulo 2^bits, and within max_magnitude(examples)."""
+    """An encoded value is rint(value examples 2^f), half to even, modulo 2^bits, and within max_magnitude(examples)."""
     examples = data.draw(st.integers(1, ring.examples))
     values = data.draw(floats_of(ring, array_shapes(max_dims=3, max_side=4)))
     words = ring.encode(values, examples)
@@ -138,7 +138,7 @@ def test_decode_reads_words_as_signed(ring: Ring, data: st.DataObject):
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_more_values_than_a_piece_are_encoded_as_one_by_one(bits: int):
-    """The end of a piece shows in nothing, in place or not, to encoded values or from them."""
+    """Pieces have no effect on encoded or decoded values, in place or not."""
     ring = Ring(bits, 1000, 10, 8.0)
     values = np.random.default_rng(0).uniform(-8, 8, 2 * PIECE + 3)
     out = np.zeros(values.size, ring.dtype)
@@ -165,7 +165,7 @@ def test_only_the_values_count_and_not_how_they_lie(data: st.DataObject):
 
 
 def test_float32_values_keep_all_bits_of_their_product():
-    """A float32 value times its examples is not rounded to float32 before it becomes a encoded value."""
+    """A float32 value times its examples is not rounded to float32 before it becomes an encoded value."""
     value, examples = np.float32(1 + 2**-23), 999
     (word,) = SMALL.encode(np.array([value]), examples).tolist()
     assert word == round(Fraction(float(value)) * examples * 2**SMALL.fraction)
@@ -173,7 +173,7 @@ def test_float32_values_keep_all_bits_of_their_product():
 
 
 def test_zeros_and_nothing():
-    """Both zeros are the encoded value 0; of no value there is no encoded value; a scalar has one encoded value."""
+    """Both zeros are encoded as 0; no values give an empty array; a scalar gives one value."""
     assert SMALL.encode(np.array([0.0, -0.0, -1e-300]), 5).tolist() == [0, 0, 0]
     for shape in ((0,), (3, 0, 2)):
         assert SMALL.encode(np.zeros(shape), 5).shape == shape
