@@ -15,6 +15,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
 from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED
+from fedpp.texts import printable_lines
 
 from .bundle_build import CHECKOUT, copy_sources
 from .flower_command import flower
@@ -78,7 +79,7 @@ def status(state: State, out: Path | None, *, as_json: bool) -> int:
             return 0
         lines = _lines(progress, nodes, folder, is_running=is_running)
         live = sys.stdout.isatty() and not progress.ended
-        print(("\x1b[H\x1b[2J" if live else "") + "\n".join(lines), flush=True)
+        print(("\x1b[H\x1b[2J" if live else "") + printable_lines("\n".join(lines)), flush=True)
         if not live:
             return 0
         time.sleep(WATCH_SECONDS)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpp.cli import note
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
 from fedpp.processes import ProcessGroup, flower_environment
@@ -114,7 +115,7 @@ def up(
         replace(state.secret, secrets.token_bytes(32))
         if state.log.exists():
             state.log.rename(state.log.with_name(f"{state.log.name}.1"))
-        print(f"note: SuperLink, nginx and the ServerApps log to {state.log}", file=sys.stderr, flush=True)
+        note(f"SuperLink, nginx and the ServerApps log to {state.log}")
         with ProcessGroup(state.environment(), log=state.log) as group:
 
             def start() -> None:

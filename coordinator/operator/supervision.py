@@ -1,10 +1,10 @@
 """Supervision of the servers: when one of them ends, all are restarted, since each depends on the others."""
 
-import sys
 import time
 from collections.abc import Callable
 from math import inf
 
+from fedpp.cli import note
 from fedpp.errors import FederationError
 from fedpp.processes import ProcessGroup
 
@@ -27,7 +27,7 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
             if group.stopped.is_set():
                 return
             if answered:
-                _note("the servers answer again")
+                note("the servers answer again")
             else:
                 ready()
             answered, since = True, time.monotonic()
@@ -38,7 +38,7 @@ def supervise(group: ProcessGroup, start: Callable[[], None], ready: Callable[[]
                 raise
             if failures > MAX_FAILURES:
                 raise FederationError(f"{error}, {failures} times in a row") from None
-            _note(f"{error}: all servers are restarted")
+            note(f"{error}: all servers are restarted")
             group.end()
             group.stopped.wait(failures - 1.0)
 
@@ -47,7 +47,3 @@ def _serve(group: ProcessGroup) -> None:
     """Return when the group is stopped; raise `FederationError` when a command ends."""
     if not group.wait():
         raise FederationError(f"{' and '.join(group.ended())} ended by itself")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)

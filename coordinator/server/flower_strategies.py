@@ -139,6 +139,10 @@ class FlowerAggregation:
             raise FederationError(f"{self._called} makes values that are not finite: see its settings") from None
 
 
+def _not_supported(*_: Any, **__: Any) -> NoReturn:
+    raise LookupError("it sends requests by itself, and fedpp has the replies already")
+
+
 class _RepliedGrid(Grid):
     """Flower grid of the sites whose updates are there; it sends nothing."""
 
@@ -158,29 +162,8 @@ class _RepliedGrid(Grid):
         """Raise: it has no run."""
         _not_supported()
 
-    def set_run(self, run: Run) -> None:
-        """Raise: it has no run."""
-        _not_supported()
-
-    def create_message(self, *given: Any, **named: Any) -> Message:
-        """Raise: nothing is sent."""
-        _not_supported()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Raise: nothing is sent."""
-        _not_supported()
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Raise: nothing is sent."""
-        _not_supported()
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Raise: nothing is sent."""
-        _not_supported()
-
-
-def _not_supported() -> NoReturn:
-    raise LookupError("it sends requests by itself, and fedpp has the replies already")
+    set_run = create_message = _not_supported
+    push_messages = pull_messages = send_and_receive = _not_supported
 
 
 def _record(rows: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:
