@@ -209,7 +209,7 @@ def aggregate_of(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[
     for name, answer in answers.items():
         mask = messages.Mask.read(answer)
         examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
-        parts.append((Contribution(name, mask.nonce, examples, mask.least), mask.tag))
+        parts.append((Contribution(name, mask.nonce, examples, mask.min_cohort), mask.tag))
         values = values + update_in(answer, run_spec)
     return Aggregate.of(parts), values
 

@@ -1,4 +1,4 @@
-"""What docs/threats.md says that the frame form does *not* protect, on real X-rays of two hospitals.
+"""What the page on threats says that the frame form does *not* protect, on real X-rays of two hospitals.
 
 If one of these fails, the page is out of date.
 """

@@ -1,4 +1,4 @@
-"""What docs/threats.md says is *not* protected, carried out: if one of these fails, the page is out of date."""
+"""What the page on threats says is *not* protected, carried out: if one of these fails, the page is out of date."""
 
 import warnings
 import zipfile

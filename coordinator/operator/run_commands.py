@@ -15,6 +15,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
 from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED
+from fedpp.settings_file import load_settings
 from fedpp.texts import printable_lines
 
 from .bundle_build import CHECKOUT, copy_sources
@@ -195,17 +196,8 @@ def _typed(name: str, text: str, kind: type) -> str | int | float:
 
 def settings_of_file(path: Path) -> dict[str, Any]:
     """Return the settings in a YAML file; raise `ConfigError` unless it is a mapping of plain values."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the settings {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not all(
-        isinstance(name, str) and isinstance(value, (str, int, float)) for name, value in values.items()
-    ):
+    values = load_settings(path, "run configuration")
+    if not all(isinstance(value, (str, int, float)) for value in values.values()):
         raise ConfigError(f"{path} must hold one setting a line, `name: value`, with texts, numbers, true or false")
     return values
 

@@ -45,7 +45,7 @@ def accept_update(
         update = messages.words_of(content, due.ring.bits, due.length)
         if not run_spec.masked:
             due.ring.require_within(update, weight)
-        return Contribution(site.name, mask.nonce, weight, mask.least), mask.tag, update
+        return Contribution(site.name, mask.nonce, weight, mask.min_cohort), mask.tag, update
     except (FederationError, MaskError) as error:
         raise MisfitError(str(error)) from None
 

@@ -146,26 +146,26 @@ class Mask:
 
     nonce: str  # 64 hex digits
     tag: int
-    least: int  # fewest sites of a sum that the mask comes off in
+    min_cohort: int  # fewest sites of an aggregate from which the mask is removed
 
     def to_record(self) -> ConfigRecord:
         """Return the record that carries it."""
-        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}", "least": self.least})
+        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}", "min_cohort": self.min_cohort})
 
     @classmethod
     def read(cls, content: RecordDict) -> Self:
         """Take it out of a message's content; raise `FederationError` if none fits."""
         values = record(content, MASK, ConfigRecord)
-        nonce, tag, least = values.get("nonce"), values.get("tag"), values.get("least")
+        nonce, tag, min_cohort = values.get("nonce"), values.get("tag"), values.get("min_cohort")
         if not (
             is_hex(nonce)
             and is_hex_number(tag)
-            and isinstance(least, int)
-            and type(least) is not bool
+            and isinstance(min_cohort, int)
+            and type(min_cohort) is not bool
             and len(values) == 3
         ):
             raise FederationError("its mask does not fit: use one fedpp everywhere")
-        return cls(nonce, int(tag, 16), least)
+        return cls(nonce, int(tag, 16), min_cohort)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Masked:
     values: EncodedUpdate
     nonce: str  # hex
     tag: int
-    min_sites: int  # fewest sites of an aggregate from which the mask is removed
+    min_cohort: int  # fewest sites of an aggregate from which the mask is removed
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class VaultClient:
             last = reply
         if not (is_hex(last.nonce) and is_hex_number(last.tag)):
             raise VaultError("the vault sent a masked update without its nonce or tag: see its log, mask again")
-        return Masked(masked.complete(), last.nonce, int(last.tag, 16), last.min_sites)
+        return Masked(masked.complete(), last.nonce, int(last.tag, 16), last.min_cohort)
 
     def unmask(self, of: str, aggregate: str, values: EncodedUpdate, membership: Membership) -> EncodedUpdate:
         """Return an aggregate's values without their masks; the round and the list of contributions are JSON."""

@@ -145,16 +145,16 @@ class MaskRequest(_message.Message):
     def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class MaskReply(_message.Message):
-    __slots__ = ("values", "nonce", "tag", "min_sites")
+    __slots__ = ("values", "nonce", "tag", "min_cohort")
     VALUES_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
-    MIN_SITES_FIELD_NUMBER: _ClassVar[int]
+    MIN_COHORT_FIELD_NUMBER: _ClassVar[int]
     values: bytes
     nonce: str
     tag: str
-    min_sites: int
-    def __init__(self, values: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., min_sites: _Optional[int] = ...) -> None: ...
+    min_cohort: int
+    def __init__(self, values: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., min_cohort: _Optional[int] = ...) -> None: ...
 
 class UnmaskRequest(_message.Message):
     __slots__ = ("round", "aggregate", "proofs", "run", "bundle", "values")

@@ -49,7 +49,7 @@ class Masked:
     def mask(self, of: Round, examples: int, values: EncodedUpdate) -> tuple[EncodedUpdate, Mask]:
         """Return the masked update."""
         masked = self.vault.mask(of.to_json(), examples, values)
-        return masked.values, Mask(masked.nonce, masked.tag, masked.min_sites)
+        return masked.values, Mask(masked.nonce, masked.tag, masked.min_cohort)
 
     def unmask(self, of: Round, aggregate: Aggregate, values: EncodedUpdate) -> EncodedUpdate:
         """Return the aggregate without masks; the vault refuses one that was altered, or is of too few sites."""

@@ -85,7 +85,7 @@ class SecureAggregation:
             yield vault_pb2.MaskReply(values=masker.mask(values).tobytes())
         tag = masker.tag()
         call.reply(of.length * of.ring.bits // 8, mask=part.nonce)
-        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", min_sites=part.min_cohort)
+        yield vault_pb2.MaskReply(nonce=part.nonce, tag=f"{tag:x}", min_cohort=part.min_cohort)
 
     def unmask(
         self, call: Call, requests: Iterator[vault_pb2.UnmaskRequest], min_other_sites: int

@@ -104,7 +104,7 @@ def test_a_mask_survives_its_record(nonce: str, tag: int, least: int) -> None:
     [
         *({"nonce": value} for value in ("", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", 7, b"a" * 64)),
         *({"tag": value} for value in ("", "00", "07", "-1", "+1", "0x1", "A", "g", "1 ", "1\n", "f" * 33, 7)),
-        *({"least": value} for value in (True, 1.0, "1", [1])),
+        *({"min_cohort": value} for value in (True, 1.0, "1", [1])),
         {"site": "north"},
     ],
 )
@@ -115,7 +115,7 @@ def test_a_mask_has_one_spelling(change: dict[str, Any]) -> None:
         messages.Mask.read(RecordDict({messages.MASK: record}))
 
 
-@pytest.mark.parametrize("missing", ["nonce", "tag", "least"])
+@pytest.mark.parametrize("missing", ["nonce", "tag", "min_cohort"])
 def test_a_mask_is_whole(missing: str) -> None:
     """A mask that lacks one of them is none."""
     record = messages.Mask("ab" * 32, 7, 2).to_record()

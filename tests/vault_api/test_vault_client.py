@@ -53,10 +53,12 @@ def serving(
 
 def test_a_masked_update_has_a_nonce_and_a_tag(tmp_path: Path):
     """They are in the last message, as is the minimum of sites of an aggregate."""
-    with serving(tmp_path, MaskReply(values=VALUES.tobytes()), MaskReply(nonce=NONCE, tag="ff", min_sites=3)) as client:
+    with serving(
+        tmp_path, MaskReply(values=VALUES.tobytes()), MaskReply(nonce=NONCE, tag="ff", min_cohort=3)
+    ) as client:
         masked = client.mask("{}", 1, VALUES)
     np.testing.assert_array_equal(masked.values, VALUES)
-    assert (masked.nonce, masked.tag, masked.min_sites) == (NONCE, 255, 3)
+    assert (masked.nonce, masked.tag, masked.min_cohort) == (NONCE, 255, 3)
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ NO_UPDATE = {
     "no nonce": (altered(nonce=""), "its mask does not fit"),
     "a tag of words": (altered(tag="many"), "its mask does not fit"),
     "a tag beyond the field": (altered(tag="f" * 33), "its mask does not fit"),
-    "a sum of no site": (altered(least=0), "a smallest cohort is 1 to"),
-    "no number of sites": (altered(least="1"), "its mask does not fit"),
+    "a sum of no site": (altered(min_cohort=0), "a smallest cohort is 1 to"),
+    "no number of sites": (altered(min_cohort="1"), "its mask does not fit"),
     "no number of examples": (without(messages.METRICS), "without metrics"),
     "many examples": (altered(examples=10**12), "counts 1000000000000 examples, and by what it announced these are 3"),
 }

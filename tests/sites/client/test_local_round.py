@@ -191,7 +191,7 @@ def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDoma
         name = node.site.identity.name
         with VaultClient(str(node.context.node_config["vault"])) as vault:
             hidden = vault.mask(of.to_json(), 6, update_in(answers[name], clear))
-        parts.append((Contribution(name, hidden.nonce, 6, hidden.min_sites), hidden.tag))
+        parts.append((Contribution(name, hidden.nonce, 6, hidden.min_cohort), hidden.tag))
         words = words + hidden.values
     for each in both:
         each.forget()

@@ -113,7 +113,7 @@ def test_masks_are_removed_in_the_aggregate(vault: VaultClient):
     again = vault.mask(ROUND.to_json(), 4, values)
     assert masked.nonce != again.nonce
     assert (masked.values != again.values).mean() > 0.99
-    own = Update(Contribution("north", masked.nonce, 4, masked.min_sites), masked.tag, masked.values, values)
+    own = Update(Contribution("north", masked.nonce, 4, masked.min_cohort), masked.tag, masked.values, values)
     total, sums, clear = added([own, *others])
     unmasked = unmask(vault, ROUND, total, sums, membership(*NAMES))
     np.testing.assert_array_equal(unmasked, clear)
