@@ -163,7 +163,7 @@ def test_a_network_for_other_data_is_refused(north: Node, domain: KeyDomain, kin
 
 @pytest.mark.parametrize("gaps", ["public", "encrypted"])
 def test_a_site_trains_with_gaps(gaps: Gaps, north: Node, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path):
-    """However the time between frames is kept, the site reports it and trains the same network."""
+    """However the time between frames is kept, the site reports that it is, and trains the same network."""
     times = np.linspace(0, 1, 22).reshape(11, 2)
     node = north.use(write_dataset(tmp_path / "gaps", domain, plaintext, gaps=gaps, times=times))
     run_spec = run_spec_of(domain, network=TINY.changed(gaps=True))
@@ -238,7 +238,9 @@ def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
 def test_a_ring_that_could_overflow_is_refused_before_training(both: list[Node], domain: KeyDomain):
     """A value that the ring cannot hold is reported at once: a training that diverges is not started."""
     hyperparameters = Hyperparameters(learning_rate=1e300, batch_size=4)
-    run_spec = run_spec_of(domain, dtype="float32", bound=2.0**20, examples=2**31, hyperparameters=hyperparameters)
+    run_spec = run_spec_of(
+        domain, dtype="float32", max_update_value=2.0**20, examples=2**31, hyperparameters=hyperparameters
+    )
     assert "does not fit 32 bits" in reason(train_reply(both[0], run_spec))
 
 

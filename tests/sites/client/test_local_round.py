@@ -344,12 +344,12 @@ def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDo
 
     The coordinator receives the kind of bound and no figure, which it could find by bounds of its choice.
     """
-    long = train_reply(both[0], run_spec_of(domain, masked=masked, max_norm=1e-6))
+    long = train_reply(both[0], run_spec_of(domain, masked=masked, max_update_norm=1e-6))
     assert reason(long) == (
         "the update's Euclidean norm is more than 1e-06 times the global model's: lower the learning rate, train fewer "
         "epochs a round, or raise max-update-norm"
     )
-    high = train_reply(both[0], run_spec_of(domain, masked=masked, bound=2.0**-20))
+    high = train_reply(both[0], run_spec_of(domain, masked=masked, max_update_value=2.0**-20))
     assert (
         reason(high) == "an update has a value beyond 9.53674e-07: lower the learning rate, or raise max-update-value"
     )
