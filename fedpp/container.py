@@ -46,8 +46,11 @@ def head(format_: str, facts: Mapping[str, Any]) -> bytes:
 def unpack(format_: str, container: Content, max_header: int = MAX_HEADER) -> tuple[Facts, memoryview]:
     """Return the facts and a view of the content; raise `ValueError` for a damaged container or another format."""
     view = memoryview(container)
-    begin = bytes(view[: len(format_) + 1 + max_header])
-    end = begin.find(b"\n", begin.find(b"\n") + 1)
+    begin, size, end, most = b"", 0, -1, len(format_) + 1 + max_header
+    while end < 0 and size < most:  # a header is seldom as long as it may be: no megabyte is copied for it
+        size = min(max(2 * size, 2**12), most)
+        begin = bytes(view[:size])
+        end = begin.find(b"\n", begin.find(b"\n") + 1)
     facts, start = _facts(format_, begin[: end + 1 or None])
     if len(view) < start + DIGEST_BYTES or sha256(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
         raise ValueError("it is damaged: its digest does not fit")

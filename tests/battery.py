@@ -13,10 +13,12 @@ from flwr.app import RecordDict
 from scipy.stats import chi2
 from sklearn.decomposition import FastICA
 
+from fedpp.aggregation.global_state import FORMAT
+
 SIGMAS = 5.0
 VIEWS = ("<u4", "<u8", "<f8")
 END = 32 + 16  # bytes after a sealed state's rows: its SHA-256, and the seal's tag
-_SEALED, _CLEAR = b'{"about":', b'{"arrays":'  # how states begin
+_SEALED, _CLEAR = b'{"about":', FORMAT.encode()  # how states begin
 
 
 def arrays_of(content: RecordDict) -> Iterator[tuple[str, bytes]]:
@@ -38,8 +40,8 @@ def payload(tensor: bytes) -> bytes:
     if not is_state(tensor):
         return tensor
     rest = tensor.partition(b"\n")[2]
-    if tensor.startswith(_CLEAR):
-        return rest
+    if tensor.startswith(_CLEAR):  # the magic line and the header
+        return rest.partition(b"\n")[2]
     records = []
     while rest:
         length = int.from_bytes(rest[:4], "little")

@@ -6,7 +6,7 @@ Apps and vaults are real; the in-process engine carries the messages, and the te
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from flwr.app import Message, RecordDict
 from global_states import flat
 
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.ring import Ring
+from fedpp.aggregation.round_context import ring_of
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol import messages
@@ -80,7 +80,7 @@ class Run:
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scenario, Hospitals]]:
     """Return three hospitals with the real ultrasound's patients, and their vaults."""
-    scenario = replace(Scenario.load("ultrasound"), dtype="float64", control_draws=0, **SMALL)
+    scenario = Scenario.load("ultrasound").changed(dtype="float64", control_draws=0, **SMALL)
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         made = prepare(scenario, DATA / "ultrasound_sequences", tmp_path_factory.mktemp("run"), Path(sockets))
         with vaults(made.sites, made.passphrase_file):
@@ -117,9 +117,7 @@ def truth_of(run: Run, states: Mapping[int, GlobalState], domain: KeyDomain) -> 
         for kind, number, request, content in site.heard:
             if kind == "train":
                 run_spec = messages.TrainRequest.read(request).run_spec
-                ring = Ring.of(
-                    run_spec.training.dtype, examples=run_spec.examples, sites=run_spec.sites, bound=run_spec.bound
-                )
+                ring = ring_of(run_spec)
                 examples = int(content.metric_records[messages.METRICS][messages.EXAMPLES])
                 words = messages.words_of(content, ring.bits, network.parameters() * 2)
                 truth[f"update of {site.number} in round {number}"] = decrypted(ring.decode(words, examples))

@@ -34,10 +34,14 @@ class TrainingSettings(Declared, label="training settings"):
     @classmethod
     def of_checkpoint(cls, values: Mapping[str, Any]) -> Self:
         """Read what a checkpoint holds; raise `ModelError` for what another version wrote."""
+        other = ModelError("the checkpoint is of another version of fedpp: start again, with another --out")
         try:
-            return cls.from_mapping(values)
+            settings = cls.from_mapping(values)
         except ConfigError:
-            raise ModelError("the checkpoint is of another version of fedpp: start again, with another --out") from None
+            raise other from None
+        if settings.to_mapping().keys() != values.keys():  # a default in place of a setting that was not yet there
+            raise other
+        return settings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -175,14 +175,14 @@ def test_list_names_the_scenarios():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("description: x\nsites: 2\nrounds: 1\nlearnin-rate: 3\n", "unknown learnin-rate"),
+        ("description: x\nsites: 2\nrounds: 1\nlearnin-rate: 3\n", "unknown 'learnin-rate'"),
         ("sites: 2\n", "missing description"),
-        ("{", "cannot read scenario"),
+        ("{", "the scenario is not YAML"),
         ("description: x\nsites: 2\nrounds: 1\n", "no data of its own"),
-        ("description: x\nsites: two\nrounds: 1\n", "sites must be int, got 'two'"),
-        ("description: x\nsites: 2\nrounds: 0\n", "rounds must be at least 1, got 0"),
+        ("description: x\nsites: two\nrounds: 1\n", "sites must be a whole number from 1 to 1000, got 'two'"),
+        ("description: x\nsites: 2\nrounds: 0\n", "rounds must be a whole number of at least 1, got 0"),
         ("description: x\nsites: 2\nrounds: 1\ndtype: float16\n", "dtype must be one of float32, float64"),
-        ("description: x\nsites: 2\nrounds: 1\nlearning-rate: .nan\n", "learning-rate must be positive and finite"),
+        ("description: x\nsites: 2\nrounds: 1\nlearning-rate: .nan\n", "learning-rate must be a finite number above 0"),
     ],
 )
 def test_bad_scenarios_are_one_line(tmp_path: Path, text: str, reason: str):

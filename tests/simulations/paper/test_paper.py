@@ -288,13 +288,12 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        (["--networks", "rnn"], "networks must be of cnn, cnn-lstm, cnn-bi-lstm, got ('rnn',)"),
-        (["--networks", "cnn,cnn"], "networks must be of"),
-        (["--sides", "clear"], "sides must be of plaintext, ciphertext"),
-        (["--folds", "1"], "folds must be at least 2, got 1"),
-        (["--channels", "2"], "channels must be of 1, 3, got 2"),
-        (["--validation", "1"], "validation must be a share below 1"),
-        (["--label-smoothing", "-1"], "label-smoothing must be at least 0 and below 1"),
+        (["--networks", "rnn"], "networks: each must be one of cnn, cnn-lstm, cnn-bi-lstm, got 'rnn'"),
+        (["--networks", "cnn,cnn"], "networks: 'cnn' stands twice"),
+        (["--sides", "clear"], "sides: each must be one of plaintext, ciphertext"),
+        (["--folds", "1"], "folds must be a whole number of at least 2, got 1"),
+        (["--channels", "2"], "channels must be one of 1, 3, got 2"),
+        (["--validation", "1"], "validation must be a finite number of at least 1e-09 and below 1"),
         (["--sides", "plaintext", "--control-draws", "2"], "control draws stand beside both sides"),
         (["--sides", "ciphertext", "--seeds", "2"], "use --seeds 1"),
         (["--resume", "--overwrite"], "choose one of them"),
@@ -310,6 +309,15 @@ def test_wrong_arguments_are_one_line(
     """Bad settings are refused in one line on stderr, and nothing is left that would refuse the right ones."""
     assert paper(raw, tmp_path / "out", *more) == 1
     assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_out_of_range_is_wrong_usage(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The option's bounds are those of the setting, and nothing is started."""
+    with pytest.raises(SystemExit) as ended:
+        paper(raw, tmp_path / "out", "--label-smoothing", "-1")
+    assert ended.value.code == 2
+    assert "--label-smoothing: must be a finite number of at least 0 and below 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -133,8 +133,11 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
             ("evaluate", "m", "d", *keys(folder), "--sensitivity", 90),
             "must be a number, above 0 and at most 1, got '90'",
         ),
-        (("train", "d", "--domain", "k", "--out", "o", "--learning-rate", -1), "positive and finite, got '-1'"),
-        (("train", "d", "--domain", "k", "--out", "o", "--learning-rate", "x"), "positive and finite, got 'x'"),
+        (
+            ("train", "d", "--domain", "k", "--out", "o", "--learning-rate", -1),
+            "must be a finite number above 0, got '-1'",
+        ),
+        (("train", "d", "--domain", "k", "--out", "o", "--learning-rate", "x"), "a finite number above 0, got 'x'"),
         (("train", "d", "--domain", "k", "--out", "o", "--epochs", "two"), "whole number of at least 1, got 'two'"),
     ):
         (line,) = site(*wrong, check=2).stderr.splitlines()

@@ -15,7 +15,7 @@ from vaults import SECONDS, service, serving
 from fedpp.cipher import algebra
 from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
-from fedpp.config.task import Gaps
+from fedpp.config.task import Gaps, Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, DatasetError, DomainMismatchError, VaultError
@@ -50,14 +50,7 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
     assert vault.info() == SiteInfo(
         domain=domain.card().fingerprint,
         dataset=dataset.manifest.fingerprint,
-        frames=2,
-        height=8,
-        width=8,
-        channels=1,
-        classes=("no", "yes"),
-        multi_label=False,
-        gaps="none",
-        patch=0,
+        task=Task(2, 8, 8, 1, ("no", "yes")),
         sequences={"train": 6, "validation": 2, "test": 3},
         patients={"train": 6, "validation": 2, "test": 3},
         dtype="float64",
@@ -153,7 +146,7 @@ def test_evaluate_counts_each_finding_where_it_is_known(n: int, tmp_path: Path, 
     dataset = write_dataset(tmp_path / "d", domain, (plaintext[0], STATES))
     with serving(domain, dataset, address), VaultClient(address) as client:
         info = client.info()
-        assert (info.classes, info.multi_label) == (FINDINGS, True)
+        assert (info.task.classes, info.task.multi_label) == (FINDINGS, True)
         for split in SPLITS:
             states = STATES[[i for i, s in enumerate(SPLIT) if s == split]]
             logits = np.random.default_rng(3).normal(scale=3.0, size=states.shape)
@@ -191,9 +184,9 @@ def test_another_number_of_logits_is_refused(
 def test_a_network_of_classes_is_refused_for_findings(domain: KeyDomain, findings: EncryptedDataset, address: str):
     """Weights are drawn for findings where the data have findings."""
     with serving(domain, findings, address), VaultClient(address) as client:
-        with pytest.raises(VaultError, match=r"3 classes; the data are .* 3 findings \(Edema, Fracture, Effusion\)"):
+        with pytest.raises(VaultError, match=r"3 classes \(a, b, c\); the data are .* 3 findings \(Edema, "):
             client.initial_weights(TINY.changed(classes=("a", "b", "c")), 0, "float32")
-        network = TINY.changed(classes=("a", "b", "c"), multi_label=True)
+        network = TINY.changed(classes=FINDINGS, multi_label=True)
         assert client.initial_weights(network, 0, "float32")["logits/bias"].shape == (3, 2)
 
 
@@ -301,7 +294,7 @@ def test_an_unlabelled_dataset_is_not_evaluated(domain: KeyDomain, dataset: Encr
     """It is served, and `Evaluate` names what is missing."""
     unlabelled = EncryptedDataset(dataset.path, replace(dataset.manifest, classes=()), dataset.sequences, None)
     with serving(domain, unlabelled, address), VaultClient(address) as client:
-        assert client.info().classes == ()
+        assert client.info().task.classes == ()
         with pytest.raises(VaultError, match="has no labels: ingest it with labels") as refused:
             client.evaluate("test", np.zeros((3, 2, 2)))
         assert status(refused.value) is grpc.StatusCode.FAILED_PRECONDITION
@@ -318,7 +311,7 @@ def test_an_unexpected_error_discloses_nothing(
             client.evaluate("test", np.zeros((3, 2, 2)))
         assert status(failed.value) is grpc.StatusCode.INTERNAL
         assert str(failed.value) == f"the vault at {address} refused: the vault failed: its own log says where"
-        assert client.info().frames == 2
+        assert client.info().task.frames == 2
     assert "IndexError" in caplog.text
 
 
@@ -363,10 +356,10 @@ def test_a_sealed_dataset_is_served(domain: KeyDomain, plaintext: Plaintext, tmp
 def test_gaps_are_reported_and_get_weights(
     gaps: Gaps, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path, address: str
 ):
-    """`Info` has the kind of time gaps; a network that takes them gets one more input of the LSTM."""
+    """`Info` says that there are time gaps; a network that takes them gets one more input of the LSTM."""
     dataset = write_dataset(tmp_path / "d", domain, plaintext, gaps=gaps, times=np.zeros((11, 2)))
     with serving(domain, dataset, address), VaultClient(address) as client:
-        assert client.info().gaps == gaps
+        assert client.info().task.gaps
         assert client.initial_weights(TINY.changed(gaps=True), 0, "float64")["backward/kernel"].shape == (6, 16, 2)
         with pytest.raises(VaultError, match="with time gaps"):
             client.initial_weights(TINY, 0, "float64")

@@ -42,7 +42,7 @@ def test_a_signal_stops_a_vault_that_never_loaded_tensorflow(
     """A vault in its own interpreter serves all three calls without TensorFlow, and ends cleanly on a signal."""
     with vault_process(dataset, address) as process:
         with VaultClient(address) as client:
-            assert client.info().frames == 2
+            assert client.info().task.frames == 2
             assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
             assert client.evaluate("test", np.zeros((3, 2, 2))).examples == 3
         process.send_signal(number)
@@ -88,7 +88,7 @@ def test_a_vault_that_ends_leaves_the_next_one_s_socket(
             first.join(SECONDS)
             more.set()
             with VaultClient(address) as client:
-                assert client.info().frames == 2
+                assert client.info().task.frames == 2
     assert not socket_path(address).exists()
 
 
@@ -99,7 +99,7 @@ def test_a_killed_vault_s_socket_is_replaced(domain: KeyDomain, dataset: Encrypt
         process.wait(SECONDS)
     assert socket_path(address).is_socket()
     with serving(domain, dataset, address), VaultClient(address) as client:
-        assert client.info().frames == 2
+        assert client.info().task.frames == 2
 
 
 def test_a_busy_socket_is_not_taken_for_a_stale_one(domain: KeyDomain, dataset: EncryptedDataset, address: str):

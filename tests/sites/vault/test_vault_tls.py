@@ -52,12 +52,12 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, tls: Path, port: int, tm
 def test_a_trainer_with_a_certificate_is_served(vault: str, tls: Path, tmp_path: Path):
     """All calls work, and the audit log has the certificate's common name; one text names address and folder."""
     with VaultClient(vault, tls / "trainer") as client:
-        assert client.info().frames == 2
+        assert client.info().task.frames == 2
         assert len(client.initial_weights(TINY, 0, "float32")) == len(TINY.weights())
         assert client.evaluate("test", np.zeros((3, 2, 2))).examples == 3
     config = SiteConfig(tmp_path, tmp_path, f"{vault},tls={tls / 'trainer'}", tmp_path, tmp_path)
     with VaultClient(config.vault) as client:
-        assert client.info().frames == 2
+        assert client.info().task.frames == 2
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [line["who"] for line in lines] == ["trainer"] * 4
     assert site_process("health", vault, "--tls", tls / "trainer").stdout == "serving\n"
