@@ -138,7 +138,7 @@ def test_wrong_usage_and_wrong_keys(folder: Path, tmp_path: Path):
             "must be a finite number above 0, got '-1'",
         ),
         (("train", "d", "--domain", "k", "--out", "o", "--learning-rate", "x"), "a finite number above 0, got 'x'"),
-        (("train", "d", "--domain", "k", "--out", "o", "--epochs", "two"), "whole number of at least 1, got 'two'"),
+        (("train", "d", "--domain", "k", "--out", "o", "--epochs", "two"), "whole number from 1 to 1000, got 'two'"),
     ):
         (line,) = site(*wrong, check=2).stderr.splitlines()
         assert said in line
