@@ -111,7 +111,7 @@ class Vault:
             timer.start()
         try:
             return call(self.address)
-        except (VaultError, grpc.RpcError):
+        except (VaultError, grpc.RpcError, grpc.FutureTimeoutError):  # the last: killed before the channel was ready
             if kill_after is not None:
                 timer.join()
             if self.kills == before:
