@@ -83,6 +83,7 @@ def simulations(*arguments: object, check: int = 0) -> subprocess.CompletedProce
     return done
 
 
+@pytest.mark.slow
 def test_a_simulation_agrees_with_its_plaintext_reference(tmp_path: Path):
     """In float64 the encrypted federation on Ray and the plaintext loop agree to 1e-9, and the report shows it."""
     scenario = tmp_path / "small.yaml"

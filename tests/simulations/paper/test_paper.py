@@ -260,6 +260,7 @@ def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path
     assert runs == {"cnn-seed5-fold1-plaintext.json", "cnn-seed5-fold2-plaintext.json"}
 
 
+@pytest.mark.slow
 def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     """In float64 the owner's losses stop the ciphertext at the epoch where Keras's rule stops plaintext.
 

@@ -74,6 +74,7 @@ def killed_at_random(command: list[str], out: Path, generator: random.Random) ->
     return running
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_five_times_ends_with_the_weights_of_an_uninterrupted_one(
     dataset: EncryptedDataset, folder: Path, tmp_path: Path
 ):

@@ -230,6 +230,7 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
     assert ended.running == ""  # after a clean end there is no process to replace
 
 
+@pytest.mark.slow
 def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
     """A SuperNode is restarted after a kill, and after a reply that ends Flower's heartbeat or wait for work."""
     address, state = coordinator
