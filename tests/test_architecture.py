@@ -50,7 +50,7 @@ def test_the_test_can_see_key_code():
 
 
 def test_the_coordinator_loads_no_evaluation_key_no_keystream_and_no_tensorflow():
-    """The coordinator's code, and what it adds masked words with, has no use for a key, and needs no TensorFlow."""
+    """The coordinator's code loads neither a key nor masks nor TensorFlow."""
     forbidden = ("fedpp.cipher.evaluation_key", "fedpp.aggregation.masks", "tensorflow", "keras")
     for module in ("coordinator.server.app", "coordinator.server.strategy"):
         assert reaches(loaded_by(module), forbidden) == set()

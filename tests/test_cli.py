@@ -1,4 +1,4 @@
-"""The command line of our programs: how commands are found, how they end, and what wrong usage is told."""
+"""The command line of our programs: how commands are found, how they end, and the messages for wrong usage."""
 
 import argparse
 import os

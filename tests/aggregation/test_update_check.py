@@ -41,7 +41,7 @@ def test_an_update_passes_up_to_its_bound(ratio: float, most: float):
 
 
 def test_the_figures_stand_behind_what_others_may_know():
-    """The line says what, what to do, and the values; its kind, which others are told, no value."""
+    """The line has the reason, the values and what to do; the kind, which leaves the site, has no value."""
     rows = {"dense/kernel": np.array([[3.0, 4.0]])}
     with pytest.raises(UpdateCheckError) as refused:
         require_update(rows, {"dense/kernel": np.array([[30.0, 40.0]])}, 2.0)
@@ -102,7 +102,7 @@ def test_a_loss_may_rise_so_far(before: float, after: float, most: float):
     ("before", "after", "most"), [(0.5, 0.76, 0.25), (0.5, 0.5000001, 0.0), (0.5, 0.5, -0.1), (0.5, 0.5, math.nan)]
 )
 def test_a_loss_may_rise_no_further(before: float, after: float, most: float):
-    """One that rises by more is told without the loss."""
+    """A larger rise is reported without the loss."""
     with pytest.raises(UpdateCheckError) as refused:
         require_no_harm(before, after, most)
     assert refused.value.kind == (

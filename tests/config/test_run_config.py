@@ -170,7 +170,7 @@ def test_the_server_s_rule_is_that_of_the_settings():
 
 @pytest.mark.parametrize(("initial", "goes_on"), [("", False), ("/models/earlier.npz", True)])
 def test_a_record_is_told_all_settings_but_paths_and_the_card(initial: str, goes_on: bool):
-    """Each has its name and value; of the earlier model it is told that there is one, and not where it lies."""
+    """Each has its name and value; of the initial model only its existence is recorded, not its path."""
     given = {**DEFAULTS, "card": "the card", "out": "/the/folder", "initial-model": initial}
     told = RunConfig.from_mapping(given).reported()
     assert told == {name: DEFAULTS[name] for name in set(DEFAULTS) - {"card", "out", "initial-model"}} | {

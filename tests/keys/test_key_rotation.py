@@ -137,7 +137,7 @@ def test_a_dataset_of_another_epoch_is_refused(tmp_path: Path, plaintext: Plaint
 
 
 def test_a_domain_without_the_old_epochs_keys_renews_nothing(tmp_path: Path, plaintext: Plaintext):
-    """Pseudonyms follow from the former epoch's keys; a domain that lacks them is told so, and nothing is left."""
+    """Pseudonyms follow from the former epoch's keys; without them the rotation is refused, and leaves nothing."""
     old = KeyDomain.of_secret(bytes(32), n=2)
     source = write_dataset(tmp_path / "old", old, plaintext)
     later = old.successor("1" * 64)

@@ -41,7 +41,7 @@ def test_found_writes_a_folder_that_opens_and_never_overwrites(tmp_path: Path):
 
 
 def test_a_member_has_no_ca_key(tmp_path: Path):
-    """It opens as a member does, and is told who admits members."""
+    """It opens as a member does, and names who admits members."""
     key_store.join(tmp_path, membership(WEST, founded()), cheap())
     assert written(tmp_path) == OURS | PUBLIC
     assert key_store.open_site(tmp_path, cheap()).identity.name == "West"

@@ -331,7 +331,7 @@ def test_no_last_record_of_a_seal_leaves_before_it_is_recorded(domain: KeyDomain
 
 
 def test_nothing_is_opened_before_it_is_recorded(domain: KeyDomain):
-    """Neither what a state is about nor its content is told by a vault whose log cannot be written."""
+    """A vault whose log cannot be written returns neither the facts of a state nor its content."""
     vault, sealed = masking(domain), b"".join(domain.state_sealer().seal("round 7", [b"state"]))
     block = vault_pb2.Block(data=sealed)
     assert left(vault.unseal(called(unrecorded), iter([block]))) == []
