@@ -18,7 +18,20 @@ DTYPE = "float64"
 
 
 def algebra(n: int, epoch: int = 1) -> Algebra:
+    """Return the algebra of a fixed domain; another key epoch is another domain, and n = 1 is plaintext."""
+    if n == 1:
+        return Algebra.plaintext()
     return KeyDomain.of_secret(bytes([5] * 32), n=n, key_epoch=epoch).evaluation_key().algebra()
+
+
+def rows_of(a: Algebra, slots: np.ndarray) -> np.ndarray:
+    """Return rows `[..., n]` of slots `[n, ...]`; plaintext has no axis of slots."""
+    return slots[0] if a.n == 1 else np.stack(a.to_rows(a.from_slots(tuple(slots))), axis=-1).astype(slots.dtype)
+
+
+def slots_of(a: Algebra, weight: Sequence[keras.Variable]) -> np.ndarray:
+    """Return the slots `[n, ...]` of the n variables of a weight."""
+    return np.stack(a.to_slots(tuple(np.asarray(v, np.float64) for v in weight)))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ class EvaluationKey(Redacted):
     instead = "save() it to a file of its own"
 
     def __init__(self, domain: str, r: Matrix) -> None:
-        """Hold R for the domain of this fingerprint."""
         self._domain = domain
         self._r = r
 

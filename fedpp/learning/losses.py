@@ -33,7 +33,6 @@ class EncryptedLoss(keras.losses.Loss):  # type: ignore[misc]
         name: str = "loss_with_decoys",
         reduction: str = "sum_over_batch_size",
     ) -> None:
-        """Compute in this algebra."""
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing!r:.40}")
         super().__init__(name=name, reduction=reduction, dtype=dtype)

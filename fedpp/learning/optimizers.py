@@ -98,7 +98,6 @@ class AdamW(Adam):
     def __init__(
         self, algebra: Algebra, learning_rate: Any = 1e-3, *, weight_decay: float | None = 4e-3, **settings: Any
     ) -> None:
-        """Take Keras's settings and defaults, including those of `Adam`."""
         if weight_decay is None:
             raise ConfigError("AdamW needs a weight_decay, got None: give a number, or use Adam")
         super().__init__(algebra, learning_rate, weight_decay=weight_decay, **settings)

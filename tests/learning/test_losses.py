@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from stock_layers import algebra, rows_of
 
 from fedpp.cipher.components import Algebra
 from fedpp.errors import ConfigError, DomainMismatchError, KeyFileError
-from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import key_scope
 from fedpp.learning.decoys import DECOY_WEIGHT
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy, EncryptedLoss
@@ -22,15 +22,6 @@ SMOOTHING = st.sampled_from([0.0, 0.1, 0.5])
 LOGITS = st.sampled_from([1.0, 30.0, 1000.0])  # large ones too: neither overflow nor underflow
 
 
-def algebra(n: int, seed: int = 5) -> Algebra:
-    return Algebra.plaintext() if n == 1 else KeyDomain.of_secret(bytes([seed] * 32), n=n).evaluation_key().algebra()
-
-
-def rows(of: Algebra, slots: np.ndarray) -> tf.Tensor:
-    """Return rows `[..., n]` of slots `[n, ...]`; plaintext has no axis of slots."""
-    return tf.constant(slots[0] if of.n == 1 else np.stack(of.to_rows(of.from_slots(tuple(slots))), axis=-1))
-
-
 def by_slot(loss: EncryptedLoss, labels: np.ndarray, logits: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the loss, and its derivatives by the slots of the logits, `[n, batch, outputs]`."""
     of = loss.algebra
@@ -38,7 +29,7 @@ def by_slot(loss: EncryptedLoss, labels: np.ndarray, logits: np.ndarray) -> tupl
     with tf.GradientTape() as tape:
         tape.watch(parts)
         predicted = parts[0] if of.n == 1 else tf.stack(of.to_rows(tuple(parts)), axis=-1)
-        value = loss(rows(of, labels), predicted)
+        value = loss(tf.constant(rows_of(of, labels)), predicted)
     gradient = of.gradient(tuple(np.asarray(g) for g in tape.gradient(value, parts)))
     return float(value), np.stack(of.to_slots(gradient))
 
@@ -151,7 +142,7 @@ def test_a_configuration_names_the_domain_and_contains_no_key(
     assert not any(isinstance(value, Algebra | np.ndarray) for value in config["config"].values())
     with pytest.raises(KeyFileError, match="needs the evaluation key"):
         make.from_config(config["config"])
-    with key_scope.under(algebra(2, seed=6)), pytest.raises(DomainMismatchError, match="belongs to domain"):
+    with key_scope.under(algebra(2, epoch=2)), pytest.raises(DomainMismatchError, match="belongs to domain"):
         make.from_config(config["config"])
 
 
@@ -166,4 +157,4 @@ def test_invalid_settings_are_rejected():
         BinaryCrossentropy(of, "float64", positive_weights=(float("nan"),))
     loss = CategoricalCrossentropy(of, "float64", class_weights=(1.0, 2.0, 3.0))
     with pytest.raises(ConfigError, match="3 weights for labels of 2"):
-        loss(rows(of, np.ones((2, 4, 2))), rows(of, np.ones((2, 4, 2))))
+        loss(*[tf.constant(rows_of(of, np.ones((2, 4, 2))))] * 2)

@@ -14,7 +14,6 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
 from fedpp.learning.decoys import DECOY_BOUND, initial_deviation
 from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
-from fedpp.learning.optimizers import Adam
 
 Values = NDArray[np.floating]
 GAPS = pytest.mark.parametrize("gaps", [False, True])
@@ -27,8 +26,7 @@ def plaintext_logits(network: ModelSpec, frames: Values, valid: NDArray[np.bool_
     """Return the logits `[batch, classes]` of the stock model with the weights of seed 3, all of them moved."""
     model = models.plaintext(network, "float64")
     model.set_weights([weight + 0.1 for weight in initial_weights(network, 3).values()])
-    logits: Values = model.predict_on_batch([frames, valid, times][: 3 if network.task.gaps else 2])
-    return logits
+    return np.asarray(model([frames, valid, times][: 3 if network.task.gaps else 2]))
 
 
 def encrypted_logits(
@@ -42,7 +40,7 @@ def encrypted_logits(
     models.set_rows(model, network, key.algebra(), rows)
     inputs = [SequenceCipher(domain, "float64").frames("s", frames), valid]
     inputs += [SequenceCipher(domain, "float64").frames("s", times)] if network.task.gaps else []
-    return encryption.decrypt(domain, model.predict_on_batch(inputs))
+    return encryption.decrypt(domain, np.asarray(model(inputs)))
 
 
 def spec(frames: int, *, gaps: bool) -> ModelSpec:
@@ -90,14 +88,6 @@ def test_the_specification_lists_the_weights_of_the_stock_model(gaps: bool):
     assert [w.shape for w in models.plaintext(network, "float32").get_weights()] == [s.shape for s in network.weights()]
 
 
-def test_the_optimizer_has_all_weights(domain: KeyDomain):
-    """The encrypted model's variables are n for each weight of its specification."""
-    network = spec(4, gaps=True)
-    model = models.encrypted(network, domain.evaluation_key().algebra(), "float64")
-    model.compile(Adam(domain.evaluation_key().algebra()))
-    assert [v.shape for v in model.trainable_variables[::2]] == [s.shape for s in network.weights()]
-
-
 def test_rows_that_do_not_fit_set_nothing(domain: KeyDomain):
     """A wrong row of any weight leaves all weights unchanged."""
     key, network = domain.evaluation_key(), spec(4, gaps=False)
@@ -115,14 +105,10 @@ def test_rows_that_do_not_fit_set_nothing(domain: KeyDomain):
 
 
 def test_set_rows_bounds_decoys(domain: KeyDomain):
-    """Ordinary rows are set bit for bit; with decoys a thousand times as large, only the message is unchanged."""
+    """Of rows with decoys a thousand times as large, only the message is unchanged."""
     key, network = domain.evaluation_key(), spec(4, gaps=False)
     algebra_, model = key.algebra(), models.encrypted(network, key.algebra(), "float64")
     rows = encrypted_initial_weights(network, 3, key)
-    models.set_rows(model, network, algebra_, rows)
-    parts = [part for row in rows.values() for part in algebra_.from_rows(row)]
-    for ours, part in zip(model.get_weights(), parts, strict=True):
-        np.testing.assert_array_equal(ours, part)
     slots = {name: algebra.decrypt(row, key.matrix) * [1.0, 1000.0] for name, row in rows.items()}
     models.set_rows(model, network, algebra_, {name: algebra.encrypt(s, key.matrix) for name, s in slots.items()})
     for name, row in models.get_rows(model, network, algebra_).items():

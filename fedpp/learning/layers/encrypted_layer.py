@@ -28,7 +28,6 @@ class EncryptedLayer(keras.Layer):  # type: ignore[misc]
     def __init__(
         self, algebra: Algebra, *, trainable: bool = True, dtype: str | None = None, name: str | None = None
     ) -> None:
-        """Compute in this algebra."""
         super().__init__(trainable=trainable, dtype=dtype, name=name)
         self.algebra = algebra
 

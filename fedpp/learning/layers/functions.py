@@ -52,7 +52,6 @@ class ReLU(SlotFunction):
         threshold: float = 0.0,
         **keywords: Any,
     ) -> None:
-        """Take the settings of the stock layer."""
         super().__init__(algebra, **keywords)
         if (max_value or 0.0) < 0 or negative_slope < 0 or threshold < 0:
             raise ConfigError(

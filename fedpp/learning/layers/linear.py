@@ -186,7 +186,6 @@ class Dense(_Linear):
     def __init__(
         self, algebra: Algebra, units: int, activation: str | None = None, *, use_bias: bool = True, **keywords: Any
     ) -> None:
-        """Take the settings of the stock layer."""
         super().__init__(algebra, activation=activation, use_bias=use_bias, **keywords)
         self.units = at_least_one(units, f"layer {self.name}: units")
 

@@ -44,7 +44,6 @@ class Concatenate(_Merge):
     settings = ("axis",)
 
     def __init__(self, algebra: Algebra, axis: int = -1, **keywords: Any) -> None:
-        """Take the axis."""
         super().__init__(algebra, **keywords)
         self.axis = axis
 

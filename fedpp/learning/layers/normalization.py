@@ -50,7 +50,6 @@ class BatchNormalization(_Normalization):
     settings = ("axis", "momentum", "epsilon", "center", "scale")
 
     def __init__(self, algebra: Algebra, axis: int = -1, momentum: float = 0.99, **keywords: Any) -> None:
-        """Take the settings of the stock layer."""
         super().__init__(algebra, **keywords)
         if not 0 <= momentum <= 1:
             raise ConfigError(f"layer {self.name}: momentum must be between 0 and 1, got {momentum}")
@@ -114,7 +113,6 @@ class LayerNormalization(_Normalization):
     settings = ("axis", "epsilon", "center", "scale")
 
     def __init__(self, algebra: Algebra, axis: int | Sequence[int] = -1, **keywords: Any) -> None:
-        """Take the settings of the stock layer."""
         super().__init__(algebra, **keywords)
         self.axis = axis if isinstance(axis, int) else tuple(axis)
 

@@ -44,7 +44,6 @@ class _GlobalPooling(EncryptedLayer):
     settings = ("keepdims",)
 
     def __init__(self, algebra: Algebra, *, keepdims: bool = False, **keywords: Any) -> None:
-        """Keep height and width as axes of size 1, if wanted."""
         super().__init__(algebra, **keywords)
         self.keepdims = keepdims
 

@@ -35,7 +35,6 @@ class _Recurrent(EncryptedLayer):
         go_backwards: bool = False,
         **keywords: Any,
     ) -> None:
-        """Take the settings of the stock layer."""
         super().__init__(algebra, **keywords)
         self.units = at_least_one(units, f"layer {self.name}: units")
         self.return_sequences, self.go_backwards = return_sequences, go_backwards

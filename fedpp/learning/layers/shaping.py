@@ -59,7 +59,6 @@ class UnfoldFrames(LinearMap):
     settings = ("frames",)
 
     def __init__(self, algebra: Algebra, frames: int, **keywords: Any) -> None:
-        """Take the number of frames of a sequence."""
         super().__init__(algebra, **keywords)
         self.frames = at_least_one(frames, f"layer {self.name}: frames")
 

@@ -67,7 +67,6 @@ class EncryptedVote(EncryptedLayer):
     settings = ("classes",)
 
     def __init__(self, algebra: Algebra, classes: int, **keywords: Any) -> None:
-        """Score this many classes."""
         super().__init__(algebra, **keywords)
         self.classes = at_least_one(classes, f"layer {self.name}: classes")
 

@@ -16,7 +16,7 @@ SIZES = pytest.mark.parametrize("n", [2, 3])
 
 @SIZES
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=settings().max_examples // 8)
 @given(data=st.data())
 def test_a_layer_equals_the_stock_layer_on_every_slot(name: str, n: int, data: st.DataObject):
     """Outputs, gradients by inputs and weights, and moving statistics decrypt to the stock layer's in every slot."""

@@ -20,7 +20,8 @@ from fedpp.cipher.components import Algebra
 from fedpp.errors import DomainMismatchError, FedppError, KeyFileError, ModelError
 from fedpp.learning import key_scope, layers
 
-SIZES = pytest.mark.parametrize("n", [2, 3])
+SIZES = st.sampled_from([2, 3])
+FEW = settings().max_examples // 8
 
 
 def network(case: Case, a: Algebra, generator: np.random.Generator) -> keras.Model:
@@ -56,10 +57,9 @@ def contents(path: Path) -> tuple[list[np.ndarray], str]:
     return arrays, text
 
 
-@SIZES
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
+@settings(max_examples=FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), n=SIZES)
 def test_a_saved_layer_loads_under_the_key(name: str, n: int, data: st.DataObject, tmp_path: Path):
     """A model loaded from a `.keras` file gives the same outputs; the file contains rows and no key."""
     case, a, generator = data.draw(CASES[name]), algebra(n), np.random.default_rng(1)
@@ -84,10 +84,9 @@ def test_a_saved_layer_loads_under_the_key(name: str, n: int, data: st.DataObjec
     assert not any(np.isclose(array, number, rtol=1e-9).any() for array in arrays for number in numbers)
 
 
-@SIZES
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=3, deadline=None)
-@given(data=st.data())
+@settings(max_examples=FEW)
+@given(data=st.data(), n=SIZES)
 def test_a_layer_survives_its_configuration(name: str, n: int, data: st.DataObject):
     """`from_config(get_config())`, through JSON, has the same configuration, and the scope's algebra."""
     a = algebra(n)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
+from stock_layers import algebra
 
-from fedpp.cipher.components import Algebra
 from fedpp.errors import ConfigError, ModelError
-from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import layers
 from fedpp.learning.layers.voting import EncryptedVote, Vote
 
@@ -22,10 +21,6 @@ X, H = GENERATOR.normal(size=(3, BATCH, FRAMES, FEATURES)), GENERATOR.normal(siz
 VALID = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
 N = pytest.mark.parametrize("n", [2, 3])
 WITH_STATES = pytest.mark.parametrize("with_states", [False, True])
-
-
-def algebra(n: int) -> Algebra:
-    return KeyDomain.of_secret(bytes([5] * 32), n=n).evaluation_key().algebra()
 
 
 def weights(*, with_states: bool, seed: int = 0) -> list[Values]:
