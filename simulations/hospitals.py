@@ -22,7 +22,7 @@ from fedpp.ingest.ingestion import IngestSettings, ingest
 from fedpp.keys import key_store
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.keys.passphrase import from_file
+from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
 
@@ -45,15 +45,17 @@ class Hospitals:
 
 def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> Hospitals:
     """Read or generate raw data, generate keys, and ingest each site's data into folders of `out`."""
-    raw, described = _raw(scenario, data, out)
+    raw, described = sequences_of(scenario, data, out)
     everything = [sequence for site in raw for sequence in site]
     classes = ClassMap.choose(everything, scenario.classes, scenario.negative, scenario.choices().findings)
     if not classes.classes:
         raise ConfigError("the data have no labels to train on: give them labels")
     passphrase_file = out / "passphrase"
     passphrase_file.touch(mode=0o600)
-    passphrase_file.write_text(secrets.token_urlsafe(24) + "\n")
-    passphrase, domain = from_file(passphrase_file), _domain(scenario)
+    words = secrets.token_urlsafe(24)
+    passphrase_file.write_text(words + "\n")
+    passphrase = Passphrase(words.encode(), log2_cost=10)  # 192 random bits: nobody guesses them, at any cost
+    domain = _domain(scenario)
     domain_ca = DomainCA(domain.ca_seed())
     key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
     channels = 3 if scenario.colour else 1
@@ -98,7 +100,7 @@ def _domain(scenario: Scenario) -> KeyDomain:
     return KeyDomain.of_secret(secret, n=n, scheme=scenario.scheme)
 
 
-def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
+def sequences_of(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[ImageSequence]], str]:
     """Return each site's sequences, one a prediction, and a line that describes the data."""
     source = scenario.source(data)
     choices, sites, seed = scenario.choices(), scenario.run.sites, scenario.run.training.seed
@@ -109,11 +111,9 @@ def _raw(scenario: Scenario, data: Path | None, out: Path) -> tuple[list[list[Im
         recognised = ". ".join(f"{name}: {described}" for name, (_, described) in lines)
     elif isinstance(source, Path):
         sequences, recognised = read_sequences(source, scenario.layout, choices)
-        raw = partition_patients(_predicted(scenario, sequences), scenario.run.sites, scenario.run.training.seed)
+        raw = partition_patients(_predicted(scenario, sequences), sites, seed)
     else:
-        folders = write_phantom(
-            out / "raw", hospitals=scenario.run.sites, **asdict(source), seed=scenario.run.training.seed
-        )
+        folders = write_phantom(out / "raw", hospitals=sites, **asdict(source), seed=seed)
         raw = [_predicted(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
         described = f"{source.patients} patients each, {source.visits} visits"
         recognised = f"phantom DICOM: {sites} hospitals, {described}"

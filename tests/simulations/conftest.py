@@ -1,9 +1,12 @@
-"""Raw data shared by the tests of simulations."""
+"""Raw data and the eager execution shared by the tests of simulations."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chexpert_folder import write_hospitals
+
+from fedpp.cli import load_tensorflow
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +15,24 @@ def chexpert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chexpert")
     write_hospitals(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def eagerly() -> Iterator[None]:
+    """Run TensorFlow's functions eagerly: the few steps of a tiny network take less time than their tracing."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """Trace TensorFlow's functions in this test of a module that runs eagerly."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(True)

@@ -21,6 +21,7 @@ from simulations.plaintext_reference import PlaintextReference, PlaintextSite, p
 from simulations.scenario import Scenario
 
 NETWORK = TINY.changed(frames=3)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def scenario(*names: str, **settings: object) -> Scenario:

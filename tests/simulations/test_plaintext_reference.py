@@ -27,6 +27,7 @@ from simulations.plaintext_reference import (
 from simulations.scenario import PhantomData, Scenario
 
 NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])

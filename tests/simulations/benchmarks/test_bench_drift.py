@@ -43,6 +43,7 @@ def test_moments_as_rows_are_adam_where_nothing_rounds():
     np.testing.assert_allclose(moved(RowMoments(algebra), "float64"), moved(Adam(algebra), "float64"), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_step_is_measured():
     """A checkpoint has a row, with the ciphertext near its plaintext reference in float64."""
     (row,) = drift(checkpoints=(1,), draws={"float64": 1})["rows"]

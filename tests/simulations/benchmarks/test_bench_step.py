@@ -40,9 +40,10 @@ def test_block_form_computes_on_the_slots(n: int):
     np.testing.assert_allclose(slots, np.broadcast_to(u[:, None, None], x.shape), atol=1e-12)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_all_forms_take_the_same_steps():
     """The losses of two steps on plaintext, and of Keras's own, agree; so do those of ciphertext and block form."""
-    case = Case("cnn", 16, 2)
+    case = Case("cnn", 16, 2, frames=2)
     losses = {}
     for form in ("ciphertext", "block_form", "plaintext", "keras"):
         action = prepared(case, form)

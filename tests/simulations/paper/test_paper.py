@@ -27,6 +27,7 @@ SMALL = [
     *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),
     *("--folds", "2", "--epochs", "2", "--batch-size", "8"),
 ]
+pytestmark = pytest.mark.usefixtures("eagerly")
 QUICK = ("--networks", "cnn", "--sides", "plaintext", "--seeds", "1")
 
 
@@ -261,6 +262,7 @@ def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     """In float64 the owner's losses stop the ciphertext at the epoch where Keras's rule stops plaintext.
 
