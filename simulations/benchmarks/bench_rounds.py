@@ -7,7 +7,6 @@ the first does not count on either side: in it nodes get the app, and Python com
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedpp.cli import note
 from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.config.task import Task
 from simulations.chaos.cluster import Cluster, Settings, altered, cluster
@@ -81,7 +81,7 @@ def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[st
     ours: list[Seconds] = []
     theirs: list[float] = []
     for turn in range(turns):
-        _note(f"{megabytes:g} MB, turn {turn + 1} of {turns}")
+        note(f"{megabytes:g} MB, turn {turn + 1} of {turns}")
         with _sites(running):
             ours += our_rounds(running, dense, rounds)[first:]
         theirs += empty_rounds(running, SITES, round(megabytes * 1e6), rounds)[first:]
@@ -169,7 +169,3 @@ def _sites(running: Cluster) -> Iterator[None]:
     finally:
         for node in nodes.values():
             running.programs[node].end()
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)

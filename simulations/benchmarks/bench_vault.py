@@ -87,11 +87,11 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(client, range(clients)))
+        replies = list(pool.map(client, range(clients)))
     took = time.perf_counter() - started
-    seconds = sorted(1000 * value for values, _ in answers for value in values)
+    seconds = sorted(1000 * value for values, _ in replies for value in values)
     return {
-        "errors": sum(len(errors) for _, errors in answers),
+        "errors": sum(len(errors) for _, errors in replies),
         "calls_per_second": len(seconds) / took,
         "p50_ms": statistics.median(seconds),
         "p99_ms": seconds[int(0.99 * len(seconds))],

@@ -19,7 +19,6 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from fedpp.errors import FederationError
 from fedpp.imaging.labels import ClassMap
 from fedpp.processes import free_port
 from simulations.chaos.cluster import Cluster, Program, Settings
@@ -81,11 +80,9 @@ def _peaks(cluster: Cluster, identities: Sequence[Path], settings: Settings) -> 
         *("--ca", str(cluster.state / "tls" / "ca.pem"), *map(str, identities)),
     ]
     fleet = cluster.programs["fleet"] = Program(command, cluster.folder / f"fleet-{len(identities)}.log")
-    deadline = time.monotonic() + START_SECONDS
-    while fleet.log_text().count(READY) < len(identities):
-        if fleet.process.poll() is not None or time.monotonic() > deadline:
-            raise FederationError(f"the simulated clients did not connect: {fleet.log_text()[-500:]}")
-        time.sleep(POLL_SECONDS)
+    number = len(identities)
+    failure = "the simulated clients did not connect"
+    fleet.wait_until(lambda: fleet.log_text().count(READY) >= number, START_SECONDS, failure)
     started = time.monotonic()
     with _watched(cluster) as peaks:
         cluster.run({**settings, "sites": len(identities)}).completed(RUN_SECONDS)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -60,12 +60,16 @@ class Program:
         return self.log.read_bytes()[self._from :].decode(errors="replace")
 
     def wait_for(self, sign: str) -> None:
-        """Wait until it has printed `sign`; raise `FederationError` if it ends before, or takes too long."""
-        deadline = time.monotonic() + START_SECONDS
-        while sign not in self.log_text():
+        """Wait until it has printed `sign`; raise `FederationError` as `wait_until` does."""
+        self.wait_until(lambda: sign in self.log_text(), START_SECONDS, f"no {sign!r} in {self.log}")
+
+    def wait_until(self, reached: Callable[[], bool], seconds: float, failure: str) -> None:
+        """Wait for a state; raise `FederationError` if the program ends before, or takes longer than this."""
+        deadline = time.monotonic() + seconds
+        while not reached():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise FederationError(f"no {sign!r} in {self.log}: {self.log_text()[-500:]}")
-            time.sleep(0.1)
+                raise FederationError(f"{failure}: {self.log_text()[-500:]}")
+            time.sleep(0.05)
 
     def kill(self) -> None:
         """Kill it without its children, as the kernel kills one process."""
@@ -127,15 +131,8 @@ class Cluster:
         """Approve this checkout's bundle in a site's policy, and start its vault."""
         name = site.dataset.name
         policy = SitePolicy.load(site.policy)
-        site.policy.write_text(
-            SitePolicy(
-                (*policy.bundles, sha256(built()).hexdigest()),
-                policy.datasets,
-                evaluation=policy.evaluation,
-                min_other_sites=1,
-                secure_aggregation=policy.secure_aggregation,
-            ).to_yaml()
-        )
+        bundles = (*policy.bundles, sha256(built()).hexdigest())
+        site.policy.write_text(policy.changed(bundles=bundles, min_other_sites=1).to_yaml())
         domain = site.evaluation_key.parents[1]
         self.programs[f"vault {name}"] = Program(
             [
@@ -219,10 +216,8 @@ class Cluster:
         """Kill all processes of these programs; return their number."""
         victims = [process for program in programs for process in self.processes(program)]
         for victim in victims:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         return len(victims)
 
     def trainings(self) -> int:
@@ -257,16 +252,12 @@ class Run:
 
     def wait_until(self, phase: str, number: int) -> None:
         """Wait until it has reached this phase of this round."""
-        deadline = time.monotonic() + CALL_SECONDS
-        while True:
+
+        def reached() -> bool:
             progress = self.progress()
-            if progress.ended or progress.round > number or (progress.round, progress.phase) == (number, phase):
-                return
-            if not self.is_running() or time.monotonic() > deadline:
-                raise FederationError(
-                    f"the run did not reach {phase} of round {number}: {self.program.log_text()[-500:]}"
-                )
-            time.sleep(0.05)
+            return progress.ended or progress.round > number or (progress.round, progress.phase) == (number, phase)
+
+        self.program.wait_until(reached, CALL_SECONDS, f"the run did not reach {phase} of round {number}")
 
     def end(self, seconds: float = 900.0) -> int:
         """Wait until it ends; return its exit status."""

@@ -63,15 +63,8 @@ def _curve(network: str, side: str, name: str, of_folds: Sequence[Sequence[float
     for row, curve in zip(values, of_folds, strict=True):
         row[: len(curve)] = curve
     columns = [values[~np.isnan(values[:, epoch]), epoch] for epoch in range(values.shape[1])]
-    return Curve(
-        network,
-        side,
-        name,
-        tuple(float(column.mean()) for column in columns),
-        tuple(float(column.min()) for column in columns),
-        tuple(float(column.max()) for column in columns),
-        tuple(len(column) for column in columns),
-    )
+    mean, lowest, highest = (tuple(float(of(column)) for column in columns) for of in (np.mean, np.min, np.max))
+    return Curve(network, side, name, mean, lowest, highest, tuple(map(len, columns)))
 
 
 def png(kind: str, title: str, all_curves: Sequence[Curve]) -> bytes:
@@ -111,10 +104,7 @@ def rows(all_curves: Sequence[Curve]) -> list[Mapping[str, Any]]:
             "side": curve.side,
             "curve": curve.name,
             "epoch": epoch + 1,
-            "folds": curve.folds[epoch],
-            "mean": curve.mean[epoch],
-            "lowest": curve.lowest[epoch],
-            "highest": curve.highest[epoch],
+            **{name: getattr(curve, name)[epoch] for name in ("folds", "mean", "lowest", "highest")},
         }
         for curve in all_curves
         for epoch in range(len(curve.mean))
@@ -147,9 +137,8 @@ def _draw(axes: "Axes", kind: str, network: str, all_curves: Sequence[Curve], pa
     if kind == "accuracy":
         axes.set_ylim(-0.02, 1.02)
     else:
-        highest = max(
-            max(c.mean) for c in all_curves if c.name.endswith(kind)
-        )  # without the bands, which may reach far beyond
+        # without the bands, which may reach far beyond
+        highest = max(max(curve.mean) for curve in all_curves if curve.name.endswith(kind))
         axes.set_ylim(0, 1.4 * highest if highest > 0 else 1)
 
 

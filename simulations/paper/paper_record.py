@@ -29,26 +29,16 @@ FIGURE_TITLES = {
 }
 
 
-def record(
-    study: Study,
-    settings: Settings,
-    outcome: Outcome,
-    results: Tables,
-    seconds: float,
-) -> dict[str, Any]:
+def record(study: Study, settings: Settings, outcome: Outcome, results: Tables, seconds: float) -> dict[str, Any]:
     """Return the record of an experiment as JSON values."""
-    positive = study.labels > 0
-    patients = study.patients
+    positive, patients, counts = study.labels > 0, study.patients, Counter(study.labels.tolist())
     values = {
         "data": {
             "described": study.described,
             "classes": list(study.class_map.classes),
             "sequences": len(study.labels),
             "patients": len(np.unique(patients)),
-            "sequences_by_class": {
-                study.class_map.classes[number]: count
-                for number, count in sorted(Counter(study.labels.tolist()).items())
-            },
+            "sequences_by_class": {study.class_map.classes[number]: count for number, count in sorted(counts.items())},
             "unlabelled_sequences_left_out": study.unlabelled,
             "patients_with_both_labels": len(mixed_patients(positive, patients)),
         },

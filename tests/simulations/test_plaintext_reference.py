@@ -17,13 +17,7 @@ from fedpp.keys import encryption
 from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
 from simulations.hospitals import prepare
-from simulations.plaintext_reference import (
-    PlaintextReference,
-    PlaintextSite,
-    inputs_of,
-    labels_of,
-    plaintext_sites,
-)
+from simulations.plaintext_reference import PlaintextReference, PlaintextSite, inputs_of, labels_of, plaintext_sites
 from simulations.scenario import PhantomData, Scenario
 
 NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}

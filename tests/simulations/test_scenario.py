@@ -1,4 +1,4 @@
-"""A scenario is parsed once: what it does not know, cannot be, or would do nothing is refused in one line."""
+"""A scenario is parsed once: unknown keys, values out of range and settings without effect are refused in one line."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def load(folder: Path, text: str) -> Scenario:
 
 @pytest.mark.parametrize("name", names())
 def test_the_project_s_scenarios_load(name: str):
-    """Every scenario that comes with the project is a good one, and is called as its file."""
+    """Every scenario of the project is valid, and has its file's name."""
     assert Scenario.load(name).name == name
 
 
 def test_the_first_scenarios_keep_their_splits():
-    """Scenarios that say nothing of splits and windows ask about whole sequences, in exact shares of each label."""
+    """Scenarios without splits and windows predict whole sequences, in exact shares of each label."""
     for name in ("demo", "demo-shuffled", "ultrasound"):
         scenario = Scenario.load(name)
         assert (scenario.predict, scenario.gaps, scenario.hospitals) == ("sequence", "none", None)
@@ -33,7 +33,7 @@ def test_the_first_scenarios_keep_their_splits():
 
 
 def test_every_key_is_read(tmp_path: Path):
-    """Hospitals, what a network is asked about, splits, gaps and baselines come out as they stand in the file."""
+    """Hospitals, predictions, splits, gaps and baselines are those of the file."""
     text = (
         "hospitals: [a, b]\ntarget: Edema\nuncertain: ones\nviews: all\nseries: slide\npredict: visit\nwindow: 3\n"
         "stride: 2\nmin-length: 2\nsplit: hashed\ngaps: public\nplaintext-central: true\nlocal-baseline: true\n"
@@ -70,31 +70,16 @@ def test_every_key_is_read(tmp_path: Path):
         ("hospitals: [a, ..]", "names of folders in the data, got '..'"),
         ("hospitals: [a, '']", "names of folders in the data, got ''"),
         ('hospitals: [a, "b\\n"]', r"names of folders in the data, got 'b\\n'"),
-        ("hospitals: ab", "hospitals must be a list, each a text, or nothing, got 'ab'"),
-        ("hospitals: [1, 2]", "hospitals: each must be a text, got 1"),
         ("hospitals: [a, b]\nphantom: {patients: 3}", "hospitals or phantom, not both"),
-        ("server-optimizer: adam", "server-optimizer must be one of fedavg, .* got 'adam'"),
-        ("server-tau: 0.0", "server-tau must be a finite number above 0, got 0.0"),
-        ("proximal: -1.0", "proximal must be a finite number of at least 0, got -1.0"),
-        ("classes: [0, 1]", "classes: each must be a text, got 0"),
-        ("filters: [4, x]", "filters: each must be a whole number of at least 1, got 'x'"),
-        ("target: Effusion", "target must be one of No Finding, .*, got 'Effusion'"),
         ("target: [Edema, Effusion]", "target must be one of No Finding, .*, got 'Effusion'"),
         ("target: [Edema, Edema]", "target names a finding twice"),
         ("target: [Edema, Fracture]\nnegative: '0'", "several findings have their own names"),
         ("target: competition\nclasses: ['0', '1']", "several findings have their own names"),
-        ("colour: rgb", "colour must be true or false, got 'rgb'"),
         ("sensitivity: 0", "sensitivity must be a finite number above 0 and of at most 1, got 0"),
         ("sensitivity: 90", "sensitivity must be a finite number above 0 and of at most 1, got 90"),
-        ("uncertain: maybe", "uncertain must be one of ones, zeros, ignore, got 'maybe'"),
-        ("views: lateral", "views must be one of frontal, first, all, got 'lateral'"),
-        ("series: time", "series must be one of magnification, slide, got 'time'"),
         ("layout: chexpart", "layout must be one of auto, .*, got 'chexpart'"),
-        ("predict: patient", "predict must be one of sequence, visit, got 'patient'"),
         ("gaps: yes", "gaps must be one of none, public, encrypted, got True"),
-        ("split: random", "split must be one of hashed, stratified, got 'random'"),
         ("predict: visit\nwindow: 0", "window must be a whole number of at least 1, or nothing, got 0"),
-        ("predict: visit\nwindow: two", "window must be a whole number of at least 1, or nothing, got 'two'"),
         ("predict: visit\nstride: 0", "stride must be a whole number of at least 1, got 0"),
         ("predict: visit\nwindow: 3\nmin-length: 4", "min-length must be at most the window, got 4"),
         ("predict: visit\nmax-length: 3", "max-length is for predict: sequence"),
@@ -102,8 +87,6 @@ def test_every_key_is_read(tmp_path: Path):
         ("window: 3", "window and stride are for predict: visit"),
         ("stride: 3", "window and stride are for predict: visit"),
         ("min-length: 3\nmax-length: 2", "max-length must be at least min-length, got 2"),
-        ("local-baseline: 1", "local-baseline must be true or false, got 1"),
-        ("plaintext-central: [a]", "plaintext-central must be true or false"),
         ("validation: 0.8", "shares must be at least 0 and below 1 together"),
         ("negative: 0", "negative must be a text, or nothing, got 0"),
         ("1: 2", "unknown 1"),

@@ -35,16 +35,9 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
 
 def test_a_round_ends_where_the_next_one_begins():
     """The time between two rounds belongs to the first one's second phase; the last round ends with the test."""
-    moments = [
-        *((0.0, 0, "waiting"), (2.0, 1, "training"), (5.0, 1, "evaluating"), (8.0, 2, "evaluating")),
-        *(
-            (9.0, 2, "training"),
-            (13.0, 2, "evaluating"),
-            (18.0, 3, "evaluating"),
-            (20.0, 3, "testing"),
-            (30.0, 3, "completed"),
-        ),
-    ]
+    times, numbers = (0.0, 2.0, 5.0, 8.0, 9.0, 13.0, 18.0, 20.0, 30.0), (0, 1, 1, 2, 2, 2, 3, 3, 3)
+    phases = ("waiting", *("training", "evaluating", "evaluating") * 2, "testing", "completed")
+    moments = list(zip(times, numbers, phases, strict=True))
     seconds = bench_rounds.Seconds
     assert bench_rounds.seconds_of(moments) == [seconds(7.0, 3.0, 4.0), seconds(11.0, 4.0, 7.0)]
 

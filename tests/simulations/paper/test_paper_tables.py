@@ -11,7 +11,7 @@ from fedpp.config.hyperparameters import Dtype
 from fedpp.errors import ConfigError
 from simulations.paper.conclusions import conclusions
 from simulations.paper.experiment import Outcome, Progress, Run, all_runs
-from simulations.paper.learning_curves import curves
+from simulations.paper.learning_curves import _curve, curves
 from simulations.paper.paper_record import table_rows
 from simulations.paper.paper_settings import PROTOCOLS, Settings
 from simulations.paper.paper_tables import CHOSEN_BY_FOLD, _median_epoch, tables
@@ -230,11 +230,7 @@ def test_a_network_is_chosen_by_the_fold_s_own_validation(study: Study):
     )
     cut = folds(study, settings, 0)
     runs = tuple(all_runs(settings, cut))
-    wrong = {
-        ("cnn", 0): cut[0].validation,
-        ("cnn-lstm", 0): cut[0].test,
-        ("cnn-lstm", 1): cut[1].validation,
-    }
+    wrong = {("cnn", 0): cut[0].validation, ("cnn-lstm", 0): cut[0].test, ("cnn-lstm", 1): cut[1].validation}
     trials = tuple(trial(study, tuple(wrong.get((run.network, run.fold.number), ()))) for run in runs)
     hog = {(0, fold.number): trial(study, (int(fold.test[0]),)).array for fold in cut}
     results = tables(study, settings, Outcome(tuple(cut), runs, trials, hog))
@@ -250,6 +246,8 @@ def test_curves_are_means_over_the_folds_that_still_train(study: Study):
     assert len(made) == 2 * len(CURVES)
     assert made[0].folds == (2, 2, 2, 1)
     assert made[0].mean == made[0].lowest == made[0].highest == pytest.approx((0.1, 0.2, 0.3, 0.4))
+    curve = _curve("cnn", "plaintext", "training_loss", [(1.0, 4.0), (3.0,)])
+    assert (curve.mean, curve.lowest, curve.highest, curve.folds) == ((2.0, 4.0), (1.0, 4.0), (3.0, 4.0), (2, 1))
 
 
 def test_the_time_left_counts_ciphertext_three_times(study: Study):
