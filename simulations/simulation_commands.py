@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +141,10 @@ def add_bench_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def bench(*, name: str, as_json: bool, **options: Any) -> int:
-    """Measure, and print figures; `options` are those of one benchmark, None where they were not given."""
+    """Measure, and print figures; `options` are those of one benchmark, None where they were not given.
+
+    The module of a benchmark, which has a function of its name, says what its ratios are of.
+    """
     names = {"data": "drift", "out": "drift", "calls": "vault", "clients": "vault", "values": "mask"}
     names |= dict.fromkeys(("megabytes", "rounds", "turns", "senders", "sent"), "rounds")
     given = {option: value for option, value in options.items() if value is not None}
@@ -148,15 +153,12 @@ def bench(*, name: str, as_json: bool, **options: Any) -> int:
             raise ConfigError(f"--{option} is for bench {names[option]} alone: leave it out for bench {name}")
     if name not in {"vault", "mask", "rounds"}:
         load_tensorflow()
-    from .benchmarks.benchmark_commands import measure
-
-    result = measure(name, **given)
+    result = getattr(import_module(f"{__package__}.benchmarks.bench_{name}"), name)(**given)
     if as_json:
         print(json.dumps(result))
         return 0
     for row in result["rows"]:
-        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
-        print("  ".join(text if k == "case" else f"{k} {text}" for k, text in zip(row, shown, strict=True)))
+        print("  ".join(_shown(row)))
     return 0
 
 
@@ -179,9 +181,14 @@ def chaos(*, case: list[str], data: Path | None, layout: str, kills: int, rounds
     rows = []
     for row in chaos_command.run(case, data=data, layout=layout, kills=kills, rounds=rounds):
         rows.append(row)
-        shown = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items() if name != "case"}
-        line = f"{row['case']}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
-        print(printable(line), file=sys.stderr if as_json else sys.stdout, flush=True)
+        case, *figures = _shown(row)
+        print(printable(f"{case}: {', '.join(figures)}"), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print(json.dumps({"name": "chaos", "rows": rows}))
     return 0 if all(row["as designed"] for row in rows) else 1
+
+
+def _shown(row: Mapping[str, Any]) -> list[str]:
+    """Return the case of a row, which stands first, and its figures with their names."""
+    texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+    return [text if name == "case" else f"{name} {text}" for name, text in texts.items()]

@@ -17,22 +17,12 @@ def chexpert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def eagerly() -> Iterator[None]:
-    """Run TensorFlow's functions eagerly: the few steps of a tiny network take less time than their tracing."""
+    """Run TensorFlow's functions eagerly: one step of a network takes less time than its tracing."""
     load_tensorflow()
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def traced() -> Iterator[None]:
-    """Trace TensorFlow's functions in this test of a module that runs eagerly."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(False)
-    yield
-    tf.config.run_functions_eagerly(True)

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from chexpert_folder import HOSPITALS, SILENT, SPOILT, VISITS
 
+from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
-from fedpp.errors import FedppError, RawDataError
+from fedpp.errors import FedppError, RawDataError, VaultError
 from fedpp.imaging.splits import METHODS
 from fedpp.keys import encryption
 from fedpp.protocol.counts import UNKNOWN
 from simulations.comparison import shared, trained_and_tested
 from simulations.hospitals import Hospitals, prepare, sequences_of
 from simulations.scenario import PhantomData, Scenario
+from simulations.simulated_federation import vaults
 
 NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
 
@@ -147,3 +149,14 @@ def test_colours_are_kept_if_the_scenario_says_so(chexpert: Path, tmp_path: Path
     """Each site's dataset has three channels."""
     made = of_folders(chexpert, tmp_path / "out", predict="visit", colour=True)
     assert {EncryptedDataset.open(site.dataset).manifest.channels for site in made.sites} == {3}
+
+
+def test_a_vault_that_does_not_start_is_named(tmp_path: Path):
+    """The error names the hospital and ends with the last line that its vault printed."""
+    domain, address = tmp_path / "domain", f"unix:{tmp_path}/vault.sock"
+    site = SiteConfig(tmp_path / "north", domain / "keys" / "key.eval", address, tmp_path / "site.yaml", tmp_path)
+    with (
+        pytest.raises(VaultError, match="the vault of north did not start: .*passphrase"),
+        vaults([site], tmp_path / "passphrase"),
+    ):
+        pytest.fail("no vault has started")

@@ -21,7 +21,7 @@ from simulations.plaintext_reference import PlaintextReference, PlaintextSite, i
 from simulations.scenario import PhantomData, Scenario
 
 NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
-pytestmark = pytest.mark.usefixtures("eagerly")
+NETWORK = TINY.changed(architecture="cnn")  # which is traced soonest
 
 
 @pytest.mark.parametrize("gaps", ["none", "public", "encrypted"])
@@ -106,16 +106,16 @@ def test_rounds_take_the_server_s_step(optimizer: ServerOptimizerConfig):
     training = Training(2, hyperparameters, 7, "float64")
     run = RunSettings(sites=2, rounds=3, training=training, server_optimizer=optimizer)
     sites, examples = [drawn_site(1, 6), drawn_site(2, 9)], (5, 8)
-    drawn = list(initial_weights(TINY, 1).values())
-    found = PlaintextReference(TINY, run).federate(sites, drawn)
-    learner = Learner(TINY, Algebra.plaintext(), hyperparameters, "float64")
+    drawn = list(initial_weights(NETWORK, 1).values())
+    found = PlaintextReference(NETWORK, run).federate(sites, drawn)
+    learner = Learner(NETWORK, Algebra.plaintext(), hyperparameters, "float64")
     weights, first, second = drawn, [0.0 * w for w in drawn], [0.0 * w for w in drawn]
     for number in (1, 2, 3):
         changes = []
         for site in sites:
             learner.model.set_weights(weights)
             learner.model.optimizer.restart()
-            labels = labels_of(site, TINY, "float64")
+            labels = labels_of(site, NETWORK, "float64")
             learner.fit(inputs_of(site, "float64"), labels, site.split["train"], epochs=2, seed=(7, number))
             changes.append([w - w0 for w, w0 in zip(learner.model.get_weights(), weights, strict=True)])
         for i, (one, other) in enumerate(zip(*changes, strict=True)):

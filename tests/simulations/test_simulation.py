@@ -48,7 +48,7 @@ epochs: 1
 batch-size: 8
 filters: [3, 4]
 dense: 5
-lstm: 4
+architecture: cnn
 dtype: float64
 engine: in-process
 plaintext-central: true
@@ -57,9 +57,7 @@ local-baseline: true
 
 
 FINDINGS = (
-    VISITS.replace(
-        'classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\narchitecture: cnn\n"
-    )
+    VISITS.replace('classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\n")
     .replace("local-baseline: true\n", "sensitivity: 0.8\n")
     .replace("rounds: 1", "rounds: 2")
 )
@@ -68,9 +66,6 @@ FINDINGS = (
 FRAME_FORM = SCENARIO.replace(
     "control-draws: 1", "scheme: more-frame\narchitecture: cnn\nvoting: true\nengine: in-process"
 ).replace("batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1")
-
-
-pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def report_of(folder: Path, text: str, *arguments: object) -> dict[str, Any]:

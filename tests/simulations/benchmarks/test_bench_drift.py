@@ -9,6 +9,7 @@ import pytest
 from fedpp.cipher.components import Algebra
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.optimizers import Adam
+from simulations.benchmarks import bench_drift
 from simulations.benchmarks.bench_drift import CHART, RowMoments, drift
 
 STEPS, SIZE = 30, 200
@@ -44,8 +45,10 @@ def test_moments_as_rows_are_adam_where_nothing_rounds():
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_step_is_measured():
+@pytest.mark.filterwarnings("ignore:Even though the .tf.config")  # tf.data is traced all the same
+def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch):
     """A checkpoint has a row, with the ciphertext near its plaintext reference in float64."""
+    monkeypatch.setattr(bench_drift, "PATIENTS", 16)
     (row,) = drift(checkpoints=(1,), draws={"float64": 1})["rows"]
     assert row["case"] == "float64, step 1"
     assert 0 <= row["probabilities"] < 1e-12

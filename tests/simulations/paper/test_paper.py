@@ -27,7 +27,8 @@ SMALL = [
     *("--layout", "frames", "--negative", "well", "--frames", "3", "--size", "8", "--filters", "2,3"),
     *("--folds", "2", "--epochs", "2", "--batch-size", "8"),
 ]
-pytestmark = pytest.mark.usefixtures("eagerly")
+NETWORKS = ("cnn", "cnn-lstm")
+FLOAT64 = ("--dtype", "float64", "--seeds", "2", "--control-draws", "1", "--networks", ",".join(NETWORKS))
 QUICK = ("--networks", "cnn", "--sides", "plaintext", "--seeds", "1")
 
 
@@ -44,9 +45,9 @@ def paper(raw: Path, out: Path, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def float64(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a whole experiment in float64: both sides, two seeds, one control."""
+    """Return the folder of a whole experiment in float64: two networks, both sides, two seeds, one control."""
     out = tmp_path_factory.mktemp("float64")
-    assert paper(raw, out, "--dtype", "float64", "--seeds", "2", "--control-draws", "1") == 0
+    assert paper(raw, out, *FLOAT64) == 0
     return out
 
 
@@ -54,17 +55,28 @@ def record(out: Path) -> dict:
     return json.loads((out / "paper.json").read_text())
 
 
-def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
+def require_equal_sides(result: dict, networks: Sequence[str]) -> None:
     """Every figure of every network and fold is the same on both sides, and probabilities agree to 1e-9."""
-    result = record(float64)
-    assert len(result["parity"]) == len(ARCHITECTURES) * 2
+    assert len(result["parity"]) == len(networks) * 2
     assert max(row["probability"] for row in result["parity"]) <= 1e-9
     by_fold = {(r["network"], r["seed"], r["fold"], r["side"]): r for r in result["by_fold"]}
-    for network in ARCHITECTURES:
+    for network in networks:
         for fold in (1, 2):
             plain, encrypted = (by_fold[network, 0, fold, side] for side in ("plaintext", "ciphertext"))
             assert {name: plain[name] for name in FIGURES} == {name: encrypted[name] for name in FIGURES}
     assert {row["metric"] for row in result["parity"]} == {0.0}
+
+
+def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
+    """Both sides have equal figures in every fold."""
+    require_equal_sides(record(float64), NETWORKS)
+
+
+@pytest.mark.slow
+def test_in_float64_both_sides_of_the_default_networks_are_equal(raw: Path, tmp_path: Path):
+    """Without --networks the experiment has all three, with equal figures on both sides."""
+    assert paper(raw, tmp_path, "--dtype", "float64", "--seeds", "1", "--no-hog") == 0
+    require_equal_sides(record(tmp_path), ARCHITECTURES)
 
 
 def test_the_record_has_the_whole_experiment(float64: Path):
@@ -74,7 +86,7 @@ def test_the_record_has_the_whole_experiment(float64: Path):
     assert result["data"]["patients_with_both_labels"] == 1, MIXED
     assert [(f["seed"], f["fold"]) for f in result["folds"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert [(r["network"], r["side"]) for r in result["networks"]] == [
-        (network, side) for network in ARCHITECTURES for side in ("plaintext", "ciphertext")
+        (network, side) for network in NETWORKS for side in ("plaintext", "ciphertext")
     ]
     assert [row["name"] for row in result["auc"][-2:]] == [CHOSEN_BY_FOLD, "HOG + logistic regression"]
     assert {len(row["values"]) for row in result["auc"] if row["side"] == "plaintext"} == {4}
@@ -112,11 +124,17 @@ def test_tables_and_figures_are_files(float64: Path):
 def test_the_page_renders_all_rows(float64: Path):
     """Every network, side, fold, figure and conclusion is on the page, which loads nothing from elsewhere."""
     result, page = record(float64), (float64 / "paper.html").read_text()
-    for name in (*NETWORK_NAMES.values(), *HEADINGS.values(), "HOG + logistic regression", "plaintext", "ciphertext"):
+    for name in (
+        *(NETWORK_NAMES[network] for network in NETWORKS),
+        *HEADINGS.values(),
+        "HOG + logistic regression",
+        "plaintext",
+        "ciphertext",
+    ):
         assert name in page
     bodies = [body.count("<tr") for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)]
     assert bodies == [len(result[name]) for name in ("networks", "auc", "by_fold", "parity", "folds")]
-    assert page.count("<svg") == 2 * len(ARCHITECTURES)
+    assert page.count("<svg") == 2 * len(NETWORKS)
     assert page.count("<li>") == len(result["conclusions"])
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
     assert "<script" not in page
@@ -129,16 +147,15 @@ def test_an_experiment_is_resumed(float64: Path, raw: Path, capsys: pytest.Captu
     kept = {path: path.stat().st_mtime_ns for path in (float64 / "runs").iterdir() if path not in missing}
     for path in (*missing, float64 / "paper.json", float64 / "paper.html"):
         path.unlink()
-    more = ("--dtype", "float64", "--seeds", "2", "--control-draws", "1")
-    assert paper(raw, float64, *more) == 1
+    assert paper(raw, float64, *FLOAT64) == 1
     assert "--resume" in capsys.readouterr().err.splitlines()[-1]
-    assert paper(raw, float64, *more, "--resume", "--epochs", "3") == 1
+    assert paper(raw, float64, *FLOAT64, "--resume", "--epochs", "3") == 1
     refusal = capsys.readouterr().err.splitlines()[-1]
     assert "has other settings: epochs was 2 and is now 3; resume it with its own" in refusal
     assert "--overwrite" not in refusal
-    assert paper(raw, float64, *more, "--resume", "--filters", "2,3,4", "--negative", "ill") == 1
+    assert paper(raw, float64, *FLOAT64, "--resume", "--filters", "2,3,4", "--negative", "ill") == 1
     assert "filters was 2,3 and is now 2,3,4, negative was well and is now ill" in capsys.readouterr().err
-    assert paper(raw, float64, *more, "--resume") == 0
+    assert paper(raw, float64, *FLOAT64, "--resume") == 0
     captured = capsys.readouterr()
     assert [line for line in captured.err.splitlines() if line.startswith("run ")] == [
         line for line in captured.err.splitlines() if line.startswith("run ") and "of 3: cnn, seed 0, fold 1" in line
@@ -262,7 +279,6 @@ def test_an_experiment_is_overwritten(plaintext: Path, raw: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("traced")
 def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     """In float64 the owner's losses stop the ciphertext at the epoch where Keras's rule stops plaintext.
 
