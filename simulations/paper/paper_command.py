@@ -43,7 +43,7 @@ def run(data: Path, out: Path, settings: Settings, *, resume: bool, overwrite: b
 
 def summary(record: dict[str, Any]) -> str:
     """Return the tables as lines for a terminal."""
-    from .paper_page import HEADINGS
+    from .scores import HEADINGS
 
     lines = []
     for row in record["networks"]:

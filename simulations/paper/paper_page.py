@@ -9,19 +9,9 @@ from fedpp.reporting.page import duration, page_template, scientific
 
 from .conclusions import counted
 from .paper_settings import NETWORK_NAMES
-from .scores import FIGURES
+from .scores import FIGURES, HEADINGS
 from .trial import CURVE_SAMPLE
 
-HEADINGS = {
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "auc": "AUC",
-    "auc_by_patient": "AUC by patient",
-    "missed_diagnosis_rate": "Missed diagnoses",
-}
 # Settings of one layout -> the first word of the description of its data (`fedpp.imaging.readers.layout`).
 _OF_LAYOUT = {"target": "CheXpert", "uncertain": "CheXpert", "views": "CheXpert", "series": "BreakHis"}
 TEMPLATE = Path(__file__).parent / "templates" / "paper.html.j2"

@@ -13,18 +13,17 @@ from fedpp.learning.metrics import Metrics
 from .study import Positions
 
 # The columns of Table 1; all but the AUC by patient are of sequences, decided by the most probable class.
-FIGURES = (
-    "accuracy",
-    "precision",
-    "sensitivity",
-    "specificity",
-    "f1",
-    "auc",
-    "auc_by_patient",
-    "missed_diagnosis_rate",
-)
-
-
+HEADINGS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "auc": "AUC",
+    "auc_by_patient": "AUC by patient",
+    "missed_diagnosis_rate": "Missed diagnoses",
+}
+FIGURES = tuple(HEADINGS)
 MIN_FOLDS = 3  # of an interval: one of two values, with one degree of freedom, says nothing
 
 
@@ -77,15 +76,11 @@ def auc_by_patient(
 
     Where a patient's sequences are partly positive there is no label of the patient: each of them counts by itself.
     """
-    units = [
-        (bool(positive[of].any()), float(mean))
-        for patient in np.unique(patients)
-        for of in [patients == patient]
-        for mean in ([scores[of].mean()] if len(np.unique(positive[of])) == 1 else [])
-    ]
-    single = np.isin(patients, mixed_patients(positive, patients))
-    units += [(bool(label), float(score)) for label, score in zip(positive[single], scores[single], strict=True)]
-    return exact_auc(np.array([label for label, _ in units], bool), np.array([score for _, score in units]))
+    mixed = np.isin(patients, mixed_patients(positive, patients))
+    whole = [patients == patient for patient in np.unique(patients[~mixed])]
+    labels = [*(positive[of][0] for of in whole), *positive[mixed]]
+    means = [*(scores[of].mean() for of in whole), *scores[mixed]]
+    return exact_auc(np.array(labels, bool), np.array(means, np.float64))
 
 
 def mixed_patients(positive: NDArray[np.bool_], patients: NDArray[np.str_]) -> NDArray[np.str_]:

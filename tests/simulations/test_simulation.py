@@ -68,6 +68,9 @@ FRAME_FORM = SCENARIO.replace(
 ).replace("batch-size: 4", "batch-size: 6\nmicro-batch: 4\npositive-weight: 2.0\nlabel-smoothing: 0.1")
 
 
+FED_ADAM = "strategy: FedAdam\nplaintext-federated: false\n"
+
+
 def report_of(folder: Path, text: str, *arguments: object) -> dict[str, Any]:
     """Run a scenario in this process, into the folder `run` of this one; return its report."""
     scenario, out = folder / "small.yaml", folder / "run"
@@ -173,13 +176,23 @@ def test_list_names_the_scenarios(capfd: pytest.CaptureFixture[str]):
         ("sites: 2\n", "missing description"),
         ("{", "the scenario is not YAML"),
         ("description: x\nsites: 2\nrounds: 1\n", "no data of its own"),
+        (
+            f"{FRAME_FORM}strategy: FedAdam\nsecure-aggregation: false\n",
+            "the plaintext reference has no Flower strategies, got 'FedAdam'",
+        ),
+        (f"{FRAME_FORM}{FED_ADAM}", "strategy needs secure-aggregation=false"),
+        (
+            f"{FRAME_FORM}{FED_ADAM}strategy-settings: etta=1\nsecure-aggregation: false\n",
+            "got 'etta=1': FedAdam takes eta (float)",
+        ),
     ],
 )
 def test_bad_scenarios_are_one_line(tmp_path: Path, text: str, reason: str, capfd: pytest.CaptureFixture[str]):
-    """Unknown and missing keys, broken YAML and missing data are refused before anything runs."""
+    """Unknown and missing keys, broken YAML, missing data and unfit strategies are refused before a folder is made."""
     scenario = tmp_path / "bad.yaml"
     scenario.write_text(text)
     assert reason in refusal(capfd, scenario, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_a_run_is_overwritten(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -247,27 +260,3 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path):
     assert (record["settings"]["strategy"], record["settings"]["strategy-settings"]) == ("FedTrimmedAvg", "beta=0.4")
     assert [(of["attempt"], of["excluded"]) for of in record["rounds"]] == [(1, {}), (1, {})]
     assert not (federation / "model.sealed").exists()
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (
-            "strategy: FedAdam\nsecure-aggregation: false\n",
-            "the plaintext reference has no Flower strategies, got 'FedAdam'",
-        ),
-        ("strategy: FedAdam\nplaintext-federated: false\n", "strategy needs secure-aggregation=false"),
-        (
-            "strategy: FedAdam\nstrategy-settings: etta=1\nplaintext-federated: false\nsecure-aggregation: false\n",
-            "got 'etta=1': FedAdam takes eta (float)",
-        ),
-    ],
-)
-def test_a_strategy_that_does_not_fit_is_refused_before_anything_is_made(
-    lines: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    """The error is one line, and no folder of a run is made."""
-    scenario = tmp_path / "strategy.yaml"
-    scenario.write_text(FRAME_FORM + lines)
-    assert message in refusal(capfd, scenario, "--out", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
