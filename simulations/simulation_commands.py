@@ -181,8 +181,8 @@ def chaos(*, case: list[str], data: Path | None, layout: str, kills: int, rounds
     rows = []
     for row in chaos_command.run(case, data=data, layout=layout, kills=kills, rounds=rounds):
         rows.append(row)
-        case, *figures = _shown(row)
-        print(printable(f"{case}: {', '.join(figures)}"), file=sys.stderr if as_json else sys.stdout, flush=True)
+        name, *figures = _shown(row)
+        print(printable(f"{name}: {', '.join(figures)}"), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print(json.dumps({"name": "chaos", "rows": rows}))
     return 0 if all(row["as designed"] for row in rows) else 1
