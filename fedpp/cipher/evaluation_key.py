@@ -7,34 +7,27 @@ The coordinator does not get it, but can solve for it from rows of weights and l
 import hmac
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from fedpp.cipher import key_file
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.components import Algebra
+from fedpp.cipher.key_file import KeyInFile
 from fedpp.errors import KeyFileError
-from fedpp.files import create_exclusively
-from fedpp.key_material import Redacted
-
-FORMAT = "fedpp-evaluation-key-1"
 
 
-class EvaluationKey(Redacted):
+class EvaluationKey(KeyInFile):
     """R `[n, n]` of the domain with this fingerprint."""
 
-    __slots__ = ("_domain", "_r")
-    instead = "save() it to a file of its own"
+    __slots__ = ("_r",)
+    file_format = "fedpp-evaluation-key-1"
+    kind = "evaluation key"
+    usual_name = "trainer/domain.eval"
 
     def __init__(self, domain: str, r: Matrix) -> None:
-        self._domain = domain
+        super().__init__(domain)
         self._r = r
-
-    @property
-    def domain(self) -> str:
-        """Return the domain's fingerprint."""
-        return self._domain
 
     @property
     def matrix(self) -> Matrix:
@@ -55,24 +48,14 @@ class EvaluationKey(Redacted):
         digest = hmac.digest(self._r.tobytes(), f"initial weights {seed} of slot {slot}".encode(), "sha256")
         return int.from_bytes(digest[:8], "little")
 
-    def content(self) -> bytes:
-        """Return the key file's content, in clear."""
-        return key_file.text(FORMAT, {"domain": self._domain, "r": [[x.hex() for x in row] for row in self._r]})
-
-    def save(self, path: Path) -> None:
-        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if the file exists."""
-        create_exclusively(path, self.content())
+    def values(self) -> dict[str, Any]:
+        """Return R as JSON has it, its numbers exactly."""
+        return {"r": [[x.hex() for x in row] for row in self._r]}
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a key file; raise `KeyFileError` if it is missing, damaged or of another format."""
-        return key_file.read(
-            path,
-            FORMAT,
-            lambda content: cls(str(content["domain"]), _matrix(content["r"], path)),
-            "evaluation key",
-            "trainer/domain.eval",
-        )
+    def of_values(cls, domain: str, values: dict[str, Any], path: Path) -> Self:
+        """Return the key of what `values` returned; raise `KeyFileError` for a matrix without inverse."""
+        return cls(domain, _matrix(values["r"], path))
 
     def __eq__(self, other: object) -> bool:
         """Compare by domain and R."""
@@ -81,10 +64,6 @@ class EvaluationKey(Redacted):
     def __hash__(self) -> int:
         """Hash the domain alone."""
         return hash(self._domain)
-
-    def public_name(self) -> str:
-        """Return the start of the domain's fingerprint."""
-        return f"domain={self._domain[:16]}, "
 
 
 @dataclass(frozen=True)

@@ -6,64 +6,46 @@ protects a dataset that is copied, backed up or stolen without that folder.
 
 import hmac
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedpp.cipher import key_file
+from fedpp.cipher.key_file import KeyInFile
 from fedpp.errors import KeyFileError
-from fedpp.files import create_exclusively
-from fedpp.key_material import KEY_BYTES, Redacted, subkey
+from fedpp.key_material import KEY_BYTES, subkey
 
-FORMAT = "fedpp-at-rest-key-1"
 TAG_BYTES = 16  # what sealing adds to a record
 
 
-class AtRestKey(Redacted):
+class AtRestKey(KeyInFile):
     """The domain's at-rest key."""
 
-    __slots__ = ("_domain", "_key")
-    instead = "save() it to a file of its own"
+    __slots__ = ("_key",)
+    file_format = "fedpp-at-rest-key-1"
+    kind = "at-rest key"
+    usual_name = "trainer/domain.rest"
 
     def __init__(self, domain: str, key: bytes) -> None:
         """Hold 32 bytes for the domain of this fingerprint."""
+        super().__init__(domain)
         if len(key) != KEY_BYTES:
             raise KeyFileError(f"an at-rest key has {KEY_BYTES} bytes, got {len(key)}: restore its file")
-        self._domain, self._key = domain, key
-
-    @property
-    def domain(self) -> str:
-        """Return the domain's fingerprint."""
-        return self._domain
+        self._key = key
 
     def sealer(self, salt: bytes) -> "DatasetSealer":
         """Return what seals the records of the dataset with this salt."""
         infos = (b"fedpp dataset records", b"fedpp dataset manifest")
         return DatasetSealer(*(subkey(self._key, salt=salt, info=info) for info in infos))
 
-    def content(self) -> bytes:
-        """Return the key file's content, in clear."""
-        return key_file.text(FORMAT, {"domain": self._domain, "key": self._key.hex()})
-
-    def save(self, path: Path) -> None:
-        """Write the key in clear to a new file of mode 0600; raise `FileExistsError` if the file exists."""
-        create_exclusively(path, self.content())
+    def values(self) -> dict[str, Any]:
+        """Return the key as JSON has it."""
+        return {"key": self._key.hex()}
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a key file; raise `KeyFileError` if it is missing, damaged or of another format."""
-        return key_file.read(
-            path,
-            FORMAT,
-            lambda content: cls(str(content["domain"]), bytes.fromhex(content["key"])),
-            "at-rest key",
-            "trainer/domain.rest",
-        )
-
-    def public_name(self) -> str:
-        """Return the start of the domain's fingerprint."""
-        return f"domain={self._domain[:16]}, "
+    def of_values(cls, domain: str, values: dict[str, Any], path: Path) -> Self:  # noqa: ARG003  the other key's message names it
+        """Return the key of what `values` returned; raise `KeyFileError` for another number of bytes."""
+        return cls(domain, bytes.fromhex(values["key"]))
 
 
 class DatasetSealer:
