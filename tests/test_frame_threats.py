@@ -63,7 +63,7 @@ def test_a_smaller_picture_shows_without_any_key(ours: np.ndarray, patch: int):
     assert abs(correlation(thumbnails, grid(ours, patch).mean(axis=-1))) > 0.99
 
 
-@pytest.mark.parametrize("secret", range(5))
+@pytest.mark.parametrize("secret", [0, *(pytest.param(secret, marks=pytest.mark.slow) for secret in range(1, 5))])
 def test_small_patches_show_the_full_picture_with_nothing_known(ours: np.ndarray, secret: int):
     """The components of mixed 2 x 2 patches are Hadamard's, in one of 16 ways, and one is smooth: r above 0.9999."""
     domain = KeyDomain.of_secret(bytes([secret]) * 32, n=1, scheme="more-frame")
@@ -95,7 +95,7 @@ def test_one_known_image_gives_the_key(ours: np.ndarray, layout: str, patch: int
     np.testing.assert_allclose(c @ np.linalg.inv(k), p, atol=1e-6)
 
 
-@pytest.mark.parametrize("patch", [2, 4, 8])
+@pytest.mark.parametrize("patch", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_similar_public_images_give_the_key(ours: np.ndarray, public: np.ndarray, patch: int):
     """Second-order statistics of another hospital's images read ours, which nobody knows: r above 0.98."""
     mixed = grid(FrameCipher(DOMAIN, "float32", "patches", patch).frames("s", ours), patch)

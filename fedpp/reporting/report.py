@@ -249,15 +249,7 @@ class Baselines:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the figures of the baselines that were trained."""
-        federated, central, local = self.plaintext_federated, self.plaintext_central, self.local_baseline
-        entries: dict[str, Any] = {
-            "plaintext_federated": federated and federated.to_mapping(),
-            "plaintext_central": central and central.to_mapping(),
-            "local_baseline": None
-            if local is None
-            else {site: figures.to_mapping() for site, figures in local.items()},
-        }
-        return {name: entry for name, entry in entries.items() if entry is not None}
+        return {name: figures for name, figures in asdict(self).items() if figures is not None}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -23,17 +23,16 @@ GENERATOR = np.random.default_rng(0)
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, domain: KeyDomain):
     """An error while writing, or no sequence at all, leaves no file; an existing folder is not touched."""
-    settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ()}
     record = SequenceRecord("a", "b", 2, "train")
-    with pytest.raises(DatasetError), new_dataset(tmp_path / "new", domain.card(), **settings) as writer:
-        writer.add(record, np.zeros((2, 8, 8, 1, 2)), None)
-        writer.add(record, np.zeros((3, 8, 8, 1, 2)), None)
-    with pytest.raises(DatasetError, match="no sequence"), new_dataset(tmp_path / "new", domain.card(), **settings):
+    with pytest.raises(DatasetError), new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer:
+        writer.add(record, np.zeros((2, 2, 2, 1, 2)))
+        writer.add(record, np.zeros((3, 2, 2, 1, 2)))
+    with pytest.raises(DatasetError, match="no sequence"), new_dataset(tmp_path / "new", domain.card(), **SMALL):
         pass
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
     with pytest.raises(DatasetError, match="not overwritten"):
-        new_dataset(tmp_path / "old", domain.card(), **settings)
+        new_dataset(tmp_path / "old", domain.card(), **SMALL)
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])
@@ -60,23 +59,21 @@ def test_a_dataset_is_for_its_owner_and_a_group(tmp_path: Path, domain: KeyDomai
 
 def test_an_unknown_split_is_refused(tmp_path: Path, domain: KeyDomain):
     """A record whose split is none of the three is not written."""
-    settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1, "classes": ()}
     with (
         pytest.raises(DatasetError, match="a split must be one of train, validation, test, got 'dev'"),
-        new_dataset(tmp_path / "new", domain.card(), **settings) as writer,
+        new_dataset(tmp_path / "new", domain.card(), **SMALL) as writer,
     ):
-        writer.add(SequenceRecord("a", "b", 2, "dev"), np.zeros((2, 8, 8, 1, 2)), None)
+        writer.add(SequenceRecord("a", "b", 2, "dev"), np.zeros((2, 2, 2, 1, 2)))
 
 
 def test_labels_are_for_all_or_none(tmp_path: Path, domain: KeyDomain):
     """A sequence without a label is refused where there are classes, and one with a label where there are none."""
-    settings = {"dtype": "float32", "frames": 2, "height": 8, "width": 8, "channels": 1}
     for classes, label in ((("no", "yes"), None), ((), np.zeros((2, 2)))):
         with (
             pytest.raises(DatasetError, match="labels are for all sequences"),
-            new_dataset(tmp_path / "new", domain.card(), **settings, classes=classes) as writer,
+            new_dataset(tmp_path / "new", domain.card(), **{**SMALL, "classes": classes}) as writer,
         ):
-            writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 8, 8, 1, 2)), label)
+            writer.add(SequenceRecord("a", "b", 2, "train"), np.zeros((2, 2, 2, 1, 2)), label)
 
 
 def test_short_sequences_are_padded(tmp_path: Path, domain: KeyDomain):

@@ -221,7 +221,7 @@ def test_a_sealed_dataset_finds_malice(sealed: Path, domain: KeyDomain):
         EncryptedDataset.open(sealed, domain.at_rest_key())
 
 
-def test_the_key_of_another_domain_is_told_from_damage(sealed: Path, domain: KeyDomain):
+def test_the_key_of_another_domain_is_no_damage(sealed: Path, domain: KeyDomain):
     """Another domain's at-rest key is a DomainMismatchError; another key of the same domain opens nothing."""
     with pytest.raises(
         DomainMismatchError,

@@ -57,7 +57,7 @@ def test_a_constant_sequence_is_zero(value: float):
 
 
 def test_a_small_contrast_on_a_large_offset_survives():
-    """Two levels that differ by 1e-3 at 1e6 are still told apart after resizing."""
+    """Two levels that differ by 1e-3 at 1e6 still differ after resizing."""
     frame = np.full((8, 8), 1e6)
     frame[:, 4:] += 1e-3
     prepared = prepare(sequence(frame), 1, 4, 4)[0, :, :, 0]

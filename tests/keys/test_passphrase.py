@@ -48,7 +48,7 @@ def test_a_descriptor_gives_its_first_line():
 
 
 def test_what_can_be_no_descriptor_is_named():
-    """Any number that the command line takes is answered by one line."""
+    """Any number that the command line takes is refused in one line."""
     for number in (-1, 2**31, 2**63, 2**100):
         with pytest.raises(KeyFileError, match=f"file descriptor {number}: "):
             passphrase.from_descriptor(number)
@@ -95,7 +95,7 @@ def test_systemd_may_show_a_credential_to_the_service_s_group(tmp_path: Path, mo
         passphrase.from_file(credentials / "passphrase")
 
 
-ASK = """
+PROMPT = """
 import sys
 from fedpp.errors import FedppError
 from fedpp.keys import passphrase
@@ -108,7 +108,7 @@ except FedppError as error:
 
 
 @pytest.mark.parametrize(
-    ("kind", "typed", "answer"),
+    ("kind", "typed", "printed"),
     [
         ("old", [SECRET_WORDS], "secret"),
         ("new", [SECRET_WORDS, SECRET_WORDS], "secret"),
@@ -118,13 +118,13 @@ except FedppError as error:
         ("new", [SECRET_WORDS, b"\x04"], "no passphrase was typed: try again"),
     ],
 )
-def test_a_terminal_is_asked(kind: str, typed: list[bytes], answer: str):
-    """It is asked once for an old one and twice for a new one, and what is typed is not shown."""
+def test_a_passphrase_is_typed_in_a_terminal(kind: str, typed: list[bytes], printed: str):
+    """An old one is prompted for once and a new one twice, and what is typed is not shown."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", ASK, kind, SEALED.hex()]
+    command = [sys.executable, "-c", PROMPT, kind, SEALED.hex()]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True, text=True
-    ) as asked:
+    ) as process:
         os.close(theirs)
         shown = b""
         for text in typed:
@@ -132,8 +132,8 @@ def test_a_terminal_is_asked(kind: str, typed: list[bytes], answer: str):
                 shown += os.read(ours, 1)
             os.write(ours, text + b"\n")
             shown += b"\n"
-        assert asked.stdout is not None
-        assert asked.stdout.read().startswith(answer)
+        assert process.stdout is not None
+        assert process.stdout.read().startswith(printed)
     os.close(ours)
     assert not any(text in shown for text in typed)
 

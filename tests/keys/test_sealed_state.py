@@ -32,8 +32,8 @@ def test_unseal_inverts_seal(blocks: list[bytes], about: str, size: int):
     """Content comes back, in whatever blocks it is sealed and unsealed."""
     closed = b"".join(SEALER.seal(about, blocks))
     parts = [closed[start : start + size] for start in range(0, len(closed), size)]
-    told, records = SEALER.unseal([b"", *parts, b""])
-    assert (told, b"".join(records)) == (about, b"".join(blocks))
+    unsealed, records = SEALER.unseal([b"", *parts, b""])
+    assert (unsealed, b"".join(records)) == (about, b"".join(blocks))
 
 
 @pytest.mark.parametrize("size", [0, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 2 * RECORD_BYTES + 7])

@@ -31,6 +31,7 @@ from fedpp.reporting.report import (
     summary,
     write_report,
 )
+from fedpp.reporting.report_page import render
 
 METRICS = {
     "accuracy",
@@ -95,9 +96,10 @@ REPORT = Report(
     versions={"fedpp": "0.1.0"},
 )
 
+SHORT = replace(REPORT, rounds=())  # without charts, which take most of a page's time
 POINT = OperatingPoint(0.9, -1.25, 0.2227, Decisions(0.81, 0.72, 0.9375, 0.7, 0.815, 0.0625))
 FINDINGS = replace(
-    REPORT,
+    SHORT,
     confusion=None,
     findings={
         "Edema": FindingResult(60, 14, replace(FINAL, auc=0.777, sensitivity=0.551), POINT),
@@ -141,11 +143,15 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def page_of(report: Report, out: Path) -> tuple[str, Page]:
-    """Write a report and read its page."""
-    write_report(out, report)
-    html = (out / "report.html").read_text(encoding="utf-8")
-    return html, Page(html)
+PAGES: dict[str, tuple[str, Page]] = {}
+
+
+def page_of(report: Report) -> tuple[str, Page]:
+    """Return the page of a report, rendered once."""
+    if repr(report) not in PAGES:
+        html = render(report.to_mapping())
+        PAGES[repr(report)] = html, Page(html)
+    return PAGES[repr(report)]
 
 
 def test_the_record_has_the_agreed_names(tmp_path: Path) -> None:
@@ -183,9 +189,9 @@ def test_the_record_has_the_agreed_names(tmp_path: Path) -> None:
     [
         REPORT,
         FINDINGS,
-        replace(REPORT, operating_point=POINT),
-        replace(REPORT, baselines=Baselines(plaintext_central=REFERENCE), shared_patients=SharedPatients(1, 1, 3)),
-        replace(REPORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
+        replace(SHORT, operating_point=POINT),
+        replace(SHORT, baselines=Baselines(plaintext_central=REFERENCE), shared_patients=SharedPatients(1, 1, 3)),
+        replace(SHORT, baselines=Baselines(), shared_patients=None, parity=None, refused=(), mode="deployment"),
     ],
 )
 def test_a_report_survives_its_record(report: Report, tmp_path: Path) -> None:
@@ -197,6 +203,7 @@ def test_a_report_survives_its_record(report: Report, tmp_path: Path) -> None:
 def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
     """Equal reports give equal bytes, also in another process and with other Matplotlib settings."""
     write_report(tmp_path / "a", REPORT)
+    assert (tmp_path / "a" / "report.html").read_text(encoding="utf-8") == page_of(REPORT)[0]
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nsvg.fonttype: path\n", encoding="utf-8")
     script = (
         "import sys, pathlib, fedpp.reporting.report as r; out = pathlib.Path(sys.argv[1]);"
@@ -208,9 +215,9 @@ def test_same_report_gives_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_the_page_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_loads_nothing() -> None:
     """The page is one file: no script, no URL, and references to its own parts only."""
-    html, page = page_of(REPORT, tmp_path)
+    html, page = page_of(REPORT)
     assert "://" not in html
     assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
     references = [value for _, attributes in page.tags for name, value in attributes.items() if "href" in name]
@@ -220,9 +227,9 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert {reference for reference in references if (reference or "")[1:] not in ids} == set()
 
 
-def test_the_page_is_well_formed(tmp_path: Path) -> None:
+def test_the_page_is_well_formed() -> None:
     """Every element is closed, no id occurs twice, and each chart is well-formed XML."""
-    html, page = page_of(REPORT, tmp_path)
+    html, page = page_of(REPORT)
     assert page.open == []
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -232,9 +239,9 @@ def test_the_page_is_well_formed(tmp_path: Path) -> None:
         ET.fromstring(chart.replace("xlink:href", "href"))  # noqa: S314  our own page
 
 
-def test_the_page_is_accessible(tmp_path: Path) -> None:
+def test_the_page_is_accessible() -> None:
     """Charts have a title and a description, header cells a scope, the page a language."""
-    html, page = page_of(REPORT, tmp_path)
+    html, page = page_of(REPORT)
     ids = {attributes.get("id") for _, attributes in page.tags}
     for attributes in (attributes for tag, attributes in page.tags if tag == "svg"):
         assert attributes["role"] == "img"
@@ -247,17 +254,17 @@ def test_the_page_is_accessible(tmp_path: Path) -> None:
     assert ("html", {"lang": "en"}) in page.tags
 
 
-def test_charts_use_the_colours_of_the_page(tmp_path: Path) -> None:
+def test_charts_use_the_colours_of_the_page() -> None:
     """No chart has a fixed colour, so light and dark mode apply to charts, too."""
-    html, _ = page_of(REPORT, tmp_path)
+    html, _ = page_of(REPORT)
     charts = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
     assert "var(--accent)" in charts
     assert re.findall(r"#[0-9a-f]{6}\b", charts) == []
 
 
-def test_the_page_shows_the_figures(tmp_path: Path) -> None:
+def test_the_page_shows_the_figures() -> None:
     """Headline figures have their counts, baselines are shown, undefined figures are dashes."""
-    _, page = page_of(REPORT, tmp_path)
+    _, page = page_of(REPORT)
     for words in (
         "Sensitivity 0.844 27 of 32 positive found",
         "Specificity 0.900 36 of 40 negative cleared",
@@ -290,9 +297,9 @@ def test_the_page_shows_the_figures(tmp_path: Path) -> None:
         assert words in page.text
 
 
-def test_the_page_states_what_is_not_protected(tmp_path: Path) -> None:
+def test_the_page_states_what_is_not_protected() -> None:
     """The page states the limits, and calls nothing secure or private."""
-    _, page = page_of(REPORT, tmp_path)
+    _, page = page_of(REPORT)
     for words in (
         "obfuscation of data in use, not a secure cipher",
         "trainer holds the evaluation key",
@@ -304,19 +311,19 @@ def test_the_page_states_what_is_not_protected(tmp_path: Path) -> None:
     claims = page.text.replace("not a secure cipher", "").replace("No differential privacy", "")
     claims = claims.replace("Secure aggregation", "")
     assert re.findall(r"(?i)\b(secure|private|privacy|safe|anonym\w*)\b", claims) == []
-    _, deployed = page_of(replace(REPORT, mode="deployment"), tmp_path)
+    _, deployed = page_of(replace(SHORT, mode="deployment"))
     assert "on one computer" not in deployed.text
-    _, clear = page_of(replace(REPORT, privacy=privacy_of(masked=False)), tmp_path)
+    _, clear = page_of(replace(SHORT, privacy=privacy_of(masked=False)))
     assert "SECURE AGGREGATION WAS OFF" in clear.text
     assert "readable by the coordinator" in clear.text
     assert "SECURE AGGREGATION WAS OFF" not in page.text
 
 
-def test_the_page_escapes_texts_of_sites(tmp_path: Path) -> None:
+def test_the_page_escapes_texts_of_sites() -> None:
     """A name that looks like markup is shown as text."""
     evil = "<script>alert(1)</script>"
-    report = replace(REPORT, scenario=evil, refused=(RefusedSite(evil, evil),), settings={evil: evil})
-    html, page = page_of(report, tmp_path)
+    report = replace(SHORT, scenario=evil, refused=(RefusedSite(evil, evil),), settings={evil: evil})
+    html, page = page_of(report)
     assert "<script" not in html
     assert f"{evil} Refused: {evil}" in page.text
 
@@ -331,19 +338,17 @@ def test_the_page_escapes_texts_of_sites(tmp_path: Path) -> None:
         (None, []),
     ],
 )
-def test_the_page_reports_patients_at_several_hospitals(
-    shared: SharedPatients | None, words: list[str], tmp_path: Path
-):
+def test_the_page_reports_patients_at_several_hospitals(shared: SharedPatients | None, words: list[str]):
     """Their number and its consequence for the tests are shown if there are any."""
-    _, page = page_of(replace(REPORT, shared_patients=shared), tmp_path)
+    _, page = page_of(replace(SHORT, shared_patients=shared))
     assert all(part in page.text for part in words)
     assert ("more than one hospital" in page.text) == bool(words)
 
 
-def test_the_page_shows_the_pooled_baseline(tmp_path: Path) -> None:
+def test_the_page_shows_the_pooled_baseline() -> None:
     """The pooled baseline has a row; without local baselines there is no table of gains."""
     report = replace(with_local(None, plaintext_central=REFERENCE), baselines=Baselines(plaintext_central=REFERENCE))
-    _, page = page_of(report, tmp_path)
+    _, page = page_of(report)
     assert "All data in one place, plaintext 0.312 0.929" in page.text
     assert "Gain of each hospital" not in page.text
     assert "north All data in one place, plaintext 0.312 0.929" in page.text
@@ -353,7 +358,7 @@ def with_local(local: Metrics | None, federated: Metrics = FINAL, **others: Metr
     """Return a report whose first site has these figures: local baseline, federated model, other baselines."""
     north, *rest = REPORT.sites
     return replace(
-        REPORT, sites=(replace(north, test=federated, baselines=SiteBaselines(local_baseline=local, **others)), *rest)
+        SHORT, sites=(replace(north, test=federated, baselines=SiteBaselines(local_baseline=local, **others)), *rest)
     )
 
 
@@ -372,10 +377,10 @@ BETTER_LOCAL = replace(FINAL, auc=0.97, accuracy=0.85)
     ],
 )
 def test_a_site_with_a_better_local_baseline_is_named_under_the_result(
-    local: Metrics, federated: Metrics, outcome: str, cells: str, tmp_path: Path
+    local: Metrics, federated: Metrics, outcome: str, cells: str
 ) -> None:
     """By AUC, else by accuracy; the site's row says so, too."""
-    html, page = page_of(with_local(local, federated), tmp_path)
+    html, page = page_of(with_local(local, federated))
     assert f"north {outcome} 70 52 {cells}" in page.text
     worse = outcome.endswith("worse")
     assert (
@@ -384,20 +389,20 @@ def test_a_site_with_a_better_local_baseline_is_named_under_the_result(
     assert ('<tr class="worse">' in html) == worse
 
 
-def test_the_page_shows_the_pooled_model_at_each_site(tmp_path: Path) -> None:
+def test_the_page_shows_the_pooled_model_at_each_site() -> None:
     """Its figures on the site's own test split are in the site's row."""
-    _, page = page_of(with_local(OWN_OF_NORTH, plaintext_central=replace(FINAL, auc=0.944, accuracy=0.888)), tmp_path)
+    _, page = page_of(with_local(OWN_OF_NORTH, plaintext_central=replace(FINAL, auc=0.944, accuracy=0.888)))
     assert "north ▲ better 70 52 0.931 0.822 +0.109 0.944 0.875 0.875 0.000 0.888" in page.text
     assert "Pooled is the model of all data in one place" in page.text
 
 
-def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
+def test_a_deployment_has_a_page_without_baselines() -> None:
     """Comparisons that a deployment cannot make are absent; its settings are shown by name and value."""
     sites = tuple(replace(site, baselines=SiteBaselines()) for site in REPORT.sites)
     facts = {"mode": "deployment", "baselines": Baselines(), "parity": None, "shared_patients": None}
     settings = {"batch-size": 16, "secure-aggregation": True, "initial-model": False}
     report = replace(REPORT, **facts, sites=sites, settings=settings)
-    _, page = page_of(report, tmp_path)
+    _, page = page_of(report)
     assert "batch-size 16 secure-aggregation yes initial-model no" in page.text
     for words in (
         "Gain of each hospital",
@@ -409,17 +414,17 @@ def test_a_deployment_has_a_page_without_baselines(tmp_path: Path) -> None:
     ):
         assert words not in page.text
     local = replace(sites[0], baselines=SiteBaselines(local_baseline=BETTER_LOCAL))
-    _, page = page_of(replace(report, sites=(local, *sites[1:])), tmp_path)
+    _, page = page_of(replace(report, sites=(local, *sites[1:]), rounds=()))
     assert "the hospital’s local baseline, and the difference." in page.text  # noqa: RUF001
     assert "Worse than the local baseline: north." in page.text
 
 
 @pytest.mark.parametrize(("sites", "named"), [(1, None), (2, True), (15, True), (16, False)])
-def test_curves_of_sites_are_named_where_they_can_be_told_apart(sites: int, named: bool | None, tmp_path: Path) -> None:
+def test_curves_of_sites_are_named_where_they_can_be_distinguished(sites: int, named: bool | None) -> None:
     """Up to 15 sites differ by colour or marker; more sites are plain lines; a single site has no curve of its own."""
     names = [f"site \u4e00 {number}" for number in range(sites)]
     rounds = tuple(RoundResult(k, tuple(names), FINAL, 1.0, dict.fromkeys(names, FINAL)) for k in (1, 2))
-    html, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
+    html, page = page_of(replace(REPORT, rounds=rounds))
     curves = re.findall(r'<span class="curve" style="([^"]*)"\s*aria-hidden="true">(.*?)</span> (.*?)</li>', html)
     labels = ["All hospitals", *(names if named else [f"each of {sites} hospitals"])]
     assert [label for *_, label in curves] == ([] if named is None else labels)
@@ -428,16 +433,16 @@ def test_curves_of_sites_are_named_where_they_can_be_told_apart(sites: int, name
     assert page.open == []
 
 
-def test_exclusions_for_one_reason_are_one_row(tmp_path: Path) -> None:
+def test_exclusions_for_one_reason_are_one_row() -> None:
     """A site has one row for all rounds with the same reason, and another row for another reason."""
     reasons = {1: "update: late", 2: "update: late", 4: "update: late", 5: "a test", 6: "update: late"}
     rounds = tuple(
         replace(REPORT.rounds[1], round=k, excluded={"lake": f"round {k}: {reasons[k]}"} if k in reasons else {})
         for k in range(1, 7)
     )
-    _, page = page_of(replace(REPORT, rounds=rounds), tmp_path)
+    _, page = page_of(replace(REPORT, rounds=rounds))
     assert "Reason lake 1 to 2, 4, 6 update: late lake 5 a test Rounds that were retried" in page.text
-    _, page = page_of(replace(REPORT, rounds=(replace(REPORT.rounds[0], excluded={}),)), tmp_path)
+    _, page = page_of(replace(REPORT, rounds=(replace(REPORT.rounds[0], excluded={}),)))
     assert "excluded" not in page.text
     assert "retried" not in page.text
 
@@ -453,9 +458,9 @@ def test_exclusions_for_one_reason_are_one_row(tmp_path: Path) -> None:
         (Parity(0.0, None), "predicted probability none"),
     ],
 )
-def test_parity_is_compared_with_its_control(parity: Parity, words: str, tmp_path: Path) -> None:
+def test_parity_is_compared_with_its_control(parity: Parity, words: str) -> None:
     """A difference passes if the largest draw of the control is at least as large; non-finite values never pass."""
-    _, page = page_of(replace(REPORT, parity=parity), tmp_path)
+    _, page = page_of(replace(SHORT, parity=parity))
     assert words in page.text
     assert ("Conclusion" in page.text) == bool(parity.control_probability_differences)
 
@@ -483,7 +488,8 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
         confusion=Confusion(("a", "b"), ((0, 0), (0, 0))),
         privacy=privacy_of(masked=False),
     )
-    _, page = page_of(empty, tmp_path)
+    write_report(tmp_path, empty)
+    _, page = page_of(empty)
     assert "No round was completed." in page.text
     assert "0 of 0 positive found" in page.text
     assert load_report(tmp_path / "report.json") == empty
@@ -491,7 +497,7 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
 
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
     """If the plaintext reference diverged, the record is still standard JSON, with null for the difference."""
-    write_report(tmp_path, replace(REPORT, parity=Parity(math.nan, math.inf)))
+    write_report(tmp_path, replace(SHORT, parity=Parity(math.nan, math.inf)))
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     parity = json.loads(text, parse_constant=pytest.fail)["parity"]
     assert (parity["max_abs_probability_difference"], parity["max_abs_weight_difference"]) == (None, None)
@@ -502,9 +508,9 @@ def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_earlier_files(tmp_path: Path) -> None:
     """If rendering fails, the earlier files are unchanged and no other file is left."""
-    write_report(tmp_path, REPORT)
+    write_report(tmp_path, SHORT)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    broken = replace(REPORT, sites=(SiteResult("x", "many", {}, None),))
+    broken = replace(SHORT, sites=(SiteResult("x", "many", {}, None),))
     with pytest.raises(TypeError):
         write_report(tmp_path, broken)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -599,9 +605,9 @@ def test_record_has_the_figures_of_each_finding(tmp_path: Path) -> None:
     assert set(record["final"]) == METRICS | {"loss"}
 
 
-def test_the_page_shows_each_finding(tmp_path: Path) -> None:
+def test_the_page_shows_each_finding() -> None:
     """Headline figures name the number of averaged findings; each finding has a row, undefined figures a dash."""
-    html, page = page_of(FINDINGS, tmp_path)
+    html, page = page_of(FINDINGS)
     for words in (
         "Each of 2 findings is evaluated separately",
         "AUC 0.931 plaintext reference 0.929",
@@ -619,12 +625,12 @@ def test_the_page_shows_each_finding(tmp_path: Path) -> None:
     assert page.text.count("Fracture & <c>") == 1  # it has no operating point
 
 
-def test_the_page_shows_the_operating_point(tmp_path: Path) -> None:
+def test_the_page_shows_the_operating_point() -> None:
     """A single label has an operating point and a confusion matrix; without a point there is no section on it."""
-    _, page = page_of(replace(REPORT, operating_point=POINT), tmp_path)
+    _, page = page_of(replace(SHORT, operating_point=POINT))
     assert "All sequences 0.223 0.938 0.062 0.700 0.720 0.815 0.810" in page.text
     assert "Confusion matrix" in page.text
-    _, without = page_of(REPORT, tmp_path)
+    _, without = page_of(SHORT)
     assert "Operating point" not in without.text
 
 
@@ -644,4 +650,4 @@ def test_the_summary_shows_findings_and_points() -> None:
     )
     assert f"  Edema: AUC 0.777, present in 14 of 60; {point}" in lines
     assert "  Fracture & <c>: AUC not defined, present in 0 of 12" in lines
-    assert f"  {point}" in summary(replace(REPORT, operating_point=POINT)).splitlines()
+    assert f"  {point}" in summary(replace(SHORT, operating_point=POINT)).splitlines()

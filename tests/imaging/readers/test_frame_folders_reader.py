@@ -112,7 +112,7 @@ def test_damaged_images_are_refused_quietly(tmp_path: Path, recwarn: pytest.Warn
         write_index(tmp_path, f"{folder.name},p,a")
         intact = (folder / f"0{suffix}").read_bytes()
         refused = 0
-        for _ in range(150):
+        for _ in range(60):
             damaged = bytearray(intact)
             damaged[generator.integers(len(intact))] = generator.integers(256)
             (folder / f"0{suffix}").write_bytes(damaged[: generator.integers(1, 2 * len(intact))])
@@ -120,7 +120,7 @@ def test_damaged_images_are_refused_quietly(tmp_path: Path, recwarn: pytest.Warn
                 loaded(read_frame_folders(tmp_path))
             except RawDataError:
                 refused += 1
-        assert refused > 20
+        assert refused > 8
     assert not recwarn.list
 
 
