@@ -5,10 +5,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
+from vault_process import VaultProcess
 
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -25,6 +27,7 @@ from sites.vault.vault_server import serve
 from sites.vault.vault_service import VaultService
 
 SECONDS = 20.0
+PASSPHRASE = b"correct horse battery staple"
 FEW = EvaluationLimits(min_patients=1)  # for tiny splits
 VAULT = """
 import logging, sys
@@ -102,33 +105,38 @@ def site_vault(
     address: str,
     *options: object,
     evaluation: EvaluationLimits = FEW,
-) -> Iterator["subprocess.Popen[str]"]:
+) -> Iterator[ForkServerProcess]:
     """Run `fedpp-site vault` from its `ready` to the end of the block."""
-    folder = dataset.path.with_name("domain folder")
-    passphrase = folder / "passphrase"
+    arguments = vault_arguments(certified(domain, "north"), dataset, address, *options, evaluation=evaluation)
+    vault = VaultProcess(*arguments, errors=errors_of(dataset))
+    try:
+        vault.await_ready(address)
+        yield vault.process
+    finally:
+        vault.end()
+
+
+def errors_of(dataset: EncryptedDataset) -> Path:
+    """Return the file with what the dataset's `site_vault` writes to stderr."""
+    return dataset.path.with_name("vault errors")
+
+
+def vault_arguments(
+    site: Site, dataset: EncryptedDataset, address: str, *options: object, evaluation: EvaluationLimits = FEW
+) -> tuple[object, ...]:
+    """Return the arguments of a site's vault, whose keys and policy lie beside the dataset."""
+    folder = dataset.path.with_name(f"keys of {site.identity.name}")
     if not folder.exists():
-        passphrase_ = Passphrase(b"correct horse battery staple", log2_cost=10)
-        key_store.join(folder, certified(domain, "north"), passphrase_)
-        create_exclusively(passphrase, b"correct horse battery staple")
-    secret = ("--domain", folder, "--passphrase-file", passphrase)
-    given = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, evaluation), *options)
-    command = [sys.executable, "-m", "sites", "vault", *map(str, (*secret, *given))]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            if process.stdout.readline() != f"vault ready at {address}\n":
-                raise NotReadyError(process.communicate()[1])
-            yield process
-        finally:
-            process.terminate()
-
-
-class NotReadyError(Exception):
-    """A vault that did not start, with its stderr."""
+        key_store.join(folder, site, Passphrase(PASSPHRASE, log2_cost=10))
+        create_exclusively(folder / "passphrase", PASSPHRASE)
+    secret = ("--domain", folder, "--passphrase-file", folder / "passphrase")
+    served = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, evaluation))
+    return *secret, *served, *options
 
 
 @contextmanager
-def vault_process(dataset: EncryptedDataset, address: str) -> Iterator["subprocess.Popen[str]"]:
+def bare_vault_process(dataset: EncryptedDataset, address: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a vault in an interpreter of its own that imports nothing else."""
     command = [sys.executable, "-c", VAULT, str(dataset.path), str(policy_of(dataset)), address]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -79,11 +79,11 @@ class CallGuard(grpc.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(stream, *codec)
         behaviour_of_one: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
-        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        def reply(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
             with self._guarding(method, context) as call:
                 return behaviour_of_one(_argument(handler, requests, call), context)
 
-        return grpc.stream_unary_rpc_method_handler(answer, *codec)
+        return grpc.stream_unary_rpc_method_handler(reply, *codec)
 
     @contextmanager
     def _guarding(self, method: str, context: grpc.ServicerContext) -> Iterator[_Watched]:

@@ -90,9 +90,9 @@ def test_a_finding_that_is_known_for_few_patients_is_withheld(domain: KeyDomain,
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     policy = policy_of(dataset, EvaluationLimits(3))
     with serving(domain, dataset, address, policy=policy, audit=log), VaultClient(address) as client:
-        told = client.evaluate("test", rows)
-        assert told == FindingCounts(5, (Counts.zero(2), *whole.findings[1:]))
-        assert metrics(told) == metrics(FindingCounts(5, whole.findings[1:]))
+        counts = client.evaluate("test", rows)
+        assert counts == FindingCounts(5, (Counts.zero(2), *whole.findings[1:]))
+        assert metrics(counts) == metrics(FindingCounts(5, whole.findings[1:]))
         policy_of(dataset, EvaluationLimits(2))
         assert client.evaluate("test", rows) == whole
         policy_of(dataset, EvaluationLimits(4))

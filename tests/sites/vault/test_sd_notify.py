@@ -25,7 +25,8 @@ def test_ready_and_stopping_are_notified(
             assert systemd.recv(100) == b"READY=1"
             process.terminate()
             assert systemd.recv(100) == b"STOPPING=1"
-            assert process.wait(SECONDS) == 0
+            process.join(SECONDS)
+            assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("value", ["", "relative", "/nowhere/notify"])

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -380,13 +379,17 @@ def test_an_unproved_text_about_sealed_bytes_is_not_logged(
     sealed = header + ((20).to_bytes(4, "little") + bytes(20) if junk else b"".join(records))
     log = AuditLog.open(tmp_path / "log", Signer.of(certified(domain, "north").identity))
     caplog.set_level(logging.INFO, "fedpp.vault")
-    with serving(domain, dataset, address, audit=log), VaultClient(address) as vault, pytest.raises(VaultError) as told:
+    with (
+        serving(domain, dataset, address, audit=log),
+        VaultClient(address) as vault,
+        pytest.raises(VaultError) as error,
+    ):
         vault.unseal(sealed)
     log.close()
     _, record = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert record["method"] == "Unseal"
-    assert record["outcome"] in str(told.value)
-    assert "forged" not in f"{record} {told.value} {caplog.text}"
+    assert record["outcome"] in str(error.value)
+    assert "forged" not in f"{record} {error.value} {caplog.text}"
     assert "Unseal refused: " in caplog.text
 
 
@@ -398,8 +401,8 @@ def test_a_restarted_vault_keeps_its_list(domain: KeyDomain, dataset: EncryptedD
     log = ("--audit-log", tmp_path / "audit.log")
     with site_vault(domain, dataset, address, *log) as process, VaultClient(address) as vault:
         np.testing.assert_array_equal(unmask(vault, ROUND, total, sums, membership(*NAMES)), clear)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     with site_vault(domain, dataset, address, *log), VaultClient(address) as vault:
         with pytest.raises(VaultError, match="was unmasked for another list"):
             unmask(vault, ROUND, fewer, other, membership(*NAMES))

@@ -59,16 +59,20 @@ def test_info_is_the_manifest_and_the_card(domain: KeyDomain, dataset: Encrypted
     )
 
 
-def test_info_counts_a_patient_of_two_visits_once(domain: KeyDomain, tmp_path: Path, address: str):
-    """Two sequences of one patient are two sequences and one patient."""
-    rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
-    label = SequenceCipher(domain, "float32").label("s", 1, 2)
-    with new_dataset(
-        tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
-    ) as writer:
+@pytest.fixture
+def one_patient(domain: KeyDomain, tmp_path: Path) -> EncryptedDataset:
+    """Return a dataset of one patient with two visits, both in the training split."""
+    cipher, sizes = SequenceCipher(domain, "float32"), {"frames": 1, "height": 2, "width": 2, "channels": 1}
+    with new_dataset(tmp_path / "d", domain.card(), dtype="float32", **sizes, classes=("a", "b")) as writer:
         for visit in ("0", "1"):
-            writer.add(SequenceRecord(visit * 32, "f" * 32, 1, "train"), rows, label)
-    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+            rows = cipher.frames("s", np.ones((1, 2, 2, 1)))
+            writer.add(SequenceRecord(visit * 32, "f" * 32, 1, "train"), rows, cipher.label("s", 1, 2))
+    return EncryptedDataset.open(tmp_path / "d")
+
+
+def test_info_counts_a_patient_of_two_visits_once(domain: KeyDomain, one_patient: EncryptedDataset, address: str):
+    """Two sequences of one patient are two sequences and one patient."""
+    with serving(domain, one_patient, address), VaultClient(address) as client:
         info = client.info()
     assert (info.sequences["train"], info.patients["train"]) == (2, 1)
 
@@ -190,15 +194,9 @@ def test_a_network_of_classes_is_refused_for_findings(domain: KeyDomain, finding
         assert client.initial_weights(network, 0, "float32")["logits/bias"].shape == (3, 2)
 
 
-def test_an_empty_split_counts_nothing(domain: KeyDomain, tmp_path: Path, address: str):
+def test_an_empty_split_counts_nothing(domain: KeyDomain, one_patient: EncryptedDataset, address: str):
     """A site without validation data replies with zero counts, which add nothing."""
-    rows = SequenceCipher(domain, "float32").frames("s", np.ones((1, 2, 2, 1)))
-    label = SequenceCipher(domain, "float32").label("s", 1, 2)
-    with new_dataset(
-        tmp_path / "d", domain.card(), dtype="float32", frames=1, height=2, width=2, channels=1, classes=("a", "b")
-    ) as writer:
-        writer.add(SequenceRecord("0" * 32, "1" * 32, 1, "train"), rows, label)
-    with serving(domain, EncryptedDataset.open(tmp_path / "d"), address), VaultClient(address) as client:
+    with serving(domain, one_patient, address), VaultClient(address) as client:
         counts = client.evaluate("validation", np.zeros((0, 2, 2)))
     assert (counts.examples, counts.loss_sum, counts.confusion) == (0, 0.0, ((0, 0), (0, 0)))
 

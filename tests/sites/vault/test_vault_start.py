@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
-from vaults import NotReadyError, site_vault
+from hospital import site_process
+from vault_process import NotReadyError
+from vaults import site_vault, vault_arguments
 
 from fedpp.config.site_policy import starting_text
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
+from simulations.benchmarks.bench_vault import certified
 
 
 def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object) -> str:
@@ -24,7 +27,6 @@ def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options
         ("--address", "unix:{folder}/file", "is a file and no socket"),
         ("--address", "unix:vault.sock", "must be unix:/absolute/path.sock"),
         ("--address", "localhost:1", "needs certificates: give --tls"),
-        ("--address", "unix:/proc/vault.sock", "cannot make a socket at /proc/vault.sock"),
         ("--policy", "{folder}/file", "does not list its dataset"),
     ],
 )
@@ -35,16 +37,25 @@ def test_a_vault_that_does_not_start_leaves_no_log(
     (tmp_path / "file").write_text(starting_text("0" * 64))
     log = tmp_path / "audit.jsonl"
     wrong = (option, value.format(folder=tmp_path))
-    for _ in range(2):
-        told = refusal(domain, dataset, address, "--audit-log", log, *wrong)
-        assert said in told
-        assert (told.count("\n"), told.startswith("fedpp-site vault: ")) == (1, True)
-        assert not log.exists()
+    error = refusal(domain, dataset, address, "--audit-log", log, *wrong)
+    assert said in error
+    assert (error.count("\n"), error.startswith("fedpp-site vault: ")) == (1, True)
+    assert not log.exists()
     with site_vault(domain, dataset, address, "--audit-log", log):
         pass
     before = log.read_bytes()
     assert refusal(domain, dataset, address, "--audit-log", log, *wrong).count("\n") == 1
     assert log.read_bytes() == before != b""
+
+
+def test_an_error_of_grpc_is_one_line(domain: KeyDomain, dataset: EncryptedDataset, tmp_path: Path):
+    """A new process that cannot bind says so in one line, none of it gRPC's, and leaves no log."""
+    log = ("--audit-log", tmp_path / "audit.jsonl")
+    arguments = vault_arguments(certified(domain, "north"), dataset, "unix:/proc/vault.sock", *log)
+    error = site_process("vault", *arguments, check=1).stderr
+    assert error.startswith("fedpp-site vault: cannot make a socket at /proc/vault.sock")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "audit.jsonl").exists()
 
 
 def test_a_log_without_a_folder_is_refused(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
