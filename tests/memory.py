@@ -1,6 +1,7 @@
 """Memory of a running process, read by root or by its own user, and a search in it."""
 
 import re
+import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ import numpy as np
 
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (rw..) \S+ \S+ \S+ *(.*)$", re.MULTILINE)
 _CHUNK = 2**22
-PAUSE_SECONDS = 0.3  # a search takes seconds of processor time, which the searched process needs, too
+_PAGE = resource.getpagesize()
+_EXCLUSIVE = np.uint64(1 << 56)  # in /proc/PID/pagemap: no other process has the page
+PAUSE_SECONDS = 0.3  # the searched process needs the processor, too
 
 
 def found_in(content: bytes, patterns: Mapping[str, bytes]) -> set[str]:
@@ -41,12 +44,16 @@ class Search:
 
 
 def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
-    """Return the names of the patterns in the writable memory of a process: heap, stacks, and mappings."""
+    """Return the names of the patterns in the writable memory of a process: heap, stacks, and mappings.
+
+    Pages that a forked process still shares with its parent are as they were before the fork, and left out: they are
+    most of its memory.
+    """
     longest, search = max(map(len, patterns.values())), Search(patterns)
     found: set[str] = set()
     with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
-        for first, last, *_ in _REGION.findall(Path(f"/proc/{process}/maps").read_text()):
-            position, end = int(first, 16), int(last, 16)
+        for start, end in _own_memory(process):
+            position = start
             while position < end:
                 try:
                     memory.seek(position)
@@ -58,6 +65,17 @@ def found_in_process(process: int, patterns: Mapping[str, bytes]) -> set[str]:
                 found |= search.found_in(content)
                 position += len(content) if position + len(content) == end else max(1, len(content) - longest)
     return found
+
+
+def _own_memory(process: int) -> Iterator[tuple[int, int]]:
+    """Yield first and last address of each run of writable pages that no other process has."""
+    with Path(f"/proc/{process}/pagemap").open("rb", buffering=0) as pages:
+        for first, last, *_ in _REGION.findall(Path(f"/proc/{process}/maps").read_text()):
+            start, end = int(first, 16), int(last, 16)
+            pages.seek(start // _PAGE * 8)
+            exclusive = np.frombuffer(pages.read((end - start) // _PAGE * 8), np.uint64) & _EXCLUSIVE > 0
+            borders = np.flatnonzero(np.diff(exclusive, prepend=False, append=False))
+            yield from ((start + _PAGE * int(one), start + _PAGE * int(other)) for one, other in borders.reshape(-1, 2))
 
 
 class Watch:

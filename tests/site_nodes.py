@@ -138,22 +138,22 @@ def about(number: int, run: str = NONCE) -> str:
     return f'{{"kind":"state","round":{number},"run":"{run}"}}'
 
 
-def sealed(domain: KeyDomain, state: GlobalState, said: str | None = None) -> bytes:
-    return b"".join(domain.state_sealer().seal(said or about(state.round), [state.to_bytes()]))
+def sealed(domain: KeyDomain, state: GlobalState, context: str | None = None) -> bytes:
+    return b"".join(domain.state_sealer().seal(context or about(state.round), [state.to_bytes()]))
 
 
 def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
     return sealed(domain, state) if run_spec.masked else state.to_bytes()
 
 
-def state_in(answer: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
+def state_in(reply: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
     """Return the state in a reply, sealed about its round, or in clear."""
-    content = messages.state_of(answer)
+    content = messages.state_of(reply)
     if not masked:
         return GlobalState.from_bytes(content)
-    said, opened = domain.state_sealer().unseal([content])
+    context, opened = domain.state_sealer().unseal([content])
     state = GlobalState.from_bytes(b"".join(opened))
-    assert said == about(state.round)
+    assert context == about(state.round)
     return state
 
 
@@ -198,19 +198,19 @@ def train_reply(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **
     return node.reply_to(messages.TrainRequest(run_spec, 1), state, **more)
 
 
-def update_in(answer: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
+def update_in(reply: RecordDict, run_spec: RunSpec) -> EncodedUpdate:
     bits = 64 if run_spec.training.dtype == "float64" else 32
-    return messages.words_of(answer, bits, 2 * run_spec.network.parameters())
+    return messages.words_of(reply, bits, 2 * run_spec.network.parameters())
 
 
-def aggregate_of(answers: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
+def aggregate_of(replies: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[Aggregate, EncodedUpdate]:
     """Return the aggregate of the sites' updates, as a coordinator adds them up."""
     parts, values = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
-    for name, answer in answers.items():
-        mask = messages.Mask.read(answer)
-        examples = int(answer.metric_records[messages.METRICS][messages.EXAMPLES])
+    for name, reply in replies.items():
+        mask = messages.Mask.read(reply)
+        examples = int(reply.metric_records[messages.METRICS][messages.EXAMPLES])
         parts.append((Contribution(name, mask.nonce, examples, mask.min_cohort), mask.tag))
-        values = values + update_in(answer, run_spec)
+        values = values + update_in(reply, run_spec)
     return Aggregate.of(parts), values
 
 
@@ -225,9 +225,9 @@ def train_replies(
 ) -> Mapping[str, RecordDict]:
     """Return each site's reply to a request to train."""
     request = messages.TrainRequest(run_spec, number, attempt, base)
-    answers = {n.site.identity.name: n.reply_to(request, state, **more) for n in nodes}
-    assert not [reason(answer) for answer in answers.values() if messages.REFUSAL in answer]
-    return answers
+    replies = {n.site.identity.name: n.reply_to(request, state, **more) for n in nodes}
+    assert not [reason(reply) for reply in replies.values() if messages.REFUSAL in reply]
+    return replies
 
 
 def aggregate_from(
@@ -252,10 +252,10 @@ def accept_replies(
     return [n.reply_to(request, state, aggregate=total, **more) for n in nodes]
 
 
-def reason(answer: RecordDict) -> str:
+def reason(reply: RecordDict) -> str:
     """Return the reason of a refusal, which must be the whole reply."""
-    assert list(answer) == [messages.REFUSAL]
-    return str(answer[messages.REFUSAL]["reason"])
+    assert list(reply) == [messages.REFUSAL]
+    return str(reply[messages.REFUSAL]["reason"])
 
 
 def decrypted(domain: KeyDomain, state: GlobalState) -> dict[str, np.ndarray]:

@@ -31,10 +31,11 @@ from deployment import (
     wait_for,
 )
 from hospital import site
-from memory import Watch, found_in, watched
+from memory import Watch, found_in, found_in_process, watched
 from relay import Recording, recorded
 
 from fedpp.cipher.evaluation_key import EvaluationKey
+from fedpp.config.run_config import SiteConfig
 from fedpp.keys import key_store
 from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
@@ -42,6 +43,7 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.processes import free_port
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_record import FederationRecord
+from simulations import in_process_engine
 from simulations.phantom import write_phantom
 
 SETTINGS = {
@@ -220,14 +222,17 @@ def seen(
     settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
     out = deployment.folder / 'out "1" it\'s'
 
-    def launched() -> Iterator[int]:
-        servers = {
-            launcher: parent(launcher) for launcher in processes_of(deployment.folder, "multiprocessing.forkserver")
-        }
-        return (launcher for launcher, server in servers.items() if server in servers)  # forked, and not a fork server
+    def servers() -> dict[int, int]:
+        return {found: parent(found) for found in processes_of(deployment.folder, "multiprocessing.forkserver")}
 
-    with watched(launched, {**canaries, **controls(deployment)}) as watch:
+    def launched() -> Iterator[int]:
+        parents = servers()
+        return (launcher for launcher, server in parents.items() if server in parents)  # forked, and not a fork server
+
+    patterns = {**canaries, **controls(deployment)}
+    with watched(launched, patterns) as watch:
         done = call(deployment.run(out, sites=2, more=[*settings, "--json"]))
+    watch.found |= {server: found_in_process(server, patterns) for server in servers()}  # what launchers share with it
     return FederationRecord.load(out / "federation.json"), json.loads(done.stdout), watch
 
 
@@ -406,14 +411,17 @@ def test_two_rounds_equal_the_simulation(
         }
         for hospital in deployment.hospitals
     ]
-    program = (
-        "import json, sys; from fedpp.config.run_config import SiteConfig; "
-        f"from simulations.{engine} import federate; "
-        "sites, run = json.loads(sys.argv[1]); federate([SiteConfig.from_mapping(s) for s in sites], run)"
-    )
-    with pytest.MonkeyPatch.context() as unguarded:  # Ray checks whether it runs in a cloud, whatever its settings
-        unguarded.delenv("FEDPP_SOCKET_GUARD")
-        call([sys.executable, "-c", program, json.dumps([sites, run])])
+    if engine == "in_process_engine":
+        in_process_engine.federate([SiteConfig.from_mapping(site) for site in sites], run)
+    else:
+        program = (
+            "import json, sys; from fedpp.config.run_config import SiteConfig; "
+            f"from simulations.{engine} import federate; "
+            "sites, run = json.loads(sys.argv[1]); federate([SiteConfig.from_mapping(s) for s in sites], run)"
+        )
+        with pytest.MonkeyPatch.context() as unguarded:  # Ray checks whether it runs in a cloud, whatever its settings
+            unguarded.delenv("FEDPP_SOCKET_GUARD")
+            call([sys.executable, "-c", program, json.dumps([sites, run])])
 
     deployed, simulated = trained[0], FederationRecord.load(out / "federation.json")
     assert [r.number for r in deployed.rounds] == [1, 2]
@@ -441,15 +449,25 @@ def test_run_prints_the_metrics_of_its_record(
 
 @pytest.mark.usefixtures("trained")
 def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> None:
-    """The next run is refused by that site alone, without a restart; the last line names it and the reason."""
+    """The next run is refused by that site alone, without a restart; a line names it and the reason.
+
+    SIGTERM to `run` then stops the run at the SuperLink, too, and no result is written.
+    """
     west, bundle = deployment.west, deployment.bundle
     approval = ("approve", bundle, "--policy", west.policy(1))
     west.zone(*approval, "--remove")
-    command = deployment.run(deployment.folder / "withdrawn", sites=2, more=["--set", "wait-seconds=10"])
-    reason = call(command, status=1).stderr.splitlines()[-1]
+    out, log = deployment.folder / "stopped", deployment.folder / "stopped.log"
+    with log.open("w+") as output:
+        process = subprocess.Popen(deployment.run(out, sites=2), cwd=ROOT, stderr=output, text=True)
+        wait_for(log, process, "refused node west: ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 1
     west.zone(*approval)
-    assert "the run needs 2 sites and admitted 1. node west: " in reason
+    lines = log.read_text().splitlines()
+    (reason,) = [line for line in lines if "refused node " in line]
     assert reason.endswith(f"no reply: this site has not approved bundle {bundle}: ask its staff to review it")
+    assert lines[-1].startswith("coordinator run: the run was stopped; resume it with run --resume")
+    assert not (out / "federation.json").exists()
 
 
 def test_failed_run_says_why(deployment: Deployment) -> None:
@@ -461,20 +479,6 @@ def test_failed_run_says_why(deployment: Deployment) -> None:
         "check that every site has joined"
     )
     assert done.stdout == ""
-
-
-def test_sigterm_stops_the_run(deployment: Deployment) -> None:
-    """SIGTERM to `run` stops the run at the SuperLink, too, and no result is written."""
-    out, log = deployment.folder / "stopped", deployment.folder / "stopped.log"
-    with log.open("w+") as output:
-        process = subprocess.Popen(deployment.run(out, sites=3), cwd=ROOT, stderr=output, text=True)
-        wait_for(log, process, "started")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 1
-    assert (
-        log.read_text().splitlines()[-1].startswith("coordinator run: the run was stopped; resume it with run --resume")
-    )
-    assert not (out / "federation.json").exists()
 
 
 def test_a_key_is_enrolled_once(deployment: Deployment) -> None:

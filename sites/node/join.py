@@ -93,16 +93,11 @@ class _Joined:
             create_exclusively(secret, secrets.token_bytes(32))
             create_exclusively(node, to_toml(self.site.to_mapping()).encode())
             runtime = f"127.0.0.1:{free_port()}"
-            with ProcessGroup(flower_environment(self.identity.resolve() / "flwr")) as group:
+            identity = self.identity.resolve()
+            with ProcessGroup(flower_environment(identity / "flwr")) as group:
                 group.start(
                     [
-                        *(
-                            *program("node.supernode_process"),
-                            "--identity",
-                            str(self.identity.resolve()),
-                            "--hopeless",
-                            str(hopeless),
-                        ),
+                        *(*program("node.supernode_process"), "--identity", str(identity), "--hopeless", str(hopeless)),
                         *("--", _flower_supernode(), "--superlink", str(self.coordinator)),
                         *("--root-certificates", str(self.coordinator.ca)),
                         *("--auth-supernode-private-key", str(self.identity / PRIVATE_KEY)),
@@ -114,7 +109,7 @@ class _Joined:
                 group.start(
                     [
                         *(*program("node.executor"), "--runtime", runtime, "--secret", str(secret), "--work", private),
-                        *("--policy", str(self.site.policy), "--refused", str(self.identity.resolve() / REFUSED)),
+                        *("--policy", str(self.site.policy), "--refused", str(identity / REFUSED)),
                     ]
                 )
                 note(f"SuperNode started; it logs to {self.identity / SUPERNODE_LOG}")

@@ -44,14 +44,8 @@ class TrialVault:
             address = f"{SCHEME}{private}/vault.sock"
             group.start(
                 [
-                    *(
-                        *program("cli.site_cli"),
-                        "vault",
-                        "--domain",
-                        str(self.domain),
-                        "--passphrase-file",
-                        str(passphrase),
-                    ),
+                    *(*program("cli.site_cli"), "vault", "--domain", str(self.domain)),
+                    *("--passphrase-file", str(passphrase)),
                     *("--dataset", str(site.dataset), "--address", address, "--policy", str(site.policy)),
                     *("--audit-log", str(identity / AUDIT_LOG)),
                 ]

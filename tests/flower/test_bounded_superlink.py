@@ -4,8 +4,10 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deployment import call
@@ -63,6 +65,16 @@ class Client:
         return asyncio.ensure_future(app(self.scope, self.receive, self.send))
 
 
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test in an event loop of its own."""
+
+    @wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -80,82 +92,70 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_transfers_take_turns() -> None:
+@in_loop
+async def test_transfers_take_turns() -> None:
     """`MAX_TRANSFERS` run at a time, fewer are processed; no part of another is read; each is passed on whole."""
-
-    async def scenario() -> None:
-        app = App()
-        turns = Turns(app)
-        clients = [Client(path) for path in (PUSH, PULL) * MAX_TRANSFERS]
-        calls = [client.call(turns) for client in clients]
-        await settle()
-        assert [client.read for client in clients] == [3] * MAX_TRANSFERS + [0] * MAX_TRANSFERS
-        app.let.set()
-        await asyncio.gather(*calls)
-        assert app.most == MAX_PROCESSED < MAX_TRANSFERS
-        assert app.bodies == [3 * PART] * len(clients)
-        assert {client.status for client in clients} == {200}
-
-    asyncio.run(scenario())
+    app = App()
+    turns = Turns(app)
+    clients = [Client(path) for path in (PUSH, PULL) * MAX_TRANSFERS]
+    calls = [client.call(turns) for client in clients]
+    await settle()
+    assert [client.read for client in clients] == [3] * MAX_TRANSFERS + [0] * MAX_TRANSFERS
+    app.let.set()
+    await asyncio.gather(*calls)
+    assert app.most == MAX_PROCESSED < MAX_TRANSFERS
+    assert app.bodies == [3 * PART] * len(clients)
+    assert {client.status for client in clients} == {200}
 
 
-def test_no_other_request_waits() -> None:
+@in_loop
+async def test_no_other_request_waits() -> None:
     """While all turns are taken, a ServerApp's request is passed on at once."""
-
-    async def scenario() -> None:
-        app = App()
-        turns = Turns(app)
-        calls = [Client(PUSH).call(turns) for _ in range(2 * MAX_TRANSFERS)]
-        await settle()
-        own = Client(OTHERS)
-        calls.append(own.call(turns))
-        await settle()
-        assert own.read == 1
-        app.let.set()
-        await asyncio.gather(*calls)
-
-    asyncio.run(scenario())
+    app = App()
+    turns = Turns(app)
+    calls = [Client(PUSH).call(turns) for _ in range(2 * MAX_TRANSFERS)]
+    await settle()
+    own = Client(OTHERS)
+    calls.append(own.call(turns))
+    await settle()
+    assert own.read == 1
+    app.let.set()
+    await asyncio.gather(*calls)
 
 
-def test_a_transfer_without_a_turn_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_a_transfer_without_a_turn_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a turn in time the reply is 503, after which Flower's clients retry; no body was read."""
     monkeypatch.setattr(bounded_superlink, "WAIT_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        app = App()
-        turns = Turns(app)
-        calls = [Client(PUSH).call(turns) for _ in range(MAX_TRANSFERS)]
-        waiting = Client(PUSH)
-        await waiting.call(turns)
-        assert (waiting.status, waiting.read) == (503, 0)
-        app.let.set()
-        await asyncio.gather(*calls)
-        again = Client(PUSH)
-        await again.call(turns)
-        assert again.status == 200
-
-    asyncio.run(scenario())
+    app = App()
+    turns = Turns(app)
+    calls = [Client(PUSH).call(turns) for _ in range(MAX_TRANSFERS)]
+    waiting = Client(PUSH)
+    await waiting.call(turns)
+    assert (waiting.status, waiting.read) == (503, 0)
+    app.let.set()
+    await asyncio.gather(*calls)
+    again = Client(PUSH)
+    await again.call(turns)
+    assert again.status == 200
 
 
-def test_a_stalled_transfer_loses_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_a_stalled_transfer_loses_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies that stop arriving delay the others for `STALL_SECONDS` only; no part of them is passed on."""
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        app = App()
-        app.let.set()
-        turns = Turns(app)
-        stalled = [Client(PUSH, stalls=True) for _ in range(MAX_TRANSFERS)]
-        other = Client(PUSH)
-        await asyncio.gather(*(client.call(turns) for client in (*stalled, other)))
-        assert {client.status for client in stalled} == {503}
-        assert other.status == 200
-        assert app.bodies == [3 * PART]
-
-    asyncio.run(scenario())
+    app = App()
+    app.let.set()
+    turns = Turns(app)
+    stalled = [Client(PUSH, stalls=True) for _ in range(MAX_TRANSFERS)]
+    other = Client(PUSH)
+    await asyncio.gather(*(client.call(turns) for client in (*stalled, other)))
+    assert {client.status for client in stalled} == {503}
+    assert other.status == 200
+    assert app.bodies == [3 * PART]
 
 
-async def require_answer_beside(slow: Sequence[asyncio.Task[None]], app: App, turns: Turns) -> None:
+async def require_reply_beside(slow: Sequence[asyncio.Task[None]], app: App, turns: Turns) -> None:
     """Assert that one more client gets its reply at once while these transfers run."""
     await settle()
     app.let.set()
@@ -167,36 +167,32 @@ async def require_answer_beside(slow: Sequence[asyncio.Task[None]], app: App, tu
         call_.cancel()
 
 
-def test_a_slow_request_does_not_block_processing() -> None:
+@in_loop
+async def test_a_slow_request_does_not_block_processing() -> None:
     """A body that arrives slowly holds a turn, and no processing slot."""
-
-    async def scenario() -> None:
-        app = App()
-        turns = Turns(app)
-        slow = [Client(PUSH, stalls=True).call(turns) for _ in range(MAX_TRANSFERS - 1)]
-        await require_answer_beside(slow, app, turns)
-
-    asyncio.run(scenario())
+    app = App()
+    turns = Turns(app)
+    slow = [Client(PUSH, stalls=True).call(turns) for _ in range(MAX_TRANSFERS - 1)]
+    await require_reply_beside(slow, app, turns)
 
 
-def test_a_slowly_taken_reply_does_not_block_processing() -> None:
+@in_loop
+async def test_a_slowly_taken_reply_does_not_block_processing() -> None:
     """It holds a turn, and no processing slot."""
 
     async def never(_: Message) -> None:
         await asyncio.Event().wait()
 
-    async def scenario() -> None:
-        app = App()
-        app.let.set()
-        turns = Turns(app)
-        clients = [Client(PULL) for _ in range(MAX_TRANSFERS - 1)]
-        slow = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in clients]
-        await require_answer_beside(slow, app, turns)
-
-    asyncio.run(scenario())
+    app = App()
+    app.let.set()
+    turns = Turns(app)
+    clients = [Client(PULL) for _ in range(MAX_TRANSFERS - 1)]
+    slow = [asyncio.ensure_future(turns(client.scope, client.receive, never)) for client in clients]
+    await require_reply_beside(slow, app, turns)
 
 
-def test_a_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_a_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends a few bytes now and then, to hold a turn, loses it after `OBJECT_SECONDS`."""
     monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
@@ -205,16 +201,14 @@ def test_a_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0.01)
         return {"type": "http.request", "body": b".", "more_body": True}
 
-    async def scenario() -> None:
-        turns = Turns(App())
-        client = Client(PUSH)
-        await asyncio.wait_for(turns(client.scope, dripping, client.send), 5)
-        assert client.status == 503
-
-    asyncio.run(scenario())
+    turns = Turns(App())
+    client = Client(PUSH)
+    await asyncio.wait_for(turns(client.scope, dripping, client.send), 5)
+    assert client.status == 503
 
 
-def test_a_reply_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_a_reply_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes a few bytes now and then loses its turn after `OBJECT_SECONDS`."""
     monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
@@ -230,12 +224,9 @@ def test_a_reply_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0.01)
         taken.append(message)
 
-    async def scenario() -> None:
-        client = Client(PULL)
-        await asyncio.wait_for(Turns(app)(client.scope, client.receive, dripping), 5)
-        assert 1 < len(taken) < 100
-
-    asyncio.run(scenario())
+    client = Client(PULL)
+    await asyncio.wait_for(Turns(app)(client.scope, client.receive, dripping), 5)
+    assert 1 < len(taken) < 100
 
 
 def test_a_connection_is_read_little_ahead() -> None:
@@ -251,15 +242,16 @@ def test_a_connection_is_read_little_ahead() -> None:
     assert bounded_superlink.READ_BYTES[0] > bounded_superlink.READ_BYTES[1] > 2**14 + 256 + 5  # RFC 8446, section 5.2
 
 
-def test_a_reply_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_a_reply_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply is sent in slices, and whole; a client that stalls loses the turn, and gets no end of the reply."""
     monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.01)
-    answer = bytes(range(256)) * 1000
+    content = bytes(range(256)) * 1000
 
     async def app(_: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": content})
 
     async def taken(most: int) -> list[Message]:
         got: list[Message] = []
@@ -274,16 +266,13 @@ def test_a_reply_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPa
         await turns(client.scope, client.receive, send)
         return got[1:]
 
-    async def scenario() -> None:
-        for _ in range(MAX_TRANSFERS + 1):
-            assert [len(part["body"]) for part in await taken(3)] == [2**16, 2**16]
-        whole = await taken(100)
-        assert b"".join(part["body"] for part in whole) == answer
-        assert [part["more_body"] for part in whole] == [True, True, True, False]
-        assert max(len(part["body"]) for part in whole) == 2**16
-
     turns = Turns(app)
-    asyncio.run(scenario())
+    for _ in range(MAX_TRANSFERS + 1):
+        assert [len(part["body"]) for part in await taken(3)] == [2**16, 2**16]
+    whole = await taken(100)
+    assert b"".join(part["body"] for part in whole) == content
+    assert [part["more_body"] for part in whole] == [True, True, True, False]
+    assert max(len(part["body"]) for part in whole) == 2**16
 
 
 class Left:

@@ -142,7 +142,7 @@ def test_an_enrolled_node_connects_through_the_proxy(served: Served, tmp_path: P
             with pytest.raises(httpx.HTTPStatusError) as raised:
                 turned_away()
             assert raised.value.response.status_code not in {200, 502}
-            assert "json" in raised.value.response.headers["content-type"]  # SuperLink's answer, not nginx's
+            assert "json" in raised.value.response.headers["content-type"]  # SuperLink's reply, not nginx's
 
         call([*COORDINATOR, "enrol", "--state", str(served.state), str(tmp_path / "node.pub"), "A"])
         me = Node(node_id=client.ActivateNode(activation).node_id)
@@ -197,7 +197,7 @@ def upstream(certificate: Path, key: Path) -> Iterator[tuple[int, list[bytes]]]:
     context, received = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), []
     context.load_cert_chain(certificate, key)
 
-    def answer(server: socket.socket) -> None:
+    def reply(server: socket.socket) -> None:
         with suppress(OSError):  # closed
             while True:
                 plain, _ = server.accept()
@@ -207,7 +207,7 @@ def upstream(certificate: Path, key: Path) -> Iterator[tuple[int, list[bytes]]]:
                     connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        threading.Thread(target=reply, args=(server,), daemon=True).start()
         yield server.getsockname()[1], received
 
 

@@ -47,11 +47,16 @@ def test_a_report_is_made_from_the_record_alone(tmp_path: Path, capsys: pytest.C
     ]
     assert {site.name: site.test for site in report.sites} == {s: metrics(counts) for s, counts in record.test.items()}
     assert report.final == metrics(record.test_counts())
-    for told, of in zip(report.rounds, record.rounds, strict=True):
-        assert (told.round, told.sites, told.seconds, told.attempt) == (of.number, ("a", "b"), of.seconds, 1)
-        assert told.by_site == {name: metrics(of.validation[name]) for name in "abc"}
-        assert told.validation == metrics(of.together)
-        assert told.excluded == {"c": f"round {of.number}: update: its disk is full"}
+    for reported, of in zip(report.rounds, record.rounds, strict=True):
+        assert (reported.round, reported.sites, reported.seconds, reported.attempt) == (
+            of.number,
+            ("a", "b"),
+            of.seconds,
+            1,
+        )
+        assert reported.by_site == {name: metrics(of.validation[name]) for name in "abc"}
+        assert reported.validation == metrics(of.together)
+        assert reported.excluded == {"c": f"round {of.number}: update: its disk is full"}
     assert report.confusion is not None
     assert report.confusion.classes == ("no", "yes")
     assert dict(record.settings).items() <= dict(report.settings).items()
@@ -134,13 +139,13 @@ def test_a_threshold_is_chosen_on_the_last_round_s_validation(tmp_path: Path) ->
 def test_a_sensitivity_is_a_share(sensitivity: str, status: int, tmp_path: Path) -> None:
     """Other values are wrong usage."""
     federated(tmp_path, Site(describe("a")), Site(describe("b")))
-    asked = ["report", str(tmp_path), f"--sensitivity={sensitivity}"]
+    command = ["report", str(tmp_path), f"--sensitivity={sensitivity}"]
     if status:
         with pytest.raises(SystemExit) as exit_:
-            main(asked)
+            main(command)
         assert exit_.value.code == status
     else:
-        assert main(asked) == status
+        assert main(command) == status
 
 
 def test_a_folder_without_a_record_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import time
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 from coordinator_runs import CARD
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.__main__ import main
 from coordinator.operator import flower_command, run_commands
@@ -16,26 +20,14 @@ from coordinator.operator.flower_command import NoSuperLinkError, flower
 from coordinator.operator.superlink import CONNECTION, State
 from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState
+from fedpp.config.run_config import to_toml
 from fedpp.errors import ConfigError
 
-
-def begun(out: Path) -> Path:
-    """Return the folder of a run that a ServerApp has started; an earlier failure leaves no folder."""
-    RunState(out).folder.mkdir(parents=True)
-    (RunState(out).folder / "nonce").touch()
-    return out
-
-
-def settings(out: Path) -> dict[str, Any]:
-    """Return the settings that a run was started with."""
-    return dict(json.loads(RunState(out).configuration.read_text()))
-
-
-@pytest.fixture
-def card(tmp_path: Path) -> Path:
-    path = tmp_path / "domain.card"
-    path.write_text(CARD.to_json())
-    return path
+GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial-model": ""}
+Run = Callable[..., str]
+START = ("--domain", "domain.card", "--sites", "2", "--out", "out")
+RESUME = ("--out", "out", "--resume")
+WHOLE = "run configuration: rounds must be a whole number of at least 1, got"
 
 
 @pytest.fixture
@@ -46,27 +38,52 @@ def state(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object, status: int = 1) -> None:
-    assert main(["run", *map(str, arguments)]) == status
+@pytest.fixture
+def run(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that calls `run`, which must fail, in a folder with a domain card; it returns the one line."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "domain.card").write_text(CARD.to_json())
+
+    def call(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["run", "--state", str(state), *arguments]) == 1
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert printed.out == ""
+        assert line.startswith("coordinator run: ")
+        return line
+
+    return call
 
 
-def test_a_file_of_settings_supplements_the_command_line(
-    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return the folder of a run that a ServerApp has started; an earlier failure leaves no folder."""
+    RunState(tmp_path / "out").folder.mkdir(parents=True)
+    (RunState(tmp_path / "out").folder / "nonce").touch()
+    return tmp_path / "out"
+
+
+def settings(out: Path) -> dict[str, Any]:
+    """Return the settings that a run was started with."""
+    return dict(json.loads(RunState(out).configuration.read_text()))
+
+
+def test_a_file_of_settings_supplements_the_command_line(run: Run, out: Path) -> None:
     """The command line has precedence over the file, and the file over the defaults."""
-    file, out = tmp_path / "run.yaml", begun(tmp_path / "out")
-    file.write_text(f"domain: {card}\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nsecure-aggregation: false\n")
-    run("--state", state, file, "--set", "rounds=9", "--sites", 4)
+    Path("run.yaml").write_text(
+        f"domain: domain.card\nsites: 3\nout: {out}\nrounds: 7\nlearning-rate: 1\nsecure-aggregation: false\n"
+    )
+    assert "is no coordinator's state" in run("run.yaml", "--set", "rounds=9", "--sites", "4")
     made = settings(out)
     assert (made["rounds"], made["sites"], made["learning-rate"], made["secure-aggregation"]) == (9, 4, 1, False)
     assert (made["epochs"], made["out"], made["card"]) == (2, str(out), CARD.to_json())
-    assert "is no coordinator's state" in capsys.readouterr().err
 
 
-def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_code_that_it_was_started_with(run: Run, out: Path) -> None:
     """Its copy makes the bundle whose hash `bundle` prints, whatever happens to the checkout."""
-    run("--state", state, "--domain", card, "--sites", 2, "--out", begun(tmp_path / "out"))
-    assert built(RunState(tmp_path / "out").app) == built()
+    run(*START)
+    assert built(RunState(out).app) == built()
 
 
 @pytest.mark.parametrize(
@@ -79,103 +96,129 @@ def test_a_run_keeps_the_code_that_it_was_started_with(card: Path, state: Path, 
         ("rounds: 3\nrounds: 4", "stands twice"),
         ("epoch: 3", "there is no setting 'epoch'"),
         ("card: x", "there is no setting 'card'"),
-        ("rounds: 1.5", "run configuration: rounds must be a whole number of at least 1, got 1.5"),
+        ("rounds: 1.5", f"{WHOLE} 1.5"),
         ("secure-aggregation: 1", "run configuration: secure-aggregation must be true or false, got 1"),
-        ("rounds: 0", "run configuration: rounds must be a whole number of at least 1, got 0"),
+        ("rounds: 0", f"{WHOLE} 0"),
         ("quorum: 3", "quorum must be at most the number of sites, 2, got 3"),
     ],
 )
-def test_an_invalid_file_of_settings_is_refused(
-    text: str, reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_file_of_settings_is_refused(text: str, reason: str, run: Run) -> None:
     """In one line, before a folder is created."""
-    file, out = tmp_path / "run.yaml", tmp_path / "out"
-    file.write_text(text)
-    run("--state", state, file, "--domain", card, "--sites", 2, "--out", out)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert reason in line
-    assert not out.exists()
+    Path("run.yaml").write_text(text)
+    assert reason in run("run.yaml", *START)
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--set", "rounds"], "--set takes name=value"),
-        (["--set", "card=x"], "--set takes name=value"),
-        (["--set", "rounds=1", "--set", "rounds=2"], "--set rounds is given twice"),
-        (["--set", "rounds=ten"], "run setting rounds must be a whole number, got 'ten'"),
-        (["--set", "secure-aggregation=yes"], "run setting secure-aggregation must be true or false, got 'yes'"),
-        (["--set", "learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
+        (["colour=red"], "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
+        (["rounds"], "got 'rounds'"),
+        (["card=x"], "got 'card=x'"),
+        (["out=/elsewhere"], "got 'out=/elsewhere'"),
+        (["rounds=1", "rounds=2"], "--set rounds is given twice"),
+        (["rounds=ten"], "run setting rounds must be a whole number, got 'ten'"),
+        (["secure-aggregation=yes"], "run setting secure-aggregation must be true or false, got 'yes'"),
+        (["voting=True"], "run setting voting must be true or false, got 'True'"),
+        (["learning-rate=fast"], "run setting learning-rate must be a number, got 'fast'"),
+        (["rounds=0"], f"{WHOLE} 0"),
+        (["dtype=float16"], "run configuration: dtype must be one of float32, float64, got 'float16'"),
     ],
 )
-def test_invalid_settings_are_refused(
-    arguments: list[str], reason: str, card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The type is named in plain words."""
-    run("--state", state, "--domain", card, "--sites", 2, "--out", tmp_path / "out", *arguments)
-    assert reason in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_invalid_settings_are_refused(arguments: list[str], reason: str, run: Run) -> None:
+    """A setting that is unknown, set elsewhere, mistyped or out of range is named in plain words."""
+    assert reason in run(*START, *(text for setting in arguments for text in ("--set", setting)))
+    assert not Path("out").exists()
 
 
-def test_missing_settings(card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_settings(run: Run) -> None:
     """Each of out, domain and sites, which may be given on the command line or in the file."""
-    for given, missing in (
+    for arguments, missing in (
         ([], "--out FOLDER"),
-        (["--out", tmp_path / "out"], "--domain CARD"),
-        (["--out", tmp_path / "out", "--domain", card], "--sites NUMBER"),
+        (["--out", "out"], "--domain CARD"),
+        (["--out", "out", "--domain", "domain.card"], "--sites NUMBER"),
     ):
-        run("--state", state, *given)
-        assert f"{missing} is needed, on the command line or in the file of settings" in capsys.readouterr().err
+        assert f"{missing} is needed, on the command line or in the file of settings" in run(*arguments)
 
 
-def test_a_started_run_is_not_started_again(
-    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", ["federation.json", "model-before.sealed", "model.npz"])
+def test_run_refuses_to_overwrite(name: str, run: Run) -> None:
+    """A folder that holds a federation, or only its model, is not changed."""
+    Path("out").mkdir()
+    (Path("out") / name).write_text("precious")
+    assert run(*START) == (
+        f"coordinator run: {Path('out').resolve()} holds a federation already: choose another --out, results are not "
+        "overwritten, or resume the run with --resume"
+    )
+    assert (Path("out") / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["domain.card/out", "/proc"])
+def test_run_checks_its_folder_before_it_starts(out: str, run: Run) -> None:
+    """A folder that cannot be created or written to is one line, before the first call to SuperLink."""
+    line = run(*START[:-1], out)
+    assert line.startswith(("coordinator run: Not a directory", "coordinator run: No such file or directory"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--model", "missing.sealed"), "cannot read the model missing.sealed: No such file or directory"),
+        (("--model", "missing.npz"), "cannot read the model missing.npz: No such file or directory"),
+        (
+            ("--model", "domain.card", "--set", "secure-aggregation=false"),
+            "domain.card': set secure-aggregation=true, or give a model.npz",
+        ),
+        (("--domain", "none.card"), "coordinator run: cannot read the domain card none.card"),
+    ],
+)
+def test_run_checks_its_files_before_it_starts(arguments: tuple[str, ...], reason: str, run: Run) -> None:
+    """A model or card that cannot be read, or does not fit the run, is one line; nothing is submitted or created."""
+    assert reason in run(*START, *arguments)
+    assert not Path("out").exists()
+
+
+def test_run_creates_its_folder(run: Run) -> None:
+    """A new folder is created, with parents, and a run that did not start leaves it empty, ready for the next one."""
+    assert "is no coordinator's state" in run(*START[:-1], "new/out")
+    assert list(Path("new/out").iterdir()) == []
+
+
+def test_a_started_run_is_not_started_again(run: Run, out: Path) -> None:
     """Without --resume its folder is refused; with it, the settings are those of the start."""
-    out = begun(tmp_path / "out")
-    begin = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
-    run(*begin, "--set", "rounds=3")
+    run(*START, "--set", "rounds=3")
     before = settings(out)
-    run(*begin)
-    assert "holds a federation already: choose another --out" in capsys.readouterr().err
-    run("--state", state, "--out", out, "--resume", "--set", "wait-seconds=5")
+    assert "holds a federation already: choose another --out" in run(*START)
+    run(*RESUME, "--set", "wait-seconds=5")
     assert settings(out) == {**before, "wait-seconds": 5.0}
 
 
-def test_a_resumed_run_keeps_its_settings(
-    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_resumed_run_keeps_its_settings(run: Run, out: Path) -> None:
     """Its length and its waits may change; the parts of the run specification may not."""
-    out = begun(tmp_path / "out")
-    run("--state", state, "--domain", card, "--sites", 2, "--out", out)
+    run(*START)
     before = settings(out)
-    capsys.readouterr()
     for name in run_commands.CHANGEABLE:
         value = {"quorum": 1}.get(name, 7)
-        run("--state", state, "--out", out, "--resume", "--set", f"{name}={value}")
+        run(*RESUME, "--set", f"{name}={value}")
         assert settings(out)[name] == value
-    capsys.readouterr()
-    run("--state", state, "--out", out, "--resume", "--set", "learning-rate=0.5")
-    assert "learning-rate was 0.001, got 0.5: start a new run, with --model" in capsys.readouterr().err
+    reason = "learning-rate was 0.001, got 0.5: start a new run, with --model"
+    assert reason in run(*RESUME, "--set", "learning-rate=0.5")
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 
-def test_resume_starts_a_run_in_a_new_folder(card: Path, state: Path, tmp_path: Path) -> None:
+def test_resume_starts_a_run_in_a_new_folder(run: Run, out: Path) -> None:
     """So a service that is restarted after any end may always use it."""
-    out = begun(tmp_path / "out")
-    run("--state", state, "--domain", card, "--sites", 2, "--out", out, "--resume")
+    run(*START, "--resume")
     assert settings(out)["sites"] == 2
 
 
 def test_status_shows_the_progress_of_a_run(
-    card: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, out: Path, state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the last run, or of another; for people in lines, for programs in one JSON object."""
-    out = begun(tmp_path / "out")
-    run("--state", state, "--domain", card, "--sites", 2, "--out", out)
-    told = Progress("7", "training", 2, 5, 2, {"a": "pending", "b": "replied"}, 0.0, 1.0, 90.0)
-    RunState(out).progress.write_text(json.dumps(told.to_mapping()))
-    capsys.readouterr()
+    run(*START)
+    progress = Progress("7", "training", 2, 5, 2, {"a": "pending", "b": "replied"}, 0.0, 1.0, 90.0)
+    RunState(out).progress.write_text(json.dumps(progress.to_mapping()))
     assert main(["status", "--state", str(state)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
@@ -190,7 +233,7 @@ def test_status_shows_the_progress_of_a_run(
     ]
     assert main(["status", "--state", str(state), "--out", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {**told.to_mapping(), "out": str(out), "running": False, "nodes": []}
+    assert shown == {**progress.to_mapping(), "out": str(out), "running": False, "nodes": []}
     with RunState(out).held():
         assert main(["status", "--state", str(state)]) == 0
     assert "state    training" in capsys.readouterr().out.splitlines()
@@ -223,42 +266,44 @@ def test_stop_ends_the_current_run(
             time.sleep(0.1)
             ended.append(True)
 
-    going = Thread(target=run_until_stopped, daemon=True)  # a test that fails ends
-    going.start()
+    server = Thread(target=run_until_stopped, daemon=True)  # a test that fails ends
+    server.start()
     while not folder.is_held():
         time.sleep(0.01)
     assert main(["stop", "--state", str(state)]) == 0
     assert ended == [True]
     assert f"stopping the run in {folder.out}; resume it with run --resume" in capsys.readouterr().err
-    going.join()
+    server.join()
 
 
-def test_a_finished_run_is_not_repeated(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_repeated(run: Run, out: Path) -> None:
     """`--resume` of a finished run prints its test metrics."""
-    (tmp_path / "federation.json").write_text("{}")
-    run("--state", state, "--out", tmp_path, "--resume")
-    assert "is not a federation's record" in capsys.readouterr().err
+    (out / "federation.json").write_text("{}")
+    assert "is not a federation's record" in run(*RESUME)
 
 
-def test_every_default_can_be_set() -> None:
-    """`run_config` returns all settings of a run, typed like the defaults."""
-    given = {"card": "{}", "sites": 2, "out": "out", "initial-model": ""}
-    made = run_commands.run_config(["rounds=3", "secure-aggregation=false", "learning-rate=1e-4", "filters=4,8"], given)
-    assert (made["rounds"], made["secure-aggregation"], made["learning-rate"], made["filters"]) == (
-        3,
-        False,
-        1e-4,
-        "4,8",
-    )
+def test_settings_have_the_type_of_their_default() -> None:
+    """`run_config` returns all settings: a whole number for a float setting becomes a float, and text stays text."""
+    defaults = run_commands.run_config([], GIVEN)
+    texts = ["learning-rate=1", "filters=4,8", "seed=7", "voting=true", "secure-aggregation=false"]
+    config = run_commands.run_config(texts, GIVEN)
+    changes = {"learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True, "secure-aggregation": False}
+    assert config == {**defaults, **changes}
+    assert isinstance(config["learning-rate"], float)
     with pytest.raises(ConfigError, match="there is no setting 'nothing'"):
-        run_commands.run_config([], given, {"nothing": 1})
+        run_commands.run_config([], GIVEN, {"nothing": 1})
 
 
-def test_status_shows_that_a_run_failed(card: Path, state: Path, tmp_path: Path) -> None:
+@given(st.text(), st.floats(0, 9))
+def test_settings_survive_toml(out: str, rate: float) -> None:
+    """Every text is read back from the TOML file, with its spaces, quotes and control characters."""
+    values = {"out": out, "learning-rate": rate, "sites": 2}
+    assert tomllib.loads(to_toml(values)) == values
+
+
+def test_status_shows_that_a_run_failed(run: Run, out: Path) -> None:
     """If no ServerApp runs to report it, `run` does."""
-    out = begun(tmp_path / "out")
-    command = ("--state", state, "--domain", card, "--sites", 2, "--out", out)
-    run(*command)
+    run(*START)
     ended = Progress.load(RunState(out).progress)
     assert ended.phase == "failed"
     assert "is no coordinator's state" in ended.reason

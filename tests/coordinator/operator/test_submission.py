@@ -138,8 +138,8 @@ def test_servers_that_keep_crashing_fail_the_run(carried: Carry, tmp_path: Path)
         match=r"crashed 4 times in round 1: see .*servers\.log, and resume with run --resume",
     ):
         carried(dies, dies, dies, dies, completes)
-    told = Progress.load(RunState(tmp_path).progress)
-    assert (told.phase, told.reason[:29]) == ("failed", "the ServerApp crashed 4 times")
+    progress = Progress.load(RunState(tmp_path).progress)
+    assert (progress.phase, progress.reason[:29]) == ("failed", "the ServerApp crashed 4 times")
 
 
 def test_an_unavailable_superlink_is_waited_for(carried: Carry, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,5 +182,5 @@ def test_a_server_that_does_not_stop_is_given_up(carried: Carry, tmp_path: Path)
     """SuperLink ends it, and the run is recorded as stopped."""
     ended, superlink = carried(hangs)
     assert (ended.phase, superlink.calls) == ("stopped", ["run", "stop 1"])
-    told = Progress.load(RunState(tmp_path).progress)
-    assert (told.phase, told.reason) == ("stopped", "the run was stopped; resume it with run --resume")
+    progress = Progress.load(RunState(tmp_path).progress)
+    assert (progress.phase, progress.reason) == ("stopped", "the run was stopped; resume it with run --resume")

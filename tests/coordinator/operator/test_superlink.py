@@ -1,12 +1,13 @@
-"""Commands `up`, `enrol` and `run` of the coordinator: refusals, stops, and files that are kept."""
+"""Commands `up` and `enrol` of the coordinator: refusals, stops, and files that are kept."""
 
 import signal
 import socket
 import ssl
 import stat
 import sys
-import tomllib
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from deployment import COORDINATOR, call, processes_of, serving
-from hypothesis import given
-from hypothesis import strategies as st
+from deployment import COORDINATOR, processes_of, serving
 
 from coordinator.__main__ import main
 from coordinator.operator import coordinator_certificates
 from coordinator.operator.coordinator_certificates import Certificates, Given, ensure
-from coordinator.operator.run_commands import run_config
-from fedpp.config.run_config import to_toml
 from fedpp.errors import ConfigError, KeyFileError
-from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-
-GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial-model": ""}
 
 
 def names(files: Certificates) -> set[str]:
@@ -48,9 +42,11 @@ def up(state: Path, port: int, *more: str) -> list[str]:
 
 def fails(*arguments: str | Path) -> str:
     """Run a coordinator's command that must fail; return its one line."""
-    done = call([*COORDINATOR, *map(str, arguments)], status=1)
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    stdout, stderr = StringIO(), StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        status = main([str(argument) for argument in arguments])
+    assert (status, stdout.getvalue()) == (1, "")
+    (line,) = stderr.getvalue().splitlines()
     return line
 
 
@@ -286,106 +282,3 @@ def test_enrol_refuses_other_keys(tmp_path: Path, kind: str) -> None:
     line = fails("enrol", "--state", tmp_path, path, "a")
     assert expected in line
     assert str(path) in line
-
-
-@pytest.mark.parametrize(
-    ("setting", "reason"),
-    [
-        ("colour=red", "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
-        ("rounds", "got 'rounds'"),
-        ("out=/elsewhere", "got 'out=/elsewhere'"),
-        ("rounds=two", "run setting rounds must be a whole number, got 'two'"),
-        ("voting=True", "run setting voting must be true or false, got 'True'"),
-        ("rounds=0", "run configuration: rounds must be a whole number of at least 1, got 0"),
-        ("dtype=float16", "run configuration: dtype must be one of float32, float64, got 'float16'"),
-    ],
-)
-def test_run_refuses_settings_before_it_starts(setting: str, reason: str) -> None:
-    """A setting that is unknown, set elsewhere, mistyped or out of range is named."""
-    with pytest.raises(ConfigError) as raised:
-        run_config([setting], GIVEN)
-    assert reason in str(raised.value)
-
-
-def test_settings_have_the_type_of_their_default() -> None:
-    """A whole number for a float setting becomes a float, and text stays text."""
-    defaults = run_config([], GIVEN)
-    config = run_config(["learning-rate=1", "filters=4,8", "seed=7", "voting=true"], GIVEN)
-    assert config == {**defaults, "learning-rate": 1.0, "filters": "4,8", "seed": 7, "voting": True}
-    assert run_config(["voting=false"], GIVEN) == {**defaults, "voting": False}
-    assert isinstance(config["learning-rate"], float)
-
-
-@given(st.text(), st.floats(0, 9))
-def test_settings_survive_toml(out: str, rate: float) -> None:
-    """Every text is read back from the TOML file, with its spaces, quotes and control characters."""
-    values = {"out": out, "learning-rate": rate, "sites": 2}
-    assert tomllib.loads(to_toml(values)) == values
-
-
-@pytest.mark.parametrize("name", ["federation.json", "model-before.sealed", "model.npz"])
-def test_run_refuses_to_overwrite(name: str, tmp_path: Path) -> None:
-    """A folder that holds a federation, or only its model, is not changed."""
-    (tmp_path / name).write_text("precious")
-    card = tmp_path / "domain.card"
-    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
-    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path)
-    assert line == (
-        f"coordinator run: {tmp_path} holds a federation already: choose another --out, results are not overwritten, "
-        "or resume the run with --resume"
-    )
-    assert (tmp_path / name).read_text() == "precious"
-
-
-@pytest.mark.parametrize("out", ["file/out", "/proc"])
-def test_run_checks_its_folder_before_it_starts(out: str, tmp_path: Path) -> None:
-    """A folder that cannot be created or written to is one line, before the first call to SuperLink."""
-    (tmp_path / "file").touch()
-    card = tmp_path / "domain.card"
-    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
-    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / out)
-    assert line.startswith(("coordinator run: Not a directory", "coordinator run: No such file or directory"))
-
-
-@pytest.mark.parametrize(
-    ("model", "settings", "reason"),
-    [
-        ("missing.sealed", (), "cannot read the model {}: No such file or directory"),
-        ("missing.npz", (), "cannot read the model {}: No such file or directory"),
-        (
-            "model.sealed",
-            ("--set", "secure-aggregation=false"),
-            "got '{}': set secure-aggregation=true, or give a model.npz",
-        ),
-    ],
-)
-def test_run_checks_the_initial_model_before_it_starts(
-    model: str, settings: tuple[str, ...], reason: str, tmp_path: Path
-) -> None:
-    """A model that cannot be read, or that does not fit the run, is one line; nothing is submitted or created."""
-    card, out = tmp_path / "domain.card", tmp_path / "out"
-    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
-    (tmp_path / "model.sealed").write_bytes(b"sealed")
-    given = ("--state", tmp_path, "--domain", card, "--sites", "2", "--out", out, "--model", tmp_path / model)
-    line = fails("run", *given, *settings)
-    assert line.startswith("coordinator run: ")
-    assert reason.format(tmp_path / model) in line
-    assert not out.exists()
-
-
-def test_run_creates_its_folder(tmp_path: Path) -> None:
-    """A new folder is created, with parents, and a run that did not start leaves it empty, ready for the next one."""
-    card = tmp_path / "domain.card"
-    card.write_text(KeyDomain.of_secret(bytes(range(32)), n=2).card().to_json())
-    out = tmp_path / "new" / "out"
-    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", out)
-    assert "is no coordinator's state" in line
-    assert list(out.iterdir()) == []
-
-
-def test_run_needs_a_card(tmp_path: Path) -> None:
-    """A missing domain card is one clear line."""
-    card = tmp_path / "domain.card"
-    line = fails("run", "--state", tmp_path, "--domain", card, "--sites", "2", "--out", tmp_path / "out")
-    assert line.startswith(f"coordinator run: cannot read the domain card {card}")
-    assert not (tmp_path / "out").exists()

@@ -39,18 +39,23 @@ def servers(folder: Path) -> tuple[int, dict[str, int]]:
     "killed",
     [("flower-superexec",), pytest.param(("flower-superlink", "flower-superexec", "nginx"), marks=pytest.mark.slow)],
 )
-def test_killed_servers_are_restarted(killed: tuple[str, ...], tmp_path: Path) -> None:
-    """After SIGKILL of one server all are ended, new ones serve the same nodes, and a stop signal ends them.
+def test_after_a_kill_all_end_and_new_ones_serve(killed: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGKILL of `up` ends SuperLink, SuperExec and nginx with its workers at once; the next `up` serves.
 
-    SIGSTOP first: a server that cannot even handle a signal, and all that it started, is gone as well.
+    After SIGKILL of one server all are ended, and new ones serve the same nodes. SIGSTOP first: a server that cannot
+    even handle a signal, and all that it started, is gone as well. SIGTERM ends `up` during a restart, with status 0.
     """
     log, state, port = tmp_path / "log", tmp_path / "state", free_port()
     up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port), "--listen", f"127.0.0.1:{free_port()}"]
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     (tmp_path / "node.pub").write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     enrol = [*COORDINATOR, "enrol", "--state", str(state), str(tmp_path / "node.pub"), "A"]
-    with serving(log, up, "coordinator ready at") as coordinator:
+    with serving(log, up, "coordinator ready at", signal.SIGKILL, -signal.SIGKILL):
         call(enrol)
+        group, _ = servers(tmp_path)
+        assert len(alive(group)) == 6  # the keeper, SuperLink, SuperExec, nginx and two workers
+    wait_until(lambda: alive(group) == [], 2)
+    with serving(log, up, "coordinator ready at") as coordinator:
         old = set()
         for number, name in enumerate(killed, 1):
             group, running = servers(tmp_path)
@@ -63,35 +68,15 @@ def test_killed_servers_are_restarted(killed: tuple[str, ...], tmp_path: Path) -
             assert alive(group) == []
         assert coordinator.poll() is None
         assert "is enrolled already" in call(enrol, status=1).stderr
-        assert log.read_text().count("coordinator ready at") == 1
-        group, _ = servers(tmp_path)
+        group, running = servers(tmp_path)
         assert not old & set(alive(group))
-    assert alive(group) == []
-
-
-def test_a_stop_signal_ends_a_restart(tmp_path: Path) -> None:
-    """SIGTERM while the servers restart ends the coordinator at once, with status 0."""
-    log = tmp_path / "log"
-    with serving(log, [*COORDINATOR, "up", "--state", str(tmp_path / "state"), "--port", str(free_port())], "ready at"):
-        (superlink,) = processes_of(tmp_path, "bin/flower-superlink")
-        os.kill(superlink, signal.SIGKILL)
-        wait_until(lambda: "all servers are restarted" in log.read_text())
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
-    assert "answer again" not in log.read_text()
+        os.kill(running["flower-superlink"], signal.SIGKILL)
+        wait_until(lambda: log.read_text().count("all servers are restarted") == len(killed) + 1)
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 5
+    assert log.read_text().count("answer again") == len(killed)
+    assert log.read_text().count("coordinator ready at") == 1
     assert processes_of(tmp_path) == {}
-
-
-def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
-    """SIGKILL of `up` ends SuperLink, SuperExec and nginx with its workers at once; the next `up` serves."""
-    log, state, port, listen = tmp_path / "log", tmp_path / "state", free_port(), free_port()
-    up = [*COORDINATOR, "up", "--state", str(state), "--port", str(port), "--listen", f"127.0.0.1:{listen}"]
-    with serving(log, up, "coordinator ready at", signal.SIGKILL, -signal.SIGKILL):
-        group, _ = servers(tmp_path)
-        assert len(alive(group)) == 6  # the keeper, SuperLink, SuperExec, nginx and two workers
-    wait_until(lambda: alive(group) == [], 2)
-    with serving(log, up, "coordinator ready at"):
-        pass
 
 
 def test_servers_that_do_not_start_end_the_command(tmp_path: Path) -> None:

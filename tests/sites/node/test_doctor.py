@@ -1,26 +1,24 @@
 """Checks before a site joins: each mistake is named, with what to do, and the other checks still run."""
 
 import json
-import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import vaults
 from conftest import write_dataset
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from deployment import COORDINATOR, call, serving
+from deployment import call
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from hospital import site as command
 from hospital import site_process
+from local_server import Handler, replying
 
 from coordinator.operator import coordinator_certificates
 from coordinator.operator.coordinator_certificates import Certificates, ensure
@@ -75,30 +73,16 @@ class Given:
 
 @contextmanager
 def proxy(tls: Path, *, closed: bool = True, fleet: int = 415, ahead: timedelta | None = timedelta()) -> Iterator[str]:
-    """Answer as a coordinator's proxy does: 403 to all but the Fleet API, with a date by a clock that is `ahead`."""
+    """Reply as a coordinator's proxy does: 403 to all but the Fleet API, with a date by a clock that is `ahead`."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
+    class Proxy(Handler):
+        def respond(self) -> None:
+            date = {} if ahead is None else {"Date": format_datetime(datetime.now(UTC) + ahead, usegmt=True)}
             passed = self.path.startswith("/v1/fleet/")
-            self.send_response_only(fleet if passed else 403 if closed else 405)
-            if ahead is not None:
-                self.send_header("Date", format_datetime(datetime.now(UTC) + ahead, usegmt=True))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.reply(fleet if passed else 403 if closed else 405, headers=date)
 
-        do_GET = do_POST = answer  # noqa: N815  http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls / "server.pem", tls / "server.key")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # a client that trusts another authority
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with replying(Proxy, tls) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -265,10 +249,9 @@ def test_a_fleet_api_that_does_not_answer(given: Given, tmp_path: Path, status: 
 
 
 def test_an_open_control_interface_is_a_warning(given: Given, tmp_path: Path) -> None:
-    """In front of a real SuperLink without a proxy all passes, with a warning of what else can be reached."""
-    port, state = free_port(), tmp_path / "state"
-    with serving(tmp_path / "up.log", [*COORDINATOR, "up", "--state", str(state), "--port", str(port)], "ready"):
-        found = replace(given, superlink=f"127.0.0.1:{port}", ca=state / "tls" / "ca.pem").found()
+    """Without a proxy in front of SuperLink all passes, with a warning of what else can be reached."""
+    with proxy(tmp_path / "tls", closed=False) as superlink:
+        found = replace(given, superlink=superlink).found()
     assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT, "other paths": "warn"}
     assert found["other paths"][1].startswith("/v1/control/list-runs, /v1/runtime/acquire-task, /health can be reached")
 
@@ -297,9 +280,9 @@ def test_datasets(given: Given, dataset: EncryptedDataset) -> None:
     content[-1] ^= 1
     shard.write_bytes(content)
     assert given.found()["dataset"][0] == "ok"
-    status, said = given.found(deep=True)["dataset"]
+    status, message = given.found(deep=True)["dataset"]
     assert status == "FAIL"
-    assert str(shard) in said
+    assert str(shard) in message
     empty = replace(given, site=replace(given.site, dataset=given.identity))
     fails(empty, "dataset", "cannot read an encrypted dataset", "evaluation key", "one site")
 

@@ -1,47 +1,58 @@
 """The site's node: its identity, the inputs it refuses, its restarts, and its complete end."""
 
+import io
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.client import HTTPSConnection
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import HTTPServer
+from itertools import repeat
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from shutil import copytree
+from threading import Thread, Timer
 
 import httpx
+import numpy as np
 import pytest
 import vaults
-from conftest import ROOT
+from conftest import ROOT, write_dataset
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from deployment import COORDINATOR, SITE, call, ended, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from hospital import error_of
+from hospital import site as site_command
 from hypothesis import given
 from hypothesis import strategies as st
+from local_server import Handler, replying
 
+from coordinator.__main__ import main as coordinate
 from coordinator.operator.coordinator_certificates import ensure
 from coordinator.operator.flower_command import flower
 from coordinator.operator.superlink import CONNECTION, State
 from fedpp.config.run_config import SiteConfig, to_toml
 from fedpp.config.site_policy import starting_text
-from fedpp.dataset.encrypted_dataset import EncryptedDataset
-from fedpp.errors import ConfigError, DatasetError, VaultError
-from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient
+from fedpp.errors import ConfigError, DatasetError, FederationError, VaultError
+from fedpp.flower import patient_supernode
+from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient, place_of
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 from sites.node.app_bundle import Bundle
@@ -52,17 +63,21 @@ from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, requ
 
 TEXT = st.text(min_size=1)
 JOINED = "note: joined as node "
-STARTED = "note: SuperNode started; it logs to "
 
 
-@pytest.fixture
-def site(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterator[SiteConfig]:
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]
+) -> Iterator[SiteConfig]:
     """Return a site with a tiny dataset, beside its vault."""
-    key, policy = tmp_path / "domain.eval", tmp_path / "site.yaml"
-    domain.evaluation_key().save(key)
-    policy.write_text(starting_text(dataset.manifest.fingerprint))
-    with vaults.serving(domain, dataset, address):
-        yield SiteConfig(dataset.path, key, address, policy, tmp_path)
+    folder = tmp_path_factory.mktemp("site")
+    dataset = write_dataset(folder / "dataset", domain, plaintext)
+    domain.evaluation_key().save(folder / "domain.eval")
+    (folder / "site.yaml").write_text(starting_text(dataset.manifest.fingerprint))
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
+        address = f"unix:{sockets}/run/vault.sock"
+        with vaults.serving(domain, dataset, address):
+            yield SiteConfig(dataset.path, folder / "domain.eval", address, folder / "site.yaml", folder)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +118,7 @@ def test_identity_is_not_overwritten(tmp_path: Path) -> None:
     """A second identity in one folder is refused with one line, and the first stays."""
     create_identity(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    done = call([*SITE, "identity", "--out", str(tmp_path)], status=1)
-    (line,) = done.stderr.splitlines()
-    assert line == (
+    assert error_of("identity", "--out", tmp_path) == (
         f"fedpp-site identity: {tmp_path / PRIVATE_KEY} is there already: "
         "choose another --out, keys are not overwritten"
     )
@@ -145,17 +158,16 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
 
 def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
     """A site without a node's key gets one, with a message where its public half is; nothing starts."""
-    done = call(command("127.0.0.1:8000", ca, tmp_path / "identity", site), status=1)
-    assert done.stderr == (
+    assert error_of(*command("127.0.0.1:8000", ca, tmp_path / "identity", site)[len(SITE) :]) == (
         f"fedpp-site join: a key was created for this site's node: give {tmp_path / 'identity' / 'node.pub'} to "
-        "the coordinator for `python -m coordinator enrol`, then join again\n"
+        "the coordinator for `python -m coordinator enrol`, then join again"
     )
     require_key(tmp_path / "identity")
 
 
 def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
     """Neither its parent, where others may write, however the package is installed and reached."""
-    code = "import {0}.node.executor as e, {0}.node.launcher as l; print(e.ROOT, l.ROOT)"
+    code = "import {0}.node.executor as e, {0}.node.launch as l; print(e.ROOT, l.ROOT)"
     for package, folder in (("sites", ROOT), ("fedpp.sites", tmp_path)):
         found = subprocess.run(
             [sys.executable, "-c", code.format(package)], cwd=folder, capture_output=True, text=True, check=True
@@ -165,55 +177,121 @@ def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path
         assert [(root / "fedpp" / "__init__.py").is_file() for root in roots] == [True]
 
 
-def test_two_nodes_wait_side_by_side_and_end(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
-    """Two nodes of one machine wait for a coordinator that is not there yet; a signal ends both, status 0."""
-    address = f"127.0.0.1:{free_port()}"
-    with ExitStack() as stack:
-        for name in "ab":
-            identity = create_identity(tmp_path / name).parent
-            start = command(address, ca, identity, site)
-            stack.enter_context(serving(tmp_path / f"{name}.log", start, STARTED, signal.SIGINT))
-        assert len(processes_of(tmp_path, "bin/flower-supernode")) == 2
-        assert len(processes_of(tmp_path, "sites.node.executor")) == 2
-    assert processes_of(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        ("key", "this node is not enrolled: give {}/identity/node.pub to the coordinator"),
-        ("authority", "is of another authority than {}/tls/ca.pem: ask this coordinator for its ca.pem"),
-    ],
-)
-def test_unknown_nodes_and_coordinators_are_refused(
-    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path, wrong: str, reason: str
+def test_a_coordinator_of_another_authority_is_refused(
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig, ca: Path
 ) -> None:
-    """SuperLink refuses a key that was not enrolled, and a site refuses a SuperLink of another CA."""
+    """Its certificate is checked before anything starts."""
+    identity = create_identity(tmp_path / "identity").parent
+    with pytest.raises(FederationError, match=f"is of another authority than {ca}: ask this coordinator for its ca"):
+        join(coordinator[0], ca, identity, site)
+
+
+def test_a_node_that_is_not_enrolled_is_refused(
+    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
+) -> None:
+    """SuperLink refuses its key; `join` ends with status 1, all its processes, and the reason as the last line."""
     address, state = coordinator
     public = create_identity(tmp_path / "identity")
-    if wrong != "key":
-        call([*COORDINATOR, "enrol", "--state", str(state), str(public), "a"])
-    trusted = ca if wrong == "authority" else state / "tls" / "ca.pem"
-    done = call(command(address, trusted, public.parent, site), status=1)
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("fedpp-site join: ")
-    assert reason.format(tmp_path) in last
+    done = call(command(address, state / "tls" / "ca.pem", public.parent, site), status=1)
+    assert done.stderr.splitlines()[-1].startswith(
+        f"fedpp-site join: this node is not enrolled: give {public} to the coordinator"
+    )
     assert processes_of(tmp_path) == {}
 
 
 def enrolled(folder: Path, state: Path) -> Path:
     """Return a new identity that the coordinator has enrolled."""
     public = create_identity(folder)
-    call([*COORDINATOR, "enrol", "--state", str(state), str(public), folder.name])
+    assert coordinate(["enrol", "--state", str(state), str(public), folder.name]) == 0
     return folder
 
 
-def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """SIGKILL of all of a site's processes costs it seconds, not the minute in which SuperLink misses heartbeats."""
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path]) -> Path:
+    """Return an enrolled identity, whose node is offline between two tests."""
+    return enrolled(tmp_path_factory.mktemp("identities") / "identity", coordinator[1])
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Return the notes of SuperNodes in this process, whose waits are short."""
+    for name, seconds in (("POLL_SECONDS", 0.05), ("WAIT_SECONDS", 2.0), ("NOTICE_SECONDS", 0.0)):
+        monkeypatch.setattr(patient_supernode, name, seconds)
+    monkeypatch.setattr(RejoiningClient, "notes", io.StringIO())
+    return RejoiningClient.notes
+
+
+@contextmanager
+def connected(coordinator: tuple[str, Path], identity: Path) -> Iterator[tuple[RejoiningClient, ActivateNodeRequest]]:
+    """Yield the client of an identity's SuperNode, and its request to be activated."""
     address, state = coordinator
-    start = command(address, state / "tls" / "ca.pem", enrolled(tmp_path / "identity", state), site)
+    key = load_ssh_private_key((identity / PRIVATE_KEY).read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signing = NodeAuthHttpInterceptor(key, key.public_key())
+    version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
+    client = RejoiningClient.from_server_address(address, False, str(state / "tls" / "ca.pem"), [version, signing])
+    client.identity, client.public_key, client.hopeless = identity, identity / "node.pub", identity / "hopeless"
+    with client:
+        yield client, ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=30)
+
+
+@pytest.mark.parametrize("before", [None, NodeRecord(7)], ids=["new", "unregistered"])
+def test_a_stranger_gives_up(
+    tmp_path: Path, coordinator: tuple[str, Path], notes: io.StringIO, before: NodeRecord | None
+) -> None:
+    """A key that was never enrolled, or is no longer, ends the SuperNode with the reason for `join`."""
+    public = create_identity(tmp_path)
+    if before is not None:
+        before.save(tmp_path)
+    with connected(coordinator, tmp_path) as (client, activation):
+        with pytest.raises(FederationError, match=f"this node is not enrolled: give {public} to the coordinator"):
+            client.ActivateNode(activation)
+        assert client.hopeless.read_text().startswith("this node is not enrolled")
+    assert notes.getvalue() == ""
+
+
+def test_a_copied_identity_waits_while_its_node_is_online(
+    tmp_path: Path, coordinator: tuple[str, Path], identity: Path, notes: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins once the node is offline, and gives up after a while; a restarted SuperNode replaces its predecessor."""
+    waiting = "note: the coordinator still counts this node as online"
+    with connected(coordinator, identity) as (first, activation):
+        node = first.ActivateNode(activation).node_id
+        assert notes.getvalue() == f"{JOINED}{node}\n"
+        copytree(identity, tmp_path / "copy")
+        with connected(coordinator, tmp_path / "copy") as (second, _):
+            Timer(0.3, first.DeactivateNode, [DeactivateNodeRequest(node_id=node)]).start()
+            assert second.ActivateNode(activation).node_id == node
+            assert notes.getvalue().count(waiting) == 1
+
+        monkeypatch.setattr(patient_supernode, "WAIT_SECONDS", 0.1)
+        with pytest.raises(FederationError, match="another process uses this node's identity"):
+            first.ActivateNode(activation)
+        assert notes.getvalue().count(waiting) == 2
+
+        NodeRecord(node, place_of(identity)).save(identity)
+        assert first.ActivateNode(activation).node_id == node
+        assert "note: this site's SuperNode was killed: joining again in 0 s\n" in notes.getvalue()
+        first.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    assert NodeRecord.load(identity) == NodeRecord(node)
+
+
+def test_a_killed_site_joins_again(
+    tmp_path: Path, coordinator: tuple[str, Path], identity: Path, site: SiteConfig
+) -> None:
+    """SIGKILL of all of a site's processes costs it seconds, not the minute in which SuperLink misses heartbeats.
+
+    While a site runs, another `join` with its folder is refused.
+    """
+    address, ca = coordinator[0], coordinator[1] / "tls" / "ca.pem"
+    start = command(address, ca, identity, site)
     with serving(tmp_path / "1.log", start, JOINED, signal.SIGKILL, -signal.SIGKILL):
-        killed = processes_of(tmp_path, "sites.")
+        with pytest.raises(ConfigError) as refused:
+            join(address, ca, identity, site)
+        assert str(refused.value) == (
+            f"another `fedpp-site join` uses {identity} already: stop it, or give this one an identity of its own"
+        )
+        killed = processes_of(identity, "sites.")
     for process in killed:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -223,22 +301,26 @@ def test_a_killed_site_joins_again(tmp_path: Path, coordinator: tuple[str, Path]
     assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
     assert not [text for text in ("INFO", "SuperNode ID", "Uvicorn") if text in log]  # Flower's messages are in a file
     for name in ("supernode.log", "supernode.log.1"):
-        assert "SuperNode ID" in (tmp_path / "identity" / name).read_text()
+        assert "SuperNode ID" in (identity / name).read_text()
     assert "still counts this node as online" not in log
-    ended = NodeRecord.load(tmp_path / "identity")
-    assert ended is not None
-    assert ended.running == ""  # after a clean end there is no process to replace
+    record = NodeRecord.load(identity)
+    assert record is not None
+    assert record.running == ""  # after a clean end there is no process to replace
 
 
 @pytest.mark.slow
 def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A SuperNode is restarted after a kill, and after a reply that ends Flower's heartbeat or wait for work."""
+    """A SuperNode is restarted after a kill, and after a reply that ends Flower's heartbeat or wait for work.
+
+    One that the coordinator unregisters while it runs ends with a message of what to do.
+    """
     address, state = coordinator
     log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
     refused = ["heartbeat"]
     with refusing(refused, int(address.partition(":")[2]), state / "tls") as port:
         start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
-        with serving(log, start, "note: the SuperNode lost one of its threads: HTTPStatusError") as join_:
+        lost = "note: the SuperNode lost one of its threads: HTTPStatusError"
+        with serving(log, start, lost, status=1) as join_:
             until(log, join_, JOINED, 2)
             refused.append("pull-messages")
             until(log, join_, "note: the SuperNode gave up\n", 1)
@@ -247,39 +329,12 @@ def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[s
             os.kill(supernode, signal.SIGKILL)
             until(log, join_, JOINED, 4)
             assert len(processes_of(tmp_path, "bin/flower-supernode")) == 1
-    assert processes_of(tmp_path, "sites.") == {}
-
-
-def test_an_identity_is_used_by_one_join(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A second `join` with a folder is refused; with a copy of it, it waits while the node counts as online."""
-    address, state = coordinator
-    identity, ca = enrolled(tmp_path / "identity", state), state / "tls" / "ca.pem"
-    with serving(tmp_path / "1.log", command(address, ca, identity, site), JOINED) as first:
-        done = call(command(address, ca, identity, site), status=1)
-        assert done.stderr == (
-            f"fedpp-site join: another `fedpp-site join` uses {identity} already: stop it, or give this one an "
-            "identity of its own\n"
-        )
-        shutil.copytree(identity, tmp_path / "copy")
-        waiting = "note: the coordinator still counts this node as online"
-        with serving(tmp_path / "2.log", command(address, ca, tmp_path / "copy", site), waiting):
-            assert first.poll() is None
-        assert JOINED not in (tmp_path / "2.log").read_text()
-
-
-def test_an_unregistered_site_gives_up(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A node that the coordinator unregisters while it runs ends with a message of what to do."""
-    address, state = coordinator
-    identity = enrolled(tmp_path / "identity", state)
-    with serving(
-        tmp_path / "log", command(address, state / "tls" / "ca.pem", identity, site), JOINED, status=1
-    ) as join_:
-        number = json.loads((identity / "node.json").read_text())["number"]
-        flower(State(state), "supernode", "unregister", str(number), CONNECTION)
-        join_.wait(60)
-    last = (tmp_path / "log").read_text().splitlines()[-1]
+            number = json.loads((identity / "node.json").read_text())["number"]
+            flower(State(state), "supernode", "unregister", str(number), CONNECTION)
+            join_.wait(60)
+    last = log.read_text().splitlines()[-1]
     assert last.startswith(f"fedpp-site join: this node is not enrolled: give {identity / 'node.pub'}")
-    assert processes_of(tmp_path) == {}
+    assert processes_of(tmp_path, "sites.") == {}
 
 
 def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) -> None:
@@ -295,17 +350,10 @@ def test_passing_failures_are_retried(tmp_path: Path) -> None:
     """Flower retries a broken handshake and a status 500, but not a certificate that does not verify."""
     content = GetRunResponse().SerializeToString()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_response(500 if server.failures else 200)
+    class Replying(Handler):
+        def respond(self) -> None:
+            self.reply(500 if server.failures else 200, content, {"Content-Type": PROTOBUF_MEDIA_TYPE})
             server.failures = max(0, server.failures - 1)
-            self.send_header("Content-Type", PROTOBUF_MEDIA_TYPE)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     class Server(HTTPServer):
         cut, failures = 2, 1
@@ -322,11 +370,11 @@ def test_passing_failures_are_retried(tmp_path: Path) -> None:
     tls, stranger = (ensure(tmp_path / name, []) for name in "ab")
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(tls.server, tls.server_key)
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Replying) as server:
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         for authority in (tls, stranger):
             tries = make_simple_http_retry_invoker()
-            tries.max_tries = 5
+            tries.max_tries, tries.wait_gen_factory = 5, lambda: iter(repeat(0.01))
             client = RejoiningClient.from_server_address(
                 f"127.0.0.1:{server.server_port}", False, str(authority.ca), []
             )
@@ -337,38 +385,25 @@ def test_passing_failures_are_retried(tmp_path: Path) -> None:
 
 
 @contextmanager
+@contextmanager
 def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
-    """Pass calls on to a coordinator, but answer 400 to one of these, and strike it out: Flower does not foresee it."""
+    """Pass calls on to a coordinator, but reply 400 to one of these, and strike it out: Flower does not foresee it."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Refusing(Handler):
+        def respond(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             if once and self.path.endswith(once[0]):
                 once.pop()
-                self.send_error(400)
+                self.reply(400)
                 return
             trusted = ssl.create_default_context(cafile=tls / "ca.pem")
             with closing(HTTPSConnection("127.0.0.1", upstream, context=trusted)) as connection:
                 connection.request("POST", self.path, content, dict(self.headers))
-                answer = connection.getresponse()
-                body = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.getheader("Content-Type", ""))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                reply = connection.getresponse()
+                self.reply(reply.status, reply.read(), {"Content-Type": reply.getheader("Content-Type", "")})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(tls / "server.pem", tls / "server.key")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = ours.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # a SuperNode that is killed meanwhile
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    with replying(Refusing, tls) as port:
+        yield port
 
 
 PYPROJECT = """\
@@ -385,7 +420,7 @@ clientapp = "stranger.client:app"
 SERVER = """\
 import json, time
 from pathlib import Path
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
 
 app = ServerApp()
@@ -393,22 +428,26 @@ app = ServerApp()
 
 @app.main()
 def main(grid, context):
-    while len(nodes := list(grid.get_node_ids())) < {nodes}:
+    while len(nodes := list(grid.get_node_ids())) < 2:
         time.sleep(0.1)
-    for number in range(1, {questions} + 1):
-        while not Path({folder!r}, f"ask {{number}}").exists():
+    for number, faults in enumerate({queries!r}, 1):
+        while not Path({folder!r}, f"query {{number}}").exists():
             time.sleep(0.1)
-        asked = [Message(RecordDict(), dst_node_id=node, message_type="query.describe") for node in nodes]
+        requests = [
+            Message(RecordDict({{"fault": ConfigRecord({{"fault": fault}})}}), node, "query.describe")
+            for fault in faults for node in nodes
+        ]
         replies = [
-            [reply.error.reason] if reply.has_error() else dict(reply.content["answer"])
-            for reply in grid.send_and_receive(asked, timeout=60)
+            [reply.error.reason] if reply.has_error() else dict(reply.content["reply"])
+            for reply in grid.send_and_receive(requests, timeout=240)
         ]
         Path({folder!r}, "part").write_text(json.dumps(replies))
-        Path({folder!r}, "part").rename(Path({folder!r}, f"answers {{number}}"))
+        Path({folder!r}, "part").rename(Path({folder!r}, f"replies {{number}}"))
 """
 CLIENT = """\
-import os, sys
+import asyncio, os, shutil, sys
 from pathlib import Path
+import numpy
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 import fedpp
@@ -419,140 +458,139 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message, context):
+    fault = message.content["fault"]["fault"]
     ours = "fedpp.config.site_policy" in sys.modules or {root!r} in sys.path
-    facts = ConfigRecord({{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}})
-    return Message(RecordDict({{"answer": facts}}), reply_to=message)
-"""
-
-
-def test_the_site_decides_which_code_runs(tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig) -> None:
-    """A bundle that a site has not approved is refused at once and kept; none of its code runs before the approval.
-
-    The other site, which has approved it, is not affected; the approval needs no restart, not even of the run. The
-    bundle imports its own `fedpp`, and finds no module of the launcher's loaded.
-    """
-    address, state = coordinator
-    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, CLIENT, nodes=2, questions=2)))
-    approve = [*SITE, "approve", bundle.hash, "--policy"]
-    with ExitStack() as stack:
-        for name in "ab":
-            mine = replace(site, policy=tmp_path / f"{name}.yaml")
-            mine.policy.write_text(site.policy.read_text())
-            public = create_identity(tmp_path / name)
-            call([*COORDINATOR, "enrol", "--state", str(state), str(public), f"site {name}"])
-            start = command(address, state / "tls" / "ca.pem", public.parent, mine)
-            stack.enter_context(serving(tmp_path / f"{name}.log", start, JOINED))
-        call([*approve, str(tmp_path / "a.yaml")])
-        run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
-        first = _answers(tmp_path, 1)
-        ran_first = len(list(tmp_path.glob("ran *")))
-        call([*approve, str(tmp_path / "b.yaml")])
-        second = _answers(tmp_path, 2)
-        assert ended(State(state), run) == "finished:completed"
-
-    answer = {"bundle": bundle.hash, "fedpp": "the bundle's", "ours": False}
-    refusal = [f"this site has not approved bundle {bundle.hash}: ask its staff to review it"]
-    assert sorted(first, key=str) == sorted([answer, refusal], key=str)
-    assert second == [answer, answer]
-    assert (ran_first, len(list(tmp_path.glob("ran *")))) == (1, 3)
-
-    kept = tmp_path / "b" / REFUSED / f"{bundle.hash}.fab"
-    assert kept.read_bytes() == bundle.content
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert not (tmp_path / "a" / REFUSED).exists()
-    log = (tmp_path / "b.log").read_text()
-    (line,) = [line for line in log.splitlines() if bundle.hash in line]
-    assert line == (
-        f"bundle {bundle.hash} of run {run} is not approved here: review it with `fedpp-site review {kept} --out "
-        f"FOLDER`, approve it with `fedpp-site approve {kept} --policy {tmp_path / 'b.yaml'}`"
-    )
-    assert "Traceback" not in log
-
-
-MISCHIEF = """\
-import asyncio, shutil
-from pathlib import Path
-import numpy
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
-
-
-@app.query("describe")
-def describe(message, context):
-    mischief = Path({folder!r}, "mischief").read_text()
-    reply = Message(RecordDict({{"answer": ConfigRecord({{"drawn": numpy.random.random()}})}}), reply_to=message)
-    if mischief == "cancelled":
+    facts = {{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}}
+    drawn = {{"node": context.node_id, "fault": fault, "drawn": numpy.random.random()}}
+    reply = Message(RecordDict({{"reply": ConfigRecord(facts | drawn)}}), reply_to=message)
+    if fault == "cancelled":
         raise asyncio.CancelledError({folder!r})
-    if mischief == "no message":
+    if fault == "no message":
         return {folder!r}
-    if mischief == "a message that cannot be sent":
+    if fault == "a message that cannot be sent":
         reply.metadata.__dict__["_ttl"] = {folder!r}
-    if mischief == "a state that cannot be kept":
+    if fault == "a state that cannot be kept":
         context.node_config["x"] = object()
-    if mischief == "no folder":
+    if fault == "no folder":
         own = Path(__file__).parents[1]
         shutil.rmtree(own)
         own.touch()
     return reply
 """
+FATAL = ("cancelled", "no message", "a message that cannot be sent")
+HARMLESS = ("a state that cannot be kept", "no folder")
 
 
-def test_every_failure_of_a_bundle_gets_a_reply(
-    tmp_path: Path, coordinator: tuple[str, Path], site: SiteConfig
-) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A run of a strange bundle on two sites: both replied to a query before and after the second one approved it."""
+
+    folder: Path
+    number: str
+    bundle: Bundle
+    first: list[dict[str, object] | list[str]]
+    second: list[dict[str, object] | list[str]]
+    unapproved: str  # the second site's log before its approval
+    executed: int  # processes that had imported the bundle's ClientApp by then
+    programs: tuple[int, int]  # SuperNodes and executors
+    left: dict[int, str]  # processes after the signals to both sites
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path], site: SiteConfig) -> Run:
+    """Run the bundle on sites a and b; all of it has ended."""
+    (address, state), folder = coordinator, tmp_path_factory.mktemp("run")
+    bundle = Bundle(build_fab_from_disk(stranger(folder, [["none"], ["none", *FATAL, *HARMLESS]])))
+    with ExitStack() as stack:
+        for name, number in (("a", signal.SIGINT), ("b", signal.SIGTERM)):
+            mine = replace(site, policy=folder / f"{name}.yaml")
+            mine.policy.write_text(site.policy.read_text())
+            start = command(address, state / "tls" / "ca.pem", enrolled(folder / name, state), mine)
+            stack.enter_context(serving(folder / f"{name}.log", start, JOINED, number))
+        programs = ("bin/flower-supernode", "sites.node.executor")
+        supernodes, executors = (len(processes_of(folder, program)) for program in programs)
+        site_command("approve", bundle.hash, "--policy", folder / "a.yaml")
+        run = flower(State(state), "run", str(folder / "app"), CONNECTION)["run-id"]
+        first, executed = replies(folder, 1), len(list(folder.glob("ran *")))
+        unapproved = (folder / "b.log").read_text()
+        site_command("approve", bundle.hash, "--policy", folder / "b.yaml")
+        second = replies(folder, 2)
+        assert ended(State(state), run) == "finished:completed"
+    left = processes_of(folder)
+    return Run(folder, run, bundle, first, second, unapproved, executed, (supernodes, executors), left)
+
+
+def test_two_sites_run_side_by_side_and_end(run: Run) -> None:
+    """Each has a SuperNode and an executor; SIGINT or SIGTERM ends all its processes, status 0."""
+    assert run.programs == (2, 2)
+    assert run.left == {}
+    for name in "ab":  # without a proxy
+        assert "note: /v1/control/list-runs, /v1/runtime/acquire-task, /health can be reached" in run.log(name)
+
+
+def test_the_site_decides_which_code_runs(run: Run) -> None:
+    """A bundle that a site has not approved is refused at once and kept; none of its code runs before the approval.
+
+    The other site, which has approved it, is not affected; the approval needs no restart, not even of the run. The
+    bundle imports its own `fedpp`, and finds no module of the launcher's loaded.
+    """
+    (refusal,) = [reply for reply in run.first if isinstance(reply, list)]
+    assert refusal == [f"this site has not approved bundle {run.bundle.hash}: ask its staff to review it"]
+    assert (len(run.first), run.executed) == (2, 1)
+    ran = [reply for reply in (*run.first, *run.second) if isinstance(reply, dict)]
+    expected = {"bundle": run.bundle.hash, "fedpp": "the bundle's", "ours": False}
+    assert all(reply.items() >= expected.items() for reply in ran)
+    assert len({reply["node"] for reply in run.second if isinstance(reply, dict) and reply["fault"] == "none"}) == 2
+
+    kept = run.folder / "b" / REFUSED / f"{run.bundle.hash}.fab"
+    assert kept.read_bytes() == run.bundle.content
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert not (run.folder / "a" / REFUSED).exists()
+    (line,) = [line for line in run.log("b").splitlines() if run.bundle.hash in line]
+    assert line == (
+        f"bundle {run.bundle.hash} of run {run.number} is not approved here: review it with `fedpp-site review {kept} "
+        f"--out FOLDER`, approve it with `fedpp-site approve {kept} --policy {run.folder / 'b.yaml'}`"
+    )
+    assert line in run.unapproved
+    assert "Traceback" not in run.unapproved
+
+
+def test_every_failure_of_a_bundle_gets_a_reply(run: Run) -> None:
     """A failure at any step gets one constant text as its reply; the site's log has a line and its details.
 
     Two tasks draw different numbers, though they come of one process.
     """
-    address, state = coordinator
-    failing = ("cancelled", "no message", "a message that cannot be sent")
-    fine = ("a state that cannot be kept", "no folder")
-    bundle = Bundle(build_fab_from_disk(_stranger(tmp_path, MISCHIEF, nodes=1, questions=5)))
-    call([*SITE, "approve", bundle.hash, "--policy", str(site.policy)])
-    public = create_identity(tmp_path / "identity")
-    call([*COORDINATOR, "enrol", "--state", str(state), str(public), "mischief"])
-    start = command(address, state / "tls" / "ca.pem", public.parent, site)
-    with serving(tmp_path / "site.log", start, JOINED):
-        run = flower(State(state), "run", str(tmp_path / "app"), CONNECTION)["run-id"]
-        found: dict[str, Any] = {}
-        for number, mischief in enumerate((*failing, *fine), 1):
-            (tmp_path / "mischief").write_text(mischief)
-            (found[mischief],) = _answers(tmp_path, number)
-        assert ended(State(state), run) == "finished:completed"
-    assert [found[name] for name in failing] == [[FAILED]] * 3
-    assert len({found[name]["drawn"] for name in fine}) == 2
-    log = (tmp_path / "site.log").read_text()
-    for line in (
-        f"run {run} failed",
-        f"the reply to run {run} could not",
-        f"the state of run {run} could not be saved",
-    ):
-        assert [each.startswith(line) for each in log.splitlines()].count(True) >= 1, log
-    assert log.count("Traceback") == 4  # of a reply that is no message, and of one that cannot be sent, too
-    assert "CancelledError" in log
+    assert [reply for reply in run.second if isinstance(reply, list)] == [[FAILED]] * len(FATAL) * 2
+    ran = [reply for reply in run.second if isinstance(reply, dict)]
+    assert sorted(str(reply["fault"]) for reply in ran) == sorted(("none", *HARMLESS) * 2)
+    assert len({reply["drawn"] for reply in ran}) == len(ran)
+    for log in map(run.log, "ab"):
+        for line in (
+            f"run {run.number} failed",
+            f"the reply to run {run.number} could not",
+            f"the state of run {run.number} could not be saved",
+        ):
+            assert [each.startswith(line) for each in log.splitlines()].count(True) >= 1, log
+        assert log.count("Traceback") == 4  # of a reply that is no message, and of one that cannot be sent, too
+        assert "CancelledError" in log
 
 
 def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     """A launcher that gets no task from the SuperNode logs one line, and fails."""
 
-    class Refusing(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Refusing(Handler):
+        def respond(self) -> None:
             self.send_error(400, "no task")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        runtime = f"127.0.0.1:{server.server_port}"
-        launch = Launch(runtime, os.getpid(), tmp_path / "site.yaml", tmp_path, tmp_path)
+    with replying(Refusing) as port:
+        launch = Launch(f"127.0.0.1:{port}", os.getpid(), tmp_path / "site.yaml", tmp_path, tmp_path)
         code = f"from pathlib import *; from sites.node.launch import Launch; {launch!r}.run('token')"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
         )
-        server.shutdown()
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("a task could not be taken")]
     assert len(lines) == 1, done.stderr
@@ -560,26 +598,26 @@ def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def _stranger(folder: Path, client: str, *, nodes: int, questions: int) -> Path:
-    """Write an app of this ClientApp, and of a ServerApp that queries so many nodes so often; return its project."""
+def stranger(folder: Path, queries: list[list[str]]) -> Path:
+    """Write an app whose ServerApp sends each query, a message to all nodes for each fault; return its project."""
     for name, text in {
         "pyproject.toml": PYPROJECT,
         "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
         "stranger/__init__.py": "",
-        "stranger/server.py": SERVER.format(folder=str(folder), nodes=nodes, questions=questions),
-        "stranger/client.py": client.format(folder=str(folder), root=str(ROOT)),
+        "stranger/server.py": SERVER.format(folder=str(folder), queries=queries),
+        "stranger/client.py": CLIENT.format(folder=str(folder), root=str(ROOT)),
     }.items():
         (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "app" / name).write_text(text)
     return folder / "app"
 
 
-def _answers(folder: Path, number: int) -> list[object]:
-    """Let the app's ServerApp query all sites, and return their replies."""
-    (folder / f"ask {number}").touch()
-    deadline = time.monotonic() + 60
-    while not (folder / f"answers {number}").is_file():
+def replies(folder: Path, number: int) -> list[dict[str, object] | list[str]]:
+    """Let the app's ServerApp send a query to all sites, and return their replies: records, or reasons of errors."""
+    (folder / f"query {number}").touch()
+    deadline = time.monotonic() + 300
+    while not (folder / f"replies {number}").is_file():
         assert time.monotonic() < deadline, [log.read_text() for log in folder.glob("*.log")]
         time.sleep(0.1)
-    found: list[object] = json.loads((folder / f"answers {number}").read_text())
+    found: list[dict[str, object] | list[str]] = json.loads((folder / f"replies {number}").read_text())
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from deployment import SITE, processes_of, wait_for
-from hospital import error_of, site_process
+from hospital import error_of
 from hospital import site as command
 from vaults import FEW
 
@@ -22,6 +22,7 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_secret import Passphrase
 from fedpp.processes import free_port
 from simulations.benchmarks.bench_vault import certified
+from sites.cli.site_cli import main
 from sites.node.node_identity import create_identity
 from sites.node.trial_vault import AUDIT_LOG
 
@@ -58,7 +59,8 @@ def sent(way: str) -> tuple[list[str], dict[str, object], int | None]:
 def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[str], way: str) -> None:
     """The vault replies before the trainer starts; its socket is private; both end with `join`, status 0.
 
-    However the passphrase is given, it stands in no process's arguments or environment.
+    However the passphrase is given, it stands in no process's arguments or environment. A site does not outlive its
+    vault: if that is killed, `join` and all its processes end with status 1 and the reason.
     """
     more, options, terminal = sent(way)
     log = tmp_path / "log"
@@ -66,48 +68,44 @@ def test_one_command_starts_vault_and_trainer(tmp_path: Path, arguments: list[st
         join = subprocess.Popen(
             [*SITE, "join", *arguments, *more], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, **options
         )
+    ending = join.pid, signal.SIGTERM
     try:
         if terminal is not None:
             wait_for(log, join, "passphrase: ")
             os.write(terminal, PASSPHRASE + b"\n")
         wait_for(log, join, WAITING)
         running = processes_of(tmp_path)
-        kinds = {
-            part
-            for part in ("sites.cli.site_cli import", "sites.node.supernode_process", "sites.node.executor")
-            for c in running.values()
-            if part in c
-        }
-        assert len(kinds) == 3
+        kinds = ("sites.cli.site_cli import", "sites.node.supernode_process", "sites.node.executor")
+        (vault,), *others = ([number for number, text in running.items() if kind in text] for kind in kinds)
+        assert all(others)
+        if way == "terminal":
+            ending = vault, signal.SIGKILL
         for process in running:
             shown = [(Path("/proc") / str(process) / name).read_bytes() for name in ("cmdline", "environ")]
             assert not [content for content in shown if PASSPHRASE in content]
         (ready,) = [line for line in log.read_text().splitlines() if line.startswith("vault ready at unix:")]
         assert stat.S_IMODE(Path(ready.partition("unix:")[2]).parent.stat().st_mode) == 0o700
         assert log.read_text().index("vault ready") < log.read_text().index(WAITING)
-        assert "note: vault and trainer are one user here" in log.read_text()
+        for note in ("vault and trainer are one user here", "waiting for the coordinator: 127.0.0.1:"):
+            assert f"note: {note}" in log.read_text()
         assert (tmp_path / "identity" / AUDIT_LOG).is_file()
     finally:
-        join.send_signal(signal.SIGTERM)
+        os.kill(*ending)
         ended = join.wait(30)
-    assert ended == 0, log.read_text()
+    assert ended == (0 if way == "descriptor" else 1), log.read_text()
+    reason = "fedpp-site join: the vault ended by itself: its messages above say why\n"
+    assert log.read_text().endswith(reason) == (way == "terminal")
     assert processes_of(tmp_path) == {}
 
 
-def test_a_site_does_not_outlive_its_vault(tmp_path: Path, arguments: list[str]) -> None:
-    """A killed vault or a wrong passphrase ends `join` and all its processes, with status 1 and the reason."""
-    log = tmp_path / "log"
-    more = ["--passphrase-file", str(tmp_path / "passphrase")]
-    with log.open("w") as output:
-        join = subprocess.Popen([*SITE, "join", *arguments, *more], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    wait_for(log, join, WAITING)
-    (vault,) = processes_of(tmp_path, "sites.cli.site_cli import")
-    os.kill(vault, signal.SIGKILL)
-    assert join.wait(30) == 1
-    assert log.read_text().endswith("fedpp-site join: the vault ended by itself: its messages above say why\n")
+def test_a_site_does_not_start_without_its_vault(
+    tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong passphrase ends `join` and the vault, with status 1 and the reason."""
     (tmp_path / "passphrase").write_bytes(PASSPHRASE[::-1])
-    done = site_process("join", *arguments, *more, check=1)
-    assert done.stderr.endswith("fedpp-site join: the vault ended before it answered: its messages above say why\n")
+    assert main(["join", *arguments, "--passphrase-file", str(tmp_path / "passphrase")]) == 1
+    printed = capfd.readouterr().err
+    assert printed.endswith("fedpp-site join: the vault ended before it answered: its messages above say why\n")
     assert processes_of(tmp_path) == {}
 
 
