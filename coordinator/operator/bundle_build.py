@@ -5,6 +5,7 @@ bytes on every machine, whatever its zip library.
 """
 
 import shutil
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,10 +16,18 @@ CHECKOUT = Path(__file__).parents[2]
 SOURCES = ("fedpp", "sites", "coordinator", "pyproject.toml")
 
 
-def built(sources: Path = CHECKOUT) -> bytes:
-    """Return the bundle as `flwr run` builds it; raise `FederationError` if Flower cannot build one."""
+def built(sources: Path | None = None) -> bytes:
+    """Return the bundle of a copy of the sources, as `flwr run` builds it, by default of a new copy.
+
+    In the checkout itself Flower would read every file, those of the environment too. Raises `FederationError` if
+    Flower cannot build a bundle.
+    """
     from flwr.cli.build import build_fab_from_disk
 
+    if sources is None:
+        with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
+            copy_sources(Path(folder))
+            return built(Path(folder))
     try:
         return build_fab_from_disk(sources)
     except ValueError as error:
