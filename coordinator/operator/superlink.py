@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedpp.cli import note
@@ -34,46 +33,18 @@ START_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
 class State:
     """State folder of a coordinator: the files that its commands share."""
 
-    folder: Path
-
-    @property
-    def certificates(self) -> Certificates:
-        """Return the TLS files."""
-        return Certificates(self.folder / "tls")
-
-    @property
-    def database(self) -> Path:
-        """Return SuperLink's database: nodes and runs."""
-        return self.folder / "superlink.sqlite"
-
-    @property
-    def log(self) -> Path:
-        """Return the log of the servers and ServerApps since `up` started; the previous one has the suffix `.1`."""
-        return self.folder / "servers.log"
-
-    @property
-    def secret(self) -> Path:
-        """Return the file of the secret that SuperLink and its SuperExec share, drawn anew at each start of `up`."""
-        return self.folder / "superexec.secret"
-
-    @property
-    def proxy(self) -> Path:
-        """Return nginx's folder."""
-        return self.folder / "proxy"
-
-    @property
-    def last(self) -> Path:
-        """Return the file with the results folder of the last run."""
-        return self.folder / "last-run"
-
-    @property
-    def connection(self) -> Path:
-        """Return Flower's configuration file, with SuperLink's address for its commands."""
-        return self.folder / "flwr" / "config.toml"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.certificates = Certificates(folder / "tls")
+        self.connection = folder / "flwr" / "config.toml"  # Flower's, with SuperLink's address for its commands
+        self.database = folder / "superlink.sqlite"  # SuperLink's: nodes and runs
+        self.last = folder / "last-run"  # holds the results folder of the last run
+        self.log = folder / "servers.log"  # of servers and ServerApps since `up` started; the previous one ends in `.1`
+        self.proxy = folder / "proxy"  # nginx's folder
+        self.secret = folder / "superexec.secret"  # of SuperLink and its SuperExec, drawn anew at each start of `up`
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which Flower's commands find this state, and each other."""

@@ -166,14 +166,15 @@ def test_run_checks_its_folder_before_it_starts(out: str, run: Run) -> None:
         (("--model", "missing.sealed"), "cannot read the model missing.sealed: No such file or directory"),
         (("--model", "missing.npz"), "cannot read the model missing.npz: No such file or directory"),
         (
-            ("--model", "domain.card", "--set", "secure-aggregation=false"),
-            "domain.card': set secure-aggregation=true, or give a model.npz",
+            ("--model", "model.sealed", "--set", "secure-aggregation=false"),
+            "model.sealed': set secure-aggregation=true, or give a model.npz",
         ),
         (("--domain", "none.card"), "coordinator run: cannot read the domain card none.card"),
     ],
 )
 def test_run_checks_its_files_before_it_starts(arguments: tuple[str, ...], reason: str, run: Run) -> None:
     """A model or card that cannot be read, or does not fit the run, is one line; nothing is submitted or created."""
+    Path("model.sealed").write_bytes(b"sealed")
     assert reason in run(*START, *arguments)
     assert not Path("out").exists()
 

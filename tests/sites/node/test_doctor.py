@@ -28,6 +28,7 @@ from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
+from fedpp.vault_api import vault_client
 from sites.node.doctor import examine
 from sites.node.node_identity import PRIVATE_KEY, create_identity
 from sites.node.reachability import MAX_AHEAD, MAX_BEHIND
@@ -257,7 +258,12 @@ def test_an_open_control_interface_is_a_warning(given: Given, tmp_path: Path) ->
 
 
 def test_dataset_key_and_vault_must_fit_together(
-    given: Given, tmp_path: Path, domain: KeyDomain, plaintext: tuple, address: str
+    given: Given,
+    tmp_path: Path,
+    domain: KeyDomain,
+    plaintext: tuple,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A dataset that the vault does not serve, a key of another domain, and a missing vault are named."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
@@ -270,6 +276,7 @@ def test_dataset_key_and_vault_must_fit_together(
         replace(served, site=replace(served.site, evaluation_key=tmp_path / "stranger.eval")), "one site", "belongs to"
     )
     missing = replace(served, site=replace(served.site, vault=f"{address}.not"))
+    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.1)
     fails(missing, "vault", "no vault answers at", "one site")
 
 

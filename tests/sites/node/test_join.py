@@ -55,6 +55,7 @@ from fedpp.flower import patient_supernode
 from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient, place_of
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
+from fedpp.vault_api import vault_client
 from sites.node.app_bundle import Bundle
 from sites.node.join import join
 from sites.node.launch import Launch
@@ -133,7 +134,9 @@ def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, p
 
 
 @pytest.mark.parametrize("missing", ["superlink", "ca", "dataset", "key", "vault", "policy"])
-def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path, missing: str) -> None:
+def test_join_refuses_what_is_missing(
+    tmp_path: Path, site: SiteConfig, ca: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every input that is missing is named before anything starts."""
     identity, superlink = create_identity(tmp_path / "identity").parent, "127.0.0.1:8000"
     nowhere = tmp_path / "nowhere"
@@ -148,6 +151,7 @@ def test_join_refuses_what_is_missing(tmp_path: Path, site: SiteConfig, ca: Path
     elif missing == "policy":
         site = replace(site, policy=nowhere)
     else:
+        monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.1)
         site = replace(site, vault=f"unix:{nowhere}")
     expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
     with pytest.raises((ConfigError, DatasetError, VaultError)) as raised:
@@ -267,45 +271,12 @@ def test_a_copied_identity_waits_while_its_node_is_online(
         monkeypatch.setattr(patient_supernode, "WAIT_SECONDS", 0.1)
         with pytest.raises(FederationError, match="another process uses this node's identity"):
             first.ActivateNode(activation)
-        assert notes.getvalue().count(waiting) == 2
 
         NodeRecord(node, place_of(identity)).save(identity)
         assert first.ActivateNode(activation).node_id == node
         assert "note: this site's SuperNode was killed: joining again in 0 s\n" in notes.getvalue()
         first.DeactivateNode(DeactivateNodeRequest(node_id=node))
     assert NodeRecord.load(identity) == NodeRecord(node)
-
-
-def test_a_killed_site_joins_again(
-    tmp_path: Path, coordinator: tuple[str, Path], identity: Path, site: SiteConfig
-) -> None:
-    """SIGKILL of all of a site's processes costs it seconds, not the minute in which SuperLink misses heartbeats.
-
-    While a site runs, another `join` with its folder is refused.
-    """
-    address, ca = coordinator[0], coordinator[1] / "tls" / "ca.pem"
-    start = command(address, ca, identity, site)
-    with serving(tmp_path / "1.log", start, JOINED, signal.SIGKILL, -signal.SIGKILL):
-        with pytest.raises(ConfigError) as refused:
-            join(address, ca, identity, site)
-        assert str(refused.value) == (
-            f"another `fedpp-site join` uses {identity} already: stop it, or give this one an identity of its own"
-        )
-        killed = processes_of(identity, "sites.")
-    for process in killed:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    with serving(tmp_path / "2.log", start, JOINED):
-        pass
-    log = (tmp_path / "2.log").read_text()
-    assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
-    assert not [text for text in ("INFO", "SuperNode ID", "Uvicorn") if text in log]  # Flower's messages are in a file
-    for name in ("supernode.log", "supernode.log.1"):
-        assert "SuperNode ID" in (identity / name).read_text()
-    assert "still counts this node as online" not in log
-    record = NodeRecord.load(identity)
-    assert record is not None
-    assert record.running == ""  # after a clean end there is no process to replace
 
 
 @pytest.mark.slow
@@ -483,9 +454,13 @@ HARMLESS = ("a state that cannot be kept", "no folder")
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a strange bundle on two sites: both replied to a query before and after the second one approved it."""
+    """A run of a strange bundle on two sites: both replied to a query before and after the second one approved it.
+
+    The first site's processes were killed before, while another `join` of the same identity was tried.
+    """
 
     folder: Path
+    refused: str  # the other `join`'s error
     number: str
     bundle: Bundle
     first: list[dict[str, object] | list[str]]
@@ -508,8 +483,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path],
         for name, number in (("a", signal.SIGINT), ("b", signal.SIGTERM)):
             mine = replace(site, policy=folder / f"{name}.yaml")
             mine.policy.write_text(site.policy.read_text())
-            start = command(address, state / "tls" / "ca.pem", enrolled(folder / name, state), mine)
-            stack.enter_context(serving(folder / f"{name}.log", start, JOINED, number))
+            given = address, state / "tls" / "ca.pem", enrolled(folder / name, state), mine
+            if name == "a":
+                refused = killed(folder, *given)
+            stack.enter_context(serving(folder / f"{name}.log", command(*given), JOINED, number))
         programs = ("bin/flower-supernode", "sites.node.executor")
         supernodes, executors = (len(processes_of(folder, program)) for program in programs)
         site_command("approve", bundle.hash, "--policy", folder / "a.yaml")
@@ -520,7 +497,41 @@ def run(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path],
         second = replies(folder, 2)
         assert ended(State(state), run) == "finished:completed"
     left = processes_of(folder)
-    return Run(folder, run, bundle, first, second, unapproved, executed, (supernodes, executors), left)
+    return Run(folder, refused, run, bundle, first, second, unapproved, executed, (supernodes, executors), left)
+
+
+def killed(folder: Path, address: str, ca: Path, identity: Path, site: SiteConfig) -> str:
+    """Start a site, and kill all its processes; return the error of another `join` of the same identity meanwhile."""
+    start = command(address, ca, identity, site)
+    with serving(folder / "killed.log", start, JOINED, signal.SIGKILL, -signal.SIGKILL):
+        with pytest.raises(ConfigError) as refused:
+            join(address, ca, identity, site)
+        processes = processes_of(folder, "sites.")
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return str(refused.value)
+
+
+def test_an_identity_is_used_by_one_join(run: Run) -> None:
+    """While a site runs, another `join` with its folder is refused."""
+    assert run.refused == (
+        f"another `fedpp-site join` uses {run.folder / 'a'} already: stop it, or give this one an identity of its own"
+    )
+
+
+def test_a_killed_site_joins_again(run: Run) -> None:
+    """SIGKILL of all of a site's processes costs it seconds, not the minute in which SuperLink misses heartbeats."""
+    log, unapproved = run.log("a"), run.unapproved
+    assert "note: this site's SuperNode was killed: joining again in 5 s\n" in log
+    assert "still counts this node as online" not in log
+    flowers = ("INFO", "SuperNode ID", "Uvicorn")  # messages, which are in a file
+    assert not [text for text in flowers if text in unapproved]
+    for name in ("supernode.log", "supernode.log.1"):
+        assert "SuperNode ID" in (run.folder / "a" / name).read_text()
+    record = NodeRecord.load(run.folder / "a")
+    assert record is not None
+    assert record.running == ""  # after a clean end there is no process to replace
 
 
 def test_two_sites_run_side_by_side_and_end(run: Run) -> None:
