@@ -1,4 +1,4 @@
-"""Files are whole or not there, and for their owner alone."""
+"""Files are whole or absent, and for their owner alone."""
 
 import os
 import stat
@@ -13,8 +13,8 @@ WRITERS = pytest.mark.parametrize("write", [files.create_exclusively, files.repl
 
 
 @WRITERS
-def test_a_file_is_its_owners_alone(write: Callable[[Path, bytes], None], tmp_path: Path):
-    """Whatever the umask, the mode is 0600; folders are made, and nothing else is left."""
+def test_a_file_is_for_its_owner_alone(write: Callable[[Path, bytes], None], tmp_path: Path):
+    """Whatever the umask, the mode is 0600; folders are made, and no temporary file remains."""
     before = os.umask(0)
     try:
         write(tmp_path / "a" / "file", b"content")
@@ -27,7 +27,7 @@ def test_a_file_is_its_owners_alone(write: Callable[[Path, bytes], None], tmp_pa
 
 @WRITERS
 def test_a_failed_write_leaves_nothing(write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch):
-    """If the disk does not take it, neither the file nor a part of it is there."""
+    """On a full disk neither the file nor a part of it remains."""
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -53,14 +53,14 @@ def test_an_existing_file_is_kept_or_replaced(tmp_path: Path):
 
 
 def test_a_content_may_come_in_parts(tmp_path: Path):
-    """The file is all of them, one behind the other."""
+    """The file is all parts, one after another, of the given mode."""
     files.replace(tmp_path / "file", b"a", b"", b"bc", b"d", mode=0o640, synced=False)
     assert (tmp_path / "file").read_bytes() == b"abcd"
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-def test_a_new_folder_is_whole_or_not_there(tmp_path: Path):
-    """Until the end nothing is at its path, an error leaves nothing at all, and what is there is kept."""
+def test_a_new_folder_is_whole_or_absent(tmp_path: Path):
+    """Until the end nothing is at its path, an error leaves nothing, and an existing folder is kept."""
     path = tmp_path / "new"
     with pytest.raises(ZeroDivisionError), files.new_folder(path) as folder:
         (folder / "file").write_text("half")
@@ -77,7 +77,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path):
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o077])
 def test_a_folder_has_its_mode_whatever_the_umask(umask: int, tmp_path: Path):
-    """What others may see does not hang on who runs the command; a folder that is there keeps its own mode."""
+    """The mode does not depend on who runs the command; an existing folder keeps its own."""
     before = os.umask(umask)
     try:
         with files.new_folder(tmp_path / "new") as folder:
@@ -89,8 +89,8 @@ def test_a_folder_has_its_mode_whatever_the_umask(umask: int, tmp_path: Path):
     assert modes == [0o755, 0o700]
 
 
-def test_what_a_killed_process_left_goes(tmp_path: Path):
-    """The next process removes what nobody holds, and neither what another one writes nor what is not its own."""
+def test_folders_of_killed_processes_are_removed(tmp_path: Path):
+    """The next process removes those that no process locks, and no folder of another name."""
     left, other, named = (tmp_path / name for name in (".new.abcdefgh.tmp", ".newer.abcdefgh.tmp", ".new.notes.tmp"))
     for folder in (left, other, named):
         (folder / "new").mkdir(parents=True)

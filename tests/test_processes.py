@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_grandchildren_end_with_the_group(capfd: pytest.CaptureFixture[str]) -> None:
-    """What a command started ends with it, and before `with` does, even if it will not."""
+    """All processes that a command started have ended when `with` ends, those that ignore SIGTERM included."""
     with ProcessGroup({}, grace=0.5) as group:
         number = os.getpgid(group.start(python(PARENT)))
         wait_until(lambda: "deaf" in capfd.readouterr().err)
@@ -55,8 +55,8 @@ def test_grandchildren_end_with_the_group(capfd: pytest.CaptureFixture[str]) -> 
     assert alive(number) == 0
 
 
-def test_who_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
-    """A process that does not end when asked is killed after the grace period."""
+def test_a_process_that_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is killed after the grace period."""
     with ProcessGroup({}, grace=0.5) as group:
         number = os.getpgid(group.start(python(DEAF)))
         wait_until(lambda: "deaf" in capfd.readouterr().err)
@@ -64,7 +64,7 @@ def test_who_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_all_die_with_a_killed_owner() -> None:
-    """SIGKILL of the process that holds the group kills its commands and what these started, also who is deaf."""
+    """SIGKILL of the process that holds the group kills its commands and their children, deaf ones included."""
     with subprocess.Popen(python(OWNER), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stderr is not None
@@ -77,7 +77,7 @@ def test_all_die_with_a_killed_owner() -> None:
 
 @pytest.mark.parametrize("programs", [(SHORT, ENDLESS), (ENDLESS, SHORT)])
 def test_the_end_of_one_command_ends_the_others_at_once(programs: tuple[str, str]) -> None:
-    """Whichever command ends by itself, `wait` says so, and the rest of the group needs no grace period."""
+    """Whichever command ends by itself, `wait` returns false, and the rest of the group needs no grace period."""
     with ProcessGroup({}) as group:
         number, _ = [os.getpgid(group.start(python(program))) for program in programs]
         assert not group.wait()
@@ -88,7 +88,7 @@ def test_the_end_of_one_command_ends_the_others_at_once(programs: tuple[str, str
 
 
 def test_after_its_end_a_group_starts_anew(capfd: pytest.CaptureFixture[str]) -> None:
-    """`end` kills all without asking; what is started next is in a new group, with a keeper of its own."""
+    """`end` kills all at once; the next command is in a new group, with a keeper of its own."""
     with ProcessGroup({}) as group:
         old = os.getpgid(group.start(python(PARENT)))
         wait_until(lambda: "deaf" in capfd.readouterr().err)
@@ -116,15 +116,15 @@ def test_a_signal_ends_the_group_at_once(number: signal.Signals) -> None:
     assert alive(of_group) == 0
 
 
-def test_signals_are_given_back() -> None:
-    """After the group a signal does what it did before it."""
+def test_signal_handlers_are_restored() -> None:
+    """After the group the handlers are those from before it."""
     before = [signal.getsignal(number) for number in processes.STOP_SIGNALS]
     with ProcessGroup({}):
         assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] != before
     assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] == before
 
 
-def test_a_free_port_is_none_that_a_connection_is_given(monkeypatch: pytest.MonkeyPatch):
+def test_a_free_port_is_outside_the_range_of_connections(monkeypatch: pytest.MonkeyPatch):
     """It can be listened on, and is below those that Linux gives to connections; one that is taken is passed over."""
     least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     port = free_port()
