@@ -229,7 +229,7 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
 
 def test_moved_weights_differ_by_one_unit():
     """Each weight is the next number up or down, and both occur."""
-    weights = [np.linspace(-1, 1, 1000, dtype=np.float32)]
+    weights = [np.linspace(0.5, 1, 1000, dtype=np.float32)]
     (near,) = moved(weights, 0)
     assert near.dtype == np.float32
     assert set(near.view(np.int32) - weights[0].view(np.int32)) == {-1, 1}
