@@ -44,10 +44,13 @@ def test_a_round_ends_where_the_next_one_begins():
 
 @pytest.mark.parametrize("megabytes", [1, 50, 100])
 def test_an_update_has_the_wanted_size(megabytes: int):
-    """The values of both slots, four bytes each, have the wanted megabytes, to a thousandth."""
-    length = bench_rounds.update_length(bench_rounds.dense_of(megabytes * 10**6))
+    """The values of both slots, four bytes each, have the wanted megabytes as nearly as any number of units allows."""
+    dense = bench_rounds.dense_of(megabytes * 10**6)
+    length = bench_rounds.update_length(dense)
     assert length * 4 == pytest.approx(megabytes * 10**6, rel=1e-3)
-    assert length == 2 * bench_rounds.network_of(bench_rounds.dense_of(megabytes * 10**6)).parameters()
+    assert length == 2 * bench_rounds.network_of(dense).parameters()
+    distances = [abs(bench_rounds.update_length(dense + more) * 4 - megabytes * 10**6) for more in (-1, 0, 1)]
+    assert min(distances) == distances[1]
 
 
 def test_simulated_clients_fit_the_measured_network():
