@@ -4,11 +4,15 @@ import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_dataset
-from site_nodes import Node, Plaintext, node
+from site_nodes import Node, Plaintext, node, run_spec_of
 
+from fedpp.cipher.evaluation_key import AnyKey
+from fedpp.config.hyperparameters import Dtype, Hyperparameters
+from fedpp.config.model_spec import ModelSpec
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
 from sites.client import participation
@@ -22,10 +26,19 @@ def sockets() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def trainers() -> Iterator[None]:
-    """Keep the compiled networks of a file's tests, which take turns: a site's own process has but one."""
+def trainers(domain: KeyDomain) -> Iterator[None]:
+    """Keep the networks of a file's tests: those of the usual run traced, the others, of few steps, eager."""
+    made, usual = participation._trainer.__wrapped__, run_spec_of(domain)
+    traced = (usual.network, usual.training.hyperparameters, usual.training.dtype)
+
+    @lru_cache(maxsize=16)
+    def kept(network: ModelSpec, key: AnyKey, hyperparameters: Hyperparameters, dtype: Dtype) -> Any:
+        trainer = made(network, key, hyperparameters, dtype)
+        trainer.model.run_eagerly = (network, hyperparameters, dtype) != traced
+        return trainer
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(participation, "_trainer", lru_cache(maxsize=8)(participation._trainer.__wrapped__))
+        patch.setattr(participation, "_trainer", kept)
         yield
 
 

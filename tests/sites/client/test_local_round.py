@@ -53,7 +53,10 @@ from fedpp.vault_api.vault_client import VaultClient
 
 @cache
 def trainer_of(domain: KeyDomain, hyperparameters: Hyperparameters, dtype: Any) -> EncryptedTrainer:
-    return EncryptedTrainer(TINY, domain.evaluation_key().algebra(), hyperparameters, dtype)
+    """Return a trainer whose steps run eagerly, for comparison to the sites' traced ones."""
+    trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), hyperparameters, dtype)
+    trainer.model.run_eagerly = True
+    return trainer
 
 
 @BOTH

@@ -225,6 +225,7 @@ def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDom
     trainer = EncryptedTrainer(
         run_spec.network, domain.evaluation_key().algebra(), run_spec.training.hyperparameters, run_spec.training.dtype
     )
+    trainer.model.run_eagerly = True  # for comparison to the site's traced steps
     rows = encrypted_initial_weights(
         run_spec.network, domain.initial_seed(run_spec.training.seed), domain.computing_key()
     )
