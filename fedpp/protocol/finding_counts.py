@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Self
+from typing import Self, cast
 
 from fedpp.errors import FederationError
 from fedpp.protocol.counts import Counts, MappedCounts
@@ -67,10 +67,8 @@ class FindingCounts:
         if unknown or _EXAMPLES not in values:
             wrong = f"unknown {unknown[0]!r:.40}" if unknown else f"missing {_EXAMPLES!r}"
             raise FederationError(f"counts of findings do not fit: {wrong}; use one fedpp at all sites")
-        examples = values[_EXAMPLES]
-        if type(examples) is not int:
-            raise FederationError(f"counts need whole numbers as {_EXAMPLES!r}, got {type(examples).__name__}")
-        return cls(examples, tuple(Counts.from_mapping(by_finding[number]) for number in numbers))
+        found = tuple(Counts.from_mapping(by_finding[number]) for number in numbers)
+        return cls(cast("int", values[_EXAMPLES]), found)  # its own check refuses another kind
 
 
 AnyCounts = Counts | FindingCounts

@@ -37,15 +37,7 @@ class RoundRecord:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
-        return {
-            "number": self.number,
-            "sites": list(self.sites),
-            "validation": _mapped(self.validation),
-            "seconds": self.seconds,
-            "attempt": self.attempt,
-            "excluded": dict(self.excluded),
-            "flagged": dict(self.flagged),
-        }
+        return _plain(self) | {"sites": list(self.sites), "validation": _mapped(self.validation)}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], kind: type[AnyCounts]) -> Self:
@@ -82,23 +74,11 @@ class FederationRecord:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
-        return {
-            "domain": self.domain,
-            "scheme": self.scheme,
-            "bundle": self.bundle,
-            "run": self.run,
-            "masked": self.masked,
-            "seed": self.seed,
-            "dtype": self.dtype,
+        return _plain(self) | {
             "network": self.network.to_json(),
             "sites": [site.to_mapping() for site in self.sites],
-            "datasets": dict(self.datasets),
-            "refused": dict(self.refused),
             "rounds": [r.to_mapping() for r in self.rounds],
             "test": _mapped(self.test),
-            "seconds": self.seconds,
-            "settings": dict(self.settings),
-            "quarantined": dict(self.quarantined),
             "local_baseline": _mapped(self.local_baseline),
         }
 
@@ -123,6 +103,11 @@ class FederationRecord:
             raise FederationError(f"cannot read the federation's record {path}: {error.strerror}") from None
         except (FedppError, AttributeError, ValueError, KeyError, TypeError) as error:
             raise FederationError(f"{path} is not a federation's record: {error}") from None
+
+
+def _plain(record: RoundRecord | FederationRecord) -> dict[str, Any]:
+    """Return the fields of a record, its mappings as dictionaries."""
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(record).items()}
 
 
 def _mapped(counts: Mapping[str, AnyCounts]) -> dict[str, MappedCounts]:
