@@ -22,6 +22,9 @@ from fedpp.values import canonical
 
 GOLDEN = ROOT / "tests" / "vectors" / "state-1"
 SUM = 32
+FLIPS = pytest.mark.parametrize(
+    "flips", [(1, 16, 255), pytest.param((2, 4, 8, 32, 64, 128), marks=pytest.mark.slow)], ids=["some bits", "others"]
+)
 
 
 def ramp(low: int) -> dict[str, np.ndarray]:
@@ -120,20 +123,22 @@ def read(content: bytes) -> GlobalState | None:
         return None
 
 
-def test_a_flipped_byte_is_refused():
+@FLIPS
+def test_a_flipped_byte_is_refused(flips: tuple[int, ...]):
     """Every byte of a state, of header, arrays or sum, in each of its bits or all: no other state is read."""
     content = (GOLDEN / "round-0.state").read_bytes()
     for place in range(len(content)):
-        for flip in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+        for flip in flips:
             assert read(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]) is None
 
 
-def test_a_flipped_byte_of_a_header_that_is_summed_again_is_refused_or_what_it_says():
+@FLIPS
+def test_a_flipped_byte_of_a_header_that_is_summed_again_is_refused_or_what_it_says(flips: tuple[int, ...]):
     """Whoever makes the sum anew gets a refusal, or a state whose bytes are those: never a crash or a second text."""
     body = (GOLDEN / "round-0.state").read_bytes()[:-SUM]
     taken = 0
     for place in range(body.index(b"\n", body.index(b"\n") + 1) + 1):
-        for flip in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+        for flip in flips:
             forged = sealed(body[:place] + bytes([body[place] ^ flip]) + body[place + 1 :])
             state = read(forged)
             assert state is None or state.to_bytes() == forged

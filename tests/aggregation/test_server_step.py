@@ -67,10 +67,10 @@ def record(weights: Arrays) -> ArrayRecord:
 
 
 def reply(weights: Arrays, examples: int) -> Message:
-    question = Message(RecordDict(), dst_node_id=1, message_type="train")
-    question.metadata.__dict__["_message_id"] = "question"
+    request = Message(RecordDict(), dst_node_id=1, message_type="train")
+    request.metadata.__dict__["_message_id"] = "request"
     content = RecordDict({"arrays": record(weights), "metrics": MetricRecord({"num-examples": examples})})
-    return Message(content, reply_to=question)
+    return Message(content, reply_to=request)
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "fedavg slowed"])
