@@ -49,26 +49,26 @@ class Site:
     step: float = 1.0
     held: dict[str, GlobalState] = field(default_factory=dict)
 
-    def answer(self, question: Message) -> RecordDict | None:
-        kind = question.metadata.message_type
+    def answer(self, message: Message) -> RecordDict | None:
+        kind = message.metadata.message_type
         self.asked.append(kind)
-        self.seen.append(question.content)
+        self.seen.append(message.content)
         if kind in self.instead:
             instead = self.instead[kind]
-            return instead(self.player().train(question.content)) if callable(instead) else instead
+            return instead(self.player().train(message.content)) if callable(instead) else instead
         if kind == "query.describe":
-            return described(self.description, question)
+            return described(self.description, message)
         player = self.player()
         if kind == "query.local_baseline":
             return player.local_baseline()
         if kind == "query.accept":
-            request = messages.AcceptRequest.read(question.content)
+            request = messages.AcceptRequest.read(message.content)
             self.scored.append(("validation", request.round))
-            return player.accept(question.content, self.reason_of(request))
+            return player.accept(message.content, self.reason_of(request))
         if kind == "evaluate":
-            self.scored.append(("test", messages.EvaluateRequest.read(question.content).round))
+            self.scored.append(("test", messages.EvaluateRequest.read(message.content).round))
         handlers = {"query.initial_weights": player.initial, "train": player.train, "evaluate": player.evaluate}
-        return handlers[kind](question.content)
+        return handlers[kind](message.content)
 
     def player(self) -> SimulatedClient:
         """Return its simulated client."""
@@ -84,9 +84,9 @@ def identity_of(name: str) -> SiteIdentity:
     return SiteIdentity(name, sha256(name.encode()).digest())
 
 
-def described(description: SiteDescription, question: Message) -> RecordDict:
+def described(description: SiteDescription, message: Message) -> RecordDict:
     """Reply with a site's description and its own proof."""
-    nonce = messages.DescribeRequest.read(question.content).nonce
+    nonce = messages.DescribeRequest.read(message.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce).to_json())
 
 
@@ -103,17 +103,17 @@ class LocalGrid(InProcessGrid):
     """In-process grid whose nodes join, and reply, after a number of looks at the nodes (default: 0)."""
 
     def __init__(
-        self, sites: Iterable[Site], joins: Mapping[int, int] | None = None, answers: Mapping[int, int] | None = None
+        self, sites: Iterable[Site], joins: Mapping[int, int] | None = None, delays: Mapping[int, int] | None = None
     ) -> None:
         super().__init__(sites)
-        self._joins, self._answers, self._looks = joins or {}, answers or {}, 0
+        self._joins, self._delays, self._looks = joins or {}, delays or {}, 0
 
     def get_node_ids(self) -> list[int]:
         self._looks += 1
         return [node for node in self.sites if self._looks > self._joins.get(node, 0)]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        late = {node for node, look in self._answers.items() if self._looks <= look}
+        late = {node for node, look in self._delays.items() if self._looks <= look}
         replied = [name for name in message_ids if name in self._replies]
         return super().pull_messages(n for n in replied if self._replies[n].metadata.src_node_id not in late)
 

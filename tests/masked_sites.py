@@ -10,6 +10,6 @@ DOMAIN = founded()
 
 def opened(sealed: bytes, domain: KeyDomain = DOMAIN) -> GlobalState:
     """Return the state in a sealed file."""
-    told, records = domain.state_sealer().unseal([sealed])
-    assert told
+    text, records = domain.state_sealer().unseal([sealed])
+    assert text
     return GlobalState.from_bytes(b"".join(records))

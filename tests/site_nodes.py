@@ -146,6 +146,12 @@ def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
     return sealed(domain, state) if run_spec.masked else state.to_bytes()
 
 
+def started(domain: KeyDomain, **changes: Any) -> tuple[RunSpec, bytes]:
+    """Return a run specification with these changes, and its initial state as it is sent."""
+    run_spec = run_spec_of(domain, **changes)
+    return run_spec, sent(domain, run_spec, initial_state(domain, run_spec))
+
+
 def state_in(reply: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
     """Return the state in a reply, sealed about its round, or in clear."""
     content = messages.state_of(reply)

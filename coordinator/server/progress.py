@@ -75,7 +75,7 @@ class ProgressFile:
         content = json.dumps(self._last.to_mapping()).encode()
         with suppress(OSError):
             try:
-                files.replace(self._path, content, mode=0o644)
+                files.replace(self._path, content, mode=0o644, synced=False)  # a loss of power may damage it
             except OSError:
                 if self._last.ended:  # `run` must see the end: the file's own space on the disk is there
                     self._overwrite(content)

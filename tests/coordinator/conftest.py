@@ -3,7 +3,7 @@
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from coordinator.server import admission, exchange
+from coordinator.server import admission, exchange, gathering
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +16,5 @@ def _in_a_run() -> None:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(exchange, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "RESTART_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(gathering, "OFFLINE_SECONDS", 0.02)

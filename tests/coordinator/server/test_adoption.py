@@ -62,7 +62,7 @@ def test_a_test_without_replies_loses_no_round(masking: bool, tmp_path: Path) ->
     """The model of the last round is there, for `--model`, though the run failed after it."""
     sites = [Untested(describe(name)) for name in "ab"]
     with pytest.raises(FederationError, match="test counts: 0 sites replied .* missing are a, b: "):
-        federate(LocalGrid(sites), config(tmp_path, secure_aggregation=masking))
+        federate(LocalGrid(sites), config(tmp_path, secure_aggregation=masking, wait_seconds=0.1))
     assert {path.name for path in tmp_path.iterdir()} == KEPT[masking]
     path = tmp_path / ("model.sealed" if masking else "model.npz")
     model = opened(path.read_bytes()) if masking else EncryptedModel.load(path)
@@ -72,9 +72,9 @@ def test_a_test_without_replies_loses_no_round(masking: bool, tmp_path: Path) ->
 class Silent(Site):
     """A site that does not reply to a request whose state it cannot unseal."""
 
-    def answer(self, question: Message) -> RecordDict | None:
+    def answer(self, message: Message) -> RecordDict | None:
         try:
-            return super().answer(question)
+            return super().answer(message)
         except (FederationError, MaskError, ModelError):
             return None
 
@@ -84,21 +84,21 @@ class Junk(Silent):
 
     round = 2
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        kept = answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer
-        if answer is not None and kept and messages.AcceptRequest.read(question.content).round == self.round:
-            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
-        return answer
+    def answer(self, message: Message) -> RecordDict | None:
+        reply = super().answer(message)
+        kept = reply is not None and messages.VERDICT in reply and messages.ARRAYS in reply
+        if reply is not None and kept and messages.AcceptRequest.read(message.content).round == self.round:
+            reply[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
+        return reply
 
 
 class Forgetful(Silent):
     """A site that loses its states before each request to train."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        if question.metadata.message_type == "train":
+    def answer(self, message: Message) -> RecordDict | None:
+        if message.metadata.message_type == "train":
             self.held.clear()
-        return super().answer(question)
+        return super().answer(message)
 
 
 class ForgetfulJunk(Junk, Forgetful):
@@ -115,7 +115,8 @@ def test_an_invalid_state_excludes_no_site_that_holds_the_valid_one(tmp_path: Pa
 def test_an_invalid_state_does_not_replace_the_previous_one(tmp_path: Path) -> None:
     """If no site holds the valid one, the run ends in the next round, and both files are there."""
     with pytest.raises(FederationError, match="round 3: update: 0 sites replied"):
-        federate(LocalGrid([ForgetfulJunk(describe("a")), Forgetful(describe("b"))]), config(tmp_path, rounds=3))
+        sites = [ForgetfulJunk(describe("a")), Forgetful(describe("b"))]
+        federate(LocalGrid(sites), config(tmp_path, rounds=3, wait_seconds=0.1))
     assert (tmp_path / "model.sealed").read_bytes() == b"no state"
     assert opened((tmp_path / "model-before.sealed").read_bytes()).round == 1
 
@@ -131,8 +132,8 @@ def test_a_state_in_clear_is_checked(tmp_path: Path) -> None:
 class Untested(Site):
     """A site that does not reply to the test request."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        return None if question.metadata.message_type == "evaluate" else super().answer(question)
+    def answer(self, message: Message) -> RecordDict | None:
+        return None if message.metadata.message_type == "evaluate" else super().answer(message)
 
 
 def test_a_round_without_updates_is_no_round(tmp_path: Path) -> None:
@@ -147,11 +148,11 @@ def test_a_round_without_updates_is_no_round(tmp_path: Path) -> None:
 class Forked(Site):
     """A site that computes another model than the others."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        if answer is not None and messages.VERDICT in answer:
-            answer[messages.VERDICT] = messages.Verdict("0" * 64, "").to_record()
-        return answer
+    def answer(self, message: Message) -> RecordDict | None:
+        reply = super().answer(message)
+        if reply is not None and messages.VERDICT in reply:
+            reply[messages.VERDICT] = messages.Verdict("0" * 64, "").to_record()
+        return reply
 
 
 def test_the_state_comes_from_a_site_of_the_majority(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,12 +182,12 @@ class Wavering(Site):
         super().__init__(describe(name))
         self.verdict = verdict
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        if answer is not None and messages.VERDICT in answer and messages.ARRAYS in answer:
-            answer[messages.VERDICT] = self.verdict(messages.Verdict.read(answer)).to_record()
-            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
-        return answer
+    def answer(self, message: Message) -> RecordDict | None:
+        reply = super().answer(message)
+        if reply is not None and messages.VERDICT in reply and messages.ARRAYS in reply:
+            reply[messages.VERDICT] = self.verdict(messages.Verdict.read(reply)).to_record()
+            reply[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(b"no state")})
+        return reply
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def cases(kind: str, replies: Mapping[str, tuple[RecordDict | None, str]]) -> li
         *cases("query.accept", NO_VERDICT),
         *cases(
             "evaluate",
-            {name: (reply, told.replace("announced 2", "announced 1")) for name, (reply, told) in NO_COUNTS.items()},
+            {name: (reply, text.replace("announced 2", "announced 1")) for name, (reply, text) in NO_COUNTS.items()},
         ),
         *cases("query.initial_weights", NO_STATE),
     ],
@@ -264,7 +264,7 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("reply", "reason"),
     [
         (RecordDict(), "without site"),
         (RecordDict({messages.SITE: MetricRecord({"name": 1})}), "without site"),
@@ -278,10 +278,10 @@ def test_a_run_fails_in_one_line_if_no_site_sends_initial_weights(tmp_path: Path
     ],
 )
 def test_a_node_without_a_description_is_refused(
-    answer: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reply: RecordDict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bad description refuses its node alone, in one printable line."""
-    grid = LocalGrid([Site(describe("a"), {"query.describe": answer}), Site(describe("b")), Site(describe("c"))])
+    grid = LocalGrid([Site(describe("a"), {"query.describe": reply}), Site(describe("b")), Site(describe("c"))])
     chosen = admitted(grid, config(tmp_path))
     assert [site.name for site in chosen.sites.values()] == ["b", "c"]
     assert reason in chosen.refused["node 1"]
@@ -326,7 +326,7 @@ def test_too_few_sites_end_the_run_at_the_deadline(sites: list[SiteDescription],
 
 def test_a_slow_node_is_waited_for(tmp_path: Path) -> None:
     """A node that connected before enough sites were admitted is admitted, however quickly the others reply."""
-    grid = LocalGrid([Site(describe(name)) for name in "abc"], answers={1: 5})
+    grid = LocalGrid([Site(describe(name)) for name in "abc"], delays={1: 5})
     chosen = admitted(grid, config(tmp_path, **{"wait-seconds": 60.0}))
     assert [site.name for site in chosen.sites.values()] == ["a", "b", "c"]
 
@@ -355,32 +355,32 @@ def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
     assert chosen.refused == {}
 
 
-def impostor(description: SiteDescription, question: Message) -> RecordDict:
+def impostor(description: SiteDescription, message: Message) -> RecordDict:
     """Reply under another site's name, with one's own certificate."""
-    nonce = messages.DescribeRequest.read(question.content).nonce
+    nonce = messages.DescribeRequest.read(message.content).nonce
     return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
 
 
-def replayed(description: SiteDescription, question: Message) -> RecordDict:
-    del question
+def replayed(description: SiteDescription, message: Message) -> RecordDict:
+    del message
     return answered(description, proof(identity_of(description.name), CARD, "0" * 64).to_json())
 
 
-def other_code(description: SiteDescription, question: Message) -> RecordDict:
-    nonce = messages.DescribeRequest.read(question.content).nonce
+def other_code(description: SiteDescription, message: Message) -> RecordDict:
+    nonce = messages.DescribeRequest.read(message.content).nonce
     return answered(description, proof(identity_of(description.name), CARD, nonce, bundle="e" * 64).to_json())
 
 
-def self_certified(description: SiteDescription, question: Message) -> RecordDict:
+def self_certified(description: SiteDescription, message: Message) -> RecordDict:
     """Reply with a certificate that a member issued with a key of its own."""
-    nonce = messages.DescribeRequest.read(question.content).nonce
+    nonce = messages.DescribeRequest.read(message.content).nonce
     own = proof(identity_of(description.name), CARD, nonce)
     made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).request(), CARD)
     return answered(description, replace(own, certificate=made).to_json())
 
 
-def unproved(description: SiteDescription, question: Message) -> RecordDict:
-    del question
+def unproved(description: SiteDescription, message: Message) -> RecordDict:
+    del message
     return RecordDict({messages.SITE: ConfigRecord(description.to_mapping())})
 
 
@@ -390,10 +390,10 @@ class BadSite(Site):
 
     proves: Callable[[SiteDescription, Message], RecordDict] = unproved
 
-    def answer(self, question: Message) -> RecordDict | None:
-        if question.metadata.message_type == "query.describe":
-            return self.proves(self.description, question)
-        return super().answer(question)
+    def answer(self, message: Message) -> RecordDict | None:
+        if message.metadata.message_type == "query.describe":
+            return self.proves(self.description, message)
+        return super().answer(message)
 
 
 @pytest.mark.parametrize(
@@ -427,13 +427,13 @@ def test_every_site_gets_the_participants(tmp_path: Path) -> None:
     seen = []
 
     class Watching(Site):
-        def answer(self, question: Message) -> RecordDict | None:
-            if messages.PARTICIPANTS in question.content:
-                record = messages.record(question.content, messages.PARTICIPANTS, ConfigRecord)
+        def answer(self, message: Message) -> RecordDict | None:
+            if messages.PARTICIPANTS in message.content:
+                record = messages.record(message.content, messages.PARTICIPANTS, ConfigRecord)
                 given = Participants.from_record(record)
                 others = given.others(self.description.name, run_of(CARD, given.nonce), datetime.now(UTC))
-                seen.append((question.metadata.message_type, others))
-            return super().answer(question)
+                seen.append((message.metadata.message_type, others))
+            return super().answer(message)
 
     federate(LocalGrid([Watching(describe("a")), Site(describe("b")), BadSite(describe("c"))]), config(tmp_path))
     assert seen == [("query.initial_weights", 1), *[("train", 1), ("query.accept", 1)] * 2, ("evaluate", 1)]
@@ -503,29 +503,29 @@ def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
     rows = [np.full(8, value).tobytes() for value in (0.25, 0.5)]  # after one round, and after two
     found = {}
     for masking in (True, False):
-        answers: list[bytes] = []
+        replies: list[bytes] = []
 
         class Heard(Site):
-            def answer(self, question: Message, answers: list[bytes] = answers) -> RecordDict | None:
-                answer = super().answer(question)
-                for record in (question.content, answer or RecordDict()):
+            def answer(self, message: Message, replies: list[bytes] = replies) -> RecordDict | None:
+                reply = super().answer(message)
+                for record in (message.content, reply or RecordDict()):
                     if messages.ARRAYS in record:
-                        answers += [array.data for array in record.array_records[messages.ARRAYS].values()]
-                return answer
+                        replies += [array.data for array in record.array_records[messages.ARRAYS].values()]
+                return reply
 
         out = tmp_path / str(masking)
         federate(
             LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, secure_aggregation=masking)
         )
         written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
-        found[masking] = [any(row in c for c in contents for row in rows) for contents in (answers, written)]
+        found[masking] = [any(row in c for c in contents for row in rows) for contents in (replies, written)]
     assert found == {True: [False, False], False: [True, True]}
 
 
 def test_local_baselines_are_recorded(tmp_path: Path) -> None:
     """The record has their test counts; a site without one costs the run only the deadline."""
     instead = {"a": {}, "b": {"query.local_baseline": refusal(reason="its gate")}, "c": {"query.local_baseline": None}}
-    sites = [Site(describe(name), answers) for name, answers in instead.items()]
+    sites = [Site(describe(name), replies) for name, replies in instead.items()]
     record = federate(LocalGrid(sites), config(tmp_path, sites=3, quorum=2, local_baseline=True))
     assert dict(record.local_baseline) == {"a": counted(describe("a"), 1)}
     assert FederationRecord.load(tmp_path / "federation.json") == record

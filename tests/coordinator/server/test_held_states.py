@@ -23,24 +23,24 @@ class Forgetting(Site):
 
     loses: tuple[tuple[str, int], ...] = ()
 
-    def answer(self, question: Message) -> RecordDict | None:
-        if asked(question.content, question.metadata.message_type) in self.loses:
+    def answer(self, message: Message) -> RecordDict | None:
+        if asked(message.content, message.metadata.message_type) in self.loses:
             self.held.clear()
-        return super().answer(question)
+        return super().answer(message)
 
 
 @dataclass
 class Lying(Site):
     """A site that always replies that it does not hold the state."""
 
-    told: list[int] = field(default_factory=list)
+    states: list[int] = field(default_factory=list)
 
-    def answer(self, question: Message) -> RecordDict | None:
-        kind, round_ = asked(question.content, question.metadata.message_type)
+    def answer(self, message: Message) -> RecordDict | None:
+        kind, round_ = asked(message.content, message.metadata.message_type)
         if kind == "train" and round_ == 2:
-            self.told.append(len(question.content.array_records[messages.ARRAYS]))
+            self.states.append(len(message.content.array_records[messages.ARRAYS]))
             return refusal(reason=messages.LOST_BASE)
-        return super().answer(question)
+        return super().answer(message)
 
 
 def asked(content: RecordDict, kind: str) -> tuple[str, int]:
@@ -92,11 +92,11 @@ def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost
 class Another(Site):
     """A site that computes another model than the others in the first round."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        if answer is not None and asked(question.content, question.metadata.message_type) == ("query.accept", 1):
-            answer[messages.VERDICT] = messages.Verdict("e" * 64, "").to_record()
-        return answer
+    def answer(self, message: Message) -> RecordDict | None:
+        reply = super().answer(message)
+        if reply is not None and asked(message.content, message.metadata.message_type) == ("query.accept", 1):
+            reply[messages.VERDICT] = messages.Verdict("e" * 64, "").to_record()
+        return reply
 
 
 def test_a_site_that_computed_another_model_is_sent_the_accepted_one(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_site_that_takes_no_state_is_excluded(tmp_path: Path) -> None:
     """It is sent the state once, and not repeatedly."""
     liar = Lying(describe("b"))
     record = federate(LocalGrid([Site(describe("a")), liar]), config(tmp_path, rounds=3))
-    assert liar.told == [0, 1]
+    assert liar.states == [0, 1]
     assert record.rounds[1].sites == ("a",)
     assert messages.LOST_BASE in record.rounds[1].excluded["b"]
     assert record.rounds[2].sites == ("a", "b")
@@ -131,25 +131,25 @@ def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
 class Forging(Site):
     """A site that accepts the first new model, and seals another one in its place."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        answer = super().answer(question)
-        if answer is not None and asked(question.content, question.metadata.message_type) == ("query.accept", 1):
-            told, content = KEYS.state_sealer().unseal([messages.state_of(answer)])
+    def answer(self, message: Message) -> RecordDict | None:
+        reply = super().answer(message)
+        if reply is not None and asked(message.content, message.metadata.message_type) == ("query.accept", 1):
+            text, content = KEYS.state_sealer().unseal([messages.state_of(reply)])
             state = GlobalState.from_bytes(b"".join(content))
             forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
-            sealed = b"".join(KEYS.state_sealer().seal(told, [forged.to_bytes()]))
-            answer[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sealed)})
-        return answer
+            sealed = b"".join(KEYS.state_sealer().seal(text, [forged.to_bytes()]))
+            reply[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sealed)})
+        return reply
 
 
 class Refusing(Site):
     """A site that refuses invalid requests, as a real one does."""
 
-    def answer(self, question: Message) -> RecordDict | None:
-        if asked(question.content, question.metadata.message_type) == ("query.accept", 1):
+    def answer(self, message: Message) -> RecordDict | None:
+        if asked(message.content, message.metadata.message_type) == ("query.accept", 1):
             return refusal(reason="busy")
         try:
-            return super().answer(question)
+            return super().answer(message)
         except FederationError as error:
             return refusal(reason=str(error))
 

@@ -14,7 +14,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUn
 from flwr.superlink.grid import http_grid
 from masked_sites import opened
 
-from coordinator.server import admission, exchange, gathering
+from coordinator.server import admission
 from coordinator.server.app import federate
 from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState
@@ -23,15 +23,9 @@ from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.messages import TrainRequest
 
 
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "RESTART_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(gathering, "OFFLINE_SECONDS", 0.02)
-
-
-def asked_to_train(question: Message, number: int) -> bool:
+def asked_to_train(message: Message, number: int) -> bool:
     """Tell whether a request is for the training of this round."""
-    return question.metadata.message_type == "train" and TrainRequest.read(question.content).round == number
+    return message.metadata.message_type == "train" and TrainRequest.read(message.content).round == number
 
 
 class Network(LocalGrid):
@@ -215,9 +209,9 @@ class Losing(LocalGrid):
         return ids
 
 
-def lost(question: Message) -> Message:
+def lost(message: Message) -> Message:
     """Return SuperLink's error for a lost reply."""
-    return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "objects are unavailable"), reply_to=question)
+    return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "objects are unavailable"), reply_to=message)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -226,8 +220,8 @@ def test_a_lost_reply_is_requested_once_more(times: int, tmp_path: Path, capsys:
     sites = [Site(describe(name)) for name in "abc"]
     record = federate(Losing(sites, times), config(tmp_path, sites=3, rounds=3, **{"round-seconds": 60.0}))
     assert [of.sites for of in record.rounds] == [("a", "b", "c"), tuple("abc" if times == 1 else "ab"), tuple("abc")]
-    told = capsys.readouterr().err
-    assert told.count("round 2: update: the reply of c was lost, and is requested again") == 1
+    text = capsys.readouterr().err
+    assert text.count("round 2: update: the reply of c was lost, and is requested again") == 1
 
 
 class Uploading(LocalGrid):
@@ -247,10 +241,10 @@ class Uploading(LocalGrid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        for question in [self.announced.pop(i) for i in message_ids if i in self.announced]:
+        for message in [self.announced.pop(i) for i in message_ids if i in self.announced]:
             with pytest.raises(ObjectPullError):
                 http_grid.pull_objects(["object"], _never)
-            return [lost(question)]
+            return [lost(message)]
         return super().pull_messages(message_ids)
 
 
@@ -273,9 +267,9 @@ class Timed(Site):
 
     lives: float = 0.0
 
-    def answer(self, question: Message) -> RecordDict | None:
-        self.lives = question.metadata.ttl
-        return super().answer(question)
+    def answer(self, message: Message) -> RecordDict | None:
+        self.lives = message.metadata.ttl
+        return super().answer(message)
 
 
 def test_requests_live_as_long_as_the_longest_deadline(tmp_path: Path) -> None:
@@ -290,11 +284,11 @@ def test_a_site_that_restarts_before_its_description_gets_the_request_again(tmp_
 
     class Restarted(Restarting):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
-            questions = list(messages)
-            if questions[0].metadata.dst_node_id == 3 and not self.restarts:
+            requests = list(messages)
+            if requests[0].metadata.dst_node_id == 3 and not self.restarts:
                 self.restarts = 1
                 return ["taken along"]
-            return LocalGrid.push_messages(self, questions)
+            return LocalGrid.push_messages(self, requests)
 
     sites = [Site(describe(name)) for name in "abc"]
     record = federate(Restarted(sites), config(tmp_path, sites=3, **{"wait-seconds": 5.0}))
@@ -308,12 +302,12 @@ def test_a_lost_request_for_a_description_is_repeated(tmp_path: Path, monkeypatc
 
     class Deaf(LocalGrid):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
-            questions = list(messages)
-            if questions[0].metadata.message_type == "query.describe" and questions[0].metadata.dst_node_id == 3:
+            requests = list(messages)
+            if requests[0].metadata.message_type == "query.describe" and requests[0].metadata.dst_node_id == 3:
                 asked.append(time.monotonic())
                 if len(asked) < 4:
                     return [f"lost {len(asked)}"]
-            return super().push_messages(questions)
+            return super().push_messages(requests)
 
     sites = [Site(describe(name)) for name in "abc"]
     started = time.monotonic()

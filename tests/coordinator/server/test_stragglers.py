@@ -97,13 +97,13 @@ class Unready(Site):
 
     times: int = 0
 
-    def answer(self, question: Message) -> RecordDict | None:
-        if question.metadata.message_type != "query.describe":
-            return super().answer(question)
+    def answer(self, message: Message) -> RecordDict | None:
+        if message.metadata.message_type != "query.describe":
+            return super().answer(message)
         self.times -= 1
         self.asked.append("query.describe")
-        self.seen.append(question.content)
-        return refusal(reason="its vault does not answer") if self.times >= 0 else described(self.description, question)
+        self.seen.append(message.content)
+        return refusal(reason="its vault does not answer") if self.times >= 0 else described(self.description, message)
 
 
 class Restarting(LocalGrid):

@@ -65,12 +65,12 @@ REQUESTS: Mapping[str, Callable[[RunSpec], messages.Request]] = {
 def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
     """The reply holds an encoded update, its mask's public part, its origin and the number of sequences only."""
     run_spec = run_spec_of(domain, masked=masked)
-    answer = train_reply(both[0], run_spec)
-    assert set(answer) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
-    assert list(answer.array_records[messages.ARRAYS]) == [messages.WORDS]
-    assert dict(answer.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
-    assert update_in(answer, run_spec).any()
-    assert (messages.Mask.read(answer).tag != 0) is masked
+    reply = train_reply(both[0], run_spec)
+    assert set(reply) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
+    assert list(reply.array_records[messages.ARRAYS]) == [messages.WORDS]
+    assert dict(reply.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
+    assert update_in(reply, run_spec).any()
+    assert (messages.Mask.read(reply).tag != 0) is masked
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
@@ -85,24 +85,24 @@ def test_a_diverged_training_is_reported_without_figures(
     both: list[Node], domain: KeyDomain, masked: bool, caplog: pytest.LogCaptureFixture
 ):
     """The coordinator learns that the learning rate must change, and not the batch, which tells about sequences."""
-    answer = train_reply(
+    reply = train_reply(
         both[0], run_spec_of(domain, masked=masked, hyperparameters=Hyperparameters(learning_rate=1e300, batch_size=4))
     )
-    assert reason(answer) == "the training diverged, or its data do not fit: lower the learning rate"
+    assert reason(reply) == "the training diverged, or its data do not fit: lower the learning rate"
     assert "in epoch 1, batch 2: lower the learning rate" in caplog.text
 
 
 def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain: KeyDomain):
     """The coordinator receives the dataset's shape, classes and counts by split."""
     with north.beside_vault():
-        answer = north.described()
-    proved = Proof.from_json(str(answer.config_records[messages.PROOF]["proof"]))
+        reply = north.described()
+    proved = Proof.from_json(str(reply.config_records[messages.PROOF]["proof"]))
     proved.require(run_of(domain.card(), NONCE))
     assert (proved.statement.dataset, proved.statement.bundle) == (dataset.manifest.fingerprint, NO_BUNDLE)
     fingerprint = domain.card().fingerprint
     counts = ((6, 2, 3), (6, 2, 3))
     expected = SiteDescription("north", fingerprint, 2, TINY.task, *counts)
-    assert SiteDescription.from_mapping(answer.config_records[messages.SITE]) == expected
+    assert SiteDescription.from_mapping(reply.config_records[messages.SITE]) == expected
 
 
 def test_a_site_whose_vault_serves_another_dataset_refuses(
@@ -111,8 +111,8 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
     """A dataset of the same domain and shape, but with other labels, would be evaluated wrongly."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0], 1 - plaintext[1]))
     with replace(north, dataset=other).beside_vault():
-        answer = north.described()
-    assert reason(answer) == (
+        reply = north.described()
+    assert reason(reply) == (
         f"its vault serves dataset {other.manifest.fingerprint[:16]}, its trainer reads "
         f"{dataset.manifest.fingerprint[:16]}: give both the same"
     )
@@ -185,8 +185,8 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     domain.at_rest_key().save(north.folder / "domain.rest")
     with node.beside_vault():
         assert messages.SITE in node.described()
-        answer = train_reply(node, run_spec)
-    ours, theirs = (ring_of(run_spec).decode(update_in(content, run_spec), 6) for content in (answer, unsealed))
+        reply = train_reply(node, run_spec)
+    ours, theirs = (ring_of(run_spec).decode(update_in(content, run_spec), 6) for content in (reply, unsealed))
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
     assert np.abs(theirs).max() > 1e-4
 
@@ -228,8 +228,8 @@ def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
     """A site replies with the defect of a request, and does not start it."""
     run_spec = json.dumps({**json.loads(run_spec_of(domain).to_json()), "epochs": 10**6})
     record = ConfigRecord({**messages.TrainRequest(run_spec_of(domain), 1).to_record(), "run_spec": run_spec})
-    answer = north.send("train", RecordDict({messages.CONFIG: record}))
-    assert reason(answer) == (
+    reply = north.send("train", RecordDict({messages.CONFIG: record}))
+    assert reason(reply) == (
         "the coordinator's request does not fit: epochs must be a whole number from 1 to 1000, got 1000000"
     )
     assert reason(north.send("evaluate", RecordDict())) == ("a message came without config: use one fedpp at all sites")
@@ -254,16 +254,16 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
         given = b"".join(domain.state_sealer().seal(about(0), [content])) if masked else content
         return reason(train_reply(both[0], run_spec, state=given))
 
-    told = "the state in the message is of round 3, expected that of round 0"
-    assert refused(replace(state, round=3).to_bytes()) == told
+    text = "the state in the message is of round 3, expected that of round 0"
+    assert refused(replace(state, round=3).to_bytes()) == text
     for other in (
         replace(state, domain=OTHER),
         initial_state(domain, varied(run_spec, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))),
         initial_state(domain, varied(run_spec, dtype="float32")),
         initial_state(domain, varied(run_spec, network=TINY.changed(lstm=3))),
     ):
-        told = "the state in the message is of another domain, network or server optimizer than the run"
-        assert refused(other.to_bytes()) == told
+        text = "the state in the message is of another domain, network or server optimizer than the run"
+        assert refused(other.to_bytes()) == text
     for content in (b"state", state.to_bytes()[:-1], state.to_bytes().replace(b"no", b"on")):
         assert refused(content).startswith("not a global state")
 
@@ -290,8 +290,8 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
     run_spec = run_spec_of(domain)
     state = initial_state(domain, run_spec)
     for said in (about(0, "0" * 64), about(1), "state"):
-        told = reason(train_reply(both[0], run_spec, state=sealed(domain, state, said)))
-        assert told == f"the coordinator sent a sealed state about {said}, expected {about(0)}"
+        text = reason(train_reply(both[0], run_spec, state=sealed(domain, state, said)))
+        assert text == f"the coordinator sent a sealed state about {said}, expected {about(0)}"
     altered = bytearray(sealed(domain, state))
     altered[-1] ^= 1
     stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
@@ -303,7 +303,7 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "text"),
     [
         ("query.describe", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
         ("train", {"datasets": (OTHER,)}, "this site's policy does not list its dataset {dataset:.16}"),
@@ -316,13 +316,13 @@ def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
     ],
 )
 def test_the_policy_decides_which_requests_are_answered(
-    kind: str, changes: dict[str, Any], told: str, north: Node, domain: KeyDomain
+    kind: str, changes: dict[str, Any], text: str, north: Node, domain: KeyDomain
 ):
     """A dataset that is not listed, a request that is not allowed, and one after the last day are refused."""
     north.permit(**changes)
     with north.beside_vault():
-        answer = north.described() if kind == "query.describe" else _requested(north, kind, run_spec_of(domain))
-    assert reason(answer).startswith(told.format(dataset=north.dataset.manifest.fingerprint))
+        reply = north.described() if kind == "query.describe" else _requested(north, kind, run_spec_of(domain))
+    assert reason(reply).startswith(text.format(dataset=north.dataset.manifest.fingerprint))
 
 
 def _requested(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
@@ -334,9 +334,9 @@ def _requested(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
 def test_the_policy_decides_whether_secure_aggregation_is_optional(kind: str, north: Node, domain: KeyDomain):
     """Where it is required, no state and no update leave in clear; where it is optional, both kinds of run do."""
-    told = "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
+    text = "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
     with north.beside_vault():
-        assert reason(_requested(north, kind, run_spec_of(domain, masked=False))) == told
+        assert reason(_requested(north, kind, run_spec_of(domain, masked=False))) == text
         assert messages.REFUSAL not in _requested(north, kind, run_spec_of(domain))
         north.permit(secure_aggregation="optional")
         for masked in (False, True):
@@ -382,7 +382,7 @@ def test_a_request_without_participants_is_refused(kind: str, north: Node, domai
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "text"),
     [
         ("dataset", "its dataset cannot be read: its own log says why"),
         ("damage", "its dataset cannot be read: its own log says why"),
@@ -396,7 +396,7 @@ def test_a_request_without_participants_is_refused(kind: str, north: Node, domai
 )
 def test_the_coordinator_learns_no_path(
     what: str,
-    told: str,
+    text: str,
     north: Node,
     domain: KeyDomain,
     plaintext: Plaintext,
@@ -423,8 +423,8 @@ def test_the_coordinator_learns_no_path(
         north.context.node_config["partition-id"] = 0
         monkeypatch.setenv(SITES_FOLDER, str(tmp_path / "nowhere"))
     with caplog.at_level(logging.WARNING, "fedpp.site"):
-        answer = north.described()
-    assert reason(answer) == told
+        reply = north.described()
+    assert reason(reply) == text
     (entry,) = [entry for entry in caplog.records if entry.name == "fedpp.site"]
     assert entry.getMessage().startswith("describe failed" if what == "defect" else "describe refused: ")
     secret = {"vault": "hospital-", "settings": "unknown 'vaults'", "defect": "nowhere/0.json"}.get(what, str(tmp_path))

@@ -65,10 +65,10 @@ def test_sites_accept_a_model_of_the_coordinator(nodes: list[Node]):
     before = initial_state(FRAMES, RUN_SPEC)
     after = stepped(before)
     for each in nodes:
-        answer = shown(each, RUN_SPEC, before, after.to_bytes())
-        assert messages.Verdict.read(answer) == messages.Verdict(after.digest, "")
-        assert state_in(answer, FRAMES, masked=False) == after
-        assert answer[messages.METRICS]["examples"] == 2
+        reply = shown(each, RUN_SPEC, before, after.to_bytes())
+        assert messages.Verdict.read(reply) == messages.Verdict(after.digest, "")
+        assert state_in(reply, FRAMES, masked=False) == after
+        assert reply[messages.METRICS]["examples"] == 2
     later = stepped(after)
     assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, after, later.to_bytes(), 2)) == messages.Verdict(
         later.digest, ""
@@ -93,7 +93,7 @@ def test_a_model_beyond_the_update_check_is_rejected(nodes: list[Node]):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         (lambda after: replace(after, salt="0" * 64).to_bytes(), "of another attempt, or of another run"),
         (lambda after: replace(after, attempt=2).to_bytes(), "of another attempt, or of another run"),
@@ -106,10 +106,10 @@ def test_a_model_beyond_the_update_check_is_rejected(nodes: list[Node]):
     ],
     ids=["salt", "attempt", "classes", "later", "earlier", "domain", "cut", "junk"],
 )
-def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], told: str):
+def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Callable[[GlobalState], bytes], text: str):
     """Of another run, attempt, round or domain, or damaged: the site names the reason, and keeps nothing of it."""
     before = initial_state(FRAMES, RUN_SPEC)
-    assert told in reason(shown(nodes[0], RUN_SPEC, before, change(stepped(before))))
+    assert text in reason(shown(nodes[0], RUN_SPEC, before, change(stepped(before))))
     good = stepped(before, 0.02)
     assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, before, good.to_bytes())) == messages.Verdict(
         good.digest, ""
@@ -139,6 +139,6 @@ def test_a_site_trains_from_a_model_of_the_coordinator(nodes: list[Node]):
     before = initial_state(FRAMES, RUN_SPEC)
     after = stepped(before)
     assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, before, after.to_bytes())).reason == ""
-    answer = nodes[0].send("train", content_of(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
-    assert after.digest in messages.Origin.read(answer).round
+    reply = nodes[0].send("train", content_of(FRAMES, messages.TrainRequest(RUN_SPEC, 2), after.to_bytes()))
+    assert after.digest in messages.Origin.read(reply).round
     assert messages.REFUSAL not in train_reply(nodes[1], RUN_SPEC)

@@ -26,6 +26,7 @@ from site_nodes import (
     reason,
     run_spec_of,
     sent,
+    started,
     state_in,
 )
 
@@ -50,19 +51,19 @@ from sites.client.app import app
 folder, kind, run, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 content = recorddict_from_proto(ProtoRecordDict.FromString((folder / "request").read_bytes()))
 metadata = Metadata(run, "request", 0, 1, "", "", 0.0, 60.0, kind)
-answer = app(Message(content=content, metadata=metadata), Context(run, 1, settings, RecordDict(), {})).content
-(folder / "reply").write_bytes(recorddict_to_proto(answer).SerializeToString())
+reply = app(Message(content=content, metadata=metadata), Context(run, 1, settings, RecordDict(), {})).content
+(folder / "reply").write_bytes(recorddict_to_proto(reply).SerializeToString())
 print("tensorflow" in sys.modules)
 """
 
 
-def packed(answer: RecordDict) -> bytes:
-    return recorddict_to_proto(answer).SerializeToString()
+def packed(reply: RecordDict) -> bytes:
+    return recorddict_to_proto(reply).SerializeToString()
 
 
-def nonce_of(answer: RecordDict) -> str:
+def nonce_of(reply: RecordDict) -> str:
     """Return the nonce that is fresh for each masked update."""
-    return messages.Mask.read(answer).nonce
+    return messages.Mask.read(reply).nonce
 
 
 def sent_to_new_process(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
@@ -116,26 +117,24 @@ def test_another_request_is_trained_anew(north: Node, log: Path, domain: KeyDoma
     asked = [first, (run_spec, state, 2, 1), (varied(run_spec, seed=1), state, 1, 1)]
     asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
     nonces = []
-    for told, before, attempt, others in asked:
+    for text, before, attempt, others in asked:
         north.permit(min_other_sites=others)
         content = content_of(
             domain,
-            messages.TrainRequest(told, 1, attempt),
-            sent(domain, told, before),
+            messages.TrainRequest(text, 1, attempt),
+            sent(domain, text, before),
             participants=three_participants(domain),
         )
-        answer = north.send("train", content)
-        assert packed(north.send("train", content)) == packed(answer)
-        nonces.append(nonce_of(answer))
+        reply = north.send("train", content)
+        assert packed(north.send("train", content)) == packed(reply)
+        nonces.append(nonce_of(reply))
     assert len(set(nonces)) == calls(log, "Mask") == len(asked)
 
 
 def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, log: Path, domain: KeyDomain) -> None:
     """What was replied before is not replied to a request that the site would refuse at first."""
-    run_spec = run_spec_of(domain)
-    content = content_of(
-        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
-    )
+    run_spec, state = started(domain)
+    content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
     assert messages.REFUSAL not in north.send("train", content)
     assert reason(north.send("train", content, run=2)) == "the proof of north is for another run: it was replayed"
     north.permit(min_other_sites=2)
@@ -148,27 +147,23 @@ def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, log: Path, 
 
 def test_concurrent_requests_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
     """The later ones wait for the first one's reply, and send it too."""
-    run_spec = run_spec_of(domain)
-    content = content_of(
-        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
-    )
-    answers: list[bytes] = []
-    asking = [Thread(target=lambda: answers.append(packed(north.send("train", content)))) for _ in range(3)]
+    run_spec, state = started(domain)
+    content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
+    replies: list[bytes] = []
+    asking = [Thread(target=lambda: replies.append(packed(north.send("train", content)))) for _ in range(3)]
     for thread in asking:
         thread.start()
     for thread in asking:
         thread.join(SECONDS)
-    assert len(answers) == 3
-    assert len(set(answers)) == 1
+    assert len(replies) == 3
+    assert len(set(replies)) == 1
     assert calls(log, "Mask") == 1
 
 
 def test_an_update_that_cannot_be_kept_is_sent(north: Node, log: Path, domain: KeyDomain) -> None:
     """A repeated request costs another training, and nothing else; then it is kept."""
-    run_spec = run_spec_of(domain)
-    content = content_of(
-        domain, messages.TrainRequest(run_spec, 1), sent(domain, run_spec, initial_state(domain, run_spec))
-    )
+    run_spec, state = started(domain)
+    content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (2 * 8 * run_spec.network.parameters(), most)
@@ -187,8 +182,7 @@ def test_an_update_that_cannot_be_kept_is_sent(north: Node, log: Path, domain: K
 
 def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
     """The second time its counts and decision are the same, without an evaluation; the state comes if requested."""
-    run_spec = run_spec_of(domain)
-    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    run_spec, state = started(domain)
     with south.beside_vault():
         total = aggregate_from([north, south], run_spec, state)
         request = messages.AcceptRequest(run_spec, 1)
@@ -212,8 +206,8 @@ def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, doma
     content = content_of(
         domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=three_participants(domain, 2)
     )
-    told = "a run is masked from its first request to its last, or not at all"
-    assert reason(sent_to_new_process(north, "train", content, 2)) == told
+    text = "a run is masked from its first request to its last, or not at all"
+    assert reason(sent_to_new_process(north, "train", content, 2)) == text
     assert calls(log, "Mask") == 1
 
 
@@ -221,7 +215,7 @@ def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDom
     """From the run's fresh weights, on this site's data: a loop by hand gives the same; a repeat trains nothing."""
     run_spec = run_spec_of(domain, epochs=2)
     content = content_of(domain, messages.LocalBaselineRequest(run_spec, 2))
-    answer = north.send("query.local_baseline", content)
+    reply = north.send("query.local_baseline", content)
     trainer = EncryptedTrainer(
         run_spec.network, domain.evaluation_key().algebra(), run_spec.training.hyperparameters, run_spec.training.dtype
     )
@@ -235,6 +229,6 @@ def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDom
         rows = trainer.rows()
     with VaultClient(str(north.context.node_config["vault"])) as vault:
         logits = trainer.logits(north.dataset, north.dataset.indices("test"))
-        assert dict(answer[messages.METRICS]) == vault.evaluate("test", logits, "9", 1).to_mapping()
-    assert packed(sent_to_new_process(north, "query.local_baseline", content, 1)) == packed(answer)
+        assert dict(reply[messages.METRICS]) == vault.evaluate("test", logits, "9", 1).to_mapping()
+    assert packed(sent_to_new_process(north, "query.local_baseline", content, 1)) == packed(reply)
     assert (calls(log, "InitialWeights"), calls(log, "Evaluate")) == (1, 2)  # one of them of the loop by hand

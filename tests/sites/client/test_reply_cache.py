@@ -150,11 +150,11 @@ def test_a_site_that_cannot_write_its_record_refuses(tmp_path: Path, state: Glob
     """What the update check and the masking depend on is kept, or the request is refused and the record unchanged."""
     cache = ReplyCache(tmp_path, NONCE)
     cache.require_masking(masked=True)
-    told = "this site cannot write its record of the run: File too large: check its disk"
+    text = "this site cannot write its record of the run: File too large: check its disk"
     with files_of_at_most(8):
-        with pytest.raises(FederationError, match=told):
+        with pytest.raises(FederationError, match=text):
             cache.keep(state, 0.5, {"reason": ""})
-        with pytest.raises(FederationError, match=told), cache.turn(1, 1):
+        with pytest.raises(FederationError, match=text), cache.turn(1, 1):
             pass
         cache.require_masking(masked=True)  # which it knows
     assert files(folder_of(tmp_path)) == {"lock", "rounds"}
@@ -178,7 +178,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path)
 def test_a_reply_is_packed_with_all_its_records(tmp_path: Path) -> None:
     """Each record, array, dtype, shape and text comes back, in any number; an array of no bytes, too."""
     arrays = ArrayRecord({"values": Array(np.arange(6, dtype="<u4").reshape(2, 3)), "none": Array(np.zeros(0))})
-    answer = RecordDict(
+    reply = RecordDict(
         {
             "metrics": MetricRecord({"num-examples": 7, "losses": [0.1, 0.2]}),
             "arrays": arrays,
@@ -188,10 +188,10 @@ def test_a_reply_is_packed_with_all_its_records(tmp_path: Path) -> None:
         }
     )
     cache = ReplyCache(tmp_path, NONCE)
-    cache.keep_reply("a request", answer)
+    cache.keep_reply("a request", reply)
     kept = cache.kept_reply("a request")
     assert kept is not None
-    assert [(name, dict(record)) for name, record in kept.items()] == [(n, dict(of)) for n, of in answer.items()]
+    assert [(name, dict(record)) for name, record in kept.items()] == [(n, dict(of)) for n, of in reply.items()]
 
 
 def test_states_of_two_rounds_are_held(tmp_path: Path, state: GlobalState) -> None:
