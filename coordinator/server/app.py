@@ -107,15 +107,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         )
 
     rounds = FederatedAveraging(
-        grid,
-        config,
-        admissions,
-        run_spec,
-        folder,
-        progress,
-        n=card.n,
-        aggregate=aggregate,
-        keep=keep_model,
+        grid, config, admissions, run_spec, folder, progress, n=card.n, aggregate=aggregate, keep=keep_model
     )
     last = rounds.federate(at)
     tested = rounds.test(last)
@@ -175,12 +167,7 @@ def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> Ru
 
 
 def initial_state(
-    grid: Grid,
-    admission: Admission,
-    initial: InitialModel | None,
-    run_spec: RunSpec,
-    timeout: float,
-    folder: RunState,
+    grid: Grid, admission: Admission, initial: InitialModel | None, run_spec: RunSpec, timeout: float, folder: RunState
 ) -> Checkpoint:
     """Request the state of round 0 from one site after another until one replies; raise `FederationError`."""
     form, model = form_of(initial, admission, run_spec)

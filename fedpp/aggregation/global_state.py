@@ -214,14 +214,7 @@ def _expected(network: ModelSpec, dtype: Dtype, n: int, rule: ServerOptimizerCon
 
 
 def _require_facts(
-    number: Any,
-    attempt: Any,
-    salt: Any,
-    domain: Any,
-    network: ModelSpec,
-    dtype: Any,
-    n: Any,
-    classes: tuple[Any, ...],
+    number: Any, attempt: Any, salt: Any, domain: Any, network: ModelSpec, dtype: Any, n: Any, classes: tuple[Any, ...]
 ) -> None:
     """Raise `ModelError` for invalid facts, which may come from a file."""
     if type(number) is not int or not 0 <= number <= MAX_ROUND:

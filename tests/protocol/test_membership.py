@@ -126,7 +126,7 @@ def test_every_changed_byte_is_refused(card: DomainCard):
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "[" * 5000, '{"a": 1' + " " * 5000 + "}"])
 def test_what_is_no_json_of_ours_is_refused(text: str):
-    """Whatever a coordinator or a site sends, the answer is one line."""
+    """Whatever a coordinator or a site sends, the error is one line."""
     for kind in (Proof, Certificate):
         with pytest.raises(FederationError):
             kind.from_json(text)

@@ -1,4 +1,4 @@
-"""A federation's record keeps what each site told, and comes back from its file as it was."""
+"""The run record keeps what each site reported, and returns from its file unchanged."""
 
 import json
 from dataclasses import replace

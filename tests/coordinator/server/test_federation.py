@@ -33,6 +33,7 @@ from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_record import FederationRecord
 from fedpp.protocol.site_description import SiteDescription
@@ -355,62 +356,43 @@ def test_the_first_reply_of_a_node_counts(tmp_path: Path) -> None:
     assert chosen.refused == {}
 
 
-def impostor(description: SiteDescription, message: Message) -> RecordDict:
-    """Reply under another site's name, with one's own certificate."""
-    nonce = messages.DescribeRequest.read(message.content).nonce
-    return answered(description, proof(identity_of("b"), CARD, nonce).to_json())
-
-
-def replayed(description: SiteDescription, message: Message) -> RecordDict:
-    del message
-    return answered(description, proof(identity_of(description.name), CARD, "0" * 64).to_json())
-
-
-def other_code(description: SiteDescription, message: Message) -> RecordDict:
-    nonce = messages.DescribeRequest.read(message.content).nonce
-    return answered(description, proof(identity_of(description.name), CARD, nonce, bundle="e" * 64).to_json())
-
-
-def self_certified(description: SiteDescription, message: Message) -> RecordDict:
-    """Reply with a certificate that a member issued with a key of its own."""
-    nonce = messages.DescribeRequest.read(message.content).nonce
-    own = proof(identity_of(description.name), CARD, nonce)
-    made = DomainCA(bytes([9] * 32)).certify(identity_of(description.name).request(), CARD)
-    return answered(description, replace(own, certificate=made).to_json())
-
-
-def unproved(description: SiteDescription, message: Message) -> RecordDict:
-    del message
-    return RecordDict({messages.SITE: ConfigRecord(description.to_mapping())})
+def self_certified(name: str, nonce: str) -> Proof:
+    """Return a proof with a certificate that a member issued with a key of its own."""
+    made = DomainCA(bytes([9] * 32)).certify(identity_of(name).request(), CARD)
+    return replace(proof(identity_of(name), CARD, nonce), certificate=made)
 
 
 @dataclass
 class BadSite(Site):
-    """A site with another proof of membership, or none."""
+    """A site with another proof of membership, for its name and a nonce, or none."""
 
-    proves: Callable[[SiteDescription, Message], RecordDict] = unproved
+    proves: Callable[[str, str], Proof] | None = None
 
     def answer(self, message: Message) -> RecordDict | None:
-        if message.metadata.message_type == "query.describe":
-            return self.proves(self.description, message)
-        return super().answer(message)
+        if message.metadata.message_type != "query.describe":
+            return super().answer(message)
+        if self.proves is None:
+            return RecordDict({messages.SITE: ConfigRecord(self.description.to_mapping())})
+        nonce = messages.DescribeRequest.read(message.content).nonce
+        return answered(self.description, self.proves(self.description.name, nonce).to_json())
 
 
 @pytest.mark.parametrize(
     ("proves", "reason"),
     [
-        (unproved, "a message came without proof"),
-        (impostor, "it calls itself a, and its certificate is for b"),
-        (replayed, "is for another run: it was replayed"),
+        (None, "a message came without proof"),
+        (lambda _, nonce: proof(identity_of("b"), CARD, nonce), "it calls itself a, and its certificate is for b"),
+        (lambda name, _: proof(identity_of(name), CARD, "0" * 64), "is for another run: it was replayed"),
         (
-            other_code,
+            lambda name, nonce: proof(identity_of(name), CARD, nonce, bundle="e" * 64),
             "a runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14: run the same code everywhere",
         ),
         (self_certified, "the certificate of a was not made by domain"),
     ],
+    ids=["none", "another site's name", "replayed", "other code", "self-certified"],
 )
 def test_a_site_without_membership_is_refused_by_name(
-    proves: Callable[[SiteDescription, Message], RecordDict], reason: str, tmp_path: Path
+    proves: Callable[[str, str], Proof] | None, reason: str, tmp_path: Path
 ) -> None:
     """Only members of the card's domain take part, each in its own name, for this run, with this bundle."""
     sites = [BadSite(describe("a"), proves=proves), Site(describe("b")), Site(describe("c"))]

@@ -220,10 +220,7 @@ ORACLES: Mapping[str, tuple[str, Callable[[Round, State], np.ndarray]]] = {
         lambda r, state: adaptive(r, state, lambda v, d: v - (1 - 0.9) * d * np.sign(v - d), 0.8, 0.2),
     ),
     "Krum": ("num_malicious_nodes=2", lambda r, state: mean_of(r, krum(r, 2, 1))),
-    "MultiKrum": (
-        "num_malicious_nodes=1, num_nodes_to_select=3",
-        lambda r, state: mean_of(r, krum(r, 1, 3)),
-    ),
+    "MultiKrum": ("num_malicious_nodes=1, num_nodes_to_select=3", lambda r, state: mean_of(r, krum(r, 1, 3))),
     "QFedAvg": ("client_learning_rate=0.5, q=2.0", q_fair),
 }
 

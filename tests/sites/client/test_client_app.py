@@ -127,11 +127,7 @@ def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain:
     foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER), ""))
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
-        state_in(
-            node.reply_to(messages.InitialRequest(p, "")),
-            domain,
-            masked=masked,
-        )
+        state_in(node.reply_to(messages.InitialRequest(p, "")), domain, masked=masked)
         for node, p in zip((*both, both[0]), (run_spec, run_spec, varied(run_spec, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}

@@ -219,10 +219,7 @@ def test_an_aggregate_that_does_not_fit_is_refused(
         (second, "does not fit its tag"),
         ((total, words ^ (np.arange(words.size) == 9)), "does not fit its tag"),
         ((replace(total, tag=total.tag + 1), words), "does not fit its tag"),
-        (
-            (replace(total, parts=(total.parts[0], replace(total.parts[1], examples=5))), words),
-            "does not fit its tag",
-        ),
+        ((replace(total, parts=(total.parts[0], replace(total.parts[1], examples=5))), words), "does not fit its tag"),
         ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy requires 2"),
         ((replace(total, parts=(total.parts[0], stranger)), words), "names mallory, which did not prove"),
         ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update from each site"),
