@@ -39,6 +39,9 @@ NUMBERS = {"north": 0, "south": 1, "east": 2, "centre": 1}
 CLOSED = "its vault does not answer, or refuses: its own log says why"
 MASKED, CLEAR = True, False
 BOTH = pytest.mark.parametrize("masked", [MASKED, CLEAR], ids=["masked", "clear"])
+MOSTLY_MASKED = pytest.mark.parametrize(  # for what hardly depends on it
+    "masked", [MASKED, pytest.param(CLEAR, marks=pytest.mark.slow)], ids=["masked", "clear"]
+)
 KINDS: Mapping[type[messages.Request], str] = {
     messages.InitialRequest: "query.initial_weights",
     messages.TrainRequest: "train",

@@ -18,6 +18,7 @@ from run_specs import varied
 from site_nodes import (
     BOTH,
     CLOSED,
+    MOSTLY_MASKED,
     NONCE,
     OTHER,
     Node,
@@ -80,7 +81,7 @@ def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
     )
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_diverged_training_is_reported_without_figures(
     both: list[Node], domain: KeyDomain, masked: bool, caplog: pytest.LogCaptureFixture
 ):

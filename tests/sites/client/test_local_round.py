@@ -16,6 +16,7 @@ from site_nodes import (
     CLEAR,
     CLOSED,
     MASKED,
+    MOSTLY_MASKED,
     NONCE,
     OTHER,
     Node,
@@ -60,8 +61,15 @@ def trainer_of(domain: KeyDomain, hyperparameters: Hyperparameters, dtype: Any) 
     return trainer
 
 
-@BOTH
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "masked"),
+    [
+        ("float32", CLEAR),
+        ("float64", MASKED),
+        pytest.param("float32", MASKED, marks=pytest.mark.slow),
+        pytest.param("float64", CLEAR, marks=pytest.mark.slow),
+    ],
+)
 def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
     """Both sites hold the same next state, to the bit: decrypted, it is the average of each site's own training."""
     run_spec = run_spec_of(domain, masked=masked, dtype=dtype)
@@ -91,7 +99,7 @@ def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: K
     assert max(np.abs(found[name] - start).max() for name, start in decrypted(domain, before).items()) > 1e-4
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain, masked: bool):
     """A digest gets the same reply as the state itself: of a received state, and of a computed one."""
     run_spec = run_spec_of(domain, masked=masked)
@@ -265,7 +273,7 @@ def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDoma
     assert state_in(kept, domain, masked=True).digest == messages.Verdict.read(reply).digest
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
     """Of a round that it computed itself, a site takes that state only, in the next round, a retry and the test."""
     run_spec, state = started(domain, masked=masked)
@@ -285,7 +293,7 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
         assert text.startswith("the state of round 1 is not the one that this site computed")
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node], domain: KeyDomain, masked: bool):
     """It computed the first, the other site also the second attempt; a site with the second takes no first one."""
     run_spec = run_spec_of(domain, masked=masked)
@@ -302,7 +310,7 @@ def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node
     assert text.startswith("the state of round 1 is of attempt 1, and this site has computed attempt 2")
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[Node], domain: KeyDomain, masked: bool):
     """It computed round 1, and neither 2 nor 3: its record of round 1 does not bind the state of round 3."""
     run_spec, state = started(domain, masked=masked)
@@ -311,7 +319,7 @@ def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[No
     assert set(train_replies(both[:1], run_spec, later, 4)) == {"north"}
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_site_that_joins_later_starts_from_the_received_state(
     both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
 ):
@@ -333,7 +341,7 @@ def test_a_site_that_joins_later_starts_from_the_received_state(
     ] * 3
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
     """Beyond the share of the model's norm, or with a value beyond the bound, the site abstains.
 
@@ -350,7 +358,7 @@ def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDo
     )
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDomain, masked: bool):
     """An aggregate that moves the model beyond the share of its norm is evaluated, its state reported, and rejected."""
     run_spec, state = started(domain, masked=masked, server_optimizer=ServerOptimizerConfig("fedavg", 1e6))
@@ -361,7 +369,7 @@ def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDo
         assert reply.metric_records[messages.METRICS]["examples"] == 2
 
 
-@BOTH
+@MOSTLY_MASKED
 def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domain: KeyDomain, masked: bool):
     """From the second round on, in each attempt, a site's validation loss is compared to that of the round before."""
     tiny, small, large = (Hyperparameters(learning_rate=rate, batch_size=4) for rate in (1e-12, 1e-3, 1.0))
