@@ -88,9 +88,15 @@ def test_a_spoilt_mapping_is_refused(name: str, value: object, message: str) -> 
 
 @pytest.mark.parametrize(
     ("examples", "findings", "message"),
-    [(0, (), "counts of findings need those of 2 classes"), (0, (Counts.zero(3),), "need those of 2 classes")],
+    [
+        (0, (), "counts of findings need those of 2 classes"),
+        (0, (Counts.zero(3),), "need those of 2 classes"),
+        (1, (Counts.zero(2), counted(0, 8).findings[0]), "a finding is known in . of 1 examples"),
+    ],
 )
-def test_a_finding_is_present_or_absent(examples: int, findings: tuple[Counts, ...], message: str) -> None:
-    """There is one finding at least, and each has two classes."""
+def test_findings_that_contradict_each_other_are_refused(
+    examples: int, findings: tuple[Counts, ...], message: str
+) -> None:
+    """There is one finding at least, each has two classes, and none is known in more examples than there are."""
     with pytest.raises(FederationError, match=message):
         FindingCounts(examples, findings)
