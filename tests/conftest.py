@@ -41,7 +41,6 @@ LONGEST = (
     "simulations/chaos/test_chaos_cases.py",
     "simulations/test_simulation.py",
     "sites/cli/test_train_command.py",
-    "learning/test_learner.py",
     "simulations/benchmarks/test_bench_step.py",
     "simulations/benchmarks/test_bench_rounds.py",
     "sites/node/test_join.py",
