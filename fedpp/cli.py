@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import fedpp
 from fedpp.errors import FedppError
 from fedpp.texts import printable
-from fedpp.values import Declared, Rule, hyphenated, is_hex
+from fedpp.values import Declared, Rule, hyphenated, is_hex, whole
 
 OURS = {"fedpp", "sites", "coordinator", "simulations"}
 
@@ -160,6 +160,12 @@ def add_json(to: argparse.ArgumentParser) -> None:
     to.add_argument("--json", dest="as_json", action="store_true", help="print one JSON value")
 
 
+def add_default(to: Any, option: str, default: Any, text: str, kind: Callable[[str], Any] | Sequence[str]) -> None:
+    """Add an option with a default, which its help names; `kind` reads its text, or lists its choices."""
+    of = {"type": kind} if callable(kind) else {"choices": kind}
+    to.add_argument(option, default=default, help=f"{text} (default: {default})", **of)
+
+
 def _message(error: BaseException) -> str | None:
     """Return the line that reports an error, with what to do; None for a defect of ours."""
     if isinstance(error, FedppError):
@@ -232,12 +238,14 @@ def _declared(rule: Rule, text: str) -> Any:
 
 def positive(text: str) -> int:
     """Return a whole number of at least 1, for argparse."""
-    return _whole(text, 1)
+    value: int = _declared(whole(1), text)
+    return value
 
 
 def natural(text: str) -> int:
     """Return a whole number of at least 0, for argparse."""
-    return _whole(text, 0)
+    value: int = _declared(whole(), text)
+    return value
 
 
 def rate(text: str) -> float:
@@ -271,16 +279,6 @@ def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
         value = nan
     if not fits(value):
         raise argparse.ArgumentTypeError(f"must be a number, {wanted}, got {text!r:.40}")
-    return value
-
-
-def _whole(text: str, minimum: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = minimum - 1
-    if value < minimum:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r:.40}")
     return value
 
 

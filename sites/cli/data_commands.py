@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fedpp.cli import add_json, natural, path, positive
+from fedpp.cli import add_default, add_json, natural, path, positive
 from fedpp.config.hyperparameters import DTYPES, Dtype
 from fedpp.config.run_config import LAYOUTS
 from fedpp.config.task import GAPS, Gaps
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.texts import printable
 
-from .opening import PassphraseSource, add_domain, open_domain, show, trainers_dataset
+from .opening import PassphraseSource, add_domain, card_of, open_domain, show, trainers_dataset
 
 if TYPE_CHECKING:
     from fedpp.imaging.readers.breakhis import Series
@@ -26,30 +26,12 @@ if TYPE_CHECKING:
 
 def _add_raw(to: argparse.ArgumentParser) -> None:
     to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
-    to.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder (default: auto)")
-    to.add_argument(
-        "--target",
-        default="Pleural Effusion",
-        help="CheXpert: one finding, several with commas, or competition for its five (default: Pleural Effusion)",
-    )
-    to.add_argument(
-        "--uncertain",
-        choices=("ones", "zeros", "ignore"),
-        default="ignore",
-        help="CheXpert: meaning of the label -1 (default: ignore)",
-    )
-    to.add_argument(
-        "--views",
-        choices=("frontal", "first", "all"),
-        default="frontal",
-        help="CheXpert: images of a study (default: frontal)",
-    )
-    to.add_argument(
-        "--series",
-        choices=("magnification", "slide"),
-        default="magnification",
-        help="BreakHis: images of a sequence (default: magnification)",
-    )
+    add_default(to, "--layout", "auto", "layout of the folder", LAYOUTS)
+    targets = "CheXpert: one finding, several with commas, or competition for its five"
+    add_default(to, "--target", "Pleural Effusion", targets, str)
+    add_default(to, "--uncertain", "ignore", "CheXpert: meaning of the label -1", ("ones", "zeros", "ignore"))
+    add_default(to, "--views", "frontal", "CheXpert: images of a study", ("frontal", "first", "all"))
+    add_default(to, "--series", "magnification", "BreakHis: images of a sequence", ("magnification", "slide"))
 
 
 def add_survey_arguments(to: argparse.ArgumentParser) -> None:
@@ -101,27 +83,19 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and report them")
     to.add_argument("--drop-unlabelled", action="store_true", help="skip sequences without a label, and report them")
     shape = to.add_argument_group("sequences")
-    shape.add_argument(
-        "--predict", choices=("sequence", "visit"), default="sequence", help="unit of a label (default: sequence)"
-    )
+    add_default(shape, "--predict", "sequence", "unit of a label", ("sequence", "visit"))
     shape.add_argument(
         "--window",
         type=positive,
         help="visits per sequence at most; the newest are kept (default: all; --frames with --predict visit)",
     )
-    shape.add_argument(
-        "--stride",
-        type=positive,
-        default=1,
-        help="with --predict visit: use every STRIDE-th labelled visit, from the newest back (default: 1)",
-    )
-    shape.add_argument("--min-length", type=positive, default=1, help="visits per sequence at least (default: 1)")
-    shape.add_argument("--frames", type=positive, default=4, help="frames, chosen evenly or padded (default: 4)")
-    shape.add_argument("--size", type=positive, default=64, help="height and width in pixels (default: 64)")
+    strides = "with --predict visit: use every STRIDE-th labelled visit, from the newest back"
+    add_default(shape, "--stride", 1, strides, positive)
+    add_default(shape, "--min-length", 1, "visits per sequence at least", positive)
+    add_default(shape, "--frames", 4, "frames, chosen evenly or padded", positive)
+    add_default(shape, "--size", 64, "height and width in pixels", positive)
     shape.add_argument("--colour", action="store_true", help="keep red, green and blue (default: grey)")
-    shape.add_argument(
-        "--gaps", choices=GAPS, default="none", help="encoding of the time between frames (default: none)"
-    )
+    add_default(shape, "--gaps", "none", "encoding of the time between frames", GAPS)
     shape.add_argument(
         "--classes",
         type=lambda text: tuple(text.split(",")),
@@ -132,17 +106,13 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
         "--patch", type=natural, help="scheme more-frame: side of the mixed patches in pixels, 0 for rows (default: 2)"
     )
     split = to.add_argument_group("splits, by patient")
-    split.add_argument(
-        "--split",
-        choices=("hashed", "stratified"),
-        default="hashed",
-        help="hashed: a new patient never moves an old one; stratified: exact shares of each label (default: hashed)",
-    )
-    split.add_argument("--validation", type=float, default=0.15, help="share of the patients (default: 0.15)")
-    split.add_argument("--test", type=float, default=0.25, help="share of the patients (default: 0.25)")
+    methods = "hashed: a new patient never moves an old one; stratified: exact shares of each label"
+    add_default(split, "--split", "hashed", methods, ("hashed", "stratified"))
+    add_default(split, "--validation", 0.15, "share of the patients", float)
+    add_default(split, "--test", 0.25, "share of the patients", float)
     split.add_argument("--folds", type=positive, help="cross-validation: number of parts, one of them for testing")
-    split.add_argument("--fold", type=natural, default=0, help="cross-validation: part for testing (default: 0)")
-    split.add_argument("--seed", type=natural, default=0, help="seed of the split (default: 0)")
+    add_default(split, "--fold", 0, "cross-validation: part for testing", natural)
+    add_default(split, "--seed", 0, "seed of the split", natural)
     to.add_argument(
         "--at-rest",
         action=argparse.BooleanOptionalAction,
@@ -150,7 +120,7 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
         help="seal the dataset on the disk with AES-256-GCM (default: yes; an unsealed dataset with labels reveals the "
         "key)",
     )
-    to.add_argument("--dtype", choices=DTYPES, default="float32", help="floating point type (default: float32)")
+    add_default(to, "--dtype", "float32", "floating point type", DTYPES)
     add_json(to)
 
 
@@ -194,6 +164,7 @@ def ingest(
     from fedpp.imaging.preparation import Preparation
     from fedpp.imaging.readers.layout import Choices
     from fedpp.imaging.splits import SplitPlan
+    from fedpp.imaging.visits import by_visit, of_length
     from fedpp.ingest import ingestion
     from fedpp.keys.frame_cipher import DEFAULT_PATCH
 
@@ -217,9 +188,12 @@ def ingest(
     choices = Choices(target, uncertain, views, series)
     sequences, recognised = _read(raw, layout, choices, skip_unreadable=skip_unreadable)
     if predict == "visit":
-        sequences = _visits(sequences, window or frames, stride, min_length)
+        sequences = by_visit(sequences, window=window or frames, stride=stride, min_length=min_length)
     else:
-        sequences = _whole(sequences, window, min_length)
+        sequences = of_length(sequences, min_length=min_length, max_length=window)
+    if not sequences:
+        labelled = ", of which the newest is labelled" if predict == "visit" else ""
+        raise RawDataError(f"no sequence is left: none has {min_length} visits or more{labelled}; lower --min-length")
     if drop_unlabelled:
         sequences = _labelled(sequences)
     class_map = ClassMap.choose(sequences, classes, negative, choices.findings)
@@ -278,15 +252,13 @@ def add_verify_arguments(to: argparse.ArgumentParser) -> None:
 
 def verify(*, dataset: Path, domain: Path | None, as_json: bool) -> int:
     """Read every byte of an encrypted dataset and compare checksums; with the domain folder, check its seal too."""
-    from fedpp.cipher.domain_card import DomainCard
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
-    from fedpp.keys.key_store import CARD
 
     if domain is None:
         opened = EncryptedDataset.open(dataset)
     else:
         opened = trainers_dataset(dataset, domain)  # with the key, a manifest without its tag is refused
-        opened.require_domain(DomainCard.load(domain / CARD).fingerprint)
+        opened.require_domain(card_of(domain).fingerprint)
     opened.verify()
     sealed = opened.manifest.at_rest is not None
     seal = "none" if not sealed else "not checked: that needs --domain" if domain is None else "intact"
@@ -329,27 +301,6 @@ def _read(
     if missing:
         _note(f"note: {LABELS} names {missing} patients of whom no image was read: are their folders gone?")
     return sequences, recognised
-
-
-def _whole(sequences: list["ImageSequence"], window: int | None, min_length: int) -> list["ImageSequence"]:
-    """Return the sequences of at least so many visits, cut to their newest."""
-    from fedpp.imaging.visits import of_length
-
-    found = of_length(sequences, min_length=min_length, max_length=window)
-    if not found:
-        raise RawDataError(f"no sequence is left: none has {min_length} visits or more; lower --min-length")
-    return found
-
-
-def _visits(sequences: list["ImageSequence"], window: int, stride: int, min_length: int) -> list["ImageSequence"]:
-    """Return a window of visits for each labelled visit, or for every so many of them."""
-    from fedpp.imaging.visits import by_visit
-
-    found = by_visit(sequences, window=window, stride=stride, min_length=min_length)
-    if not found:
-        wanted = f"{min_length} visits or more, of which the newest is labelled"
-        raise RawDataError(f"no sequence is left: none has {wanted}; lower --min-length")
-    return found
 
 
 def _labelled(sequences: list["ImageSequence"]) -> list["ImageSequence"]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
-from fedpp.cli import path
+from fedpp.cli import add_default, path
+from fedpp.errors import KeyFileError
 from fedpp.texts import printable
 
-from .opening import PassphraseSource, add_domain, add_passphrase, require_folder
+from .opening import PassphraseSource, add_domain, add_passphrase, card_of, require_folder, require_new
 
 if TYPE_CHECKING:
     from fedpp.cipher.domain_card import DomainCard
@@ -24,14 +25,9 @@ def add_keygen_arguments(to: argparse.ArgumentParser) -> None:
     from fedpp.cipher.domain_card import SCHEMES
 
     to.add_argument("--out", type=path, required=True, help="new domain folder")
-    to.add_argument("--site", default="founder", help="public name of this site in reports (default: founder)")
-    to.add_argument(
-        "--scheme",
-        choices=SCHEMES,
-        default="more",
-        help="more: rows of slots; more-frame: orthogonal frame mixing, plain labels, no key at the trainer "
-        "(default: more)",
-    )
+    add_default(to, "--site", "founder", "public name of this site in reports", str)
+    schemes = "more: rows of slots; more-frame: orthogonal frame mixing, plain labels, no key at the trainer"
+    add_default(to, "--scheme", "more", schemes, SCHEMES)
     to.add_argument("-n", type=int, help="slots of a ciphertext row, of the scheme more (default: 2, the fastest)")
     add_passphrase(to)
 
@@ -96,7 +92,7 @@ def invite(*, domain: Path, to: Path, phrase: str | None, out: Path, again: bool
     require_folder(domain)
     _require_newest(domain, again=again)
     member = MembershipRequest.load(to)
-    _require_new(out)
+    require_new(out)
     _require_own_name(domain, member)
     _compare(member.verification_phrase, phrase, f"{member.site} read out by telephone")
     opened = passphrase.read()
@@ -168,11 +164,8 @@ def add_card_arguments(to: argparse.ArgumentParser) -> None:
 
 def card(*, domain: Path) -> int:
     """Print a domain's public card, and on stderr its verification phrase."""
-    from fedpp.cipher.domain_card import DomainCard
-    from fedpp.keys.key_store import CARD
-
     require_folder(domain)
-    shown = DomainCard.load(domain / CARD)
+    shown = card_of(domain)
     print(shown.to_json(), end="")
     print(f"verification phrase {shown.verification_phrase}", file=sys.stderr)
     return 0
@@ -183,7 +176,6 @@ def _add_again(to: argparse.ArgumentParser) -> None:
 
 
 def _rotate(domain: Path, out: Path, passphrase: PassphraseSource, *, again: bool, revoked: str | None) -> int:
-    from fedpp.errors import KeyFileError
     from fedpp.files import create_exclusively, make_folder, new_folder, replace
     from fedpp.keys import key_store
     from fedpp.keys.domain_ca import DomainCA
@@ -221,10 +213,9 @@ def _rotate(domain: Path, out: Path, passphrase: PassphraseSource, *, again: boo
 
 
 def _print_domain(folder: Path) -> None:
-    from fedpp.cipher.domain_card import DomainCard
     from fedpp.keys import key_store
 
-    made = DomainCard.load(folder / key_store.CARD)
+    made = card_of(folder)
     print(f"key domain {made.fingerprint}, key epoch {made.key_epoch}, verification phrase {made.verification_phrase}")
     lines = [f"{folder / key_store.SECRET_KEY}, {key_store.SITE_KEY.name}  for the secret zone only"]
     if (folder / key_store.CA_KEY).exists():
@@ -239,13 +230,11 @@ def _print_domain(folder: Path) -> None:
 
 def _require_earlier(folder: Path, offered: "DomainCard") -> None:
     """Refuse a folder of the invitation's key epoch or of a later one."""
-    from fedpp.cipher.domain_card import DomainCard
-    from fedpp.errors import KeyFileError
-    from fedpp.keys import key_store
+    from fedpp.keys.key_store import CARD
 
-    if not (folder / key_store.CARD).exists():
+    if not (folder / CARD).exists():
         return
-    own = DomainCard.load(folder / key_store.CARD)
+    own = card_of(folder)
     if own.id == offered.id and own.key_epoch >= offered.key_epoch:
         raise KeyFileError(
             f"{folder} is of key epoch {own.key_epoch} of this domain, the invitation of key epoch "
@@ -253,17 +242,8 @@ def _require_earlier(folder: Path, offered: "DomainCard") -> None:
         )
 
 
-def _require_new(path: Path) -> None:
-    from fedpp.errors import KeyFileError
-
-    if path.exists():
-        raise KeyFileError(f"{path} is there already: choose another --out, nothing is overwritten")
-
-
 def _require_newest(domain: Path, *, again: bool) -> None:
     """Refuse a second successor of a key epoch, which would keep the members that the first one revoked."""
-    from fedpp.errors import KeyFileError
-
     mark = domain / SUCCESSOR
     if mark.exists() and not again:
         raise KeyFileError(
@@ -274,7 +254,6 @@ def _require_newest(domain: Path, *, again: bool) -> None:
 
 def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
     """Refuse a second site of one name: certificates tell members apart by it."""
-    from fedpp.errors import KeyFileError
     from fedpp.keys import key_store
     from fedpp.keys.site_identity import MembershipRequest
     from fedpp.protocol.membership import same_name
@@ -290,7 +269,6 @@ def _require_own_name(folder: Path, to: "MembershipRequest") -> None:
 def _compare(expected: str, given: str | None, source: str) -> None:
     """Compare verification phrases; raise `KeyFileError` where they differ, or there is no terminal to ask at."""
     from fedpp.cipher.verification_phrase import COUNT, letters, same_phrase
-    from fedpp.errors import KeyFileError
 
     if given is None:
         if not sys.stdin.isatty():

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import add_json, load_tensorflow, path, share
+from fedpp.cli import add_default, add_json, load_tensorflow, path, share
 from fedpp.config.run_config import SPLITS
+from fedpp.errors import DatasetError
 from fedpp.texts import printable
 
 from .opening import PassphraseSource, add_domain, open_domain, show
@@ -20,7 +21,7 @@ def add_predict_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("model", type=path, help="model.npz")
     to.add_argument("dataset", type=path, help="encrypted dataset")
     add_domain(to)
-    to.add_argument("--split", choices=SPLITS, default="test", help="split of the dataset (default: test)")
+    add_default(to, "--split", "test", "split of the dataset", SPLITS)
     add_json(to)
 
 
@@ -154,7 +155,6 @@ class _Predictor:
         """Open all of it; raise `DatasetError` where a split has no sequence, before TensorFlow is loaded."""
         from fedpp.config.hyperparameters import Hyperparameters
         from fedpp.dataset.encrypted_dataset import EncryptedDataset
-        from fedpp.errors import DatasetError
         from fedpp.learning.model_file import EncryptedModel
 
         self._domain = open_domain(domain, passphrase)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import natural, path
+from fedpp.errors import ConfigError, KeyFileError
 from fedpp.texts import printable
 
 if TYPE_CHECKING:
+    from fedpp.cipher.domain_card import DomainCard
     from fedpp.cipher.evaluation_key import AnyKey
     from fedpp.dataset.at_rest import AtRestKey
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -72,13 +74,26 @@ def open_domain(domain: Path, passphrase: PassphraseSource) -> "KeyDomain":
 
 def require_folder(domain: Path) -> None:
     """Raise `KeyFileError` unless this is the folder of a domain."""
-    from fedpp.errors import KeyFileError
     from fedpp.keys import key_store
 
     if (domain / key_store.SITE_KEY).exists() and not (domain / key_store.CARD).exists():
         raise KeyFileError(f"{domain} is a site's identity and no domain: `fedpp-site accept` an invitation first")
     if not domain.is_dir():
         raise KeyFileError(f"{domain} is no domain folder: make one with `fedpp-site keygen`, or name another")
+
+
+def card_of(domain: Path) -> "DomainCard":
+    """Return the public card in a domain folder."""
+    from fedpp.cipher.domain_card import DomainCard
+    from fedpp.keys.key_store import CARD
+
+    return DomainCard.load(domain / CARD)
+
+
+def require_new(out: Path) -> None:
+    """Raise `ConfigError` if there is something that would be overwritten."""
+    if out.exists():
+        raise ConfigError(f"{out} is there already: choose another --out, nothing is overwritten")
 
 
 def trainers_at_rest_key(domain: Path) -> "AtRestKey":
@@ -100,13 +115,12 @@ def trainers_dataset(dataset: Path, domain: Path) -> "EncryptedDataset":
 
 def trainers_key(domain: Path, dataset: "EncryptedDataset") -> "AnyKey":
     """Return the key by which the trainer computes: an evaluation key, or none but its domain in the frame form."""
-    from fedpp.cipher.domain_card import DomainCard
     from fedpp.dataset.encrypted_dataset import open_key
-    from fedpp.keys.key_store import CARD, EVALUATION_KEY
+    from fedpp.keys.key_store import EVALUATION_KEY
 
     mixed = dataset.manifest.scheme == "more-frame"
     key = open_key(domain / EVALUATION_KEY, dataset.manifest)
-    dataset.require_domain(DomainCard.load(domain / CARD).fingerprint if mixed else key.domain)
+    dataset.require_domain(card_of(domain).fingerprint if mixed else key.domain)
     return key
 
 

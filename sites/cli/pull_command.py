@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import load_tensorflow, note, path
+from fedpp.errors import ConfigError, DomainMismatchError, ModelError
 from fedpp.texts import printable
 
-from .opening import PassphraseSource, add_domain, open_domain
+from .opening import PassphraseSource, add_domain, open_domain, require_new
 
 if TYPE_CHECKING:
     from fedpp.aggregation.global_state import GlobalState
@@ -26,13 +27,11 @@ def add_pull_arguments(to: argparse.ArgumentParser) -> None:
 
 def pull(*, run: Path, identity: Path | None, domain: Path, out: Path, passphrase: PassphraseSource) -> int:
     """Unseal the model of a finished run: as ciphertext (--out model.npz), or for plain images (--out model.keras)."""
-    from fedpp.errors import ConfigError
     from fedpp.files import create_exclusively
 
     if out.suffix not in {CIPHERTEXT, PLAIN}:
         raise ConfigError(f"--out names model.npz, of ciphertext, or model.keras, for plain images; got {out}")
-    if out.exists():
-        raise ConfigError(f"{out} is there already: choose another --out, nothing is overwritten")
+    require_new(out)
     source = source_of(run, identity)
     key = open_domain(domain, passphrase)
     state = opened(source, key)
@@ -47,8 +46,6 @@ def pull(*, run: Path, identity: Path | None, domain: Path, out: Path, passphras
 
 def source_of(named: Path, identity: Path | None) -> Path:
     """Return the model file of a run, named by its path or by its number among those that this site's node kept."""
-    from fedpp.errors import ModelError
-
     if identity is None:
         if named.name.isdecimal() and not named.exists():
             raise ModelError(
@@ -71,7 +68,6 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
     Raises `ModelError` or `MaskError`.
     """
     from fedpp.aggregation.global_state import GlobalState
-    from fedpp.errors import DomainMismatchError, ModelError
     from fedpp.keys.sealed_state import is_sealed
 
     try:
@@ -104,7 +100,6 @@ def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:
     load_tensorflow()
     import keras
 
-    from fedpp.errors import ModelError
     from fedpp.keys import encryption
     from fedpp.learning import models
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import add_json, path
+from fedpp.errors import DomainMismatchError, ModelError
 
-from .opening import PassphraseSource, add_domain, show
+from .opening import PassphraseSource, add_domain, require_new, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +43,11 @@ def reencrypt(
     *, what: Path, domain: Path, to: Path, dataset: Path | None, out: Path, passphrase: PassphraseSource, as_json: bool
 ) -> int:
     """Re-encrypt a dataset, a model or a checkpoint under a later key epoch of its domain."""
-    from fedpp.errors import ModelError
     from fedpp.keys import key_store
     from fedpp.keys.key_rotation import KeySwitch
     from fedpp.learning.checkpoint import is_checkpoint
 
-    if out.exists():
-        raise ModelError(f"{out} is there already: choose another --out, nothing is overwritten")
+    require_new(out)
     if not what.exists():
         raise ModelError(f"there is no {what}: name a dataset, a model.npz or a checkpoint.sealed")
     opened = passphrase.read()
@@ -92,8 +91,6 @@ def _model(path: Path, out: Path, switch: "KeySwitch") -> dict[str, Any]:
 
 def _stem(network: "ModelSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
     """Return the first kernel of the frame form, the one weight that is applied to mixed frames, under the new key."""
-    from fedpp.errors import ModelError
-
     if not network.task.patch:
         raise ModelError("a model over mixed rows cannot be re-encrypted: train again on the new dataset")
     return {"stem/kernel": switch.stem(rows["stem/kernel"][..., 0], network.task.patch)[..., None]}
@@ -101,7 +98,6 @@ def _stem(network: "ModelSpec", rows: "Rows", switch: "KeySwitch") -> "Rows":
 
 def _checkpoint(path: Path, dataset_path: Path | None, out: Path, switch: "KeySwitch") -> dict[str, Any]:
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
-    from fedpp.errors import DomainMismatchError, ModelError
     from fedpp.learning.checkpoint import Checkpoint
 
     from .training_settings import TrainingSettings

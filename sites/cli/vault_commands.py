@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedpp.cli import add_json, path, sha256
+from fedpp.errors import FederationError, KeyFileError, VaultError
 from fedpp.texts import printable
 
 from .opening import PassphraseSource, add_domain, require_folder, show
@@ -18,7 +19,6 @@ READ_ONLY = "create nothing new under a key: no weights, signatures, masks or se
 UNKNOWN_SIGNER = "(as the log states it: give --certificate to check which site it is)"
 
 if TYPE_CHECKING:
-    from fedpp.errors import KeyFileError
     from fedpp.keys.site_identity import SiteIdentity
 
     from ..vault.audit_log import AuditLog
@@ -53,7 +53,6 @@ def vault(
     os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line of ours; Flower sets another value in its processes
     from fedpp.config.site_policy import SitePolicy
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
-    from fedpp.errors import VaultError
     from fedpp.keys import key_store
     from fedpp.vault_api.vault_channel import TlsFiles
 
@@ -143,7 +142,6 @@ def audit_log(
 ) -> int:
     """Check every line of a vault's audit log: its form, number, chain and signature."""
     from fedpp.cipher.domain_card import DomainCard
-    from fedpp.errors import FederationError
     from fedpp.keys.key_store import CARD
     from fedpp.protocol.membership import Certificate
 
@@ -153,13 +151,13 @@ def audit_log(
     if certificate:
         try:
             certified = Certificate.from_json(certificate.read_text().strip())
-        except (OSError, UnicodeDecodeError, FederationError) as error:
-            raise _unread(certificate, error) from None
-        domain = DomainCard.load(card or certificate.with_name(CARD.name))
-        try:
+            domain = DomainCard.load(card or certificate.with_name(CARD.name))
             certified.require(domain.ca_key, domain.fingerprint)
-        except FederationError as error:
-            raise _unread(certificate, error) from None
+        except (OSError, UnicodeDecodeError, FederationError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise KeyFileError(
+                f"cannot read the certificate {certificate}: {reason}: name a site.certificate"
+            ) from None
         key, site = certified.member.signing_key, certified.member.site
     found = verify(file, public_key=key, head=head)
     shown: dict[str, Any] = {
@@ -176,13 +174,6 @@ def audit_log(
     else:
         show(shown, as_json=False)
     return 0
-
-
-def _unread(certificate: Path, error: Exception) -> "KeyFileError":
-    from fedpp.errors import KeyFileError
-
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return KeyFileError(f"cannot read the certificate {certificate}: {reason}: name a site.certificate")
 
 
 def add_vault_tls_arguments(to: argparse.ArgumentParser) -> None:
