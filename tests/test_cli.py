@@ -163,7 +163,7 @@ def test_every_program_prints_its_version(program: Program, capsys: pytest.Captu
     assert capsys.readouterr().out == f"{program.name.removeprefix('python -m ')} {fedpp.__version__}\n"
 
 
-def test_the_version_loads_nothing_until_it_is_asked_for():
+def test_the_version_loads_nothing_until_it_is_read():
     """`import fedpp` imports no other module; an unknown attribute is an error."""
     code = "import sys; before = set(sys.modules); import fedpp; print(set(sys.modules) - before, fedpp.__version__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

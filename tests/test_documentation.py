@@ -114,15 +114,8 @@ def test_every_page_is_in_the_menu(tmp_path: Path):
     """The pages are built without a warning, and they load nothing from elsewhere."""
     config = yaml.safe_load((ROOT / ".mkdocs.yml").read_text())
     assert config["theme"]["highlightjs"] is False
-    command = [
-        str(Path(sys.executable).with_name("mkdocs")),
-        "build",
-        "--strict",
-        "-q",
-        "-f",
-        str(ROOT / ".mkdocs.yml"),
-    ]
-    done = subprocess.run([*command, "-d", str(tmp_path)], capture_output=True, text=True, check=False)
+    command = [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "-q", "-f", ROOT / ".mkdocs.yml"]
+    done = subprocess.run([*command, "-d", tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = [
         found

@@ -30,9 +30,9 @@ class Passphrase(Redacted):
     __slots__ = ("_keys", "_log2_cost", "_salt", "_text")
     instead = "read it again"
 
-    def __init__(self, text: bytes, *, log2_cost: int = LOG2_COST) -> None:
+    def __init__(self, text: bytes, *, log2_cost: int | None = None) -> None:
         """Hold the passphrase; each guess at what it seals costs 2^log2_cost, and all it seals shares one salt."""
-        self._text, self._log2_cost = text, log2_cost
+        self._text, self._log2_cost = text, LOG2_COST if log2_cost is None else log2_cost
         self._salt = secrets.token_bytes(SALT_BYTES)
         self._keys: dict[tuple[bytes, int], bytes] = {}
 

@@ -29,13 +29,8 @@ MIN = f"bundles: []\ndatasets: ['{A}']\n"
 MARKED = (
     *("until: !!timestamp soon", "until: !!binary x", "min-other-sites: !!int ''", "min-other-sites: !!float ''"),
     *("min-other-sites: !!bool maybe", "min-other-sites: !!null x", "evaluation: !!set x", "evaluation: !!omap x"),
-    *(
-        "evaluation: !!pairs [x]",
-        "evaluation: !!map x",
-        "evaluation: !!python/object/apply:os.system ['true']",
-        "evaluation: !mine x",
-    ),
-    *("evaluation: ! x", "requests: &a [*a]", "requests: *b", "evaluation: &a {rounds: 2}"),
+    *("evaluation: !!pairs [x]", "evaluation: !!map x", "evaluation: !!python/object/apply:os.system ['true']"),
+    *("evaluation: !mine x", "evaluation: ! x", "requests: &a [*a]", "requests: *b", "evaluation: &a {rounds: 2}"),
 )
 EXPANDING = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
@@ -49,9 +44,7 @@ SETTINGS = st.builds(
     "{}{}: {}{}{}".format,
     st.just(MIN),
     st.sampled_from(("requests", "evaluation", "until", "min-other-sites", "secure-aggregation", "? ")),
-    st.sampled_from(
-        ("", "&a ", "!!map ", "!!set ", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "! ")
-    ),
+    st.sampled_from(("", "&a ", "! ", *(f"{word} " for word in WORDS.split() if word.startswith("!!")))),
     st.sampled_from(("", "''", "x", "[x]", "[*a]", "{x: 1}", "{<<: x}", "0x", "1:59", "2030-12-31", "9" * 5000)),
     st.sampled_from(("", "\n", "\nx: *a")),
 )
@@ -88,20 +81,11 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         (f"bundles: ['{A}\\n']\ndatasets: ['{A}']", "bundles: each must be 64 hexadecimal digits"),
         (f"bundles: ['{A}', '{A}']\ndatasets: ['{A}']", f"bundles: '{A}' stands twice"),
         (f"bundles: {A}\ndatasets: ['{A}']", "bundles must be a list, each 64 hexadecimal digits in lower case, got"),
-        (
-            MIN + "requests: [predict]",
-            "requests: each must be one of describe, initial-weights, train, accept",
-        ),
+        (MIN + "requests: [predict]", "requests: each must be one of describe, initial-weights, train, accept"),
         (MIN + "requests: [train, train]", "'train' stands twice"),
         (MIN + "requests: train", "requests must be a list"),
-        (
-            MIN + "evaluation: {per-round: 0}",
-            "evaluation: per-round must be a whole number from 1 to 2",
-        ),
-        (
-            MIN + "evaluation: {per-day: true}",
-            "per-day must be a whole number from 1 to 2147483647, got True",
-        ),
+        (MIN + "evaluation: {per-round: 0}", "evaluation: per-round must be a whole number from 1 to 2"),
+        (MIN + "evaluation: {per-day: true}", "per-day must be a whole number from 1 to 2147483647, got True"),
         (MIN + "evaluation: {minimum: 3}", "evaluation: unknown 'minimum'"),
         (MIN + "evaluation: 3", "evaluation: settings like 'name: value' are needed, got 3"),
         (MIN + "min-other-sites: -1", "min-other-sites must be a whole number from 0 to 2147483647, got -1"),
@@ -166,7 +150,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @given(POLICIES, HASH)
 def test_only_what_is_listed_may_run(policy: SitePolicy, other: str) -> None:
-    """A bundle, a dataset and a question pass exactly if the policy lists them."""
+    """A bundle, a dataset and a request pass exactly if the policy lists them."""
     for listed in policy.bundles:
         policy.require_bundle(listed)
     for listed in policy.datasets:
@@ -187,7 +171,7 @@ def test_only_what_is_listed_may_run(policy: SitePolicy, other: str) -> None:
 
 @given(st.dates(max_value=date.max - timedelta(days=1)))
 def test_the_last_day_counts(until: date) -> None:
-    """On the day of `until` the site answers, on the next it does not; without one there is no end."""
+    """On the day of `until` the site replies, on the next it does not; without one there is no end."""
     policy = SitePolicy((), (A,), until=until)
     policy.require_current(until)
     with pytest.raises(PolicyError, match=f"ended with {until}"):
@@ -195,7 +179,7 @@ def test_the_last_day_counts(until: date) -> None:
     SitePolicy((), (A,)).require_current(date.max)
 
 
-def test_company_is_counted() -> None:
+def test_other_sites_are_counted() -> None:
     """As many other sites as the policy says are enough, one fewer is not."""
     policy = SitePolicy((), (A,), min_other_sites=2)
     policy.require_participants(2)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from deployment import COORDINATOR, SITE, call
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import FAB_INCLUDE_PATTERNS
 from flwr.supercore.task_identity import TaskIdentity
+from hospital import error_of, site, site_process
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from coordinator.__main__ import main as coordinator
 from fedpp.config.site_policy import SitePolicy, starting_text
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError
@@ -219,33 +220,32 @@ def test_review_reports_what_differs(tmp_path: Path) -> None:
         MINE | {"sites/client/app.py": b"import os\n", "fedpp/extra.py": b"", "coordinator/server/app.py": b""}
     )
     kept = Bundle(content).keep(tmp_path / "identity" / "refused")
-    command = [*SITE, "review", Bundle(content).hash, "--identity", str(tmp_path / "identity"), "--out"]
-    answer = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)
-    assert answer["bundle"] == sha256(content).hexdigest()
-    assert {file["file"]: file["installed"] for file in answer["files"]} == {
+    refused = ("review", Bundle(content).hash, "--identity", tmp_path / "identity", "--out", tmp_path / "out")
+    review = json.loads(site(*refused, "--json").stdout)
+    assert review["bundle"] == sha256(content).hexdigest()
+    assert {file["file"]: file["installed"] for file in review["files"]} == {
         "coordinator/server/app.py": "not installed",
         "fedpp/errors.py": "as installed",
         "fedpp/extra.py": "not installed",
         "pyproject.toml": "not installed",
         "sites/client/app.py": "DIFFERS from the installed",
     }
-    for file in answer["files"]:
+    for file in review["files"]:
         unpacked = (tmp_path / "out" / file["file"]).read_bytes()
         assert (file["sha256"], file["bytes"]) == (sha256(unpacked).hexdigest(), len(unpacked))
 
-    shown = call([*SITE, "review", str(kept), "--out", str(tmp_path / "again")]).stdout.splitlines()
-    assert shown[0] == f"bundle {answer['bundle']}"
+    shown = site("review", kept, "--out", tmp_path / "again").stdout.splitlines()
+    assert shown[0] == f"bundle {review['bundle']}"
     assert shown[-1] == (
         f"5 files in {tmp_path / 'again'}: 1 as installed, 1 that DIFFER from the installed fedpp's, "
         "3 that it does not have, 2 of these code: read all but the first"
     )
-    assert (answer["shadows"], [line for line in shown if "WARNING" in line]) == ({}, [])
+    assert (review["shadows"], [line for line in shown if "WARNING" in line]) == ({}, [])
 
-    refused = call([*SITE, "review", str(kept), "--out", str(tmp_path / "out")], status=1).stderr
-    assert refused == f"fedpp-site review: {tmp_path / 'out'} is there already: choose another --out\n"
-    alone = call([*SITE, "review", A, "--out", str(tmp_path / "new")], status=1).stderr
-    assert "add --identity" in alone
-    missing = call([*SITE, "review", "missing.fab", "--out", str(tmp_path / "new")], status=1).stderr
+    existing = error_of("review", kept, "--out", tmp_path / "out")
+    assert existing == f"fedpp-site review: {tmp_path / 'out'} is there already: choose another --out"
+    assert "add --identity" in error_of("review", A, "--out", tmp_path / "new")
+    missing = error_of("review", "missing.fab", "--out", tmp_path / "new")
     assert missing.startswith("fedpp-site review: No such file or directory (missing.fab)")
     assert not (tmp_path / "new").exists()
 
@@ -254,19 +254,19 @@ def test_modules_that_shadow_installed_ones_are_reported(tmp_path: Path) -> None
     """Review and approval name each module of a bundle that shadows an installed one, and no data file."""
     files = dict.fromkeys(("numpy.py", "google/protobuf/message.py", "flwr/app/x.py", "mine/x.py", "yaml/x.json"), b"")
     (tmp_path / "a.fab").write_bytes(archive(MINE | files))
-    command = [*SITE, "review", str(tmp_path / "a.fab"), "--out"]
-    shadows = json.loads(call([*command, str(tmp_path / "out"), "--json"]).stdout)["shadows"]
+    command = ("review", tmp_path / "a.fab", "--out")
+    shadows = json.loads(site(*command, tmp_path / "out", "--json").stdout)["shadows"]
     assert shadows.keys() == {"numpy", "google", "flwr"}
     assert (shadows["numpy"], shadows["flwr"]) == (["numpy"], ["flwr"])
     assert "protobuf" in shadows["google"]
-    warnings = [line for line in call([*command, str(tmp_path / "b")]).stdout.splitlines() if "WARNING" in line]
+    warnings = [line for line in site(*command, tmp_path / "b").stdout.splitlines() if "WARNING" in line]
     assert len(warnings) == 3
     assert warnings[-1] == (
         "WARNING: the bundle's numpy stands in for that of the installed numpy, wherever its code imports it: "
         "approve it only if you know why"
     )
     (tmp_path / "site.yaml").write_text(starting_text(DATASET))
-    approved = call([*SITE, "approve", str(tmp_path / "a.fab"), "--policy", str(tmp_path / "site.yaml")])
+    approved = site("approve", tmp_path / "a.fab", "--policy", tmp_path / "site.yaml")
     assert approved.stderr.splitlines() == warnings
 
 
@@ -279,23 +279,23 @@ def test_every_kind_of_file_of_flower_is_accepted() -> None:
 def test_a_policy_is_written_once_and_approves_nothing(tmp_path: Path, dataset: EncryptedDataset) -> None:
     """`policy` fills in the dataset, never overwrites, and leaves a file that others may read."""
     path = tmp_path / "site.yaml"
-    command = [*SITE, "policy", "--dataset", str(dataset.path), "--out", str(path)]
-    call(command)
+    command = ("policy", "--dataset", dataset.path, "--out", path)
+    site(*command)
     assert SitePolicy.load(path) == SitePolicy((), (dataset.manifest.fingerprint,))
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     written = path.read_text()
-    done = call(command, status=1)
-    assert done.stderr == f"fedpp-site policy: {path} is there already: choose another --out, or edit it\n"
+    assert error_of(*command) == f"fedpp-site policy: {path} is there already: choose another --out, or edit it"
     assert path.read_text() == written
 
 
-def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
+def test_both_sides_compare_one_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`coordinator bundle` prints the hash of the file it writes, and of Flower's build of the same files elsewhere.
 
     Neither the folder nor the files' dates and modes decide, nor a compression library.
     """
     file, policy = tmp_path / "fedpp.fab", tmp_path / "site.yaml"
-    printed = call([*COORDINATOR, "bundle", "--out", str(file)]).stdout.strip()
+    assert coordinator(["bundle", "--out", str(file)]) == 0
+    printed = capsys.readouterr().out.strip()
     assert Bundle.load(file).hash == printed
     with zipfile.ZipFile(file) as zipped:
         assert {entry.compress_type for entry in zipped.infolist()} == {zipfile.ZIP_STORED}
@@ -311,14 +311,17 @@ def test_both_sides_compare_one_hash(tmp_path: Path) -> None:
     assert sha256(build_fab_from_disk(elsewhere)).hexdigest() == printed
 
     policy.write_text(starting_text(DATASET))
-    assert call([*SITE, "approve", str(file), "--policy", str(policy)]).stdout.startswith(f"bundle {printed} may run")
+    approved = site_process("approve", file, "--policy", policy).stdout
+    assert approved.startswith(f"bundle {printed} may run")
     assert SitePolicy.load(policy).bundles == (printed,)
-    again_done = call([*SITE, "approve", printed, "--policy", str(policy)])
-    assert again_done.stdout == f"nothing to do: bundle {printed} is already in {policy}\n"
-    call([*SITE, "approve", printed, "--policy", str(policy), "--remove"])
+    assert (
+        site("approve", printed, "--policy", policy).stdout
+        == f"nothing to do: bundle {printed} is already in {policy}\n"
+    )
+    site("approve", printed, "--policy", policy, "--remove")
     assert SitePolicy.load(policy).bundles == ()
     (tmp_path / "no.fab").write_bytes(b"no zip")
-    assert "do not approve it" in call([*SITE, "approve", str(tmp_path / "no.fab"), "--policy", str(policy)], 1).stderr
+    assert "do not approve it" in error_of("approve", tmp_path / "no.fab", "--policy", policy)
 
 
 @example(written=LISTS[-1], steps=[(C, True)])
@@ -419,11 +422,7 @@ def test_two_approvals_at_once_are_both_kept(tmp_path: Path) -> None:
     ("kind", "changes", "reason"),
     [
         ("train", "", f"this site has not approved bundle {Bundle(b'').hash}: ask its staff to review it"),
-        (
-            "train",
-            "requests: [describe]",
-            "this site's policy does not allow to answer 'train': its staff decides",
-        ),
+        ("train", "requests: [describe]", "this site's policy does not allow to answer 'train': its staff decides"),
         ("query.all", "", "this site's policy does not allow to answer 'query.all': its staff decides"),
         ("train", "until: 2026-01-31", "this site's policy ended with 2026-01-31: ask its staff to prolong it"),
         ("train", "untill: 2026-01-31", "this site's policy cannot be read: its own log says why"),
@@ -433,7 +432,7 @@ def test_the_launcher_checks_the_policy_and_sends_no_path(tmp_path: Path, kind: 
     """A request that the policy does not allow gets an error reply of one line, before the bundle is opened."""
     options = launch(tmp_path)
     options.policy.write_text(f"bundles: []\ndatasets: ['{DATASET}']\n{changes}")
-    message = Message(content=RecordDict(), metadata=Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, kind))
+    message = Message(content=RecordDict(), metadata=Metadata(1, "request", 0, 1, "", "", 0.0, 60.0, kind))
     reply = reply_of(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert reply.has_error()
     assert reply.error.reason == reason
@@ -459,14 +458,14 @@ def test_without_a_policy_every_request_is_refused(
     if text is not None:
         policy.write_text(text)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as in Flower's processes
-    asked = Metadata(1, "question", 0, 1, "", "", 0.0, 60.0, "query.describe")
-    message = Message(content=RecordDict(), metadata=asked)
+    metadata = Metadata(1, "request", 0, 1, "", "", 0.0, 60.0, "query.describe")
+    message = Message(content=RecordDict(), metadata=metadata)
     options = launch(tmp_path)
     node = {"dataset": "data", "evaluation-key": "key", "vault": "unix:/none", "policy": str(policy), "work": "work"}
     launched = reply_of(message, Context(1, 1, {}, RecordDict(), {}), Bundle(b""), options)
     assert launched.error.reason == "this site's policy cannot be read: its own log says why"
-    answered = app(message, Context(1, 1, node, RecordDict(), {}))
-    assert dict(answered.content["refusal"]) == {"reason": "its settings do not fit: its own log says which"}
+    reply = app(message, Context(1, 1, node, RecordDict(), {}))
+    assert dict(reply.content["refusal"]) == {"reason": "its settings do not fit: its own log says which"}
     lines = [record.getMessage() for record in caplog.records if record.name == "fedpp.site"]
     assert lines == [f"{who} refused: {logged.format(policy=policy)}" for who in ("run 1", "describe")]
 
@@ -488,16 +487,15 @@ def test_a_dataset_is_approved_by_its_folder(tmp_path: Path, dataset: EncryptedD
     """A re-encrypted dataset is added beside the old one, which is then withdrawn; the last one stays listed."""
     policy, fingerprint = tmp_path / "site.yaml", dataset.manifest.fingerprint
     policy.write_text(starting_text(DATASET))
-    command = [*SITE, "approve", str(dataset.path), "--policy", str(policy)]
-    assert call(command).stdout == f"dataset {fingerprint} may be used: {policy}\n"
+    command = ("approve", dataset.path, "--policy", policy)
+    assert site(*command).stdout == f"dataset {fingerprint} may be used: {policy}\n"
     assert SitePolicy.load(policy).datasets == (DATASET, fingerprint)
-    assert call(command).stdout == f"nothing to do: dataset {fingerprint} is already in {policy}\n"
-    assert call([*command, "--remove"]).stdout == f"dataset {fingerprint} may not be used any more: {policy}\n"
+    assert site(*command).stdout == f"nothing to do: dataset {fingerprint} is already in {policy}\n"
+    assert site(*command, "--remove").stdout == f"dataset {fingerprint} may not be used any more: {policy}\n"
     assert policy.read_text() == starting_text(DATASET)
     policy.write_text(starting_text(fingerprint))
-    assert "lists no other of its datasets, and needs one" in call([*command, "--remove"], 1).stderr
+    assert "lists no other of its datasets, and needs one" in error_of(*command, "--remove")
     assert policy.read_text() == starting_text(fingerprint)
-    shown = json.loads(call([*SITE, "inspect", str(dataset.path), "--json"]).stdout)
+    shown = json.loads(site("inspect", dataset.path, "--json").stdout)
     assert shown["fingerprint"] == fingerprint
-    empty = call([*SITE, "approve", str(tmp_path), "--policy", str(policy)], 1).stderr
-    assert "cannot read an encrypted dataset" in empty
+    assert "cannot read an encrypted dataset" in error_of("approve", tmp_path, "--policy", policy)

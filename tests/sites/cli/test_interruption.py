@@ -33,11 +33,7 @@ def started(process: subprocess.Popen[str]) -> bool:
 def interrupted(arguments: list[str], after: float, number: int) -> "tuple[int, str, str]":
     """Send a signal some seconds after the first line of ours; return status, stdout and stderr."""
     with subprocess.Popen(
-        [sys.executable, "-m", "sites", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "sites", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + SECONDS
         while not started(process) and time.monotonic() < deadline:
@@ -49,14 +45,15 @@ def interrupted(arguments: list[str], after: float, number: int) -> "tuple[int, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_rotation_is_interrupted_at_any_moment(hospital: Path, number: int):
+@pytest.mark.parametrize("steps", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_rotation_is_interrupted_at_any_moment(hospital: Path, number: int, steps: int):
     """From the first imports on there is no traceback and no death by a signal, and what is left is all or nothing."""
     arguments = ["rotate", "--again", "--domain", hospital / "domain", "--passphrase-file", hospital / "passphrase"]
     before = {path.name for path in hospital.iterdir()}
     statuses = []
-    for step in range(12):
-        out = hospital / f"new {number} {step}"
-        status, printed, error = interrupted([*map(str, arguments), "--out", str(out)], step * step * 0.015, number)
+    for step in range(steps):
+        out, after = hospital / f"new {number} {step} of {steps}", (step / steps) ** 2
+        status, printed, error = interrupted([*map(str, arguments), "--out", str(out)], after, number)
         statuses.append(status)
         assert "Traceback" not in error
         if status == 0:

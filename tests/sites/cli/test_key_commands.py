@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from hospital import error_of, site
+from hospital import error_of, site, site_process
 from members import written
 
 from fedpp.keys.site_identity import MembershipRequest
@@ -45,10 +45,39 @@ class Hospital:
         fingerprint: str = json.loads(site("card", self / domain).stdout)["fingerprint"]
         return fingerprint
 
+    def requesting(self, name: str) -> Path:
+        """Make an identity of this name; return its membership request."""
+        self.run("request", "--site", name, "--out", self / "identity")
+        return self / "identity" / "site.request"
+
+
+def invite(host: Hospital, request: Path, out: str) -> tuple[object, ...]:
+    """Return the arguments of an invitation by a hospital's first epoch, with the phrase of the request."""
+    to = ("--to", request, "--phrase", phrase(request))
+    return "invite", "--domain", host / "domain", *to, "--out", host / out
+
+
+def accept(invitation: Path, identity: Path, out: Path) -> tuple[object, ...]:
+    return "accept", invitation, "--identity", identity, "--out", out
+
 
 def phrase_of(stdout: str) -> str:
     """Return the verification phrase that a command printed as its last line."""
     return stdout.strip().splitlines()[-1].strip()
+
+
+def phrase(request: Path) -> str:
+    return MembershipRequest.load(request).verification_phrase
+
+
+def card_phrase(domain: Path) -> str:
+    return site("card", domain).stderr.split()[-1]
+
+
+def invitation_for(name: str, domain: Path) -> Path:
+    """Return the invitation that a rotation wrote for a site."""
+    (path,) = (p for p in (domain / "invitations").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +96,8 @@ def west(east: Hospital) -> Hospital:
     phrase_ = phrase_of(hospital.run("request", "--site", "West", "--out", hospital / "identity"))
     to = ("--to", hospital / "identity" / "site.request", "--phrase", phrase_)
     domain_phrase = phrase_of(east.run("invite", "--domain", east / "domain", *to, "--out", east / "west.invitation"))
-    identity = ("--identity", hospital / "identity", "--phrase", domain_phrase)
-    hospital.run("accept", east / "west.invitation", *identity, "--out", hospital / "domain")
+    admitted = accept(east / "west.invitation", hospital / "identity", hospital / "domain")
+    hospital.run(*admitted, "--phrase", domain_phrase)
     return hospital
 
 
@@ -85,10 +114,9 @@ def test_a_member_has_the_founder_s_domain_and_its_own_identity(east: Hospital, 
 
 def test_phrases_that_differ_are_refused(east: Hospital, west: Hospital):
     """A wrong word or no phrase at all leaves no invitation and no membership."""
-    to = ("--to", west / "identity" / "site.request", "--out", east / "none.invitation")
-    identity = ("--identity", west / "identity", "--out", west / "none")
-    invite, accept = ("invite", "--domain", east / "domain", *to), ("accept", east / "west.invitation", *identity)
-    for command, hospital in ((invite, east), (accept, west)):
+    invited = invite(east, west / "identity" / "site.request", "none.invitation")
+    admitted = accept(east / "west.invitation", west / "identity", west / "none")
+    for command, hospital in (((*invited[:5], *invited[7:]), east), (admitted, west)):
         assert "the phrases differ" in hospital.refused(*command, "--phrase", "lusab-babad-lusab-babad-lusab")
         assert "give --phrase" in hospital.refused(*command)
         few = hospital.refused(*command, "--phrase", "lusab babad")
@@ -102,8 +130,7 @@ def test_phrases_that_differ_are_refused(east: Hospital, west: Hospital):
 
 def test_an_invitation_to_the_present_key_epoch_is_refused(east: Hospital, west: Hospital):
     """A folder of that key epoch, or of a later one, has nothing to accept."""
-    command = ("accept", east / "west.invitation", "--identity", west / "domain", "--out", west / "again")
-    line = west.refused(*command)
+    line = west.refused(*accept(east / "west.invitation", west / "domain", west / "again"))
     epochs = "is of key epoch 1 of this domain, the invitation of key epoch 1"
     assert line.endswith(f"{west / 'domain'} {epochs}: nothing to accept")
     assert not (west / "again").exists()
@@ -123,18 +150,17 @@ def test_an_identity_is_no_domain_yet(east: Hospital, west: Hospital):
 def test_what_is_suggested_can_be_pasted(east: Hospital):
     """Paths with blanks are quoted in suggested commands; a missing file is named once, without an error number."""
     out = east / "new epoch"
-    printed = east.run("rotate", "--again", "--domain", east / "domain", "--out", out)
+    printed = east.run("rotate", "--domain", east / "domain", "--out", out)
     assert f"--domain {east / 'domain'} --to '{out}'`" in printed
     open_file = east / "open file"
     open_file.write_text("the founder's passphrase\n")
     open_file.chmod(0o644)
-    line = error_of(
-        "rotate", "--again", "--domain", east / "domain", "--out", east / "w", "--passphrase-file", open_file
-    )
+    rotate = ("rotate", "--again", "--domain", east / "domain", "--out", east / "w")
+    line = error_of(*rotate, "--passphrase-file", open_file)
     assert line.endswith(f"run `chmod 600 '{open_file}'`")
     for command, what in (
         (("card", east.folder), f"domain card {east.folder}/domain.card"),
-        (("accept", east / "none", "--identity", east / "domain", "--out", east / "w"), f"invitation {east}/none"),
+        (accept(east / "none", east / "domain", east / "w"), f"invitation {east.folder}/none"),
         (
             ("invite", "--again", "--domain", east / "domain", "--to", east / "none", "--out", east / "w"),
             f"membership request {east / 'none'}",
@@ -142,91 +168,53 @@ def test_what_is_suggested_can_be_pasted(east: Hospital):
         (("audit-log", "verify", open_file, "--certificate", east / "none"), f"certificate {east / 'none'}"),
     ):
         line = error_of(*command)
-        assert f"cannot read the {what.replace(str(east), str(east.folder))}: No such file or directory: " in line
+        assert f"cannot read the {what}: No such file or directory: " in line
         assert "Errno" not in line
 
 
 def test_a_member_invites_nobody(east: Hospital, west: Hospital):
     """It has the secret, and the error says who invites."""
-    other = east / "domain" / "site.request"
-    to = ("--to", other, "--phrase", phrase(other))
-    line = west.refused("invite", "--domain", west / "domain", *to, "--out", west / "x.invitation")
+    line = west.refused(*invite(west, east / "domain" / "site.request", "x.invitation"))
     assert "only the site that founded this key epoch invites members" in line
     assert not (west / "x.invitation").exists()
 
 
-def phrase(request: Path) -> str:
-    return MembershipRequest.load(request).verification_phrase
-
-
-def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital):
-    """A certificate tells members apart by name."""
-    for name in ("West", "East"):
-        other = Hospital(east.folder.parent / f"other {name}", "a third passphrase")
-        other.run("request", "--site", name, "--out", other / "identity")
-        to = other / "identity" / "site.request"
-        line = east.refused(
-            "invite", "--domain", east / "domain", "--to", to, "--phrase", phrase(to), "--out", east / "y"
-        )
-        assert f"{name} is a member already, with other keys" in line
+@pytest.mark.parametrize("name", ["West", "East", "WEST"])
+def test_two_sites_of_one_name_are_refused(east: Hospital, west: Hospital, name: str):
+    """A certificate tells members apart by name, whatever its case."""
+    other = Hospital(east.folder.parent / f"other {name}", "a third passphrase")
+    line = east.refused(*invite(east, other.requesting(name), "y"))
+    assert f"{name.title()} is a member already, with other keys" in line
     assert west.folder.exists()
 
 
 def test_a_rotation_needs_no_phrase_and_revokes_a_member(east: Hospital, west: Hospital):
     """Members accept the successor that their key epoch names; a revoked one gets no invitation to it."""
     north = Hospital(east.folder.parent / "north", "the fourth passphrase")
-    to = (north / "identity" / "site.request",)
-    north.run("request", "--site", "North", "--out", north / "identity")
-    east.run(
-        "invite", "--domain", east / "domain", "--to", *to, "--phrase", phrase(*to), "--out", east / "north.invitation"
-    )
+    east.run(*invite(east, north.requesting("North"), "north.invitation"))
 
     east.run("rotate", "--domain", east / "domain", "--out", east / "epoch-2")
     assert len(list((east / "epoch-2" / "invitations").iterdir())) == 2
-    west.run(
-        "accept", invitation_for("West", east / "epoch-2"), "--identity", west / "domain", "--out", west / "epoch-2"
-    )
+    west.run(*accept(invitation_for("West", east / "epoch-2"), west / "domain", west / "epoch-2"))
     assert west.fingerprint("epoch-2") == east.fingerprint("epoch-2") != east.fingerprint("domain")
     # North never accepted the first epoch: without its card it must compare phrases.
-    accept = (
-        "accept",
-        invitation_for("North", east / "epoch-2"),
-        "--identity",
-        north / "identity",
-        "--out",
-        north / "epoch-2",
-    )
-    assert "give --phrase" in north.refused(*accept)
+    admitted = accept(invitation_for("North", east / "epoch-2"), north / "identity", north / "epoch-2")
+    assert "give --phrase" in north.refused(*admitted)
 
     assert "'Nord' is no member here: members are North, West" in east.refused(
         "revoke", "Nord", "--domain", east / "epoch-2", "--out", east / "epoch-3"
     )
     east.run("revoke", "North", "--domain", east / "epoch-2", "--out", east / "epoch-3")
     (path,) = (east / "epoch-3" / "invitations").iterdir()
-    assert "the invitation is for West" in error_of(
-        *("accept", path, "--identity", north / "identity", "--out", north / "epoch-3"),
-        *("--phrase", card_phrase(east / "epoch-3"), "--passphrase-file", north.file),
-    )
-    west.run("accept", path, "--identity", west / "epoch-2", "--out", west / "epoch-3")
+    taken = accept(path, north / "identity", north / "epoch-3")
+    assert "the invitation is for West" in north.refused(*taken, "--phrase", card_phrase(east / "epoch-3"))
+    west.run(*accept(path, west / "epoch-2", west / "epoch-3"))
     assert json.loads((west / "epoch-3" / "domain.card").read_text())["key_epoch"] == 3
-
-
-def card_phrase(domain: Path) -> str:
-    return site("card", domain).stderr.split()[-1]
-
-
-def invitation_for(name: str, domain: Path) -> Path:
-    """Return the invitation that a rotation wrote for a site."""
-    (path,) = (p for p in (domain / "invitations").iterdir() if f'\\"site\\":\\"{name}\\"' in p.read_text())
-    return path
 
 
 def test_the_founder_is_not_invited(east: Hospital):
     """It has the domain, and could not be revoked afterwards."""
-    own = east / "domain" / "site.request"
-    line = east.refused(
-        "invite", "--again", "--domain", east / "domain", "--to", own, "--phrase", phrase(own), "--out", east / "z"
-    )
+    line = east.refused(*invite(east, east / "domain" / "site.request", "z"))
     assert "East is this site itself" in line
     assert not (east / "z").exists()
 
@@ -259,38 +247,17 @@ def test_a_card_that_was_exchanged_makes_no_successor(east: Hospital, west: Hosp
     """A key epoch is accepted without a phrase if the sealed one named it: the file beside it is anybody's to write."""
     mallory = Hospital(east.folder.parent / "mallory", "the fifth passphrase")
     mallory.run("keygen", "--out", mallory / "domain", "--site", "Mallory")
-    request = west / "domain" / "site.request"
-    to = ("--to", request, "--phrase", phrase(request))
-    mallory.run("invite", "--domain", mallory / "domain", *to, "--out", mallory / "first.invitation")
+    mallory.run(*invite(mallory, west / "domain" / "site.request", "first.invitation"))
     mallory.run("rotate", "--domain", mallory / "domain", "--out", mallory / "next")
     card = west / "domain" / "domain.card"
     own = card.read_bytes()
     card.write_bytes((mallory / "domain" / "domain.card").read_bytes())
-    accept = (
-        "accept",
-        invitation_for("West", mallory / "next"),
-        "--identity",
-        west / "domain",
-        "--out",
-        west / "taken",
-    )
     try:
-        assert "give --phrase" in west.refused(*accept)
+        admitted = accept(invitation_for("West", mallory / "next"), west / "domain", west / "taken")
+        assert "give --phrase" in west.refused(*admitted)
     finally:
         card.write_bytes(own)
     assert not (west / "taken").exists()
-
-
-def test_names_that_differ_in_case_are_one(east: Hospital, west: Hospital):
-    """A site named WEST gets no certificate beside West."""
-    other = Hospital(east.folder.parent / "loud", "the sixth passphrase")
-    other.run("request", "--site", "WEST", "--out", other / "identity")
-    to = other / "identity" / "site.request"
-    line = east.refused(
-        "invite", "--again", "--domain", east / "domain", "--to", to, "--phrase", phrase(to), "--out", east / "y"
-    )
-    assert "West is a member already, with other keys" in line
-    assert west.folder.exists()
 
 
 def test_folders_of_keys_have_modes_whatever_the_umask(tmp_path: Path):
@@ -310,20 +277,11 @@ def test_folders_of_keys_have_modes_whatever_the_umask(tmp_path: Path):
 def test_nothing_is_overwritten(east: Hospital, west: Hospital):
     """Every command that writes keys refuses what is there, and leaves it as it was."""
     before = {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()}
-    accept = (
-        "accept",
-        east / "west.invitation",
-        "--phrase",
-        card_phrase(east / "domain"),
-        "--identity",
-        west / "identity",
-    )
-    assert "not overwritten" in west.refused(*accept, "--out", west / "domain")
+    admitted = accept(east / "west.invitation", west / "identity", west / "domain")
+    assert "not overwritten" in west.refused(*admitted, "--phrase", card_phrase(east / "domain"))
     assert "not overwritten" in west.refused("request", "--site", "W", "--out", west / "identity")
     assert "not overwritten" in east.refused("keygen", "--out", east / "domain")
-    assert "nothing is overwritten" in east.refused(
-        "rotate", "--again", "--domain", east / "domain", "--out", west / "domain"
-    )
+    assert "nothing is overwritten" in east.refused("rotate", "--domain", east / "domain", "--out", west / "domain")
     assert {path: path.read_bytes() for path in west.folder.rglob("*") if path.is_file()} == before
 
 
@@ -361,15 +319,30 @@ def test_an_epoch_has_one_successor(tmp_path: Path):
     hospital.run("rotate", "--again", "--domain", hospital / "domain", "--out", hospital / "other")
 
 
-def test_words_that_were_given_are_compared(east: Hospital, west: Hospital):
-    """An epoch that the old one named needs none; wrong ones are not passed over for that."""
-    accept = (
-        "accept",
-        invitation_for("West", east / "epoch-2"),
-        "--identity",
-        west / "domain",
-        "--out",
-        west / "unheard",
-    )
-    assert "the phrases differ" in west.refused(*accept, "--phrase", "lusab-babad-lusab-babad-lusab")
+def test_a_phrase_that_was_given_is_compared(east: Hospital, west: Hospital):
+    """A key epoch that the old one named needs no phrase; a wrong one is refused all the same."""
+    admitted = accept(invitation_for("West", east / "epoch-2"), west / "domain", west / "unheard")
+    assert "the phrases differ" in west.refused(*admitted, "--phrase", "lusab-babad-lusab-babad-lusab")
     assert not (west / "unheard").exists()
+
+
+@pytest.mark.parametrize(("scheme", "n"), [("more", 2), ("more-frame", 1)])
+def test_keygen_makes_a_domain_of_a_scheme(tmp_path: Path, scheme: str, n: int):
+    """The card names the scheme and its slots; `domain.eval` is of `more` alone; the secret costs 2^17 to guess at."""
+    hospital = Hospital(tmp_path / "hospital", "the ninth passphrase")
+    out = hospital / "domain"
+    done = site_process("keygen", "--out", out, "--passphrase-file", hospital.file, "--scheme", scheme)
+    card = json.loads(site("card", out).stdout)
+    assert (card["scheme"], card["n"]) == (scheme, n)
+    assert json.loads((out / "secret" / "domain.key").read_text())["scrypt"] == [17, 8, 1]
+    has_key = scheme == "more"
+    assert (out / "trainer" / "domain.eval").exists() == has_key
+    assert ("domain.eval" in done.stdout) == has_key
+
+
+def test_keygen_refuses_slots_that_a_scheme_has_not(tmp_path: Path):
+    """The frame form has one slot: `-n 3` is refused, and nothing is written."""
+    hospital = Hospital(tmp_path / "hospital", "the ninth passphrase")
+    error = hospital.refused("keygen", "--out", hospital / "domain", "--scheme", "more-frame", "-n", 3)
+    assert "has one slot, got n = 3" in error
+    assert not (hospital / "domain").exists()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import TINY, write_dataset
+from hospital import error_of, keys, site
 from members import EAST, cheap, founded, membership
 
 from fedpp.aggregation.global_state import GlobalState, initial
@@ -20,7 +21,8 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.learning.initial_weights import encrypted_initial_weights, initial_weights
 from fedpp.learning.model_file import EncryptedModel
-from sites.cli.site_cli import main
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 PASSPHRASE = "correct horse battery"
 PATCHES = TINY.changed(patch=2)
@@ -49,9 +51,8 @@ def prepared(folder: Path, domain: KeyDomain, network: ModelSpec) -> tuple[KeyDo
     return domain, folder
 
 
-def pull(folder: Path, run: object, out: str, *more: object) -> int:
-    keys = ("--domain", folder / "domain", "--passphrase-file", folder / "passphrase")
-    return main(list(map(str, ("pull", run, *keys, "--out", folder / out, *more))))
+def pull(folder: Path, run: object, out: str, *more: object) -> tuple[object, ...]:
+    return "pull", run, *keys(folder), "--out", folder / out, *more
 
 
 def test_a_run_without_masking_leaves_a_state_in_clear(member: tuple[KeyDomain, Path]):
@@ -62,16 +63,16 @@ def test_a_run_without_masking_leaves_a_state_in_clear(member: tuple[KeyDomain, 
     spelled = np.frombuffer(b'"format":"fedpp-sealed-1"'.ljust(32), "<f8")
     rows = {**state.rows, first: np.resize(spelled, state.rows[first].shape)}
     (folder / "clear.state").write_bytes(replace(state, rows=rows).to_bytes())
-    assert pull(folder, folder / "clear.state", "a.npz") == 0
+    site(*pull(folder, folder / "clear.state", "a.npz"))
     np.testing.assert_array_equal(EncryptedModel.load(folder / "a.npz").rows[first], rows[first])
 
 
-def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path], capsys: pytest.CaptureFixture[str]):
+def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path]):
     """By the coordinator's file or by the number of a run that its node kept; the rows are the state's."""
     domain, folder = member
-    assert pull(folder, folder / "model.sealed", "a.npz") == 0
-    assert pull(folder, "7", "b.npz", "--identity", folder / "identity") == 0
-    assert "round 0, classes no, yes" in capsys.readouterr().out
+    site(*pull(folder, folder / "model.sealed", "a.npz"))
+    done = site(*pull(folder, "7", "b.npz", "--identity", folder / "identity"))
+    assert "round 0, classes no, yes" in done.stdout
     expected = state_of(domain, TINY)
     for name in ("a.npz", "b.npz"):
         model = EncryptedModel.load(folder / name)
@@ -82,14 +83,13 @@ def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path], caps
 
 
 def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
-    member: tuple[KeyDomain, Path], plaintext: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+    member: tuple[KeyDomain, Path], plaintext: tuple[np.ndarray, np.ndarray]
 ):
     """Stock Keras loads it without fedpp's classes, and its logits are the decrypted ones to 1e-9."""
     domain, folder = member
-    assert pull(folder, folder / "model.sealed", "model.keras") == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{folder / 'model.keras'}  round 0, classes no, yes\n"
-    assert "note: this file holds the model in clear, readable for whoever gets it\n" in printed.err
+    printed = site(*pull(folder, folder / "model.sealed", "model.keras"))
+    assert printed.stdout == f"{folder / 'model.keras'}  round 0, classes no, yes\n"
+    assert "note: this file holds the model in clear, readable for whoever gets it\n" in printed.stderr
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)
     trainer = EncryptedTrainer(TINY, domain.evaluation_key().algebra(), Hyperparameters(), "float64")
@@ -102,9 +102,9 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
 def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
     tmp_path: Path, plaintext: tuple[np.ndarray, np.ndarray]
 ):
-    """Its first convolution is given the mixing matrix's share: on plain frames it says what it said on mixed ones."""
+    """Its first convolution is given the mixing matrix's share: on plain frames its logits are those on mixed ones."""
     domain, folder = prepared(tmp_path, founded(scheme="more-frame"), PATCHES)
-    assert pull(folder, folder / "model.sealed", "model.keras") == 0
+    site(*pull(folder, folder / "model.sealed", "model.keras"))
     model = keras.models.load_model(folder / "model.keras")
     mixed = FrameCipher(domain, "float64", layout="patches", patch=2)
     frames = np.stack([mixed.frames("s", values)[..., 0] for values in plaintext[0]])
@@ -129,28 +129,18 @@ def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
         ("passphrase", "x.npz", (), "damaged"),
     ],
 )
-def test_mistakes_are_one_line(
-    run: str,
-    out: str,
-    more: tuple[str, ...],
-    line: str,
-    member: tuple[KeyDomain, Path],
-    capsys: pytest.CaptureFixture[str],
-):
+def test_mistakes_are_one_line(run: str, out: str, more: tuple[str, ...], line: str, member: tuple[KeyDomain, Path]):
     """What cannot be pulled is named, and nothing is written."""
     _, folder = member
     (folder / "passphrase.npz").write_bytes(b"")
     source = run if more else folder / run
     given = tuple(folder / text if text == "identity" else text for text in more)
     before = sorted(folder.iterdir())
-    assert pull(folder, source, out, *given) == 1
-    error = capsys.readouterr().err.strip()
-    assert line in error
-    assert "\n" not in error
+    assert line in error_of(*pull(folder, source, out, *given))
     assert sorted(folder.iterdir()) == before
 
 
-def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], tmp_path: Path, capsys):
+def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], tmp_path: Path):
     """Its key is refused by the domain's name, for a sealed model and for one in clear."""
     domain, folder = member
     (tmp_path / "other").mkdir()
@@ -160,6 +150,5 @@ def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], t
         ("model.sealed", "the sealed state belongs to domain"),
         ("clear.state", "the model belongs to domain"),
     ):
-        assert pull(other, folder / model, "x.npz") == 1
-        assert f"{line} {domain.card().fingerprint[:16]}" in capsys.readouterr().err
+        assert f"{line} {domain.card().fingerprint[:16]}" in error_of(*pull(other, folder / model, "x.npz"))
         assert not (other / "x.npz").exists()
