@@ -115,6 +115,7 @@ def test_success_is_silent_and_loads_its_command_alone(ending_with, capsys: pyte
         (["up", "--epochs", "2"], "coordinator up: argument --epochs: invalid choice: '2', did you mean 20?"),
         (["up", "--epochs", "7"], "coordinator up: argument --epochs: invalid choice: '7' (choose from 1, 20)"),
         (["up", "a\x1b"], "coordinator up: unrecognized arguments: a\\x1b"),
+        (["up", "-- two words"], "coordinator up: unrecognized arguments: -- two words"),
     ],
 )
 def test_wrong_usage_names_the_command_and_what_was_meant(
