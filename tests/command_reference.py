@@ -44,7 +44,8 @@ def rows(parser: argparse.ArgumentParser) -> Iterator[str]:
         value = " " + str(action.metavar or action.dest).upper() if takes_value else ""
         choices = f"; one of {', '.join(map(str, action.choices))}" if action.choices else ""
         needed = " (needed)" if action.required and action.option_strings else ""
-        meaning = f"{action.help or ''}{choices}{needed}".replace("|", "\\|").replace("%%", "%")
+        help_ = parser._get_formatter()._expand_help(action) if action.help else ""
+        meaning = f"{help_}{choices}{needed}".replace("|", "\\|")
         yield f"| `{name}{value}` | {meaning} |"
     yield ""
 
