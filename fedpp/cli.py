@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from math import inf, nan
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import fedpp
 from fedpp.errors import FedppError
-from fedpp.texts import printable
+from fedpp.texts import printable, suggestion
 from fedpp.values import Declared, Rule, hyphenated, is_hex, whole
 
 OURS = {"fedpp", "sites", "coordinator", "simulations"}
@@ -55,13 +54,13 @@ class Parser(argparse.ArgumentParser):
                 return
             option = argument.partition("=")[0]
             if option.startswith("--") and " " not in option and option not in known:
-                self.error(f"unknown option {option}{_suggestion(option, known) or ''}")
+                self.error(f"unknown option {option}{suggestion(option, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
         choices = list(map(str, action.choices))
-        hint = _suggestion(str(value), choices) or f" (choose from {', '.join(choices)})"
+        hint = suggestion(str(value), choices) or f" (choose from {', '.join(choices)})"
         raise argparse.ArgumentError(action, f"invalid choice: {str(value)!r:.80}{hint}")
 
 
@@ -184,11 +183,6 @@ def _message(error: BaseException) -> str | None:
         where = f" ({error.filename}): check the path and its permissions" if error.filename else ""
         return f"{error.strerror or error}{where}"
     return ": ".join(("interrupted", *map(str, error.args)))  # Ctrl-C, with what to do next if a command says so
-
-
-def _suggestion(given: str, known: Iterable[str]) -> str | None:
-    close = get_close_matches(given, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else None
 
 
 def load_tensorflow(*, deterministic: bool = False) -> None:

@@ -2,14 +2,14 @@
 
 from typing import ClassVar, NoReturn
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 KEY_BYTES = 32
 
 
 def subkey(key: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
     """Derive a key for one purpose from another: HKDF-SHA256 (RFC 5869)."""
+    from cryptography.hazmat.primitives.hashes import SHA256  # for which --help must not wait
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key)
 
 

@@ -1,6 +1,8 @@
-"""Untrusted text made fit for a log or a terminal: no control characters, no line breaks."""
+"""Texts for people: untrusted text made fit for a log or a terminal, and the name that a mistyped one may stand for."""
 
 import logging
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 MAX_CHARACTERS = 1000
 
@@ -30,3 +32,9 @@ def one_line(text: str) -> str:
     """Return a text as one line of printable characters, cut where it is long."""
     line = " ".join(text[: 2 * MAX_CHARACTERS].split())
     return "".join(character for character in line if character.isprintable())[:MAX_CHARACTERS]
+
+
+def suggestion(given: str, known: Iterable[str]) -> str:
+    """Return ", did you mean NAME?" with the known name that is closest to a mistyped one, or nothing."""
+    close = get_close_matches(given, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

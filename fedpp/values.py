@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from fedpp.errors import ConfigError, FedppError
+from fedpp.texts import suggestion
 
 MAX_WHOLE = 2**63 - 1  # of TOML, and of Flower's records
 MAX_TEXT = 2**20  # characters of JSON
@@ -180,14 +181,19 @@ class Declared:
     def of(cls, **values: Any) -> Self:
         """Make one of all fields by name, those of flat parts among them; raise for unknown and missing names."""
         known = cls.declarations()
-        wrong = [f"unknown {cls._written(name)!r:.80}" for name in values if name not in known]
+        names = [*map(cls._written, known)]
+        wrong = [
+            f"unknown {cls._written(name)!r:.80}{suggestion(cls._written(name)[:80], names)}"
+            for name in values
+            if name not in known
+        ]
         wrong += [
             f"missing {cls._written(name)}"
             for name, of in known.items()
             if of.default is MISSING and name not in values
         ]
         if wrong:
-            raise cls._refused(f"{', '.join(wrong)}; known are {', '.join(sorted(map(cls._written, known)))}")
+            raise cls._refused(f"{', '.join(wrong)}; known are {', '.join(sorted(names))}")
         made: dict[str, Any] = {}
         parts: dict[str, dict[str, Any]] = {name: {} for name, (_, flat, _) in _rules(cls).items() if flat}
         for name, value in values.items():

@@ -1,6 +1,7 @@
 """Commands `run`, `status` and `stop`: a federation from its settings to its test metrics."""
 
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -59,7 +60,10 @@ def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume:
             shutil.rmtree(folder.folder)  # fit for the next try
         raise
     if ended.phase != "completed":
-        raise FederationError(ended.reason if ended.phase == "stopped" else f"the run failed: {ended.reason}")
+        if ended.phase == "stopped":
+            paths = shlex.join(["--state", str(state.folder), "--out", str(out)])
+            raise FederationError(f"the run was stopped; resume it with `python -m coordinator run {paths} --resume`")
+        raise FederationError(f"the run failed: {ended.reason}")
     return _show(out, as_json=as_json)
 
 

@@ -68,7 +68,8 @@ class EncryptedModel:
             domain = str(arrays.pop("domain"))
             classes = tuple(map(str, arrays.pop("classes")))
         except OSError as error:
-            raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+            hint = f": name {path / 'model.npz'}" if (path / "model.npz").is_file() else ""
+            raise ModelError(f"cannot read the model {path}: {error.strerror or error}{hint}") from None
         except (ValueError, KeyError, TypeError, BadZipFile, EOFError):
             raise ModelError(f"{path} is not a model of fedpp: name the model.npz that training wrote") from None
         expected = {spec.name: spec.shape for spec in network.weights()}

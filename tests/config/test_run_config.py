@@ -134,6 +134,8 @@ def test_a_site_configuration_has_all_of_its_addresses():
                 SiteConfig.from_mapping({**SITE, name: value})
     with pytest.raises(ConfigError, match="site configuration: unknown 'models'; known are dataset, evaluation-key"):
         SiteConfig.from_mapping({**SITE, "models": "/models"})
+    with pytest.raises(ConfigError, match="unknown 'evaluation-kye', did you mean evaluation-key.; known"):
+        SiteConfig.from_mapping({**SITE, "evaluation-kye": "/key"})
 
 
 def test_the_server_optimizer_is_that_of_the_settings():
