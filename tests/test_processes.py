@@ -19,6 +19,7 @@ from fedpp.processes import PORTS, ProcessGroup, free_port
 ENDLESS = "import time\nwhile True: time.sleep(60)"
 SHORT = "pass"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n{ENDLESS}"
+POLITE = "trap 'sleep 0.3; echo finished >&2; exit' TERM; echo ready >&2; while :; do sleep 0.05; done"
 PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {DEAF!r}])\n{ENDLESS}"
 OWNER = f"""import os, sys
 from fedpp.processes import ProcessGroup
@@ -53,6 +54,14 @@ def test_grandchildren_end_with_the_group(capfd: pytest.CaptureFixture[str]) -> 
         wait_until(lambda: "deaf" in capfd.readouterr().err)
         assert alive(number) == 3
     assert alive(number) == 0
+
+
+def test_a_process_that_heeds_sigterm_may_finish(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is not killed within the grace period."""
+    with ProcessGroup({}) as group:
+        group.start(["sh", "-c", POLITE])
+        wait_until(lambda: "ready" in capfd.readouterr().err)
+    assert capfd.readouterr().err == "finished\n"
 
 
 def test_a_process_that_ignores_sigterm_is_killed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -96,15 +96,17 @@ def test_a_request_whose_run_ended_leaves_no_task(supernode: SuperNode) -> None:
 
 
 def test_the_reply_waited_for_is_that_to_the_request_in_hand(supernode: SuperNode) -> None:
-    """A reply to another request may come first: it is sent, and the wait continues."""
-    stray, in_hand = request("stray"), request("in hand")
+    """Replies to other requests may come first: each is sent, and the wait continues."""
+    first, second, in_hand = request("first stray"), request("second stray"), request("in hand")
     assert supernode.take(in_hand) == RUN
-    supernode.reply(stray)
-    replied = Timer(0.7, supernode.reply, (in_hand,))
-    replied.start()
+    supernode.reply(first)
+    replies = [Timer(0.7, supernode.reply, (second,)), Timer(1.4, supernode.reply, (in_hand,))]
+    for reply in replies:
+        reply.start()
     supernode.send()
-    replied.join()
-    assert supernode.sent == [stray.object_id, in_hand.object_id]
+    for reply in replies:
+        reply.join()
+    assert supernode.sent == [first.object_id, second.object_id, in_hand.object_id]
     assert supernode.state.msg_store == {}
 
 

@@ -190,8 +190,10 @@ def test_a_started_run_is_not_started_again(run: Run, out: Path) -> None:
     run(*START, "--set", "rounds=3")
     before = settings(out)
     assert "holds a federation already: choose another --out" in run(*START)
+    RunState(out).stop.touch()
     run(*RESUME, "--set", "wait-seconds=5")
     assert settings(out) == {**before, "wait-seconds": 5.0}
+    assert not RunState(out).stop.exists()  # or the resumed run would stop at once
 
 
 def test_a_resumed_run_keeps_its_settings(run: Run, out: Path) -> None:

@@ -31,7 +31,7 @@ from fedpp.processes import free_port
 from fedpp.vault_api import vault_client
 from sites.node.doctor import examine
 from sites.node.node_identity import PRIVATE_KEY, create_identity
-from sites.node.reachability import MAX_AHEAD, MAX_BEHIND
+from sites.node.reachability import MAX_AHEAD, MAX_BEHIND, Reply, clock_error
 
 CHECKS = (
     "node key",
@@ -232,6 +232,16 @@ def test_clocks(given: Given, tmp_path: Path, theirs: timedelta, reason: str | N
         else:
             fails(ours, "clock", reason)
             assert ("ahead of" if theirs < timedelta() else "behind") in ours.found()["clock"][1]
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "ahead"), [(0.0, 0.5, 0.0), (0.9, 1.2, 0.0), (3.0, 3.5, 2.0), (-4.0, -3.5, -3.5)]
+)
+def test_the_clock_s_error_is_the_least_possible(sent: float, received: float, ahead: float) -> None:
+    """The reply's date is in whole seconds, and was written between the request and the reply."""
+    date = datetime(2026, 1, 1, tzinfo=UTC)
+    reply = Reply(415, date, date + timedelta(seconds=sent), date + timedelta(seconds=received))
+    assert clock_error(reply) == timedelta(seconds=ahead)
 
 
 def test_the_clock_s_limits_are_flower_s() -> None:
