@@ -356,7 +356,6 @@ def test_passing_failures_are_retried(tmp_path: Path) -> None:
 
 
 @contextmanager
-@contextmanager
 def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
     """Pass calls on to a coordinator, but reply 400 to one of these, and strike it out: Flower does not foresee it."""
 
