@@ -1,6 +1,7 @@
 """Encrypted optimizers, compared with stock Keras and a hand-written loop by slot; bounds of decoys."""
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from math import inf
 from pathlib import Path
@@ -30,21 +31,13 @@ STEPS = 6
 
 
 Make = Callable[..., Any]
+Stock = keras.optimizers
 RULES: dict[str, tuple[Make, Make]] = {
-    "sgd": (SGD, keras.optimizers.SGD),
-    "momentum": (
-        lambda a, rate, **k: SGD(a, rate, momentum=0.9, **k),
-        lambda rate, **k: keras.optimizers.SGD(rate, 0.9, **k),
-    ),
-    "nesterov": (
-        lambda a, rate, **k: SGD(a, rate, momentum=0.9, nesterov=True, **k),
-        lambda rate, **k: keras.optimizers.SGD(rate, 0.9, nesterov=True, **k),
-    ),
-    "adam": (Adam, keras.optimizers.Adam),
-    "adamw": (
-        lambda a, rate, **k: AdamW(a, rate, weight_decay=0.3, **k),
-        lambda rate, **k: keras.optimizers.AdamW(rate, weight_decay=0.3, **k),
-    ),
+    "sgd": (SGD, Stock.SGD),
+    "momentum": (partial(SGD, momentum=0.9), partial(Stock.SGD, momentum=0.9)),
+    "nesterov": (partial(SGD, momentum=0.9, nesterov=True), partial(Stock.SGD, momentum=0.9, nesterov=True)),
+    "adam": (Adam, Stock.Adam),
+    "adamw": (partial(AdamW, weight_decay=0.3), partial(Stock.AdamW, weight_decay=0.3)),
 }
 CLIPPINGS: list[dict[str, float]] = [{}, {"clipvalue": 0.4}, {"clipnorm": 1.1}, {"global_clipnorm": 1.7}]
 CASES = pytest.mark.parametrize("rule", RULES)

@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -116,29 +117,26 @@ def dense_file(tmp_path: Path, a: Algebra) -> Path:
     return path
 
 
-def test_a_model_is_not_loaded_without_a_key(tmp_path: Path):
-    """Without a scope, one line names the domain and what to do."""
-    a = algebra(2)
-    with pytest.raises(KeyFileError, match=f"evaluation key of domain {a.domain[:16]}.*layers.under") as refusal:
-        keras.models.load_model(dense_file(tmp_path, a))
-    assert "\n" not in str(refusal.value)
+ONE, TWO = algebra(2), algebra(2, epoch=2)
+DOMAINS = f"belongs to domain {ONE.domain[:16]}, the key to {TWO.domain[:16]}"
 
 
-def test_a_model_is_not_loaded_under_another_domain(tmp_path: Path):
-    """Under the key of another domain, one line names both domains."""
-    a, other = algebra(2), algebra(2, epoch=2)
-    expected = f"belongs to domain {a.domain[:16]}, the key to {other.domain[:16]}"
-    with layers.under(other), pytest.raises(DomainMismatchError, match=expected) as refusal:
-        keras.models.load_model(dense_file(tmp_path, a))
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_model_is_not_loaded_under_another_n(tmp_path: Path):
-    """Under a key of another n, one line names both values."""
-    a = Algebra(np.eye(2) + 0.3, "one")
-    other = Algebra(np.eye(3) + 0.3, "one")
-    with layers.under(other), pytest.raises(ModelError, match="n = 2, the key of n = 3") as refusal:
-        keras.models.load_model(dense_file(tmp_path, a))
+@pytest.mark.parametrize(
+    ("of", "scope", "error", "message"),
+    [
+        (ONE, None, KeyFileError, f"evaluation key of domain {ONE.domain[:16]}.*layers.under"),
+        (ONE, TWO, DomainMismatchError, DOMAINS),
+        (Algebra(np.eye(2) + 0.3, "x"), Algebra(np.eye(3) + 0.3, "x"), ModelError, "n = 2, the key of n = 3"),
+    ],
+    ids=["no scope", "another domain", "another n"],
+)
+def test_a_model_is_not_loaded_under_another_key(
+    of: Algebra, scope: Algebra | None, error: type[FedppError], message: str, tmp_path: Path
+):
+    """Without a scope, and under the key of another domain or n, one line names what the model needs."""
+    path = dense_file(tmp_path, of)
+    with layers.under(scope) if scope else nullcontext(), pytest.raises(error, match=message) as refusal:
+        keras.models.load_model(path)
     assert "\n" not in str(refusal.value)
 
 
