@@ -74,9 +74,19 @@ def test_in_float64_ciphertext_equals_plaintext_in_every_fold(float64: Path):
 
 @pytest.mark.slow
 def test_in_float64_both_sides_of_the_default_networks_are_equal(raw: Path, tmp_path: Path):
-    """Without --networks the experiment has all three, with equal figures on both sides."""
-    assert paper(raw, tmp_path, "--dtype", "float64", "--seeds", "1", "--no-hog") == 0
-    require_equal_sides(record(tmp_path), ARCHITECTURES)
+    """Without --networks the experiment has all three, with equal figures on both sides, also after a resumed trial."""
+    more = ("--dtype", "float64", "--seeds", "1", "--no-hog")
+    assert paper(raw, tmp_path, *more) == 0
+    before = record(tmp_path)
+    require_equal_sides(before, ARCHITECTURES)
+    for path in (*(tmp_path / "runs").glob("cnn-seed0-fold1-ciphertext*"), tmp_path / "paper.json"):
+        path.unlink()
+    (tmp_path / "paper.html").unlink()
+    assert paper(raw, tmp_path, *more, "--resume") == 0
+    after = record(tmp_path)
+    for row in (*before["by_fold"], *after["by_fold"]):
+        del row["seconds"]
+    assert after["by_fold"] == before["by_fold"]
 
 
 def test_the_record_has_the_whole_experiment(float64: Path):
@@ -309,7 +319,10 @@ def test_both_sides_stop_early_at_the_same_epoch(tmp_path: Path):
     [
         (["--networks", "rnn"], "networks: each must be one of cnn, cnn-lstm, cnn-bi-lstm, got 'rnn'"),
         (["--networks", "cnn,cnn"], "networks: 'cnn' stands twice"),
+        (["--sides", "clear"], "sides: each must be one of plaintext, ciphertext"),
         (["--folds", "1"], "folds must be a whole number of at least 2, got 1"),
+        (["--channels", "2"], "channels must be one of 1, 3, got 2"),
+        (["--validation", "1"], "validation must be a finite number of at least 1e-09 and below 1"),
         (["--sides", "plaintext", "--control-draws", "2"], "control draws stand beside both sides"),
         (["--sides", "ciphertext", "--seeds", "2"], "use --seeds 1"),
         (["--resume", "--overwrite"], "choose one of them"),
