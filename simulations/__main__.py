@@ -18,6 +18,9 @@ PROGRAM = Program(
         ),
         "bench": Command("simulation_commands:bench", "Measure time and memory, and print the figures"),
         "chaos": Command("simulation_commands:chaos", "Disturb whole deployments, and check what becomes of them"),
+        "symbolic": Command(
+            "simulation_commands:symbolic", "Search all orders of a round's messages for attacks, without cryptography"
+        ),
     },
 )
 

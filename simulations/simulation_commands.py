@@ -1,4 +1,4 @@
-"""The commands of `python -m simulations`: scenarios, the paper's experiment, benchmarks and chaos."""
+"""The commands of `python -m simulations`: scenarios, the paper's experiment, benchmarks, chaos and search."""
 
 import argparse
 import json
@@ -192,3 +192,23 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     """Return the case of a row, which stands first, and its figures with their names."""
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
     return [text if name == "case" else f"{name} {text}" for name, text in texts.items()]
+
+
+def add_symbolic_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `symbolic`."""
+    add_json(to)
+
+
+def symbolic(*, as_json: bool) -> int:
+    """Search for attacks on the protocol of rounds; return 1 if one is found, or if a control finds none."""
+    from .symbolic import symbolic_command
+
+    rows = []
+    for row in symbolic_command.run():
+        rows.append(row)
+        print(symbolic_command.shown(row), file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps({"name": "symbolic", "rows": rows}))
+    else:
+        print("\n".join(symbolic_command.notes()))
+    return 0 if all(row["as designed"] for row in rows) else 1
