@@ -1,10 +1,17 @@
 """Texts for people: untrusted text made fit for a log or a terminal, and the name that a mistyped one may stand for."""
 
 import logging
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_CHARACTERS = 1000
+# Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -52,6 +52,11 @@ def test_the_services_start_commands_that_there_are(service: str) -> None:
         assert mode == ([] if name in {"state", "audit_log", "ca", "identity", "evaluation_key"} else ["ro"])
 
 
+def test_nothing_of_the_vault_is_swapped() -> None:
+    """The limit of memory and swap together is that of memory alone."""
+    assert SERVICES["vault"]["memswap_limit"] == SERVICES["vault"]["mem_limit"] == "4g"
+
+
 def test_vault_and_site_fit_together() -> None:
     """The site asks the vault where it listens, checks its health there, and sees none of its folders."""
     vault, site = SERVICES["vault"], SERVICES["site"]

@@ -6,9 +6,10 @@ names of the logits in order.
 
 from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any, Self
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +63,7 @@ class EncryptedModel:
     def load(cls, path: Path) -> Self:
         """Read a model file; raise `ModelError` if it is missing, damaged or does not fit its network."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
+            arrays = _arrays(path)
             network = ModelSpec.from_json(str(arrays.pop("network")))
             domain = str(arrays.pop("domain"))
             classes = tuple(map(str, arrays.pop("classes")))
@@ -78,3 +78,20 @@ class EncryptedModel:
         ):
             raise ModelError(f"the weights in {path} do not fit its network: the file is damaged")
         return cls(network, domain, classes, arrays)
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of an .npz file; raise `ValueError` where a header announces more than the file holds.
+
+    NumPy allocates whatever a header says.
+    """
+    with ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as member:
+                major, _ = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+            if prod(shape) * dtype.itemsize > entry.compress_size:
+                raise ValueError
+    with np.load(path, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}

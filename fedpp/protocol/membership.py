@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
+from fedpp.texts import INVISIBLE
 from fedpp.values import Declared, Flat, Rule, hexadecimal, is_hex, rule, whole
 
 PROTOCOL = 1  # of the messages between coordinator and sites
@@ -27,12 +28,6 @@ MAX_AGE = timedelta(days=14)  # of a proof that a site counts another by
 CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
 LONGEST_NAME = 200  # bytes
 _P = 2**255 - 19
-# Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff]"
-)
 _RUN_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
@@ -83,7 +78,7 @@ def is_site_name(value: object) -> bool:
         and value.isprintable()
         and 0 < len(value.encode()) <= LONGEST_NAME
         and value == value.strip() == normalize("NFKC", value)
-        and not _UNSEEN.search(value)
+        and not INVISIBLE.search(value)
     )
 
 

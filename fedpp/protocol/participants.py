@@ -4,7 +4,7 @@ They show a site how many members of its domain, each under its own certificate,
 not show whose updates are in an aggregate: the coordinator chooses these.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,8 @@ from fedpp.protocol.membership import Proof, Run
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord
 
+_TWICE = "the run's list of participants names one member twice"
+
 
 @dataclass(frozen=True)
 class Participants:
@@ -26,14 +28,14 @@ class Participants:
 
     def others(self, site: str, run: Run, now: datetime) -> int:
         """Return the number of other members that take part; raise `FederationError` unless all of them prove it."""
-        for proof in self.proofs:
-            proof.require(run)
-            proof.statement.require_fresh(now)
         members = [(proof.certificate.member.site, proof.certificate.member.signing_key) for proof in self.proofs]
         if site not in {name for name, _ in members}:
             raise FederationError(f"the run's list of participants is without {site}: it did not join this run")
         if len({name for name, _ in members}) != len(members) or len({key for _, key in members}) != len(members):
-            raise FederationError("the run's list of participants names one member twice")
+            raise FederationError(_TWICE)
+        for proof in self.proofs:  # after the names: each has two signatures to verify
+            proof.require(run)
+            proof.statement.require_fresh(now)
         return len(members) - 1
 
     def to_record(self) -> "ConfigRecord":
@@ -45,8 +47,16 @@ class Participants:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_record` returned; raise `FederationError` for anything else."""
-        nonce, proofs = record.get("nonce"), record.get("proofs")
-        texts = proofs if isinstance(proofs, list) and len(proofs) <= MAX_SITES else None
-        if not isinstance(nonce, str) or texts is None or not all(isinstance(text, str) for text in texts):
+        nonce, texts = record.get("nonce"), record.get("proofs")
+        if not isinstance(nonce, str) or not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
             raise FederationError("the run's list of participants does not fit: use one fedpp everywhere")
-        return cls(nonce, tuple(Proof.from_json(text) for text in texts))
+        return cls.of(nonce, texts)
+
+    @classmethod
+    def of(cls, nonce: str, proofs: Sequence[str]) -> Self:
+        """Read proofs, JSON; raise `FederationError` for too many, for one that stands twice, and for what is none."""
+        if len(proofs) > MAX_SITES:
+            raise FederationError(f"the run's list of participants has {len(proofs)} proofs, at most {MAX_SITES} fit")
+        if len(set(proofs)) < len(proofs):
+            raise FederationError(_TWICE)
+        return cls(nonce, tuple(Proof.from_json(text) for text in proofs))

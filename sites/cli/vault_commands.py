@@ -56,6 +56,7 @@ def vault(
     from fedpp.keys import key_store
     from fedpp.vault_api.vault_channel import TlsFiles
 
+    from ..vault.private_memory import keep_private
     from ..vault.sd_notify import notify
     from ..vault.vault_server import serve
     from ..vault.vault_service import History, VaultService
@@ -66,6 +67,7 @@ def vault(
         SitePolicy.load(policy)  # before the prompt for a passphrase
     files = TlsFiles.read(tls) if tls else None
     require_folder(domain)
+    keep_private()
     site = key_store.open_site(domain, passphrase.read())
     opened = EncryptedDataset.open(dataset, site.domain.at_rest_key())
     past = History()

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from fedpp.errors import FederationError
 from fedpp.files import read_file, replace
+from fedpp.texts import INVISIBLE
 from fedpp.values import is_hex
 
 MAX_BYTES = 16 * 2**20  # of a bundle; Flower's own limit is 10 MiB
@@ -31,6 +32,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What Flower puts into a bundle (flwr.common.constant.FAB_INCLUDE_PATTERNS, flwr.cli.build): nothing else is needed.
 _SUFFIXES = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
 _WITHOUT_SUFFIX = {"LICENSE", ".info/CONTENT"}
+_CUSTOMIZING = {"sitecustomize", "usercustomize"}  # Python imports them by itself when it starts
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Bundle:
             raise self._refused(f"holds a file with the name {name!r:.100}")
         if "__pycache__" in path.parts or (path.suffix not in _SUFFIXES and name not in _WITHOUT_SUFFIX):
             raise self._refused(f"holds {name!r:.100}, a kind of file that Flower puts into none")
-        if path.suffix == ".py" and _module(path) in sys.stdlib_module_names:
+        if path.suffix == ".py" and _module(path) in sys.stdlib_module_names | _CUSTOMIZING:
             raise self._refused(f"holds {name!r:.100}, which would stand in for Python's own {_module(path)!r:.40}")
         if kind not in (0, stat.S_IFREG):
             raise self._refused(f"holds {name!r:.100}, which is a link or another special file")
@@ -157,6 +159,8 @@ def _unreadable(name: str, content: bytes) -> str:
     for character in set(text.replace("\r\n", "\n")) - {"\n", "\t"}:
         if unicodedata.category(character) in _UNSEEN:
             return f"holds the character U+{ord(character):04X}, by which a reader sees other text than a program"
+    if name.endswith(".py") and (found := INVISIBLE.search(text)):  # some are letters, of which a name may consist
+        return f"holds the character U+{ord(found[0]):04X}, which a reader does not see"
     return ""
 
 

@@ -21,7 +21,7 @@ from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.config.model_spec import MAX_PARAMETERS
 from fedpp.errors import MaskError, VaultError
 from fedpp.keys.key_store import Site
-from fedpp.protocol.membership import Proof, Run
+from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api import vault_pb2
 
@@ -144,7 +144,7 @@ class SecureAggregation:
         """Refuse an aggregate of too few sites, or of a site that did not prove to be a member for this run."""
         card = self._site.domain.card()
         run = Run(card.ca_key, card.fingerprint, of.run, first.run, first.bundle)
-        participants = Participants(of.run, tuple(Proof.from_json(text) for text in first.proofs))
+        participants = Participants.of(of.run, first.proofs)
         participants.others(self._site.identity.name, run, datetime.now(UTC))
         known = {proof.certificate.member.site for proof in participants.proofs}
         if strangers := sorted({part.site for part in aggregate.parts} - known):

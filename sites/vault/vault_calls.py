@@ -5,6 +5,7 @@ credentials in gRPC: there `who` is "unix socket", and `claims` the user and pro
 unchecked.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import CLAIMS
 
 REPLIED = "replied"
-MAX_DETAILS, MAX_OUTCOME, MAX_WHO, MAX_CLAIMS = 500, 300, 64, 64  # characters
+MAX_DETAILS, MAX_TEXT, MAX_WHO, MAX_CLAIMS = 500, 300, 64, 64  # characters
+MAX_BYTES = 800  # of a caller's text in JSON, which has up to 12 bytes a character; a longer one is shortened
 
 _log = logging.getLogger("fedpp.vault")
 
@@ -45,7 +47,11 @@ class Call:
     def end(self, outcome: str) -> None:
         """Record the call unless that is done; raise `VaultError` if it cannot be recorded."""
         if not self._ended:
-            self._append({**self._facts, "outcome": outcome})
+            fitting = {
+                k: _short(v) if isinstance(v, str) and len(json.dumps(v)) > MAX_BYTES else v
+                for k, v in self._facts.items()
+            }
+            self._append({**fitting, "outcome": outcome})
             self._ended = True
 
 
@@ -91,7 +97,7 @@ def _end(call: Call, outcome: str) -> None:
 
 def _short(text: str) -> str:
     """Return a text as one line of bounded length in JSON, so that no caller makes its record too long to write."""
-    return one_line(text).encode("ascii", "replace").decode()[:MAX_OUTCOME]
+    return one_line(text).encode("ascii", "replace").decode()[:MAX_TEXT]
 
 
 def _who(context: grpc.ServicerContext) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import grpc
 import numpy as np
@@ -15,7 +16,7 @@ from fedpp.aggregation.round_context import MAX_ENCODED_VALUES, PRIME, Aggregate
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import FederationError
 from fedpp.keys.site_identity import SiteIdentity
-from fedpp.protocol.membership import LONGEST_NAME, Proof, is_site_name
+from fedpp.protocol.membership import LONGEST_NAME, Proof, Run, is_site_name
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_channel import MAX_MESSAGE_BYTES
@@ -76,5 +77,27 @@ def test_the_list_returns_from_its_record(proofs: tuple[Proof, ...]):
     given = Participants(NONCE, proofs)
     assert Participants.from_record(given.to_record()) == given
     more = replace(given, proofs=(*proofs, proofs[0])).to_record()
-    with pytest.raises(FederationError, match="the run's list of participants does not fit"):
+    with pytest.raises(FederationError, match=f"has {MAX_SITES + 1} proofs, at most {MAX_SITES} fit"):
         Participants.from_record(ConfigRecord(more))
+    for unfit in ({"nonce": NONCE}, {"nonce": 1, "proofs": []}, {"nonce": NONCE, "proofs": [b""]}):
+        with pytest.raises(FederationError, match="the run's list of participants does not fit"):
+            Participants.from_record(unfit)
+
+
+def test_a_list_is_refused_by_its_names_before_any_signature(proofs: tuple[Proof, ...], monkeypatch):
+    """A proof that stands twice, or one member under two proofs, costs no verification."""
+
+    def verify(*_: object) -> None:
+        raise AssertionError("a signature was verified")
+
+    monkeypatch.setattr(Proof, "require", verify)
+    first, second = proofs[:2]
+    renewed = replace(first, statement=replace(first.statement, time=first.statement.time + 1))
+    run, now = Run("0" * 64, "0" * 64, NONCE, "1", NONCE), datetime.now(UTC)
+    site = first.statement.site
+    with pytest.raises(FederationError, match="names one member twice"):
+        Participants.of(NONCE, [first.to_json(), second.to_json(), first.to_json()])
+    with pytest.raises(FederationError, match="names one member twice"):
+        Participants(NONCE, (first, second, renewed)).others(site, run, now)
+    with pytest.raises(AssertionError, match="a signature was verified"):
+        Participants(NONCE, (first, second)).others(site, run, now)

@@ -35,6 +35,7 @@ from sites.node.launch import Launch
 from sites.node.launcher import reply_of
 from sites.node.policy_file import set_listed
 
+BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # letters of Unicode: Python takes them in names
 DATASET, A, B, C = "d" * 64, "a" * 64, "b" * 64, "0" * 64
 MINE = {"pyproject.toml": b"[project]\n", "fedpp/errors.py": (ROOT / "fedpp" / "errors.py").read_bytes()}
 # Ways of writing a list, each of which says of the comments in it that they must stay.
@@ -113,7 +114,10 @@ def damaged(content: bytes) -> bytes:
         ),
         *(
             (archive({name: b""}), f"holds {name!r}, which would stand in for Python's own {module!r}")
-            for name, module in (("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket"))
+            for name, module in (
+                *(("json/a/b.py", "json"), ("json.py", "json"), ("_socket.py", "_socket")),
+                *(("sitecustomize.py", "sitecustomize"), ("usercustomize/a.py", "usercustomize")),
+            )
         ),
         *(
             (archive({"a.py": source}), f"holds 'a.py', which {problem}")
@@ -129,6 +133,10 @@ def damaged(content: bytes) -> bytes:
                 (b"# harmless\x0cprint(1)\n", "holds the character U+000C"),
                 ("x = '\u202e'\n".encode(), "holds the character U+202E"),
                 ("# harmless\u2028print(1)\n".encode(), "holds the character U+2028"),
+                *(
+                    (f"x{letter} = 1\n".encode(), f"holds the character U+{ord(letter):04X}")
+                    for letter in BLANK_LETTERS
+                ),
                 (b"x = '\xff'\n", "declares an unknown encoding"),
             )
         ),
