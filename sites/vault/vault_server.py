@@ -21,9 +21,11 @@ from .vault_health import HealthService
 from .vault_service import VaultService
 
 GRACE_SECONDS = 5.0
+MAX_CONNECTIONS = 256  # a process may have 1,024 open files
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second vault on the same TCP port is refused, in place of sharing its callers
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
 
 
@@ -47,7 +49,11 @@ def serve(
         server = grpc.server(
             ThreadPoolExecutor(MAX_CALLS, "vault"),
             interceptors=[guard],
-            options=OPTIONS,
+            options=(
+                *OPTIONS,
+                ("grpc.server_handshake_timeout_ms", int(1000 * idle_seconds)),
+                ("grpc.max_connection_idle_ms", int(3000 * idle_seconds)),  # without a call: clients connect again
+            ),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         vault_pb2_grpc.add_VaultServicer_to_server(service, server)

@@ -2,12 +2,14 @@
 
 import json
 import random
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -30,6 +32,7 @@ from sites.vault.audit_chain import verify
 from sites.vault.audit_log import AuditLog, Signer
 from sites.vault.call_guard import MAX_CALLS_PER_METHOD
 from sites.vault.memory_budget import MemoryBudget
+from sites.vault.vault_server import MAX_CONNECTIONS
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 
@@ -128,6 +131,38 @@ def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: Encrypte
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     log.close()
     assert verify(tmp_path / "log").records == 2
+
+
+def test_idle_connections_are_few_and_end(domain: KeyDomain, dataset: EncryptedDataset, address: str):
+    """Of many connections without a call a bounded number is held, and these end: then there is room for others."""
+    with serving(domain, dataset, address, idle_seconds=0.5), ExitStack() as opened:
+        connections = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MAX_CONNECTIONS + 44)]
+        for number, connection in enumerate(connections):
+            connection.connect(address.removeprefix("unix:"))
+            with suppress(OSError):  # it may be closed already
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" if number % 2 else b"")
+        open_now, most, deadline = len(connections), 0, time.monotonic() + SECONDS
+        while open_now and time.monotonic() < deadline:
+            time.sleep(0.2)
+            open_now = sum(map(is_open, connections))
+            most = max(most, open_now)
+        assert open_now == 0
+        assert 0 < most <= MAX_CONNECTIONS
+        with VaultClient(address) as client:
+            assert client.info().task.frames == 2
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Tell whether the vault has not closed a connection."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def test_garbage_harms_nobody(domain: KeyDomain, dataset: EncryptedDataset, address: str):
