@@ -93,7 +93,7 @@ def _facts(survey: Survey) -> dict[str, str]:
         "Days between images, median": middle,
         "Half of them between": f"{first} and {third}",
         "Shortest and longest": f"{low} and {high}",
-        "Before the one that they should follow": str(survey.gaps.backward),
+        "Images dated before their predecessor": str(survey.gaps.backward),
     }
 
 
