@@ -109,6 +109,7 @@ class Program:
             if message is None:
                 raise
             print(f"{called}: {printable(message)}", file=sys.stderr)
+            forget_interruption()
             return 1
         return status
 
@@ -147,6 +148,15 @@ class _Version(argparse.Action):
 def short(name: str) -> str:
     """Return the name of a program, as its messages begin with it."""
     return name.removeprefix("python -m ")
+
+
+def forget_interruption() -> None:
+    """Let the process end with its own status after a caught `KeyboardInterrupt`.
+
+    Python ends `python -m` by SIGINT if an interruption left an `eval` or `exec` of text, as imports use them, also if
+    it was caught. The next such call that ends well takes that back.
+    """
+    eval("0")  # noqa: S307
 
 
 def note(text: str) -> None:

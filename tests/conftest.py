@@ -1,6 +1,7 @@
 """Small real things that many tests need: a key domain, an encrypted dataset, the real data's folder."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,12 @@ LONGEST = (
     "sites/vault/test_vault_kills.py",
 )
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
+
+
+def pytest_configure() -> None:
+    """Take back an ignored SIGINT, which a shell gives its background jobs: programs under test inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -19,7 +19,14 @@ from fedpp.processes import PORTS, ProcessGroup, free_port
 ENDLESS = "import time\nwhile True: time.sleep(60)"
 SHORT = "pass"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n{ENDLESS}"
-POLITE = "trap 'sleep 0.3; echo finished >&2; exit' TERM; echo ready >&2; while :; do sleep 0.05; done"
+POLITE = f"""import os, signal, sys, time
+def finish(*_):
+    time.sleep(0.3)
+    print('finished', file=sys.stderr, flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, finish)
+print('ready', file=sys.stderr, flush=True)
+{ENDLESS}"""
 PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {DEAF!r}])\n{ENDLESS}"
 OWNER = f"""import os, sys
 from fedpp.processes import ProcessGroup
@@ -59,7 +66,7 @@ def test_grandchildren_end_with_the_group(capfd: pytest.CaptureFixture[str]) -> 
 def test_a_process_that_heeds_sigterm_may_finish(capfd: pytest.CaptureFixture[str]) -> None:
     """It is not killed within the grace period."""
     with ProcessGroup({}) as group:
-        group.start(["sh", "-c", POLITE])
+        group.start(python(POLITE))
         wait_until(lambda: "ready" in capfd.readouterr().err)
     assert capfd.readouterr().err == "finished\n"
 

@@ -16,11 +16,12 @@ from coordinator.operator.superlink import CONNECTION, State
 from fedpp.config.run_config import to_toml
 from fedpp.errors import FederationError
 from fedpp.processes import flower_environment, free_port
-from simulations.chaos.cluster import CONNECTED, Cluster, Program
+from simulations.chaos.cluster import Cluster, Program
 from sites.node.node_identity import PRIVATE_KEY
 
 APP = Path(__file__).parent / "empty"
 POLL_SECONDS, STATUS_SECONDS = 0.2, 10.0
+ACCEPTED = "SuperNode ID"  # Flower's SuperNode logs it when SuperLink has accepted it
 
 
 def empty_rounds(cluster: Cluster, nodes: int, model_bytes: int, rounds: int) -> list[float]:
@@ -56,7 +57,7 @@ def _nodes(cluster: Cluster, names: list[str]) -> Iterator[None]:
             started.append(Program(command, cluster.folder / f"node-{name}.log", environment, by=()))
             stack.callback(started[-1].end)
         for program in started:
-            program.wait_for(CONNECTED)
+            program.wait_for(ACCEPTED)
         yield
 
 

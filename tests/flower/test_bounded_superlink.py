@@ -210,8 +210,7 @@ async def test_a_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
 @in_loop
 async def test_a_reply_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes a few bytes now and then loses its turn after `OBJECT_SECONDS`."""
-    monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.1)
-    monkeypatch.setattr(bounded_superlink, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(bounded_superlink, "OBJECT_SECONDS", 0.3)
     monkeypatch.setattr(bounded_superlink, "SLICE_BYTES", 1)
     taken: list[Message] = []
 

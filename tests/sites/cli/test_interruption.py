@@ -1,5 +1,6 @@
 """Ctrl-C, at any moment of a command: one line, exit status 1, and nothing left."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -82,3 +83,22 @@ def test_a_command_in_the_background_of_a_script_is_not_interrupted(hospital: Pa
         out, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0
     assert out == (hospital / "domain" / "domain.card").read_bytes()
+
+
+def test_an_interruption_within_an_evaluated_text_is_no_death_by_a_signal(tmp_path: Path):
+    """A command that is interrupted while an import evaluates a text ends with status 1, also under `python -m`."""
+    package = tmp_path / "trial"
+    package.mkdir()
+    (package / "commands.py").write_text(
+        "def add_work_arguments(to):\n    pass\n\n"
+        "def interrupt():\n    raise KeyboardInterrupt\n\n"
+        "def work():\n    eval('interrupt()')\n"
+    )
+    (package / "__main__.py").write_text(
+        "import sys\nfrom fedpp.cli import Command, Program\n"
+        "sys.exit(Program('trial', 'trial', 'A program.', {'work': Command('commands:work', 'Work')}).run())\n"
+    )
+    command = [sys.executable, "-m", "trial", "work"]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "trial work: interrupted\n")
