@@ -39,6 +39,7 @@ FINDINGS = ("Edema", "Fracture", "Effusion")
 MAX_WORKERS = 4  # of a gigabyte each, and what they start
 LONGEST = (
     "test_deployment.py",
+    "test_tutorials.py",
     "simulations/chaos/test_chaos_cases.py",
     "simulations/test_simulation.py",
     "sites/cli/test_train_command.py",
