@@ -29,6 +29,7 @@ from fedpp.texts import suggestion
 
 MAX_WHOLE = 2**63 - 1  # of TOML, and of Flower's records
 MAX_TEXT = 2**20  # characters of JSON
+MAX_NAMED = 8  # unknown names in a message: others' texts may have thousands
 _HYPHENS = str.maketrans("-_", "_-")
 _DIGITS = re.compile("[0-9a-f]+")
 _NUMBER = re.compile("0|[1-9a-f][0-9a-f]*")
@@ -181,12 +182,9 @@ class Declared:
     def of(cls, **values: Any) -> Self:
         """Make one of all fields by name, those of flat parts among them; raise for unknown and missing names."""
         known = cls.declarations()
-        names = [*map(cls._written, known)]
-        wrong = [
-            f"unknown {cls._written(name)!r:.80}{suggestion(cls._written(name)[:80], names)}"
-            for name in values
-            if name not in known
-        ]
+        names, unknown = [*map(cls._written, known)], [cls._written(name) for name in values if name not in known]
+        wrong = [f"unknown {name!r:.80}{suggestion(name[:80], names)}" for name in unknown[:MAX_NAMED]]
+        wrong += [f"{len(unknown) - MAX_NAMED} more unknown names"] if len(unknown) > MAX_NAMED else []
         wrong += [
             f"missing {cls._written(name)}"
             for name, of in known.items()

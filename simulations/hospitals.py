@@ -52,9 +52,9 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         raise ConfigError("the data have no labels to train on: give them labels")
     passphrase_file = out / "passphrase"
     passphrase_file.touch(mode=0o600)
-    words = secrets.token_urlsafe(24)
-    passphrase_file.write_text(words + "\n")
-    passphrase = Passphrase(words.encode(), log2_cost=10)  # 192 random bits: nobody guesses them, at any cost
+    text = secrets.token_urlsafe(24)
+    passphrase_file.write_text(text + "\n")
+    passphrase = Passphrase(text.encode(), log2_cost=10)  # 192 random bits need no slow hash
     domain = _domain(scenario)
     domain_ca = DomainCA(domain.ca_seed())
     key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)

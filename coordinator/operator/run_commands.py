@@ -61,10 +61,14 @@ def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume:
         raise
     if ended.phase != "completed":
         if ended.phase == "stopped":
-            paths = shlex.join(["--state", str(state.folder), "--out", str(out)])
-            raise FederationError(f"the run was stopped; resume it with `python -m coordinator run {paths} --resume`")
+            raise FederationError(f"the run was stopped; resume it with `{_resuming(state, out)}`")
         raise FederationError(f"the run failed: {ended.reason}")
     return _show(out, as_json=as_json)
+
+
+def _resuming(state: State, out: Path) -> str:
+    """Return the command that resumes a run."""
+    return f"python -m coordinator run {shlex.join(['--state', str(state.folder), '--out', str(out)])} --resume"
 
 
 def status(state: State, out: Path | None, *, as_json: bool) -> int:
@@ -98,7 +102,7 @@ def stop(state: State, out: Path | None) -> int:
     if not folder.is_held():
         raise FederationError(f"no run is in progress in {folder.out}: `status` shows how the last one ended")
     folder.stop.touch()
-    print(f"stopping the run in {folder.out}; resume it with run --resume", file=sys.stderr)
+    print(f"stopping the run; resume it with `{_resuming(state, folder.out)}`", file=sys.stderr)
     while folder.is_held():
         time.sleep(WATCH_SECONDS)
     return 0

@@ -4,6 +4,7 @@ An uncompressed `.npz` without pickles: one array a weight, the texts `network` 
 names of the logits in order.
 """
 
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -70,7 +71,7 @@ class EncryptedModel:
         except OSError as error:
             hint = f": name {path / 'model.npz'}" if (path / "model.npz").is_file() else ""
             raise ModelError(f"cannot read the model {path}: {error.strerror or error}{hint}") from None
-        except (ValueError, KeyError, TypeError, BadZipFile, EOFError):
+        except (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error):
             raise ModelError(f"{path} is not a model of fedpp: name the model.npz that training wrote") from None
         expected = {spec.name: spec.shape for spec in network.weights()}
         if {name: rows.shape[:-1] for name, rows in arrays.items()} != expected or len(classes) != len(

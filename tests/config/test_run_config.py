@@ -136,6 +136,9 @@ def test_a_site_configuration_has_all_of_its_addresses():
         SiteConfig.from_mapping({**SITE, "models": "/models"})
     with pytest.raises(ConfigError, match="unknown 'evaluation-kye', did you mean evaluation-key.; known"):
         SiteConfig.from_mapping({**SITE, "evaluation-kye": "/key"})
+    with pytest.raises(ConfigError, match="unknown 'x-0', .*, 992 more unknown names; known are dataset") as refused:
+        SiteConfig.from_mapping({**SITE, **{f"x-{number}": "" for number in range(1000)}})
+    assert len(str(refused.value)) < 500
 
 
 def test_the_server_optimizer_is_that_of_the_settings():

@@ -61,6 +61,6 @@ def test_a_compressed_file_is_no_model(model: Path):
 
 
 def test_a_folder_of_a_training_is_named(model: Path):
-    """Who gives the folder of a training is told which file to name."""
+    """For a training's folder in place of its file, the error names the file."""
     with pytest.raises(ModelError, match=f"Is a directory: name {model}$"):
         EncryptedModel.load(model.parent)

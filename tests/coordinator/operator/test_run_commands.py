@@ -275,7 +275,7 @@ def test_stop_ends_the_current_run(
         time.sleep(0.01)
     assert main(["stop", "--state", str(state)]) == 0
     assert ended == [True]
-    assert f"stopping the run in {folder.out}; resume it with run --resume" in capsys.readouterr().err
+    assert f"--out {folder.out} --resume`" in capsys.readouterr().err
     server.join()
 
 

@@ -134,8 +134,8 @@ def test_a_message_above_the_limit_is_named(domain: KeyDomain, dataset: Encrypte
 
 
 def test_idle_connections_are_few_and_end(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """Of many connections without a call a bounded number is held, and these end: then there is room for others."""
-    with serving(domain, dataset, address, idle_seconds=0.5), ExitStack() as opened:
+    """Connections without a call are bounded in number, and end; a client whose own has ended connects again."""
+    with serving(domain, dataset, address, idle_seconds=0.5), VaultClient(address) as idle, ExitStack() as opened:
         connections = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MAX_CONNECTIONS + 44)]
         for number, connection in enumerate(connections):
             connection.connect(address.removeprefix("unix:"))
@@ -148,6 +148,7 @@ def test_idle_connections_are_few_and_end(domain: KeyDomain, dataset: EncryptedD
             most = max(most, open_now)
         assert open_now == 0
         assert 0 < most <= MAX_CONNECTIONS
+        assert idle.info().task.frames == 2  # it connects again by itself
         with VaultClient(address) as client:
             assert client.info().task.frames == 2
 
