@@ -466,6 +466,9 @@ def test_a_site_that_withdraws_its_approval_is_named(deployment: Deployment) -> 
     lines = log.read_text().splitlines()
     (reason,) = [line for line in lines if "refused node " in line]
     assert reason.endswith(f"no reply: this site has not approved bundle {bundle}: ask its staff to review it")
+    assert lines[-1].startswith(
+        "coordinator run: the run was stopped; resume it with `python -m coordinator run --state "
+    )
     assert lines[-1].endswith(f"--out {out} --resume`")
     assert not (out / "federation.json").exists()
 

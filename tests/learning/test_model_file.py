@@ -43,10 +43,12 @@ def test_a_header_of_gigabytes_allocates_nothing(model: Path, shape: tuple[int, 
     """An array of 8 bytes that is announced as 4 GB or more makes the file no model, and takes no memory."""
     replaced(model, f"{TINY.weights()[0].name}.npy", entry(shape, np.zeros(1)))
     tracemalloc.start()
-    with pytest.raises(ModelError, match="is not a model of fedpp"):
-        EncryptedModel.load(model)
-    assert tracemalloc.get_traced_memory()[1] < 2**24
-    tracemalloc.stop()
+    try:
+        with pytest.raises(ModelError, match="is not a model of fedpp"):
+            EncryptedModel.load(model)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_compressed_file_is_no_model(model: Path):
@@ -61,6 +63,6 @@ def test_a_compressed_file_is_no_model(model: Path):
 
 
 def test_a_folder_of_a_training_is_named(model: Path):
-    """For a training's folder in place of its file, the error names the file."""
+    """The error for a training's folder names the model file in it."""
     with pytest.raises(ModelError, match=f"Is a directory: name {model}$"):
         EncryptedModel.load(model.parent)

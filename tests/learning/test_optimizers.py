@@ -332,9 +332,10 @@ def test_weights_that_do_not_fit_are_rejected():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_bound_that_is_not_reached_changes_no_bit(dtype: str):
+@pytest.mark.parametrize("rule", [SGD, pytest.param(Adam, marks=pytest.mark.slow), AdamW])
+def test_a_bound_that_is_not_reached_changes_no_bit(rule: type[SGD | Adam], dtype: str):
     """Weights with a bound that no decoy reaches, and without a bound, are equal bit for bit."""
-    wide, none = (trained(AdamW(algebra(2), 0.05, decoy_bound=bound), 2, dtype=dtype) for bound in (50.0, inf))
+    wide, none = (trained(rule(algebra(2), 0.05, decoy_bound=bound), 2, dtype=dtype) for bound in (50.0, inf))
     for mine, expected in zip(wide, none, strict=True):
         np.testing.assert_array_equal(mine, expected)
 

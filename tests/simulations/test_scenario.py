@@ -64,6 +64,8 @@ def test_every_key_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("hospitals: ab", "hospitals must be a list, each a text, or nothing, got 'ab'"),
+        ("filters: [4, x]", "filters: each must be a whole number of at least 1, got 'x'"),
         ("hospitals: [a]", "hospitals must be 2 different folders, one a site"),
         ("hospitals: [a, a]", "hospitals must be 2 different folders, one a site"),
         ("hospitals: [a, ../b]", "names of folders in the data, got '../b'"),

@@ -229,10 +229,13 @@ def test_a_terminated_run_leaves_no_vault(tmp_path: Path):
 
 def test_moved_weights_differ_by_one_unit():
     """Each weight is the next number up or down, and both occur."""
-    weights = [np.linspace(0.5, 1, 1000, dtype=np.float32)]
-    (near,) = moved(weights, 0)
+    weights = np.linspace(-1, 1, 1000, dtype=np.float32)
+    (near,) = moved([weights], 0)
     assert near.dtype == np.float32
-    assert set(near.view(np.int32) - weights[0].view(np.int32)) == {-1, 1}
+    assert set(near.view(np.int32) - weights.view(np.int32)) == {-1, 1}
+    for sign in (-1, 1):  # in both halves some move away from zero, and some towards it
+        half = weights * sign > 0
+        assert set(np.sign(near[half] - weights[half])) == {-1, 1}
 
 
 def test_the_frame_form_federates_without_a_key_at_the_trainer(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The rules of a round stand an exhaustive search, and each of them is needed, or known to be redundant."""
+"""The rules of a round withstand an exhaustive search, and each of them is needed, or known to be redundant."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_every_rule_is_tried():
     assert {rule for off in controls() for rule in off} | set(REDUNDANT) == set(RULES)
 
 
-def test_the_command_tells_that_all_is_as_designed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_the_command_reports_each_search(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """A row for each search; the status is 0, and 1 where a control finds nothing."""
     monkeypatch.setattr("simulations.symbolic.symbolic_command.FEDERATIONS", FEDERATIONS[:1])
     assert main(["symbolic", "--json"]) == 0

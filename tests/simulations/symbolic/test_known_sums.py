@@ -7,12 +7,12 @@ from simulations.symbolic.known_sums import Mask, Symbol, Update, known_sums, vi
 AT = ("run", "1", "W")
 
 
-def masked(site: int, *, released: bool, among: int = 3, weights: str = "W", plan: str = "p") -> dict[Symbol, int]:
-    """Return a masked update of a site among so many honest ones."""
-    vector: dict[Symbol, int] = {Update(site, weights, plan): 1}
+def masked(site: int, *, released: bool) -> dict[Symbol, int]:
+    """Return a masked update of a site among three honest ones."""
+    vector: dict[Symbol, int] = {Update(site, "W", "p"): 1}
     if not released:
         vector[Mask((site,), AT)] = 1
-    for other in range(among):
+    for other in range(3):
         if other != site:
             vector[Mask((min(site, other), max(site, other)), AT)] = 1 if site < other else -1
     return vector
@@ -31,7 +31,7 @@ def test_one_own_mask_hides_the_sum(kept: int):
 
 
 def test_a_missing_update_hides_the_sum():
-    """Two of three released updates tell nothing: their masks with the third do not cancel."""
+    """Two of three released updates reveal nothing: their masks with the third do not cancel."""
     assert known_sums(masked(site, released=True) for site in range(2)) == ()
 
 

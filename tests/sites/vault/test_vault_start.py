@@ -44,8 +44,9 @@ def test_a_vault_that_does_not_start_leaves_no_log(
     with site_vault(domain, dataset, address, "--audit-log", log):
         pass
     before = log.read_bytes()
-    assert refusal(domain, dataset, address, "--audit-log", log, *wrong).count("\n") == 1
-    assert log.read_bytes() == before != b""
+    for _ in range(2):  # the first leaves nothing that changes the second
+        assert refusal(domain, dataset, address, "--audit-log", log, *wrong).count("\n") == 1
+        assert log.read_bytes() == before != b""
 
 
 def test_an_error_of_grpc_is_one_line(domain: KeyDomain, dataset: EncryptedDataset, tmp_path: Path):
