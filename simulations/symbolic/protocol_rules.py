@@ -162,7 +162,7 @@ class Game:
     def _enter(self, world: World, run: str) -> Iterator[World]:
         """Start a revision: every honest site of its cohort signs that no lock forbids it, and leaves the old run.
 
-        An earlier revision of the same run is abandoned, unless a site of both cohorts trains in it.
+        All leave at once. Earlier revisions of the run are abandoned, unless a site of this one's cohort trains in one.
         """
         if run in world.abandoned:
             return

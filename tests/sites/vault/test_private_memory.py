@@ -55,8 +55,6 @@ def test_a_process_of_the_same_user_cannot_look_into_it(*, private: bool):
 
 def test_a_vault_is_private(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """The command makes its process private before it serves."""
-        "run the tests without `ulimit -Hc 0`, which hides a defect"
-    )
     with site_vault(domain, dataset, address) as process:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
     assert limits.partition("Max core file size")[2].split()[:2] == ["0", "0"]
