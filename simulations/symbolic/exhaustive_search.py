@@ -1,11 +1,8 @@
 """Exhaustive search: all orders of messages in a few schedules, for violations of the promises and for dead ends.
 
 It does not search the signing of a run, two copies of one vault, a restore to a middle state, nor a revision that
-starts at its sites one after another. Three controls rest on an assumption in place of an attack's steps: without "counts in
-digest", "sum in T" or "challenge after sum" a wrong value is taken to be accepted.
-
-With all rules in force there must be no violation and no dead end. Each control switches one or two rules off and must
-find one. A rule that can go alone without harm is redundant: it is kept as a second line, and listed as such.
+starts at its sites one after another. Three controls rest on an assumption in place of an attack's steps: without
+"counts in digest", "sum in T" or "challenge after sum" a wrong value is taken to be accepted.
 """
 
 from collections import deque
