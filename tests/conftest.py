@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from fedpp.cipher.domain_card import DomainCard
+from fedpp.cli import load_tensorflow
 from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.config.task import Gaps, Task
@@ -84,6 +85,17 @@ def determinism_ends() -> Iterator[None]:
     yield
     if (config := sys.modules.get("tensorflow.python.framework.config")) is not None:
         config.disable_op_determinism()
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Run TensorFlow's functions eagerly: one step of a network takes less time than its tracing."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sites.cli.site_cli import main
 
+END_SECONDS = 20.0
 IMPORTED = (
     "fedpp.dataset.encrypted_dataset",
     "sites.cli.vault_commands",
@@ -45,8 +46,10 @@ class VaultProcess:
                 raise NotReadyError(self._errors.read_text())
 
     def end(self) -> None:
-        """Terminate it, and wait for its end."""
+        """Terminate it, or kill it if that does not end it, as when it is stopped."""
         self.process.terminate()
+        self.process.join(END_SECONDS)
+        self.process.kill()
         self.process.join()
         self._reader.close()
 

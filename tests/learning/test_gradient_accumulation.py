@@ -1,11 +1,8 @@
 """Gradient accumulation: the step of a batch in parts, and skipped non-finite steps."""
 
-from collections.abc import Iterator
-
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,14 +45,6 @@ def check_parts(parts: AccumulatingModel, whole: keras.Model, size: int) -> None
     assert losses[0] == pytest.approx(losses[1], rel=1e-13)
     for ours, theirs in zip(parts.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)
-
-
-@pytest.fixture
-def eagerly() -> Iterator[None]:
-    """Run functions eagerly: a traced step takes seconds to trace for each size."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.usefixtures("eagerly")

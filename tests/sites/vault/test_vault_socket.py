@@ -172,7 +172,9 @@ def test_a_vault_that_hangs_is_a_timeout(
     with site_vault(domain, dataset, address) as process, VaultClient(address) as client:
         client.info()
         os.kill(process.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + SECONDS
         while not all(") T " in file.read_text() for file in Path(f"/proc/{process.pid}/task").glob("*/stat")):
+            assert time.monotonic() < deadline
             time.sleep(0.001)  # until its last thread has stopped
         for call in (
             client.info,
