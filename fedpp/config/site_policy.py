@@ -26,8 +26,23 @@ REQUEST_OF_MESSAGE = {
     "query.accept": "accept",
     "evaluate": "evaluate",
     "query.local_baseline": "local-baseline",
+    **dict.fromkeys(
+        (
+            "query.accept_run",
+            "query.reveal_coin",
+            "query.start_run",
+            "train.masked_round",
+            "query.release",
+            "query.step",
+            "query.where",
+            "query.fetch",
+            "query.load",
+        ),
+        "train",
+    ),
+    "query.report": "evaluate",
 }
-REQUESTS = tuple(REQUEST_OF_MESSAGE.values())
+REQUESTS = tuple(dict.fromkeys(REQUEST_OF_MESSAGE.values()))
 SecureAggregation = Literal["required", "optional"]
 
 _MAX = 2**31 - 1

@@ -5,11 +5,15 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedpp.config.site_policy import request_of
 from fedpp.errors import FederationError
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
 
 DIGEST = "ab" * 32
+KINDS = [
+    value for name, value in vars(masked).items() if name.isupper() and str(value).startswith(("query.", "train."))
+]
 REQUESTS = [
     masked.AcceptRunRequest("{}", ("one", "two")),
     masked.ContractRequest(DIGEST),
@@ -93,9 +97,14 @@ def test_what_a_site_lacks_is_told_from_other_refusals() -> None:
     assert [masked.lacks_state(reply) for reply in (statements, state, other)] == [False, True, False]
 
 
-@pytest.mark.parametrize(
-    "kind", [value for name, value in vars(masked).items() if name.isupper() and "." in str(value)]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_flower_takes_each_kind_of_message(kind: str) -> None:
     """Flower accepts the types of these messages."""
     assert Message(RecordDict(), dst_node_id=1, message_type=kind).metadata.message_type == kind
+
+
+def test_a_policy_that_allows_training_allows_masked_rounds() -> None:
+    """Each kind of message is one of the requests that a `site.yaml` may allow."""
+    assert {kind: request_of(kind) for kind in KINDS} == {
+        kind: "evaluate" if kind == masked.REPORT else "train" for kind in KINDS
+    }
