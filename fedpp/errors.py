@@ -15,10 +15,16 @@
     ├── PolicyError             a site's policy does not allow it
     ├── MaskError               a masked update was altered, or does not fit its round
     └── FederationError         the federation cannot continue: too few sites, a bad reply
+        ├── ForkError           a site signed two statements of which it may sign one
+        ├── MissingLinksError   statements of a run are missing before those that are given
         └── UnreachableError    the coordinator does not reply; it may do so later
 
 A message never holds key material, pixels or a patient's identifier.
 """
+
+import json
+from collections.abc import Mapping
+from typing import Self
 
 
 class FedppError(Exception):
@@ -76,6 +82,38 @@ class MaskError(FedppError):
 
 class FederationError(FedppError):
     """The federation cannot continue: too few sites, or a reply that does not fit."""
+
+
+class ForkError(FederationError):
+    """A site signed two statements of which it may sign one: both together are a proof against it."""
+
+    def __init__(self, site: str, one: str, other: str) -> None:
+        """Take the site's name, and the JSON of both signed statements."""
+        super().__init__(f"{site} signed two statements of which it may sign one: its vault was copied or restored")
+        self.site, self.proof = site, (one, other)
+
+
+class MissingLinksError(FederationError):
+    """Statements of a run are missing before those that are given; the message names them for another program."""
+
+    _BEGIN = "the run's statements are missing from these places of their chains: "
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        """Take the place in its chain from which each site's statements are missing."""
+        super().__init__(self._BEGIN + json.dumps(dict(places), sort_keys=True))
+        self.places = dict(places)
+
+    @classmethod
+    def of_text(cls, text: str) -> Self | None:
+        """Return the error whose message stands in a text, such as another program's refusal, or None."""
+        _, begin, rest = text.partition(cls._BEGIN)
+        try:
+            places = json.JSONDecoder().raw_decode(rest)[0] if begin else None
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(places, dict) or any(type(place) is not int or place < 0 for place in places.values()):
+            return None
+        return cls(places)
 
 
 class UnreachableError(FederationError):

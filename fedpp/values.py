@@ -28,7 +28,7 @@ from fedpp.errors import ConfigError, FedppError
 from fedpp.texts import suggestion
 
 MAX_WHOLE = 2**63 - 1  # of TOML, and of Flower's records
-MAX_TEXT = 2**20  # characters of JSON
+MAX_TEXT = 2**20  # characters of JSON, unless a class has a bound of its own
 MAX_NAMED = 8  # unknown names in a message: others' texts may have thousands
 _HYPHENS = str.maketrans("-_", "_-")
 _DIGITS = re.compile("[0-9a-f]+")
@@ -158,17 +158,26 @@ class Declaration:
 class Declared:
     """Base of frozen dataclasses that check their fields; `label` begins their messages, `error` is what they raise.
 
+    `longest` bounds the characters of their JSON.
+
     Law: `from_mapping(x.to_mapping()) == x`, and `from_json(x.to_json()) == x`.
     """
 
     _label: ClassVar[str] = ""
     _error: ClassVar[type[FedppError]] = ConfigError
     _hyphens: ClassVar[bool] = False
+    _longest: ClassVar[int] = MAX_TEXT
 
     def __init_subclass__(
-        cls, *, label: str | None = None, error: type[FedppError] | None = None, hyphens: bool | None = None
+        cls,
+        *,
+        label: str | None = None,
+        error: type[FedppError] | None = None,
+        hyphens: bool | None = None,
+        longest: int | None = None,
     ) -> None:
         super().__init_subclass__()
+        cls._longest = cls._longest if longest is None else longest
         cls._label = cls._label if label is None else label
         cls._error = cls._error if error is None else error
         cls._hyphens = cls._hyphens if hyphens is None else hyphens
@@ -222,9 +231,9 @@ class Declared:
 
     @classmethod
     def from_json(cls, text: Any) -> Self:
-        """Read what `to_json` returned; raise the class's error for any other text, and for one of over a megabyte."""
+        """Read what `to_json` returned; raise the class's error for any other text, and for one that is too long."""
         try:
-            values = json.loads(text[:MAX_TEXT])
+            values = json.loads(text[: cls._longest])
         except (ValueError, TypeError, RecursionError):
             raise cls._refused("it is damaged, or no JSON: use one fedpp everywhere") from None
         made = cls.from_mapping(values)
