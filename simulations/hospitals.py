@@ -57,7 +57,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     passphrase = Passphrase(text.encode(), log2_cost=10)  # 192 random bits need no slow hash
     domain = _domain(scenario)
     domain_ca = DomainCA(domain.ca_seed())
-    key_store.found(out / "domain", domain, domain_ca, SiteIdentity.generate("simulation"), passphrase)
+    key_store.found(out / "domain", domain, domain_ca, identity_of("simulation", scenario), passphrase)
     channels = 3 if scenario.colour else 1
     preparation = Preparation(scenario.run.training.dtype, scenario.frames, scenario.size, scenario.size, channels)
     settings = IngestSettings(preparation, scenario.plan(), scenario.gaps, scenario.patch)
@@ -65,7 +65,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     names = scenario.hospitals or [f"hospital-{number + 1}" for number in range(len(raw))]
     for number, (name, sequences) in enumerate(zip(names, raw, strict=True)):
         dataset, keys = out / "sites" / name, out / "keys" / name
-        identity = SiteIdentity.generate(name)
+        identity = identity_of(name, scenario)
         certificate = domain_ca.certify(identity.request(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
         ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
@@ -88,6 +88,14 @@ def _policy(dataset: Path) -> SitePolicy:
         min_other_sites=0,
         secure_aggregation="optional",
     )
+
+
+def identity_of(name: str, scenario: Scenario) -> SiteIdentity:
+    """Return the identity of a simulated site, whose seed derives from the scenario's and protects nothing.
+
+    The initial weights of a run with secure aggregation depend on each member's certificate and coin.
+    """
+    return SiteIdentity(name, sha256(f"simulated site {name} of seed {scenario.run.training.seed}".encode()).digest())
 
 
 def _domain(scenario: Scenario) -> KeyDomain:

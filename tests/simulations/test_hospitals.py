@@ -11,7 +11,7 @@ from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import FedppError, RawDataError, VaultError
 from fedpp.imaging.splits import METHODS
-from fedpp.keys import encryption
+from fedpp.keys import encryption, key_store
 from fedpp.protocol.counts import UNKNOWN
 from simulations.comparison import shared, trained_and_tested
 from simulations.hospitals import Hospitals, prepare, sequences_of
@@ -22,7 +22,7 @@ NAMED = {"name": "tiny", "description": "", "sites": 2, "rounds": 1}
 
 
 def test_a_seed_fixes_domain_split_and_order(tmp_path: Path):
-    """Two runs of one seed have the same domain, and the same sequences in the same order and splits."""
+    """Two runs of one seed have the same domain and members, and the same sequences in the same order and splits."""
     made = []
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
         (tmp_path / name).mkdir()
@@ -31,6 +31,10 @@ def test_a_seed_fixes_domain_split_and_order(tmp_path: Path):
     first, again, _ = made
     fingerprints = [h.domain.card().fingerprint for h in made]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    folders = [tmp_path / name / "keys" for name in ("first", "again", "other")]
+    members = [[(site / key_store.REQUEST).read_text() for site in sorted(folder.iterdir())] for folder in folders]
+    assert members[0] == members[1]
+    assert not set(members[0]) & set(members[2])
     for one, two in zip(first.sites, again.sites, strict=True):
         tables = [EncryptedDataset.open(site.dataset).sequences for site in (one, two)]
         np.testing.assert_array_equal(*tables)
