@@ -1,7 +1,7 @@
 """A site's participation in a run: the checks before it replies to a message, and what its reply is computed with.
 
-The run must be of the site's domain and dataset, masked as the policy requires, and among enough sites that proved to
-be members. `participating` checks that and connects to the vault, once a message.
+The run must be of the site's domain and dataset (`local_training`), and a run in clear allowed by the policy, among
+enough sites that proved to be members. `participating` checks that and connects to the vault, once a message.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.aggregation.round_context import Round
@@ -38,13 +40,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Participation:
-    """The run, data, keys and vault with which a site replies to one message of a run."""
+class LocalTraining:
+    """What a site trains, on which data and under which key: the part that runs in clear and masked runs share."""
 
-    query: Query
     run_spec: RunSpec
     key: AnyKey
     dataset: EncryptedDataset
+
+    def trainer(self, rows: Rows) -> "EncryptedTrainer":
+        """Return the run's trainer with these weights."""
+        run_spec = self.run_spec
+        trainer = _trainer(run_spec.network, self.key, run_spec.training.hyperparameters, run_spec.training.dtype)
+        trainer.load(rows)
+        return trainer
+
+    def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...]) -> None:
+        """Train for the epochs of one round."""
+        with hide_figures():
+            trainer.fit(self.dataset, epochs=self.run_spec.training.epochs, seed=seed)
+
+    def logits(self, trainer: "EncryptedTrainer", split: str) -> NDArray[np.floating]:
+        """Return the encrypted predictions of a trainer's weights on a split, rows `[k, classes, n]`."""
+        with hide_figures():
+            return trainer.logits(self.dataset, self.dataset.indices(split))
+
+
+@dataclass(frozen=True)
+class Participation(LocalTraining):
+    """The run, data, keys and vault with which a site replies to one message of a run in clear."""
+
+    query: Query
     nonce: str  # of the run
     vault: VaultClient
     aggregation: Aggregation
@@ -77,36 +102,15 @@ class Participation:
         """Return a state as it is sent: sealed by the vault where the run is masked."""
         return self.aggregation.seal(about(self.nonce, state.round), state.to_bytes())
 
-    def trainer(self, rows: Rows) -> "EncryptedTrainer":
-        """Return the run's trainer with these weights."""
-        run_spec = self.run_spec
-        trainer = _trainer(run_spec.network, self.key, run_spec.training.hyperparameters, run_spec.training.dtype)
-        trainer.load(rows)
-        return trainer
-
-    def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...]) -> None:
-        """Train for the epochs of one round."""
-        with hide_figures():
-            trainer.fit(self.dataset, epochs=self.run_spec.training.epochs, seed=seed)
-
     def counts(self, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
         """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""
-        with hide_figures():
-            logits = trainer.logits(self.dataset, self.dataset.indices(split))
-        return self.vault.evaluate(split, logits, self.query.run, number)
+        return self.vault.evaluate(split, self.logits(trainer, split), self.query.run, number)
 
 
 @contextmanager
 def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
     """Connect to the vault for one message; raise `FedppError` unless the run fits the site and its policy."""
-    key, dataset = open_dataset(query)
-    if run_spec.domain != key.domain:
-        raise DomainMismatchError(
-            f"this site belongs to domain {key.domain[:16]}, the run to {run_spec.domain[:16]}: "
-            "start a run of this domain, or join with the run's evaluation key"
-        )
-    if misfit := run_spec.network.misfit(dataset.manifest.task):
-        raise FederationError(misfit)
+    local = local_training(query, run_spec)
     query.policy.require_secure_aggregation(masked=run_spec.masked)
     participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, query.run, query.bundle)
@@ -115,7 +119,21 @@ def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
         aggregation = Masked(vault, membership) if run_spec.masked else Clear()
         cache = ReplyCache(query.site.work, participants.nonce)
         cache.require_masking(masked=run_spec.masked)
-        yield Participation(query, run_spec, key, dataset, participants.nonce, vault, aggregation, cache)
+        nonce = participants.nonce
+        yield Participation(run_spec, local.key, local.dataset, query, nonce, vault, aggregation, cache)
+
+
+def local_training(query: Query, run_spec: RunSpec) -> LocalTraining:
+    """Open the site's key and dataset; raise `FedppError` unless the run is of their domain and task."""
+    key, dataset = open_dataset(query)
+    if run_spec.domain != key.domain:
+        raise DomainMismatchError(
+            f"this site belongs to domain {key.domain[:16]}, the run to {run_spec.domain[:16]}: "
+            "start a run of this domain, or join with the run's evaluation key"
+        )
+    if misfit := run_spec.network.misfit(dataset.manifest.task):
+        raise FederationError(misfit)
+    return LocalTraining(run_spec, key, dataset)
 
 
 def open_dataset(query: Query) -> tuple[AnyKey, EncryptedDataset]:
