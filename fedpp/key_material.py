@@ -1,6 +1,9 @@
-"""Key material: subkeys by HKDF-SHA256, and a base class for objects that must not leak the key they hold."""
+"""Key material: subkeys, keystreams, and a base class for objects that must not leak the key they hold."""
 
-from typing import ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 KEY_BYTES = 32
 
@@ -11,6 +14,16 @@ def subkey(key: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> 
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key)
+
+
+def keystream(key: bytes) -> "CipherContext":
+    """Return the cipher whose output for zeros is the keystream of a key: AES-256-CTR, its counter from 0.
+
+    A key must serve one stream only, since the difference of two texts under one stream is that of the texts.
+    """
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # for which --help must not wait
+
+    return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
 
 class Redacted:

@@ -92,7 +92,7 @@ class GlobalState:
         return b"".join((*self._parts(), self._sums[0]))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Self:
+    def from_bytes(cls, content: container.Content) -> Self:
         """Read what `to_bytes` returned; raise `ModelError` for anything else."""
         try:
             header, values = container.unpack(FORMAT, content)

@@ -21,7 +21,7 @@ MappedCounts = dict[str, int | float | list[int] | list[float]]
 SCORE_LIMIT = 40.0
 SCORE_BINS = 601  # odd, so that scores of one half, give or take rounding, share the middle bin
 _SCORE_SCALE = 0.002  # below it bins have one width, 0.00007 in log-odds; above it, 3.5 % of the log-odds
-_LOSS_UNITS = 2.0**30
+LOSS_UNITS = 2.0**30
 _LARGEST_LOSS = 746.0  # the smallest positive float64 costs 745 nats
 _MAX_EXAMPLES = 2**32
 
@@ -78,7 +78,7 @@ class Counts:
                 f"positive in the confusion, {sum(self.negative_scores)} and {sum(self.positive_scores)} "
                 "in the scores"
             )
-        object.__setattr__(self, "loss_sum", round(self.loss_sum * _LOSS_UNITS) / _LOSS_UNITS)
+        object.__setattr__(self, "loss_sum", round(self.loss_sum * LOSS_UNITS) / LOSS_UNITS)
 
     @classmethod
     def zero(cls, classes: int) -> Self:

@@ -1,0 +1,195 @@
+"""Linear check: what binds the coordinator to the exact sum of the masked updates, and how each site tests it.
+
+The coordinator adds masked updates as integers (`ExactSum`) and commits to the hash of their sum. Then the challenge is
+drawn: a vector `a` modulo the prime p = 2^127 - 1, the keystream of the aggregate's identifier, in which that hash
+stands. Each site states the tag `<a, y> mod p` of its own masked update y, and all test that the sum's tag is the sum
+of the tags (`require_sum`). A false sum passes with probability 2 / p for each hash that is tried: a difference of two
+sums is below 2^80 in each value, so it is no multiple of p, and `a[row, column] = v[row] u[column]` has independent
+elements u and v (Carter & Wegman 1979). It detects; it hides nothing, since whoever knows the identifier knows a.
+
+Values are read in 16-bit limbs and u in 22-bit digits, so that every sum of products is exact in float64: 2^14 values
+of a row, times 2^16, times 2^22, is 2^52.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.aggregation.ring import EncodedUpdate, Ring
+from fedpp.arrays import pieces
+from fedpp.errors import MaskError
+from fedpp.key_material import keystream, subkey
+
+PRIME = 2**127 - 1
+ROW = 2**14  # values
+CARRY = np.dtype("<u2")  # of a sum, above the ring's bits: enough for 65,536 addends
+_SALT = b"fedpp linear check 2"
+_ELEMENT = 16  # bytes of the field
+_LIMB_BITS, _DIGIT_BITS, _DIGITS = 16, 22, 6
+_ROWS = 8  # at a time, whose limbs stay in the processor's cache
+_PAIR = 2  # rows of a matrix product; BLAS computes one this small in the calling thread
+
+Carry = NDArray[np.unsignedinteger[Any]]
+
+
+def tag(aggregate_id: str, values: EncodedUpdate) -> int:
+    """Return `<a, y> mod p` of a masked update, for the challenge of this aggregate.
+
+    Law: `sum_tag(id, low, carry) == sum(tag(id, y) for y in updates) % PRIME` for the exact sum of the updates.
+    """
+    return _product(_challenge(aggregate_id), values, None)
+
+
+def sum_tag(aggregate_id: str, low: EncodedUpdate, carry: Carry) -> int:
+    """Return `<a, S> mod p` of an exact sum S, in the ring's bits and the carry above them."""
+    return _product(_challenge(aggregate_id), low, carry)
+
+
+def require_sum(
+    aggregate_id: str, low: EncodedUpdate, carry: Carry, tags: Sequence[int], ring: Ring, length: int
+) -> None:
+    """Raise `MaskError` unless this is the sum of updates of this ring and length with these tags, one a site."""
+    ring.require(low)
+    if low.shape != (length,) or carry.shape != (length,) or carry.dtype != CARRY:
+        raise MaskError(f"a sum of this round has {length} values and 16-bit carries, got {low.shape} {carry.shape}")
+    if not tags or int(carry.max(initial=0)) >= len(tags):
+        raise MaskError(f"a carry of {len(tags)} updates is below their number: the sum is damaged")
+    for each in tags:
+        require_tag(each)
+    if (sum_tag(aggregate_id, low, carry) - sum(tags)) % PRIME:
+        raise MaskError("the sum of the masked updates does not fit the sites' tags: it is of other updates")
+
+
+def require_tag(value: int) -> None:
+    """Raise `MaskError` unless this is a number modulo p: no tag has two spellings."""
+    if type(value) is not int or not 0 <= value < PRIME:
+        raise MaskError("a tag is a whole number below 2^127 - 1: the site's statement is damaged")
+
+
+def vector_hash(values: EncodedUpdate) -> str:
+    """Return the SHA-256 of a vector's length and little-endian values, in hex."""
+    return _hash(values)
+
+
+def sum_hash(low: EncodedUpdate, carry: Carry) -> str:
+    """Return the SHA-256 of an exact sum, in hex: the coordinator states it before the challenge is known."""
+    return _hash(low, carry)
+
+
+class ExactSum:
+    """The sum of masked updates as integers: `low + 2^bits carry`, both `[length]`, little-endian."""
+
+    def __init__(self, length: int, ring: Ring) -> None:
+        """Begin with the sum of no update."""
+        self.low: EncodedUpdate = np.zeros(length, ring.dtype)
+        self.carry: Carry = np.zeros(length, CARRY)
+        self._ring, self._count = ring, 0
+
+    def add(self, values: EncodedUpdate) -> None:
+        """Add one update; raise `MaskError` for one of another ring or length, or beyond the ring's sites."""
+        self._ring.require(values)
+        if values.shape != self.low.shape:
+            raise MaskError(f"an update of this round has {self.low.size} values, got {values.shape}")
+        if self._count == self._ring.sites:
+            raise MaskError(f"a sum of this round has {self._ring.sites} updates: one more was added")
+        for some, low, carry in pieces(values, self.low, self.carry):
+            np.add(low, some, out=low)
+            np.add(carry, low < some, out=carry)
+        self._count += 1
+
+    @property
+    def hash(self) -> str:
+        """Return the hash that commits to the sum."""
+        return sum_hash(self.low, self.carry)
+
+
+class SumTest:
+    """The coordinator's test of its own sum, before it commits to it: damage in memory or on a disk shows here.
+
+    Its challenge is drawn for this sum alone, and leaves nowhere.
+    """
+
+    def __init__(self) -> None:
+        """Draw the challenge."""
+        self._challenge = secrets.token_hex(32)
+        self._sum = 0
+
+    def add(self, values: EncodedUpdate) -> None:
+        """Count an update that was added, as it was received."""
+        self._sum += tag(self._challenge, values)
+
+    def require(self, low: EncodedUpdate, carry: Carry) -> None:
+        """Raise `MaskError` unless this is the sum of the updates that were counted."""
+        if (sum_tag(self._challenge, low, carry) - self._sum) % PRIME:
+            raise MaskError("the sum of the masked updates is wrong: test this machine's memory and disk")
+
+
+class _Challenge:
+    """The elements u `[ROW]`, as digits, and then v, one a row."""
+
+    def __init__(self, key: bytes) -> None:
+        self._stream = keystream(key)
+        self.digits = _digits(self._stream.update(bytes(ROW * _ELEMENT)))
+
+    def next(self, rows: int) -> Iterator[int]:
+        content = self._stream.update(bytes(rows * _ELEMENT))
+        return (_element(content[start : start + _ELEMENT]) for start in range(0, len(content), _ELEMENT))
+
+
+def _challenge(aggregate_id: str) -> _Challenge:
+    return _Challenge(subkey(bytes.fromhex(aggregate_id), salt=_SALT, info=b"challenge"))
+
+
+def _product(challenge: _Challenge, values: EncodedUpdate, carry: Carry | None) -> int:
+    """Return `<a, values + 2^bits carry> mod p`."""
+    total = 0
+    for start in range(0, values.size, _ROWS * ROW):
+        some = slice(start, start + _ROWS * ROW)
+        sums = _row_sums(values[some], challenge.digits)
+        if carry is not None:
+            above = _row_sums(carry[some], challenge.digits)
+            sums = [low + (high << (8 * values.itemsize)) for low, high in zip(sums, above, strict=True)]
+        total += sum(v * value for v, value in zip(challenge.next(len(sums)), sums, strict=True))
+    return total % PRIME
+
+
+def _row_sums(values: NDArray[np.unsignedinteger[Any]], digits: NDArray[np.float64]) -> list[int]:
+    """Return the integer `sum(u[column] * values[row, column])` of each row; the last one is filled up with zeros."""
+    limbs = values.itemsize // 2
+    rows = np.zeros((-(-values.size // ROW), limbs, ROW))
+    pairs = np.append(values, np.zeros(-values.size % ROW, values.dtype)).view("<u2").reshape(-1, ROW, limbs)
+    np.copyto(rows, pairs.swapaxes(1, 2))
+    products = rows.reshape(-1, min(_PAIR, limbs), ROW) @ digits
+    joined = products.astype(np.int64).reshape(-1, limbs, _DIGITS).astype(object) @ _POWERS
+    return [sum(part << (_LIMB_BITS * limb) for limb, part in enumerate(row)) for row in joined.tolist()]
+
+
+def _digits(content: bytes) -> NDArray[np.float64]:
+    """Return the digits `[elements, _DIGITS]` of elements, the lowest first."""
+    reduced = b"".join(
+        _element(content[start : start + _ELEMENT]).to_bytes(_ELEMENT, "little")
+        for start in range(0, len(content), _ELEMENT)
+    )
+    bits = np.unpackbits(np.frombuffer(reduced, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
+    padded = np.pad(bits, ((0, 0), (0, _DIGITS * _DIGIT_BITS - 8 * _ELEMENT)))
+    return padded.reshape(-1, _DIGITS, _DIGIT_BITS) @ 2.0 ** np.arange(_DIGIT_BITS)
+
+
+def _element(content: bytes) -> int:
+    return int.from_bytes(content, "little") % PRIME
+
+
+def _hash(*arrays: NDArray[np.unsignedinteger[Any]]) -> str:
+    digest = sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.size}\n".encode())
+        for (some,) in pieces(array):
+            digest.update(np.ascontiguousarray(some).data)
+    return digest.hexdigest()
+
+
+_POWERS = np.array([1 << (_DIGIT_BITS * digit) for digit in range(_DIGITS)], object)
