@@ -15,7 +15,7 @@
     query.report         "config": StatementsRequest                           "statement"
 
 Statements, contracts and certificates are JSON texts. A request has the statements of all members since the last
-round's training; a site that lacks earlier ones refuses with `LACKS_STATEMENTS`, and is sent all of the run. A site
+round's training; a site that lacks earlier ones refuses with the text of `MissingLinksError`, and is sent those. A site
 that lacks the state refuses with `LACKS_STATE`, and gets it, sealed by another member, with `query.load`. Bytes sealed
 by a vault are hexadecimal texts, but for the state.
 
@@ -32,9 +32,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.config.run_config import MAX_SITES
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, MissingLinksError
 from fedpp.protocol.membership import Hash
 from fedpp.protocol.messages import ARRAYS, REFUSAL, STATE, OfContent, pack_state, record, text_of, vector
+from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.values import Listed, rule, whole
 
 ACCEPT_RUN, REVEAL_COIN, START_RUN = "query.accept_run", "query.reveal_coin", "query.start_run"
@@ -42,8 +43,6 @@ TRAIN, RELEASE, STEP = "train.masked_round", "query.release", "query.step"
 WHERE, FETCH, LOAD, REPORT = "query.where", "query.fetch", "query.load", "query.report"
 STATEMENT, STATEMENTS, SEED = "statement", "statements", "seed"
 MASKED, LOW, CARRY = "masked", "low", "carry"  # arrays
-LACKS_STATEMENTS = "it lacks earlier statements of this run: send all of them"
-LACKS_STATE = "it lacks the state of this run: send it, sealed by another site"
 
 _SEALED = re.compile(r"(?:[0-9a-f]{2}){1,4096}")
 Sealed = Annotated[
@@ -158,18 +157,22 @@ def masked_of(content: RecordDict, bits: int, length: int) -> NDArray[np.unsigne
     return _words(content, MASKED, f"uint{bits}", length)
 
 
-def lacks_statements(reply: Message) -> bool:
-    """Tell whether a site refuses because it lacks earlier statements of the run."""
-    return _refuses(reply, LACKS_STATEMENTS)
+def missing_links(reply: Message) -> Mapping[str, int] | None:
+    """Return the places from which a site lacks statements, if it refuses for that reason, or None."""
+    error = MissingLinksError.of_text(_refusal(reply))
+    return None if error is None else error.places
 
 
 def lacks_state(reply: Message) -> bool:
-    """Tell whether a site refuses because it lacks the state of the run."""
-    return _refuses(reply, LACKS_STATE)
+    """Tell whether a site refuses because it lacks the certified state that a round starts from."""
+    return LACKS_STATE in _refusal(reply)
 
 
-def _refuses(reply: Message, reason: str) -> bool:
-    return reply.has_content() and dict(reply.content.config_records.get(REFUSAL, {})) == {"reason": reason}
+def _refusal(reply: Message) -> str:
+    """Return the reason why a site refuses, or nothing."""
+    if not reply.has_content() or REFUSAL not in reply.content.config_records:
+        return ""
+    return str(record(reply.content, REFUSAL, ConfigRecord).get("reason", ""))
 
 
 def _words(content: RecordDict, name: str, kind: str, length: int) -> NDArray[Any]:

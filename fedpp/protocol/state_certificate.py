@@ -11,6 +11,9 @@ from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import Declared, Listed, whole
 
+LACKS_STATE = "the certified state is missing here: it is needed, sealed by another member"
+"""A vault's refusal where it cannot go on from its own states; who asked then sends it the certified one."""
+
 
 @dataclass(frozen=True)
 class StateCertificate(Declared, label="certificate of a state", error=FederationError, longest=2**26):

@@ -6,9 +6,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedpp.config.site_policy import request_of
-from fedpp.errors import FederationError
+from fedpp.errors import FederationError, MissingLinksError
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
+from fedpp.protocol.state_certificate import LACKS_STATE
 
 DIGEST = "ab" * 32
 KINDS = [
@@ -88,13 +89,13 @@ def test_texts_come_out_as_they_went_in() -> None:
 
 
 def test_what_a_site_lacks_is_told_from_other_refusals() -> None:
-    """Each of the two refusals that are made up for is recognised, and no other one."""
+    """Each of the two refusals that are made up for is recognised, also within other words, and no other one."""
     request = Message(RecordDict(), dst_node_id=1, message_type=masked.STEP)
-    statements, state, other = (
-        messages.refuse(reason, request) for reason in (masked.LACKS_STATEMENTS, masked.LACKS_STATE, "it is ill")
-    )
-    assert [masked.lacks_statements(reply) for reply in (statements, state, other)] == [True, False, False]
-    assert [masked.lacks_state(reply) for reply in (statements, state, other)] == [False, True, False]
+    links = str(MissingLinksError({"West": 3}))
+    replies = [messages.refuse(f"its vault: {reason}", request) for reason in (links, LACKS_STATE, "it is ill")]
+    replies.append(Message(masked.stated("text"), reply_to=request))
+    assert [masked.missing_links(reply) for reply in replies] == [{"West": 3}, None, None, None]
+    assert [masked.lacks_state(reply) for reply in replies] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
