@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from fedpp.config.contract_limits import RunLimits
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from simulations.scenario import Scenario
 
@@ -81,12 +82,19 @@ def table(page: str) -> dict[str, str]:
 def test_the_reference_of_site_yaml_is_that_of_the_code():
     """docs/reference/site_policy.md has every setting of `site.yaml` with its default, and no other."""
     limits = {f"evaluation: {name.replace('_', '-')}": str(value) for name, value in vars(EvaluationLimits()).items()}
-    settings = {field.name.replace("_", "-") for field in fields(SitePolicy)} - {"evaluation"}
+    limits |= {f"limits: {name}": _written(value) for name, value in RunLimits().to_mapping().items()}
+    limits |= {"limits: members": "any", "limits: max-changes": "by size"}
+    settings = {field.name.replace("_", "-") for field in fields(SitePolicy)} - {"evaluation", "limits"}
     listed = table("site_policy.md")
     assert set(listed) == settings | set(limits)
     assert {name: listed[name] for name in limits} == limits
     assert listed["min-other-sites"] == str(SitePolicy.min_other_sites)
     assert listed["secure-aggregation"] == SitePolicy.secure_aggregation
+
+
+def _written(value: object) -> str:
+    """Return a default as the reference has it: a list holds all that may stand in it."""
+    return "all" if isinstance(value, list) else "none" if value is None else str(value)
 
 
 def test_the_reference_of_scenarios_is_that_of_the_code():

@@ -8,15 +8,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fedpp.config.hyperparameters import Training
 from fedpp.config.server_optimizer import SERVER_NAMES, ServerOptimizerConfig
-from fedpp.values import Declared, Flat, number, whole
+from fedpp.values import Declared, Flat, hyphenated, number, whole
 
 SPLITS = ("train", "validation", "test")
 MAX_ATTEMPTS = 100  # of a round
 MAX_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum in one message, under gRPC's limit
+MIN_HONEST = 2  # sites of each sum of a masked run: the sum over fewer is one site's update
 MAX_EXAMPLES = 2**31  # of all sites together
 MIN_BOUND, MAX_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
 SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
@@ -24,6 +25,9 @@ LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "image
 WANTED_SENSITIVITY = 0.9  # on validation data, of a report's operating point, unless another is given
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = "FEDPP_BUNDLE"  # environment variable: SHA-256 of the app bundle that runs, as the site's launcher measured it
+
+Monitor = Literal["last", "loss", "auc"]
+Reporting = Literal["aggregate", "per-site"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class RunSettings(Declared, label="run configuration", hyphens=True):
     strategy: Annotated[str, "strategy of Flower, in place of the server optimizer"] = ""
     strategy_settings: Annotated[str, "settings of the strategy: name=value, name=value"] = ""
     secure_aggregation: Annotated[bool, "updates masked, and states sealed, for the coordinator"] = True
+    colluders: Annotated[
+        int, whole(1, MAX_SITES), "members of a masked run that may collude with the coordinator; of two sites none"
+    ] = 1
+    min_honest: Annotated[int, whole(MIN_HONEST, MAX_SITES), "fewest other members, whose sum each update is in"] = (
+        MIN_HONEST
+    )
+    monitor: Annotated[Monitor, "figure of the validation split by which a masked run chooses its result"] = "last"
+    patience: Annotated[
+        int, whole(), "rounds without a better figure, after which a masked run stops training; 0: all rounds"
+    ] = 0
+    reporting: Annotated[Reporting, "figures of a masked run: of the cohort alone, or of each site, too"] = "aggregate"
     bounds: Annotated[UpdateBounds, Flat()] = UpdateBounds()
     local_baseline: Annotated[bool, "each site also trains a model on its own data alone, for comparison"] = False
     retries: Annotated[int, whole(0, MAX_ATTEMPTS - 1), "retries of a round whose model the sites do not accept"] = 2
@@ -76,12 +91,30 @@ class RunSettings(Declared, label="run configuration", hyphens=True):
                 f"strategy needs secure-aggregation=false: a strategy of Flower reads each update, got "
                 f"{self.strategy!r:.80}"
             )
+        self._check_contract()
         optimizer = self.server_optimizer
         if self.strategy and (optimizer.name, optimizer.learning_rate) != ("fedavg", 1.0):
             raise self._refused(
                 f"strategy takes the place of the server optimizer, got {self.strategy!r:.80} beside "
                 f"{optimizer.name} at rate {optimizer.learning_rate:g}: leave out one of them"
             )
+
+    def _check_contract(self) -> None:
+        """Refuse settings of masked runs that contradict each other, or would do nothing."""
+        if not self.secure_aggregation:
+            for name in ("colluders", "min_honest", "monitor", "patience", "reporting"):
+                default = self.declarations()[name].default
+                if (value := getattr(self, name)) != default:
+                    raise self._refused(
+                        f"{hyphenated(name)} is of masked runs, got {value} with secure-aggregation=false: leave it out"
+                    )
+        elif 2 < self.sites < self.min_honest + self.colluders:
+            raise self._refused(
+                f"sites must be at least min-honest and colluders together, {self.min_honest} + {self.colluders}, got "
+                f"{self.sites}: ask more sites to join, or run in clear"
+            )
+        if self.patience and self.monitor == "last":
+            raise self._refused(f"patience needs monitor loss or auc, got {self.patience} with monitor last")
 
     def min_sites(self) -> int:
         """Return the quorum of a round."""

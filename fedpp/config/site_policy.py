@@ -1,9 +1,10 @@
 """Site policy: what a hospital allows on its own machines, in the file `site.yaml`.
 
 It lists the app bundles that may run (`bundles`), the datasets that may be used (`datasets`), the requests that are
-answered (`requests`), how much an evaluation may disclose (`evaluation`), the last day (`until`) and the fewest other
-sites (`min-other-sites`). The site's launcher reads it before any code of a bundle runs; the ClientApp and the vault
-enforce the rest. A `PolicyError` never holds a path, since it may be sent to the coordinator.
+answered (`requests`), how much an evaluation may disclose (`evaluation`), what a run contract may say (`limits`), the
+last day (`until`) and the fewest other sites (`min-other-sites`). The site's launcher reads it before any code of a
+bundle runs; the ClientApp and the vault enforce the rest. A `PolicyError` never holds a path, since it may be sent to
+the coordinator.
 """
 
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 
+from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import ConfigError, PolicyError
 from fedpp.settings_file import load_settings, parse_settings
 from fedpp.values import Declared, Listed, Rule, hexadecimal, one_of, whole
@@ -78,6 +80,7 @@ class SitePolicy(Declared, label="policy", hyphens=True):
     datasets: Hashes  # fingerprints of the datasets that may be used
     requests: Annotated[tuple[Annotated[str, one_of(*REQUESTS)], ...], Listed(distinct=True)] = REQUESTS
     evaluation: EvaluationLimits = EvaluationLimits()
+    limits: RunLimits = RunLimits()
     until: Annotated[date | None, Rule("a date like 2030-12-31", _day)] = None  # the last day of the policy
     min_other_sites: Annotated[int, whole(0, _MAX)] = 1  # fewest other certified sites in a run, and in an aggregate
     secure_aggregation: SecureAggregation = "required"  # optional: the coordinator may also see updates in clear
@@ -158,7 +161,7 @@ def request_of(message_type: str) -> str:
 
 def starting_text(dataset: str) -> str:
     """Return the commented text of a site's first policy: this dataset, and no bundle."""
-    return _STARTING.format(dataset=dataset, **EvaluationLimits().values())
+    return _STARTING.format(dataset=dataset, **EvaluationLimits().values(), **RunLimits().values())
 
 
 _STARTING = """\
@@ -182,6 +185,18 @@ evaluation:
                 # trained and of the new model, and one more where an interrupted training is repeated
   rounds: {rounds}  # of one run
   per-day: {per_day}  # evaluations in total
+
+# Which runs with secure aggregation the vault joins without asking you. docs/reference/site_policy.md has all limits.
+limits:
+  # members: [East, West]  # the only sites that may take part; without it, any that the domain has certified
+  min-honest: {min_honest}  # sites besides colluding ones in each sum
+  colluders: {colluders}  # members that may collude with the coordinator, for which the run must still be safe
+  max-rounds: {max_rounds}  # of training
+  max-learning-rate: {max_learning_rate}
+  reporting: {reporting}  # per-site: figures of this site alone may go to the coordinator, too
+  max-runs: {max_runs}  # started in a year
+  max-starts: {max_starts}  # tries to start one in a day
+  two-sites: {two_sites}  # accepted: a run of two sites, in which each can compute the other's update
 
 # How long: the last day, such as 2030-12-31. Without it there is no end.
 # until: 2030-12-31

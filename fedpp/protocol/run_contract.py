@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Literal
 
-from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, SPLITS
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, MIN_HONEST, SPLITS, Monitor, Reporting
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import CLOCK_SKEW, SITE_NAME, Certificate, Hash
 from fedpp.protocol.run_spec import RunSpec
@@ -22,11 +22,7 @@ PROTOCOL = 2  # of masked runs
 NO_HASH = "0" * 64  # in place of a hash that there is not yet
 FRESH = "fresh"  # initial weights that all members draw together
 VALIDITY = timedelta(days=60)  # of a contract: a run ends then at the latest
-MIN_HONEST = 2  # sites: the sum over fewer is one site's update
 CLOSING_ROUNDS = 2  # without training: validation of the last state, test of the chosen one
-
-Monitor = Literal["last", "loss", "auc"]
-Reporting = Literal["aggregate", "per-site"]
 
 _OF_SPLITS = Listed(len(SPLITS), len(SPLITS))
 _Count = Annotated[int, whole(0, MAX_EXAMPLES)]

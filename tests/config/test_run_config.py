@@ -59,6 +59,11 @@ def test_the_guide_names_every_setting():
         *((name, value) for name in ("retries", *POSITIVE[3:]) for value in (True, "1")),
         ("retries", 1.0),
         *(("secure-aggregation", value) for value in (1, 0, "true", "off")),
+        *((name, value) for name in ("colluders", "min-honest") for value in (0, MAX_SITES + 1, 1.0, True)),
+        ("min-honest", 1),
+        ("monitor", "accuracy"),
+        *(("patience", value) for value in (-1, 2.5, True)),
+        ("reporting", "all"),
         ("dtype", "float16"),
         ("architecture", "transformer"),
         ("voting", "yes"),
@@ -88,6 +93,30 @@ def test_bounds_are_accepted():
     for values in ({"retries": 0}, {"retries": 99}, {"secure-aggregation": False}, {"sites": MAX_SITES}, *bounds):
         run = RunConfig.from_mapping({**DEFAULTS, **values}).to_flower()
         assert {name: run[name] for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"patience": 3}, "patience needs monitor loss or auc, got 3 with monitor last"),
+        ({"sites": 3, "colluders": 2}, r"sites must be at least min-honest and colluders together, 2 \+ 2, got 3"),
+        *(
+            ({"secure-aggregation": False, **change}, f"{name} is of masked runs, got .* secure-aggregation=false")
+            for name, change in (
+                ("colluders", {"colluders": 2}),
+                ("min-honest", {"min-honest": 3}),
+                ("monitor", {"monitor": "auc", "patience": 1}),
+                ("reporting", {"reporting": "per-site"}),
+            )
+        ),
+    ],
+)
+def test_settings_of_masked_runs_do_something(change: dict[str, object], reason: str):
+    """A run in clear has no contract, and a patience needs a figure that can get better."""
+    with pytest.raises(ConfigError, match=reason):
+        RunConfig.from_mapping({**DEFAULTS, **change})
+    RunConfig.from_mapping({**DEFAULTS, "monitor": "auc", "patience": 3, "reporting": "per-site"})
+    RunConfig.from_mapping({**DEFAULTS, "sites": 4, "colluders": 2})
 
 
 def test_a_quorum_is_more_than_half_of_the_sites_by_default():

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedpp.config.contract_limits import RunLimits
+from fedpp.config.model_spec import ARCHITECTURES
 from fedpp.config.site_policy import REQUESTS, EvaluationLimits, SitePolicy, starting_text
 from fedpp.errors import ConfigError, PolicyError
+from simulations.scenario import Scenario, names
 
 A, B = "a" * 64, "0b" * 32
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -20,6 +23,18 @@ POLICIES = st.builds(
     datasets=st.lists(HASH, unique=True, min_size=1).map(tuple),
     requests=st.lists(st.sampled_from(REQUESTS), unique=True).map(tuple),
     evaluation=st.builds(EvaluationLimits, COUNT, COUNT, COUNT, COUNT),
+    limits=st.builds(
+        RunLimits,
+        members=st.none() | st.just(("East", "West")),
+        max_rounds=COUNT,
+        max_learning_rate=st.floats(1e-6, 10),
+        max_step=st.floats(0.001, 4),
+        architectures=st.lists(st.sampled_from(ARCHITECTURES), unique=True, min_size=1).map(tuple),
+        max_changes=st.none() | st.integers(0, 9),
+        reporting=st.sampled_from(("aggregate", "per-site")),
+        max_epsilon=st.none() | st.floats(0.1, 10),
+        two_sites=st.sampled_from(("refused", "accepted")),
+    ),
     until=st.none() | st.dates(),
     min_other_sites=st.integers(0, 2**31 - 1),
     secure_aggregation=st.sampled_from(("required", "optional")),
@@ -88,6 +103,24 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
         (MIN + "evaluation: {per-day: true}", "per-day must be a whole number from 1 to 2147483647, got True"),
         (MIN + "evaluation: {minimum: 3}", "evaluation: unknown 'minimum'"),
         (MIN + "evaluation: 3", "evaluation: settings like 'name: value' are needed, got 3"),
+        *(
+            (MIN + f"limits: {{{name}: {value}}}", f"limits: {name}{reason}")
+            for name, value, reason in (
+                ("min-honest", 1, " must be a whole number from 2 to 1000, got 1"),
+                ("colluders", 0, " must be a whole number from 1 to 1000, got 0"),
+                ("max-step", 4.1, " must be a finite number above 0 and of at most 4, got 4.1"),
+                ("max-batch-share", 2, " must be a finite number above 0 and of at most 1, got 2"),
+                ("max-epsilon", 0, " must be a finite number above 0, or nothing, got 0"),
+                ("min-learning-rate", 1, " must be at most max-learning-rate, 0.1, got 1"),
+                ("members", [], " must be a list of at least 1"),
+                ("members", "[East, East]", ": 'East' stands twice"),
+                ("architectures", "[rnn]", ": each must be one of cnn, cnn-lstm, cnn-bi-lstm, got 'rnn'"),
+                ("initial-models", "[model.npz]", ": each must be one of fresh, endorsed, got"),
+                ("reporting", "none", " must be one of aggregate, per-site, got 'none'"),
+                ("two-sites", "true", " must be one of refused, accepted, got True"),
+            )
+        ),
+        (MIN + "limits: {colluder: 1}", "limits: unknown 'colluder', did you mean colluders?"),
         (MIN + "min-other-sites: -1", "min-other-sites must be a whole number from 0 to 2147483647, got -1"),
         *(
             (MIN + f"secure-aggregation: {value}", "secure-aggregation must be one of required, optional, got")
@@ -196,3 +229,21 @@ def test_the_mask_is_required_unless_the_policy_says_otherwise() -> None:
     lax.require_secure_aggregation(masked=False)
     with pytest.raises(PolicyError, match="requires secure aggregation, and the run has it off"):
         strict.require_secure_aggregation(masked=False)
+
+
+@pytest.mark.parametrize(("given", "members", "changes"), [(None, 5, 0), (None, 6, 1), (0, 6, 0), (3, 3, 3)])
+def test_small_cohorts_do_not_change_by_default(given: int | None, members: int, changes: int) -> None:
+    """A run of five sites pauses without one of them, unless its policy says otherwise."""
+    assert RunLimits(max_changes=given).changes(members) == changes
+
+
+@pytest.mark.parametrize("name", [name for name in names() if Scenario.load(name).run.sites > 2])
+def test_the_default_limits_admit_every_scenario(name: str) -> None:
+    """Each of the project's scenarios of three sites and more stays within the limits of a new site.yaml."""
+    run, limits = Scenario.load(name).run, RunLimits()
+    rate = run.training.hyperparameters.learning_rate
+    assert run.rounds <= limits.max_rounds
+    assert limits.min_learning_rate <= rate <= limits.max_learning_rate
+    assert run.server_optimizer.learning_rate <= limits.max_server_learning_rate
+    assert run.training.model.architecture in limits.architectures
+    assert (run.min_honest, run.colluders, run.reporting) == (limits.min_honest, limits.colluders, limits.reporting)
