@@ -77,6 +77,7 @@ def serving(
     address: str,
     *,
     tls: TlsFiles | None = None,
+    users: frozenset[int] = frozenset(),
     idle_seconds: float = IDLE_SECONDS,
     **options: Any,
 ) -> Iterator[None]:
@@ -85,7 +86,7 @@ def serving(
     thread = threading.Thread(
         target=serve,
         args=(service(domain, dataset, **options), address),
-        kwargs={"ready": ready.set, "stop": stop, "tls": tls, "idle_seconds": idle_seconds},
+        kwargs={"ready": ready.set, "stop": stop, "tls": tls, "users": users, "idle_seconds": idle_seconds},
         daemon=True,
     )
     thread.start()

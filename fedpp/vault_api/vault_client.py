@@ -24,7 +24,7 @@ from fedpp.protocol.participants import Participants
 from fedpp.texts import one_line
 from fedpp.values import is_hex, is_hex_number
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
-from fedpp.vault_api.vault_channel import channel_to
+from fedpp.vault_api.vault_channel import SCHEME, channel_to
 
 T = TypeVar("T")
 EncodedUpdate = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis
@@ -102,7 +102,7 @@ class VaultClient:
                 self._channel.close()
                 raise VaultError(
                     f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address, "
-                    "such as unix:/absolute/path.sock"
+                    f"such as unix:/absolute/path.sock{_other_users(self._address)}"
                 ) from None
         return self
 
@@ -209,6 +209,13 @@ class VaultClient:
             grpc.StatusCode.DEADLINE_EXCEEDED: "did not answer in time: see its log",
         }
         return VaultError(f"the vault at {self._address} {reasons.get(code, f'refused: {details or code.name}')}")
+
+
+def _other_users(address: str) -> str:
+    """Return what else may be wrong where a socket is: a vault closes the connections of users it does not admit."""
+    if not (address.startswith(SCHEME) and Path(address.removeprefix(SCHEME)).is_socket()):
+        return ""
+    return f"; a vault that runs there may not admit user {os.getuid()}: see its --allow-user"
 
 
 class _Received:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedpp.cli import add_json, path, sha256
-from fedpp.errors import FederationError, KeyFileError, VaultError
+from fedpp.errors import ConfigError, FederationError, KeyFileError, VaultError
 from fedpp.texts import printable
 
 from .opening import PassphraseSource, add_domain, require_folder, show
@@ -31,6 +32,13 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--dataset", type=path, required=True, help="encrypted dataset")
     to.add_argument("--address", required=True, help="unix:/path/to/vault.sock, or HOST:PORT with --tls")
     to.add_argument("--tls", type=path, help="folder with ca.pem, cert.pem and key.pem, for HOST:PORT")
+    to.add_argument(
+        "--allow-user",
+        action="append",
+        default=[],
+        metavar="USER",
+        help="name or number of a user that may connect to the Unix socket; may be repeated (default: its group)",
+    )
     to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
     to.add_argument("--read-only", action="store_true", help=READ_ONLY)
     to.add_argument(
@@ -45,6 +53,7 @@ def vault(
     dataset: Path,
     address: str,
     tls: Path | None,
+    allow_user: list[str],
     audit_log: Path | None,
     read_only: bool,
     policy: Path | None,
@@ -65,6 +74,7 @@ def vault(
         raise VaultError(f"the folder of the audit log {audit_log} does not exist: create it first")
     if policy is not None:
         SitePolicy.load(policy)  # before the prompt for a passphrase
+    users = frozenset(map(_user, allow_user))
     files = TlsFiles.read(tls) if tls else None
     require_folder(domain)
     keep_private()
@@ -79,8 +89,25 @@ def vault(
             print(printable(f"vault ready at {address}"), flush=True)
             notify("READY=1")
 
-        serve(service, address, tls=files, ready=ready, stopping=lambda: notify("STOPPING=1"))
+        serve(
+            service,
+            address,
+            tls=files,
+            users=users,
+            ready=ready,
+            stopping=lambda: notify("STOPPING=1"),
+        )
     return 0
+
+
+def _user(text: str) -> int:
+    """Return the number of a user that is given by name or number."""
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ConfigError(f"there is no user {text!r:.80}: give --allow-user its name or number") from None
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Listening address of a vault: a Unix socket for one group, or a TCP port with certificates on both sides."""
+"""Listening address of a vault: a Unix socket whose peers are checked, or a TCP port with certificates on both ends."""
 
-import os
 import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -9,35 +11,55 @@ import grpc
 from fedpp.errors import ConfigError, VaultError
 from fedpp.vault_api.vault_channel import SCHEME, TlsFiles, is_tcp
 
+from .peer_check import Peer, PeerRelay
+
 MAX_SOCKET_PATH = 107  # of a sockaddr_un
 PROBE_SECONDS = 2.0
 
 
-def bind(server: grpc.Server, address: str, tls: TlsFiles | None) -> None:
-    """Let a server listen at an address; raise `ConfigError` or `VaultError` if it cannot."""
+@contextmanager
+def listening(
+    server: grpc.Server,
+    address: str,
+    tls: TlsFiles | None,
+    users: frozenset[int],
+    refused: Callable[[Peer, int], None],
+) -> Iterator[Callable[[], None]]:
+    """Let a server listen at an address; yield what releases it while calls still run.
+
+    `users` may connect to a Unix socket, or without them its group; `refused` is called for others. Raises
+    `ConfigError` or `VaultError` if the server cannot listen there.
+    """
     if is_tcp(address):
-        if tls is None:
-            raise ConfigError(f"a vault at {address} needs certificates: give --tls, or listen at unix:/path.sock")
-        try:
-            server.add_secure_port(address, tls.of_server())
-        except RuntimeError:
-            raise VaultError(
-                f"cannot listen at {address}: is the port taken, or are the certificates no PEM files?"
-            ) from None
+        if users:
+            raise ConfigError(f"--allow-user is for a Unix socket, got {address!r}: certificates decide there")
+        _bind_port(server, address, tls)
+        yield lambda: None
         return
     if tls is not None:
         raise ConfigError(f"certificates are for HOST:PORT, got {address!r}: leave --tls out for a Unix socket")
-    _bind_socket(server, _socket_path(address))
+    path = _socket_path(address)
+    with tempfile.TemporaryDirectory(prefix="fedpp-") as private:  # mode 0700
+        behind = Path(private, "v")
+        try:
+            server.add_insecure_port(f"{SCHEME}{behind}")
+            relay = PeerRelay(path, behind, users, refused)
+        except (RuntimeError, OSError):
+            raise VaultError(
+                f"cannot make a socket at {path}, or at {behind}: check that their folders may be written to"
+            ) from None
+        yield relay.close
 
 
-def _bind_socket(server: grpc.Server, path: Path) -> None:
-    others_out = os.umask(0o117)  # the socket is 0660 from its first moment
+def _bind_port(server: grpc.Server, address: str, tls: TlsFiles | None) -> None:
+    if tls is None:
+        raise ConfigError(f"a vault at {address} needs certificates: give --tls, or listen at unix:/path.sock")
     try:
-        server.add_insecure_port(f"{SCHEME}{path}")
+        server.add_secure_port(address, tls.of_server())
     except RuntimeError:
-        raise VaultError(f"cannot make a socket at {path}: check that its folder may be written to") from None
-    finally:
-        os.umask(others_out)
+        raise VaultError(
+            f"cannot listen at {address}: is the port taken, or are the certificates no PEM files?"
+        ) from None
 
 
 def _socket_path(address: str) -> Path:

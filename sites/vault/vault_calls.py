@@ -1,8 +1,7 @@
 """Record of one call of the vault: each call ends in one line of the log and of the audit log.
 
-`who` is the common name of the client's certificate. A Unix socket, whose permissions decide who connects, has no
-credentials in gRPC: there `who` is "unix socket", and `claims` the user and process number that the caller states,
-unchecked.
+`who` is the common name of the client's certificate, or of a Unix socket's caller the user and process number that the
+kernel states (`sites.vault.peer_check`). `claims` are those that the caller states, unchecked.
 """
 
 import json
@@ -16,6 +15,8 @@ import grpc
 from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import CLAIMS
+
+from .peer_check import named_peer
 
 REPLIED = "replied"
 MAX_DETAILS, MAX_TEXT, MAX_WHO, MAX_CLAIMS = 500, 300, 64, 64  # characters
@@ -76,6 +77,16 @@ def recording(method: str, context: grpc.ServicerContext, append: Append) -> Ite
     context.set_details("")
 
 
+def record_refused(who: str, connections: int, append: Append) -> None:
+    """Record refused connections, which reach no method; log a failure to do so."""
+    outcome = "refused: this user may not connect, see --allow-user"
+    _log.warning("connection of %s %s", who, outcome)
+    try:
+        append({"method": "Connect", "who": who, "claims": "", "connections": connections, "outcome": outcome})
+    except VaultError as unwritable:
+        _log.warning("refused connections were not recorded: %s", one_line(str(unwritable)))
+
+
 def _refuse(call: Call, method: str, context: grpc.ServicerContext, error: FedppError) -> None:
     reason = str(error)
     try:
@@ -104,7 +115,7 @@ def _who(context: grpc.ServicerContext) -> str:
     for name in context.auth_context().get("x509_common_name", ()):
         if isinstance(name, bytes):
             return _short(name.decode(errors="replace"))[:MAX_WHO]
-    return "unix socket"
+    return named_peer(context.peer()) or "unix socket"  # of this user, at gRPC's own socket
 
 
 def _claims(context: grpc.ServicerContext) -> str:

@@ -16,12 +16,12 @@ from fedpp.vault_api import vault_pb2_grpc
 from fedpp.vault_api.vault_channel import MAX_MESSAGE_BYTES, TlsFiles
 
 from .call_guard import IDLE_SECONDS, MAX_CALLS, CallGuard
-from .vault_address import bind
+from .peer_check import MAX_CONNECTIONS
+from .vault_address import listening
 from .vault_health import HealthService
 from .vault_service import VaultService
 
 GRACE_SECONDS = 5.0
-MAX_CONNECTIONS = 256  # a process may have 1,024 open files
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second vault on the same TCP port is refused, in place of sharing its callers
@@ -34,12 +34,16 @@ def serve(
     address: str,
     *,
     tls: TlsFiles | None = None,
+    users: frozenset[int] = frozenset(),
     idle_seconds: float = IDLE_SECONDS,
     ready: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve at `unix:PATH`, or with `tls` at `HOST:PORT`, until `stop`, SIGTERM or SIGINT; remove the socket then."""
+    """Serve at `unix:PATH`, or with `tls` at `HOST:PORT`, until `stop`, SIGTERM or SIGINT; remove the socket then.
+
+    `users` are the numbers of those who may connect to the socket beside this user; without them, its group may.
+    """
     stopped = stop or threading.Event()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,13 +62,14 @@ def serve(
         )
         vault_pb2_grpc.add_VaultServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(lambda: service.healthy), server)
-        bind(server, address, tls)
-        server.start()
-        try:
-            ready()
-            stopped.wait()
-            stopping()
-        finally:  # gRPC removes the socket first: after the running calls it may be the next vault's
-            server.stop(GRACE_SECONDS).wait()
+        with listening(server, address, tls, users, service.refused) as release:
+            server.start()
+            try:
+                ready()
+                stopped.wait()
+                stopping()
+            finally:  # the socket first: after the running calls it may be the next vault's
+                release()
+                server.stop(GRACE_SECONDS).wait()
     finally:
         guard.close()

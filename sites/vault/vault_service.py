@@ -42,8 +42,9 @@ from .evaluation_limits import (
     rare,
 )
 from .memory_budget import MemoryBudget
+from .peer_check import Peer
 from .vault_aggregation import SecureAggregation, UnmaskedRound, past_unmasked
-from .vault_calls import Call, recording
+from .vault_calls import Call, record_refused, recording
 
 MEMORY_BYTES = 2**29  # for the arrays of all running calls of a method
 MEMORY_SECONDS = 60.0  # longest wait for free memory
@@ -111,6 +112,10 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     def healthy(self) -> bool:
         """Tell whether the vault can reply: it cannot while it cannot log."""
         return self._audit is None or self._audit.writable
+
+    def refused(self, peer: Peer, connections: int) -> None:
+        """Record a user that may not connect, and how many connections were refused since the last record."""
+        record_refused(str(peer), connections, self._record)
 
     def Info(  # noqa: N802  gRPC's name
         self, request: vault_pb2.InfoRequest, context: grpc.ServicerContext

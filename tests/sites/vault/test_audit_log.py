@@ -87,7 +87,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     assert [line["method"] for line in lines] == ["Info", "InitialWeights", "Sign", *["Evaluate"] * 4]
     assert [line["number"] for line in lines] == list(range(1, 8))
     assert {(line["who"], line["claims"]) for line in lines} == {
-        ("unix socket", f"uid {os.getuid()} pid {os.getpid()}")
+        (f"uid {os.getuid()}, pid {os.getpid()}", f"uid {os.getuid()} pid {os.getpid()}")
     }
     assert [line["outcome"] for line in lines[:4]] == ["replied"] * 4
     assert lines[1]["bytes"] == sum(int(np.prod(spec.shape)) for spec in TINY.weights()) * 2 * 4

