@@ -14,6 +14,7 @@ from fedpp.errors import ConfigError
 from fedpp.values import Declared, Listed, number, text, whole
 
 MAX_STEP = 4.0  # learning rates a local step: what Adam steps at most in practice
+VALIDITY_DAYS, MAX_DAYS = 60, 36_525  # of a contract, as coordinators make them and at most
 SMALL_COHORT = 5  # members, up to which a run pauses when one is away
 
 InitialModel = Literal["fresh", "endorsed"]
@@ -31,6 +32,7 @@ class RunLimits(Declared, label="limits", hyphens=True):
     min_honest: Annotated[int, whole(MIN_HONEST, MAX_SITES)] = MIN_HONEST  # the contract has at least as many
     colluders: Annotated[int, whole(1, MAX_SITES)] = 1  # the contract reckons with at least as many
     max_rounds: Annotated[int, whole(1, _MOST)] = 1000
+    max_days: Annotated[int, whole(1, MAX_DAYS)] = VALIDITY_DAYS  # from now to the contract's end
     min_learning_rate: Annotated[float, number(above=0)] = 1e-6  # of the sites' optimizer
     max_learning_rate: Annotated[float, number(above=0)] = 0.1
     max_server_learning_rate: Annotated[float, number(above=0)] = 1.0

@@ -12,6 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Literal
 
+from fedpp.config.contract_limits import VALIDITY_DAYS
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, MIN_HONEST, SPLITS, Monitor, Reporting
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import CLOCK_SKEW, SITE_NAME, Certificate, Hash
@@ -21,7 +22,7 @@ from fedpp.values import MAX_WHOLE, Declared, Listed, is_hex, number, rule, whol
 PROTOCOL = 2  # of masked runs
 NO_HASH = "0" * 64  # in place of a hash that there is not yet
 FRESH = "fresh"  # initial weights that all members draw together
-VALIDITY = timedelta(days=60)  # of a contract: a run ends then at the latest
+VALIDITY = timedelta(days=VALIDITY_DAYS)  # of a contract: a run ends then at the latest
 CLOSING_ROUNDS = 2  # without training: validation of the last state, test of the chosen one
 
 _OF_SPLITS = Listed(len(SPLITS), len(SPLITS))
@@ -154,13 +155,13 @@ class RunContract(Declared, label="run contract", error=FederationError):
         if weights != due:
             raise self._refused(f"its weights are {weights!r:.80}, those of its training splits are {due!r:.80}")
 
-    def require_current(self, now: datetime) -> None:
-        """Raise `FederationError` after its end, and for an end that is further away than `VALIDITY`."""
+    def require_current(self, now: datetime, days: int = VALIDITY.days) -> None:
+        """Raise `FederationError` after its end, and for an end that is further away than so many days."""
         left = self.expires - now.timestamp()
-        if not 0 < left <= (VALIDITY + CLOCK_SKEW).total_seconds():
+        if not 0 < left <= (timedelta(days=days) + CLOCK_SKEW).total_seconds():
             raise self._refused(
                 f"it is good until {self.expires} s since 1970, and it is {now.timestamp():.0f} s: start a new run; "
-                f"a contract is made for {VALIDITY.days} days"
+                f"a contract is made for {days} days at most"
             )
 
     def certified(self, certificates: Sequence[Certificate], ca_key: str) -> Mapping[str, Certificate]:
