@@ -7,9 +7,10 @@ from hashlib import sha256
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from members import DOMAIN_CA, founded
 from run_specs import RUN_SPEC
 
+from fedpp.keys.domain_ca import DomainCA
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import NO_HASH, CohortMember, RunContract, capped_weights, certificate_hash
@@ -24,7 +25,9 @@ from fedpp.protocol.run_statements import (
 )
 from fedpp.protocol.statement_chains import StatementChains
 
-CARD = founded().card()
+DOMAIN = KeyDomain.of_secret(bytes([9] * 32), n=2)
+CA = DomainCA(DOMAIN.ca_seed())
+CARD = DOMAIN.card()
 EXPIRES = 1_900_000_000  # in 2030
 
 
@@ -55,7 +58,7 @@ class Cohort:
     @cached_property
     def certificates(self) -> dict[str, Certificate]:
         """Return the certificates by site."""
-        return {member.name: DOMAIN_CA.certify(member.request(), CARD) for member in self.members}
+        return {member.name: CA.certify(member.request(), CARD) for member in self.members}
 
     @cached_property
     def contract(self) -> RunContract:

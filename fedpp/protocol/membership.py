@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated
 from unicodedata import normalize
@@ -48,6 +49,7 @@ def is_signed(public_key: str, signature: str, purpose: str, content: bytes) -> 
     return value.hex() == signature
 
 
+@lru_cache(1024)  # keys: it takes longer than to verify a signature
 def is_weak(public_key: bytes) -> bool:
     """Tell whether an Ed25519 key is of small order: anybody can make signatures under it.
 

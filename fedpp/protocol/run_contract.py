@@ -73,6 +73,7 @@ class RunContract(Declared, label="run contract", error=FederationError):
     reporting: Reporting = "aggregate"  # per-site: each site also reports figures of its own
     revision: Annotated[int, whole()] = 0  # how many contracts this run had before
     parent: Parent | None = None  # of a revision
+    changes: Annotated[int, whole()] = 0  # of the cohort by few sites, in this run's revisions
     privacy: Literal["off"] = "off"  # differential privacy of patients
     protocol: Annotated[int, whole(PROTOCOL, PROTOCOL)] = PROTOCOL
 
@@ -90,6 +91,8 @@ class RunContract(Declared, label="run contract", error=FederationError):
             raise self._refused(f"it is of {found[0]} sites that weigh {found[1]}, its run specification of {stated}")
         if (self.parent is None) != (self.revision == 0):
             raise self._refused(f"a revision has a parent and a number from 1, got revision {self.revision}")
+        if self.changes > 2 * self.revision:
+            raise self._refused(f"a revision has two changes at most, got {self.changes} in {self.revision} revisions")
         if self.patience and self.monitor == "last":
             raise self._refused(f"patience needs monitor loss or auc, got patience {self.patience} and monitor last")
 
