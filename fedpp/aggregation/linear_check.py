@@ -137,7 +137,7 @@ class _Challenge:
 
     def next(self, rows: int) -> Iterator[int]:
         content = self._stream.update(bytes(rows * _ELEMENT))
-        return (_element(content[start : start + _ELEMENT]) for start in range(0, len(content), _ELEMENT))
+        return (int.from_bytes(content[at : at + _ELEMENT], "little") for at in range(0, len(content), _ELEMENT))
 
 
 def _challenge(aggregate_id: str) -> _Challenge:
@@ -169,18 +169,10 @@ def _row_sums(values: NDArray[np.unsignedinteger[Any]], digits: NDArray[np.float
 
 
 def _digits(content: bytes) -> NDArray[np.float64]:
-    """Return the digits `[elements, _DIGITS]` of elements, the lowest first."""
-    reduced = b"".join(
-        _element(content[start : start + _ELEMENT]).to_bytes(_ELEMENT, "little")
-        for start in range(0, len(content), _ELEMENT)
-    )
-    bits = np.unpackbits(np.frombuffer(reduced, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
+    """Return the digits `[elements, _DIGITS]` of 128-bit elements, the lowest first; they need not be below p."""
+    bits = np.unpackbits(np.frombuffer(content, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
     padded = np.pad(bits, ((0, 0), (0, _DIGITS * _DIGIT_BITS - 8 * _ELEMENT)))
     return padded.reshape(-1, _DIGITS, _DIGIT_BITS) @ 2.0 ** np.arange(_DIGIT_BITS)
-
-
-def _element(content: bytes) -> int:
-    return int.from_bytes(content, "little") % PRIME
 
 
 def _hash(*arrays: NDArray[np.unsignedinteger[Any]]) -> str:

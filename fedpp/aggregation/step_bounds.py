@@ -23,7 +23,7 @@ from fedpp.errors import MaskError, ModelError
 
 Values = NDArray[np.floating]
 
-_SLACK = 1 - 2.0**-20  # of the bound: so a scaled update is within it, whatever rounding adds
+SLACK = 1 - 2.0**-20  # of the bound: so a scaled update is within it, whatever rounding adds
 
 
 def local_steps(training: Training, sequences: int) -> int:
@@ -80,11 +80,11 @@ def _within_rms(rows: Values, algebra: Algebra, largest: float) -> Values:
 
 def _within_value(rows: Values, most: float) -> Values:
     highest = max((float(np.abs(some).max(initial=0.0)) for (some,) in pieces(rows.reshape(-1))), default=0.0)
-    return rows if highest <= most else (rows * (most / highest * _SLACK)).astype(rows.dtype)
+    return rows if highest <= most else (rows * (most / highest * SLACK)).astype(rows.dtype)
 
 
 def _factor(rms: float, largest: float) -> float:
-    return 1.0 if rms <= largest else largest / rms * _SLACK
+    return 1.0 if rms <= largest else largest / rms * SLACK
 
 
 def _rms(flat: Values, algebra: Algebra) -> list[float]:
