@@ -1,12 +1,14 @@
 """Simulated hospitals: raw data of each, one key domain, and each site's encrypted dataset."""
 
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+from fedpp.config.contract_limits import MAX_DAYS, RunLimits
 from fedpp.config.run_config import SiteConfig
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -71,20 +73,32 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
         address = f"unix:{sockets / str(number)}.sock"  # independent of the hospital's name
         policy = out / "policies" / f"{name}.yaml"
-        create_exclusively(policy, _policy(dataset).to_yaml().encode())
+        create_exclusively(policy, _policy(dataset, scenario).to_yaml().encode())
         sites.append(SiteConfig(dataset, keys / key_store.EVALUATION_KEY, address, policy, out / "trainers" / name))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
 
 
-def _policy(dataset: Path) -> SitePolicy:
-    """Return a simulated site's policy: its dataset, no bundle, and the weakest limits."""
+def _policy(dataset: Path, scenario: Scenario) -> SitePolicy:
+    """Return a simulated site's policy: its dataset, no bundle, and the weakest limits, but what a scenario accepts."""
     fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
     many = 10**9
     evaluation = EvaluationLimits(min_patients=1, per_round=many, rounds=many, per_day=many)
+    limits = RunLimits(
+        max_rounds=many,
+        max_days=MAX_DAYS,
+        min_learning_rate=sys.float_info.min,
+        max_learning_rate=sys.float_info.max,
+        max_server_learning_rate=sys.float_info.max,
+        reporting="per-site",
+        max_runs=many,
+        max_starts=many,
+        two_sites=scenario.two_sites,
+    )
     return SitePolicy(
         bundles=(NO_BUNDLE,),
         datasets=(fingerprint,),
         evaluation=evaluation,
+        limits=limits,
         min_other_sites=0,
         secure_aggregation="optional",
     )

@@ -64,6 +64,7 @@ class Scenario(Declared, label="scenario", hyphens=True):
     validation: float = 0.15
     test: float = 0.25
     scheme: Scheme = "more"
+    two_sites: Literal["refused", "accepted"] = "refused"  # masked runs of two sites, which hide nothing there
     n: Annotated[int, whole(2)] = 2  # slots of `more`
     patch: Annotated[int, whole(0)] = DEFAULT_PATCH  # of frame mixing: side of the mixed patches, or 0 for rows
     plaintext_federated: bool = True  # train the plaintext reference too, for comparison and parity
