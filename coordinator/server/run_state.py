@@ -6,6 +6,7 @@
     run/configuration  the settings that `run` was given
     run/app            sources of the submitted bundle, as they were at the start
     run/nonce          the run's nonce
+    run/expires        the end of the run's contract, where it was fixed before the start
     run/journal        round and attempt in progress, with the sites of its run specification; written before a request
     run/aggregate      result of an attempt's aggregation and whose updates it is of; written before a site is sent it
     run/checkpoint     last accepted round: its state, the records of all rounds, the strategy state
@@ -171,6 +172,17 @@ class RunState:
         if not (path := self.folder / "nonce").exists():
             self._write(path, {"nonce": drawn})
         return str(self._read(path)[0]["nonce"])
+
+    def expires(self, chosen: int) -> int:
+        """Return the end of the run's contract in seconds since 1970: the one that was fixed, or that `chosen`."""
+        path = self.folder / "expires"
+        return int(self._read(path)[0]["expires"]) if path.exists() else chosen
+
+    def fix(self, nonce: str, expires: int) -> None:
+        """Fix nonce and end before the start: whoever fixes all keys, too, can repeat the run to the same weights."""
+        files.make_folder(self.folder, 0o700)
+        self._write(self.folder / "nonce", {"nonce": nonce})
+        self._write(self.folder / "expires", {"expires": expires})
 
     def journal(self) -> JournalEntry | None:
         """Return the attempt that was started last, or None."""

@@ -73,6 +73,13 @@ def test_a_run_s_nonce_is_drawn_once(folder: RunState) -> None:
     assert [folder.nonce("1" * 64), folder.nonce("2" * 64)] == ["1" * 64] * 2
 
 
+def test_nonce_and_end_of_a_run_can_be_fixed_before_its_start(folder: RunState) -> None:
+    """A run takes what was fixed, and else what its ServerApp chooses."""
+    assert folder.expires(7) == 7
+    folder.fix("3" * 64, 5)
+    assert (folder.nonce("1" * 64), folder.expires(7)) == ("3" * 64, 5)
+
+
 @pytest.mark.parametrize("name", ["journal", "aggregate", "checkpoint", "nonce"])
 def test_every_damage_is_detected(name: str, folder: RunState) -> None:
     """A file with a byte changed, cut or added is refused in one line that says what to do."""
