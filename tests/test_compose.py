@@ -46,10 +46,10 @@ def test_the_services_start_commands_that_there_are(service: str) -> None:
     given = options(service)
     mounts = {volume.split(":")[1]: volume.split(":")[2:] for volume in SERVICES[service]["volumes"]}
     paths = {name: value for name, value in given.items() if isinstance(value, PurePosixPath)}
-    assert len(paths) == {"coordinator": 1, "vault": 5, "site": 5}[service]
+    assert len(paths) == {"coordinator": 1, "vault": 6, "site": 5}[service]
     for name, value in paths.items():
         (mode,) = [mode for mount, mode in mounts.items() if value.is_relative_to(mount)]
-        assert mode == ([] if name in {"state", "audit_log", "ca", "identity", "evaluation_key"} else ["ro"])
+        assert mode == ([] if name in {"state", "audit_log", "runs", "ca", "identity", "evaluation_key"} else ["ro"])
 
 
 def test_nothing_of_the_vault_is_swapped() -> None:

@@ -75,7 +75,8 @@ def test_the_two_units_fit_together():
     assert {parsed(c[1:]).vault for c in commands(UNITS[1]) if c[1] == "join"} == {address}
     assert address == f"unix:/run/{vault['RuntimeDirectory'][0]}/vault.sock"
     options = next(parsed(c[1:]) for c in commands(UNITS[0]) if c[1] == "vault")
-    assert vault["ReadWritePaths"] == [str(options.audit_log.parent)]
+    assert vault["ReadWritePaths"] == [f"{options.audit_log.parent} {options.runs}"]
+    assert f"/var/lib/{vault['StateDirectory'][0]}" == str(options.runs)
     assert str(options.passphrase.file) == "${CREDENTIALS_DIRECTORY}/passphrase"
     hidden = site["InaccessiblePaths"][0].split()
     assert f"-{options.domain.parent}" in hidden

@@ -1,15 +1,11 @@
 """Client of the vault: the requests that the trainer may send to the secret zone."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,21 +17,14 @@ from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
-from fedpp.texts import one_line
 from fedpp.values import is_hex, is_hex_number
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
-from fedpp.vault_api.vault_channel import SCHEME, channel_to
-
-T = TypeVar("T")
-EncodedUpdate = NDArray[np.unsignedinteger[Any]]  # little-endian, of 32 or 64 bits, one axis
+from fedpp.vault_api.run_calls import RunCalls
+from fedpp.vault_api.vault_connection import EncodedUpdate, ReceivedUpdate, blocks, pieces
 
 SECONDS = 60.0  # timeout of a call
-TRANSFER_SECONDS = 600.0  # timeout of a call with arrays
-CONNECT_SECONDS = 5.0
-HEALTH = "/grpc.health.v1.Health/Check"  # not logged by the vault; any reply shows that one is there
 SEEDS = 2**64
 ROUNDS = 2**32
-CLAIMS = "fedpp-claims"  # metadata: user and process number that a caller states, which nobody checks
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class SiteInfo:
         return cls(**{**values, "sequences": dict(reply.sequences), "patients": dict(reply.patients), "task": task})
 
 
-class VaultClient:
+class VaultClient(RunCalls):
     """Connection to one vault; a call that fails is a `VaultError` of one line.
 
     Numbers that no message holds are a `ConfigError`, and counts that contradict each other a `FederationError`.
@@ -87,29 +76,8 @@ class VaultClient:
 
     def __init__(self, address: str, tls: Path | None = None) -> None:
         """Prepare a connection to `unix:PATH`, or to `HOST:PORT` with a folder of certificates (`vault_channel`)."""
-        self._address = address
-        self._channel = channel_to(address, tls)
-        self._claims = ((CLAIMS, f"uid {os.getuid()} pid {os.getpid()}"),)
+        super().__init__(address, tls)
         self._vault = vault_pb2_grpc.VaultStub(self._channel)
-
-    def __enter__(self) -> Self:
-        # Not grpc.channel_ready_future: the channel's end would wait 0.2 s for it, at each connection.
-        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(HEALTH)
-        try:
-            check(b"", timeout=CONNECT_SECONDS, wait_for_ready=True)
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                self._channel.close()
-                raise VaultError(
-                    f"no vault answers at {self._address}: start it with `fedpp-site vault`, or check the address, "
-                    f"such as unix:/absolute/path.sock{_other_users(self._address)}"
-                ) from None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._channel.close()
 
     def info(self) -> SiteInfo:
         """Return what is public about the domain and the dataset."""
@@ -142,7 +110,7 @@ class VaultClient:
             raise ConfigError(f"a round is a whole number from 0 to 2**32 - 1, got {round}")
         first = vault_pb2.EvaluateRequest(split=split, run=run, round=round)
         rest = (vault_pb2.EvaluateRequest(logits=chunk) for chunk in chunks.to_chunks("logits", logits))
-        reply = self._reply(self._vault.Evaluate, chain([first], rest), TRANSFER_SECONDS)
+        reply = self._reply(self._vault.Evaluate, chain([first], rest))
         if not reply.counts:
             raise VaultError(f"the vault at {self._address} sent no counts: use one fedpp everywhere")
         if reply.multi_label:
@@ -152,8 +120,8 @@ class VaultClient:
     def mask(self, of: str, examples: int, values: EncodedUpdate) -> Masked:
         """Return an encoded update under a fresh mask; `of` is the round, JSON."""
         first = vault_pb2.MaskRequest(round=of, examples=examples)
-        rest = (vault_pb2.MaskRequest(values=data) for data in _blocks(values))
-        masked, last = _Received(values), vault_pb2.MaskReply()
+        rest = (vault_pb2.MaskRequest(values=data) for data in blocks(values))
+        masked, last = ReceivedUpdate(values), vault_pb2.MaskReply()
         for reply in self._replies(self._vault.Mask, chain([first], rest)):
             masked.take(reply.values)
             last = reply
@@ -167,15 +135,15 @@ class VaultClient:
         first = vault_pb2.UnmaskRequest(
             round=of, aggregate=aggregate, proofs=proofs, run=membership.run, bundle=membership.bundle
         )
-        rest = (vault_pb2.UnmaskRequest(values=data) for data in _blocks(values))
-        clear = _Received(values)
+        rest = (vault_pb2.UnmaskRequest(values=data) for data in blocks(values))
+        clear = ReceivedUpdate(values)
         for reply in self._replies(self._vault.Unmask, chain([first], rest)):
             clear.take(reply.data)
         return clear.complete()
 
     def seal(self, about: str, content: bytes) -> bytes:
         """Return bytes sealed for the domain, with a text that says what they are about."""
-        rest = (vault_pb2.SealRequest(data=data) for data in _pieces(content))
+        rest = (vault_pb2.SealRequest(data=data) for data in pieces(content))
         sealed = BytesIO()  # joining a list would hold the bytes twice
         for reply in self._replies(self._vault.Seal, chain([vault_pb2.SealRequest(about=about)], rest)):
             sealed.write(reply.data)
@@ -184,68 +152,10 @@ class VaultClient:
     def unseal(self, sealed: bytes) -> tuple[str, bytes]:
         """Return what sealed bytes are about, and their content."""
         about, content = "", BytesIO()
-        for reply in self._replies(self._vault.Unseal, (vault_pb2.Block(data=data) for data in _pieces(sealed))):
+        for reply in self._replies(self._vault.Unseal, (vault_pb2.Block(data=data) for data in pieces(sealed))):
             about = about or reply.about
             content.write(reply.data)
         return about, content.getvalue()
-
-    def _reply(self, method: Callable[..., T], request: object, seconds: float) -> T:
-        try:
-            return method(request, timeout=seconds, metadata=self._claims)
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-
-    def _replies(self, method: Callable[..., Iterable[T]], request: object) -> Iterator[T]:
-        try:
-            yield from method(request, timeout=TRANSFER_SECONDS, metadata=self._claims)
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-
-    def _failure(self, error: grpc.RpcError) -> VaultError:
-        code, details = error.code(), one_line(error.details() or "")
-        reasons = {
-            grpc.StatusCode.UNAVAILABLE: "went away: start it again with `fedpp-site vault`",
-            grpc.StatusCode.CANCELLED: "ended the call: it was stopped, or waited too long; see its log",
-            grpc.StatusCode.DEADLINE_EXCEEDED: "did not answer in time: see its log",
-        }
-        return VaultError(f"the vault at {self._address} {reasons.get(code, f'refused: {details or code.name}')}")
-
-
-def _other_users(address: str) -> str:
-    """Return what else may be wrong where a socket is: a vault closes the connections of users it does not admit."""
-    if not (address.startswith(SCHEME) and Path(address.removeprefix(SCHEME)).is_socket()):
-        return ""
-    return f"; a vault that runs there may not admit user {os.getuid()}: see its --allow-user"
-
-
-class _Received:
-    """An encoded update of a known size and type, received as a stream of bytes."""
-
-    def __init__(self, like: EncodedUpdate) -> None:
-        self._values, self._bytes = np.empty_like(like), 0
-
-    def take(self, data: bytes) -> None:
-        view = self._values.view(np.uint8)
-        if self._bytes + len(data) > view.size:
-            raise VaultError("the vault sent more values than requested: use one fedpp everywhere")
-        view[self._bytes : self._bytes + len(data)] = np.frombuffer(data, np.uint8)
-        self._bytes += len(data)
-
-    def complete(self) -> EncodedUpdate:
-        if self._bytes != self._values.nbytes:
-            raise VaultError("the vault sent fewer values than requested: see its log")
-        return self._values
-
-
-def _blocks(values: EncodedUpdate) -> Iterator[bytes]:
-    step = chunks.CHUNK_BYTES // values.itemsize
-    for start in range(0, values.size, step):
-        yield values[start : start + step].tobytes()
-
-
-def _pieces(content: bytes) -> Iterator[bytes]:
-    for start in range(0, len(content), chunks.CHUNK_BYTES):
-        yield content[start : start + chunks.CHUNK_BYTES]
 
 
 def _counts(message: vault_pb2.Counts) -> Counts:

@@ -193,3 +193,65 @@ class Block(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class ContractRequest(_message.Message):
+    __slots__ = ("contract", "certificates")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    contract: str
+    certificates: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, contract: _Optional[str] = ..., certificates: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RunRequest(_message.Message):
+    __slots__ = ("contract", "round", "statements", "sum_hash", "aggregate", "sealed", "array", "low", "carry", "data")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STATEMENTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_HASH_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    CARRY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    contract: str
+    round: int
+    statements: _containers.RepeatedScalarFieldContainer[str]
+    sum_hash: str
+    aggregate: str
+    sealed: _containers.RepeatedScalarFieldContainer[bytes]
+    array: ArrayChunk
+    low: bytes
+    carry: bytes
+    data: bytes
+    def __init__(self, contract: _Optional[str] = ..., round: _Optional[int] = ..., statements: _Optional[_Iterable[str]] = ..., sum_hash: _Optional[str] = ..., aggregate: _Optional[str] = ..., sealed: _Optional[_Iterable[bytes]] = ..., array: _Optional[_Union[ArrayChunk, _Mapping]] = ..., low: _Optional[bytes] = ..., carry: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class StatementReply(_message.Message):
+    __slots__ = ("statement", "sealed")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    statement: str
+    sealed: bytes
+    def __init__(self, statement: _Optional[str] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class MaskedReply(_message.Message):
+    __slots__ = ("values", "bits", "length", "statement")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
+    bits: int
+    length: int
+    statement: str
+    def __init__(self, values: _Optional[bytes] = ..., bits: _Optional[int] = ..., length: _Optional[int] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class FindRequest(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: str
+    def __init__(self, nonce: _Optional[str] = ...) -> None: ...
+
+class LoadReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

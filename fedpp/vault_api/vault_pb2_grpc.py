@@ -403,3 +403,610 @@ class Vault:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class MaskedRunsStub:
+    """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
+    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.AcceptRun = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/AcceptRun',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.ContractRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.RevealCoin = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/RevealCoin',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.StartRun = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/StartRun',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.Stage = channel.unary_stream(
+                '/fedpp.vault.v1.MaskedRuns/Stage',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
+                _registered_method=True)
+        self.TrainRound = channel.stream_stream(
+                '/fedpp.vault.v1.MaskedRuns/TrainRound',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.MaskedReply.FromString,
+                _registered_method=True)
+        self.ReleaseMask = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/ReleaseMask',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.StepRound = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/StepRound',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.FindStatements = channel.unary_stream(
+                '/fedpp.vault.v1.MaskedRuns/FindStatements',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.FindRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.SealStage = channel.unary_stream(
+                '/fedpp.vault.v1.MaskedRuns/SealStage',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
+                _registered_method=True)
+        self.LoadStage = channel.stream_unary(
+                '/fedpp.vault.v1.MaskedRuns/LoadStage',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.LoadReply.FromString,
+                _registered_method=True)
+        self.BurnRelease = channel.unary_unary(
+                '/fedpp.vault.v1.MaskedRuns/BurnRelease',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.AbandonRun = channel.unary_unary(
+                '/fedpp.vault.v1.MaskedRuns/AbandonRun',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+        self.ReportRun = channel.unary_unary(
+                '/fedpp.vault.v1.MaskedRuns/ReportRun',
+                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                _registered_method=True)
+
+
+class MaskedRunsServicer:
+    """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
+    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    """
+
+    def AcceptRun(self, request_iterator, context):
+        """Signs a contract: its statement "accept".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealCoin(self, request_iterator, context):
+        """Reveals the site's coin, once the whole cohort has accepted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request_iterator, context):
+        """Makes the first state from everybody's coins, or from an endorsed model, and signs its digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stage(self, request, context):
+        """The newest state, ciphertext rows, and what is due next: for the trainer of this site.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainRound(self, request_iterator, context):
+        """The masked update of a round, and the statement "train" in the last message, which otherwise asks to train first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseMask(self, request_iterator, context):
+        """Releases the site's own mask for one sum of the round, for ever.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepRound(self, request_iterator, context):
+        """Checks the sum, removes the masks, takes the server optimizer's step, and signs the next state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindStatements(self, request, context):
+        """All statements of the runs of a nonce, for a coordinator that lost its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SealStage(self, request, context):
+        """The newest certified state, sealed for the domain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadStage(self, request_iterator, context):
+        """Takes a sealed state that its certificate fits, in place of an older one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BurnRelease(self, request, context):
+        """Signs that the site released nothing for a sum, and never will.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonRun(self, request, context):
+        """Signs that the site leaves a run for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportRun(self, request, context):
+        """Signs the site's own figures, where the contract has per-site reports.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MaskedRunsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'AcceptRun': grpc.stream_unary_rpc_method_handler(
+                    servicer.AcceptRun,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.ContractRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'RevealCoin': grpc.stream_unary_rpc_method_handler(
+                    servicer.RevealCoin,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'StartRun': grpc.stream_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'Stage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stage,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
+            ),
+            'TrainRound': grpc.stream_stream_rpc_method_handler(
+                    servicer.TrainRound,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.MaskedReply.SerializeToString,
+            ),
+            'ReleaseMask': grpc.stream_unary_rpc_method_handler(
+                    servicer.ReleaseMask,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'StepRound': grpc.stream_unary_rpc_method_handler(
+                    servicer.StepRound,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'FindStatements': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindStatements,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.FindRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'SealStage': grpc.unary_stream_rpc_method_handler(
+                    servicer.SealStage,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
+            ),
+            'LoadStage': grpc.stream_unary_rpc_method_handler(
+                    servicer.LoadStage,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.LoadReply.SerializeToString,
+            ),
+            'BurnRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.BurnRelease,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'AbandonRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonRun,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+            'ReportRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportRun,
+                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.RunRequest.FromString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'fedpp.vault.v1.MaskedRuns', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('fedpp.vault.v1.MaskedRuns', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class MaskedRuns:
+    """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
+    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    """
+
+    @staticmethod
+    def AcceptRun(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/AcceptRun',
+            fedpp_dot_vault__api_dot_vault__pb2.ContractRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealCoin(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/RevealCoin',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/StartRun',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/Stage',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainRound(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/TrainRound',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.MaskedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseMask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/ReleaseMask',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepRound(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/StepRound',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindStatements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/FindStatements',
+            fedpp_dot_vault__api_dot_vault__pb2.FindRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/SealStage',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadStage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/LoadStage',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.LoadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BurnRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/BurnRelease',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/AbandonRun',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpp.vault.v1.MaskedRuns/ReportRun',
+            fedpp_dot_vault__api_dot_vault__pb2.RunRequest.SerializeToString,
+            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

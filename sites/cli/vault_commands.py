@@ -6,7 +6,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,9 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
         help="name or number of a user that may connect to the Unix socket; may be repeated (default: its group)",
     )
     to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
+    to.add_argument(
+        "--runs", type=path, help="folder of what the vault keeps of masked runs (default: runs in the domain folder)"
+    )
     to.add_argument("--read-only", action="store_true", help=READ_ONLY)
     to.add_argument(
         "--policy", type=path, help="site.yaml: limits of evaluations, last day, and app bundles that may run"
@@ -55,6 +58,7 @@ def vault(
     tls: Path | None,
     allow_user: list[str],
     audit_log: Path | None,
+    runs: Path | None,
     read_only: bool,
     policy: Path | None,
 ) -> int:
@@ -65,6 +69,7 @@ def vault(
     from fedpp.keys import key_store
     from fedpp.vault_api.vault_channel import TlsFiles
 
+    from ..vault.masked_runs.run_journal import RunJournal
     from ..vault.private_memory import keep_private
     from ..vault.sd_notify import notify
     from ..vault.vault_server import serve
@@ -81,8 +86,13 @@ def vault(
     site = key_store.open_site(domain, passphrase.read())
     opened = EncryptedDataset.open(dataset, site.domain.at_rest_key())
     past = History()
-    with _audit(audit_log, site.identity, past) as (audit, keep):
-        service = VaultService(site, opened, policy=policy, audit=audit, past=past, read_only=read_only)
+    with (
+        _audit(audit_log, site.identity, past) as (audit, keep),
+        nullcontext() if read_only else closing(RunJournal.open(runs or domain / "runs", site)) as journal,
+    ):
+        service = VaultService(
+            site, opened, policy=policy, audit=audit, past=past, read_only=read_only, journal=journal
+        )
 
         def ready() -> None:
             keep()

@@ -72,6 +72,12 @@ class AuditLog:
         """Tell whether the last call could be logged."""
         return not self._broken and not self._failing
 
+    @property
+    def head(self) -> tuple[int, str]:
+        """Return the number of records, and the hash of the newest line."""
+        with self._writing:
+            return self._chain.count, self._chain.head
+
     def append(self, facts: Record) -> None:
         """Add number, time and chain to a record, write and sync it; raise `VaultError` if that fails."""
         with self._writing:

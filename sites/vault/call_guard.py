@@ -16,7 +16,7 @@ import grpc
 IDLE_SECONDS = 20.0  # longest wait for a caller to send its next message, or to take ours
 MAX_SECONDS = 600.0  # of a call
 MAX_CALLS_PER_METHOD = 64  # at a time: a flood of one method leaves threads for the others
-MAX_CALLS = 576  # of the nine methods, health included
+MAX_CALLS = 640  # more than of one method: a flood of one leaves threads for the other 21
 
 
 class _Watched:

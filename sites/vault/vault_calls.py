@@ -14,7 +14,7 @@ import grpc
 
 from fedpp.errors import ConfigError, FederationError, FedppError, VaultError
 from fedpp.texts import one_line
-from fedpp.vault_api.vault_client import CLAIMS
+from fedpp.vault_api.vault_connection import CLAIMS
 
 from .peer_check import named_peer
 

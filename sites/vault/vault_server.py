@@ -1,7 +1,8 @@
 """Server of the vault, the only process of a hospital that holds the domain secret while it replies to the trainer.
 
-`vault_service` has its methods, `vault_address` decides who can connect, and `call_guard` keeps callers from blocking
-each other. Whoever can connect can read the data (docs/explanation/threats.md). No TensorFlow is loaded here.
+`vault_service` and `vault_runs` have its methods, `vault_address` decides who can connect, and `call_guard` keeps
+callers from blocking each other. Whoever can connect can read the data (docs/explanation/threats.md). No
+TensorFlow is loaded here.
 """
 
 import signal
@@ -61,6 +62,8 @@ def serve(
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         vault_pb2_grpc.add_VaultServicer_to_server(service, server)
+        if service.runs is not None:
+            vault_pb2_grpc.add_MaskedRunsServicer_to_server(service.runs, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(lambda: service.healthy), server)
         with listening(server, address, tls, users, service.refused) as release:
             server.start()

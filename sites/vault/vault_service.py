@@ -22,16 +22,15 @@ from fedpp.config.run_config import SPLITS
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy, today
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import DomainMismatchError, VaultError
-from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.learning.initial_weights import encrypted_initial_weights
-from fedpp.learning.metrics import count, count_findings, presence, softmax
-from fedpp.protocol.counts import UNKNOWN, Counts
+from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 
+from .audit_chain import NO_LINE
 from .audit_log import AuditLog
 from .evaluation_limits import (
     MAX_RUN_CHARACTERS,
@@ -39,12 +38,16 @@ from .evaluation_limits import (
     EvaluationCall,
     is_run,
     past_evaluation,
-    rare,
 )
+from .masked_runs.run_journal import RunJournal
+from .masked_runs.run_member import RunMember
+from .masked_runs.run_site import LogHead
 from .memory_budget import MemoryBudget
 from .peer_check import Peer
+from .split_counts import SplitCounts
 from .vault_aggregation import SecureAggregation, UnmaskedRound, past_unmasked
 from .vault_calls import Call, record_refused, recording
+from .vault_runs import VaultRuns
 
 MEMORY_BYTES = 2**29  # for the arrays of all running calls of a method
 MEMORY_SECONDS = 60.0  # longest wait for free memory
@@ -82,10 +85,12 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         audit: AuditLog | None = None,
         past: History | None = None,
         read_only: bool = False,
+        journal: RunJournal | None = None,
     ) -> None:
         """Check that all belong together, and read every byte of the dataset; raise `DatasetError` if it is damaged.
 
-        `past` evaluations count towards the limits, and `past` unmasked rounds keep their one list.
+        `past` evaluations count towards the limits, and `past` unmasked rounds keep their one list. Without a journal
+        the vault takes part in no masked run.
         """
         card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
@@ -101,12 +106,18 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         past = past or History()
         self._policy, self._allowance, self._read_only = policy, EvaluationAllowance(past.evaluations), read_only
         self._audit = audit
+        self._counts = SplitCounts(site.domain, dataset)
         # A budget for each: weights are held until their caller has read them, and must not delay evaluations.
         self._weights_memory, self._logits_memory, aggregates_memory = (
             MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(3)
         )
         self._info = _info(site.domain, dataset, site.identity.name)
         self._aggregation = SecureAggregation(site, self._info.sequences["train"], aggregates_memory, past.unmasked)
+        self.runs = None if journal is None else self._runs(journal)
+
+    def _runs(self, journal: RunJournal) -> VaultRuns:
+        member = RunMember(self._site, self._dataset, journal, policy=self._require_policy, log_head=self._log_head)
+        return VaultRuns(member, self._record, self._require_writing)
 
     @property
     def healthy(self) -> bool:
@@ -234,6 +245,9 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         if self._audit is not None:
             self._audit.append(facts)
 
+    def _log_head(self) -> LogHead:
+        return (0, NO_LINE) if self._audit is None else self._audit.head
+
     def _require_writing(self) -> None:
         if self._read_only:
             raise VaultError("this vault is read-only, and makes nothing new under a key: start it without --read-only")
@@ -262,42 +276,25 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     def _count(
         self, call: Call, split: str, stream: Iterator[vault_pb2.ArrayChunk], limits: EvaluationLimits
     ) -> AnyCounts:
-        indices = self._dataset.indices(split)
-        expected = (len(indices), len(self._dataset.manifest.classes), self._domain.n)
+        self._dataset.labels(self._dataset.indices(split)[:0])  # refuses a dataset without labels
+        expected = self._counts.shape(split)
         header = next(stream, vault_pb2.ArrayChunk())
         with self._logits_memory.taking(_COPIES_OF_LOGITS * int(np.prod(expected)) * 8):
-            labels = self._labels(indices)
             if tuple(header.shape) != expected:  # before any data are read
                 raise VaultError(
                     f"logits of split {split} must be rows of shape {expected}, got {tuple(header.shape[:8])}: "
                     "predict the dataset that this vault serves"
                 )
             logits = self._logits(chain([header], stream))
-            if self._dataset.manifest.multi_label:
-                withheld = rare(labels, self._dataset.sequences["patient"][indices], limits.min_patients)
-                if withheld.any():
-                    call.add(withheld=int(withheld.sum()))
-                    labels = np.where(withheld, UNKNOWN, labels)
-                return count_findings(labels, presence(logits))
-            return count(labels, softmax(logits))
+            return self._counts.count(split, logits, limits.min_patients, lambda few: call.add(withheld=few))
 
-    def _logits(self, stream: Iterator[vault_pb2.ArrayChunk]) -> NDArray[np.floating]:
+    @staticmethod
+    def _logits(stream: Iterator[vault_pb2.ArrayChunk]) -> NDArray[np.floating]:
         arrays = chunks.from_chunks(stream)
         _, rows = next(arrays)
         if next(arrays, None) is not None:
             raise VaultError("logits are one array, got more")
-        with np.errstate(over="ignore", invalid="ignore"):
-            logits = encryption.decrypt(self._domain, rows)
-        if not np.isfinite(logits).all():
-            raise VaultError("the predictions are not finite: the training diverged; lower the learning rate")
-        return logits
-
-    def _labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return class numbers `[k]`, or findings' states `[k, findings]`."""
-        rows = self._dataset.labels(indices)
-        if self._dataset.manifest.multi_label:
-            return encryption.decrypt_findings(self._domain, rows)
-        return encryption.decrypt_classes(self._domain, rows)
+        return rows
 
 
 def _info(domain: KeyDomain, dataset: EncryptedDataset, site: str) -> vault_pb2.InfoReply:

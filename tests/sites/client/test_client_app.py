@@ -402,7 +402,7 @@ def test_the_coordinator_learns_no_path(
     caplog: pytest.LogCaptureFixture,
 ):
     """What fails inside the hospital is reported by its kind; the whole line, with paths, is in the site's log."""
-    monkeypatch.setattr("fedpp.vault_api.vault_client.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("fedpp.vault_api.vault_connection.CONNECT_SECONDS", 0.2)
     if what == "dataset":
         (north.dataset.path / "manifest.json").unlink()
     elif what == "damage":

@@ -28,7 +28,7 @@ from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-from fedpp.vault_api import vault_client
+from fedpp.vault_api import vault_connection
 from sites.node.doctor import examine
 from sites.node.node_identity import PRIVATE_KEY, create_identity
 from sites.node.reachability import MAX_AHEAD, MAX_BEHIND, Reply, clock_error
@@ -286,7 +286,7 @@ def test_dataset_key_and_vault_must_fit_together(
         replace(served, site=replace(served.site, evaluation_key=tmp_path / "stranger.eval")), "one site", "belongs to"
     )
     missing = replace(served, site=replace(served.site, vault=f"{address}.not"))
-    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.1)
     fails(missing, "vault", "no vault answers at", "one site")
 
 

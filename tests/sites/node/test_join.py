@@ -55,7 +55,7 @@ from fedpp.flower import patient_supernode
 from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient, place_of
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-from fedpp.vault_api import vault_client
+from fedpp.vault_api import vault_connection
 from sites.node.app_bundle import Bundle
 from sites.node.join import join
 from sites.node.launch import Launch
@@ -151,7 +151,7 @@ def test_join_refuses_what_is_missing(
     elif missing == "policy":
         site = replace(site, policy=nowhere)
     else:
-        monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.1)
+        monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.1)
         site = replace(site, vault=f"unix:{nowhere}")
     expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
     with pytest.raises((ConfigError, DatasetError, VaultError)) as raised:

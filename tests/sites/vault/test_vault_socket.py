@@ -18,7 +18,7 @@ from vaults import SECONDS, bare_vault_process, service, serving, site_vault, so
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.vault_api import vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api import vault_client, vault_connection, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from sites.vault.vault_server import serve
 
@@ -147,7 +147,7 @@ def test_addresses_that_cannot_be_served_are_refused(
 
 def test_a_missing_vault_is_named(address: str, monkeypatch: pytest.MonkeyPatch):
     """The client says where it looked and how to start a vault."""
-    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.3)
     with pytest.raises(VaultError, match=f"no vault answers at {address}: start it with `fedpp-site vault`"):
         VaultClient(address).__enter__()
 
@@ -168,7 +168,7 @@ def test_a_vault_that_hangs_is_a_timeout(
 ):
     """Every call has a deadline: a stopped process does not block the trainer for ever."""
     monkeypatch.setattr(vault_client, "SECONDS", 0.2)
-    monkeypatch.setattr(vault_client, "TRANSFER_SECONDS", 0.2)
+    monkeypatch.setattr(vault_connection, "TRANSFER_SECONDS", 0.2)
     with site_vault(domain, dataset, address) as process, VaultClient(address) as client:
         client.info()
         os.kill(process.pid, signal.SIGSTOP)

@@ -18,7 +18,7 @@ from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.vault_api import vault_client, vault_pb2, vault_pb2_grpc
+from fedpp.vault_api import vault_connection, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_channel import TlsFiles
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
@@ -66,7 +66,7 @@ def test_a_trainer_with_a_certificate_is_served(vault: str, tls: Path, tmp_path:
 
 def test_others_are_not_served(vault: str, tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without a certificate, with another authority's, with the vault's own, and without TLS at all: no reply."""
-    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.5)
     site("vault-tls", "--out", tmp_path / "other", "--name", "localhost")
     (tmp_path / "mixed").mkdir()
     for file, source in {"ca.pem": tls, "cert.pem": tmp_path / "other", "key.pem": tmp_path / "other"}.items():
@@ -87,7 +87,7 @@ def test_a_vault_under_another_name_is_refused(
     domain: KeyDomain, dataset: EncryptedDataset, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The certificate is for one host: a trainer that reaches it under another name sends nothing."""
-    monkeypatch.setattr(vault_client, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.5)
     site("vault-tls", "--out", tmp_path / "tls", "--name", "vault.example")
     files = TlsFiles.read(tmp_path / "tls" / "vault")
     with serving(domain, dataset, f"localhost:{port}", tls=files), pytest.raises(VaultError, match="no vault answers"):

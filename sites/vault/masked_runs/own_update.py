@@ -1,0 +1,151 @@
+"""Own update of a site: clipped, with the evaluation counts of its base, made once and never again for its key.
+
+Its key is the base's weights, the plan, the purpose and the dataset. The update is stored before it is masked, so that
+a revision without a site masks the same one anew.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.aggregation import round_vector
+from fedpp.aggregation.global_state import Vector, in_order, unflat
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import ring_of
+from fedpp.aggregation.run_stage import RunStage, site_bound
+from fedpp.aggregation.step_bounds import clipped
+from fedpp.errors import FedppError
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.run_contract import FRESH, RunContract
+from fedpp.values import canonical
+
+from . import run_refusals
+from .accepted_contract import AcceptedContract
+from .run_site import RunSite, noted, refused
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a round asks a site's data: all that decides its update."""
+
+    weights: str  # identifier of the base's weights
+    plan: str  # hash of the run specification, round and code
+    purpose: str  # train, validation or test
+    dataset: str  # fingerprint
+    counted: bool  # whether the round opens counts of the base
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """Return the purposes that the base's weights serve here and never again elsewhere.
+
+        A round of training also opens counts of validation data.
+        """
+        return (self.purpose, "validation") if self.purpose == "train" and self.counted else (self.purpose,)
+
+    @property
+    def where(self) -> dict[str, str | int]:
+        """Return the key in the journal."""
+        return {"weights": self.weights, "plan": self.plan, "purpose": self.purpose, "dataset": self.dataset}
+
+
+@dataclass(frozen=True)
+class OwnUpdate:
+    """A site's clipped update, one vector, or None where the round does not train; and the counts of the base."""
+
+    update: Vector | None
+    counts: AnyCounts
+
+    def encoded(self, contract: RunContract, stage: RunStage, weight: int) -> EncodedUpdate:
+        """Return x_i, the update times its weight and the words of the counts."""
+        rows = None if self.update is None else unflat(self.update, contract.spec.network, stage.state.n)
+        return round_vector.encoded(stage.due, contract.spec.network, rows, self.counts, weight, ring_of(contract.spec))
+
+
+def question_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> Question:
+    """Return the question of the round that follows a stage."""
+    contract = accepted.contract
+    spec = contract.spec.changed(examples=1, sites=1)  # a smaller cohort asks the same
+    plan = {
+        "bundle": contract.bundle,
+        "max_step": contract.max_step,
+        "privacy": contract.privacy,
+        "round": stage.number + 1,
+        "spec": spec.to_json(),
+    }
+    return Question(
+        stage.weights_id(of.digest_key),
+        hashlib.sha256(canonical(plan)).hexdigest(),
+        stage.due,
+        of.dataset.manifest.fingerprint,
+        contract.initial == FRESH or stage.number > 0,  # another run may have opened those of an endorsed model
+    )
+
+
+def stored(of: RunSite, question: Question) -> OwnUpdate | None:
+    """Return the update that was made for a question, or None."""
+    row = of.journal.row("updates", "file, counts", **question.where)
+    if row is None:
+        return None
+    content = of.journal.unseal(row[1], _name(question)).decode()
+    kind = FindingCounts if of.dataset.manifest.multi_label else Counts
+    counts: AnyCounts = kind.from_mapping(json.loads(content))
+    update = np.frombuffer(of.journal.read(row[0]), "<f8") if row[0] else None
+    return OwnUpdate(update, counts)
+
+
+def make(
+    of: RunSite,
+    accepted: AcceptedContract,
+    stage: RunStage,
+    question: Question,
+    update: Vector | None,
+    logits: NDArray[np.floating] | None,
+) -> OwnUpdate | None:
+    """Return a new update of what the trainer sent, or None if something is missing.
+
+    Raises `VaultError` of a fixed text for values that no update can have.
+    """
+    counted = question.counted and of.counts.shape(stage.split)[0] > 0
+    if (update is None and stage.due == "train") or (logits is None and counted):
+        return None
+    try:
+        rows = _clipped(of, accepted, stage, update) if stage.due == "train" and update is not None else None
+        if logits is None or not counted:
+            return OwnUpdate(rows, of.counts.none())
+        return OwnUpdate(rows, of.counts.count(stage.split, logits, of.policy().evaluation.min_patients))
+    except FedppError as error:
+        raise refused(run_refusals.NO_UPDATE, f"{accepted.digest[:16]}: {error}") from None
+
+
+def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, question: Question, own: OwnUpdate) -> None:
+    """Store the update of the round that follows a stage, and forget those of earlier rounds, within `writing`."""
+    content, nonce, number = canonical(own.counts.to_mapping()), accepted.contract.nonce, stage.number + 1
+    for (earlier,) in of.journal.rows("updates", "DISTINCT round", nonce=nonce):
+        if earlier < number:
+            of.journal.delete("updates", nonce=nonce, round=earlier)
+    of.journal.insert(
+        "updates",
+        **question.where,
+        nonce=nonce,
+        round=number,
+        file=of.journal.keep(own.update.astype("<f8").data) if own.update is not None else "",
+        counts=of.journal.seal(content, _name(question)),
+    )
+
+
+def _clipped(of: RunSite, accepted: AcceptedContract, stage: RunStage, update: Vector) -> Vector:
+    contract = accepted.contract
+    network, n = contract.spec.network, stage.state.n
+    largest = site_bound(contract, accepted.own.sequences[0])
+    rows, names = clipped(unflat(update, network, n), of.algebra, largest, contract.spec.bounds.max_update_value)
+    if names:
+        noted(f"{accepted.digest[:16]}: the update of {', '.join(names)} was scaled to its bound")
+    return np.concatenate(in_order(rows, network)).astype(np.float64, copy=False)
+
+
+def _name(question: Question) -> str:
+    return f"counts {question.weights} {question.plan} {question.purpose} {question.dataset}"

@@ -1,0 +1,136 @@
+"""Start of a masked run at one site, in three phases: it accepts the contract, reveals its coin, and signs the state.
+
+The coins of all members decide the initial weights, and each was committed to before any was known. So nobody, who can
+only repeat a start, finds a contract whose fresh weights serve them.
+"""
+
+import json
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedpp.aggregation.global_state import GlobalState, initial
+from fedpp.aggregation.run_stage import RunStage
+from fedpp.errors import VaultError
+from fedpp.key_material import subkey
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.protocol.membership import Certificate
+from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_statements import coin_hash
+from fedpp.values import canonical
+
+from . import run_refusals
+from .accepted_contract import ABANDONED, SUCCEEDED, AcceptedContract
+from .run_limits import require_limits, require_starts
+from .run_site import RunSite
+from .run_stages import RunStages
+
+
+def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
+    """Sign a contract that fits this site and its policy; return the statement, JSON.
+
+    The contract, an ephemeral key and the statement are stored as one; a repeated request gets the same.
+    """
+    contract = RunContract.from_json(text)
+    if of.journal.row("contracts", "digest", digest=contract.digest) is not None:
+        known = AcceptedContract.load(of, contract.digest)
+        known.require_active()
+        if signed := known.mine("accept"):
+            return signed.to_json()
+    members = contract.certified([Certificate.from_json(each) for each in certificates], _ca_key(of))
+    require_limits(of, contract)
+    stored = json.dumps([members[site].to_json() for site in contract.names])
+    key = X25519PrivateKey.generate()
+    accepted = AcceptedContract(of, contract, members)
+    with accepted.writing():
+        forget_ended(of)
+        of.journal.insert(
+            "contracts",
+            digest=contract.digest,
+            nonce=contract.nonce,
+            revision=contract.revision,
+            text=text,
+            certificates=stored,
+            accepted=int(of.now().timestamp()),
+            key=of.journal.seal(key.private_bytes_raw(), f"key {contract.digest}"),
+        )
+        facts = {
+            "key": key.public_key().public_bytes_raw().hex(),
+            "coin_hash": coin_hash(contract.digest, of.name, _coin(of, contract)),
+        }
+        return accepted.sign("accept", facts)
+
+
+def reveal_coin(of: RunSite, accepted: AcceptedContract) -> str:
+    """Reveal the site's coin, once all members have accepted; return the statement, JSON."""
+    if signed := accepted.mine("coin"):
+        return signed.to_json()
+    accepted.require_active()
+    accepted.chains.all_of("accept")
+    require_starts(of)
+    with accepted.writing():
+        of.journal.update("contracts", {"started": int(of.now().timestamp())}, digest=accepted.digest)
+        return accepted.sign("coin", {"coin": _coin(of, accepted.contract)})
+
+
+def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
+    """Make the first state, once all coins are known, and sign its digest; return the statement, JSON."""
+    first = accepted.contract.start_round
+    if signed := accepted.mine("start", first):
+        return signed.to_json()
+    accepted.require_active()
+    run = accepted.run
+    stage = RunStage(_fresh(of, accepted))
+    with stages.adding(accepted, stage) as digest:
+        return accepted.sign("start", {"state": digest}, run=run, number=first)
+
+
+def abandon(accepted: AcceptedContract) -> str:
+    """Sign that the site leaves the run for good; it can sign another successor of the same run then."""
+    if signed := accepted.mine("abandon"):
+        return signed.to_json()
+    accepted.require_active()
+    if any(
+        of.statement.purpose == "train" and of.statement.site == accepted.own.site for of in accepted.chains.after({})
+    ):
+        raise VaultError(run_refusals.TRAINED)
+    with accepted.writing():
+        accepted.end(ABANDONED)
+        return accepted.sign("abandon", {})
+
+
+def forget_ended(of: RunSite) -> None:
+    """Forget the ephemeral keys, own masks and updates of runs that have ended or expired, within `writing`."""
+    for digest, nonce, text, ended in of.journal.rows("contracts", "digest, nonce, text, ended"):
+        if ended or RunContract.from_json(text).expires <= of.now().timestamp():
+            of.journal.update("contracts", {"key": None}, digest=digest)
+            of.journal.delete("seeds", contract=digest)
+            if ended != SUCCEEDED:
+                of.journal.delete("updates", nonce=nonce)
+
+
+def _coin(of: RunSite, contract: RunContract) -> str:
+    """Return the site's coin for a contract: unpredictable, and the same at each request."""
+    return of.own_secret("coin", contract.digest.encode()).hex()
+
+
+def _ca_key(of: RunSite) -> str:
+    return of.site.domain.card().ca_key
+
+
+def _fresh(of: RunSite, accepted: AcceptedContract) -> GlobalState:
+    """Return the initial state that all vaults derive from the domain's key, the contract and all coins."""
+    spec, domain = accepted.contract.spec, of.site.domain
+    coins = accepted.chains.all_of("coin")
+    drawn = canonical({"coins": [coins[site].statement.facts["coin"] for site in accepted.contract.names]})
+    salt, key = accepted.digest.encode(), domain.derive("run initial weights")
+    seed = int.from_bytes(subkey(key, salt=salt, info=b"seed|" + drawn, length=8), "little")
+    return initial(
+        encrypted_initial_weights(spec.network, seed, domain.computing_key()),
+        network=spec.network,
+        domain=spec.domain,
+        dtype=spec.training.dtype,
+        classes=spec.network.task.classes,
+        rule=spec.server_optimizer,
+        salt=subkey(key, salt=salt, info=b"salt|" + drawn).hex(),
+    )

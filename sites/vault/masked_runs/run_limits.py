@@ -1,0 +1,146 @@
+"""Limits of a run contract at one site: what its policy allows, what its dataset is, and how often a run may start.
+
+Whatever a contract says beyond these is refused before anything is signed. The texts name the policy's own limits and
+what the contract says, which are public, and nothing of the data.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from fedpp.aggregation.round_context import ring_of
+from fedpp.config.contract_limits import RunLimits
+from fedpp.config.model_spec import MAX_PARAMETERS
+from fedpp.config.run_config import SPLITS
+from fedpp.errors import DomainMismatchError, FederationError, PolicyError, VaultError
+from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
+
+from .run_site import RunSite
+
+MAX_UNFINISHED = 2  # contracts at a time
+MAX_VALUES = 2 * MAX_PARAMETERS  # of a state: more would take over 3 GB
+MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
+YEAR, DAY = timedelta(days=365), timedelta(days=1)
+
+
+def require_limits(of: RunSite, contract: RunContract) -> None:
+    """Raise a `FedppError` unless the contract is one that this site may sign now."""
+    contract.require()
+    contract.require_current(of.now())
+    _require_own(of, contract)
+    policy = of.policy()
+    policy.require_bundle(contract.bundle)
+    policy.require_participants(contract.n - 1)
+    _require_patients(contract.member(of.name), policy.evaluation.min_patients)
+    if wrong := next(_beyond(contract, policy.limits, contract.member(of.name)), None):
+        raise PolicyError(f"this site's policy does not allow the run: {wrong}; its staff decides")
+    _require_room(of, contract, policy.limits)
+
+
+def require_starts(of: RunSite) -> None:
+    """Raise `PolicyError` if as many runs were started within a day as the policy allows without the operator."""
+    started = _since(of, "started", DAY)
+    if started >= (most := of.policy().limits.max_starts):
+        raise PolicyError(f"this site started {started} runs within a day, and its policy allows {most}: wait")
+
+
+def _require_own(of: RunSite, contract: RunContract) -> None:
+    """Refuse a contract of another domain, task or site, or one that states this site's sizes or weight wrongly."""
+    spec, domain, manifest = contract.spec, of.site.domain, of.dataset.manifest
+    if spec.domain != domain.card().fingerprint:
+        raise DomainMismatchError(
+            f"the run is of domain {spec.domain[:16]}, this vault of {domain.card().fingerprint[:16]}: "
+            "start a run of this domain and key epoch"
+        )
+    if misfit := spec.network.misfit(manifest.task):
+        raise FederationError(misfit)
+    if not manifest.classes:
+        raise FederationError("a run needs labels, and this site's dataset has none: ingest it with labels")
+    if spec.network.parameters() * domain.n > MAX_VALUES:
+        raise FederationError(f"a network of {spec.network.parameters()} parameters is too large for this vault")
+    own = contract.member(of.name)
+    sequences, patients = of.dataset.counts(), of.dataset.patients()
+    sizes = tuple(sequences[split] for split in SPLITS), tuple(patients[split] for split in SPLITS)
+    if own.certificate != certificate_hash(of.site.certificate) or (own.sequences, own.patients) != sizes:
+        raise FederationError(
+            f"the contract states another certificate or other sizes of {of.name} than its vault has: "
+            "let the site describe itself again"
+        )
+    rate, ring = spec.training.hyperparameters.learning_rate, ring_of(spec)
+    if rate * own.weight * 2.0**ring.fraction < MIN_STEP:
+        raise FederationError(
+            f"a step of rate {rate:g} of {own.weight} sequences is below {MIN_STEP} units of an aggregate of "
+            f"{spec.examples}: use float64 weights, or a smaller max-update-value"
+        )
+
+
+def _require_patients(own: CohortMember, min_patients: int) -> None:
+    for split, patients in zip(SPLITS, own.patients, strict=True):
+        if 0 < patients < min_patients:
+            raise PolicyError(
+                f"split {split} of {own.site} has {patients} patients, and its policy allows no figures of fewer than "
+                f"{min_patients}: ingest with other shares, or set evaluation: min-patients"
+            )
+
+
+def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iterator[str]:
+    """Yield what the contract says beyond the limits."""
+    training, server = contract.spec.training, contract.spec.server_optimizer.learning_rate
+    rate, batch = training.hyperparameters.learning_rate, training.hyperparameters.batch_size
+    strange = sorted(set(contract.names) - set(contract.names if limits.members is None else limits.members))
+    initial = "fresh" if contract.initial == FRESH else "endorsed"
+    too_large = min(batch, own.sequences[0]) > limits.max_batch_share * own.sequences[0]
+    out_of_range = not limits.min_learning_rate <= rate <= limits.max_learning_rate
+    checks = {
+        "two sites hide nothing from each other, and two-sites is not accepted": (
+            contract.n == 2 and limits.two_sites != "accepted"
+        ),
+        f"{', '.join(strange[:1])} is not among its members": bool(strange),
+        f"min-honest is {contract.min_honest}, at least {limits.min_honest} are wanted": (
+            contract.min_honest < limits.min_honest
+        ),
+        f"colluders is {contract.colluders}, at least {limits.colluders} are wanted": (
+            contract.n > 2 and contract.colluders < limits.colluders
+        ),
+        f"{contract.rounds} rounds, at most {limits.max_rounds}": contract.rounds > limits.max_rounds,
+        f"learning-rate {rate:g}, from {limits.min_learning_rate:g} to {limits.max_learning_rate:g}": out_of_range,
+        f"server-learning-rate {server:g}, at most {limits.max_server_learning_rate:g}": (
+            server > limits.max_server_learning_rate
+        ),
+        f"max-step {contract.max_step:g}, at most {limits.max_step:g}": contract.max_step > limits.max_step,
+        f"architecture {training.model.architecture}, allowed are {', '.join(limits.architectures)}": (
+            training.model.architecture not in limits.architectures
+        ),
+        f"batch-size {batch}, a batch may have {limits.max_batch_share:g} of the training sequences": too_large,
+        f"the initial model is {initial}, allowed is {', '.join(limits.initial_models)}": (
+            initial not in limits.initial_models
+        ),
+        "reporting is per-site, allowed is aggregate": (
+            contract.reporting == "per-site" and limits.reporting != "per-site"
+        ),
+        "it has no privacy budget, and max-epsilon is set": limits.max_epsilon is not None,
+    }
+    yield from (text for text, wrong in checks.items() if wrong)
+
+
+def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None:
+    rows = of.journal.rows("contracts", "digest, text", ended="")
+    now = of.now().timestamp()
+    parent = contract.parent.contract if contract.parent else ""
+    unfinished = [digest for digest, text in rows if RunContract.from_json(text).expires > now and digest != parent]
+    if len(unfinished) >= MAX_UNFINISHED:
+        raise VaultError(f"this vault has {len(unfinished)} unfinished runs, and has {MAX_UNFINISHED} at most: end one")
+    if of.journal.row("contracts", "digest", nonce=contract.nonce, revision=contract.revision) is not None:
+        raise FederationError("this vault has accepted another contract of that nonce: draw a new one")
+    accepted = _since(of, "accepted", YEAR, first_only=True)
+    if contract.revision == 0 and accepted >= limits.max_runs:
+        raise PolicyError(
+            f"this site took part in {accepted} runs within a year, and its policy allows {limits.max_runs}: "
+            "its staff can raise limits: max-runs"
+        )
+
+
+def _since(of: RunSite, column: str, span: timedelta, *, first_only: bool = False) -> int:
+    """Count the contracts whose time in a column is within a span before now."""
+    begin = int((of.now() - span).timestamp())
+    rows = of.journal.rows("contracts", f"{column}, revision")
+    return sum(at is not None and at > begin and not (first_only and revision) for at, revision in rows)

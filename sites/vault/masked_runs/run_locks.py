@@ -1,0 +1,82 @@
+"""Locks of a vault: what it released for the weights of a model, and what it therefore releases nowhere else.
+
+A released update is in one sum, for ever: a second sum with it, or of the same model over other sites, would show by
+their difference what a single site added. A lock moves to a smaller cohort of a revision only after every site that is
+left out has burned the round: the first sum can then never be opened.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from fedpp.errors import VaultError
+from fedpp.protocol.run_statements import context
+
+from . import run_refusals
+from .accepted_contract import AcceptedContract
+from .own_update import Question
+from .run_site import RunSite, refused
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """One round of one run from one base, to which masks, seals and locks are bound."""
+
+    run: str
+    number: int
+    base: str
+
+    @property
+    def content(self) -> bytes:
+        """Return the canonical bytes."""
+        return context(self.run, self.number, self.base)
+
+    @property
+    def id(self) -> str:
+        """Return the name in the journal."""
+        return sha256(self.content).hexdigest()
+
+
+def require_free(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundContext) -> None:
+    """Raise `VaultError` if a release of this vault forbids a question in this context."""
+    if of.journal.row("burns", "context", context=at.id) is not None:
+        raise VaultError(run_refusals.BURNED)
+    for purpose in question.locks:
+        lock = of.journal.row("locks", "context, contract, round, plan", weights=question.weights, purpose=purpose)
+        if lock is not None and lock[0] != at.id and not _is_moved(of, accepted, question, *lock):
+            raise refused(
+                run_refusals.LOCKED,
+                f"{accepted.digest[:16]}, round {at.number}: weights {question.weights[:16]} were released for "
+                f"{purpose} under contract {lock[1][:16]}",
+            )
+
+
+def lock(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundContext) -> None:
+    """Lock the weights to this context, within `writing`."""
+    for purpose in question.locks:
+        of.journal.delete("locks", weights=question.weights, purpose=purpose)
+        of.journal.insert(
+            "locks",
+            weights=question.weights,
+            purpose=purpose,
+            context=at.id,
+            contract=accepted.digest,
+            round=at.number,
+            plan=question.plan,
+        )
+
+
+def _is_moved(
+    of: RunSite, accepted: AcceptedContract, question: Question, context_id: str, contract: str, number: int, plan: str
+) -> bool:
+    """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned."""
+    if plan != question.plan or contract == accepted.digest:
+        return False
+    locked = AcceptedContract.load(of, contract)
+    out = set(locked.contract.names) - set(accepted.contract.names)
+    if not out or not set(accepted.contract.names) < set(locked.contract.names):
+        return False
+    return out <= {
+        site
+        for site, signed in locked.chains.of("burn", number).items()
+        if RoundContext(signed.statement.run, signed.statement.round, signed.statement.base).id == context_id
+    }

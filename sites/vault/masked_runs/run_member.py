@@ -1,0 +1,172 @@
+"""Run member: one site's part in masked runs, the state machine of its vault.
+
+    accept, coin, start            once a run, in this order, each after all members' statements of the one before
+    train, release, step           once a round, likewise; `load_stage` in place of a step that this site missed
+    burn, abandon                  a round, or a run, that this site leaves
+    stage, where, seal_stage, ...  what it knows, for its trainer and for a coordinator that asks
+
+It believes nobody: what it signs follows from the contract, its policy, its own data and the members' statements, which
+come with each question and are verified and stored first. `simulations.symbolic` searches the same rules for attacks.
+Questions are taken one at a time. The same question has the same answer, byte for byte.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from threading import RLock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpp.aggregation.global_state import Vector
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.config.site_policy import SitePolicy
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys.key_store import Site
+from fedpp.protocol.run_contract import NO_HASH
+from fedpp.protocol.state_certificate import LACKS_STATE
+
+from . import own_report, run_admission
+from .accepted_contract import AcceptedContract
+from .member_rounds import MemberRound, RoundShapes
+from .run_journal import RunJournal
+from .run_site import LogHead, RunSite, refused
+from .run_stages import RunStages
+from .sealed_stage import SealedStage
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RunMember:
+    """A vault's state machine; thread-safe."""
+
+    def __init__(
+        self,
+        site: Site,
+        dataset: EncryptedDataset,
+        journal: RunJournal,
+        *,
+        policy: Callable[[], SitePolicy],
+        log_head: Callable[[], LogHead] = lambda: (0, NO_HASH),
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        """Take part as this site, with an open journal; `policy` is read for each question."""
+        self._of = RunSite(site, dataset, journal, policy, log_head, now)
+        self._turn = RLock()
+        self._accepted: dict[str, AcceptedContract] = {}
+        self._stages = RunStages(self._of)
+
+    def accept(self, contract_json: str, certificates: Sequence[str]) -> str:
+        """Sign a run contract, whose cohort has these certificates, if the policy allows it; return the statement."""
+        with self._turn:
+            return run_admission.accept(self._of, contract_json, certificates)
+
+    def coin(self, contract: str, statements: Sequence[str]) -> str:
+        """Reveal the site's coin, once the whole cohort has accepted the contract of this digest."""
+        with self._asked(contract, statements) as accepted:
+            return run_admission.reveal_coin(self._of, accepted)
+
+    def start(self, contract: str, statements: Sequence[str]) -> str:
+        """Sign the first state, once all coins are known."""
+        with self._asked(contract, statements) as accepted:
+            return run_admission.start(self._of, accepted, self._stages)
+
+    def stage(self, contract: str) -> bytes:
+        """Return the newest stage, for this site's trainer: its weights are rows of ciphertext."""
+        with self._asked(contract) as accepted:
+            return self._stages.newest(accepted)[1].to_bytes()
+
+    def shapes(self, contract: str, number: int) -> RoundShapes:
+        """Return what arrays the round of this number takes."""
+        with self._asked(contract) as accepted:
+            return MemberRound.of_number(self._of, accepted, self._stages, number).shapes
+
+    def train(
+        self,
+        contract: str,
+        number: int,
+        statements: Sequence[str],
+        update: Vector | None = None,
+        logits: NDArray[np.floating] | None = None,
+    ) -> tuple[EncodedUpdate, str] | None:
+        """Mask the site's update of a round; return None where the trainer must make one first."""
+        with self._asked(contract, statements) as accepted:
+            return MemberRound.of_number(self._of, accepted, self._stages, number).train(update, logits)
+
+    def release(self, contract: str, number: int, statements: Sequence[str], sum_hash: str) -> tuple[str, bytes]:
+        """Release the site's own mask for the sum of this hash, for ever; return statement and sealed mask."""
+        with self._asked(contract, statements) as accepted:
+            return MemberRound.of_number(self._of, accepted, self._stages, number).release(sum_hash)
+
+    def step(
+        self,
+        contract: str,
+        number: int,
+        statements: Sequence[str],
+        sealed: Sequence[bytes],
+        low: EncodedUpdate,
+        carry: NDArray[np.uint16],
+    ) -> str:
+        """Open the sum that all members named, and sign the next state."""
+        with self._asked(contract, statements) as accepted:
+            return MemberRound.of_number(self._of, accepted, self._stages, number).step(sealed, low, carry)
+
+    def where(self, nonce: str) -> list[str]:
+        """Return all statements of the contracts of a nonce, those of a site in order."""
+        with self._turn:
+            digests = [digest for (digest,) in self._of.journal.rows("contracts", "digest", "revision", nonce=nonce)]
+            chains = [self._contract(digest).chains for digest in digests]
+            return [signed.to_json() for each in chains for signed in each.after({})]
+
+    def sealed_stage(self, contract: str) -> Iterator[bytes]:
+        """Yield the newest stage, sealed for the vaults of the domain."""
+        with self._asked(contract) as accepted:
+            digest, stage = self._stages.newest(accepted)
+            chosen = self._stages.at(accepted, stage.chosen) if stage.due in {"train", "validation"} else None
+            content = SealedStage(stage, chosen[1] if chosen and stage.chosen != stage.number else None)
+        about = f"contract {accepted.digest}, round {stage.number}, state {digest}"
+        return content.seal(self._of.site.domain.state_sealer(), about)
+
+    def load_stage(self, contract: str, statements: Sequence[str], sealed: Sequence[bytes]) -> None:
+        """Take a stage that enough members certified, in place of an older one."""
+        with self._asked(contract, statements) as accepted:
+            accepted.require_active()
+            content = SealedStage.unseal(self._of.site.domain.state_sealer(), sealed)
+            for each in (content.stage, content.chosen):
+                if each is not None and accepted.certificate(each.number).state != each.digest(self._of.digest_key):
+                    raise refused(LACKS_STATE, f"{contract[:16]}: the sealed state is not a certified one")
+            known = self._stages.known(accepted)
+            if known is None or content.stage.number > known:
+                with self._stages.adding(accepted, content.stage, content.chosen):
+                    pass
+
+    def burn(self, contract: str, aggregate: str) -> str:
+        """Sign that the site released nothing in the next round, and never will."""
+        with self._asked(contract) as accepted:
+            number = self._stages.newest(accepted)[1].number + 1
+            return MemberRound.of_number(self._of, accepted, self._stages, number).burn(aggregate)
+
+    def abandon(self, contract: str) -> str:
+        """Sign that the site leaves a run that it has not trained in, for good."""
+        with self._asked(contract) as accepted:
+            return run_admission.abandon(accepted)
+
+    def report(self, contract: str) -> str:
+        """Sign the site's own figures, where the contract has per-site reports."""
+        with self._asked(contract) as accepted:
+            return own_report.report(self._of, accepted, self._stages)
+
+    @contextmanager
+    def _asked(self, contract: str, statements: Sequence[str] = ()) -> Iterator[AcceptedContract]:
+        """Take turns; verify and store the statements that come with a question, and yield its contract."""
+        with self._turn:
+            accepted = self._contract(contract)
+            accepted.take(statements)
+            yield accepted
+
+    def _contract(self, digest: str) -> AcceptedContract:
+        if digest not in self._accepted:
+            self._accepted[digest] = AcceptedContract.load(self._of, digest)
+        return self._accepted[digest]

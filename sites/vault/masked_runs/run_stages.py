@@ -1,0 +1,64 @@
+"""Stages of a run at one vault: the states that it computed or was given, on its disk and, the newest, in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedpp.aggregation.run_stage import RunStage
+from fedpp.errors import VaultError
+from fedpp.protocol.state_certificate import LACKS_STATE
+
+from .accepted_contract import AcceptedContract
+from .run_site import RunSite
+
+
+class RunStages:
+    """The newest stage of each contract, and the chosen one for as long as its test may follow."""
+
+    def __init__(self, of: RunSite) -> None:
+        """Read nothing yet."""
+        self._of = of
+        self._newest: dict[str, tuple[str, RunStage]] = {}
+
+    def newest(self, accepted: AcceptedContract) -> tuple[str, RunStage]:
+        """Return digest and stage; raise `VaultError` if there is none yet."""
+        if accepted.digest not in self._newest:
+            rows = self._of.journal.rows("stages", "digest, file", "round DESC", contract=accepted.digest)
+            if not rows:
+                raise VaultError(LACKS_STATE)
+            self._newest = {accepted.digest: (rows[0][0], RunStage.from_bytes(self._of.journal.read(rows[0][1])))}
+        return self._newest[accepted.digest]
+
+    def at(self, accepted: AcceptedContract, number: int) -> tuple[str, RunStage] | None:
+        """Return digest and stage after a round, if it is still there."""
+        row = self._of.journal.row("stages", "digest, file", contract=accepted.digest, round=number)
+        return None if row is None else (row[0], RunStage.from_bytes(self._of.journal.read(row[1])))
+
+    def known(self, accepted: AcceptedContract) -> int | None:
+        """Return the number of the newest stage, or None."""
+        rows = self._of.journal.rows("stages", "round", "round DESC", contract=accepted.digest)
+        return int(rows[0][0]) if rows else None
+
+    @contextmanager
+    def adding(self, accepted: AcceptedContract, stage: RunStage, chosen: RunStage | None = None) -> Iterator[str]:
+        """Store a stage, and what is written within, as one; yield its digest.
+
+        Of earlier stages the base is kept, for a coordinator that asks again, and the chosen one, which may be given.
+        """
+        journal, digest = self._of.journal, stage.digest(self._of.digest_key)
+        files = [(each, journal.keep(each.to_bytes())) for each in (stage, chosen) if each is not None]
+        kept = {stage.chosen, stage.number - 1} - {each.number for each, _ in files}
+        with accepted.writing():
+            for (number,) in journal.rows("stages", "round", contract=accepted.digest):
+                if number not in kept:
+                    journal.delete("stages", contract=accepted.digest, round=number)
+            for each, name in files:
+                journal.insert(
+                    "stages",
+                    contract=accepted.digest,
+                    round=each.number,
+                    digest=each.digest(self._of.digest_key),
+                    file=name,
+                )
+            yield digest
+        self._newest = {accepted.digest: (digest, stage)}
+        journal.remove_unnamed()

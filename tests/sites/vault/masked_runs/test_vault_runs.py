@@ -1,0 +1,78 @@
+"""Masked runs over real sockets: three vault servers, their clients, and a plain coordinator."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of, hospitals
+from vaults import serving
+
+from fedpp.aggregation.run_stage import RunStage
+from fedpp.errors import VaultError
+from fedpp.protocol.state_certificate import LACKS_STATE
+from fedpp.vault_api.vault_client import VaultClient
+from sites.vault.audit_chain import verify
+from sites.vault.audit_log import AuditLog, Signer
+
+
+class Remote:
+    """A vault's client with the names of a `RunMember`."""
+
+    def __init__(self, client: VaultClient) -> None:
+        self.client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(
+            self.client, {"accept": "accept_run", "coin": "reveal_coin", "start": "start_run"}.get(name, name)
+        )
+
+    def train(self, *arguments: Any) -> Any:
+        return self.client.train_round(*arguments)
+
+    def stage(self, contract: str) -> bytes:
+        return self.client.run_stage(contract)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
+    """Return three hospitals, whose vaults listen on sockets and keep an audit log."""
+    made = hospitals(tmp_path)
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
+        for of in made:
+            log = AuditLog.open(tmp_path / f"log of {of.name}", Signer.of(of.site.identity))
+            stack.callback(log.close)
+            policy = tmp_path / f"{of.name}.yaml"
+            policy.write_text(of.policy().to_yaml())
+            address = f"unix:{sockets}/{of.name}.sock"
+            options = {"site": of.site, "policy": policy, "audit": log, "journal": of.journal}
+            stack.enter_context(serving(DOMAIN, of.dataset, address, **options))
+            of.vault = Remote(stack.enter_context(VaultClient(address)))
+            stack.callback(of.journal.close)
+        yield made
+
+
+def test_a_run_over_sockets_is_the_run_of_the_state_machines(cohort: list[Hospital], tmp_path: Path):
+    """Contract, rounds, states and seals travel whole, and each call leaves a record."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1, expires=expiry())).begin()
+    sealed = run.cohort[0].vault.seal_stage(run.digest)
+    with pytest.raises(VaultError, match=LACKS_STATE):
+        cohort[0].vault.train(run.digest, 2, run.statements)
+    ends = run.finish()
+    assert len({end.to_bytes() for end in ends}) == 1
+    assert sorted(cohort[0].vault.where(run.contract.nonce)) == sorted(
+        run.statements[:-2]
+    )  # of the last round: its own
+    cohort[0].vault.load_stage(run.digest, run.statements, cohort[1].vault.seal_stage(run.digest))
+    assert RunStage.from_bytes(cohort[0].vault.stage(run.digest)) == ends[0]
+    assert run.digest.encode() in sealed[:200]
+    assert verify(tmp_path / "log of East").records > 20
+
+
+def expiry() -> int:
+    """Return an expiry that the clock of this machine accepts."""
+    import time
+
+    return int(time.time()) + 86400
