@@ -36,7 +36,7 @@ def write(out: Path, *, sensitivity: float, overwrite: bool) -> Report:
 
 def report_of(record: FederationRecord, sensitivity: float) -> Report:
     """Return the report of a federation, with operating points for this sensitivity on validation data."""
-    if not (record.sites and record.rounds and record.test):
+    if not (record.sites and record.rounds and (record.test or record.counts)):
         raise FederationError(
             f"the record of run {record.run} has no site, no round or no test: it is not a finished run"
         )
@@ -53,7 +53,7 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
         rounds=tuple(map(RoundResult.of, record.rounds)),
         final=metrics(tested),
         privacy=privacy_of(masked=record.masked),
-        **_decisions(task.classes, record.rounds[-1].together, tested, sensitivity),
+        **_decisions(task.classes, record.result_round().together, tested, sensitivity),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
         settings={**record.settings, "parameters": record.network.parameters(), "wanted sensitivity": sensitivity},
         timing={"rounds": sum(r.seconds for r in record.rounds), "total": record.seconds},

@@ -31,6 +31,7 @@ from .aggregate import Aggregation, RingSum
 from .chosen_strategy import ChosenStrategy
 from .flower_strategies import FlowerAggregation
 from .initial_model import InitialModel
+from .masked import masked_federation
 from .progress import Progress, ProgressFile
 from .replies import UNKNOWN, digest_of
 from .run_state import Checkpoint, RunState, StoppedError, patiently
@@ -45,8 +46,11 @@ def main(grid: Grid, context: Context) -> None:
     federate(grid, RunConfig.from_mapping(dict(context.run_config)))
 
 
-def federate(grid: Grid, config: RunConfig) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results; resume a run that was started."""
+def federate(grid: Grid, config: RunConfig, *, contracts: bool = False) -> FederationRecord:
+    """Admit the sites, train for the given rounds, test, and write the results; resume a run that was started.
+
+    With `contracts` a masked run follows a contract of its members (`coordinator.server.masked`).
+    """
     folder = RunState(Path(config.out))
     with folder.held():
         progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
@@ -54,7 +58,10 @@ def federate(grid: Grid, config: RunConfig) -> FederationRecord:
             if (folder.out / RECORD).exists():  # an earlier ServerApp crashed after its last write
                 record = FederationRecord.load(folder.out / RECORD)
             else:
-                record = _federate(grid, config, folder, progress)
+                masked = contracts and config.secure_aggregation
+                record = (masked_federation.federate if masked else _federate)(grid, config, folder, progress)
+                content = json.dumps(record.to_mapping(), indent=1).encode()
+                patiently(lambda: replace(folder.out / RECORD, content), config.wait_seconds, folder)
         except FedppError as error:
             progress.update(phase="stopped" if isinstance(error, StoppedError) else "failed", reason=str(error))
             raise
@@ -112,7 +119,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     last = rounds.federate(at)
     tested = rounds.test(last)
     local_baseline = rounds.local_baseline() if config.local_baseline else {}
-    record = FederationRecord(
+    return FederationRecord(
         domain=card.fingerprint,
         scheme=card.scheme,
         bundle=bundle,
@@ -131,9 +138,6 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         settings=config.reported(),
         local_baseline=local_baseline,
     )
-    content = json.dumps(record.to_mapping(), indent=1).encode()
-    write(lambda: replace(folder.out / RECORD, content))
-    return record
 
 
 def keep(state: bytes, *, out: Path, masked: bool) -> None:

@@ -89,6 +89,11 @@ class Exchange:
                 self._drop_overdue()
                 time.sleep(POLL_SECONDS)
 
+    def cut_short(self) -> set[int]:
+        """Return the nodes whose reply was still arriving when its time was over, and stop waiting for them."""
+        nodes, self._cut_short = self._cut_short, set()
+        return nodes
+
     def abandon(self) -> None:
         """Stop waiting for the pending replies."""
         self._overdue |= self._sent

@@ -10,7 +10,19 @@ from typing import Any, Literal, Self
 
 from fedpp import files
 
-Phase = Literal["waiting", "training", "evaluating", "testing", "completed", "failed", "stopped"]
+Phase = Literal[
+    "waiting",
+    "starting",
+    "training",
+    "releasing",
+    "stepping",
+    "evaluating",
+    "testing",
+    "paused",
+    "completed",
+    "failed",
+    "stopped",
+]
 SiteStatus = Literal["pending", "replied", "excluded", "offline", "straggler", "quarantined"]
 
 ENDED: tuple[Phase, ...] = ("completed", "failed", "stopped")

@@ -13,7 +13,8 @@
     run/progress       current phase, for people (`coordinator.server.progress`)
     run/log            messages for people, one a line
 
-Each file is replaced as a whole: a crash leaves the old one or the new one.
+Each file is replaced as a whole: a crash leaves the old one or the new one. A masked run has files of its own
+(`coordinator.server.masked.statement_store`).
 """
 
 import errno
@@ -170,38 +171,38 @@ class RunState:
     def nonce(self, drawn: str) -> str:
         """Return the run's nonce; on the first call, that is the one `drawn`."""
         if not (path := self.folder / "nonce").exists():
-            self._write(path, {"nonce": drawn})
-        return str(self._read(path)[0]["nonce"])
+            self.write(path, {"nonce": drawn})
+        return str(self.read(path)[0]["nonce"])
 
     def expires(self, chosen: int) -> int:
         """Return the end of the run's contract in seconds since 1970: the one that was fixed, or that `chosen`."""
         path = self.folder / "expires"
-        return int(self._read(path)[0]["expires"]) if path.exists() else chosen
+        return int(self.read(path)[0]["expires"]) if path.exists() else chosen
 
     def fix(self, nonce: str, expires: int) -> None:
         """Fix nonce and end before the start: whoever fixes all keys, too, can repeat the run to the same weights."""
         files.make_folder(self.folder, 0o700)
-        self._write(self.folder / "nonce", {"nonce": nonce})
-        self._write(self.folder / "expires", {"expires": expires})
+        self.write(self.folder / "nonce", {"nonce": nonce})
+        self.write(self.folder / "expires", {"expires": expires})
 
     def journal(self) -> JournalEntry | None:
         """Return the attempt that was started last, or None."""
         if not (path := self.folder / "journal").exists():
             return None
-        facts, _ = self._read(path)
+        facts, _ = self.read(path)
         sites = {name: SiteDescription.from_mapping(site) for name, site in facts.pop("sites").items()}
         return JournalEntry(**facts, sites=sites)
 
     def write_journal(self, entry: JournalEntry) -> None:
         """Record the attempt in progress."""
         sites = {name: site.to_mapping() for name, site in entry.sites.items()}
-        self._write(self.folder / "journal", {**vars(entry), "sites": sites})
+        self.write(self.folder / "journal", {**vars(entry), "sites": sites})
 
     def aggregate(self, at: JournalEntry) -> RoundAggregate | None:
         """Return the aggregate of this attempt, or None if it has none yet."""
         if not (path := self.folder / "aggregate").exists():
             return None
-        facts, content = self._read(path)
+        facts, content = self.read(path)
         if (facts["round"], facts["attempt"]) != (at.round, at.attempt):
             return None
         size = len(content) - facts.pop("strategy_state")
@@ -214,13 +215,13 @@ class RunState:
         facts = {name: value for name, value in vars(made).items() if name != "content"}
         facts |= {"contributions": made.contributions.to_json(), "dtype": made.content.dtype.str}
         facts["strategy_state"] = len(made.strategy_state)
-        self._write(self.folder / "aggregate", facts, made.content.tobytes(), made.strategy_state)
+        self.write(self.folder / "aggregate", facts, made.content.tobytes(), made.strategy_state)
 
     def checkpoint(self, network: ModelSpec) -> Checkpoint | None:
         """Return the last accepted round of a run of this model specification, or None."""
         if not (path := self.folder / "checkpoint").exists():
             return None
-        facts, content = self._read(path)
+        facts, content = self.read(path)
         kind = FindingCounts if network.task.multi_label else Counts
         facts["rounds"] = tuple(RoundRecord.from_mapping(of, kind) for of in facts["rounds"])
         size = len(content) - facts.pop("strategy_state")
@@ -231,18 +232,19 @@ class RunState:
         facts = {name: value for name, value in vars(checkpoint).items() if name != "state"}
         facts |= {"rounds": [of.to_mapping() for of in checkpoint.rounds]}
         facts["strategy_state"] = len(checkpoint.strategy_state)
-        self._write(self.folder / "checkpoint", facts, checkpoint.state, checkpoint.strategy_state)
+        self.write(self.folder / "checkpoint", facts, checkpoint.state, checkpoint.strategy_state)
 
     def finish(self) -> None:
         """Remove what is needed to resume, once the run is complete."""
         for name in ("aggregate", "journal", "checkpoint"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _write(self, path: Path, facts: container.Facts, *content: bytes) -> None:
+    def write(self, path: Path, facts: container.Facts, *content: bytes) -> None:
+        """Replace a file of the run."""
         files.replace(path, *container.parts(FORMAT, facts, *content))
 
-    def _read(self, path: Path) -> tuple[container.Facts, memoryview]:
-        """Return what `_write` wrote; raise `FederationError` for anything else."""
+    def read(self, path: Path) -> tuple[container.Facts, memoryview]:
+        """Return what `write` wrote; raise `FederationError` for anything else."""
         try:
             return container.unpack(FORMAT, path.read_bytes(), MAX_HEADER)
         except OSError as error:

@@ -20,7 +20,10 @@ BEFORE = "model-before.sealed"  # the model of the previous round, until the run
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: the sites that trained, the evaluation counts of the new model at each site, and the duration."""
+    """One round: the sites that trained, the evaluation counts of the new model, and the duration.
+
+    In a masked run `counts` are of all sites together, and those of single sites are known with per-site reports only.
+    """
 
     number: int
     sites: tuple[str, ...]
@@ -29,21 +32,24 @@ class RoundRecord:
     attempt: int = 1  # the one whose model the sites adopted
     excluded: Mapping[str, str] = field(default_factory=dict)  # site -> why it gave nothing to that attempt
     flagged: Mapping[str, str] = field(default_factory=dict)  # site -> what is odd about its update
+    counts: AnyCounts | None = None  # on the validation splits of all sites together; None: those of each add up to it
 
     @property
     def together(self) -> AnyCounts:
         """Return the validation counts of all sites together."""
-        return total(self.validation.values())
+        return total(self.validation.values()) if self.counts is None else self.counts
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
-        return _plain(self) | {"sites": list(self.sites), "validation": _mapped(self.validation)}
+        mapped = {"validation": _mapped(self.validation), "counts": self.counts and self.counts.to_mapping()}
+        return _plain(self) | {"sites": list(self.sites), **mapped}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], kind: type[AnyCounts]) -> Self:
         """Read what `to_mapping` returned, with counts of this kind."""
         validation = _counts(values["validation"], kind)
-        return cls(**{**values, "sites": tuple(values["sites"]), "validation": validation})
+        counts = _together(values["counts"], kind)
+        return cls(**{**values, "sites": tuple(values["sites"]), "validation": validation, "counts": counts})
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,18 @@ class FederationRecord:
     quarantined: Mapping[str, str] = field(default_factory=dict)  # site whose update could not be one -> reason
     local_baseline: Mapping[str, AnyCounts] = field(default_factory=dict)  # site -> test counts of its local baseline
 
+    counts: AnyCounts | None = None  # on the test splits of all sites together; None: those of each add up to it
+    chosen: int = 0  # round whose model is the result, by the monitored figure; 0: the last one
+    contract: str = ""  # digest of a masked run's contract
+    certified: tuple[str, ...] = ()  # sites that signed a masked run's result
+
     def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
-        return total(self.test.values())
+        return total(self.test.values()) if self.counts is None else self.counts
+
+    def result_round(self) -> RoundRecord:
+        """Return the round whose model is the result; the first one where that is the initial model."""
+        return next((of for of in self.rounds if of.number == self.chosen), self.rounds[-1])
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
@@ -79,6 +94,8 @@ class FederationRecord:
             "sites": [site.to_mapping() for site in self.sites],
             "rounds": [r.to_mapping() for r in self.rounds],
             "test": _mapped(self.test),
+            "counts": self.counts and self.counts.to_mapping(),
+            "certified": list(self.certified),
             "local_baseline": _mapped(self.local_baseline),
         }
 
@@ -96,6 +113,8 @@ class FederationRecord:
                     "sites": tuple(SiteDescription.from_mapping(site) for site in values["sites"]),
                     "rounds": tuple(RoundRecord.from_mapping(r, kind) for r in values["rounds"]),
                     "test": _counts(values["test"], kind),
+                    "counts": _together(values["counts"], kind),
+                    "certified": tuple(values["certified"]),
                     "local_baseline": _counts(values["local_baseline"], kind),
                 }
             )
@@ -108,6 +127,10 @@ class FederationRecord:
 def _plain(record: RoundRecord | FederationRecord) -> dict[str, Any]:
     """Return the fields of a record, its mappings as dictionaries."""
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(record).items()}
+
+
+def _together(values: Mapping[str, Any] | None, kind: type[AnyCounts]) -> AnyCounts | None:
+    return None if values is None else kind.from_mapping(values)
 
 
 def _mapped(counts: Mapping[str, AnyCounts]) -> dict[str, MappedCounts]:

@@ -21,7 +21,6 @@ from simulations.plaintext_reference import PlaintextReference, PlaintextSite, p
 from simulations.scenario import Scenario
 
 NETWORK = TINY.changed(frames=3, architecture="cnn")  # which is traced soonest
-SEED = 11  # of the initial weights
 
 
 def scenario(*names: str, **settings: object) -> Scenario:
@@ -42,7 +41,7 @@ def local_baselines(chosen: Scenario, hospitals: Hospitals) -> list[Metrics]:
     """Return the figures of each hospital's local baseline on its own test split."""
     reference, figures = PlaintextReference(NETWORK, chosen.run), []
     for here in plaintext_sites(hospitals, NETWORK):
-        weights = reference.federate([here], reference.initial(SEED))
+        weights = reference.federate([here], reference.initial(hospitals.domain))
         tested = here.split["test"]
         figures.append(metrics(count(here.labels[tested], reference.probabilities(weights, here)[tested])))
     return figures
@@ -79,7 +78,7 @@ def test_baselines_of_one_hospital_are_equal(chexpert: Path, tmp_path: Path):
     """With one hospital, local baseline, training on all data in one place and plaintext federation are the same."""
     chosen = scenario("north", plaintext_central=True, local_baseline=True)
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, print)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
     (figures,) = local_baselines(chosen, hospitals)
     assert compared.together == Baselines(plaintext_central=figures, local_baseline={"north": figures})
     assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_baseline=figures)}
@@ -91,7 +90,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
     """A site's figures are those of the model on its split; the sum of the counts gives the figures of all."""
     chosen = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, print)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
     sites = plaintext_sites(hospitals, NETWORK)
     reference = PlaintextReference(NETWORK, chosen.run)
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
@@ -99,7 +98,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
         ("plaintext_federated", sites),
         ("plaintext_central", [pooled(sites, also_tested_elsewhere(datasets))]),
     ):
-        weights = reference.federate(trained_at, reference.initial(SEED))
+        weights = reference.federate(trained_at, reference.initial(hospitals.domain))
         tests = [count(s.labels[s.split["test"]], reference.probabilities(weights, s)[s.split["test"]]) for s in sites]
         assert [getattr(compared.by_site[s.name], name) for s in sites] == list(map(metrics, tests))
         assert getattr(compared.together, name) == metrics(tests[0] + tests[1])
@@ -112,7 +111,7 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     chosen = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
     notes: list[str] = []
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, notes.append)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", notes.append)
     assert notes == [
         "all data in one place, plaintext",
         "local baseline of north, plaintext",
@@ -133,7 +132,7 @@ def test_only_the_chosen_baselines_are_trained(chexpert: Path, tmp_path: Path):
     """Without a baseline there are no figures, and the shared patients are still reported."""
     chosen = scenario("north", "south")
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, pytest.fail)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", pytest.fail)
     assert (compared.together, compared.parity) == (Baselines(), None)
     assert compared.by_site == {"north": SiteBaselines(), "south": SiteBaselines()}
     assert compared.patients == SharedPatients(5, 0)

@@ -1,0 +1,1 @@
+"""Masked runs: the coordinator relays statements, adds masked updates, and reads no state."""

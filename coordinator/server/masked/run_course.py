@@ -1,0 +1,71 @@
+"""Course of a masked run: which rounds are certified, what they opened, and what is due, from the statements alone.
+
+The coordinator reads no state. Evaluation counts of the cohort, which the certificates state, are public.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from fedpp.aggregation.run_schedule import RunSchedule
+from fedpp.errors import FederationError
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_statements import Purpose
+from fedpp.protocol.state_certificate import StateCertificate
+from fedpp.protocol.statement_chains import StatementChains
+
+
+@dataclass(frozen=True)
+class RunCourse:
+    """The certified part of a run."""
+
+    certificate: StateCertificate  # of the newest state, from which the next round starts
+    schedule: RunSchedule
+    validation: Mapping[int, AnyCounts]  # number of a state -> the cohort's counts on validation data
+    test: AnyCounts | None = None  # of the chosen state
+
+    @property
+    def number(self) -> int:
+        """Return the number of the last certified round."""
+        return self.certificate.round
+
+    def advanced(self, contract: RunContract, certificate: StateCertificate) -> Self:
+        """Return the course after one more certified round; raise `FederationError` if it opened no counts."""
+        kind = FindingCounts if contract.spec.task.multi_label else Counts
+        try:
+            counts = kind.from_mapping(json.loads(certificate.counts))
+        except ValueError:
+            raise FederationError(f"round {certificate.round} opened no counts: use one fedpp at all sites") from None
+        schedule = self.schedule.advanced(
+            counts, rounds=contract.rounds, monitor=contract.monitor, patience=contract.patience
+        )
+        if self.schedule.due == "test":
+            return replace(self, certificate=certificate, schedule=schedule, test=counts)
+        validation = {**self.validation, self.schedule.state: counts}
+        return replace(self, certificate=certificate, schedule=schedule, validation=validation)
+
+
+def course_of(chains: StatementChains) -> RunCourse | None:
+    """Return the course of a run; None before all members have signed the state that it starts from."""
+    contract = chains.contract
+    first = _certificate(chains, contract.start_round)
+    if first is None:
+        return None
+    course = RunCourse(first, RunSchedule(), {})
+    while course.schedule.due != "end":
+        certificate = _certificate(chains, course.number + 1)
+        if certificate is None:
+            break
+        course = course.advanced(contract, certificate)
+    return course
+
+
+def _certificate(chains: StatementChains, number: int) -> StateCertificate | None:
+    purpose: Purpose = "start" if number == chains.contract.start_round else "step"
+    try:
+        return StateCertificate.made_of(chains.contract, chains.of(purpose, number).values())
+    except FederationError:
+        return None
