@@ -29,11 +29,14 @@ Note = Callable[[str], None]
 
 
 def compare(
-    scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, note: Note
+    scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, seed: int, note: Note
 ) -> Comparison:
-    """Train the scenario's baselines; return their test figures, and the distance of ciphertext from plaintext."""
+    """Train the scenario's baselines; return their test figures, and the distance of ciphertext from plaintext.
+
+    All start from the federation's initial weights, which it drew from this `seed`.
+    """
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
-    trainer = _Trainer(scenario, hospitals, record, note)
+    trainer = _Trainer(scenario, hospitals, record, seed, note)
     sites, parity, left_out = trainer.sites, None, None
     tests: dict[str, dict[str, AnyCounts]] = {}  # of a baseline, by site
     local: dict[str, dict[str, AnyCounts]] = {}  # of a site's local baseline, by site
@@ -81,11 +84,13 @@ def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]
 class _Trainer:
     """The plaintext reference with the hospitals' data, for all baselines of one scenario."""
 
-    def __init__(self, scenario: Scenario, hospitals: Hospitals, record: FederationRecord, note: Note) -> None:
+    def __init__(
+        self, scenario: Scenario, hospitals: Hospitals, record: FederationRecord, seed: int, note: Note
+    ) -> None:
         self._scenario, self._hospitals, self._note = scenario, hospitals, note
         self.sites = plaintext_sites(hospitals, record.network)
         self._reference = PlaintextReference(record.network, scenario.run)
-        self._initial = self._reference.initial(hospitals.domain)
+        self._initial = self._reference.initial(seed)
 
     def train(self, what: str, sites: Sequence[PlaintextSite]) -> list[Values]:
         """Return the weights of a federation of these sites."""

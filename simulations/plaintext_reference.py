@@ -21,11 +21,11 @@ from fedpp.imaging.preparation import gaps, pad, prepare
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.ingest.ingestion import sequence_pseudonym
 from fedpp.keys.encryption import PAIRS
-from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.batches import Reader
 from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import presence, softmax
+from fedpp.protocol.run_contract import capped_weights
 
 from .hospitals import Hospitals
 
@@ -85,14 +85,15 @@ class PlaintextReference:
         self._learner = Learner(network, Algebra.plaintext(), self.training.hyperparameters, self.training.dtype)
         self.model = self._learner.model
 
-    def initial(self, domain: KeyDomain) -> list[Values]:
-        """Return the federation's initial weights, in plaintext."""
-        drawn = initial_weights(self.network, domain.initial_seed(self.training.seed))
+    def initial(self, seed: int) -> list[Values]:
+        """Return the federation's initial weights, which it draws from this seed, in plaintext."""
+        drawn = initial_weights(self.network, seed)
         return [drawn[spec.name].astype(self.training.dtype) for spec in self.network.weights()]
 
     def federate(self, sites: Sequence[PlaintextSite], weights: Sequence[Values]) -> list[Values]:
         """Return the weights after all rounds."""
-        examples = [len(site.split["train"]) for site in sites]
+        sizes = [len(site.split["train"]) for site in sites]
+        examples = capped_weights(sizes) if self.run.secure_aggregation else sizes
         state = self._state(weights)
         for round_ in range(1, self.run.rounds + 1):
             before = [rows[..., 0] for rows in state.rows.values()]

@@ -92,7 +92,8 @@ def _compared(scenario: Scenario, hospitals: Hospitals, record: FederationRecord
         load_tensorflow()
         from .baselines import compare
 
-        return compare(scenario, hospitals, record, model_file, lambda text: _note(f"{scenario.name}: {text}"))
+        seed = hospitals.domain.initial_seed(scenario.run.training.seed)
+        return compare(scenario, hospitals, record, model_file, seed, lambda text: _note(f"{scenario.name}: {text}"))
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
     return Comparison(SharedPatients(len(shared(datasets)), trained_and_tested(datasets)))
 

@@ -6,7 +6,7 @@ Whoever coordinates a run proposes them; what they say of the sites is public. M
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from fedpp.config.run_config import RunSettings
+from fedpp.config.run_config import MIN_HONEST, RunSettings
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import FRESH, CohortMember, Parent, RunContract, capped_weights, certificate_hash
@@ -32,8 +32,7 @@ def first_contract(
 
     `domain` is the fingerprint of their domain, `expires` in seconds since 1970, `initial` as in the contract.
     """
-    colluders = 0 if len(sites) == 2 else settings.colluders
-    _require_enough(len(sites), settings.min_honest, colluders)
+    _require_enough(len(sites), settings.min_honest, settings.colluders)
     spec = RunSpec(
         domain=domain,
         task=next(iter(sites)).task,
@@ -51,7 +50,7 @@ def first_contract(
         expires=expires,
         bundle=bundle,
         cohort=cohort,
-        colluders=colluders,
+        colluders=0 if len(sites) == 2 else settings.colluders,
         rounds=settings.rounds,
         min_honest=settings.min_honest,
         monitor=settings.monitor,
@@ -77,7 +76,6 @@ def revised_contract(
 
     What is trained and how, and what is opened, stays as it was. The weights follow from the new cohort's sizes.
     """
-    _require_enough(len(sites), old.min_honest, old.colluders)
     cohort = _cohort(old.spec, sites, certificates)
     contract = old.changed(
         spec=_weighed(old.spec, cohort),
@@ -167,9 +165,11 @@ def _weighed(spec: RunSpec, cohort: Sequence[CohortMember]) -> RunSpec:
 
 
 def _require_enough(sites: int, min_honest: int, colluders: int) -> None:
-    if sites < max(2, min_honest + colluders):
+    """Raise `FederationError` for too few sites; two are enough for each other, without any colluder."""
+    needed = min_honest + colluders
+    if sites < needed and (sites, min_honest) != (2, MIN_HONEST):
         raise FederationError(
             f"{sites} sites are too few for secure aggregation with min-honest={min_honest} and "
-            f"colluders={colluders}, which needs {max(2, min_honest + colluders)}: ask more sites to join, or set "
-            "secure-aggregation=false if every site may show its updates to the coordinator"
+            f"colluders={colluders}, which needs {needed}: ask more sites to join, or set secure-aggregation=false if "
+            "every site may show its updates to the coordinator"
         )

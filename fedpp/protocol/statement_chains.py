@@ -102,7 +102,8 @@ class StatementChains:
 
     def run_id(self) -> str:
         """Return the run's name; raise `MissingLinksError` unless all members' coins are known."""
-        return run_id(self.contract.digest, self.all_of("accept"), self.all_of("coin"))
+        coins = self.all_of("coin")  # each follows the site's acceptance
+        return run_id(self.contract.digest, self.of("accept"), coins)
 
     def _add(self, statements: Sequence[SignedStatement]) -> list[SignedStatement]:
         new = self._unknown(statements)

@@ -21,6 +21,7 @@ from simulations.plaintext_reference import PlaintextReference, PlaintextSite, p
 from simulations.scenario import Scenario
 
 NETWORK = TINY.changed(frames=3, architecture="cnn")  # which is traced soonest
+SEED = 11  # of the initial weights
 
 
 def scenario(*names: str, **settings: object) -> Scenario:
@@ -41,7 +42,7 @@ def local_baselines(chosen: Scenario, hospitals: Hospitals) -> list[Metrics]:
     """Return the figures of each hospital's local baseline on its own test split."""
     reference, figures = PlaintextReference(NETWORK, chosen.run), []
     for here in plaintext_sites(hospitals, NETWORK):
-        weights = reference.federate([here], reference.initial(hospitals.domain))
+        weights = reference.federate([here], reference.initial(SEED))
         tested = here.split["test"]
         figures.append(metrics(count(here.labels[tested], reference.probabilities(weights, here)[tested])))
     return figures
@@ -78,7 +79,7 @@ def test_baselines_of_one_hospital_are_equal(chexpert: Path, tmp_path: Path):
     """With one hospital, local baseline, training on all data in one place and plaintext federation are the same."""
     chosen = scenario("north", plaintext_central=True, local_baseline=True)
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, print)
     (figures,) = local_baselines(chosen, hospitals)
     assert compared.together == Baselines(plaintext_central=figures, local_baseline={"north": figures})
     assert compared.by_site == {"north": SiteBaselines(plaintext_central=figures, local_baseline=figures)}
@@ -90,7 +91,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
     """A site's figures are those of the model on its split; the sum of the counts gives the figures of all."""
     chosen = scenario("north", "south", plaintext_federated=True, plaintext_central=True, scheme="more-frame")
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", print)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, print)
     sites = plaintext_sites(hospitals, NETWORK)
     reference = PlaintextReference(NETWORK, chosen.run)
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
@@ -98,7 +99,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
         ("plaintext_federated", sites),
         ("plaintext_central", [pooled(sites, also_tested_elsewhere(datasets))]),
     ):
-        weights = reference.federate(trained_at, reference.initial(hospitals.domain))
+        weights = reference.federate(trained_at, reference.initial(SEED))
         tests = [count(s.labels[s.split["test"]], reference.probabilities(weights, s)[s.split["test"]]) for s in sites]
         assert [getattr(compared.by_site[s.name], name) for s in sites] == list(map(metrics, tests))
         assert getattr(compared.together, name) == metrics(tests[0] + tests[1])
@@ -111,7 +112,7 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     chosen = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
     notes: list[str] = []
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", notes.append)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, notes.append)
     assert notes == [
         "all data in one place, plaintext",
         "local baseline of north, plaintext",
@@ -132,7 +133,7 @@ def test_only_the_chosen_baselines_are_trained(chexpert: Path, tmp_path: Path):
     """Without a baseline there are no figures, and the shared patients are still reported."""
     chosen = scenario("north", "south")
     hospitals, record = made(chexpert, tmp_path / "out", chosen)
-    compared = compare(chosen, hospitals, record, tmp_path / "no model", pytest.fail)
+    compared = compare(chosen, hospitals, record, tmp_path / "no model", SEED, pytest.fail)
     assert (compared.together, compared.parity) == (Baselines(), None)
     assert compared.by_site == {"north": SiteBaselines(), "south": SiteBaselines()}
     assert compared.patients == SharedPatients(5, 0)

@@ -80,6 +80,22 @@ def drawn_site(seed: int, count: int) -> PlaintextSite:
     return PlaintextSite(str(seed), frames, np.ones((count, 2), np.bool_), None, labels, split)
 
 
+def test_a_masked_run_lowers_the_weight_of_the_largest_site():
+    """Of three sites none weighs more than two thirds of all; in clear each weighs its training sequences."""
+    sites, drawn = [drawn_site(1, 3), drawn_site(2, 4), drawn_site(3, 21)], list(initial_weights(NETWORK, 1).values())
+    found = {}
+    for masked in (True, False):
+        training = Training(1, Hyperparameters(learning_rate=1e-2, batch_size=4), 7, "float64")
+        run = RunSettings(sites=3, rounds=1, training=training, secure_aggregation=masked)
+        found[masked] = PlaintextReference(NETWORK, run).federate(sites, drawn)
+    reference = PlaintextReference(NETWORK, run)
+    trained = [reference._train(site, drawn, 1) for site in sites]
+    for masked, weights in ((True, (2, 3, 10)), (False, (2, 3, 20))):
+        for before, after, *of_sites in zip(drawn, found[masked], *trained, strict=True):
+            expected = before + sum(k * (own - before) for k, own in zip(weights, of_sites, strict=True)) / sum(weights)
+            np.testing.assert_allclose(after, expected, rtol=0, atol=1e-12)
+
+
 def step_by_hand(name: str, mean: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the step of a weight and its new moments."""
     if name == "fedavgm":
