@@ -38,7 +38,7 @@ def encode(counts: AnyCounts, ring: Ring) -> EncodedUpdate:
 
 
 def decode(words: EncodedUpdate, task: Task, ring: Ring) -> AnyCounts:
-    """Return the counts of a sum of words; raise `MaskError` or `FederationError` for what no counts can sum to."""
+    """Return the counts that words add up to; raise `MaskError` or `FederationError` for what no counts can sum to."""
     ring.require(words)
     if words.shape != (size(task),):
         raise MaskError(f"the counts of this task have {size(task)} words, got {words.shape}")

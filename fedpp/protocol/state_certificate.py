@@ -12,7 +12,7 @@ from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import Declared, Listed, whole
 
 LACKS_STATE = "the certified state is missing here: it is needed, sealed by another member"
-"""A vault's refusal where it cannot go on from its own states; who asked then sends it the certified one."""
+"""A vault's refusal where it cannot continue from its own states; who asked then sends it the certified one."""
 
 
 @dataclass(frozen=True)

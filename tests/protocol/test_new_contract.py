@@ -124,7 +124,7 @@ def revised(count: int, *joining: int, leaving: Collection[int] = ()) -> RunCont
 
 
 def test_a_revision_changes_the_cohort_alone():
-    """It names its parent, and the weights follow from the cohort that goes on."""
+    """It names its parent, and the weights follow from the cohort that continues."""
     contract = revised(6, leaving=[2])
     assert contract.names == ("Site 00", "Site 01", "Site 03", "Site 04", "Site 05")
     assert (contract.parent, contract.revision) == (Parent(OLD.digest, 1, hashed("state 1")), 1)

@@ -183,7 +183,7 @@ SIZES = st.lists(st.integers(1, 40) | st.integers(1, 2**31), min_size=3, max_siz
 @example([1] * 11 + [2**31] * 5)
 @given(SIZES)
 def test_no_weight_is_above_two_nths_of_all(sizes: list[int]):
-    """The weights are those of the rule applied step by step, and none is raised or lowered in vain."""
+    """The weights are those of the rule applied step by step, and only those above the cap are lowered."""
     weights = capped_weights(sizes)
     n, total = len(sizes), sum(weights)
     assert weights == repeated(sizes)
