@@ -17,12 +17,13 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from numpy.typing import NDArray
 
 from fedpp.aggregation.ring import EncodedUpdate, Ring
 from fedpp.arrays import pieces
 from fedpp.errors import MaskError
-from fedpp.key_material import keystream, subkey
+from fedpp.key_material import KEY_BYTES, keystream, subkey
 
 PRIME = 2**127 - 1
 ROW = 2**14  # values
@@ -30,7 +31,7 @@ CARRY = np.dtype("<u2")  # of a sum, above the ring's bits: enough for 65,536 ad
 _SALT = b"fedpp linear check 2"
 _ELEMENT = 16  # bytes of the field
 _LIMB_BITS, _DIGIT_BITS, _DIGITS = 16, 22, 6
-_ROWS = 8  # at a time, whose limbs stay in the processor's cache
+_ROWS = 4  # at a time, whose limbs stay in the processor's cache
 _PAIR = 2  # rows of a matrix product; BLAS computes one this small in the calling thread
 
 Carry = NDArray[np.unsignedinteger[Any]]
@@ -41,12 +42,12 @@ def tag(aggregate_id: str, values: EncodedUpdate) -> int:
 
     Law: `sum_tag(id, low, carry) == sum(tag(id, y) for y in updates) % PRIME` for the exact sum of the updates.
     """
-    return _product(_challenge(aggregate_id), values, None)
+    return _challenge(aggregate_id).product(values)
 
 
 def sum_tag(aggregate_id: str, low: EncodedUpdate, carry: Carry) -> int:
     """Return `<a, S> mod p` of an exact sum S, in the ring's bits and the carry above them."""
-    return _product(_challenge(aggregate_id), low, carry)
+    return _challenge(aggregate_id).product(low, carry)
 
 
 def require_sum(
@@ -115,64 +116,70 @@ class SumTest:
 
     def __init__(self) -> None:
         """Draw the challenge."""
-        self._challenge = secrets.token_hex(32)
+        self._challenge = _Challenge(secrets.token_bytes(KEY_BYTES))
         self._sum = 0
 
     def add(self, values: EncodedUpdate) -> None:
         """Count an update that was added, as it was received."""
-        self._sum += tag(self._challenge, values)
+        self._sum += self._challenge.product(values)
 
     def require(self, low: EncodedUpdate, carry: Carry) -> None:
         """Raise `MaskError` unless this is the sum of the updates that were counted."""
-        if (sum_tag(self._challenge, low, carry) - self._sum) % PRIME:
+        if (self._challenge.product(low, carry) - self._sum) % PRIME:
             raise MaskError("the sum of the masked updates is wrong: test this machine's memory and disk")
 
 
 class _Challenge:
-    """The elements u `[ROW]`, as digits, and then v, one a row."""
+    """The vector a of a key: the elements u of its columns, as digits `[ROW, _DIGITS]`, and v of its rows."""
 
     def __init__(self, key: bytes) -> None:
-        self._stream = keystream(key)
-        self.digits = _digits(self._stream.update(bytes(ROW * _ELEMENT)))
+        columns, self._rows = (subkey(key, salt=_SALT, info=info) for info in (b"columns", b"rows"))
+        self._digits = _digits(keystream(columns).update(bytes(ROW * _ELEMENT)))
 
-    def next(self, rows: int) -> Iterator[int]:
-        content = self._stream.update(bytes(rows * _ELEMENT))
-        return (int.from_bytes(content[at : at + _ELEMENT], "little") for at in range(0, len(content), _ELEMENT))
+    def product(self, values: EncodedUpdate, carry: Carry | None = None) -> int:
+        """Return `<a, values + 2^bits carry> mod p`."""
+        total, rows = 0, keystream(self._rows)
+        for start in range(0, values.size, _ROWS * ROW):
+            some = slice(start, start + _ROWS * ROW)
+            sums = _row_sums(values[some], self._digits)
+            if carry is not None:
+                above = _row_sums(carry[some], self._digits)
+                sums = [low + (high << (8 * values.itemsize)) for low, high in zip(sums, above, strict=True)]
+            total += sum(v * value for v, value in zip(_elements(rows, len(sums)), sums, strict=True))
+        return total % PRIME
 
 
 def _challenge(aggregate_id: str) -> _Challenge:
-    return _Challenge(subkey(bytes.fromhex(aggregate_id), salt=_SALT, info=b"challenge"))
+    return _Challenge(bytes.fromhex(aggregate_id))
 
 
-def _product(challenge: _Challenge, values: EncodedUpdate, carry: Carry | None) -> int:
-    """Return `<a, values + 2^bits carry> mod p`."""
-    total = 0
-    for start in range(0, values.size, _ROWS * ROW):
-        some = slice(start, start + _ROWS * ROW)
-        sums = _row_sums(values[some], challenge.digits)
-        if carry is not None:
-            above = _row_sums(carry[some], challenge.digits)
-            sums = [low + (high << (8 * values.itemsize)) for low, high in zip(sums, above, strict=True)]
-        total += sum(v * value for v, value in zip(challenge.next(len(sums)), sums, strict=True))
-    return total % PRIME
+def _elements(stream: CipherContext, count: int) -> Iterator[int]:
+    content = stream.update(bytes(count * _ELEMENT))
+    return (int.from_bytes(content[at : at + _ELEMENT], "little") for at in range(0, len(content), _ELEMENT))
 
 
 def _row_sums(values: NDArray[np.unsignedinteger[Any]], digits: NDArray[np.float64]) -> list[int]:
     """Return the integer `sum(u[column] * values[row, column])` of each row; the last one is filled up with zeros."""
-    limbs = values.itemsize // 2
-    rows = np.zeros((-(-values.size // ROW), limbs, ROW))
-    pairs = np.append(values, np.zeros(-values.size % ROW, values.dtype)).view("<u2").reshape(-1, ROW, limbs)
-    np.copyto(rows, pairs.swapaxes(1, 2))
-    products = rows.reshape(-1, min(_PAIR, limbs), ROW) @ digits
-    joined = products.astype(np.int64).reshape(-1, limbs, _DIGITS).astype(object) @ _POWERS
+    if missing := -values.size % ROW:
+        values = np.append(values, np.zeros(missing, values.dtype))
+    limbs = np.ascontiguousarray(values).view("<u2").reshape(-1, ROW, values.itemsize // 2)
+    rows, _, count = limbs.shape
+    of_limb = np.empty((rows, count, ROW))
+    for limb in range(count):  # one after another, which is faster than one transposed copy
+        of_limb[:, limb] = limbs[:, :, limb]
+    products = of_limb.reshape(-1, min(_PAIR, count), ROW) @ digits
+    joined = products.astype(np.int64).reshape(rows, count, _DIGITS).astype(object) @ _POWERS
     return [sum(part << (_LIMB_BITS * limb) for limb, part in enumerate(row)) for row in joined.tolist()]
 
 
 def _digits(content: bytes) -> NDArray[np.float64]:
     """Return the digits `[elements, _DIGITS]` of 128-bit elements, the lowest first; they need not be below p."""
-    bits = np.unpackbits(np.frombuffer(content, np.uint8).reshape(-1, _ELEMENT), axis=1, bitorder="little")
-    padded = np.pad(bits, ((0, 0), (0, _DIGITS * _DIGIT_BITS - 8 * _ELEMENT)))
-    return padded.reshape(-1, _DIGITS, _DIGIT_BITS) @ 2.0 ** np.arange(_DIGIT_BITS)
+    low, high = np.frombuffer(content, "<u8").reshape(-1, 2).T
+    mask = np.uint64(2**_DIGIT_BITS - 1)
+    across = (low >> np.uint64(2 * _DIGIT_BITS)) | (high << np.uint64(64 - 2 * _DIGIT_BITS))
+    above = (high >> np.uint64(shift) for shift in (2, 24, 46))  # the digits 3 to 5 begin at the bits 66, 88 and 110
+    digits = (low, low >> np.uint64(_DIGIT_BITS), across, *above)
+    return np.stack([(digit & mask).astype(np.float64) for digit in digits]).T
 
 
 def _hash(*arrays: NDArray[np.unsignedinteger[Any]]) -> str:

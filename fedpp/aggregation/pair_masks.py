@@ -19,6 +19,7 @@ from fedpp.values import canonical
 
 _SALT = b"fedpp pair mask 2"
 _ZEROS = memoryview(bytes(CHUNK * 8))
+_BLOCK = 16  # bytes that a cipher may want beyond what it writes
 
 
 def pair_key(own: X25519PrivateKey, other: bytes, ctx: bytes, one: str, two: str) -> bytes:
@@ -74,13 +75,15 @@ def _masked(
 
 
 class _Stream:
-    """The keystream of one key, as ring values."""
+    """The keystream of one key, as ring values; each piece is good until the next one is taken."""
 
     def __init__(self, key: bytes, ring: Ring) -> None:
         self._cipher, self._dtype = keystream(key), ring.dtype
+        self._piece = bytearray(CHUNK * ring.dtype.itemsize + _BLOCK)  # kept: fresh memory costs a sixth more
 
     def take(self, count: int) -> EncodedUpdate:
-        return np.frombuffer(self._cipher.update(_ZEROS[: count * self._dtype.itemsize]), self._dtype)
+        self._cipher.update_into(_ZEROS[: count * self._dtype.itemsize], self._piece)
+        return np.frombuffer(self._piece, self._dtype, count)
 
 
 def _require(values: EncodedUpdate, ring: Ring, keys: Sequence[bytes]) -> None:

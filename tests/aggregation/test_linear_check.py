@@ -58,14 +58,17 @@ def integers(low: EncodedUpdate, carry: np.ndarray) -> list[int]:
     return [small + (high << bits) for small, high in zip(low.tolist(), carry.tolist(), strict=True)]
 
 
-def challenge(aggregate_id: str, length: int) -> list[int]:
-    """Return the vector a, by the definition: elements u of a row and then v of the rows, from one keystream."""
-    info, salt = b"challenge", b"fedpp linear check 2"
+def elements(aggregate_id: str, info: bytes, count: int) -> list[int]:
+    """Return numbers of 16 bytes, little-endian, of the keystream of a subkey of the identifier."""
+    salt = b"fedpp linear check 2"
     key = HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(bytes.fromhex(aggregate_id))
-    rows = -(-length // ROW)
-    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(16 * (ROW + rows)))
-    elements = [int.from_bytes(stream[start : start + 16], "little") for start in range(0, len(stream), 16)]
-    u, v = elements[:ROW], elements[ROW:]
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(16 * count))
+    return [int.from_bytes(stream[start : start + 16], "little") for start in range(0, len(stream), 16)]
+
+
+def challenge(aggregate_id: str, length: int) -> list[int]:
+    """Return the vector a, by the definition: the product of an element of the row and one of the column."""
+    u, v = elements(aggregate_id, b"columns", ROW), elements(aggregate_id, b"rows", -(-length // ROW))
     return [v[place // ROW] * u[place % ROW] % PRIME for place in range(length)]
 
 

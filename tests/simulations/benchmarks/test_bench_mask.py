@@ -6,50 +6,72 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from fedpp.aggregation.linear_check import ExactSum
 from fedpp.aggregation.ring import CHUNK
+from fedpp.errors import MaskError
 from simulations.__main__ import main
-from simulations.benchmarks import bench_mask
+from simulations.benchmarks import bench_mask, other_aggregation
+from simulations.benchmarks.bench_mask import Clock, MaskedRound
 
 
-@pytest.mark.parametrize(("sites", "ckks"), [((100,), 1), pytest.param((3, 10, 100), 2, marks=pytest.mark.slow)])
-def test_the_command_measures_every_step(
-    sites: tuple[int, ...], ckks: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    """Both rings have seconds and ratios of every step, and CKKS has rows, or one line says why not."""
-    monkeypatch.setattr(bench_mask, "SITES", sites)
-    monkeypatch.setattr(bench_mask, "CKKS", bench_mask.CKKS[:ckks])
+def test_the_command_measures_every_step(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Rounds of both rings have all figures, with a drop-out where enough sites are left; then come the others."""
+    monkeypatch.setattr(bench_mask, "SITES", (3, 4))
     assert main(["bench", "mask", "--values", "3000", "--json"]) == 0
     printed = capfd.readouterr()
-    result = json.loads(printed.out)
-    ours, theirs = result["rows"][:2], result["rows"][2:]
-    assert [row["case"] for row in ours] == ["3,000 values of 32 bits", "3,000 values of 64 bits"]
-    assert [row["mb"] for row in ours] == [0.012, 0.024]
-    unmasked = [f"unmask_{number}" for number in sites]
-    assert all(row[f"{step}_seconds"] > 0 for row in ours for step in ("mask", "add", "memcpy", *unmasked))
-    assert all(row[f"{step}_to_memcpy"] > 0 for row in ours for step in ("mask", "add", *unmasked))
-    assert all(row["unmask_100_peak_mb"] > 0 for row in ours)
+    rows = json.loads(printed.out)["rows"]
+    ours, theirs = rows[:4], rows[4:]
+    assert [row["case"] for row in ours] == [
+        f"3,000 values of {bits} bits, {sites} sites" for bits in (32, 64) for sites in (3, 4)
+    ]
+    for row in ours:
+        assert row["site_seconds"] == pytest.approx(sum(row[f"{step}_seconds"] for step in bench_mask.SITE_STEPS))
+        assert row["coordinator_seconds"] == pytest.approx(row["add_seconds"] + row["commit_seconds"])
+        assert all(value > 0 for name, value in row.items() if name not in {"case", "load"})
+    assert [row["site_sends_mb"] for row in ours] == [0.012, 0.012, 0.024, 0.024]
+    assert [row["coordinator_sends_mb"] for row in ours] == pytest.approx([0.054, 0.072, 0.09, 0.12])
+    assert ["dropout_site_seconds" in row for row in ours] == [False, True, False, True]
+    assert [row.get("dropout_coordinator_receives_mb") for row in ours] == [None, 0.084, None, 0.168]
+    names = [f"SecAgg+, {shares} shares{away}" for shares in (3, "all") for away in ("", ", one site away")]
     if find_spec("tenseal") is None:
-        assert theirs == []
         assert "TenSEAL is not installed" in printed.err
         assert printed.err.count("\n") == 1
     else:
-        primes = ["60-40-60 bits", "60-60 bits"][:ckks]
-        assert [row["case"].rpartition("primes of ")[2] for row in theirs] == primes
-        assert all(row["ckks_largest_error"] < 1e-6 for row in theirs)
-        assert all(row["bytes_to_ckks"] < 1 for row in theirs)
+        names = [f"CKKS, degree 8192, primes of {primes} bits" for primes in ("60-40-60", "60-60")] + names
+    assert [row["case"].rpartition("beside ")[2] for row in theirs] == names
+    for row in theirs:
+        sums = [row[f"{side}site_seconds"] + row[f"{side}coordinator_seconds"] for side in ("their_", "")]
+        assert row["round_ratio"] == pytest.approx(sums[0] / sums[1])
+        assert row["bytes_ratio"] > 2
+        assert 0 < row["largest_error"] < 1e-4
 
 
-def test_the_timed_steps_are_a_round():
-    """Unmasking inverts the site's step and the streamed sum, over the end of a chunk as well."""
-    of, parts = bench_mask._round(32, CHUNK + 5), bench_mask._parts(3)
-    values = bench_mask._values(of.length)
-    under, total = np.zeros((2, of.length), of.ring.dtype)
-    tags = 0
-    for part in parts:
-        tags += bench_mask._masked(of, part, values, under)
-        of.ring.add(total, under)
-    unmasked = of.ring.decode(bench_mask._KEY.unmask(of, parts, total, tags), 3 * bench_mask.EXAMPLES)
-    np.testing.assert_allclose(unmasked, values, atol=2.0**-of.ring.fraction)
-    total, tag = bench_mask._masked_sum(of, parts)
-    unmasked = of.ring.decode(bench_mask._KEY.unmask(of, parts, total, tag), 3 * bench_mask.EXAMPLES)
-    np.testing.assert_allclose(unmasked[:CHUNK], bench_mask._values(CHUNK), atol=2.0**-of.ring.fraction)
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("sites", [2, 3, 5])
+def test_the_timed_steps_are_a_round(bits: int, sites: int):
+    """All steps are timed, the vectors' sum opens the real update, and another sum is refused."""
+    of = MaskedRound(bits, CHUNK + 5, sites)
+    assert list(of.measured()) == ["mask", "add", "commit", "release", "step"]
+    own = of._masked()
+    vectors = [vector.copy() for vector in of._vectors(own)]
+    assert len(vectors) == sites
+    assert np.array_equal(vectors[0], own)
+
+    def summed() -> ExactSum:
+        total = ExactSum(of.length, of.ring)
+        for vector in vectors:
+            total.add(vector)
+        return total
+
+    of._open(Clock(), own, summed(), summed().hash)
+    with pytest.raises(MaskError, match="stated"):
+        of._open(Clock(), own, summed(), "0" * 64)
+    vectors[-1][3:4] += of.ring.dtype.type(1)
+    with pytest.raises(AssertionError, match="not equal"):
+        of._open(Clock(), own, summed(), summed().hash)
+
+
+def test_a_wrong_mean_of_another_library_is_refused():
+    """The benchmark compares with rounds that give the mean, and stops at one that does not."""
+    with pytest.raises(ValueError, match="off"):
+        other_aggregation._error(np.ones(3), np.zeros(3))
