@@ -1,9 +1,9 @@
 """ClientApp of a site: trains on ciphertext, accepts or rejects new global models, and evaluates the final one.
 
 One handler for each message of `fedpp.protocol.messages`, none of which runs before the site's policy allows it
-(`reply_policy`), the run fits the site, and its participants are members (`participation`). What needs the domain
-secret (initial weights, masks, seals, evaluation counts) the site's vault does: the app never holds that secret, and
-docs/explanation/threats.md says what the evaluation key shows its reader.
+(`reply_policy`), the run fits the site, and its participants are members (`participation`); those of masked runs are in
+`masked_rounds`. What needs the domain secret (initial weights, masks, seals, evaluation counts) the site's vault does:
+the app never holds that secret, and docs/explanation/threats.md says what the evaluation key shows its reader.
 
 Its five addresses (`SiteConfig`: dataset, evaluation key, vault, policy, work folder) are in the SuperNode's node
 configuration; in a simulation, whose nodes know a number only, in files of the folder that `FEDPP_SITES` names.
@@ -30,7 +30,7 @@ from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
-from . import local_round
+from . import local_round, masked_rounds
 from .participation import Participation, has_state, open_dataset, participating
 from .reply_policy import Query, public_reason, replying
 from .same_site import require_one_site
@@ -38,6 +38,9 @@ from .same_site import require_one_site
 _log = logging.getLogger("fedpp.site")
 
 app = ClientApp()
+for _kind, _handler in masked_rounds.HANDLERS.items():
+    _category, _, _action = _kind.partition(".")
+    getattr(app, _category)(_action)(replying(_handler))
 
 
 @app.query(messages.DESCRIBE)

@@ -62,7 +62,7 @@ class AcceptedContract:
             raise VaultError(run_refusals.RESTORED)
         if self.ended in {ABANDONED, SUCCEEDED}:
             raise VaultError(run_refusals.OVER)
-        self.contract.require_current(self._of.now())
+        self.contract.require_current(self._of.now(), self._of.policy().limits.max_days)
 
     def take(self, statements: Sequence[str]) -> None:
         """Verify and store statements of the members; raise `FederationError` or `VaultError` if one is refused."""

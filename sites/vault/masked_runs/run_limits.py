@@ -25,7 +25,7 @@ YEAR, DAY = timedelta(days=365), timedelta(days=1)
 def require_limits(of: RunSite, contract: RunContract) -> None:
     """Raise a `FedppError` unless the contract is one that this site may sign now."""
     contract.require()
-    contract.require_current(of.now())
+    contract.require_current(of.now(), of.policy().limits.max_days)
     _require_own(of, contract)
     policy = of.policy()
     policy.require_bundle(contract.bundle)
