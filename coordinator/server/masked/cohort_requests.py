@@ -7,6 +7,7 @@ late, the run pauses: they are asked again for a bounded time, and after that it
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flwr.app import DEFAULT_TTL, Message, RecordDict
@@ -17,7 +18,7 @@ from coordinator.server.exchange import Exchange
 from coordinator.server.progress import Phase, ProgressFile, SiteStatus
 from coordinator.server.run_state import RunState
 from fedpp.config.run_config import RunConfig
-from fedpp.errors import FederationError, ForkError, MissingLinksError
+from fedpp.errors import FederationError, ForkError
 from fedpp.protocol import masked_messages, messages
 from fedpp.protocol.run_statements import SignedStatement
 
@@ -27,12 +28,17 @@ PAUSE_SECONDS = 10.0  # for which replies are waited for at a time, while the ru
 REPEAT_SECONDS, MAX_REPEAT_SECONDS = 1.0, 60.0  # until a member that refused is asked again; doubled each time
 
 
+class NewStatementsError(Exception):
+    """Members had statements of later phases that were not known here: what is due has changed."""
+
+
 @dataclass(frozen=True)
 class PhaseRequest:
     """What the members are asked in one phase, and what is done with their replies."""
 
     what: str  # for people
     phase: Phase
+    number: int  # of the round
     kind: str  # Flower's type of the messages
     statements: Sequence[SignedStatement]  # that each member is sent
     missing: Callable[[], AbstractSet[str]]  # members that have not done their part
@@ -51,7 +57,6 @@ class _Lack:
     quick: bool = False  # it needs no wait, but what it lacks
     places: Mapping[str, int] | None = None  # from which it lacks statements
     state: bool = False  # it lacks the certified state
-    ahead: bool = False  # it has signed statements that are not known here
 
 
 class CohortRequests:
@@ -72,6 +77,7 @@ class CohortRequests:
         self._exchange = Exchange(grid, folder.require_not_stopped)
         self._ttl = max(DEFAULT_TTL, config.rounds * config.round_seconds + config.wait_seconds)
         self._lacks: dict[str, _Lack] = {}
+        self._compared: set[str] = set()  # phases in which the members' statements were compared with those here
         self._asked: dict[int, str] = {}
 
     def nodes(self) -> dict[str, int]:
@@ -82,8 +88,8 @@ class CohortRequests:
     def carry_out(self, request: PhaseRequest) -> None:
         """Ask the members that have not done their part, until all have, or enough of them when the time is over.
 
-        Raises `FederationError` if the run was paused for as long as it may be, and `ForkError` for a member that
-        signed two statements of which it may sign one.
+        Raises `FederationError` if the run was paused for as long as it may be, `ForkError` for a member that signed
+        two statements of which it may sign one, and `NewStatementsError` where the members know more than this journal.
         """
         missing = request.missing()
         if not missing:
@@ -188,13 +194,11 @@ class CohortRequests:
             return
         try:
             request.take(name, messages.content_of(reply))
-        except MissingLinksError:
-            lack.ahead = True
-            self._lacking(request, name, "it has signed statements that are not known here")
         except ForkError:
             raise
         except FederationError as error:
             self._failed(request, name, "excluded", str(error))
+            self._compare(request)
         else:
             del self._lacks[name]
             self._progress.site(name, "replied")
@@ -220,9 +224,6 @@ class CohortRequests:
     def _make_up(self, request: PhaseRequest) -> None:
         """Give members what they lack, and ask those again that may reply now; wait a moment if there are none."""
         for name, lack in sorted(self._lacks.items()):
-            if lack.ahead:
-                lack.ahead = False
-                self._find_statements(request, name)
             if lack.state:
                 lack.state = False
                 self._load_state(request, name)
@@ -244,17 +245,22 @@ class CohortRequests:
         known |= {signed.digest: signed for signed in chains.after({**chains.places, **lack.places})}
         return request.content([signed.to_json() for signed in known.values()])
 
-    def _find_statements(self, request: PhaseRequest, name: str) -> None:
-        """Keep all statements that a member has of the run, its own among them."""
+    def _compare(self, request: PhaseRequest) -> None:
+        """After a phase's first refusal, take what members have signed that is not known here, as after a lost disk."""
+        if request.what in self._compared:
+            return
+        self._compared.add(request.what)
         asked = masked_messages.WhereRequest(self._store.chains.contract.nonce)
-        try:
-            content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: asked.to_record()}))
-            texts = masked_messages.statements_of(content)
-            self._store.add_all([SignedStatement.from_json(text) for text in texts])
-        except ForkError:
-            raise
-        except FederationError as error:
-            self._failed(request, name, "excluded", f"its statements: {error}")
+        new: list[SignedStatement] = []
+        for name in self.nodes():
+            with suppress(FederationError):
+                content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: asked.to_record()}))
+                texts = masked_messages.statements_of(content)
+                new += self._store.add_all([SignedStatement.from_json(text) for text in texts])
+        if any(of.statement.round > request.number or of.statement.purpose == "step" for of in new):
+            self._folder.note(f"{request.what}: the members have {len(new)} statements that were not known here")
+            self._exchange.abandon()
+            raise NewStatementsError
 
     def _load_state(self, request: PhaseRequest, name: str) -> None:
         """Give a member the certified state, sealed by another one."""

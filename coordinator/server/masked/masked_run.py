@@ -7,6 +7,7 @@ disk before the request that depends on it (`statement_store`), and a part that 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 
 from flwr.app import ArrayRecord, RecordDict
@@ -25,7 +26,7 @@ from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id, context
 from fedpp.protocol.state_certificate import needed
 
-from .cohort_requests import CohortRequests, PhaseRequest
+from .cohort_requests import CohortRequests, NewStatementsError, PhaseRequest
 from .round_sum import RoundSum
 from .run_course import RunCourse, course_of
 from .statement_store import Cohort, StatementStore
@@ -56,13 +57,15 @@ class MaskedRun:
 
         Raises `FederationError` if the run cannot go on now.
         """
-        self._start()
-        course = course_of(self._store.chains)
-        if course is None:
-            raise FederationError(self._unlike("start", self._contract.start_round))
-        while course.schedule.due != "end":
-            course = self._round(course)
-        return course
+        while True:
+            with suppress(NewStatementsError):
+                self._start()
+                course = course_of(self._store.chains)
+                if course is None:
+                    raise FederationError(self._unlike("start", self._contract.start_round))
+                while course.schedule.due != "end":
+                    course = self._round(course)
+                return course
 
     def _start(self) -> None:
         """Let all members accept the contract, reveal their coins and sign the state that the run starts from."""
@@ -125,6 +128,7 @@ class MaskedRun:
             PhaseRequest(
                 what=f"round {number}: update" if due == "train" else f"round {number}: {due} counts",
                 phase=PHASES[due],
+                number=number,
                 kind=masked_messages.TRAIN,
                 statements=self._store.since(number - 1),
                 missing=lambda: set(self._contract.names) - whole,
@@ -153,6 +157,7 @@ class MaskedRun:
             PhaseRequest(
                 what=f"round {number}: release",
                 phase="releasing",
+                number=number,
                 kind=masked_messages.RELEASE,
                 statements=self._store.since(number - 1),
                 missing=lambda: {site for site in self._contract.names if self._store.seed(site, number) is None},
@@ -197,6 +202,7 @@ class MaskedRun:
             PhaseRequest(
                 what=what,
                 phase=phase,
+                number=number,
                 kind=kind,
                 statements=self._store.since(number - 1),
                 missing=lambda: set(self._contract.names) - chains.of(purpose, number).keys(),

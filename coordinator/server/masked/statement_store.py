@@ -114,10 +114,11 @@ class StatementStore:
         if new or (seed and key not in self._seeds):
             self._append({"signed": signed.to_mapping(), "seed": seed})
 
-    def add_all(self, statements: Sequence[SignedStatement]) -> None:
-        """Verify and keep statements of this contract, in any order; raise as `add` does."""
-        known = [signed for signed in statements if signed.statement.contract == self._contract.digest]
-        self._append(*({"signed": signed.to_mapping(), "seed": ""} for signed in self._take(known)))
+    def add_all(self, statements: Sequence[SignedStatement]) -> list[SignedStatement]:
+        """Verify and keep statements of this contract, in any order; return the new ones; raise as `add` does."""
+        new = self._take([signed for signed in statements if signed.statement.contract == self._contract.digest])
+        self._append(*({"signed": signed.to_mapping(), "seed": ""} for signed in new))
+        return new
 
     def seed(self, site: str, number: int) -> str | None:
         """Return the sealed seed that a site released in a round, or None."""

@@ -1,0 +1,350 @@
+"""Masked runs at the coordinator: phases, records, crashes, pauses, and replies that are refused."""
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coordinator_runs import Crashed
+from flwr.app import Array, ConfigRecord, Message, RecordDict
+from masked_cohort import CARD, MaskedGrid, Node, config, federate, log_of, release
+from run_hospitals import DOMAIN, Hospital, opened
+
+from coordinator.server import app
+from coordinator.server.masked import cohort_requests
+from coordinator.server.progress import Progress
+from coordinator.server.run_state import RunState, StoppedError
+from fedpp.aggregation.run_stage import RunStage
+from fedpp.errors import FederationError, ForkError
+from fedpp.protocol import masked_messages as masked
+from fedpp.protocol import messages
+from fedpp.protocol.certified_model import CertifiedModel
+from fedpp.protocol.run_record import RECORD, FederationRecord
+from fedpp.protocol.run_statements import SignedStatement
+from sites.vault.masked_runs.sealed_stage import SealedStage
+
+EXPIRES = 1_801_000_000
+
+
+@pytest.fixture(autouse=True)
+def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort_requests, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(cohort_requests, "REPEAT_SECONDS", 0.02)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
+    """Return three hospitals."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+def fixed(out: Path) -> Path:
+    """Return a results folder whose run has a fixed nonce and end, so that its weights can be repeated."""
+    RunState(out).fix("ab" * 32, EXPIRES)
+    return out
+
+
+def model_of(out: Path) -> CertifiedModel:
+    return CertifiedModel.from_bytes((out / "model.sealed").read_bytes())
+
+
+def state_of(out: Path) -> bytes:
+    """Return the weights and moments of a run's result."""
+    return SealedStage.unseal(DOMAIN.state_sealer(), [model_of(out).sealed]).stage.state.to_bytes()
+
+
+def test_a_run_ends_with_a_certified_model_and_the_figures_of_all_sites(cohort: list[Hospital], tmp_path: Path) -> None:
+    """Two rounds of training and two closing ones: the model is the members' end state, the counts are of them all."""
+    out = tmp_path / "out"
+    record = federate([Node(of) for of in cohort], out)
+    model = model_of(out)
+    model.require(CARD.ca_key)
+    end = RunStage.from_bytes(cohort[0].vault.stage(model.contract.digest))
+    assert SealedStage.unseal(DOMAIN.state_sealer(), [model.sealed]).stage == end
+    assert [(of.number, of.sites) for of in record.rounds] == [(1, record.certified), (2, record.certified)]
+    assert record.test_counts() == end.counts
+    assert (record.test, record.rounds[0].validation) == ({}, {})
+    assert record.rounds[0].together.examples == 3 * cohort[0].dataset.counts()["validation"]
+    assert (record.contract, record.certified) == (model.contract.digest, ("East", "North", "South"))
+    assert FederationRecord.load(out / RECORD) == record
+    assert Progress.load(RunState(out).progress).phase == "completed"
+    assert not list((out / "run" / "updates").iterdir())
+
+
+class CrashingGrid(MaskedGrid):
+    """Grid that fails after so many calls of the coordinator; a reply that was pulled then is lost."""
+
+    def __init__(self, nodes: Iterable[Node], calls: int) -> None:
+        super().__init__(list(nodes))
+        self.left = calls
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Crashed
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self._call()
+        pushed = super().push_messages(messages)
+        self._call()
+        return pushed
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        pulled = super().pull_messages(message_ids)
+        self._call()
+        return pulled
+
+
+class CrashingDisk:
+    """Disk of this process, whose writes fail once `left` of them were synced: the last one is on it all the same."""
+
+    def __init__(self) -> None:
+        self.left = 10**9
+        self._sync = os.fsync
+
+    def sync(self, file: int) -> None:
+        self._sync(file)
+        self.left -= 1
+        if self.left < 0:
+            raise Crashed
+
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_resumes_after_any_crash_to_the_same_model(tmp_path: Path, seed: int) -> None:
+    """Whatever was asked or replied when the coordinator was killed: the next one goes on, and the end is the same."""
+    with opened(tmp_path / "whole") as cohort:
+        federate([Node(of) for of in cohort], fixed(tmp_path / "whole out"))
+    out, generator, crashes = fixed(tmp_path / "out"), random.Random(seed), 0
+    with opened(tmp_path / "crashing") as cohort:
+        nodes = [Node(of) for of in cohort]
+        while not (out / RECORD).exists():
+            try:
+                app.federate(CrashingGrid(nodes, generator.randrange(40)), config(out), contracts=True)
+            except Crashed:
+                crashes += 1
+    assert crashes > 3
+    assert state_of(out) == state_of(tmp_path / "whole out")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_resumes_after_a_crash_at_any_write(
+    cohort: list[Hospital], tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coordinator and vaults end at a write of either, and go on: no request depended on what was not on the disk."""
+    out, generator, crashes, disk = tmp_path / "out", random.Random(seed), 0, CrashingDisk()
+    monkeypatch.setattr(os, "fsync", disk.sync)
+    nodes = [Node(of) for of in cohort]
+    while not (out / RECORD).exists():
+        disk.left = generator.randrange(1, 25)
+        try:
+            app.federate(MaskedGrid(nodes), config(out), contracts=True)
+        except Crashed:
+            crashes += 1
+            disk.left = 10**9
+            for of in cohort:
+                of.restart()
+    assert crashes > 3
+    model_of(out).require(CARD.ca_key)
+
+
+def test_a_run_pauses_for_a_site_that_is_away_and_goes_on_when_it_is_back(
+    cohort: list[Hospital], tmp_path: Path
+) -> None:
+    """In each phase: the site is named, nothing is lost, and the run ends as if it had been there."""
+    out, nodes = tmp_path / "out", [Node(of) for of in cohort]
+    grid = MaskedGrid(nodes)
+    for kind in (masked.REVEAL_COIN, masked.TRAIN, masked.RELEASE, masked.STEP):
+        nodes[2].instead[kind] = lambda *_: leaves(grid, 3)
+        enough = kind == masked.STEP
+        if not enough:
+            with pytest.raises(FederationError, match=r"still missing is South \(.*see that it runs, and resume"):
+                app.federate(grid, config(out, wait_seconds=0.1, round_seconds=0.1), contracts=True)
+            assert Progress.load(RunState(out).progress).phase == "failed"
+        grid.away.clear()
+        nodes[2].instead.clear()
+    record = app.federate(grid, config(out), contracts=True)
+    assert record.certified == ("East", "North", "South")
+    assert log_of(out).count("paused, 0 s at most: South") == 3
+    assert [node.asked.count(masked.TRAIN) for node in nodes] == [4, 4, 5]
+
+
+def leaves(grid: MaskedGrid, node: int) -> None:
+    """Take a node away without a reply."""
+    grid.away.add(node)
+
+
+def test_a_site_that_comes_back_during_the_pause_is_asked_again(cohort: list[Hospital], tmp_path: Path) -> None:
+    """The run waits for it and goes on without an operator."""
+    nodes = [Node(of) for of in cohort]
+    grid, out, looks = MaskedGrid(nodes), tmp_path / "out", [0]
+    known = grid.get_node_ids
+
+    def node_ids() -> list[int]:
+        looks[0] += bool(grid.away)
+        if looks[0] > 5:
+            grid.returned |= grid.away
+            grid.away.clear()
+            nodes[1].instead.clear()
+        return known()
+
+    grid.get_node_ids = node_ids  # type: ignore[method-assign]
+    nodes[1].instead[masked.RELEASE] = lambda *_: leaves(grid, 2)
+    app.federate(grid, config(out, round_seconds=0.1), contracts=True)
+    assert "round 1: release: paused, 2 s at most: North" in log_of(out)
+
+
+def test_a_stop_ends_a_paused_run(cohort: list[Hospital], tmp_path: Path) -> None:
+    """An operator need not wait for the end of the pause."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+    nodes[0].instead[masked.TRAIN] = lambda *_: stopped(out)
+    with pytest.raises(StoppedError):
+        app.federate(MaskedGrid(nodes), config(out, wait_seconds=60, round_seconds=0.1), contracts=True)
+    assert Progress.load(RunState(out).progress).phase == "stopped"
+
+
+def stopped(out: Path) -> None:
+    RunState(out).stop.touch()
+
+
+Usual = Callable[[], RecordDict]
+
+
+def refusing(_: RecordDict, usual: Usual) -> RecordDict:
+    del usual
+    return RecordDict({messages.REFUSAL: ConfigRecord({"reason": "its staff is at lunch"})})
+
+
+def another_update(_: RecordDict, usual: Usual) -> RecordDict:
+    """Reply with another masked update than was signed."""
+    reply = usual()
+    values = np.frombuffer(reply[messages.ARRAYS][masked.MASKED].numpy().tobytes(), "<u8").copy()
+    values[0] += 1
+    return masked.stated(masked.statement_of(reply), arrays={masked.MASKED: Array(values)})
+
+
+def forged(_: RecordDict, usual: Usual) -> RecordDict:
+    """Reply with a signature that is not the site's."""
+    reply = usual()
+    signed = SignedStatement.from_json(masked.statement_of(reply))
+    other = signed.changed(signature=signed.signature[::-1]).to_json()
+    arrays = dict(reply[messages.ARRAYS]) if messages.ARRAYS in reply else None
+    return masked.stated(other, arrays=arrays)
+
+
+def another_seed(_: RecordDict, usual: Usual) -> RecordDict:
+    reply = usual()
+    return masked.stated(masked.statement_of(reply), bytes.fromhex(masked.seed_of(reply))[::-1])
+
+
+def empty(_: RecordDict, usual: Usual) -> RecordDict:
+    usual()
+    return RecordDict()
+
+
+@pytest.mark.parametrize(
+    ("kind", "instead", "reason"),
+    [
+        (masked.ACCEPT_RUN, refusing, "contract: South: its staff is at lunch"),
+        (masked.START_RUN, forged, "first state: South: a statement (start) of South was not signed by that site"),
+        (masked.TRAIN, another_update, "round 1: update: South: its masked update is another one than it signed"),
+        (masked.TRAIN, forged, "round 1: update: South: a statement (train) of South was not signed by that site"),
+        (masked.RELEASE, another_seed, "round 1: release: South: its sealed seed is another one than it signed"),
+        (masked.RELEASE, empty, "round 1: release: South: a message came without statement"),
+    ],
+)
+def test_a_reply_that_is_refused_is_named_and_its_site_asked_again(
+    cohort: list[Hospital], tmp_path: Path, kind: str, instead: Any, reason: str
+) -> None:
+    """One site's reply does not fit: the run names it, waits, and goes on once the site replies as it should."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+
+    def twice(content: RecordDict, usual: Usual) -> RecordDict:
+        if nodes[2].asked.count(kind) > 2:
+            return usual()
+        reply: RecordDict = instead(content, usual)
+        return reply
+
+    nodes[2].instead[kind] = twice
+    record = federate(nodes, out, rounds=1)
+    assert reason in log_of(out)
+    assert log_of(out).count(reason) == 1
+    assert len(record.certified) == 3
+
+
+def test_a_second_statement_in_one_place_ends_the_run_with_the_proof(cohort: list[Hospital], tmp_path: Path) -> None:
+    """A site whose vault was copied signs twice: the run stops at once, and both statements are kept."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+
+    def again(_: RecordDict, usual: Usual) -> RecordDict:
+        reply = usual()
+        if nodes[2].asked.count(masked.TRAIN) == 1:
+            return reply
+        first = SignedStatement.from_json(masked.statement_of(reply)).statement
+        second = first.changed(facts={**first.facts, "seed": "ab" * 32})
+        signed = SignedStatement.by(cohort[2].site.identity.sign, second)
+        return masked.stated(signed.to_json(), arrays=dict(reply[messages.ARRAYS]))
+
+    nodes[2].instead[masked.TRAIN] = again
+    nodes[1].instead[masked.TRAIN] = lambda *_: None
+    with pytest.raises(FederationError, match="still missing is North"):
+        federate(nodes, out, wait_seconds=0.1, round_seconds=0.1)
+    for update in (out / "run" / "updates").iterdir():
+        update.unlink()
+    with pytest.raises(ForkError, match="South signed two statements of which it may sign one"):
+        federate(nodes, out, wait_seconds=0.1, round_seconds=0.1)
+    proof = (out / "run" / "evidence").read_text().splitlines()
+    assert {SignedStatement.from_json(text).statement.facts["seed"] for text in proof} > {"ab" * 32}
+
+
+def test_a_member_that_missed_a_step_is_given_the_state(tmp_path: Path) -> None:
+    """Three of four sites certify a round; the fourth goes on from their state, and no operator is asked."""
+    out = tmp_path / "out"
+    with opened(tmp_path, 4) as cohort:
+        nodes = [Node(of) for of in cohort]
+
+        def misses(content: RecordDict, usual: Usual) -> RecordDict:
+            is_first = masked.StepRequest.read(content).round == 1
+            return refusing(content, usual) if is_first else usual()
+
+        nodes[2].instead[masked.STEP] = misses
+        record = federate(nodes, out, sites=4, rounds=1)
+    assert len(record.certified) == 4
+    assert "round 2: validation counts: South has the certified state again, from East" in log_of(out)
+
+
+def test_a_coordinator_that_lost_its_journal_takes_it_from_the_members(cohort: list[Hospital], tmp_path: Path) -> None:
+    """Its disk came from a backup: the members are at another round, and it asks them for what they signed."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+    record = federate(nodes, out)
+    journal = out / "run" / "statements"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:10]) + lines[10][:-40])
+    (out / RECORD).unlink()
+    again = federate(nodes, out)
+    assert (again.counts, again.chosen, again.certified) == (record.counts, record.chosen, record.certified)
+    assert "round 1: update: the members have " in log_of(out)
+    assert state_of(out)
+
+
+def test_a_member_that_lacks_statements_is_sent_them(cohort: list[Hospital], tmp_path: Path) -> None:
+    """A request that did not say enough is followed by one that does."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+
+    def forgets(content: RecordDict, usual: Usual) -> RecordDict:
+        if nodes[2].asked.count(masked.RELEASE) > 1:
+            return usual()
+        first = masked.ReleaseRequest.read(content).to_mapping()
+        less = masked.ReleaseRequest.from_mapping({**first, "statements": first["statements"][:1]})
+        return release(cohort[2], RecordDict({messages.CONFIG: less.to_record()}))
+
+    nodes[2].instead[masked.RELEASE] = forgets
+    federate(nodes, out, rounds=1)
+    assert "round 1: release: South: it lacks earlier statements" in log_of(out)
+    assert "paused" not in log_of(out)
