@@ -30,11 +30,13 @@ def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]
     with ExitStack() as stack:
         started = []
         for site in sites:
-            domain = ("--domain", str(site.evaluation_key.parents[1].resolve()))
+            folder = site.evaluation_key.parents[1].resolve()
+            domain = ("--domain", str(folder))
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # an unread pipe would fill and block
             address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
+            kept = ("--audit-log", str(folder / "audit.log"), "--runs", str(folder / "runs"))
             process = subprocess.Popen(
-                [sys.executable, "-m", "sites", "vault", *address, *domain, *passphrase],
+                [sys.executable, "-m", "sites", "vault", *address, *kept, *domain, *passphrase],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,

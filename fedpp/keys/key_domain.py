@@ -9,6 +9,7 @@ key for frames instead, n = 1 and no evaluation key: its trainer works on mixed 
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -24,6 +25,7 @@ from fedpp.dataset.at_rest import AtRestKey
 from fedpp.errors import ConfigError
 from fedpp.key_material import KEY_BYTES, Redacted, subkey
 from fedpp.keys.sealed_state import StateSealer
+from fedpp.values import canonical
 
 SECRET_BYTES = 32
 PSEUDONYMS = ("patient", "sequence", "split")  # kinds, each with a key of its own
@@ -184,6 +186,15 @@ class KeyDomain(Redacted):
         (docs/explanation/threats.md).
         """
         return int.from_bytes(self.derive(f"initial weights {seed}", 8), "little")
+
+    def run_seed(self, contract: str, coins: Sequence[str]) -> int:
+        """Return the seed of a masked run's initial weights, from its contract's digest and all members' coins.
+
+        No member decides it alone, and nobody outside the domain can compute it.
+        """
+        drawn = b"seed|" + canonical({"coins": list(coins)})
+        key = self.derive("run initial weights")
+        return int.from_bytes(subkey(key, salt=contract.encode(), info=drawn, length=8), "little")
 
     def at_rest_key(self) -> AtRestKey:
         """Return the key that seals and unseals the domain's datasets at rest."""

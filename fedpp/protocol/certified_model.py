@@ -57,3 +57,8 @@ class CertifiedModel:
     def require(self, ca_key: str) -> None:
         """Raise `FederationError` unless enough members, certified by this domain CA, signed the state."""
         self.certificate.require(self.contract, self.contract.certified(self.certificates, ca_key))
+
+
+def is_certified(content: bytes) -> bool:
+    """Tell whether content begins as a certified model's, complete or not."""
+    return content.startswith(f"{FORMAT}\n".encode())

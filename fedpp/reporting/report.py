@@ -375,7 +375,9 @@ def load_report(path: Path) -> Report:
 def summary(report: Report) -> str:
     """Return the final figures as lines for a terminal, with those of the plaintext reference if there is one."""
     reference = report.baselines.plaintext_federated
-    tested = sum(site.sequences.get("test", 0) for site in report.sites if site.test)
+    # With secure aggregation no site's own figures are known, and all sites are tested.
+    tested_sites = [site for site in report.sites if site.test] or report.sites
+    tested = sum(site.sequences.get("test", 0) for site in tested_sites)
     lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
     for name, label in (
         ("accuracy", "accuracy"),

@@ -13,6 +13,7 @@ from .opening import PassphraseSource, add_domain, open_domain, require_new
 if TYPE_CHECKING:
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.keys.key_domain import KeyDomain
+    from fedpp.protocol.certified_model import CertifiedModel
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
 
@@ -63,12 +64,13 @@ def source_of(named: Path, identity: Path | None) -> Path:
 
 
 def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
-    """Return the state in a file: sealed, or in clear of a run without secure aggregation.
+    """Return the state in a file: certified by the members of a masked run, sealed, or in clear of a run in clear.
 
-    Raises `ModelError` or `MaskError`.
+    Raises `ModelError` or `MaskError`, and `FederationError` for a certificate that is not the members'.
     """
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.keys.sealed_state import is_sealed
+    from fedpp.protocol.certified_model import CertifiedModel, is_certified
 
     try:
         content = file.read_bytes()
@@ -77,6 +79,8 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
             f"cannot read the model {file}: {error.strerror}: name the coordinator's model.sealed, or a run's number "
             "with --identity"
         ) from None
+    if is_certified(content):
+        return certified_state(CertifiedModel.from_bytes(content), domain)
     if is_sealed(content):
         _, records = domain.state_sealer().unseal([content])
         content = b"".join(records)
@@ -87,6 +91,23 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
             "take the key folder of its epoch"
         )
     return state
+
+
+def certified_state(model: "CertifiedModel", domain: "KeyDomain") -> "GlobalState":
+    """Return the state of a masked run's model; raise a `FedppError` unless its members certified it."""
+    from ..vault.masked_runs.run_site import digest_key
+    from ..vault.masked_runs.sealed_stage import SealedStage
+
+    if model.contract.spec.domain != domain.card().fingerprint:
+        raise DomainMismatchError(
+            f"the model belongs to domain {model.contract.spec.domain[:16]}, the key to "
+            f"{domain.card().fingerprint[:16]}: take the key folder of its epoch"
+        )
+    model.require(domain.card().ca_key)
+    stage = SealedStage.unseal(domain.state_sealer(), [model.sealed]).stage
+    if stage.digest(digest_key(domain)) != model.certificate.state:
+        raise ModelError("the sealed state is not the one that the run's members certified: fetch the model again")
+    return stage.state
 
 
 def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:

@@ -11,6 +11,7 @@ from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
 from fedpp.key_material import subkey
+from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.texts import one_line
 
@@ -51,11 +52,16 @@ class RunSite:
     @cached_property
     def digest_key(self) -> bytes:
         """Return the key epoch's key of digests of states and weights, which confirm no guess to an outsider."""
-        return self.site.domain.derive("run states")
+        return digest_key(self.site.domain)
 
     def own_secret(self, purpose: str, info: bytes) -> bytes:
         """Return 32 bytes that only this site can derive, for a purpose."""
         return subkey(self.site.identity.seed_bytes(), salt=f"fedpp run {purpose} 1".encode(), info=info)
+
+
+def digest_key(domain: KeyDomain) -> bytes:
+    """Return the key epoch's key of digests of states and weights."""
+    return domain.derive("run states")
 
 
 def refused(text: str, detail: str) -> VaultError:
