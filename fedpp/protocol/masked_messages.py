@@ -16,8 +16,9 @@
 
 Statements, contracts and certificates are JSON texts. A request has the statements of all members since the last
 round's training; a site that lacks earlier ones refuses with the text of `MissingLinksError`, and is sent those. A site
-that lacks the state refuses with `LACKS_STATE`, and gets it, sealed by another member, with `query.load`. Bytes sealed
-by a vault are hexadecimal texts, but for the state.
+that lacks the state refuses with `LACKS_STATE`, and gets it, sealed by another member, with `query.load`; one whose app
+lacks the contract refuses with `LACKS_CONTRACT`, and is asked to accept it again. Bytes sealed by a vault are
+hexadecimal texts, but for the state.
 
 Runs in clear have messages of their own (`fedpp.protocol.messages`); `query.describe` is the first one of both.
 """
@@ -43,6 +44,7 @@ TRAIN, RELEASE, STEP = "train.masked_round", "query.release", "query.step"
 WHERE, FETCH, LOAD, REPORT = "query.where", "query.fetch", "query.load", "query.report"
 STATEMENT, STATEMENTS, SEED = "statement", "statements", "seed"
 MASKED, LOW, CARRY = "masked", "low", "carry"  # arrays
+LACKS_CONTRACT = "it lacks the contract of this run: send the contract again"
 
 _SEALED = re.compile(r"(?:[0-9a-f]{2}){1,4096}")
 Sealed = Annotated[
@@ -166,6 +168,11 @@ def missing_links(reply: Message) -> Mapping[str, int] | None:
 def lacks_state(reply: Message) -> bool:
     """Tell whether a site refuses because it lacks the certified state that a round starts from."""
     return LACKS_STATE in _refusal(reply)
+
+
+def lacks_contract(reply: Message) -> bool:
+    """Tell whether a site refuses because its app lacks the contract, which its vault has accepted."""
+    return LACKS_CONTRACT in _refusal(reply)
 
 
 def _refusal(reply: Message) -> str:

@@ -30,8 +30,6 @@ from .reply_policy import Query
 
 MAX_CONTRACTS = 32  # that are kept: more than a vault has unfinished
 CONTRACTS = "contracts"  # folder in the site's work folder
-LACKS_CONTRACT = "it lacks the contract of this run: send the contract again"
-
 REFUSED = " refused: "  # in the text of `VaultError`, before what the vault itself says
 _BITS = {"uint32": 32, "uint64": 64}
 
@@ -210,10 +208,10 @@ def _turn(query: Query, digest: str) -> Iterator[RunContract]:
     """Yield the contract of this digest, and hold its file's lock: a site trains one round of a run at a time."""
     path = query.site.work / CONTRACTS / f"{digest}.json"
     if not path.exists():
-        raise FederationError(LACKS_CONTRACT)
+        raise FederationError(masked_messages.LACKS_CONTRACT)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         text = file.read()
         if sha256(text.encode()).hexdigest() != digest:
-            raise FederationError(LACKS_CONTRACT)
+            raise FederationError(masked_messages.LACKS_CONTRACT)
         yield RunContract.from_json(text)

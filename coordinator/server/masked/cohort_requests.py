@@ -22,7 +22,7 @@ from fedpp.errors import FederationError, ForkError
 from fedpp.protocol import masked_messages, messages
 from fedpp.protocol.run_statements import SignedStatement
 
-from .statement_store import StatementStore
+from .statement_store import Cohort, StatementStore
 
 PAUSE_SECONDS = 10.0  # for which replies are waited for at a time, while the run is paused
 REPEAT_SECONDS, MAX_REPEAT_SECONDS = 1.0, 60.0  # until a member that refused is asked again; doubled each time
@@ -57,6 +57,7 @@ class _Lack:
     quick: bool = False  # it needs no wait, but what it lacks
     places: Mapping[str, int] | None = None  # from which it lacks statements
     state: bool = False  # it lacks the certified state
+    contract: bool = False  # its app lacks the contract
 
 
 class CohortRequests:
@@ -70,8 +71,10 @@ class CohortRequests:
         folder: RunState,
         progress: ProgressFile,
         store: StatementStore,
+        cohort: Cohort,
     ) -> None:
         """Take the members that are admitted; others may come while the run is paused."""
+        self._cohort = cohort
         self._grid, self._config, self._admissions = grid, config, admissions
         self._folder, self._progress, self._store = folder, progress, store
         self._exchange = Exchange(grid, folder.require_not_stopped)
@@ -188,9 +191,9 @@ class CohortRequests:
             lack.places = places
             self._lacking(request, name, "it lacks earlier statements")
             return
-        if masked_messages.lacks_state(reply):
-            lack.state = True
-            self._lacking(request, name, "it lacks the certified state")
+        if masked_messages.lacks_state(reply) or masked_messages.lacks_contract(reply):
+            lack.state, lack.contract = masked_messages.lacks_state(reply), masked_messages.lacks_contract(reply)
+            self._lacking(request, name, f"it lacks the {'certified state' if lack.state else 'contract'}")
             return
         try:
             request.take(name, messages.content_of(reply))
@@ -227,6 +230,9 @@ class CohortRequests:
             if lack.state:
                 lack.state = False
                 self._load_state(request, name)
+            if lack.contract:
+                lack.contract = False
+                self._send_contract(request, name)
         now, connected = time.monotonic(), set(self._grid.get_node_ids()) - self._exchange.pending
         nodes = self.nodes()
         due = [name for name, lack in self._lacks.items() if nodes.get(name) in connected and lack.again <= now]
@@ -278,5 +284,19 @@ class CohortRequests:
                 self._lacks[name].again = 0.0
                 return
 
+    def _send_contract(self, request: PhaseRequest, name: str) -> None:
+        """Let a member accept the contract again, which its app keeps."""
+        try:
+            self.reply_of(name, masked_messages.ACCEPT_RUN, contract_request(self._cohort))
+        except FederationError as error:
+            self._failed(request, name, "excluded", f"the contract: {error}")
+
     def _message(self, node: int, kind: str, content: RecordDict) -> Message:
         return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)
+
+
+def contract_request(cohort: Cohort) -> RecordDict:
+    """Return the content of the request to accept a contract."""
+    certificates = tuple(certificate.to_json() for certificate in cohort.certificates)
+    request = masked_messages.AcceptRunRequest(cohort.contract.to_json(), certificates)
+    return RecordDict({messages.CONFIG: request.to_record()})

@@ -42,7 +42,7 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     else:  # its sites may be busy with the round
         admissions.wait(config, set(cohort.contract.names), config.round_seconds)
     store = StatementStore(folder, cohort, config.wait_seconds)
-    requests = CohortRequests(grid, config, admissions, folder, progress, store)
+    requests = CohortRequests(grid, config, admissions, folder, progress, store, cohort)
     course = MaskedRun(cohort, store, requests, folder, progress, n=card.n).carry_out()
     model = CertifiedModel(cohort.contract, cohort.certificates, course.certificate, _sealed(requests, course))
     content = model.to_bytes()

@@ -26,7 +26,7 @@ from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id, context
 from fedpp.protocol.state_certificate import needed
 
-from .cohort_requests import CohortRequests, NewStatementsError, PhaseRequest
+from .cohort_requests import CohortRequests, NewStatementsError, PhaseRequest, contract_request
 from .round_sum import RoundSum
 from .run_course import RunCourse, course_of
 from .statement_store import Cohort, StatementStore
@@ -70,11 +70,9 @@ class MaskedRun:
     def _start(self) -> None:
         """Let all members accept the contract, reveal their coins and sign the state that the run starts from."""
         contract = self._contract
-        certificates = tuple(certificate.to_json() for certificate in self._cohort.certificates)
 
         def accept(_: Sequence[str]) -> RecordDict:
-            request = masked_messages.AcceptRunRequest(contract.to_json(), certificates)
-            return RecordDict({messages.CONFIG: request.to_record()})
+            return contract_request(self._cohort)
 
         def stated(statements: Sequence[str]) -> RecordDict:
             request = masked_messages.StatementsRequest(contract.digest, tuple(statements))
