@@ -5,7 +5,7 @@ There is no trainer: updates and logits are drawn, since a vault masks whatever 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_contract import CohortMember, RunContract, capped_weights, certificate_hash
 from fedpp.protocol.run_spec import RunSpec
+from fedpp.protocol.run_statements import SignedStatement
 from sites.vault.masked_runs.run_journal import RunJournal
 from sites.vault.masked_runs.run_member import RunMember
 
@@ -76,6 +77,12 @@ class Hospital:
         self.journal.close()
         return self.open(kind)
 
+    def seen(self, vault: Any) -> "Hospital":
+        """Return this hospital with another vault to be asked."""
+        shown = Hospital(self.name, self.site, self.dataset, self.folder, self.limits, self.now, self.evaluation)
+        shown.vault = vault
+        return shown
+
     def policy(self) -> SitePolicy:
         """Return the site's policy."""
         return SitePolicy(
@@ -118,12 +125,13 @@ def opened(folder: Path, count: int = 3) -> Iterator[list[Hospital]]:
 
 
 def hospitals(folder: Path, count: int = 3) -> list[Hospital]:
-    """Return so many hospitals, their vaults started."""
+    """Return so many hospitals, with the folders that they have there, their vaults started."""
     made = []
     for place, name in enumerate(NAMES[:count]):
         generator = np.random.default_rng(place)
         data = generator.normal(size=(len(SPLIT), 2, 8, 8, 1)), np.arange(len(SPLIT)) % 2
-        dataset = write_dataset(folder / f"data of {name}", DOMAIN, data)
+        path = folder / f"data of {name}"
+        dataset = EncryptedDataset.open(path) if path.exists() else write_dataset(path, DOMAIN, data)
         identity = SiteIdentity(name, bytes([place + 1] * 32))
         site = Site(DOMAIN, identity, DomainCA(DOMAIN.ca_seed()).certify(identity.request(), DOMAIN.card()))
         made.append(Hospital(name, site, dataset, folder / f"runs of {name}").open())
@@ -226,15 +234,14 @@ class Coordinator:
 
     def finish(self) -> list[RunStage]:
         """Do the rounds that are left; return the last stage of each hospital."""
-        while (stage := self.stages()[0]).due != "end":
-            self.round(stage.number + 1)
+        while any(stage.due != "end" for stage in self.stages()):
+            self.round(min(stage.number for stage in self.stages()) + 1)
         return self.stages()
+
+    def signed(self) -> list[SignedStatement]:
+        """Return all statements."""
+        return [SignedStatement.from_json(text) for text in self.statements]
 
     def stages(self) -> list[RunStage]:
         """Return the newest stage of each hospital."""
         return [RunStage.from_bytes(of.vault.stage(self.digest)) for of in self.cohort]
-
-
-def other(hospital: Hospital, folder: Path) -> Hospital:
-    """Return the same hospital with another folder of runs."""
-    return replace(hospital, folder=folder)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
+from fedpp.config.contract_limits import MAX_DAYS
 from fedpp.errors import FederationError, VaultError
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import NO_HASH, CohortMember, RunContract
@@ -29,11 +30,15 @@ class AcceptedContract:
     @classmethod
     def load(cls, of: RunSite, digest: str) -> "AcceptedContract":
         """Return the contract of this digest; raise `VaultError` if this site has not accepted it."""
-        row = of.journal.row("contracts", "text, certificates", digest=digest)
-        if row is None:
-            raise VaultError(run_refusals.NO_CONTRACT)
-        certificates = [Certificate.from_json(text) for text in json.loads(row[1])]
-        return cls(of, RunContract.from_json(row[0]), {each.member.site: each for each in certificates})
+        if digest not in of.contracts:
+            row = of.journal.row("contracts", "text, certificates", digest=digest)
+            if row is None:
+                raise VaultError(run_refusals.NO_CONTRACT)
+            certificates = [Certificate.from_json(text) for text in json.loads(row[1])]
+            by_name = {each.member.site: each for each in certificates}
+            of.contracts[digest] = cls(of, RunContract.from_json(row[0]), by_name)
+        known: AcceptedContract = of.contracts[digest]
+        return known
 
     @property
     def digest(self) -> str:
@@ -62,11 +67,10 @@ class AcceptedContract:
             raise VaultError(run_refusals.RESTORED)
         if self.ended in {ABANDONED, SUCCEEDED}:
             raise VaultError(run_refusals.OVER)
-        self.contract.require_current(self._of.now(), self._of.policy().limits.max_days)
+        self.contract.require_current(self._of.now(), MAX_DAYS)
 
-    def take(self, statements: Sequence[str]) -> None:
+    def take(self, signed: Sequence[SignedStatement]) -> None:
         """Verify and store statements of the members; raise `FederationError` or `VaultError` if one is refused."""
-        signed = [SignedStatement.from_json(text) for text in statements]
         self._require_own(signed)
         new = self.chains.take(signed)
         if new:
@@ -129,15 +133,17 @@ class AcceptedContract:
         self._of.journal.update("contracts", {"ended": how}, digest=self.digest)
 
     def _require_own(self, signed: Sequence[SignedStatement]) -> None:
-        """Refuse statements of this site itself that its journal has not: it is older than they are."""
-        known = self.chains.places[self._of.name]
+        """Refuse statements of this site itself that its journal has not: it is older than they are, or a copy."""
+        places, known = self.chains.places, {each.digest for each in self.chains.after({})}
         for each in signed:
             of = each.statement
-            if of.site == self._of.name and of.contract == self.digest and of.place >= known:
+            if of.site == self._of.name and of.contract == self.digest and each.digest not in known:
                 each.require(self.certificates[self._of.name])
                 with self.writing():
                     self.end(RESTORED)
-                raise refused(run_refusals.RESTORED, f"{self.digest[:16]}: signed place {of.place}, known {known}")
+                raise refused(
+                    run_refusals.RESTORED, f"{self.digest[:16]}: signed place {of.place}, known {places[of.site]}"
+                )
 
     def _insert(self, signed: SignedStatement) -> None:
         of = signed.statement
@@ -145,8 +151,8 @@ class AcceptedContract:
 
     def _stored(self) -> StatementChains:
         rows = self._of.journal.rows("statements", "text", "site, place", contract=self.digest)
-        texts = "[" + ",".join(text for (text,) in rows) + "]"
         try:
-            return StatementChains.from_json(self.contract, self.certificates, texts)
+            signed = [SignedStatement.from_json(text) for (text,) in rows]
+            return StatementChains.restored(self.contract, self.certificates, signed)
         except FederationError as error:
             raise VaultError(f"the journal of runs is damaged: {error}") from None

@@ -33,6 +33,7 @@ from .accepted_contract import ENDED, AcceptedContract
 from .own_report import OwnReport
 from .own_update import OwnUpdate, Question
 from .run_locks import RoundContext, lock, require_free
+from .run_revisions import require_unsucceeded
 from .run_site import RunSite, refused
 from .run_stages import RunStages
 
@@ -189,6 +190,7 @@ class MemberRound:
     def _require_open(self) -> None:
         """Raise `VaultError` if the site signs nothing new in this round."""
         self.accepted.require_active()
+        require_unsucceeded(self.of, self.accepted)
         if self.is_past:
             raise VaultError(run_refusals.OTHER_ROUND)
 

@@ -15,13 +15,16 @@ from fedpp.errors import VaultError
 from fedpp.key_material import subkey
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol.membership import Certificate
-from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_contract import FRESH, RunContract
 from fedpp.protocol.run_statements import coin_hash
+from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.values import canonical
 
 from . import run_refusals
 from .accepted_contract import ABANDONED, SUCCEEDED, AcceptedContract
+from .run_endorsements import endorsed_state, require_endorsed
 from .run_limits import require_limits, require_starts
+from .run_revisions import base_of, leave_parent, parent_of, require_free_base, require_successor
 from .run_site import RunSite
 from .run_stages import RunStages
 
@@ -37,8 +40,11 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
         known.require_active()
         if signed := known.mine("accept"):
             return signed.to_json()
-    members = contract.certified([Certificate.from_json(each) for each in certificates], _ca_key(of))
-    require_limits(of, contract)
+    members = contract.certified([Certificate.from_json(each) for each in certificates], of.site.domain.card().ca_key)
+    require_limits(of, contract, parent_of(of, contract))
+    require_successor(of, contract)
+    if contract.initial != FRESH and contract.parent is None:
+        require_endorsed(of, contract.initial)
     stored = json.dumps([members[site].to_json() for site in contract.names])
     key = X25519PrivateKey.generate()
     accepted = AcceptedContract(of, contract, members)
@@ -49,6 +55,7 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
             digest=contract.digest,
             nonce=contract.nonce,
             revision=contract.revision,
+            parent=contract.parent.contract if contract.parent else "",
             text=text,
             certificates=stored,
             accepted=int(of.now().timestamp()),
@@ -61,13 +68,17 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
         return accepted.sign("accept", facts)
 
 
-def reveal_coin(of: RunSite, accepted: AcceptedContract) -> str:
-    """Reveal the site's coin, once all members have accepted; return the statement, JSON."""
+def reveal_coin(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
+    """Reveal the site's coin, once all members have accepted; return the statement, JSON.
+
+    In a revision it says that no lock of this site forbids the next round, and this site stops working on the old one.
+    """
     if signed := accepted.mine("coin"):
         return signed.to_json()
     accepted.require_active()
     accepted.chains.all_of("accept")
     require_starts(of)
+    require_free_base(of, accepted, stages)
     with accepted.writing():
         of.journal.update("contracts", {"started": int(of.now().timestamp())}, digest=accepted.digest)
         return accepted.sign("coin", {"coin": _coin(of, accepted.contract)})
@@ -79,9 +90,9 @@ def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     if signed := accepted.mine("start", first):
         return signed.to_json()
     accepted.require_active()
-    run = accepted.run
-    stage = RunStage(_fresh(of, accepted))
+    run, stage = accepted.run, _first_stage(of, accepted, stages)
     with stages.adding(accepted, stage) as digest:
+        leave_parent(of, accepted)
         return accepted.sign("start", {"state": digest}, run=run, number=first)
 
 
@@ -114,16 +125,23 @@ def _coin(of: RunSite, contract: RunContract) -> str:
     return of.own_secret("coin", contract.digest.encode()).hex()
 
 
-def _ca_key(of: RunSite) -> str:
-    return of.site.domain.card().ca_key
+def _first_stage(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunStage:
+    if accepted.contract.parent is None:
+        return RunStage(_initial_state(of, accepted))
+    if (stage := base_of(of, accepted, stages)) is None:
+        raise VaultError(LACKS_STATE)
+    return stage
 
 
-def _fresh(of: RunSite, accepted: AcceptedContract) -> GlobalState:
-    """Return the initial state that all vaults derive from the domain's key, the contract and all coins."""
+def _initial_state(of: RunSite, accepted: AcceptedContract) -> GlobalState:
+    """Return the state of the endorsed model, or that which all vaults derive from the domain's key and all coins."""
     spec, domain = accepted.contract.spec, of.site.domain
     coins = accepted.chains.all_of("coin")
     drawn = canonical({"coins": [coins[site].statement.facts["coin"] for site in accepted.contract.names]})
     salt, key = accepted.digest.encode(), domain.derive("run initial weights")
+    own_salt = subkey(key, salt=salt, info=b"salt|" + drawn).hex()
+    if accepted.contract.initial != FRESH:
+        return endorsed_state(of, accepted.contract.initial, spec.server_optimizer, own_salt)
     seed = int.from_bytes(subkey(key, salt=salt, info=b"seed|" + drawn, length=8), "little")
     return initial(
         encrypted_initial_weights(spec.network, seed, domain.computing_key()),
@@ -132,5 +150,5 @@ def _fresh(of: RunSite, accepted: AcceptedContract) -> GlobalState:
         dtype=spec.training.dtype,
         classes=spec.network.task.classes,
         rule=spec.server_optimizer,
-        salt=subkey(key, salt=salt, info=b"salt|" + drawn).hex(),
+        salt=own_salt,
     )

@@ -32,8 +32,9 @@ _NONCE_BYTES = 12
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE contracts (
-    digest TEXT PRIMARY KEY, nonce TEXT NOT NULL, revision INTEGER NOT NULL, text TEXT NOT NULL,
-    certificates TEXT NOT NULL, accepted INTEGER NOT NULL, started INTEGER, ended TEXT NOT NULL DEFAULT '', key BLOB,
+    digest TEXT PRIMARY KEY, nonce TEXT NOT NULL, revision INTEGER NOT NULL, parent TEXT NOT NULL,
+    text TEXT NOT NULL, certificates TEXT NOT NULL, accepted INTEGER NOT NULL, started INTEGER,
+    ended TEXT NOT NULL DEFAULT '', key BLOB,
     UNIQUE (nonce, revision)
 ) STRICT;
 CREATE TABLE statements (

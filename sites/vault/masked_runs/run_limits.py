@@ -14,6 +14,7 @@ from fedpp.config.run_config import SPLITS
 from fedpp.errors import DomainMismatchError, FederationError, PolicyError, VaultError
 from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
 
+from .accepted_contract import AcceptedContract
 from .run_site import RunSite
 
 MAX_UNFINISHED = 2  # contracts at a time
@@ -22,15 +23,21 @@ MIN_STEP = 4  # units of an encoded value that one step of training changes it b
 YEAR, DAY = timedelta(days=365), timedelta(days=1)
 
 
-def require_limits(of: RunSite, contract: RunContract) -> None:
-    """Raise a `FedppError` unless the contract is one that this site may sign now."""
-    contract.require()
-    contract.require_current(of.now(), of.policy().limits.max_days)
-    _require_own(of, contract)
+def require_limits(of: RunSite, contract: RunContract, parent: AcceptedContract | None) -> None:
+    """Raise a `FedppError` unless the contract is one that this site may sign now; `parent` is what it revises."""
     policy = of.policy()
+    contract.require()
+    contract.require_current(of.now(), policy.limits.max_days)
+    _require_own(of, contract)
     policy.require_bundle(contract.bundle)
     policy.require_participants(contract.n - 1)
     _require_patients(contract.member(of.name), policy.evaluation.min_patients)
+    largest = max(contract.n, parent.contract.n if parent else 0)
+    if contract.changes > (most := policy.limits.changes(largest)):
+        raise PolicyError(
+            f"this site's policy allows {most} changes of so small a cohort, got {contract.changes}: the run waits for "
+            "the site that is away, or its staff raises limits: max-changes"
+        )
     if wrong := next(_beyond(contract, policy.limits, contract.member(of.name)), None):
         raise PolicyError(f"this site's policy does not allow the run: {wrong}; its staff decides")
     _require_room(of, contract, policy.limits)

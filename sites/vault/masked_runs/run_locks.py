@@ -37,16 +37,21 @@ class RoundContext:
 
 
 def require_free(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundContext) -> None:
-    """Raise `VaultError` if a release of this vault forbids a question in this context."""
+    """Raise `VaultError` if a burn, or a release of this vault, forbids a question in this context."""
     if of.journal.row("burns", "context", context=at.id) is not None:
         raise VaultError(run_refusals.BURNED)
+    require_unlocked(of, accepted, question, at.id)
+
+
+def require_unlocked(of: RunSite, accepted: AcceptedContract, question: Question, context_id: str = "") -> None:
+    """Raise `VaultError` if a release of this vault, in another context than this one, forbids a question."""
     for purpose in question.locks:
         lock = of.journal.row("locks", "context, contract, round, plan", weights=question.weights, purpose=purpose)
-        if lock is not None and lock[0] != at.id and not _is_moved(of, accepted, question, *lock):
+        if lock is not None and lock[0] != context_id and not _is_moved(of, accepted, question, *lock):
             raise refused(
                 run_refusals.LOCKED,
-                f"{accepted.digest[:16]}, round {at.number}: weights {question.weights[:16]} were released for "
-                f"{purpose} under contract {lock[1][:16]}",
+                f"{accepted.digest[:16]}: weights {question.weights[:16]} were released for {purpose} under contract "
+                f"{lock[1][:16]}",
             )
 
 

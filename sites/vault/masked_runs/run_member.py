@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import Vector
 from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_store import Site
 from fedpp.protocol.run_contract import NO_HASH
+from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 
-from . import own_report, run_admission
+from . import own_report, run_admission, run_revisions
 from .accepted_contract import AcceptedContract
 from .member_rounds import MemberRound, RoundShapes
 from .run_journal import RunJournal
@@ -55,7 +57,6 @@ class RunMember:
         """Take part as this site, with an open journal; `policy` is read for each question."""
         self._of = RunSite(site, dataset, journal, policy, log_head, now)
         self._turn = RLock()
-        self._accepted: dict[str, AcceptedContract] = {}
         self._stages = RunStages(self._of)
 
     def accept(self, contract_json: str, certificates: Sequence[str]) -> str:
@@ -66,7 +67,7 @@ class RunMember:
     def coin(self, contract: str, statements: Sequence[str]) -> str:
         """Reveal the site's coin, once the whole cohort has accepted the contract of this digest."""
         with self._asked(contract, statements) as accepted:
-            return run_admission.reveal_coin(self._of, accepted)
+            return run_admission.reveal_coin(self._of, accepted, self._stages)
 
     def start(self, contract: str, statements: Sequence[str]) -> str:
         """Sign the first state, once all coins are known."""
@@ -117,7 +118,7 @@ class RunMember:
         """Return all statements of the contracts of a nonce, those of a site in order."""
         with self._turn:
             digests = [digest for (digest,) in self._of.journal.rows("contracts", "digest", "revision", nonce=nonce)]
-            chains = [self._contract(digest).chains for digest in digests]
+            chains = [AcceptedContract.load(self._of, digest).chains for digest in digests]
             return [signed.to_json() for each in chains for signed in each.after({})]
 
     def sealed_stage(self, contract: str) -> Iterator[bytes]:
@@ -135,7 +136,7 @@ class RunMember:
             accepted.require_active()
             content = SealedStage.unseal(self._of.site.domain.state_sealer(), sealed)
             for each in (content.stage, content.chosen):
-                if each is not None and accepted.certificate(each.number).state != each.digest(self._of.digest_key):
+                if each is not None and not self._is_certified(accepted, each):
                     raise refused(LACKS_STATE, f"{contract[:16]}: the sealed state is not a certified one")
             known = self._stages.known(accepted)
             if known is None or content.stage.number > known:
@@ -162,11 +163,20 @@ class RunMember:
     def _asked(self, contract: str, statements: Sequence[str] = ()) -> Iterator[AcceptedContract]:
         """Take turns; verify and store the statements that come with a question, and yield its contract."""
         with self._turn:
-            accepted = self._contract(contract)
-            accepted.take(statements)
+            accepted = AcceptedContract.load(self._of, contract)
+            parent = run_revisions.parent_of(self._of, accepted.contract)
+            signed = [SignedStatement.from_json(text) for text in statements]
+            if parent is not None:  # burns, by which its locks move
+                parent.take([each for each in signed if each.statement.contract == parent.digest])
+                signed = [each for each in signed if each.statement.contract != parent.digest]
+            accepted.take(signed)
             yield accepted
 
-    def _contract(self, digest: str) -> AcceptedContract:
-        if digest not in self._accepted:
-            self._accepted[digest] = AcceptedContract.load(self._of, digest)
-        return self._accepted[digest]
+    def _is_certified(self, accepted: AcceptedContract, stage: RunStage) -> bool:
+        """Tell whether enough members signed a stage; the one that a revision starts from stands in its contract."""
+        parent, digest = accepted.contract.parent, stage.digest(self._of.digest_key)
+        if parent is not None and stage.number <= parent.round:
+            old = run_revisions.parent_of(self._of, accepted.contract)
+            at_base = stage.number == parent.round
+            return digest == parent.base if at_base or old is None else self._is_certified(old, stage)
+        return accepted.certificate(stage.number).state == digest

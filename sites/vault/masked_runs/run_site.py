@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from fedpp.cipher.components import Algebra
 from fedpp.config.site_policy import SitePolicy
@@ -33,6 +34,7 @@ class RunSite:
     policy: Callable[[], SitePolicy]
     log_head: Callable[[], LogHead]
     now: Callable[[], datetime]
+    contracts: dict[str, Any] = field(default_factory=dict)  # `AcceptedContract` by digest, as far as they were read
 
     @property
     def name(self) -> str:

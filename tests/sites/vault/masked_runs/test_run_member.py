@@ -1,27 +1,27 @@
 """Three vaults and a plain coordinator, from the contract to the certificate of the end."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of, opened
+from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of
 
 from fedpp.aggregation.global_state import unflat
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import mean_bound, site_bound
 from fedpp.aggregation.server_step import step
 from fedpp.aggregation.step_bounds import clipped, scaled
+from fedpp.errors import FederationError, MaskError, VaultError
+from fedpp.protocol.counts import Counts
 from fedpp.protocol.run_statements import SignedStatement
-from fedpp.protocol.state_certificate import StateCertificate
+from fedpp.protocol.state_certificate import LACKS_STATE, StateCertificate
 from fedpp.protocol.statement_chains import StatementChains
-
-
-@pytest.fixture
-def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
-    """Return three hospitals."""
-    with opened(tmp_path) as made:
-        yield made
+from fedpp.values import canonical
+from sites.vault.masked_runs.own_report import OwnReport
+from sites.vault.masked_runs.run_journal import RunJournal
 
 
 def test_a_masked_run_is_averaging_in_clear_bit_for_bit(cohort: list[Hospital]):
@@ -44,3 +44,132 @@ def test_a_masked_run_is_averaging_in_clear_bit_for_bit(cohort: list[Hospital]):
     chains.take([SignedStatement.from_json(text) for text in run.statements])
     certificate = StateCertificate.made_of(contract, chains.of("step", 4).values())
     assert certificate.signers == ("East", "North", "South")
+
+
+def test_the_opened_counts_are_the_sum_of_the_sites_own_reports(cohort: list[Hospital]):
+    """Figures of one site are in its own folder; what all members sign are those of the cohort."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=2)).begin()
+    run.finish()
+    reports = [OwnReport(of.folder, run.contract).rounds() for of in cohort]
+    assert {tuple(report) for report in reports} == {("0 validation", "1 validation", "2 test", "2 validation")}
+    stated = {(s.statement.round, s.statement.facts["counts"]) for s in run.signed() if s.statement.purpose == "step"}
+    for number, name in enumerate(("0 validation", "1 validation", "2 validation", "2 test"), start=1):
+        both = [Counts.from_mapping(report[name]) for report in reports]
+        assert (number, canonical((both[0] + both[1] + both[2]).to_mapping()).decode()) in stated
+        assert all(json.dumps(report[name]) not in "".join(run.statements) for report in reports)
+    assert len(stated) == 4
+
+
+def test_the_same_question_has_the_same_answer(cohort: list[Hospital]):
+    """Every phase repeats its bytes, at once, after a restart, and until the round is certified."""
+    run, first = Coordinator(cohort, contract_of(cohort, rounds=1)), cohort[0]
+    questions: list[Callable[[], Any]] = [
+        lambda: first.vault.accept(run.contract.to_json(), run.certificates),
+        lambda: first.vault.coin(run.digest, run.statements),
+        lambda: first.vault.start(run.digest, run.statements),
+    ]
+    run.begin()
+    run.train(1)
+    total = run.sum()
+    run.release(1)
+    sealed = [run.sealed[of.name] for of in cohort]
+    questions += [
+        lambda: first.vault.train(run.digest, 1, run.statements),
+        lambda: first.vault.release(run.digest, 1, run.statements, total.hash),
+        lambda: first.vault.step(run.digest, 1, run.statements, sealed, total.low, total.carry),
+    ]
+    before = answers(questions)
+    assert first.vault.stage(run.digest) != cohort[1].vault.stage(run.digest)  # it has stepped
+    assert answers(questions) == before
+    first.restart()
+    assert answers(questions) == before
+    run.step(1)
+    run.round(2)
+    run.train(3)
+    for of in cohort:
+        of.restart()
+    run.release(3)
+    run.step(3)
+    assert {stage.due for stage in run.stages()} == {"end"}
+
+
+def answers(questions: list[Callable[[], Any]]) -> list[list[bytes]]:
+    """Return the answers to questions, as bytes."""
+    found = [question() for question in questions]
+    parts = [each if isinstance(each, tuple) else (each,) for each in found]
+    return [[p.tobytes() if isinstance(p, np.ndarray) else str(p).encode() for p in each] for each in parts]
+
+
+def test_a_second_vault_on_a_journal_is_refused_in_one_line(cohort: list[Hospital]):
+    """One process has a folder of runs open; the next one after it."""
+    first = cohort[0]
+    with pytest.raises(VaultError, match=r"another vault has the folder of runs .* open: give each its own --runs$"):
+        RunJournal.open(first.folder, first.site)
+    first.restart()
+
+
+def test_a_journal_of_another_site_is_refused(cohort: list[Hospital]):
+    """A folder of runs belongs to one identity."""
+    cohort[0].journal.close()
+    with pytest.raises(VaultError, match="is of another site"):
+        RunJournal.open(cohort[0].folder, cohort[1].site)
+    cohort[0].open()
+
+
+def test_secrets_are_sealed_on_the_disk(cohort: list[Hospital]):
+    """Ephemeral keys, own masks and own counts are not in the journal as they are, nor for another site's key."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
+    run.train(1)
+    content = b"".join(path.read_bytes() for path in cohort[0].folder.glob("journal*"))
+    key = cohort[0].journal.row("contracts", "key", digest=run.digest)
+    assert key is not None
+    secret = cohort[0].journal.unseal(key[0], f"key {run.digest}")
+    assert secret not in content
+    assert b"positive-scores" not in content
+    with pytest.raises(VaultError, match="cannot be decrypted"):
+        cohort[1].journal.unseal(key[0], f"key {run.digest}")
+    with pytest.raises(VaultError, match="cannot be decrypted"):
+        cohort[0].journal.unseal(key[0], "key of another contract")
+
+
+def test_a_site_that_missed_a_step_loads_the_certified_state(cohort: list[Hospital]):
+    """It is given the state sealed, checks it against its certificate, and goes on to the same end."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=2, monitor="loss")).begin()
+    run.train(1)
+    run.release(1)
+    total, sealed = run.sum(), [run.sealed[of.name] for of in cohort]
+    run.keep(of.vault.step(run.digest, 1, run.statements, sealed, total.low, total.carry) for of in cohort[:2])
+    late = cohort[2]
+    content = b"".join(cohort[0].vault.sealed_stage(run.digest))
+    with pytest.raises(FederationError, match="too few for a certificate"):  # n = 3 needs all three
+        late.vault.load_stage(run.digest, run.statements, [content])
+    run.step(1)
+    run.train(2)
+    run.release(2)
+    run.step(2)
+    late.journal.close()
+    shutil.rmtree(late.folder / "arrays")
+    assert late.open().vault.where(run.contract.nonce)
+    with pytest.raises(VaultError, match="array .* No such file"):
+        late.vault.stage(run.digest)
+
+
+def test_a_sealed_state_without_its_certificate_is_refused(five: list[Hospital]):
+    """Four of five signatures make a certificate; a stage with fewer, or another stage, is not taken."""
+    run = Coordinator(five, contract_of(five, rounds=2)).begin()
+    run.train(1)
+    run.release(1)
+    total, sealed = run.sum(), [run.sealed[of.name] for of in five]
+    early = b"".join(five[0].vault.sealed_stage(run.digest))
+    steps = [of.vault.step(run.digest, 1, run.statements, sealed, total.low, total.carry) for of in five[:4]]
+    content, late = b"".join(five[0].vault.sealed_stage(run.digest)), five[4]
+    with pytest.raises(FederationError, match="too few for a certificate"):
+        late.vault.load_stage(run.digest, [*run.statements, *steps[:3]], [content])
+    with pytest.raises(MaskError, match="altered"):
+        late.vault.load_stage(run.digest, steps, [content[:-1] + bytes([content[-1] ^ 1])])
+    late.vault.load_stage(run.digest, steps, [early])  # older: nothing changes
+    with pytest.raises(VaultError, match=LACKS_STATE):
+        late.vault.train(run.digest, 2, [*run.statements, *steps])
+    late.vault.load_stage(run.digest, steps, [content])
+    run.keep(steps)
+    assert len({stage.to_bytes() for stage in run.finish()}) == 1

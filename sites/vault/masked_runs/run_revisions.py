@@ -1,0 +1,83 @@
+"""Revisions at one site: a run goes on from a certified state with other members, under a contract of their own.
+
+The old run stays alive until this site holds all coins of the new one. A site is in one successor of a run at a time,
+and may abandon it until it has trained there.
+"""
+
+from fedpp.aggregation.run_stage import RunStage
+from fedpp.errors import FederationError, VaultError
+from fedpp.protocol.new_contract import require_revision
+from fedpp.protocol.run_contract import RunContract
+
+from . import own_update, run_refusals
+from .accepted_contract import ABANDONED, RESTORED, SUCCEEDED, AcceptedContract
+from .run_endorsements import require_endorsed
+from .run_locks import require_unlocked
+from .run_site import RunSite
+from .run_stages import RunStages
+
+
+def parent_of(of: RunSite, contract: RunContract) -> AcceptedContract | None:
+    """Return the contract that a revision continues; None for a new run, and where this site joins one."""
+    if contract.parent is None or of.journal.row("contracts", "digest", digest=contract.parent.contract) is None:
+        return None
+    return AcceptedContract.load(of, contract.parent.contract)
+
+
+def require_successor(of: RunSite, contract: RunContract) -> None:
+    """Raise an error unless a revision continues a run of this site from its certified state, and is the only one.
+
+    A site that joins a run knows nothing of it: its staff endorses the state that it joins at.
+    """
+    if contract.parent is None:
+        return
+    for digest, ended in of.journal.rows("contracts", "digest, ended", parent=contract.parent.contract):
+        if ended != ABANDONED:
+            raise FederationError(
+                f"this vault has accepted another revision of that run, {digest[:16]}: it abandons that one first"
+            )
+    parent = parent_of(of, contract)
+    if parent is None:
+        require_endorsed(of, contract.parent.base)
+        return
+    if parent.ended == RESTORED:
+        raise VaultError(run_refusals.RESTORED)
+    require_revision(contract, parent.contract, parent.certificate(contract.parent.round))
+
+
+def base_of(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunStage | None:
+    """Return the stage that a revision starts from, if this site has it: from the old run, or loaded into the new."""
+    named = accepted.contract.parent
+    if named is None:
+        return None
+    parent = parent_of(of, accepted.contract)
+    for known in (accepted, *([] if parent is None else [parent])):
+        found = stages.at(known, named.round)
+        if found is not None and found[0] == named.base:
+            return found[1]
+    return None
+
+
+def require_free_base(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> None:
+    """Raise `VaultError` if a lock of this site forbids a revision's first round; a site that joins has none yet."""
+    stage = base_of(of, accepted, stages)
+    if stage is None:
+        return
+    if stage.due == "end":
+        raise VaultError(run_refusals.OVER)
+    require_unlocked(of, accepted, own_update.question_of(of, accepted, stage))
+
+
+def leave_parent(of: RunSite, accepted: AcceptedContract) -> None:
+    """Leave the old run for good, and forget its own masks, within `writing`."""
+    parent = parent_of(of, accepted.contract)
+    if parent is not None:
+        parent.end(SUCCEEDED)
+        of.journal.delete("seeds", contract=parent.digest)
+
+
+def require_unsucceeded(of: RunSite, accepted: AcceptedContract) -> None:
+    """Raise `VaultError` if this site revealed its coin in a revision of this contract, and has not abandoned it."""
+    for ended, started in of.journal.rows("contracts", "ended, started", parent=accepted.digest):
+        if started is not None and ended != ABANDONED:
+            raise VaultError(run_refusals.OVER)
