@@ -21,7 +21,7 @@ from vaults import service, serving, site_vault, socket_path, stopped, vault_arg
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.vault_api import vault_client
+from fedpp.vault_api import vault_connection
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.cli.site_cli import main
@@ -53,7 +53,7 @@ def _call(address: str, groups: tuple[int, ...], result: Connection) -> None:
     os.setgroups(groups)
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    vault_client.CONNECT_SECONDS = 0.5
+    vault_connection.CONNECT_SECONDS = 0.5
     try:
         with VaultClient(address) as vault:
             result.send(f"called {vault.info().site}")
@@ -81,7 +81,7 @@ def test_the_log_names_the_user_that_the_kernel_states(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A caller that claims to be another user and process is named as what it is."""
-    monkeypatch.setattr(vault_client.os, "getuid", lambda: 4242)
+    monkeypatch.setattr(vault_connection.os, "getuid", lambda: 4242)
     with logging_vault(domain, dataset, address, tmp_path / "log"), VaultClient(address) as client:
         client.info()
     (line,) = lines(tmp_path / "log")
